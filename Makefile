@@ -1,0 +1,58 @@
+# Two commands need nothing prepared but Python 3.11 or newer, python3-venv and make:
+#   make demo    the whole system on this machine; ARGS=--once shows it and ends
+#   make test    all tests; ARGS="-k cookie" some of them; PYTHON=python3.13 on another Python
+# Also: make check (format, lint, types, layers, unit tests), make format, make bench, make clean.
+
+PYTHON ?= python3
+ARGS ?=
+
+# Another Python gets an environment of its own.
+ifeq ($(origin PYTHON),command line)
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+else
+VENV := .venv
+endif
+BIN := $(VENV)/bin
+
+PURE_TESTS := tests/config tests/http1 tests/pool tests/balancing tests/affinity
+SOURCES := hermes_lb agent_worker tests bench
+
+.PHONY: demo test check format bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed-demo
+	@$(BIN)/python -m hermes_lb demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n auto $(PURE_TESTS)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m bench.live $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist *.egg-info bench/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
+	@echo "making $(VENV) (once; about a minute) ..."
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "no venv: apt-get install python3-venv"; exit 1; }
+
+# The demo's needs are a part of the developer's, so either order installs each package once.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[$*]'
+	@touch $@
