@@ -1,0 +1,159 @@
+"""What no single value shows: names that must exist, or must be distinct; routes out of reach.
+
+The checks read plain tables, as TOML gives them, and pass over whatever has a wrong shape: so they
+run, and report, beside the problems of single values instead of after these are mended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.config.problems import did_you_mean, dotted, quoted
+from hermes_lb.config.units import Address, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from hermes_lb.config.problems import KeyPath
+
+    Finding = tuple[KeyPath, str]
+    Table = dict[str, Any]
+
+
+ADMIN_BIND = Address("127.0.0.1", 9900)
+"""Where the admin listener is, unless the configuration says otherwise."""
+
+
+def check_references(config: Mapping[str, Any]) -> list[Finding]:
+    """Every contradiction between the parts of a configuration: where it is, and a message."""
+    frontends = list(_tables(config.get("frontends"), ("frontends",)))
+    backends = config.get("backends")
+    findings = [*_repeated_names(frontends, "frontend"), *_repeated_binds(config, frontends)]
+    for path, frontend in frontends:
+        routes = list(_tables(frontend.get("routes"), (*path, "routes")))
+        findings += _unreachable_routes(routes)
+        if isinstance(backends, dict):
+            findings += _unknown_backend(path, frontend, "default_backend", backends)
+            for route_path, route in routes:
+                findings += _unknown_backend(route_path, route, "backend", backends)
+    if isinstance(backends, dict):
+        for name, backend in backends.items():
+            if isinstance(backend, dict):
+                findings += _check_servers(("backends", name), backend)
+    return findings
+
+
+def _unknown_backend(path: KeyPath, table: Table, key: str, backends: Table) -> Iterator[Finding]:
+    name = table.get(key)
+    if isinstance(name, str) and name not in backends:
+        near = did_you_mean(name, backends)
+        hint = (
+            f"did you mean {quoted(near)}?"
+            if near
+            else f"the backends are {', '.join(map(quoted, backends)) or 'not given'}"
+        )
+        yield (*path, key), f"there is no backend {quoted(name)}; {hint}"
+
+
+def _check_servers(path: KeyPath, backend: Table) -> Iterator[Finding]:
+    servers = list(_tables(backend.get("servers"), (*path, "servers")))
+    yield from _repeated_names(servers, "server")
+    if servers and all(server.get("backup") is True for _, server in servers):
+        yield (*path, "servers"), "every server is a backup; at least one must not be"
+    if not isinstance(backend.get("affinity"), dict):
+        return
+    owners: dict[str, tuple[KeyPath, Table]] = {}
+    for server_path, server in servers:
+        value = server.get("cookie") or server.get("name")
+        if not isinstance(value, str):
+            continue
+        other_path, other = owners.setdefault(value, (server_path, server))
+        # Two equal names are reported as such already.
+        if other is not server and (server.get("cookie") or other.get("cookie")):
+            yield (
+                (*server_path, "cookie" if server.get("cookie") else "name"),
+                f"{quoted(value)} is the cookie's value for {dotted(other_path)} too; "
+                "it must stand for one server",
+            )
+
+
+def _repeated_names(tables: list[tuple[KeyPath, Table]], what: str) -> Iterator[Finding]:
+    owners: dict[str, KeyPath] = {}
+    for path, table in tables:
+        name = table.get("name")
+        if isinstance(name, str) and (other := owners.setdefault(name, path)) is not path:
+            yield (
+                (*path, "name"),
+                f"{quoted(name)} is the name of {dotted(other)} too; "
+                f"each {what} needs a name of its own",
+            )
+
+
+def _repeated_binds(
+    config: Mapping[str, Any], frontends: list[tuple[KeyPath, Table]]
+) -> Iterator[Finding]:
+    owners: dict[Address, KeyPath] = {}
+    for path, address in _binds(config, frontends):
+        other = owners.setdefault(address, path)
+        if address.port != 0 and other is not path:
+            yield path, f"{quoted(str(address))} is taken by {dotted(other)} already"
+
+
+def _binds(
+    config: Mapping[str, Any], frontends: list[tuple[KeyPath, Table]]
+) -> Iterator[tuple[KeyPath, Address]]:
+    given: list[tuple[KeyPath, object]] = []
+    admin = config.get("admin", {})
+    if isinstance(admin, dict) and admin.get("enabled") is not False:
+        given.append((("admin", "bind"), admin.get("bind", ADMIN_BIND)))
+    for path, frontend in frontends:
+        bind = frontend.get("bind")
+        if isinstance(bind, list):
+            given += [((*path, "bind", number), one) for number, one in enumerate(bind)]
+        else:
+            given.append(((*path, "bind"), bind))
+    for path, value in given:
+        try:
+            yield path, parse_address(value)
+        except ValueError:
+            continue  # reported as a wrong value
+
+
+def _unreachable_routes(routes: list[tuple[KeyPath, Table]]) -> Iterator[Finding]:
+    for number, (path, route) in enumerate(routes):
+        for earlier_path, earlier in routes[:number]:
+            if _covers(earlier, route):
+                yield path, f"never reached: {dotted(earlier_path)} takes every such request first"
+                break
+
+
+def _covers(earlier: Table, later: Table) -> bool:
+    """Whether each request that fits `later` fits `earlier` too."""
+    return _covers_host(earlier.get("host"), later.get("host")) and _covers_path(earlier, later)
+
+
+def _covers_host(earlier: object, later: object) -> bool:
+    if earlier is None:
+        return True
+    if not isinstance(earlier, str) or not isinstance(later, str):
+        return False
+    earlier, later = earlier.lower(), later.lower()
+    return earlier == later or (earlier.startswith("*.") and later.endswith(earlier[1:]))
+
+
+def _covers_path(earlier: Table, later: Table) -> bool:
+    path, prefix = earlier.get("path"), earlier.get("path_prefix")
+    if path is None and prefix is None:
+        return True
+    if path is not None:
+        return bool(path == later.get("path"))
+    wanted = later.get("path") or later.get("path_prefix")
+    return isinstance(prefix, str) and isinstance(wanted, str) and wanted.startswith(prefix)
+
+
+def _tables(value: object, path: KeyPath) -> Iterable[tuple[KeyPath, Table]]:
+    """The tables of an array of tables, each with its place; nothing for any other value."""
+    if isinstance(value, list):
+        for number, table in enumerate(value):
+            if isinstance(table, dict):
+                yield (*path, number), table

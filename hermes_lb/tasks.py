@@ -1,0 +1,46 @@
+"""The one place where the balancer starts a task.
+
+`asyncio.create_task` alone keeps no reference (the task may be collected in the middle of its
+work) and reports nothing when it fails. The linter bans it everywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+logger = logging.getLogger("hermes_lb")
+
+
+class Tasks:
+    """A group of background tasks that ends as one.
+
+    Each owner (a balancer, a health checker) has a group of its own, so that two balancers in one
+    process end apart from each other and leave nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run `work` in the background; an exception that escapes it is logged, never lost."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("background task %s failed: %r", task.get_name(), error)
+
+    async def cancel_all(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,336 @@
+"""What a person reads about a configuration that cannot be used: exact lines, all at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from hermes_lb.config import Address, Config, ConfigError, Frontend, Problem, Server, load_config
+
+GOOD = """\
+[[frontends]]
+name = "public"
+bind = "127.0.0.1:0"
+default_backend = "agents"
+
+[backends.agents]
+servers = [{ name = "a", address = "127.0.0.1:8001" }]
+"""
+AFTER_GOOD = 8  # the line of the first statement after GOOD
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def problems_of(text: str | bytes) -> list[str]:
+    """The lines that the loader reports for a file of this text, without the file's name."""
+    Path("lb.toml").write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ConfigError) as caught:
+        load_config("lb.toml")
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith("lb.toml:") for line in lines)
+    return [line.removeprefix("lb.toml:") for line in lines]
+
+
+def problem_in(table: str) -> str:
+    """The only line for a good file with these lines after it, without its number."""
+    (line,) = problems_of(GOOD + table)
+    return line.split(" ", 1)[1]
+
+
+def test_a_good_file_is_a_config() -> None:
+    Path("lb.toml").write_text(GOOD)
+    config = load_config("lb.toml")
+    assert config == load_config(Path("lb.toml"))
+    assert config.backends["agents"].servers[0].address == ("127.0.0.1", 8001)
+    assert load_config(config) is config
+
+
+def test_every_problem_of_a_file_is_reported_at_once_with_its_line() -> None:
+    assert problems_of(
+        """\
+[process]
+workers = 4
+max_conections = 10
+
+[limits]
+head_size = "16"
+
+[[frontends]]
+name = "public site"
+bind = "127.0.0.1:80800"
+default_backend = "agent"
+
+[backends.agents]
+balance = "p2c"
+
+[[backends.agents.servers]]
+name = "a"
+address = "10.0.0.1:80"
+wieght = 2
+
+[[backends.agents.servers]]
+name = "a"
+weight = 0
+backup = "yes"
+"""
+    ) == [
+        "2: process.workers: 4 is not allowed; several processes come in a later version; "
+        "until then write 1",
+        '3: process.max_conections: unknown key; did you mean "max_connections"?',
+        '6: limits.head_size: "16" is too small; allowed is a size from 1KiB to 1MiB, '
+        'such as "16KiB" or "1MiB"',
+        '9: frontends[0].name: "public site" is not allowed; '
+        'write 1 to 64 letters, digits, "_", "." or "-"',
+        '10: frontends[0].bind: "127.0.0.1:80800" is not allowed; write "host:port" with a port '
+        'from 0 to 65535, such as "10.0.1.10:8000" or "[::1]:8000"',
+        '11: frontends[0].default_backend: there is no backend "agent"; did you mean "agents"?',
+        '14: backends.agents.balance: "p2c" is not supported yet; '
+        'allowed is "round_robin", "leastconn" or "ip_hash"',
+        '19: backends.agents.servers[0].wieght: unknown key; did you mean "weight"?',
+        "21: backends.agents.servers[1].address: missing; "
+        'give a value such as "0.0.0.0:8080" or "[::1]:8000"',
+        '22: backends.agents.servers[1].name: "a" is the name of backends.agents.servers[0] too; '
+        "each server needs a name of its own",
+        "23: backends.agents.servers[1].weight: 0 is too small; "
+        "allowed is an integer from 1 to 65535",
+        '24: backends.agents.servers[1].backup: "yes" is not a boolean; allowed is true or false',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("[process]\nmax_connections = '9'", 'process.max_connections: "9" is not an integer; '
+         "allowed is an integer from 1 to 1000000"),
+        ("[process]\nmax_connections = 2_000_000", "process.max_connections: 2000000 is too large; "
+         "allowed is an integer from 1 to 1000000"),
+        ("[process]\nmax_connections = true", "process.max_connections: true is not an integer; "
+         "allowed is an integer from 1 to 1000000"),
+        ("[process]\ndrain_timeout = '5 parsecs'", 'process.drain_timeout: "5 parsecs" is not '
+         'allowed; write a duration such as "250ms", "5s", "10m" or "1h30m"'),
+        ("[timeouts]\nclient = '0s'", 'timeouts.client: "0s" is too small; allowed is a duration '
+         'above 0, such as "250ms", "5s", "10m" or "1h30m"'),
+        ("[log]\naccess = 5", "log.access: 5 is not text in quotes; "
+         "allowed is text in quotes, not empty"),
+        ("[log]\naccess = ''", 'log.access: "" is too short; '
+         "allowed is text in quotes, not empty"),
+        ("[log]\nformat = 'json'", 'log.format: "json" is not supported yet; '
+         'allowed is "httplog"'),
+        ("[admin]\nbind = '0.0.0.0:9900'", 'admin.bind: "0.0.0.0:9900" is not allowed; the admin '
+         "listener has no access control yet: bind it to loopback, such as \"127.0.0.1:9900\""),
+        ("[backends.agents.affinity]\ncookie = 'a b'", 'backends.agents.affinity.cookie: "a b" is '
+         "not allowed; write 1 to 64 letters, digits or any of !#$%&'*+.^_`|~-"),
+        ("[backends.agents.affinity]\ncookie = 'A'\nsamesite = 'None'", "backends.agents.affinity: "
+         'samesite = "None" needs secure = true, or browsers drop the cookie'),
+        ("[backends.agents.affinity]\ncookie = 'A'\nindirect = false", "backends.agents.affinity."
+         "indirect: false is not allowed; allowed is true"),
+        ("[backends.agents.health]\nexpect_status = [200, 999]", "backends.agents.health."
+         "expect_status[1]: 999 is not allowed; write a status from 100 to 599, such as 200, "
+         '"2xx" or "200-399"'),
+        ("[backends.agents.health]\nexpect_status = '9xx'", "backends.agents.health."
+         'expect_status: "9xx" is not allowed; write a status from 100 to 599, such as 200, '
+         '"2xx" or "200-399"'),
+        ("[backends.agents.health]\nexpect_status = []", "backends.agents.health.expect_status: "
+         'it is empty; give an array of at least one, each a value such as 200, "2xx" or '
+         '"200-399"'),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_what_is_allowed(table: str, problem: str) -> None:
+    assert problem_in(table) == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("leastcon", 'did you mean "leastconn"?'),
+        ("least_conn", 'did you mean "leastconn"?'),
+        ("roundrobin", 'did you mean "round_robin"?'),
+        ("source", 'did you mean "ip_hash"?'),
+    ],
+)
+def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> None:
+    allowed = 'allowed is "round_robin", "leastconn" or "ip_hash"'
+    (line,) = problems_of(GOOD.replace("servers", f'balance = "{text}"\nservers'))
+    assert line == f'7: backends.agents.balance: "{text}" is not allowed; {allowed}; {hint}'
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("[bogus]", "bogus: unknown key; the keys here are "
+         "process, admin, log, timeouts, limits, frontends, backends"),
+        ("[timeout]", 'timeout: unknown key; did you mean "timeouts"?'),
+        ("['back ends']", '"back ends": unknown key; did you mean "backends"?'),
+        ("[log]\nmax_connections = 5", "log.max_connections: unknown key; "
+         "the keys here are access, format"),
+        # TOML's own trap: below the header of a sub-table.
+        ("[[frontends]]\nname = 'b'\nbind = ':0'\n[[frontends.routes]]\nbackend = 'agents'\n"
+         "default_backend = 'agents'", "frontends[1].routes[0].default_backend: unknown key here; "
+         "it is a key of frontends[1], and must stand before the header of frontends[1].routes[0]"),
+        ("[process.admin]", "process.admin: unknown key here; it is a key of the top of the file, "
+         "and must stand before the header of process"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_told_the_nearest_known_one_or_where_it_belongs(
+    table: str, problem: str
+) -> None:
+    assert problem_in(table) == problem
+
+
+def test_a_key_of_a_sub_table_is_told_its_table() -> None:
+    (line,) = problems_of(GOOD.replace("servers", "interval = 5\nservers"))
+    assert line == (
+        "7: backends.agents.interval: unknown key here; it belongs into backends.agents.health"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("", [" backends: missing; write [backends.NAME] for at least one backend",
+              " frontends: missing; write [[frontends]] for at least one"]),
+        ("frontends = []\nbackends = {}",
+         ["1: frontends: it is empty; write [[frontends]] for at least one",
+          "2: backends: it is empty; write [backends.NAME] for at least one backend"]),
+        ("[frontends]\nname = 'x'\n[[backends]]\nname = 'y'",
+         ["1: frontends: a single table; write [[frontends]], with two brackets, for each of them",
+          "3: backends: an array; write [backends.NAME] for each backend"]),
+        (GOOD.replace("[backends.agents]", "[[backends.agents]]"),
+         ["6: backends.agents: an array of tables; write [backends.agents], with one bracket"]),
+        (GOOD.replace("s.agents", "s.'my agents'").replace('"agents"', '"my agents"'),
+         ['4: frontends[0].default_backend: "my agents" is not allowed; '
+          'write 1 to 64 letters, digits, "_", "." or "-"',
+          '6: backends."my agents": the name "my agents" is not allowed; '
+          'write 1 to 64 letters, digits, "_", "." or "-"']),
+        (GOOD + "health = true\nkeep_alive = [1]",
+         ["8: backends.agents.health: true is not a table; allowed is a table with the keys path, "
+          "method, host, expect_status, interval, fast_interval, down_interval, timeout, rise, "
+          "fall, start",
+          "9: backends.agents.keep_alive: [1] is not an integer; "
+          "allowed is an integer from 0 to 10000"]),
+        (GOOD.replace('default_backend = "agents"', ""),
+         ["1: frontends[0]: give default_backend, or at least one route"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_shape_is_told_how_to_write_it(text: str, problems: list[str]) -> None:
+    assert problems_of(text) == problems
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a = 1\na = 2\n", "2: column 6: this key is given a second time"),
+        ("[a]\n[b]\n[a]\n", "3: column 3: the table [a] is given already, above"),
+        ("[[a]]\n[a.b.c]\n[a.b.c]", "3: column 7: the table [a.b.c] is given already, above"),
+        ("interval = 5s\n", "1: column 13: the line should end here; text, durations and "
+         'addresses need quotes, such as interval = "5s"'),
+        ("\na = yes", "2: column 5: this is no value of TOML; text, durations and addresses need "
+         'quotes, such as interval = "5s"'),
+        ("x = 1\na = [1,\n2\n[b]\n", "4: column 1: Unclosed array "
+         "(in the value that starts on line 2)"),
+        ('a = "x', "1: column 7: Unterminated string"),
+        ("? = 1", '1: column 1: neither a "key = value", nor a [table], nor a # comment'),
+        ("a = " + "[" * 5000, " the values are nested too deeply"),
+        (b"a = 1\nb = '\xff'\n", "2: byte 0xff is not UTF-8; save the file in that encoding"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_toml_has_one_clear_line(text: str | bytes, problem: str) -> None:
+    assert problems_of(text) == [problem]
+
+
+@pytest.mark.parametrize("name", ["agent", "an agent"])
+def test_a_name_that_no_backend_has_is_one_problem(name: str) -> None:
+    """Also if it could not be a name, and not once more for the configuration as a whole."""
+    (line,) = problems_of(GOOD.replace('d = "agents"', f'd = "{name}"'))
+    assert line.startswith(f'4: frontends[0].default_backend: there is no backend "{name}"; ')
+
+
+def test_a_byte_order_mark_and_dos_line_ends_do_no_harm() -> None:
+    marked = "\ufeff" + GOOD.replace("\n", "\r\n")
+    Path("lb.toml").write_bytes(marked.encode())
+    assert load_config("lb.toml").frontends[0].name == "public"
+    (line,) = problems_of(marked + "keep_alive = -1\r\n")
+    assert line.startswith(f"{AFTER_GOOD}: backends.agents.keep_alive: -1 is too small")
+
+
+def test_a_file_that_cannot_be_read_has_one_clear_line() -> None:
+    for name, problem in (
+        ("nope.toml", "nope.toml: there is no such file"),
+        (os.curdir, ".: this is a directory; name the file in it"),
+        ("lb\0.toml", "lb\0.toml: the file cannot be read: embedded null byte"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(name)
+        assert str(caught.value) == problem
+
+
+def test_a_file_without_permission_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bytes:  # a mode of 0 would not stop root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(
+        ConfigError, match=r"^lb\.toml: the file cannot be read: Permission denied$"
+    ):
+        load_config("lb.toml")
+
+
+def mapping(**changes: Any) -> dict[str, Any]:
+    return {
+        "frontends": [{"name": "public", "bind": "127.0.0.1:0", "default_backend": "agents"}],
+        "backends": {"agents": {"servers": [{"name": "a", "address": "127.0.0.1:8001"}]}},
+        **changes,
+    }
+
+
+def test_a_mapping_has_keys_but_no_lines() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(mapping(log={"format": "x"}, timeouts={"queue": -1}))
+    assert caught.value.source is None
+    assert caught.value.problems == (
+        Problem("log.format", None, '"x" is not allowed; allowed is "httplog"'),
+        Problem(
+            "timeouts.queue",
+            None,
+            '-1 is not allowed; write a duration such as "250ms", "5s", "10m" or "1h30m"',
+        ),
+    )
+    assert str(caught.value).splitlines()[0] == (
+        'log.format: "x" is not allowed; allowed is "httplog"'
+    )
+
+
+def test_a_mapping_may_hold_models_and_tuples() -> None:
+    front = Frontend(name="public", bind=[Address("127.0.0.1", 0)], default_backend="agents")
+    server = Server(name="a", address=Address("127.0.0.1", 8001))
+    read_only = MappingProxyType(
+        {"frontends": (front,), "backends": {"agents": {"servers": [server]}}}
+    )
+    assert load_config(read_only) == load_config(mapping())
+
+
+def test_a_config_that_does_not_hold_together_cannot_be_made() -> None:
+    good = load_config(mapping())
+    with pytest.raises(ValueError, match=r"frontends\[0\]\.default_backend: there is no backend"):
+        Config(frontends=good.frontends, backends={"b": good.backends["agents"]})
+
+
+def test_the_error_survives_pickling_and_sorts_its_lines() -> None:
+    error = ConfigError([Problem("b", 9, "x"), Problem("a", 10, "y"), Problem("", None, "z")], "f")
+    assert str(error) == "f: z\nf:9: b: x\nf:10: a: y"
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.problems, copy.source) == (error.problems, "f")
+
+
+def test_a_long_value_is_shortened() -> None:
+    line = problem_in(f"[log]\nformat = '{'x' * 500}'")
+    assert line == f'log.format: "{"x" * 57}..." is not allowed; allowed is "httplog"'
