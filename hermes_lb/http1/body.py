@@ -1,0 +1,211 @@
+"""Body framing: what one side sends -> what the other side gets. No I/O.
+
+Each kind has `feed(data)`, which returns the bytes to pass on in the outgoing framing, `is_done`,
+the `excess` that came behind the end, and `end()` for when the sender's connection ends. Chunks
+pass as the bytes they arrived in: there is no object per chunk, and in the common case no copy.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from hermes_lb.errors import InvalidBody
+from hermes_lb.http1.limits import CHUNK_EXTENSION_SIZE, TRAILERS_SIZE
+from hermes_lb.http1.request import CHUNKED
+from hermes_lb.http1.response import UNTIL_CLOSE
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+# RFC 9112 section 7.1. 15 hexadecimal digits are below 2^63.
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
+_SIZE_LINE_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,15});[\t\x20-\x7e\x80-\xff]*").fullmatch
+_TRAILERS = re.compile(
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)+\r\n"
+).fullmatch
+_LONGEST_SIZE_LINE = 15 + 1 + CHUNK_EXTENSION_SIZE
+
+_AT_SIZE = -1
+_AT_TRAILERS = -2
+
+
+class Body(Protocol):
+    """A message body on its way."""
+
+    is_done: bool
+    excess: bytes
+
+    def feed(self, data: bytes) -> bytes:
+        """Bytes as they came -> bytes to pass on (maybe none). Raises InvalidBody."""
+
+    def end(self) -> bytes:
+        """The sender's connection ended -> the last bytes. Raises InvalidBody if too early."""
+
+
+class LengthBody:
+    """A body of a known length (Content-Length)."""
+
+    __slots__ = ("_left", "excess", "is_done")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.is_done = length == 0
+        self.excess = b""
+
+    def feed(self, data: bytes) -> bytes:
+        left = self._left - len(data)
+        if left > 0:
+            self._left = left
+            return data
+        self._left = 0
+        self.is_done = True
+        if left == 0:
+            return data
+        self.excess = data[left:]
+        return data[:left]
+
+    def end(self) -> bytes:
+        raise InvalidBody(f"the body ended {self._left} bytes early")
+
+
+class UntilCloseBody:
+    """A body that ends with its connection. Chunked on the way out, so that its end can be seen."""
+
+    __slots__ = ("_chunked", "excess", "is_done")
+
+    def __init__(self, *, chunked: bool) -> None:
+        self._chunked = chunked
+        self.is_done = False
+        self.excess = b""
+
+    def feed(self, data: bytes) -> bytes:
+        # A chunk of size 0 would be the last one.
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+
+    def end(self) -> bytes:
+        self.is_done = True
+        return LAST_CHUNK if self._chunked else b""
+
+
+class ChunkedBody:
+    """A chunked body, checked on its way. Extensions and trailers are dropped.
+
+    With `keep_chunks` the framing stays (HTTP/1.1), without it only the data does (HTTP/1.0).
+    A part of a size line or of a chunk's end waits here until the rest of it has come.
+    """
+
+    __slots__ = ("_held", "_keep", "_left", "excess", "is_done")
+
+    def __init__(self, *, keep_chunks: bool) -> None:
+        self._keep = keep_chunks
+        self._held = b""
+        self._left = _AT_SIZE  # or bytes of chunk data still to come, or _AT_TRAILERS
+        self.is_done = False
+        self.excess = b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self._left == _AT_SIZE and self._keep and not self._held:
+            # One whole chunk: a server's flush, such as a token of a stream.
+            match = _SIZE_LINE(data)
+            size = int(match[1], 16) if match is not None else 0
+            if match is not None and size:
+                end = match.end() + size
+                if end + 2 == len(data) and data.endswith(b"\r\n"):
+                    return data
+        return self._feed_anything(data)
+
+    def _feed_anything(self, data: bytes) -> bytes:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        size = len(data)
+        keep = self._keep
+        left = self._left
+        passed: list[bytes] = []  # what leaves before `data[start:]`
+        start = position = 0
+        while position < size and left != _AT_TRAILERS:
+            if left == _AT_SIZE:
+                match = _SIZE_LINE(data, position)
+                if match is not None:
+                    left = int(match[1], 16)
+                    after = match.end()
+                    if left == 0 or not keep:
+                        passed.append(data[start:position])
+                        start = after
+                    position = after
+                elif (found := self._unusual_size(data, position)) is not None:
+                    left, after = found
+                    passed.append(data[start:position])
+                    if keep and left:
+                        passed.append(b"%x\r\n" % left)
+                    start = position = after
+                else:
+                    break  # the rest of the line has not come yet
+                if left == 0:
+                    left = _AT_TRAILERS
+                    break
+            end = position + left
+            if size < end:
+                left = end - size
+                position = size
+            elif data.startswith(b"\r\n", end):
+                if not keep:
+                    passed.append(data[start:end])
+                    start = end + 2
+                position = end + 2
+                left = _AT_SIZE
+            elif size - end >= 2 or not b"\r\n".startswith(data[end:]):
+                raise InvalidBody("a chunk is longer than its size")
+            else:
+                left = 0
+                position = end
+                break  # half of the chunk's end has not come yet
+        self._left = left
+        if start == 0 and position == size:
+            return data
+        passed.append(data[start:position])
+        if left == _AT_TRAILERS:
+            passed.append(self._feed_trailers(data[position:]))
+        else:
+            self._held = data[position:]
+        return b"".join(passed)
+
+    def _unusual_size(self, data: bytes, position: int) -> tuple[int, int] | None:
+        """A size line with an extension -> its size and its end, or None: not all here yet."""
+        end = data.find(b"\r\n", position, position + _LONGEST_SIZE_LINE + 2)
+        if end < 0:
+            if len(data) - position > _LONGEST_SIZE_LINE or b"\n" in data[position:]:
+                raise InvalidBody("malformed or too long chunk size line")
+            return None
+        match = _SIZE_LINE_EXTENDED(data, position, end)
+        if match is None:
+            raise InvalidBody("malformed chunk size line")
+        return int(match[1], 16), end + 2
+
+    def _feed_trailers(self, data: bytes) -> bytes:
+        if data.startswith(b"\r\n"):
+            end = 2
+        else:
+            end = data.find(b"\r\n\r\n", 0, TRAILERS_SIZE) + 4
+            if end < 4:
+                if len(data) > TRAILERS_SIZE:
+                    raise InvalidBody("the trailers are too long")
+                self._held = data
+                return b""
+            if not _TRAILERS(data, 0, end):
+                raise InvalidBody("malformed trailers")
+        self.is_done = True
+        self.excess = data[end:]
+        return LAST_CHUNK if self._keep else b""
+
+    def end(self) -> bytes:
+        raise InvalidBody("the body ended without its last chunk")
+
+
+def make_body(length: int, *, to_http11: bool) -> Body:
+    """The body that a head announced, for a receiver that does or does not know chunks."""
+    if length == CHUNKED:
+        return ChunkedBody(keep_chunks=to_http11)
+    if length == UNTIL_CLOSE:
+        return UntilCloseBody(chunked=to_http11)
+    return LengthBody(length)

@@ -1,0 +1,210 @@
+"""A response head: bytes -> what it means, or InvalidResponse. No I/O.
+
+Servers are trusted more than clients, but not with framing: a response that can be read in two
+ways would hand one client another's bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import httptools
+
+from hermes_lb.errors import InvalidResponse
+from hermes_lb.http1.fields import (
+    CONTENT_LENGTH,
+    LENGTH_DIGITS,
+    RESPONSE_FIELDS,
+    SET_COOKIE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    Connection,
+    Plan,
+    Plans,
+    connections,
+    joined_connection,
+)
+from hermes_lb.http1.head import HeadParser
+from hermes_lb.http1.request import CHUNKED
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 4
+_REMEMBERED_HEADS = 256
+_REMEMBERED_SIZE = 1024
+
+UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
+
+
+class ResponseHead:
+    """A response as it will be understood and forwarded. It never changes.
+
+    `names` and `values` are its fields; `forwarded` has those that pass as they are, each with its
+    CRLF, and `forwarded_without` leaves out some more.
+    `length` is what the head says of the body: bytes, `CHUNKED` or `UNTIL_CLOSE`. Whether there is
+    a body at all, the method and the status decide: `body_length`.
+    """
+
+    __slots__ = (
+        "forwarded",
+        "has_set_cookie",
+        "keep_alive",
+        "length",
+        "minor_version",
+        "names",
+        "nominated",
+        "plan",
+        "reason",
+        "status",
+        "upgrade",
+        "values",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        minor_version: int,
+        names: tuple[bytes, ...],
+        values: tuple[bytes, ...],
+        plan: Plan,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.minor_version = minor_version
+        self.names = names
+        self.values = values
+        self.plan = plan
+        self.keep_alive = minor_version == 1
+        self.length = UNTIL_CLOSE
+        self.upgrade = b""
+        self.has_set_cookie = False
+        self.forwarded = b""
+        self.nominated: Collection[bytes] = ()
+
+    def body_length(self, method: bytes) -> int:
+        """The length of the body that follows: RFC 9112 section 6.3, rules 1 and 4 to 8."""
+        status = self.status
+        if method == b"HEAD" or status < 200 or status in (204, 304):
+            return 0
+        return self.length
+
+    def fields(self) -> Iterator[tuple[bytes, bytes]]:
+        """All (name, value), the ones that are not forwarded too."""
+        return zip(self.names, self.values, strict=True)
+
+    def cache_fields(self) -> Iterable[tuple[bytes, bytes]]:
+        """(name in lower case, value) of what a shared cache goes by; of validators, one name."""
+        plan = self.plan
+        fields = [(name, self.values[i]) for name, i in plan.cache_fields]
+        return [*fields, (b"etag", b"")] if plan.has_validator else fields
+
+    @property
+    def is_event_stream(self) -> bool:
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in self.fields()
+        )
+
+    def forwarded_without(self, positions: Collection[int]) -> bytes:
+        """`forwarded`, without the fields at these positions of `names`."""
+        plan = Plan(self.names, RESPONSE_FIELDS, without=self.nominated, omit=positions)
+        return plan.forwarded(self.values)
+
+
+class ResponseParser(HeadParser[httptools.HttpResponseParser]):
+    """Turns whole response heads into `ResponseHead`s, one at a time.
+
+    Servers send the same head to many: of one second, those of all event streams, of all answers
+    of one length. What came before, byte for byte, means the same again.
+    """
+
+    __slots__ = ("_most_fields", "_remembered")
+
+    def __init__(self, most_fields: int) -> None:
+        super().__init__(httptools.HttpResponseParser)
+        self._most_fields = most_fields
+        self._remembered: dict[bytes, ResponseHead] = {}
+
+    def parse(self, data: bytes) -> ResponseHead:
+        """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
+        head = self._remembered.get(data)
+        if head is None:
+            head = self._parse(data)
+            if len(data) <= _REMEMBERED_SIZE:
+                if len(self._remembered) >= _REMEMBERED_HEADS:
+                    self._remembered.clear()
+                self._remembered[data] = head
+        return head
+
+    def _parse(self, data: bytes) -> ResponseHead:
+        try:
+            names, values = self.parse_fields(data)
+        except httptools.HttpParserError as error:
+            raise InvalidResponse(f"malformed response ({error})") from None
+        if len(names) > self._most_fields:
+            raise InvalidResponse(f"more than {self._most_fields} header fields")
+        status = self._llhttp.get_status_code()
+        if not 100 <= status <= 599:
+            raise InvalidResponse(f"status {status}")
+        text = self._text
+        reason = text[0] if len(text) == 1 else b"".join(text)
+        if not reason.isalpha() and not _REASON(reason):
+            raise InvalidResponse("a control character in the reason phrase")
+        minor_version = 1 if data.startswith(b"HTTP/1.1 ") else _minor_version(data)
+        plan = _plans[names]
+        head = ResponseHead(status, reason, minor_version, names, values, plan)
+        if plan.transfer_encoding >= 0:
+            _decide_chunked(head, plan, values)
+        elif plan.content_length >= 0:
+            length = values[plan.content_length]
+            if not length.isdigit() or len(length) > LENGTH_DIGITS:
+                raise InvalidResponse("malformed Content-Length")
+            head.length = int(length)
+        if plan.others:
+            _interpret_others(head, plan, values)
+        if plan.connection >= 0:
+            value = values[plan.connection]
+            if plan.others:
+                value = joined_connection(plan, values)
+            plan = _apply_connection(head, plan, connections[value])
+        head.forwarded = plan.forwarded(values)
+        return head
+
+
+def _minor_version(data: bytes) -> int:
+    if data.startswith(b"HTTP/1.0 "):
+        return 0
+    raise InvalidResponse("the response is not HTTP/1.0 or 1.1")
+
+
+def _decide_chunked(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+    coding = values[plan.transfer_encoding].lower()
+    if plan.content_length >= 0 or coding != b"chunked" or not head.minor_version:
+        raise InvalidResponse("Transfer-Encoding that can be read in two ways")
+    head.length = CHUNKED
+
+
+def _interpret_others(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+    for kind, position in plan.others:
+        if kind == SET_COOKIE:
+            head.has_set_cookie = True
+        elif kind == UPGRADE:
+            head.upgrade = values[position]
+        elif kind == CONTENT_LENGTH:
+            raise InvalidResponse("several Content-Length fields")
+        elif kind == TRANSFER_ENCODING:
+            raise InvalidResponse("several Transfer-Encoding fields")
+
+
+def _apply_connection(head: ResponseHead, plan: Plan, options: Connection) -> Plan:
+    head.keep_alive = not options.close and (options.keep_alive or head.keep_alive)
+    if not options.nominated:
+        return plan
+    head.nominated = options.nominated
+    return Plan(head.names, RESPONSE_FIELDS, without=options.nominated)
+
+
+_plans = Plans(RESPONSE_FIELDS)
