@@ -1,0 +1,66 @@
+"""The same client address goes to the same server, by nginx's own hash.
+
+nginx, `ngx_http_upstream_ip_hash_module.c`: the key is the first three octets of an IPv4 address
+or all of an IPv6 one. A server that is down keeps its share of the hash, so that the rest of the
+mapping stays; each further try hashes on. After 21 tries round-robin takes over.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, ip_address
+from typing import TYPE_CHECKING
+
+from hermes_lb.balancing.round_robin import RoundRobin
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from hermes_lb.balancing.base import Request
+    from hermes_lb.pool import Pool, Server
+
+_SEED = 89
+_MODULUS = 6271
+# nginx gives up at `if (++iphp->tries > 20)`: at the 21st refusal. A retry starts again here, where
+# nginx goes on from its last pick; the picks are the same, as the tried ones are refused.
+_MOST_TRIES = 21
+
+
+@lru_cache(maxsize=65_536)
+def hash_key(client_address: str) -> bytes:
+    """`"10.0.1.7"` -> 3 bytes; an IPv6 address -> 16 bytes; anything else -> 3 zero bytes."""
+    try:
+        address = ip_address(client_address)
+    except ValueError:
+        return bytes(3)
+    return address.packed[:3] if isinstance(address, IPv4Address) else address.packed
+
+
+class IpHash:
+    """Affinity without cookies, for clients that keep their address."""
+
+    def __init__(self) -> None:
+        self._round_robin = RoundRobin()
+
+    def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
+        servers = pool.primaries
+        if len(servers) > 1:
+            total = sum(server.weight for server in servers)
+            key = hash_key(request.client_address)
+            hashed = _SEED
+            for _ in range(_MOST_TRIES):
+                for byte in key:
+                    hashed = (hashed * 113 + byte) % _MODULUS
+                server = _at(servers, hashed % total)
+                if server not in request.tried and server.may_serve(now) and not server.is_full:
+                    return server
+        return self._round_robin.pick(pool, request, now, rng)
+
+
+def _at(servers: list[Server], position: int) -> Server:
+    """The server whose weight covers `position`, counted from 0."""
+    for server in servers:
+        if position < server.weight:
+            return server
+        position -= server.weight
+    raise ValueError(f"position {position} is beyond the total weight")

@@ -1,0 +1,78 @@
+"""Smooth weighted round-robin, as nginx has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hermes_lb.balancing import RoundRobin
+from tests.pool.support import FakeRequest, make_pool
+
+
+def picks(pool, count: int, **request: object) -> str:
+    strategy, rng = RoundRobin(), Random(0)
+    found = [strategy.pick(pool, FakeRequest(**request), 0.0, rng) for _ in range(count)]
+    return " ".join(server.name if server else "-" for server in found)
+
+
+def test_5_1_1():
+    pool = make_pool({"weight": 5}, {"weight": 1}, {"weight": 1})
+    assert picks(pool, 14) == "a a b a c a a a a b a c a a"
+
+
+def test_equal_weights_take_turns():
+    assert picks(make_pool({}, {}, {}), 7) == "a b c a b c a"
+
+
+def test_4_2_1():
+    pool = make_pool({"weight": 4}, {"weight": 2}, {"weight": 1})
+    assert picks(pool, 7) == "a b a c a b a"
+
+
+def test_nobody():
+    assert picks(make_pool({"down": True}), 2) == "- -"
+
+
+def test_one_that_is_down_is_passed_over():
+    assert picks(make_pool({}, {"down": True}, {"weight": 2}), 6) == "c a c c a c"
+
+
+def test_one_that_was_tried_is_passed_over():
+    pool = make_pool({}, {}, {})
+    assert picks(pool, 4, tried=[pool.servers[0]]) == "b c b c"
+
+
+def test_backups_by_weight_when_all_primaries_are_out():
+    pool = make_pool({"down": True}, {"backup": True, "weight": 2}, {"backup": True})
+    assert picks(pool, 6) == "b c b b c b"
+
+
+def test_after_a_failure_the_weight_grows_back_by_one_a_pick():
+    """Weight 4, `max_fails` 2: one failure takes 2 of 4 away."""
+    pool = make_pool({"weight": 4, "max_fails": 2}, {"weight": 4})
+    pool.servers[0].failed(now=0.0)
+    weights = []
+    order = []
+    for _ in range(4):
+        weights.append(pool.servers[0].effective_weight)
+        order.append(picks(pool, 1))
+    assert weights == [2, 3, 4, 4]
+    assert "".join(order) == "baba"
+
+
+def test_turns_belong_to_the_servers_not_to_the_strategy():
+    """A new strategy object, as after a reload, goes on where the old one was."""
+    pool = make_pool({}, {}, {})
+    assert [picks(pool, 1) for _ in range(4)] == ["a", "b", "c", "a"]
+
+
+@settings(deadline=None)
+@given(weights=st.lists(st.integers(1, 30), min_size=1, max_size=6), rounds=st.integers(1, 3))
+def test_every_round_shares_exactly_by_weight(weights: list[int], rounds: int):
+    pool = make_pool(*[{"weight": weight} for weight in weights])
+    counts = Counter(picks(pool, rounds * sum(weights)).split())
+    assert [counts[server.name] for server in pool.servers] == [w * rounds for w in weights]
+    assert all(server.current_weight == 0 for server in pool.servers)

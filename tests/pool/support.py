@@ -1,0 +1,58 @@
+"""Pools and requests for tests of the pure layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.config.models import Backend
+from hermes_lb.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from hermes_lb.pool import Lease, Server
+
+
+def make_pool(*servers: dict[str, Any]) -> Pool:
+    """A pool of these servers, named a, b, c, ... unless they say otherwise."""
+    return Pool(
+        "test",
+        Backend.model_validate(
+            {
+                "servers": [
+                    {"name": chr(ord("a") + i), "address": f"10.0.0.{i + 1}:80", **server}
+                    for i, server in enumerate(servers)
+                ]
+            }
+        ),
+    )
+
+
+class FakeRequest:
+    """What a strategy may know of a request."""
+
+    def __init__(self, client_address: str = "", tried: Collection[Server] = ()) -> None:
+        self.client_address = client_address
+        self.tried = tried
+
+
+class FakeWaiter:
+    """A request in the queue, which keeps what it is given."""
+
+    def __init__(self, pinned_to: Server | None = None, tried: Collection[Server] = ()) -> None:
+        self.pinned_to = pinned_to
+        self.tried = tried
+        self.leases: list[Lease] = []
+
+    def lease_granted(self, lease: Lease) -> None:
+        self.leases.append(lease)
+
+    @property
+    def server(self) -> str | None:
+        """The name of the server that was granted, None while it waits."""
+        assert len(self.leases) < 2, "granted twice"
+        return self.leases[0].server.name if self.leases else None
+
+
+def names(servers: Iterable[Server]) -> str:
+    return " ".join(server.name for server in servers)

@@ -1,0 +1,187 @@
+"""Whatever happens in whatever order: counts are right, limits hold, and nobody is forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.pool.support import FakeWaiter, make_pool
+
+WINDOW = 5.0
+
+# Small limits, so that servers are often full and often out.
+SERVERS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "max_connections": st.sampled_from([1, 1, 1, 2, 0]),
+            "max_fails": st.sampled_from([1, 1, 2, 0]),
+            "backup": st.sampled_from([False, False, True]),
+            "fail_timeout": st.just(WINDOW),
+        }
+    ),
+    min_size=1,
+    max_size=3,
+)
+ANY = st.integers(0, 1000)
+
+
+class Waiter(FakeWaiter):
+    def __init__(self, machine: PoolMachine, **more: Any) -> None:
+        super().__init__(**more)
+        self.machine = machine
+
+    def lease_granted(self, lease):
+        super().lease_granted(lease)
+        assert not self.leases[1:], "granted twice"
+        assert self not in self.machine.pool.waiting
+        assert lease.server not in self.tried or self.pinned_to is lease.server
+        assert self.pinned_to in (None, lease.server)
+        self.machine.began(lease)
+        self.machine.waiters.remove(self)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Plays the data path: asks for candidates, leases, waits, releases; and the checks."""
+
+    @initialize(servers=SERVERS)
+    def start(self, servers: list[dict[str, Any]]):
+        servers[0]["backup"] = False
+        self.pool = make_pool(*servers)
+        self.now = self.told = self.ticked = 0.0
+        self.leases: list[Any] = []
+        self.waiters: list[Waiter] = []
+        self.probed: dict[Any, float] = {}
+
+    def began(self, lease: Any) -> None:
+        """A lease was given out: was that right?"""
+        server = lease.server
+        self.leases.append(lease)
+        assert server.is_up
+        assert not server.max_connections or server.in_flight <= server.max_connections
+        if 0 < server.config.max_fails <= server.fails and not server.is_lone:
+            assert server.window_start == self.told, "given in the middle of its window"
+            assert self.probed.get(server) != server.window_start, "a second probe"
+            self.probed[server] = server.window_start
+
+    def server(self, index: int) -> Any:
+        return self.pool.servers[index % len(self.pool.servers)]
+
+    @rule(count=st.integers(1, 4), choice=ANY)
+    def several_arrive(self, count: int, choice: int):
+        for _ in range(count):
+            self.arrives(None, None, choice)
+
+    @rule(pin=st.none() | ANY, tried=st.none() | ANY, choice=ANY)
+    def one_arrives(self, pin: int | None, tried: int | None, choice: int):
+        self.arrives(pin, tried, choice)
+
+    def arrives(self, pin: int | None, tried: int | None, choice: int):
+        pool = self.pool
+        failed_on = [] if tried is None else [self.server(tried)]
+        pinned = None if pin is None else self.server(pin)
+        if pinned in failed_on:
+            return  # who has given up on its server is not bound to it any more
+        if pinned is not None and pinned.may_serve(self.now):
+            usable = [] if pinned.is_full else [pinned]
+        else:
+            pinned = None
+            usable = pool.candidates(failed_on, self.now)
+            if not usable and not pool.can_wait(failed_on, self.now):
+                return
+        if usable:
+            self.told = self.now
+            self.began(pool.lease(usable[choice % len(usable)], self.now))
+        else:
+            waiter = Waiter(self, pinned_to=pinned, tried=failed_on)
+            self.waiters.append(waiter)
+            pool.wait(waiter)
+
+    @precondition(lambda self: self.leases)
+    @rule(which=ANY)
+    def release(self, which: int):
+        self.leases.pop(which % len(self.leases)).release()
+
+    @precondition(lambda self: self.waiters)
+    @rule(which=ANY)
+    def leave(self, which: int):
+        self.pool.leave(self.waiters.pop(which % len(self.waiters)))
+
+    @precondition(lambda self: self.leases)
+    @rule(which=ANY, succeeds=st.booleans())
+    def release_with_outcome(self, which: int, succeeds: bool):
+        lease = self.leases[which % len(self.leases)]
+        if succeeds:
+            lease.server.succeeded()
+        else:
+            lease.server.failed(self.now)
+        self.leases.remove(lease)
+        lease.release()
+
+    @rule(which=ANY)
+    def fail(self, which: int):
+        self.server(which).failed(self.now)
+
+    @rule(which=ANY, up=st.booleans())
+    def check(self, which: int, up: bool):
+        self.server(which).set_up(up, "")
+
+    @rule(seconds=st.sampled_from([0.5, WINDOW, WINDOW + 1]), ticks=st.booleans())
+    def time_passes(self, seconds: float, ticks: bool):
+        self.now += seconds
+        if ticks:
+            self.tick()
+
+    def tick(self):
+        self.told = self.ticked = self.now
+        self.pool.tick(self.now)
+
+    @invariant()
+    def counts_are_right(self):
+        for server in self.pool.servers:
+            assert server.in_flight == sum(lease.server is server for lease in self.leases)
+            assert server.queued == sum(waiter.pinned_to is server for waiter in self.waiters)
+            assert 0 <= server.effective_weight <= server.weight
+        assert list(self.pool.waiting) == self.waiters
+
+    @invariant()
+    def nobody_waits_while_a_server_has_room(self):
+        """What time alone has made of a failed server is noticed by the next tick."""
+        for server in self.pool.servers:
+            if server.may_serve(self.ticked) and not server.is_full:
+                for waiter in self.waiters:
+                    assert waiter.pinned_to is not server
+                    assert waiter.pinned_to is not None or server in waiter.tried
+
+    @invariant()
+    def nobody_is_bound_to_a_server_that_is_out(self):
+        for waiter in self.waiters:
+            assert waiter.pinned_to is None or waiter.pinned_to.is_up
+
+    @invariant()
+    def candidates_are_fit(self):
+        for server in self.pool.candidates((), self.now):
+            assert server.may_serve(self.now)
+            assert not server.is_full
+
+    def teardown(self):
+        """All goes well again: everyone is served in the end."""
+        if not hasattr(self, "pool"):
+            return
+        for server in self.pool.servers:
+            server.set_up(True, "")
+        self.now += WINDOW + 1
+        for _ in range(len(self.waiters) + len(self.leases)):
+            self.tick()
+            while self.leases:
+                lease = self.leases.pop()
+                lease.server.succeeded()
+                lease.release()
+        # Who has failed on every server is turned away by `can_wait`, not put into the queue.
+        assert not self.waiters
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(deadline=None, max_examples=50, stateful_step_count=40)
