@@ -1,0 +1,239 @@
+"""Active checks: one HTTP request to each server at every interval, each on a fresh connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from hermes_lb.config.models import status_range
+from hermes_lb.health.rise_fall import RiseFall
+from hermes_lb.tasks import Tasks
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Mapping
+
+    from hermes_lb import config
+    from hermes_lb.pool import Pool, Server
+
+logger = logging.getLogger("hermes_lb.health")
+
+USER_AGENT = "hermes-lb-check"
+# Of each interval, either way, so that the checks of many balancers do not fall into step.
+JITTER = 0.1
+# Enough for any honest health page; the rest of a longer one is not awaited.
+BODY_MAX = 64 * 1024
+
+
+def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
+    """Seconds until the first check of the `place`th (from 0) of `count` servers: somewhere in its
+    own slice of the interval, so that they never come all at once."""
+    return interval * (place + rng.random()) / count
+
+
+def jittered(interval: float, rng: random.Random) -> float:
+    """`interval`, in seconds, give or take `JITTER` of it."""
+    return interval * rng.uniform(1 - JITTER, 1 + JITTER)
+
+
+class _Result(NamedTuple):
+    passed: bool
+    because: str
+
+
+class _Target:
+    """One server, what to ask it, and how it has answered so far."""
+
+    def __init__(self, pool: Pool, server: Server, health: config.Health) -> None:
+        self.pool = pool
+        self.server = server
+        self.health = health
+        self.state = RiseFall(health.rise, health.fall, up=health.start == "up")
+        self.url = URL(f"http://{server.config.address}{health.path}", encoded=True)
+        self.headers = {"Host": health.host} if health.host else {}
+        self.accepted = [status_range(status) for status in health.expect_status]
+        # HAProxy, `timeout check`: when it is not set, `inter` is the time for the whole check.
+        self.timeout = health.timeout or health.interval
+
+    @property
+    def name(self) -> str:
+        return f"{self.pool.name}/{self.server.name}"
+
+    @property
+    def interval(self) -> float:
+        health = self.health
+        return self.state.interval(health.interval, health.fast_interval, health.down_interval)
+
+
+class HealthChecker:
+    """Checks every server of the pools whose backend has a health section.
+
+    `configured` has the backend of every name in `pools`; servers that the configuration marks
+    down are left alone. `clock` is monotonic, in seconds. Verdicts go to `server.set_up`, in the
+    loop's own thread, and every change of state is one line of the log `hermes_lb.health`.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        configured: Mapping[str, config.Backend],
+        *,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rng = rng
+        self._clock = clock
+        self._tasks = Tasks()
+        self._session: aiohttp.ClientSession | None = None
+        self._targets = [
+            _Target(pool, server, health)
+            for name, pool in pools.items()
+            if (health := configured[name].health) is not None
+            for server in pool.servers
+            if not server.config.down
+        ]
+
+    def __repr__(self) -> str:
+        state = "running" if self._session else "stopped"
+        return f"<HealthChecker {state}, {len(self._targets)} servers>"
+
+    async def start(self) -> None:
+        """Begin. Servers with `start = "down"` are down when this returns: accept clients after.
+
+        The first checks are spread over each one's interval.
+        """
+        if self._session is not None:
+            raise RuntimeError("the health checks were started already")
+        if not self._targets:
+            return
+        self._session = _new_session()
+        for place, target in enumerate(self._targets):
+            if not target.state.is_up:
+                target.server.set_up(False, "not checked yet")
+            delay = first_delay(target.interval, place, len(self._targets), self._rng)
+            self._tasks.spawn(
+                self._watch(target, self._session, delay), name=f"health check of {target.name}"
+            )
+
+    async def stop(self) -> None:
+        """End all checks and close their connections. The last verdicts stay. Idempotent."""
+        await self._tasks.cancel_all()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _watch(self, target: _Target, session: aiohttp.ClientSession, delay: float) -> None:
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                self._judge(target, await self._check(target, session))
+            except Exception:  # a bug must not end the checks of this server
+                logger.exception("the check of %s went wrong", target.name)
+            delay = jittered(target.interval, self._rng)
+
+    async def _check(self, target: _Target, session: aiohttp.ClientSession) -> _Result:
+        started = self._clock()
+        try:
+            async with (
+                asyncio.timeout(target.timeout),
+                session.request(
+                    target.health.method, target.url, headers=target.headers, allow_redirects=False
+                ) as response,
+            ):
+                await _discard_body(response)
+                status = response.status
+        except Exception as error:  # of any kind: the check failed, and that is all
+            return _Result(False, _describe(error, target.timeout))
+        if any(low <= status <= high for low, high in target.accepted):
+            return _Result(True, f"{status} in {(self._clock() - started) * 1000:.0f} ms")
+        expected = ", ".join(map(str, target.health.expect_status))
+        return _Result(False, f"{status}, expected {expected}")
+
+    def _judge(self, target: _Target, result: _Result) -> None:
+        was_up = target.state.is_up
+        if result.passed:
+            target.state.passed()
+        else:
+            target.state.failed()
+        is_up = target.state.is_up
+        target.server.set_up(is_up, result.because)
+        if is_up != was_up:
+            _log_change(target, result.because)
+
+
+def _new_session() -> aiohttp.ClientSession:
+    """For checks: nothing is kept, followed, decoded, repeated or limited behind our back."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),  # `_check` has its own
+        auto_decompress=False,
+        headers={"User-Agent": USER_AGENT},
+        skip_auto_headers=["Accept-Encoding"],
+        middlewares=[_only_once],
+    )
+
+
+class _ConnectionLost(Exception):
+    """Wraps an aiohttp error that aiohttp would answer with a second attempt."""
+
+
+async def _only_once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """aiohttp (3.14, `ClientSession._request`) repeats a GET or HEAD whose connection was lost,
+    even a fresh one: half of a server's failures would be hidden."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLost from error
+
+
+async def _discard_body(response: aiohttp.ClientResponse) -> None:
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > BODY_MAX:
+            return
+
+
+def _describe(error: Exception, timeout: float) -> str:
+    """A few words for a person: "connection refused", "timeout after 5s", "not HTTP: ..."."""
+    if isinstance(error, _ConnectionLost) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if isinstance(error, TimeoutError):
+        return f"timeout after {timeout:g}s"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "connection closed before a response"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "connection closed within the response body"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"no valid HTTP response: {_one_line(error.message)}"
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, socket.gaierror):
+        return "the host name can't be resolved"
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return os.strerror(cause.errno).lower()
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    """What a server sent may be quoted in an error: keep it short, printable and on one line."""
+    line = " ".join(text.split())[:100]
+    return line if line.isprintable() else ascii(line)
+
+
+def _log_change(target: _Target, because: str) -> None:
+    """As HAProxy says it: a server that left is a warning, the last one that left an error."""
+    up = sum(server.is_up for server in target.pool.servers)
+    state = "UP" if target.state.is_up else "DOWN"
+    left = f"{up or 'no'} server{'' if up == 1 else 's'} up"
+    level = logging.INFO if target.state.is_up else logging.WARNING if up else logging.ERROR
+    logger.log(level, "%s is %s: %s; %s", target.name, state, because, left)

@@ -1,0 +1,252 @@
+"""Sinks by themselves: what reaches the target, and what is said to be lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hermes_lb.observe import sinks
+from hermes_lb.observe.sinks import BackgroundWriter, DescriptorSink, SyslogSink, open_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def opened(target: str) -> Iterator[sinks.Sink]:
+    sink = open_sink(target, "hermes_lb")
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for fd in (reader, writer):
+        try:
+            os.close(fd)
+        except OSError:
+            assert fd == reader  # a test closed it
+
+
+def test_a_file_is_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    path.write_text("before\n")
+    with opened(str(path)) as sink:
+        assert sink.write(["a", "b"]) == (0, "")
+        assert sink.write(["c"]) == (0, "")
+    assert path.read_text() == "before\na\nb\nc\n"
+
+
+def test_a_new_file_is_not_for_everybody(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with opened(str(path)):
+        assert path.stat().st_mode & 0o007 == 0
+
+
+def test_after_logrotate_moved_the_file_a_new_one_is_begun(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with opened(str(path)) as sink:
+        sink.write(["a"])
+        path.rename(tmp_path / "access.log.1")
+        sink.write(["b"])
+        path.unlink()
+        sink.write(["c"])
+    assert (tmp_path / "access.log.1").read_text() == "a\n"
+    assert path.read_text() == "c\n"
+
+
+def test_if_the_new_file_cannot_be_opened_the_old_one_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    with opened(str(folder / "access.log")) as sink:
+        sink.write(["a"])
+        folder.rename(tmp_path / "moved")
+        assert sink.write(["b"]) == (0, "")
+    assert (tmp_path / "moved" / "access.log").read_text() == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("{tmp}", "Is a directory"),
+        ("{tmp}/missing/access.log", "No such file or directory"),
+        ("syslog:{tmp}/missing", "No such file or directory"),
+        ("syslog:tcp://127.0.0.1:514", "write .syslog:/dev/log. or .syslog:udp://host:514."),
+        ("syslog:udp://127.0.0.1:99999", "write .syslog:/dev/log."),
+        ("syslog:udp://", "write .syslog:/dev/log."),
+        ("syslog:", "write .syslog:/dev/log."),
+    ],
+)
+def test_a_target_that_cannot_be_opened_is_told_clearly(
+    target: str, why: str, tmp_path: Path
+) -> None:
+    target = target.format(tmp=tmp_path)
+    with pytest.raises(ValueError, match=f"access log '{re.escape(target)}' can't.*{why}"):
+        open_sink(target, "hermes_lb")
+
+
+def test_a_fifo_that_nobody_reads_is_refused_instead_of_awaited(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValueError, match="No such device or address"):
+        open_sink(str(tmp_path / "fifo"), "hermes_lb")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
+def test_a_full_disk_loses_lines_and_says_so() -> None:
+    with opened("/dev/full") as sink:
+        assert sink.write(["a", "b", "c"]) == (3, "No space left on device")
+        assert sink.write(["d"]) == (1, "No space left on device")
+
+
+def test_a_reader_that_left_loses_lines_and_says_so(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    sink = DescriptorSink(writer)
+    os.close(reader)
+    assert sink.write(["a", "b"]) == (2, "Broken pipe")
+
+
+@pytest.mark.parametrize(("left", "name"), [(1, "stdout"), (2, "stderr")])
+def test_standard_streams(left: int, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with opened(name) as sink:
+        sink.write(["a", "b"])
+    os.fstat(left)  # still open
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == (("a\nb\n", "") if left == 1 else ("", "a\nb\n"))
+
+
+def test_a_non_blocking_stdout_is_waited_for(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    lines = [f"{n:0999}" for n in range(500)]  # more than a pipe holds
+    received: list[bytes] = []
+
+    def read() -> None:
+        while sum(map(len, received)) < 500 * 1000:
+            received.append(os.read(reader, 100_000))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert DescriptorSink(writer).write(lines) == (0, "")
+    thread.join()
+    assert b"".join(received).decode().splitlines() == lines
+
+
+def test_half_a_line_spoils_no_other(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]
+) -> None:
+    reader, writer = pipe
+    sink = DescriptorSink(writer)
+    real_write = os.write
+    failures = [OSError(28, "No space left on device"), OSError(28, "still none")]
+    steps: Iterator[int | OSError] = iter([4, *failures])
+
+    def short_write(fd: int, data: bytes) -> int:
+        step = next(steps, len(data))
+        if isinstance(step, OSError):
+            raise step
+        return real_write(fd, data[:step])
+
+    monkeypatch.setattr(os, "write", short_write)
+    assert sink.write(["aa", "bb", "cc"]) == (2, "No space left on device")
+    assert sink.write(["dd"]) == (1, "still none")
+    assert sink.write(["ee", "ff"]) == (0, "")
+    monkeypatch.undo()
+    assert os.read(reader, 100) == b"aa\nb\nee\nff\n"
+
+
+def test_what_is_not_utf8_is_still_written(tmp_path: Path) -> None:
+    with opened(str(tmp_path / "log")) as sink:
+        assert sink.write(["a\ud800b"]) == (0, "")
+    assert (tmp_path / "log").read_text() == "a\\ud800b\n"
+
+
+DATAGRAM = re.compile(
+    rb"<134>(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ 123]\d \d\d:\d\d:\d\d "
+    rb"hermes_lb\[(\d+)\]: (.*)\n"
+)
+
+
+def test_syslog_by_unix_socket_and_a_daemon_that_comes_back(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        sink = open_sink(f"syslog:{path}", "hermes_lb")
+        assert sink.write(["a", "b"]) == (0, "")
+        for expected in (b"a", b"b"):
+            match = DATAGRAM.fullmatch(daemon.recv(1000))
+            assert match
+            assert match.groups()[1:] == (str(os.getpid()).encode(), expected)
+    assert sink.write(["c", "d"]) == (2, "Connection refused")
+    os.unlink(path)
+    assert sink.write(["e"]) == (1, "No such file or directory")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        assert sink.write(["f"]) == (0, "")
+        assert daemon.recv(1000).endswith(b": f\n")
+    sink.close()
+
+
+def test_a_syslog_daemon_that_takes_nothing_costs_the_rest_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "_SYSLOG_PATIENCE", 0.02)
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        sink = SyslogSink(path, "hermes_lb")
+        lost, error = sink.write(["x" * 1000] * 20_000)
+        assert 0 < lost < 20_000
+        assert error == "the daemon takes nothing"
+        sink.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_syslog_by_udp(host: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(("127.0.0.1", 0))
+        daemon.settimeout(10)
+        port = daemon.getsockname()[1]
+        family, address = sinks._syslog_address(f"udp://{host}:{port}")
+        if family == socket.AF_INET6:
+            pytest.skip(f"localhost is {address} here")
+        with opened(f"syslog:udp://{host}:{port}") as sink:
+            assert sink.write(["a"]) == (0, "")
+            assert DATAGRAM.fullmatch(daemon.recv(1000))
+
+
+@pytest.mark.parametrize(
+    ("now", "date"),
+    [("2026-11-04 01:02:03", "Nov  4 01:02:03"), ("2026-02-28 23:59:59", "Feb 28 23:59:59")],
+)
+def test_the_syslog_date_has_a_space_before_a_day_below_ten(now: str, date: str) -> None:
+    from datetime import datetime
+
+    assert sinks._syslog_date(datetime.fromisoformat(now).timestamp()) == date
+
+
+def test_the_writer_survives_a_bug_in_a_sink(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(DescriptorSink):
+        def write(self, lines: list[str]) -> sinks.Outcome:
+            if lines == ["bad"]:
+                raise RuntimeError("a bug")
+            return sinks.Outcome(0, "")
+
+    monkeypatch.setattr(sinks, "open_sink", lambda target, tag: Broken(1))
+    writer = BackgroundWriter("anything", "hermes_lb")
+    writer.opened.result(10)
+    bad, good = writer.write(["bad"]), writer.write(["good"])
+    assert bad.result(10) == (1, "RuntimeError('a bug')")
+    assert good.result(10) == (0, "")
+    writer.stop(wait=True)
+    assert not writer._thread.is_alive()
