@@ -1,0 +1,188 @@
+"""The command line: run a configuration, check it, print its schema, or show it all at work.
+
+Exit status: 0 done; 1 the configuration or the start failed, with the reasons on stderr; 2 the
+command line itself is wrong. What only one command needs is imported inside it: `check` is run by
+editors and deploy scripts, and should not wait for the data path's libraries.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from hermes_lb.config import Config, ConfigError
+
+_DEMO_CONFIG = Path("configs/lb.toml")
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty()
+
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Boxes and colours are for people; a pipe or a log gets plain lines.
+    rich_markup_mode="rich" if _is_terminal(sys.stdout) and _is_terminal(sys.stderr) else None,
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE", help="The TOML file to use.")
+]
+
+
+def main() -> None:
+    """The console script `hermes-lb`, and `python -m hermes_lb`."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"hermes-lb {version('hermes-lb')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    config: ConfigOption = None,
+    loop: Annotated[
+        Literal["uvloop", "asyncio"],
+        typer.Option(help="The event loop; uvloop is about a third faster."),
+    ] = "uvloop",
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """A load balancer for fleets of LLM-agent workers.
+
+    Run it: --config lb.toml. Everything else is a command.
+    """
+    if context.invoked_subcommand is not None:
+        context.obj = config
+        return
+    checked = _load(_required(config, context))
+    from hermes_lb.process import serve
+
+    try:
+        status = serve(checked, loop=loop)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        in_use = "; stop what uses it, or change the address" if _is_in_use(error) else ""
+        _fail(f"cannot start: {reason}{in_use}")
+    raise typer.Exit(status)
+
+
+def _is_in_use(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+
+
+@app.command()
+def check(context: typer.Context, config: ConfigOption = None) -> None:
+    """Check a configuration: every problem with its line, or a summary."""
+    path = _required(config or context.obj, context)
+    checked = _load(path)
+    print(f"{path}: ok")
+    for line in summary(checked):
+        print(f"  {line}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    from hermes_lb.config.allowed import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    config: ConfigOption = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Show each scene once and end, instead of staying up.")
+    ] = False,
+) -> None:
+    """Run the whole system on this machine: balancer, workers, and sessions that survive."""
+    path = config or context.obj or _DEMO_CONFIG
+    _load(path)
+    try:
+        from hermes_lb.demo import run as run_demo
+
+        status = run_demo(once=once, config=path)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("hermes_lb"):
+            raise
+        _fail(f"the demo needs {error.name}: pip install 'hermes-lb[demo]'")
+    except OSError as error:
+        _fail(f"the demo cannot start: {error}")
+    raise typer.Exit(status or 0)
+
+
+def summary(config: Config) -> list[str]:
+    """What a configuration sets up, in a line each: listeners, backends, the admin page."""
+    lines = [
+        f"frontend {frontend.name}: {', '.join(map(str, frontend.bind))}"
+        for frontend in config.frontends
+    ]
+    for name, backend in config.backends.items():
+        count = len(backend.servers)
+        backups = sum(server.backup for server in backend.servers)
+        lines.append(
+            f"backend {name}: {backend.balance}, {count} server{'s' * (count != 1)}"
+            + (f" ({backups} backup)" if backups else "")
+        )
+    lines.append(f"admin: {config.admin.bind}" if config.admin.enabled else "admin: off")
+    return lines
+
+
+def _required(config: Path | None, context: typer.Context) -> Path:
+    if config is not None:
+        return config
+    command = context.command_path
+    if context.parent is None:
+        _fail(
+            f"which configuration? Run `{command} --config lb.toml`; "
+            f"see `{command} --help` for the commands",
+            status=2,
+        )
+    _fail(f"which configuration? Run `{command} --config lb.toml`", status=2)
+
+
+def _load(path: Path) -> Config:
+    """The configuration, or exit status 1 with every problem on stderr."""
+    from hermes_lb.config import ConfigError, load_config
+
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        _print_problems(error)
+        raise typer.Exit(1) from None
+
+
+def _print_problems(error: ConfigError) -> None:
+    if not _is_terminal(sys.stderr):
+        print(error, file=sys.stderr)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for problem in error.problems:
+        place = f"{error.source}:{'' if problem.line is None else f'{problem.line}:'} "
+        key = f"{problem.key}: " if problem.key else ""
+        console.print(Text.assemble((place, "bold"), (key, "cyan"), problem.message))
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    print(f"hermes-lb: {message}", file=sys.stderr)
+    raise typer.Exit(status)

@@ -1,0 +1,23 @@
+"""THE DATA PATH, file by file in travel order; docs/life-of-a-request.md walks through it.
+
+listener      bind, accept, whom to believe
+client        faces the client: bytes -> request heads                      R
+exchange      one request and its response: phases, retries, the one end
+router        host, path -> backend
+dispatch      affinity, strategy, lease, or wait                            Q
+connections   reuse an idle connection to the server, or dial               C
+upstream      faces the server: bytes -> response heads                     H
+relay         bodies both ways, back-pressure, the end of the message       D L
+tunnel        after a 101: raw bytes both ways
+responses     the one place where an error becomes a response
+record        counters and the access log
+sweep         all deadlines
+context       what the connections of one balancer share
+"""
+
+from hermes_lb.proxy.context import Context
+from hermes_lb.proxy.dispatch import Backend
+from hermes_lb.proxy.listener import Frontend
+from hermes_lb.proxy.sweep import Sweep
+
+__all__ = ["Backend", "Context", "Frontend", "Sweep"]

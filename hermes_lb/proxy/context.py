@@ -1,0 +1,96 @@
+"""What all connections of one balancer share. Nothing is global: two can run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import TYPE_CHECKING
+
+from hermes_lb.http1 import RequestParser, ResponseParser
+from hermes_lb.proxy.turn import Turn
+
+if TYPE_CHECKING:
+    from hermes_lb import config
+    from hermes_lb.observe.access_log import AccessLog
+    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.tasks import Tasks
+
+
+@dataclass(slots=True, frozen=True)
+class PlainTimeouts:
+    """`config.Timeouts` for the data path, in seconds: a slot is read faster than a model."""
+
+    request_head: float
+    connect: float
+    client: float
+    server: float
+    tunnel: float
+    keep_alive: float
+    queue: float
+
+
+class Context:
+    """One balancer's clock, limits, parsers and registers of live connections."""
+
+    def __init__(
+        self,
+        configured: config.Config,
+        loop: asyncio.AbstractEventLoop,
+        access_log: AccessLog,
+        tasks: Tasks,
+    ) -> None:
+        self.loop = loop
+        self.clock = loop.time  # monotonic seconds; the only clock of the data path
+        self.timeouts = PlainTimeouts(**configured.timeouts.model_dump())
+        self.most_in_head = configured.limits.head_size
+        self.most_for_retry = configured.limits.retry_buffer
+        self.most_connections = configured.process.max_connections
+        self.access_log = access_log
+        self.tasks = tasks
+        self.rng = Random()
+        self.request_parser = RequestParser(configured.limits)
+        self.response_parser = ResponseParser(configured.limits.header_count)
+        self.turn = Turn(loop)
+        self.send = self.turn.send
+        self.clients: set[ClientConnection] = set()
+        self.upstreams: set[UpstreamConnection] = set()
+        self.is_draining = False
+        instance = secrets.token_hex(8)
+        self.pseudonym = f"hermes-lb-{instance}".encode("ascii")  # in Via; must be ours alone
+        self.via = (b"1.0 " + self.pseudonym, b"1.1 " + self.pseudonym)  # by minor version
+        self._request_id = instance.encode("ascii") + b"%016x"
+        self._request_numbers = count(1)
+        # Added to the clock, seconds since 1970; the sweep keeps it right when the time is set.
+        self.wall_clock_offset = 0.0
+        self.set_wall_clock()
+        self._quiet = asyncio.Event()
+
+    def new_request_id(self) -> bytes:
+        """32 hexadecimal digits: this balancer's random half, and a number."""
+        return self._request_id % next(self._request_numbers)
+
+    def set_wall_clock(self) -> None:
+        """Find out anew what time it is."""
+        self.wall_clock_offset = time.time() - self.clock()
+
+    def connection_gone(self) -> None:
+        """A connection has left its register."""
+        if not self.clients and not self.upstreams:
+            self._quiet.set()
+
+    async def wait_until_quiet(self, timeout: float) -> bool:
+        """Wait until no connection is open any more -> True, or `timeout` seconds -> False."""
+        deadline = self.clock() + timeout
+        while self.clients or self.upstreams:
+            self._quiet.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._quiet.wait()
+            except TimeoutError:
+                return False
+        return True

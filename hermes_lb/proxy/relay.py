@@ -1,0 +1,366 @@
+"""Bodies both ways, back-pressure, and the end of the message: phases D, L and T.
+
+A chunk of a response leaves in the loop turn in which it came; there is no object and no task for
+it. `pause_writing` on one side pauses reading on the other, so a slow reader costs the two socket
+buffers and one high-water mark.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.errors import BadResponse, InvalidBody
+from hermes_lb.http1 import build_response, make_body
+from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.proxy.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from hermes_lb.affinity import CookieAffinity
+    from hermes_lb.errors import ServerFailed
+    from hermes_lb.http1 import Body, RequestHead, ResponseHead
+    from hermes_lb.pool import Lease, Server
+    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.dispatch import Backend
+    from hermes_lb.proxy.upload import Upload
+    from hermes_lb.proxy.upstream import UpstreamConnection
+
+
+class Relay:
+    """The state of an exchange, and its way from the response head to the last byte.
+
+    `Exchange` adds the way up to there, with the decisions. Times are monotonic seconds, -1 for a
+    phase that was not reached; sizes are bytes.
+    """
+
+    __slots__ = (
+        # The request.
+        "client",
+        "context",
+        "phase",
+        "is_over",
+        "head",
+        "client_address",
+        "request_head",  # as the server gets it; kept until its response begins
+        "upload",  # its body, if it has one
+        # Where it goes.
+        "backend",
+        "is_logged",
+        "cookie",
+        "pinned_to",
+        "tried",
+        "lease",
+        "server",  # the last one that was picked
+        "upstream",
+        "dialing",
+        "turn_around",
+        "must_dial",
+        "retries",
+        "queue_position",
+        # The response.
+        "status",
+        "is_stream",
+        "informational_responses",
+        "keeps_client",  # the client's connection goes on behind this response
+        "tunnel",
+        # For the record.
+        "started_at",
+        "head_at",
+        "dispatched_at",
+        "connected_at",
+        "response_at",
+        "bytes_in",
+        "bytes_out",
+        "response_letter",  # of the affinity cookie
+    )
+
+    def __init__(self, client: ClientConnection, head: RequestHead, now: float) -> None:
+        self.client = client
+        self.context: Context = client.context
+        self.phase = "R"
+        self.is_over = False
+        self.head = head
+        self.client_address = client.address
+        self.request_head = b""
+        self.upload: Upload | None = None
+        self.backend: Backend | None = None
+        self.is_logged = True
+        self.cookie: bytes | None = None
+        self.pinned_to: Server | None = None
+        self.tried: tuple[Server, ...] = ()
+        self.lease: Lease | None = None
+        self.server: Server | None = None
+        self.upstream: UpstreamConnection | None = None
+        self.dialing: asyncio.Task[None] | None = None
+        self.turn_around: asyncio.TimerHandle | None = None
+        self.must_dial = False
+        self.retries = 0
+        self.queue_position = 0
+        self.status = 0
+        self.is_stream = False
+        self.informational_responses = 0
+        self.keeps_client = False
+        self.tunnel: Tunnel | None = None
+        self.started_at = client.received_at
+        self.head_at = now
+        self.dispatched_at = -1.0
+        self.connected_at = -1.0
+        self.response_at = -1.0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.response_letter = "-"
+
+    # The decisions, which are in Exchange.
+
+    def server_failed(self, error: ServerFailed) -> None:
+        raise NotImplementedError
+
+    def refuse_body(self, error: InvalidBody) -> None:
+        raise NotImplementedError
+
+    def finish(self, termination: str, now: float) -> None:
+        raise NotImplementedError
+
+    @property
+    def is_request_read(self) -> bool:
+        """True once all of the request has been received."""
+        return self.upload is None or self.upload.is_read
+
+    # The response's head.
+
+    def response_begun(self) -> None:
+        """The first bytes of a response have come: the server has executed the request."""
+        self.head.can_repeat = False
+
+    def informational(self, head: ResponseHead) -> bool:
+        """A 1xx other than 101: relayed to clients that know them. False: the exchange is over."""
+        self.informational_responses += 1
+        if self.informational_responses > INFORMATIONAL_RESPONSES:
+            self.server_failed(BadResponse("too many informational responses"))
+            return False
+        self.response_begun()
+        if self.upload is not None and head.status == 100:
+            self.upload.continued()
+        if self.head.minor_version == 1:
+            block = build_response(head, head.forwarded, True, True, 0)
+            self.bytes_out += len(block)
+            self.context.send(self.client.transport, block)
+        return True
+
+    def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+        """The final response's head, or a 101; `rest` came behind it."""
+        request = self.head
+        status = head.status
+        if status == 101 and not (request.upgrade and head.upgrade.lower() == request.upgrade):
+            self.server_failed(BadResponse("101 without having been asked to switch protocols"))
+            return
+        self.response_at = now = self.context.clock()
+        self.status = status
+        self.request_head = b""
+        upload = self.upload
+        is_read = True
+        if upload is not None:
+            upload.forget()
+            is_read = upload.is_read
+        backend, server = self.backend, self.server
+        assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
+        if server.fails:
+            server.succeeded()
+        forwarded, added = head.forwarded, b""
+        if backend.affinity is not None:
+            if head.has_set_cookie:
+                forwarded = self._filter_cookies(backend.affinity, head)
+            added = self._insert_cookie(backend.affinity, server, head)
+        length = head.body_length(request.method)
+        to_http11 = request.minor_version == 1
+        self.keeps_client = keeps_client = (
+            request.keep_alive
+            and is_read
+            and (to_http11 or length >= 0)
+            and not self.context.is_draining
+        )
+        block = build_response(head, forwarded, to_http11, keeps_client, length, added)
+        if length == len(rest) and status != 101:  # the common case: all of it came at once
+            if rest:
+                block += rest
+            self.bytes_out += len(block)
+            self.context.send(self.client.transport, block)
+            self._complete(upstream, now, True)
+        elif status == 101:
+            self._open_tunnel(upstream, block, rest)
+        else:
+            if upload is not None and not is_read and status >= 300:
+                upload.stop()
+            self.is_stream = length < 0 and head.is_event_stream
+            self._start_body(upstream, now, length, block, rest)
+
+    def _start_body(
+        self, upstream: UpstreamConnection, now: float, length: int, block: bytes, rest: bytes
+    ) -> None:
+        self.phase = "D"
+        client = self.client
+        client.idle_timeout = self.context.timeouts.server
+        client.deadline = now + client.idle_timeout
+        client.has_moved = False
+        upstream.body = body = make_body(length, to_http11=self.head.minor_version == 1)
+        if rest:
+            try:
+                block += body.feed(rest)
+            except InvalidBody:
+                self.bytes_out += len(block)
+                self.context.send(client.transport, block)
+                self.abort_client("SD")
+                return
+        self.bytes_out += len(block)
+        self.context.send(client.transport, block)
+        if body.is_done:
+            self._complete(upstream, now, not body.excess)
+        elif client.is_writing_paused:
+            self.client_is_slow()
+
+    def _filter_cookies(self, affinity: CookieAffinity, head: ResponseHead) -> bytes:
+        """What is forwarded: without the server's own cookie of our name."""
+        cookies = [
+            (position, value)
+            for position, (name, value) in enumerate(head.fields())
+            if name.lower() == b"set-cookie"
+        ]
+        if any(affinity.preserves(value) for _, value in cookies):
+            self.response_letter = "P"
+        doomed = [position for position, value in cookies if affinity.strips(value)]
+        if not doomed:
+            return head.forwarded
+        self.response_letter = "D"
+        return head.forwarded_without(doomed)
+
+    def _insert_cookie(self, affinity: CookieAffinity, server: Server, head: ResponseHead) -> bytes:
+        """Our cookie, if the client's did not name this server, and the server sent none."""
+        named = affinity.server_for(self.cookie) if self.cookie is not None else None
+        if self.response_letter == "P":
+            return b""
+        if named is server:
+            if self.response_letter == "-":
+                self.response_letter = "N"
+            return b""
+        self.response_letter = "I"
+        return affinity.inserted(server, self.head.method, head)
+
+    # D: the response's body.
+
+    def response_data(self, upstream: UpstreamConnection, body: Body, data: bytes) -> None:
+        """A chunk from the server leaves for the client: the path of every token."""
+        try:
+            passed = body.feed(data)
+        except InvalidBody:
+            self.abort_client("SD")
+            return
+        client = self.client
+        client.has_moved = True
+        self.bytes_out += len(passed)
+        self.context.turn.relay(client.transport, passed)
+        if body.is_done:
+            self._complete(upstream, self.context.clock(), not body.excess)
+
+    def response_ended(self, body: Body, error: Exception | None) -> None:
+        """The server's connection has gone; that may be the end of the body, or cut it."""
+        upstream, self.upstream = self.upstream, None
+        assert upstream is not None
+        try:
+            if error is not None:
+                raise InvalidBody(str(error))
+            last = body.end()
+        except InvalidBody:
+            self.abort_client("SD")
+            return
+        self.bytes_out += len(last)
+        self.context.send(self.client.transport, last)
+        self._complete(upstream, self.context.clock(), False)
+
+    def client_is_slow(self) -> None:
+        """The client's write buffer is above its high-water mark: hold the server back."""
+        if self.tunnel is None and self.upstream is not None:
+            self.upstream.pause_reading()
+            if self.phase == "D":
+                self.client.idle_timeout = self.context.timeouts.client
+                self.client.has_moved = True
+
+    def client_caught_up(self) -> None:
+        """The write buffer has drained."""
+        if self.phase == "L":
+            now = self.context.clock()
+            self.finish("--", now)
+            self.client.exchange_done(now, self.keeps_client, self.is_request_read)
+        elif self.upstream is not None:
+            self.upstream.resume_reading()
+            if self.phase == "D":
+                self.client.idle_timeout = self.context.timeouts.server
+                self.client.has_moved = True
+
+    def server_is_slow(self) -> None:
+        """The server's write buffer is above its high-water mark: hold the client back."""
+        client = self.client
+        client.pause_reading()
+        if self.phase == "H":
+            client.idle_timeout = self.context.timeouts.server
+            client.has_moved = True
+
+    def server_caught_up(self) -> None:
+        """The write buffer has drained."""
+        client = self.client
+        client.resume_reading()
+        if self.phase == "H" and not self.is_request_read:
+            client.idle_timeout = self.context.timeouts.client
+            client.has_moved = True
+
+    # L: the last bytes.
+
+    def _complete(self, upstream: UpstreamConnection, now: float, is_clean: bool) -> None:
+        """The server is done. `is_clean`: its connection can serve another request."""
+        self.upstream = None
+        client = self.client
+        if self.upload is None:
+            upstream.give_back(now, is_clean)
+        else:
+            # The server may have answered early, and not have read it all.
+            is_sent = self.upload.is_read and upstream.transport.get_write_buffer_size() == 0
+            upstream.give_back(now, is_clean and is_sent)
+        if client.is_writing_paused:
+            # The lease ends when the last byte has left, not when we have it in a buffer.
+            self.phase = "L"
+            client.idle_timeout = self.context.timeouts.client
+            client.deadline = now + client.idle_timeout
+            client.has_moved = False
+        else:
+            self.finish("--", now)
+            client.exchange_done(now, self.keeps_client, self.upload is None or self.upload.is_read)
+
+    def abort_client(self, termination: str) -> None:
+        """Cut the response in a way that the client can see: never by a clean end."""
+        now = self.context.clock()
+        client = self.client
+        self.finish(termination, now)
+        client.exchange = None
+        # Chunks and lengths show that something is missing. Without them only a reset does.
+        client.abort(reset=self.head.minor_version == 0)
+
+    def relay_expired(self) -> None:
+        """Silence for too long in phase D, L or T."""
+        if self.phase == "L" or self.client.is_writing_paused:
+            self.abort_client("c" + ("L" if self.phase == "L" else "D"))
+        else:
+            self.abort_client("sD")
+
+    # T: a tunnel.
+
+    def _open_tunnel(self, upstream: UpstreamConnection, block: bytes, rest: bytes) -> None:
+        self.phase = "T"
+        self.is_stream = True
+        client = self.client
+        client.idle_timeout = self.context.timeouts.tunnel
+        client.has_moved = True
+        self.bytes_out += len(block)
+        self.context.send(client.transport, block)
+        self.tunnel = tunnel = Tunnel(self, client, upstream)
+        tunnel.open(from_client=client.take_held(), from_server=rest)

@@ -1,0 +1,52 @@
+"""One coarse sweep checks all deadlines: no timer per request, no clock per chunk."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+
+    from hermes_lb.proxy.context import Context, PlainTimeouts
+    from hermes_lb.proxy.dispatch import Backend
+
+# Seconds. A deadline may be noticed this much late; short timeouts (in tests) get a finer sweep.
+_COARSEST = 0.5
+_FINEST = 0.01
+
+
+class Sweep:
+    """Runs until `stop`."""
+
+    def __init__(self, context: Context, backends: Iterable[Backend]) -> None:
+        self._context = context
+        self._backends = list(backends)
+        self._interval = _interval(context.timeouts)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._timer = self._context.loop.call_later(self._interval, self._run)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _run(self) -> None:
+        self.start()
+        now = self._context.clock()
+        self._context.set_wall_clock()
+        self._context.turn.finish()
+        for client in list(self._context.clients):
+            client.sweep(now)
+        for backend in self._backends:
+            backend.pool.tick(now)
+            for connections in backend.connections.values():
+                connections.sweep(now)
+
+
+def _interval(timeouts: PlainTimeouts) -> float:
+    shortest: float = min(astuple(timeouts))
+    return min(_COARSEST, max(_FINEST, shortest / 4))

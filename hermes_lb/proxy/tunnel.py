@@ -1,0 +1,118 @@
+"""After a 101: raw bytes both ways, each direction closed on its own (half-close).
+
+Both transports get a new protocol, so a frame costs one callback and one write, and the HTTP
+protocols need no branch for it. The exchange, and with it the lease, lasts until both have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.relay import Relay
+    from hermes_lb.proxy.upstream import UpstreamConnection
+
+# Seconds that a side has to take the last bytes when the other one has gone.
+_PATIENCE = 5.0
+
+
+class Tunnel:
+    """Two connections, joined."""
+
+    def __init__(
+        self, exchange: Relay, client: ClientConnection, upstream: UpstreamConnection
+    ) -> None:
+        self.exchange = exchange
+        self.client = client
+        self.upstream = upstream
+        self.client_end = _End(self, client.transport, upstream.transport, letter="C")
+        self.server_end = _End(self, upstream.transport, client.transport, letter="S")
+        self._is_open = True
+
+    def open(self, *, from_client: bytes, from_server: bytes) -> None:
+        """Join them; the bytes are what each had already sent behind its head."""
+        self.client.transport.set_protocol(self.client_end)
+        self.upstream.transport.set_protocol(self.server_end)
+        self.client.resume_reading()
+        self.upstream.resume_reading()
+        if self.client.is_writing_paused:
+            self.upstream.transport.pause_reading()
+        if from_client:
+            self.client_end.data_received(from_client)
+        if from_server:
+            self.server_end.data_received(from_server)
+
+    def half_closed(self) -> None:
+        """One direction has ended; when both have, so has the tunnel."""
+        if self.client_end.has_ended and self.server_end.has_ended:
+            self.close("--")
+
+    def close(self, termination: str) -> None:
+        """End both sides, once what was written has left, and the exchange with them."""
+        if self._is_open:
+            exchange, client = self.exchange, self.client
+            context, server_side = exchange.context, self.upstream.transport
+            self.upstream.exchange = exchange.upstream = None
+            context.turn.close(server_side)
+            # It closes when all has left; a server that does not read gets no longer than this.
+            patience = context.timeouts.client if termination == "--" else _PATIENCE
+            context.loop.call_later(patience, server_side.abort)
+            exchange.finish(termination, context.clock())
+            client.exchange = None
+            client.close()
+
+    def detach(self) -> None:
+        """The exchange is over: what happens to the two connections concerns it no more."""
+        self._is_open = False
+
+
+class _End(asyncio.Protocol):
+    """One side's bytes go to the other side."""
+
+    def __init__(
+        self, tunnel: Tunnel, mine: asyncio.Transport, other: asyncio.Transport, *, letter: str
+    ) -> None:
+        self._tunnel = tunnel
+        self._mine = mine
+        self._other = other
+        self._letter = letter
+        self.has_ended = False
+
+    def data_received(self, data: bytes) -> None:
+        tunnel = self._tunnel
+        tunnel.client.has_moved = True
+        if self._letter == "S":
+            tunnel.exchange.bytes_out += len(data)
+        else:
+            tunnel.exchange.bytes_in += len(data)
+        tunnel.exchange.context.turn.relay(self._other, data)
+
+    def eof_received(self) -> bool:
+        self.has_ended = True
+        self._tunnel.exchange.context.turn.write_all()
+        if not self._other.is_closing() and self._other.can_write_eof():
+            self._other.write_eof()
+        self._tunnel.half_closed()
+        return True  # the other direction goes on
+
+    def pause_writing(self) -> None:
+        if self is self._tunnel.client_end:
+            self._tunnel.client.is_writing_paused = True
+        if not self._other.is_closing():
+            self._other.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self is self._tunnel.client_end:
+            self._tunnel.client.is_writing_paused = False
+        if not self._other.is_closing():
+            self._other.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        tunnel = self._tunnel
+        tunnel.close("--" if self.has_ended and error is None else self._letter + "D")
+        if self is tunnel.client_end:
+            tunnel.client.forget()
+        else:
+            tunnel.upstream.connection_lost(error)

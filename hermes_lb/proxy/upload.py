@@ -1,0 +1,132 @@
+"""The request's body on its way to the server, and what is kept of it for a retry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.errors import InvalidBody
+from hermes_lb.http1 import make_body
+
+if TYPE_CHECKING:
+    from hermes_lb.http1 import RequestHead
+    from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.upstream import UpstreamConnection
+
+
+class Upload:
+    """One request's body. Only requests that have one have an `Upload`.
+
+    - `is_read`: all of it has been received.
+    - `is_stopped`: the answer came first, and nobody wants the rest.
+    - `awaits_continue`: the client holds it back until the server says 100.
+    - `is_forgotten`: some of it was sent and not kept, so the request can't be sent again.
+    """
+
+    __slots__ = (
+        "_body",
+        "_exchange",
+        "_kept",
+        "_kept_size",
+        "awaits_continue",
+        "is_forgotten",
+        "is_read",
+        "is_stopped",
+    )
+
+    def __init__(self, exchange: Exchange, head: RequestHead) -> None:
+        self._exchange = exchange
+        self._body = make_body(head.length, to_http11=True)
+        self._kept: list[bytes] | None = []  # as the server gets it, from the start
+        self._kept_size = 0
+        self.is_read = False
+        self.is_stopped = False
+        self.awaits_continue = head.expects_continue
+        self.is_forgotten = False
+
+    @property
+    def awaits_server(self) -> bool:
+        """True if it is the server's turn: to answer, to say 100, or to read on."""
+        upstream = self._exchange.upstream
+        return (
+            self.is_read
+            or self.awaits_continue
+            or (upstream is not None and upstream.is_writing_paused)
+        )
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the client: of the body, or, behind its end, of the next request."""
+        exchange = self._exchange
+        client = exchange.client
+        if self.is_read:
+            client.hold(data)
+            return
+        if self.is_stopped:
+            client.discard(data)
+            return
+        exchange.bytes_in += len(data)
+        body = self._body
+        try:
+            passed = body.feed(data)
+        except InvalidBody as error:
+            exchange.refuse_body(error)
+            return
+        upstream = exchange.upstream
+        if passed:
+            if self._kept is not None:
+                self._kept.append(passed)
+                self._kept_size += len(passed)
+                self._bound()
+            if upstream is not None:
+                exchange.context.send(upstream.transport, passed)
+        if body.is_done:
+            self.is_read = True
+            if body.excess:
+                client.hold(body.excess)
+        if upstream is not None:
+            self._moved()
+
+    def start(self, upstream: UpstreamConnection, request_head: bytes) -> None:
+        """Send the head, and what has come of the body, on a new connection."""
+        exchange = self._exchange
+        assert self._kept is not None
+        upstream.send_request(exchange, b"".join((request_head, *self._kept)))
+        self._bound()
+        if not upstream.is_writing_paused:
+            exchange.client.resume_reading()
+
+    def stop(self) -> None:
+        """The server has answered before the end of the body, with an error."""
+        self.is_stopped = True
+        self._exchange.client.start_discarding()
+
+    def forget(self) -> None:
+        """The response has begun: there will be no retry."""
+        self._kept = None
+
+    def continued(self) -> None:
+        """The server has said 100: now it is the client's turn."""
+        if self.awaits_continue:
+            self._moved()
+
+    def _moved(self) -> None:
+        """Bytes went to the server: whom does the deadline wait for now?"""
+        exchange = self._exchange
+        client = exchange.client
+        if exchange.phase == "H" and self.is_read:
+            client.deadline = exchange.context.clock() + exchange.context.timeouts.server
+            client.has_moved = False
+            return
+        if self.awaits_continue:
+            self.awaits_continue = False
+            client.idle_timeout = exchange.context.timeouts.client
+        client.has_moved = True
+
+    def _bound(self) -> None:
+        """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
+        exchange = self._exchange
+        if self._kept_size > exchange.context.most_for_retry:
+            if exchange.upstream is not None:
+                self._kept = None
+                self.is_forgotten = True
+            else:
+                exchange.client.pause_reading()

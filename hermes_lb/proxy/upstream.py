@@ -1,0 +1,207 @@
+"""The side that faces a server: bytes -> response heads, and the body to the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import TYPE_CHECKING, cast
+
+from hermes_lb.errors import BadResponse, ClosedBeforeResponse, InvalidResponse
+
+if TYPE_CHECKING:
+    from hermes_lb.http1 import Body
+    from hermes_lb.proxy.connections import ServerConnections
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.exchange import Exchange
+
+_HEAD_END = b"\r\n\r\n"
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to a server; it serves one exchange at a time, or is idle."""
+
+    __slots__ = (
+        "_context",
+        "_is_noted",
+        "_is_reading_paused",
+        "_pending",
+        "_poll",
+        "body",
+        "exchange",
+        "home",
+        "idle_since",
+        "is_lost",
+        "is_reused",
+        "is_writing_paused",
+        "keep_alive",
+        "transport",
+    )
+
+    def __init__(self, home: ServerConnections, context: Context) -> None:
+        self.home = home
+        self._context = context
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.exchange: Exchange | None = None
+        self.body: Body | None = None  # of the response, once its head has come
+        self.keep_alive = True  # what the response head said
+        self.idle_since = 0.0
+        self.is_lost = False
+        self.is_reused = False
+        self.is_writing_paused = False
+        self._is_reading_paused = False
+        self._is_noted = False  # bytes of a head wait for the end of the turn
+        self._poll: select.poll | None = None
+        self._pending = b""  # of a response head that is not complete
+
+    def __repr__(self) -> str:
+        state = f"serves {self.exchange!r}" if self.exchange else "idle"
+        return f"<UpstreamConnection to {self.home.server.name}, {state}>"
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            # Bytes that nobody asked for: whatever they are, they belong to no request.
+            self.home.forget(self)
+            self.transport.abort()
+        elif self.body is not None:
+            exchange.response_data(self, self.body, data)
+        else:
+            self._is_noted = True
+            self._context.turn.response_came(self, data)
+
+    def eof_received(self) -> bool:
+        """The server has ended its side: it will say no more, and gets no more."""
+        if self._is_noted:
+            self._context.turn.finish()
+        self._ended(None)
+        self.transport.abort()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._is_noted:
+            self._context.turn.finish()
+        self.is_lost = True
+        self._context.upstreams.discard(self)
+        self._ended(error)
+        self._context.connection_gone()
+
+    def _ended(self, error: Exception | None) -> None:
+        exchange, self.exchange = self.exchange, None
+        name = self.home.server.name
+        if exchange is None:
+            self.home.forget(self)
+        elif self.body is not None:
+            exchange.response_ended(self.body, error)
+        elif self._pending:
+            exchange.server_failed(BadResponse(f"{name} closed in the middle of a response head"))
+        else:
+            exchange.server_failed(ClosedBeforeResponse(f"{name} closed without a response"))
+
+    def pause_writing(self) -> None:
+        self.is_writing_paused = True
+        if self.exchange is not None:
+            self.exchange.server_is_slow()
+
+    def resume_writing(self) -> None:
+        self.is_writing_paused = False
+        if self.exchange is not None:
+            self.exchange.server_caught_up()
+
+    # What the exchange calls.
+
+    def send_request(self, exchange: Exchange, data: bytes) -> None:
+        """Start to serve `exchange`: its head, and what has come of its body."""
+        self.exchange = exchange
+        self.body = None
+        self._context.send(self.transport, data)
+
+    def has_news(self) -> bool:
+        """True if the kernel holds something of an idle connection that the loop has not told yet.
+
+        That can only be its end, or bytes that nobody asked for.
+        """
+        if self._poll is None:
+            self._poll = select.poll()
+            sock = self.transport.get_extra_info("socket")
+            self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        return bool(self._poll.poll(0))
+
+    def pause_reading(self) -> None:
+        if not self._is_reading_paused and not self.transport.is_closing():
+            self._is_reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._is_reading_paused and not self.transport.is_closing():
+            self._is_reading_paused = False
+            self.transport.resume_reading()
+
+    def give_back(self, now: float, is_clean: bool) -> None:
+        """The exchange is over. `is_clean`: both messages ended exactly where they should."""
+        self.exchange = None
+        self.body = None
+        if is_clean and self.keep_alive and not self._is_noted:
+            if self._is_reading_paused:
+                self.resume_reading()
+            self.is_reused = True
+            self.home.put_idle(self, now)
+        else:
+            self.transport.abort()
+
+    def abort(self) -> None:
+        """End the exchange on this side at once: the server sees its client leave."""
+        self.exchange = None
+        self.transport.abort()
+
+    def close(self) -> None:
+        """An idle connection that is no longer needed."""
+        self.transport.close()
+
+    def process(self, data: bytes) -> None:
+        """What `data_received` put down for the end of the turn."""
+        self._is_noted = False
+        exchange = self.exchange
+        if exchange is None:  # it has ended in the meantime
+            self.home.forget(self)
+            self.transport.abort()
+            return
+        if self.body is not None:  # what came before was its response head
+            exchange.response_data(self, self.body, data)
+            return
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        context = self._context
+        while data:
+            end = data.find(_HEAD_END) + 4
+            if not 4 <= end <= context.most_in_head:
+                self._wait_for_more(exchange, data)
+                return
+            rest = b""
+            if end != len(data):
+                data, rest = data[:end], data[end:]
+            try:
+                head = context.response_parser.parse(data)
+            except InvalidResponse as problem:
+                exchange.server_failed(BadResponse(f"{self.home.server.name}: {problem}"))
+                return
+            self.keep_alive = head.keep_alive
+            if head.status >= 200 or head.status == 101:
+                exchange.response_head(self, head, rest)
+                return
+            if not exchange.informational(head):
+                return
+            data = rest
+
+    def _wait_for_more(self, exchange: Exchange, data: bytes) -> None:
+        """A head that is not complete."""
+        if len(data) > self._context.most_in_head:
+            exchange.server_failed(BadResponse("the response head is too large"))
+        else:
+            self._pending = data
+            exchange.response_begun()

@@ -1,0 +1,425 @@
+"""Facing the client: keep-alive, HTTP/1.0, pipelining, heads that come slowly or not at all."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+
+from tests.proxy.support import (
+    AtOrigin,
+    Message,
+    Stage,
+    eventually,
+    in_flight,
+    on_both_loops,
+    request,
+    response,
+    server_of,
+    turns,
+)
+
+
+async def echo_target(connection: AtOrigin, message: Message) -> None:
+    await connection.respond(message.head.target.encode())
+
+
+# Keep-alive.
+
+
+@on_both_loops
+async def test_both_connections_serve_one_request_after_the_other(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get("/first")
+    at_origin, first = await origin.accept_request()
+    assert first.head.start == "GET /first HTTP/1.1"
+    await at_origin.respond(b"one")
+    assert (await client.read_response()).body == b"one"
+    for n in range(3):
+        await client.get(f"/{n}")
+        assert (await at_origin.read_request()).head.target == f"/{n}"
+        await at_origin.respond(b"%d" % n)
+        answer = await client.read_response()
+        assert (answer.status, answer.body) == (200, b"%d" % n)
+        assert answer.get("Connection") is None
+    assert len(origin.connections) == 1
+    assert server_of(lb).counters.responses[2] == 4
+
+
+async def test_two_clients_share_the_connection_to_the_server(stage: Stage) -> None:
+    origin = await stage.serving(echo_target)
+    lb = await stage.balancer(origin)
+    for n in range(3):
+        client = await stage.client(lb)
+        await client.get(f"/{n}")
+        assert (await client.read_response()).body == b"/%d" % n
+    assert len(origin.connections) == 1
+
+
+async def test_a_client_that_wants_to_close_is_closed_and_the_server_is_kept(stage: Stage) -> None:
+    origin = await stage.serving(echo_target)
+    lb = await stage.balancer(origin)
+    for n in range(2):
+        client = await stage.client(lb)
+        await client.get(f"/{n}", "Connection: close")
+        answer = await client.read_response()
+        assert answer.get("Connection") == "close"
+        assert answer.body == b"/%d" % n
+        assert await client.read_to_end() == b""
+    assert len(origin.connections) == 1
+    assert origin.requests[0].get("Connection") is None
+
+
+async def test_a_server_that_wants_to_close_costs_the_client_nothing(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    for n in range(2):
+        await client.get("/")
+        at_origin, _ = await origin.accept_request()
+        await at_origin.respond(b"%d" % n, "Connection: close")
+        answer = await client.read_response()
+        assert answer.get("Connection") is None
+        assert answer.body == b"%d" % n
+        assert await at_origin.read_until_cut() == b""  # by us, though it has not closed
+        at_origin.close()
+
+
+# HTTP/1.0.
+
+
+@on_both_loops
+async def test_http_1_0_is_closed_after_the_response(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get("/", version="1.0")
+    at_origin, message = await origin.accept_request()
+    assert message.head.start == "GET / HTTP/1.1"
+    await at_origin.respond(b"old")
+    head = await client.read_head()
+    assert head.get("Content-Length") == "3"
+    assert head.get("Connection") == "close"
+    assert await client.read_to_end() == b"old"
+
+
+async def test_http_1_0_with_keep_alive_is_kept(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving(echo_target))
+    client = await stage.client(lb)
+    for n in range(3):
+        await client.get(f"/{n}", "Connection: keep-alive", version="1.0")
+        answer = await client.read_response()
+        assert answer.get("Connection") == "keep-alive"
+        assert answer.body == b"/%d" % n
+
+
+async def test_http_1_0_without_host_gets_one(stage: Stage) -> None:
+    origin = await stage.serving()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert (await client.read_response()).body == b"ok"
+    assert origin.requests[0].get("Host") == "agents"
+
+
+@pytest.mark.parametrize("wish", ["close", "keep-alive"])
+async def test_http_1_0_gets_a_chunked_response_without_chunks(stage: Stage, wish: str) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get("/", f"Connection: {wish}", version="1.0")
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    head = await client.read_head()
+    assert head.get("Transfer-Encoding") is None
+    assert head.get("Connection") == "close"  # only its end can show the end
+    assert await client.read_exactly(3) == b"abc"
+    await at_origin.send(b"2;x=y\r\nde\r\n0\r\nA-Trailer: b\r\n\r\n")
+    assert await client.read_to_end() == b"de"
+
+
+async def test_http_1_0_gets_a_body_until_close_as_it_is(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get("/", version="1.0")
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(b"HTTP/1.0 200 OK\r\n\r\nall of ")
+    assert (await client.read_head()).get("Transfer-Encoding") is None
+    assert await client.read_exactly(7) == b"all of "
+    await at_origin.send(b"it")
+    at_origin.close()
+    assert await client.read_to_end() == b"it"
+
+
+# Pipelining.
+
+
+@on_both_loops
+@pytest.mark.parametrize("how", ["at once", "bytewise"])
+async def test_ten_pipelined_requests_are_answered_in_order(stage: Stage, how: str) -> None:
+    origin = await stage.serving(echo_target)
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    wire = b"".join(request("GET", f"/{n}") for n in range(10))
+    if how == "at once":
+        await client.send(wire)
+    else:
+        await client.send_bytewise(wire)
+    for n in range(10):
+        assert (await client.read_response()).body == b"/%d" % n
+    assert await client.gets_nothing()
+    assert [message.head.target for message in origin.requests] == [f"/{n}" for n in range(10)]
+
+
+async def test_pipelined_bodies_are_not_mixed_up(stage: Stage) -> None:
+    async def echo_body(connection: AtOrigin, message: Message) -> None:
+        await connection.respond(message.head.target.encode() + b" " + message.body)
+
+    lb = await stage.balancer(await stage.serving(echo_body))
+    client = await stage.client(lb)
+    chunked = b"POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await client.send(
+        request("POST", "/a", body=b"GET /evil HTTP/1.1\r\nHost: a\r\n\r\n")
+        + chunked
+        + b"4\r\nfour\r\n0\r\n\r\n"
+        + request("GET", "/c")
+        + request("PUT", "/d", body=b"")
+    )
+    bodies = [(await client.read_response()).body for _ in range(4)]
+    assert bodies == [b"/a GET /evil HTTP/1.1\r\nHost: a\r\n\r\n", b"/b four", b"/c ", b"/d "]
+
+
+async def test_a_pipelined_request_is_forwarded_only_after_the_response(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(request("GET", "/1") + request("GET", "/2"))
+    at_origin, _ = await origin.accept_request()
+    assert await at_origin.gets_nothing()
+    assert await origin.has_no_new_connection()
+    await at_origin.respond(b"1")
+    assert (await at_origin.read_request()).head.target == "/2"
+    await at_origin.respond(b"2")
+    assert [(await client.read_response()).body for _ in range(2)] == [b"1", b"2"]
+
+
+async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> None:
+    origin = await stage.serving(echo_target)
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(request("GET", "/1", "Connection: close") + request("GET", "/2"))
+    assert (await client.read_response()).body == b"/1"
+    assert await client.read_until_cut() == b""
+    assert len(origin.requests) == 1
+
+
+async def test_endless_pipelined_bytes_are_held_back(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get("/slow")
+    at_origin, _ = await origin.accept_request()
+    await client.send_until_stuck(request("GET", "/more") * 1000, most=64_000_000)
+    await at_origin.respond(b"done")
+    assert (await client.read_response()).body == b"done"
+    assert (await at_origin.read_request()).head.target == "/more"  # and it goes on
+
+
+async def test_a_thousand_pipelined_requests_without_a_server(stage: Stage) -> None:
+    """Each is answered at once, inside the call that starts it: that must not nest."""
+    lb = await stage.balancer(stage.nobody(), each=[{"down": True}])
+    client = await stage.client(lb)
+    await client.send(request("GET", "/") * 1000)
+    for _ in range(1000):
+        assert (await client.read_response()).status == 503
+
+
+# Heads.
+
+
+async def test_an_empty_line_before_a_request_is_forgiven(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving(echo_target))
+    client = await stage.client(lb)
+    for n in range(2):
+        await client.send(b"\r\n" + request("GET", f"/{n}"))
+        assert (await client.read_response()).body == b"/%d" % n
+    await client.send_bytewise(b"\r\n" + request("GET", "/slowly"))
+    assert (await client.read_response()).body == b"/slowly"
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("wire", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\nContent-Length: 1\r\n\r\n", 417),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 101 + b"\r\n", 431),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    ],
+)
+async def test_a_bad_head_is_refused_and_nothing_forwarded(
+    stage: Stage, wire: bytes, status: int
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(wire)
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (status, "close")
+    assert await client.read_until_cut() == b""
+    assert await origin.has_no_new_connection()
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination, line.server) == (status, "PR", "<NOSRV>")
+
+
+async def test_a_head_without_an_end_is_refused_at_its_limit(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.origin(), limits={"head_size": 2048})
+    client = await stage.client(lb)
+    await client.send(b"GET / HTTP/1.1\r\nHost: a\r\nA: ")
+    await client.send(b"x" * 2048)
+    assert (await client.read_response()).status == 431
+
+
+async def test_a_refused_client_that_goes_on_sending_still_reads_the_answer(stage: Stage) -> None:
+    """Closing at once would make the kernel throw the answer away (RFC 9112 section 9.6)."""
+    lb = await stage.balancer(await stage.origin())
+    client = await stage.client(lb)
+    await client.send(b"nonsense\r\n\r\n")
+    for _ in range(10):
+        await client.send(b"x" * 1000)
+        await turns()
+    assert (await client.read_response()).status == 400
+    assert await client.read_to_end() == b""
+
+
+async def test_a_refused_client_is_not_listened_to_for_ever(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.origin())
+    client = await stage.client(lb)
+    await client.send(b"nonsense\r\n\r\n")
+    await client.send_until_refused(b"x" * 10_000, most=20_000_000)
+
+
+# Deadlines.
+
+
+@on_both_loops
+async def test_a_head_that_takes_too_long_is_answered_408(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.1})
+    client = await stage.client(lb)
+    await client.send(b"GET / HTTP/1.1\r\nHo")
+    assert (await client.read_response()).status == 408
+    assert await client.read_to_end() == b""
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status, line.reached) == ("cR", 408, "")
+
+
+async def test_dripping_bytes_does_not_prolong_a_head(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.2})
+    client = await stage.client(lb)
+    await client.send(b"GET / HTTP/1.1\r\nA: ")
+    for _ in range(2000):
+        if not await client.gets_nothing():
+            break
+        await client.send(b"x")
+    assert (await client.read_response()).status == 408
+
+
+async def test_an_idle_connection_is_closed_silently(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving(), timeouts={"keep_alive": 0.1})
+    client = await stage.client(lb)
+    await client.get()
+    assert (await client.read_response()).status == 200
+    assert await client.read_to_end() == b""
+    assert (await stage.log_line(lb)).termination == "--"
+
+
+async def test_a_connection_on_which_nothing_comes_is_closed_silently(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.1})
+    client = await stage.client(lb)
+    assert await client.read_to_end() == b""
+
+
+async def test_the_head_behind_a_response_has_its_own_deadline(stage: Stage) -> None:
+    lb = await stage.balancer(
+        await stage.serving(), timeouts={"request_head": 0.1, "keep_alive": 30}
+    )
+    client = await stage.client(lb)
+    await client.send(request("GET", "/") + b"GET / HT")
+    assert (await client.read_response()).status == 200
+    assert (await client.read_response()).status == 408
+
+
+async def test_a_client_that_leaves_in_its_head_is_logged(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.origin())
+    client = await stage.client(lb)
+    await client.send(b"GET / HTTP/1.1\r\nHo")
+    await turns()
+    client.close()
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("CR", -1)
+
+
+@on_both_loops
+async def test_a_client_that_has_gone_before_it_was_accepted(stage: Stage) -> None:
+    """The kernel may not know its address any more: nothing is done for a client without one."""
+    origin = await stage.serving(echo_target)
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    for _ in range(10):
+        sock = socket.create_connection(client.sock.getpeername())
+        sock.sendall(request("GET", "/gone"))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    await client.get("/here")
+    assert (await client.read_response()).body == b"/here"
+    await eventually(lambda: in_flight(lb) == [0])
+    # At the end of each test, each line of the log must have an address, too.
+    assert {message.get("X-Forwarded-For") for message in origin.requests} == {"127.0.0.1"}
+
+
+# Connection caps and counters.
+
+
+async def test_too_many_connections_are_refused(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving(), process={"max_connections": 2})
+    kept = await stage.clients(lb, 2)
+    for client in kept:
+        await client.get()
+        assert (await client.read_response()).status == 200
+    one_too_many = await stage.client(lb)
+    answer = await one_too_many.read_response()
+    assert (answer.status, answer.get("Connection")) == (503, "close")
+    one_too_many.close()
+    kept[0].close()
+    await eventually(lambda: lb._context is not None and len(lb._context.clients) == 1)
+    another = await stage.client(lb)
+    await another.get()
+    assert (await another.read_response()).status == 200
+
+
+async def test_a_client_in_the_middle_of_a_request_leaves_others_alone(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    one, two = await stage.clients(lb, 2)
+    await one.get("/one")
+    at_one, _ = await origin.accept_request()
+    await two.get("/two")
+    at_two, _ = await origin.accept_request()
+    assert in_flight(lb) == [2]
+    one.abort()
+    assert await at_one.read_until_cut() == b""
+    await eventually(lambda: in_flight(lb) == [1])
+    await at_two.send(response(b"2"))
+    assert (await two.read_response()).body == b"2"

@@ -1,0 +1,809 @@
+"""One exchange from its head to a response: the retry table, the deadlines, the one end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.proxy.support import (
+    AtOrigin,
+    Client,
+    Origin,
+    Stage,
+    eventually,
+    in_flight,
+    on_both_loops,
+    pool_of,
+    request,
+    server_of,
+    turns,
+)
+
+if TYPE_CHECKING:
+    from hermes_lb import LoadBalancer
+
+# The second server is asked only when the first one can't be.
+FIRST_THEN_SECOND = [{}, {"backup": True}]
+KEY = "Idempotency-Key: 1"
+
+
+async def with_a_used_connection(
+    stage: Stage, *others: Origin | int, **options: object
+) -> tuple[LoadBalancer, Client, Origin, AtOrigin]:
+    """A balancer whose connection to its first server has served a request a moment ago."""
+    origin = await stage.origin()
+    each = [{}] + [{"backup": True} for _ in others]
+    lb = await stage.balancer(origin, *others, each=each, **options)  # type: ignore[arg-type]
+    client = await stage.client(lb)
+    await client.get("/before")
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"before")
+    assert (await client.read_response()).body == b"before"
+    return lb, client, origin, at_origin
+
+
+# Nothing was sent: the next server, whatever the method.
+
+
+@on_both_loops
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_refused_connection_goes_to_the_next_server(stage: Stage, method: str) -> None:
+    second = await stage.serving()
+    lb = await stage.balancer(stage.nobody(), second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.send(request(method, "/", body=b"x"))
+    assert (await client.read_response()).body == b"ok"
+    assert second.requests[0].body == b"x"
+    line = await stage.log_line(lb)
+    assert (line.server, line.retries, line.termination) == ("agent2", "+1", "--")
+    assert server_of(lb).counters.connect_errors == 1
+    assert server_of(lb).fails == 1
+
+
+async def test_refused_everywhere_is_503(stage: Stage) -> None:
+    lb = await stage.balancer(stage.nobody(), stage.nobody())
+    client = await stage.client(lb)
+    await client.post(b"x")
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Retry-After")) == (503, "5")
+    line = await stage.log_line(lb)
+    assert (line.termination, line.retries, line.status) == ("SC", "+1", 503)
+    assert line.reached == "TR Tw"
+    await client.get()  # the connection goes on
+    assert (await client.read_response()).status == 503
+
+
+async def test_there_are_so_many_retries_and_no_more(stage: Stage) -> None:
+    last = await stage.serving()
+    dead = [stage.nobody() for _ in range(3)]
+    lb = await stage.balancer(*dead, last, each=[{}, {}, {}, {"backup": True}])
+    lb_of_two = await stage.balancer(
+        *dead, last, each=[{}, {}, {}, {"backup": True}], backend={"retries": 2}
+    )
+    client = await stage.client(lb)
+    await client.get()
+    assert (await client.read_response()).status == 200
+    assert (await stage.log_line(lb)).retries == "+3"
+    client = await stage.client(lb_of_two)
+    await client.get()
+    assert (await client.read_response()).status == 503
+    assert (await stage.log_line(lb_of_two)).retries == "+2"
+    assert len(last.requests) == 1
+
+
+@on_both_loops
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_connect_timeout_goes_to_the_next_server(stage: Stage, method: str) -> None:
+    second = await stage.serving()
+    lb = await stage.balancer(
+        stage.black_hole(), second, each=FIRST_THEN_SECOND, timeouts={"connect": 0.1}
+    )
+    client = await stage.client(lb)
+    await client.send(request(method, "/", body=b"x"))
+    assert (await client.read_response()).body == b"ok"
+    assert (await stage.log_line(lb)).retries == "+1"
+
+
+@on_both_loops
+async def test_connect_timeout_without_another_server_is_503(stage: Stage) -> None:
+    lb = await stage.balancer(stage.black_hole(), timeouts={"connect": 0.1})
+    client = await stage.client(lb)
+    await client.get()
+    assert (await client.read_response()).status == 503
+    line = await stage.log_line(lb)
+    assert (line.termination, line.server, line.reached) == ("sC", "agent1", "TR Tw")
+
+
+async def test_connect_timeout_comes_while_the_client_uploads(stage: Stage) -> None:
+    """A body that arrives in the meantime says nothing of the server."""
+    lb = await stage.balancer(stage.black_hole(), timeouts={"connect": 0.2})
+    client = await stage.client(lb)
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+    for _ in range(20):
+        await client.send(b"x")
+        await turns()
+    assert (await client.read_response()).status == 503
+    assert (await stage.log_line(lb)).termination == "sC"
+
+
+async def test_a_client_that_leaves_stops_the_dialing(stage: Stage) -> None:
+    lb = await stage.balancer(stage.black_hole())
+    client = await stage.client(lb)
+    await client.get()
+    await eventually(lambda: in_flight(lb) == [1])
+    client.close()
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("CC", -1)
+    assert in_flight(lb) == [0]
+
+
+# A reused connection that closes before any byte of a response.
+
+
+@on_both_loops
+@pytest.mark.parametrize("ending", ["close", "abort"])
+async def test_reused_and_closed_get_is_sent_again_on_a_fresh_connection(
+    stage: Stage, ending: str
+) -> None:
+    lb, client, origin, at_origin = await with_a_used_connection(stage)
+    await client.get("/again")
+    await at_origin.read_request()
+    getattr(at_origin, ending)()
+    at_origin, message = await origin.accept_request()
+    assert message.head.target == "/again"
+    await at_origin.respond(b"answer")
+    assert (await client.read_response()).body == b"answer"
+    assert server_of(lb).fails == 0  # that a kept connection was closed is no failure
+    assert (await stage.logged(lb, 2))[1].retries == "1"
+
+
+async def test_a_retry_does_not_trust_another_idle_connection(stage: Stage) -> None:
+    """If one was closed, the others of that server probably were too."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    clients = await stage.clients(lb, 2)
+    for client in clients:
+        await client.get()
+    first, second = [(await origin.accept_request())[0] for _ in clients]
+    for client, at_origin in zip(clients, (first, second), strict=True):
+        await at_origin.respond(b"x")
+        await client.read_response()
+    await clients[0].get("/again")
+    assert (await second.read_request()).head.target == "/again"  # it was used last
+    second.close()
+    fresh, message = await origin.accept_request()
+    assert message.head.target == "/again"
+    assert await first.gets_nothing()
+    await fresh.respond(b"answer")
+    assert (await clients[0].read_response()).body == b"answer"
+
+
+async def test_reused_and_closed_get_goes_to_the_next_server(stage: Stage) -> None:
+    second = await stage.serving()
+    lb, client, origin, at_origin = await with_a_used_connection(stage, second)
+    await client.get("/again")
+    await at_origin.read_request()
+    at_origin.close()
+    assert (await client.read_response()).body == b"ok"
+    assert second.requests[0].head.target == "/again"
+    assert await origin.has_no_new_connection()
+    assert (await stage.logged(lb, 2))[1].server == "agent2"
+
+
+@on_both_loops
+async def test_reused_and_closed_post_is_never_sent_again(stage: Stage) -> None:
+    second = await stage.serving()
+    lb, client, origin, at_origin = await with_a_used_connection(stage, second)
+    await client.post(b"pay")
+    assert (await at_origin.read_request()).body == b"pay"
+    at_origin.close()
+    assert (await client.read_response()).status == 502
+    assert await origin.has_no_new_connection()
+    assert second.requests == []
+    line = (await stage.logged(lb, 2))[1]
+    assert (line.termination, line.retries, line.status) == ("SH", "0", 502)
+    assert server_of(lb).fails == 0  # that a kept connection was closed is no failure
+    await client.get("/after")  # the client's connection goes on
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"fine")
+    assert (await client.read_response()).body == b"fine"
+
+
+@pytest.mark.parametrize("body", [b"pay", b"x" * 60_000], ids=["small", "60 kB"])
+async def test_reused_and_closed_post_with_a_key_is_sent_again_whole(
+    stage: Stage, body: bytes
+) -> None:
+    lb, client, origin, at_origin = await with_a_used_connection(stage)
+    await client.post(body, KEY)
+    assert (await at_origin.read_request()).body == body
+    at_origin.close()
+    at_origin, message = await origin.accept_request()
+    assert message.body == body
+    assert message.get("Idempotency-Key") == "1"
+    await at_origin.respond(b"paid")
+    assert (await client.read_response()).body == b"paid"
+    assert (await stage.logged(lb, 2))[1].retries == "1"
+
+
+async def test_a_post_does_not_use_a_connection_that_was_idle_for_long(stage: Stage) -> None:
+    """The server may be closing it right now, and the request may not be sent twice."""
+    _, client, origin, at_origin = await with_a_used_connection(stage)
+    await asyncio.sleep(1.05)  # FRESH is a second
+    await client.post(b"pay")
+    fresh, message = await origin.accept_request()
+    assert message.body == b"pay"
+    await fresh.respond(b"paid")
+    assert (await client.read_response()).body == b"paid"
+    assert await at_origin.gets_nothing()
+    at_origin.close()
+    fresh.close()
+    await turns()
+    await client.get()  # nor is one used that is known to be closed
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"got")
+    assert (await client.read_response()).body == b"got"
+
+
+async def test_a_get_uses_a_connection_that_was_idle_for_long(stage: Stage) -> None:
+    _, client, _, at_origin = await with_a_used_connection(stage)
+    await asyncio.sleep(1.05)
+    await client.get("/later")
+    assert (await at_origin.read_request()).head.target == "/later"
+    await at_origin.respond(b"fine")
+    assert (await client.read_response()).body == b"fine"
+
+
+# A fresh connection that closes before any byte of a response.
+
+
+@on_both_loops
+@pytest.mark.parametrize("ending", ["close", "abort"])
+async def test_fresh_and_closed_get_goes_to_the_next_server(stage: Stage, ending: str) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.get("/moved")
+    at_first, _ = await first.accept_request()
+    getattr(at_first, ending)()
+    assert (await client.read_response()).body == b"ok"
+    assert second.requests[0].head.target == "/moved"
+    assert server_of(lb).fails == 1
+    line = await stage.log_line(lb)
+    assert (line.server, line.retries) == ("agent2", "+1")
+
+
+@pytest.mark.parametrize("ending", ["close", "abort"])
+async def test_fresh_and_closed_post_is_never_sent_again(stage: Stage, ending: str) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.post(b"pay")
+    at_first, _ = await first.accept_request()
+    getattr(at_first, ending)()
+    assert (await client.read_response()).status == 502
+    assert second.requests == []
+    line = await stage.log_line(lb)
+    assert (line.server, line.termination, line.retries) == ("agent1", "SH", "0")
+    assert line.reached == "TR Tw Tc"
+
+
+async def test_fresh_and_closed_post_with_a_key_goes_to_the_next_server(stage: Stage) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.post(b"pay", KEY)
+    at_first, _ = await first.accept_request()
+    at_first.close()
+    assert (await client.read_response()).status == 200
+    assert second.requests[0].body == b"pay"
+
+
+async def test_no_other_server_is_502(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    at_origin.close()
+    assert (await client.read_response()).status == 502
+    assert (await stage.log_line(lb)).termination == "SH"
+
+
+async def test_closed_in_the_middle_of_an_upload_is_retried_with_the_whole_body(
+    stage: Stage,
+) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.send(f"PUT / HTTP/1.1\r\nHost: a\r\n{KEY}\r\nContent-Length: 9\r\n\r\n".encode())
+    await client.send(b"abc")
+    at_first = await first.accept()
+    await at_first.read_until(b"abc")
+    at_first.close()
+    await eventually(lambda: in_flight(lb) == [0, 1])
+    await client.send(b"def")
+    await turns()
+    await client.send(b"ghi")
+    assert (await client.read_response()).status == 200
+    assert second.requests[0].body == b"abcdefghi"
+
+
+async def test_a_chunked_upload_is_retried_with_the_whole_body(stage: Stage) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await client.send(b"3;ext\r\nabc\r\n")
+    at_first = await first.accept()
+    await at_first.read_until(b"abc\r\n")
+    at_first.close()
+    await eventually(lambda: in_flight(lb) == [0, 1])
+    await client.send(b"3\r\ndef\r\n0\r\n\r\n")
+    assert (await client.read_response()).status == 200
+    assert second.requests[0].body == b"abcdef"
+
+
+async def test_a_body_over_the_retry_buffer_is_not_sent_again(stage: Stage) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND, limits={"retry_buffer": 1000})
+    client = await stage.client(lb)
+    await client.send(request("PUT", "/", body=b"x" * 1001))
+    at_first, _ = await first.accept_request()
+    at_first.close()
+    assert (await client.read_response()).status == 502
+    assert second.requests == []
+
+
+async def test_a_body_over_the_retry_buffer_is_sent_to_the_next_server_if_none_was_reached(
+    stage: Stage,
+) -> None:
+    second = await stage.serving()
+    lb = await stage.balancer(
+        stage.nobody(), second, each=FIRST_THEN_SECOND, limits={"retry_buffer": 1000}
+    )
+    client = await stage.client(lb)
+    body = b"x" * 3_000_000
+    sending = stage.tasks.spawn(client.send(request("POST", "/", body=body)), name="upload")
+    assert (await client.read_response()).status == 200
+    await sending
+    assert second.requests[0].body == body
+
+
+@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\nContent-Le"])
+async def test_a_response_that_has_begun_is_not_asked_for_again(stage: Stage, begun: bytes) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.get()
+    at_first, _ = await first.accept_request()
+    await at_first.send(begun)
+    at_first.close()
+    assert (await client.read_response()).status == 502
+    assert second.requests == []
+    assert (await stage.log_line(lb)).termination in ("PH", "SH")
+
+
+@on_both_loops
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_after_the_head_the_client_sees_the_cut(stage: Stage, method: str) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.send(request(method, "/", body=b""))
+    at_first, _ = await first.accept_request()
+    await at_first.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await client.read_head()
+    assert await client.read_chunk() == b"abc"
+    at_first.close()
+    assert await client.read_until_cut() == b""
+    assert second.requests == []
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("SD", 200)
+    assert line.reached == "TR Tw Tc Tr"
+
+
+async def test_a_server_that_was_tried_is_not_tried_again(stage: Stage) -> None:
+    first, second = await stage.origin(), await stage.origin()
+    lb = await stage.balancer(first, second)
+    client = await stage.client(lb)
+    await client.get()
+    for origin in (first, second):
+        at_origin, _ = await origin.accept_request()
+        at_origin.close()
+    assert (await client.read_response()).status in (502, 503)
+    assert await first.has_no_new_connection()
+    assert await second.has_no_new_connection()
+
+
+async def test_a_server_that_failed_too_often_is_left_out(stage: Stage) -> None:
+    second = await stage.serving()
+    lb = await stage.balancer(stage.nobody(), second, server={"max_fails": 2})
+    client = await stage.client(lb)
+    for _ in range(10):
+        await client.get()
+        assert (await client.read_response()).status == 200
+    assert server_of(lb).counters.connect_errors == 2
+    assert server_of(lb, 2).counters.responses[2] == 10
+
+
+async def test_an_answer_clears_the_failures_of_a_lone_server(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    at_origin.close()
+    assert (await client.read_response()).status == 502
+    assert server_of(lb).fails == 1
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"ok")
+    assert (await client.read_response()).status == 200
+    assert server_of(lb).fails == 0
+
+
+# Deadlines.
+
+
+@on_both_loops
+async def test_a_silent_server_is_504_and_not_retried(stage: Stage) -> None:
+    first, second = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND, timeouts={"server": 0.1})
+    client = await stage.client(lb)
+    await client.get()
+    at_first, _ = await first.accept_request()
+    assert (await client.read_response()).status == 504
+    assert await at_first.read_until_cut() == b""
+    assert second.requests == []
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status, line.reached) == ("sH", 504, "TR Tw Tc")
+    assert server_of(lb).fails == 1
+
+
+@pytest.mark.parametrize("how", ["with its head", "behind its head", "bytewise", "chunked"])
+@pytest.mark.parametrize("connection", ["fresh", "reused"])
+async def test_a_server_silent_after_a_body_is_504(stage: Stage, how: str, connection: str) -> None:
+    timeouts = {"server": 0.2}
+    if connection == "reused":
+        lb, client, _, at_origin = await with_a_used_connection(stage, timeouts=timeouts)
+    else:
+        origin = await stage.origin()
+        lb = await stage.balancer(origin, timeouts=timeouts)
+        client = await stage.client(lb)
+    whole = request("POST", "/", body=b"payload")
+    if how == "chunked":
+        await client.send(
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"7\r\npayload\r\n0\r\n\r\n"
+        )
+    elif how == "with its head":
+        await client.send(whole)
+    elif how == "bytewise":
+        await client.send_bytewise(whole)
+    else:
+        await client.send(whole.removesuffix(b"payload"))
+        await turns()
+        await client.send(b"payload")
+    if connection == "fresh":
+        at_origin = await origin.accept()
+    assert (await at_origin.read_request()).body == b"payload"
+    assert (await client.read_response()).status == 504
+    assert (await stage.logged(lb, 1 + (connection == "reused")))[-1].termination == "sH"
+
+
+async def test_dripping_interim_responses_is_no_answer(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"server": 0.2})
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 2")
+    assert (await client.read_response()).status == 103
+    assert (await client.read_response()).status == 504
+
+
+@on_both_loops
+async def test_an_upload_that_stalls_is_408(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"client": 0.1})
+    client = await stage.client(lb)
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"abc")
+    assert (await client.read_response()).status == 408
+    assert await at_origin.read_until_cut() == b""
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("cH", 408)
+    assert server_of(lb).fails == 0
+
+
+async def test_a_server_that_does_not_read_an_upload_is_504(stage: Stage) -> None:
+    """The client would send, but we hold it back: the server is the one that is late."""
+    origin = await stage.origin(receive_buffer=16_384)
+    lb = await stage.balancer(origin, timeouts={"client": 30, "server": 2})
+    client = await stage.client(lb)
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n")
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    await client.send_until_stuck(b"x" * 65_536, most=64_000_000)
+    assert (await client.read_response()).status == 504
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("sH", 504)
+    assert server_of(lb).fails == 1
+
+
+async def test_a_lone_server_that_refuses_is_tried_again(stage: Stage) -> None:
+    """There is no other, and it may be restarting (HAProxy)."""
+    lb = await stage.balancer(stage.nobody(), timeouts={"connect": 0.05})
+    client = await stage.client(lb)
+    await client.get()
+    assert (await client.read_response()).status == 503
+    line = await stage.log_line(lb)
+    assert (line.termination, line.retries, line.status) == ("SC", "3", 503)
+
+
+async def test_an_upload_that_moves_is_not_408(stage: Stage) -> None:
+    """Longer in all than `timeouts.client`, but never silent for that long."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"client": 0.5})
+    client = await stage.client(lb)
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
+    for _ in range(12):
+        await asyncio.sleep(0.1)
+        await client.send(b"x")
+    at_origin, message = await origin.accept_request()
+    assert message.body == b"x" * 12
+    await at_origin.respond(b"ok")
+    assert (await client.read_response()).status == 200
+
+
+@on_both_loops
+async def test_a_stream_that_falls_silent_is_cut(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"server": 0.1})
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await client.read_head()
+    assert await client.read_chunk() == b"abc"
+    assert await client.read_until_cut() == b""
+    assert await at_origin.read_until_cut() == b""
+    assert (await stage.log_line(lb)).termination == "sD"
+
+
+async def test_a_stream_that_moves_is_not_cut(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"server": 0.5, "client": 0.2})
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        await at_origin.send(b"x")
+    assert (await client.read_response()).body == b"x" * 10
+
+
+# Leaving.
+
+
+@on_both_loops
+@pytest.mark.parametrize("ending", ["close", "abort"])
+async def test_a_client_that_leaves_before_the_response_ends_the_work_for_it(
+    stage: Stage, ending: str
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    getattr(client, ending)()
+    assert await at_origin.read_until_cut() == b""
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status, line.reached) == ("CH", -1, "TR Tw Tc")
+    assert in_flight(lb) == [0]
+    assert server_of(lb).fails == 0
+
+
+@on_both_loops
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_client_that_leaves_in_its_body_never_looks_complete(
+    stage: Stage, framing: str
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    field = b"Content-Length: 9" if framing == "length" else b"Transfer-Encoding: chunked"
+    part = b"abc" if framing == "length" else b"3\r\nabc\r\n"
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n" + part)
+    at_origin = await origin.accept()
+    await at_origin.read_until(part)
+    client.half_close()
+    assert await at_origin.read_until_cut() == b""
+    assert (await stage.log_line(lb)).termination in ("CH", "CD")
+
+
+async def test_a_client_that_leaves_during_a_retry_is_let_go(stage: Stage) -> None:
+    first = await stage.origin()
+    lb = await stage.balancer(first, stage.black_hole(), each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.get()
+    at_first, _ = await first.accept_request()
+    at_first.close()
+    await eventually(lambda: in_flight(lb) == [0, 1])
+    client.abort()
+    await eventually(lambda: in_flight(lb) == [0, 0])
+    assert (await stage.log_line(lb)).termination == "CC"
+
+
+# The client's own body breaks its framing.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x\r\nabc\r\n",
+        b"3\r\nabcd\r\n",
+        b"3\nabc\n",
+        b"-1\r\n",
+        b"0x3\r\nabc\r\n",
+        b"3 \r\nabc\r\n",
+        b"11111111111111111\r\n",
+        b"3;" + b"x" * 5000 + b"\r\nabc\r\n",
+        b"3\r\nabc\r\n0\r\nbad trailer\r\n\r\n",
+        b"0\r\n" + b"A: b\r\n" * 3000 + b"\r\n",
+    ],
+)
+@pytest.mark.parametrize("when", ["with the head", "later"])
+async def test_a_broken_body_is_400_and_the_server_never_sees_an_end(
+    stage: Stage, body: bytes, when: str
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    if when == "later":
+        await client.send(head + b"2\r\nok\r\n")
+        at_origin = await origin.accept()
+        await at_origin.read_until(b"ok\r\n")
+        await client.send(body)
+        assert not (await at_origin.read_until_cut()).endswith(b"0\r\n\r\n")
+    else:
+        await client.send(head + body)
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (400, "close")
+    assert (await stage.log_line(lb)).status == 400
+    assert in_flight(lb) == [0]
+    if when == "with the head":
+        assert await origin.has_no_new_connection()
+
+
+async def test_a_broken_body_is_refused_while_it_waits_for_a_server(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, server={"max_connections": 1})
+    one, two = await stage.clients(lb, 2)
+    await one.get()
+    at_origin, _ = await origin.accept_request()
+    await two.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await eventually(lambda: len(pool_of(lb).waiting) == 1)
+    await two.send(b"nonsense\r\n")
+    assert (await two.read_response()).status == 400
+    assert not pool_of(lb).waiting
+    await at_origin.respond(b"1")
+    assert (await one.read_response()).body == b"1"
+
+
+async def test_a_broken_body_is_refused_while_a_server_is_dialed(stage: Stage) -> None:
+    lb = await stage.balancer(stage.black_hole())
+    client = await stage.client(lb)
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await eventually(lambda: in_flight(lb) == [1])
+    await client.send(b"nonsense\r\n")
+    assert (await client.read_response()).status == 400
+    assert in_flight(lb) == [0]
+
+
+# Expect: 100-continue.
+
+
+@on_both_loops
+async def test_100_continue_is_relayed(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    )
+    at_origin = await origin.accept()
+    head = await at_origin.read_head()
+    assert head.get("Expect") == "100-continue"
+    assert await client.gets_nothing()
+    await at_origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert (await client.read_response()).head.raw == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.send(b"abc")
+    assert await at_origin.read_exactly(3) == b"abc"
+    await at_origin.respond(b"done")
+    answer = await client.read_response()
+    assert (answer.body, answer.get("Connection")) == (b"done", None)
+    await client.get()  # the connection goes on
+    await at_origin.read_request()
+    await at_origin.respond(b"next")
+    assert (await client.read_response()).body == b"next"
+
+
+async def test_a_client_that_stalls_after_100_is_the_one_that_is_late(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"client": 0.1})
+    client = await stage.client(lb)
+    await client.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    )
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    await at_origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert (await client.read_response()).status == 100
+    assert (await client.read_response()).status == 408
+    assert (await stage.log_line(lb)).termination == "cH"
+
+
+async def test_a_final_answer_instead_of_100_ends_the_connection(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    )
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    await at_origin.respond(b"no", status=401)
+    answer = await client.read_response()
+    assert (answer.status, answer.body, answer.get("Connection")) == (401, b"no", "close")
+    assert await client.read_to_end() == b""
+    assert await at_origin.read_until_cut() == b""  # it may still wait for a body
+    assert (await stage.log_line(lb)).termination == "--"
+
+
+async def test_http_1_0_gets_no_100(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(
+        b"POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"
+    )
+    at_origin, message = await origin.accept_request()
+    assert message.get("Expect") is None
+    await at_origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await at_origin.respond(b"done")
+    assert (await client.read_response()).body == b"done"
+
+
+async def test_a_server_that_never_says_100_is_the_one_that_is_late(stage: Stage) -> None:
+    """The client waits rightly (RFC 9110 section 10.1.1); 408 would blame it."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"server": 0.1, "client": 0.3})
+    client = await stage.client(lb)
+    await client.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    )
+    await (await origin.accept()).read_head()
+    assert (await client.read_response()).status == 504
+    assert (await stage.log_line(lb)).termination == "sH"
+
+
+async def test_many_clients_leave_at_every_point_of_dialing(stage: Stage) -> None:
+    """The connection that was being made for each of them must not be lost sight of."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    for wait in range(40):
+        client = await stage.client(lb)
+        await client.get()
+        await turns(wait % 10)
+        client.abort()
+        await turns(wait // 10)
+    await eventually(lambda: in_flight(lb) == [0])
+    context = lb._context
+    assert context is not None
+    await eventually(lambda: not context.clients and not context.upstreams)

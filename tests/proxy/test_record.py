@@ -1,0 +1,105 @@
+"""The access log's line and the counters; each termination code is tested where it comes about."""
+
+from __future__ import annotations
+
+from tests.proxy.support import (
+    Stage,
+    answers,
+    eventually,
+    in_flight,
+    on_both_loops,
+    pool_of,
+    request,
+    response,
+    server_of,
+)
+
+
+async def test_a_line_of_the_log(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving(answers(b"hello")))
+    client = await stage.client(lb)
+    await client.get("/path?q=1")
+    answer = await client.read_response()
+    line = await stage.log_line(lb)
+    assert line.request == "GET /path?q=1 HTTP/1.1"
+    assert (line.address, line.backend, line.server) == ("127.0.0.1", "agents", "agent1")
+    assert (line.status, line.termination, line.cookies) == (200, "--", "--")
+    assert line.bytes == len(answer.head.raw) + 5
+    assert line.reached == "TR Tw Tc Tr"
+    assert line.connections == (1, 1, 0, 0)  # its own is over already, as HAProxy has it
+    assert line.retries == "0"
+
+
+async def test_bytes_are_counted_both_ways(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.post(b"12345")
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"1234567890")
+    answer = await client.read_response()
+    counters = server_of(lb).counters
+    await eventually(lambda: counters.responses[2] == 1)
+    assert counters.bytes_in >= 5
+    assert counters.bytes_out == len(answer.head.raw) + 10
+    assert counters.aborted_by_client == counters.aborted_by_server == 0
+
+
+async def test_an_own_answer_is_counted_in_bytes_too(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.origin(), server={"down": True})
+    client = await stage.client(lb)
+    await client.get()
+    answer = await client.read_response()
+    assert (await stage.log_line(lb)).bytes == len(answer.head.raw) + len(answer.body)
+
+
+async def test_hostile_bytes_stay_in_one_line(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving())
+    client = await stage.client(lb)
+    await client.get('/"quoted"#'.rstrip("#"))
+    await client.read_response()
+    assert (await stage.log_line(lb)).request == "GET /#22quoted#22 HTTP/1.1"
+
+
+async def test_times_start_with_the_first_byte_of_each_request(stage: Stage) -> None:
+    """Not with the one before: a kept connection's silence is no part of a request."""
+    lb = await stage.balancer(await stage.serving())
+    client = await stage.client(lb)
+    await client.get()
+    await client.read_response()
+    await client.send(request("GET", "/") + request("GET", "/"))
+    for _ in range(2):
+        await client.read_response()
+    assert [line.reached for line in await stage.logged(lb, 3)] == ["TR Tw Tc Tr"] * 3
+
+
+async def test_a_stream_that_the_client_leaves_counts_against_it(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(response(b"x" * 100)[:-1])
+    await client.read_until(b"xxx")
+    client.close()
+    assert (await stage.log_line(lb)).termination == "CD"
+    assert server_of(lb).counters.aborted_by_client == 1
+    assert server_of(lb).fails == 0
+
+
+@on_both_loops
+async def test_connections_are_counted(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    clients = await stage.clients(lb, 3)
+    for client in clients:
+        await client.get()
+    accepted = [await origin.accept_request() for _ in clients]
+    assert in_flight(lb) == [3]
+    for (at_origin, _), client in zip(accepted, clients, strict=True):
+        await at_origin.respond(b"x")
+        await client.read_response()
+    lines = await stage.logged(lb, 3)
+    # The numbers of a running HAProxy 2.6.12 for the same three requests.
+    assert [line.connections for line in lines] == [(3, 3, 2, 2), (3, 3, 1, 1), (3, 3, 0, 0)]
+    assert pool_of(lb).in_flight == 0

@@ -1,0 +1,336 @@
+"""WebSocket: the handshake is relayed, then raw bytes both ways, each way closed on its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.proxy.support import (
+    AtOrigin,
+    Client,
+    Origin,
+    Peer,
+    Stage,
+    eventually,
+    in_flight,
+    on_both_loops,
+    server_of,
+    turns,
+    unsent,
+)
+
+if TYPE_CHECKING:
+    from hermes_lb import LoadBalancer
+
+HANDSHAKE = (
+    b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+BOUND = 512 * 1024
+
+
+async def an_open_tunnel(stage: Stage, **options: object) -> tuple[LoadBalancer, Client, AtOrigin]:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, **options)  # type: ignore[arg-type]
+    client, at_origin = await open_tunnel(stage, lb, origin)
+    return lb, client, at_origin
+
+
+async def open_tunnel(stage: Stage, lb: LoadBalancer, origin: Origin) -> tuple[Client, AtOrigin]:
+    client = await stage.client(lb)
+    await client.send(HANDSHAKE)
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(SWITCH)
+    assert (await client.read_head()).status == 101
+    return client, at_origin
+
+
+@on_both_loops
+async def test_the_handshake_is_relayed(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(HANDSHAKE)
+    at_origin, message = await origin.accept_request()
+    assert message.head.start == "GET /chat HTTP/1.1"
+    assert message.get("Upgrade") == "websocket"
+    assert message.get("Connection") == "Upgrade"
+    assert message.get("Sec-WebSocket-Key") == "dGhlIHNhbXBsZSBub25jZQ=="
+    await at_origin.send(SWITCH)
+    head = await client.read_head()
+    assert head.status == 101
+    assert head.get("Upgrade") == "websocket"
+    assert head.get("Connection") == "Upgrade"
+    assert head.get("Sec-WebSocket-Accept") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert head.get("Content-Length") is None
+    assert head.get("Transfer-Encoding") is None
+
+
+@on_both_loops
+async def test_bytes_pass_both_ways_as_they_are(stage: Stage) -> None:
+    _, client, at_origin = await an_open_tunnel(stage)
+    for data in (b"\x81\x02hi", b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 1000):
+        await client.send(data)
+        assert await at_origin.read_exactly(len(data)) == data
+        await at_origin.send(data)
+        assert await client.read_exactly(len(data)) == data
+
+
+@on_both_loops
+@pytest.mark.parametrize("when", ["with the handshake", "behind it"])
+async def test_what_a_client_sends_before_the_101_is_not_lost(stage: Stage, when: str) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    if when == "with the handshake":
+        await client.send(HANDSHAKE + b"early")
+    else:
+        await client.send(HANDSHAKE)
+        await turns()
+        await client.send(b"early")
+    at_origin, _ = await origin.accept_request()
+    assert await at_origin.gets_nothing()
+    await at_origin.send(SWITCH + b"hello")
+    assert await at_origin.read_exactly(5) == b"early"
+    assert (await client.read_head()).status == 101
+    assert await client.read_exactly(5) == b"hello"
+    await client.send(b"late")
+    assert await at_origin.read_exactly(4) == b"late"
+
+
+async def test_very_much_before_the_101_is_held_back_and_not_lost(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(HANDSHAKE)
+    at_origin, _ = await origin.accept_request()
+    sent = await client.send_until_stuck(b"0123456789" * 6000, most=64_000_000)
+    await at_origin.send(SWITCH)
+    assert await at_origin.read_exactly(sent) == (b"0123456789" * (sent // 10 + 1))[:sent]
+
+
+@on_both_loops
+async def test_each_direction_ends_on_its_own_client_first(stage: Stage) -> None:
+    lb, client, at_origin = await an_open_tunnel(stage)
+    await client.send(b"bye")
+    client.half_close()
+    assert await at_origin.read_to_end() == b"bye"
+    assert in_flight(lb) == [1]
+    await at_origin.send(b"still here")
+    assert await client.read_exactly(10) == b"still here"
+    at_origin.close()
+    assert await client.read_to_end() == b""
+    await eventually(lambda: in_flight(lb) == [0])
+    assert (await stage.log_line(lb)).termination == "--"
+
+
+@on_both_loops
+async def test_each_direction_ends_on_its_own_server_first(stage: Stage) -> None:
+    lb, client, at_origin = await an_open_tunnel(stage)
+    await at_origin.send(b"bye")
+    at_origin.half_close()
+    assert await client.read_to_end() == b"bye"
+    assert in_flight(lb) == [1]
+    await client.send(b"still here")
+    assert await at_origin.read_exactly(10) == b"still here"
+    client.close()
+    assert await at_origin.read_to_end() == b""
+    await eventually(lambda: in_flight(lb) == [0])
+    assert (await stage.log_line(lb)).termination == "--"
+
+
+@on_both_loops
+async def test_a_server_that_says_goodbye_with_its_101(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(HANDSHAKE)
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(SWITCH + b"bye")
+    at_origin.close()
+    assert (await client.read_head()).status == 101
+    assert await client.read_to_end() == b"bye"
+    client.close()
+    await eventually(lambda: in_flight(lb) == [0])
+    assert len(await stage.logged(lb)) == 1
+
+
+@on_both_loops
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_reset_on_one_side_ends_the_other(stage: Stage, who: str) -> None:
+    lb, client, at_origin = await an_open_tunnel(stage)
+    await client.send(b"x")
+    await at_origin.read_exactly(1)
+    if who == "client":
+        client.abort()
+        assert await at_origin.read_until_cut() == b""
+    else:
+        at_origin.abort()
+        assert await client.read_until_cut() == b""
+    await eventually(lambda: in_flight(lb) == [0])
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("CD" if who == "client" else "SD", 101)
+
+
+@on_both_loops
+async def test_it_is_in_flight_until_it_is_closed(stage: Stage) -> None:
+    lb, client, at_origin = await an_open_tunnel(stage)
+    assert in_flight(lb) == [1]
+    await client.send(b"x")
+    await at_origin.read_exactly(1)
+    assert in_flight(lb) == [1]
+    client.close()
+    at_origin.close()
+    await eventually(lambda: in_flight(lb) == [0])
+    assert server_of(lb).counters.responses[1] == 1
+
+
+@on_both_loops
+async def test_silence_ends_it_once(stage: Stage) -> None:
+    """... and it is recorded once."""
+    lb, client, at_origin = await an_open_tunnel(stage, timeouts={"tunnel": 0.1})
+    assert await client.read_until_cut() == b""
+    assert await at_origin.read_until_cut() == b""
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("sD", 101)
+    assert server_of(lb).counters.responses[1] == 1
+
+
+async def test_other_timeouts_do_not_end_it(stage: Stage) -> None:
+    short = {"server": 0.1, "client": 0.1, "request_head": 0.1, "keep_alive": 0.1, "queue": 0.1}
+    _, client, at_origin = await an_open_tunnel(stage, timeouts=short)
+    probe = await stage.client(_)
+    await probe.read_to_end()  # closed by request_head: so much time has gone
+    await client.send(b"ping")
+    assert await at_origin.read_exactly(4) == b"ping"
+    await at_origin.send(b"pong")
+    assert await client.read_exactly(4) == b"pong"
+
+
+@on_both_loops
+async def test_stop_cuts_it_and_records_it_once(stage: Stage) -> None:
+    lb, client, at_origin = await an_open_tunnel(stage)
+    await lb.stop()
+    assert await client.read_until_cut() == b""
+    assert await at_origin.read_until_cut() == b""
+    line = await stage.log_line(lb)
+    assert (line.termination, line.status) == ("KD", 101)
+
+
+# No 101.
+
+
+@on_both_loops
+@pytest.mark.parametrize("status", [200, 400, 426])
+async def test_an_answer_other_than_101_is_plain_http(stage: Stage, status: int) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(HANDSHAKE)
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"no sockets", status=status)
+    answer = await client.read_response()
+    assert (answer.status, answer.body) == (status, b"no sockets")
+    await client.get("/next")
+    assert (await at_origin.read_request()).head.target == "/next"
+    await at_origin.respond(b"fine")
+    assert (await client.read_response()).body == b"fine"
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        HANDSHAKE.replace(b"GET", b"PUT"),
+        HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        HANDSHAKE.replace(b"WebSocket\r\n", b"h2c\r\nHTTP2-Settings: AAMAAABk\r\n"),
+        HANDSHAKE.replace(b"keep-alive, Upgrade", b"keep-alive"),
+    ],
+    ids=["method", "version", "h2c", "not nominated"],
+)
+async def test_what_is_no_handshake_is_forwarded_without_its_upgrade(
+    stage: Stage, wire: bytes
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(wire)
+    at_origin, message = await origin.accept_request()
+    assert message.get("Upgrade") is None
+    assert message.get("Connection") is None
+    assert message.get("HTTP2-Settings") is None
+    await at_origin.send(SWITCH)
+    assert (await client.read_response()).status == 502
+
+
+async def test_a_101_to_another_protocol_is_502(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(HANDSHAKE)
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(SWITCH.replace(b"websocket", b"h2c"))
+    assert (await client.read_response()).status == 502
+
+
+async def test_the_next_server_is_asked_if_the_first_is_not_there(stage: Stage) -> None:
+    second = await stage.origin()
+    lb = await stage.balancer(stage.nobody(), second, each=[{}, {"backup": True}])
+    client, at_second = await open_tunnel(stage, lb, second)
+    await client.send(b"x")
+    assert await at_second.read_exactly(1) == b"x"
+
+
+# Back-pressure.
+
+
+@on_both_loops
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_side_that_does_not_read_holds_the_other_back(stage: Stage, who: str) -> None:
+    lb, client, at_origin = await an_open_tunnel(stage)
+    sender, reader = (at_origin, client) if who == "client" else (client, at_origin)
+    sent = await sender.send_until_stuck(b"0123456789" * 6000, most=64_000_000)
+    assert unsent(lb) < BOUND
+    assert await reader.read_exactly(sent) == (b"0123456789" * (sent // 10 + 1))[:sent]
+    await sender.send(b"and on")
+    assert await reader.read_exactly(6) == b"and on"
+
+
+async def fill_the_kernel(lb: LoadBalancer, sender: Peer) -> None:
+    """Send until the balancer holds some bytes itself, too few to stop reading."""
+    while not unsent(lb):
+        await sender.send(bytes(16_384))
+        await turns()
+    assert unsent(lb) < 65_536
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage, who: str) -> None:
+    """What waits for it in our buffer may never leave; the other side has gone long ago."""
+    timeouts = {"tunnel": 0.5, "client": 0.5, "server": 0.5}
+    lb, client, at_origin = await an_open_tunnel(stage, timeouts=timeouts)
+    sender, reader = (at_origin, client) if who == "client" else (client, at_origin)
+    await fill_the_kernel(lb, sender)
+    sender.abort()
+    context = lb._context
+    assert context is not None
+    await eventually(lambda: in_flight(lb) == [0])
+    await eventually(lambda: not context.clients and not context.upstreams, f"{reader} is let go")
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_stop_does_not_wait_for_a_side_that_never_reads(stage: Stage, who: str) -> None:
+    lb, client, at_origin = await an_open_tunnel(stage)
+    sender, _ = (at_origin, client) if who == "client" else (client, at_origin)
+    await fill_the_kernel(lb, sender)
+    sender.abort()
+    await eventually(lambda: in_flight(lb) == [0])
+    context = lb._context
+    assert context is not None
+    await lb.stop()
+    assert not context.upstreams
+    assert not context.clients

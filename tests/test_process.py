@@ -1,0 +1,257 @@
+"""`python -m hermes_lb --config lb.toml` as a user or a service manager runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.proxy.support import PATIENCE, Ended, Stage, eventually, turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
+START_TAKES = 30.0  # seconds, on a machine that is busy with other tests
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with Stage(tmp_path) as running:
+        yield running
+
+
+class Running:
+    """A balancer in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said = ""  # on stderr
+        self.url = ""
+
+    async def says(self, pattern: str) -> re.Match[str]:
+        """Wait until stderr has had a line with `pattern` in it."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(START_TAKES):
+            while not (match := re.search(pattern, self.said)):
+                line = await self.process.stderr.readline()
+                assert line, f"it has ended: {self.said}"
+                self.said += line.decode()
+        return match
+
+    async def ended(self) -> int:
+        """-> its exit status."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(START_TAKES):
+            self.said += (await self.process.stderr.read()).decode()
+            return await self.process.wait()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+
+@asynccontextmanager
+async def process(
+    tmp_path: Path, port: int, *options: str, bind: str = "127.0.0.1:0", more: str = "",
+    before: str = "",
+) -> AsyncIterator[Running]:  # fmt: skip
+    """Run it before the server at `port`; `before` is shell that comes first."""
+    file = tmp_path / "lb.toml"
+    if "[log]" not in more:
+        more += '[log]\naccess = "off"\n'
+    if "[process]" not in more:
+        more += "[process]\nmax_connections = 100\n"
+    file.write_text(
+        f"{more}[admin]\nenabled = false\n"
+        f'[[frontends]]\nname = "public"\nbind = "{bind}"\ndefault_backend = "agents"\n'
+        f'[backends.agents]\nservers = [{{ name = "agent1", address = "127.0.0.1:{port}" }}]\n'
+    )
+    command = [sys.executable, "-m", "hermes_lb", "--config", str(file), *options]
+    if before:
+        command = ["sh", "-c", f'{before} && exec "$@"', "sh", *command]
+    started = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield Running(started)
+    finally:
+        with suppress(ProcessLookupError):
+            started.kill()
+        await started.communicate()
+
+
+async def until_it_listens(running: Running) -> None:
+    running.url = (await running.says(r"listening on (http://\S+)"))[1]
+
+
+def refuses(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+async def drains(running: Running) -> None:
+    running.process.send_signal(signal.SIGTERM)
+    await running.says("draining")
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_it_serves_and_ends_on_a_signal(stage: Stage, tmp_path: Path, loop: str) -> None:
+    origin = await stage.serving()
+    async with process(tmp_path, origin.port, "--loop", loop) as running:
+        await until_it_listens(running)
+        client = await stage.client(running.url)
+        await client.get()
+        assert (await client.read_response()).body == b"ok"
+        running.process.send_signal(signal.SIGINT if loop == "asyncio" else signal.SIGTERM)
+        assert await client.read_to_end() == b""  # idle
+        assert await running.ended() == 0
+    assert "Traceback" not in running.said
+    assert running.said.rstrip().endswith("ended")
+
+
+async def test_sigterm_lets_a_stream_finish(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.origin()
+    async with process(tmp_path, origin.port) as running:
+        await until_it_listens(running)
+        client = await stage.client(running.url)
+        await client.get()
+        at_origin, _ = await origin.accept_request()
+        await at_origin.send(STREAM)
+        await client.read_until(b"one\r\n")
+        await drains(running)
+        await eventually(lambda: refuses(running.port))
+        await at_origin.send(b"3\r\ntwo\r\n0\r\n\r\n")
+        assert await client.read_to_end() == b"3\r\ntwo\r\n0\r\n\r\n"
+        assert await running.ended() == 0
+    assert running.said.rstrip().endswith("ended")
+
+
+async def test_a_second_signal_ends_at_once(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.origin()
+    async with process(tmp_path, origin.port) as running:
+        await until_it_listens(running)
+        client = await stage.client(running.url)
+        await client.get()
+        at_origin, _ = await origin.accept_request()
+        await at_origin.send(STREAM)
+        await client.read_until(b"one\r\n")
+        await drains(running)
+        running.process.send_signal(signal.SIGTERM)
+        assert await client.read_until_cut() == b""
+        assert await running.ended() == 0
+    assert "Traceback" not in running.said
+    assert running.said.rstrip().endswith("what still ran was cut")
+
+
+async def test_draining_ends_after_its_timeout(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.origin()
+    more = '[process]\nmax_connections = 100\ndrain_timeout = "100ms"\n'
+    async with process(tmp_path, origin.port, more=more) as running:
+        await until_it_listens(running)
+        client = await stage.client(running.url)
+        await client.get()
+        await origin.accept_request()
+        await drains(running)
+        assert await client.read_until_cut() == b""
+        assert await running.ended() == 0
+
+
+async def test_a_port_that_is_taken_is_one_clear_line(stage: Stage, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        bind = f"127.0.0.1:{other.getsockname()[1]}"
+        async with process(tmp_path, stage.nobody(), bind=bind) as running:
+            assert await running.ended() == 1
+    assert len(running.said.splitlines()) == 1, running.said
+    assert bind in running.said
+    assert "in use" in running.said
+
+
+async def test_an_access_log_that_cannot_be_opened_is_one_clear_line(
+    stage: Stage, tmp_path: Path
+) -> None:
+    more = f'[log]\naccess = "{tmp_path}/missing/access.log"\n'
+    async with process(tmp_path, stage.nobody(), more=more) as running:
+        assert await running.ended() == 1
+    assert len(running.said.splitlines()) == 1, running.said
+    assert "missing/access.log" in running.said
+
+
+async def test_a_low_limit_of_open_files_is_told(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.serving()
+    more = "[process]\nmax_connections = 5000\n"
+    async with process(tmp_path, origin.port, more=more, before="ulimit -n 300") as running:
+        await until_it_listens(running)
+        client = await stage.client(running.url)
+        await client.get()
+        assert (await client.read_response()).body == b"ok"
+    line = next(line for line in running.said.splitlines() if "ulimit -n" in line)
+    assert "300" in line
+    assert "5000" in line
+
+
+async def test_a_soft_limit_that_can_be_raised_is_raised(stage: Stage, tmp_path: Path) -> None:
+    async with process(
+        tmp_path,
+        stage.nobody(),
+        more="[process]\nmax_connections = 200\n",
+        before="ulimit -S -n 100",
+    ) as running:
+        await until_it_listens(running)
+    assert "ulimit" not in running.said
+
+
+async def test_the_access_log_goes_to_stdout_as_lines(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.serving()
+    async with process(tmp_path, origin.port, more='[log]\naccess = "stdout"\n') as running:
+        await until_it_listens(running)
+        client = await stage.client(running.url)
+        await client.get("/page")
+        await client.read_response()
+        client.close()
+        assert running.process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            line = await running.process.stdout.readline()
+    assert line.endswith(b'"GET /page HTTP/1.1"\n')
+
+
+async def test_running_out_of_files_is_survived(stage: Stage, tmp_path: Path) -> None:
+    """No busy loop, no lost listener: when clients leave, others are served."""
+    origin = await stage.serving()
+    more = "[process]\nmax_connections = 1000\n"
+    async with process(tmp_path, origin.port, more=more, before="ulimit -n 64") as running:
+        await until_it_listens(running)
+        crowd = [await stage.client(running.url) for _ in range(100)]
+        for client in crowd:
+            await client.get()
+        answered = 0
+        for client in crowd[:20]:
+            answered += (await client.read_response()).status in (200, 503)
+        assert answered == 20
+        for client in crowd:
+            client.close()
+
+        async def is_served() -> bool:
+            client = await stage.client(running.url)
+            try:
+                await client.get()
+                return (await client.read_response()).status == 200
+            except (Ended, OSError):
+                return False  # it may be closed at once as long as the crowd is not gone
+            finally:
+                client.close()
+
+        async with asyncio.timeout(PATIENCE):
+            while not await is_served():
+                await turns()
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
