@@ -1,0 +1,99 @@
+"""Reading what clients send: JSON objects, message contents, Idempotency-Keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from agent_worker.errors import BadRequest, TooLarge, UnsupportedMediaType
+
+#: Bytes of a request body or WebSocket message.
+MAX_BODY = 1024 * 1024
+#: Characters of a user's message; about 60,000 tokens of a model.
+MAX_CONTENT = 256 * 1024
+#: Bytes of a session's metadata as JSON.
+MAX_METADATA = 16 * 1024
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The body as a JSON object; an empty body is `{}`.
+
+    Raises UnsupportedMediaType, BadRequest, and aiohttp's 413.
+    """
+    try:
+        raw = await request.read()
+    except (HttpProcessingError, web.RequestPayloadError):
+        raise BadRequest("The body breaks off, or is not encoded as it says.") from None
+    if not raw:
+        return {}
+    media_type = request.content_type
+    # Refusing form types keeps other sites' pages from posting here without a preflight.
+    if "Content-Type" in request.headers and not (
+        media_type == "application/json" or media_type.endswith("+json")
+    ):
+        raise UnsupportedMediaType
+    return parse_object(raw)
+
+
+def parse_object(raw: bytes | str) -> dict[str, Any]:
+    """A JSON object in UTF-8. Raises BadRequest for everything else."""
+    try:
+        text = raw if isinstance(raw, str) else raw.decode("utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant)
+        # A lone surrogate (an escaped half of a character) cannot be stored.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        raise BadRequest("The body is not valid JSON in UTF-8.") from None
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return value
+
+
+def content_of(body: dict[str, Any]) -> str:
+    """The user's message. Raises BadRequest, TooLarge."""
+    content = body.get("content")
+    if not isinstance(content, str) or not content.strip():
+        raise BadRequest('"content" must be a text that is not empty.')
+    if len(content) > MAX_CONTENT:
+        raise TooLarge(f'"content" is over {MAX_CONTENT} characters.')
+    return content
+
+
+def metadata_of(body: dict[str, Any]) -> dict[str, Any]:
+    """A new session's metadata, by default empty. Raises BadRequest, TooLarge."""
+    metadata = body.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise BadRequest('"metadata" must be a JSON object.')
+    if len(json.dumps(metadata)) > MAX_METADATA:
+        raise TooLarge(f'"metadata" is over {MAX_METADATA} bytes.')
+    return metadata
+
+
+def idempotency_key_of(request: web.Request) -> str | None:
+    """Raises BadRequest unless it is 1 to 255 visible ASCII characters, given once."""
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
+        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters.")
+    return keys[0]
+
+
+def accepts_event_stream(request: web.Request) -> bool:
+    """Whether the Accept header names text/event-stream (and not with q=0)."""
+    for value in request.headers.getall("Accept", []):
+        for part in value.split(","):
+            media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+            if media_type == "text/event-stream":
+                return not any(re.fullmatch(r"q=0(\.0*)?", p) for p in parameters)
+    return False
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,36 @@
+"""The headers that every response carries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent_worker.sessions import is_session_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
+    from agent_worker.metrics import Metrics
+
+WORKER_HEADER = "X-Hermes-Worker"
+SESSION_HEADER = "X-Hermes-Session-Id"
+
+
+def on_prepare(
+    metrics: Metrics, name: str
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """An `on_response_prepare` handler: names the worker and the session, counts the status.
+
+    It sees every response: streams, WebSocket handshakes and errors too.
+    """
+
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[WORKER_HEADER] = name
+        session_id = request.match_info.get("session_id", "")
+        # Not with a 404: whoever learns a session's place from this header would learn nonsense.
+        if response.status != 404 and is_session_id(session_id):
+            response.headers[SESSION_HEADER] = session_id
+        metrics.responses.labels(str(response.status)).inc()
+
+    return prepare

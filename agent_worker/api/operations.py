@@ -1,0 +1,78 @@
+"""For operators and balancers: health, readiness, draining, metrics."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from agent_worker.errors import Forbidden, StoreUnavailable
+
+if TYPE_CHECKING:
+    from agent_worker.metrics import Metrics
+    from agent_worker.runtime import Turns
+    from agent_worker.sessions import SessionStore
+
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "Via", "X-Real-IP")
+
+
+class OperationEndpoints:
+    def __init__(self, name: str, store: SessionStore, turns: Turns, metrics: Metrics) -> None:
+        self._name = name
+        self._store = store
+        self._turns = turns
+        self._metrics = metrics
+        self.is_draining = False
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health", self.health),
+            web.get("/ready", self.ready),
+            web.get("/metrics", self.metrics),
+            web.post("/drain", self.drain),
+        ]
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 while the process is well. Redis does not matter here: its loss is every
+        worker's, and a balancer must not take all of them out for it."""
+        return web.json_response({"status": "ok", "worker": self._name})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """200 when new work is welcome; 503 while draining or without Redis."""
+        state = {"worker": self._name, "active_turns": len(self._turns)}
+        if self.is_draining:
+            return web.json_response({"status": "draining", **state}, status=503)
+        try:
+            await self._store.ping()
+        except StoreUnavailable as error:
+            body = {"status": "degraded", "reason": "store", **state}
+            return web.json_response(body, status=503, headers=error.headers)
+        return web.json_response({"status": "ready", **state})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """Ask for no new work (`/ready` says so from now on); what comes is still served.
+
+        Only for the machine itself: a balancer that forwards everything must not let its
+        clients switch workers off.
+        """
+        if not _is_local(request):
+            raise Forbidden("Draining is asked for on the machine itself.")
+        self.is_draining = True
+        body = {"status": "draining", "worker": self._name, "active_turns": len(self._turns)}
+        return web.json_response(body, status=202)
+
+
+def _is_local(request: web.Request) -> bool:
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,55 @@
+"""Who is asking: the bearer token's principal."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from agent_worker.errors import Unauthorized
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ANONYMOUS = "anonymous"
+# RFC 6750 §2.1, b64token; longer ones than anybody issues are refused before they are hashed.
+_MAX_TOKEN = 4096
+
+
+class Principals:
+    """Token -> principal.
+
+    With configured tokens only these are let in. Without, each token is its own principal and
+    no token is `anonymous`: fit for development. Tokens themselves never reach Redis or a log.
+    """
+
+    def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
+        # By digest, so that the time of a lookup tells nothing about a token.
+        self._known = {_digest(token): name for token, name in (tokens or {}).items()}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody is let in."""
+        return not self._known
+
+    def identify(self, authorization: str | None) -> str:
+        """The principal of an Authorization header (None: no header). Raises Unauthorized."""
+        if authorization is None:
+            if self.is_open:
+                return ANONYMOUS
+            raise Unauthorized
+        scheme, _, token = authorization.partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token or len(token) > _MAX_TOKEN:
+            raise Unauthorized
+        digest = _digest(token)
+        if self.is_open:
+            return f"token:{digest}"
+        try:
+            return f"user:{self._known[digest]}"
+        except KeyError:
+            raise Unauthorized from None
+
+
+def _digest(token: str) -> str:
+    # surrogateescape: header bytes that are not UTF-8 arrive so from aiohttp.
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,148 @@
+"""Turns over a WebSocket: `{"content"}` in, the turn's events out as `{"id", "event", "data"}`.
+
+One turn at a time. Closing the socket cancels the turn that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from agent_worker.api.bodies import MAX_BODY, content_of, parse_object
+from agent_worker.api.sessions import PREFIX, principal_of
+from agent_worker.errors import AgentError, BadRequest, Draining, TurnBusy, UpgradeRequired
+from agent_worker.runtime import TurnRequest
+from agent_worker.runtime.events import ERROR
+from agent_worker.tasks import cancel_and_wait, spawn_reporting
+
+if TYPE_CHECKING:
+    from agent_worker.api.principals import Principals
+    from agent_worker.metrics import Metrics
+    from agent_worker.runtime import Event, Turns
+    from agent_worker.sessions import SessionStore
+
+# Finds clients that are gone without a word; below every balancer's idle timeout.
+_PING_INTERVAL_S = 30.0
+# For the client's half of the closing handshake; a worker that stops waits no longer.
+_CLOSE_TIMEOUT_S = 2.0
+
+
+class WebSocketEndpoint:
+    def __init__(
+        self, store: SessionStore, turns: Turns, principals: Principals, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._turns = turns
+        self._principals = principals
+        self._metrics = metrics
+        self._connections: set[_Connection] = set()
+        self._is_draining = False
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get(PREFIX + "/{session_id}/ws", self.connect, allow_head=False)]
+
+    async def connect(self, request: web.Request) -> web.StreamResponse:
+        """Errors before the handshake are plain HTTP; after it they are `error` events."""
+        session_id = request.match_info["session_id"]
+        principal = principal_of(request, self._principals)
+        await self._store.check(session_id, principal)
+        if self._is_draining:
+            raise Draining
+        socket = web.WebSocketResponse(
+            heartbeat=_PING_INTERVAL_S, timeout=_CLOSE_TIMEOUT_S, max_msg_size=MAX_BODY
+        )
+        if not socket.can_prepare(request):
+            raise UpgradeRequired
+        await socket.prepare(request)
+        connection = _Connection(socket, self._turns, session_id, principal)
+        self._connections.add(connection)
+        self._metrics.active_sessions.inc()
+        try:
+            await connection.serve()
+        finally:
+            self._metrics.active_sessions.dec()
+            self._connections.discard(connection)
+        return socket
+
+    async def drain(self) -> None:
+        """Close the sockets: idle ones now, the others after the turn that they run."""
+        self._is_draining = True
+        await asyncio.gather(*(connection.drain() for connection in self._connections))
+
+    async def close_all(self) -> None:
+        """Close every socket now."""
+        await asyncio.gather(*(connection.close() for connection in self._connections))
+
+
+class _Connection:
+    """One client. Reading goes on while a turn runs, so that its close is seen at once."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, turns: Turns, session_id: str, principal: str
+    ) -> None:
+        self._socket = socket
+        self._turns = turns
+        self._session_id = session_id
+        self._principal = principal
+        self._turn: asyncio.Task[object] | None = None
+        self._is_draining = False
+
+    async def serve(self) -> None:
+        try:
+            async for message in self._socket:
+                try:
+                    if message.type is not WSMsgType.TEXT:
+                        raise BadRequest("Messages must be JSON text.")
+                    self._start_turn(content_of(parse_object(message.data)))
+                except AgentError as error:
+                    await self._send_error(error)
+        except ConnectionError:
+            pass
+        finally:
+            if self._turn is not None:
+                await cancel_and_wait(self._turn)
+
+    async def drain(self) -> None:
+        self._is_draining = True
+        if self._turn is None or self._turn.done():
+            await self.close()
+
+    async def close(self) -> None:
+        await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the worker is stopping")
+
+    def _start_turn(self, content: str) -> None:
+        if self._is_draining:
+            raise Draining
+        if self._turn is not None and not self._turn.done():
+            raise TurnBusy
+        request = TurnRequest(self._session_id, self._principal, content)
+        self._turn = spawn_reporting(self._run_turn(request), name="websocket turn")
+
+    async def _run_turn(self, request: TurnRequest) -> None:
+        began = False
+        with contextlib.suppress(ConnectionError):
+            try:
+                async with self._turns.open(request) as turn:
+                    began = True
+                    await turn.run(self._send_event)
+            except AgentError as error:
+                # Once it began, the turn itself has told the client.
+                if not began:
+                    await self._send_error(error)
+            if self._is_draining:
+                await self.close()
+
+    async def _send_event(self, event: Event) -> None:
+        await self._send(event.id, event.name, event.data)
+
+    async def _send_error(self, error: AgentError) -> None:
+        """An error outside of a turn; it has no id."""
+        await self._send(None, ERROR, {"code": error.code, "message": str(error)})
+
+    async def _send(self, event_id: str | None, name: str, data: dict[str, object]) -> None:
+        frame = {"id": event_id, "event": name, "data": data}
+        await self._socket.send_str(json.dumps(frame, ensure_ascii=False, separators=(",", ":")))

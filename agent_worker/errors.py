@@ -1,0 +1,148 @@
+"""Every foreseeable error: its HTTP status, its code for programs, its sentence for people.
+
+`agent_worker.api.errors` turns them into responses, in one place. Nothing here carries what a
+client may not see.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AgentError(Exception):
+    """Base of the foreseeable errors; `str(error)` is shown to the client."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    message: ClassVar[str] = "Something went wrong in the worker."
+    #: Further response headers.
+    headers: ClassVar[dict[str, str]] = {}
+    #: Whole seconds after which a retry makes sense; None where no waiting helps.
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str | None = None, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message or self.message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
+# The client's fault.
+
+
+class BadRequest(AgentError):
+    status = 400
+    code = "bad_request"
+    message = "The request is not understood."
+
+
+class Unauthorized(AgentError):
+    status = 401
+    code = "unauthorized"
+    message = "A valid bearer token is needed: Authorization: Bearer <token>."
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(AgentError):
+    status = 403
+    code = "forbidden"
+    message = "This is not open to you."
+
+
+class SessionNotFound(AgentError):
+    """Unknown, deleted, expired, or another principal's: the client cannot tell which."""
+
+    status = 404
+    code = "session_not_found"
+    message = "There is no such session."
+
+
+class UnsupportedMediaType(AgentError):
+    status = 415
+    code = "unsupported_media_type"
+    message = "The body must be JSON: Content-Type: application/json."
+
+
+class TooLarge(AgentError):
+    status = 413
+    code = "too_large"
+    message = "The request is too large."
+
+
+class UpgradeRequired(AgentError):
+    status = 426
+    code = "upgrade_required"
+    message = "This address speaks WebSocket only."
+    headers: ClassVar[dict[str, str]] = {"Upgrade": "websocket"}
+
+
+# The session is not in a state for it.
+
+
+class TurnBusy(AgentError):
+    """Another turn holds the lease; nothing of this request was kept, so a retry is safe."""
+
+    status = 409
+    code = "turn_in_progress"
+    message = "A turn of this session is already running."
+    retry_after_s = 1
+
+
+class IdempotencyMismatch(AgentError):
+    status = 409
+    code = "idempotency_mismatch"
+    message = "This Idempotency-Key was used with another body."
+
+
+class TurnAbandoned(AgentError):
+    """The key's message is in the history, its turn was cut short, and others came after it."""
+
+    status = 409
+    code = "turn_abandoned"
+    message = (
+        "The turn of this Idempotency-Key was interrupted and the conversation went on; "
+        "send the message with a new key."
+    )
+
+
+class SessionTooNew(AgentError):
+    status = 409
+    code = "session_too_new"
+    message = "This session was written by a newer worker; this one cannot serve it."
+
+
+# The worker's fault.
+
+
+class LeaseLost(AgentError):
+    """This worker may not write any more: its lease ran out, was taken over, or was deleted.
+
+    The turn's finished steps are kept; sending the same Idempotency-Key again goes on from them.
+    """
+
+    status = 503
+    code = "lease_lost"
+    message = "The turn was taken from this worker before it was finished."
+    retry_after_s = 1
+
+
+class StoreUnavailable(AgentError):
+    """Redis cannot be reached, or refuses to work. Whether the operation happened is unknown."""
+
+    status = 503
+    code = "store_unavailable"
+    message = "The session store cannot be reached at the moment."
+    headers: ClassVar[dict[str, str]] = {"X-Hermes-Degraded": "store"}
+    retry_after_s = 2
+
+
+class Draining(AgentError):
+    status = 503
+    code = "draining"
+    message = "This worker is shutting down."
+    retry_after_s = 1
+
+
+class EngineFailed(AgentError):
+    status = 502
+    code = "engine_failed"
+    message = "The model failed to answer."

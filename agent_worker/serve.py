@@ -1,0 +1,142 @@
+"""One worker as a process: listen, wait for a signal, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from agent_worker.app import build_runner
+from agent_worker.errors import StoreUnavailable
+from agent_worker.tasks import cancel_and_wait, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_worker.app import Worker
+
+# As many connections as may arrive in one burst; asyncio's own 100 makes clients wait for
+# SYN retries.
+_BACKLOG = 4096
+# Long enough for a Redis that was started together with us.
+_STORE_START_S = 3.0
+_STORE_POLL_S = 0.1
+
+
+class StartError(Exception):
+    """The worker cannot start; the text says why, and what to do."""
+
+
+async def wait_for_store(worker: Worker, shown_url: str) -> None:
+    """Return when Redis answers. Raises StartError after 3 s."""
+    failure = ""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_STORE_START_S):
+            while True:
+                try:
+                    await worker.store.ping()
+                except StoreUnavailable as error:
+                    failure = str(error.__cause__).rstrip(".")
+                    await asyncio.sleep(_STORE_POLL_S)
+                else:
+                    return
+    raise StartError(
+        f"cannot reach Redis at {shown_url} ({failure or 'no answer'}). "
+        "Start one (python -m agent_worker redis --port 6379), correct --redis-url, "
+        "or leave it out for an embedded one."
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address (port 0: a free one), not listening yet.
+
+    Raises StartError. Bound first, so that a worker can be named after its port.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    return sock
+
+
+async def serve(
+    worker: Worker,
+    sock: socket.socket,
+    *,
+    drain_timeout_s: float,
+    on_listening: Callable[[str], None],
+    on_stopping: Callable[[int], None],
+) -> bool:
+    """Serve on a bound socket until SIGTERM or SIGINT, then drain; a second signal ends that.
+
+    `on_listening` gets the URL, `on_stopping` the number of turns still running. Returns
+    whether all turns could end by themselves. Raises StartError when it cannot listen.
+    """
+    runner = build_runner(worker)
+    await runner.setup()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    try:
+        host, port = sock.getsockname()[:2]
+        site = web.SockSite(runner, sock, backlog=_BACKLOG)
+        try:
+            await site.start()
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        await signals.get()
+        on_stopping(len(worker.turns))
+        return await _drain(worker, runner, site, signals, drain_timeout_s)
+    finally:
+        await runner.cleanup()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> StartError:
+    if error.errno == errno.EADDRINUSE:
+        return StartError(
+            f"port {port} on {host} is already in use; "
+            "choose another with --port (0 finds a free one)"
+        )
+    return StartError(f"cannot listen on {host}:{port} ({error.strerror or error})")
+
+
+async def _drain(
+    worker: Worker,
+    runner: web.AppRunner,
+    site: web.BaseSite,
+    signals: asyncio.Queue[int],
+    timeout_s: float,
+) -> bool:
+    worker.operations.is_draining = True
+    await site.stop()
+    if runner.server is not None:
+        # Connections close after the request that they serve, idle ones now.
+        runner.server.pre_shutdown()
+    await worker.websocket.drain()
+    idle = spawn(worker.turns.wait_idle(), name="drain")
+    second_signal = spawn(signals.get(), name="second signal")
+    try:
+        await asyncio.wait(
+            {idle, second_signal}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        return idle.done()
+    finally:
+        await cancel_and_wait(idle, second_signal)

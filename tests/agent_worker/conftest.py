@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from agent_worker.app import Worker, WorkerConfig
+from agent_worker.redis_server import RedisServer
+from agent_worker.sessions import SessionStore, connect
+from tests.agent_worker.support import RunningWorker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from redis.asyncio import Redis
+
+    StartWorker = Callable[..., Awaitable[RunningWorker]]
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Valkey for each xdist worker; session ids are random, so tests do not meet."""
+    with RedisServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis_server() -> Iterator[RedisServer]:
+    """One for a test that kills it."""
+    with RedisServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    client = connect(redis_server.url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def store(redis: Redis) -> SessionStore:
+    return SessionStore(redis)
+
+
+@pytest.fixture
+async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
+    """Start workers in this process: `await start_worker(engine=..., name=..., lease_s=...)`."""
+    running: list[tuple[RunningWorker, Redis]] = []
+
+    async def start(
+        *, redis_url: str | None = None, engine: Any = None, toolbox: Any = None, **config: Any
+    ) -> RunningWorker:
+        client = connect(redis_url or redis_server.url)
+        worker = Worker(WorkerConfig(**config), client, engine=engine, toolbox=toolbox)
+        running.append((await RunningWorker.start(worker), client))
+        return running[-1][0]
+
+    yield start
+    for worker, client in running:
+        await worker.runner.cleanup()
+        await client.aclose()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        yield session

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+    from tests.agent_worker.conftest import StartWorker
+
+
+async def test_health_and_readiness_of_a_worker_that_is_well(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(name="w1")
+    async with http.get(worker.url + "/health") as response:
+        assert response.status == 200
+        assert await response.json() == {"status": "ok", "worker": "w1"}
+        assert response.headers["X-Hermes-Worker"] == "w1"
+    async with http.get(worker.url + "/ready") as response:
+        assert response.status == 200
+        assert await response.json() == {"status": "ready", "worker": "w1", "active_turns": 0}
+    async with http.head(worker.url + "/health") as response:
+        assert response.status == 200
+
+
+async def test_draining_is_told_by_ready_and_nothing_is_refused(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker()
+    async with http.post(worker.url + "/drain") as response:
+        assert response.status == 202
+    async with http.get(worker.url + "/ready") as response:
+        assert (response.status, (await response.json())["status"]) == (503, "draining")
+    async with http.get(worker.url + "/health") as response:
+        assert response.status == 200
+    async with http.post(worker.sessions()) as response:
+        assert response.status == 201
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via"])
+async def test_a_balancers_client_cannot_drain_a_worker(
+    http: ClientSession, start_worker: StartWorker, header: str
+) -> None:
+    worker = await start_worker()
+    async with http.post(worker.url + "/drain", headers={header: "127.0.0.1"}) as response:
+        assert response.status == 403
+    async with http.get(worker.url + "/ready") as response:
+        assert response.status == 200
+
+
+async def test_metrics_are_each_workers_own(http: ClientSession, start_worker: StartWorker) -> None:
+    one, two = await start_worker(), await start_worker()
+    async with http.post(one.sessions()) as response:
+        sid = (await response.json())["session_id"]
+    async with http.post(one.sessions(sid, "messages"), json={"content": "hello"}) as response:
+        assert response.status == 200
+    texts = []
+    for worker in (one, two):
+        async with http.get(worker.url + "/metrics") as response:
+            assert response.content_type == "text/plain"
+            texts.append(await response.text())
+    for line in (
+        'hermes_turns_total{outcome="completed"} 1.0',
+        "hermes_steps_total 1.0",
+        'hermes_responses_total{status="201"} 1.0',
+    ):
+        assert line in texts[0]
+        assert line not in texts[1]
+    assert "hermes_active_sessions 0.0" in texts[0]

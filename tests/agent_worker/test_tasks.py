@@ -1,0 +1,68 @@
+import asyncio
+import logging
+
+import pytest
+
+from agent_worker.tasks import cancel_and_wait, spawn, spawn_reporting, uncancelled
+
+
+async def fail() -> None:
+    raise RuntimeError("broken")
+
+
+async def test_a_failed_task_that_nobody_awaits_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    task = spawn_reporting(fail(), name="the job")
+    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError):
+        await task
+    await asyncio.sleep(0)
+    assert "the job failed" in caplog.text
+
+
+async def test_uncancelled_finishes_its_work_before_it_gives_in() -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    done = []
+
+    async def work() -> None:
+        begun.set()
+        await gate.wait()
+        done.append(True)
+
+    task = spawn(uncancelled(work(), name="work"), name="caller")
+    await begun.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == [True]
+
+
+async def test_uncancelled_returns_and_raises_like_the_work_itself() -> None:
+    async def seven() -> int:
+        return 7
+
+    assert await uncancelled(seven(), name="work") == 7
+    with pytest.raises(RuntimeError, match="broken"):
+        await uncancelled(fail(), name="work")
+
+
+async def test_cancel_and_wait_waits_for_the_cleaning_up() -> None:
+    cleaned = []
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    task = spawn(work(), name="work")
+    await begun.wait()
+    await cancel_and_wait(task)
+    assert task.cancelled()
+    assert cleaned == [True]

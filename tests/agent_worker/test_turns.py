@@ -1,0 +1,333 @@
+"""Turns on a real store: the lease is taken, kept, and given back, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent_worker.errors import EngineFailed, LeaseLost, SessionNotFound, StoreUnavailable, TurnBusy
+from agent_worker.metrics import Metrics
+from agent_worker.models import ScriptedEngine, TextDelta
+from agent_worker.runtime import AgentLoop, TurnRequest, Turns
+from agent_worker.sessions import SessionStore, connect, session_keys
+from agent_worker.tasks import spawn
+from agent_worker.tools import default_toolbox
+from tests.agent_worker.support import GatedEngine, PlannedEngine, event_order, until
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from agent_worker.redis_server import RedisServer
+    from agent_worker.runtime import Event
+
+ME = "user:me"
+
+
+class Harness:
+    """A worker's turns without HTTP; events are collected."""
+
+    def __init__(self, store: SessionStore, engine: Any, **options: Any) -> None:
+        self.store = store
+        self.metrics = Metrics()
+        self.turns = Turns(
+            store, AgentLoop(engine, default_toolbox(), self.metrics, **options), self.metrics
+        )
+        self.events: list[Event] = []
+
+    async def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    async def turn(self, sid: str, content: str, key: str | None = None) -> Any:
+        async with self.turns.open(TurnRequest(sid, ME, content, key)) as turn:
+            return await turn.run(self.emit)
+
+    def text(self) -> str:
+        return "".join(e.data["content"] for e in self.events if e.name == "message.delta")
+
+    def ended(self, outcome: str) -> float:
+        value = self.metrics.registry.get_sample_value("hermes_turns_total", {"outcome": outcome})
+        return value or 0.0
+
+    def active(self) -> float | None:
+        return self.metrics.registry.get_sample_value("hermes_active_sessions")
+
+
+async def lease_of(redis: Redis, sid: str) -> str | None:
+    return await redis.get(session_keys(sid)[1])
+
+
+async def test_a_turn_with_a_tool(store: SessionStore, redis: Redis) -> None:
+    sid = await store.create(ME, {})
+    harness = Harness(store, ScriptedEngine())
+    answer = await harness.turn(sid, "calculate 2 + 3")
+    assert answer.as_json() == {
+        "session_id": sid,
+        "step": 2,
+        "content": "Let me use calculator. 2 + 3 = 5.",
+        "is_final": True,
+    }
+    assert harness.text() == answer.content
+    names = [event.name for event in harness.events]
+    assert names.index("tool.started") < names.index("tool.completed") < len(names) - 1
+    assert (names[-1], harness.events[-1].data) == ("done", answer.as_json())
+    order = [event_order(event.id) for event in harness.events]
+    assert order == sorted(set(order))
+    assert await lease_of(redis, sid) is None
+    assert (harness.ended("completed"), harness.active()) == (1, 0)
+
+
+async def test_tools_that_run_together_send_their_events_one_by_one(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    harness = Harness(store, ScriptedEngine())
+    sending: list[Event] = []
+
+    async def slow(event: Event) -> None:
+        assert sending == []
+        sending.append(event)
+        await asyncio.sleep(0)
+        harness.events.append(sending.pop())
+
+    question = "what time is it? calculate 2 + 3"
+    async with harness.turns.open(TurnRequest(sid, ME, question)) as turn:
+        await turn.run(slow)
+    assert sum(event.name == "tool.started" for event in harness.events) == 2
+    order = [event_order(event.id) for event in harness.events]
+    assert order == sorted(order)
+
+
+async def test_event_ids_grow_from_turn_to_turn(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    for content in ("one", "two"):
+        harness = Harness(store, ScriptedEngine())
+        await harness.turn(sid, content)
+        if content == "one":
+            last = event_order(harness.events[-1].id)
+    assert event_order(harness.events[0].id) > last
+
+
+async def test_notes_live_in_the_session(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    await Harness(store, ScriptedEngine()).turn(sid, "note colour: blue")
+    answer = await Harness(store, ScriptedEngine()).turn(sid, "recall colour")
+    assert answer.content.endswith("colour is blue.")
+
+
+async def test_a_cancelled_turn_frees_its_lease_at_once(store: SessionStore, redis: Redis) -> None:
+    sid = await store.create(ME, {})
+    harness = Harness(store, engine := GatedEngine())
+    task = spawn(harness.turn(sid, "first"), name="turn")
+    await engine.started.wait()
+    assert harness.active() == 1
+    with pytest.raises(TurnBusy):
+        await harness.turn(sid, "too early")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.closed.is_set()
+    assert (harness.active(), harness.ended("interrupted"), len(harness.turns)) == (0, 1, 0)
+    answer = await Harness(store, ScriptedEngine()).turn(sid, "how many messages?")
+    assert answer.content == "This is turn 2, and I have seen 2 messages."
+
+
+async def test_a_turn_cancelled_while_it_begins_leaves_no_lease(
+    store: SessionStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sid = await store.create(ME, {})
+    began, go_on = asyncio.Event(), asyncio.Event()
+    begin = store.begin
+
+    async def slow_begin(*args: Any, **kwargs: Any) -> Any:
+        granted = await begin(*args, **kwargs)
+        began.set()
+        await go_on.wait()
+        return granted
+
+    monkeypatch.setattr(store, "begin", slow_begin)
+    task = spawn(Harness(store, GatedEngine()).turn(sid, "first"), name="turn")
+    await began.wait()
+    assert await lease_of(redis, sid) is not None
+    task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await lease_of(redis, sid) is None
+
+
+async def test_a_turn_that_lost_its_lease_is_stopped(store: SessionStore, redis: Redis) -> None:
+    sid = await store.create(ME, {})
+    store.lease_s = 0.3
+    harness = Harness(store, engine := GatedEngine())
+    task = spawn(harness.turn(sid, "first"), name="turn")
+    await engine.started.wait()
+    await redis.delete(session_keys(sid)[1])
+    with pytest.raises(LeaseLost):
+        await task
+    assert engine.closed.is_set()
+    assert harness.events[-1].name == "error"
+    assert harness.events[-1].data["code"] == "lease_lost"
+    assert [m["role"] for m in (await store.read(sid, ME)).messages] == ["user"]
+    assert harness.ended("lease_lost") == 1
+
+
+async def test_a_long_turn_keeps_its_lease_by_renewing(store: SessionStore, redis: Redis) -> None:
+    sid = await store.create(ME, {})
+    store.lease_s = 1.2
+    renewed: list[float] = []
+    renew = store.renew
+
+    async def counted(lease: Any) -> None:
+        await renew(lease)
+        renewed.append(lease.fence)
+
+    store.renew = counted  # type: ignore[method-assign]
+    harness = Harness(store, engine := GatedEngine())
+    task = spawn(harness.turn(sid, "first"), name="turn")
+    # Four thirds of a lease: it would have run out.
+    await until(lambda: len(renewed) >= 4)
+    engine.gate.set()
+    assert (await task).content == "one two"
+
+
+async def test_a_renewal_on_its_way_does_not_fail_a_turn_that_ends(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    store.lease_s = 1.0
+    renewing, committed = asyncio.Event(), asyncio.Event()
+    renew, commit = store.renew, store.commit
+
+    async def slow_renew(lease: Any) -> None:
+        renewing.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(committed.wait(), 0.1)
+        await renew(lease)
+
+    async def noted_commit(*args: Any, **kwargs: Any) -> Any:
+        done = await commit(*args, **kwargs)
+        committed.set()
+        await asyncio.sleep(0.05)
+        return done
+
+    store.renew, store.commit = slow_renew, noted_commit  # type: ignore[method-assign]
+    harness = Harness(store, engine := GatedEngine())
+    task = spawn(harness.turn(sid, "first"), name="turn")
+    await renewing.wait()
+    engine.gate.set()
+    assert (await task).content == "one two"
+
+
+async def test_a_session_deleted_in_a_turn_stays_deleted(store: SessionStore, redis: Redis) -> None:
+    sid = await store.create(ME, {})
+    harness = Harness(store, engine := GatedEngine())
+    task = spawn(harness.turn(sid, "first"), name="turn")
+    await engine.started.wait()
+    await store.delete(sid, ME)
+    engine.gate.set()
+    with pytest.raises(SessionNotFound):
+        await task
+    assert await redis.exists(*session_keys(sid)[1:]) == 0
+    with pytest.raises(SessionNotFound):
+        await store.read(sid, ME)
+
+
+async def test_a_failed_engine_ends_the_turn_and_keeps_the_question(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    harness = Harness(store, PlannedEngine([TextDelta("half"), RuntimeError("boom")]))
+    with pytest.raises(EngineFailed):
+        await harness.turn(sid, "first")
+    assert [event.name for event in harness.events] == ["message.delta", "error"]
+    view = await store.read(sid, ME)
+    assert (view.status, len(view.messages)) == ("interrupted", 1)
+    assert (await Harness(store, ScriptedEngine()).turn(sid, "hello")).step == 1
+
+
+async def test_a_client_that_is_gone_ends_the_turn(store: SessionStore, redis: Redis) -> None:
+    sid = await store.create(ME, {})
+    harness = Harness(store, ScriptedEngine())
+
+    async def gone(event: Event) -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        async with harness.turns.open(TurnRequest(sid, ME, "hello")) as turn:
+            await turn.run(gone)
+    assert await lease_of(redis, sid) is None
+    assert len((await store.read(sid, ME)).messages) == 1
+
+
+async def test_a_repeated_key_is_answered_without_the_engine(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    first = await Harness(store, ScriptedEngine()).turn(sid, "hello", "k")
+    harness = Harness(store, PlannedEngine())
+    assert await harness.turn(sid, "hello", "k") == first
+    assert [event.name for event in harness.events] == ["message.delta", "done"]
+    assert harness.text() == first.content
+    assert len((await store.read(sid, ME)).messages) == 2
+
+
+async def test_a_resumed_turn_tells_its_kept_steps_first(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+
+    class DiesInItsSecondStep(ScriptedEngine):
+        async def step(self, history: Any, tools: Any) -> Any:
+            if history[-1]["role"] == "tool":
+                raise RuntimeError("dies")
+            async for item in super().step(history, tools):
+                yield item
+
+    with pytest.raises(EngineFailed):
+        await Harness(store, DiesInItsSecondStep()).turn(sid, "calculate 2 + 3", "k")
+    harness = Harness(store, ScriptedEngine())
+    answer = await harness.turn(sid, "calculate 2 + 3", "k")
+    assert answer.content == harness.text() == "Let me use calculator. 2 + 3 = 5."
+    assert "tool.started" not in [event.name for event in harness.events]
+    roles = [message["role"] for message in (await store.read(sid, ME)).messages]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+
+
+async def test_a_short_loss_of_redis_does_not_end_a_turn(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    failures = [StoreUnavailable(), StoreUnavailable()]
+    commit = store.commit
+
+    async def unsteady(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await commit(*args, **kwargs)
+
+    store.commit = unsteady  # type: ignore[method-assign]
+    assert (await Harness(store, ScriptedEngine()).turn(sid, "hello")).is_final
+    assert failures == []
+
+
+async def test_a_turn_whose_redis_stays_away_gives_up_with_its_lease(
+    own_redis_server: RedisServer,
+) -> None:
+    client = connect(own_redis_server.url)
+    store = SessionStore(client, lease_s=0.4)
+    sid = await store.create(ME, {})
+    harness = Harness(store, engine := GatedEngine())
+    task = spawn(harness.turn(sid, "first"), name="turn")
+    await engine.started.wait()
+    own_redis_server.stop()
+    with pytest.raises(StoreUnavailable):
+        await task
+    assert harness.events[-1].data["code"] == "store_unavailable"
+    assert len(harness.turns) == 0
+    await client.aclose()
+
+
+async def test_cancel_all_waits_until_every_lease_is_free(
+    store: SessionStore, redis: Redis
+) -> None:
+    sids = [await store.create(ME, {}) for _ in range(3)]
+    harness = Harness(store, engine := GatedEngine())
+    tasks = [spawn(harness.turn(sid, "x"), name="turn") for sid in sids]
+    await until(lambda: engine.steps == 3)
+    assert repr(harness.turns) == "Turns(3 open)"
+    await harness.turns.cancel_all()
+    assert [await lease_of(redis, sid) for sid in sids] == [None] * 3
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from agent_worker.sessions import session_keys
+from tests.agent_worker.support import Event, GatedEngine, deltas, event_order, until
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession, ClientWebSocketResponse
+    from redis.asyncio import Redis
+
+    from agent_worker.redis_server import RedisServer
+    from tests.agent_worker.conftest import StartWorker
+    from tests.agent_worker.support import RunningWorker
+
+
+async def create(http: ClientSession, worker: RunningWorker) -> str:
+    async with http.post(worker.sessions()) as response:
+        return (await response.json())["session_id"]
+
+
+async def receive(socket: ClientWebSocketResponse) -> Event:
+    frame = json.loads(await socket.receive_str())
+    assert set(frame) == {"id", "event", "data"}
+    return Event(frame["id"], frame["event"], frame["data"])
+
+
+async def turn(socket: ClientWebSocketResponse, content: str) -> list[Event]:
+    await socket.send_json({"content": content})
+    events = [await receive(socket)]
+    while events[-1].name not in {"done", "error"}:
+        events.append(await receive(socket))
+    return events
+
+
+async def test_turns_over_one_socket(http: ClientSession, start_worker: StartWorker) -> None:
+    worker = await start_worker(name="w1")
+    sid = await create(http, worker)
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        headers = socket._response.headers
+        assert headers["X-Hermes-Worker"] == "w1"
+        assert headers["X-Hermes-Session-Id"] == sid
+        first = await turn(socket, "my name is Ada")
+        second = await turn(socket, "what is my name?")
+    assert deltas(second) == second[-1].data["content"] == "Your name is Ada."
+    assert set(second[-1].data) == {"session_id", "step", "content", "is_final"}
+    order = [event_order(event.id) for event in first + second]
+    assert order == sorted(set(order))
+
+
+async def test_closing_the_socket_cancels_the_turn(
+    http: ClientSession, start_worker: StartWorker, redis: Redis
+) -> None:
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    sid = await create(http, worker)
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        await socket.send_json({"content": "x"})
+        assert (await receive(socket)).data == {"content": "one "}
+    await engine.closed.wait()
+    await until(lambda: len(worker.worker.turns) == 0)
+    assert await redis.exists(session_keys(sid)[1]) == 0
+
+
+async def test_a_second_turn_is_refused_without_harming_the_first(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    sid = await create(http, worker)
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        await socket.send_json({"content": "x"})
+        await receive(socket)
+        await socket.send_json({"content": "y"})
+        refused = await receive(socket)
+        assert (refused.id, refused.name) == (None, "error")
+        assert refused.data["code"] == "turn_in_progress"
+        engine.gate.set()
+        assert [(await receive(socket)).name for _ in range(2)] == ["message.delta", "done"]
+
+
+async def test_a_turn_that_another_client_runs_is_refused_too(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    sid = await create(http, worker)
+    url = worker.sessions(sid, "ws")
+    async with http.ws_connect(url) as one, http.ws_connect(url) as two:
+        await one.send_json({"content": "x"})
+        await engine.started.wait()
+        (refused,) = await turn(two, "y")
+        assert refused.data["code"] == "turn_in_progress"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    ["", "{", "[]", "{}", '{"content": 1}', '{"content": "\\ud800"}', b"\x00", "[" * 9999],
+)
+async def test_garbage_gets_an_error_and_the_socket_stays_open(
+    http: ClientSession, start_worker: StartWorker, garbage: str | bytes
+) -> None:
+    worker = await start_worker()
+    sid = await create(http, worker)
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        if isinstance(garbage, bytes):
+            await socket.send_bytes(garbage)
+        else:
+            await socket.send_str(garbage)
+        event = await receive(socket)
+        assert (event.id, event.name, event.data["code"]) == (None, "error", "bad_request")
+        assert (await turn(socket, "hello"))[-1].name == "done"
+
+
+async def test_a_message_that_is_too_big_closes_the_socket(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker()
+    sid = await create(http, worker)
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        await socket.send_str("x" * (1024 * 1024 + 1))
+        message = await socket.receive()
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1009)
+
+
+async def test_an_unknown_session_is_refused_before_the_handshake(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker()
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await http.ws_connect(worker.sessions("a" * 32, "ws"))
+    assert refused.value.status == 404
+
+
+async def test_a_lost_redis_is_an_error_event(
+    http: ClientSession, start_worker: StartWorker, own_redis_server: RedisServer
+) -> None:
+    worker = await start_worker(redis_url=own_redis_server.url)
+    sid = await create(http, worker)
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        own_redis_server.stop()
+        (event,) = await turn(socket, "hello")
+        assert (event.name, event.data["code"]) == ("error", "store_unavailable")
+        assert not socket.closed
+
+
+async def gauge(http: ClientSession, worker: RunningWorker) -> float:
+    async with http.get(worker.url + "/metrics") as response:
+        (line,) = [
+            line
+            for line in (await response.text()).splitlines()
+            if line.startswith("hermes_active_sessions ")
+        ]
+        return float(line.split()[1])
+
+
+async def test_the_gauge_counts_sockets_and_leases(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    sid = await create(http, worker)
+    assert await gauge(http, worker) == 0
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        assert await gauge(http, worker) == 1
+        await socket.send_json({"content": "x"})
+        await receive(socket)
+        assert await gauge(http, worker) == 2
+        engine.gate.set()
+        assert [(await receive(socket)).name for _ in range(2)] == ["message.delta", "done"]
+
+    async def is_zero() -> Any:
+        return await gauge(http, worker) == 0
+
+    await until(is_zero)
+
+
+async def test_draining_closes_idle_sockets_now_and_busy_ones_after_their_turn(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    idle_sid, busy_sid = await create(http, worker), await create(http, worker)
+    async with (
+        http.ws_connect(worker.sessions(idle_sid, "ws")) as idle,
+        http.ws_connect(worker.sessions(busy_sid, "ws")) as busy,
+    ):
+        await busy.send_json({"content": "x"})
+        await receive(busy)
+        drain = asyncio.gather(worker.worker.websocket.drain(), idle.receive())
+        _, closed = await drain
+        assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+        await busy.send_json({"content": "y"})
+        assert (await receive(busy)).data["code"] == "draining"
+        engine.gate.set()
+        assert [(await receive(busy)).name for _ in range(2)] == ["message.delta", "done"]
+        closed = await busy.receive()
+        assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1001)
