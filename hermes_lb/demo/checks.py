@@ -1,0 +1,94 @@
+"""What must hold, each as a function: facts in, a `Check` out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hermes_lb.demo.client import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`text` says what must hold; `expected` and `got` tell apart what does not."""
+
+    text: str
+    held: bool
+    expected: str
+    got: str
+
+    @property
+    def failure(self) -> str:
+        return f"{self.text}: expected {self.expected}, got {self.got}"
+
+
+def _equal(text: str, expected: object, got: object) -> Check:
+    return Check(text, expected == got, str(expected), str(got))
+
+
+def says_who_served(worker: str | None, known: Sequence[str]) -> Check:
+    text = "the answer says which worker served it"
+    return Check(text, worker in known, f"one of {', '.join(known)}", str(worker))
+
+
+def same_worker(cookie: str, before: str | None, now: str | None) -> Check:
+    return _equal(f"the cookie {cookie} leads back to the same worker", before, now)
+
+
+def another_worker(killed: str, now: str | None) -> Check:
+    held = now is not None and now != killed
+    return Check("another worker answered", held, f"anyone but {killed}", str(now))
+
+
+def answer_contains(wanted: str, turn: Turn) -> Check:
+    return Check(
+        f'the answer contains "{wanted}"', wanted in turn.answer, wanted, repr(turn.answer)
+    )
+
+
+def is_final(turn: Turn) -> Check:
+    return _equal("the turn was finished", True, turn.is_final)
+
+
+def tools_ran(wanted: Sequence[str], turn: Turn) -> Check:
+    names = " and ".join(wanted)
+    return _equal(f"the tools ran: {names}", sorted(wanted), sorted(turn.tools))
+
+
+def tokens_are_the_answer(turn: Turn) -> Check:
+    return _equal(
+        "the tokens, joined, are the answer", repr(turn.answer), repr("".join(turn.tokens))
+    )
+
+
+def came_one_by_one(turn: Turn, interval: float) -> Check:
+    """Nobody on the way held tokens back: they are as far apart as the model made them."""
+    least = (len(turn.tokens) - 1) * interval / 2
+    return Check(
+        f"{len(turn.tokens)} tokens came one by one, over {turn.seconds:.1f} s",
+        0 < least <= turn.seconds,
+        f"at least {least:.2f} s from the first to the last",
+        f"{turn.seconds:.2f} s",
+    )
+
+
+def has_every_turn(turns: Sequence[Turn], messages: Sequence[dict[str, Any]]) -> Check:
+    """Each question once and in order, each with the answer that the client got for it."""
+    kept: list[list[str]] = []
+    for message in messages:
+        if message["role"] == "user":
+            kept.append([message["content"], ""])
+        elif message["role"] == "assistant" and kept:
+            kept[-1][1] += message["content"]
+    heard = [[turn.question, turn.answer] for turn in turns]
+    return _equal(f"all {len(turns)} turns are there, in order, none twice", heard, kept)
+
+
+def has_no_other_message(turns: Sequence[Turn], messages: Sequence[dict[str, Any]]) -> Check:
+    """A turn is a question and an answer; with tools, also the step that called them, and
+    their results."""
+    expected = sum(2 + (1 + len(turn.tools) if turn.tools else 0) for turn in turns)
+    return _equal(f"the session holds {expected} messages", expected, len(messages))

@@ -1,0 +1,163 @@
+"""What the demo runs where, read from the configuration; and whether the ports are free."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hermes_lb.config import Config
+    from hermes_lb.config.models import Backend
+    from hermes_lb.config.units import Address
+
+# What the checks of a busy machine may take beyond their schedule, in seconds.
+_SLACK = 5.0
+
+
+class Unsuitable(Exception):
+    """The demo can't run with this configuration; the text says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWorker:
+    """One server of the configuration, which the demo starts as a worker of the same name."""
+
+    name: str
+    address: Address
+    backend: Backend
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An address that must be free, what for, and what to change if it isn't."""
+
+    address: Address
+    purpose: str
+    setting: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    source: Path
+    url: str
+    admin_url: str
+    workers: Sequence[PlannedWorker]
+    listeners: Sequence[Listener]
+
+    def worker(self, name: str | None) -> PlannedWorker | None:
+        return next((worker for worker in self.workers if worker.name == name), None)
+
+
+def make_plan(config: Config, source: Path) -> Plan:
+    """Raises Unsuitable."""
+    frontend = config.frontends[0]
+    servers = {
+        server.address: PlannedWorker(server.name, server.address, backend)
+        for backend in config.backends.values()
+        for server in backend.servers
+        if not server.down
+    }
+    workers = list(servers.values())
+    if not config.admin.enabled:
+        raise Unsuitable(
+            f"the demo asks the admin listener: set [admin] enabled = true in {source}"
+        )
+    if len({worker.name for worker in workers}) < max(2, len(workers)):
+        raise Unsuitable(
+            "the demo kills a worker and goes on with another: "
+            f"{source} needs two servers or more, each with a name of its own"
+        )
+    listeners = _listeners(config)
+    for listener in listeners:
+        if listener.address.port == 0:
+            raise Unsuitable(
+                f"the demo must know the port of {listener.purpose}: write one instead of 0 in "
+                f"{source} ({listener.setting})"
+            )
+    return Plan(
+        source=source,
+        url=f"http://{frontend.bind[0].as_destination()}",
+        admin_url=f"http://{config.admin.bind.as_destination()}",
+        workers=workers,
+        listeners=[
+            *listeners,
+            *(
+                Listener(w.address, f"server {w.name}", "its address in [[backends.*.servers]]")
+                for w in workers
+            ),
+        ],
+    )
+
+
+def _listeners(config: Config) -> list[Listener]:
+    frontends = [
+        Listener(address, f"frontend {frontend.name}", "[[frontends]] bind")
+        for frontend in config.frontends
+        for address in frontend.bind
+    ]
+    return [*frontends, Listener(config.admin.bind, "admin", "[admin] bind")]
+
+
+def obstacles(plan: Plan) -> list[str]:
+    """A line for each address that can't be had, with what to do; none: all are free."""
+    found = []
+    for listener in plan.listeners:
+        error = _try_to_bind(listener.address)
+        if error is not None:
+            found.append(_explain(listener, error, plan.source))
+    return found
+
+
+def _try_to_bind(address: Address) -> OSError | None:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As asyncio binds: a connection that lingers in TIME_WAIT does not hold a port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        return error
+    return None
+
+
+def _explain(listener: Listener, error: OSError, source: Path) -> str:
+    host, port = listener.address
+    place = f"({listener.purpose}, {source})"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} {place} is in use: stop what uses it, or change {listener.setting}"
+    if error.errno == errno.EACCES:
+        return f"port {port} {place} is not allowed: take one above 1023, in {listener.setting}"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return (
+            f"{host} {place} is not an address of this machine, where the demo runs everything: "
+            f"change {listener.setting} to one, such as 127.0.0.1:{port}"
+        )
+    return f"port {port} {place} cannot be had ({error.strerror or error}): see {listener.setting}"
+
+
+def seconds_until_down(backend: Backend) -> float | None:
+    """How long the health checks may take to notice a death; None: there are none."""
+    health = backend.health
+    if health is None:
+        return None
+    intervals = max(health.interval, health.fast_interval or 0.0)
+    return (health.fall + 1) * (intervals + (health.timeout or 0.0)) + _SLACK
+
+
+def seconds_until_up(backend: Backend) -> float:
+    """How long a server that answers again may take to be in use again."""
+    health = backend.health
+    if health is None:
+        return max((server.fail_timeout for server in backend.servers), default=0.0) + _SLACK
+    return (health.rise + 1) * max(health.interval, health.down_interval or 0.0) + _SLACK

@@ -1,0 +1,175 @@
+"""The running system: an embedded Valkey, the workers, and the balancer in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+
+from hermes_lb.demo.failures import DemoFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from hermes_lb.demo.plan import Plan, PlannedWorker
+    from hermes_lb.demo.processes import Child, Children
+
+STORE, BALANCER = "valkey", "balancer"
+
+# Slow enough to be seen, quick enough not to bore.
+TOKEN_INTERVAL_MS = 40
+
+# A process imports its libraries within a second; a busy machine takes its time.
+_START_TIMEOUT = 20.0
+_POLL_EVERY = 0.05
+_PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+
+_VERDICT = "hermes_lb.health: "
+_STORE_LINE = re.compile(r"listening on (redis://\S+) \((.+)\)")
+
+
+class ServerState(NamedTuple):
+    """What the balancer thinks of a server."""
+
+    name: str
+    address: str
+    is_up: bool
+    may_serve: bool
+
+
+class System:
+    """`start` it, and it runs until its `children` end. Raises DemoFailed wherever it waits."""
+
+    def __init__(self, plan: Plan, children: Children, folder: Path) -> None:
+        self.plan = plan
+        self.access_log = folder / "access.log"
+        self.store_url = ""
+        self.store_version = ""
+        self.processes: dict[str, Child] = {}
+        self._children = children
+
+    async def start_store(self) -> None:
+        store = await self._start(STORE, "-m", "agent_worker", "redis", "--port", "0")
+
+        async def says_where() -> bool:
+            match = _STORE_LINE.search("\n".join(store.tail(5)))
+            if match:
+                self.store_url, self.store_version = match.groups()
+            return match is not None
+
+        await self._until(says_where, store, "Valkey is ready")
+
+    async def start_worker(self, worker: PlannedWorker) -> Child:
+        """Start it; `wait_for_worker` waits until it is ready."""
+        return await self._start(
+            worker.name,
+            *("-m", "agent_worker"),
+            *("--host", worker.address.host, "--port", str(worker.address.port)),
+            *("--redis-url", self.store_url, "--name", worker.name),
+            *("--token-interval", f"{TOKEN_INTERVAL_MS}ms"),
+        )
+
+    async def wait_for_worker(self, worker: PlannedWorker) -> None:
+        async def is_ready() -> bool:
+            answer = await _get(f"{worker.url}/ready")
+            return isinstance(answer, dict) and answer.get("worker") == worker.name
+
+        await self._until(is_ready, self.processes[worker.name], f"{worker.name} is ready")
+
+    async def start_balancer(self) -> None:
+        """Start it, and wait until it has a good opinion of every worker."""
+        balancer = await self._start(
+            BALANCER,
+            *("-m", "hermes_lb", "--config", str(self.plan.source)),
+            output=self.access_log,
+        )
+
+        async def is_well() -> bool:
+            return await _get(f"{self.plan.admin_url}/healthz") is not None and all(
+                [await self._sees(worker, up=True) for worker in self.plan.workers]
+            )
+
+        await self._until(is_well, balancer, "the balancer runs and sees every worker up")
+
+    async def wait_until_seen(self, worker: PlannedWorker, *, up: bool, timeout: float) -> float:
+        """Wait until the balancer sees the worker up (and in use), or down -> the seconds."""
+        began = time.monotonic()
+
+        async def is_seen() -> bool:
+            return await self._sees(worker, up=up)
+
+        what = f"the balancer sees {worker.name} {'up' if up else 'down'}"
+        await self._until(is_seen, self.processes[BALANCER], what, timeout)
+        return time.monotonic() - began
+
+    async def server_states(self) -> list[ServerState]:
+        """The balancer's opinion of all servers; empty if it does not answer."""
+        servers = await _get(f"{self.plan.admin_url}/api/v1/servers")
+        return [
+            ServerState(s["name"], s["address"], s["state"] == "up", s["available"])
+            for s in servers or []
+        ]
+
+    def logged(self) -> list[str]:
+        """The access log so far, if the configuration sends it to stdout."""
+        return _lines(self.access_log)
+
+    def verdicts(self) -> list[str]:
+        """What the balancer said of its servers so far: who went down, who is up again."""
+        return [line for line in _lines(self.processes[BALANCER].log) if _VERDICT in line]
+
+    def ended(self) -> list[Child]:
+        """The processes that should run and don't."""
+        return [child for child in self.processes.values() if not child.is_running]
+
+    async def _sees(self, worker: PlannedWorker, *, up: bool) -> bool:
+        states = [s for s in await self.server_states() if s.address == str(worker.address)]
+        return bool(states) and all(
+            (s.is_up and s.may_serve) if up else not s.is_up for s in states
+        )
+
+    async def _start(self, name: str, *arguments: str, output: Path | None = None) -> Child:
+        child = await self._children.start(name, *arguments, output=output)
+        self.processes[name] = child
+        return child
+
+    async def _until(
+        self,
+        holds: Callable[[], Awaitable[bool]],
+        child: Child,
+        what: str,
+        timeout: float = _START_TIMEOUT,
+    ) -> None:
+        """Poll until it holds. Raises DemoFailed when the child ends, or after `timeout`."""
+        deadline = time.monotonic() + timeout
+        while not await holds():
+            if not child.is_running:
+                raise DemoFailed(f"{child.name} {child.how_it_ended}", culprit=child.name)
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"not within {timeout:g} s: {what}", culprit=child.name)
+            await asyncio.sleep(_POLL_EVERY)
+
+
+def _lines(file: Path) -> list[str]:
+    """The whole lines of a file that may be growing; none if there is no file."""
+    try:
+        text = file.read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+async def _get(url: str) -> Any:
+    """The JSON of a good answer; None for every other outcome, while something starts or ends."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_PROBE_TIMEOUT) as session,
+            session.get(url) as response,
+        ):
+            return await response.json() if response.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return None
