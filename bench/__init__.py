@@ -1,0 +1,1 @@
+"""Benchmarks of the balancer. `python -m bench.live` is the one that README.md describes."""

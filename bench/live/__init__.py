@@ -1,0 +1,1 @@
+"""This balancer beside nginx, HAProxy, Envoy and a plain aiohttp proxy, in one run."""

@@ -1,0 +1,137 @@
+"""`python -m bench.live`: see bench/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from bench.live.cases import CASES
+from bench.live.errors import BenchError
+from bench.live.machine import describe_machine
+from bench.live.output import write_json
+from bench.live.peers import PEERS
+from bench.live.plot import INSTALL as PLOT_INSTALL
+from bench.live.plot import write_plot
+from bench.live.report import print_report
+from bench.live.runner import Step, make_plan, run, running_bench
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_DEFAULT_OUTPUT = Path(__file__).resolve().parents[1] / "results"
+
+
+def main() -> int:
+    options = _parse_options()
+    # A terminal says how wide it is. A pipe does not, and a cut table is of no use.
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    # SIGTERM is as good as Ctrl-C: both unwind the contexts, which end every process started.
+    # By way of SIGINT, because an event loop that runs has its own way to take that one.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    plan = make_plan(
+        [CASES[name] for name in options.cases],
+        [PEERS[name] for name in options.only],
+        options.rounds,
+    )
+    for what in plan.missing:
+        name, _, install = what.partition(": ")
+        console.print(f"[yellow]{name} is missing[/]; to measure with it: {install}")
+    steps = plan.steps()
+    if not steps:
+        console.print("nothing to measure")
+        return 2
+    machine = describe_machine()
+    machine["peers"] = {peer.name: peer.version() for peer in plan.peers}
+    done = 0
+
+    def progress(step: Step) -> None:
+        nonlocal done
+        done += 1
+        console.print(
+            f"[dim]{done:3}/{len(steps)}  round {step.round}  {step.case.name:12}"
+            f" {step.peer.name}[/]",
+            highlight=False,
+        )
+
+    try:
+        with running_bench(options.seconds) as bench:
+            machine["small_upstream"] = bench.upstreams.small_server
+            results = run(plan, bench, progress)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything started has been ended")
+        return 130
+    except BenchError as error:
+        console.print(f"[red]{error}[/]")
+        return 1
+
+    print_report(console, results, plan.cases, machine)
+    options.output.mkdir(parents=True, exist_ok=True)
+    settings = {"seconds": options.seconds, "rounds": options.rounds, "missing": plan.missing}
+    record = options.output / "live.json"
+    write_json(record, results, machine=machine, run=settings)
+    console.print(f"\nwritten: {record}", soft_wrap=True)
+    picture = options.output / "live.png"
+    if write_plot(picture, results):
+        console.print(f"written: {picture}", soft_wrap=True)
+    else:
+        console.print(f"no picture: matplotlib is missing; to have one: {PLOT_INSTALL}")
+    return 0
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.live",
+        description="Measure hermes_lb beside nginx, HAProxy, Envoy and a plain aiohttp proxy.",
+    )
+    parser.add_argument("--quick", action="store_true", help="one round of 2 s: a smoke test")
+    parser.add_argument("--seconds", type=_positive, help="length of a measurement (default 5)")
+    parser.add_argument("--rounds", type=_positive, help="interleaved rounds (default 3)")
+    parser.add_argument(
+        "--only",
+        type=_names(PEERS),
+        default=list(PEERS),
+        metavar="PEER,...",
+        help=f"of {', '.join(PEERS)}",
+    )
+    parser.add_argument(
+        "--cases",
+        type=_names(CASES),
+        default=list(CASES),
+        metavar="CASE,...",
+        help=f"of {', '.join(CASES)}",
+    )
+    parser.add_argument("--output", type=Path, default=_DEFAULT_OUTPUT, metavar="DIR")
+    options = parser.parse_args()
+    options.seconds = options.seconds or (2 if options.quick else 5)
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    return options
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 600:
+        raise argparse.ArgumentTypeError("from 1 to 600")
+    return number
+
+
+def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """A parser of "a,b" into names out of `known`, in `known`'s order."""
+
+    def parse(text: str) -> list[str]:
+        asked = {name.strip() for name in text.split(",")}
+        if unknown := asked - set(known):
+            raise argparse.ArgumentTypeError(
+                f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}"
+            )
+        return [name for name in known if name in asked]
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What is measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.live.cases.first_token import FirstToken
+from bench.live.cases.requests import ConnectionPerRequest, SdkPost, SmallGet, TlsGet, VariedGet
+from bench.live.cases.tokens import Tokens300, Tokens3000
+from bench.live.cases.websocket import WebSocketEcho
+
+if TYPE_CHECKING:
+    from bench.live.cases.base import Case
+
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        SmallGet(),
+        VariedGet(),
+        SdkPost(),
+        ConnectionPerRequest(),
+        TlsGet(),
+        Tokens300(),
+        Tokens3000(),
+        FirstToken(),
+        WebSocketEcho(),
+    )
+}

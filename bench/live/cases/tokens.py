@@ -1,0 +1,132 @@
+"""Server-sent events: CPU per relayed token, resident memory per live stream."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+from functools import partial
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from bench.live.cases.base import (
+    CPU_SHARE,
+    FOREIGN,
+    Case,
+    Metric,
+    Sample,
+)
+from bench.live.errors import BenchError
+from bench.live.loads.fleet import Fleet, FleetClient, check_fleet, close_fleet, open_fleet
+from bench.live.messages import SDK_BODY, TOKEN_MARK, sdk_headers, sdk_request
+from bench.live.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.live.bench import Bench
+    from bench.live.peers.base import Peer, Running
+
+_WARM_UP_STREAMS = 20
+_SETTLE = 1.0  # s, before memory is read and after streams have opened
+_LEAST_DELIVERED = 0.97  # of the tokens that the rate stands for
+
+
+class _Tokens(Case):
+    """N streams at a fixed rate each, all live for the whole window.
+
+    The proxy's CPU (all its processes and threads) over the tokens that the client received, and
+    its memory with the streams minus before. A proxy is fresh for each measurement: memory that
+    an earlier fleet left behind would hide what this one takes.
+    """
+
+    streams: int
+    rate: int  # tokens per second and stream
+    metrics = (
+        Metric("cpu_us", "CPU per token", "µs", "lower", 1, is_main=True),
+        Metric("memory_kb", "memory per stream", "KB", "lower", 1, is_main=True),
+        Metric("delivered", "tokens delivered", "of asked", "neither", 3),
+        Metric("per_read", "tokens per read", "", "neither", 2),
+        CPU_SHARE,
+        FOREIGN,
+    )
+
+    def measure(self, peer: Peer, bench: Bench) -> Sample:
+        with peer.running(bench, bench.upstreams.tokens) as proxy:
+            check_stream(proxy.port)
+            return uvloop.run(self._measure(proxy, bench))
+
+    async def _measure(self, proxy: Running, bench: Bench) -> Sample:
+        process = proxy.process
+        assert process is not None
+        request = sdk_request(proxy.port, path=f"/stream/{self.rate}")
+
+        warm_up = Fleet()
+        await open_fleet(warm_up, _clients(warm_up, request), proxy.port, _WARM_UP_STREAMS)
+        await close_fleet(warm_up)
+        await asyncio.sleep(_SETTLE)
+        before_kb = process.resident_kb()
+
+        fleet = Fleet()
+        await open_fleet(fleet, _clients(fleet, request), proxy.port, self.streams)
+        await asyncio.sleep(_SETTLE)
+        window = Window(bench, process)
+        messages, reads = fleet.messages, fleet.reads
+        await asyncio.sleep(bench.seconds)
+        messages, reads = fleet.messages - messages, fleet.reads - reads
+        window.close()
+        with_kb = process.resident_kb()
+        check_fleet(fleet)
+        await close_fleet(fleet)
+
+        if not messages:
+            raise BenchError("no token arrived")
+        delivered = messages / (self.streams * self.rate * window.seconds)
+        warnings = []
+        if delivered < _LEAST_DELIVERED:
+            warnings.append(f"only {delivered:.0%} of the tokens were delivered")
+        values = {
+            "cpu_us": window.cpu_ns / 1e3 / messages,
+            "memory_kb": (with_kb - before_kb) / self.streams,
+            "delivered": delivered,
+            "per_read": messages / reads,
+            "cpu_share": window.cpu_share,
+            "foreign": window.foreign,
+        }
+        return Sample(values, warnings)
+
+
+def _clients(fleet: Fleet, request: bytes) -> Callable[[], FleetClient]:
+    return partial(FleetClient, fleet, request, b"HTTP/1.1 200", TOKEN_MARK)
+
+
+class Tokens300(_Tokens):
+    name = "tokens-300"
+    title = "Event streams: 300 at 40 tokens/s"
+    streams = 300
+    rate = 40
+
+
+class Tokens3000(_Tokens):
+    name = "tokens-3000"
+    title = "Event streams: 3,000 at 2 tokens/s"
+    streams = 3000
+    rate = 2
+
+
+def check_stream(port: int) -> None:
+    """Check that a stream arrives as an event stream, in order, and nothing missing."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+    try:
+        headers = sdk_headers(f"127.0.0.1:{port}")
+        connection.request("POST", "/stream/100", body=SDK_BODY, headers=headers)
+        response = connection.getresponse()
+        kind = response.headers.get_content_type()
+        if response.status != 200 or kind != "text/event-stream":
+            raise BenchError(f"the stream answered {response.status} {kind}")
+        lines = [response.readline() for _ in range(4 * 5)]  # id, event, data, blank
+        ids = [line.split()[1] for line in lines if line.startswith(b"id:")]
+        if ids != [b"1", b"2", b"3", b"4", b"5"]:
+            raise BenchError(f"the stream's tokens came as {ids}")
+    finally:
+        connection.close()

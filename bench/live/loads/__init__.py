@@ -1,0 +1,1 @@
+"""The clients: wrk for requests, Protocols on uvloop for streams and WebSockets."""

@@ -1,0 +1,75 @@
+"""nginx, one worker. The free edition has neither cookie affinity nor active health checks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from bench.live.peers.base import BACKLOG, MAX_CONNECTIONS, Peer, Setup, first_line
+
+
+class Nginx(Peer):
+    name = "nginx"
+    install = "apt-get install nginx"
+
+    def is_installed(self) -> bool:
+        return shutil.which("nginx") is not None
+
+    def version(self) -> str:
+        return first_line("nginx", "-v")
+
+    def command(self, setup: Setup) -> list[str]:
+        tls = ""
+        if setup.certificate:
+            tls = (
+                f"ssl_certificate {setup.certificate.chain};"
+                f" ssl_certificate_key {setup.certificate.key};"
+            )
+        servers = "\n".join(
+            f"    server 127.0.0.1:{port} max_fails=3 fail_timeout=30s;" for port in setup.upstreams
+        )
+        here = setup.directory
+        config = f"""{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile {2 * MAX_CONNECTIONS + 2000};
+pid {here}/nginx.pid;
+error_log stderr warn;
+events {{ worker_connections {2 * MAX_CONNECTIONS}; }}
+http {{
+  access_log {setup.access_log} combined buffer=64k flush=1s;
+  keepalive_timeout 75s;
+  keepalive_requests 1000000000;
+  client_body_temp_path {here}/body;
+  proxy_temp_path {here}/proxy;
+  fastcgi_temp_path {here}/fastcgi;
+  uwsgi_temp_path {here}/uwsgi;
+  scgi_temp_path {here}/scgi;
+  # "Connection: upgrade" only for who asks for it: sent always, it defeats keep-alive.
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+  upstream upstreams {{
+    least_conn;
+{servers}
+    keepalive 192;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen 127.0.0.1:{setup.port} backlog={BACKLOG}{" ssl" if tls else ""};
+    {tls}
+    location / {{
+      proxy_pass http://upstreams;
+      proxy_http_version 1.1;
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $connection_upgrade;
+      proxy_buffering off;
+      proxy_request_buffering off;
+      proxy_connect_timeout 5s;
+      proxy_read_timeout 300s;
+      proxy_send_timeout 300s;
+    }}
+  }}
+}}
+"""
+        return ["nginx", "-p", str(here), "-c", str(setup.write("nginx.conf", config))]

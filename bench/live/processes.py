@@ -1,0 +1,202 @@
+"""Child processes: started on a core, measured whole (all processes, all threads), always ended.
+
+Linux only: figures come from `/proc`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.live.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+# Below the kernel's range for outgoing connections (32768 up): a load that opens thousands of
+# connections cannot take a port between our picking it and a proxy binding it.
+_PORTS = range(18_000, 32_000)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` different TCP ports that nothing listens on, each of five digits."""
+    held: list[socket.socket] = []
+    try:
+        while len(held) < count:
+            candidate = socket.socket()
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                candidate.bind(("127.0.0.1", random.choice(_PORTS)))
+            except OSError:
+                candidate.close()
+            else:
+                held.append(candidate)
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+class Process:
+    """One child in a session of its own, with all that it starts. A context manager.
+
+    `core` is the only CPU it may run on. Its output goes to `log`, whose end is part of the
+    message when something fails. Leaving the context ends the child and its session.
+    """
+
+    def __init__(self, argv: Sequence[str], *, core: int, log: Path) -> None:
+        self.argv = list(argv)
+        self.log = log
+        self._core = core
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Process:
+        with self.log.open("wb") as output:
+            self._child = subprocess.Popen(
+                self.argv,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Of its own session: Ctrl-C reaches the bench alone, which then ends each child.
+                start_new_session=True,
+                preexec_fn=self._in_child,
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _in_child(self) -> None:
+        os.sched_setaffinity(0, {self._core})
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    @property
+    def pid(self) -> int:
+        if self._child is None:
+            raise BenchError(f"{self.argv[0]} was not started")
+        return self._child.pid
+
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def stop(self, patience: float = 5.0) -> None:
+        """End the child: SIGTERM, and SIGKILL to what is left of its session."""
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        deadline = time.monotonic() + 2.0
+        while (left := self._others()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for pid in left:
+            _kill(pid)
+        self._child = None
+
+    def _others(self) -> list[int]:
+        return [pid for pid in self.pids() if pid != self.pid]
+
+    def pids(self) -> list[int]:
+        """The child, its descendants, and whoever else is of its session (and is no zombie)."""
+        found: list[int] = []
+        family = {self.pid}
+        for pid, parent, session, state in sorted(_all_processes()):
+            if session == self.pid or pid in family or parent in family:
+                family.add(pid)
+                if state != "Z":
+                    found.append(pid)
+        return found
+
+    def cpu_ns(self) -> int:
+        """CPU time used so far by every thread of every process, in ns."""
+        total = 0
+        for pid in self.pids():
+            for thread in _listdir(f"/proc/{pid}/task"):
+                schedstat = _read(f"/proc/{pid}/task/{thread}/schedstat")
+                total += int(schedstat.split()[0]) if schedstat else 0
+        return total
+
+    def resident_kb(self) -> float:
+        """Proportional resident memory (PSS: shared pages count once) of every process, in KB."""
+        return sum(map(_pss_kb, self.pids()))
+
+    def output(self, lines: int = 4) -> str:
+        """The end of what the child has written, for a message."""
+        written = _read(str(self.log)).splitlines()
+        return "\n".join(line[:400] for line in written[-lines:])
+
+
+def core_busy_seconds(core: int) -> float:
+    """Seconds since boot in which `core` was not idle (a resolution of 10 ms)."""
+    for line in _read("/proc/stat").splitlines():
+        fields = line.split()
+        if fields and fields[0] == f"cpu{core}":
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+            return (user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND
+    return 0.0
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command line that runs `module` with this interpreter."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _all_processes() -> list[tuple[int, int, int, str]]:
+    """(pid, parent, session, state) of every process."""
+    found = []
+    for name in _listdir("/proc"):
+        if name.isdigit() and (stat := _read(f"/proc/{name}/stat")):
+            # The command's name may hold spaces and brackets; what follows its last ")" may not.
+            state, parent, _group, session, *_ = stat.rpartition(")")[2].split()
+            found.append((int(name), int(parent), int(session), state))
+    return found
+
+
+def _pss_kb(pid: int) -> float:
+    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith("Pss:"):
+            return float(line.split()[1])
+    return 0.0
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _listdir(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:  # it has ended meanwhile
+        return []
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
