@@ -98,10 +98,13 @@ class Turn:
         if writes:
             self._writes = []
             for transport, data in writes:
-                if data is None:
-                    transport.close()
-                elif not transport.is_closing():
-                    transport.write(data)
+                try:
+                    if data is None:
+                        transport.close()
+                    elif not transport.is_closing():
+                        transport.write(data)
+                except Exception:
+                    self._give_up(transport, transport)
 
     def finish(self) -> None:
         """Work off all that came in this turn."""
@@ -111,22 +114,28 @@ class Turn:
             for client, data in requests:
                 try:
                     client.process(data)
-                except Exception:  # a bug of ours must cost one connection, not all of this turn
-                    logger.exception("while serving %r", client)
-                    client.transport.abort()
+                except Exception:
+                    self._give_up(client, client.transport)
         if self._responses:
             responses, self._responses = self._responses, []
             for upstream, data in responses:
                 try:
                     upstream.process(data)
                 except Exception:
-                    logger.exception("while serving %r", upstream)
-                    upstream.transport.abort()
+                    self._give_up(upstream, upstream.transport)
         self.write_all()
         if self._ended:
             ended, self._ended = self._ended, []
             for exchange, now, termination in ended:
-                record_exchange(exchange, now, termination)
+                try:
+                    record_exchange(exchange, now, termination)
+                except Exception:
+                    logger.exception("while recording %r", exchange)
+
+    def _give_up(self, what: object, transport: asyncio.Transport) -> None:
+        """A bug of ours must cost one connection, not all that share its turn."""
+        logger.exception("while serving %r", what)
+        transport.abort()
 
     def _open(self) -> None:
         self._is_open = True

@@ -26,6 +26,8 @@ class Notes:
     # A transport.
 
     def write(self, data: bytes) -> None:
+        if self.fails:
+            raise ZeroDivisionError("a bug")
         self.happened.append(data)
 
     def close(self) -> None:
@@ -144,12 +146,17 @@ def test_a_bug_costs_one_connection(
         turn.request_came(client, b"request")  # type: ignore[arg-type]
     for server in (broken_server, sound_server):
         turn.response_came(server, b"response")  # type: ignore[arg-type]
+    broken_peer, sound_peer = Notes(fails=True), Notes()
+    for peer in (broken_peer, sound_peer):
+        turn.send(peer, b"bytes")  # type: ignore[arg-type]
+    turn.exchange_ended(object(), 1.0, "--")  # type: ignore[arg-type]
     with caplog.at_level(logging.ERROR, logger="hermes_lb"):
         end(loop)
-    assert broken.happened == broken_server.happened == ["aborted"]
+    assert broken.happened == broken_server.happened == broken_peer.happened == ["aborted"]
+    assert sound_peer.happened == [b"bytes"]
     assert sound.happened == [("process", b"request")]
     assert sound_server.happened == [("process", b"response")]
-    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 4
 
 
 async def test_it_ends_with_the_turn_of_a_real_loop() -> None:
