@@ -56,7 +56,7 @@ def run(
     config: ConfigOption = None,
     loop: Annotated[
         Literal["uvloop", "asyncio"],
-        typer.Option(help="The event loop; uvloop is about a third faster."),
+        typer.Option(help="The event loop; uvloop is the faster one."),
     ] = "uvloop",
     version: Annotated[
         bool,
