@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -24,14 +25,27 @@ PORTS = ("8080", "9900", "8001", "8002", "8003")  # balancer, admin, agent1, age
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
+# Below the ports that the kernel gives to outgoing connections (32768 and up): one that is free
+# now is still free when the demo comes to it. Each process of the test run has its own thousand.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_candidates = itertools.cycle(range(20_000 + _WORKER % 12 * 1000, 21_000 + _WORKER % 12 * 1000))
+
+
 @contextlib.contextmanager
 def listeners(count: int) -> Iterator[list[int]]:
+    """Listening sockets on ports that are free once they are closed."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-            sock.listen()
-        yield [sock.getsockname()[1] for sock in sockets]
+        ports: list[int] = []
+        for port in itertools.islice(_candidates, 1000):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                sock.listen()
+                ports.append(port)
+            if len(ports) == count:
+                break
+        yield ports
 
 
 def shipped_config(ports: list[int]) -> str:
