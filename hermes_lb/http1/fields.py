@@ -8,11 +8,10 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from hermes_lb.http1.memory import Memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
-
-_REMEMBERED_PLANS = 2048
-_REMEMBERED_VALUES = 1024
 
 
 # The kinds of fields that are not simply forwarded. Plain integers: an enum's member access costs
@@ -185,20 +184,15 @@ def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
     return kind
 
 
-class Plans(dict[tuple[bytes, ...], Plan]):
-    """Field names of a head, in their order -> its plan. Bounded: names come from strangers."""
+class Plans(Memory[tuple[bytes, ...], Plan]):
+    """Field names of a head, in their order -> its plan."""
 
     def __init__(self, known: Mapping[bytes, int]) -> None:
-        super().__init__()
-        self.known = known
+        super().__init__(most=2048, longest=2048)
+        self._known = known
 
     def __missing__(self, names: tuple[bytes, ...]) -> Plan:
-        plan = Plan(names, self.known)
-        if sum(map(len, names)) <= 2048:
-            if len(self) >= _REMEMBERED_PLANS:
-                self.clear()  # cheaper than keeping an order, and rare
-            self[names] = plan
-        return plan
+        return self.remember(names, sum(map(len, names)), Plan(names, self._known))
 
 
 class Connection(NamedTuple):
@@ -210,7 +204,7 @@ class Connection(NamedTuple):
     nominated: frozenset[bytes]  # fields that end at this hop, and may
 
 
-class _Connections(dict[bytes, Connection]):
+class _Connections(Memory[bytes, Connection]):
     """The value of a Connection field -> its options."""
 
     def __missing__(self, value: bytes) -> Connection:
@@ -222,13 +216,11 @@ class _Connections(dict[bytes, Connection]):
             b"upgrade" in options,
             frozenset(o for o in nominated if not o.startswith(NEVER_NOMINATED_PREFIXES)),
         )
-        if len(value) <= 128 and len(self) < _REMEMBERED_VALUES:
-            self[value] = connection
-        return connection
+        return self.remember(value, len(value), connection)
 
 
 _KNOWN_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
-connections = _Connections()
+connections = _Connections(most=1024, longest=128)
 
 
 def joined_connection(plan: Plan, values: tuple[bytes, ...]) -> bytes:
@@ -238,10 +230,9 @@ def joined_connection(plan: Plan, values: tuple[bytes, ...]) -> bytes:
     return b",".join([first, *more]) if more else first
 
 
-# Of a Content-Length: below 2^63, beyond which languages with 64-bit integers read another number.
-LENGTH_DIGITS: Final = 18
-
-
 def parse_content_length(value: bytes) -> int | None:
-    """Exactly `1*DIGIT` below 2^63 (RFC 9110 section 8.6), else None. `int()` accepts more."""
-    return int(value) if value.isdigit() and len(value) <= LENGTH_DIGITS else None
+    """Exactly `1*DIGIT` (RFC 9110 section 8.6), else None. `int()` accepts more.
+
+    18 digits are below 2^63, beyond which languages with 64-bit integers read another number.
+    """
+    return int(value) if value.isdigit() and len(value) <= 18 else None

@@ -35,13 +35,13 @@ from hermes_lb.http1.fields import (
 )
 from hermes_lb.http1.head import HeadParser
 from hermes_lb.http1.limits import TARGET_SIZE
+from hermes_lb.http1.memory import Memory
 
 if TYPE_CHECKING:
     from hermes_lb.config import Limits
 
 CHUNKED: Final = -1  # a body's length where it is chunked
 
-_REMEMBERED_HOSTS = 4096
 # RFC 9112 section 3.2: uri-host [":" port]. No userinfo, no path, no list.
 _HOST = re.compile(
     rb"(?P<host>[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII
@@ -120,18 +120,16 @@ class RareFields:
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
 
 
-class _Hosts(dict[bytes, str]):
+class _Hosts(Memory[bytes, str]):
     """A Host value -> the name in lower case without the port, or "" if it is malformed."""
 
     def __missing__(self, value: bytes) -> str:
         match = _HOST.fullmatch(value)
         name = match["host"].decode("ascii").lower() if match else ""
-        if len(value) <= 255 and len(self) < _REMEMBERED_HOSTS:
-            self[value] = name
-        return name
+        return self.remember(value, len(value), name)
 
 
-_hosts = _Hosts()
+_hosts = _Hosts(most=4096, longest=255)
 
 
 class RequestParser(HeadParser[httptools.HttpRequestParser]):
@@ -147,7 +145,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     def __init__(self, limits: Limits) -> None:
         super().__init__(httptools.HttpRequestParser)
         self._most_fields = limits.header_count
-        self._remembered: dict[bytes, RequestHead] = {}
+        self._remembered: Memory[bytes, RequestHead] = Memory(most=1024, longest=2048)
 
     def parse(self, data: bytes) -> RequestHead:
         """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""
@@ -158,10 +156,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         like = self._remembered.get(fields)
         if like is None:
             head = self._parse(data)
-            if len(fields) <= _REMEMBERED_SIZE and head.length == 0:
-                if len(self._remembered) >= _REMEMBERED_HEADS:
-                    self._remembered.clear()
-                self._remembered[fields] = _copy(head, head.method, head.target)
+            if head.length == 0:
+                kept = _copy(head, head.method, head.target)
+                self._remembered.remember(fields, len(fields), kept)
             return head
         return _copy(like, *line.groups())
 
@@ -188,8 +185,6 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
 
 # The first line of most requests without a body; all that llhttp would take it for, and no more.
 _PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[!\"$-~]{0,1000}) HTTP/1\.1\r\n").match
-_REMEMBERED_HEADS = 1024
-_REMEMBERED_SIZE = 2048  # bytes of fields
 
 
 def _copy(head: RequestHead, method: bytes, target: bytes) -> RequestHead:

@@ -14,7 +14,6 @@ import httptools
 from hermes_lb.errors import InvalidResponse
 from hermes_lb.http1.fields import (
     CONTENT_LENGTH,
-    LENGTH_DIGITS,
     RESPONSE_FIELDS,
     SET_COOKIE,
     TRANSFER_ENCODING,
@@ -24,17 +23,16 @@ from hermes_lb.http1.fields import (
     Plans,
     connections,
     joined_connection,
+    parse_content_length,
 )
 from hermes_lb.http1.head import HeadParser
+from hermes_lb.http1.memory import Memory
 from hermes_lb.http1.request import CHUNKED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 4
-_REMEMBERED_HEADS = 256
-_REMEMBERED_SIZE = 1024
-
 UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
 
 
@@ -126,17 +124,13 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     def __init__(self, most_fields: int) -> None:
         super().__init__(httptools.HttpResponseParser)
         self._most_fields = most_fields
-        self._remembered: dict[bytes, ResponseHead] = {}
+        self._remembered: Memory[bytes, ResponseHead] = Memory(most=256, longest=1024)
 
     def parse(self, data: bytes) -> ResponseHead:
         """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
         head = self._remembered.get(data)
         if head is None:
-            head = self._parse(data)
-            if len(data) <= _REMEMBERED_SIZE:
-                if len(self._remembered) >= _REMEMBERED_HEADS:
-                    self._remembered.clear()
-                self._remembered[data] = head
+            head = self._remembered.remember(data, len(data), self._parse(data))
         return head
 
     def _parse(self, data: bytes) -> ResponseHead:
@@ -149,8 +143,7 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         status = self._llhttp.get_status_code()
         if not 100 <= status <= 599:
             raise InvalidResponse(f"status {status}")
-        text = self._text
-        reason = text[0] if len(text) == 1 else b"".join(text)
+        reason = self.text()
         if not reason.isalpha() and not _REASON(reason):
             raise InvalidResponse("a control character in the reason phrase")
         minor_version = 1 if data.startswith(b"HTTP/1.1 ") else _minor_version(data)
@@ -159,17 +152,15 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         if plan.transfer_encoding >= 0:
             _decide_chunked(head, plan, values)
         elif plan.content_length >= 0:
-            length = values[plan.content_length]
-            if not length.isdigit() or len(length) > LENGTH_DIGITS:
+            length = parse_content_length(values[plan.content_length])
+            if length is None:
                 raise InvalidResponse("malformed Content-Length")
-            head.length = int(length)
+            head.length = length
         if plan.others:
             _interpret_others(head, plan, values)
         if plan.connection >= 0:
-            value = values[plan.connection]
-            if plan.others:
-                value = joined_connection(plan, values)
-            plan = _apply_connection(head, plan, connections[value])
+            connection = connections[joined_connection(plan, values)]
+            plan = _apply_connection(head, plan, connection)
         head.forwarded = plan.forwarded(values)
         return head
 
