@@ -15,6 +15,7 @@ from hermes_lb.config import load_config
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.health import HealthChecker
 from hermes_lb.observe.access_log import AccessLog
+from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed
 from hermes_lb.proxy import Backend, Context, Frontend, Sweep
 from hermes_lb.tasks import Tasks
@@ -123,8 +124,11 @@ class LoadBalancer:
             Frontend(frontend, self._backends, context) for frontend in configured.frontends
         ]
         if configured.admin.enabled:
+            loop_lag = LoopLag()
+            loop_lag.start()
+            starting.callback(loop_lag.stop)
             observed = Observed(
-                self.pools, {f.name: f.counters for f in self._frontends}, access_log
+                self.pools, {f.name: f.counters for f in self._frontends}, access_log, loop_lag
             )
             self._admin = AdminServer(configured.admin, observed, clock=context.clock)
             await self._admin.start()
@@ -146,7 +150,7 @@ class LoadBalancer:
         context = self._context
         if context is None:
             return True
-        context.is_draining = True
+        context.start_draining()
         context.turn.finish()
         if self._admin is not None:
             self._admin.is_draining = True
@@ -166,7 +170,7 @@ class LoadBalancer:
     async def _end_all(self) -> None:
         context = self._context
         assert context is not None
-        context.is_draining = True
+        context.start_draining()
         context.turn.finish()
         # Those in the queue first: what the others give back is for nobody any more.
         for client in sorted(

@@ -9,11 +9,13 @@ and in which phase (R request head, Q queue, C connect, H response head, D data,
       RequestRefused    the client's request can't be accepted: 4xx, 501, 505, 508
       ExchangeFailed    no (whole) response could be had for it
         NoServer          nobody may serve, or the wait in the queue was too long
+        Exhausted         this machine has no descriptor, port or memory left for it
         ServerFailed      a server was picked and let us down
 """
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
 
 
@@ -30,13 +32,20 @@ class HermesError(Exception):
 
 
 class RequestRefused(HermesError):
-    """The client's fault, in phase R: nothing of this request has been forwarded."""
+    """The client's fault, in phase R: nothing of this request has been forwarded.
 
-    def __init__(self, status: int, reason: str, termination: str = "PR") -> None:
+    `reason` is told to the client and is a label of a metric, so no stranger's words are in it.
+    `retry_after`: seconds until the same would be accepted, 0 for never.
+    """
+
+    def __init__(
+        self, status: int, reason: str, termination: str = "PR", *, retry_after: int = 0
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
         self.termination = termination
+        self.retry_after = retry_after
 
 
 class InvalidResponse(HermesError):
@@ -65,6 +74,18 @@ class QueueTimeout(NoServer):
     """Every server was full for all of `timeouts.queue`."""
 
     termination = "sQ"
+
+
+class Exhausted(ExchangeFailed):
+    """No descriptor, port or memory is left here: that says nothing of the server."""
+
+    termination = "RC"
+
+
+# What fails for lack of something on this machine: descriptors, memory, local ports.
+EXHAUSTION = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
+)
 
 
 class ServerFailed(ExchangeFailed):

@@ -51,7 +51,7 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config) -> int:
-    _warn_of_low_limits(config.process.max_connections)
+    config = _within_limits(config)
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,16 +77,24 @@ async def _serve(config: Config) -> int:
     return 0
 
 
-def _warn_of_low_limits(most_connections: int) -> None:
-    """A client connection needs a file descriptor, and so does the one to its server."""
+def _within_limits(config: Config) -> Config:
+    """With no more connections than there can be descriptors for.
+
+    A client's connection needs one, and so does the one to its server.
+    """
+    most = config.process.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * most_connections + _OTHER_FILES
+    needed = 2 * most + _OTHER_FILES
     if soft < needed and soft < hard:
         soft = min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft < needed:
-        logger.warning(
-            "the limit of open files (ulimit -n) is %d, which is enough for %d connections; "
-            "process.max_connections = %d needs %d",
-            soft, max(0, (soft - _OTHER_FILES) // 2), most_connections, needed,
-        )  # fmt: skip
+    if soft >= needed:
+        return config
+    possible = max(soft // 4, (soft - _OTHER_FILES) // 2)
+    logger.warning(
+        "the limit of open files (ulimit -n) is %d, which is enough for %d connections and not for "
+        "process.max_connections = %d, which needs %d: further clients will wait",
+        soft, possible, most, needed,
+    )  # fmt: skip
+    process = config.process.model_copy(update={"max_connections": possible})
+    return config.model_copy(update={"process": process})

@@ -7,7 +7,7 @@ The keys are the contract with users, in HAProxy's and nginx's own words where t
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -40,6 +40,9 @@ __all__ = [
     "Timeouts",
     "status_range",
 ]
+
+KIB = 1024
+MIB = 1024 * 1024
 
 _NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 _COOKIE_NAME = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$"  # RFC 6265 section 4.1.1: a token
@@ -134,22 +137,31 @@ class Timeouts(Section):
     queue: PositiveDuration = 30.0
 
 
-class Limits(Section):
-    """Bounds on what one client may send; see `hermes_lb.http1.limits` for their precedents."""
+def _size(default: int, *, least: int, most: int) -> Any:
+    bounds: dict[str, Any] = {"minimum": least, "maximum": most}
+    return Field(default, ge=least, le=most, json_schema_extra=bounds)
 
-    head_size: Size = Field(
-        32 * 1024,
-        ge=1024,
-        le=1024 * 1024,
-        json_schema_extra={"minimum": 1024, "maximum": 1024 * 1024},
-    )
+
+class Limits(Section):
+    """Bounds on what one client may send. Those nobody has to change: `hermes_lb.http1.limits`."""
+
+    # nginx 4 buffers of 8 KiB, HAProxy 16 KiB, Node 16 KiB, Envoy 60 KiB. Cookies and bearer
+    # tokens of several KiB are not rare.
+    head_size: Size = _size(32 * KIB, least=KIB, most=MIB)
+    # Envoy 100, Apache 100, HAProxy 101.
     header_count: int = Field(100, ge=10, le=10_000)
-    retry_buffer: Size = Field(
-        64 * 1024,
-        ge=0,
-        le=16 * 1024 * 1024,
-        json_schema_extra={"minimum": 0, "maximum": 16 * 1024 * 1024},
-    )
+    # RFC 9110 section 4.1 asks for 8,000 bytes at least; nginx 8 KiB, Apache 8 KiB.
+    target_size: Size = _size(16 * KIB, least=KIB, most=MIB)
+    # nginx 1 MiB, Cloudflare 100 MB, HAProxy none. Prompts carry images and documents.
+    body_size: Size = _size(100 * MIB, least=0, most=1024 * 1024 * MIB)
+    # HAProxy 16 KiB (`tune.bufsize`), nginx 16 KiB and then a file.
+    retry_buffer: Size = _size(64 * KIB, least=0, most=16 * MIB)
+    # nginx (`limit_conn`) and HAProxy (`src_conn_cur`) none. A tenth of `max_connections`: one
+    # address can't take them all, and a gateway or a NAT before many users still fits.
+    connections_per_client: int = Field(5_000, ge=0, le=1_000_000)
+    # nginx (`limit_req`) and HAProxy (`http_req_rate`) none: only the operator knows what is much.
+    request_rate: float = Field(0.0, ge=0.0, le=1_000_000.0)
+    request_burst: int = Field(100, ge=1, le=1_000_000)
 
 
 class Route(Section):
@@ -196,6 +208,7 @@ class Frontend(Section):
     name: Name
     bind: OneOrMoreAddresses
     trusted_proxies: list[Network] = []
+    trace: bool = False
     default_backend: Name | None = None
     routes: list[Route] = []
 

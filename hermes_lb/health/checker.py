@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from hermes_lb.config.models import status_range
+from hermes_lb.errors import EXHAUSTION
 from hermes_lb.health.rise_fall import RiseFall
 from hermes_lb.tasks import Tasks
 
@@ -133,12 +134,14 @@ class HealthChecker:
         while True:
             await asyncio.sleep(delay)
             try:
-                self._judge(target, await self._check(target, session))
+                if (result := await self._check(target, session)) is not None:
+                    self._judge(target, result)
             except Exception:  # a bug must not end the checks of this server
                 logger.exception("the check of %s went wrong", target.name)
             delay = jittered(target.interval, self._rng)
 
-    async def _check(self, target: _Target, session: aiohttp.ClientSession) -> _Result:
+    async def _check(self, target: _Target, session: aiohttp.ClientSession) -> _Result | None:
+        """None: it could not be asked, for a reason of ours, which says nothing of the server."""
         started = self._clock()
         try:
             async with (
@@ -150,6 +153,9 @@ class HealthChecker:
                 await _discard_body(response)
                 status = response.status
         except Exception as error:  # of any kind: the check failed, and that is all
+            if (cause := _os_error(error)) is not None and cause.errno in EXHAUSTION:
+                logger.warning("%s was not checked: %s", target.name, os.strerror(cause.errno))
+                return None
             return _Result(False, _describe(error, target.timeout))
         if any(low <= status <= high for low, high in target.accepted):
             return _Result(True, f"{status} in {(self._clock() - started) * 1000:.0f} ms")
@@ -206,6 +212,7 @@ async def _discard_body(response: aiohttp.ClientResponse) -> None:
 
 def _describe(error: Exception, timeout: float) -> str:
     """A few words for a person: "connection refused", "timeout after 5s", "not HTTP: ..."."""
+    cause = _os_error(error)
     if isinstance(error, _ConnectionLost) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, TimeoutError):
@@ -216,12 +223,20 @@ def _describe(error: Exception, timeout: float) -> str:
         return "connection closed within the response body"
     if isinstance(error, aiohttp.ClientResponseError):
         return f"no valid HTTP response: {_one_line(error.message)}"
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, socket.gaierror):
         return "the host name can't be resolved"
-    if isinstance(cause, OSError) and cause.errno is not None:
+    if cause is not None and cause.errno is not None:
         return os.strerror(cause.errno).lower()
     return _one_line(str(error)) or type(error).__name__
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """What the kernel said, if that is what is behind it."""
+    if isinstance(error, _ConnectionLost):
+        error = error.__cause__
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error
+    return error if isinstance(error, OSError) else None
 
 
 def _one_line(text: str) -> str:

@@ -20,8 +20,13 @@ LAST_CHUNK = b"0\r\n\r\n"
 # RFC 9112 section 7.1. 15 hexadecimal digits are below 2^63.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _SIZE_LINE_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,15});[\t\x20-\x7e\x80-\xff]*").fullmatch
-_TRAILERS = re.compile(
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)+\r\n"
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
+# What may still become one of these lines when more of it comes.
+_SIZE_LINE_BEGUN = re.compile(
+    rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?"
+).fullmatch
+_TRAILER_BEGUN = re.compile(
+    rb"\r?|[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*\r?)?"
 ).fullmatch
 _LONGEST_SIZE_LINE = 15 + 1 + CHUNK_EXTENSION_SIZE
 
@@ -94,9 +99,10 @@ class ChunkedBody:
     A part of a size line or of a chunk's end waits here until the rest of it has come.
     """
 
-    __slots__ = ("_held", "_keep", "_left", "excess", "is_done")
+    __slots__ = ("_held", "_keep", "_left", "_trailers_left", "excess", "is_done")
 
     def __init__(self, *, keep_chunks: bool) -> None:
+        self._trailers_left = TRAILERS_SIZE
         self._keep = keep_chunks
         self._held = b""
         self._left = _AT_SIZE  # or bytes of chunk data still to come, or _AT_TRAILERS
@@ -174,8 +180,10 @@ class ChunkedBody:
         """A size line with an extension -> its size and its end, or None: not all here yet."""
         end = data.find(b"\r\n", position, position + _LONGEST_SIZE_LINE + 2)
         if end < 0:
-            if len(data) - position > _LONGEST_SIZE_LINE or b"\n" in data[position:]:
-                raise InvalidBody("malformed or too long chunk size line")
+            if len(data) - position > _LONGEST_SIZE_LINE:
+                raise InvalidBody("too long a chunk size line")
+            if not _SIZE_LINE_BEGUN(data, position):
+                raise InvalidBody("malformed chunk size line")
             return None
         match = _SIZE_LINE_EXTENDED(data, position, end)
         if match is None:
@@ -183,19 +191,22 @@ class ChunkedBody:
         return int(match[1], 16), end + 2
 
     def _feed_trailers(self, data: bytes) -> bytes:
-        if data.startswith(b"\r\n"):
-            end = 2
-        else:
-            end = data.find(b"\r\n\r\n", 0, TRAILERS_SIZE) + 4
-            if end < 4:
-                if len(data) > TRAILERS_SIZE:
+        start = 0
+        while not data.startswith(b"\r\n", start):
+            end = data.find(b"\r\n", start, start + self._trailers_left)
+            if end < 0:
+                if len(data) - start > self._trailers_left:
                     raise InvalidBody("the trailers are too long")
-                self._held = data
+                if not _TRAILER_BEGUN(data, start):
+                    raise InvalidBody("malformed trailers")
+                self._held = data[start:]
                 return b""
-            if not _TRAILERS(data, 0, end):
+            if not _TRAILER(data, start, end):
                 raise InvalidBody("malformed trailers")
+            self._trailers_left -= end + 2 - start
+            start = end + 2
         self.is_done = True
-        self.excess = data[end:]
+        self.excess = data[start + 2 :]
         return LAST_CHUNK if self._keep else b""
 
     def end(self) -> bytes:

@@ -29,15 +29,17 @@ REQUEST_ID: Final = 10
 FORWARDED_FOR: Final = 11
 FORWARDED_HOST: Final = 12
 FORWARDED_PROTO: Final = 13
-MAX_FORWARDS: Final = 14
+FORWARDED: Final = 14  # RFC 7239
+FORWARDED_MORE: Final = 15  # what else a proxy before us may say of its client
 # Those from here on are forwarded, but looked at on the way;
-NOTED: Final = 15
-SET_COOKIE: Final = 15
+NOTED: Final = 16
+SET_COOKIE: Final = 16
+MAX_FORWARDS: Final = 17
 # and of those from here on, `Plan` alone takes notice.
-PASSIVE: Final = 16
-IDEMPOTENCY_KEY: Final = 16
-CACHE_FIELD: Final = 17  # its value says whether a shared cache may store the response
-VALIDATOR: Final = 18  # that it is there says so
+PASSIVE: Final = 18
+IDEMPOTENCY_KEY: Final = 18
+CACHE_FIELD: Final = 19  # its value says whether a shared cache may store the response
+VALIDATOR: Final = 20  # that it is there says so
 
 # RFC 9110 section 7.6.1: what belongs to one hop only. A body's framing is re-emitted by us, and
 # its trailers are dropped, so TE and Trailer end here too.
@@ -65,7 +67,7 @@ REQUEST_FIELDS = {
     b"x-forwarded-host": FORWARDED_HOST,
     b"x-forwarded-proto": FORWARDED_PROTO,
     b"x-real-ip": DROP,
-    b"forwarded": DROP,
+    b"forwarded": FORWARDED,
     b"max-forwards": MAX_FORWARDS,
     b"idempotency-key": IDEMPOTENCY_KEY,
 }
@@ -89,6 +91,7 @@ NEVER_NOMINATED = frozenset(
 )  # fmt: skip
 NEVER_NOMINATED_PREFIXES = (b"x-forwarded-", b"x-hermes-")
 
+BLANKS: Final = b" \t"  # that may stand around a value (RFC 9110 section 5.5)
 
 _ONCE = (HOST, CONTENT_LENGTH, CONNECTION, TRANSFER_ENCODING)
 
@@ -168,10 +171,6 @@ def _pick_none(values: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return ()
 
 
-# Whoever else's word on who the client is, and credentials or settings of a proxy: for one hop.
-_DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-")
-
-
 def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
     kind = known.get(lower)
     if kind is None:
@@ -179,8 +178,10 @@ def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
         # an underscore by default; we drop those that would pass for one that means something.
         read_as = lower.replace(b"_", b"-")
         is_twin = read_as in known and read_as != lower
-        if is_twin or read_as.startswith(_DROPPED_PREFIXES) or read_as == b"proxy":
-            return DROP
+        if is_twin or read_as.startswith(b"proxy-") or read_as == b"proxy":
+            return DROP  # credentials or settings of a proxy: for one hop
+        if read_as.startswith(b"x-forwarded-"):
+            return FORWARDED_MORE if read_as == lower else DROP
     return kind
 
 
@@ -208,7 +209,7 @@ class _Connections(Memory[bytes, Connection]):
     """The value of a Connection field -> its options."""
 
     def __missing__(self, value: bytes) -> Connection:
-        options = frozenset(o for part in value.lower().split(b",") if (o := part.strip(b" \t")))
+        options = frozenset(o for part in value.lower().split(b",") if (o := part.strip(BLANKS)))
         nominated = options - _KNOWN_OPTIONS - NEVER_NOMINATED
         connection = Connection(
             b"close" in options,
@@ -235,4 +236,6 @@ def parse_content_length(value: bytes) -> int | None:
 
     18 digits are below 2^63, beyond which languages with 64-bit integers read another number.
     """
+    if not value.isdigit():
+        value = value.strip(BLANKS)
     return int(value) if value.isdigit() and len(value) <= 18 else None

@@ -31,8 +31,13 @@ def trusted_identity_fields(
     `peer` is the proxy's address, `client` the one that it speaks for.
     """
     said = head.rare or RareFields()
-    chain = b", ".join([*said.forwarded_for, peer.encode("ascii")])
-    fields = (
+    by_way_of = peer.encode("ascii")
+    chain = b", ".join([*said.forwarded_for, by_way_of])
+    fields = b"".join(said.forwarded_more)
+    if said.forwarded:  # RFC 7239 section 4: an IPv6 address has brackets, and so quotes
+        node = b'"[%b]"' % by_way_of if b":" in by_way_of else by_way_of
+        fields += b"Forwarded: %b, for=%b\r\n" % (b", ".join(said.forwarded), node)
+    fields += (
         b"X-Forwarded-For: %b\r\nX-Real-IP: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: "
     ) % (chain, client.encode("ascii"), said.forwarded_proto or scheme)
     return fields, said.forwarded_host or head.host
@@ -61,8 +66,8 @@ def build_request(
     if (rare := head.rare) is not None:
         if rare.expects_continue:
             parts.append(b"Expect: 100-continue\r\n")
-        if rare.max_forwards is not None:
-            parts.append(b"Max-Forwards: %d\r\n" % rare.max_forwards)
+        if rare.hops_left:
+            parts.append(b"Max-Forwards: %d\r\n" % (rare.hops_left - 1))
         via = b", ".join([*rare.via, via])
     parts += (
         identity, forwarded_host, b"\r\nVia: ", via,

@@ -12,12 +12,15 @@ import httptools
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http1.fields import (
+    BLANKS,
     CONNECTION,
     CONTENT_LENGTH,
     COOKIE,
     EXPECT,
+    FORWARDED,
     FORWARDED_FOR,
     FORWARDED_HOST,
+    FORWARDED_MORE,
     FORWARDED_PROTO,
     HOST,
     MAX_FORWARDS,
@@ -34,19 +37,21 @@ from hermes_lb.http1.fields import (
     parse_content_length,
 )
 from hermes_lb.http1.head import HeadParser
-from hermes_lb.http1.limits import TARGET_SIZE
 from hermes_lb.http1.memory import Memory
+from hermes_lb.http1.rules import (
+    as_http11,
+    explain,
+    host_names,
+    is_websocket_handshake,
+    refused_coding,
+    split_absolute,
+)
 
 if TYPE_CHECKING:
     from hermes_lb.config import Limits
 
 CHUNKED: Final = -1  # a body's length where it is chunked
 
-# RFC 9112 section 3.2: uri-host [":" port]. No userinfo, no path, no list.
-_HOST = re.compile(
-    rb"(?P<host>[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII
-)
-_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _plans = Plans(REQUEST_FIELDS)
 
@@ -97,14 +102,20 @@ class RequestHead:
 
 
 class RareFields:
-    """What few requests say: by way of other proxies, or with an expectation."""
+    """What few requests say: by way of other proxies, or with an expectation.
+
+    `forwarded_more`: field lines of other X-Forwarded-* fields. `hops_left`: of Max-Forwards in
+    OPTIONS and TRACE, where 0 is for us to answer (RFC 9110 section 7.6.2).
+    """
 
     __slots__ = (
         "expects_continue",
+        "forwarded",
         "forwarded_for",
         "forwarded_host",
+        "forwarded_more",
         "forwarded_proto",
-        "max_forwards",
+        "hops_left",
         "via",
     )
 
@@ -113,23 +124,13 @@ class RareFields:
         self.forwarded_for: list[bytes] = []
         self.forwarded_host = b""
         self.forwarded_proto = b""
-        self.max_forwards: int | None = None
+        self.forwarded: list[bytes] = []
+        self.forwarded_more: list[bytes] = []
+        self.hops_left: int | None = None
         self.via: list[bytes] = []
 
 
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
-
-
-class _Hosts(Memory[bytes, str]):
-    """A Host value -> the name in lower case without the port, or "" if it is malformed."""
-
-    def __missing__(self, value: bytes) -> str:
-        match = _HOST.fullmatch(value)
-        name = match["host"].decode("ascii").lower() if match else ""
-        return self.remember(value, len(value), name)
-
-
-_hosts = _Hosts(most=4096, longest=255)
 
 
 class RequestParser(HeadParser[httptools.HttpRequestParser]):
@@ -140,11 +141,12 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     that of the next such request only the first line is left to be read.
     """
 
-    __slots__ = ("_most_fields", "_remembered")
+    __slots__ = ("_longest_target", "_most_fields", "_remembered")
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(httptools.HttpRequestParser)
         self._most_fields = limits.header_count
+        self._longest_target = limits.target_size
         self._remembered: Memory[bytes, RequestHead] = Memory(most=1024, longest=2048)
 
     def parse(self, data: bytes) -> RequestHead:
@@ -166,7 +168,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         try:
             names, values = self.parse_fields(data)
         except httptools.HttpParserError as error:
-            raise _explain(data, str(error)) from None
+            if (same := as_http11(data)) is not None:
+                return self._parse(same)
+            raise explain(data, str(error)) from None
         if len(names) > self._most_fields:
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
         method = self._llhttp.get_method()
@@ -177,8 +181,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         else:
             head = RequestHead(method, target, _minor_version(data, method, target))
         _interpret(head, _plans[names], names, values)
-        is_path = target[0] == _SLASH and b"#" not in target and len(target) <= TARGET_SIZE
-        if not is_path or method in _NOT_SERVED:
+        if len(target) > self._longest_target:
+            raise RequestRefused(414, f"a request target longer than {self._longest_target} bytes")
+        if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
             _decide_unusual_target(head)
         return head
 
@@ -199,15 +204,6 @@ def _copy(head: RequestHead, method: bytes, target: bytes) -> RequestHead:
     copy.request_id = head.request_id
     copy.rare = head.rare
     return copy
-
-
-def _explain(data: bytes, problem: str) -> RequestRefused:
-    line = data[: data.find(b"\r\n")]
-    if line.endswith((b" HTTP/2.0", b" HTTP/3.0")):
-        return RequestRefused(505, "HTTP/1.1 is spoken here")
-    if b"transfer-encoding" in data.lower() and "Transfer-Encoding" in problem:
-        return RequestRefused(501, "the only transfer coding accepted is chunked")
-    return RequestRefused(400, f"malformed request ({problem})")
 
 
 def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
@@ -231,25 +227,38 @@ def _interpret(
     """Read the fields that mean something to a proxy; refuse what is ambiguous."""
     if plan.host >= 0:
         head.host = host = values[plan.host]
-        head.host_name = _hosts[host]
+        head.host_name = host_names[host]
         if not head.host_name and host:
-            raise RequestRefused(400, "malformed Host field")
+            _strip_host(head, host)
     elif head.minor_version:
-        raise RequestRefused(400, "exactly one Host field is needed")
-    upgrade = _interpret_others(head, plan, values) if plan.others else b""
+        raise RequestRefused(400, "no Host field")
+    upgrade = _interpret_others(head, plan, names, values) if plan.others else b""
     if plan.content_length >= 0 or plan.transfer_encoding >= 0:
         _decide_framing(head, plan, values)
     if plan.has_idempotency_key:
         head.can_repeat = True
+    without: frozenset[bytes] = frozenset()
     if plan.connection >= 0:
         connection = connections[joined_connection(plan, values)]
-        _apply_connection(head, connection, upgrade)
-        if connection.nominated:
-            plan = Plan(names, REQUEST_FIELDS, without=connection.nominated)
+        _apply_connection(head, connection, upgrade, names, values)
+        without = connection.nominated
+    if head.method == b"TRACE" or (head.rare is not None and head.rare.hops_left is not None):
+        without |= _decide_for_trace(head)
+    if without:
+        plan = Plan(names, REQUEST_FIELDS, without=without)
     head.forwarded = plan.forwarded(values)
 
 
-def _interpret_others(head: RequestHead, plan: Plan, values: tuple[bytes, ...]) -> bytes:
+def _strip_host(head: RequestHead, host: bytes) -> None:
+    head.host = host = host.strip(BLANKS)
+    head.host_name = host_names[host]
+    if not head.host_name and host:
+        raise RequestRefused(400, "malformed Host field")
+
+
+def _interpret_others(
+    head: RequestHead, plan: Plan, names: tuple[bytes, ...], values: tuple[bytes, ...]
+) -> bytes:
     """The fields that most requests do not have -> the protocol of Upgrade, if any."""
     upgrade = b""
     for kind, position in plan.others:
@@ -259,17 +268,17 @@ def _interpret_others(head: RequestHead, plan: Plan, values: tuple[bytes, ...]) 
         elif kind == UPGRADE:
             upgrade = upgrade + b"," + value if upgrade else value
         elif kind == HOST:
-            raise RequestRefused(400, "exactly one Host field is needed")
+            raise RequestRefused(400, "several Host fields")
         elif kind == CONTENT_LENGTH:
             raise RequestRefused(400, "several Content-Length fields")
         elif kind == TRANSFER_ENCODING:
             raise RequestRefused(400, "several Transfer-Encoding fields")
         elif kind != CONNECTION:
-            _interpret_rare(head, kind, value)
+            _interpret_rare(head, kind, names[position], value)
     return upgrade
 
 
-def _interpret_rare(head: RequestHead, kind: int, value: bytes) -> None:
+def _interpret_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> None:
     if kind == REQUEST_ID:
         if _REQUEST_ID.fullmatch(value) and not head.request_id:
             head.request_id = value
@@ -278,7 +287,7 @@ def _interpret_rare(head: RequestHead, kind: int, value: bytes) -> None:
     if rare is None:
         head.rare = rare = RareFields()
     if kind == EXPECT:
-        if value.lower() != b"100-continue":
+        if value.strip(BLANKS).lower() != b"100-continue":
             raise RequestRefused(417, "the only expectation understood is 100-continue")
         rare.expects_continue = head.minor_version == 1
     elif kind == VIA:
@@ -289,12 +298,29 @@ def _interpret_rare(head: RequestHead, kind: int, value: bytes) -> None:
         rare.forwarded_host = value
     elif kind == FORWARDED_PROTO:
         rare.forwarded_proto = value
-    elif kind == MAX_FORWARDS and head.method == b"OPTIONS":
-        # RFC 9110 section 7.6.2; in other methods it means nothing.
+    elif kind == FORWARDED:
+        rare.forwarded.append(value)
+    elif kind == FORWARDED_MORE:
+        rare.forwarded_more.append(b"%b: %b\r\n" % (name, value))
+    elif kind == MAX_FORWARDS and head.method in (b"OPTIONS", b"TRACE"):
+        # RFC 9110 section 7.6.2; in other methods it means nothing to us.
         hops = parse_content_length(value)
-        if not hops:
-            raise RequestRefused(400, "Max-Forwards is used up, or no number")
-        rare.max_forwards = hops - 1
+        if hops is None or rare.hops_left is not None:
+            raise RequestRefused(400, "malformed Max-Forwards")
+        rare.hops_left = hops
+
+
+_CREDENTIALS = frozenset((b"authorization",))  # and cookies, which are kept apart
+
+
+def _decide_for_trace(head: RequestHead) -> frozenset[bytes]:
+    """-> fields that are not forwarded as they are, for a method that counts its hops."""
+    if head.method != b"TRACE":
+        return frozenset((b"max-forwards",))
+    if head.length:
+        raise RequestRefused(400, "TRACE with a body")  # RFC 9110 section 9.3.8
+    head.cookies = None
+    return _CREDENTIALS | {b"max-forwards"}
 
 
 def _decide_framing(head: RequestHead, plan: Plan, values: tuple[bytes, ...]) -> None:
@@ -309,44 +335,51 @@ def _decide_framing(head: RequestHead, plan: Plan, values: tuple[bytes, ...]) ->
         raise RequestRefused(400, "Content-Length together with Transfer-Encoding")
     if head.minor_version == 0:
         raise RequestRefused(400, "Transfer-Encoding in HTTP/1.0")
-    if values[plan.transfer_encoding].lower() != b"chunked":
-        raise RequestRefused(501, "the only transfer coding accepted is chunked")
+    coding = values[plan.transfer_encoding]
+    if coding.strip(BLANKS).lower() != b"chunked":
+        raise refused_coding([coding])
     head.length = CHUNKED
 
 
-def _apply_connection(head: RequestHead, connection: Connection, upgrade: bytes) -> None:
+def _apply_connection(
+    head: RequestHead,
+    connection: Connection,
+    upgrade: bytes,
+    names: tuple[bytes, ...],
+    values: tuple[bytes, ...],
+) -> None:
     if connection.close:
         head.keep_alive = False
     elif connection.keep_alive:
         head.keep_alive = True
     if connection.upgrade and head.minor_version == 1:
         # Only what runs in a tunnel: h2c would turn this hop into one that we can't read.
-        protocol = upgrade.strip().lower()
-        if protocol == b"websocket" and head.method == b"GET" and head.length == 0:
+        # What is no proper handshake goes on as a plain request, for the server to refuse.
+        protocol = upgrade.strip(BLANKS).lower()
+        if (
+            protocol == b"websocket"
+            and head.method == b"GET"
+            and head.length == 0
+            and is_websocket_handshake(zip(names, values, strict=True))
+        ):
             head.upgrade = protocol
 
 
-_NOT_SERVED = frozenset((b"CONNECT", b"TRACE"))
 _SLASH = ord("/")
 
 
 def _decide_unusual_target(head: RequestHead) -> None:
-    """Methods and targets other than a path of a reasonable length."""
+    """CONNECT, and targets other than a path."""
     target = head.target
     if head.method == b"CONNECT":
         raise RequestRefused(405, "this is not a forward proxy: CONNECT is not served")
-    if head.method == b"TRACE":
-        raise RequestRefused(405, "TRACE is not served")
-    if len(target) > TARGET_SIZE:
-        raise RequestRefused(414, f"the request target is longer than {TARGET_SIZE} bytes")
     if b"#" in target:
         raise RequestRefused(400, "a fragment in the request target")
-    if match := _ABSOLUTE_FORM.fullmatch(target):
+    if absolute := split_absolute(head.method, target):
         # RFC 9112 section 3.2.2: the target's authority replaces the Host field.
-        head.host, rest = match.groups()
-        head.host_name = _hosts[head.host]
+        head.host, head.target = absolute
+        head.host_name = host_names[head.host]
         if not head.host_name:
             raise RequestRefused(400, "malformed authority in the request target")
-        head.target = rest if rest.startswith(b"/") else b"/" + rest
     elif target != b"*" or head.method != b"OPTIONS":
         raise RequestRefused(400, "malformed request target")

@@ -13,6 +13,7 @@ import httptools
 
 from hermes_lb.errors import InvalidResponse
 from hermes_lb.http1.fields import (
+    BLANKS,
     CONTENT_LENGTH,
     RESPONSE_FIELDS,
     SET_COOKIE,
@@ -32,6 +33,7 @@ from hermes_lb.http1.request import CHUNKED
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+_LATER_MINOR = re.compile(rb"HTTP/1\.[2-9] ").match
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 4
 UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
 
@@ -137,6 +139,8 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         try:
             names, values = self.parse_fields(data)
         except httptools.HttpParserError as error:
+            if _LATER_MINOR(data):  # HTTP/1.2 and so on: they include 1.1 (RFC 9110 section 2.5)
+                return self._parse(b"HTTP/1.1" + data[len(b"HTTP/1.x") :])
             raise InvalidResponse(f"malformed response ({error})") from None
         if len(names) > self._most_fields:
             raise InvalidResponse(f"more than {self._most_fields} header fields")
@@ -172,7 +176,7 @@ def _minor_version(data: bytes) -> int:
 
 
 def _decide_chunked(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
-    coding = values[plan.transfer_encoding].lower()
+    coding = values[plan.transfer_encoding].strip(BLANKS).lower()
     if plan.content_length >= 0 or coding != b"chunked" or not head.minor_version:
         raise InvalidResponse("Transfer-Encoding that can be read in two ways")
     head.length = CHUNKED

@@ -45,7 +45,7 @@ def format_line(
       `ta` all: in milliseconds, -1 for a phase that was not reached.
     - `status` is -1 when there was none; `size` is in bytes, heads included.
     - `termination`: four letters, see `hermes_lb.observe.termination`.
-    - `attempts` comes from `attempts_text`, or is `FIRST_ATTEMPT`.
+    - `attempts` comes from `attempts_text`, or is `FIRST_ATTEMPT`; perhaps `with_reason`.
     - `request` comes from `request_text`. All the rest is ours.
     """
     return _LINE % (
@@ -66,6 +66,14 @@ def attempts_text(
 ) -> str:
     """`retries srv_queue/backend_queue`; with a `+` before it if a retry was on another server."""
     return f"{'+' if is_redispatched else ''}{retries} {server_queue}/{backend_queue}"
+
+
+def with_reason(attempts: str, reason: str) -> str:
+    """Why it was refused or failed, in braces: where HAProxy has the headers that it captured."""
+    return f"{attempts} {{{_BRACES.sub('?', escape(reason))}}}"
+
+
+_BRACES = re.compile(r"[{|}]")
 
 
 @lru_cache(maxsize=4096)  # clients ask for the same few things

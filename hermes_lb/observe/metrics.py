@@ -138,12 +138,21 @@ def _of_the_rest(seen: Observed) -> Iterator[_Metric]:
         "Requests received", _frontends(seen, lambda f: f.requests),
     )
     yield _Metric(
-        "counter", "hermes_lb_refused_total", (*_FRONTEND, "status"),
-        "Requests answered without asking a backend, by status", _refused(seen),
+        "counter", "hermes_lb_refused_total", (*_FRONTEND, "status", "reason"),
+        "Requests that were not accepted, by status (0: none was sent) and reason", _refused(seen),
     )
     yield _Metric(
         "counter", "hermes_lb_access_log_dropped_lines_total", (),
         "Lines of the access log lost", [((), seen.access_log.dropped)],
+    )
+    yield _Metric(
+        "histogram", "hermes_lb_loop_lag_seconds", (),
+        "How late a timer of the event loop fired: something blocked it for so long",
+        [((), seen.loop_lag.histogram)],
+    )
+    yield _Metric(
+        "gauge", "hermes_lb_loop_lag_worst_seconds", (),
+        "The latest that one has been since the start", [((), seen.loop_lag.worst)],
     )
     yield _Metric(
         "gauge", "hermes_lb_build_info", ("version", "python"),
@@ -259,8 +268,8 @@ def _frontends(seen: Observed, read: Callable[[FrontendCounters], int]) -> Itera
 
 def _refused(seen: Observed) -> Iterator[Sample]:
     for name, frontend in seen.frontends.items():
-        for status, count in sorted(frontend.refused.items()):
-            yield (name, str(status)), count
+        for (status, reason), count in sorted(frontend.refused.items()):
+            yield (name, str(status), reason), count
 
 
 @cache

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hermes_lb.observe.access_log import AccessLog
+    from hermes_lb.observe.loop_lag import LoopLag
     from hermes_lb.pool import FrontendCounters, Pool
 
 
@@ -19,3 +20,4 @@ class Observed:
     pools: Mapping[str, Pool]  # by backend
     frontends: Mapping[str, FrontendCounters]
     access_log: AccessLog
+    loop_lag: LoopLag

@@ -79,4 +79,8 @@ class FrontendCounters:
         self.connections = 0
         self.connections_total = 0
         self.requests = 0
-        self.refused: dict[int, int] = {}  # by status
+        self.refused: dict[tuple[int, str], int] = {}  # by status and reason
+
+    def refuse(self, status: int, reason: str) -> None:
+        """Count one refusal. `reason` is one of a fixed number of texts, never a stranger's."""
+        self.refused[status, reason] = self.refused.get((status, reason), 0) + 1

@@ -6,11 +6,13 @@ Requests that are pipelined wait here, as bytes, until the response before them 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http1 import identity_fields
+from hermes_lb.http1.rules import refuse_hopeless
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.record import record_refusal
 from hermes_lb.proxy.responses import refusal
@@ -40,6 +42,7 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_has_served",
         "_held",
         "_is_noted",
         "_is_reading_paused",
@@ -79,6 +82,7 @@ class ClientConnection(asyncio.Protocol):
         self.received_at = 0.0  # the first byte of the head that is being received
         self.is_closing = False
         self.is_writing_paused = False
+        self._has_served = False  # a request at least
         self._is_reading_paused = False
         self._is_noted = False  # bytes of a head wait for the end of the turn
         self._held = bytearray()  # a head that is not complete, or requests behind this one
@@ -89,6 +93,12 @@ class ClientConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         state = "closing" if self.is_closing else repr(self.exchange) if self.exchange else "idle"
         return f"<ClientConnection {self.address}:{self.port}, {state}>"
+
+    @property
+    def is_idle(self) -> bool:
+        """True between two requests: nothing has come of the next one, and nothing may."""
+        is_busy = self.exchange is not None or self._held or self._is_noted
+        return self._has_served and not (is_busy or self.is_closing)
 
     # What the event loop calls.
 
@@ -110,8 +120,9 @@ class ClientConnection(asyncio.Protocol):
         if peer is None:  # reset before it was accepted: nobody is there
             self.is_closing = True
             self.transport.abort()
-        elif len(context.clients) > context.most_connections:
-            self.refuse(RequestRefused(503, "too many connections", "RR"))
+        elif not (self.is_trusted or context.connection_counts.came(self.address)):
+            self.refuse(RequestRefused(429, "too many connections from this address", "PR"))
+        context.gate.client_came()
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -128,7 +139,8 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.client_left()
         elif self._held and not self.is_closing:
-            record_refusal(self, self.context.clock(), 0, "CR")
+            left = RequestRefused(0, "the client left within a request head", "CR")
+            record_refusal(self, self.context.clock(), left)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -186,6 +198,11 @@ class ClientConnection(asyncio.Protocol):
         elif len(held) > self.context.most_in_head:
             self.refuse(RequestRefused(431, "the request head is too large"))
         else:
+            try:
+                refuse_hopeless(held, self._searched)
+            except RequestRefused as error:
+                self.refuse(error)
+                return
             self._searched = max(0, len(held) - 3)
 
     def _start(self, data: bytes, end: int, now: float) -> None:
@@ -242,9 +259,10 @@ class ClientConnection(asyncio.Protocol):
     def exchange_done(self, now: float, keep_alive: bool, is_read: bool) -> None:
         """The response has left. `is_read`: so has all of the request, and we may go on."""
         self.exchange = None
-        if keep_alive and is_read and not self.context.is_draining:
+        if keep_alive and is_read and self.context.keeps_clients:
             self.deadline = now + self.context.timeouts.keep_alive
             self.has_moved = False
+            self._has_served = True
             if self._is_reading_paused:
                 self.resume_reading()
             if self._held:
@@ -263,7 +281,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer a request that was not understood; its end is unknown, so this is the last."""
         now = self.context.clock()
         answer = refusal(error)
-        record_refusal(self, now, error.status, error.termination, len(answer))
+        record_refusal(self, now, error, len(answer))
         self.context.send(self.transport, answer)
         self.close(lingering=True)
 
@@ -305,6 +323,9 @@ class ClientConnection(asyncio.Protocol):
         if self in self.context.clients:
             self.context.clients.remove(self)
             self.frontend.counters.connections -= 1
+            if self.address and not self.is_trusted:
+                self.context.connection_counts.gone(self.address)
+            self.context.gate.client_gone()
             self.context.connection_gone()
 
     # Deadlines.
@@ -316,6 +337,21 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = now + self.idle_timeout
         elif self.deadline <= now:
             self._expire(now)
+        if self._is_reading_paused:
+            self._look_for_its_end()
+
+    def _look_for_its_end(self) -> None:
+        """Ask the kernel whether the client has left: while we do not read, the loop can't tell."""
+        exchange = self.exchange
+        if exchange is None or self.transport.is_closing():
+            return
+        poll = select.poll()
+        sock = self.transport.get_extra_info("socket")
+        # A tunnel's half-close comes in its turn, behind the bytes before it.
+        poll.register(sock.fileno(), 0 if exchange.tunnel is not None else select.POLLRDHUP)
+        if poll.poll(0):
+            exchange.client_left()
+            self.transport.abort()
 
     def _expire(self, now: float) -> None:
         if self.is_writing_paused:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.errors import ConnectFailed
+from hermes_lb.errors import EXHAUSTION, ConnectFailed, Exhausted
 from hermes_lb.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ServerConnections:
             self._idle.remove(connection)
 
     async def dial(self) -> UpstreamConnection:
-        """A new connection. Raises ConnectFailed; the caller bounds the time."""
+        """A new connection. Raises ConnectFailed or Exhausted; the caller bounds the time."""
         host, port = self.server.config.address
         context = self._context
         try:
@@ -69,6 +69,8 @@ class ServerConnections:
             )
         except OSError as error:
             reason = error.strerror or str(error)
+            if error.errno in EXHAUSTION:
+                raise Exhausted(f"no connection to {self.server.name}: {reason}") from None
             raise ConnectFailed(f"{self.server.name} at {host}:{port}: {reason}") from None
         if connection.is_lost:
             raise ConnectFailed(f"{self.server.name} at {host}:{port}: closed at once")

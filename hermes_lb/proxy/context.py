@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -11,6 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from hermes_lb.http1 import RequestParser, ResponseParser
+from hermes_lb.proxy.admission import ConnectionCounts, request_rates
+from hermes_lb.proxy.gate import Gate
 from hermes_lb.proxy.turn import Turn
 
 if TYPE_CHECKING:
@@ -49,17 +52,21 @@ class Context:
         self.timeouts = PlainTimeouts(**configured.timeouts.model_dump())
         self.most_in_head = configured.limits.head_size
         self.most_for_retry = configured.limits.retry_buffer
-        self.most_connections = configured.process.max_connections
+        self.most_in_body = configured.limits.body_size or sys.maxsize
         self.access_log = access_log
         self.tasks = tasks
         self.rng = Random()
+        self.connection_counts = ConnectionCounts(configured.limits.connections_per_client)
+        self.request_rates = request_rates(configured.limits)
         self.request_parser = RequestParser(configured.limits)
         self.response_parser = ResponseParser(configured.limits.header_count)
         self.turn = Turn(loop)
         self.send = self.turn.send
         self.clients: set[ClientConnection] = set()
         self.upstreams: set[UpstreamConnection] = set()
+        self.gate = Gate(configured.process.max_connections, self)
         self.is_draining = False
+        self.keeps_clients = True  # behind a response: neither draining nor full
         instance = secrets.token_hex(8)
         self.pseudonym = f"hermes-lb-{instance}".encode("ascii")  # in Via; must be ours alone
         self.via = (b"1.0 " + self.pseudonym, b"1.1 " + self.pseudonym)  # by minor version
@@ -77,6 +84,11 @@ class Context:
     def set_wall_clock(self) -> None:
         """Find out anew what time it is."""
         self.wall_clock_offset = time.time() - self.clock()
+
+    def start_draining(self) -> None:
+        """Nothing is kept for another request from now on."""
+        self.is_draining = True
+        self.keeps_clients = False
 
     def connection_gone(self) -> None:
         """A connection has left its register."""

@@ -18,6 +18,7 @@ from hermes_lb.errors import (
     ConnectFailed,
     ConnectTimeout,
     ExchangeFailed,
+    Exhausted,
     InvalidBody,
     NoServer,
     QueueTimeout,
@@ -28,7 +29,7 @@ from hermes_lb.errors import (
 )
 from hermes_lb.http1 import build_request, trusted_identity_fields
 from hermes_lb.proxy.relay import Relay
-from hermes_lb.proxy.responses import failure, refusal
+from hermes_lb.proxy.responses import failure, final_recipient, refusal
 from hermes_lb.proxy.upload import Upload
 
 if TYPE_CHECKING:
@@ -77,6 +78,12 @@ class Exchange(Relay):
             self._refuse(RequestRefused(508, "this request has been here before"))
             return
         self.backend, self.is_logged = destination
+        if head.method == b"TRACE" and not client.frontend.allows_trace:
+            self._refuse(RequestRefused(405, "TRACE is not served"))
+            return
+        if head.length > context.most_in_body:
+            self.refuse_body(RequestRefused(413, "the request body is too large"))
+            return
         if head.cookies is not None and self.backend.affinity is not None:
             self._read_cookie(self.backend.affinity, head, head.cookies)
         identity, forwarded_host = client.identity, head.host
@@ -88,6 +95,11 @@ class Exchange(Relay):
             identity, forwarded_host = trusted_identity_fields(
                 head, client.address, self.client_address, b"http"
             )
+        if context.request_rates is not None and (
+            wait := context.request_rates.came(self.client_address, now)
+        ):
+            self._refuse_for_now(rest, wait)
+            return
         if not head.request_id:
             head.request_id = context.new_request_id()
         self.request_head = build_request(
@@ -98,6 +110,9 @@ class Exchange(Relay):
             context.via[head.minor_version],
         )
         head.forwarded = b""  # a stream lasts for minutes, and needs it no more
+        if head.rare is not None and head.rare.hops_left == 0:
+            self._answer_as_final_recipient(rest)
+            return
         if head.length and head.length == len(rest) <= context.most_for_retry:
             self.request_head += rest  # all of it came at once, and a retry needs no more
             self.bytes_in = len(rest)
@@ -171,6 +186,10 @@ class Exchange(Relay):
         except ConnectFailed as error:
             self.dialing = None
             self.server_failed(error)
+            return
+        except Exhausted as error:
+            self.dialing = None
+            self._fail(error)
             return
         self.dialing = None
         self._send(connection, self.context.clock())
@@ -303,22 +322,49 @@ class Exchange(Relay):
 
     def _fail(self, error: ExchangeFailed) -> None:
         """No server will answer it. Nothing of a response has left."""
-        keep_alive = self.head.keep_alive and self.is_request_read and not self.context.is_draining
+        keep_alive = self._may_keep_client
         answer = failure(error, method=self.head.method, keep_alive=keep_alive)
+        self.reason = str(error)
         self._answer(answer, error.status, error.termination, keep_alive=keep_alive)
 
-    def _refuse(self, error: RequestRefused) -> None:
-        self._answer(refusal(error), error.status, error.termination, keep_alive=False)
+    def _refuse(self, error: RequestRefused, *, keep_alive: bool = False) -> None:
+        self.client.frontend.counters.refuse(error.status, error.reason)
+        self.reason = error.reason
+        with_body = self.head.method != b"HEAD"
+        answer = refusal(error, keep_alive=keep_alive, with_body=with_body)
+        self._answer(answer, error.status, error.termination, keep_alive=keep_alive)
 
-    def refuse_body(self, error: InvalidBody) -> None:
-        """The request's body broke its framing."""
+    def _refuse_for_now(self, rest: bytes, wait: int) -> None:
+        """Its client has had enough requests for now."""
+        if rest:
+            self.client.hold(rest)
+        error = RequestRefused(429, "too many requests from this address", retry_after=wait)
+        self._refuse(error, keep_alive=self._may_keep_client)
+
+    def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
+        """The request's body broke its framing, or is larger than it may be."""
+        status = error.status if isinstance(error, RequestRefused) else 400
+        refused = RequestRefused(status, str(error), "PR" if self.phase == "R" else "PD")
         if self.phase == "D":
-            self.abort_client("PD")
+            self.client.frontend.counters.refuse(status, refused.reason)
+            self.abort_client("PD", refused.reason)
         elif self.phase == "L":  # the whole response is on its way already
             assert self.upload is not None
             self.upload.stop()
         else:
-            self._refuse(RequestRefused(400, str(error), "PD"))
+            self._refuse(refused)
+
+    def _answer_as_final_recipient(self, rest: bytes) -> None:
+        """Max-Forwards is used up (RFC 9110 section 7.6.2)."""
+        if rest:
+            self.client.hold(rest)
+        keep_alive = self._may_keep_client
+        answer = final_recipient(self.head.method, self.request_head, keep_alive=keep_alive)
+        self._answer(answer, 200, "LR", keep_alive=keep_alive)
+
+    @property
+    def _may_keep_client(self) -> bool:
+        return self.head.keep_alive and self.is_request_read and self.context.keeps_clients
 
     def _answer(self, answer: bytes, status: int, termination: str, *, keep_alive: bool) -> None:
         now = self.context.clock()

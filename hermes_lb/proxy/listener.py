@@ -37,10 +37,13 @@ class Frontend:
         self.router = Router(configured, backends)
         self.counters = FrontendCounters()
         self.addresses: list[Address] = []  # where it really listens, once it does
+        self.allows_trace = configured.trace
         self._bind = configured.bind
         self._trusted = configured.trusted_proxies
         self._context = context
+        self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
+        self._is_accepting = False
 
     def trusts(self, address: str) -> bool:
         """True if what this peer says of its own client counts."""
@@ -72,21 +75,46 @@ class Frontend:
         """Open all sockets. Raises OSError, whose `strerror` names the address."""
         for address in self._bind:
             sock = _listening_socket(address, self.name)
+            self._sockets.append(sock)
             self.addresses.append(Address(address.host, sock.getsockname()[1]))
-            for listening in (sock, *(sock.dup() for _ in range(_ACCEPTS_PER_TURN - 1))):
-                self._servers.append(
-                    await self._context.loop.create_server(
-                        lambda: ClientConnection(self, self._context),
-                        sock=listening,
-                        backlog=_BACKLOG,
-                    )
-                )
+        self._context.gate.frontends.append(self)
+        self._is_accepting = True
+        await self._accept()
 
-    def stop_accepting(self) -> None:
-        """Close the listening sockets; connections go on."""
+    def pause(self) -> None:
+        """Accept no more for now: clients wait in the backlog."""
+        self._is_accepting = False
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+    def resume(self) -> None:
+        """Accept again."""
+        if self._sockets:
+            self._is_accepting = True
+            self._context.tasks.spawn(self._accept(), name=f"accept for {self.name}")
+
+    async def _accept(self) -> None:
+        if self._servers:  # paused and resumed twice in one turn
+            return
+        for sock in self._sockets:
+            for _ in range(_ACCEPTS_PER_TURN):
+                server = await self._context.loop.create_server(
+                    lambda: ClientConnection(self, self._context),
+                    sock=sock.dup(),
+                    backlog=_BACKLOG,
+                )
+                if not self._is_accepting:
+                    server.close()
+                    return
+                self._servers.append(server)
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets for good; connections go on."""
+        self.pause()
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
 
 
 def _listening_socket(address: Address, frontend: str) -> socket.socket:

@@ -14,12 +14,14 @@ from hermes_lb.observe.httplog import (
     attempts_text,
     format_line,
     request_text,
+    with_reason,
 )
 from hermes_lb.observe.termination import aborted_by
 from hermes_lb.pool.counters import LATENCY_BOUNDS
 
 if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
+    from hermes_lb.errors import RequestRefused
     from hermes_lb.pool import RequestCounters
     from hermes_lb.proxy.client import ClientConnection
     from hermes_lb.proxy.exchange import Exchange
@@ -28,10 +30,7 @@ if TYPE_CHECKING:
 def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
     """Count the exchange where it ended, and log it."""
     backend, server = exchange.backend, exchange.server
-    if backend is None:
-        refused = exchange.client.frontend.counters.refused
-        refused[exchange.status] = refused.get(exchange.status, 0) + 1
-    else:
+    if backend is not None:
         counters = backend.pool.unserved if server is None else server.counters
         counters.responses[exchange.status // 100] += 1
         if exchange.bytes_in:
@@ -98,7 +97,9 @@ def _line(exchange: Exchange, now: float, termination: str) -> str:
         frontend.counters.connections,
         in_backend,
         in_server,
-        _attempts(exchange) if exchange.retries or exchange.queue_position else FIRST_ATTEMPT,
+        _attempts(exchange)
+        if exchange.retries or exchange.queue_position or exchange.reason
+        else FIRST_ATTEMPT,
         request_text(head.method, head.target, head.minor_version),
     )
 
@@ -119,12 +120,13 @@ def _log_name(exchange: Exchange) -> str:
 
 def _attempts(exchange: Exchange) -> str:
     position, is_pinned = exchange.queue_position, exchange.pinned_to is not None
-    return attempts_text(
+    attempts = attempts_text(
         exchange.retries,
         is_redispatched=bool(exchange.tried),
         server_queue=position if is_pinned else 0,
         backend_queue=0 if is_pinned else position,
     )
+    return with_reason(attempts, exchange.reason) if exchange.reason else attempts
 
 
 def _cookie_letters(exchange: Exchange, cookie: bytes, affinity: CookieAffinity) -> str:
@@ -134,11 +136,10 @@ def _cookie_letters(exchange: Exchange, cookie: bytes, affinity: CookieAffinity)
 
 
 def record_refusal(
-    client: ClientConnection, now: float, status: int, termination: str, size: int = 0
+    client: ClientConnection, now: float, error: RequestRefused, size: int = 0
 ) -> None:
-    """The same for bytes that never became a request. `status` 0: none was sent."""
-    refused = client.frontend.counters.refused
-    refused[status] = refused.get(status, 0) + 1
+    """The same for bytes that never became a request. Status 0: nothing was sent."""
+    client.frontend.counters.refuse(error.status, error.reason)
     log = client.context.access_log
     if log.enabled:
         name = client.frontend.name
@@ -147,8 +148,8 @@ def record_refusal(
             format_line(
                 client.log_name, began, name, f"{name}/{NO_SERVER}",
                 "-1/-1/-1", -1, int((now - client.received_at) * 1000.0),
-                status or -1, size, termination + "--",
+                error.status or -1, size, error.termination + "--",
                 len(client.context.clients), client.frontend.counters.connections, 0, 0,
-                FIRST_ATTEMPT, BAD_REQUEST,
+                with_reason(FIRST_ATTEMPT, error.reason), BAD_REQUEST,
             )
         )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.errors import BadResponse, InvalidBody
-from hermes_lb.http1 import build_response, make_body
+from hermes_lb.http1 import UNTIL_CLOSE, build_response, make_body
 from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
 from hermes_lb.proxy.tunnel import Tunnel
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from hermes_lb.affinity import CookieAffinity
-    from hermes_lb.errors import ServerFailed
+    from hermes_lb.errors import RequestRefused, ServerFailed
     from hermes_lb.http1 import Body, RequestHead, ResponseHead
     from hermes_lb.pool import Lease, Server
     from hermes_lb.proxy.client import ClientConnection
@@ -74,6 +74,7 @@ class Relay:
         "bytes_in",
         "bytes_out",
         "response_letter",  # of the affinity cookie
+        "reason",  # why it was refused or failed, for a person
     )
 
     def __init__(self, client: ClientConnection, head: RequestHead, now: float) -> None:
@@ -111,13 +112,14 @@ class Relay:
         self.bytes_in = 0
         self.bytes_out = 0
         self.response_letter = "-"
+        self.reason = ""
 
     # The decisions, which are in Exchange.
 
     def server_failed(self, error: ServerFailed) -> None:
         raise NotImplementedError
 
-    def refuse_body(self, error: InvalidBody) -> None:
+    def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
         raise NotImplementedError
 
     def finish(self, termination: str, now: float) -> None:
@@ -126,7 +128,9 @@ class Relay:
     @property
     def is_request_read(self) -> bool:
         """True once all of the request has been received."""
-        return self.upload is None or self.upload.is_read
+        if self.upload is not None:
+            return self.upload.is_read
+        return not self.head.length or self.bytes_in > 0  # it came whole, or was not looked at
 
     # The response's head.
 
@@ -179,7 +183,7 @@ class Relay:
             request.keep_alive
             and is_read
             and (to_http11 or length >= 0)
-            and not self.context.is_draining
+            and self.context.keeps_clients
         )
         block = build_response(head, forwarded, to_http11, keeps_client, length, added)
         if length == len(rest) and status != 101:  # the common case: all of it came at once
@@ -187,7 +191,12 @@ class Relay:
                 block += rest
             self.bytes_out += len(block)
             self.context.send(self.client.transport, block)
-            self._complete(upstream, now, True)
+            # A body that must not come (HEAD, 204, 304), although the head announced it, may come
+            # late, and would then be the next client's response.
+            is_clean = length == head.length or (
+                head.length == UNTIL_CLOSE and request.method != b"HEAD"
+            )
+            self._complete(upstream, now, is_clean)
         elif status == 101:
             self._open_tunnel(upstream, block, rest)
         else:
@@ -208,10 +217,10 @@ class Relay:
         if rest:
             try:
                 block += body.feed(rest)
-            except InvalidBody:
+            except InvalidBody as error:
                 self.bytes_out += len(block)
                 self.context.send(client.transport, block)
-                self.abort_client("SD")
+                self.abort_client("SD", str(error))
                 return
         self.bytes_out += len(block)
         self.context.send(client.transport, block)
@@ -253,8 +262,8 @@ class Relay:
         """A chunk from the server leaves for the client: the path of every token."""
         try:
             passed = body.feed(data)
-        except InvalidBody:
-            self.abort_client("SD")
+        except InvalidBody as problem:
+            self.abort_client("SD", str(problem))
             return
         client = self.client
         client.has_moved = True
@@ -271,8 +280,8 @@ class Relay:
             if error is not None:
                 raise InvalidBody(str(error))
             last = body.end()
-        except InvalidBody:
-            self.abort_client("SD")
+        except InvalidBody as problem:
+            self.abort_client("SD", str(problem))
             return
         self.bytes_out += len(last)
         self.context.send(self.client.transport, last)
@@ -336,8 +345,9 @@ class Relay:
             self.finish("--", now)
             client.exchange_done(now, self.keeps_client, self.upload is None or self.upload.is_read)
 
-    def abort_client(self, termination: str) -> None:
+    def abort_client(self, termination: str, reason: str = "") -> None:
         """Cut the response in a way that the client can see: never by a clean end."""
+        self.reason = reason
         now = self.context.clock()
         client = self.client
         self.finish(termination, now)

@@ -12,15 +12,35 @@ if TYPE_CHECKING:
 _RETRY_AFTER = 5
 
 
-def refusal(error: RequestRefused) -> bytes:
-    """For a request that was not accepted. The connection closes behind it."""
-    return _response(error.status, str(error), keep_alive=False, with_body=True)
+def refusal(error: RequestRefused, *, keep_alive: bool = False, with_body: bool = True) -> bytes:
+    """For a request that was not accepted. Mostly its end is unknown: the connection closes."""
+    return _response(
+        error.status,
+        error.reason,
+        keep_alive=keep_alive,
+        with_body=with_body,
+        retry_after=error.retry_after,
+    )
+
+
+def final_recipient(method: bytes, request_head: bytes, *, keep_alive: bool) -> bytes:
+    """For OPTIONS or TRACE whose hops are used up (RFC 9110 sections 7.6.2, 9.3.7 and 9.3.8)."""
+    body = request_head if method == b"TRACE" else b""
+    head = b"HTTP/1.1 200 OK\r\nAllow: %b\r\n" % _ALLOW
+    if body:
+        head += b"Content-Type: message/http\r\n"
+    head += b"Content-Length: %d\r\n" % len(body)
+    return head + (b"" if keep_alive else b"Connection: close\r\n") + b"\r\n" + body
 
 
 def failure(error: ExchangeFailed, *, method: bytes, keep_alive: bool) -> bytes:
     """For a request that no server answered. What it says of servers is for the log only."""
     return _response(
-        error.status, _PUBLIC[error.status], keep_alive=keep_alive, with_body=method != b"HEAD"
+        error.status,
+        _PUBLIC[error.status],
+        keep_alive=keep_alive,
+        with_body=method != b"HEAD",
+        retry_after=_RETRY_AFTER if error.status == 503 else 0,
     )
 
 
@@ -31,7 +51,12 @@ _PUBLIC = {
 }
 
 
-def _response(status: int, detail: str, *, keep_alive: bool, with_body: bool) -> bytes:
+_ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+
+def _response(
+    status: int, detail: str, *, keep_alive: bool, with_body: bool, retry_after: int
+) -> bytes:
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}: {detail}\n".encode("ascii", "replace")
     head = (
@@ -40,9 +65,9 @@ def _response(status: int, detail: str, *, keep_alive: bool, with_body: bool) ->
         "Cache-Control: no-store\r\n"
         f"Content-Length: {len(body)}\r\n"
     )
-    if status == 503:
-        head += f"Retry-After: {_RETRY_AFTER}\r\n"
+    if retry_after:
+        head += f"Retry-After: {retry_after}\r\n"
     if status == 405:
-        head += "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+        head += f"Allow: {_ALLOW.decode()}\r\n"
     head += f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
     return head.encode("ascii") + (body if with_body else b"")

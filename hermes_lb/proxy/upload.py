@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from hermes_lb.errors import InvalidBody
+from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http1 import make_body
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Upload:
         "_exchange",
         "_kept",
         "_kept_size",
+        "_most",
         "awaits_continue",
         "is_forgotten",
         "is_read",
@@ -38,6 +40,7 @@ class Upload:
         self._body = make_body(head.length, to_http11=True)
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
+        self._most = sys.maxsize if head.length > 0 else exchange.context.most_in_body
         self.is_read = False
         self.is_stopped = False
         self.awaits_continue = head.expects_continue
@@ -67,7 +70,9 @@ class Upload:
         body = self._body
         try:
             passed = body.feed(data)
-        except InvalidBody as error:
+            if exchange.bytes_in - len(body.excess) > self._most:
+                raise RequestRefused(413, "the request body is too large")
+        except (InvalidBody, RequestRefused) as error:
             exchange.refuse_body(error)
             return
         upstream = exchange.upstream

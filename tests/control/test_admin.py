@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hermes_lb.config.models import Admin, Backend
 from hermes_lb.control import AdminServer
 from hermes_lb.observe.access_log import AccessLog
+from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed
 from hermes_lb.pool import FrontendCounters, Pool
 
@@ -28,7 +29,7 @@ def watched() -> Observed:
         {"name": "agent2", "address": "[::1]:8002", "backup": True, "max_fails": 1},
     ]
     pool = Pool("agents", Backend.model_validate({"servers": servers}))
-    return Observed({"agents": pool}, {"public": FrontendCounters()}, AccessLog("off"))
+    return Observed({"agents": pool}, {"public": FrontendCounters()}, AccessLog("off"), LoopLag())
 
 
 class Browser:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import random
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
@@ -132,6 +135,16 @@ async def test_a_refused_connection_takes_it_down(closed_port: int) -> None:
     async with checking(a_backend(closed_port)) as pool:
         await until(lambda: not pool.servers[0].is_up)
         assert pool.servers[0].last_check == "connection refused"
+
+
+async def test_what_this_machine_lacks_is_not_held_against_a_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lacking = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with patch("aiohttp.connector.aiohappyeyeballs.start_connection", side_effect=lacking):
+        async with checking(a_backend(8000)) as pool:
+            await until(lambda: "was not checked: Too many open files" in caplog.text)
+            assert pool.servers[0].is_up
 
 
 async def test_an_endless_body_is_not_awaited() -> None:

@@ -16,6 +16,7 @@ from hermes_lb.http1 import response as response_module
 from hermes_lb.http1.fields import REQUEST_FIELDS, RESPONSE_FIELDS, parse_content_length
 from tests.http1.support import (
     ADDED,
+    HANDSHAKE,
     forward,
     outcome,
     parse_request,
@@ -120,7 +121,8 @@ def test_a_nomination_in_one_head_does_not_count_in_the_next() -> None:
 )
 def test_options_of_connection(value: bytes, keep_alive: bool, is_upgrade: bool) -> None:
     for _ in range(2):  # as new, and from memory
-        head = parse_request(request(b"Connection: " + value, b"Upgrade: websocket"))
+        lines = (b"Connection: " + value, b"Upgrade: websocket", *HANDSHAKE)
+        head = parse_request(request(*lines))
         assert (head.keep_alive, head.upgrade == b"websocket") == (keep_alive, is_upgrade)
 
 
@@ -131,11 +133,12 @@ def test_options_of_connection(value: bytes, keep_alive: bool, is_upgrade: bool)
         row("one", b"1", 1),
         row("leading-zeros", b"005", 5),
         row("18-digits", b"9" * 18, 10**18 - 1),
+        row("blanks-before", b" \t5", 5),  # RFC 9110 section 5.5
+        row("blanks-behind", b"5\t ", 5),
         *(
             row(f"row5-{value[:20]!r}-{len(value)}", value, None)
             for value in (
-                b"", b" ", b"+5", b"-5", b"-0", b"0x5", b"5_0", b"5e0", b'"5"', b"5.0", b" 5",
-                b"5 ",
+                b"", b" ", b"+5", b"-5", b"-0", b"0x5", b"5_0", b"5e0", b'"5"', b"5.0", b"5 5",
                 b"5\n", b"5\x0b", b"5\xa0", b"5,5", b"5, 5", b"\xd9\xa5", b"\xb2", b"1" * 5000,
                 b"9223372036854775808", b"18446744073709551621",
             )

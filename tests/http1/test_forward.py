@@ -16,6 +16,7 @@ from hermes_lb.http1 import (
 from tests.http1.messages import Message, requests, responses
 from tests.http1.support import (
     ADDED,
+    HANDSHAKE,
     NEXT,
     LlhttpReader,
     answer,
@@ -40,7 +41,6 @@ def _sent(*lines: bytes, line: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: 
 
 
 _SOCKET = (b"Connection: Upgrade", b"Upgrade: websocket")
-_KEY = (b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 _POST = b"POST / HTTP/1.1"
 
 REQUESTS = [
@@ -75,8 +75,15 @@ REQUESTS = [
         _sent(line=b"OPTIONS * HTTP/1.1")),
     row("row20-hops", request(b"Max-Forwards: 5", line=b"OPTIONS / HTTP/1.1"),
         _sent(b"Max-Forwards: 4", line=b"OPTIONS / HTTP/1.1")),
-    row("row20-hops-of-a-get", request(b"Max-Forwards: 5"), _sent(b"Max-Forwards: 5"),
-        later="an end-to-end field, which only TRACE and OPTIONS count down, is dropped"),
+    row("row20-hops-of-a-get", request(b"Max-Forwards: 5"), _sent(b"Max-Forwards: 5")),
+    row("row20-hops-of-a-trace", request(b"Max-Forwards: 1", line=b"TRACE /a HTTP/1.1"),
+        _sent(b"Max-Forwards: 0", line=b"TRACE /a HTTP/1.1")),
+    row("row20-trace-without-credentials", request(b"Authorization: Bearer x", b"A: b",
+        b"Cookie: c=d", b"Proxy-Authorization: Basic eA==", b"cookie: e=f",
+        line=b"TRACE / HTTP/1.1"),
+        _sent(b"A: b", line=b"TRACE / HTTP/1.1")),
+    row("row20-options-authority", request(line=b"OPTIONS http://a HTTP/1.1"),
+        _sent(line=b"OPTIONS * HTTP/1.1")),
     # 21
     row("row21-nominated", request(b"X-Own: 1", b"Connection: x-OWN", b"x-own: 2", b"X-Else: 3"),
         _sent(b"X-Else: 3")),
@@ -131,14 +138,14 @@ REQUESTS = [
     row("cookies", request(b"Cookie: a=b", b"X: y", b"cookie: c=d"),
         _sent(b"X: y", b"Cookie: a=b", b"Cookie: c=d")),
     # 24
-    row("row24-websocket", request(*_SOCKET, *_KEY), _sent(*_KEY, *_SOCKET)),
+    row("row24-websocket", request(*_SOCKET, *HANDSHAKE), _sent(*HANDSHAKE, *_SOCKET)),
     row("row24-h2c", request(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c",
         b"HTTP2-Settings: AAMAAABk"), _sent()),
     row("row24-h2c-settings-not-nominated", request(b"http2-SETTINGS: AAMAAABk"), _sent()),
     row("row24-websocket-and-h2c", request(b"Connection: Upgrade", b"Upgrade: websocket, h2c"),
         _sent()),
-    row("row24-post", request(*_SOCKET, *_KEY, line=_POST), _sent(*_KEY, b"Content-Length: 0",
-        line=_POST)),
+    row("row24-post", request(*_SOCKET, *HANDSHAKE, line=_POST), _sent(*HANDSHAKE,
+        b"Content-Length: 0", line=_POST)),
     row("row24-http10", request(*_SOCKET, line=b"GET / HTTP/1.0"), _sent()),
 ]  # fmt: skip
 
@@ -173,6 +180,21 @@ def test_row23_a_trusted_proxy_is_believed() -> None:
         b"X-Forwarded-Proto: https",
         b"X-Forwarded-Host: shop.example",
     ]
+
+
+@pytest.mark.parametrize(
+    ("peer", "node"), [("10.0.0.3", b"10.0.0.3"), ("2001:db8::3", b'"[2001:db8::3]"')]
+)
+def test_row23_what_else_a_trusted_proxy_says_is_passed_on(peer: str, node: bytes) -> None:
+    said = (b"X-Forwarded-Port: 8443", b"x-forwarded-SSL: on", b"Forwarded: for=203.0.113.9")
+    head = parse_request(request(*said, b"X_Forwarded_Port: 1", b"X-Real-IP: 6.6.6.6"))
+    identity, _ = trusted_identity_fields(head, peer, "203.0.113.9", b"http")
+    assert identity.startswith(
+        b"X-Forwarded-Port: 8443\r\nx-forwarded-SSL: on\r\n"
+        b"Forwarded: for=203.0.113.9, for=%b\r\nX-Forwarded-For: " % node
+    )
+    assert b"X_Forwarded" not in identity
+    assert b"6.6.6.6" not in identity
 
 
 def test_row23_a_trusted_proxy_that_says_nothing() -> None:

@@ -18,6 +18,7 @@ from hermes_lb.errors import RequestRefused
 from hermes_lb.http1 import CHUNKED, RequestParser
 from tests.http1.messages import first_head, mutated, requests
 from tests.http1.support import (
+    HANDSHAKE,
     MOST_FIELDS,
     Incomplete,
     examples,
@@ -30,7 +31,6 @@ from tests.http1.support import (
     row,
 )
 
-LATER_400 = "refused, but with 501"
 CODING = "Transfer-Encoding"
 LENGTH = "Content-Length"
 
@@ -46,7 +46,7 @@ def _host(*lines: bytes) -> bytes:
 REFUSED = [
     # 1: both ways to frame a body.
     *(
-        row(name, request(*fields), 400, LENGTH, later=LATER_400)
+        row(name, request(*fields), 400, LENGTH)
         for name, fields in {
             "row1-length-then-coding": (b"Content-Length: 5", b"Transfer-Encoding: chunked"),
             "row1-coding-then-length": (b"Transfer-Encoding: chunked", b"Content-Length: 5"),
@@ -61,7 +61,7 @@ REFUSED = [
         for coding in (b"gzip", b"identity", b"xchunked", b"chunked2", b"gzip, chunked")
     ),
     *(
-        row(f"row2-{name}", request(*lines), 400, "", later=LATER_400)
+        row(f"row2-{name}", request(*lines), 400, "")
         for name, lines in {
             "then-gzip": (b"Transfer-Encoding: chunked, gzip",),
             "twice": (b"Transfer-Encoding: chunked, chunked",),
@@ -71,6 +71,9 @@ REFUSED = [
             "trailing-comma": (b"Transfer-Encoding: chunked,",),
             "quotes": (b'Transfer-Encoding: "chunked"',),
             "parameters": (b"Transfer-Encoding: chunked;a=b",),
+            # llhttp's own choice, and a classic of smuggling: some servers see no `chunked` there.
+            "tab-behind": (b"Transfer-Encoding: chunked\t",),
+            "chunked-first": (b"Transfer-Encoding: chunked, identity",),
             "nbsp": (b"Transfer-Encoding: \xa0chunked",),
             "nbsp-behind": (b"Transfer-Encoding: chunked\xa0",),
         }.items()
@@ -224,19 +227,20 @@ REFUSED = [
     row("row20-connect-path", _line(b"CONNECT / HTTP/1.1"), 405, "CONNECT"),
     row("row20-connect-length", request(b"Content-Length: 5", line=b"CONNECT a:80 HTTP/1.1"), 405,
         "CONNECT"),
-    row("row20-trace", _line(b"TRACE / HTTP/1.1"), 405, "TRACE"),
-    row("row20-no-hops-left", request(b"Max-Forwards: 0", line=b"OPTIONS * HTTP/1.1"), 400, "Max-"),
+    row("row20-trace-with-a-body", request(b"Content-Length: 5", line=b"TRACE / HTTP/1.1"), 400,
+        "TRACE"),
+    row("row20-two-numbers-of-hops", request(b"Max-Forwards: 1", b"Max-Forwards: 2",
+        line=b"OPTIONS / HTTP/1.1"), 400, "Max-"),
     row("row20-hops-no-number", request(b"Max-Forwards: +1", line=b"OPTIONS / HTTP/1.1"), 400,
         "Max-"),
 ]  # fmt: skip
 
 
-def _ok(name: str, data: bytes, *, later: str = "", **expected: object):
-    return row(name, data, expected, later=later)
+def _ok(name: str, data: bytes, **expected: object):
+    return row(name, data, expected)
 
 
 _SOCKET = (b"Connection: Upgrade", b"Upgrade: websocket")
-_KEY = (b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 
 ACCEPTED = [
     _ok("plain", request(), method=b"GET", target=b"/", minor_version=1, length=0, host=b"a",
@@ -248,11 +252,12 @@ ACCEPTED = [
     _ok("length-leading-zeros", request(b"content-length:005"), length=5),
     # RFC 9110 section 5.5: white space around a value is no part of it.
     *(
-        _ok(f"row13-white-space-behind-{name}", data, later="refused", **expected)
+        _ok(f"row13-white-space-behind-{name}", data, **expected)
         for name, data, expected in (
             ("length", request(b"Content-Length: 5 "), {"length": 5}),
-            ("coding", request(b"Transfer-Encoding: chunked\t"), {"length": CHUNKED}),
+            ("coding", request(b"Transfer-Encoding: chunked "), {"length": CHUNKED}),
             ("host", request(host=b"Host: a "), {"host": b"a"}),
+            ("host-tab", request(host=b"Host:\ta\t"), {"host": b"a", "host_name": "a"}),
             ("expect", request(b"Expect: 100-continue "), {"expects_continue": True}),
         )
     ),
@@ -271,7 +276,14 @@ ACCEPTED = [
     _ok("row13-empty-value", request(b"A:", b"B: "), length=0),
     _ok("row14-one-crlf", b"\r\n" + request(), target=b"/", minor_version=1),
     _ok("row14-one-crlf-http10", b"\r\nGET / HTTP/1.0\r\n\r\n", minor_version=0),
-    _ok("row15-http12", _line(b"GET / HTTP/1.2"), minor_version=1, later="refused with 400"),
+    *(
+        _ok(f"row15-{line!r}", data, minor_version=1, keep_alive=True, target=b"/")
+        for line, data in {
+            b"GET / HTTP/1.2": _line(b"GET / HTTP/1.2"),
+            b"GET / HTTP/1.9": _line(b"GET / HTTP/1.9"),
+            b"CRLF": b"\r\n" + _line(b"GET / HTTP/1.2"),
+        }.items()
+    ),
     *(
         _ok(f"row16-{target!r}", _line(b"GET %b HTTP/1.1" % target), target=target)
         for target in (
@@ -298,25 +310,40 @@ ACCEPTED = [
         )
     ),
     _ok("row20-options-star", _line(b"OPTIONS * HTTP/1.1"), target=b"*"),
-    _ok("row20-options-authority", _line(b"OPTIONS http://b HTTP/1.1"), target=b"*", host=b"b",
-        later="its target becomes / instead of * (RFC 9112 section 3.2.4)"),
+    _ok("row20-options-authority", _line(b"OPTIONS http://b HTTP/1.1"), target=b"*", host=b"b"),
+    _ok("row20-options-path", _line(b"OPTIONS http://b/ HTTP/1.1"), target=b"/", host=b"b"),
+    _ok("row20-trace", request(b"Max-Forwards: 0", line=b"TRACE / HTTP/1.1"), method=b"TRACE"),
     # 24
-    _ok("row24-websocket", request(*_SOCKET, *_KEY), upgrade=b"websocket", length=0),
-    _ok("row24-odd-case", request(b"connection: keep-alive, UPGRADE", b"UPGRADE: WebSocket", *_KEY),
-        upgrade=b"websocket", keep_alive=True),
+    _ok("row24-websocket", request(*_SOCKET, *HANDSHAKE), upgrade=b"websocket", length=0),
+    _ok("row24-odd-case", request(b"connection: keep-alive, UPGRADE", b"UPGRADE: WebSocket",
+        *HANDSHAKE), upgrade=b"websocket", keep_alive=True),
     _ok("row24-h2c", request(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c",
         b"HTTP2-Settings: x"), upgrade=b""),
     _ok("row24-h2c-too", request(b"Connection: Upgrade", b"Upgrade: h2c, websocket"), upgrade=b""),
-    _ok("row24-h2c-line", request(*_SOCKET, b"Upgrade: h2c", *_KEY), upgrade=b""),
-    _ok("row24-not-in-connection", request(b"Upgrade: websocket", *_KEY), upgrade=b""),
+    _ok("row24-h2c-line", request(*_SOCKET, b"Upgrade: h2c", *HANDSHAKE), upgrade=b""),
+    _ok("row24-not-in-connection", request(b"Upgrade: websocket", *HANDSHAKE), upgrade=b""),
     _ok("row24-no-protocol", request(b"Connection: Upgrade"), upgrade=b""),
-    _ok("row24-post", request(*_SOCKET, *_KEY, line=b"POST / HTTP/1.1"), upgrade=b""),
-    _ok("row24-body", request(*_SOCKET, *_KEY, b"Content-Length: 5"), upgrade=b"", length=5),
+    _ok("row24-post", request(*_SOCKET, *HANDSHAKE, line=b"POST / HTTP/1.1"), upgrade=b""),
+    _ok("row24-body", request(*_SOCKET, *HANDSHAKE, b"Content-Length: 5"), upgrade=b"", length=5),
     _ok("row24-chunks", request(*_SOCKET, b"Transfer-Encoding: chunked"), upgrade=b"", length=-1),
-    _ok("row24-http10", request(*_SOCKET, *_KEY, line=b"GET / HTTP/1.0"), upgrade=b""),
-    _ok("row24-no-key", request(*_SOCKET, _KEY[0]), upgrade=b"", later="asks for a tunnel"),
-    _ok("row24-bad-version", request(*_SOCKET, b"Sec-WebSocket-Version: x", _KEY[1]), upgrade=b"",
-        later="asks for a tunnel"),
+    _ok("row24-http10", request(*_SOCKET, *HANDSHAKE, line=b"GET / HTTP/1.0"), upgrade=b""),
+    *(
+        _ok(f"row24-{name}", request(*_SOCKET, *fields), upgrade=b"")
+        for name, fields in {
+            "no-key": [HANDSHAKE[0]],
+            "no-version": [HANDSHAKE[1]],
+            "two-keys": [*HANDSHAKE, HANDSHAKE[1]],
+            "two-versions": [*HANDSHAKE, HANDSHAKE[0]],
+            "key-of-15-bytes": [HANDSHAKE[0], b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA"],
+            "key-no-base64": [HANDSHAKE[0], b"Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!=="],
+            "key-empty": [HANDSHAKE[0], b"Sec-WebSocket-Key:"],
+            "version-x": [HANDSHAKE[1], b"Sec-WebSocket-Version: x"],
+            "version-8": [HANDSHAKE[1], b"Sec-WebSocket-Version: 8"],
+            "version-list": [HANDSHAKE[1], b"Sec-WebSocket-Version: 13, 8"],
+        }.items()
+    ),
+    _ok("row24-blanks", request(*_SOCKET, *(field + b" \t" for field in HANDSHAKE)),
+        upgrade=b"websocket"),
     # 25, and how long a connection lives (RFC 9112 section 9.3)
     _ok("row25-http10", request(line=b"GET / HTTP/1.0"), keep_alive=False),
     _ok("row25-keep-alive", request(b"Connection: Keep-Alive", line=b"GET / HTTP/1.0"),

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hermes_lb.config.models import Backend
 from hermes_lb.observe.access_log import AccessLog
+from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.metrics import CONTENT_TYPE, registry_for, render, render_in_turns
 from hermes_lb.observe.observed import Observed
 from hermes_lb.pool import FrontendCounters, Lease, Pool, Server
@@ -25,7 +26,7 @@ def a_pool(name: str, *servers: str) -> Pool:
 @pytest.fixture
 def observed() -> Observed:
     pools = {"agents": a_pool("agents", "agent1", "agent2"), "web": a_pool("web", "web1")}
-    return Observed(pools, {"public": FrontendCounters()}, AccessLog("off"))
+    return Observed(pools, {"public": FrontendCounters()}, AccessLog("off"), LoopLag())
 
 
 class Scrape:
@@ -132,24 +133,30 @@ def test_gauges_of_servers(observed: Observed) -> None:
 def test_frontends_and_the_log(observed: Observed) -> None:
     public = observed.frontends["public"]
     public.connections, public.connections_total, public.requests = 1, 2, 3
-    public.refused.update({400: 4, 431: 5})
+    public.refused.update({(400, "no Host field"): 4, (431, "too large"): 5})
     observed.access_log.dropped = 6
+    observed.loop_lag.worst = 0.3
+    observed.loop_lag.histogram.observe(0.3)
     scrape = Scrape(observed)
+    assert scrape("loop_lag_worst_seconds") == 0.3
+    assert scrape("loop_lag_seconds_bucket", le="0.25") == 0
+    assert scrape("loop_lag_seconds_bucket", le="0.5") == 1
     assert scrape("connections", frontend="public") == 1
     assert scrape("connections_accepted_total", frontend="public") == 2
     assert scrape("frontend_requests_total", frontend="public") == 3
-    assert scrape("refused_total", frontend="public", status="400") == 4
-    assert scrape("refused_total", frontend="public", status="431") == 5
+    assert scrape("refused_total", frontend="public", status="400", reason="no Host field") == 4
+    assert scrape("refused_total", frontend="public", status="431", reason="too large") == 5
     assert scrape("access_log_dropped_lines_total") == 6
 
 
 def test_every_metric_has_a_type_and_a_help_and_a_fitting_name(observed: Observed) -> None:
     families = {f.name: f for f in Scrape(observed).families if f.name.startswith("hermes_lb_")}
-    assert len(families) == 20
+    assert len(families) == 22
     for name, family in families.items():
         assert family.documentation
         assert family.type in ("counter", "gauge", "histogram")
-        assert name.endswith("_seconds") == (family.type == "histogram")
+        is_time = family.type == "histogram" or name == "hermes_lb_loop_lag_worst_seconds"
+        assert name.endswith("_seconds") == is_time
         suffix = "_total" if family.type == "counter" else ""
         assert {s.name for s in family.samples} <= {
             name + end for end in (suffix, "_bucket", "_count", "_sum")
@@ -163,7 +170,7 @@ def test_the_process_itself_is_there(observed: Observed) -> None:
 
 
 def test_two_balancers_in_one_process_do_not_mix(observed: Observed) -> None:
-    other = Observed({"b": a_pool("b", "s")}, {}, AccessLog("off"))
+    other = Observed({"b": a_pool("b", "s")}, {}, AccessLog("off"), LoopLag())
     other.pools["b"].servers[0].counters.retries = 1
     assert Scrape(other)("retries_total", backend="b", server="s") == 1
     assert not any(("server", "s") in labels for _, labels in Scrape(observed).samples)

@@ -394,6 +394,15 @@ def request(
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b"")
 
 
+# The fields of a request that opens a WebSocket: the example of RFC 6455 section 1.3.
+WEBSOCKET = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
 def response(body: bytes = b"", *fields: str, status: int = 200) -> bytes:
     lines = [f"HTTP/1.1 {status} Whatever", *fields, f"Content-Length: {len(body)}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -414,7 +423,7 @@ _LINE = re.compile(
     r"(?P<TR>-?\d+)/(?P<Tw>-?\d+)/(?P<Tc>-?\d+)/(?P<Tr>-?\d+)/(?P<Ta>\d+) "
     r"(?P<status>-?\d+) (?P<bytes>\d+) - - (?P<termination>..)(?P<cookies>..) "
     r"(?P<actconn>\d+)/(?P<feconn>\d+)/(?P<beconn>\d+)/(?P<srvconn>\d+)/(?P<retries>\+?\d+) "
-    r'(?P<srv_queue>\d+)/(?P<backend_queue>\d+) "(?P<request>[^"]*)"'
+    r'(?P<srv_queue>\d+)/(?P<backend_queue>\d+)(?: {(?P<reason>[^{}"]+)})? "(?P<request>[^"]*)"'
 )
 
 
@@ -435,6 +444,7 @@ class LogLine:
         self.cookies = parts["cookies"]
         self.retries = parts["retries"]
         self.request = parts["request"]
+        self.reason = parts["reason"] or ""
         self.queues = int(parts["srv_queue"]), int(parts["backend_queue"])
         self.connections = tuple(
             int(parts[key]) for key in ("actconn", "feconn", "beconn", "srvconn")

@@ -392,21 +392,103 @@ async def test_a_client_that_has_gone_before_it_was_accepted(stage: Stage) -> No
 # Connection caps and counters.
 
 
-async def test_too_many_connections_are_refused(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(), process={"max_connections": 2})
+async def test_beyond_max_connections_clients_wait_in_the_backlog(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, process={"max_connections": 2})
+    busy = await stage.clients(lb, 2)
+    served = []
+    for client in busy:
+        await client.get("/busy")
+        served.append((await origin.accept_request())[0])
+    waiting = await stage.client(lb)  # the kernel takes it; nobody accepts it
+    await waiting.get("/waited")
+    assert await waiting.gets_nothing()
+    assert await origin.has_no_new_connection()
+    await served[0].respond(b"done", "Connection: close")
+    assert (await busy[0].read_response()).body == b"done"
+    assert await waiting.gets_nothing()  # it is still open
+    busy[0].close()
+    at_origin, message = await origin.accept_request()
+    assert message.head.target == "/waited"
+    await at_origin.respond(b"at last")
+    assert (await waiting.read_response()).body == b"at last"
+    await served[1].respond(b"done")
+
+
+async def test_idle_clients_make_room(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving(echo_target), process={"max_connections": 3})
+    fresh, idle, newer = await stage.clients(lb, 1) + [await stage.client(lb), None]
+    assert idle is not None
+    await idle.get("/idle")
+    assert (await idle.read_response()).body == b"/idle"
+    newer = await stage.client(lb)
+    # One that has not asked yet is not idle: its request may be on its way.
+    assert await idle.read_until_cut() == b""
+    for client in (fresh, newer):
+        await client.get("/served")
+        assert (await client.read_response()).body == b"/served"
+
+
+async def test_connections_of_one_address_are_bounded(stage: Stage) -> None:
+    lb = await stage.balancer(
+        await stage.serving(), limits={"connections_per_client": 2}, timeouts={"client": "1s"}
+    )
     kept = await stage.clients(lb, 2)
     for client in kept:
         await client.get()
         assert (await client.read_response()).status == 200
     one_too_many = await stage.client(lb)
     answer = await one_too_many.read_response()
-    assert (answer.status, answer.get("Connection")) == (503, "close")
+    assert (answer.status, answer.get("Connection")) == (429, "close")
+    assert await one_too_many.read_to_end() == b""
     one_too_many.close()
     kept[0].close()
     await eventually(lambda: lb._context is not None and len(lb._context.clients) == 1)
     another = await stage.client(lb)
     await another.get()
     assert (await another.read_response()).status == 200
+    refused = (await stage.logged(lb, 4))[2]
+    assert (refused.status, refused.request) == (429, "<BADREQ>")
+    assert refused.reason == "too many connections from this address"
+
+
+async def test_trusted_proxies_may_have_any_number_of_connections(stage: Stage) -> None:
+    lb = await stage.balancer(
+        await stage.serving(),
+        limits={"connections_per_client": 1},
+        frontend={"trusted_proxies": ["127.0.0.0/8"]},
+    )
+    for client in await stage.clients(lb, 3):
+        await client.get()
+        assert (await client.read_response()).status == 200
+
+
+@pytest.mark.parametrize("end", ["closes", "resets"])
+async def test_a_client_that_leaves_while_we_do_not_read_is_noticed(stage: Stage, end: str) -> None:
+    """Its server reads nothing, so neither do we; no event tells of the end.
+
+    (A FIN behind more bytes than the kernel takes is not sent at all: nobody could know.)
+    """
+    origin = await stage.origin(receive_buffer=4096)
+    lb = await stage.balancer(origin, timeouts={"request_head": "1s"})
+    client = await stage.client(lb)
+    await client.send(request("POST", "/", body=b"").replace(b"Length: 0", b"Length: 99999999"))
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    assert lb._context is not None
+    (connection,) = lb._context.clients
+    while not connection._is_reading_paused:
+        await client.send(b"x" * 65536)
+        await turns(2)
+    await client.send(b"a few more")
+    assert in_flight(lb) == [1]
+    if end == "closes":
+        client.close()
+    else:
+        client.abort()
+    await eventually(lambda: in_flight(lb) == [0])
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination) == (-1, "CH")
 
 
 async def test_a_client_in_the_middle_of_a_request_leaves_others_alone(stage: Stage) -> None:

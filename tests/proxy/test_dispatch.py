@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 
 from tests.proxy.support import (
+    WEBSOCKET,
     AtOrigin,
     Message,
     Stage,
@@ -367,7 +371,7 @@ async def test_a_101_gets_the_cookie_too(stage: Stage) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin, backend=COOKIE)
     client = await stage.client(lb)
-    await client.get("/", "Connection: Upgrade", "Upgrade: websocket")
+    await client.get("/", *WEBSOCKET)
     at_origin, _ = await origin.accept_request()
     await at_origin.send(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -498,3 +502,22 @@ async def test_a_stale_connection_does_not_unpin(stage: Stage) -> None:
 
 async def echo(connection: AtOrigin, message: Message) -> None:
     await connection.respond(message.body)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])
+async def test_what_this_machine_lacks_is_not_held_against_a_server(
+    stage: Stage, number: int
+) -> None:
+    lb = await stage.balancer(await stage.serving(), server={"max_fails": 1})
+    client = await stage.client(lb)
+    lacking = OSError(number, os.strerror(number))
+    with patch.object(lb._context, "loop", Mock(create_connection=AsyncMock(side_effect=lacking))):
+        await client.get()
+        answer = await client.read_response()
+    assert (answer.status, answer.get("Retry-After")) == (503, "5")
+    assert (server_of(lb).fails, server_of(lb).counters.connect_errors) == (0, 0)
+    await client.get()
+    assert (await client.read_response()).status == 200
+    first, _ = await stage.logged(lb, 2)
+    assert (first.termination, first.server, first.retries) == ("RC", "agent1", "0")
+    assert first.reason == f"no connection to agent1: {os.strerror(number)}"

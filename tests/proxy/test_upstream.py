@@ -104,6 +104,7 @@ async def test_a_reset_is_not_the_end_of_a_body_until_close(stage: Stage) -> Non
     [
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n", "12345"),
         ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "0"),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", None),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", "99"),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nETag: a\r\n\r\n", None),
@@ -122,7 +123,12 @@ async def test_a_response_without_a_body_is_followed_by_the_next(
     assert answer.get("Content-Length") == length
     assert answer.get("Connection") is None
     await client.get("/2")
-    await at_origin.read_request()
+    # A server that sends the announced body after all, only later, must not find another request
+    # on this connection; where none was announced, the connection goes on.
+    if length not in (None, "0") or b"chunked" in wire:
+        at_origin, _ = await origin.accept_request()
+    else:
+        await at_origin.read_request()
     await at_origin.respond(b"two")
     assert (await client.read_response()).body == b"two"
 

@@ -1,0 +1,147 @@
+"""What one address may take, against plain models of the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes_lb.proxy.admission import ConnectionCounts, RequestRates, client_key
+from tests.http1.support import examples
+from tests.proxy.support import Stage, request
+
+ADDRESSES = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("::1", "192.0.2.1", False),
+    ],
+)
+def test_who_counts_as_one_client(one: str, other: str, are_one: bool) -> None:
+    assert (client_key(one) == client_key(other)) is are_one
+
+
+@examples(100)
+@given(st.integers(1, 3), st.lists(st.sampled_from(ADDRESSES), max_size=20), st.randoms())
+def test_connections_are_counted(most: int, coming: list[str], random: object) -> None:
+    counts, model, here = ConnectionCounts(most), Counter[str](), []
+    for address in coming:
+        model[client_key(address)] += 1
+        here.append(address)
+        assert counts.came(address) == (model[client_key(address)] <= most)
+        if len(here) > 2:
+            leaving = here.pop(random.randrange(len(here)))  # type: ignore[attr-defined]
+            counts.gone(leaving)
+            model[client_key(leaving)] -= 1
+    for address in here:
+        counts.gone(address)
+    assert counts._open == {}
+
+
+def test_without_a_limit_nothing_is_counted() -> None:
+    counts = ConnectionCounts(0)
+    assert all(counts.came("192.0.2.1") for _ in range(100))
+    assert counts._open == {}
+
+
+class _Bucket:
+    """A token bucket as textbooks have it, in exact numbers."""
+
+    def __init__(self, rate: int, burst: int) -> None:
+        self.rate, self.burst = rate, burst
+        self.tokens, self.at = Fraction(burst), Fraction(0)
+
+    def came(self, now: Fraction) -> bool:
+        self.tokens = min(Fraction(self.burst), self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@examples(200)
+@given(
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 5),
+    st.lists(st.tuples(st.integers(0, 64), st.sampled_from(ADDRESSES[:3])), max_size=60),
+)
+def test_rates_are_those_of_a_token_bucket(
+    rate: int, burst: int, coming: list[tuple[int, str]]
+) -> None:
+    """In eighths of a second, which floats have exactly, the two agree request by request."""
+    rates = RequestRates(rate, burst)
+    buckets = {address: _Bucket(rate, burst) for address in ADDRESSES}
+    eighths = 800
+    for pause, address in coming:
+        eighths += pause
+        wait = rates.came(address, eighths / 8)
+        assert (wait == 0) == buckets[address].came(Fraction(eighths, 8))
+        if wait:  # what Retry-After says is true
+            later = _copy(rates).came(address, eighths / 8 + wait)
+            assert later == 0
+            assert wait == 1 or _copy(rates).came(address, eighths / 8 + wait - 1.01) > 0
+
+
+def _copy(rates: RequestRates) -> RequestRates:
+    copy = RequestRates(1.0, 1)
+    copy.__dict__.update(rates.__dict__, _full_at=dict(rates._full_at))
+    return copy
+
+
+def test_strangers_do_not_fill_the_memory() -> None:
+    with patch("hermes_lb.proxy.admission._MOST_BUCKETS", 100):
+        rates = RequestRates(1.0, 10)
+        for n in range(1000):
+            assert rates.came(f"10.0.{n // 250}.{n % 250}", 5.0) == 0
+            assert len(rates._full_at) <= 100
+        for n in range(1000):  # after a while those that are full again go first
+            rates.came(f"10.1.{n // 250}.{n % 250}", 1000.0 + 2 * n)
+            assert len(rates._full_at) <= 100
+
+
+async def test_too_many_requests_are_told_when_to_come_again(stage: Stage) -> None:
+    origin = await stage.serving()
+    lb = await stage.balancer(origin, limits={"request_rate": 0.1, "request_burst": 2})
+    client = await stage.client(lb)
+    for _ in range(2):
+        await client.get()
+        assert (await client.read_response()).status == 200
+    await client.send(request("GET", "/3") + request("HEAD", "/4"))
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (429, "keep-alive")
+    assert answer.get("Retry-After") in ("9", "10")
+    assert (await client.read_response(method="HEAD")).status == 429
+    other = await stage.client(lb)
+    await other.post(b"a body that nobody reads")
+    answer = await other.read_response()
+    assert (answer.status, answer.get("Connection")) == (429, "close")
+    assert await other.read_to_end() == b""
+    assert len(origin.requests) == 2
+    lines = await stage.logged(lb, 5)
+    assert [line.status for line in lines] == [200, 200, 429, 429, 429]
+    assert lines[2].reason == "too many requests from this address"
+    assert lines[2].request == "GET /3 HTTP/1.1"
+
+
+async def test_a_trusted_proxy_is_counted_by_its_clients(stage: Stage) -> None:
+    lb = await stage.balancer(
+        await stage.serving(),
+        limits={"request_rate": 0.1, "request_burst": 1},
+        frontend={"trusted_proxies": ["127.0.0.0/8"]},
+    )
+    client = await stage.client(lb)
+    for address, status in (("192.0.2.1", 200), ("192.0.2.2", 200), ("192.0.2.1", 429)):
+        await client.get("/", f"X-Forwarded-For: {address}")
+        assert (await client.read_response()).status == status
