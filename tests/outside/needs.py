@@ -1,0 +1,37 @@
+"""What tests need from outside: without it they are skipped, and say what is missing.
+
+At the top of a test module:
+
+    needs_program("slowhttptest")
+    openai = needs_package("openai")
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def needs_program(name: str) -> str:
+    """The path of a program; Debian's package has the same name."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(
+            f"{name} is not installed: apt-get install {name}",
+            allow_module_level=True,
+        )
+    return path
+
+
+def needs_package(name: str, *modules: str) -> ModuleType:
+    """The Python package, with these modules of it imported as well."""
+    reason = f"the Python package {name} is not installed: pip install -c constraints.txt {name}"
+    for module in modules:
+        pytest.importorskip(f"{name}.{module}", reason=reason)
+    package: ModuleType = pytest.importorskip(name, reason=reason)
+    return package

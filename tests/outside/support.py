@@ -1,0 +1,117 @@
+"""Servers and programs around the balancer: each wait is bounded, and nothing is left running."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp import web
+
+from tests.proxy.support import LogLine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class Ran(NamedTuple):
+    """How a program has ended."""
+
+    status: int
+    said: str  # on stdout and stderr
+
+
+async def run(*command: str, within: float) -> Ran:
+    """Run a program to its end. After `within` seconds it is killed, and the test fails."""
+    process = await _start(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(within):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        raise AssertionError(f"still running after {within} s: {command}") from None
+    finally:
+        await _end(process)
+    assert process.returncode is not None
+    return Ran(process.returncode, said.decode(errors="replace"))
+
+
+def listen() -> socket.socket:
+    """On a free port. Who connects before a server runs waits in the backlog."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(128)
+    return sock
+
+
+class ServerProcess:
+    """A server in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self._process = process
+        self.port = port
+
+    async def kill(self) -> None:
+        """kill -9: its connections are lost, and its port refuses others."""
+        await _end(self._process)
+
+
+@asynccontextmanager
+async def server_process(module: str, *arguments: str) -> AsyncIterator[ServerProcess]:
+    """Run a module of this folder that calls `child.serve`."""
+    with listen() as sock:
+        port: int = sock.getsockname()[1]
+        command = [sys.executable, "-m", module, str(sock.fileno()), *arguments]
+        process = await _start(*command, inherited=sock.fileno())
+    try:
+        yield ServerProcess(process, port)
+    finally:
+        await _end(process)
+
+
+@asynccontextmanager
+async def serving(app: web.Application, bound: socket.socket | None = None) -> AsyncIterator[int]:
+    """Serve an application in this loop -> its port. Handlers are cancelled when a client leaves.
+
+    `bound`: on this socket, which does not listen yet; else on one of its own.
+    """
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.SockSite(runner, bound) if bound else web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port: int = runner.addresses[0][1]
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+def log_lines(folder: Path) -> list[LogLine]:
+    """The access log of the first balancer of the stage in `folder`, as far as it is written."""
+    text = (folder / "access-0.log").read_text()
+    return [LogLine(line) for line in text.splitlines()]
+
+
+async def _start(
+    *command: str, stdout: int | None = None, inherited: int | None = None
+) -> asyncio.subprocess.Process:
+    # setpriv becomes the program: it ends with us, even if we are killed.
+    with_parent = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+    return await asyncio.create_subprocess_exec(
+        *with_parent,
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=asyncio.subprocess.STDOUT if stdout is not None else None,
+        pass_fds=[] if inherited is None else [inherited],
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
