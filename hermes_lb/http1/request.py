@@ -158,7 +158,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         like = self._remembered.get(fields)
         if like is None:
             head = self._parse(data)
-            if head.length == 0:
+            # Whether it asks for a tunnel, the method decides too.
+            if head.length == 0 and b"upgrade" not in fields.lower():
                 kept = _copy(head, head.method, head.target)
                 self._remembered.remember(fields, len(fields), kept)
             return head
