@@ -141,6 +141,8 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         except httptools.HttpParserError as error:
             if _LATER_MINOR(data):  # HTTP/1.2 and so on: they include 1.1 (RFC 9110 section 2.5)
                 return self._parse(b"HTTP/1.1" + data[len(b"HTTP/1.x") :])
+            if "Pause on" in str(error):  # llhttp takes a 101 for the end of HTTP, which it isn't
+                raise InvalidResponse("101 without an Upgrade field") from None
             raise InvalidResponse(f"malformed response ({error})") from None
         if len(names) > self._most_fields:
             raise InvalidResponse(f"more than {self._most_fields} header fields")

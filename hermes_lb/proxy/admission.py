@@ -70,9 +70,9 @@ class RequestRates:
         """One request at `now` (monotonic seconds) -> 0, or seconds until one will be accepted."""
         key = client_key(address)
         full_at = max(now, self._full_at.get(key, 0.0)) + self._each
-        ahead = full_at - now - self._most_ahead
-        # A rounding error must not cost the last of a burst.
-        if ahead > self._each * 1e-6:
+        # A rounding error must not cost the last of a burst, or a second more.
+        ahead = full_at - now - self._most_ahead - self._each * 1e-6
+        if ahead > 0.0:
             return max(1, ceil(ahead))
         if key not in self._full_at and len(self._full_at) >= _MOST_BUCKETS:
             self._make_room(now)

@@ -114,7 +114,7 @@ INVALID = [
     row("row17-noted-fields", response(*[b"Set-Cookie: y"] * (MOST_FIELDS + 1)), "header fields"),
     row("row17-dropped-fields", response(*[b"TE: y"] * (MOST_FIELDS + 1)), "header fields"),
     # 24: a 101 that does not say to what.
-    row("row24-101-without-upgrade", _line(b"HTTP/1.1 101 x"), ""),
+    row("row24-101-without-upgrade", _line(b"HTTP/1.1 101 x"), "101 without"),
 ]  # fmt: skip
 
 

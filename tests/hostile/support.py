@@ -1,0 +1,156 @@
+"""Transcripts of hostile input: the rows, the ways in which bytes arrive, and what has to follow.
+
+The rows are numbered as in the table of hostile input and faults; `row` gives a line of a test's
+table its number, `@pytest.mark.row(n)` a test of its own. `test_rows_are_covered` reads both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.proxy.support import AtOrigin, Client, Message, Origin, Peer, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _pytest.mark import ParameterSet
+
+    from hermes_lb import LoadBalancer
+
+# What an attacker would have an origin take for a request of its own.
+BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def row(number: int, name: str, *values: object) -> ParameterSet:
+    """A line of a table, about one row of the table of hostile input."""
+    return pytest.param(*values, id=f"row{number}-{name}", marks=pytest.mark.row(number))
+
+
+class Way(Enum):
+    """How the bytes arrive: what they mean must not depend on it."""
+
+    WHOLE = "whole"
+    BYTEWISE = "bytewise"
+    FOLLOWED = "followed"  # another request behind them, in the same segment
+
+
+in_two_ways = pytest.mark.parametrize(
+    "way", [Way.WHOLE, Way.BYTEWISE], ids=lambda way: str(way.value)
+)
+
+
+async def deliver(peer: Peer, wire: bytes, way: Way) -> None:
+    """Send `wire` in this way. The other side may end the connection before it has all of it."""
+    with suppress(ConnectionError):
+        if way is Way.BYTEWISE:
+            await peer.send_bytewise(wire)
+        else:
+            await peer.send(wire + BEHIND if way is Way.FOLLOWED else wire)
+
+
+async def client_from(stage: Stage, lb: LoadBalancer, address: str) -> Client:
+    """A client with another address of its own, such as 127.0.0.2."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.bind((address, 0))
+    client = Client(sock)
+    stage._clients.append(client)
+    port = int(lb.url.rsplit(":", 1)[1])
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    return client
+
+
+# What an origin does that has nothing to hide.
+
+
+async def echo(connection: AtOrigin, message: Message) -> None:
+    """Answer with what was asked, so that each response tells to which request it belongs."""
+    said = f"{message.head.method} {message.head.target}".encode()
+    if message.head.method == "HEAD":
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(said))
+    else:
+        await connection.respond(said)
+
+
+# What has to follow.
+
+
+async def expect_refusal(
+    stage: Stage, lb: LoadBalancer, client: Client, status: int, reason: str
+) -> None:
+    """The client gets `status` and a clean end; the log has one line, which says why."""
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (status, "close")
+    assert await client.read_to_end() == b""
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination, line.request) == (status, "PR", "<BADREQ>")
+    assert line.server == "<NOSRV>"
+    assert reason in line.reason
+
+
+async def is_refused(
+    stage: Stage, way: Way, wire: bytes, status: int, reason: str, **options: Any
+) -> None:
+    """These bytes are refused, and no origin ever hears of them, nor of what comes behind them."""
+    origin = await stage.origin()
+    # Nothing waits for a deadline: what is hopeless is refused as soon as that is seen.
+    lb = await stage.balancer(origin, timeouts={"request_head": 300.0}, **options)
+    client = await stage.client(lb)
+    await deliver(client, wire, way)
+    await expect_refusal(stage, lb, client, status, reason)
+    assert await origin.has_no_new_connection()
+
+
+async def is_passed(
+    stage: Stage,
+    way: Way,
+    wire: bytes,
+    start: str,
+    fields: Mapping[str, str | None],
+    body: bytes | None = None,
+    **options: Any,
+) -> Origin:
+    """These bytes are one request, which the origin sees with this first line and these fields.
+
+    What comes behind them is the next request. A field that is None must not be there. `body` None:
+    the test looks at it itself.
+    """
+    origin = await stage.origin()
+    origin.serve(echo)
+    lb = await stage.balancer(origin, **options)
+    client = await stage.client(lb)
+    await deliver(client, wire, way)
+    method, target, _ = start.split(" ")
+    answer = await client.read_response(method=method)
+    assert (answer.status, answer.get("Connection")) == (200, None)
+    if method != "HEAD":
+        assert answer.body == f"{method} {target}".encode()
+    seen = origin.requests[0]
+    assert seen.head.start == start
+    assert {name: seen.get(name) for name in fields} == fields
+    if body is not None:
+        assert seen.body == body
+    starts = [start]
+    if way is Way.FOLLOWED:
+        assert (await client.read_response()).body == b"GET /smuggled"
+        starts.append("GET /smuggled HTTP/1.1")
+    assert [message.head.start for message in origin.requests] == starts
+    assert await client.gets_nothing()
+    for line in await stage.logged(lb, len(starts)):
+        assert (line.status, line.termination, line.server) == (200, "--", "agent1")
+    return origin
+
+
+async def read_until_cut(origin: Origin, at_origin: AtOrigin | None = None) -> bytes:
+    """All that an origin was told on its (only) connection, which then was cut."""
+    if at_origin is None:
+        at_origin = await origin.accept()
+    await at_origin.read_until_cut()
+    assert await origin.has_no_new_connection()
+    return bytes(at_origin.received)

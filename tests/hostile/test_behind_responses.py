@@ -1,0 +1,163 @@
+"""Row 28: bytes behind a response. They must never become the next client's response."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.hostile.support import Way, deliver, in_two_ways, row
+from tests.proxy.support import Client, Origin, Stage, eventually, request
+
+if TYPE_CHECKING:
+    from hermes_lb import LoadBalancer
+
+OK = b"HTTP/1.1 200 OK\r\n"
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+
+# The method, a whole response, what of its body the client gets.
+RESPONSES = [
+    row(28, "length", "GET", OK + b"Content-Length: 2\r\n\r\nok", b"ok"),
+    row(28, "length-0", "GET", OK + b"Content-Length: 0\r\n\r\n", b""),
+    row(28, "chunked", "GET", OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"ok"),
+    row(28, "trailers", "GET", OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n\r\n", b""),
+    row(28, "head", "HEAD", OK + b"Content-Length: 4\r\n\r\n", b""),
+    row(28, "head-chunked", "HEAD", OK + b"Transfer-Encoding: chunked\r\n\r\n", b""),
+    row(28, "head-without-framing", "HEAD", OK + b"\r\n", b""),
+    row(28, "204", "GET", b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    row(28, "204-with-a-length", "GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n",
+        b""),
+    row(28, "304", "GET", b"HTTP/1.1 304 Not Modified\r\n\r\n", b""),
+    row(28, "304-with-a-length", "GET",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", b""),
+]  # fmt: skip
+
+# What comes behind it. To HEAD, 204 and 304 it may be a body.
+BEHIND = [
+    row(28, "a-response", EVIL),
+    row(28, "four-bytes", b"evil"),
+    row(28, "chunks", b"4\r\nevil\r\n0\r\n\r\n"),
+]
+
+
+async def gets_the_next_one_right(client: Client, origin: Origin) -> None:
+    """The next request of this client is answered by what its origin says to it."""
+    await client.get("/next")
+    at_origin, seen = await origin.accept_request()  # a fresh connection
+    assert seen.head.target == "/next"
+    await at_origin.respond(b"right")
+    answer = await client.read_response()
+    assert (answer.status, answer.body) == (200, b"right")
+    assert b"evil" not in bytes(client.received)
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize(("method", "wire", "body"), RESPONSES)
+@in_two_ways
+async def test_bytes_behind_a_response_are_dropped_with_their_connection(
+    stage: Stage, way: Way, method: str, wire: bytes, body: bytes, behind: bytes
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(request(method, "/1"))
+    at_origin, _ = await origin.accept_request()
+    await deliver(at_origin, wire + behind, way)
+    answer = await client.read_response(method=method)
+    assert (answer.status, answer.body) == (int(wire.split(b" ")[1]), body)
+    assert await at_origin.read_until_cut() == b""
+    assert await client.gets_nothing()
+    await gets_the_next_one_right(client, origin)
+    assert [line.termination for line in await stage.logged(lb, 2)] == ["--", "--"]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize(("method", "wire", "body"), RESPONSES)
+async def test_a_request_that_waits_behind_is_not_answered_by_such_bytes(
+    stage: Stage, method: str, wire: bytes, body: bytes, behind: bytes
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(request(method, "/1") + request("GET", "/next"))
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(wire + behind)
+    assert (await client.read_response(method=method)).body == body
+    assert await at_origin.read_until_cut() == b""
+    at_origin, seen = await origin.accept_request()
+    assert seen.head.target == "/next"
+    await at_origin.respond(b"right")
+    assert (await client.read_response()).body == b"right"
+    assert b"evil" not in bytes(client.received)
+
+
+@pytest.mark.parametrize(("first", "rest"), [
+    row(28, "length", OK + b"Content-Length: 4\r\n\r\nok", b"ay"),
+    row(28, "chunked", OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nok", b"ay\r\n0\r\n\r\n"),
+    row(28, "trailers", OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nokay\r\n0\r\nA: b",
+        b"\r\n\r\n"),
+])  # fmt: skip
+async def test_bytes_behind_the_last_part_of_a_body_are_dropped_too(
+    stage: Stage, first: bytes, rest: bytes
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(request("GET", "/1") + request("GET", "/next"))
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(first)
+    head = await client.read_head()
+    await at_origin.send(rest + EVIL)
+    assert await client.read_body(head) == b"okay"
+    assert await at_origin.read_until_cut() == b""
+    at_origin, seen = await origin.accept_request()
+    assert seen.head.target == "/next"
+    await at_origin.respond(b"right")
+    assert (await client.read_response()).body == b"right"
+    assert b"evil" not in bytes(client.received)
+
+
+@pytest.mark.parametrize(("method", "wire"), [
+    row(28, "head", "HEAD", OK + b"Content-Length: 4\r\n\r\n"),
+    row(28, "head-chunked", "HEAD", OK + b"Transfer-Encoding: chunked\r\n\r\n"),
+    row(28, "204", "GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n"),
+    row(28, "304", "GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
+])  # fmt: skip
+async def test_a_body_that_is_announced_and_must_not_come_may_come_late(
+    stage: Stage, method: str, wire: bytes
+) -> None:
+    """By then the next request could be on its way, so it has to go another way."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(request(method, "/1") + request("GET", "/next"))
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(wire)
+    assert (await client.read_response(method=method)).body == b""
+    fresh, seen = await origin.accept_request()
+    assert seen.head.target == "/next"
+    await deliver(at_origin, EVIL, Way.WHOLE)
+    assert await at_origin.read_until_cut() == b""
+    await fresh.respond(b"right")
+    assert (await client.read_response()).body == b"right"
+
+
+@pytest.mark.row(28)
+async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    one, two = await stage.clients(lb, 2)
+    await one.get("/1")
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"one")
+    assert (await one.read_response()).body == b"one"
+    await at_origin.send(EVIL)
+    await eventually(lambda: not _upstreams(lb))
+    await gets_the_next_one_right(two, origin)
+    assert await one.gets_nothing()
+
+
+def _upstreams(lb: LoadBalancer) -> int:
+    assert lb._context is not None
+    return len(lb._context.upstreams)

@@ -1,0 +1,238 @@
+"""Rows 29 and 30: too many interim responses, final ones before their time, and none at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hostile.support import Way, deliver, in_two_ways, read_until_cut, row
+from tests.http1.support import is_whole
+from tests.proxy.support import Stage, in_flight, turns
+
+HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+DONE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
+
+
+@pytest.mark.row(29)
+@in_two_ways
+async def test_32_informational_responses_are_relayed(stage: Stage, way: Way) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await deliver(at_origin, HINT * 32 + DONE, way)
+    for _ in range(32):
+        hint = await client.read_response()
+        assert (hint.status, hint.get("Link")) == (103, "</a>")
+    assert (await client.read_response()).body == b"done"
+    assert (await stage.log_line(lb)).status == 200
+
+
+@pytest.mark.row(29)
+@in_two_ways
+@pytest.mark.parametrize("more", [1, 1000])
+async def test_more_than_32_informational_responses_are_502(
+    stage: Stage, way: Way, more: int
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await deliver(at_origin, HINT * 32, way)
+    await deliver(at_origin, HINT * more, Way.WHOLE)
+    for _ in range(32):
+        assert (await client.read_response()).status == 103
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (502, "keep-alive")
+    assert await at_origin.read_until_cut() == b""
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination) == (502, "PH")
+    assert "informational" in line.reason
+    await client.get("/next")
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"right")
+    assert (await client.read_response()).body == b"right"
+
+
+# 29: the answer comes before the end of the upload.
+
+LENGTH = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nhello"
+CHUNKED = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+MORE_CHUNKS = b"2710\r\n" + b"x" * 10_000 + b"\r\n"
+
+UPLOADS = [
+    row(29, "length", LENGTH, b"x" * 10_000),
+    row(29, "chunked", CHUNKED, MORE_CHUNKS),
+]
+
+
+@pytest.mark.parametrize(("wire", "more"), UPLOADS)
+async def test_an_early_answer_ends_the_upload(stage: Stage, wire: bytes, more: bytes) -> None:
+    """It is relayed at once, the rest is read and thrown away, and the end is clean.
+
+    To close at once could make the kernel discard the answer (RFC 9112 sections 9.3 and 9.6).
+    """
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(wire)
+    at_origin = await origin.accept()
+    head = await at_origin.read_head()
+    await at_origin.read_until(b"hello")
+    await at_origin.respond(b"no room", status=507)
+    for _ in range(20):
+        await client.send(more)  # nobody has told it to stop, as far as it knows
+        await turns()
+    answer = await client.read_response()
+    assert (answer.status, answer.body, answer.get("Connection")) == (507, b"no room", "close")
+    assert await client.read_to_end() == b""
+    seen = (await read_until_cut(origin, at_origin)).removeprefix(head.raw)
+    assert len(seen) < 1_000_000
+    assert not is_whole(seen)
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination) == (507, "--")
+    assert in_flight(lb) == [0]
+
+
+@pytest.mark.parametrize(("wire", "more"), UPLOADS)
+async def test_an_upload_stops_with_the_head_of_an_early_refusal(
+    stage: Stage, wire: bytes, more: bytes
+) -> None:
+    """... while its body is still on its way."""
+    origin = await stage.origin()
+    client = await stage.client(await stage.balancer(origin))
+    await client.send(wire)
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"hello")
+    await at_origin.send(b"HTTP/1.1 507 No\r\nContent-Length: 7\r\n\r\nno ")
+    await client.read_until(b"no ")
+    told = len(at_origin.received)
+    for _ in range(20):
+        await client.send(more)
+        await turns()
+    await at_origin.send(b"room")
+    assert await client.read_to_end() == b"room"
+    await at_origin.read_until_cut()
+    assert len(at_origin.received) <= told + len(b"\r\n")
+
+
+@pytest.mark.parametrize(("wire", "more"), UPLOADS)
+async def test_an_answered_client_that_never_stops_is_not_listened_to_for_ever(
+    stage: Stage, wire: bytes, more: bytes
+) -> None:
+    origin = await stage.origin()
+    client = await stage.client(await stage.balancer(origin))
+    await client.send(wire)
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"hello")
+    await at_origin.respond(b"no", status=403)
+    await client.send_until_refused(more, most=20_000_000)
+
+
+@pytest.mark.row(29)
+async def test_an_early_answer_and_a_body_that_ends_after_it(stage: Stage) -> None:
+    """An answer of success may come first, and the upload goes on beside it."""
+    origin = await stage.origin()
+    client = await stage.client(await stage.balancer(origin))
+    await client.send(CHUNKED)
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"hello\r\n")
+    await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+    assert (await client.read_until(b"half")).endswith(b"half")
+    await client.send(b"5\r\nworld\r\n0\r\n\r\n")
+    assert await at_origin.read_until(b"0\r\n\r\n") == b"5\r\nworld\r\n0\r\n\r\n"
+    await at_origin.send(b"done")
+    assert await client.read_to_end() == b"done"  # closed: whose bytes would come next?
+
+
+# 30: nothing comes.
+
+SILENCE = [
+    row(30, "not-a-byte", b""),
+    row(30, "a-part-of-a-head", b"HTTP/1.1 200 OK\r\nContent-Le"),
+    row(30, "only-an-interim-response", HINT),
+]
+
+
+@pytest.mark.parametrize("wire", SILENCE)
+async def test_a_silent_server_is_504(stage: Stage, wire: bytes) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, timeouts={"server": 0.3})
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(wire)
+    answer = await client.read_response()
+    if wire is HINT:
+        assert answer.status == 103
+        answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (504, "keep-alive")
+    assert await at_origin.read_until_cut() == b""  # it need not work on
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination, line.server) == (504, "sH", "agent1")
+    assert line.reason
+    await client.get("/next")  # late bytes of the first can't be its answer
+    at_origin, seen = await origin.accept_request()
+    assert seen.head.target == "/next"
+    await at_origin.respond(b"right")
+    assert (await client.read_response()).body == b"right"
+
+
+@pytest.mark.row(30)
+async def test_a_silent_server_is_not_asked_twice(stage: Stage) -> None:
+    """It may still be at work, and another one would do the same again."""
+    origin, other = await stage.origin(), await stage.serving()
+    lb = await stage.balancer(origin, other, each=[{}, {"backup": True}], timeouts={"server": 0.3})
+    client = await stage.client(lb)
+    await client.post(b"pay")
+    await origin.accept_request()
+    assert (await client.read_response()).status == 504
+    assert other.requests == []
+    assert await origin.has_no_new_connection()
+
+
+@pytest.mark.row(30)
+@pytest.mark.parametrize("body", [None, b"hello"], ids=["get", "post"])
+async def test_no_server_is_503_and_says_when_to_come_again(
+    stage: Stage, body: bytes | None
+) -> None:
+    lb = await stage.balancer(stage.nobody(), server={"down": True})
+    client = await stage.client(lb)
+    await (client.get() if body is None else client.post(body))
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (503, "keep-alive")
+    assert int(answer.get("Retry-After") or "") > 0
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination, line.server) == (503, "SC", "<NOSRV>")
+    assert line.reason
+
+
+@pytest.mark.row(30)
+async def test_a_server_that_refuses_connections_is_503(stage: Stage) -> None:
+    lb = await stage.balancer(stage.nobody(), backend={"retries": 0})
+    client = await stage.client(lb)
+    await client.get()
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (503, "keep-alive")
+    assert int(answer.get("Retry-After") or "") > 0
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination, line.server) == (503, "SC", "agent1")
+    assert "refused" in line.reason
+
+
+@pytest.mark.row(30)
+async def test_a_full_queue_is_503_after_its_time(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, server={"max_connections": 1}, timeouts={"queue": 0.3})
+    first, second = await stage.clients(lb, 2)
+    await first.get("/1")
+    at_origin, _ = await origin.accept_request()
+    await second.get("/2")
+    answer = await second.read_response()
+    assert (answer.status, int(answer.get("Retry-After") or "") > 0) == (503, True)
+    assert await origin.has_no_new_connection()
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination) == (503, "sQ")
+    await at_origin.respond(b"one")
+    assert (await first.read_response()).body == b"one"
