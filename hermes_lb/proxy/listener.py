@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -12,7 +14,6 @@ from hermes_lb.proxy.client import ClientConnection
 from hermes_lb.proxy.router import Router
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping
 
     from hermes_lb import config
@@ -25,6 +26,11 @@ _BACKLOG = 4096
 # uvloop accepts one connection per listening descriptor and turn, and a turn has its price: with 8
 # descriptors of one socket, a connection per request takes 60 us of CPU instead of 100.
 _ACCEPTS_PER_TURN = 8
+
+# Seconds, if there is no descriptor left to accept with (asyncio's own pause for that).
+_TRY_AGAIN = 1.0
+
+logger = logging.getLogger("hermes_lb")
 
 
 class Frontend:
@@ -92,11 +98,20 @@ class Frontend:
         """Accept again."""
         if self._sockets:
             self._is_accepting = True
-            self._context.tasks.spawn(self._accept(), name=f"accept for {self.name}")
+            self._context.tasks.spawn(self._accept_again(), name=f"accept for {self.name}")
+
+    async def _accept_again(self) -> None:
+        while self._is_accepting and not self._servers:
+            try:
+                await self._accept()
+            except OSError as error:  # no descriptors: a listener must not be lost for that
+                logger.warning("frontend %s can't accept: %s", self.name, error.strerror)
+                for server in self._servers:
+                    server.close()
+                self._servers.clear()
+                await asyncio.sleep(_TRY_AGAIN)
 
     async def _accept(self) -> None:
-        if self._servers:  # paused and resumed twice in one turn
-            return
         for sock in self._sockets:
             for _ in range(_ACCEPTS_PER_TURN):
                 server = await self._context.loop.create_server(

@@ -38,7 +38,7 @@ class Tunnel:
         self.client.resume_reading()
         self.upstream.resume_reading()
         if self.client.is_writing_paused:
-            self.upstream.transport.pause_reading()
+            self.upstream.pause_reading()
         if from_client:
             self.client_end.data_received(from_client)
         if from_server:
@@ -100,14 +100,16 @@ class _End(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self is self._tunnel.client_end:
             self._tunnel.client.is_writing_paused = True
-        if not self._other.is_closing():
-            self._other.pause_reading()
+            self._tunnel.upstream.pause_reading()
+        else:
+            self._tunnel.client.pause_reading()
 
     def resume_writing(self) -> None:
         if self is self._tunnel.client_end:
             self._tunnel.client.is_writing_paused = False
-        if not self._other.is_closing():
-            self._other.resume_reading()
+            self._tunnel.upstream.resume_reading()
+        else:
+            self._tunnel.client.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         tunnel = self._tunnel

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
+from unittest.mock import patch
 
 import pytest
 
@@ -413,6 +416,28 @@ async def test_beyond_max_connections_clients_wait_in_the_backlog(stage: Stage) 
     await at_origin.respond(b"at last")
     assert (await waiting.read_response()).body == b"at last"
     await served[1].respond(b"done")
+
+
+async def test_a_listener_is_not_lost_for_want_of_descriptors(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lb = await stage.balancer(await stage.serving(), process={"max_connections": 1})
+    busy = await stage.client(lb)
+    await busy.get()
+    assert (await busy.read_response()).body == b"ok"
+    (frontend,) = lb._frontends
+    await eventually(lambda: not frontend._servers)
+    said: list[str] = []
+    monkeypatch.setattr("hermes_lb.proxy.listener.logger.warning", lambda *args: said.append(args))
+    monkeypatch.setattr("hermes_lb.proxy.listener._TRY_AGAIN", 0.01)
+    lacking = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with patch.object(socket.socket, "dup", side_effect=[socket.socket(), lacking, lacking]) as dup:
+        busy.close()
+        await eventually(lambda: dup.call_count == 3)
+    waiting = await stage.client(lb)
+    await waiting.get()
+    assert (await waiting.read_response()).body == b"ok"
+    assert said == [("frontend %s can't accept: %s", "public", "Too many open files")] * 2
 
 
 async def test_idle_clients_make_room(stage: Stage) -> None:

@@ -334,3 +334,13 @@ async def test_stop_does_not_wait_for_a_side_that_never_reads(stage: Stage, who:
     await lb.stop()
     assert not context.upstreams
     assert not context.clients
+
+
+async def test_a_client_that_is_reset_while_we_do_not_read_is_noticed(stage: Stage) -> None:
+    """The server reads nothing, so neither do we, and no event tells; `tunnel` is an hour."""
+    lb, client, _ = await an_open_tunnel(stage)
+    await fill_the_kernel(lb, client)
+    assert in_flight(lb) == [1]
+    client.abort()
+    await eventually(lambda: in_flight(lb) == [0])
+    assert (await stage.log_line(lb)).termination == "CD"
