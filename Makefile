@@ -1,7 +1,9 @@
 # Two commands need nothing prepared but Python 3.11 or newer, python3-venv and make:
 #   make demo    the whole system on this machine; ARGS=--once shows it and ends
 #   make test    all tests; ARGS="-k cookie" some of them; PYTHON=python3.13 on another Python
-# Also: make check (format, lint, types, layers, unit tests), make format, make bench, make clean.
+# Also: make check (format, lint, types, layers, unit tests), make format, make bench, make clean;
+#   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
+#   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
 
 PYTHON ?= python3
 ARGS ?=
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 PURE_TESTS := tests/config tests/http1 tests/pool tests/balancing tests/affinity
 SOURCES := hermes_lb agent_worker tests bench
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench chaos fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -39,6 +41,12 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.live $(ARGS)
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.chaos $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.differential $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info bench/results
