@@ -114,11 +114,14 @@ class Frontend:
     async def _accept(self) -> None:
         for sock in self._sockets:
             for _ in range(_ACCEPTS_PER_TURN):
+                # asyncio's own loop accepts `backlog` connections in one go, whatever there is
+                # room for, and goes on in vain when descriptors run out.
                 server = await self._context.loop.create_server(
                     lambda: ClientConnection(self, self._context),
                     sock=sock.dup(),
-                    backlog=_BACKLOG,
+                    backlog=1,
                 )
+                sock.listen(_BACKLOG)
                 if not self._is_accepting:
                     server.close()
                     return
