@@ -5,7 +5,6 @@ Linux only: figures come from `/proc`.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import signal
@@ -19,13 +18,11 @@ from typing import TYPE_CHECKING
 from bench.live.errors import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 # Below the kernel's range for outgoing connections (32768 up): a load that opens thousands of
 # connections cannot take a port between our picking it and a proxy binding it.
 _PORTS = range(18_000, 32_000)
@@ -53,27 +50,45 @@ def free_ports(count: int) -> list[int]:
 class Process:
     """One child in a session of its own, with all that it starts. A context manager.
 
-    `core` is the only CPU it may run on. Its output goes to `log`, whose end is part of the
-    message when something fails. Leaving the context ends the child and its session.
+    `core` is the only CPU it may run on; None: any. Its output goes to `log`, whose end is part of
+    the message when something fails. `environment` is added to ours, `open_files` is its limit of
+    descriptors, and `orphan_signal` is what it gets if we die. Leaving the context ends the child
+    and its session.
     """
 
-    def __init__(self, argv: Sequence[str], *, core: int, log: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        core: int | None,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        open_files: int | None = None,
+        orphan_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
         self.argv = list(argv)
         self.log = log
-        self._core = core
+        self._environment = environment
+        # By programs that become the command, and not by a `preexec_fn`: that would run Python
+        # between fork and exec, where a lock of another thread stays locked for ever.
+        self._setup = ["setpriv", "--pdeathsig", orphan_signal.name.removeprefix("SIG"), "--"]
+        if core is not None:
+            self._setup += ["taskset", "--cpu-list", str(core)]
+        if open_files is not None:
+            self._setup += ["prlimit", f"--nofile={open_files}", "--"]
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Process:
-        with self.log.open("wb") as output:
+        with self.log.open("ab") as output:
             self._child = subprocess.Popen(
-                self.argv,
+                [*self._setup, *self.argv],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=None if self._environment is None else {**os.environ, **self._environment},
                 # Of its own session: Ctrl-C reaches the bench alone, which then ends each child.
                 start_new_session=True,
-                preexec_fn=self._in_child,
             )
         return self
 
@@ -85,10 +100,6 @@ class Process:
     ) -> None:
         self.stop()
 
-    def _in_child(self) -> None:
-        os.sched_setaffinity(0, {self._core})
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
     @property
     def pid(self) -> int:
         if self._child is None:
@@ -97,6 +108,17 @@ class Process:
 
     def is_running(self) -> bool:
         return self._child is not None and self._child.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal, if it still runs."""
+        if self._child is not None:
+            self._child.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone. Nothing happens if it is gone already."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
 
     def stop(self, patience: float = 5.0) -> None:
         """End the child: SIGTERM, and SIGKILL to what is left of its session."""

@@ -1,0 +1,1 @@
+"""Faults at load: `python -m bench.chaos` tries the balancer's promises. See README.md."""

@@ -1,0 +1,140 @@
+"""The long run: rounds of generated cases until the time is over, and what is found is shrunk.
+
+A round is one run of hypothesis, by a seed of its own, on a fresh balancer. Of one kind of
+disagreement the shrunk case of its first round is kept; later ones are only counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Flaky
+
+from tests.differential.arena import Arena
+from tests.differential.corpus import Case
+from tests.differential.play import play
+from tests.differential.request_grammar import RequestCase, request_cases
+from tests.differential.response_grammar import response_cases
+from tests.differential.verdict import Disagreement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis import strategies as st
+
+    from tests.differential.response_grammar import ResponseCase
+
+EXAMPLES = 1000  # a round: some seconds
+_SIDES: dict[str, st.SearchStrategy[RequestCase | ResponseCase]] = {
+    "requests": request_cases(),
+    "responses": response_cases(),
+}
+
+
+@dataclass
+class Found:
+    """A kind of disagreement, the smallest case of it, and how often it came."""
+
+    kind: str
+    problem: str
+    case: RequestCase | ResponseCase
+    side: str
+    seed: int
+    count: int = 1
+
+    def as_case(self) -> Case:
+        """For a file of the corpus."""
+        wire = b"".join(self.case.pieces)
+        what = f"{self.kind} (seed {self.seed}, in {len(self.case.pieces)} pieces)"
+        name = f"found-{self.side}-{hashlib.sha256(wire).hexdigest()[:8]}"
+        if isinstance(self.case, RequestCase):
+            return Case(name, what, wire, early=self.case.early)
+        return Case(name, what, wire, request=self.case.request, ending=self.case.ending)
+
+
+@dataclass
+class Tally:
+    """What the rounds have seen. `examples` and `outcomes` do not count what shrinking tried."""
+
+    examples: Counter[str] = field(default_factory=Counter)  # by side
+    outcomes: Counter[str] = field(default_factory=Counter)  # "requests 400", "responses passed"
+    strict: Counter[str] = field(default_factory=Counter)  # refused, though all referees agree
+    found: dict[str, Found] = field(default_factory=dict)  # by kind
+
+
+class Fuzz:
+    """Rounds on both sides in turn."""
+
+    def __init__(
+        self, seed: int, report: Callable[[Tally], None], announce: Callable[[Found], None]
+    ) -> None:
+        """`report` is called after each example, `announce` for each new kind of disagreement."""
+        self.tally = Tally()
+        self._seed = seed
+        self._report = report
+        self._announce = announce
+        self._ends_at = 0.0
+
+    def run(self, seconds: float) -> Tally:
+        """Rounds for so long; only shrinking may take longer."""
+        self._ends_at = time.monotonic() + seconds
+        for number, side in enumerate(cycle(_SIDES)):
+            if self._is_over():
+                return self.tally
+            self._round(side, self._seed + number)
+        raise AssertionError("a cycle has no end")
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._ends_at
+
+    def _round(self, side: str, seed: int) -> None:
+        first: Found | None = None  # of a kind that is not known yet
+
+        @hypothesis.seed(seed)
+        @settings(
+            max_examples=EXAMPLES,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.target, Phase.shrink],
+            report_multiple_bugs=False,
+        )
+        @given(_SIDES[side])
+        def examples(case: RequestCase | ResponseCase) -> None:
+            nonlocal first
+            if first is None and self._is_over():
+                return
+            try:
+                verdict = play(arena, case)
+            except Disagreement as problem:
+                if first is None:
+                    if known := self.tally.found.get(problem.kind):
+                        known.count += 1
+                        return
+                    first = Found(problem.kind, "", case, side, seed)
+                    self.tally.found[problem.kind] = first
+                elif problem.kind != first.kind:
+                    return  # shrunk to something else, which is not what is being looked at
+                first.problem, first.case = str(problem), case
+                raise
+            if first is None:  # else hypothesis shrinks
+                self.tally.examples[side] += 1
+                self.tally.outcomes[f"{side} {verdict.refusal[:3] or 'passed'}"] += 1
+                if verdict.strict:
+                    self.tally.strict[verdict.strict] += 1
+                hypothesis.target(float(verdict.doubts), label="referees that refuse what passed")
+                self._report(self.tally)
+
+        with Arena() as arena:
+            try:
+                examples()
+            except (Disagreement, Flaky):
+                assert first is not None
+                self._announce(first)

@@ -1,0 +1,7 @@
+"""Tests of faults with real processes: the scenarios of bench.chaos, at a size for every day."""
+
+from __future__ import annotations
+
+from tests.proxy.conftest import pytest_asyncio_loop_factories
+
+__all__ = ["pytest_asyncio_loop_factories"]

@@ -1,0 +1,40 @@
+"""Clients that are slow, that stop, and that leave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.chaos.scenarios.cancelled import Cancelled
+from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
+from bench.chaos.scenarios.stuck_readers import StuckReaders
+from tests.faults.support import holds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.row(31)
+async def test_slow_heads_get_a_408_and_a_good_client_is_served_meanwhile(tmp_path: Path) -> None:
+    report = await holds(SlowHeads(clients=200, request_head=2.0, seconds=1.0), tmp_path)
+    assert report.count("slow clients") == 200
+    assert report.count("a good client beside them: requests") > 0
+
+
+@pytest.mark.row(31)
+async def test_a_body_or_a_reader_may_be_slow_but_not_stand_still(tmp_path: Path) -> None:
+    await holds(SlowBodies(clients=2, timeout=2.0), tmp_path)
+
+
+@pytest.mark.row(32)
+async def test_the_work_for_a_client_that_has_left_is_cancelled(tmp_path: Path) -> None:
+    # The row says 1 s, which `make chaos` holds. Three processes take part, and a busy machine may
+    # keep each of them waiting; without the balancer's notice the work would go on for 10 minutes.
+    await holds(Cancelled(clients=6, most=5.0), tmp_path)
+
+
+@pytest.mark.row(36)
+async def test_stuck_readers_hold_the_worker_back_and_not_their_response(tmp_path: Path) -> None:
+    report = await holds(StuckReaders(readers=10, most_growth=4.0), tmp_path)
+    assert report.count("a response, MB") == pytest.approx(200, abs=0.1)

@@ -1,0 +1,23 @@
+"""Workers that die and workers that stand still."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.chaos.scenarios.worker_dies import WorkerDies
+from tests.faults.support import holds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.row(33)
+async def test_streams_of_a_dead_worker_are_cut_and_a_stopped_one_is_taken_out(
+    tmp_path: Path,
+) -> None:
+    report = await holds(WorkerDies(streams=5), tmp_path)
+    assert report.figures["killed: streams cut visibly"] == 5
+    assert report.figures["killed: streams of others that went on"] == 10
+    assert report.figures["stopped: 504s"] == 5
