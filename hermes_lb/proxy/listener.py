@@ -30,6 +30,9 @@ _ACCEPTS_PER_TURN = 8
 # Seconds, if there is no descriptor left to accept with (asyncio's own pause for that).
 _TRY_AGAIN = 1.0
 
+# Seconds that asyncio's own loop takes at most to make a connection of what it has accepted.
+_SETTLES = 0.5
+
 logger = logging.getLogger("hermes_lb")
 
 
@@ -49,6 +52,7 @@ class Frontend:
         self._context = context
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
+        self._retired: set[asyncio.Server] = set()
         self._is_accepting = False
 
     def trusts(self, address: str) -> bool:
@@ -90,9 +94,27 @@ class Frontend:
     def pause(self) -> None:
         """Accept no more for now: clients wait in the backlog."""
         self._is_accepting = False
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        servers, self._servers = self._servers, []
+        for server in servers:
+            if isinstance(server, asyncio.Server):
+                self._retire(server)
+            else:
+                server.close()
+
+    def _retire(self, server: asyncio.Server) -> None:
+        """Close a server of asyncio's own loop when what it has accepted has become connections.
+
+        It would lose those, with an error (CPython 3.13, `Server._attach`).
+        """
+        loop = self._context.loop
+        for sock in server.sockets:
+            loop.remove_reader(sock)
+        self._retired.add(server)
+        loop.call_later(_SETTLES, self._close, server)
+
+    def _close(self, server: asyncio.Server) -> None:
+        self._retired.discard(server)
+        server.close()
 
     def resume(self) -> None:
         """Accept again."""
@@ -129,7 +151,11 @@ class Frontend:
 
     def stop_accepting(self) -> None:
         """Close the listening sockets for good; connections go on."""
-        self.pause()
+        self._is_accepting = False
+        for server in (*self._servers, *self._retired):
+            server.close()
+        self._servers.clear()
+        self._retired.clear()
         for sock in self._sockets:
             sock.close()
         self._sockets.clear()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.proxy.support import (
     AtOrigin,
+    Client,
     Message,
     Stage,
     eventually,
@@ -438,6 +439,20 @@ async def test_a_listener_is_not_lost_for_want_of_descriptors(
     await waiting.get()
     assert (await waiting.read_response()).body == b"ok"
     assert said == [("frontend %s can't accept: %s", "public", "Too many open files")] * 2
+
+
+@on_both_loops
+async def test_those_accepted_in_the_turn_that_reaches_the_limit_are_served(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving(echo_target), process={"max_connections": 2})
+    address = lb.url.removeprefix("http://").split(":")
+    socks = [socket.create_connection((address[0], int(address[1]))) for _ in range(12)]
+    for number, sock in enumerate(socks):
+        sock.sendall(request("GET", f"/{number}"))
+    for number, sock in enumerate(socks):  # the loop has not turned since the first connection
+        client = Client(sock)
+        stage._clients.append(client)
+        assert (await client.read_response()).body == b"/%d" % number
+        client.close()
 
 
 async def test_idle_clients_make_room(stage: Stage) -> None:
