@@ -60,7 +60,6 @@ def judge_requests(outcome: RequestOutcome) -> Verdict:
         [b" ".join((m.method, m.target, m.body)).rstrip(b" ") for m in whole],
         refusal=refusal,
         strict=refusal if is_clear else "",
-        doubts=sum(len(reading.messages) < len(whole) for reading in meanings.values()),
     )
 
 

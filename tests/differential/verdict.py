@@ -31,7 +31,6 @@ class Verdict(NamedTuple):
     body: bytes = b""  # of the response
     refusal: str = ""  # if there was one: its status, and the reason that the client was told
     strict: str = ""  # the same, if all referees take what was refused for valid, and alike
-    doubts: int = 0  # referees that refuse what passed: how near it is to a disagreement
 
 
 def disagree(kind: str, readings: Mapping[str, object], *about: object) -> NoReturn:

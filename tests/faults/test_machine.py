@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.chaos.scenarios.descriptors import (
+    KEPT_FROM_IT,
     LOW_AT_START,
     LOWERED,
     LOWERED_WHILE_FULL,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.row(34)
 @pytest.mark.timeout(180)  # 4 s where it passes; a balancer that floods its log is slow to fail
-@pytest.mark.parametrize("way", [LOW_AT_START, LOWERED, LOWERED_WHILE_FULL])
+@pytest.mark.parametrize("way", [LOW_AT_START, LOWERED, LOWERED_WHILE_FULL, KEPT_FROM_IT])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_running_out_of_descriptors_is_survived(tmp_path: Path, loop: str, way: str) -> None:
     await holds(Descriptors(seconds=1.0, loops=(loop,), ways=(way,)), tmp_path)

@@ -34,6 +34,9 @@ LOW_AT_START, LOWERED, LOWERED_WHILE_FULL = (
     "lowered at run time",
     "lowered while it is full",
 )
+# Not at all: the balancer's own limit of connections keeps them from it.
+KEPT_FROM_IT = "never, by its own limit"
+_LIMITED = (LOWERED_WHILE_FULL, KEPT_FROM_IT)
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Descriptors(Scenario):
     seconds: float = 2.0  # for which the crowd stays, each time
     most_cpu: float = 0.25  # of a core, while nothing happens
     loops: tuple[str, ...] = ("uvloop", "asyncio")
-    ways: tuple[str, ...] = (LOW_AT_START, LOWERED, LOWERED_WHILE_FULL)
+    ways: tuple[str, ...] = (LOW_AT_START, LOWERED, LOWERED_WHILE_FULL, KEPT_FROM_IT)
 
     async def run(self, arena: Arena) -> None:
         workers = await arena.workers(2)
@@ -70,11 +73,13 @@ class Descriptors(Scenario):
                         workers,
                         loop=loop,
                         open_files=self.limit if way == LOW_AT_START else _PLENTY,
-                        process={"max_connections": _ROOM} if way == LOWERED_WHILE_FULL else {},
+                        process={"max_connections": _ROOM} if way in _LIMITED else {},
                         **options,
                     ) as balancer:
                         if way == LOWERED_WHILE_FULL:
                             await self._while_full(arena, balancer, name)
+                        elif way == KEPT_FROM_IT:
+                            await self._in_turns(arena, balancer, name)
                         else:
                             await self._crowd(arena, balancer, way, name)
                 except (OSError, NeverCame, Cut) as error:  # a TimeoutError is an OSError
@@ -87,7 +92,7 @@ class Descriptors(Scenario):
         crowd = await self._come_at_once(balancer)
         silent = await self._cpu_share(balancer)
         asking = [
-            asyncio.get_running_loop().create_task(_ask(caller, f"crowd-{number}"))
+            asyncio.get_running_loop().create_task(_ask(caller, f"crowd-{number}", _THINKS))
             for number, caller in enumerate(crowd)
         ]
         asked = await self._cpu_share(balancer)
@@ -144,6 +149,17 @@ class Descriptors(Scenario):
         served = await _is_served(balancer)
         arena.report.must(served, f"{name}: the listener is not lost")
 
+    async def _in_turns(self, arena: Arena, balancer: Balancer, name: str) -> None:
+        """Far more clients than there is room for, all at once: each has its turn."""
+        crowd = await self._come_at_once(balancer)
+        told = Counter(
+            await asyncio.gather(
+                *(_ask_and_leave(caller, f"crowd-{number}") for number, caller in enumerate(crowd))
+            )
+        )
+        arena.report.figure(f"{name}: room, clients", f"{_ROOM}, {self.clients}")
+        arena.report.must(set(told) == {"200"}, f"{name}: each client is answered", told)
+
     async def _cpu_share(self, balancer: Balancer) -> float:
         """What the balancer uses for a while, of a core."""
         before, began = balancer.process.cpu_ns(), time.monotonic_ns()
@@ -156,12 +172,20 @@ def _limit(balancer: Balancer, soft: int) -> None:
     resource.prlimit(balancer.process.pid, resource.RLIMIT_NOFILE, (soft, _PLENTY))
 
 
-async def _ask(caller: Caller, ident: str) -> str:
-    """-> what the client is told. It may wait for ever: the caller of this ends that."""
+async def _ask(caller: Caller, ident: str, wait: int) -> str:
+    """-> what the client is told by a worker that thinks for `wait` ms."""
     try:
-        return str((await caller.ask(Ask(ident, wait=_THINKS))).status)
+        return str((await caller.ask(Ask(ident, wait=wait))).status)
     except Cut:
         return "closed"
+    except TimeoutError:
+        return "nothing"
+
+
+async def _ask_and_leave(caller: Caller, ident: str) -> str:
+    told = await _ask(caller, ident, 1)
+    caller.close()
+    return told
 
 
 async def _is_served(balancer: Balancer) -> bool:
