@@ -107,7 +107,6 @@ class Fuzz:
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            # Not `target`: it can climb for a minute without one new example.
             phases=[Phase.generate, Phase.shrink],
             report_multiple_bugs=False,
         )
