@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 import signal
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.chaos.caller import Caller, Cut
+from bench.chaos.control import Control
 from bench.chaos.report import Lag
 from bench.chaos.waiting import NeverCame, until
 from bench.live.processes import Process, python_module
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bench.chaos.report import Report
@@ -26,6 +28,7 @@ _LISTENING = re.compile(r"listening on http://(.+):(\d+)")
 _ADMIN = re.compile(r"admin on http://(.+):(\d+)")
 # What asyncio says, with a traceback, each second in which it can't accept for want of descriptors.
 _ACCEPT_FAILED = "socket.accept() out of system resource"
+_SLACK = 0.010  # s
 _MOST_SAID = 500  # characters of its log that a problem is told with
 BACKEND = "agents"
 
@@ -95,6 +98,7 @@ class Balancer:
         self.make_socket = make_socket
         self.address = ("", 0)
         self._admin = ("", 0)
+        self.stopped = 0.0  # the longest that we kept it from running, seconds
         self._operator: Caller | None = None  # of the admin listener
         self._callers: list[Caller] = []
 
@@ -116,6 +120,17 @@ class Balancer:
     def said(self) -> str:
         """All that it wrote to stderr."""
         return self.process.log.read_text()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP while the block runs: what comes meanwhile it finds all at once."""
+        began = time.monotonic()
+        self.process.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send(signal.SIGCONT)
+            self.stopped = max(self.stopped, time.monotonic() - began)
 
     async def connect(
         self, *, sock: socket.socket | None = None, receive_buffer: int | None = None
@@ -282,8 +297,10 @@ async def running_balancer(
                 balancer.hang_up()
                 balancer.hang_up_operator()
             control.stop()
-            late, waited = map(float, control.output(1).split())
-            report.lags.append(Lag(lag, late, waited))
+            seen = Control.parse(control.log.read_text())
+            # A look may come a little after what it sees.
+            waited = seen.most_waited((lag or 0.0) + _SLACK)
+            report.lags.append(Lag(lag, seen.late, waited, balancer.stopped))
     said = balancer.said
     exceptions = said.count("Traceback") - said.count(_ACCEPT_FAILED)
     report.must(exceptions == 0, f"the balancer logs no exception ({loop})", said[-_MOST_SAID:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from bench.chaos.waiting import until
+from bench.chaos.waiting import NeverCame, until
 from bench.chaos.worker import READY
 from bench.live.processes import Process, python_module
 
@@ -46,6 +46,8 @@ class Worker:
         await until(self._is_ready, f"{self.name} listens (see {self._log})")
 
     async def _is_ready(self) -> bool:
+        if not self.is_running:
+            raise NeverCame(f"{self.name} has ended: {self.said}")
         return self.said.count(READY) == self.starts
 
     @property

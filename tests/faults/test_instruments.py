@@ -11,6 +11,7 @@ import pytest
 from bench.chaos.asks import CHUNKED, EVENTS, LENGTH, NONE, Ask, Orders, chunk
 from bench.chaos.balancer import LogLine
 from bench.chaos.caller import Caller, Cut, NotHttp
+from bench.chaos.control import Control
 from bench.chaos.report import Lag
 from bench.chaos.scenarios.mix_up import what_is_wrong
 from bench.chaos.worker import take_request
@@ -131,16 +132,26 @@ def test_a_line_of_the_access_log_is_understood(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("late", "control", "waited", "is_blocked"),
+    ("late", "control", "waited", "stopped", "is_blocked"),
     [
-        (0.049, 0.0, 0.0, False),
-        (0.051, 0.0, 0.0, True),
-        (0.090, 0.045, 0.0, False),
-        (0.090, 0.0, 0.045, False),
-        (0.200, 0.045, 0.045, True),
+        (0.049, 0.0, 0.0, 0.0, False),
+        (0.051, 0.0, 0.0, 0.0, True),
+        (0.090, 0.045, 0.0, 0.0, False),
+        (0.090, 0.0, 0.045, 0.0, False),
+        (0.090, 0.0, 0.0, 0.045, False),
+        (0.200, 0.045, 0.045, 0.045, True),
     ],
 )
 def test_a_loop_is_blocked_if_the_machine_is_no_excuse(
-    late: float, control: float, waited: float, is_blocked: bool
+    late: float, control: float, waited: float, stopped: float, is_blocked: bool
 ) -> None:
-    assert Lag(late, control, waited).is_blocked is is_blocked
+    assert Lag(late, control, waited, stopped).is_blocked is is_blocked
+
+
+def test_the_machines_share_is_what_was_waited_within_a_window() -> None:
+    output = "0.004\n10.0 0.0\n10.1 0.05\n10.2 0.05\n10.3 0.06\n10.4 0.1\n"
+    control = Control.parse(output)
+    assert control.late == 0.004
+    assert control.most_waited(0.15) == pytest.approx(0.05)
+    assert control.most_waited(0.35) == pytest.approx(0.06)
+    assert control.most_waited(1.0) == pytest.approx(0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -126,11 +125,8 @@ class Descriptors(Scenario):
 
     async def _come_at_once(self, balancer: Balancer) -> list[Caller]:
         """All are in the backlog before the first is accepted: the worst case for a loop turn."""
-        balancer.process.send(signal.SIGSTOP)
-        try:
+        with balancer.frozen():
             return [await balancer.connect() for _ in range(self.clients)]
-        finally:
-            balancer.process.send(signal.SIGCONT)
 
     async def _while_full(self, arena: Arena, balancer: Balancer, name: str) -> None:
         """The balancer accepts no more; when it could again, it lacks descriptors for a while."""
