@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -10,6 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
+from hermes_lb.proxy.client import ClientConnection
 from tests.proxy.support import (
     AtOrigin,
     Client,
@@ -545,3 +547,29 @@ async def test_a_client_in_the_middle_of_a_request_leaves_others_alone(stage: St
     await eventually(lambda: in_flight(lb) == [1])
     await at_two.send(response(b"2"))
     assert (await two.read_response()).body == b"2"
+
+
+async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No turn of the loop ends more than so many of them."""
+    monkeypatch.setattr("hermes_lb.proxy.sweep._AT_ONCE", 2)
+    expired: list[int] = []
+    turn = 0
+    real = ClientConnection._expire
+
+    def count(connection: ClientConnection, now: float) -> None:
+        expired.append(turn)
+        real(connection, now)
+
+    monkeypatch.setattr(ClientConnection, "_expire", count)
+    lb = await stage.balancer(await stage.serving(), timeouts={"request_head": "300ms"})
+    crowd = await stage.clients(lb, 7)
+    for client in crowd:
+        await client.send(b"GET / HT")
+    while len(expired) < 7:
+        turn += 1
+        await asyncio.sleep(0)
+    assert max(expired.count(each) for each in set(expired)) <= 2
+    for client in crowd:
+        assert (await client.read_response()).status == 408
