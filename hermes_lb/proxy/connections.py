@@ -42,7 +42,7 @@ class ServerConnections:
         idle = self._idle
         while idle and not (fresh_only and now - idle[-1].idle_since > FRESH):
             connection = idle.pop()
-            if not (connection.transport.is_closing() or (fresh_only and connection.has_news())):
+            if not (connection.transport.is_closing() or connection.has_news()):
                 return connection
         return None
 

@@ -142,12 +142,15 @@ class Frontend:
                     lambda: ClientConnection(self, self._context),
                     sock=sock.dup(),
                     backlog=1,
+                    start_serving=False,
                 )
+                self._servers.append(server)  # whoever pauses or stops us meanwhile closes it
+                await server.start_serving()
+                if not self._sockets:  # stopped
+                    return
                 sock.listen(_BACKLOG)
                 if not self._is_accepting:
-                    server.close()
                     return
-                self._servers.append(server)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets for good; connections go on."""
