@@ -135,7 +135,7 @@ class LoadBalancer:
             starting.push_async_callback(self._admin.stop)
         starting.push_async_callback(self._end_all)
         for frontend in self._frontends:
-            starting.callback(frontend.stop_accepting)
+            starting.push_async_callback(frontend.stop)
             await frontend.start()
 
     def _forget(self) -> None:

@@ -32,6 +32,8 @@ _TRY_AGAIN = 1.0
 
 # Seconds that asyncio's own loop takes at most to make a connection of what it has accepted.
 _SETTLES = 0.5
+# And in turns, when nothing else is to be done: a task, its transport, and `connection_made`.
+_TURNS_TO_SETTLE = 5
 
 logger = logging.getLogger("hermes_lb")
 
@@ -154,14 +156,19 @@ class Frontend:
 
     def stop_accepting(self) -> None:
         """Close the listening sockets for good; connections go on."""
-        self._is_accepting = False
-        for server in (*self._servers, *self._retired):
-            server.close()
-        self._servers.clear()
-        self._retired.clear()
+        self.pause()
         for sock in self._sockets:
             sock.close()
         self._sockets.clear()
+
+    async def stop(self) -> None:
+        """The same, and what had been accepted has become connections."""
+        self.stop_accepting()
+        if self._retired:
+            for _ in range(_TURNS_TO_SETTLE):
+                await asyncio.sleep(0)
+        for server in list(self._retired):
+            self._close(server)
 
 
 def _listening_socket(address: Address, frontend: str) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import struct
@@ -455,6 +456,21 @@ async def test_those_accepted_in_the_turn_that_reaches_the_limit_are_served(stag
         stage._clients.append(client)
         assert (await client.read_response()).body == b"/%d" % number
         client.close()
+
+
+@on_both_loops
+async def test_a_stop_amid_accepting_leaves_no_socket_behind(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving())
+    host, port = lb.url.removeprefix("http://").split(":")
+    for turns_before in range(4):
+        socks = [socket.create_connection((host, int(port))) for _ in range(20)]
+        await turns(turns_before)
+        stopping = stage.tasks.spawn(lb.stop(), name="stop") if turns_before == 3 else None
+        for sock in socks:
+            sock.close()
+        if stopping is not None:
+            await stopping
+    gc.collect()  # a socket that is left warns, and a warning is an error here
 
 
 async def test_idle_clients_make_room(stage: Stage) -> None:
