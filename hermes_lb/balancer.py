@@ -155,7 +155,7 @@ class LoadBalancer:
         if self._admin is not None:
             self._admin.is_draining = True
         for frontend in self._frontends:
-            frontend.stop_accepting()
+            await frontend.stop()
         for client in list(context.clients):
             if client.exchange is None:
                 client.close()

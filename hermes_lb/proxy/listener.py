@@ -33,7 +33,7 @@ _TRY_AGAIN = 1.0
 # Seconds that asyncio's own loop takes at most to make a connection of what it has accepted.
 _SETTLES = 0.5
 # And in turns, when nothing else is to be done: a task, its transport, and `connection_made`.
-_TURNS_TO_SETTLE = 5
+_TURNS_TO_SETTLE = 3
 
 logger = logging.getLogger("hermes_lb")
 
@@ -154,16 +154,12 @@ class Frontend:
                 if not self._is_accepting:
                     return
 
-    def stop_accepting(self) -> None:
-        """Close the listening sockets for good; connections go on."""
+    async def stop(self) -> None:
+        """Close the listening sockets for good; connections go on, those just accepted too."""
         self.pause()
         for sock in self._sockets:
             sock.close()
         self._sockets.clear()
-
-    async def stop(self) -> None:
-        """The same, and what had been accepted has become connections."""
-        self.stop_accepting()
         if self._retired:
             for _ in range(_TURNS_TO_SETTLE):
                 await asyncio.sleep(0)
