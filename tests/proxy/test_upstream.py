@@ -198,23 +198,6 @@ async def test_bytes_behind_a_body_that_came_in_parts_are_dropped_too(
     assert b"evil" not in client.received
 
 
-async def test_bytes_on_a_connection_that_was_idle_reach_nobody(stage: Stage) -> None:
-    """Late bytes and a new request meet: the request is not answered by them."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    one, two = await stage.clients(lb, 2)
-    await one.get("/1")
-    at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"one")
-    assert (await one.read_response()).body == b"one"
-    await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-    await eventually(lambda: lb._context is not None and not lb._context.upstreams)
-    await two.get("/2")
-    at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"two")
-    assert (await two.read_response()).body == b"two"
-
-
 # Interim responses.
 
 
