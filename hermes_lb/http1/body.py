@@ -11,6 +11,7 @@ import re
 from typing import Protocol
 
 from hermes_lb.errors import InvalidBody
+from hermes_lb.http1.fields import TOKEN
 from hermes_lb.http1.limits import CHUNK_EXTENSION_SIZE, TRAILERS_SIZE
 from hermes_lb.http1.request import CHUNKED
 from hermes_lb.http1.response import UNTIL_CLOSE
@@ -20,14 +21,12 @@ LAST_CHUNK = b"0\r\n\r\n"
 # RFC 9112 section 7.1. 15 hexadecimal digits are below 2^63.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _SIZE_LINE_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,15});[\t\x20-\x7e\x80-\xff]*").fullmatch
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
+_TRAILER = re.compile(TOKEN + rb":[\t\x20-\x7e\x80-\xff]*").fullmatch
 # What may still become one of these lines when more of it comes.
 _SIZE_LINE_BEGUN = re.compile(
     rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?"
 ).fullmatch
-_TRAILER_BEGUN = re.compile(
-    rb"\r?|[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[\t\x20-\x7e\x80-\xff]*\r?)?"
-).fullmatch
+_TRAILER_BEGUN = re.compile(rb"\r?|" + TOKEN + rb"(?::[\t\x20-\x7e\x80-\xff]*\r?)?").fullmatch
 _LONGEST_SIZE_LINE = 15 + 1 + CHUNK_EXTENSION_SIZE
 
 _AT_SIZE = -1

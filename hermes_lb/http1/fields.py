@@ -92,6 +92,8 @@ NEVER_NOMINATED = frozenset(
 NEVER_NOMINATED_PREFIXES = (b"x-forwarded-", b"x-hermes-")
 
 BLANKS: Final = b" \t"  # that may stand around a value (RFC 9110 section 5.5)
+# A name, as a pattern (section 5.6.2, `token`).
+TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 
 _ONCE = (HOST, CONTENT_LENGTH, CONNECTION, TRANSFER_ENCODING)
 

@@ -8,7 +8,7 @@ from binascii import Error as NotBase64
 from typing import TYPE_CHECKING
 
 from hermes_lb.errors import RequestRefused
-from hermes_lb.http1.fields import BLANKS
+from hermes_lb.http1.fields import BLANKS, TOKEN
 from hermes_lb.http1.memory import Memory
 
 if TYPE_CHECKING:
@@ -91,9 +91,7 @@ def explain(data: bytes, problem: str) -> RequestRefused:
 # The framing (RFC 9112 section 6).
 
 _CODINGS = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE).findall
-_UNKNOWN_CODING = re.compile(
-    rb"(?:(?!chunked\b)[!#$%&'*+.^_`|~0-9a-z-]+[ \t]*,[ \t]*)*[!#$%&'*+.^_`|~0-9a-z-]+"
-).fullmatch
+_UNKNOWN_CODING = re.compile(rb"(?:(?!chunked\b)" + TOKEN + rb"[ \t]*,[ \t]*)*" + TOKEN).fullmatch
 
 
 def refused_coding(values: Iterable[bytes]) -> RequestRefused:

@@ -1,8 +1,11 @@
 """THE DATA PATH, file by file in travel order; docs/life-of-a-request.md walks through it.
 
 listener      bind, accept, whom to believe
+gate          how many connections there may be in all
 client        faces the client: bytes -> request heads                      R
+admission     how many connections and requests an address may have
 exchange      one request and its response: phases, retries, the one end
+upload        the request's body
 router        host, path -> backend
 dispatch      affinity, strategy, lease, or wait                            Q
 connections   reuse an idle connection to the server, or dial               C
@@ -12,6 +15,7 @@ tunnel        after a 101: raw bytes both ways
 responses     the one place where an error becomes a response
 record        counters and the access log
 sweep         all deadlines
+turn          what one turn of the event loop still has to do, stage by stage
 context       what the connections of one balancer share
 """
 

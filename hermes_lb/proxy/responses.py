@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 # Seconds, in Retry-After of a 503: about one round of health checks.
 _RETRY_AFTER = 5
 
+_ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
 
 def refusal(error: RequestRefused, *, keep_alive: bool = False, with_body: bool = True) -> bytes:
     """For a request that was not accepted. Mostly its end is unknown: the connection closes."""
@@ -49,9 +51,6 @@ _PUBLIC = {
     503: "no server is available, please try again",
     504: "the server did not answer in time",
 }
-
-
-_ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 def _response(
