@@ -10,7 +10,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agent_worker.api.bodies import MAX_BODY
+from agent_worker.api.chat import ChatEndpoints
+from agent_worker.api.chat_errors import chat_errors_middleware
+from agent_worker.api.ephemeral import EphemeralEndpoint
 from agent_worker.api.errors import errors_middleware
+from agent_worker.api.events import EventEndpoint
 from agent_worker.api.headers import on_prepare
 from agent_worker.api.operations import OperationEndpoints
 from agent_worker.api.principals import Principals
@@ -18,16 +22,29 @@ from agent_worker.api.sessions import SessionEndpoints
 from agent_worker.api.websocket import WebSocketEndpoint
 from agent_worker.metrics import Metrics
 from agent_worker.models import EngineOptions, create_engine
-from agent_worker.runtime import AgentLoop, Turns
+from agent_worker.runtime import (
+    AgentLoop,
+    Archiver,
+    Bells,
+    EphemeralTurns,
+    LargeTexts,
+    Tail,
+    ToolCalls,
+    Turns,
+)
+from agent_worker.runtime.janitor import clean_now_and_then
 from agent_worker.sessions import SessionStore
+from agent_worker.storage.base import Storages
+from agent_worker.tasks import cancel_and_wait, spawn_reporting
 from agent_worker.tools import default_toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from redis.asyncio import Redis
+    import asyncio
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
 
     from agent_worker.models import Engine
+    from agent_worker.sessions import Client
     from agent_worker.tools import Toolbox
 
 # Above the balancer's own 75 s, so that an idle connection is closed by the balancer, never
@@ -43,63 +60,143 @@ class WorkerConfig:
 
     name: str = "worker"
     engine: str = "scripted"
-    token_interval_s: float = 0.0
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
     lease_s: float = 30.0
     step_limit: int = 16
     tool_timeout_s: float = 30.0
+    #: Tool calls of one step that run at the same time.
+    tools_at_once: int = 8
+    #: What a model gets at most, in tokens; older turns are summed up.
+    context_tokens: int = 100_000
+    #: Where the tool `send_mail` puts its mails; None: there is no such tool.
+    mail_file: Path | None = None
     #: Bearer token -> principal; empty lets everybody in.
     tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 class Worker:
-    """One worker on one Redis client, which stays the caller's to close.
+    """One worker on one Redis client, which stays the caller's to close, as the storages do.
 
-    `engine` and `toolbox` replace what `config` names. Raises ValueError for an unknown engine.
+    `engine` and `toolbox` replace what `config` names; `cleaning` is done twice a day. Raises
+    ValueError for an unknown engine.
     """
 
     def __init__(
         self,
         config: WorkerConfig,
-        redis: Redis,
+        client: Client,
         *,
         engine: Engine | None = None,
         toolbox: Toolbox | None = None,
+        storages: Storages | None = None,
+        cleaning: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
+        storages = storages or Storages()
         self.name = config.name
         self.metrics = Metrics()
         self.principals = Principals(config.tokens)
         self.store = SessionStore(
-            redis,
+            client,
             lease_s=config.lease_s,
             on_unavailable=lambda operation: self.metrics.store_errors.labels(operation).inc(),
         )
+        self.engine = engine or create_engine(config.engine, config.engine_options)
+        large = LargeTexts(storages.blobs)
         loop = AgentLoop(
-            engine=engine or create_engine(config.engine, EngineOptions(config.token_interval_s)),
-            toolbox=toolbox or default_toolbox(),
+            engine=self.engine,
+            tool_calls=ToolCalls(
+                toolbox=toolbox or default_toolbox(storages, mail_file=config.mail_file),
+                metrics=self.metrics,
+                large=large,
+                timeout_s=config.tool_timeout_s,
+                most_at_once=config.tools_at_once,
+                once_ledger=storages.once_ledger,
+            ),
             metrics=self.metrics,
             step_limit=config.step_limit,
-            tool_timeout_s=config.tool_timeout_s,
         )
-        self.turns = Turns(self.store, loop, self.metrics)
-        self.sessions = SessionEndpoints(self.store, self.turns, self.principals)
+        self.bells = Bells(client)
+        has_archive = storages.archive is not None
+        self.turns = Turns(
+            self.store,
+            loop,
+            self.bells,
+            self.metrics,
+            window=config.context_tokens,
+            has_archive=has_archive,
+        )
+        self.archiver = (
+            Archiver(self.store, storages.archive, large, self.metrics)
+            if storages.archive is not None
+            else None
+        )
+        tail = Tail(self.store, self.bells)
+        self.sessions = SessionEndpoints(self.store, self.turns, self.principals, storages.blobs)
+        self.events = EventEndpoint(self.store, tail, self.principals, self.metrics)
         self.websocket = WebSocketEndpoint(self.store, self.turns, self.principals, self.metrics)
+        ephemeral = EphemeralTurns(loop, self.turns, window=config.context_tokens)
+        self.ephemeral = EphemeralEndpoint(ephemeral, self.principals)
+        self.chat = ChatEndpoints(
+            self.store,
+            self.turns,
+            ephemeral,
+            self.principals,
+            models=[config.engine, config.engine_options.model],
+        )
         self.operations = OperationEndpoints(self.name, self.store, self.turns, self.metrics)
+        self._cleaning = cleaning
+        self._background: list[asyncio.Task[object]] = []
 
     def __repr__(self) -> str:
         return f"Worker({self.name!r}, {self.turns!r})"
 
+    async def start(self) -> None:
+        """What runs beside the requests. Needs no Redis yet."""
+        self._background = [spawn_reporting(self.turns.start(), name="worker channel")]
+        if self._cleaning:
+            cleaner = clean_now_and_then(self._cleaning)
+            self._background.append(spawn_reporting(cleaner, name="janitor"))
+        if self.archiver is not None:
+            self._background.append(spawn_reporting(self.archiver.run(), name="archiver"))
+
+    async def drain(self) -> None:
+        """Take no new work; what is open goes on."""
+        self.operations.is_draining = True
+        self.events.drain()
+        await self.websocket.drain()
+
+    async def stop(self) -> None:
+        """End whatever still runs; each turn gives its lease back."""
+        self.events.drain()
+        await self.turns.cancel_all()
+        await self.websocket.close_all()
+        await cancel_and_wait(*self._background)
+        await self.bells.close()
+        await self.engine.close()
+
 
 def build_app(worker: Worker) -> web.Application:
     """The worker's web application; stopping it cancels the turns that still run."""
-    app = web.Application(middlewares=[errors_middleware], client_max_size=MAX_BODY)
-    for endpoints in (worker.sessions, worker.websocket, worker.operations):
+    middlewares = [errors_middleware, chat_errors_middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+    for endpoints in (
+        worker.sessions,
+        worker.events,
+        worker.websocket,
+        worker.ephemeral,
+        worker.chat,
+        worker.operations,
+    ):
         app.add_routes(endpoints.routes())
     app.on_response_prepare.append(on_prepare(worker.metrics, worker.name))
 
-    async def stop(app: web.Application) -> None:
-        await worker.turns.cancel_all()
-        await worker.websocket.close_all()
+    async def start(app: web.Application) -> None:
+        await worker.start()
 
+    async def stop(app: web.Application) -> None:
+        await worker.stop()
+
+    app.on_startup.append(start)
     app.on_shutdown.append(stop)
     return app
 

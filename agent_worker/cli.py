@@ -10,25 +10,34 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
+from agent_worker import options
 from agent_worker.app import Worker, WorkerConfig
-from agent_worker.durations import format_duration, parse_duration
-from agent_worker.models import engine_names
+from agent_worker.models import EngineOptions
 from agent_worker.redis_server import RedisServer, RedisServerError
 from agent_worker.serve import StartError, bind, serve, wait_for_store
 from agent_worker.sessions import connect, shown_url
+from agent_worker.storage.opening import StorageOptions, open_storages
+from agent_worker.storage.setup import StorageSetupError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
-# It is renewed at a third: shorter ones run out when a process is busy for a moment.
-_LEAST_LEASE_S = 0.1
+    from agent_worker.sessions import Client
+    from agent_worker.storage.opening import Opened
+
 _POLL_S = 0.2
+
+_DAY_S = 86_400.0
+# Beyond the longest life of a session, 30 days: what belongs to a live one is never touched.
+_KEEP_BLOBS_S = 31 * _DAY_S
+_KEEP_CALLS_S = 60 * _DAY_S
+_KEEP_ARCHIVE_S = 365 * _DAY_S
 
 cli = typer.Typer(
     add_completion=False,
@@ -43,108 +52,41 @@ def main() -> None:
     cli(prog_name="agent_worker")
 
 
-def _duration(option: str, text: str, *, at_least_s: float = 0.0) -> float:
-    try:
-        seconds = parse_duration(text)
-        if seconds < at_least_s:
-            raise ValueError(f"{text} is too short; the least is {format_duration(at_least_s)}")
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
-    return seconds
-
-
-def _engine(name: str) -> str:
-    if name not in engine_names():
-        raise typer.BadParameter(f"unknown engine; known: {', '.join(engine_names())}")
-    return name
-
-
-def _tokens(pairs: list[str]) -> dict[str, str]:
-    tokens: dict[str, str] = {}
-    for pair in pairs:
-        token, equals, principal = pair.rpartition("=")
-        if not equals or not token or not principal:
-            # The value is a secret: it is not repeated here.
-            raise typer.BadParameter("write token=principal", param_hint="--token")
-        tokens[token] = principal
-    return tokens
-
-
-Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
-Port = Annotated[
-    int,
-    typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 finds a free one."),
-]
-RedisUrl = Annotated[
-    str | None,
-    typer.Option(
-        envvar="HERMES_REDIS_URL",
-        metavar="URL",
-        help="Redis or Valkey that keeps the sessions. "
-        "Without it one is embedded, and its sessions end with this worker.",
-    ),
-]
-Name = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Name in X-Hermes-Worker.", show_default="worker-<port>"),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        callback=_engine, metavar="NAME", help=f"Model engine: {', '.join(engine_names())}."
-    ),
-]
-TokenInterval = Annotated[
-    str,
-    typer.Option(
-        metavar="DURATION", help="Pause between two tokens of the scripted engine, such as 20ms."
-    ),
-]
-LeaseTime = Annotated[
-    str,
-    typer.Option(
-        metavar="DURATION",
-        help="How long a session waits for a worker that died in the middle of a turn.",
-    ),
-]
-Tokens = Annotated[
-    list[str] | None,
-    typer.Option(
-        envvar="HERMES_TOKENS",
-        metavar="TOKEN=PRINCIPAL",
-        help="A bearer token to let in, and who it is; repeatable. "
-        "Without any, everybody is let in and each token is a principal of its own.",
-    ),
-]
-StepLimit = Annotated[
-    int, typer.Option(min=1, max=1000, metavar="N", help="Model steps of one turn at most.")
-]
-ToolTimeout = Annotated[str, typer.Option(metavar="DURATION", help="For one tool call.")]
-DrainTimeout = Annotated[
-    str,
-    typer.Option(
-        metavar="DURATION",
-        help="How long running turns may go on after SIGTERM; a second signal ends them.",
-    ),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")]
-
-
 @cli.callback(invoke_without_command=True)
 def worker(
     context: typer.Context,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    redis_url: RedisUrl = None,
-    name: Name = None,
-    engine: Engine = "scripted",
-    token_interval: TokenInterval = "0",
-    lease: LeaseTime = "30s",
-    token: Tokens = None,
-    step_limit: StepLimit = 16,
-    tool_timeout: ToolTimeout = "30s",
-    drain_timeout: DrainTimeout = "30s",
-    verbose: Verbose = False,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8000,
+    redis_url: options.RedisUrl = None,
+    name: options.Name = None,
+    engine: options.EngineName = "scripted",
+    token_interval: options.TokenInterval = "0",
+    fault_rate: options.FaultRate = 0.0,
+    seed: options.Seed = 0,
+    base_url: options.BaseUrl = "",
+    api_key: options.ApiKey = "",
+    model: options.Model = "",
+    first_token_timeout: options.FirstToken = "2m",
+    idle_timeout: options.IdleTime = "1m",
+    tries: options.Tries = 3,
+    blobs: options.Blobs = None,
+    database_url: options.DatabaseUrl = None,
+    qdrant_url: options.QdrantUrl = None,
+    qdrant_key: options.QdrantKey = "",
+    strict_ledger: options.StrictLedger = False,
+    embedding_url: options.EmbeddingUrl = "",
+    embedding_model: options.EmbeddingModel = "",
+    embedding_dimension: options.EmbeddingDimension = 1536,
+    embedding_key: options.EmbeddingKey = "",
+    mail_file: options.MailFile = None,
+    lease: options.LeaseTime = "30s",
+    token: options.Tokens = None,
+    step_limit: options.StepLimit = 16,
+    tool_timeout: options.ToolTimeout = "30s",
+    tools_at_once: options.ToolsAtOnce = 8,
+    context_tokens: options.ContextTokens = 100_000,
+    drain_timeout: options.DrainTimeout = "30s",
+    verbose: options.Verbose = False,
 ) -> None:
     """Run one agent worker: HTTP, server-sent events and WebSocket, sessions in Redis.
 
@@ -153,36 +95,88 @@ def worker(
     if context.invoked_subcommand is not None:
         return
     _set_up_logging(verbose)
-    drain_timeout_s = _duration("--drain-timeout", drain_timeout)
+    duration = options.duration
+    drain_timeout_s = duration("--drain-timeout", drain_timeout)
     config = WorkerConfig(
         engine=engine,
-        token_interval_s=_duration("--token-interval", token_interval),
-        lease_s=_duration("--lease", lease, at_least_s=_LEAST_LEASE_S),
+        engine_options=EngineOptions(
+            token_interval_s=duration("--token-interval", token_interval),
+            fault_rate=fault_rate,
+            seed=seed,
+            base_url=base_url,
+            api_key=api_key,
+            model=model,
+            first_token_timeout_s=duration(
+                "--first-token-timeout", first_token_timeout, at_least_s=0.001
+            ),
+            idle_timeout_s=duration("--idle-timeout", idle_timeout, at_least_s=0.001),
+            tries=tries,
+        ),
+        lease_s=duration("--lease", lease, at_least_s=options.LEAST_LEASE_S),
         step_limit=step_limit,
-        tool_timeout_s=_duration("--tool-timeout", tool_timeout, at_least_s=0.001),
-        tokens=_tokens(token or []),
+        tool_timeout_s=duration("--tool-timeout", tool_timeout, at_least_s=0.001),
+        tools_at_once=tools_at_once,
+        context_tokens=context_tokens,
+        mail_file=mail_file,
+        tokens=options.tokens_of(token or []),
+    )
+    kept = StorageOptions(
+        blobs=blobs,
+        database_url=database_url,
+        qdrant_url=qdrant_url,
+        qdrant_api_key=qdrant_key,
+        strict_ledger=strict_ledger,
+        embedding_url=embedding_url,
+        embedding_model=embedding_model,
+        embedding_dimension=embedding_dimension,
+        embedding_api_key=embedding_key,
     )
     with _failing_cleanly(), bind(host, port) as sock, _store_url(redis_url) as store:
         config = replace(config, name=name or f"worker-{sock.getsockname()[1]}")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            drained = runner.run(_run(config, sock, store, drain_timeout_s))
+            drained = runner.run(_run(config, sock, store, kept, drain_timeout_s))
     raise typer.Exit(0 if drained else 1)
 
 
 @cli.command()
-def redis(port: Port = 6379) -> None:
+def redis(port: options.Port = 6379) -> None:
     """Run the embedded Redis in the foreground, for several workers to share.
 
     Nothing is written to disk: its sessions end with it.
     """
+    stop = _told_to_end()
+    with _failing_cleanly(), RedisServer.start(port) as server:
+        _say(f"agent_worker redis listening on {server.url} ({server.description})")
+        _wait(stop, lambda: server.is_running, f"the Redis on port {server.port}")
+
+
+@cli.command()
+def postgres(folder: options.Folder = None) -> None:
+    """Run the embedded PostgreSQL with pgvector in the foreground, for several workers to share.
+
+    Without a folder its data ends with it.
+    """
+    from agent_worker.storage.postgres_server import PostgresServer
+
+    stop = _told_to_end()
+    with _failing_cleanly(), PostgresServer.start(folder) as server:
+        _say(f"agent_worker postgres listening on {server.url} ({server.description})")
+        _wait(stop, lambda: server.is_running, "the PostgreSQL")
+
+
+def _told_to_end() -> threading.Event:
+    """Set by SIGTERM and SIGINT, from now on."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with _failing_cleanly(), RedisServer.start(port) as server:
-        _say(f"agent_worker redis listening on {server.url} ({server.description})")
-        while not stop.wait(_POLL_S):
-            if not server.is_running:
-                raise RedisServerError(f"the Redis on port {server.port} ended by itself")
+    return stop
+
+
+def _wait(stop: threading.Event, is_running: Callable[[], bool], what: str) -> None:
+    """Until `stop`. Raises StartError when the server ends by itself."""
+    while not stop.wait(_POLL_S):
+        if not is_running():
+            raise StartError(f"{what} ended by itself")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,32 +187,55 @@ class _Store:
 
 
 async def _run(
-    config: WorkerConfig, sock: socket.socket, store: _Store, drain_timeout_s: float
+    config: WorkerConfig,
+    sock: socket.socket,
+    store: _Store,
+    kept: StorageOptions,
+    drain_timeout_s: float,
 ) -> bool:
     client = connect(store.url)
     try:
-        worker = Worker(config, client)
-        await wait_for_store(worker, shown_url(store.url))
-
-        def listening(url: str) -> None:
-            engine = f"engine {config.engine}"
-            _say(f"agent_worker {config.name} listening on {url} ({store.description}, {engine})")
-            if worker.principals.is_open:
-                _say("no --token is given: everybody is let in; fit for development")
-
-        def stopping(turns: int) -> None:
-            waiting = f"; waiting for {turns} running turn(s)" if turns else ""
-            _say(f"agent_worker {config.name} stopping{waiting}")
-
-        return await serve(
-            worker,
-            sock,
-            drain_timeout_s=drain_timeout_s,
-            on_listening=listening,
-            on_stopping=stopping,
-        )
+        async with open_storages(kept) as opened:
+            worker = _worker(config, client, opened)
+            await wait_for_store(worker, shown_url(store.url))
+            return await serve(
+                worker,
+                sock,
+                drain_timeout_s=drain_timeout_s,
+                on_listening=lambda url: _tell_start(worker, config, url, store, opened),
+                on_stopping=lambda turns: _tell_stop(config, turns),
+            )
     finally:
         await client.aclose()
+
+
+def _worker(config: WorkerConfig, client: Client, opened: Opened) -> Worker:
+    cleaning: list[Callable[[], Awaitable[object]]] = []
+    if (blobs := opened.blobs) is not None:
+        cleaning.append(lambda: blobs.delete_older_than(_KEEP_BLOBS_S))
+    if (postgres := opened.postgres) is not None:
+        cleaning.append(lambda: postgres.purge(archive_s=_KEEP_ARCHIVE_S, calls_s=_KEEP_CALLS_S))
+    try:
+        return Worker(config, client, storages=opened.storages, cleaning=cleaning)
+    except ValueError as error:
+        # The engine's options do not fit.
+        raise StartError(str(error)) from error
+
+
+def _tell_start(
+    worker: Worker, config: WorkerConfig, url: str, store: _Store, opened: Opened
+) -> None:
+    engine = f"engine {config.engine}"
+    _say(f"agent_worker {config.name} listening on {url} ({store.description}, {engine})")
+    if worker.principals.is_open:
+        _say("no --token is given: everybody is let in; fit for development")
+    for line in opened.told:
+        _say(line)
+
+
+def _tell_stop(config: WorkerConfig, turns: int) -> None:
+    waiting = f"; waiting for {turns} running turn(s)" if turns else ""
+    _say(f"agent_worker {config.name} stopping{waiting}")
 
 
 @contextlib.contextmanager
@@ -241,7 +258,7 @@ def _failing_cleanly() -> Iterator[None]:
     """One line on stderr and exit status 1 for what a person at the terminal can mend."""
     try:
         yield
-    except (StartError, RedisServerError) as error:
+    except (StartError, RedisServerError, StorageSetupError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(
             "agent_worker:", str(error), markup=False
         )

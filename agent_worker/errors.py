@@ -104,6 +104,27 @@ class TurnAbandoned(AgentError):
     )
 
 
+class InboxFull(AgentError):
+    status = 429
+    code = "inbox_full"
+    message = "Too many messages of this session wait for the turn that runs."
+    retry_after_s = 5
+
+
+class SessionFull(AgentError):
+    status = 413
+    code = "session_full"
+    message = "The conversation has become too large; go on in a new session."
+
+
+class TurnInterrupted(AgentError):
+    """Another message of the session asked for it; the finished steps are kept."""
+
+    status = 409
+    code = "turn_interrupted"
+    message = "The turn was stopped for another message of this session."
+
+
 class SessionTooNew(AgentError):
     status = 409
     code = "session_too_new"

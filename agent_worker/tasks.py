@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,7 +34,7 @@ def spawn_reporting(coro: Coroutine[Any, Any, object], *, name: str) -> asyncio.
 
 
 async def uncancelled(coro: Coroutine[Any, Any, T], *, name: str) -> T:
-    """Run `coro` to its end even when the caller is cancelled meanwhile.
+    """Run `coro` to its end even when the caller is cancelled meanwhile, however often.
 
     The cancellation is raised afterwards, so it is late by as long as `coro` takes. Used for
     single store operations: one that was cancelled half-way may or may not have happened, and
@@ -43,8 +44,10 @@ async def uncancelled(coro: Coroutine[Any, Any, T], *, name: str) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait({task})
+        while not task.done():
+            # Cancelled again, as `cancel_and_wait` does behind a `gather` that was cancelled.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
         if not task.cancelled():
             # Retrieved, so that asyncio does not report it as lost.
             task.exception()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agent_worker.errors import BadRequest, TooLarge, UnsupportedMediaType
+
+if TYPE_CHECKING:
+    from agent_worker.runtime import Policy
+
+T = TypeVar("T")
 
 #: Bytes of a request body or WebSocket message.
 MAX_BODY = 1024 * 1024
@@ -65,6 +70,14 @@ def content_of(body: dict[str, Any]) -> str:
     return content
 
 
+def policy_of(body: dict[str, Any]) -> Policy:
+    """What shall happen while another turn runs. Raises BadRequest."""
+    match body.get("policy", "reject"):
+        case "reject" | "enqueue" | "interrupt" as policy:
+            return policy  # type: ignore[no-any-return]
+    raise BadRequest('"policy" must be "reject", "enqueue" or "interrupt".')
+
+
 def metadata_of(body: dict[str, Any]) -> dict[str, Any]:
     """A new session's metadata, by default empty. Raises BadRequest, TooLarge."""
     metadata = body.get("metadata", {})
@@ -83,6 +96,16 @@ def idempotency_key_of(request: web.Request) -> str | None:
     if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
         raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters.")
     return keys[0]
+
+
+def number_of(request: web.Request, name: str, default: T) -> int | T:
+    """A whole number of the query, 0 or more. Raises BadRequest."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise BadRequest(f'"{name}" must be a whole number.')
+    return int(text)
 
 
 def accepts_event_stream(request: web.Request) -> bool:

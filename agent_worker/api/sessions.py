@@ -13,16 +13,22 @@ from agent_worker.api.bodies import (
     idempotency_key_of,
     json_object,
     metadata_of,
+    number_of,
+    policy_of,
 )
 from agent_worker.api.headers import SESSION_HEADER
 from agent_worker.api.sse import EventStream
-from agent_worker.errors import AgentError
+from agent_worker.errors import AgentError, BadRequest, SessionNotFound
 from agent_worker.runtime import TurnRequest
+from agent_worker.runtime.events import nobody
+from agent_worker.sessions import Queued
+from agent_worker.storage.base import BlobMissing
 
 if TYPE_CHECKING:
     from agent_worker.api.principals import Principals
-    from agent_worker.runtime import Event, ReplayedTurn, Turn, Turns
+    from agent_worker.runtime import ReplayedTurn, Turn, Turns
     from agent_worker.sessions import SessionStore
+    from agent_worker.storage.base import BlobStore
 
 PREFIX = "/api/agent/sessions"
 
@@ -33,10 +39,13 @@ def principal_of(request: web.Request, principals: Principals) -> str:
 
 
 class SessionEndpoints:
-    def __init__(self, store: SessionStore, turns: Turns, principals: Principals) -> None:
+    def __init__(
+        self, store: SessionStore, turns: Turns, principals: Principals, blobs: BlobStore | None
+    ) -> None:
         self._store = store
         self._turns = turns
         self._principals = principals
+        self._blobs = blobs
 
     def routes(self) -> list[web.RouteDef]:
         one = PREFIX + "/{session_id}"
@@ -45,6 +54,7 @@ class SessionEndpoints:
             web.get(one, self.read, allow_head=False),
             web.delete(one, self.delete),
             web.post(one + "/messages", self.send_message),
+            web.get(one + "/blobs/{hash:[0-9a-f]{64}}", self.read_blob, allow_head=False),
         ]
 
     async def create(self, request: web.Request) -> web.Response:
@@ -56,31 +66,74 @@ class SessionEndpoints:
         return web.json_response({"session_id": session_id}, status=201, headers=headers)
 
     async def read(self, request: web.Request) -> web.Response:
-        """-> `{"session_id", "step", "status", "messages", "metadata"}`."""
+        """-> `{"session_id", "step", "status", "messages", "metadata", "total", "waiting"}`.
+
+        `?first=100&count=50` gives these messages only.
+        """
         principal = principal_of(request, self._principals)
-        session = await self._store.read(request.match_info["session_id"], principal)
+        first, count = number_of(request, "first", 0), number_of(request, "count", None)
+        last = -1 if count is None else first + count - 1
+        if count == 0:
+            raise BadRequest('"count" must be at least 1.')
+        session_id = request.match_info["session_id"]
+        session = await self._store.read(session_id, principal, first=first, last=last)
         return web.json_response(session.as_json())
 
     async def delete(self, request: web.Request) -> web.Response:
-        """-> 204."""
+        """-> 204. Its blobs go first: without the session nobody could find them."""
         principal = principal_of(request, self._principals)
-        await self._store.delete(request.match_info["session_id"], principal)
+        session_id = request.match_info["session_id"]
+        await self._store.check(session_id, principal)
+        if self._blobs is not None:
+            await self._blobs.delete_session(session_id)
+        await self._store.delete(session_id, principal)
+        await self._turns.announce(session_id)
         return web.Response(status=204)
 
+    async def read_blob(self, request: web.Request) -> web.Response:
+        """A text that was too large for the history, whole."""
+        principal = principal_of(request, self._principals)
+        session_id = request.match_info["session_id"]
+        await self._store.check(session_id, principal)
+        if self._blobs is None:
+            raise SessionNotFound
+        try:
+            data = await self._blobs.get(f"{session_id}/{request.match_info['hash']}")
+        except BlobMissing:
+            raise SessionNotFound from None
+        return web.Response(body=data, content_type="text/plain", charset="utf-8")
+
     async def send_message(self, request: web.Request) -> web.StreamResponse:
-        """One turn: `{"content"}` -> the answer, or its events if the client accepts those."""
+        """One turn: `{"content"}` -> the answer, or its events if the client accepts those.
+
+        `"policy": "enqueue"` while another runs -> 202 `{"session_id", "status", "waiting"}`.
+        """
+        principal = principal_of(request, self._principals)
+        body = await json_object(request)
         turn_request = TurnRequest(
             session_id=request.match_info["session_id"],
-            principal=principal_of(request, self._principals),
+            principal=principal,
             idempotency_key=idempotency_key_of(request),
-            content=content_of(await json_object(request)),
+            content=content_of(body),
+            policy=policy_of(body),
         )
         async with self._turns.open(turn_request) as turn:
-            headers = {"Idempotency-Replayed": "true"} if turn.is_replay else {}
+            if isinstance(turn, Queued):
+                return _queued(turn_request.session_id, turn)
+            headers = {
+                "X-Hermes-Resume": f"{PREFIX}/{turn_request.session_id}/events",
+                **({"Idempotency-Replayed": "true"} if turn.is_replay else {}),
+            }
             if accepts_event_stream(request):
                 return await _stream(turn, EventStream(request, headers))
-            answer = await turn.run(_ignore)
+            answer = await turn.run(nobody)
         return web.json_response(answer.as_json(), headers=headers)
+
+
+def _queued(session_id: str, queued: Queued) -> web.Response:
+    body = {"session_id": session_id, "status": "queued", "waiting": queued.waiting}
+    headers = {"Location": f"{PREFIX}/{session_id}/events"}
+    return web.json_response(body, status=202, headers=headers)
 
 
 async def _stream(turn: Turn | ReplayedTurn, stream: EventStream) -> web.StreamResponse:
@@ -89,7 +142,3 @@ async def _stream(turn: Turn | ReplayedTurn, stream: EventStream) -> web.StreamR
     with contextlib.suppress(AgentError):
         await turn.run(stream.send)
     return await stream.finish()
-
-
-async def _ignore(event: Event) -> None:
-    """The events of a client that waits for the answer as a whole."""

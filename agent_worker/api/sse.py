@@ -5,19 +5,18 @@ The format is HTML Living Standard §9.2: lines `id:`, `event:`, `data:`, and an
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from agent_worker.runtime import Event
+    from agent_worker.sessions import Event
 
 
 def encode_event(event: Event) -> bytes:
     """One event as bytes. JSON has no raw line breaks, so `data` is always one line."""
-    data = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
-    return f"id: {event.id}\nevent: {event.name}\ndata: {data}\n\n".encode()
+    line = f"id: {event.id}\n" if event.id else ""
+    return f"{line}event: {event.name}\ndata: {event.data}\n\n".encode()
 
 
 class EventStream:
@@ -41,6 +40,10 @@ class EventStream:
     async def send(self, event: Event) -> None:
         """Raises ConnectionError when the client has left."""
         await self._response.write(encode_event(event))
+
+    async def keep_alive(self) -> None:
+        """A comment, for whatever ends connections that are silent."""
+        await self._response.write(b": keep-alive\n\n")
 
     async def finish(self) -> web.StreamResponse:
         await self._response.write_eof()

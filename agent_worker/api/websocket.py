@@ -1,29 +1,30 @@
 """Turns over a WebSocket: `{"content"}` in, the turn's events out as `{"id", "event", "data"}`.
 
-One turn at a time. Closing the socket cancels the turn that runs.
+One turn at a time; a message with `"policy": "interrupt"` takes the place of the one that runs.
+Closing the socket cancels the turn that runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from agent_worker.api.bodies import MAX_BODY, content_of, parse_object
+from agent_worker.api.bodies import MAX_BODY, content_of, parse_object, policy_of
 from agent_worker.api.sessions import PREFIX, principal_of
 from agent_worker.errors import AgentError, BadRequest, Draining, TurnBusy, UpgradeRequired
 from agent_worker.runtime import TurnRequest
-from agent_worker.runtime.events import ERROR
+from agent_worker.runtime.events import DONE, ERROR, QUEUED, unlogged
+from agent_worker.sessions import Queued
 from agent_worker.tasks import cancel_and_wait, spawn_reporting
 
 if TYPE_CHECKING:
     from agent_worker.api.principals import Principals
     from agent_worker.metrics import Metrics
-    from agent_worker.runtime import Event, Turns
-    from agent_worker.sessions import SessionStore
+    from agent_worker.runtime import Turns
+    from agent_worker.sessions import Event, SessionStore
 
 # Finds clients that are gone without a word; below every balancer's idle timeout.
 _PING_INTERVAL_S = 30.0
@@ -88,7 +89,8 @@ class _Connection:
         self._turns = turns
         self._session_id = session_id
         self._principal = principal
-        self._turn: asyncio.Task[object] | None = None
+        self._running: set[asyncio.Task[object]] = set()
+        self._has_told_end = False
         self._is_draining = False
 
     async def serve(self) -> None:
@@ -97,30 +99,39 @@ class _Connection:
                 try:
                     if message.type is not WSMsgType.TEXT:
                         raise BadRequest("Messages must be JSON text.")
-                    self._start_turn(content_of(parse_object(message.data)))
+                    await self._start_turn(parse_object(message.data))
                 except AgentError as error:
                     await self._send_error(error)
         except ConnectionError:
             pass
         finally:
-            if self._turn is not None:
-                await cancel_and_wait(self._turn)
+            await cancel_and_wait(*self._running)
 
     async def drain(self) -> None:
         self._is_draining = True
-        if self._turn is None or self._turn.done():
+        if not self._running:
             await self.close()
 
     async def close(self) -> None:
         await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the worker is stopping")
 
-    def _start_turn(self, content: str) -> None:
+    async def _start_turn(self, body: dict[str, object]) -> None:
         if self._is_draining:
             raise Draining
-        if self._turn is not None and not self._turn.done():
-            raise TurnBusy
-        request = TurnRequest(self._session_id, self._principal, content)
-        self._turn = spawn_reporting(self._run_turn(request), name="websocket turn")
+        request = TurnRequest(
+            self._session_id, self._principal, content_of(body), policy=policy_of(body)
+        )
+        if request.policy == "interrupt":
+            await cancel_and_wait(*self._running)
+        elif request.policy == "reject" and self._running:
+            if not self._has_told_end:
+                raise TurnBusy
+            # The client knows that it has ended: only the lease is still to be given back.
+            await asyncio.wait(self._running)
+        self._has_told_end = False
+        task = spawn_reporting(self._run_turn(request), name="websocket turn")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _run_turn(self, request: TurnRequest) -> None:
         began = False
@@ -128,7 +139,10 @@ class _Connection:
             try:
                 async with self._turns.open(request) as turn:
                     began = True
-                    await turn.run(self._send_event)
+                    if isinstance(turn, Queued):
+                        await self._send_event(unlogged(QUEUED, {"waiting": turn.waiting}))
+                    else:
+                        await turn.run(self._send_event)
             except AgentError as error:
                 # Once it began, the turn itself has told the client.
                 if not began:
@@ -137,12 +151,11 @@ class _Connection:
                 await self.close()
 
     async def _send_event(self, event: Event) -> None:
-        await self._send(event.id, event.name, event.data)
+        event_id = f'"{event.id}"' if event.id else "null"
+        self._has_told_end |= event.name in {DONE, ERROR}
+        frame = f'{{"id":{event_id},"event":"{event.name}","data":{event.data}}}'
+        await self._socket.send_str(frame)
 
     async def _send_error(self, error: AgentError) -> None:
         """An error outside of a turn; it has no id."""
-        await self._send(None, ERROR, {"code": error.code, "message": str(error)})
-
-    async def _send(self, event_id: str | None, name: str, data: dict[str, object]) -> None:
-        frame = {"id": event_id, "event": name, "data": data}
-        await self._socket.send_str(json.dumps(frame, ensure_ascii=False, separators=(",", ":")))
+        await self._send_event(unlogged(ERROR, {"code": error.code, "message": str(error)}))

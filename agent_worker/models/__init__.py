@@ -3,20 +3,35 @@
 from agent_worker.models.base import (
     Engine,
     EngineOptions,
+    StepRequest,
     TextDelta,
     ToolCall,
     create_engine,
     engine_names,
     register_engine,
 )
+from agent_worker.models.chat_answer import INVALID_ARGUMENTS
+from agent_worker.models.hermes import HermesEngine
+from agent_worker.models.openai import OpenAIEngine
 from agent_worker.models.scripted import ScriptedEngine
 
-register_engine("scripted", lambda options: ScriptedEngine(options.token_interval_s))
+register_engine(
+    "scripted",
+    lambda options: ScriptedEngine(
+        options.token_interval_s, fault_rate=options.fault_rate, seed=options.seed
+    ),
+)
+register_engine("openai", OpenAIEngine)
+register_engine("hermes", HermesEngine)
 
 __all__ = [
+    "INVALID_ARGUMENTS",
     "Engine",
     "EngineOptions",
+    "HermesEngine",
+    "OpenAIEngine",
     "ScriptedEngine",
+    "StepRequest",
     "TextDelta",
     "ToolCall",
     "create_engine",

@@ -1,4 +1,4 @@
-"""What an engine is: a model that answers a history with text and tool calls."""
+"""What an engine is: a model that answers a conversation with text and tool calls."""
 
 from __future__ import annotations
 
@@ -21,31 +21,72 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that the model wants run. `id` is unique within the session."""
+    """A tool that the model wants run. `id` is unique within its step at least."""
 
     id: str
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """What an engine gets for one step; it must change nothing of it."""
+
+    #: Ends with a user message or with tool results. A first message of role "system" sums up
+    #: what came before the others.
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    #: Text of this very step that the client has already; the step goes on right behind it.
+    #: Empty unless the engine `can_continue`.
+    prefix: str = ""
+    #: The session's id, for engines that keep one of their own; empty if there is no session.
+    session_id: str = ""
+
+
 class Engine(Protocol):
-    def step(
-        self, history: Sequence[Message], tools: Sequence[ToolSpec]
-    ) -> AsyncGenerator[TextDelta | ToolCall, None]:
+    """One model behind one interface. An engine serves many steps at once."""
+
+    #: Whether `StepRequest.prefix` is understood.
+    can_continue: bool
+
+    def step(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
         """One model step: text in pieces, and the tool calls it ends with (none: it is done).
 
-        `history` ends with a user message or with tool results; it must not be changed. The
-        generator is closed early when the turn is cancelled.
+        The generator is closed early when the turn is cancelled. Raises EngineFailed.
         """
+        ...
+
+    async def summarise(self, messages: Sequence[Message]) -> str:
+        """A short text that can stand for `messages` in later steps. Raises EngineFailed.
+
+        A first message of role "system" is the summary so far, to be carried on.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give connections back; nothing is asked of the engine afterwards."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Settings that an engine may read; each takes what concerns it."""
+    """Settings that an engine may read; each takes what concerns it. Times are seconds."""
 
-    #: Seconds between two pieces of text, for engines that can pace themselves.
+    #: Between two pieces of text, for engines that can pace themselves.
     token_interval_s: float = 0.0
+    #: Share of steps that fail on purpose, 0 to 1, and the seed that says which (scripted).
+    fault_rate: float = 0.0
+    seed: int = 0
+    #: Of an upstream API: where it is, such as http://127.0.0.1:8642/v1, its key, its model.
+    base_url: str = ""
+    api_key: str = field(default="", repr=False)
+    model: str = ""
+    connect_timeout_s: float = 5.0
+    first_token_timeout_s: float = 120.0
+    #: Between two pieces of a response that has begun.
+    idle_timeout_s: float = 60.0
+    #: Tries before the first piece has come; none after it.
+    tries: int = 3
 
 
 _engines: dict[str, Callable[[EngineOptions], Engine]] = {}
@@ -60,7 +101,7 @@ def engine_names() -> list[str]:
 
 
 def create_engine(name: str, options: EngineOptions) -> Engine:
-    """Raises ValueError, with the known names, for an unknown one."""
+    """Raises ValueError, with the known names, for an unknown one or options that do not fit."""
     try:
         factory = _engines[name]
     except KeyError:

@@ -2,30 +2,41 @@
 
 It understands a few sentences, enough to show that a conversation is whole on any worker:
 
-    write 400 words             400 words
-    my name is Ada              remembers it: "what is my name?"
-    what time is it             asks the clock
-    calculate 2 + 3 * 4         asks the calculator
-    note colour: blue           keeps a note; "recall colour" reads it
-    how many messages?          which turn this is, and what it has seen
+    write 400 words                 400 words
+    my name is Ada                  remembers it: "what is my name?"
+    how many messages?              which turn this is, and what it has seen
+    what time is it                 asks the clock
+    calculate 2 + 3 * 4             asks the calculator
+    note colour: blue               keeps a note; "recall colour" reads it
+    prefer tone = brief             keeps a preference; "my preferences" reads them
+    remember for good: tea at 5     keeps it for all sessions; "what do you remember about tea"
+    send mail to ada: hello         a tool whose effect cannot be taken back
+    produce 100 KB                  a tool with a large result
 
-Anything else is echoed, with the turn's number. Several tools in one message run together.
+Anything else is echoed, with the turn's number. Several tools in one message run together; one
+that is not offered is said to be missing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from agent_worker.errors import EngineFailed
 from agent_worker.models.base import TextDelta, ToolCall
+from agent_worker.models.faults import Faults
+from agent_worker.models.scripted_tools import told_results, wanted_calls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Collection, Sequence
 
+    from agent_worker.models.base import StepRequest
     from agent_worker.sessions import Message
-    from agent_worker.tools import ToolSpec
+
+log = logging.getLogger(__name__)
 
 #: "write N words" stops here.
 MAX_WORDS = 20_000
@@ -37,11 +48,9 @@ _WRITE = re.compile(r"\bwrite\s+(?:me\s+)?(\d{1,9})\s+words?\b", re.I)
 _NAME = re.compile(r"\bmy name is\s+([^\W\d_][\w'-]{0,63})", re.I)
 _ASKS_NAME = re.compile(r"\bwhat(?:'s| is)\s+my name\b|\bwho am i\b", re.I)
 _ASKS_COUNT = re.compile(r"\bhow many (?:messages|turns)\b|\b(?:which|what) turn\b", re.I)
-_TIME = re.compile(r"\bwhat(?:'s| is)? (?:the )?time\b|\bclock\b", re.I)
-_CALCULATE = re.compile(r"\b(?:calculate|compute)\s+([^\n,;?]{1,300})", re.I)
-_SUM = re.compile(r"\b(?:what is|what's|how much is)\s+([\d(+-][\d\s.+*/%()-]*)", re.I)
-_NOTE = re.compile(r"\b(?:note|remember)\s+(?:that\s+)?([\w-]{1,64})\s*(?:=|:|\bis\b)\s*(.+)", re.I)
-_RECALL = re.compile(r"\b(?:recall|note of)\s+([\w-]{1,64})", re.I)
+_SUMMARY = re.compile(
+    r"Summary: (\d{1,9}) turns, (\d{1,9}) messages so far(?:; the user's name is (.+))?\."
+)
 
 _SENTENCE = (
     "the agent reads every message and keeps the thread of thought while tokens flow from "
@@ -58,23 +67,57 @@ class Reply:
     calls: tuple[ToolCall, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """All that the script takes from a conversation before its last turn."""
+
+    turns: int = 0
+    #: Of users and assistants, not of tools.
+    messages: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        name = f"; the user's name is {self.name}" if self.name else ""
+        return f"Summary: {self.turns} turns, {self.messages} messages so far{name}."
+
+
 class ScriptedEngine:
-    """Streams what `reply` decides, one word at a time, `token_interval_s` apart."""
+    """Streams what `reply` decides, one word at a time, `token_interval_s` apart.
 
-    def __init__(self, token_interval_s: float = 0.0) -> None:
+    A share `fault_rate` of the steps fails on purpose; `seed` says which.
+    """
+
+    can_continue = True
+
+    def __init__(
+        self, token_interval_s: float = 0.0, *, fault_rate: float = 0.0, seed: int = 0
+    ) -> None:
         self._interval_s = token_interval_s
+        self._faults = Faults(fault_rate, seed)
 
-    async def step(
-        self, history: Sequence[Message], tools: Sequence[ToolSpec]
-    ) -> AsyncGenerator[TextDelta | ToolCall, None]:
-        answer = reply(history)
-        for index, token in enumerate(tokens(answer.text)):
+    async def step(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
+        answer = reply(request.messages, [tool.name for tool in request.tools])
+        if not answer.text.startswith(request.prefix):
+            log.warning("a step cannot go on: its text does not begin as the one before it did")
+            raise EngineFailed
+        pieces = tokens(answer.text[len(request.prefix) :])
+        fault_at = self._faults.next_fault(request, len(pieces))
+        for index, token in enumerate(pieces[:fault_at]):
             if index:
                 # Without an interval it still lets the other turns of this worker go on.
                 await asyncio.sleep(self._interval_s)
             yield TextDelta(token)
+        if fault_at is not None:
+            log.info("a seeded fault after %d of %d words", fault_at, len(pieces))
+            raise EngineFailed
         for call in answer.calls:
             yield call
+
+    async def summarise(self, messages: Sequence[Message]) -> str:
+        return summary(messages)
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 def tokens(text: str) -> list[str]:
@@ -82,44 +125,77 @@ def tokens(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
-def reply(history: Sequence[Message]) -> Reply:
-    """The next step of a conversation that ends with a user message or with tool results."""
-    asked_at = max(i for i, message in enumerate(history) if message["role"] == "user")
+def reply(history: Sequence[Message], tools: Collection[str] = ()) -> Reply:
+    """The next step of a conversation that ends with a user message or with tool results.
+
+    `tools` are the names of those that may be called. Raises EngineFailed if nobody asked.
+    """
+    asked_at = max((i for i, m in enumerate(history) if m["role"] == "user"), default=None)
+    if asked_at is None:
+        log.warning("a step without a user message")
+        raise EngineFailed
     question = history[asked_at]["content"]
-    turn = sum(message["role"] == "user" for message in history)
-    calls = _tool_calls(question, turn)
+    seen = history[: asked_at + 1]
+    wanted = wanted_calls(question, _seen(seen).turns)
+    if told := told_results(wanted, history[asked_at:]):
+        return Reply(told)
+    calls = tuple(call for call in wanted if call.name in tools)
+    if not wanted:
+        return Reply(_answer(question, seen))
+    missing = dict.fromkeys(call.name for call in wanted if call.name not in tools)
+    said = [f"I have no tool {name}." for name in missing]
     if calls:
-        results = {
-            message["tool_call_id"]: message["content"]
-            for message in history[asked_at:]
-            if message["role"] == "tool"
-        }
-        if results:
-            return Reply(" ".join(_told(call, results.get(call.id, "")) for call in calls))
-        names = " and ".join(dict.fromkeys(call.name for call in calls))
-        return Reply(f"Let me use {names}. ", calls)
-    return Reply(_answer(question, history[: asked_at + 1], turn))
+        said.append(f"Let me use {' and '.join(dict.fromkeys(call.name for call in calls))}.")
+    # What follows the results is told in the next step, behind this one's text.
+    return Reply(" ".join(said) + (" " if calls else ""), calls)
 
 
-def _answer(question: str, seen: Sequence[Message], turn: int) -> str:
+def summary(messages: Sequence[Message]) -> str:
+    """All of `messages` that `reply` needs later; a summary at their head is carried on."""
+    return str(_seen(messages))
+
+
+def _seen(messages: Sequence[Message]) -> _Seen:
+    turns = sum(message["role"] == "user" for message in messages)
+    spoken = sum(message["role"] in ("user", "assistant") for message in messages)
+    before = _summarised(messages)
+    return _Seen(before.turns + turns, before.messages + spoken, _name(messages))
+
+
+def _summarised(messages: Sequence[Message]) -> _Seen:
+    """What the summary at the head says; a text of somebody else's says nothing."""
+    if messages and messages[0]["role"] == "system":
+        match = _SUMMARY.fullmatch(messages[0]["content"])
+        if match:
+            return _Seen(int(match[1]), int(match[2]), match[3] or "")
+    return _Seen()
+
+
+def _name(messages: Sequence[Message]) -> str:
+    """The name that the user gave last; empty if none."""
+    for message in reversed(messages):
+        if message["role"] == "user" and (match := _NAME.search(message["content"])):
+            return match[1]
+    return _summarised(messages).name
+
+
+def _answer(question: str, seen: Sequence[Message]) -> str:
     if match := _WRITE.search(question):
         return words(min(int(match[1]), MAX_WORDS))
     if match := _NAME.search(question):
         return f"Nice to meet you, {match[1]}."
     if _ASKS_NAME.search(question):
         return _remembered_name(seen)
-    spoken = sum(message["role"] != "tool" for message in seen)
+    known = _seen(seen)
     if _ASKS_COUNT.search(question):
-        return f"This is turn {turn}, and I have seen {spoken} messages."
+        return f"This is turn {known.turns}, and I have seen {known.messages} messages."
     said = question if len(question) <= _MAX_ECHO else question[:_MAX_ECHO] + "..."
-    return f"Turn {turn}, {spoken} messages seen. You said: {said}"
+    return f"Turn {known.turns}, {known.messages} messages seen. You said: {said}"
 
 
 def _remembered_name(seen: Sequence[Message]) -> str:
-    for message in reversed(seen):
-        if message["role"] == "user" and (match := _NAME.search(message["content"])):
-            return f"Your name is {match[1]}."
-    return "You have not told me your name yet."
+    name = _name(seen)
+    return f"Your name is {name}." if name else "You have not told me your name yet."
 
 
 def words(count: int) -> str:
@@ -133,37 +209,3 @@ def words(count: int) -> str:
             word += "."
         parts.append(word)
     return " ".join(parts)
-
-
-_TOOLS: tuple[tuple[re.Pattern[str], str, Callable[[re.Match[str]], dict[str, Any]]], ...] = (
-    (_TIME, "clock", lambda match: {}),
-    (_CALCULATE, "calculator", lambda match: {"expression": match[1].strip()}),
-    (_SUM, "calculator", lambda match: {"expression": match[1].strip()}),
-    (_NOTE, "note_set", lambda match: {"name": match[1], "value": match[2].strip()}),
-    (_RECALL, "note_get", lambda match: {"name": match[1]}),
-)
-
-
-def _tool_calls(question: str, turn: int) -> tuple[ToolCall, ...]:
-    wanted = [
-        (name, arguments(match))
-        for pattern, name, arguments in _TOOLS
-        if (match := pattern.search(question))
-    ]
-    return tuple(
-        ToolCall(f"call-{turn}-{number}", name, arguments)
-        for number, (name, arguments) in enumerate(wanted, 1)
-    )
-
-
-def _told(call: ToolCall, result: str) -> str:
-    if result.startswith("error: "):
-        return f"The {call.name} says: {result.removeprefix('error: ')}."
-    match call.name:
-        case "clock":
-            return f"It is {result}."
-        case "calculator":
-            return f"{call.arguments['expression']} = {result}."
-        case "note_set":
-            return f"Noted: {call.arguments['name']} is {result}."
-    return f"{call.arguments['name']} is {result}."

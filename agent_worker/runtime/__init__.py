@@ -1,7 +1,43 @@
-"""Turns and the agent loop."""
+"""Turns and the agent loop.
 
-from agent_worker.runtime.events import Emit, Event
+turns         who may begin a turn, what waits, how all of them end
+turn          one turn under its lease
+ephemeral     turns of no session, which keep nothing
+loop          model <-> tools until done; it knows neither HTTP nor Redis
+tool_calls    the calls of one step, and the ledger
+conversation  what of the history a model gets
+large         texts that are kept as blobs
+outlet        events: into the log, then to the client
+tail          events: from the log to whoever follows it
+bells         what rings a worker when something happens elsewhere
+archiver      feeds the archive
+"""
+
+from agent_worker.runtime.archiver import Archiver
+from agent_worker.runtime.bells import Bells
+from agent_worker.runtime.ephemeral import EphemeralRequest, EphemeralTurn, EphemeralTurns
+from agent_worker.runtime.events import Emit
+from agent_worker.runtime.large import LargeTexts
 from agent_worker.runtime.loop import AgentLoop
-from agent_worker.runtime.turns import ReplayedTurn, Turn, TurnRequest, Turns
+from agent_worker.runtime.tail import Tail
+from agent_worker.runtime.tool_calls import ToolCalls
+from agent_worker.runtime.turn import ReplayedTurn, Turn
+from agent_worker.runtime.turns import Policy, TurnRequest, Turns
 
-__all__ = ["AgentLoop", "Emit", "Event", "ReplayedTurn", "Turn", "TurnRequest", "Turns"]
+__all__ = [
+    "AgentLoop",
+    "Archiver",
+    "Bells",
+    "Emit",
+    "EphemeralRequest",
+    "EphemeralTurn",
+    "EphemeralTurns",
+    "LargeTexts",
+    "Policy",
+    "ReplayedTurn",
+    "Tail",
+    "ToolCalls",
+    "Turn",
+    "TurnRequest",
+    "Turns",
+]

@@ -1,33 +1,40 @@
-"""The events of a turn, as the client sees them."""
+"""The events of a turn, by name, and how they get their ids."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
+
+from agent_worker.sessions import Event
+from agent_worker.sessions.operations import dump
 
 MESSAGE_DELTA = "message.delta"
 TOOL_STARTED = "tool.started"
 TOOL_COMPLETED = "tool.completed"
 ERROR = "error"
 DONE = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """`id` is `<fence>-<seq>`: it grows strictly within a session, whoever serves it."""
-
-    id: str
-    name: str
-    data: dict[str, Any]
-
+#: Of one connection: the message opens the turn after the one that runs.
+QUEUED = "queued"
+#: What came behind the event `{"id"}` is void: the step starts anew.
+REWIND = "rewind"
+#: Instead of events that are not kept any more: the session as it stands, `GET`'s JSON.
+RESET = "reset"
 
 #: Takes an event to the client. Raises ConnectionError when the client has left.
 Emit = Callable[[Event], Awaitable[None]]
 
 
+async def nobody(event: Event) -> None:
+    """The client of a turn that nobody listens to."""
+
+
+def unlogged(name: str, data: dict[str, Any]) -> Event:
+    """An event of one connection only."""
+    return Event("", name, dump(data))
+
+
 class EventNumbering:
-    """Gives a turn's events their ids."""
+    """Gives a turn's events their ids, `<fence>-<seq>` from 1 on."""
 
     def __init__(self, fence: int) -> None:
         self._fence = fence
@@ -35,4 +42,4 @@ class EventNumbering:
 
     def event(self, name: str, data: dict[str, Any]) -> Event:
         self._seq += 1
-        return Event(f"{self._fence}-{self._seq}", name, data)
+        return Event(f"{self._fence}-{self._seq}", name, dump(data))

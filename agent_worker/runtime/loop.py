@@ -1,89 +1,117 @@
 """The agent loop: the model speaks or calls tools, until it is done or the step limit is met.
 
-It knows neither HTTP nor Redis: `LoopPort` takes its events and its finished steps.
+It knows neither HTTP nor Redis: `LoopPort` takes its events and its finished parts. A step is two
+of them: what the model said and asked for, and what its tools gave. The first is kept before any
+tool runs, so a worker that takes over runs the calls that were asked for, and not those that a
+model would make up the second time.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agent_worker.errors import EngineFailed
-from agent_worker.models import TextDelta, ToolCall
-from agent_worker.runtime.events import MESSAGE_DELTA, TOOL_COMPLETED, TOOL_STARTED
-from agent_worker.tasks import cancel_and_wait, spawn
-from agent_worker.tools import ToolContext, ToolError
+from agent_worker.errors import AgentError, EngineFailed
+from agent_worker.models import StepRequest, TextDelta, ToolCall
+from agent_worker.runtime.events import MESSAGE_DELTA
+from agent_worker.runtime.tool_calls import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from agent_worker.metrics import Metrics
     from agent_worker.models import Engine
-    from agent_worker.sessions import Message
-    from agent_worker.tools import Toolbox
+    from agent_worker.runtime.conversation import Conversation
+    from agent_worker.runtime.tool_calls import ToolCalls
+    from agent_worker.sessions import Message, Summary
 
 log = logging.getLogger(__name__)
 
 
-class LoopPort(Protocol):
+class LoopPort(Ledger, Protocol):
     """Where a running turn puts what it brings forth."""
-
-    async def emit(self, name: str, data: dict[str, Any]) -> None: ...
 
     async def commit(
         self,
         messages: Sequence[Message],
         *,
-        ends_turn: bool,
-        is_final: bool,
-        notes: dict[str, str] | None,
+        is_step: bool,
+        ends_turn: bool = False,
+        is_final: bool = True,
+        notes: dict[str, str] | None = None,
+        settled: Sequence[str] = (),
+        summary: Summary | None = None,
     ) -> None:
-        """Keep a finished step. `notes` is None when the step changed none."""
+        """Keep a finished part. `notes` and `summary` are None where they have not changed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AgentLoop:
     engine: Engine
-    toolbox: Toolbox
+    tool_calls: ToolCalls
     metrics: Metrics
     step_limit: int = 16
-    tool_timeout_s: float = 30.0
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
-    async def run(self, port: LoopPort, history: list[Message], notes: dict[str, str]) -> None:
-        """Run steps until one ends the turn. Appends to `history`; changes `notes`.
+    async def run(self, port: LoopPort, conversation: Conversation, *, prefix: str = "") -> None:
+        """Run steps until one ends the turn; `conversation` grows.
 
-        A step is kept as a whole (its text, its calls and their results in one commit), so the
-        history never has a call without its result. Raises EngineFailed, and what `port` raises.
+        `prefix` is what the client has already of the first step. Raises EngineFailed,
+        StorageUnavailable, and what `port` raises.
         """
-        for number in range(1, self.step_limit + 1):
-            text, calls = await self._model_step(port, history)
-            messages = [_assistant_message(text, calls)]
-            before = dict(notes)
-            messages += await self._run_tools(port, calls, notes)
-            history += messages
-            ends_turn = not calls or number == self.step_limit
-            await port.commit(
-                messages,
-                ends_turn=ends_turn,
-                is_final=not calls,
-                notes=notes if notes != before else None,
-            )
-            self.metrics.steps.inc()
-            if ends_turn:
+        if "tool_calls" in conversation.messages[-1]:
+            # Another worker got as far as this.
+            await self._run_tools(port, conversation, ends_turn=self._is_last(conversation))
+            if self._is_last(conversation):
                 return
+        while _steps(conversation) < self.step_limit:
+            summary = await self._fit(conversation)
+            text, calls = await self._model_step(port, conversation, prefix)
+            prefix = ""
+            message = _assistant_message(text, calls)
+            kept = await self.tool_calls.large.keep(conversation.session_id, message)
+            conversation.messages.append(message)
+            await port.commit([kept], is_step=True, ends_turn=not calls, summary=summary)
+            self.metrics.steps.inc()
+            if not calls:
+                return
+            await self._run_tools(port, conversation, ends_turn=self._is_last(conversation))
+            if self._is_last(conversation):
+                return
+        # A worker with a higher limit began it.
+        await port.commit([], is_step=False, ends_turn=True, is_final=False)
+
+    def _is_last(self, conversation: Conversation) -> bool:
+        return _steps(conversation) >= self.step_limit
+
+    async def _fit(self, conversation: Conversation) -> Summary | None:
+        """Sum up what does not fit the model's window any more."""
+        outgrown = conversation.outgrown()
+        if not outgrown:
+            return None
+        try:
+            text = await self.engine.summarise(outgrown)
+        except EngineFailed:
+            # The step itself may still succeed: windows are estimates.
+            log.warning("session %s: its summary failed", conversation.session_id)
+            return None
+        self.metrics.summaries.inc()
+        return conversation.sum_up(text)
 
     async def _model_step(
-        self, port: LoopPort, history: Sequence[Message]
+        self, port: LoopPort, conversation: Conversation, prefix: str
     ) -> tuple[str, list[ToolCall]]:
-        parts: list[str] = []
+        parts = [prefix]
         calls: list[ToolCall] = []
-        async with contextlib.aclosing(self.engine.step(history, self.toolbox.specs)) as stream:
+        request = StepRequest(
+            messages=conversation.for_model(),
+            tools=self.tool_calls.toolbox.specs,
+            prefix=prefix,
+            session_id=conversation.session_id,
+        )
+        async with contextlib.aclosing(self.engine.step(request)) as stream:
             while (item := await _next_item(stream)) is not None:
                 if isinstance(item, TextDelta):
                     parts.append(item.text)
@@ -94,42 +122,24 @@ class AgentLoop:
         return "".join(parts), calls
 
     async def _run_tools(
-        self, port: LoopPort, calls: Sequence[ToolCall], notes: dict[str, str]
-    ) -> list[Message]:
-        context = ToolContext(notes=notes, now=self.now)
-        running = [
-            spawn(self._run_tool(port, call, context), name=f"tool {call.name}") for call in calls
-        ]
-        try:
-            return await asyncio.gather(*running)
-        except BaseException:
-            # gather leaves the others running when one fails.
-            await cancel_and_wait(*running)
-            raise
-
-    async def _run_tool(self, port: LoopPort, call: ToolCall, context: ToolContext) -> Message:
-        about = {"tool_call_id": call.id, "name": call.name}
-        await port.emit(TOOL_STARTED, {**about, "arguments": call.arguments})
-        outcome, text = await self._tool_result(call, context)
-        # A model can make up any number of names; a metric must not follow it.
-        label = call.name if call.name in self.toolbox else "unknown"
-        self.metrics.tool_calls.labels(label, outcome).inc()
-        await port.emit(TOOL_COMPLETED, {**about, "ok": outcome == "ok", "result": text})
-        content = text if outcome == "ok" else f"error: {text}"
-        return {"role": "tool", "content": content, "tool_call_id": call.id, "name": call.name}
-
-    async def _tool_result(self, call: ToolCall, context: ToolContext) -> tuple[str, str]:
-        try:
-            tool = self.toolbox.get(call.name)
-            async with asyncio.timeout(self.tool_timeout_s):
-                return "ok", await tool.run(call.arguments, context)
-        except ToolError as error:
-            return "error", str(error)
-        except TimeoutError:
-            return "timeout", f"no result within {self.tool_timeout_s:g} s"
-        except Exception:
-            log.exception("tool %s failed", call.name)
-            return "error", "the tool failed"
+        self, port: LoopPort, conversation: Conversation, *, ends_turn: bool
+    ) -> None:
+        """The calls of the last message. The step limit may end the turn behind them."""
+        calls = conversation.messages[-1]["tool_calls"]
+        before = dict(conversation.notes)
+        results, settled = await self.tool_calls.run(
+            port, conversation, conversation.length - 1, calls
+        )
+        conversation.messages.extend(results)
+        notes = conversation.notes if conversation.notes != before else None
+        await port.commit(
+            results,
+            is_step=False,
+            ends_turn=ends_turn,
+            is_final=False,
+            notes=notes,
+            settled=settled,
+        )
 
 
 async def _next_item(
@@ -138,15 +148,26 @@ async def _next_item(
     """The next item, None at the end. Raises EngineFailed."""
     try:
         return await anext(stream, None)
+    except EngineFailed:
+        raise
+    except AgentError as error:
+        raise EngineFailed from error
     except Exception as error:
         log.exception("the engine failed")
         raise EngineFailed from error
 
 
+def _steps(conversation: Conversation) -> int:
+    """Model steps of this turn so far."""
+    return sum(message["role"] == "assistant" for message in conversation.of_turn)
+
+
 def _assistant_message(text: str, calls: Sequence[ToolCall]) -> Message:
     message: Message = {"role": "assistant", "content": text}
     if calls:
-        message["tool_calls"] = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls
-        ]
+        message["tool_calls"] = [_record(call) for call in calls]
     return message
+
+
+def _record(call: ToolCall) -> Any:
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}

@@ -1,11 +1,12 @@
-"""Turns: take the lease, run the agent loop under it, keep its steps, give the lease back.
+"""All turns of a worker: who may begin one, what waits for its turn, and how all of them end.
 
     open     begin      the lease is held and the user's message is in the history
-    run      step...    each finished step is committed; the last commit frees the lease
+    run      step...    what is finished is committed; the last commit frees the lease
     close    release    only if the turn did not get that far (cancelled, failed, lost)
 
-A turn that is cancelled (its client left, the worker stops) keeps its finished steps; its
-running step leaves nothing behind.
+A message that comes while a turn runs is refused, waits (`enqueue`), or takes its place
+(`interrupt`). What waits opens the next turn, all of it together, whoever begins that: the worker
+whose turn has just ended, or the one that took the message if that one died.
 """
 
 from __future__ import annotations
@@ -13,202 +14,73 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from agent_worker.errors import AgentError, EngineFailed, SessionNotFound, StoreUnavailable
-from agent_worker.runtime.events import DONE, ERROR, MESSAGE_DELTA, EventNumbering
-from agent_worker.sessions import Answer, Grant, Replay, new_nonce, turn_text
-from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
+from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable, TurnBusy
+from agent_worker.runtime.events import nobody
+from agent_worker.runtime.turn import ReplayedTurn, Turn
+from agent_worker.sessions import Grant, Nothing, Queued, Replay, new_nonce
+from agent_worker.sessions.event_log import channel
+from agent_worker.tasks import spawn_reporting, uncancelled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator
 
     from agent_worker.metrics import Metrics
-    from agent_worker.runtime.events import Emit
+    from agent_worker.runtime.bells import Bell, Bells
     from agent_worker.runtime.loop import AgentLoop
     from agent_worker.sessions import Message, SessionStore
 
 log = logging.getLogger(__name__)
 
-# While Redis is away, writes are tried again this often, as long as the lease can still be held.
-_STORE_RETRY_S = 0.25
+Policy = Literal["reject", "enqueue", "interrupt"]
+
+# A bell can be missed: whoever waits for a turn to end looks at least this often (seconds).
+_LOOK_S = 2.0
+# Beyond the lease that is waited for, for clocks that do not agree.
+_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
+    """`content` None: what waits in the session's inbox, and nothing else."""
+
     session_id: str
     principal: str
-    content: str
+    content: str | None
     idempotency_key: str | None = None
-
-
-class ReplayedTurn:
-    """The finished turn of a repeated Idempotency-Key: told again, not run again."""
-
-    is_replay = True
-
-    def __init__(self, replay: Replay) -> None:
-        self._replay = replay
-
-    async def run(self, emit: Emit) -> Answer:
-        numbering = EventNumbering(self._replay.fence)
-        answer = self._replay.answer
-        if answer.content:
-            await emit(numbering.event(MESSAGE_DELTA, {"content": answer.content}))
-        await emit(numbering.event(DONE, answer.as_json()))
-        return answer
-
-
-class Turn:
-    """A turn that holds its lease. Used once: `run`."""
-
-    is_replay = False
-
-    def __init__(
-        self, grant: Grant, store: SessionStore, loop: AgentLoop, lease_until: float
-    ) -> None:
-        self.finished = False
-        #: How it ended, for metrics: completed, step_limit, interrupted, or an error's code.
-        self.outcome = "interrupted"
-        self._lease = grant.lease
-        self._store = store
-        self._loop = loop
-        self._history = list(grant.history)
-        self._turn_at = grant.turn_at
-        self._notes = dict(grant.notes)
-        self._version, self._step = grant.version, grant.step
-        self._is_final = True
-        self._numbering = EventNumbering(grant.lease.fence)
-        self._emit_lock = asyncio.Lock()
-        # A renewal that arrives after the last commit would find the lease gone, and fail the
-        # turn that has just succeeded.
-        self._write_lock = asyncio.Lock()
-        self._client: Emit
-        self._lease_until = lease_until
-
-    async def run(self, emit: Emit) -> Answer:
-        """Run the turn to its end; its events go to `emit`, `done` or `error` as the last.
-
-        Raises EngineFailed, LeaseLost, SessionNotFound (deleted meanwhile), StoreUnavailable,
-        AgentError (a bug, logged), and ConnectionError from `emit`.
-        """
-        self._client = emit
-        work = spawn(self._work(), name="turn")
-        heartbeat = spawn(self._keep_lease(), name="lease renewal")
-        try:
-            await asyncio.wait({work, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancel_and_wait(work, heartbeat)
-        try:
-            answer = _result(work, heartbeat)
-        except AgentError as error:
-            self.outcome = error.code
-            # The client may have left; the error that counts is the first.
-            with contextlib.suppress(ConnectionError):
-                await self.emit(ERROR, {"code": error.code, "message": str(error)})
-            raise
-        await self.emit(DONE, answer.as_json())
-        return answer
-
-    async def emit(self, name: str, data: dict[str, Any]) -> None:
-        # Tools of one step run together: the lock keeps the ids in order on the wire.
-        async with self._emit_lock:
-            await self._client(self._numbering.event(name, data))
-
-    async def commit(
-        self,
-        messages: Sequence[Message],
-        *,
-        ends_turn: bool,
-        is_final: bool,
-        notes: dict[str, str] | None,
-    ) -> None:
-        commit_id = new_nonce()
-        async with self._write_lock:
-            while True:
-                try:
-                    self._version, self._step = await uncancelled(
-                        self._store.commit(
-                            self._lease,
-                            expected_version=self._version,
-                            commit_id=commit_id,
-                            messages=messages,
-                            ends_turn=ends_turn,
-                            is_final=is_final,
-                            notes=notes,
-                        ),
-                        name="commit",
-                    )
-                except StoreUnavailable as error:
-                    await self._wait_for_store(error)
-                else:
-                    break
-            if ends_turn:
-                self.finished, self._is_final = True, is_final
-                self.outcome = "completed" if is_final else "step_limit"
-
-    async def _work(self) -> Answer:
-        resumed = turn_text(self._history[self._turn_at :])
-        if resumed:
-            await self.emit(MESSAGE_DELTA, {"content": resumed})
-        await self._loop.run(self, self._history, self._notes)
-        content = turn_text(self._history[self._turn_at :])
-        return Answer(self._lease.session_id, self._step, content, self._is_final)
-
-    async def _keep_lease(self) -> None:
-        """Renew until cancelled. Raises what says that the lease is gone."""
-        while True:
-            await asyncio.sleep(self._store.lease_s / 3)
-            async with self._write_lock:
-                if not self.finished:
-                    await self._renew()
-
-    async def _renew(self) -> None:
-        clock = asyncio.get_running_loop().time
-        while True:
-            asked = clock()
-            try:
-                await self._store.renew(self._lease)
-            except StoreUnavailable as error:
-                await self._wait_for_store(error)
-            else:
-                self._lease_until = asked + self._store.lease_s
-                return
-
-    async def _wait_for_store(self, error: StoreUnavailable) -> None:
-        """Wait a little before the next try; raise `error` when the lease would be over by then."""
-        if asyncio.get_running_loop().time() + _STORE_RETRY_S > self._lease_until:
-            raise error
-        await asyncio.sleep(_STORE_RETRY_S)
-
-
-def _result(work: asyncio.Task[Answer], heartbeat: asyncio.Task[None]) -> Answer:
-    """The answer, or why there is none. Raises AgentError, and ConnectionError (client left)."""
-    try:
-        if not work.cancelled():
-            return work.result()
-        if not heartbeat.cancelled():
-            heartbeat.result()
-    except (AgentError, ConnectionError):
-        raise
-    except Exception as error:
-        log.exception("a turn failed")
-        raise AgentError from error
-    # Nobody cancelled the turn: the engine gave up by itself.
-    raise EngineFailed
+    policy: Policy = "reject"
 
 
 class Turns:
-    """All turns of this worker."""
+    """`window` is what a model may get, in tokens. `start` before, `stop` after."""
 
-    def __init__(self, store: SessionStore, loop: AgentLoop, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        loop: AgentLoop,
+        bells: Bells,
+        metrics: Metrics,
+        *,
+        window: int,
+        has_archive: bool = False,
+    ) -> None:
         self._store = store
         self._loop = loop
+        self._bells = bells
         self._metrics = metrics
+        self._window = window
+        self._has_archive = has_archive
+        #: Names this worker in the leases that it takes.
+        self._name = secrets.token_hex(8)
         self._open: set[asyncio.Task[Any]] = set()
+        self._running: dict[str, Turn] = {}
+        self._looking_after: dict[str, asyncio.Task[object]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self._is_stopping = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -216,76 +88,207 @@ class Turns:
     def __repr__(self) -> str:
         return f"Turns({len(self)} open)"
 
+    async def start(self) -> None:
+        """Hear of turns that shall stop."""
+        await self._bells.obey(f"hermes:worker:{self._name}", self._stop_turn)
+
     @contextlib.asynccontextmanager
-    async def open(self, request: TurnRequest) -> AsyncIterator[Turn | ReplayedTurn]:
+    async def open(self, request: TurnRequest) -> AsyncIterator[Turn | ReplayedTurn | Queued]:
         """Begin a turn; what `SessionStore.begin` refuses is raised here, before any output.
 
         Leaving the block gives the lease back, whatever happened inside.
         """
         with self._tracked():
-            nonce = new_nonce()
-            # Taken before Redis starts the lease, so that ours never ends later.
-            lease_until = asyncio.get_running_loop().time() + self._store.lease_s
-            granted = await self._begin(request, nonce)
-            if isinstance(granted, Replay):
+            nonce = f"{self._name}.{new_nonce()}"
+            granted, lease_until = await self._take(request, nonce)
+            if isinstance(granted, Queued):
+                self._look_after(request)
+                yield granted
+            elif isinstance(granted, Nothing):
+                raise _NothingWaits
+            elif isinstance(granted, Replay):
                 self._metrics.turns.labels("replayed").inc()
                 yield ReplayedTurn(granted)
-                return
-            if granted.outcome != "GRANTED":
-                log.info("session %s: turn begins as %s", request.session_id, granted.outcome)
-            turn = Turn(granted, self._store, self._loop, lease_until)
-            self._metrics.active_sessions.inc()
-            try:
-                yield turn
-            finally:
-                if not turn.finished:
-                    await self._release(request, nonce)
-                self._metrics.active_sessions.dec()
-                self._metrics.turns.labels(turn.outcome).inc()
+            else:
+                async with self._leased(request, nonce, granted, lease_until) as turn:
+                    yield turn
+
+    @contextlib.contextmanager
+    def without_session(self) -> Iterator[None]:
+        """A turn of no session is open: a drain waits for it, and `cancel_all` ends it."""
+        with self._tracked(), self._metrics.active_sessions.track_inprogress():
+            yield
 
     async def wait_idle(self) -> None:
         """Return once no turn is open."""
         await self._idle.wait()
 
     async def cancel_all(self) -> None:
-        """Cancel the open turns and wait until each has given its lease back."""
-        for task in self._open:
+        """Cancel the open turns and wait until each has given its lease back; begin none again."""
+        self._is_stopping = True
+        for task in [*self._looking_after.values(), *self._open]:
             task.cancel()
         await self._idle.wait()
 
-    async def _begin(self, request: TurnRequest, nonce: str) -> Grant | Replay:
+    # Begin.
+
+    async def _take(self, request: TurnRequest, nonce: str) -> tuple[Any, float]:
+        """What `begin` gives, and until when a lease that it granted is held at least."""
+        message = await self._message(request)
+        clock = asyncio.get_running_loop().time
+        # Taken before Redis starts the lease, so that ours never ends later.
+        until = clock() + self._store.lease_s
+        try:
+            return await self._begin(request, message, nonce), until
+        except TurnBusy:
+            if request.policy != "interrupt":
+                raise
+        give_up_at = until + _GRACE_S
+        async with self._bells.listen(channel(request.session_id)) as bell:
+            while True:
+                # Again each time: the turn that runs by now may be another one.
+                await self._store.interrupt(request.session_id, request.principal)
+                await bell.wait(min(_LOOK_S, max(give_up_at - clock(), 0.0)))
+                until = clock() + self._store.lease_s
+                try:
+                    return await self._begin(request, message, nonce), until
+                except TurnBusy:
+                    if clock() >= give_up_at:
+                        raise
+
+    async def _message(self, request: TurnRequest) -> Message | None:
+        if request.content is None:
+            return None
+        large = self._loop.tool_calls.large
+        return await large.keep(request.session_id, {"role": "user", "content": request.content})
+
+    async def _begin(
+        self, request: TurnRequest, message: Message | None, nonce: str
+    ) -> Grant | Replay | Queued | Nothing:
         begin = self._store.begin(
             request.session_id,
             request.principal,
-            request.content,
+            message,
             nonce=nonce,
             idempotency_key=request.idempotency_key,
+            policy="enqueue" if request.policy == "enqueue" else "reject",
         )
         try:
             return await uncancelled(begin, name="begin")
-        except asyncio.CancelledError:
-            # The reply was lost with the caller: it may have been a grant.
+        except (asyncio.CancelledError, StoreUnavailable):
+            # The reply was lost: it may have been a grant.
             await self._release(request, nonce)
             raise
 
-    async def _release(self, request: TurnRequest, nonce: str) -> None:
+    @contextlib.asynccontextmanager
+    async def _leased(
+        self, request: TurnRequest, nonce: str, grant: Grant, lease_until: float
+    ) -> AsyncIterator[Turn]:
+        if grant.outcome != "GRANTED":
+            log.info("session %s: turn begins as %s", request.session_id, grant.outcome)
+        turn = Turn(grant, self._store, self._loop, lease_until=lease_until, window=self._window)
+        self._running[turn.lease_value] = turn
+        self._metrics.active_sessions.inc()
+        waiting: int | None = None
+        try:
+            yield turn
+        finally:
+            waiting = turn.waiting if turn.finished else await self._release(request, nonce)
+            del self._running[turn.lease_value]
+            self._metrics.active_sessions.dec()
+            self._metrics.turns.labels(turn.outcome).inc()
+            await self.announce(request.session_id)
+            if waiting and (task := self._look_after(request)) is not None:
+                # A drain waits for what waited for this turn.
+                self._track(task)
+
+    async def _release(self, request: TurnRequest, nonce: str) -> int | None:
+        """How many messages wait; None when there was nothing to give back."""
         release = self._store.release(request.session_id, request.principal, nonce)
         try:
-            await uncancelled(release, name="release")
+            return await uncancelled(release, name="release")
         except SessionNotFound:
-            pass
+            return None
         except AgentError as error:
             log.warning("session %s: its lease runs out by itself: %s", request.session_id, error)
+            return None
+
+    async def announce(self, session_id: str) -> None:
+        """Tell the archive, if there is one, that something is new in this session."""
+        if not self._has_archive:
+            return
+        # A hint only: the archiver looks through all sessions as well.
+        with contextlib.suppress(StoreUnavailable):
+            await uncancelled(self._store.outbox.announce(session_id), name="announce")
+
+    # What waits.
+
+    def _look_after(self, request: TurnRequest) -> asyncio.Task[object] | None:
+        """See to it that what waits in the session gets its turn, from a task of its own."""
+        if self._is_stopping or request.session_id in self._looking_after:
+            return None
+        waiting = TurnRequest(request.session_id, request.principal, None)
+        task = spawn_reporting(self._serve_inbox(waiting), name="inbox")
+        self._looking_after[request.session_id] = task
+        task.add_done_callback(lambda _: self._looking_after.pop(request.session_id))
+        return task
+
+    async def _serve_inbox(self, waiting: TurnRequest) -> None:
+        """Begin a turn with what waits, as soon as none runs; nobody listens but the log."""
+        async with self._bells.listen(channel(waiting.session_id)) as bell:
+            while not self._is_stopping:
+                try:
+                    async with self.open(waiting) as turn:
+                        if isinstance(turn, Turn):
+                            await _run_unheard(turn)
+                except TurnBusy:
+                    await self._turn_ended(bell)
+                except StoreUnavailable:
+                    await bell.wait(_LOOK_S)
+                except _NothingWaits:
+                    return
+                except AgentError as error:
+                    log.warning("session %s: what waits can't begin: %s", waiting.session_id, error)
+                    return
+
+    async def _turn_ended(self, bell: Bell) -> None:
+        """Return when a turn may have ended."""
+        while await bell.wait(_LOOK_S) and bell.said == "events":
+            pass
+
+    def _stop_turn(self, said: str) -> None:
+        _, _, lease = said.partition(" ")
+        if turn := self._running.get(lease):
+            turn.stop()
 
     @contextlib.contextmanager
     def _tracked(self) -> Iterator[None]:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
-        self._idle.clear()
+        self._track(task)
         try:
             yield
         finally:
-            self._open.discard(task)
-            if not self._open:
-                self._idle.set()
+            self._untrack(task)
+
+    def _track(self, task: asyncio.Task[Any]) -> None:
+        self._open.add(task)
+        self._idle.clear()
+        task.add_done_callback(self._untrack)
+
+    def _untrack(self, task: asyncio.Task[Any]) -> None:
+        task.remove_done_callback(self._untrack)
+        self._open.discard(task)
+        if not self._open:
+            self._idle.set()
+
+
+async def _run_unheard(turn: Turn) -> None:
+    try:
+        await turn.run(nobody)
+    except AgentError as error:
+        log.warning("%s: a queued turn failed: %s", turn, error)
+
+
+class _NothingWaits(Exception):
+    """The inbox is empty."""

@@ -1,28 +1,50 @@
-"""Sessions in Redis: store, lease, fence. `lua/_common.lua` states the rules."""
+"""Sessions in Redis: a data model, and operations that each are one atomic script.
 
-from agent_worker.sessions.client import connect, shown_url
+keys          the keys of a session
+client        Redis as it is reached: plain, TLS, Sentinel, Cluster
+scripts, lua  the operations themselves
+operations    runs one: refusals and failures as errors
+store         sessions and turns
+event_log     what happened, for whoever reconnects
+tool_ledger   what tools have been begun, and gave
+outbox        what the archive has not got yet
+records       what all of them take and give
+"""
+
+from agent_worker.sessions.client import Client, connect, shown_url
 from agent_worker.sessions.keys import is_session_id, new_session_id, session_keys
 from agent_worker.sessions.records import (
     Answer,
+    Event,
+    EventPage,
     Grant,
     Lease,
     Message,
+    Nothing,
+    Queued,
     Replay,
     SessionView,
-    ToolCallRecord,
+    Summary,
+    ToolStart,
     turn_text,
 )
 from agent_worker.sessions.store import SessionStore, new_nonce
 
 __all__ = [
     "Answer",
+    "Client",
+    "Event",
+    "EventPage",
     "Grant",
     "Lease",
     "Message",
+    "Nothing",
+    "Queued",
     "Replay",
     "SessionStore",
     "SessionView",
-    "ToolCallRecord",
+    "Summary",
+    "ToolStart",
     "connect",
     "is_session_id",
     "new_nonce",

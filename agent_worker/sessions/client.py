@@ -1,52 +1,234 @@
-"""The Redis client, with every setting chosen (redis-py's defaults differ by constructor)."""
+"""The Redis that the store sees: run a script, wait for replicas, subscribe. Whichever Redis it is.
+
+Why not redis-py's clients: each of its three has its own pool, retries and way of finding the
+master, none lets a script and its WAIT share a connection, and `register_script` does not know
+Cluster. Its connections, pools, parsers and errors are used as they are.
+"""
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+import asyncio
+from typing import TYPE_CHECKING, Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
+from redis import exceptions as redis_errors
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 
-# Every operation is short (about 0.2 ms), so this many connections serve thousands of turns.
-_MAX_CONNECTIONS = 64
-_POOL_WAIT_S = 2.0
-_SOCKET_TIMEOUT_S = 2.0
-_HEALTH_CHECK_S = 20
-# Two retries ride out one dropped connection. `Redis(host=...)` would retry 10 times and
-# `from_url` never; more than a few only delays the 503 that the client could act on.
+from agent_worker.sessions.node import Unreachable
+from agent_worker.sessions.redis_url import read_url, shown_url
+from agent_worker.sessions.subscriber import Subscriber
+from agent_worker.sessions.topology import Cluster, OneServer, SentinelMaster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from agent_worker.sessions.node import Command, Node
+    from agent_worker.sessions.redis_url import RedisUrl
+    from agent_worker.sessions.scripts import Script
+    from agent_worker.sessions.topology import Topology
+
+__all__ = ["Client", "connect", "shown_url"]
+
+# Two ride out one dropped connection; more only delay the 503 that the client could act on.
 _RETRIES = 2
+# The replicas of a healthy deployment answer in milliseconds. Below the socket's own timeout,
+# or a slow replica would look like a lost server.
+_REPLICA_WAIT_MS = 1000
+
+_TOPOLOGIES: Mapping[str, Callable[[RedisUrl], Topology]] = {
+    "": OneServer,
+    "sentinel": SentinelMaster,
+    "cluster": Cluster,
+}
+
+# The server refused before it did anything, and another or a later one may not.
+_REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError)
 
 
-def connect(url: str) -> Redis:
-    """A client for `url` (redis://, rediss://, unix://). Connects on first use.
+def connect(url: str) -> Client:
+    """A client for `url` (`redis_url` lists the forms). Connects on first use.
 
-    Raises ValueError when `url` is not one. The retries are safe because every operation of
-    the store may be repeated (`lua/_common.lua`, rule 5).
+    Raises ValueError, with a sentence for people, when `url` is not one.
     """
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_MAX_CONNECTIONS,
-            timeout=_POOL_WAIT_S,
-            socket_timeout=_SOCKET_TIMEOUT_S,
-            socket_connect_timeout=_SOCKET_TIMEOUT_S,
-            health_check_interval=_HEALTH_CHECK_S,
-            retry=Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), _RETRIES),
-            decode_responses=True,
-            # RESP2 gives the scripts' replies the same shape on every server.
-            protocol=2,
-        )
-        pool.make_connection()  # type: ignore[no-untyped-call]
-    except TypeError as error:
-        raise ValueError(f"unknown option in the URL ({error})") from error
-    return Redis.from_pool(pool)
+    read = read_url(url)
+    topology = _TOPOLOGIES[read.topology](read)
+    wanted = topology.replicas_wanted if read.min_replicas is None else read.min_replicas
+    return Client(topology, replicas_wanted=wanted)
 
 
-def shown_url(url: str) -> str:
-    """`url` without its password, for people and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+class Client:
+    """Raises RedisError and OSError from every operation; they mean that Redis cannot serve it."""
+
+    def __init__(self, topology: Topology, *, replicas_wanted: int) -> None:
+        self.replicas_wanted = replicas_wanted
+        self._topology = topology
+        self._raw: Any = None
+
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Any:
+        """The script's reply. Its keys lie in one hash slot.
+
+        It may run twice when a reply is lost (`lua/_common.lua`, rule 5), three times at most.
+        """
+        [reply] = await self._run(script, keys, args)
+        return reply
+
+    async def run_replicated(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[str | int | bytes],
+        replicas: int | None = None,
+    ) -> tuple[Any, int]:
+        """Like `run`; then wait up to 1 s for `replicas` (default: `replicas_wanted`) to have it.
+
+        Returns the reply and how many have; fewer than wanted is for the caller to judge.
+        """
+        wanted = self.replicas_wanted if replicas is None else replicas
+        if not wanted:
+            return await self.run(script, keys, args), 0
+        # WAIT is about what its own connection has written, so it goes out with the script. One
+        # that only finds its work done (repeated after a lost reply) has written nothing: WAIT
+        # would count replicas that lack it. Hence a write of our own, which lies behind it.
+        mark = ("SET", _beside(keys[0]), "", "PX", 1)
+        wait = ("WAIT", wanted, _REPLICA_WAIT_MS)
+        reply, *others = await self._run(script, keys, args, mark, wait)
+        for other in others:
+            if isinstance(other, ResponseError):
+                raise other
+        return reply, others[-1]
+
+    async def ping(self) -> None:
+        """Raise unless Redis answers; of a Cluster, unless it says that it is whole."""
+
+        def probe(by_text: bool) -> list[Command]:
+            return [self._topology.probe]
+
+        [reply] = await self._ask(None, probe)
+        if "cluster_state:fail" in reply:
+            raise ClusterDownError("the Cluster says that its state is not ok")
+
+    def subscriber(
+        self, *, on_message: Callable[[str, str], None], on_reconnected: Callable[[], None]
+    ) -> Subscriber:
+        """One connection for all channels of this worker. Close it before the client."""
+        return Subscriber(self._topology, on_message=on_message, on_reconnected=on_reconnected)
+
+    @property
+    def raw(self) -> Any:
+        """redis-py's client of the same servers, with its own connections: for tests, figures."""
+        if self._raw is None:
+            self._raw = self._topology.make_raw()
+        return self._raw
+
+    async def aclose(self) -> None:
+        await self._topology.aclose()
+        if self._raw is not None:
+            await self._raw.aclose()
+
+    async def _run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[str | int | bytes],
+        *then: Command,
+    ) -> list[Any]:
+        def commands(by_text: bool) -> list[Command]:
+            how = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
+            return [(*how, len(keys), *keys, *args), *then]
+
+        return await self._ask(keys[0], commands)
+
+    async def _ask(self, key: str | None, commands: Callable[[bool], list[Command]]) -> list[Any]:
+        """Ask the server that holds `key` until it has answered, within the bounds of `_Patience`.
+
+        `commands` is called with True once a server does not know the script. The first reply
+        decides: it is returned, or raised.
+        """
+        patience = _Patience(self._topology.patience_s)
+        by_text = False
+        while True:
+            node: Node | None = None
+            try:
+                node = await self._topology.node(key)
+                replies = await node.ask(*commands(by_text))
+                if isinstance(replies[0], AskError) and not isinstance(replies[0], MovedError):
+                    # The slot is on its way there, and this key has arrived.
+                    target = self._topology.redirect(node, replies[0])
+                    replies = await _ask_ahead(target, commands(by_text))
+                error = replies[0]
+                if not isinstance(error, ResponseError):
+                    return replies
+                if isinstance(error, NoScriptError) and not by_text:
+                    by_text = True
+                    continue
+                if isinstance(error, MovedError):
+                    self._topology.moved(node, error)
+                elif isinstance(error, _REFUSALS):
+                    self._topology.distrust(node)
+                else:
+                    raise error
+                await patience.refused(error)
+            except AuthenticationError:
+                raise
+            except (Unreachable, BusyLoadingError) as unreached:
+                if node is not None:
+                    self._topology.distrust(node)
+                await patience.refused(unreached)
+            except (redis_errors.ConnectionError, redis_errors.TimeoutError) as lost:
+                if node is not None:
+                    self._topology.distrust(node)
+                await patience.lost(lost)
+
+
+async def _ask_ahead(node: Node, commands: list[Command]) -> list[Any]:
+    """Ask a node for what it is still to receive: ASKING lets in the one command behind it."""
+    announced: list[Command] = [each for command in commands for each in (("ASKING",), command)]
+    return (await node.ask(*announced))[1::2]
+
+
+def _beside(key: str) -> str:
+    """Another key in the hash slot of `key`."""
+    return f"{key}:wait" if "{" in key else f"{{{key}}}:wait"
+
+
+class _Patience:
+    """How long one operation goes on trying, and the pauses between.
+
+    A lost reply is worth `_RETRIES`: the operation may have run, and may run again. What was
+    not run at all is worth as many, and any number while a failover may be going on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._until = self._clock() + seconds
+        self._backoff = ExponentialWithJitterBackoff(cap=0.2, base=0.02)
+        self._lost = self._refused = 0
+
+    async def lost(self, error: Exception) -> None:
+        """Pause, or raise `error`."""
+        self._lost += 1
+        if self._lost > _RETRIES:
+            raise error
+        await self._pause()
+
+    async def refused(self, error: Exception) -> None:
+        """Pause, or raise `error`."""
+        self._refused += 1
+        if self._refused > _RETRIES and self._clock() >= self._until:
+            raise error
+        await self._pause()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._backoff.compute(self._lost + self._refused))

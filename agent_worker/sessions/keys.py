@@ -26,3 +26,8 @@ def is_session_id(text: str) -> bool:
 def session_keys(session_id: str) -> list[str]:
     """All keys of the session, in the order of `KINDS`; the hash tag puts them in one slot."""
     return [f"hermes:{{{session_id}}}:{kind}" for kind in KINDS]
+
+
+def session_id_of(key: str) -> str:
+    """The session whose key this is."""
+    return key[key.index("{") + 1 : key.index("}")]

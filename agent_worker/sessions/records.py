@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
-Role = Literal["user", "assistant", "tool"]
+Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["idle", "running", "interrupted"]
 
 
@@ -18,7 +18,10 @@ class ToolCallRecord(TypedDict):
 
 
 class Message(TypedDict):
-    """One entry of the history. `content` is text; a tool's result is text too."""
+    """One entry of the history. `content` is text; a tool's result is text too.
+
+    Role "system" is never kept: it is how a summary is given to an engine.
+    """
 
     role: Role
     content: str
@@ -27,6 +30,10 @@ class Message(TypedDict):
     #: Of a `tool` message: which call it answers.
     tool_call_id: NotRequired[str]
     name: NotRequired[str]
+    #: Of a content too large for Redis: where all of it is, and its bytes; `content` is its
+    #: beginning then.
+    blob: NotRequired[str]
+    size: NotRequired[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +52,38 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """A text that stands for the session's first messages when a model is asked."""
+
+    text: str
+    #: How many messages.
+    stands_for: int
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
-    """A turn may run. `history` ends with the turn's user message and its finished steps."""
+    """A turn may run. `history` ends with the turn's messages and its finished steps."""
 
     outcome: Literal["GRANTED", "RESUME", "ORPHAN"]
     lease: Lease
     version: int
     step: int
+    #: Stands for the messages before `history`.
+    summary: Summary
     history: list[Message]
-    #: Index in `history` of the turn's user message.
+    #: Index in the session of the turn's first message, which is a user's.
     turn_at: int
     notes: dict[str, str]
+    #: Id of the session's last event so far, and of the last one before the unfinished step.
+    last_event: str
+    step_event: str
+    #: RESUME: what the unfinished step had said already.
+    emitted: str = ""
+
+    @property
+    def of_turn(self) -> list[Message]:
+        """The messages of this turn so far."""
+        return self.history[self.turn_at - self.summary.stands_for :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +92,55 @@ class Replay:
 
     fence: int
     answer: Answer
+    #: Id of its event `done`.
+    done_event: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A turn is running; the message is kept, and opens the next one."""
+
+    #: How many wait, with this one.
+    waiting: int
+
+
+class Nothing:
+    """There was nothing to begin a turn with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened in a turn, as the log keeps it and the client gets it. `data` is JSON text.
+
+    `id` is `<fence>-<seq>`: it grows strictly within a session, whoever serves it. It is empty for
+    what is not in the log.
+    """
+
+    id: str
+    name: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """What happened after an event, as far as the log has it."""
+
+    status: Status
+    #: Id of the session's last event.
+    last: str
+    #: Behind which the events are.
+    after: str
+    events: list[Event]
+    #: The event asked for is not kept any more: some behind it may be missing, `events` is empty.
+    is_trimmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStart:
+    """Whether a call may run. `message` is the result of one that is done."""
+
+    verdict: Literal["RUN", "REPLAY", "UNKNOWN", "ARGS_MISMATCH", "NOT_SAFE"]
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +173,14 @@ class SessionView:
     step: int
     status: Status
     metadata: dict[str, Any]
+    #: From the index that was asked for on.
     messages: list[Message]
+    #: How many messages there are in all, and how many wait for the turn after this one.
+    total: int
+    waiting: int
+    summary: Summary
+    #: Id of the last event that is in here.
+    last_event: str
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -105,6 +189,8 @@ class SessionView:
             "status": self.status,
             "messages": self.messages,
             "metadata": self.metadata,
+            "total": self.total,
+            "waiting": self.waiting,
         }
 
 

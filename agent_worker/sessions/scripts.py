@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.commands.core import AsyncScript
-
-OPERATIONS = ("create", "begin", "commit", "renew", "release", "read", "check", "delete")
+from typing import Self
 
 
-def register_scripts(redis: Redis) -> dict[str, AsyncScript]:
-    """Operation -> script, each with the common rules before it. Does no I/O with Redis."""
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str
+    text: str = field(repr=False)
+    #: By which EVALSHA names it: the SHA-1 of its text.
+    sha: str
+
+    @classmethod
+    def of(cls, name: str, text: str) -> Self:
+        return cls(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def load_scripts() -> dict[str, Script]:
+    """Operation -> script, each with the common rules (`_common.lua`) before it."""
     folder = resources.files(__package__) / "lua"
     common = (folder / "_common.lua").read_text("utf-8")
+    names = [file.name.removesuffix(".lua") for file in folder.iterdir() if _is_script(file.name)]
     return {
-        name: redis.register_script(common + (folder / f"{name}.lua").read_text("utf-8"))
-        for name in OPERATIONS
+        name: Script.of(name, common + (folder / f"{name}.lua").read_text("utf-8"))
+        for name in sorted(names)
     }
+
+
+def _is_script(file: str) -> bool:
+    return file.endswith(".lua") and not file.startswith("_")

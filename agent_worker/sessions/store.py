@@ -1,143 +1,143 @@
-"""The session store: every operation is one atomic script in Redis (`lua/`)."""
+"""The session store: sessions, and the turns that run in them, under a lease."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import json
-import logging
 import math
 import secrets
-from typing import TYPE_CHECKING, Any, cast
-
-from redis.exceptions import RedisError
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from agent_worker.errors import (
     IdempotencyMismatch,
+    InboxFull,
     LeaseLost,
-    SessionNotFound,
-    SessionTooNew,
-    StoreUnavailable,
+    SessionFull,
     TurnAbandoned,
     TurnBusy,
 )
-from agent_worker.sessions.keys import is_session_id, new_session_id, session_keys
-from agent_worker.sessions.records import Answer, Grant, Lease, Replay, SessionView, turn_text
-from agent_worker.sessions.scripts import register_scripts
+from agent_worker.sessions.event_log import EventLog, flattened
+from agent_worker.sessions.keys import new_session_id
+from agent_worker.sessions.operations import Operations, dump, load, to_ms
+from agent_worker.sessions.outbox import Outbox
+from agent_worker.sessions.records import (
+    Answer,
+    Grant,
+    Lease,
+    Nothing,
+    Queued,
+    Replay,
+    SessionView,
+    Summary,
+    turn_text,
+)
+from agent_worker.sessions.tool_ledger import ToolLedger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from redis.asyncio import Redis
-
-    from agent_worker.sessions.records import Message, Status
-
-log = logging.getLogger(__name__)
+    from agent_worker.sessions.client import Client
+    from agent_worker.sessions.records import Event, Message, Status
 
 _HOUR_S = 3600.0
 _DAY_S = 24 * _HOUR_S
-# Above the client's own timeouts and retries on one dead connection, below a client's patience.
-_OPERATION_TIMEOUT_S = 5.0
 # Of one session; more than anybody retries, and 256 records are about 40 KB.
 _MAX_IDEMPOTENCY_KEYS = 256
 # A turn in flight learns of the deletion at its next renewal; an hour is far beyond that.
 _TOMBSTONE_S = _HOUR_S
 # The holder may be done any moment, or be dead until its lease runs out.
 _MAX_RETRY_AFTER_S = 5
+_MAX_WAITING = 32
+# Of messages, as JSON. Beyond it a session is no conversation any more, and a restart of Redis
+# would feel it.
+_MAX_HISTORY = 64 * 1024 * 1024
+
+Policy = Literal["reject", "enqueue"]
 
 
 class SessionStore:
     """Sessions in Redis. Every operation names the principal, and none succeeds for another's.
 
     Raises SessionNotFound (unknown, deleted, foreign), SessionTooNew and StoreUnavailable from
-    every operation; the others are named where they occur.
+    every operation; the others are named where they occur. The client stays the caller's to close.
     """
 
     def __init__(
         self,
-        redis: Redis,
+        client: Client,
         *,
         lease_s: float = 30.0,
         sliding_s: float = _DAY_S,
         absolute_s: float = 30 * _DAY_S,
         idempotency_s: float = _DAY_S,
         max_idempotency_keys: int = _MAX_IDEMPOTENCY_KEYS,
+        max_waiting: int = _MAX_WAITING,
+        max_history: int = _MAX_HISTORY,
         on_unavailable: Callable[[str], None] = lambda operation: None,
     ) -> None:
         self.lease_s = lease_s
-        self._redis = redis
-        self._scripts = register_scripts(redis)
-        self._life = (_ms(sliding_s), _ms(absolute_s))
-        self._idempotency = (_ms(idempotency_s), max_idempotency_keys)
-        self._on_unavailable = on_unavailable
-        # So that a log shows a loss once, not once for each request; None: not asked yet.
-        self._answers: bool | None = None
+        self._operations = Operations(client, (sliding_s, absolute_s), on_unavailable)
+        self._run = self._operations.run
+        self._limits = (max_waiting, max_history)
+        self._idempotency = (to_ms(idempotency_s), max_idempotency_keys)
+        self.events = EventLog(self._operations)
+        self.tools = ToolLedger(self._operations)
+        self.outbox = Outbox(self._operations)
+        self.ping = self._operations.ping
 
     async def create(self, principal: str, metadata: dict[str, Any]) -> str:
         """A new empty session; returns its id. `metadata` is kept as it is."""
         session_id = new_session_id()
-        await self._run("create", session_id, principal, new_nonce(), _dump(metadata))
+        await self._run("create", session_id, principal, new_nonce(), dump(metadata))
         return session_id
 
     async def begin(
         self,
         session_id: str,
         principal: str,
-        content: str,
+        message: Message | None,
         *,
         nonce: str,
         idempotency_key: str | None = None,
-    ) -> Grant | Replay:
+        fingerprint: str = "",
+        policy: Policy = "reject",
+    ) -> Grant | Replay | Queued | Nothing:
         """Take the lease and append the user's message, or say why not.
 
-        Raises TurnBusy, IdempotencyMismatch, TurnAbandoned, LeaseLost; nothing was written then.
-        `nonce` (from `new_nonce`) lets the caller `release` even if it never sees the reply.
+        What waits in the inbox opens the same turn, before `message`; with None only that does.
+        `nonce` lets the caller `release` even if it never sees the reply; its part before a dot
+        names the worker. `fingerprint` tells whether a repeated key comes with the same request;
+        by default the message's content does. Raises TurnBusy, IdempotencyMismatch,
+        TurnAbandoned, InboxFull, SessionFull, LeaseLost; nothing was written then.
         """
+        if message is not None and not fingerprint:
+            fingerprint = hashlib.sha256(message["content"].encode()).hexdigest()
         reply = await self._run(
             "begin",
             session_id,
             principal,
             nonce,
-            _ms(self.lease_s),
-            _dump({"role": "user", "content": content}),
+            to_ms(self.lease_s),
+            dump(message) if message is not None else "",
             idempotency_key or "",
-            hashlib.sha256(content.encode()).hexdigest(),
+            fingerprint,
             *self._idempotency,
+            policy,
+            *self._limits,
         )
         match reply:
-            case [
-                "GRANTED" | "RESUME" | "ORPHAN" as outcome,
-                fence,
-                version,
-                step,
-                at,
-                notes,
-                *msgs,
-            ]:
-                return Grant(
-                    outcome=outcome,
-                    lease=Lease(session_id, principal, int(fence), nonce),
-                    version=int(version),
-                    step=int(step),
-                    history=_load(msgs),
-                    turn_at=int(at),
-                    notes=json.loads(notes),
-                )
-            case ["REPLAY", fence, step, is_final, *msgs]:
-                content = turn_text(_load(msgs))
+            case ["GRANTED" | "RESUME" | "ORPHAN", *_]:
+                return _grant(reply, session_id, principal, nonce)
+            case ["REPLAY", fence, step, is_final, done_event, *texts]:
+                content = turn_text(load(texts))
                 answer = Answer(session_id, int(step), content, is_final == "1")
-                return Replay(int(fence), answer)
-            case ["BUSY" | "IN_PROGRESS", remaining_ms]:
-                seconds = math.ceil(int(remaining_ms) / 1000)
-                raise TurnBusy(retry_after_s=max(1, min(seconds, _MAX_RETRY_AFTER_S)))
-            case ["IDEMPOTENCY_MISMATCH"]:
-                raise IdempotencyMismatch
-            case ["ABANDONED"]:
-                raise TurnAbandoned
-            case ["LOST"]:
-                raise LeaseLost
-        raise AssertionError(reply[0])
+                return Replay(int(fence), answer, done_event)
+            case ["QUEUED", waiting]:
+                return Queued(int(waiting))
+            case ["EMPTY"]:
+                return Nothing()
+            case _:
+                raise _refused_begin(reply)
 
     async def commit(
         self,
@@ -146,15 +146,21 @@ class SessionStore:
         expected_version: int,
         commit_id: str,
         messages: Sequence[Message],
+        is_step: bool = True,
         ends_turn: bool = False,
         is_final: bool = True,
         notes: dict[str, str] | None = None,
-    ) -> tuple[int, int]:
-        """Append a finished step; returns the new (version, step).
+        summary: Summary | None = None,
+        events: Sequence[Event] = (),
+        settled: Sequence[str] = (),
+    ) -> tuple[int, int, int]:
+        """Append what was finished; returns the new version, step, and how many messages wait.
 
-        `ends_turn` frees the lease in the same write; `is_final` is kept for replays. A
-        repeated `commit_id` changes nothing and returns the stored values. Raises LeaseLost
-        when the lease is not held any more or the version is another; nothing is written then.
+        `is_step`: a model's step, not its tools' results. `ends_turn` frees the lease in the same
+        write; `is_final` is kept for replays. `events` go to the log with it; `settled` are the
+        ledger's keys of calls whose results are among `messages`. A repeated `commit_id` changes
+        nothing and returns the stored values. Raises LeaseLost when the lease is not held any
+        more or the version is another; nothing is written then.
         """
         reply = await self._run(
             "commit",
@@ -163,38 +169,61 @@ class SessionStore:
             lease.value,
             expected_version,
             commit_id,
+            int(is_step),
             int(ends_turn),
             int(is_final),
-            "" if notes is None else _dump(notes),
-            *map(_dump, messages),
+            "" if notes is None else dump(notes),
+            *((summary.text, summary.stands_for) if summary is not None else ("", 0)),
+            *flattened(events),
+            len(settled),
+            *settled,
+            *map(dump, messages),
         )
-        if reply[0] != "OK":
-            raise LeaseLost
-        return int(reply[1]), int(reply[2])
+        return int(reply[1]), int(reply[2]), int(reply[3])
 
-    async def renew(self, lease: Lease) -> None:
-        """Hold the lease for another `lease_s`. Raises LeaseLost."""
+    async def renew(self, lease: Lease) -> bool:
+        """Hold the lease for another `lease_s`; True when asked to stop. Raises LeaseLost."""
         reply = await self._run(
-            "renew", lease.session_id, lease.principal, lease.value, _ms(self.lease_s)
+            "renew", lease.session_id, lease.principal, lease.value, to_ms(self.lease_s)
         )
-        if reply[0] != "OK":
-            raise LeaseLost
+        return bool(reply[1] == "1")
 
-    async def release(self, session_id: str, principal: str, nonce: str) -> bool:
-        """Free the lease of an unfinished turn; False when it was not held (any more)."""
-        return (await self._run("release", session_id, principal, nonce))[0] == "OK"
+    async def release(self, session_id: str, principal: str, nonce: str) -> int | None:
+        """Free the lease of an unfinished turn; None when it was not held (any more).
 
-    async def read(self, session_id: str, principal: str) -> SessionView:
-        """The session as it stands; reading it counts as use, so it lives on."""
-        reply = await self._run("read", session_id, principal)
-        _, version, step, status, metadata, *messages = reply
+        Returns how many messages wait.
+        """
+        try:
+            reply = await self._run("release", session_id, principal, nonce)
+        except LeaseLost:
+            return None
+        return int(reply[1])
+
+    async def interrupt(self, session_id: str, principal: str) -> float | None:
+        """Ask the turn that runs to stop; the seconds its lease still has, None if none runs."""
+        reply = await self._run("interrupt", session_id, principal)
+        return int(reply[1]) / 1000 if reply[0] == "OK" else None
+
+    async def read(
+        self, session_id: str, principal: str, *, first: int = 0, last: int = -1
+    ) -> SessionView:
+        """The session with its messages from index `first` to `last` (-1: all).
+
+        Reading it counts as use, so it lives on.
+        """
+        reply = await self._run("read", session_id, principal, first, last)
+        version, step, status, metadata, summary, summary_at, event, waiting, total = reply[1:10]
         return SessionView(
             session_id=session_id,
             version=int(version),
             step=int(step),
             status=cast("Status", status),
             metadata=json.loads(metadata),
-            messages=_load(messages),
+            messages=load(reply[10:]),
+            total=int(total),
+            waiting=int(waiting),
+            summary=Summary(summary, int(summary_at)),
+            last_event=event,
         )
 
     async def check(self, session_id: str, principal: str) -> None:
@@ -203,41 +232,7 @@ class SessionStore:
 
     async def delete(self, session_id: str, principal: str) -> None:
         """Remove everything of the session; a turn that runs can write nothing more."""
-        await self._run("delete", session_id, principal, new_nonce(), _ms(_TOMBSTONE_S))
-
-    async def ping(self) -> None:
-        """Raise StoreUnavailable unless Redis answers."""
-        async with self._reaching("ping"):
-            await self._redis.execute_command("PING")  # type: ignore[no-untyped-call]
-
-    async def _run(self, name: str, session_id: str, principal: str, *args: str | int) -> list[str]:
-        if not is_session_id(session_id):
-            raise SessionNotFound
-        async with self._reaching(name):
-            reply: list[str] = await self._scripts[name](
-                keys=session_keys(session_id), args=[principal, *self._life, *args]
-            )
-        match reply[0]:
-            case "UNKNOWN" | "FORBIDDEN" | "GONE":
-                raise SessionNotFound
-            case "NEWER_SCHEMA":
-                raise SessionTooNew
-        return reply
-
-    @contextlib.asynccontextmanager
-    async def _reaching(self, operation: str) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(_OPERATION_TIMEOUT_S):
-                yield
-        except (RedisError, OSError, TimeoutError) as error:
-            if self._answers:
-                log.warning("Redis is lost: %s: %s", operation, error or type(error).__name__)
-            self._answers = False
-            self._on_unavailable(operation)
-            raise StoreUnavailable from error
-        if self._answers is False:
-            log.warning("Redis answers again")
-        self._answers = True
+        await self._run("delete", session_id, principal, new_nonce(), to_ms(_TOMBSTONE_S))
 
 
 def new_nonce() -> str:
@@ -245,13 +240,35 @@ def new_nonce() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _grant(reply: Sequence[Any], session_id: str, principal: str, nonce: str) -> Grant:
+    outcome, fence, version, step, turn_at, notes, summary, summary_at = reply[:8]
+    last_event, step_event, emitted, *texts = reply[8:]
+    return Grant(
+        outcome=cast("Any", outcome),
+        lease=Lease(session_id, principal, int(fence), nonce),
+        version=int(version),
+        step=int(step),
+        summary=Summary(summary, int(summary_at)),
+        history=load(texts),
+        turn_at=int(turn_at),
+        notes=json.loads(notes),
+        last_event=last_event,
+        step_event=step_event,
+        emitted=emitted,
+    )
 
 
-def _load(texts: Sequence[str]) -> list[Message]:
-    return [json.loads(text) for text in texts]
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
+def _refused_begin(reply: Sequence[Any]) -> Exception:
+    match reply:
+        case ["BUSY" | "IN_PROGRESS", remaining_ms]:
+            seconds = math.ceil(int(remaining_ms) / 1000)
+            return TurnBusy(retry_after_s=max(1, min(seconds, _MAX_RETRY_AFTER_S)))
+        case ["IDEMPOTENCY_MISMATCH"]:
+            return IdempotencyMismatch()
+        case ["ABANDONED"]:
+            return TurnAbandoned()
+        case ["INBOX_FULL"]:
+            return InboxFull()
+        case ["FULL"]:
+            return SessionFull()
+    return AssertionError(reply[0])

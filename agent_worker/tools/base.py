@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, MutableMapping
     from datetime import datetime
 
 
 class Effect(enum.Enum):
     """What running a tool twice would do; it decides what happens after a crash."""
 
+    #: Nothing outside of the session: it may be run again.
     READ = "read"
+    #: The same as once, if the outside knows it again by its key: it may be run again.
     IDEMPOTENT = "idempotent"
+    #: Another mail, another payment: it is never run again, even if nobody knows whether it was.
     ONCE = "once"
 
 
@@ -37,8 +40,13 @@ class ToolSpec:
 class ToolContext:
     """What a tool may touch. `notes` is the session's; changes are kept when the step is."""
 
-    notes: dict[str, str]
+    notes: MutableMapping[str, str]
     now: Callable[[], datetime]
+    principal: str = ""
+    session_id: str = ""
+    #: The same in every attempt at this call and in no other: what an external API gets as its
+    #: Idempotency-Key.
+    idempotency_key: str = ""
 
 
 class Tool(Protocol):
@@ -65,6 +73,10 @@ class Toolbox:
     @property
     def specs(self) -> list[ToolSpec]:
         return [tool.spec for tool in self._tools.values()]
+
+    def read_only(self) -> Toolbox:
+        """Those that may be run without anybody keeping a record of it."""
+        return Toolbox(tool for tool in self._tools.values() if tool.spec.effect is Effect.READ)
 
     def get(self, name: str) -> Tool:
         """Raises ToolError for a name that the model made up."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from agent_worker.sessions import Client
+    from agent_worker.storage.base import Storages
+
     StartWorker = Callable[..., Awaitable[RunningWorker]]
 
 
@@ -33,27 +36,40 @@ def own_redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
     client = connect(redis_server.url)
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-def store(redis: Redis) -> SessionStore:
-    return SessionStore(redis)
+def redis(client: Client) -> Redis:
+    """redis-py's own client, to look at what the store wrote."""
+    return client.raw
+
+
+@pytest.fixture
+def store(client: Client) -> SessionStore:
+    return SessionStore(client)
 
 
 @pytest.fixture
 async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
     """Start workers in this process: `await start_worker(engine=..., name=..., lease_s=...)`."""
-    running: list[tuple[RunningWorker, Redis]] = []
+    running: list[tuple[RunningWorker, Client]] = []
 
     async def start(
-        *, redis_url: str | None = None, engine: Any = None, toolbox: Any = None, **config: Any
+        *,
+        redis_url: str | None = None,
+        engine: Any = None,
+        toolbox: Any = None,
+        storages: Storages | None = None,
+        **config: Any,
     ) -> RunningWorker:
         client = connect(redis_url or redis_server.url)
-        worker = Worker(WorkerConfig(**config), client, engine=engine, toolbox=toolbox)
+        worker = Worker(
+            WorkerConfig(**config), client, engine=engine, toolbox=toolbox, storages=storages
+        )
         running.append((await RunningWorker.start(worker), client))
         return running[-1][0]
 

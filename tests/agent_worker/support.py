@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from agent_worker.app import Worker, build_runner
-from agent_worker.models import TextDelta
+from agent_worker.models import StepRequest, TextDelta
 from agent_worker.tools import Effect, ToolSpec
 
 if TYPE_CHECKING:
@@ -24,13 +24,15 @@ SESSIONS = "/api/agent/sessions"
 class GatedEngine:
     """Says "one ", waits until `gate` is set, says "two"."""
 
+    can_continue = False
+
     def __init__(self) -> None:
         self.started = asyncio.Event()
         self.gate = asyncio.Event()
         self.closed = asyncio.Event()
         self.steps = 0
 
-    async def step(self, history: Sequence[Any], tools: Sequence[Any]) -> AsyncGenerator[Any, None]:
+    async def step(self, request: StepRequest) -> AsyncGenerator[Any, None]:
         self.steps += 1
         try:
             yield TextDelta("one ")
@@ -40,20 +42,38 @@ class GatedEngine:
         finally:
             self.closed.set()
 
+    async def summarise(self, messages: Sequence[Any]) -> str:
+        return "a summary"
+
+    async def close(self) -> None:
+        pass
+
 
 class PlannedEngine:
     """Each step yields the next list of items; an exception among them is raised."""
 
+    can_continue = False
+
     def __init__(self, *steps: list[Any]) -> None:
         self.steps = list(steps)
+        self.requests: list[StepRequest] = []
+        self.summarised: list[list[Any]] = []
         self.histories: list[list[Any]] = []
 
-    async def step(self, history: Sequence[Any], tools: Sequence[Any]) -> AsyncGenerator[Any, None]:
-        self.histories.append(list(history))
+    async def step(self, request: StepRequest) -> AsyncGenerator[Any, None]:
+        self.requests.append(request)
+        self.histories.append(list(request.messages))
         for item in self.steps.pop(0):
             if isinstance(item, BaseException):
                 raise item
             yield item
+
+    async def summarise(self, messages: Sequence[Any]) -> str:
+        self.summarised.append(list(messages))
+        return f"summary of {len(messages)}"
+
+    async def close(self) -> None:
+        pass
 
 
 @dataclass
@@ -98,7 +118,7 @@ class Event:
 
 
 async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
-    """The events of a stream. Strict: exactly the three lines that the worker promises."""
+    """The events of a stream. Strict: exactly the lines that the worker promises."""
     while True:
         lines = []
         while (line := await response.content.readline()) != b"\n":
@@ -106,7 +126,11 @@ async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
                 assert not lines, "the stream ended inside an event"
                 return
             lines.append(line.decode().rstrip("\n"))
+        if lines == [": keep-alive"]:
+            continue
         names, values = zip(*(line.split(": ", 1) for line in lines), strict=True)
+        if names[0] != "id":  # it is not in the log
+            names, values = ("id", *names), ("", *values)
         assert names == ("id", "event", "data")
         yield Event(values[0], values[1], json.loads(values[2]))
 

@@ -21,7 +21,8 @@ from agent_worker.api.bodies import (
 from agent_worker.api.principals import ANONYMOUS, Principals
 from agent_worker.api.sse import encode_event
 from agent_worker.errors import BadRequest, TooLarge, Unauthorized
-from agent_worker.runtime import Event
+from agent_worker.sessions import Event
+from agent_worker.sessions.operations import dump
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -31,14 +32,14 @@ JSON = st.recursive(
 
 
 def test_an_event_is_three_lines_and_an_empty_one() -> None:
-    event = Event("17-2", "message.delta", {"content": "a\nb é"})
+    event = Event("17-2", "message.delta", dump({"content": "a\nb é"}))
     expected = 'id: 17-2\nevent: message.delta\ndata: {"content":"a\\nb é"}\n\n'
     assert encode_event(event) == expected.encode()
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=3))
 def test_no_data_can_break_the_event_format(data: dict) -> None:
-    encoded = encode_event(Event("1-1", "done", data))
+    encoded = encode_event(Event("1-1", "done", dump(data)))
     head, _, end = encoded.partition(b"data: ")
     assert head == b"id: 1-1\nevent: done\n"
     assert b"\n" not in end.removesuffix(b"\n\n")

@@ -84,6 +84,10 @@ async def test_a_worker_starts_serves_and_ends(
         )
         assert match, line
         assert "everybody is let in" in await worker.line()
+        assert [await worker.line() for _ in range(2)] == [
+            "off: preferences and archive (give --database-url)",
+            "off: long-term memory (give --database-url or --qdrant-url)",
+        ]
         name, url = match[1], match[3]
         async with say(http, url, await new_session(http, url), "write 3 words") as response:
             assert (await response.json())["content"] == "The agent reads."
@@ -173,8 +177,8 @@ async def test_a_drain_that_is_cut_short_frees_the_lease(
             with pytest.raises(aiohttp.ClientError):
                 await all_events(response)
     client = connect(redis_server.url)
-    assert await client.exists(f"hermes:{{{sid}}}:lease") == 0
-    assert await client.hget(f"hermes:{{{sid}}}:meta", "status") == "interrupted"
+    assert await client.raw.exists(f"hermes:{{{sid}}}:lease") == 0
+    assert await client.raw.hget(f"hermes:{{{sid}}}:meta", "status") == "interrupted"
     await client.aclose()
 
 
@@ -257,7 +261,7 @@ async def test_the_redis_command_runs_until_it_is_told_to_end(stop: signal.Signa
     async with Process("redis", "--port", "0") as process:
         url = await process.url()
         client = connect(url + "/0")
-        assert await client.ping()
+        await client.ping()
         await client.aclose()
         process.process.send_signal(stop)
         assert await process.end() == (0, "", "")

@@ -93,6 +93,8 @@ async def test_a_session_lives_from_create_to_delete(
             {"role": "assistant", "content": "Turn 1, 1 messages seen. You said: hello"},
         ],
         "metadata": {"team": "blue"},
+        "total": 2,
+        "waiting": 0,
     }
     async with http.delete(worker.sessions(sid)) as response:
         assert (response.status, await response.read()) == (204, b"")

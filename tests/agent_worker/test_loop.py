@@ -11,9 +11,12 @@ import pytest
 from agent_worker.errors import EngineFailed
 from agent_worker.metrics import Metrics
 from agent_worker.models import ScriptedEngine, TextDelta, ToolCall
-from agent_worker.runtime import AgentLoop
+from agent_worker.runtime import AgentLoop, LargeTexts, ToolCalls
+from agent_worker.runtime.conversation import Conversation
+from agent_worker.sessions import Grant, Lease, Summary, ToolStart
+from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
-from agent_worker.tools import Toolbox, ToolError, default_toolbox
+from agent_worker.tools import Effect, Toolbox, ToolError, default_toolbox
 from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
 
 USER = {"role": "user", "content": "go"}
@@ -30,34 +33,60 @@ class RecordingPort:
     async def commit(self, messages: Any, **about: Any) -> None:
         self.commits.append({"messages": list(messages), **about})
 
+    async def tool_begin(self, key: str, effect: Effect, arguments: str, attempt: str) -> ToolStart:
+        return ToolStart("RUN")
 
-def make_loop(engine: Any, *tools: FunctionTool, **options: Any) -> AgentLoop:
-    return AgentLoop(engine, Toolbox(tools), Metrics(), **options)
+    async def tool_end(self, key: str, attempt: str, message: Any) -> None:
+        pass
+
+
+def make_loop(engine: Any, *tools: FunctionTool, step_limit: int = 16, **options: Any) -> AgentLoop:
+    metrics = Metrics()
+    box = Toolbox(tools) if tools else default_toolbox(Storages())
+    calls = ToolCalls(box, metrics, LargeTexts(None), **options)
+    return AgentLoop(engine, calls, metrics, step_limit=step_limit)
+
+
+def talk(content: str = "go", notes: dict[str, str] | None = None) -> Conversation:
+    """A session's first turn, just granted."""
+    grant = Grant(
+        outcome="GRANTED",
+        lease=Lease("a-session", "user:me", 1, "nonce"),
+        version=2,
+        step=0,
+        summary=Summary("", 0),
+        history=[{"role": "user", "content": content}],
+        turn_at=0,
+        notes=notes or {},
+        last_event="0-0",
+        step_event="1-0",
+    )
+    return Conversation(grant, window=10_000)
 
 
 async def test_text_alone_ends_the_turn_in_one_step() -> None:
-    port, history = RecordingPort(), [USER]
+    port, conversation = RecordingPort(), talk()
     engine = PlannedEngine([TextDelta("a "), TextDelta("b")])
-    await make_loop(engine).run(port, history, {})
+    await make_loop(engine).run(port, conversation)
     assert port.events == [
         ("message.delta", {"content": "a "}),
         ("message.delta", {"content": "b"}),
     ]
     said = {"role": "assistant", "content": "a b"}
     assert port.commits == [
-        {"messages": [said], "ends_turn": True, "is_final": True, "notes": None}
+        {"messages": [said], "is_step": True, "ends_turn": True, "summary": None}
     ]
-    assert history == [USER, said]
+    assert conversation.messages == [USER, said]
 
 
-async def test_a_step_with_a_tool_is_committed_with_its_result() -> None:
+async def test_a_step_with_a_tool_is_committed_before_it_runs_and_its_result_behind() -> None:
     async def shout(arguments: dict[str, Any], context: Any) -> str:
         return arguments["text"].upper()
 
     call = ToolCall("c1", "shout", {"text": "hey"})
     engine = PlannedEngine([TextDelta("wait"), call], [TextDelta("done")])
-    port, history = RecordingPort(), [USER]
-    await make_loop(engine, FunctionTool("shout", shout)).run(port, history, {})
+    port, conversation = RecordingPort(), talk()
+    await make_loop(engine, FunctionTool("shout", shout)).run(port, conversation)
     assert port.events[1:3] == [
         ("tool.started", {"tool_call_id": "c1", "name": "shout", "arguments": {"text": "hey"}}),
         (
@@ -72,10 +101,14 @@ async def test_a_step_with_a_tool_is_committed_with_its_result() -> None:
     }
     result = {"role": "tool", "content": "HEY", "tool_call_id": "c1", "name": "shout"}
     assert [commit["messages"] for commit in port.commits] == [
-        [asked, result],
+        [asked],
+        [result],
         [{"role": "assistant", "content": "done"}],
     ]
-    assert [commit["ends_turn"] for commit in port.commits] == [False, True]
+    assert [commit["is_step"] for commit in port.commits] == [True, False, True]
+    assert [commit["ends_turn"] for commit in port.commits] == [False, False, True]
+    # The ledger's record of the call may go: its result is in the history.
+    assert port.commits[1]["settled"] == ["1.0"]
     assert engine.histories[1] == [USER, asked, result]
 
 
@@ -89,8 +122,8 @@ async def test_calls_of_one_step_run_together_and_keep_their_order() -> None:
     calls = [ToolCall("c1", "meet", {"n": "1"}), ToolCall("c2", "meet", {"n": "2"})]
     engine = PlannedEngine(calls, [])
     port = RecordingPort()
-    await make_loop(engine, FunctionTool("meet", meet)).run(port, [USER], {})
-    assert [m["content"] for m in port.commits[0]["messages"]] == ["", "1", "2"]
+    await make_loop(engine, FunctionTool("meet", meet)).run(port, talk())
+    assert [m["content"] for m in port.commits[1]["messages"]] == ["1", "2"]
 
 
 async def test_what_a_tool_cannot_do_is_told_to_the_model() -> None:
@@ -107,11 +140,9 @@ async def test_what_a_tool_cannot_do_is_told_to_the_model() -> None:
     tools = [FunctionTool("refuse", refuse), FunctionTool("crash", crash)]
     calls = [ToolCall(name, name) for name in ("refuse", "crash", "hang", "made_up")]
     port = RecordingPort()
-    loop = make_loop(
-        PlannedEngine(calls, []), *tools, FunctionTool("hang", hang), tool_timeout_s=0.01
-    )
-    await loop.run(port, [USER], {})
-    assert [m["content"] for m in port.commits[0]["messages"][1:]] == [
+    loop = make_loop(PlannedEngine(calls, []), *tools, FunctionTool("hang", hang), timeout_s=0.01)
+    await loop.run(port, talk())
+    assert [m["content"] for m in port.commits[1]["messages"]] == [
         "error: not today",
         "error: the tool failed",
         "error: no result within 0.01 s",
@@ -130,30 +161,25 @@ async def test_the_step_limit_ends_the_turn_without_calling_it_final() -> None:
     call = ToolCall("c", "again")
     engine = PlannedEngine([call], [call], [call])
     port = RecordingPort()
-    await make_loop(engine, FunctionTool("again", again), step_limit=2).run(port, [USER], {})
-    assert [(c["ends_turn"], c["is_final"]) for c in port.commits] == [
-        (False, False),
-        (True, False),
-    ]
+    await make_loop(engine, FunctionTool("again", again), step_limit=2).run(port, talk())
+    assert [c["is_step"] for c in port.commits] == [True, False, True, False]
+    assert [c["ends_turn"] for c in port.commits] == [False, False, False, True]
+    assert port.commits[-1]["is_final"] is False
     assert len(engine.steps) == 1
 
 
 async def test_notes_are_committed_only_by_the_step_that_changed_them() -> None:
-    port, notes = RecordingPort(), {"size": "3"}
-    history = [{"role": "user", "content": "note colour: blue"}]
-    await AgentLoop(ScriptedEngine(), default_toolbox(), Metrics()).run(port, history, notes)
-    assert [commit["notes"] for commit in port.commits] == [{"size": "3", "colour": "blue"}, None]
+    port = RecordingPort()
+    conversation = talk("note colour: blue", {"size": "3"})
+    await make_loop(ScriptedEngine()).run(port, conversation)
+    kept = [commit.get("notes") for commit in port.commits]
+    assert kept == [None, {"size": "3", "colour": "blue"}, None]
 
 
 async def test_the_time_comes_from_the_given_clock() -> None:
-    loop = AgentLoop(
-        ScriptedEngine(),
-        default_toolbox(),
-        Metrics(),
-        now=lambda: datetime(2025, 3, 1, 12, 0, tzinfo=UTC),
-    )
+    loop = make_loop(ScriptedEngine(), now=lambda: datetime(2025, 3, 1, 12, 0, tzinfo=UTC))
     port = RecordingPort()
-    await loop.run(port, [{"role": "user", "content": "what time is it?"}], {})
+    await loop.run(port, talk("what time is it?"))
     assert port.commits[-1]["messages"][0]["content"] == "It is 2025-03-01 12:00:00 UTC."
 
 
@@ -161,7 +187,7 @@ async def test_an_engine_that_fails_commits_nothing(caplog: pytest.LogCaptureFix
     port = RecordingPort()
     engine = PlannedEngine([TextDelta("half"), RuntimeError("boom")])
     with pytest.raises(EngineFailed) as failed:
-        await make_loop(engine).run(port, [USER], {})
+        await make_loop(engine).run(port, talk())
     assert "boom" not in str(failed.value)
     assert "boom" in caplog.text
     assert port.commits == []
@@ -169,7 +195,7 @@ async def test_an_engine_that_fails_commits_nothing(caplog: pytest.LogCaptureFix
 
 async def test_cancelling_closes_the_engine_and_commits_nothing() -> None:
     engine, port = GatedEngine(), RecordingPort()
-    task = spawn(make_loop(engine).run(port, [USER], {}), name="loop")
+    task = spawn(make_loop(engine).run(port, talk()), name="loop")
     await engine.started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -195,7 +221,5 @@ async def test_a_client_that_leaves_during_tools_stops_them_all() -> None:
 
     calls = [ToolCall("c1", "hang"), ToolCall("c2", "hang")]
     with pytest.raises(ConnectionResetError):
-        await make_loop(PlannedEngine(calls), FunctionTool("hang", hang)).run(
-            LeavingPort(), [USER], {}
-        )
+        await make_loop(PlannedEngine(calls), FunctionTool("hang", hang)).run(LeavingPort(), talk())
     assert stopped.is_set()

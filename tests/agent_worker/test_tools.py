@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_worker.storage.base import Storages
 from agent_worker.tools import Effect, ToolContext, ToolError, default_toolbox
 from agent_worker.tools.calculator import MAX_LENGTH, calculate
 from agent_worker.tools.notes import MAX_NAME, MAX_NOTES, MAX_VALUE
@@ -14,7 +15,7 @@ NOON = datetime(2025, 3, 1, 12, 0, 5, tzinfo=UTC)
 
 async def run(name: str, arguments: dict, notes: dict | None = None) -> str:
     context = ToolContext(notes={} if notes is None else notes, now=lambda: NOON)
-    return await default_toolbox().get(name).run(arguments, context)
+    return await default_toolbox(Storages()).get(name).run(arguments, context)
 
 
 @pytest.mark.parametrize(
@@ -125,13 +126,14 @@ async def test_wrong_arguments_are_the_models_mistake(arguments: dict) -> None:
 
 
 def test_the_box_knows_its_tools_and_their_effects() -> None:
-    box = default_toolbox()
+    box = default_toolbox(Storages())
     assert {spec.name: spec.effect for spec in box.specs} == {
         "clock": Effect.READ,
         "calculator": Effect.READ,
         "note_set": Effect.IDEMPOTENT,
         "note_get": Effect.READ,
+        "produce": Effect.READ,
     }
-    assert repr(box) == "Toolbox(clock, calculator, note_set, note_get)"
+    assert repr(box) == "Toolbox(clock, calculator, note_set, note_get, produce)"
     with pytest.raises(ToolError, match="no tool 'rm'"):
         box.get("rm")

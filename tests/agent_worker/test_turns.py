@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agent_worker.errors import EngineFailed, LeaseLost, SessionNotFound, StoreUnavailable, TurnBusy
 from agent_worker.metrics import Metrics
-from agent_worker.models import ScriptedEngine, TextDelta
-from agent_worker.runtime import AgentLoop, TurnRequest, Turns
+from agent_worker.models import ScriptedEngine, StepRequest, TextDelta
+from agent_worker.runtime import AgentLoop, Bells, LargeTexts, ToolCalls, TurnRequest, Turns
 from agent_worker.sessions import SessionStore, connect, session_keys
+from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
 from agent_worker.tools import default_toolbox
 from tests.agent_worker.support import GatedEngine, PlannedEngine, event_order, until
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
-    from agent_worker.runtime import Event
+    from agent_worker.sessions import Client, Event
 
 ME = "user:me"
 
@@ -29,11 +33,15 @@ ME = "user:me"
 class Harness:
     """A worker's turns without HTTP; events are collected."""
 
-    def __init__(self, store: SessionStore, engine: Any, **options: Any) -> None:
-        self.store = store
+    def __init__(self, client: Client, store: SessionStore, engine: Any) -> None:
         self.metrics = Metrics()
+        calls = ToolCalls(default_toolbox(Storages()), self.metrics, LargeTexts(None))
         self.turns = Turns(
-            store, AgentLoop(engine, default_toolbox(), self.metrics, **options), self.metrics
+            store,
+            AgentLoop(engine, calls, self.metrics),
+            Bells(client),
+            self.metrics,
+            window=10_000,
         )
         self.events: list[Event] = []
 
@@ -45,7 +53,12 @@ class Harness:
             return await turn.run(self.emit)
 
     def text(self) -> str:
-        return "".join(e.data["content"] for e in self.events if e.name == "message.delta")
+        said = [json.loads(e.data) for e in self.events if e.name == "message.delta"]
+        return "".join(data["content"] for data in said)
+
+    def last(self) -> tuple[str, Any]:
+        """Name and data of the last event."""
+        return self.events[-1].name, json.loads(self.events[-1].data)
 
     def ended(self, outcome: str) -> float:
         value = self.metrics.registry.get_sample_value("hermes_turns_total", {"outcome": outcome})
@@ -55,85 +68,98 @@ class Harness:
         return self.metrics.registry.get_sample_value("hermes_active_sessions")
 
 
+MakeHarness = Callable[[Any], Harness]
+
+
+@pytest.fixture
+def harness(client: Client, store: SessionStore) -> MakeHarness:
+    """`harness(engine)` is one worker."""
+    return functools.partial(Harness, client, store)
+
+
 async def lease_of(redis: Redis, sid: str) -> str | None:
     return await redis.get(session_keys(sid)[1])
 
 
-async def test_a_turn_with_a_tool(store: SessionStore, redis: Redis) -> None:
+async def test_a_turn_with_a_tool(store: SessionStore, redis: Redis, harness: MakeHarness) -> None:
     sid = await store.create(ME, {})
-    harness = Harness(store, ScriptedEngine())
-    answer = await harness.turn(sid, "calculate 2 + 3")
+    worker = harness(ScriptedEngine())
+    answer = await worker.turn(sid, "calculate 2 + 3")
     assert answer.as_json() == {
         "session_id": sid,
         "step": 2,
         "content": "Let me use calculator. 2 + 3 = 5.",
         "is_final": True,
     }
-    assert harness.text() == answer.content
-    names = [event.name for event in harness.events]
+    assert worker.text() == answer.content
+    names = [event.name for event in worker.events]
     assert names.index("tool.started") < names.index("tool.completed") < len(names) - 1
-    assert (names[-1], harness.events[-1].data) == ("done", answer.as_json())
-    order = [event_order(event.id) for event in harness.events]
+    assert worker.last() == ("done", answer.as_json())
+    order = [event_order(event.id) for event in worker.events]
     assert order == sorted(set(order))
     assert await lease_of(redis, sid) is None
-    assert (harness.ended("completed"), harness.active()) == (1, 0)
+    assert (worker.ended("completed"), worker.active()) == (1, 0)
 
 
-async def test_tools_that_run_together_send_their_events_one_by_one(store: SessionStore) -> None:
+async def test_tools_that_run_together_send_their_events_one_by_one(
+    store: SessionStore, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
-    harness = Harness(store, ScriptedEngine())
+    worker = harness(ScriptedEngine())
     sending: list[Event] = []
 
     async def slow(event: Event) -> None:
         assert sending == []
         sending.append(event)
         await asyncio.sleep(0)
-        harness.events.append(sending.pop())
+        worker.events.append(sending.pop())
 
     question = "what time is it? calculate 2 + 3"
-    async with harness.turns.open(TurnRequest(sid, ME, question)) as turn:
+    async with worker.turns.open(TurnRequest(sid, ME, question)) as turn:
         await turn.run(slow)
-    assert sum(event.name == "tool.started" for event in harness.events) == 2
-    order = [event_order(event.id) for event in harness.events]
+    assert sum(event.name == "tool.started" for event in worker.events) == 2
+    order = [event_order(event.id) for event in worker.events]
     assert order == sorted(order)
 
 
-async def test_event_ids_grow_from_turn_to_turn(store: SessionStore) -> None:
+async def test_event_ids_grow_from_turn_to_turn(store: SessionStore, harness: MakeHarness) -> None:
     sid = await store.create(ME, {})
     for content in ("one", "two"):
-        harness = Harness(store, ScriptedEngine())
-        await harness.turn(sid, content)
+        worker = harness(ScriptedEngine())
+        await worker.turn(sid, content)
         if content == "one":
-            last = event_order(harness.events[-1].id)
-    assert event_order(harness.events[0].id) > last
+            last = event_order(worker.events[-1].id)
+    assert event_order(worker.events[0].id) > last
 
 
-async def test_notes_live_in_the_session(store: SessionStore) -> None:
+async def test_notes_live_in_the_session(store: SessionStore, harness: MakeHarness) -> None:
     sid = await store.create(ME, {})
-    await Harness(store, ScriptedEngine()).turn(sid, "note colour: blue")
-    answer = await Harness(store, ScriptedEngine()).turn(sid, "recall colour")
+    await harness(ScriptedEngine()).turn(sid, "note colour: blue")
+    answer = await harness(ScriptedEngine()).turn(sid, "recall colour")
     assert answer.content.endswith("colour is blue.")
 
 
-async def test_a_cancelled_turn_frees_its_lease_at_once(store: SessionStore, redis: Redis) -> None:
+async def test_a_cancelled_turn_frees_its_lease_at_once(
+    store: SessionStore, redis: Redis, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
-    harness = Harness(store, engine := GatedEngine())
-    task = spawn(harness.turn(sid, "first"), name="turn")
+    worker = harness(engine := GatedEngine())
+    task = spawn(worker.turn(sid, "first"), name="turn")
     await engine.started.wait()
-    assert harness.active() == 1
+    assert worker.active() == 1
     with pytest.raises(TurnBusy):
-        await harness.turn(sid, "too early")
+        await worker.turn(sid, "too early")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert engine.closed.is_set()
-    assert (harness.active(), harness.ended("interrupted"), len(harness.turns)) == (0, 1, 0)
-    answer = await Harness(store, ScriptedEngine()).turn(sid, "how many messages?")
+    assert (worker.active(), worker.ended("interrupted"), len(worker.turns)) == (0, 1, 0)
+    answer = await harness(ScriptedEngine()).turn(sid, "how many messages?")
     assert answer.content == "This is turn 2, and I have seen 2 messages."
 
 
 async def test_a_turn_cancelled_while_it_begins_leaves_no_lease(
-    store: SessionStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    store: SessionStore, redis: Redis, monkeypatch: pytest.MonkeyPatch, harness: MakeHarness
 ) -> None:
     sid = await store.create(ME, {})
     began, go_on = asyncio.Event(), asyncio.Event()
@@ -146,7 +172,7 @@ async def test_a_turn_cancelled_while_it_begins_leaves_no_lease(
         return granted
 
     monkeypatch.setattr(store, "begin", slow_begin)
-    task = spawn(Harness(store, GatedEngine()).turn(sid, "first"), name="turn")
+    task = spawn(harness(GatedEngine()).turn(sid, "first"), name="turn")
     await began.wait()
     assert await lease_of(redis, sid) is not None
     task.cancel()
@@ -157,52 +183,58 @@ async def test_a_turn_cancelled_while_it_begins_leaves_no_lease(
     assert await lease_of(redis, sid) is None
 
 
-async def test_a_turn_that_lost_its_lease_is_stopped(store: SessionStore, redis: Redis) -> None:
+async def test_a_turn_that_lost_its_lease_is_stopped(
+    store: SessionStore, redis: Redis, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
     store.lease_s = 0.3
-    harness = Harness(store, engine := GatedEngine())
-    task = spawn(harness.turn(sid, "first"), name="turn")
+    worker = harness(engine := GatedEngine())
+    task = spawn(worker.turn(sid, "first"), name="turn")
     await engine.started.wait()
     await redis.delete(session_keys(sid)[1])
     with pytest.raises(LeaseLost):
         await task
     assert engine.closed.is_set()
-    assert harness.events[-1].name == "error"
-    assert harness.events[-1].data["code"] == "lease_lost"
+    name, data = worker.last()
+    assert (name, data["code"]) == ("error", "lease_lost")
     assert [m["role"] for m in (await store.read(sid, ME)).messages] == ["user"]
-    assert harness.ended("lease_lost") == 1
+    assert worker.ended("lease_lost") == 1
 
 
-async def test_a_long_turn_keeps_its_lease_by_renewing(store: SessionStore, redis: Redis) -> None:
+async def test_a_long_turn_keeps_its_lease_by_renewing(
+    store: SessionStore, redis: Redis, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
     store.lease_s = 1.2
     renewed: list[float] = []
     renew = store.renew
 
-    async def counted(lease: Any) -> None:
-        await renew(lease)
+    async def counted(lease: Any) -> bool:
         renewed.append(lease.fence)
+        return await renew(lease)
 
     store.renew = counted  # type: ignore[method-assign]
-    harness = Harness(store, engine := GatedEngine())
-    task = spawn(harness.turn(sid, "first"), name="turn")
+    worker = harness(engine := GatedEngine())
+    task = spawn(worker.turn(sid, "first"), name="turn")
     # Four thirds of a lease: it would have run out.
     await until(lambda: len(renewed) >= 4)
     engine.gate.set()
     assert (await task).content == "one two"
 
 
-async def test_a_renewal_on_its_way_does_not_fail_a_turn_that_ends(store: SessionStore) -> None:
+async def test_a_renewal_on_its_way_does_not_fail_a_turn_that_ends(
+    store: SessionStore, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
     store.lease_s = 1.0
     renewing, committed = asyncio.Event(), asyncio.Event()
     renew, commit = store.renew, store.commit
 
-    async def slow_renew(lease: Any) -> None:
+    async def slow_renew(lease: Any) -> bool:
         renewing.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(committed.wait(), 0.1)
-        await renew(lease)
+        return await renew(lease)
 
     async def noted_commit(*args: Any, **kwargs: Any) -> Any:
         done = await commit(*args, **kwargs)
@@ -211,17 +243,19 @@ async def test_a_renewal_on_its_way_does_not_fail_a_turn_that_ends(store: Sessio
         return done
 
     store.renew, store.commit = slow_renew, noted_commit  # type: ignore[method-assign]
-    harness = Harness(store, engine := GatedEngine())
-    task = spawn(harness.turn(sid, "first"), name="turn")
+    worker = harness(engine := GatedEngine())
+    task = spawn(worker.turn(sid, "first"), name="turn")
     await renewing.wait()
     engine.gate.set()
     assert (await task).content == "one two"
 
 
-async def test_a_session_deleted_in_a_turn_stays_deleted(store: SessionStore, redis: Redis) -> None:
+async def test_a_session_deleted_in_a_turn_stays_deleted(
+    store: SessionStore, redis: Redis, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
-    harness = Harness(store, engine := GatedEngine())
-    task = spawn(harness.turn(sid, "first"), name="turn")
+    worker = harness(engine := GatedEngine())
+    task = spawn(worker.turn(sid, "first"), name="turn")
     await engine.started.wait()
     await store.delete(sid, ME)
     engine.gate.set()
@@ -232,62 +266,73 @@ async def test_a_session_deleted_in_a_turn_stays_deleted(store: SessionStore, re
         await store.read(sid, ME)
 
 
-async def test_a_failed_engine_ends_the_turn_and_keeps_the_question(store: SessionStore) -> None:
+async def test_a_failed_engine_ends_the_turn_and_keeps_the_question(
+    store: SessionStore, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
-    harness = Harness(store, PlannedEngine([TextDelta("half"), RuntimeError("boom")]))
+    worker = harness(PlannedEngine([TextDelta("half"), RuntimeError("boom")]))
     with pytest.raises(EngineFailed):
-        await harness.turn(sid, "first")
-    assert [event.name for event in harness.events] == ["message.delta", "error"]
+        await worker.turn(sid, "first")
+    assert [event.name for event in worker.events] == ["message.delta", "error"]
     view = await store.read(sid, ME)
     assert (view.status, len(view.messages)) == ("interrupted", 1)
-    assert (await Harness(store, ScriptedEngine()).turn(sid, "hello")).step == 1
+    assert (await harness(ScriptedEngine()).turn(sid, "hello")).step == 1
 
 
-async def test_a_client_that_is_gone_ends_the_turn(store: SessionStore, redis: Redis) -> None:
+async def test_a_client_that_is_gone_ends_the_turn(
+    store: SessionStore, redis: Redis, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
-    harness = Harness(store, ScriptedEngine())
+    worker = harness(engine := GatedEngine())
 
     async def gone(event: Event) -> None:
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        async with harness.turns.open(TurnRequest(sid, ME, "hello")) as turn:
+        async with worker.turns.open(TurnRequest(sid, ME, "hello")) as turn:
             await turn.run(gone)
+    assert engine.closed.is_set()
     assert await lease_of(redis, sid) is None
     assert len((await store.read(sid, ME)).messages) == 1
 
 
-async def test_a_repeated_key_is_answered_without_the_engine(store: SessionStore) -> None:
+async def test_a_repeated_key_is_answered_without_the_engine(
+    store: SessionStore, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
-    first = await Harness(store, ScriptedEngine()).turn(sid, "hello", "k")
-    harness = Harness(store, PlannedEngine())
-    assert await harness.turn(sid, "hello", "k") == first
-    assert [event.name for event in harness.events] == ["message.delta", "done"]
-    assert harness.text() == first.content
+    first = await harness(ScriptedEngine()).turn(sid, "hello", "k")
+    worker = harness(PlannedEngine())
+    assert await worker.turn(sid, "hello", "k") == first
+    assert [event.name for event in worker.events] == ["message.delta", "done"]
+    assert worker.text() == first.content
     assert len((await store.read(sid, ME)).messages) == 2
 
 
-async def test_a_resumed_turn_tells_its_kept_steps_first(store: SessionStore) -> None:
+async def test_a_resumed_turn_tells_its_kept_steps_first(
+    store: SessionStore, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
 
     class DiesInItsSecondStep(ScriptedEngine):
-        async def step(self, history: Any, tools: Any) -> Any:
-            if history[-1]["role"] == "tool":
+        async def step(self, request: StepRequest) -> Any:
+            if request.messages[-1]["role"] == "tool":
                 raise RuntimeError("dies")
-            async for item in super().step(history, tools):
+            async for item in super().step(request):
                 yield item
 
     with pytest.raises(EngineFailed):
-        await Harness(store, DiesInItsSecondStep()).turn(sid, "calculate 2 + 3", "k")
-    harness = Harness(store, ScriptedEngine())
-    answer = await harness.turn(sid, "calculate 2 + 3", "k")
-    assert answer.content == harness.text() == "Let me use calculator. 2 + 3 = 5."
-    assert "tool.started" not in [event.name for event in harness.events]
+        await harness(DiesInItsSecondStep()).turn(sid, "calculate 2 + 3", "k")
+    worker = harness(ScriptedEngine())
+    answer = await worker.turn(sid, "calculate 2 + 3", "k")
+    assert answer.content == worker.text() == "Let me use calculator. 2 + 3 = 5."
+    assert "tool.started" not in [event.name for event in worker.events]
     roles = [message["role"] for message in (await store.read(sid, ME)).messages]
     assert roles == ["user", "assistant", "tool", "assistant"]
 
 
-async def test_a_short_loss_of_redis_does_not_end_a_turn(store: SessionStore) -> None:
+async def test_a_short_loss_of_redis_does_not_end_a_turn(
+    store: SessionStore, harness: MakeHarness
+) -> None:
     sid = await store.create(ME, {})
     failures = [StoreUnavailable(), StoreUnavailable()]
     commit = store.commit
@@ -298,7 +343,7 @@ async def test_a_short_loss_of_redis_does_not_end_a_turn(store: SessionStore) ->
         return await commit(*args, **kwargs)
 
     store.commit = unsteady  # type: ignore[method-assign]
-    assert (await Harness(store, ScriptedEngine()).turn(sid, "hello")).is_final
+    assert (await harness(ScriptedEngine()).turn(sid, "hello")).is_final
     assert failures == []
 
 
@@ -308,26 +353,26 @@ async def test_a_turn_whose_redis_stays_away_gives_up_with_its_lease(
     client = connect(own_redis_server.url)
     store = SessionStore(client, lease_s=0.4)
     sid = await store.create(ME, {})
-    harness = Harness(store, engine := GatedEngine())
-    task = spawn(harness.turn(sid, "first"), name="turn")
+    worker = Harness(client, store, engine := GatedEngine())
+    task = spawn(worker.turn(sid, "first"), name="turn")
     await engine.started.wait()
     own_redis_server.stop()
     with pytest.raises(StoreUnavailable):
         await task
-    assert harness.events[-1].data["code"] == "store_unavailable"
-    assert len(harness.turns) == 0
+    assert worker.last()[1]["code"] == "store_unavailable"
+    assert len(worker.turns) == 0
     await client.aclose()
 
 
 async def test_cancel_all_waits_until_every_lease_is_free(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, harness: MakeHarness
 ) -> None:
     sids = [await store.create(ME, {}) for _ in range(3)]
-    harness = Harness(store, engine := GatedEngine())
-    tasks = [spawn(harness.turn(sid, "x"), name="turn") for sid in sids]
+    worker = harness(engine := GatedEngine())
+    tasks = [spawn(worker.turn(sid, "x"), name="turn") for sid in sids]
     await until(lambda: engine.steps == 3)
-    assert repr(harness.turns) == "Turns(3 open)"
-    await harness.turns.cancel_all()
+    assert repr(worker.turns) == "Turns(3 open)"
+    await worker.turns.cancel_all()
     assert [await lease_of(redis, sid) for sid in sids] == [None] * 3
     await asyncio.wait(tasks)
     assert all(task.cancelled() for task in tasks)

@@ -4,14 +4,19 @@
 --   2. Nobody but the owner gets past `refusal`.
 --   3. Only `create` brings `meta` into being; everything else refuses where it is missing, so
 --      a late write cannot resurrect a deleted or expired session.
---   4. Each accepted write adds 1 to `version`.
+--   4. Each accepted write to the history or the turn adds 1 to `version`. (What a step emits
+--      and what its tools record is below a step, and does not.)
 --   5. Each can be repeated with the same arguments without a second effect, so a lost reply
 --      may be retried.
+--   6. Fields that a newer worker of the same schema added are left alone; those that an older
+--      one did not write yet have a default.
 local META, LEASE, MSGS, TOOLS, EV, REQ, INBOX = unpack(KEYS)
 local SCHEMA = 1
+local KEPT_EVENTS, MOST_EVENTS = 2000, 20000
+local EVENTS_MS = 3600 * 1000
 
-local PRINCIPAL = ARGV[1]
-local SLIDING_MS, ABSOLUTE_MS = tonumber(ARGV[2]), tonumber(ARGV[3])
+local PRINCIPAL, SESSION = ARGV[1], ARGV[2]
+local SLIDING_MS, ABSOLUTE_MS = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- tostring() would print 1.7e+12.
 local function int(number)
@@ -26,7 +31,7 @@ end
 local function refusal()
   local meta = redis.call('HMGET', META, 'schema', 'owner', 'deleted')
   if not meta[1] then
-    return { 'UNKNOWN' }
+    return { 'NO_SESSION' }
   end
   if meta[2] ~= PRINCIPAL then
     return { 'FORBIDDEN' }
@@ -40,16 +45,71 @@ local function refusal()
   return nil
 end
 
--- All keys of a session expire together: SLIDING_MS from now, ABSOLUTE_MS from its creation.
--- The lease has its own, far shorter life.
-local function touch(now)
-  local created = tonumber(redis.call('HGET', META, 'created'))
-  local at = int(math.min(now + SLIDING_MS, created + ABSOLUTE_MS))
-  for _, key in ipairs({ META, MSGS, TOOLS, EV, REQ, INBOX }) do
-    redis.call('PEXPIREAT', key, at)
+-- Why the holder of `lease` may not write, or nil.
+local function refused_holder(lease)
+  local refused = refusal()
+  if refused then
+    return refused
   end
+  if redis.call('GET', LEASE) ~= lease then
+    return { 'LOST' }
+  end
+  return nil
+end
+
+-- The keys of a session expire together: SLIDING_MS from now, ABSOLUTE_MS from its creation.
+-- Two have a shorter life of their own: the lease, and the events once no turn runs.
+local function touch(now)
+  local created, status = unpack(redis.call('HMGET', META, 'created', 'status'))
+  local at = math.min(now + SLIDING_MS, tonumber(created) + ABSOLUTE_MS)
+  for _, key in ipairs({ META, MSGS, TOOLS, REQ, INBOX }) do
+    redis.call('PEXPIREAT', key, int(at))
+  end
+  if status == 'running' then
+    redis.call('PEXPIREAT', EV, int(at))
+  end
+end
+
+-- No turn runs any more: the events are kept for those who reconnect.
+local function rest_events(now)
+  local created = tonumber(redis.call('HGET', META, 'created'))
+  redis.call('XTRIM', EV, 'MAXLEN', '~', KEPT_EVENTS)
+  redis.call('PEXPIREAT', EV,
+    int(math.min(now + math.min(EVENTS_MS, SLIDING_MS), created + ABSOLUTE_MS)))
+end
+
+-- ARGV from `first`: a count, then id, name and data of each event -> the index behind them.
+-- An id that is not above the last one was appended before: this is a repetition.
+local function append_events(first)
+  local count = tonumber(ARGV[first])
+  for i = first + 1, first + 3 * count, 3 do
+    local added = redis.pcall('XADD', EV, 'MAXLEN', '~', MOST_EVENTS, ARGV[i],
+      'e', ARGV[i + 1], 'd', ARGV[i + 2])
+    if type(added) == 'string' then
+      redis.call('HSET', META, 'last_event', added)
+    elseif not string.find(added.err, 'equal or smaller') then
+      error(added.err)
+    end
+  end
+  if count > 0 then
+    if redis.call('PTTL', EV) < 0 then
+      redis.call('PEXPIRE', EV, redis.call('PTTL', META))
+    end
+    redis.call('PUBLISH', 'hermes:events:' .. SESSION, 'events')
+  end
+  return first + 3 * count + 1
 end
 
 local function nonce_of(lease)
   return lease and string.match(lease, '|(.*)$')
+end
+
+local function append_messages(texts)
+  local bytes, length = 0, redis.call('LLEN', MSGS)
+  for _, text in ipairs(texts) do
+    length = redis.call('RPUSH', MSGS, text)
+    bytes = bytes + #text
+  end
+  redis.call('HINCRBY', META, 'bytes', bytes)
+  return length
 end

@@ -1,17 +1,23 @@
 -- Start a turn: take the lease, raise the fence and append the user's message, in one write.
--- ARGV: nonce, lease ms, message (JSON), Idempotency-Key or '', fingerprint, key life ms,
---       most keys kept
--- -> {'GRANTED' | 'RESUME' | 'ORPHAN', fence, version, step, index of the turn's user message,
---     notes (JSON), messages...}
+-- What waits in the inbox opens the same turn, before the message.
+-- ARGV: nonce, lease ms, message (JSON, '' = only what waits), Idempotency-Key or '', fingerprint,
+--       key life ms, most keys kept, policy ('reject' | 'enqueue'), most that may wait,
+--       most bytes of a history
+-- -> {'GRANTED' | 'RESUME' | 'ORPHAN', fence, version, step, index of the turn's first message,
+--     notes (JSON), summary, index of the first message below, last event's id, id of the last
+--     event before the unfinished step, text of that step that was emitted, messages...}
 --    GRANTED  a new turn
 --    ORPHAN   a new turn; the one before it was never finished
 --    RESUME   the key's own unfinished turn goes on; its message is already in the history
--- -> {'REPLAY', fence, step, is_final, messages of the finished turn...}
+-- -> {'REPLAY', fence, step, is_final, id of its `done`, messages of the finished turn...}
+-- -> {'QUEUED', how many wait} | {'INBOX_FULL'} | {'EMPTY'} nothing waits
 -- -> {'BUSY' | 'IN_PROGRESS', remaining lease ms} | {'IDEMPOTENCY_MISMATCH'} | {'ABANDONED'}
+-- -> {'FULL'} the history is too large
 -- -> {'LOST'}  this very attempt had its turn, and its lease ran out before it asked again
-local nonce, lease_ms, message = ARGV[4], ARGV[5], ARGV[6]
-local key, fingerprint = ARGV[7], ARGV[8]
-local key_life_ms, max_keys = tonumber(ARGV[9]), tonumber(ARGV[10])
+local nonce, lease_ms, message = ARGV[5], ARGV[6], ARGV[7]
+local key, fingerprint = ARGV[8], ARGV[9]
+local key_life_ms, max_keys = tonumber(ARGV[10]), tonumber(ARGV[11])
+local policy, max_waiting, max_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
 
 local refused = refusal()
 if refused then
@@ -19,13 +25,30 @@ if refused then
 end
 local now = now_ms()
 local meta = redis.call('HMGET', META, 'fence', 'version', 'step', 'status', 'turn_at', 'notes',
-  'turn_nonce', 'turn_outcome')
-local fence, version, step, status, turn_at, notes, turn_nonce, turn_outcome = unpack(meta)
+  'turn_nonce', 'turn_outcome', 'summary', 'summary_at', 'step_event', 'last_event', 'bytes')
+local fence, version, step, status, turn_at, notes, turn_nonce, turn_outcome = unpack(meta, 1, 8)
+local summary, summary_at = meta[9] or '', meta[10] or '0'
+local step_event, last_event, bytes = meta[11] or '0-0', meta[12] or '0-0', tonumber(meta[13] or 0)
 local lease = redis.call('GET', LEASE)
 
+local function emitted_text()
+  local parts = {}
+  for _, entry in ipairs(redis.call('XRANGE', EV, '(' .. step_event, '+')) do
+    local fields = entry[2]
+    if fields[2] == 'message.delta' then
+      parts[#parts + 1] = cjson.decode(fields[4]).content
+    elseif fields[2] == 'rewind' then
+      parts = {}
+    end
+  end
+  return table.concat(parts)
+end
+
 local function granted(outcome)
-  local reply = { outcome, fence, version, step, turn_at, notes }
-  for _, text in ipairs(redis.call('LRANGE', MSGS, 0, -1)) do
+  local emitted = outcome == 'RESUME' and emitted_text() or ''
+  local reply = { outcome, fence, version, step, turn_at, notes, summary, summary_at, last_event,
+    step_event, emitted }
+  for _, text in ipairs(redis.call('LRANGE', MSGS, summary_at, -1)) do
     reply[#reply + 1] = text
   end
   return reply
@@ -35,68 +58,159 @@ if turn_nonce == nonce then
   return nonce_of(lease) == nonce and granted(turn_outcome) or { 'LOST' }
 end
 
+-- Without a key of the client's, what is queued is known by its attempt. No client's key has a
+-- space in it.
+if key == '' and policy == 'enqueue' then
+  key = ' ' .. nonce
+end
 local outcome = status == 'idle' and 'GRANTED' or 'ORPHAN'
 local record = key ~= '' and redis.call('HGET', REQ, key)
+local is_waiting = false
 if record then
   record = cjson.decode(record)
   if record.fingerprint ~= fingerprint then
     return { 'IDEMPOTENCY_MISMATCH' }
   end
   if record.state == 'done' then
-    local reply = { 'REPLAY', record.fence, record.step, record.is_final }
+    local reply = { 'REPLAY', record.fence, record.step, record.is_final, record.event or '0-0' }
     for _, text in ipairs(redis.call('LRANGE', MSGS, record.first, record.last)) do
       reply[#reply + 1] = text
     end
     return reply
   end
-  if record.fence ~= fence or status == 'idle' then
+  if record.state == 'queued' then
+    if lease then
+      return { 'QUEUED', redis.call('LLEN', INBOX) }
+    end
+    is_waiting = true
+  elseif record.turn ~= turn_at or status == 'idle' then
     return { 'ABANDONED' }
-  end
-  if lease then
+  elseif lease then
     return { 'IN_PROGRESS', redis.call('PTTL', LEASE) }
+  else
+    outcome = 'RESUME'
   end
-  outcome = 'RESUME'
 end
-if lease then
-  return { 'BUSY', redis.call('PTTL', LEASE) }
-end
-
--- The clock keeps it monotonic across a failover that lost the last increment.
-fence = int(math.max(tonumber(fence) + 1, now))
-version = int(tonumber(version) + 1)
-if outcome ~= 'RESUME' then
-  turn_at = int(redis.call('RPUSH', MSGS, message) - 1)
-end
-redis.call('SET', LEASE, fence .. '|' .. nonce, 'PX', lease_ms)
-redis.call('HSET', META, 'fence', fence, 'version', version, 'status', 'running',
-  'turn_at', turn_at, 'turn_nonce', nonce, 'turn_outcome', outcome, 'request', key)
 
 local function forget_old_keys()
   local oldest, oldest_at, left = nil, math.huge, 0
   local records = redis.call('HGETALL', REQ)
   for i = 1, #records, 2 do
-    local at = tonumber(cjson.decode(records[i + 1]).at)
-    if at + key_life_ms < now then
+    local known = cjson.decode(records[i + 1])
+    local at = tonumber(known.at)
+    if known.state ~= 'queued' and at + key_life_ms < now then
       redis.call('HDEL', REQ, records[i])
     else
       left = left + 1
-      if at < oldest_at then
+      if known.state == 'done' and at < oldest_at then
         oldest, oldest_at = records[i], at
       end
     end
   end
-  if left >= max_keys then
+  if left >= max_keys and oldest then
     redis.call('HDEL', REQ, oldest)
   end
 end
 
-if key ~= '' then
-  if not record and redis.call('HLEN', REQ) >= max_keys then
+local function keep_record(name, state, turn, print)
+  if redis.call('HEXISTS', REQ, name) == 0 and redis.call('HLEN', REQ) >= max_keys then
     forget_old_keys()
   end
-  redis.call('HSET', REQ, key, cjson.encode({
-    fingerprint = fingerprint, state = 'running', fence = fence, at = int(now),
+  redis.call('HSET', REQ, name, cjson.encode({
+    fingerprint = print, state = state, turn = turn, at = int(now),
   }))
 end
+
+local is_new = message ~= '' and not is_waiting and outcome ~= 'RESUME'
+if is_new and bytes >= max_bytes then
+  return { 'FULL' }
+end
+if lease then
+  if policy ~= 'enqueue' or message == '' then
+    return { 'BUSY', redis.call('PTTL', LEASE) }
+  end
+  if redis.call('LLEN', INBOX) >= max_waiting then
+    return { 'INBOX_FULL' }
+  end
+  local waiting = redis.call('RPUSH', INBOX, cjson.encode({
+    message = message, key = key, fingerprint = fingerprint,
+  }))
+  keep_record(key, 'queued', nil, fingerprint)
+  touch(now)
+  return { 'QUEUED', waiting }
+end
+
+local waiting = redis.call('LRANGE', INBOX, 0, -1)
+if message == '' and #waiting == 0 then
+  return { 'EMPTY' }
+end
+
+-- The calls of a turn that was never finished get their results, so the history stays whole.
+local function close_open_calls()
+  local last = redis.call('LINDEX', MSGS, -1)
+  local asked = last and cjson.decode(last)
+  if not asked or asked.role ~= 'assistant' or not asked.tool_calls then
+    return
+  end
+  local index, results = redis.call('LLEN', MSGS) - 1, {}
+  for position, call in ipairs(asked.tool_calls) do
+    local name = int(index) .. '.' .. int(position - 1)
+    local known, result = unpack(redis.call('HMGET', TOOLS, name, name .. ':result'))
+    if not result then
+      local is_once = known and cjson.decode(known).effect == 'once'
+      result = cjson.encode({
+        role = 'tool', tool_call_id = call.id, name = call.name,
+        content = is_once and 'unknown: interrupted; it may have been done, and is not repeated'
+          or 'error: interrupted',
+      })
+    end
+    results[#results + 1] = result
+  end
+  append_messages(results)
+  redis.call('DEL', TOOLS)
+end
+
+-- The clock keeps it monotonic across a failover that lost the last increment.
+fence = int(math.max(tonumber(fence) + 1, now))
+version = int(tonumber(version) + 1)
+local keys = {}
+if outcome == 'RESUME' then
+  keys = cjson.decode(redis.call('HGET', META, 'requests') or '[]')
+  local turn_event = redis.call('HGET', META, 'turn_event') or '0-0'
+  if tonumber(string.match(last_event, '%d+')) < tonumber(string.match(turn_event, '%d+')) then
+    -- Whoever had this turn before died without a word.
+    redis.call('HSET', META, 'turn_first', fence .. '-1')
+  end
+else
+  if outcome == 'ORPHAN' then
+    close_open_calls()
+  end
+  local opening = {}
+  for _, entry in ipairs(waiting) do
+    entry = cjson.decode(entry)
+    opening[#opening + 1] = entry.message
+    keys[#keys + 1] = entry.key
+  end
+  if message ~= '' and not is_waiting then
+    opening[#opening + 1] = message
+    if key ~= '' then
+      keys[#keys + 1] = key
+    end
+  end
+  turn_at = int(redis.call('LLEN', MSGS))
+  append_messages(opening)
+  redis.call('DEL', INBOX)
+  for _, name in ipairs(keys) do
+    local known = redis.call('HGET', REQ, name)
+    keep_record(name, 'running', turn_at, known and cjson.decode(known).fingerprint or fingerprint)
+  end
+  step_event = fence .. '-0'
+  redis.call('HSET', META, 'turn_event', step_event, 'turn_first', fence .. '-1')
+end
+redis.call('SET', LEASE, fence .. '|' .. nonce, 'PX', lease_ms)
+redis.call('HSET', META, 'fence', fence, 'version', version, 'status', 'running',
+  'turn_at', turn_at, 'turn_nonce', nonce, 'turn_outcome', outcome, 'step_event', step_event,
+  'requests', #keys > 0 and cjson.encode(keys) or '[]')
+redis.call('HDEL', META, 'stop')
 touch(now)
 return granted(outcome)

@@ -1,22 +1,25 @@
 -- Append what a step brought forth; with `final`, end the turn and free the lease as well.
--- ARGV: lease, expected version, commit id, final ('1' | '0'), is_final ('1' | '0'),
---       notes (JSON, '' = unchanged), messages (JSON)...
--- -> {'OK', version, step} | {'LOST'} | {'CONFLICT', version}
-local lease, expected, commit_id = ARGV[4], ARGV[5], ARGV[6]
-local final, is_final, notes = ARGV[7] == '1', ARGV[8], ARGV[9]
+-- ARGV: lease, expected version, commit id, steps (0 | 1), final ('1' | '0'), is_final ('1' | '0'),
+--       notes (JSON, '' = unchanged), summary ('' = unchanged), messages that it stands for,
+--       events (count, then id, name, data of each), calls that are settled (count, then keys),
+--       messages (JSON)...
+-- -> {'OK', version, step, how many messages wait} | {'LOST'} | {'CONFLICT', version}
+local lease, expected, commit_id = ARGV[5], ARGV[6], ARGV[7]
+local steps, final, is_final = ARGV[8], ARGV[9] == '1', ARGV[10]
+local notes, summary, summary_at = ARGV[11], ARGV[12], ARGV[13]
 
 local refused = refusal()
 if refused then
   return refused
 end
 local meta = redis.call('HMGET', META, 'version', 'step', 'last_commit', 'fence', 'turn_at',
-  'request', 'commit_version')
-local version, step, last_commit, fence, turn_at, key, commit_version = unpack(meta)
+  'requests', 'commit_version')
+local version, step, last_commit, fence, turn_at, keys, commit_version = unpack(meta)
 
 -- Before the lease is looked at: the final commit has freed it. `step` is still that commit's,
 -- but `version` may have grown since, by the begin of the next turn.
 if last_commit == commit_id then
-  return { 'OK', commit_version, step }
+  return { 'OK', commit_version, step, redis.call('LLEN', INBOX) }
 end
 if redis.call('GET', LEASE) ~= lease then
   return { 'LOST' }
@@ -25,29 +28,43 @@ if version ~= expected then
   return { 'CONFLICT', version }
 end
 
-local length = redis.call('LLEN', MSGS)
-for i = 10, #ARGV do
-  length = redis.call('RPUSH', MSGS, ARGV[i])
+local at = append_events(14)
+local settled = tonumber(ARGV[at])
+for i = at + 1, at + settled do
+  redis.call('HDEL', TOOLS, ARGV[i], ARGV[i] .. ':result')
 end
-version, step = int(tonumber(version) + 1), int(tonumber(step) + 1)
+local texts = {}
+for i = at + settled + 1, #ARGV do
+  texts[#texts + 1] = ARGV[i]
+end
+local length = append_messages(texts)
+version, step = int(tonumber(version) + 1), int(tonumber(step) + tonumber(steps))
+local last_event = redis.call('HGET', META, 'last_event') or '0-0'
 redis.call('HSET', META, 'version', version, 'step', step, 'last_commit', commit_id,
-  'commit_version', version)
+  'commit_version', version, 'step_event', last_event)
 if notes ~= '' then
   redis.call('HSET', META, 'notes', notes)
+end
+if summary ~= '' then
+  redis.call('HSET', META, 'summary', summary, 'summary_at', summary_at)
 end
 
 local now = now_ms()
 if final then
   redis.call('DEL', LEASE)
   redis.call('HSET', META, 'status', 'idle')
-  local record = key ~= '' and redis.call('HGET', REQ, key)
-  if record then
-    record = cjson.decode(record)
-    record.state, record.fence, record.step, record.is_final = 'done', fence, step, is_final
-    record.first, record.last = int(tonumber(turn_at) + 1), int(length - 1)
-    record.at = int(now)
-    redis.call('HSET', REQ, key, cjson.encode(record))
+  for _, key in ipairs(cjson.decode(keys or '[]')) do
+    local record = redis.call('HGET', REQ, key)
+    if record then
+      record = cjson.decode(record)
+      record.state, record.fence, record.step, record.is_final = 'done', fence, step, is_final
+      record.first, record.last = turn_at, int(length - 1)
+      record.event, record.at = last_event, int(now)
+      redis.call('HSET', REQ, key, cjson.encode(record))
+    end
   end
+  rest_events(now)
+  redis.call('PUBLISH', 'hermes:events:' .. SESSION, 'ended')
 end
 touch(now)
-return { 'OK', version, step }
+return { 'OK', version, step, redis.call('LLEN', INBOX) }

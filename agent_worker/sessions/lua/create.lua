@@ -1,5 +1,5 @@
 -- ARGV: nonce, metadata (JSON) -> {'OK'} | {'EXISTS'}
-local nonce, metadata = ARGV[4], ARGV[5]
+local nonce, metadata = ARGV[5], ARGV[6]
 
 if redis.call('EXISTS', META) == 1 then
   local meta = redis.call('HMGET', META, 'owner', 'nonce')
@@ -10,7 +10,7 @@ if redis.call('EXISTS', META) == 1 then
 end
 local now = now_ms()
 redis.call('HSET', META, 'schema', SCHEMA, 'owner', PRINCIPAL, 'nonce', nonce,
-  'created', int(now), 'version', 1, 'fence', 0, 'step', 0, 'status', 'idle',
+  'created', int(now), 'version', 1, 'fence', 0, 'step', 0, 'status', 'idle', 'bytes', 0,
   'metadata', metadata, 'notes', '{}')
 touch(now)
 return { 'OK' }

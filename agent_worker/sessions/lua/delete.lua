@@ -1,16 +1,17 @@
 -- Leave a tombstone of `meta` only: with it a turn in flight is refused (GONE), and a repeated
 -- delete is known as such.
 -- ARGV: nonce, tombstone life ms -> {'OK'}
-local nonce, tombstone_ms = ARGV[4], ARGV[5]
+local nonce, tombstone_ms = ARGV[5], ARGV[6]
 
-if redis.call('HGET', META, 'deleted') == nonce then
+local refused = refusal()
+if refused and refused[1] == 'GONE' and redis.call('HGET', META, 'deleted') == nonce then
   return { 'OK' }
 end
-local refused = refusal()
 if refused then
   return refused
 end
 redis.call('DEL', unpack(KEYS))
 redis.call('HSET', META, 'schema', SCHEMA, 'owner', PRINCIPAL, 'deleted', nonce)
 redis.call('PEXPIRE', META, tombstone_ms)
+redis.call('PUBLISH', 'hermes:events:' .. SESSION, 'ended')
 return { 'OK' }

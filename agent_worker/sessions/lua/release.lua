@@ -1,15 +1,24 @@
 -- Give the lease back without finishing the turn. By nonce alone: whoever lost the reply of
 -- `begin` does not know its fence.
--- ARGV: nonce -> {'OK'} | {'LOST'}
+-- ARGV: nonce -> {'OK', how many messages wait} | {'LOST'}
 local refused = refusal()
 if refused then
   return refused
 end
-if nonce_of(redis.call('GET', LEASE)) ~= ARGV[4] then
+local lease = redis.call('GET', LEASE)
+local status, turn_nonce = unpack(redis.call('HMGET', META, 'status', 'turn_nonce'))
+-- A turn whose lease ran out is still `running` here; this one was given back before.
+if not lease and status == 'interrupted' and turn_nonce == ARGV[5] then
+  return { 'OK', redis.call('LLEN', INBOX) }
+end
+if nonce_of(lease) ~= ARGV[5] then
   return { 'LOST' }
 end
+local now = now_ms()
 redis.call('DEL', LEASE)
 redis.call('HSET', META, 'status', 'interrupted')
 redis.call('HINCRBY', META, 'version', 1)
-touch(now_ms())
-return { 'OK' }
+rest_events(now)
+touch(now)
+redis.call('PUBLISH', 'hermes:events:' .. SESSION, 'ended')
+return { 'OK', redis.call('LLEN', INBOX) }

@@ -1,10 +1,7 @@
--- ARGV: lease, lease ms -> {'OK'} | {'LOST'}
-local refused = refusal()
+-- ARGV: lease, lease ms -> {'OK', '1' if it shall stop} | {'LOST'}
+local refused = refused_holder(ARGV[5])
 if refused then
   return refused
 end
-if redis.call('GET', LEASE) ~= ARGV[4] then
-  return { 'LOST' }
-end
-redis.call('PEXPIRE', LEASE, ARGV[5])
-return { 'OK' }
+redis.call('PEXPIRE', LEASE, ARGV[6])
+return { 'OK', redis.call('HGET', META, 'stop') and '1' or '0' }

@@ -14,7 +14,8 @@ import pytest
 
 from agent_worker import redis_server
 from agent_worker.redis_server import RedisPortInUse, RedisServer, RedisServerError, ServerBinary
-from agent_worker.sessions import connect
+from agent_worker.sessions.client import connect
+from tests.agent_worker.redis.topologies import ask, facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +42,8 @@ def listens(port: int) -> bool:
 async def test_it_answers_and_is_gone_after_stop() -> None:
     with RedisServer.start() as server:
         client = connect(server.url)
-        assert await client.ping()
-        settings = await client.config_get()
+        await client.ping()
+        settings = facts(ask(server.port, "CONFIG", "GET", "*"))
         assert (settings["save"], settings["appendonly"]) == ("", "no")
         assert settings["bind"] == "127.0.0.1"
         await client.aclose()
@@ -61,7 +62,7 @@ async def test_nothing_is_written_and_no_old_dump_is_read(
     (tmp_path / "dump.rdb").write_bytes(b"rubbish")
     with RedisServer.start() as server:
         client = connect(server.url)
-        await client.set("key", "value")
+        await client.raw.set("key", "value")
         await client.aclose()
     assert os.listdir(tmp_path) == ["dump.rdb"]
 

@@ -1,0 +1,151 @@
+"""OpenAI's API over the agent: chat completions, and the list of models.
+
+Without `X-Hermes-Session-Id` the client's messages are the whole conversation, and nothing is kept.
+With it they are said in that session: its history counts, and only the last words of the user are
+new.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from agent_worker.api.bodies import idempotency_key_of, json_object
+from agent_worker.api.chat_chunks import ChunkStream, Completion, stream_completion
+from agent_worker.api.chat_errors import (
+    PREFIX,
+    ModelNotFound,
+    Unsupported,
+    forbid_retry,
+)
+from agent_worker.api.chat_requests import chat_request_of
+from agent_worker.api.ephemeral import EPHEMERAL_HEADERS
+from agent_worker.api.headers import SESSION_HEADER
+from agent_worker.api.sessions import principal_of
+from agent_worker.errors import BadRequest
+from agent_worker.runtime import EphemeralRequest, TurnRequest
+from agent_worker.runtime.events import nobody
+from agent_worker.sessions import Queued
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent_worker.api.chat_requests import ChatRequest
+    from agent_worker.api.principals import Principals
+    from agent_worker.runtime import EphemeralTurns, Turns
+    from agent_worker.sessions import Message, SessionStore
+
+#: The id of the model on every worker, whatever its engine.
+MODEL = "hermes-agent"
+#: In place of a session's id: in a session that is made for it.
+NEW = "new"
+
+
+class ChatEndpoints:
+    """`models` are the ids that this worker goes by besides `MODEL`."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        turns: Turns,
+        ephemeral: EphemeralTurns,
+        principals: Principals,
+        models: Sequence[str],
+    ) -> None:
+        self._store = store
+        self._turns = turns
+        self._ephemeral = ephemeral
+        self._principals = principals
+        # Each once, in this order.
+        self._models = dict.fromkeys([MODEL, *filter(None, models)])
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post(PREFIX + "/chat/completions", self.complete),
+            web.get(PREFIX + "/models", self.list_models, allow_head=False),
+            # An id can have slashes: org/model.
+            web.get(PREFIX + "/models/{model:.+}", self.read_model, allow_head=False),
+        ]
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        principal_of(request, self._principals)
+        models = [_model(model) for model in self._models]
+        return web.json_response({"object": "list", "data": models})
+
+    async def read_model(self, request: web.Request) -> web.Response:
+        principal_of(request, self._principals)
+        model = request.match_info["model"]
+        if model not in self._models:
+            raise ModelNotFound(model)
+        return web.json_response(_model(model))
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """One completion, whole or with `"stream": true` in chunks."""
+        principal = principal_of(request, self._principals)
+        chat = chat_request_of(await json_object(request), self._models)
+        session_id = _session_id_of(request)
+        if session_id is None:
+            return await self._complete_ephemeral(request, chat, principal)
+        return await self._complete_kept(request, chat, principal, session_id)
+
+    async def _complete_ephemeral(
+        self, request: web.Request, chat: ChatRequest, principal: str
+    ) -> web.StreamResponse:
+        chat.messages.check_end()
+        asked = EphemeralRequest(
+            principal=principal,
+            messages=chat.messages.messages,
+            instructions=chat.messages.instructions,
+            client_tools=chat.tools if chat.may_call_tools else [],
+        )
+        with self._ephemeral.open(asked) as turn:
+            completion = Completion(chat.model, turn.sent, turn)
+            return await _answer(request, chat, completion, EPHEMERAL_HEADERS)
+
+    async def _complete_kept(
+        self, request: web.Request, chat: ChatRequest, principal: str, session_id: str
+    ) -> web.StreamResponse:
+        if chat.tools is not None:
+            raise Unsupported("tools", "A kept session has the worker's tools, and no others.")
+        if not chat.may_call_tools:
+            raise Unsupported("tool_choice", 'In a kept session "tool_choice" is always "auto".')
+        content = chat.messages.new_content()
+        key = idempotency_key_of(request)
+        if session_id == NEW:
+            session_id = await self._store.create(principal, {})
+        async with self._turns.open(TurnRequest(session_id, principal, content, key)) as turn:
+            assert not isinstance(turn, Queued), "only another policy queues"
+            if key is None:
+                # The message is in the history now: sent again, it would be there twice.
+                forbid_retry(request)
+            headers = {SESSION_HEADER: session_id}
+            if turn.is_replay:
+                headers["Idempotency-Replayed"] = "true"
+            said: Message = {"role": "user", "content": content}
+            return await _answer(request, chat, Completion(chat.model, [said], turn), headers)
+
+
+async def _answer(
+    request: web.Request, chat: ChatRequest, completion: Completion, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    if chat.is_stream:
+        stream = ChunkStream(request, dict(headers))
+        return await stream_completion(completion, stream, includes_usage=chat.includes_usage)
+    answer = await completion.turn.run(nobody)
+    return web.json_response(completion.whole(answer), headers=headers)
+
+
+def _session_id_of(request: web.Request) -> str | None:
+    """None: no session. Raises BadRequest."""
+    given = request.headers.getall(SESSION_HEADER, [])
+    if not given:
+        return None
+    if len(given) > 1 or not given[0]:
+        raise BadRequest(f"{SESSION_HEADER} must be one session's id, or {NEW!r}.")
+    return given[0]
+
+
+def _model(model: str) -> dict[str, Any]:
+    # When it was made nobody here knows.
+    return {"id": model, "object": "model", "created": 0, "owned_by": "hermes"}

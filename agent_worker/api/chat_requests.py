@@ -1,0 +1,128 @@
+"""What `POST /v1/chat/completions` takes: a body of OpenAI's API, checked, in our own terms.
+
+https://platform.openai.com/docs/api-reference/chat/create. What is not looked at here is accepted
+and has no effect, as unknown fields have none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent_worker.api.bodies import MAX_CONTENT
+from agent_worker.api.chat_errors import BadParameter, ModelNotFound, Unsupported
+from agent_worker.api.chat_messages import ClientsMessages, is_too_deep, messages_of
+from agent_worker.errors import TooLarge
+from agent_worker.tools import Effect, ToolSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+# OpenAI's own limit.
+MAX_TOOLS = 128
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    model: str
+    messages: ClientsMessages
+    #: None: the client brings none, and ours may be used.
+    tools: list[ToolSpec] | None
+    #: False: no tools at all, neither the client's nor ours.
+    may_call_tools: bool = True
+    is_stream: bool = False
+    includes_usage: bool = False
+
+
+def chat_request_of(body: dict[str, Any], models: Collection[str]) -> ChatRequest:
+    """Raises BadParameter, Unsupported, ModelNotFound, TooLarge."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise BadParameter("model", '"model" must be the id of a model.')
+    if model not in models:
+        raise ModelNotFound(model)
+    _refuse_unsupported(body)
+    tools = _tools(body)
+    is_stream = _flag(body, "stream", "stream")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise BadParameter("stream_options", '"stream_options" must be an object.')
+    if options and not is_stream:
+        raise BadParameter("stream_options", '"stream_options" is for "stream": true only.')
+    return ChatRequest(
+        model=model,
+        messages=messages_of(body.get("messages"), "messages"),
+        tools=tools,
+        may_call_tools=_tool_choice(body) != "none",
+        is_stream=is_stream,
+        includes_usage=_flag(options or {}, "include_usage", "stream_options.include_usage"),
+    )
+
+
+def _refuse_unsupported(body: dict[str, Any]) -> None:
+    """What a client relies on if it asks for it: ignored, it would get something else."""
+    # By value and type: to Python True is 1.
+    if (choices := body.get("n")) is not None and (choices != 1 or isinstance(choices, bool)):
+        raise Unsupported("n", '"n" must be 1.')
+    for name in ("functions", "function_call", "audio"):
+        if body.get(name) is not None:
+            raise Unsupported(name, f'"{name}" is not supported.')
+    form = body.get("response_format")
+    if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
+        raise Unsupported("response_format", '"response_format" must be {"type": "text"}.')
+
+
+def _tool_choice(body: dict[str, Any]) -> str:
+    choice = body.get("tool_choice")
+    if choice in (None, "auto", "none"):
+        return choice or "auto"
+    raise Unsupported("tool_choice", '"tool_choice" must be "auto" or "none".')
+
+
+def _flag(values: dict[str, Any], name: str, param: str) -> bool:
+    value = values.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise BadParameter(param, f'"{param}" must be true or false.')
+
+
+def _tools(body: dict[str, Any]) -> list[ToolSpec] | None:
+    """An empty list is as good as none, as it is to many clients."""
+    listed = body.get("tools")
+    if listed is None or listed == []:
+        return None
+    if not isinstance(listed, list):
+        raise BadParameter("tools", '"tools" must be an array.')
+    if len(listed) > MAX_TOOLS:
+        raise BadParameter("tools", f'"tools" has more than {MAX_TOOLS} entries.')
+    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(listed)]
+    if len({tool.name for tool in tools}) < len(tools):
+        raise BadParameter("tools", '"tools" has two tools of the same name.')
+    if len(json.dumps(listed)) > MAX_CONTENT:
+        raise TooLarge(f'"tools" is over {MAX_CONTENT} characters.')
+    return tools
+
+
+def _tool(tool: Any, param: str) -> ToolSpec:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        raise Unsupported(param, f'"{param}" must be of type "function".')
+    param += ".function"
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        raise BadParameter(param, f'"{param}" must be an object.')
+    name = function.get("name")
+    if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
+        raise BadParameter(
+            f"{param}.name", f'"{param}.name" must be 1 to 64 letters, digits, "_" or "-".'
+        )
+    description = function.get("description")
+    if description is not None and not isinstance(description, str):
+        raise BadParameter(f"{param}.description", f'"{param}.description" must be a text.')
+    parameters = function.get("parameters")
+    if parameters is not None and (not isinstance(parameters, dict) or is_too_deep(parameters)):
+        raise BadParameter(f"{param}.parameters", f'"{param}.parameters" must be a JSON Schema.')
+    # What it does is the client's business: it is never run here.
+    return ToolSpec(name, description or "", Effect.ONCE, parameters or {"type": "object"})

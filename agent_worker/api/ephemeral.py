@@ -1,0 +1,54 @@
+"""`POST /api/agent/ephemeral`: a turn on the client's own history. It touches no Redis."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from agent_worker.api.bodies import accepts_event_stream, content_of, json_object
+from agent_worker.api.chat_messages import messages_of
+from agent_worker.api.sessions import principal_of
+from agent_worker.api.sse import EventStream
+from agent_worker.errors import AgentError
+from agent_worker.runtime import EphemeralRequest
+from agent_worker.runtime.events import nobody
+
+if TYPE_CHECKING:
+    from agent_worker.api.principals import Principals
+    from agent_worker.runtime import EphemeralTurns
+    from agent_worker.sessions import Message
+
+#: Of each answer to a turn of which nothing is kept.
+EPHEMERAL_HEADERS = {"X-Session-Durability": "ephemeral"}
+
+
+class EphemeralEndpoint:
+    def __init__(self, turns: EphemeralTurns, principals: Principals) -> None:
+        self._turns = turns
+        self._principals = principals
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/api/agent/ephemeral", self.send_message)]
+
+    async def send_message(self, request: web.Request) -> web.StreamResponse:
+        """`{"content", "history": [{"role", "content"}, ...]}` -> as for a session's message.
+
+        The events have no ids, and the answer's `session_id` is empty.
+        """
+        principal = principal_of(request, self._principals)
+        body = await json_object(request)
+        said: Message = {"role": "user", "content": content_of(body)}
+        history = messages_of(body.get("history", []), "history")
+        asked = EphemeralRequest(principal, [*history.messages, said], history.instructions)
+        with self._turns.open(asked) as turn:
+            if accepts_event_stream(request):
+                stream = EventStream(request, dict(EPHEMERAL_HEADERS))
+                await stream.prepare()
+                # An error is the stream's last event, sent by the turn: the head is out already.
+                with contextlib.suppress(AgentError):
+                    await turn.run(stream.send)
+                return await stream.finish()
+            answer = await turn.run(nobody)
+        return web.json_response(answer.as_json(), headers=EPHEMERAL_HEADERS)

@@ -1,0 +1,335 @@
+"""A server of the chat completions API: requests, their retries, and answers as they stream in.
+
+A try goes: connect, send, wait for the first event, read until the answer's end. It is repeated
+only before its first piece has been given out; what the client has seen is never said twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import re
+import urllib.parse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from agent_worker.errors import EngineFailed
+from agent_worker.models.base import TextDelta
+from agent_worker.models.chat_answer import BadAnswer, ChatAnswer
+from agent_worker.models.sse import EventParser, EventTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from agent_worker.models.base import EngineOptions, ToolCall
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_S = 0.25
+# A client waits for the answer meanwhile; a server that asks for more time gets its next request
+# from the client's own retry.
+_MAX_BACKOFF_S = 5.0
+# After the answer's end, for the response's: only then can its connection be used again.
+_LINGER_S = 0.2
+# Of an error's body: how much is read, and for how long; how much is logged.
+_ERROR_READ = 4096
+_ERROR_READ_S = 1.0
+_MAX_LOGGED = 500
+
+_KEY = re.compile(r"[\x21-\x7e]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTraits:
+    """In what servers of this API differ for us."""
+
+    name: str
+    #: Answers of these statuses are worth another try.
+    retry_statuses: frozenset[int]
+    #: Whether a request may be sent again that the server may have begun to serve.
+    may_resend: bool
+    #: Whether a comment in the stream shows that the answer is still being made.
+    comments_count: bool
+
+
+class _Failure(Exception):
+    """A try that failed; the sentence is for the log."""
+
+    def __init__(
+        self, reason: str, *, may_retry: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.may_retry = may_retry
+        self.retry_after_s = retry_after_s
+
+
+class ChatClient:
+    """One server, with the connections to it. Raises ValueError for options that do not fit."""
+
+    def __init__(self, traits: ServerTraits, options: EngineOptions) -> None:
+        self._traits = traits
+        self._options = options
+        self._url = _checked_url(traits.name, options.base_url) + "/chat/completions"
+        if not _KEY.fullmatch(options.api_key):
+            raise ValueError(
+                f"the API key of engine {traits.name!r} has a space, a control character or "
+                "another that no header can carry; check how it was copied"
+            )
+        if options.tries < 1:
+            raise ValueError(f"tries must be 1 or more, not {options.tries}")
+        self._session: aiohttp.ClientSession | None = None
+        self._random = random.Random()
+
+    def __repr__(self) -> str:
+        return f"ChatClient({self._traits.name} at {self._url})"
+
+    async def answer(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[TextDelta | ToolCall, None]:
+        """The answer to `messages`: its text as it comes, then its calls. Raises EngineFailed.
+
+        Closing the generator closes the connection, so that the server can stop.
+        """
+        body = self._body(messages, tools)
+        attempt = 0
+        while True:
+            attempt += 1
+            has_begun = False
+            try:
+                async with contextlib.aclosing(self._try(body, headers or {})) as pieces:
+                    async for piece in pieces:
+                        has_begun = True
+                        yield piece
+                return
+            except _Failure as failure:
+                if has_begun or not failure.may_retry or attempt >= self._options.tries:
+                    raise self._given_up(failure, attempt) from None
+                delay_s = self._delay_s(failure, attempt)
+                log.info("%s; again in %.2f s", self._told(failure, attempt), delay_s)
+            except (BadAnswer, EventTooLarge) as error:
+                raise self._given_up(error, attempt) from None
+            await asyncio.sleep(delay_s)
+
+    async def text(self, messages: Sequence[dict[str, Any]]) -> str:
+        """The whole text of the answer to `messages`; calls are dropped. Raises EngineFailed."""
+        async with contextlib.aclosing(self.answer(messages)) as pieces:
+            return "".join([piece.text async for piece in pieces if isinstance(piece, TextDelta)])
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _try(
+        self, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncGenerator[TextDelta | ToolCall, None]:
+        patience = _Patience(self._options.first_token_timeout_s)
+        answer, parser = ChatAnswer(), EventParser()
+        has_spoken = False
+        response = await self._post(body, headers, patience)
+        try:
+            while not answer.is_ended:
+                data = await self._read(response, patience)
+                events = parser.feed(data)
+                for event in events:
+                    if text := answer.take(event):
+                        has_spoken = True
+                        yield TextDelta(text)
+                if has_spoken:
+                    patience.limit_s = self._options.idle_timeout_s
+                if events or self._traits.comments_count:
+                    patience.renew()
+            calls = answer.tool_calls()
+            _check_end(answer, is_empty=not has_spoken and not calls)
+            for call in calls:
+                yield call
+            await _linger(response)
+        finally:
+            # Closes the connection too, unless the response has been read to its end.
+            response.release()
+
+    async def _post(
+        self, body: bytes, headers: Mapping[str, str], patience: _Patience
+    ) -> aiohttp.ClientResponse:
+        """The response, its status 200 and its body an event stream. Raises _Failure."""
+        try:
+            async with patience:
+                response = await self._http().post(
+                    self._url,
+                    data=body,
+                    headers={**self._headers(), **headers},
+                    # A redirect would take the key and the conversation somewhere else.
+                    allow_redirects=False,
+                )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise _Failure(f"cannot connect: {error}", may_retry=True) from None
+        except TimeoutError:
+            raise self._silent(patience) from None
+        except aiohttp.ClientError as error:
+            raise self._lost(error) from None
+        if response.status == 200 and response.content_type == "text/event-stream":
+            return response
+        try:
+            raise await self._refusal(response)
+        finally:
+            response.close()
+
+    async def _read(self, response: aiohttp.ClientResponse, patience: _Patience) -> bytes:
+        """The next bytes of an answer that is not at its end. Raises _Failure."""
+        try:
+            async with patience:
+                data = await response.content.readany()
+        except TimeoutError:
+            raise self._silent(patience) from None
+        except aiohttp.ClientError as error:
+            raise self._lost(error) from None
+        if not data:
+            raise _Failure("the answer was cut short", may_retry=self._traits.may_resend)
+        return data
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> _Failure:
+        body = b""
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+            async with asyncio.timeout(_ERROR_READ_S):
+                while len(body) < _ERROR_READ and (data := await response.content.readany()):
+                    body += data
+        shown = self._shown(body.decode(errors="replace"))
+        if response.status == 200:
+            return _Failure(f"not an event stream but {response.content_type}: {shown}")
+        return _Failure(
+            f"status {response.status}: {shown}",
+            may_retry=response.status in self._traits.retry_statuses,
+            retry_after_s=_seconds(response.headers.get("Retry-After", "")),
+        )
+
+    def _silent(self, patience: _Patience) -> _Failure:
+        return _Failure(f"silent for {patience.limit_s:g} s")
+
+    def _lost(self, error: aiohttp.ClientError) -> _Failure:
+        reason = self._shown(str(error) or type(error).__name__)
+        return _Failure(f"the connection was lost: {reason}", may_retry=self._traits.may_resend)
+
+    def _given_up(self, error: Exception, attempt: int) -> EngineFailed:
+        """What the client gets: nothing of what the server said, which may tell of the operator."""
+        log.warning("%s", self._told(error, attempt))
+        return EngineFailed()
+
+    def _told(self, error: Exception, attempt: int) -> str:
+        reason = self._shown(str(error) or type(error).__name__)
+        return f"{self._url}: try {attempt} of {self._options.tries} failed: {reason}"
+
+    def _shown(self, text: str) -> str:
+        """`text` for the log: one line, bounded, without the key, which some servers repeat."""
+        if self._options.api_key:
+            text = text.replace(self._options.api_key, "***")
+        return " ".join(text.split())[:_MAX_LOGGED]
+
+    def _delay_s(self, failure: _Failure, attempt: int) -> float:
+        if failure.retry_after_s is not None:
+            return min(failure.retry_after_s, _MAX_BACKOFF_S)
+        longest = min(_BACKOFF_S * 2 ** (attempt - 1), _MAX_BACKOFF_S)
+        # Spread, so that the steps that one outage has failed do not come back at one moment.
+        return self._random.uniform(longest / 2, longest)
+
+    def _body(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> bytes:
+        body: dict[str, Any] = {"messages": messages, "stream": True}
+        if self._options.model:
+            body["model"] = self._options.model
+        if tools:
+            body["tools"] = tools
+        return json.dumps(body, separators=(",", ":")).encode()
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        if self._options.api_key:
+            headers["Authorization"] = f"Bearer {self._options.api_key}"
+        return headers
+
+    def _http(self) -> aiohttp.ClientSession:
+        """Made at the first request, in the loop that runs then."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # As many connections as turns. One that was idle may be closed by the server at
+                # the moment of a request: harmless only where this may be sent again.
+                connector=aiohttp.TCPConnector(limit=0, force_close=not self._traits.may_resend),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._options.connect_timeout_s),
+                # One user's cookies are none of the next one's.
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+class _Patience:
+    """Bounds the time that is spent waiting, as a context: raises TimeoutError once it is over.
+
+    Only waiting counts: a client that reads slowly holds us up, not the server.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._left_s = limit_s
+
+    def renew(self) -> None:
+        self._left_s = self.limit_s
+
+    async def __aenter__(self) -> None:
+        self._since = asyncio.get_running_loop().time()
+        self._timeout = asyncio.timeout(self._left_s)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        self._left_s -= asyncio.get_running_loop().time() - self._since
+        await self._timeout.__aexit__(*raised)
+
+
+async def _linger(response: aiohttp.ClientResponse) -> None:
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_LINGER_S):
+            while await response.content.readany():
+                pass
+
+
+def _check_end(answer: ChatAnswer, *, is_empty: bool) -> None:
+    """Whether the way in which the answer ended is a success. Raises BadAnswer, EngineFailed.
+
+    An answer that met the token limit ("length") stands as far as it got.
+    """
+    match answer.finish_reason:
+        case "content_filter":
+            raise EngineFailed("The model's content filter stopped the answer.")
+        case "error":
+            raise BadAnswer("the server says that its model failed")
+        case "length" if is_empty:
+            raise BadAnswer("the token limit was met before anything was said")
+        case "length":
+            log.info("an answer met the token limit")
+
+
+def _checked_url(engine: str, base_url: str) -> str:
+    example = "such as http://127.0.0.1:8000/v1"
+    if not base_url:
+        raise ValueError(f"engine {engine!r} needs the base URL of its server, {example}")
+    try:
+        url = urllib.parse.urlsplit(base_url)
+        is_fit = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_fit = False
+    if not is_fit or url.query or url.fragment or not base_url.isprintable():
+        raise ValueError(f"{base_url!r} is no base URL for engine {engine!r}; give one {example}")
+    if "@" in url.netloc:
+        raise ValueError(f"the base URL of engine {engine!r} holds a password; give it as API key")
+    return base_url.rstrip("/")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """The seconds of a Retry-After (RFC 9110, 10.2.3); its other form, a date, is not used."""
+    text = retry_after.strip()
+    return float(text) if text.isascii() and text.isdigit() else None

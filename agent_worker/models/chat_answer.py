@@ -1,0 +1,203 @@
+"""An answer of the chat completions API, put together from the chunks of its stream.
+
+https://platform.openai.com/docs/api-reference/chat-streaming. Servers differ in details; what is
+taken from them is said where it is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agent_worker.models.base import ToolCall
+
+if TYPE_CHECKING:
+    from agent_worker.models.sse import ServerEvent
+
+#: The one argument of a call whose arguments were no JSON object: what the model wrote instead,
+#: or its beginning. Such a call must be answered with an error, so that the model can repeat it.
+INVALID_ARGUMENTS = "_invalid"
+
+#: Characters of text and arguments in one answer. 64 thousand tokens are about a quarter of it.
+MAX_ANSWER = 1024 * 1024
+MAX_CALLS = 64
+_MAX_DEPTH = 64
+_MAX_INVALID_KEPT = 200
+
+# What the API takes back as a function's name and as an id; a model can make up anything.
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+_CALL_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_MAX_NAME = 64
+
+_UNNAMED = ("", "message", "error")
+
+
+class BadAnswer(Exception):
+    """The server's stream is not what the API promises, or says that the model failed.
+
+    The sentence is for the log: it may quote the server.
+    """
+
+
+@dataclass(slots=True)
+class _Fragments:
+    """A tool call while it arrives."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+class ChatAnswer:
+    """Takes events in order; `is_ended` says that no more is to come."""
+
+    def __init__(self, max_size: int = MAX_ANSWER) -> None:
+        self.is_ended = False
+        self.finish_reason = ""
+        self._max_size = max_size
+        self._size = 0
+        self._calls: list[_Fragments] = []
+        self._by_index: dict[int, _Fragments] = {}
+
+    def take(self, event: ServerEvent) -> str:
+        """The text that the event adds, often none. Raises BadAnswer.
+
+        Events with a name of their own, such as hermes-agent's `hermes.tool.progress`, pass by.
+        """
+        if self.is_ended:
+            return ""
+        if event.data.strip() == "[DONE]":
+            self.is_ended = True
+            return ""
+        is_named = event.name not in _UNNAMED
+        chunk = _loads(event.data)
+        if not isinstance(chunk, dict):
+            if is_named:
+                return ""
+            raise BadAnswer(f"not a JSON object: {event.data[:200]!r}")
+        if not is_named and (chunk.get("error") or event.name == "error"):
+            raise BadAnswer(f"an error within the answer: {event.data[:500]!r}")
+        choices = chunk.get("choices")
+        # A chunk with the usage has no choice; more than one was not asked for.
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            return ""
+        return self._take_choice(choices[0])
+
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls, complete once the answer is; ids are unique among them."""
+        calls: list[ToolCall] = []
+        taken: set[str] = set()
+        for number, fragments in enumerate(self._calls, 1):
+            call_id = fragments.id
+            # Some servers give no id, or the same one twice.
+            if not _CALL_ID.fullmatch(call_id) or call_id in taken:
+                call_id = f"call-{number}"
+                while call_id in taken:
+                    call_id += "-"
+            taken.add(call_id)
+            name = _NOT_IN_NAME.sub("_", fragments.name)[:_MAX_NAME] or "unknown"
+            calls.append(ToolCall(call_id, name, _arguments("".join(fragments.arguments))))
+        return calls
+
+    def _take_choice(self, choice: dict[str, Any]) -> str:
+        delta = choice.get("delta")
+        text = ""
+        if isinstance(delta, dict):
+            # A refusal is the model's answer too, under another name.
+            for key in ("content", "refusal"):
+                if isinstance(part := delta.get(key), str):
+                    text += part
+            fragments = delta.get("tool_calls")
+            for fragment in fragments if isinstance(fragments, list) else ():
+                if isinstance(fragment, dict):
+                    self._take_fragment(fragment)
+            self._grow(len(text))
+        finish_reason = choice.get("finish_reason")
+        if isinstance(finish_reason, str) and finish_reason:
+            self.finish_reason, self.is_ended = finish_reason, True
+        return _encodable(text)
+
+    def _take_fragment(self, fragment: dict[str, Any]) -> None:
+        call = self._call_of(fragment.get("index"), _text(fragment.get("id")))
+        function = fragment.get("function")
+        if not isinstance(function, dict):
+            return
+        # Some servers repeat the name with each fragment.
+        call.name = call.name or _text(function.get("name"))
+        arguments = function.get("arguments")
+        if arguments is not None:
+            part = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            self._grow(len(part))
+            call.arguments.append(part)
+
+    def _call_of(self, index: object, call_id: str) -> _Fragments:
+        """The call that a fragment belongs to: by its index, or without one the last.
+
+        A new id begins a new call either way: some servers number all of them 0.
+        """
+        known = self._by_index.get(index) if isinstance(index, int) else None
+        if known is None and not isinstance(index, int) and self._calls:
+            known = self._calls[-1]
+        if known is None or (call_id and known.id and call_id != known.id):
+            if len(self._calls) == MAX_CALLS:
+                raise BadAnswer(f"over {MAX_CALLS} tool calls in one answer")
+            known = _Fragments()
+            self._calls.append(known)
+            if isinstance(index, int):
+                self._by_index[index] = known
+        known.id = known.id or call_id
+        return known
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > self._max_size:
+            raise BadAnswer(f"over {self._max_size} characters in one answer")
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    # A function without parameters is often called with nothing at all.
+    value = _loads(text) if text.strip() else {}
+    if isinstance(value, dict) and _is_plain(value):
+        return value
+    return {INVALID_ARGUMENTS: _encodable(text[:_MAX_INVALID_KEPT])}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the value can be written as JSON in UTF-8 again: everything downstream does."""
+    layer = [value]
+    for _ in range(_MAX_DEPTH):
+        layer = [child for item in layer for child in _children(item)]
+        if not layer:
+            break
+    else:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:  # NaN, an infinity, half of a surrogate pair
+        return False
+    return True
+
+
+def _children(value: object) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _loads(text: str) -> object:
+    """The value, or None if it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _encodable(text: str) -> str:
+    r"""`text` with U+FFFD for half surrogate pairs: JSON can spell them ("\ud83d"), UTF-8 not."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,221 @@
+"""The tool calls of one step: together, each with a timeout, each asked of the ledger before.
+
+What a call's class promises (`tools.Effect`):
+- `read`, `idempotent`: at least once. The same key goes to the outside each time.
+- `once`: at most once. A call whose end nobody knows is told as such and never repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections import ChainMap
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agent_worker.models import INVALID_ARGUMENTS
+from agent_worker.runtime.events import TOOL_COMPLETED, TOOL_STARTED
+from agent_worker.sessions import new_nonce
+from agent_worker.storage.base import StorageUnavailable
+from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
+from agent_worker.tools import Effect, ToolContext, ToolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent_worker.metrics import Metrics
+    from agent_worker.runtime.conversation import Conversation
+    from agent_worker.runtime.large import LargeTexts
+    from agent_worker.sessions import Message, ToolStart
+    from agent_worker.sessions.records import ToolCallRecord
+    from agent_worker.storage.base import OnceLedger
+    from agent_worker.tools import Tool, Toolbox
+
+log = logging.getLogger(__name__)
+
+# Of a result, in the event that tells of it.
+_SHOWN = 2000
+
+
+class Ledger(Protocol):
+    """Where a running turn asks before an effect, and tells what it gave."""
+
+    async def emit(self, name: str, data: dict[str, Any]) -> None: ...
+
+    async def tool_begin(
+        self, call_key: str, effect: Effect, arguments_hash: str, attempt: str
+    ) -> ToolStart: ...
+
+    async def tool_end(self, call_key: str, attempt: str, message: Message | None) -> None:
+        """None: it has not run after all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalls:
+    toolbox: Toolbox
+    metrics: Metrics
+    large: LargeTexts
+    timeout_s: float = 30.0
+    #: Of one step, at the same time.
+    most_at_once: int = 8
+    #: Asked as well before a `once` call, where Redis might lose its last writes.
+    once_ledger: OnceLedger | None = None
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    async def run(
+        self,
+        ledger: Ledger,
+        conversation: Conversation,
+        index: int,
+        calls: Sequence[ToolCallRecord],
+    ) -> tuple[list[Message], list[str]]:
+        """Run the calls of the message at `index`: their results in order, and the ledger's keys.
+
+        Raises what the ledger does; then every call that still ran has ended.
+        """
+        gate = asyncio.Semaphore(self.most_at_once)
+        keys = [f"{index}.{position}" for position in range(len(calls))]
+
+        async def one(key: str, call: ToolCallRecord) -> Message:
+            async with gate:
+                return await self._run_call(ledger, conversation, key, call)
+
+        running = [
+            spawn(one(key, call), name=f"tool {call['name']}")
+            for key, call in zip(keys, calls, strict=True)
+        ]
+        try:
+            return await asyncio.gather(*running), keys
+        except BaseException:
+            # gather leaves the others running when one fails.
+            await cancel_and_wait(*running)
+            raise
+
+    async def _run_call(
+        self, ledger: Ledger, conversation: Conversation, key: str, call: ToolCallRecord
+    ) -> Message:
+        about = {"tool_call_id": call["id"], "name": call["name"]}
+        await ledger.emit(TOOL_STARTED, {**about, "arguments": call["arguments"]})
+        outcome, message = await self._result(ledger, conversation, key, call)
+        # A model can make up any number of names; a metric must not follow it.
+        label = call["name"] if call["name"] in self.toolbox else "unknown"
+        self.metrics.tool_calls.labels(label, outcome).inc()
+        text = message["content"].removeprefix("error: ").removeprefix("unknown: ")
+        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + " [...]"
+        done = {**about, "ok": outcome in {"ok", "replayed"}, "result": shown}
+        await ledger.emit(TOOL_COMPLETED, done)
+        return message
+
+    async def _result(
+        self, ledger: Ledger, conversation: Conversation, key: str, call: ToolCallRecord
+    ) -> tuple[str, Message]:
+        try:
+            tool = self.toolbox.get(call["name"])
+            if INVALID_ARGUMENTS in call["arguments"]:
+                raise ToolError("the arguments are not a JSON object; call it again with one")
+        except ToolError as error:
+            return "error", _message(call, f"error: {error}")
+        effect = tool.spec.effect
+        attempt = new_nonce()
+        start = await ledger.tool_begin(key, effect, _hash(call), attempt)
+        match start.verdict:
+            case "REPLAY":
+                assert start.message is not None
+                return "replayed", start.message
+            case "UNKNOWN":
+                return "unknown", _message(call, "unknown: " + _MAY_HAVE_BEEN_DONE)
+            case "ARGS_MISMATCH":
+                return "error", _message(call, "error: this call was begun with other arguments")
+            case "NOT_SAFE":
+                await ledger.tool_end(key, attempt, None)
+                return "error", _message(call, "error: not run: " + _NOT_SAFE)
+        if effect is Effect.ONCE and self.once_ledger is not None:
+            try:
+                known = await _claim(self.once_ledger, conversation.session_id, key, call)
+            except StorageUnavailable:
+                await ledger.tool_end(key, attempt, None)
+                return "error", _message(call, "error: not run: " + _NOT_SAFE)
+            if known is not None:
+                return known
+        work = self._run_and_record(ledger, conversation, key, call, tool, attempt)
+        if effect is Effect.ONCE:
+            # Begun, it is finished: cut off half-way nobody would know what it did.
+            return await uncancelled(work, name=f"once {call['name']}")
+        return await work
+
+    async def _run_and_record(
+        self,
+        ledger: Ledger,
+        conversation: Conversation,
+        key: str,
+        call: ToolCallRecord,
+        tool: Tool,
+        attempt: str,
+    ) -> tuple[str, Message]:
+        notes: ChainMap[str, str] = ChainMap({}, conversation.notes)
+        context = ToolContext(
+            notes=notes,
+            now=self.now,
+            principal=conversation.principal,
+            session_id=conversation.session_id,
+            idempotency_key=f"{conversation.session_id}.{key}",
+        )
+        outcome, text = await self._outcome(tool, call["arguments"], context)
+        message = await self.large.keep(context.session_id, _message(call, text))
+        conversation.notes.update(changed := notes.maps[0])
+        if not changed:
+            # Notes are kept with the step, so a call that changed some is done only then.
+            await ledger.tool_end(key, attempt, message)
+        if self.once_ledger is not None and tool.spec.effect is Effect.ONCE:
+            with contextlib.suppress(StorageUnavailable):
+                await self.once_ledger.finish(context.session_id, key, text)
+        return outcome, message
+
+    async def _outcome(
+        self, tool: Tool, arguments: dict[str, Any], context: ToolContext
+    ) -> tuple[str, str]:
+        """How it went, for metrics, and what the model is told. Nothing escapes but a cancel."""
+        is_once = tool.spec.effect is Effect.ONCE
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return "ok", await tool.run(arguments, context)
+        except ToolError as error:
+            return "error", f"error: {error}"
+        except TimeoutError:
+            outcome, text = "timeout", f"no result within {self.timeout_s:g} s"
+        except Exception:
+            log.exception("tool %s failed", tool.spec.name)
+            outcome, text = "error", "the tool failed"
+        if is_once:
+            return "unknown", f"unknown: {text}; {_MAY_HAVE_BEEN_DONE}"
+        return outcome, f"error: {text}"
+
+
+async def _claim(
+    strict: OnceLedger, session_id: str, key: str, call: ToolCallRecord
+) -> tuple[str, Message] | None:
+    """None: the call may run."""
+    if await strict.claim(session_id, key, _hash(call)):
+        return None
+    result = await strict.result(session_id, key)
+    if result is None:
+        return "unknown", _message(call, "unknown: " + _MAY_HAVE_BEEN_DONE)
+    return "replayed", _message(call, result)
+
+
+_NOT_SAFE = "it cannot be recorded safely at the moment"
+_MAY_HAVE_BEEN_DONE = "it may have been done, and is not repeated"
+
+
+def _message(call: ToolCallRecord, content: str) -> Message:
+    return {"role": "tool", "content": content, "tool_call_id": call["id"], "name": call["name"]}
+
+
+def _hash(call: ToolCallRecord) -> str:
+    text = json.dumps([call["name"], call["arguments"]], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

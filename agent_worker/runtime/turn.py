@@ -1,0 +1,285 @@
+"""One turn: run the agent loop under the lease, keep what it finishes, tell the client.
+
+A turn that ends early (its client left, the worker stops, another message asked for it) keeps what
+it has committed; the unfinished part leaves nothing behind but its events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agent_worker.errors import AgentError, EngineFailed, StoreUnavailable, TurnInterrupted
+from agent_worker.runtime.conversation import Conversation
+from agent_worker.runtime.events import DONE, ERROR, MESSAGE_DELTA, REWIND
+from agent_worker.runtime.outlet import Outlet
+from agent_worker.sessions import Answer, Event, new_nonce, turn_text
+from agent_worker.sessions.operations import dump
+from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from agent_worker.runtime.events import Emit
+    from agent_worker.runtime.loop import AgentLoop
+    from agent_worker.sessions import Grant, Message, Replay, SessionStore, Summary, ToolStart
+    from agent_worker.tools import Effect
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+# While Redis is away, writes are tried again this often, as long as the lease can still be held.
+_STORE_RETRY_S = 0.25
+
+
+class ReplayedTurn:
+    """The finished turn of a repeated Idempotency-Key: told again, not run again."""
+
+    is_replay = True
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+
+    async def run(self, emit: Emit) -> Answer:
+        """Its text in one event, which takes the place of the last one before `done`."""
+        answer = self._replay.answer
+        fence, _, seq = self._replay.done_event.partition("-")
+        if answer.content:
+            data = dump({"content": answer.content})
+            await emit(Event(f"{fence}-{max(int(seq) - 1, 0)}", MESSAGE_DELTA, data))
+        await emit(Event(self._replay.done_event, DONE, dump(answer.as_json())))
+        return answer
+
+
+class Turn:
+    """A turn that holds its lease. Used once: `run`."""
+
+    is_replay = False
+
+    def __init__(
+        self, grant: Grant, store: SessionStore, loop: AgentLoop, *, lease_until: float, window: int
+    ) -> None:
+        self.finished = False
+        #: How it ended, for metrics: completed, step_limit, interrupted, or an error's code.
+        self.outcome = "interrupted"
+        #: How many messages of the session wait for the next turn.
+        self.waiting = 0
+        self._grant = grant
+        self._lease = grant.lease
+        self._store = store
+        self._loop = loop
+        self._conversation = Conversation(grant, window)
+        self._version, self._step = grant.version, grant.step
+        self._answer: Answer | None = None
+        self._outlet: Outlet
+        self._is_stopped = asyncio.Event()
+        # A renewal that arrives after the last commit would find the lease gone, and fail the
+        # turn that has just succeeded.
+        self._write_lock = asyncio.Lock()
+        self._lease_until = lease_until
+
+    def __repr__(self) -> str:
+        return f"Turn(session {self._lease.session_id}, fence {self._lease.fence})"
+
+    @property
+    def lease_value(self) -> str:
+        return self._lease.value
+
+    def stop(self) -> None:
+        """Another message of the session wants its place."""
+        self._is_stopped.set()
+
+    async def run(self, emit: Emit) -> Answer:
+        """Run the turn to its end; its events go to `emit`, `done` or `error` as the last.
+
+        Raises EngineFailed, LeaseLost, TurnInterrupted, SessionNotFound (deleted meanwhile),
+        StoreUnavailable, AgentError (a bug, logged), and ConnectionError from `emit`.
+        """
+        self._outlet = Outlet(self._lease.fence, self._append, emit)
+        work = spawn(self._work(), name="turn")
+        others = [
+            spawn(self._keep_lease(), name="lease renewal"),
+            spawn(self._outlet.run(), name="turn events"),
+            spawn(self._stopped(), name="turn stop"),
+        ]
+        try:
+            await asyncio.wait({work, *others}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(work, *others)
+        if self._answer is not None:
+            # It is in the store; what failed afterwards is the client's connection at most.
+            _raise_lost_client(work, *others)
+            await self._outlet.deliver_rest()
+            return self._answer
+        try:
+            raise _why_it_ended(work, *others)
+        except AgentError as error:
+            self.outcome = error.code
+            await self._tell(error)
+            raise
+
+    # The port of the loop.
+
+    async def emit(self, name: str, data: dict[str, Any]) -> None:
+        await self._outlet.emit(name, data)
+
+    async def commit(
+        self,
+        messages: Sequence[Message],
+        *,
+        is_step: bool,
+        ends_turn: bool = False,
+        is_final: bool = True,
+        notes: dict[str, str] | None = None,
+        settled: Sequence[str] = (),
+        summary: Summary | None = None,
+    ) -> None:
+        commit_id = new_nonce()
+        async with self._outlet.writing() as events, self._write_lock:
+            answer = None
+            if ends_turn:
+                content = turn_text(self._conversation.of_turn)
+                step = self._step + is_step
+                answer = Answer(self._lease.session_id, step, content, is_final)
+                self._outlet.put_last(events, DONE, answer.as_json())
+
+            async def commit() -> None:
+                # In here, so that a turn that is cancelled meanwhile knows what it has done.
+                self._version, self._step, self.waiting = await self._store.commit(
+                    self._lease,
+                    expected_version=self._version,
+                    commit_id=commit_id,
+                    messages=messages,
+                    is_step=is_step,
+                    ends_turn=ends_turn,
+                    is_final=is_final,
+                    notes=notes,
+                    summary=summary,
+                    events=events,
+                    settled=settled,
+                )
+
+                if answer is not None:
+                    self.finished, self._answer = True, answer
+                    self.outcome = "completed" if is_final else "step_limit"
+
+            await self._persist(commit, name="commit")
+
+    async def tool_begin(
+        self, call_key: str, effect: Effect, arguments_hash: str, attempt: str
+    ) -> ToolStart:
+        return await self._persist(
+            lambda: self._store.tools.begin(
+                self._lease, call_key, effect.value, arguments_hash, attempt
+            ),
+            name="tool_begin",
+        )
+
+    async def tool_end(self, call_key: str, attempt: str, message: Message | None) -> None:
+        tools = self._store.tools
+        await self._persist(
+            lambda: (
+                tools.not_run(self._lease, call_key, attempt)
+                if message is None
+                else tools.end(self._lease, call_key, attempt, message)
+            ),
+            name="tool_end",
+        )
+
+    # What runs.
+
+    async def _work(self) -> None:
+        conversation = self._conversation
+        large = self._loop.tool_calls.large
+        conversation.messages = await large.restore(conversation.messages)
+        prefix = await self._take_up() if self._grant.outcome == "RESUME" else ""
+        await self._loop.run(self, conversation, prefix=prefix)
+
+    async def _take_up(self) -> str:
+        """An unfinished turn goes on: tell the client what it had said; returns the step's part.
+
+        Who follows the log has that already, and is told only if the step starts anew.
+        """
+        grant = self._grant
+        told, at = turn_text(self._conversation.of_turn), grant.step_event
+        emitted = grant.emitted
+        can_continue = self._loop.engine.can_continue
+        if can_continue:
+            told, at = told + emitted, grant.last_event
+        if told:
+            await self._outlet.tell(MESSAGE_DELTA, {"content": told}, event_id=at)
+        if emitted and not can_continue:
+            await self.emit(REWIND, {"id": grant.step_event})
+            return ""
+        return emitted
+
+    async def _append(self, events: Sequence[Event]) -> None:
+        # Not behind the write lock: a tool's end must not wait for the log, nor the log for it.
+        if await self._persist(lambda: self._store.events.append(self._lease, events), name="log"):
+            self.stop()
+
+    async def _keep_lease(self) -> None:
+        """Renew until cancelled. Raises what says that the lease is gone."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self._store.lease_s / 3)
+            async with self._write_lock:
+                if self.finished:
+                    continue
+                asked = clock()
+                if await self._persist(lambda: self._store.renew(self._lease), name="renew"):
+                    self.stop()
+                self._lease_until = asked + self._store.lease_s
+
+    async def _stopped(self) -> None:
+        await self._is_stopped.wait()
+        raise TurnInterrupted
+
+    async def _persist(self, write: Callable[[], Awaitable[T]], *, name: str) -> T:
+        """A write of the lease's holder, tried again while Redis is away and the lease is ours."""
+        while True:
+            try:
+                return await uncancelled(_awaited(write), name=name)
+            except StoreUnavailable:
+                if asyncio.get_running_loop().time() + _STORE_RETRY_S > self._lease_until:
+                    raise
+                await asyncio.sleep(_STORE_RETRY_S)
+
+    async def _tell(self, error: AgentError) -> None:
+        """The turn's last event: in the log if it can be, to the client in any case."""
+        data = {"code": error.code, "message": str(error)}
+        # The client may have left; the error that counts is the first.
+        with contextlib.suppress(ConnectionError):
+            try:
+                async with self._outlet.writing() as events:
+                    self._outlet.put_last(events, ERROR, data)
+                    await self._store.events.append(self._lease, events)
+            except AgentError:
+                await self._outlet.tell(ERROR, data)
+
+
+async def _awaited(write: Callable[[], Awaitable[T]]) -> T:
+    return await write()
+
+
+def _why_it_ended(*tasks: asyncio.Task[None]) -> BaseException:
+    """The error of the task that ended the turn: an AgentError, or ConnectionError."""
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    for kind in (ConnectionError, AgentError):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    if errors:
+        log.error("a turn failed", exc_info=errors[0])
+        return AgentError()
+    # Nobody cancelled the turn: the engine gave up by itself.
+    return EngineFailed()
+
+
+def _raise_lost_client(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        if not task.cancelled() and isinstance(error := task.exception(), ConnectionError):
+            raise error

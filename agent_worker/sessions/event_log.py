@@ -1,0 +1,61 @@
+"""The event log of a session: a stream whose ids are `<fence>-<seq>`.
+
+An event is in the log before anybody sees it, so whoever has an id can go on from it anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, cast
+
+from agent_worker.sessions.records import Event, EventPage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from agent_worker.sessions.operations import Operations
+    from agent_worker.sessions.records import Lease, Status
+
+_EVENT_ID = re.compile(r"\d{1,15}-\d{1,15}")
+_PAGE = 500
+
+
+def is_event_id(text: str) -> bool:
+    """Whether it could be the id of an event."""
+    return _EVENT_ID.fullmatch(text) is not None
+
+
+def channel(session_id: str) -> str:
+    """Where a bell rings whenever the session's log has grown or its turn has ended."""
+    return f"hermes:events:{session_id}"
+
+
+def flattened(events: Sequence[Event]) -> Iterable[str | int]:
+    """As the scripts take events: their count, then id, name and data of each."""
+    yield len(events)
+    for event in events:
+        yield from (event.id, event.name, event.data)
+
+
+class EventLog:
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def append(self, lease: Lease, events: Sequence[Event]) -> bool:
+        """Keep `events`, in order; True when the turn has been asked to stop. Raises LeaseLost."""
+        reply = await self._operations.run(
+            "append", lease.session_id, lease.principal, lease.value, *flattened(events)
+        )
+        return bool(reply[1] == "1")
+
+    async def page(self, session_id: str, principal: str, after: str | None) -> EventPage:
+        """Events behind the id `after`; None: of the turn that runs, if one does.
+
+        As many as fit a page; ask again behind the last until there are none.
+        """
+        reply = await self._operations.run("events", session_id, principal, after or "", _PAGE)
+        if reply[0] == "TRIMMED":
+            return EventPage("idle", reply[1], after or "", [], is_trimmed=True)
+        _, status, last, behind, *flat = reply
+        events = [Event(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+        return EventPage(cast("Status", status), last, behind, events)

@@ -1,0 +1,44 @@
+-- What happened after an event.
+-- ARGV: its id ('' = the beginning of the turn that runs, or the end if none does), most entries
+-- -> {'OK', status, last event's id, id behind which the events are, then id, name, data of each}
+-- -> {'TRIMMED', last event's id}  that event is not kept any more, so some may be missing
+local refused = refusal()
+if refused then
+  return refused
+end
+local after, most = ARGV[5], ARGV[6]
+local status, last, start, first = unpack(redis.call('HMGET', META, 'status', 'last_event',
+  'turn_event', 'turn_first'))
+last = last or '0-0'
+if status == 'running' and redis.call('EXISTS', LEASE) == 0 then
+  status = 'interrupted'
+end
+if after == '' then
+  after = status == 'running' and start or last
+end
+
+local function is_before(one, other)
+  local fence, seq = string.match(one, '(%d+)-(%d+)')
+  local other_fence, other_seq = string.match(other, '(%d+)-(%d+)')
+  if fence ~= other_fence then
+    return tonumber(fence) < tonumber(other_fence)
+  end
+  return tonumber(seq) < tonumber(other_seq)
+end
+
+-- The beginning of a turn, `<fence>-0`, is no event, but its first one is.
+local known = string.gsub(after, '%-0$', '-1')
+if after == start and first then
+  known = first
+end
+local entries = redis.call('XRANGE', EV, '(' .. after, '+', 'COUNT', most)
+if is_before(after, last) and #redis.call('XRANGE', EV, known, known) == 0 then
+  return { 'TRIMMED', last }
+end
+local reply = { 'OK', status, last, after }
+for _, entry in ipairs(entries) do
+  reply[#reply + 1] = entry[1]
+  reply[#reply + 1] = entry[2][2]
+  reply[#reply + 1] = entry[2][4]
+end
+return reply

@@ -1,0 +1,111 @@
+"""One operation of a session: an atomic script in Redis (`lua/`), its refusals and its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from agent_worker.errors import LeaseLost, SessionNotFound, SessionTooNew, StoreUnavailable
+from agent_worker.sessions.keys import is_session_id, session_keys
+from agent_worker.sessions.scripts import load_scripts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from agent_worker.sessions.client import Client
+    from agent_worker.sessions.records import Message
+
+log = logging.getLogger(__name__)
+
+# Above the client's own timeouts and retries on one dead connection, below a client's patience.
+_OPERATION_TIMEOUT_S = 5.0
+
+
+class Operations:
+    """Runs the scripts by name. `life_s` is the sliding and the absolute life of a session."""
+
+    def __init__(
+        self, client: Client, life_s: tuple[float, float], on_unavailable: Callable[[str], None]
+    ) -> None:
+        self.client = client
+        self._scripts = load_scripts()
+        self._life = tuple(map(to_ms, life_s))
+        self._on_unavailable = on_unavailable
+        # So that a log shows a loss once, not once for each request; None: not asked yet.
+        self._answers: bool | None = None
+
+    async def run(
+        self, name: str, session_id: str, principal: str, *args: str | int
+    ) -> Sequence[Any]:
+        """The script's reply, unless it refused: SessionNotFound, SessionTooNew, LeaseLost.
+
+        Raises StoreUnavailable when Redis does not answer; what happened is unknown then.
+        """
+        async with self.reaching(name):
+            reply = await self.client.run(*self._call(name, session_id, principal, args))
+        return _unless_refused(reply)
+
+    async def run_replicated(
+        self, name: str, session_id: str, principal: str, *args: str | int
+    ) -> tuple[Sequence[Any], bool]:
+        """Like `run`; and whether as many replicas have it as the deployment asks for."""
+        async with self.reaching(name):
+            reply, copies = await self.client.run_replicated(
+                *self._call(name, session_id, principal, args)
+            )
+        return _unless_refused(reply), copies >= self.client.replicas_wanted
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless Redis answers."""
+        async with self.reaching("ping"):
+            await self.client.ping()
+
+    def _call(self, name: str, session_id: str, principal: str, args: Sequence[str | int]) -> Any:
+        if not is_session_id(session_id):
+            raise SessionNotFound
+        arguments = [principal, session_id, *self._life, *args]
+        return self._scripts[name], session_keys(session_id), arguments
+
+    @contextlib.asynccontextmanager
+    async def reaching(self, operation: str) -> AsyncIterator[None]:
+        """What fails inside for want of Redis is StoreUnavailable."""
+        try:
+            async with asyncio.timeout(_OPERATION_TIMEOUT_S):
+                yield
+        except (RedisError, OSError, TimeoutError) as error:
+            if self._answers:
+                log.warning("Redis is lost: %s: %s", operation, error or type(error).__name__)
+            self._answers = False
+            self._on_unavailable(operation)
+            raise StoreUnavailable from error
+        if self._answers is False:
+            log.warning("Redis answers again")
+        self._answers = True
+
+
+def _unless_refused(reply: Sequence[Any]) -> Sequence[Any]:
+    match reply[0]:
+        case "NO_SESSION" | "FORBIDDEN" | "GONE":
+            raise SessionNotFound
+        case "NEWER_SCHEMA":
+            raise SessionTooNew
+        case "LOST" | "CONFLICT":
+            raise LeaseLost
+    return reply
+
+
+def dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def load(texts: Sequence[str]) -> list[Message]:
+    return [json.loads(text) for text in texts]
+
+
+def to_ms(seconds: float) -> int:
+    return round(seconds * 1000)

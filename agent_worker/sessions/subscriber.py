@@ -1,0 +1,174 @@
+"""Pub/sub on one connection, which is replaced when it breaks.
+
+    subscribe     the channel is wanted; SUBSCRIBE is sent now, or with the next connection
+    live          the server has confirmed it: whatever is published from now on arrives
+    lost          the connection broke: no channel is live until all are confirmed anew, and
+                  then `on_reconnected` tells that messages may have been missed
+
+A Cluster broadcasts PUBLISH to all of its nodes, so a connection to any of them hears all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as redis_errors
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError
+
+from agent_worker.tasks import spawn_reporting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from agent_worker.sessions.node import Node
+    from agent_worker.sessions.topology import Topology
+
+log = logging.getLogger(__name__)
+
+# A server that vanished without closing is noticed after the sum of both.
+_QUIET_S = 10.0
+_PONG_S = 2.0
+_CANCEL_AGAIN_S = 0.05
+
+
+class Subscriber:
+    """Made by `Client.subscriber`; the callbacks are synchronous and short.
+
+    A channel is subscribed once, however many call `subscribe`: sharing it out is their own.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        on_message: Callable[[str, str], None],
+        on_reconnected: Callable[[], None],
+    ) -> None:
+        self._topology = topology
+        self._on_message = on_message
+        self._on_reconnected = on_reconnected
+        # Of every wanted channel, set while it is live.
+        self._live: dict[str, asyncio.Event] = {}
+        # What the connection will confirm, in the order of sending.
+        self._unconfirmed: deque[asyncio.Event] = deque()
+        self._connection: AbstractConnection | None = None
+        self._sending = asyncio.Lock()
+        self._has_missed = False
+        self._task: asyncio.Task[object] | None = None
+
+    async def subscribe(self, channel: str) -> None:
+        """Return once the channel is live; while Redis is away, that is when it is back."""
+        live = self._live.get(channel)
+        if live is None:
+            live = self._live[channel] = asyncio.Event()
+            if self._task is None:
+                self._task = spawn_reporting(self._run(), name="subscriber")
+            await self._send("SUBSCRIBE", channel)
+        await live.wait()
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Hear no more of it. Whoever still waits in `subscribe` is let go."""
+        live = self._live.pop(channel, None)
+        if live is not None:
+            live.set()
+            await self._send("UNSUBSCRIBE", channel)
+
+    async def close(self) -> None:
+        # Again if need be: redis-py's connecting can swallow a cancellation.
+        while self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_S)
+
+    async def _run(self) -> None:
+        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
+        failures = 0
+        while True:
+            node: Node | None = None
+            try:
+                node = await self._topology.node(None)
+                async with node.own_connection() as connection:
+                    self._connection = connection
+                    await self._send("SUBSCRIBE", *self._live)
+                    while True:
+                        self._take(await self._next_reply(node, connection))
+                        failures = 0
+            except (RedisError, OSError) as error:
+                if not failures:
+                    log.warning("the subscriptions are lost: %s", error or type(error).__name__)
+                if node is not None:
+                    self._topology.distrust(node)
+            finally:
+                self._lose()
+            failures += 1
+            # The jitter reaches down to nothing: the floor keeps it from spinning.
+            await asyncio.sleep(0.02 + backoff.compute(failures))
+
+    def _lose(self) -> None:
+        self._connection = None
+        self._unconfirmed.clear()
+        for live in self._live.values():
+            self._has_missed |= live.is_set()
+            live.clear()
+
+    async def _next_reply(self, node: Node, connection: AbstractConnection) -> Any:
+        reply = await _read(connection, _QUIET_S)
+        if reply is None:
+            if not self._topology.serves(node):
+                raise redis_errors.ConnectionError(f"{node.name} is not the master any more")
+            await self._send("PING")
+            reply = await _read(connection, _PONG_S)
+        if reply is None:
+            raise redis_errors.ConnectionError(f"{node.name} does not answer")
+        return reply
+
+    def _take(self, reply: Any) -> None:
+        match reply:
+            case ["message", channel, data]:
+                # It may have been on its way when the channel was given up.
+                if channel in self._live:
+                    self._call(self._on_message, channel, data)
+            case ["subscribe", _, _]:
+                self._unconfirmed.popleft().set()
+                if self._has_missed and not self._unconfirmed:
+                    self._has_missed = False
+                    log.warning("the subscriptions are back")
+                    self._call(self._on_reconnected)
+
+    def _call(self, function: Callable[..., None], *args: str) -> None:
+        try:
+            function(*args)
+        except Exception:
+            log.exception("a subscriber's callback failed")
+
+    async def _send(self, command: str, *channels: str) -> None:
+        """Send it if there is a connection. A failure is the reader's to notice.
+
+        What was wanted may not be wanted any more, or again, once it is this one's turn; the
+        server is told what is true now.
+        """
+        async with self._sending:
+            connection = self._connection
+            if connection is None or not connection.is_connected:
+                return
+            if command != "PING":
+                is_wanted = command == "SUBSCRIBE"
+                channels = tuple(name for name in channels if (name in self._live) == is_wanted)
+                if not channels:
+                    return
+                if is_wanted:
+                    self._unconfirmed.extend(self._live[name] for name in channels)
+            with contextlib.suppress(RedisError, OSError):
+                # Its own health check is a PING that expects the next reply: here, a message.
+                await connection.send_command(command, *channels, check_health=False)
+
+
+async def _read(connection: AbstractConnection, timeout_s: float) -> Any:
+    """The next reply, or None after `timeout_s`."""
+    return await connection.read_response(timeout=timeout_s)

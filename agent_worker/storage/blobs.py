@@ -1,0 +1,183 @@
+"""Large texts in a directory or in S3, over obstore.
+
+The key is `<session_id>/<sha256>`, so a text is written once and never changed, and writing it
+again is harmless. Its hash is checked at each reading: neither a file system nor a store on the way
+promises that a crash leaves no half-written object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from agent_worker.sessions import is_session_id
+from agent_worker.storage.base import BlobMissing, StorageUnavailable
+from agent_worker.storage.setup import StorageSetupError, missing_extra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from obstore.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}/[0-9a-f]{64}")
+# Of one request; a tool's result is a few MB at most.
+_TIMEOUT_S = 10
+_CONNECT_TIMEOUT_S = 2
+# Puts are create-only and repeatable, so a retry is safe.
+_RETRIES = 2
+
+
+def open_blobs(where: str | Path) -> Blobs:
+    """Blobs in the directory `where`, made on demand, or in `s3://bucket/prefix`.
+
+    Does no I/O with S3. The endpoint and the keys of S3 come from the environment: AWS_REGION,
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and so on; an endpoint that begins
+    with http:// is used without TLS. Raises StorageSetupError.
+    """
+    try:
+        import obstore  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("keeping large results", "blobs") from error
+    text = str(where)
+    if "://" not in text:
+        return Blobs(_local(Path(text)))
+    if not text.startswith("s3://"):
+        raise StorageSetupError(f"{text!r} is neither a directory nor s3://bucket/prefix")
+    return Blobs(_s3(text))
+
+
+def is_blob_key(text: str) -> bool:
+    """Whether `text` could be a key. Nothing else may become part of a path."""
+    return _KEY.fullmatch(text) is not None
+
+
+class Blobs:
+    """A BlobStore over any store of obstore."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"Blobs({self._store})"
+
+    async def put(self, session_id: str, data: bytes) -> str:
+        from obstore.exceptions import AlreadyExistsError
+
+        key = f"{_checked(session_id)}/{hashlib.sha256(data).hexdigest()}"
+        with _reported("put"), contextlib.suppress(AlreadyExistsError):
+            await self._store.put_async(key, data, mode="create")
+        return key
+
+    async def get(self, key: str) -> bytes:
+        if not is_blob_key(key):
+            raise BlobMissing(key)
+        with _reported("get", missing=lambda: BlobMissing(key)):
+            response = await self._store.get_async(key)
+            data = bytes(await response.bytes_async())
+        if hashlib.sha256(data).hexdigest() != key.rpartition("/")[2]:
+            log.error("blob %s is damaged: removed, so that it can be written again", key)
+            await self._delete([key])
+            raise BlobMissing(key)
+        return data
+
+    async def delete_session(self, session_id: str) -> None:
+        """Also of a session that goes on: a blob written meanwhile may stay (see the janitor)."""
+        await self._delete_listed(f"{_checked(session_id)}/", lambda entry: True)
+
+    async def delete_older_than(self, seconds: float) -> int:
+        """The janitor: remove what was written longer ago; returns how many.
+
+        A session that expires in Redis tells nobody, so its blobs wait for this. Give at least a
+        session's longest life (30 days): a blob is never touched again while its session lives.
+        It lists the whole store; in S3 a lifecycle rule of the bucket does the same for less.
+        """
+        oldest = datetime.now(UTC) - timedelta(seconds=seconds)
+        return await self._delete_listed(None, lambda entry: entry["last_modified"] < oldest)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    async def _delete_listed(self, prefix: str | None, wanted: Callable[[Any], bool]) -> int:
+        count = 0
+        with _reported("list"):
+            async for entries in self._store.list(prefix):
+                # Anything else that lies there is not ours to delete.
+                keys = [e["path"] for e in entries if is_blob_key(e["path"]) and wanted(e)]
+                await self._delete(keys)
+                count += len(keys)
+        return count
+
+    async def _delete(self, keys: list[str]) -> None:
+        for key in keys:
+            # One by one: the bulk call stops at the first that somebody else has deleted.
+            with _reported("delete"), contextlib.suppress(FileNotFoundError):
+                await self._store.delete_async(key)
+
+
+def _checked(session_id: str) -> str:
+    if not is_session_id(session_id):
+        raise ValueError(f"not a session id: {session_id!r}")
+    return session_id
+
+
+@contextlib.contextmanager
+def _reported(operation: str, *, missing: Callable[[], Exception] | None = None) -> Iterator[None]:
+    """Turn obstore's errors into ours; the details go to the log only."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise (missing() if missing else StorageUnavailable()) from error
+    except (BaseError, OSError) as error:
+        log.warning("blob store: %s failed: %s", operation, str(error).partition("\n")[0])
+        raise StorageUnavailable from error
+
+
+def _local(folder: Path) -> ObjectStore:
+    from obstore.store import LocalStore
+
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageSetupError(
+            f"cannot make the directory {folder} for large results: {error.strerror}"
+        ) from error
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise StorageSetupError(f"cannot write to the directory {folder} for large results")
+    return LocalStore(folder, automatic_cleanup=True)
+
+
+def _s3(url: str) -> ObjectStore:
+    from obstore.exceptions import BaseError
+    from obstore.store import S3Store
+
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise StorageSetupError(f"{url!r} names no bucket: s3://bucket/prefix")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    try:
+        return S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            client_options={
+                "timeout": timedelta(seconds=_TIMEOUT_S),
+                "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
+                "allow_http": endpoint.startswith("http://"),
+            },
+            retry_config={
+                "max_retries": _RETRIES,
+                "retry_timeout": timedelta(seconds=_TIMEOUT_S),
+            },
+        )
+    except (BaseError, ValueError) as error:
+        raise StorageSetupError(f"cannot use {url}: {error}") from error

@@ -1,0 +1,71 @@
+"""The principal's settings, the same in all of its sessions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agent_worker.storage.base import StorageUnavailable
+from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument
+
+if TYPE_CHECKING:
+    from agent_worker.storage.base import Preferences
+    from agent_worker.tools.base import ToolContext
+
+# All of them are read at once: at most about 64 KB. Calls at the same time may add a few more.
+MAX_PREFERENCES = 64
+MAX_NAME = 64
+MAX_VALUE = 1000
+_AWAY = "the preferences cannot be reached at the moment"
+
+
+class PreferenceSet:
+    spec = ToolSpec(
+        "preference_set",
+        "Keep a setting of the user under a name, for all sessions",
+        Effect.IDEMPOTENT,
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+            "required": ["name", "value"],
+        },
+    )
+
+    def __init__(self, preferences: Preferences) -> None:
+        self._preferences = preferences
+
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
+        name = text_argument(arguments, "name", limit=MAX_NAME)
+        value = text_argument(arguments, "value", limit=MAX_VALUE)
+        try:
+            known = await self._preferences.all(context.principal)
+            if name not in known and len(known) >= MAX_PREFERENCES:
+                raise ToolError(f"there are {MAX_PREFERENCES} preferences already")
+            await self._preferences.set(context.principal, name, value)
+        except StorageUnavailable:
+            raise ToolError(f"{_AWAY}; nothing is known to be kept") from None
+        return value
+
+
+class PreferenceGet:
+    spec = ToolSpec(
+        "preference_get",
+        "The setting of the user kept under a name",
+        Effect.READ,
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+        },
+    )
+
+    def __init__(self, preferences: Preferences) -> None:
+        self._preferences = preferences
+
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
+        name = text_argument(arguments, "name", limit=MAX_NAME)
+        try:
+            return (await self._preferences.all(context.principal))[name]
+        except KeyError:
+            raise ToolError(f"there is no preference {name!r}") from None
+        except StorageUnavailable:
+            raise ToolError(_AWAY) from None

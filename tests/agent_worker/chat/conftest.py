@@ -1,0 +1,47 @@
+"""The SDK of OpenAI, a balancer, and workers behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.agent_worker.chat.support import System
+from tests.outside.conftest import no_proxies
+from tests.outside.needs import needs_package
+from tests.proxy.conftest import pytest_asyncio_loop_factories, stage
+from tests.proxy.support import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.agent_worker.conftest import StartWorker
+    from tests.proxy.support import Stage
+
+    StartSystem = Callable[..., Awaitable[System]]
+
+__all__ = ["no_proxies", "pytest_asyncio_loop_factories", "stage"]
+
+
+@pytest.fixture
+async def start_system(stage: Stage, start_worker: StartWorker) -> AsyncIterator[StartSystem]:
+    """Start workers, a balancer before them, and a client: `await start_system(engine=...)`.
+
+    In this order: the clients leave first, then the workers, and then the stage looks for the rest.
+    """
+    openai = needs_package("openai")
+    clients = []
+
+    async def start(*, workers: int = 1, max_retries: int = 0, **config: Any) -> System:
+        running = [await start_worker(name=f"w{n}", **config) for n in range(1, workers + 1)]
+        ports = [int(worker.url.rpartition(":")[2]) for worker in running]
+        lb = await stage.balancer(*ports, backend={"balance": "round_robin"})
+        client = openai.AsyncOpenAI(
+            api_key="secret", base_url=f"{lb.url}/v1", max_retries=max_retries, timeout=PATIENCE
+        )
+        clients.append(client)
+        return System(client, lb.url, running)
+
+    yield start
+    for client in clients:
+        await client.close()

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent_worker.redis_server import RedisServer
+from agent_worker.sessions.client import Client, connect
+from tests.agent_worker.redis.topologies import Cluster, Sentinels
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+
+@pytest.fixture(scope="session")
+def calm_server() -> Iterator[RedisServer]:
+    """For tests that leave it as it is, as the two below."""
+    with RedisServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def calm_sentinels() -> Iterator[Sentinels]:
+    with Sentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture(scope="session")
+def calm_cluster() -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def sentinels() -> Iterator[Sentinels]:
+    """For a test that kills servers, as the one below."""
+    with Sentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def connected() -> AsyncIterator[Callable[[str], Client]]:
+    """Make clients that are closed at the end: `connected(url)`."""
+    clients: list[Client] = []
+
+    def make(url: str) -> Client:
+        clients.append(connect(url))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.aclose()

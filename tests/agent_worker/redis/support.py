@@ -1,0 +1,59 @@
+"""Scripts that the tests run, and what a subscriber heard."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from agent_worker.sessions.scripts import Script
+
+if TYPE_CHECKING:
+    from agent_worker.sessions.client import Client
+    from agent_worker.sessions.subscriber import Subscriber
+
+#: Each run leaves a trace, so that a repetition shows.
+COUNT = Script.of("count", "return redis.call('INCR', KEYS[1])")
+#: As the store's own: a repetition finds its work done and writes nothing.
+ONCE = Script.of(
+    "once",
+    "if redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 'written' end\n"
+    "return 'as before: ' .. redis.call('GET', KEYS[1])",
+)
+READ = Script.of("read", "return redis.call('GET', KEYS[1])")
+#: -> how many heard it on the server that ran it
+PUBLISH = Script.of("publish", "return redis.call('PUBLISH', ARGV[1], ARGV[2])")
+FAIL = Script.of("fail", "return redis.error_reply('ODD out of luck')")
+
+
+@dataclass
+class Heard:
+    """The callbacks of a subscriber."""
+
+    messages: list[tuple[str, str]] = field(default_factory=list)
+    reconnections: int = 0
+
+    def subscribe_with(self, client: Client) -> Subscriber:
+        return client.subscriber(on_message=self.message, on_reconnected=self.reconnected)
+
+    def message(self, channel: str, data: str) -> None:
+        self.messages.append((channel, data))
+
+    def reconnected(self) -> None:
+        self.reconnections += 1
+
+
+async def publish(client: Client, channel: str, data: str) -> None:
+    await client.run(PUBLISH, ["{any}"], [channel, data])
+
+
+async def soon(client: Client, script: Script, key: str, *args: str) -> object:
+    """Run it, again and again while Redis is lost, as a turn does; the test's timeout bounds it."""
+    while True:
+        try:
+            async with asyncio.timeout(5):
+                return await client.run(script, [key], args)
+        except (RedisError, OSError):
+            await asyncio.sleep(0.05)

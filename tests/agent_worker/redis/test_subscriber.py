@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from agent_worker.redis_server import RedisServer
+from agent_worker.tasks import cancel_and_wait, spawn
+from tests.agent_worker.redis.dropping_proxy import DroppingProxy
+from tests.agent_worker.redis.support import Heard, publish
+from tests.agent_worker.redis.topologies import ask
+from tests.agent_worker.support import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from agent_worker.sessions.client import Client
+
+    Connected = Callable[[str], Client]
+
+
+async def test_messages_of_the_subscribed_channels_arrive_in_order(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    client = connected(calm_server.url)
+    heard = Heard()
+    subscriber = heard.subscribe_with(client)
+    await subscriber.subscribe("one")
+    # From here on, what is published is heard.
+    for n in range(100):
+        await publish(client, "one", f"{n}")
+        await publish(client, "other", "unheard")
+    await until(lambda: len(heard.messages) == 100)
+    assert heard.messages == [("one", f"{n}") for n in range(100)]
+    assert heard.reconnections == 0
+    await subscriber.close()
+
+
+async def test_all_channels_share_one_connection(connected: Connected) -> None:
+    with RedisServer.start() as server:
+        client = connected(server.url)
+        subscriber = Heard().subscribe_with(client)
+        await asyncio.gather(*(subscriber.subscribe(f"c{n}") for n in range(500)))
+        assert ask(server.port, "CLIENT", "LIST", "TYPE", "pubsub").count("\n") == 1
+        assert len(ask(server.port, "PUBSUB", "CHANNELS")) == 500
+        await asyncio.gather(*(subscriber.unsubscribe(f"c{n}") for n in range(500)))
+        await until(lambda: not ask(server.port, "PUBSUB", "CHANNELS"))
+        await subscriber.close()
+        await until(lambda: not ask(server.port, "CLIENT", "LIST", "TYPE", "pubsub"))
+
+
+async def test_an_unsubscribed_channel_is_silent_and_can_be_had_again(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    client = connected(calm_server.url)
+    heard = Heard()
+    subscriber = heard.subscribe_with(client)
+    await subscriber.subscribe("again")
+    await subscriber.subscribe("again")
+    await subscriber.unsubscribe("again")
+    await subscriber.unsubscribe("again")
+    await publish(client, "again", "unheard")
+    await subscriber.subscribe("again")
+    await publish(client, "again", "heard")
+    await until(lambda: heard.messages)
+    assert heard.messages == [("again", "heard")]
+    await subscriber.close()
+
+
+async def test_a_channel_given_up_and_taken_again_at_once_misses_nothing(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    client = connected(calm_server.url)
+    heard = Heard()
+    subscriber = heard.subscribe_with(client)
+    for n in range(50):
+        first = spawn(subscriber.subscribe("flip"), name="first")
+        give_up = spawn(subscriber.unsubscribe("flip"), name="give up")
+        # Begun in this order, as tasks are.
+        await spawn(subscriber.subscribe("flip"), name="again")
+        await publish(client, "flip", f"{n}")
+        await until(lambda n=n: ("flip", f"{n}") in heard.messages)
+        await asyncio.gather(first, give_up)
+        await subscriber.unsubscribe("flip")
+    await subscriber.close()
+
+
+async def test_a_cut_connection_is_replaced_and_all_channels_with_it(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    publisher = connected(calm_server.url)
+    async with DroppingProxy(calm_server.port) as proxy:
+        heard = Heard()
+        subscriber = heard.subscribe_with(connected(proxy.url))
+        await asyncio.gather(subscriber.subscribe("a"), subscriber.subscribe("b"))
+        for times in (1, 2, 3):
+            proxy.cut()
+            await until(lambda times=times: heard.reconnections == times)
+            # All are live when it is told.
+            await publish(publisher, "a", f"{times}")
+            await publish(publisher, "b", f"{times}")
+            await until(lambda times=times: len(heard.messages) == 2 * times)
+        await subscriber.close()
+
+
+async def test_while_the_server_is_away_it_is_not_hammered(
+    calm_server: RedisServer, connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with DroppingProxy(calm_server.port) as proxy:
+        heard = Heard()
+        subscriber = heard.subscribe_with(connected(proxy.url))
+        await subscriber.subscribe("a")
+        proxy.refuses = True
+        refused = proxy.refused
+        with caplog.at_level(logging.WARNING):
+            proxy.cut()
+            await until(lambda: proxy.refused >= refused + 3)
+            # Wanted meanwhile: waits, and is live with the others.
+            late = spawn(subscriber.subscribe("late"), name="late")
+            proxy.refuses = False
+            await late
+            await until(lambda: heard.reconnections == 1)
+        told = [record.getMessage() for record in caplog.records]
+        assert len([text for text in told if "are lost" in text]) == 1
+        assert told[-1] == "the subscriptions are back"
+        await subscriber.close()
+
+
+async def test_a_subscription_that_is_not_waited_for_any_more_can_be_given_up(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    async with DroppingProxy(calm_server.port) as proxy:
+        proxy.refuses = True
+        subscriber = Heard().subscribe_with(connected(proxy.url))
+        waiting = spawn(subscriber.subscribe("a"), name="waiting")
+        impatient = spawn(subscriber.subscribe("a"), name="impatient")
+        await until(lambda: proxy.refused > 1)
+        await cancel_and_wait(impatient)
+        assert not waiting.done()
+        await subscriber.unsubscribe("a")
+        await waiting
+        await subscriber.close()
+
+
+async def test_a_server_that_fell_silent_is_left(
+    calm_server: RedisServer, connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_worker.sessions.subscriber._QUIET_S", 0.1)
+    monkeypatch.setattr("agent_worker.sessions.subscriber._PONG_S", 0.1)
+    async with DroppingProxy(calm_server.port) as proxy:
+        heard = Heard()
+        subscriber = heard.subscribe_with(connected(proxy.url))
+        await subscriber.subscribe("a")
+        # A living server that has nothing to say answers its PINGs.
+        await until(lambda: proxy.commands["PING"] >= 3)
+        assert proxy.accepted == 1
+        proxy.go_mute()
+        await until(lambda: proxy.accepted > 1)
+        proxy.speak()
+        await until(lambda: heard.reconnections == 1)
+        await subscriber.close()
+
+
+async def test_a_failing_callback_does_not_end_it(
+    calm_server: RedisServer, connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connected(calm_server.url)
+    heard: list[str] = []
+
+    def on_message(channel: str, data: str) -> None:
+        heard.append(data)
+        if data == "bad":
+            raise LookupError("a bug")
+
+    subscriber = client.subscriber(on_message=on_message, on_reconnected=lambda: None)
+    await subscriber.subscribe("a")
+    await publish(client, "a", "bad")
+    await publish(client, "a", "good")
+    await until(lambda: heard == ["bad", "good"])
+    assert "a bug" in caplog.text
+    await subscriber.close()
+
+
+async def test_closing_twice_or_unused_is_no_matter(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    client = connected(calm_server.url)
+    unused = Heard().subscribe_with(client)
+    await unused.close()
+    used = Heard().subscribe_with(client)
+    await used.subscribe("a")
+    await used.close()
+    await used.close()

@@ -1,0 +1,362 @@
+"""Redis as production has it, from real servers: Sentinels with replicas, a Cluster, one with AOF.
+
+No pytest in here: the chaos harness uses it as well. All of it blocks; start it from the main
+thread (see RedisServer).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import redis
+
+from agent_worker.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+HOST = "127.0.0.1"
+SLOTS = 16384
+_START_S = 30.0
+_POLL_S = 0.02
+
+#: Replicas are in step at once (the default gathers several for 5 s).
+_REPLICATION = {"repl-diskless-sync-delay": "0"}
+
+
+def ask(port: int, *words: str | int) -> Any:
+    """One command to the server on `port`, on a connection of its own; the reply as it came."""
+    with redis.Redis(
+        host=HOST, port=port, decode_responses=True, socket_timeout=5, protocol=2
+    ) as client:
+        client.response_callbacks.clear()
+        return client.execute_command(*words)
+
+
+def facts(reply: str | list[str]) -> dict[str, str]:
+    """The reply of an INFO ("name:value" lines), or of names and values in turn."""
+    if isinstance(reply, list):
+        return dict(zip(reply[::2], reply[1::2], strict=True))
+    return dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
+
+
+def wait_for(condition: Callable[[], Any], what: str, *, timeout_s: float = _START_S) -> None:
+    """Block until `condition` is true; a server that does not answer makes it false."""
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            if condition():
+                return
+        except redis.RedisError:
+            pass
+        if time.monotonic() > until:
+            raise TimeoutError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(_POLL_S)
+
+
+class Deployment:
+    """Servers with a folder of their own; leaving the block stops and removes all of it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
+        #: By port, those that were killed as well: `restart` knows how they were started.
+        self.servers: dict[int, RedisServer] = {}
+        self._options: dict[int, Mapping[str, str]] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self._set_up()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for server in self.servers.values():
+            if server.is_running:
+                # A frozen one would not hear of its end.
+                os.kill(server.pid, signal.SIGCONT)
+                server.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self, port: int) -> None:
+        """As a crash: SIGKILL."""
+        self.servers[port].kill()
+
+    def freeze(self, port: int) -> None:
+        """As a machine that hangs: its connections stay open and nothing answers."""
+        os.kill(self.servers[port].pid, signal.SIGSTOP)
+
+    def thaw(self, port: int) -> None:
+        os.kill(self.servers[port].pid, signal.SIGCONT)
+
+    def restart(self, port: int) -> None:
+        """Start a killed server anew, on its port and with its folder."""
+        self.servers[port] = RedisServer.start(port, options=self._options[port])
+
+    def start(self, options: Mapping[str, str]) -> RedisServer:
+        # Each in a folder of its own: what they keep there has the same names.
+        own = {"dir": tempfile.mkdtemp(dir=self.folder), **options}
+        server = RedisServer.start(options=own)
+        self.servers[server.port], self._options[server.port] = server, own
+        return server
+
+    def _set_up(self) -> None:
+        raise NotImplementedError
+
+
+class Durable(Deployment):
+    """One server that keeps every acknowledged write (AOF, `appendfsync always`)."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def _set_up(self) -> None:
+        self.port = self.start({"appendonly": "yes", "appendfsync": "always"}).port
+
+
+class Sentinels(Deployment):
+    """A master with replicas, and three Sentinels that promote one of them within seconds."""
+
+    MASTER_NAME = "main"
+
+    def __init__(self, *, replicas: int = 2, down_after_ms: int = 500) -> None:
+        super().__init__()
+        self._replicas = replicas
+        self._down_after_ms = down_after_ms
+        self.sentinel_ports: list[int] = []
+        self._sentinels: list[RedisServer] = []
+        self._data_ports: list[int] = []
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"{HOST}:{port}" for port in self.sentinel_ports)
+        return f"redis+sentinel://{hosts}/{self.MASTER_NAME}"
+
+    @property
+    def master_port(self) -> int:
+        """As most Sentinels have it."""
+        ports = [self._master_port_by(port) for port in self.sentinel_ports]
+        return max(set(ports), key=ports.count)
+
+    @property
+    def replica_ports(self) -> list[int]:
+        """The living servers that are not the master."""
+        master = self.master_port
+        alive = [port for port in self._data_ports if self.servers[port].is_running]
+        return [port for port in alive if port != master]
+
+    def wait_for_new_master(self, old: int, *, timeout_s: float = _START_S) -> int:
+        """Block until all Sentinels name another one, and it takes writes."""
+
+        def is_promoted() -> bool:
+            ports = {self._master_port_by(port) for port in self.sentinel_ports}
+            return len(ports) == 1 and old not in ports and ask(*ports, "ROLE")[0] == "master"
+
+        wait_for(is_promoted, "a new master", timeout_s=timeout_s)
+        return self.master_port
+
+    def wait_in_step(self) -> None:
+        """Block until all living replicas follow the master and all Sentinels know them."""
+
+        def is_in_step() -> bool:
+            wanted = len(self.replica_ports)
+            linked = ask(self.master_port, "INFO", "replication").count("state=online")
+            return linked == wanted and all(
+                self._knows(port, wanted) for port in self.sentinel_ports
+            )
+
+        wait_for(is_in_step, "replicas in step")
+
+    def kill_sentinels(self) -> None:
+        for sentinel in self._sentinels:
+            if sentinel.is_running:
+                sentinel.kill()
+
+    def close(self) -> None:
+        # First: they would take the end of the servers for failures.
+        self.kill_sentinels()
+        super().close()
+
+    def _set_up(self) -> None:
+        master = self.start(_REPLICATION).port
+        self._data_ports = [master]
+        for _ in range(self._replicas):
+            options = {**_REPLICATION, "replicaof": f"{HOST} {master}"}
+            self._data_ports.append(self.start(options).port)
+        for number in range(3):
+            self._start_sentinel(number, master)
+        self.wait_in_step()
+
+    def _start_sentinel(self, number: int, master: int) -> None:
+        name = self.MASTER_NAME
+        folder = self.folder / f"sentinel{number}"
+        folder.mkdir()
+        file = folder / "sentinel.conf"
+        file.write_text(
+            f"dir {folder}\n"
+            f"sentinel monitor {name} {HOST} {master} 2\n"
+            f"sentinel down-after-milliseconds {name} {self._down_after_ms}\n"
+            # Also the pause before a second attempt.
+            f"sentinel failover-timeout {name} 3000\n"
+            f"sentinel parallel-syncs {name} {self._replicas}\n"
+        )
+        self._sentinels.append(RedisServer.start(sentinel_file=file))
+        self.sentinel_ports.append(self._sentinels[-1].port)
+
+    def _master_port_by(self, sentinel_port: int) -> int:
+        return int(ask(sentinel_port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.MASTER_NAME)[1])
+
+    def _knows(self, sentinel_port: int, replicas: int) -> bool:
+        master = facts(ask(sentinel_port, "SENTINEL", "MASTER", self.MASTER_NAME))
+        return (
+            int(master["num-other-sentinels"]) == 2
+            and int(master["num-slaves"]) >= replicas
+            and master["flags"] == "master"
+        )
+
+
+class Cluster(Deployment):
+    """Three masters, each with `replicas` of its own."""
+
+    MASTERS = 3
+
+    def __init__(self, *, replicas: int = 1, node_timeout_ms: int = 1000) -> None:
+        super().__init__()
+        self._replicas = replicas
+        self._node_timeout_ms = node_timeout_ms
+
+    @property
+    def ports(self) -> list[int]:
+        return list(self.servers)
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"{HOST}:{port}" for port in self.ports[: self.MASTERS])
+        return f"redis+cluster://{hosts}"
+
+    def master_of(self, key: str) -> int:
+        """The port of the master that holds `key`, as the living nodes have it."""
+        slot = int(self._ask_any("CLUSTER", "KEYSLOT", key))
+        for first, last, (_, port, *_), *_ in self._slots():
+            if first <= slot <= last:
+                return int(port)
+        raise LookupError(f"nobody serves the slot {slot}")
+
+    def master_ports(self) -> list[int]:
+        return [int(port) for _, _, (_, port, *_), *_ in self._slots()]
+
+    def wait_for_new_master(self, key: str, old: int, *, timeout_s: float = _START_S) -> int:
+        """Block until another node than `old` serves `key` and the whole says ok."""
+        wait_for(
+            lambda: self.master_of(key) != old and self._is_ok(), "promotion", timeout_s=timeout_s
+        )
+        return self.master_of(key)
+
+    def wait_until_whole(self) -> None:
+        """Block until every living node says that all slots are served, by replicated masters."""
+        wait_for(self._is_whole, "a whole Cluster")
+
+    def move_slot(self, slot: int, source: int, target: int) -> None:
+        """Begin to move an (empty) slot, and leave it half-way: IMPORTING and MIGRATING."""
+        ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
+        ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
+
+    def finish_move(self, slot: int, target: int) -> None:
+        """The slot is the target's: told to it and to all other masters."""
+        for port in [target, *self.master_ports()]:
+            ask(port, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
+
+    def _set_up(self) -> None:
+        for _ in range(self.MASTERS * (1 + self._replicas)):
+            self._start_node()
+        masters = self.ports[: self.MASTERS]
+        for number, port in enumerate(masters):
+            first = SLOTS * number // self.MASTERS
+            last = SLOTS * (number + 1) // self.MASTERS - 1
+            ask(port, "CLUSTER", "ADDSLOTSRANGE", first, last)
+            # Distinct from the start, or the nodes would have to settle who is who.
+            ask(port, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for port in self.ports[1:]:
+            meet = ("CLUSTER", "MEET", HOST, masters[0], self._bus_port(masters[0]))
+            ask(port, *meet)
+        everybody = len(self.ports)
+        wait_for(
+            lambda: all(self._known_to(port) == everybody for port in self.ports),
+            "a Cluster whose nodes know each other",
+        )
+        for number, port in enumerate(self.ports[self.MASTERS :]):
+            ask(port, "CLUSTER", "REPLICATE", self._id(masters[number % self.MASTERS]))
+        self.wait_until_whole()
+
+    def _start_node(self) -> None:
+        self.start(
+            {
+                **_REPLICATION,
+                "cluster-enabled": "yes",
+                "cluster-node-timeout": str(self._node_timeout_ms),
+                # The default, the port and 10000, may be no port, or another's.
+                "cluster-port": str(_free_port()),
+                # A replica that was cut off for long may still be promoted.
+                "cluster-replica-validity-factor": "0",
+            }
+        )
+
+    def _bus_port(self, port: int) -> str:
+        return self._options[port]["cluster-port"]
+
+    def _id(self, port: int) -> str:
+        return str(ask(port, "CLUSTER", "MYID"))
+
+    def _known_to(self, port: int) -> int:
+        return int(facts(ask(port, "CLUSTER", "INFO"))["cluster_known_nodes"])
+
+    def _alive(self) -> list[int]:
+        return [port for port in self.ports if self.servers[port].is_running]
+
+    def _ask_any(self, *words: str | int) -> Any:
+        return ask(self._alive()[0], *words)
+
+    def _slots(self) -> list[Any]:
+        slots: list[Any] = self._ask_any("CLUSTER", "SLOTS")
+        return slots
+
+    def _is_ok(self) -> bool:
+        return all(
+            facts(ask(port, "CLUSTER", "INFO"))["cluster_state"] == "ok" for port in self._alive()
+        )
+
+    def _is_whole(self) -> bool:
+        ranges = self._slots()
+        covered = sum(last - first + 1 for first, last, *_ in ranges)
+        replicated = all(len(nodes) >= 1 + self._replicas for _, _, *nodes in ranges)
+        return covered == SLOTS and replicated and self._is_ok() and self._is_linked()
+
+    def _is_linked(self) -> bool:
+        roles = [ask(port, "ROLE") for port in self._alive()]
+        return all(role[0] == "master" or role[3] == "connected" for role in roles)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from agent_worker.storage.postgres import PostgresStorage
+from agent_worker.storage.postgres_server import PostgresServer
+from agent_worker.storage.setup import StorageSetupError
+from tests.agent_worker.support import until
+
+SESSION = "session-number-one"
+
+
+def is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    # Ended, and not yet asked for by whoever inherited it.
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def user_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
+async def value(server: PostgresServer, query: str) -> object:
+    connection = await asyncpg.connect(server.url)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+async def test_a_temporary_server_answers_and_leaves_nothing_behind() -> None:
+    with PostgresServer.start() as server:
+        assert server.is_running
+        assert server.description.startswith("PostgreSQL 18.")
+        folder = server.url.partition("host=")[2]
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+        assert await value(server, "SHOW listen_addresses") == ""
+        assert await value(server, "SHOW fsync") == "off"
+        available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
+        assert await value(server, available) == 1
+    assert not server.is_running
+    with pytest.raises(FileNotFoundError):
+        os.stat(folder)
+    server.stop()
+
+
+async def test_a_folder_keeps_claims_through_a_crash(open_folder: Path) -> None:
+    with PostgresServer.start(open_folder / "data") as server:
+        assert await value(server, "SHOW fsync") == "on"
+        storage = await PostgresStorage.open(server.url)
+        assert await storage.once_ledger.claim(SESSION, "3.0", "hash")
+        # Quit without a checkpoint: what counts is in the log only.
+        os.kill(server.pid, signal.SIGQUIT)
+        await until(lambda: not server.is_running)
+        await storage.close()
+    with PostgresServer.start(open_folder / "data") as server:
+        storage = await PostgresStorage.open(server.url)
+        assert not await storage.once_ledger.claim(SESSION, "3.0", "hash")
+        await storage.close()
+
+
+def test_two_servers_do_not_share_a_folder(open_folder: Path) -> None:
+    with PostgresServer.start(open_folder / "data"):
+        with pytest.raises(StorageSetupError, match="ended at once"):
+            PostgresServer.start(open_folder / "data")
+        # As little as it can do is to leave the first alone.
+        with PostgresServer.start() as other:
+            assert other.is_running
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_told(open_folder: Path, name: str) -> None:
+    (open_folder / "file").write_text("in the way")
+    with pytest.raises(StorageSetupError, match=r"cannot use .* for PostgreSQL"):
+        PostgresServer.start(open_folder / name)
+
+
+def test_a_folder_with_something_else_in_it_is_not_touched(open_folder: Path) -> None:
+    (open_folder / "letter").write_text("mine")
+    with pytest.raises(StorageSetupError, match=r"initdb in .* failed"):
+        PostgresServer.start(open_folder)
+    assert [path.name for path in open_folder.iterdir()] == ["letter"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as another user")
+def test_started_by_root_it_runs_as_somebody_else() -> None:
+    with PostgresServer.start() as server:
+        assert user_of(server.pid) != 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
+async def test_it_ends_when_its_parent_is_killed(open_folder: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from agent_worker.storage.postgres_server import PostgresServer\n"
+        f"server = PostgresServer.start(Path({str(open_folder / 'data')!r}))\n"
+        "print(server.pid, flush=True)\n"
+        "input()\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Killed, it does not tidy up; the fixture does.
+        env={**os.environ, "TMPDIR": str(open_folder)},
+    )
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    assert is_running(pid)
+    parent.kill()
+    await parent.wait()
+    await until(lambda: not is_running(pid))
