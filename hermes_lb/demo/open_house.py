@@ -59,7 +59,7 @@ class OpenHouse:
         self._restarts: dict[str, float] = {}  # name -> when, by the monotonic clock
 
     async def run(self) -> NoReturn:
-        """Until cancelled. Raises DemoFailed when the balancer or Valkey ends by itself."""
+        """Until cancelled. Raises DemoFailed when anything but a worker ends by itself."""
         self._invite()
         while True:
             await asyncio.sleep(_LOOK_EVERY)

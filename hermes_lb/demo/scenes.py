@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hermes_lb.demo.screen import Screen
     from hermes_lb.demo.system import System
 
-NAME = "Ada"
+NAME, CAT = "Ada", "Moxie"
 _WORDS = 40
 _TOKEN_INTERVAL = TOKEN_INTERVAL_MS / 1000
 
@@ -46,6 +46,7 @@ class Scenes:
         killed = await self._kill()
         await self._turn_after_the_kill(killed)
         await self._read_back()
+        await self._memory()
         await self._come_back(killed)
         await self._access_log()
 
@@ -113,6 +114,16 @@ class Scenes:
         messages = session.get("messages", [])
         self._check(checks.has_every_turn(self._turns, messages))
         self._check(checks.has_no_other_message(self._turns, messages))
+
+    async def _memory(self) -> None:
+        """Told in one session, known in the next one."""
+        self._screen.scene("What outlives a session: long-term memory, in PostgreSQL")
+        self._keep(await self._client.ask(f"Remember for good: {NAME} has a cat called {CAT}"))
+        self._requests += 1
+        await self._client.create()
+        turn = await self._client.ask("What do you remember about the cat?")
+        self._keep(turn)
+        self._check(checks.answer_contains(CAT, turn))
 
     async def _come_back(self, worker: PlannedWorker) -> None:
         self._screen.scene(f"The balancer notices, and {worker.name} comes back")

@@ -21,7 +21,7 @@ from hermes_lb.demo.plan import Unsuitable, make_plan, obstacles
 from hermes_lb.demo.processes import Children
 from hermes_lb.demo.scenes import Scenes
 from hermes_lb.demo.screen import Screen
-from hermes_lb.demo.system import BALANCER, STORE, System
+from hermes_lb.demo.system import BALANCER, DATABASE, STORE, System
 
 if TYPE_CHECKING:
     from hermes_lb.demo.plan import Plan
@@ -86,7 +86,9 @@ class _Demo:
                 finally:
                     self._screen.ended()
                     self._screen.blank()
-                    self._screen.line("Ending the balancer, the workers and Valkey.", "dim")
+                    self._screen.line(
+                        "Ending the balancer, the workers, PostgreSQL and Valkey.", "dim"
+                    )
         except asyncio.CancelledError:
             if self._signal is None:
                 raise
@@ -135,7 +137,11 @@ class _Demo:
         system, screen, plan = self._system, self._screen, self._plan
         with screen.waiting("starting Valkey"):
             await system.start_store()
-        self._show_process(STORE, system.store_url, system.store_version)
+        self._show_process(STORE, *system.store)
+        with screen.waiting("starting PostgreSQL"):
+            await system.start_database()
+        # Its address is a socket's, for nobody to type.
+        self._show_process(DATABASE, "(a socket)", system.database.version)
         with screen.waiting(f"starting {len(plan.workers)} workers"):
             for worker in plan.workers:
                 await system.start_worker(worker)

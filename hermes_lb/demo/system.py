@@ -1,4 +1,4 @@
-"""The running system: an embedded Valkey, the workers, and the balancer in front of them."""
+"""The running system: Valkey, PostgreSQL, the workers, and the balancer in front of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hermes_lb.demo.plan import Plan, PlannedWorker
     from hermes_lb.demo.processes import Child, Children
 
-STORE, BALANCER = "valkey", "balancer"
+STORE, DATABASE, BALANCER = "valkey", "postgres", "balancer"
 
 # Slow enough to be seen, quick enough not to bore.
 TOKEN_INTERVAL_MS = 40
@@ -29,7 +29,14 @@ _POLL_EVERY = 0.05
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 _VERDICT = "hermes_lb.health: "
-_STORE_LINE = re.compile(r"listening on (redis://\S+) \((.+)\)")
+_LISTENING = re.compile(r"listening on (\S+) \((.+)\)")
+
+
+class Place(NamedTuple):
+    """Where an embedded server listens, and what it is."""
+
+    url: str
+    version: str
 
 
 class ServerState(NamedTuple):
@@ -47,21 +54,15 @@ class System:
     def __init__(self, plan: Plan, children: Children, folder: Path) -> None:
         self.plan = plan
         self.access_log = folder / "access.log"
-        self.store_url = ""
-        self.store_version = ""
+        self.store = self.database = Place("", "")
         self.processes: dict[str, Child] = {}
         self._children = children
 
     async def start_store(self) -> None:
-        store = await self._start(STORE, "-m", "agent_worker", "redis", "--port", "0")
+        self.store = await self._start_embedded(STORE, "redis", "--port", "0")
 
-        async def says_where() -> bool:
-            match = _STORE_LINE.search("\n".join(store.tail(5)))
-            if match:
-                self.store_url, self.store_version = match.groups()
-            return match is not None
-
-        await self._until(says_where, store, "Valkey is ready")
+    async def start_database(self) -> None:
+        self.database = await self._start_embedded(DATABASE, "postgres")
 
     async def start_worker(self, worker: PlannedWorker) -> Child:
         """Start it; `wait_for_worker` waits until it is ready."""
@@ -69,7 +70,8 @@ class System:
             worker.name,
             *("-m", "agent_worker"),
             *("--host", worker.address.host, "--port", str(worker.address.port)),
-            *("--redis-url", self.store_url, "--name", worker.name),
+            *("--redis-url", self.store.url, "--database-url", self.database.url),
+            *("--name", worker.name),
             *("--token-interval", f"{TOKEN_INTERVAL_MS}ms"),
         )
 
@@ -125,6 +127,20 @@ class System:
     def ended(self) -> list[Child]:
         """The processes that should run and don't."""
         return [child for child in self.processes.values() if not child.is_running]
+
+    async def _start_embedded(self, name: str, *command: str) -> Place:
+        """Start a server that tells where it listens, and wait until it has."""
+        child = await self._start(name, "-m", "agent_worker", *command)
+        places: list[Place] = []
+
+        async def says_where() -> bool:
+            match = _LISTENING.search("\n".join(child.tail(5)))
+            if match:
+                places.append(Place(*match.groups()))
+            return match is not None
+
+        await self._until(says_where, child, f"{name} is ready")
+        return places[0]
 
     async def _sees(self, worker: PlannedWorker, *, up: bool) -> bool:
         states = [s for s in await self.server_states() if s.address == str(worker.address)]
