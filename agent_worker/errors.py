@@ -167,3 +167,7 @@ class EngineFailed(AgentError):
     status = 502
     code = "engine_failed"
     message = "The model failed to answer."
+
+
+class CannotContinue(EngineFailed):
+    """The engine can't go on behind the text that was told already; it can start anew."""

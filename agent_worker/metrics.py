@@ -12,7 +12,7 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)
         self.active_sessions = Gauge(
             "hermes_active_sessions",
-            "Leases held plus attached streams (WebSockets) of this worker",
+            "Leases held, turns without a session, and attached streams of this worker",
             registry=self.registry,
         )
         self.turns = Counter(

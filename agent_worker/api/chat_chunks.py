@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agent_worker.api.chat_errors import error_event
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError
-from agent_worker.models import INVALID_ARGUMENTS
+from agent_worker.models.arguments import text_of
 from agent_worker.runtime import EphemeralTurn
 from agent_worker.runtime.conversation import tokens_in
 from agent_worker.runtime.events import MESSAGE_DELTA
@@ -81,7 +81,7 @@ class Completion:
             {
                 "id": call["id"],
                 "type": "function",
-                "function": {"name": call["name"], "arguments": _arguments(call)},
+                "function": {"name": call["name"], "arguments": text_of(call["arguments"])},
             }
             for call in self._called
         ]
@@ -134,10 +134,3 @@ async def stream_completion(
         await stream.send_json(chunk)
     await stream.send_data("[DONE]")
     return await stream.finish()
-
-
-def _arguments(call: ToolCallRecord) -> str:
-    """As text; if the model wrote something else than an object, just that."""
-    arguments = call["arguments"]
-    invalid = arguments.get(INVALID_ARGUMENTS)
-    return invalid if isinstance(invalid, str) else json.dumps(arguments, ensure_ascii=False)

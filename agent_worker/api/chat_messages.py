@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent_worker.api.bodies import MAX_CONTENT
 from agent_worker.api.chat_errors import BadParameter, Unsupported
 from agent_worker.errors import TooLarge
-from agent_worker.models import INVALID_ARGUMENTS
+from agent_worker.models.arguments import arguments_of
 
 if TYPE_CHECKING:
     from agent_worker.sessions import Message
@@ -20,8 +19,6 @@ MAX_MESSAGES = 2048
 # Of one message; what our own engines allow for themselves.
 _MAX_CALLS = 64
 _MAX_NAME = 128
-# Of arguments and schemas. Engines allow the arguments of their models as many.
-_MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,32 +153,8 @@ def _call(call: Any, where: str) -> ToolCallRecord:
     return {
         "id": _short_text(call.get("id"), f"{where}.id"),
         "name": _short_text(function.get("name"), f"{where}.function.name"),
-        "arguments": _arguments(arguments),
+        "arguments": arguments_of(arguments),
     }
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """What a model wrote once, which need not be JSON."""
-    try:
-        arguments = json.loads(text or "{}")
-        # It may hold escaped halves of characters, which no engine can be sent.
-        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict) or is_too_deep(arguments):
-        return {INVALID_ARGUMENTS: text}
-    return arguments
-
-
-def is_too_deep(value: Any) -> bool:
-    """Whether the JSON could exhaust the stack of whoever walks it later."""
-    layer = [value]
-    for _ in range(_MAX_DEPTH):
-        inner = (each.values() if isinstance(each, dict) else each for each in layer)
-        layer = [child for each in inner for child in each if isinstance(child, (dict, list))]
-        if not layer:
-            return False
-    return True
 
 
 def _short_text(value: Any, where: str) -> str:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from agent_worker.api.bodies import MAX_CONTENT
 from agent_worker.api.chat_errors import BadParameter, ModelNotFound, Unsupported
-from agent_worker.api.chat_messages import ClientsMessages, is_too_deep, messages_of
+from agent_worker.api.chat_messages import ClientsMessages, messages_of
 from agent_worker.errors import TooLarge
+from agent_worker.models.arguments import is_plain
 from agent_worker.tools import Effect, ToolSpec
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _tool(tool: Any, param: str) -> ToolSpec:
     if description is not None and not isinstance(description, str):
         raise BadParameter(f"{param}.description", f'"{param}.description" must be a text.')
     parameters = function.get("parameters")
-    if parameters is not None and (not isinstance(parameters, dict) or is_too_deep(parameters)):
+    if parameters is not None and (not isinstance(parameters, dict) or not is_plain(parameters)):
         raise BadParameter(f"{param}.parameters", f'"{param}.parameters" must be a JSON Schema.')
     # What it does is the client's business: it is never run here.
     return ToolSpec(name, description or "", Effect.ONCE, parameters or {"type": "object"})

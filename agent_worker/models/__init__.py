@@ -1,5 +1,6 @@
 """Engines by name; importing this package registers the built-in ones."""
 
+from agent_worker.models.arguments import INVALID_ARGUMENTS
 from agent_worker.models.base import (
     Engine,
     EngineOptions,
@@ -10,7 +11,6 @@ from agent_worker.models.base import (
     engine_names,
     register_engine,
 )
-from agent_worker.models.chat_answer import INVALID_ARGUMENTS
 from agent_worker.models.hermes import HermesEngine
 from agent_worker.models.openai import OpenAIEngine
 from agent_worker.models.scripted import ScriptedEngine

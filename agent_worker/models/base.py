@@ -52,7 +52,8 @@ class Engine(Protocol):
     def step(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
         """One model step: text in pieces, and the tool calls it ends with (none: it is done).
 
-        The generator is closed early when the turn is cancelled. Raises EngineFailed.
+        The generator is closed early when the turn is cancelled. Raises EngineFailed; before the
+        first item CannotContinue, if it can't go on behind this `prefix`.
         """
         ...
 

@@ -11,20 +11,15 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from agent_worker.models.arguments import arguments_of, encodable, loads
 from agent_worker.models.base import ToolCall
 
 if TYPE_CHECKING:
     from agent_worker.models.sse import ServerEvent
 
-#: The one argument of a call whose arguments were no JSON object: what the model wrote instead,
-#: or its beginning. Such a call must be answered with an error, so that the model can repeat it.
-INVALID_ARGUMENTS = "_invalid"
-
 #: Characters of text and arguments in one answer. 64 thousand tokens are about a quarter of it.
 MAX_ANSWER = 1024 * 1024
 MAX_CALLS = 64
-_MAX_DEPTH = 64
-_MAX_INVALID_KEPT = 200
 
 # What the API takes back as a function's name and as an id; a model can make up anything.
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_.-]")
@@ -72,7 +67,7 @@ class ChatAnswer:
             self.is_ended = True
             return ""
         is_named = event.name not in _UNNAMED
-        chunk = _loads(event.data)
+        chunk = loads(event.data)
         if not isinstance(chunk, dict):
             if is_named:
                 return ""
@@ -98,7 +93,7 @@ class ChatAnswer:
                     call_id += "-"
             taken.add(call_id)
             name = _NOT_IN_NAME.sub("_", fragments.name)[:_MAX_NAME] or "unknown"
-            calls.append(ToolCall(call_id, name, _arguments("".join(fragments.arguments))))
+            calls.append(ToolCall(call_id, name, arguments_of("".join(fragments.arguments))))
         return calls
 
     def _take_choice(self, choice: dict[str, Any]) -> str:
@@ -117,7 +112,7 @@ class ChatAnswer:
         finish_reason = choice.get("finish_reason")
         if isinstance(finish_reason, str) and finish_reason:
             self.finish_reason, self.is_ended = finish_reason, True
-        return _encodable(text)
+        return encodable(text)
 
     def _take_fragment(self, fragment: dict[str, Any]) -> None:
         call = self._call_of(fragment.get("index"), _text(fragment.get("id")))
@@ -156,48 +151,5 @@ class ChatAnswer:
             raise BadAnswer(f"over {self._max_size} characters in one answer")
 
 
-def _arguments(text: str) -> dict[str, Any]:
-    # A function without parameters is often called with nothing at all.
-    value = _loads(text) if text.strip() else {}
-    if isinstance(value, dict) and _is_plain(value):
-        return value
-    return {INVALID_ARGUMENTS: _encodable(text[:_MAX_INVALID_KEPT])}
-
-
-def _is_plain(value: object) -> bool:
-    """Whether the value can be written as JSON in UTF-8 again: everything downstream does."""
-    layer = [value]
-    for _ in range(_MAX_DEPTH):
-        layer = [child for item in layer for child in _children(item)]
-        if not layer:
-            break
-    else:
-        return False
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:  # NaN, an infinity, half of a surrogate pair
-        return False
-    return True
-
-
-def _children(value: object) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
-
-
-def _loads(text: str) -> object:
-    """The value, or None if it is no JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _encodable(text: str) -> str:
-    r"""`text` with U+FFFD for half surrogate pairs: JSON can spell them ("\ud83d"), UTF-8 not."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

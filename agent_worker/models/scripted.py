@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent_worker.errors import EngineFailed
+from agent_worker.errors import CannotContinue, EngineFailed
 from agent_worker.models.base import TextDelta, ToolCall
 from agent_worker.models.faults import Faults
 from agent_worker.models.scripted_tools import told_results, wanted_calls
@@ -98,8 +98,7 @@ class ScriptedEngine:
     async def step(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
         answer = reply(request.messages, [tool.name for tool in request.tools])
         if not answer.text.startswith(request.prefix):
-            log.warning("a step cannot go on: its text does not begin as the one before it did")
-            raise EngineFailed
+            raise CannotContinue
         pieces = tokens(answer.text[len(request.prefix) :])
         fault_at = self._faults.next_fault(request, len(pieces))
         for index, token in enumerate(pieces[:fault_at]):

@@ -36,7 +36,10 @@ class Archiver:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # redis-py sends under `wait_for`: it may swallow a cancellation in Python 3.11 (gh-86296).
+        while not task.cancelling():
             try:
                 took_any = await self.run_once()
             except AgentError as error:

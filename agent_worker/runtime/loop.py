@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agent_worker.errors import AgentError, EngineFailed
+from agent_worker.errors import AgentError, CannotContinue, EngineFailed
 from agent_worker.models import StepRequest, TextDelta, ToolCall
 from agent_worker.runtime.events import MESSAGE_DELTA
 from agent_worker.runtime.tool_calls import Ledger
@@ -48,6 +48,20 @@ class LoopPort(Ledger, Protocol):
         ...
 
 
+class BegunStep(Protocol):
+    """What another worker told of the first step before it lost the turn."""
+
+    text: str
+
+    async def go_on(self) -> None:
+        """It stands: the model goes on right behind it."""
+        ...
+
+    async def rewind(self) -> None:
+        """It is void: the step starts anew."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AgentLoop:
     engine: Engine
@@ -55,11 +69,12 @@ class AgentLoop:
     metrics: Metrics
     step_limit: int = 16
 
-    async def run(self, port: LoopPort, conversation: Conversation, *, prefix: str = "") -> None:
+    async def run(
+        self, port: LoopPort, conversation: Conversation, begun: BegunStep | None = None
+    ) -> None:
         """Run steps until one ends the turn; `conversation` grows.
 
-        `prefix` is what the client has already of the first step. Raises EngineFailed,
-        StorageUnavailable, and what `port` raises.
+        Raises EngineFailed, StorageUnavailable, and what `port` raises.
         """
         if "tool_calls" in conversation.messages[-1]:
             # Another worker got as far as this.
@@ -68,8 +83,8 @@ class AgentLoop:
                 return
         while _steps(conversation) < self.step_limit:
             summary = await self._fit(conversation)
-            text, calls = await self._model_step(port, conversation, prefix)
-            prefix = ""
+            text, calls = await self._model_step(port, conversation, begun)
+            begun = None
             message = _assistant_message(text, calls)
             kept = await self.tool_calls.large.keep(conversation.session_id, message)
             conversation.messages.append(message)
@@ -101,10 +116,22 @@ class AgentLoop:
         return conversation.sum_up(text)
 
     async def _model_step(
-        self, port: LoopPort, conversation: Conversation, prefix: str
+        self, port: LoopPort, conversation: Conversation, begun: BegunStep | None
     ) -> tuple[str, list[ToolCall]]:
-        parts = [prefix]
-        calls: list[ToolCall] = []
+        if begun is not None:
+            with contextlib.suppress(CannotContinue):
+                return await self._stream(port, conversation, begun)
+            await begun.rewind()
+        return await self._stream(port, conversation, None)
+
+    async def _stream(
+        self, port: LoopPort, conversation: Conversation, begun: BegunStep | None
+    ) -> tuple[str, list[ToolCall]]:
+        """The text and the calls of one step. Raises CannotContinue before anything is told."""
+        if begun is not None and not self.engine.can_continue:
+            raise CannotContinue
+        prefix = begun.text if begun is not None else ""
+        parts, calls = [prefix], []
         request = StepRequest(
             messages=conversation.for_model(),
             tools=self.tool_calls.toolbox.specs,
@@ -112,13 +139,17 @@ class AgentLoop:
             session_id=conversation.session_id,
         )
         async with contextlib.aclosing(self.engine.step(request)) as stream:
-            while (item := await _next_item(stream)) is not None:
+            item = await _next_item(stream)
+            if begun is not None:
+                await begun.go_on()
+            while item is not None:
                 if isinstance(item, TextDelta):
                     parts.append(item.text)
                     self.metrics.tokens.inc()
                     await port.emit(MESSAGE_DELTA, {"content": item.text})
                 else:
                     calls.append(item)
+                item = await _next_item(stream)
         return "".join(parts), calls
 
     async def _run_tools(

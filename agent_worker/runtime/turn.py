@@ -54,6 +54,22 @@ class ReplayedTurn:
         return answer
 
 
+class _BegunStep:
+    """See `loop.BegunStep`. Who follows the log has its text, and is told only if it is void."""
+
+    def __init__(self, grant: Grant, outlet: Outlet) -> None:
+        self.text = grant.emitted
+        self._grant = grant
+        self._outlet = outlet
+
+    async def go_on(self) -> None:
+        last = self._grant.last_event
+        await self._outlet.tell(MESSAGE_DELTA, {"content": self.text}, event_id=last)
+
+    async def rewind(self) -> None:
+        await self._outlet.emit(REWIND, {"id": self._grant.step_event})
+
+
 class Turn:
     """A turn that holds its lease. Used once: `run`."""
 
@@ -192,29 +208,14 @@ class Turn:
     # What runs.
 
     async def _work(self) -> None:
-        conversation = self._conversation
+        grant, conversation = self._grant, self._conversation
         large = self._loop.tool_calls.large
         conversation.messages = await large.restore(conversation.messages)
-        prefix = await self._take_up() if self._grant.outcome == "RESUME" else ""
-        await self._loop.run(self, conversation, prefix=prefix)
-
-    async def _take_up(self) -> str:
-        """An unfinished turn goes on: tell the client what it had said; returns the step's part.
-
-        Who follows the log has that already, and is told only if the step starts anew.
-        """
-        grant = self._grant
-        told, at = turn_text(self._conversation.of_turn), grant.step_event
-        emitted = grant.emitted
-        can_continue = self._loop.engine.can_continue
-        if can_continue:
-            told, at = told + emitted, grant.last_event
-        if told:
-            await self._outlet.tell(MESSAGE_DELTA, {"content": told}, event_id=at)
-        if emitted and not can_continue:
-            await self.emit(REWIND, {"id": grant.step_event})
-            return ""
-        return emitted
+        if grant.outcome == "RESUME" and (told := turn_text(conversation.of_turn)):
+            # Who follows the log has the finished steps already; this client has not.
+            await self._outlet.tell(MESSAGE_DELTA, {"content": told}, event_id=grant.step_event)
+        begun = _BegunStep(grant, self._outlet) if grant.emitted else None
+        await self._loop.run(self, conversation, begun)
 
     async def _append(self, events: Sequence[Event]) -> None:
         # Not behind the write lock: a tool's end must not wait for the log, nor the log for it.

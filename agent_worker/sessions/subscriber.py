@@ -164,7 +164,8 @@ class Subscriber:
                     return
                 if is_wanted:
                     self._unconfirmed.extend(self._live[name] for name in channels)
-            with contextlib.suppress(RedisError, OSError):
+            # AttributeError: the reader has closed it between redis-py's check and its write.
+            with contextlib.suppress(RedisError, OSError, AttributeError):
                 # Its own health check is a PING that expects the next reply: here, a message.
                 await connection.send_command(command, *channels, check_health=False)
 

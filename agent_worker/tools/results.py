@@ -47,8 +47,9 @@ class ReadResult:
         key = text_argument(arguments, "blob", limit=_MAX_KEY)
         offset = _count(arguments, "offset", default=0, least=0)
         length = min(_count(arguments, "length", default=_LENGTH, least=1), MAX_LENGTH)
-        # The model may have been told any key; a foreign one is as good as none.
-        if key.partition("/")[0] != context.session_id:
+        # The model may have been told any key; a foreign one is as good as none. A turn without a
+        # session has none of its own.
+        if not context.session_id or key.partition("/")[0] != context.session_id:
             raise ToolError(f"there is no result {key!r} in this session")
         try:
             text = (await self._blobs.get(key)).decode("utf-8", "replace")

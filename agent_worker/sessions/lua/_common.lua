@@ -86,6 +86,7 @@ local function append_events(first)
     local added = redis.pcall('XADD', EV, 'MAXLEN', '~', MOST_EVENTS, ARGV[i],
       'e', ARGV[i + 1], 'd', ARGV[i + 2])
     if type(added) == 'string' then
+      redis.call('HSETNX', META, 'first_event', added)
       redis.call('HSET', META, 'last_event', added)
     elseif not string.find(added.err, 'equal or smaller') then
       error(added.err)

@@ -7,8 +7,8 @@ if refused then
   return refused
 end
 local after, most = ARGV[5], ARGV[6]
-local status, last, start, first = unpack(redis.call('HMGET', META, 'status', 'last_event',
-  'turn_event', 'turn_first'))
+local status, last, start, first, first_ever = unpack(redis.call('HMGET', META, 'status',
+  'last_event', 'turn_event', 'turn_first', 'first_event'))
 last = last or '0-0'
 if status == 'running' and redis.call('EXISTS', LEASE) == 0 then
   status = 'interrupted'
@@ -30,6 +30,9 @@ end
 local known = string.gsub(after, '%-0$', '-1')
 if after == start and first then
   known = first
+elseif after == '0-0' and first_ever then
+  -- Asked for before anything had happened.
+  known = first_ever
 end
 local entries = redis.call('XRANGE', EV, '(' .. after, '+', 'COUNT', most)
 if is_before(after, last) and #redis.call('XRANGE', EV, known, known) == 0 then

@@ -170,7 +170,7 @@ async def test_arguments_that_are_no_json_come_as_the_model_wrote_them(
         ('{"zone": "UTC"}', {"zone": "UTC"}),
         ("", {}),
         *(
-            (text, {INVALID_ARGUMENTS: text})
+            (text, {INVALID_ARGUMENTS: text[:200]})
             for text in (
                 "{zone",
                 "[1]",

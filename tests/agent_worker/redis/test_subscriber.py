@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.connection import AbstractConnection
 
 from agent_worker.redis_server import RedisServer
 from agent_worker.tasks import cancel_and_wait, spawn
@@ -193,3 +195,26 @@ async def test_closing_twice_or_unused_is_no_matter(
     await used.subscribe("a")
     await used.close()
     await used.close()
+
+
+async def test_a_connection_that_closes_amid_a_write_is_the_readers_to_notice(
+    calm_server: RedisServer, connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connected(calm_server.url)
+    heard = Heard()
+    subscriber = heard.subscribe_with(client)
+    await subscriber.subscribe("a")
+    await subscriber.subscribe("b")
+    write = AbstractConnection._send_packed_command
+
+    async def closed_meanwhile(connection: Any, command: Any) -> None:
+        monkeypatch.undo()
+        await connection.disconnect(nowait=True)
+        await write(connection, command)
+
+    monkeypatch.setattr(AbstractConnection, "_send_packed_command", closed_meanwhile)
+    await subscriber.unsubscribe("b")
+    await until(lambda: heard.reconnections == 1)
+    await publish(client, "a", "again")
+    await until(lambda: heard.messages == [("a", "again")])
+    await subscriber.close()
