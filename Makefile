@@ -3,6 +3,7 @@
 #   make test    all tests; ARGS="-k cookie" some of them; PYTHON=python3.13 on another Python
 # Also: make check (format, lint, types, layers, unit tests), make format, make bench, make clean;
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
+#   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
 #   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 PURE_TESTS := tests/config tests/http1 tests/pool tests/balancing tests/affinity
 SOURCES := hermes_lb agent_worker tests bench
 
-.PHONY: demo test check format bench chaos fuzz clean
+.PHONY: demo test check format bench chaos chaos-sessions fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -44,6 +45,9 @@ bench: $(VENV)/.installed-bench
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.chaos $(ARGS)
+
+chaos-sessions: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.chaos_sessions $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.differential $(ARGS)

@@ -202,10 +202,11 @@ def build_app(worker: Worker) -> web.Application:
 
 
 class _ClientMistakes(logging.Filter):
-    """Drops what aiohttp logs about requests that are not HTTP: the client has its 400."""
+    """Drops what aiohttp logs of requests that are not HTTP (the client has its 400), and of
+    clients that left while they were answered."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        mistakes = (HttpProcessingError, web.RequestPayloadError)
+        mistakes = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
         return not (record.exc_info and isinstance(record.exc_info[1], mistakes))
 
 

@@ -90,7 +90,8 @@ class _Connection:
         self._session_id = session_id
         self._principal = principal
         self._running: set[asyncio.Task[object]] = set()
-        self._has_told_end = False
+        #: Those of them whose end the client does not know yet.
+        self._untold: set[asyncio.Task[object]] = set()
         self._is_draining = False
 
     async def serve(self) -> None:
@@ -121,20 +122,25 @@ class _Connection:
         request = TurnRequest(
             self._session_id, self._principal, content_of(body), policy=policy_of(body)
         )
-        if request.policy == "interrupt":
-            await cancel_and_wait(*self._running)
-        elif request.policy == "reject" and self._running:
-            if not self._has_told_end:
+        if request.policy == "reject" and self._running:
+            if self._untold:
                 raise TurnBusy
-            # The client knows that it has ended: only the lease is still to be given back.
+            # The client knows that they have ended: only the lease is still to be given back.
             await asyncio.wait(self._running)
-        self._has_told_end = False
         task = spawn_reporting(self._run_turn(request), name="websocket turn")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        for tasks in (self._running, self._untold):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     async def _run_turn(self, request: TurnRequest) -> None:
         began = False
+        task = asyncio.current_task()
+
+        async def emit(event: Event) -> None:
+            if event.name in {DONE, ERROR}:
+                self._untold.discard(task)
+            await self._send_event(event)
+
         with contextlib.suppress(ConnectionError):
             try:
                 async with self._turns.open(request) as turn:
@@ -142,7 +148,7 @@ class _Connection:
                     if isinstance(turn, Queued):
                         await self._send_event(unlogged(QUEUED, {"waiting": turn.waiting}))
                     else:
-                        await turn.run(self._send_event)
+                        await turn.run(emit)
             except AgentError as error:
                 # Once it began, the turn itself has told the client.
                 if not began:
@@ -152,7 +158,6 @@ class _Connection:
 
     async def _send_event(self, event: Event) -> None:
         event_id = f'"{event.id}"' if event.id else "null"
-        self._has_told_end |= event.name in {DONE, ERROR}
         frame = f'{{"id":{event_id},"event":"{event.name}","data":{event.data}}}'
         await self._socket.send_str(frame)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from agent_worker.errors import AgentError, SessionNotFound
+from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable
+from agent_worker.tasks import uncancelled
 
 if TYPE_CHECKING:
     from agent_worker.metrics import Metrics
@@ -23,7 +25,7 @@ _PAUSE_S = 1.0
 class Archiver:
     """At least once for each message; the archive leaves alone what it knows.
 
-    What fails is found again by the next look through all sessions.
+    What fails stays in the outbox.
     """
 
     def __init__(
@@ -36,10 +38,7 @@ class Archiver:
 
     async def run(self) -> None:
         """Until cancelled."""
-        task = asyncio.current_task()
-        assert task is not None
-        # redis-py sends under `wait_for`: it may swallow a cancellation in Python 3.11 (gh-86296).
-        while not task.cancelling():
+        while True:
             try:
                 took_any = await self.run_once()
             except AgentError as error:
@@ -51,8 +50,16 @@ class Archiver:
     async def run_once(self) -> bool:
         """Archive what is in the outbox now; whether there was anything."""
         sessions = await self._store.outbox.take()
-        for session_id in sessions:
-            await self._archive_session(session_id)
+        left = list(sessions)
+        try:
+            while left:
+                await self._archive_session(left[-1])
+                left.pop()
+        finally:
+            if left:
+                # If this fails as well, the next look through all sessions finds them.
+                with contextlib.suppress(StoreUnavailable):
+                    await uncancelled(self._store.outbox.announce(*left), name="announce")
         async for session_id in self._store.outbox.all():
             await self._archive_session(session_id)
         return bool(sessions)

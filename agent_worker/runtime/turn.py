@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent_worker.errors import AgentError, EngineFailed, StoreUnavailable, TurnInterrupted
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # While Redis is away, writes are tried again this often, as long as the lease can still be held.
 _STORE_RETRY_S = 0.25
+# For the last event of a turn that failed.
+_TELL_S = 2.0
 
 
 class ReplayedTurn:
@@ -40,17 +43,18 @@ class ReplayedTurn:
 
     is_replay = True
 
-    def __init__(self, replay: Replay) -> None:
-        self._replay = replay
+    def __init__(self, replay: Replay, messages: Sequence[Message]) -> None:
+        self._answer = replace(replay.answer, content=turn_text(messages))
+        self._done_event = replay.done_event
 
     async def run(self, emit: Emit) -> Answer:
         """Its text in one event, which takes the place of the last one before `done`."""
-        answer = self._replay.answer
-        fence, _, seq = self._replay.done_event.partition("-")
+        answer = self._answer
+        fence, _, seq = self._done_event.partition("-")
         if answer.content:
             data = dump({"content": answer.content})
             await emit(Event(f"{fence}-{max(int(seq) - 1, 0)}", MESSAGE_DELTA, data))
-        await emit(Event(self._replay.done_event, DONE, dump(answer.as_json())))
+        await emit(Event(self._done_event, DONE, dump(answer.as_json())))
         return answer
 
 
@@ -252,14 +256,15 @@ class Turn:
     async def _tell(self, error: AgentError) -> None:
         """The turn's last event: in the log if it can be, to the client in any case."""
         data = {"code": error.code, "message": str(error)}
-        # The client may have left; the error that counts is the first.
-        with contextlib.suppress(ConnectionError):
-            try:
-                async with self._outlet.writing() as events:
-                    self._outlet.put_last(events, ERROR, data)
-                    await self._store.events.append(self._lease, events)
-            except AgentError:
-                await self._outlet.tell(ERROR, data)
+        # The client may have left, or not read: the lease must not wait for it.
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(_TELL_S):
+                try:
+                    async with self._outlet.writing() as events:
+                        self._outlet.put_last(events, ERROR, data)
+                        await self._store.events.append(self._lease, events)
+                except AgentError:
+                    await self._outlet.tell(ERROR, data)
 
 
 async def _awaited(write: Callable[[], Awaitable[T]]) -> T:

@@ -108,7 +108,8 @@ class Turns:
                 raise _NothingWaits
             elif isinstance(granted, Replay):
                 self._metrics.turns.labels("replayed").inc()
-                yield ReplayedTurn(granted)
+                messages = await self._loop.tool_calls.large.restore(granted.messages)
+                yield ReplayedTurn(granted, messages)
             else:
                 async with self._leased(request, nonce, granted, lease_until) as turn:
                     yield turn

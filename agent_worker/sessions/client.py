@@ -62,15 +62,14 @@ def connect(url: str) -> Client:
     """
     read = read_url(url)
     topology = _TOPOLOGIES[read.topology](read)
-    wanted = topology.replicas_wanted if read.min_replicas is None else read.min_replicas
-    return Client(topology, replicas_wanted=wanted)
+    return Client(topology, min_replicas=read.min_replicas)
 
 
 class Client:
     """Raises RedisError and OSError from every operation; they mean that Redis cannot serve it."""
 
-    def __init__(self, topology: Topology, *, replicas_wanted: int) -> None:
-        self.replicas_wanted = replicas_wanted
+    def __init__(self, topology: Topology, *, min_replicas: int | None = None) -> None:
+        self._min_replicas = min_replicas
         self._topology = topology
         self._raw: Any = None
 
@@ -89,25 +88,36 @@ class Client:
         script: Script,
         keys: Sequence[str],
         args: Sequence[str | int | bytes],
-        replicas: int | None = None,
+        replicas: int,
     ) -> tuple[Any, int]:
-        """Like `run`; then wait up to 1 s for `replicas` (default: `replicas_wanted`) to have it.
+        """Like `run`; then wait up to 1 s for so many `replicas` to have it.
 
         Returns the reply and how many have; fewer than wanted is for the caller to judge.
         """
-        wanted = self.replicas_wanted if replicas is None else replicas
-        if not wanted:
+        if not replicas:
             return await self.run(script, keys, args), 0
         # WAIT is about what its own connection has written, so it goes out with the script. One
         # that only finds its work done (repeated after a lost reply) has written nothing: WAIT
         # would count replicas that lack it. Hence a write of our own, which lies behind it.
         mark = ("SET", _beside(keys[0]), "", "PX", 1)
-        wait = ("WAIT", wanted, _REPLICA_WAIT_MS)
+        wait = ("WAIT", replicas, _REPLICA_WAIT_MS)
         reply, *others = await self._run(script, keys, args, mark, wait)
         for other in others:
             if isinstance(other, ResponseError):
                 raise other
         return reply, others[-1]
+
+    async def replicas_wanted(self, key: str) -> int:
+        """How many replicas have to have a write to `key` that no failover may lose.
+
+        As the URL says; else all that its master has now, and at least one: any may be promoted.
+        """
+        if self._min_replicas is not None:
+            return self._min_replicas
+        if not self._topology.has_replicas:
+            return 0
+        [role] = await self._ask(key, lambda by_text: [("ROLE",)])
+        return max(1, len(role[2])) if role[0] == "master" else 1
 
     async def ping(self) -> None:
         """Raise unless Redis answers; of a Cluster, unless it says that it is whole."""
@@ -175,7 +185,7 @@ class Client:
                     continue
                 if isinstance(error, MovedError):
                     self._topology.moved(node, error)
-                elif isinstance(error, _REFUSALS):
+                elif isinstance(error, _REFUSALS) or str(error).startswith("NOREPLICAS"):
                     self._topology.distrust(node)
                 else:
                     raise error

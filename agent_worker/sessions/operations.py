@@ -54,11 +54,11 @@ class Operations:
         self, name: str, session_id: str, principal: str, *args: str | int
     ) -> tuple[Sequence[Any], bool]:
         """Like `run`; and whether as many replicas have it as the deployment asks for."""
+        script, keys, arguments = self._call(name, session_id, principal, args)
         async with self.reaching(name):
-            reply, copies = await self.client.run_replicated(
-                *self._call(name, session_id, principal, args)
-            )
-        return _unless_refused(reply), copies >= self.client.replicas_wanted
+            wanted = await self.client.replicas_wanted(keys[0])
+            reply, copies = await self.client.run_replicated(script, keys, arguments, wanted)
+        return _unless_refused(reply), copies >= wanted
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers."""
@@ -74,15 +74,26 @@ class Operations:
     @contextlib.asynccontextmanager
     async def reaching(self, operation: str) -> AsyncIterator[None]:
         """What fails inside for want of Redis is StoreUnavailable."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancellations = task.cancelling()
+
+        def check_cancelled() -> None:
+            # redis-py sends under `wait_for`, which may swallow one in Python 3.11 (gh-86296).
+            if task.cancelling() > cancellations:
+                raise asyncio.CancelledError
+
         try:
             async with asyncio.timeout(_OPERATION_TIMEOUT_S):
                 yield
         except (RedisError, OSError, TimeoutError) as error:
+            check_cancelled()
             if self._answers:
                 log.warning("Redis is lost: %s: %s", operation, error or type(error).__name__)
             self._answers = False
             self._on_unavailable(operation)
             raise StoreUnavailable from error
+        check_cancelled()
         if self._answers is False:
             log.warning("Redis answers again")
         self._answers = True

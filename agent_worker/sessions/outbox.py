@@ -43,10 +43,10 @@ class Outbox:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
-    async def announce(self, session_id: str) -> None:
-        """There is something new in this session."""
+    async def announce(self, *session_ids: str) -> None:
+        """There is something new in these sessions."""
         async with self._operations.reaching("outbox"):
-            await self._operations.client.raw.sadd(_DIRTY, session_id)
+            await self._operations.client.raw.sadd(_DIRTY, *session_ids)
 
     async def take(self, most: int = 100) -> list[str]:
         """Sessions to look at, taken out."""
@@ -60,7 +60,12 @@ class Outbox:
             is_due = await raw.set(_SCANNED, 1, nx=True, ex=SCAN_EVERY_S)
         if not is_due:
             return
-        async for key in raw.scan_iter(match=session_keys("*")[0], count=500):
+        keys = raw.scan_iter(match=session_keys("*")[0], count=500)
+        while True:
+            async with self._operations.reaching("outbox"):
+                key = await anext(keys, None)
+            if key is None:
+                return
             yield session_id_of(key)
 
     async def read(self, session_id: str) -> Unarchived:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["idle", "running", "interrupted"]
@@ -94,6 +97,8 @@ class Replay:
     answer: Answer
     #: Id of its event `done`.
     done_event: str
+    #: The turn's; the answer is what they say, but for what is kept as blobs.
+    messages: list[Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +199,6 @@ class SessionView:
         }
 
 
-def turn_text(messages: list[Message]) -> str:
+def turn_text(messages: Sequence[Message]) -> str:
     """The text of a turn: what its assistant messages say, in order."""
     return "".join(message["content"] for message in messages if message["role"] == "assistant")

@@ -129,9 +129,9 @@ class SessionStore:
             case ["GRANTED" | "RESUME" | "ORPHAN", *_]:
                 return _grant(reply, session_id, principal, nonce)
             case ["REPLAY", fence, step, is_final, done_event, *texts]:
-                content = turn_text(load(texts))
-                answer = Answer(session_id, int(step), content, is_final == "1")
-                return Replay(int(fence), answer, done_event)
+                messages = load(texts)
+                answer = Answer(session_id, int(step), turn_text(messages), is_final == "1")
+                return Replay(int(fence), answer, done_event, messages)
             case ["QUEUED", waiting]:
                 return Queued(int(waiting))
             case ["EMPTY"]:

@@ -36,8 +36,8 @@ _FAILOVER_PATIENCE_S = 3.0
 
 
 class Topology(Protocol):
-    #: How many replicas should have a write that must survive a failover.
-    replicas_wanted: int
+    #: Whether a failover may lose writes that were acknowledged.
+    has_replicas: bool
     #: How long it is worth waiting for a server that takes the place of a lost one.
     patience_s: float
     #: What to ask any server for the health of the whole.
@@ -80,7 +80,7 @@ class _Base:
 
 
 class OneServer(_Base):
-    replicas_wanted = 0
+    has_replicas = False
     # Nothing takes its place, and a client that hears of the loss at once can act on it.
     patience_s = 0.0
 
@@ -114,7 +114,7 @@ class SentinelMaster(_Base):
     connections (Sentinel sends it CLIENT KILL), or answers READONLY.
     """
 
-    replicas_wanted = 1
+    has_replicas = True
     patience_s = _FAILOVER_PATIENCE_S
 
     def __init__(self, url: RedisUrl) -> None:
@@ -187,7 +187,7 @@ class SentinelMaster(_Base):
 class Cluster(_Base):
     """The masters of a Cluster by hash slot (CLUSTER SLOTS), learned anew when one is doubted."""
 
-    replicas_wanted = 1
+    has_replicas = True
     patience_s = _FAILOVER_PATIENCE_S
     probe: tuple[str, ...] = ("CLUSTER", "INFO")
 

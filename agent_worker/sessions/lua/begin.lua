@@ -19,16 +19,21 @@ local key, fingerprint = ARGV[8], ARGV[9]
 local key_life_ms, max_keys = tonumber(ARGV[10]), tonumber(ARGV[11])
 local policy, max_waiting, max_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
 
+-- Of the latest attempts that had a turn.
+local KNOWN_ATTEMPTS = 32
+
 local refused = refusal()
 if refused then
   return refused
 end
 local now = now_ms()
 local meta = redis.call('HMGET', META, 'fence', 'version', 'step', 'status', 'turn_at', 'notes',
-  'turn_nonce', 'turn_outcome', 'summary', 'summary_at', 'step_event', 'last_event', 'bytes')
+  'turn_nonce', 'turn_outcome', 'summary', 'summary_at', 'step_event', 'last_event', 'bytes',
+  'begun')
 local fence, version, step, status, turn_at, notes, turn_nonce, turn_outcome = unpack(meta, 1, 8)
 local summary, summary_at = meta[9] or '', meta[10] or '0'
 local step_event, last_event, bytes = meta[11] or '0-0', meta[12] or '0-0', tonumber(meta[13] or 0)
+local begun = meta[14] or ' '
 local lease = redis.call('GET', LEASE)
 
 local function emitted_text()
@@ -56,6 +61,11 @@ end
 
 if turn_nonce == nonce then
   return nonce_of(lease) == nonce and granted(turn_outcome) or { 'LOST' }
+end
+-- An attempt that was paused may ask again when other turns have begun.
+local attempt = string.match(nonce, '[^.]*$') .. ' '
+if string.find(begun, ' ' .. attempt, 1, true) then
+  return { 'LOST' }
 end
 
 -- Without a key of the client's, what is queued is known by its attempt. No client's key has a
@@ -145,6 +155,17 @@ if message == '' and #waiting == 0 then
   return { 'EMPTY' }
 end
 
+local function latest(attempts)
+  local kept, count = ' ', 0
+  for one in string.gmatch(attempts, '%S+') do
+    count = count + 1
+    if count <= KNOWN_ATTEMPTS then
+      kept = kept .. one .. ' '
+    end
+  end
+  return kept
+end
+
 -- The calls of a turn that was never finished get their results, so the history stays whole.
 local function close_open_calls()
   local last = redis.call('LINDEX', MSGS, -1)
@@ -205,11 +226,13 @@ else
     keep_record(name, 'running', turn_at, known and cjson.decode(known).fingerprint or fingerprint)
   end
   step_event = fence .. '-0'
-  redis.call('HSET', META, 'turn_event', step_event, 'turn_first', fence .. '-1')
+  redis.call('HSET', META, 'turn_event', step_event, 'turn_first', fence .. '-1',
+    'turn_before', last_event)
 end
 redis.call('SET', LEASE, fence .. '|' .. nonce, 'PX', lease_ms)
 redis.call('HSET', META, 'fence', fence, 'version', version, 'status', 'running',
   'turn_at', turn_at, 'turn_nonce', nonce, 'turn_outcome', outcome, 'step_event', step_event,
+  'begun', latest(attempt .. begun),
   'requests', #keys > 0 and cjson.encode(keys) or '[]')
 redis.call('HDEL', META, 'stop')
 touch(now)

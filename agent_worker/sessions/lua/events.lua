@@ -7,8 +7,8 @@ if refused then
   return refused
 end
 local after, most = ARGV[5], ARGV[6]
-local status, last, start, first, first_ever = unpack(redis.call('HMGET', META, 'status',
-  'last_event', 'turn_event', 'turn_first', 'first_event'))
+local status, last, start, first, before, first_ever = unpack(redis.call('HMGET', META, 'status',
+  'last_event', 'turn_event', 'turn_first', 'turn_before', 'first_event'))
 last = last or '0-0'
 if status == 'running' and redis.call('EXISTS', LEASE) == 0 then
   status = 'interrupted'
@@ -28,7 +28,8 @@ end
 
 -- The beginning of a turn, `<fence>-0`, is no event, but its first one is.
 local known = string.gsub(after, '%-0$', '-1')
-if after == start and first then
+if first and (after == start or after == before) then
+  -- Or all that was before it: the log of that may have expired.
   known = first
 elseif after == '0-0' and first_ever then
   -- Asked for before anything had happened.

@@ -175,7 +175,9 @@ async def test_without_replicas_none_is_waited_for(
 ) -> None:
     async with DroppingProxy(calm_server.port) as proxy:
         client = connected(proxy.url)
-        assert await client.run_replicated(COUNT, ["alone"], []) == (1, 0)
+        assert await client.run_replicated(
+            COUNT, ["alone"], [], await client.replicas_wanted("alone")
+        ) == (1, 0)
         assert proxy.commands["WAIT"] == 0
         # Asked for all the same, the wait ends after its second.
         assert await client.run_replicated(COUNT, ["alone"], [], 1) == (2, 0)

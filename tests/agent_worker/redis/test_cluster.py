@@ -28,7 +28,7 @@ async def test_keys_of_all_nodes_and_their_replicas(
     assert {calm_cluster.master_of(key) for key in keys[:20]} == set(calm_cluster.master_ports())
     assert await asyncio.gather(*(client.run(COUNT, [key], []) for key in keys)) == [1] * 60
     assert await client.raw.get(keys[0]) == "1"
-    written = await asyncio.gather(*(client.run_replicated(COUNT, [key], []) for key in keys))
+    written = await asyncio.gather(*(client.run_replicated(COUNT, [key], [], 1) for key in keys))
     assert written == [(2, 1)] * 60
 
 
@@ -81,7 +81,7 @@ async def test_a_slot_that_moves_is_followed(calm_cluster: Cluster, connected: C
     calm_cluster.move_slot(slot, source, target)
     # The source sends us there for what it lacks (ASK), and keeps what it has.
     assert await client.run(COUNT, [arrived], []) == 1
-    assert await client.run_replicated(COUNT, [arrived], []) == (2, 1)
+    assert await client.run_replicated(COUNT, [arrived], [], 1) == (2, 1)
     assert await client.run(COUNT, [key], []) == 2
     # Keys on both sides cannot be had together yet (TRYAGAIN).
     both = client.run(ONCE, [key, arrived], ["x"])
@@ -106,7 +106,7 @@ async def test_when_a_master_dies_its_replica_serves_its_slots(
     await subscriber.subscribe("a")
     keys = [f"{{{n}}}:key" for n in range(30)]
     for key in keys:
-        assert (await client.run_replicated(COUNT, [key], []))[1] == 1
+        assert (await client.run_replicated(COUNT, [key], [], 1))[1] == 1
 
     old = cluster.master_of(keys[0])
     cluster.kill(old)
@@ -128,7 +128,7 @@ async def test_when_a_master_dies_its_replica_serves_its_slots(
 async def test_a_master_without_a_replica_is_missed(connected: Connected) -> None:
     with Cluster(replicas=0, node_timeout_ms=500) as cluster:
         client = connected(cluster.url)
-        assert await client.run_replicated(COUNT, ["{0}"], []) == (1, 0)
+        assert await client.run_replicated(COUNT, ["{0}"], [], 1) == (1, 0)
         cluster.kill(cluster.master_of("{0}"))
         with pytest.raises(redis_errors.RedisError):
             async with asyncio.timeout(10):

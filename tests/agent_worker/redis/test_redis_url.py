@@ -56,12 +56,12 @@ def test_what_the_scripts_rely_on_is_no_option() -> None:
     [
         ("redis://a", 0),
         ("redis://a?min_replicas=2", 2),
-        ("redis+sentinel://a/main", 1),
+        ("redis+sentinel://a/main?min_replicas=1", 1),
         ("redis+cluster://a?min_replicas=0", 0),
     ],
 )
 async def test_how_many_replicas_a_record_wants(url: str, wanted: int) -> None:
-    assert connect(url).replicas_wanted == wanted
+    assert await connect(url).replicas_wanted("{any}") == wanted
 
 
 @pytest.mark.parametrize(

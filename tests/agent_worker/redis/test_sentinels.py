@@ -24,7 +24,7 @@ async def test_the_master_is_found_and_a_write_is_on_its_replicas(
 ) -> None:
     client = connected(calm_sentinels.url)
     await client.ping()
-    assert client.replicas_wanted == 1
+    assert await client.replicas_wanted("found") == 2
     assert await client.run(COUNT, ["found"], []) == 1
     assert ask(calm_sentinels.master_port, "GET", "found") == "1"
     assert await client.raw.get("found") == "1"
@@ -43,7 +43,7 @@ async def test_a_repeated_script_does_not_pass_off_an_unreplicated_write_as_safe
         calm_sentinels.freeze(port)
     try:
         assert await client.run(ONCE, ["{tool}:call"], ["x"]) == "written"
-        repeated = await after_the_loss.run_replicated(ONCE, ["{tool}:call"], ["x"])
+        repeated = await after_the_loss.run_replicated(ONCE, ["{tool}:call"], ["x"], 1)
         assert repeated == ("as before: x", 0)
     finally:
         for port in replicas:

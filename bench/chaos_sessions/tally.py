@@ -1,0 +1,49 @@
+"""What was tested, how often, and what did not hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+#: The invariants of docs/sessions.md by number, and more that follow from the same promises.
+INVARIANTS = {
+    "1": "at most one fence writes",
+    "2": "the version grows by 1 with each write",
+    "3": "the history is a serial concatenation of turns",
+    "4": "an accepted message is there once, none is twice",
+    "5": "a once call runs at most once",
+    "6": "event ids strictly increase; none lost, none repeated",
+    "7": "all keys of a session expire together",
+    "8": "nothing succeeds for another principal",
+    "answers": "deltas, answer and history say the same",
+    "deleted": "a deleted session stays deleted",
+    "live": "each request with a key is settled in the end",
+    "logs": "no worker logs an error that nobody foresaw",
+}
+_MOST_TOLD = 6000  # characters of a violation
+
+
+@dataclass(frozen=True)
+class Violation:
+    invariant: str
+    #: Whose dump shows it; empty: of no session in particular.
+    session_id: str
+    what: str
+
+
+@dataclass
+class Tally:
+    tested: Counter[str] = field(default_factory=Counter)
+    violations: list[Violation] = field(default_factory=list)
+    #: Whatever else is counted: kills, turns, lost writes that a failover explains.
+    figures: Counter[str] = field(default_factory=Counter)
+
+    def check(self, invariant: str, holds: bool, what: str, session_id: str = "") -> None:
+        """One test of an invariant; `what` says what was seen if it does not hold."""
+        assert invariant in INVARIANTS
+        self.tested[invariant] += 1
+        if not holds:
+            self.violations.append(Violation(invariant, session_id, what[:_MOST_TOLD]))
+
+    def broken(self, invariant: str) -> int:
+        return sum(each.invariant == invariant for each in self.violations)

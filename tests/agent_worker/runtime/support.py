@@ -1,0 +1,164 @@
+"""What the runtime's tests share: histories, and workers that are cut off from Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from agent_worker.models import TextDelta, ToolCall
+from agent_worker.sessions import Grant, Lease, Summary, session_keys
+from tests.agent_worker.support import PlannedEngine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+    from aiohttp import ClientSession
+    from redis.asyncio import Redis
+
+    from agent_worker.models import StepRequest
+    from agent_worker.sessions import Message, SessionStore
+    from tests.agent_worker.support import RunningWorker
+
+SID = "session-for-a-test"
+ME = "user:me"
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def said(text: str, *calls: dict[str, Any]) -> Message:
+    message: Message = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = list(calls)  # type: ignore[typeddict-item]
+    return message
+
+
+def call(name: str, id: str = "c1", /, **arguments: Any) -> dict[str, Any]:  # noqa: A002
+    return {"id": id, "name": name, "arguments": arguments}
+
+
+def result(text: str, name: str = "tool", id: str = "c1") -> Message:  # noqa: A002
+    return {"role": "tool", "content": text, "tool_call_id": id, "name": name}
+
+
+def grant(
+    history: Sequence[Message],
+    *,
+    turn_at: int,
+    summary: Summary | None = None,
+    notes: dict[str, str] | None = None,
+) -> Grant:
+    """A new turn whose first message has the index `turn_at` in the session."""
+    return Grant(
+        outcome="GRANTED",
+        lease=Lease(SID, ME, 7, "nonce"),
+        version=1,
+        step=0,
+        summary=summary or Summary("", 0),
+        history=list(history),
+        turn_at=turn_at,
+        notes=notes or {},
+        last_event="0-0",
+        step_event="7-0",
+    )
+
+
+# Over HTTP. Without a token everybody is this one.
+ANONYMOUS = "anonymous"
+SSE = {"Accept": "text/event-stream"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: Any
+    headers: Mapping[str, str]
+
+    @property
+    def error(self) -> str:
+        return str(self.body["error"]["code"])
+
+
+async def create(http: ClientSession, worker: RunningWorker, **headers: str) -> str:
+    async with http.post(worker.sessions(), headers=headers) as response:
+        return str((await response.json())["session_id"])
+
+
+async def post(
+    http: ClientSession,
+    worker: RunningWorker,
+    sid: str,
+    content: str,
+    policy: str = "",
+    **headers: str,
+) -> Reply:
+    """One message, and the JSON that answers it. `Idempotency_Key` is a header."""
+    body = {"content": content, **({"policy": policy} if policy else {})}
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    url = worker.sessions(sid, "messages")
+    async with http.post(url, json=body, headers=headers) as response:
+        return Reply(response.status, await response.json(), response.headers)
+
+
+async def told(store: SessionStore, sid: str) -> list[tuple[str, str]]:
+    """Role and content of each message of an anonymous session."""
+    view = await store.read(sid, ANONYMOUS)
+    return [(message["role"], message["content"]) for message in view.messages]
+
+
+async def status(store: SessionStore, sid: str) -> str:
+    return (await store.read(sid, ANONYMOUS)).status
+
+
+class PausedEngine(PlannedEngine):
+    """A planned engine that stands still at each asyncio.Event, and at None until `gate` is set."""
+
+    def __init__(self, *steps: list[Any], can_continue: bool = False) -> None:
+        super().__init__(*steps)
+        self.can_continue = can_continue
+        self.paused = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def step(self, request: StepRequest) -> AsyncGenerator[Any, None]:
+        async for item in super().step(request):
+            if item is not None and not isinstance(item, asyncio.Event):
+                yield item
+                continue
+            self.paused.set()
+            await (item or self.gate).wait()
+
+
+def speech(*words: str) -> list[TextDelta]:
+    return [TextDelta(word) for word in words]
+
+
+def asks(name: str, id: str = "c1", /, **arguments: Any) -> ToolCall:  # noqa: A002
+    return ToolCall(id, name, arguments)
+
+
+class _Unreachable:
+    """Instead of a client of Redis."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RedisConnectionError("cut off")
+
+
+def cut_off(worker: RunningWorker) -> Callable[[], None]:
+    """From now on this worker does not reach Redis: its turns go on, and can keep nothing.
+
+    Until what this returns is called.
+    """
+    operations = worker.worker.store._operations
+    client, operations.client = operations.client, _Unreachable()  # type: ignore[assignment]
+    return lambda: setattr(operations, "client", client)
+
+
+async def die(worker: RunningWorker, redis: Redis, sid: str) -> Callable[[], None]:
+    """The worker is gone in the midst of a turn, and the session's lease has run out since."""
+    wake_up = cut_off(worker)
+    assert await redis.delete(session_keys(sid)[1]) == 1
+    return wake_up

@@ -1,0 +1,373 @@
+"""A worker dies in the midst of a turn; the same Idempotency-Key goes on elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent_worker.tasks import spawn
+from agent_worker.tools import Effect, Toolbox
+from tests.agent_worker.runtime.support import (
+    SSE,
+    PausedEngine,
+    asks,
+    create,
+    die,
+    post,
+    speech,
+    status,
+    told,
+)
+from tests.agent_worker.support import (
+    Event,
+    FunctionTool,
+    PlannedEngine,
+    all_events,
+    deltas,
+    event_order,
+    read_events,
+    until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import ClientSession
+    from redis.asyncio import Redis
+
+    from agent_worker.sessions import SessionStore
+    from tests.agent_worker.conftest import StartWorker
+    from tests.agent_worker.support import RunningWorker
+
+KEY = {"Idempotency-Key": "k"}
+MAYBE = "it may have been done, and is not repeated"
+
+
+class Notebook:
+    """A tool that notes each run, and stands still at runs while `gate` is not set."""
+
+    def __init__(self, name: str, effect: Effect = Effect.READ) -> None:
+        self.name = name
+        self.runs: list[str] = []
+        self.tool = FunctionTool(name, self._run, effect)
+        self.keys: list[str] = []
+        self.gate: asyncio.Event | None = None
+
+    async def _run(self, arguments: dict[str, Any], context: Any) -> str:
+        self.runs.append(arguments.get("n", ""))
+        self.keys.append(context.idempotency_key)
+        if self.gate is not None:
+            await self.gate.wait()
+        return f"{self.name} {len(self.runs)}"
+
+
+async def resume(http: ClientSession, worker: RunningWorker, sid: str) -> list[Event]:
+    """What the client gets that sends its message again, as a stream."""
+    url = worker.sessions(sid, "messages")
+    async with http.post(url, json={"content": "go"}, headers={**SSE, **KEY}) as response:
+        assert response.status == 200
+        return await all_events(response)
+
+
+async def begin(http: ClientSession, worker: RunningWorker, sid: str, moment: Any) -> None:
+    """A turn that runs until `moment` is true, and what it has said is in the log."""
+    turn = spawn(post(http, worker, sid, "go", Idempotency_Key="k"), name="turn")
+    # Its client may see the connection break when the test is over.
+    turn.add_done_callback(lambda task: task.cancelled() or task.exception())
+    await until(moment)
+
+    def is_logged() -> bool:
+        (running,) = worker.worker.turns._running.values()
+        return not running._outlet._waiting and not running._outlet._writing.locked()
+
+    await until(is_logged)
+
+
+async def begin_and_die(
+    http: ClientSession, worker: RunningWorker, redis: Redis, sid: str, moment: Any
+) -> Callable[[], None]:
+    """The same, and its worker dies then. Returns what gives it Redis back, too late."""
+    await begin(http, worker, sid, moment)
+    return await die(worker, redis, sid)
+
+
+@pytest.mark.parametrize("can_continue", [True, False])
+async def test_the_text_of_a_turn_that_was_taken_over_is_whole(
+    http: ClientSession,
+    start_worker: StartWorker,
+    redis: Redis,
+    store: SessionStore,
+    can_continue: bool,
+) -> None:
+    dying = PausedEngine([*speech("one ", "two "), None, *speech("three")])
+    first = await start_worker(engine=dying)
+    rest = speech("three") if can_continue else speech("uno ", "dos ", "tres")
+    engine = PausedEngine(rest, can_continue=can_continue)
+    second = await start_worker(engine=engine)
+    sid = await create(http, first)
+    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
+    events = await resume(http, second, sid)
+    content = "one two three" if can_continue else "uno dos tres"
+    assert deltas(events) == events[-1].data["content"] == content
+    assert engine.requests[0].prefix == ("one two " if can_continue else "")
+    assert [m["content"] for m in engine.histories[0]] == ["go"]
+    assert await told(store, sid) == [("user", "go"), ("assistant", content)]
+    assert events[-1].name == "done"
+    assert ("rewind" in [event.name for event in events]) is not can_continue
+
+
+async def test_who_follows_the_log_sees_each_word_once_when_the_engine_continues(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, quick_looks: None
+) -> None:
+    dying = PausedEngine([*speech("one ", "two "), None])
+    first = await start_worker(engine=dying)
+    second = await start_worker(engine=PausedEngine(speech("three"), can_continue=True))
+    sid = await create(http, first)
+    await begin(http, first, sid, dying.paused.is_set)
+    async with http.get(second.sessions(sid, "events")) as response:
+        log = read_events(response)
+        seen = [await anext(log), await anext(log)]
+        await die(first, redis, sid)
+        # It is told of the death, and that is not in the log.
+        lost = await anext(log)
+        assert (lost.id, lost.name, lost.data["code"]) == ("", "error", "turn_interrupted")
+        await resume(http, second, sid)
+        seen += [await anext(log), await anext(log)]
+    assert deltas(seen) == "one two three"
+    assert [event.name for event in seen] == [*["message.delta"] * 3, "done"]
+    order = [event_order(event.id) for event in seen]
+    assert order == sorted(set(order))
+
+
+async def test_who_follows_the_log_is_told_what_is_void_when_the_step_starts_anew(
+    http: ClientSession, start_worker: StartWorker, redis: Redis
+) -> None:
+    look = Notebook("look")
+    box = Toolbox([look.tool])
+    dying = PausedEngine([*speech("I look. "), asks("look")], [*speech("I se"), None])
+    first = await start_worker(engine=dying, toolbox=box)
+    second = await start_worker(engine=PlannedEngine(speech("I see it")), toolbox=box)
+    sid = await create(http, first)
+    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
+    after = f"{(await event_ids(redis, sid))[0].split('-')[0]}-0"
+    events = await resume(http, second, sid)
+    # The client of the new request is told the finished steps, and then the step from its start.
+    assert deltas(events) == events[-1].data["content"] == "I look. I see it"
+    headers = {"Last-Event-ID": after}
+    url = second.sessions(sid, "events")
+    async with http.get(url, params={"until": "done"}, headers=headers) as response:
+        log = await all_events(response)
+    (rewind,) = [event for event in log if event.name == "rewind"]
+    void_from = event_order(rewind.data["id"])
+    at = log.index(rewind)
+    kept = [event for event in log[:at] if event_order(event.id) <= void_from]
+    assert deltas(log[:at]) == "I look. I se"
+    assert deltas(kept) == "I look. "
+    assert deltas([*kept, *log[at:]]) == "I look. I see it"
+    # The step's tools are not void.
+    assert [e.name for e in kept] == ["message.delta", "tool.started", "tool.completed"]
+
+
+async def event_ids(redis: Redis, sid: str) -> list[str]:
+    return [event_id for event_id, _ in await redis.xrange(f"hermes:{{{sid}}}:ev")]
+
+
+async def test_what_was_said_before_a_second_death_is_not_said_again(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+) -> None:
+    engines = [
+        PausedEngine([*speech("one "), None], can_continue=True),
+        PausedEngine([*speech("two "), None], can_continue=True),
+        PausedEngine(speech("three"), can_continue=True),
+    ]
+    workers = [await start_worker(engine=engine) for engine in engines]
+    sid = await create(http, workers[0])
+    for engine, worker in zip(engines[:2], workers, strict=False):
+        await begin_and_die(http, worker, redis, sid, engine.paused.is_set)
+    events = await resume(http, workers[2], sid)
+    assert engines[1].requests[0].prefix == "one "
+    assert engines[2].requests[0].prefix == "one two "
+    assert deltas(events) == events[-1].data["content"] == "one two three"
+    assert await told(store, sid) == [("user", "go"), ("assistant", "one two three")]
+
+
+async def test_what_is_void_since_a_rewind_is_no_prefix_for_the_next_worker(
+    http: ClientSession, start_worker: StartWorker, redis: Redis
+) -> None:
+    engines = [
+        PausedEngine([*speech("one "), None]),
+        PausedEngine([*speech("uno "), None]),
+        PausedEngine(speech("dos"), can_continue=True),
+    ]
+    workers = [await start_worker(engine=engine) for engine in engines]
+    sid = await create(http, workers[0])
+    for engine, worker in zip(engines[:2], workers, strict=False):
+        await begin_and_die(http, worker, redis, sid, engine.paused.is_set)
+    events = await resume(http, workers[2], sid)
+    assert engines[2].requests[0].prefix == "uno "
+    assert deltas(events) == events[-1].data["content"] == "uno dos"
+
+
+async def test_results_that_were_recorded_are_replayed_and_the_others_run_again(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+) -> None:
+    quick, slow = Notebook("quick"), Notebook("slow", Effect.IDEMPOTENT)
+    slow.gate = asyncio.Event()
+    box = Toolbox([quick.tool, slow.tool])
+    calls = [asks("quick", "c1", n="a"), asks("slow", "c2", n="b")]
+    first = await start_worker(engine=PlannedEngine([*speech("both"), *calls]), toolbox=box)
+    second = await start_worker(engine=(engine := PlannedEngine(speech(" done"))), toolbox=box)
+    sid = await create(http, first)
+
+    async def quick_is_recorded() -> bool:
+        return bool(slow.runs) and await redis.hexists(f"hermes:{{{sid}}}:tools", "1.0:result")
+
+    await begin_and_die(http, first, redis, sid, quick_is_recorded)
+    slow.gate = None
+    events = await resume(http, second, sid)
+    assert (quick.runs, slow.runs) == (["a"], ["b", "b"])
+    # The outside can know the second attempt again.
+    assert slow.keys == [f"{sid}.1.1"] * 2
+    assert deltas(events) == events[-1].data["content"] == "both done"
+    # The model was not asked for the calls a second time.
+    assert len(engine.requests) == 1
+    assert await told(store, sid) == [
+        ("user", "go"),
+        ("assistant", "both"),
+        ("tool", "quick 1"),
+        ("tool", "slow 2"),
+        ("assistant", " done"),
+    ]
+    assert await redis.exists(f"hermes:{{{sid}}}:tools") == 0
+
+
+@pytest.mark.parametrize("policy", ["resume", "new turn"])
+async def test_a_once_call_that_was_pending_is_told_as_unknown_and_not_run_again(
+    http: ClientSession,
+    start_worker: StartWorker,
+    redis: Redis,
+    store: SessionStore,
+    policy: str,
+) -> None:
+    pay = Notebook("pay", Effect.ONCE)
+    pay.gate = asyncio.Event()
+    box = Toolbox([pay.tool])
+    first = await start_worker(engine=PlannedEngine([*speech("I pay"), asks("pay")]), toolbox=box)
+    second = await start_worker(engine=(engine := PlannedEngine(speech(". Hm"))), toolbox=box)
+    sid = await create(http, first)
+    wake_up = await begin_and_die(http, first, redis, sid, lambda: pay.runs)
+    if policy == "resume":
+        events = await resume(http, second, sid)
+        (completed,) = [event for event in events if event.name == "tool.completed"]
+        assert (completed.data["ok"], completed.data["result"]) == (False, MAYBE)
+        text = f"unknown: {MAYBE}"
+    else:
+        assert (await post(http, second, sid, "and now?")).body["content"] == ". Hm"
+        text = f"unknown: interrupted; {MAYBE}"
+    assert len(pay.runs) == 1
+    (seen,) = [m for m in engine.histories[0] if m["role"] == "tool"]
+    assert seen["content"] == text
+    history = await told(store, sid)
+    assert ("tool", text) in history
+    # It was slow, not dead. What it did has come too late to be known.
+    wake_up()
+    pay.gate.set()
+    await first.worker.turns.wait_idle()
+    assert await told(store, sid) == history
+
+
+async def test_a_once_call_that_was_recorded_is_replayed(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+) -> None:
+    pay, slow = Notebook("pay", Effect.ONCE), Notebook("slow")
+    slow.gate = asyncio.Event()
+    box = Toolbox([pay.tool, slow.tool])
+    calls = [asks("pay", "c1"), asks("slow", "c2")]
+    first = await start_worker(engine=PlannedEngine(calls), toolbox=box)
+    second = await start_worker(engine=PlannedEngine(speech("paid")), toolbox=box)
+    sid = await create(http, first)
+
+    async def is_paid() -> bool:
+        return bool(slow.runs) and await redis.hexists(f"hermes:{{{sid}}}:tools", "1.0:result")
+
+    await begin_and_die(http, first, redis, sid, is_paid)
+    slow.gate = None
+    events = await resume(http, second, sid)
+    completed = [e.data for e in events if e.name == "tool.completed"]
+    assert {(c["name"], c["ok"], c["result"]) for c in completed} == {
+        ("pay", True, "pay 1"),
+        ("slow", True, "slow 2"),
+    }
+    assert len(pay.runs) == 1
+
+
+async def test_a_step_whose_results_are_kept_is_not_run_again(
+    http: ClientSession, start_worker: StartWorker, redis: Redis
+) -> None:
+    look = Notebook("look")
+    box = Toolbox([look.tool])
+    dying = PausedEngine([*speech("I look. "), asks("look")], [None])
+    first = await start_worker(engine=dying, toolbox=box)
+    second = await start_worker(engine=(engine := PlannedEngine(speech("Seen."))), toolbox=box)
+    sid = await create(http, first)
+    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
+    events = await resume(http, second, sid)
+    assert look.runs == [""]
+    assert [m["role"] for m in engine.histories[0]] == ["user", "assistant", "tool"]
+    assert deltas(events) == events[-1].data["content"] == "I look. Seen."
+    assert [e.name for e in events] == ["message.delta", "message.delta", "done"]
+
+
+async def test_the_step_limit_counts_the_steps_of_the_worker_that_died(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+) -> None:
+    look = Notebook("look")
+    box = Toolbox([look.tool])
+    dying = PausedEngine([*speech("a"), asks("look")], [None])
+    first = await start_worker(engine=dying, toolbox=box, step_limit=2)
+    engine = PlannedEngine([*speech("b"), asks("look")])
+    second = await start_worker(engine=engine, toolbox=box, step_limit=2)
+    sid = await create(http, first)
+    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
+    events = await resume(http, second, sid)
+    assert events[-1].data == {"session_id": sid, "step": 2, "content": "ab", "is_final": False}
+    assert await status(store, sid) == "idle"
+
+
+async def test_the_dead_workers_turn_writes_nothing_when_it_wakes_up(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+) -> None:
+    """It was only paused, beyond its lease; Redis is within its reach all the time."""
+    sleeper = PausedEngine([*speech("one "), None, *speech("never")])
+    first = await start_worker(engine=sleeper)
+    second = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
+    sid = await create(http, first)
+    running = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
+    await sleeper.paused.wait()
+
+    async def is_logged() -> bool:
+        return len(await event_ids(redis, sid)) == 1
+
+    await until(is_logged)
+    await redis.delete(f"hermes:{{{sid}}}:lease")
+    assert deltas(await resume(http, second, sid)) == "one two"
+    before = await event_ids(redis, sid)
+    sleeper.gate.set()
+    reply = await running
+    assert (reply.status, reply.error) == (503, "lease_lost")
+    assert await event_ids(redis, sid) == before
+    assert await told(store, sid) == [("user", "go"), ("assistant", "one two")]
+
+
+async def test_a_finished_turn_whose_answer_was_lost_is_told_again(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    first = await start_worker(engine=PlannedEngine(speech("one ", "two")))
+    second = await start_worker(engine=PlannedEngine())
+    sid = await create(http, first)
+    original = await resume(http, first, sid)
+    again = await resume(http, second, sid)
+    assert deltas(again) == "one two"
+    assert again[-1] == original[-1]
