@@ -37,7 +37,8 @@ def main() -> int:
             seconds = options.minutes * 60 / len(options.only)
             backend = BACKENDS[name]
             if name == "sentinel":
-                backend = partial(Sentinel, options.min_replicas)
+                guard = not options.unguarded
+                backend = partial(Sentinel, options.min_replicas, is_guarded=guard)
             plan = Plan(backend, seconds, options.seed, options.workers, options.sessions)
             console.print(f"[dim]{name}: {seconds:.0f} s, seed {options.seed}[/]")
             tallies[name] = asyncio.run(_run(name, plan, console, options.output))
@@ -90,8 +91,12 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--min-replicas",
         type=int,
-        default=Sentinel.REPLICAS,
         help=f"sentinel: of {Sentinel.REPLICAS}, that must have a `once` record (default: all)",
+    )
+    parser.add_argument(
+        "--unguarded",
+        action="store_true",
+        help="sentinel: servers without min-replicas-to-write, which lose more in a failover",
     )
     parser.add_argument(
         "--only",

@@ -13,7 +13,7 @@ from agent_worker.redis_server import RedisServer
 from agent_worker.tasks import cancel_and_wait, spawn
 from bench.chaos.waiting import until
 from tests.agent_worker.redis.dropping_proxy import HOST, DroppingProxy
-from tests.agent_worker.redis.topologies import Sentinels
+from tests.agent_worker.redis.topologies import GUARDED, Sentinels
 
 if TYPE_CHECKING:
     import random
@@ -117,16 +117,18 @@ class Sentinel:
     """A master with two replicas. It is killed, or stopped until another has its place.
 
     Workers reach it directly, as the Sentinels tell; replies are lost when it dies, and when the
-    server closes all connections. A `once` record must be on `min_replicas`: fewer than all of
-    them, and a Sentinel may promote the one that lacks it.
+    server closes all connections. `min_replicas` goes into the URL: with fewer than all of them a
+    Sentinel may promote the one that lacks the record of a `once` call. `is_guarded`: a master that
+    no replica follows takes no writes.
     """
 
     REPLICAS = 2
 
-    def __init__(self, min_replicas: int = REPLICAS) -> None:
+    def __init__(self, min_replicas: int | None = None, *, is_guarded: bool = True) -> None:
         self.faults = {"kill": 2, "freeze": 1, "cut": 3}
         self.failovers: list[tuple[float, float]] = []
         self._min_replicas = min_replicas
+        self._options = GUARDED if is_guarded else {}
         self._servers: Sentinels
         self._master = 0
         self._is_failing = False
@@ -134,7 +136,7 @@ class Sentinel:
 
     async def __aenter__(self) -> Self:
         # Longer than a busy machine holds up a server: failovers are ours to choose.
-        servers = Sentinels(replicas=self.REPLICAS, down_after_ms=1500)
+        servers = Sentinels(replicas=self.REPLICAS, down_after_ms=1500, options=self._options)
         self._servers = servers.__enter__()
         self._master = servers.master_port
         self._watcher = spawn(self._watch(), name="master")
@@ -146,7 +148,8 @@ class Sentinel:
 
     @property
     def url(self) -> str:
-        return f"{self._servers.url}?min_replicas={self._min_replicas}"
+        wanted = self._min_replicas
+        return self._servers.url + (f"?min_replicas={wanted}" if wanted is not None else "")
 
     @property
     def port(self) -> int:

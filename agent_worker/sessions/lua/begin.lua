@@ -93,6 +93,9 @@ if record then
       return { 'QUEUED', redis.call('LLEN', INBOX) }
     end
     is_waiting = true
+  elseif policy == 'enqueue' and key == ' ' .. nonce then
+    -- It was queued, the reply was lost, and its turn has begun since.
+    return { 'QUEUED', redis.call('LLEN', INBOX) }
   elseif record.turn ~= turn_at or status == 'idle' then
     return { 'ABANDONED' }
   elseif lease then

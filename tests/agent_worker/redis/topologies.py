@@ -31,6 +31,8 @@ _POLL_S = 0.02
 
 #: Replicas are in step at once (the default gathers several for 5 s).
 _REPLICATION = {"repl-diskless-sync-delay": "0"}
+#: As docs/sessions.md asks for: a master without replicas that follow takes no writes.
+GUARDED = {"min-replicas-to-write": "1", "min-replicas-max-lag": "2"}
 
 
 def ask(port: int, *words: str | int) -> Any:
@@ -139,9 +141,16 @@ class Sentinels(Deployment):
 
     MASTER_NAME = "main"
 
-    def __init__(self, *, replicas: int = 2, down_after_ms: int = 500) -> None:
+    def __init__(
+        self,
+        *,
+        replicas: int = 2,
+        down_after_ms: int = 500,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self._replicas = replicas
+        self._server_options = {**_REPLICATION, **(options or {})}
         self._down_after_ms = down_after_ms
         self.sentinel_ports: list[int] = []
         self._sentinels: list[RedisServer] = []
@@ -198,10 +207,10 @@ class Sentinels(Deployment):
         super().close()
 
     def _set_up(self) -> None:
-        master = self.start(_REPLICATION).port
+        master = self.start(self._server_options).port
         self._data_ports = [master]
         for _ in range(self._replicas):
-            options = {**_REPLICATION, "replicaof": f"{HOST} {master}"}
+            options = {**self._server_options, "replicaof": f"{HOST} {master}"}
             self._data_ports.append(self.start(options).port)
         for number in range(3):
             self._start_sentinel(number, master)

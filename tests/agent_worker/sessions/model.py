@@ -1,0 +1,285 @@
+"""A session as docs/sessions.md describes it, in plain Python: what each operation must answer.
+
+It knows no Redis, no clock and no concurrency. The fence, which comes from a clock, is given to it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent_worker.errors import (
+    IdempotencyMismatch,
+    InboxFull,
+    LeaseLost,
+    TurnAbandoned,
+    TurnBusy,
+)
+from agent_worker.sessions import (
+    Answer,
+    Event,
+    Grant,
+    Lease,
+    Nothing,
+    Queued,
+    Replay,
+    Summary,
+    ToolStart,
+    turn_text,
+)
+from tests.agent_worker.sessions.support import ME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent_worker.sessions import Message
+    from agent_worker.sessions.records import Status
+
+MOST_WAITING = 3
+NO_SUMMARY = Summary("", 0)
+IT_MAY_HAVE_BEEN_DONE = "unknown: interrupted; it may have been done, and is not repeated"
+
+
+@dataclass
+class Key:
+    """An Idempotency-Key."""
+
+    content: str
+    state: str
+    turn_at: int = -1
+    replay: Replay | None = None
+
+
+@dataclass
+class Begun:
+    """A call in the ledger."""
+
+    effect: str
+    digest: str
+    attempt: str
+    state: str = "pending"
+    message: Message | None = None
+
+
+@dataclass
+class Model:
+    sid: str
+    history: list[Message] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    inbox: list[tuple[Message, str]] = field(default_factory=list)
+    keys: dict[str, Key] = field(default_factory=dict)
+    ledger: dict[str, Begun] = field(default_factory=dict)
+    summary: Summary = NO_SUMMARY
+    version: int = 1
+    step: int = 0
+    state: str = "idle"
+    #: Who may write.
+    lease: Lease | None = None
+    #: The nonce, keys and first message of the last turn, and where its unfinished step began.
+    nonce: str = ""
+    of_turn: list[str] = field(default_factory=list)
+    turn_at: int = -1
+    step_event: str = "0-0"
+    step_from: int = 0
+    is_asked_to_stop: bool = False
+
+    @property
+    def status(self) -> Status:
+        if self.state == "idle":
+            return "idle"
+        return "running" if self.lease else "interrupted"
+
+    @property
+    def last_event(self) -> str:
+        return self.events[-1].id if self.events else "0-0"
+
+    # Turns.
+
+    def begin(
+        self, nonce: str, message: Message | None, key: str, policy: str, fence: int
+    ) -> Grant | Replay | Queued | type[Nothing]:
+        if not key and policy == "enqueue":
+            key = f" {nonce}"
+        outcome = "GRANTED" if self.state == "idle" else "ORPHAN"
+        known = self.keys.get(key)
+        if known is not None:
+            assert message is not None
+            if known.content != message["content"]:
+                raise IdempotencyMismatch
+            if known.replay is not None:
+                return known.replay
+            if known.state == "running":
+                if self.turn_at != known.turn_at or self.state == "idle":
+                    raise TurnAbandoned
+                if self.lease:
+                    raise TurnBusy
+                outcome = "RESUME"
+            elif self.lease:
+                return Queued(len(self.inbox))
+            else:
+                message = None  # it is in the inbox
+        if self.lease:
+            return self._wait(message, key, policy)
+        if outcome != "RESUME":
+            if message is None and not self.inbox:
+                return Nothing
+            self._open(outcome, message, key, fence)
+        self.lease = Lease(self.sid, ME, fence, nonce)
+        self.nonce, self.state, self.is_asked_to_stop = nonce, "running", False
+        self.version += 1
+        return self._grant(outcome)
+
+    def _wait(self, message: Message | None, key: str, policy: str) -> Queued:
+        if message is None or policy != "enqueue":
+            raise TurnBusy
+        if len(self.inbox) == MOST_WAITING:
+            raise InboxFull
+        self.inbox.append((message, key))
+        self.keys[key] = Key(message["content"], "queued")
+        return Queued(len(self.inbox))
+
+    def _open(self, outcome: str, message: Message | None, key: str, fence: int) -> None:
+        if outcome == "ORPHAN":
+            self._close_open_calls()
+        opening = [*self.inbox, *([(message, key)] if message is not None else [])]
+        self.inbox = []
+        self.turn_at, self.of_turn = len(self.history), []
+        for each, its_key in opening:
+            self.history.append(each)
+            if its_key:
+                self.of_turn.append(its_key)
+                self.keys[its_key] = Key(each["content"], "running", self.turn_at)
+        self.step_event, self.step_from = f"{fence}-0", len(self.events)
+
+    def _close_open_calls(self) -> None:
+        asked_at = len(self.history) - 1
+        for place, call in enumerate(self.history[-1].get("tool_calls", ())):
+            begun = self.ledger.get(f"{asked_at}.{place}")
+            message = begun.message if begun else None
+            if message is None:
+                is_once = begun is not None and begun.effect == "once"
+                content = IT_MAY_HAVE_BEEN_DONE if is_once else "error: interrupted"
+                message = tool_message(call["id"], call["name"], content)
+            self.history.append(message)
+        self.ledger.clear()
+
+    def _grant(self, outcome: str) -> Grant:
+        assert self.lease is not None
+        emitted = ""
+        for event in self.events[self.step_from :]:
+            emitted = "" if event.name == "rewind" else emitted + content_of(event)
+        return Grant(
+            outcome=outcome,
+            lease=self.lease,
+            version=self.version,
+            step=self.step,
+            summary=self.summary,
+            history=self.history[self.summary.stands_for :],
+            turn_at=self.turn_at,
+            notes={},
+            last_event=self.last_event,
+            step_event=self.step_event,
+            emitted=emitted if outcome == "RESUME" else "",
+        )
+
+    def commit(
+        self,
+        lease: Lease,
+        version: int,
+        messages: Sequence[Message],
+        *,
+        is_step: bool = True,
+        ends_turn: bool = False,
+        events: Sequence[Event] = (),
+        settled: Sequence[str] = (),
+        summary: Summary | None = None,
+    ) -> tuple[int, int, int]:
+        self._check_holder(lease)
+        if version != self.version:
+            raise LeaseLost
+        self._log(events)
+        for call_key in settled:
+            self.ledger.pop(call_key, None)
+        self.history += messages
+        self.version += 1
+        self.step += is_step
+        self.summary = summary or self.summary
+        self.step_event, self.step_from = self.last_event, len(self.events)
+        if ends_turn:
+            self.lease, self.state = None, "idle"
+            messages = self.history[self.turn_at :]
+            answer = Answer(self.sid, self.step, turn_text(messages), is_final=True)
+            for key in self.of_turn:
+                replay = Replay(lease.fence, answer, self.last_event, messages)
+                self.keys[key] = Key(self.keys[key].content, "done", self.turn_at, replay)
+        return self.version, self.step, len(self.inbox)
+
+    def renew(self, lease: Lease) -> bool:
+        self._check_holder(lease)
+        return self.is_asked_to_stop
+
+    def release(self, nonce: str) -> int | None:
+        if self.lease is not None and self.lease.nonce == nonce:
+            self.lease, self.state = None, "interrupted"
+            self.version += 1
+        elif self.lease is not None or self.state != "interrupted" or self.nonce != nonce:
+            return None
+        return len(self.inbox)
+
+    def interrupt(self) -> bool:
+        if self.lease is not None:
+            self.is_asked_to_stop = True
+        return self.lease is not None
+
+    def _check_holder(self, lease: Lease) -> None:
+        if self.lease != lease:
+            raise LeaseLost
+
+    # Events and tools.
+
+    def append(self, lease: Lease, events: Sequence[Event]) -> bool:
+        self._check_holder(lease)
+        self._log(events)
+        return self.is_asked_to_stop
+
+    def _log(self, events: Sequence[Event]) -> None:
+        known = {event.id for event in self.events}
+        self.events += [event for event in events if event.id not in known]
+
+    def tool_begin(
+        self, lease: Lease, call_key: str, effect: str, digest: str, attempt: str
+    ) -> ToolStart:
+        self._check_holder(lease)
+        begun = self.ledger.get(call_key)
+        if begun is not None:
+            if begun.digest != digest:
+                return ToolStart("ARGS_MISMATCH")
+            if begun.message is not None:
+                return ToolStart("REPLAY", begun.message)
+            if begun.effect == "once" and begun.attempt != attempt:
+                return ToolStart("UNKNOWN")
+        self.ledger[call_key] = Begun(effect, digest, attempt)
+        return ToolStart("RUN")
+
+    def tool_end(self, lease: Lease, call_key: str, attempt: str, message: Message | None) -> None:
+        """None: the call has not run after all."""
+        self._check_holder(lease)
+        begun = self.ledger.get(call_key)
+        if begun is None and message is None:
+            return
+        if begun is None or begun.attempt != attempt:
+            raise LeaseLost
+        if message is None:
+            del self.ledger[call_key]
+        else:
+            begun.message = message
+
+
+def tool_message(call_id: str, name: str, content: str) -> Message:
+    return {"role": "tool", "tool_call_id": call_id, "name": name, "content": content}
+
+
+def content_of(event: Event) -> str:
+    """The text of a delta; other events have none."""
+    return json.loads(event.data)["content"] if event.name == "message.delta" else ""

@@ -1,0 +1,157 @@
+"""What the store's tests share: the usual turn in one call, and a look at all that Redis holds."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from agent_worker.sessions import Event, Grant, Lease, new_nonce, session_keys
+from agent_worker.sessions.keys import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redis.asyncio import Redis
+
+    from agent_worker.sessions import Message, SessionStore
+
+ME, YOU = "user:me", "user:you"
+
+
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, *calls: str) -> Message:
+    """What the model said; `calls` are the names of the tools that it asks for, and the ids."""
+    message: Message = {"role": "assistant", "content": content}
+    if calls:
+        message["tool_calls"] = [{"id": name, "name": name, "arguments": {}} for name in calls]
+    return message
+
+
+def result(name: str, content: str) -> Message:
+    return {"role": "tool", "tool_call_id": name, "name": name, "content": content}
+
+
+HELLO, HI = user("hello"), assistant("hi")
+
+
+def key_of(sid: str, kind: str) -> str:
+    return session_keys(sid)[KINDS.index(kind)]
+
+
+async def begin(store: SessionStore, sid: str, content: str = "hello", **options: Any) -> Grant:
+    """A turn, which must be granted."""
+    grant = await store.begin(sid, ME, user(content), **{"nonce": new_nonce(), **options})
+    assert isinstance(grant, Grant)
+    return grant
+
+
+async def take_waiting(store: SessionStore, sid: str) -> Grant:
+    """A turn that only what waits opens."""
+    grant = await store.begin(sid, ME, None, nonce=new_nonce())
+    assert isinstance(grant, Grant)
+    return grant
+
+
+async def commit(
+    store: SessionStore, grant: Grant, *messages: Message, **options: Any
+) -> tuple[int, int, int]:
+    options = {"expected_version": grant.version, "commit_id": new_nonce(), **options}
+    return await store.commit(grant.lease, messages=messages, **options)
+
+
+async def finish(
+    store: SessionStore, grant: Grant, *messages: Message, **options: Any
+) -> tuple[int, int, int]:
+    return await commit(store, grant, *(messages or [HI]), ends_turn=True, **options)
+
+
+async def lose_lease(redis: Redis, sid: str) -> None:
+    """As if the lease had run out."""
+    assert await redis.delete(key_of(sid, "lease")) == 1
+
+
+def event(lease: Lease | Grant, number: int, name: str = "message.delta", **data: Any) -> Event:
+    fence = (lease.lease if isinstance(lease, Grant) else lease).fence
+    return Event(f"{fence}-{number}", name, json.dumps(data))
+
+
+def delta(lease: Lease | Grant, number: int, content: str) -> Event:
+    return event(lease, number, content=content)
+
+
+async def everything(redis: Redis, sid: str) -> dict[str, Any]:
+    """All that Redis holds of the session, by kind, without the times of expiry."""
+    pipe = redis.pipeline()
+    for kind in KINDS:
+        key = key_of(sid, kind)
+        if kind in {"msgs", "inbox"}:
+            pipe.lrange(key, 0, -1)
+        else:
+            {"lease": pipe.get, "ev": pipe.xrange}.get(kind, pipe.hgetall)(key)
+    held = {kind: found for kind, found in zip(KINDS, await pipe.execute(), strict=True) if found}
+    for kind in {"tools", "req"} & held.keys():
+        # As JSON their fields have no certain order.
+        held[kind] = {name: json.loads(text) for name, text in held[kind].items()}
+    return held
+
+
+async def expiries(redis: Redis, sid: str) -> dict[str, int]:
+    """When each key that exists expires, ms since the epoch; -1: never."""
+    pipe = redis.pipeline()
+    for key in session_keys(sid):
+        pipe.pexpiretime(key)
+    times = zip(KINDS, await pipe.execute(), strict=True)
+    return {kind: at for kind, at in times if at != -2}
+
+
+async def _commit_under(store: SessionStore, lease: Lease, **options: Any) -> object:
+    return await store.commit(lease, expected_version=3, commit_id="late", messages=[HI], **options)
+
+
+async def _begin_by(
+    store: SessionStore, lease: Lease, message: Message | None, **options: Any
+) -> object:
+    options = {"nonce": "other.nonce", **options}
+    return await store.begin(lease.session_id, lease.principal, message, **options)
+
+
+# Every operation under the session's lease, by name. Those that need none use it as the name of
+# a session and of a principal.
+OPERATIONS: dict[str, Callable[[SessionStore, Lease], Awaitable[object]]] = {
+    "commit": _commit_under,
+    "end": lambda store, lease: _commit_under(store, lease, ends_turn=True),
+    "renew": lambda store, lease: store.renew(lease),
+    "append": lambda store, lease: store.events.append(lease, [delta(lease, 9, "!")]),
+    "tool_begin": lambda store, lease: store.tools.begin(lease, "1.1", "once", "hash", "attempt"),
+    "tool_end": lambda store, lease: store.tools.end(
+        lease, "1.0", "attempt", result("mail", "sent")
+    ),
+    "not_run": lambda store, lease: store.tools.not_run(lease, "1.0", "attempt"),
+    "begin": lambda store, lease: _begin_by(store, lease, HELLO),
+    "begin again": lambda store, lease: _begin_by(store, lease, HELLO, nonce=lease.nonce),
+    "begin with its key": lambda store, lease: _begin_by(store, lease, HELLO, idempotency_key="k"),
+    "enqueue": lambda store, lease: _begin_by(store, lease, HELLO, policy="enqueue"),
+    "take what waits": lambda store, lease: _begin_by(store, lease, None),
+    "release": lambda store, lease: store.release(lease.session_id, lease.principal, lease.nonce),
+    "interrupt": lambda store, lease: store.interrupt(lease.session_id, lease.principal),
+    "events": lambda store, lease: store.events.page(lease.session_id, lease.principal, None),
+    "read": lambda store, lease: store.read(lease.session_id, lease.principal),
+    "check": lambda store, lease: store.check(lease.session_id, lease.principal),
+    "delete": lambda store, lease: store.delete(lease.session_id, lease.principal),
+}
+# Those that only the lease's holder can do.
+UNDER_A_LEASE = ("commit", "end", "renew", "append", "tool_begin", "tool_end", "not_run")
+
+
+async def busy_session(store: SessionStore) -> tuple[str, Grant]:
+    """One with something under each of its keys: a step that asked for a tool, which has begun."""
+    sid = await store.create(ME, {"title": "größer"})
+    grant = await begin(store, sid, idempotency_key="k")
+    await commit(store, grant, assistant("I shall", "mail"))
+    await store.events.append(grant.lease, [delta(grant, 1, "I shall")])
+    await store.tools.begin(grant.lease, "1.0", "once", "hash", "attempt")
+    await store.begin(sid, ME, user("later"), nonce=new_nonce(), policy="enqueue")
+    return sid, grant

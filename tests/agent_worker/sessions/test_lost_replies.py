@@ -1,0 +1,288 @@
+"""A reply that is lost: the same operation again has no second effect, and gives what it gave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent_worker.errors import LeaseLost, SessionNotFound
+from agent_worker.sessions import Client, Queued, SessionStore, new_session_id, session_keys
+from agent_worker.sessions.scripts import load_scripts
+from tests.agent_worker.sessions.support import (
+    HELLO,
+    HI,
+    ME,
+    YOU,
+    assistant,
+    begin,
+    busy_session,
+    commit,
+    delta,
+    everything,
+    finish,
+    key_of,
+    lose_lease,
+    result,
+    take_waiting,
+    user,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from redis.asyncio import Redis
+
+    from agent_worker.sessions import Grant
+    from agent_worker.sessions.scripts import Script
+
+    Operation = Callable[[SessionStore, str, Grant], Awaitable[object]]
+
+
+async def _begin(
+    store: SessionStore, sid: str, grant: Grant, content: str = "next", **options: Any
+) -> object:
+    """A new turn: the one that ran is given back before, which may be done again as well."""
+    await store.release(sid, ME, grant.lease.nonce)
+    return await store.begin(sid, ME, user(content), nonce="again", **options)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "begin": _begin,
+    "begin with a key": lambda store, sid, grant: _begin(store, sid, grant, idempotency_key="n"),
+    "resume": lambda store, sid, grant: _begin(store, sid, grant, "hello", idempotency_key="k"),
+    "begin with what waits": lambda store, sid, grant: _begin(store, sid, grant, policy="enqueue"),
+    "enqueue": lambda store, sid, grant: store.begin(
+        sid, ME, user("too"), nonce="again", policy="enqueue"
+    ),
+    "enqueue with a key": lambda store, sid, grant: store.begin(
+        sid, ME, user("too"), nonce="again", policy="enqueue", idempotency_key="n"
+    ),
+    "commit": lambda store, sid, grant: commit(
+        store,
+        grant,
+        result("mail", "sent"),
+        expected_version=3,
+        commit_id="again",
+        events=[delta(grant, 2, "!")],
+        settled=["1.0"],
+        notes={"colour": "blue"},
+    ),
+    "end": lambda store, sid, grant: finish(
+        store, grant, HI, expected_version=3, commit_id="again", events=[delta(grant, 2, "!")]
+    ),
+    "renew": lambda store, sid, grant: store.renew(grant.lease),
+    "release": lambda store, sid, grant: store.release(sid, ME, grant.lease.nonce),
+    "interrupt": lambda store, sid, grant: _is_asked(store, sid),
+    "append": lambda store, sid, grant: store.events.append(
+        grant.lease, [delta(grant, 2, "!"), delta(grant, 3, "!")]
+    ),
+    "tool_begin": lambda store, sid, grant: store.tools.begin(
+        grant.lease, "1.1", "once", "hash", "again"
+    ),
+    "tool_begin by another": lambda store, sid, grant: store.tools.begin(
+        grant.lease, "1.0", "once", "hash", "again"
+    ),
+    "tool_end": lambda store, sid, grant: store.tools.end(
+        grant.lease, "1.0", "attempt", result("mail", "sent")
+    ),
+    "not_run": lambda store, sid, grant: store.tools.not_run(grant.lease, "1.0", "attempt"),
+    "read": lambda store, sid, grant: store.read(sid, ME),
+    "events": lambda store, sid, grant: store.events.page(sid, ME, None),
+    "archived": lambda store, sid, grant: store.outbox.archived(sid, 1),
+}
+
+
+async def _is_asked(store: SessionStore, sid: str) -> bool:
+    return await store.interrupt(sid, ME) is not None
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_an_operation_again_has_no_second_effect(
+    store: SessionStore, redis: Redis, name: str
+) -> None:
+    sid, grant = await busy_session(store)
+    first = await OPERATIONS[name](store, sid, grant)
+    before = await everything(redis, sid)
+    assert await OPERATIONS[name](store, sid, grant) == first
+    assert await everything(redis, sid) == before
+
+
+class LosesReplies:
+    """Runs every script twice, as the client does whose first reply was lost."""
+
+    def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[str] = []
+        self._run = client.run
+        monkeypatch.setattr(client, "run", self.run)
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[object]) -> object:
+        self.ran.append(script.name)
+        await self._run(script, keys, args)
+        return await self._run(script, keys, args)
+
+
+async def test_a_session_of_lost_replies_is_as_any_other(
+    store: SessionStore, redis: Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossy = LosesReplies(client, monkeypatch)
+    sid, grant = await busy_session(store)
+    await store.renew(grant.lease)
+    await store.interrupt(sid, ME)
+    await store.tools.end(grant.lease, "1.0", "attempt", result("mail", "sent"))
+    version, _, _ = await commit(
+        store, grant, result("mail", "sent"), expected_version=3, settled=["1.0"]
+    )
+    assert (await finish(store, grant, expected_version=version))[2] == 1
+    following = await begin(store, sid, "next")
+    assert await store.release(sid, ME, following.lease.nonce) == 0
+    view = await store.read(sid, ME)
+    assert view.messages == [
+        HELLO,
+        assistant("I shall", "mail"),
+        result("mail", "sent"),
+        HI,
+        user("later"),
+        user("next"),
+    ]
+    assert (view.version, view.waiting) == (7, 0)
+    assert [event.id for event in (await store.events.page(sid, ME, None)).events] == []
+    assert await redis.xlen(key_of(sid, "ev")) == 1
+    await store.outbox.read(sid)
+    await store.outbox.archived(sid, 6)
+    await store.check(sid, ME)
+    await store.delete(sid, ME)
+    assert {*lossy.ran, "append", "tool_begin"} == set(load_scripts())
+
+
+# What a late repetition may not do.
+
+
+async def test_a_begin_whose_turn_is_over_does_not_begin_another(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid, nonce="again")
+    await lose_lease(redis, sid)
+    before = await everything(redis, sid)
+    with pytest.raises(LeaseLost):
+        await begin(store, sid, nonce="again")
+    assert await everything(redis, sid) == before
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid, nonce="again")
+    await finish(store, grant)
+    before = await everything(redis, sid)
+    with pytest.raises(LeaseLost):
+        await begin(store, sid, nonce="again")
+    assert await everything(redis, sid) == before
+
+
+async def test_a_begin_behind_other_turns_does_not_begin_another(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    await finish(store, await begin(store, sid, nonce="worker.again"))
+    for content in ("one", "two"):
+        await finish(store, await begin(store, sid, content))
+        before = await everything(redis, sid)
+        with pytest.raises(LeaseLost):
+            await begin(store, sid, nonce="worker.again")
+        assert await everything(redis, sid) == before
+
+
+async def test_the_last_commit_again_gives_what_it_gave_though_the_next_turn_runs(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid)
+    last = await finish(store, grant, commit_id="again")
+    await begin(store, sid, "next")
+    before = await everything(redis, sid)
+    assert await finish(store, grant, commit_id="again") == last
+    assert await everything(redis, sid) == before
+
+
+async def test_a_release_again_does_not_free_what_others_hold(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid)
+    await store.release(sid, ME, grant.lease.nonce)
+    heir = await begin(store, sid, "next")
+    before = await everything(redis, sid)
+    assert await store.release(sid, ME, grant.lease.nonce) is None
+    assert await everything(redis, sid) == before
+    await finish(store, heir)
+    assert await store.release(sid, ME, grant.lease.nonce) is None
+
+
+# Create and delete name no attempt: the store makes one for each.
+
+
+async def run_raw(
+    client: Client, name: str, sid: str, principal: str, *args: str | int
+) -> Sequence[str]:
+    day = 24 * 3600 * 1000
+    common = [principal, sid, day, day]
+    reply: Sequence[str] = await client.run(
+        load_scripts()[name], session_keys(sid), [*common, *args]
+    )
+    return reply
+
+
+async def test_create_again_makes_the_same_session(client: Client, redis: Redis) -> None:
+    sid = new_session_id()
+    assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["OK"]
+    before = await everything(redis, sid)
+    assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["OK"]
+    assert await everything(redis, sid) == before
+
+
+@pytest.mark.parametrize(("principal", "nonce"), [(ME, "another"), (YOU, "nonce")])
+async def test_create_does_not_take_a_session_that_is_there(
+    client: Client, redis: Redis, principal: str, nonce: str
+) -> None:
+    sid = new_session_id()
+    await run_raw(client, "create", sid, ME, "nonce", "{}")
+    before = await everything(redis, sid)
+    assert await run_raw(client, "create", sid, principal, nonce, "{}") == ["EXISTS"]
+    assert await everything(redis, sid) == before
+
+
+async def test_create_again_does_not_bring_back_what_was_deleted(
+    store: SessionStore, client: Client, redis: Redis
+) -> None:
+    sid = new_session_id()
+    await run_raw(client, "create", sid, ME, "nonce", "{}")
+    await store.delete(sid, ME)
+    before = await everything(redis, sid)
+    assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["EXISTS"]
+    assert await everything(redis, sid) == before
+
+
+async def test_delete_again_is_known_as_such(
+    store: SessionStore, client: Client, redis: Redis
+) -> None:
+    sid, _ = await busy_session(store)
+    assert await run_raw(client, "delete", sid, ME, "nonce", 3_600_000) == ["OK"]
+    before = await everything(redis, sid)
+    assert await run_raw(client, "delete", sid, ME, "nonce", 3_600_000) == ["OK"]
+    assert await run_raw(client, "delete", sid, ME, "another", 3_600_000) == ["GONE"]
+    assert await run_raw(client, "delete", sid, YOU, "nonce", 3_600_000) == ["FORBIDDEN"]
+    assert await everything(redis, sid) == before
+    with pytest.raises(SessionNotFound):
+        await store.delete(sid, ME)
+
+
+async def test_a_message_that_was_queued_is_known_again_when_its_turn_runs(
+    store: SessionStore,
+) -> None:
+    """The reply was lost, and the turn that ran has ended meanwhile."""
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid)
+    enqueue = {"nonce": "w.again", "policy": "enqueue"}
+    assert await store.begin(sid, ME, user("too"), **enqueue) == Queued(1)  # type: ignore[arg-type]
+    await commit(store, grant, HI, ends_turn=True)
+    await take_waiting(store, sid)
+    assert await store.begin(sid, ME, user("too"), **enqueue) == Queued(0)  # type: ignore[arg-type]
+    assert [m["content"] for m in (await store.read(sid, ME)).messages] == ["hello", "hi", "too"]

@@ -1,0 +1,447 @@
+"""A session from its creation to its end: who gets at it, how long it lives, what it tolerates."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent_worker.errors import (
+    LeaseLost,
+    SessionNotFound,
+    SessionTooNew,
+    StoreUnavailable,
+    TurnBusy,
+)
+from agent_worker.redis_server import RedisServer
+from agent_worker.sessions import (
+    Grant,
+    SessionStore,
+    Summary,
+    connect,
+    is_session_id,
+    new_nonce,
+    new_session_id,
+    session_keys,
+)
+from agent_worker.sessions.keys import KINDS
+from agent_worker.sessions.scripts import load_scripts
+from tests.agent_worker.sessions.support import (
+    HELLO,
+    HI,
+    ME,
+    OPERATIONS,
+    UNDER_A_LEASE,
+    YOU,
+    assistant,
+    begin,
+    busy_session,
+    commit,
+    delta,
+    everything,
+    expiries,
+    finish,
+    key_of,
+    lose_lease,
+    user,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+    from agent_worker.sessions import Client
+    from agent_worker.sessions.scripts import Script
+
+HOUR_MS = 3600 * 1000
+OTHER_FIELDS = {"colour": "blue", "turn_mood": "{}"}
+# Of a worker before them; the script that reads one has its default.
+OPTIONAL = (
+    "bytes",
+    "summary",
+    "summary_at",
+    "step_event",
+    "last_event",
+    "turn_event",
+    "turn_first",
+    "turn_before",
+    "first_event",
+    "begun",
+    "requests",
+)
+
+
+# Create, read, delete.
+
+
+async def test_a_new_session_is_empty_and_idle(store: SessionStore) -> None:
+    sid = await store.create(ME, {"title": "größer"})
+    view = await store.read(sid, ME)
+    assert view.as_json() == {
+        "session_id": sid,
+        "step": 0,
+        "status": "idle",
+        "messages": [],
+        "metadata": {"title": "größer"},
+        "total": 0,
+        "waiting": 0,
+    }
+    assert (view.version, view.summary, view.last_event) == (1, Summary("", 0), "0-0")
+
+
+def test_session_ids_are_opaque_and_different() -> None:
+    ids = {new_session_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(is_session_id(sid) for sid in ids)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "short", "x" * 65, "a" * 16 + "}", "a" * 16 + ":", "a" * 15 + "é", "a" * 20 + "\n"]
+)
+async def test_what_is_no_session_id_never_becomes_a_key(store: SessionStore, text: str) -> None:
+    assert not is_session_id(text)
+    with pytest.raises(SessionNotFound):
+        await store.read(text, ME)
+
+
+def test_all_keys_share_one_cluster_slot() -> None:
+    keys = session_keys("abc")
+    assert len(keys) == len(set(keys)) == len(KINDS) == 7
+    assert all("{abc}" in key for key in keys)
+
+
+async def test_a_part_of_the_messages_can_be_read(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    await finish(store, await begin(store, sid), *(assistant(str(n)) for n in range(4)))
+    view = await store.read(sid, ME, first=1, last=2)
+    assert view.messages == [assistant("0"), assistant("1")]
+    assert view.total == 5
+    assert (await store.read(sid, ME, first=-1)).messages == [assistant("3")]
+    assert (await store.read(sid, ME, first=5)).messages == []
+
+
+async def test_a_dead_workers_session_reads_as_interrupted(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    await begin(store, sid)
+    await lose_lease(redis, sid)
+    assert (await store.read(sid, ME)).status == "interrupted"
+    assert (await store.events.page(sid, ME, None)).status == "interrupted"
+
+
+# The owner.
+
+
+async def test_the_operations_that_others_try_are_all_that_there_are(
+    store: SessionStore, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, grant = await busy_session(store)
+    lease = replace(grant.lease, session_id=new_session_id())
+    ran: set[str] = set()
+
+    async def run(script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
+        ran.add(script.name)
+        return ["NO_SESSION"]
+
+    monkeypatch.setattr(client, "run", run)
+    for operation in OPERATIONS.values():
+        with pytest.raises(SessionNotFound):
+            await operation(store, lease)
+    assert ran == set(load_scripts()) - {"create", "unarchived", "archived"}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_nobody_but_the_owner_gets_anything(
+    store: SessionStore, redis: Redis, name: str
+) -> None:
+    sid, grant = await busy_session(store)
+    before = await everything(redis, sid)
+    expire = await expiries(redis, sid)
+    assert set(before) == set(KINDS)
+    with pytest.raises(SessionNotFound):
+        await OPERATIONS[name](store, replace(grant.lease, principal=YOU))
+    assert await everything(redis, sid) == before
+    assert await expiries(redis, sid) == expire
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_an_unknown_session_is_not_found_and_not_made(
+    store: SessionStore, redis: Redis, name: str
+) -> None:
+    _, grant = await busy_session(store)
+    sid = new_session_id()
+    lease = replace(grant.lease, session_id=sid)
+    with pytest.raises(SessionNotFound):
+        await OPERATIONS[name](store, lease)
+    assert await everything(redis, sid) == {}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_no_operation_brings_a_deleted_session_back(
+    store: SessionStore, redis: Redis, name: str
+) -> None:
+    sid, grant = await busy_session(store)
+    await store.delete(sid, ME)
+    tombstone = await everything(redis, sid)
+    assert set(tombstone) == {"meta"}
+    with pytest.raises(SessionNotFound):
+        await OPERATIONS[name](store, grant.lease)
+    assert await everything(redis, sid) == tombstone
+    assert 0 < await redis.pttl(key_of(sid, "meta")) <= HOUR_MS
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_no_operation_brings_an_expired_session_back(
+    store: SessionStore, redis: Redis, name: str
+) -> None:
+    sid, grant = await busy_session(store)
+    await redis.delete(*session_keys(sid))
+    with pytest.raises(SessionNotFound):
+        await OPERATIONS[name](store, grant.lease)
+    assert await everything(redis, sid) == {}
+
+
+async def test_the_archive_brings_nothing_back_either(store: SessionStore, redis: Redis) -> None:
+    sid, _ = await busy_session(store)
+    await store.delete(sid, ME)
+    tombstone = await everything(redis, sid)
+    with pytest.raises(SessionNotFound):
+        await store.outbox.archived(sid, 2)
+    assert await everything(redis, sid) == tombstone
+    await redis.delete(*session_keys(sid))
+    with pytest.raises(SessionNotFound):
+        await store.outbox.archived(sid, 2)
+    with pytest.raises(SessionNotFound):
+        await store.outbox.read(sid)
+    assert await everything(redis, sid) == {}
+
+
+# Workers of other versions.
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_a_session_of_a_newer_worker_is_left_alone(
+    store: SessionStore, redis: Redis, name: str
+) -> None:
+    sid, grant = await busy_session(store)
+    await redis.hset(key_of(sid, "meta"), "schema", "2")
+    before = await everything(redis, sid)
+    with pytest.raises(SessionTooNew):
+        await OPERATIONS[name](store, grant.lease)
+    assert await everything(redis, sid) == before
+
+
+async def test_fields_that_a_newer_worker_added_are_left_alone(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    await redis.hset(key_of(sid, "meta"), mapping=OTHER_FIELDS)
+    grant = await begin(store, sid, idempotency_key="k")
+    await store.events.append(grant.lease, [delta(grant, 1, "hi")])
+    await finish(store, grant)
+    assert (await begin(store, sid)).history == [HELLO, HI, HELLO]
+    meta = await redis.hgetall(key_of(sid, "meta"))
+    assert OTHER_FIELDS.items() <= meta.items()
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+async def test_a_field_that_an_older_worker_did_not_write_has_a_default(
+    store: SessionStore, redis: Redis, field: str
+) -> None:
+    sid, grant = await busy_session(store)
+    assert await redis.hdel(key_of(sid, "meta"), field) == (field not in {"summary", "summary_at"})
+    history = [HELLO, assistant("I shall", "mail")]
+    assert (await store.read(sid, ME)).messages == history
+    assert (await store.events.page(sid, ME, None)).status == "running"
+    again = await store.begin(sid, ME, HELLO, nonce=grant.lease.nonce)
+    assert again.history == history
+    await finish(store, again)
+    assert (await store.read(sid, ME)).messages == [*history, HI]
+    assert (await store.begin(sid, ME, None, nonce=new_nonce())).of_turn == [user("later")]
+
+
+# Lifetimes.
+
+
+async def test_every_key_expires_and_all_of_them_together(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid, _ = await busy_session(store)
+    times = await expiries(redis, sid)
+    assert set(times) == set(KINDS)
+    lease = times.pop("lease")
+    assert len(set(times.values())) == 1
+    now = await now_ms(redis)
+    assert now < lease <= now + 30_000 < min(times.values())
+
+
+async def test_use_prolongs_all_keys_alike(redis: Redis, client: Client) -> None:
+    store = SessionStore(client, sliding_s=1000)
+    sid, _ = await busy_session(store)
+    for kind in set(KINDS) - {"lease"}:
+        await redis.pexpire(key_of(sid, kind), 5_000)
+    now = await now_ms(redis)
+    await store.read(sid, ME)
+    times = await expiries(redis, sid)
+    del times["lease"]
+    assert len(set(times.values())) == 1
+    assert times["meta"] >= now + 1_000_000
+
+
+async def test_the_events_live_an_hour_from_the_end_and_the_rest_stays(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid)
+    await store.events.append(grant.lease, [delta(grant, 1, "hi")])
+    before = await now_ms(redis)
+    await finish(store, grant)
+    after = await now_ms(redis)
+    times = await expiries(redis, sid)
+    events = times.pop("ev")
+    assert before + HOUR_MS <= events <= after + HOUR_MS
+    assert set(times) == {"meta", "msgs"}
+    assert {before + 24 * HOUR_MS <= at <= after + 24 * HOUR_MS for at in times.values()} == {True}
+    await store.read(sid, ME)
+    assert (await expiries(redis, sid))["ev"] == events, "to look at it is no turn"
+    again = await begin(store, sid)
+    times = await expiries(redis, sid)
+    assert times["ev"] == times["meta"], "a turn runs again"
+    assert await store.release(sid, ME, again.lease.nonce) == 0
+    assert (await expiries(redis, sid))["ev"] <= await now_ms(redis) + HOUR_MS
+
+
+@pytest.mark.parametrize("name", ["turn", "read", "tool"])
+async def test_use_does_not_prolong_beyond_the_absolute_age(
+    redis: Redis, client: Client, name: str
+) -> None:
+    store = SessionStore(client, sliding_s=1000, absolute_s=50)
+    sid = await store.create(ME, {})
+    created = int(await redis.hget(key_of(sid, "meta"), "created"))
+    grant = await begin(store, sid)
+    await store.events.append(grant.lease, [delta(grant, 1, "hi")])
+    if name == "tool":
+        await store.tools.begin(grant.lease, "1.0", "read", "hash", "attempt")
+    else:
+        await finish(store, grant)
+        if name == "read":
+            await store.read(sid, ME)
+    times = await expiries(redis, sid)
+    times.pop("lease", None)
+    assert set(times.values()) == {created + 50_000}
+
+
+async def now_ms(redis: Redis) -> int:
+    seconds, micros = await redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+# Redis away.
+
+
+async def test_an_unreachable_redis_is_one_error_and_is_counted(
+    own_redis_server: RedisServer,
+) -> None:
+    client = connect(own_redis_server.url)
+    failed: list[str] = []
+    store = SessionStore(client, on_unavailable=failed.append)
+    sid = await store.create(ME, {})
+    own_redis_server.stop()
+    with pytest.raises(StoreUnavailable) as error:
+        await store.read(sid, ME)
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+    assert error.value.retry_after_s
+    assert failed == ["read", "ping"]
+    await client.aclose()
+
+
+async def test_a_loss_of_redis_and_its_end_are_logged_once_each(
+    own_redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect(own_redis_server.url)
+    store = SessionStore(client)
+    await store.ping()
+    own_redis_server.stop()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.ping()
+    with RedisServer.start(own_redis_server.port):
+        await store.ping()
+        await store.ping()
+    await client.aclose()
+    first, last = [r.getMessage() for r in caplog.records if r.name.startswith("agent_worker")]
+    assert first.startswith("Redis is lost: ping: ")
+    assert last == "Redis answers again"
+
+
+async def test_scripts_are_loaded_again_after_redis_forgot_them(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    await redis.script_flush()
+    assert (await store.read(sid, ME)).session_id == sid
+
+
+# Many at once.
+
+
+async def test_twenty_turns_at_once_lose_no_message(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    contents = [f"m{n}" for n in range(20)]
+
+    async def one_turn(content: str) -> None:
+        """Begin it, or let it wait; whoever had a turn goes on with what waits, if nobody does."""
+        options = {"policy": "enqueue", "idempotency_key": content}
+        granted = await store.begin(sid, ME, user(content), nonce=new_nonce(), **options)
+        while isinstance(granted, Grant):
+            asked = " ".join(message["content"] for message in granted.of_turn)
+            await finish(store, granted, assistant(f"answer to {asked}"))
+            try:
+                granted = await store.begin(sid, ME, None, nonce=new_nonce())
+            except TurnBusy:
+                return
+
+    await asyncio.gather(*map(one_turn, contents))
+    view = await store.read(sid, ME)
+    assert (view.status, view.waiting) == ("idle", 0)
+    assert sorted(m["content"] for m in view.messages if m["role"] == "user") == sorted(contents)
+    turns = [list(turn) for _, turn in itertools.groupby(view.messages, lambda m: m["role"])]
+    for asked, [answer] in zip(turns[::2], turns[1::2], strict=True):
+        assert answer["content"] == "answer to " + " ".join(m["content"] for m in asked)
+    assert (view.step, view.version) == (len(turns) / 2, 1 + len(turns))
+
+
+async def test_of_twenty_at_once_exactly_one_gets_the_lease(store: SessionStore) -> None:
+    sid = await store.create(ME, {})
+    results = await asyncio.gather(
+        *(store.begin(sid, ME, user(f"m{n}"), nonce=new_nonce()) for n in range(20)),
+        return_exceptions=True,
+    )
+    (granted,) = [result for result in results if isinstance(result, Grant)]
+    assert sum(isinstance(result, TurnBusy) for result in results) == 19
+    assert (await store.read(sid, ME)).messages == granted.history
+
+
+async def test_a_zombie_writes_nothing(store: SessionStore, redis: Redis) -> None:
+    sid, zombie = await busy_session(store)
+    await lose_lease(redis, sid)
+    for name in UNDER_A_LEASE:
+        before = await everything(redis, sid)
+        with pytest.raises(LeaseLost):
+            await OPERATIONS[name](store, zombie.lease)
+        assert await everything(redis, sid) == before
+    heir = await begin(store, sid, "go on")
+    assert heir.outcome == "ORPHAN"
+    for name in UNDER_A_LEASE:
+        before = await everything(redis, sid)
+        with pytest.raises(LeaseLost):
+            await OPERATIONS[name](store, zombie.lease)
+        assert await everything(redis, sid) == before
+    assert await store.release(sid, ME, zombie.lease.nonce) is None
+    await commit(store, heir, HI)
