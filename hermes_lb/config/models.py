@@ -172,6 +172,12 @@ class Route(Section):
     path_prefix: str | None = None
     backend: Name
     access_log: bool = True
+    resume: bool = False
+    resume_attempts: int = Field(5, ge=1, le=100)
+    resume_timeout: PositiveDuration = 30.0
+    sse_keep_alive: PositiveDuration | None = None
+    on_disconnect: Literal["abort", "detach", "drain"] = "abort"
+    disconnect_timeout: PositiveDuration = 30.0
 
     @field_validator("host")
     @classmethod

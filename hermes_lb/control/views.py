@@ -60,6 +60,7 @@ def _counters(counters: RequestCounters) -> dict[str, Any]:
         "bytes_in": counters.bytes_in,
         "bytes_out": counters.bytes_out,
         "retries": counters.retries,
+        "resumes": counters.resumes,
         "connect_errors": counters.connect_errors,
         "aborted_by_client": counters.aborted_by_client,
         "aborted_by_server": counters.aborted_by_server,

@@ -19,7 +19,7 @@ from hermes_lb.http1.response import UNTIL_CLOSE
 LAST_CHUNK = b"0\r\n\r\n"
 
 # RFC 9112 section 7.1. 15 hexadecimal digits are below 2^63.
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
+SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _SIZE_LINE_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,15});[\t\x20-\x7e\x80-\xff]*").fullmatch
 _TRAILER = re.compile(TOKEN + rb":[\t\x20-\x7e\x80-\xff]*").fullmatch
 # What may still become one of these lines when more of it comes.
@@ -108,10 +108,15 @@ class ChunkedBody:
         self.is_done = False
         self.excess = b""
 
+    @property
+    def is_between_chunks(self) -> bool:
+        """True where the next byte begins a chunk."""
+        return self._left == _AT_SIZE and not self._held
+
     def feed(self, data: bytes) -> bytes:
         if self._left == _AT_SIZE and self._keep and not self._held:
             # One whole chunk: a server's flush, such as a token of a stream.
-            match = _SIZE_LINE(data)
+            match = SIZE_LINE(data)
             size = int(match[1], 16) if match is not None else 0
             if match is not None and size:
                 end = match.end() + size
@@ -130,7 +135,7 @@ class ChunkedBody:
         start = position = 0
         while position < size and left != _AT_TRAILERS:
             if left == _AT_SIZE:
-                match = _SIZE_LINE(data, position)
+                match = SIZE_LINE(data, position)
                 if match is not None:
                     left = int(match[1], 16)
                     after = match.end()

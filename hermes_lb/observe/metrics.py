@@ -92,6 +92,10 @@ def _of_requests(seen: Observed) -> Iterator[_Metric]:
         "Attempts after the first of a request", _counted(seen, lambda c: c.retries),
     )
     yield _Metric(
+        "counter", "hermes_lb_resumes_total", _SERVER,
+        "Streams that a server took over from a lost one", _counted(seen, lambda c: c.resumes),
+    )
+    yield _Metric(
         "counter", "hermes_lb_connect_errors_total", _SERVER,
         "Failed connections to a server", _counted(seen, lambda c: c.connect_errors),
     )

@@ -51,6 +51,7 @@ class RequestCounters:
         "connect_errors",
         "latency",
         "responses",
+        "resumes",
         "retries",
         "stream_length",
         "time_to_first_byte",
@@ -61,6 +62,7 @@ class RequestCounters:
         self.bytes_in = 0
         self.bytes_out = 0
         self.retries = 0
+        self.resumes = 0
         self.connect_errors = 0
         self.aborted_by_client = 0
         self.aborted_by_server = 0

@@ -11,7 +11,9 @@ dispatch      affinity, strategy, lease, or wait                            Q
 connections   reuse an idle connection to the server, or dial               C
 upstream      faces the server: bytes -> response heads                     H
 relay         bodies both ways, back-pressure, the end of the message       D L
+stream        events that go on from another server when theirs is lost
 tunnel        after a 101: raw bytes both ways
+detached      what the server may finish although its client has left
 responses     the one place where an error becomes a response
 record        counters and the access log
 sweep         all deadlines

@@ -28,8 +28,10 @@ from hermes_lb.errors import (
     ServerFailed,
 )
 from hermes_lb.http1 import build_request, trusted_identity_fields
+from hermes_lb.proxy.detached import Detached
 from hermes_lb.proxy.relay import Relay
 from hermes_lb.proxy.responses import failure, final_recipient, refusal
+from hermes_lb.proxy.stream import ACCEPTS_HANDOVER
 from hermes_lb.proxy.upload import Upload
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from hermes_lb.pool import Lease, Server
     from hermes_lb.proxy.connections import ServerConnections
     from hermes_lb.proxy.dispatch import Backend
+    from hermes_lb.proxy.stream import StreamRules
     from hermes_lb.proxy.upstream import UpstreamConnection
 
 # Seconds before the same server is tried again (HAProxy: min(timeout connect, 1 s)).
@@ -77,7 +80,7 @@ class Exchange(Relay):
         if head.rare is not None and any(context.pseudonym in via for via in head.rare.via):
             self._refuse(RequestRefused(508, "this request has been here before"))
             return
-        self.backend, self.is_logged = destination
+        self.backend, self.is_logged, self.rules = destination
         if head.method == b"TRACE" and not client.frontend.allows_trace:
             self._refuse(RequestRefused(405, "TRACE is not served"))
             return
@@ -109,6 +112,8 @@ class Exchange(Relay):
             forwarded_host,
             context.via[head.minor_version],
         )
+        if self.rules is not None and self.rules.resumes:
+            self.request_head = self.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
         head.forwarded = b""  # a stream lasts for minutes, and needs it no more
         if head.rare is not None and head.rare.hops_left == 0:
             self._answer_as_final_recipient(rest)
@@ -124,7 +129,7 @@ class Exchange(Relay):
                     return
         elif rest:
             client.hold(rest)
-        self._dispatch(now)
+        self.dispatch(now)
 
     def receive(self, data: bytes) -> None:
         """More bytes from the client: of this request's body, or of what comes behind it."""
@@ -142,7 +147,7 @@ class Exchange(Relay):
 
     # Q: who takes it?
 
-    def _dispatch(self, now: float) -> None:
+    def dispatch(self, now: float) -> None:
         backend = self.backend
         assert backend is not None
         try:
@@ -207,6 +212,8 @@ class Exchange(Relay):
         if upload is None:
             connection.send_request(self, self.request_head)
             client.deadline = now + timeouts.server
+            if self.stream is not None:
+                self.stream.sent(now)
             return
         client.idle_timeout = timeouts.client
         upload.start(connection, self.request_head)
@@ -230,6 +237,9 @@ class Exchange(Relay):
             upstream.abort()
         if not is_stale:
             server.failed(now)
+        if self.stream is not None:
+            self.stream.attempt_failed(str(error))
+            return
         may_repeat = error.retry is Retry.SAFE or (
             error.retry is Retry.REPEATABLE_ONLY and self.head.can_repeat
         )
@@ -264,7 +274,7 @@ class Exchange(Relay):
         if lease is not None:
             lease.release()
         if is_stale and (is_pinned or not others):
-            self._dispatch(now)
+            self.dispatch(now)
         elif stays:
             self.phase = "C"
             self.client.deadline = float("inf")
@@ -273,11 +283,11 @@ class Exchange(Relay):
         else:
             self.pinned_to = None
             self.tried = (*self.tried, server)
-            self._dispatch(now)
+            self.dispatch(now)
 
     def _turned_around(self) -> None:
         self.turn_around = None
-        self._dispatch(self.context.clock())
+        self.dispatch(self.context.clock())
 
     def expired(self, now: float) -> None:
         """The deadline of the present phase has passed (called by the sweep)."""
@@ -299,11 +309,22 @@ class Exchange(Relay):
         """The client's connection has ended: so does the work for it, at once."""
         if self.is_over:
             return
+        if self.rules is not None and self.rules.on_disconnect != "abort":
+            self._detach(self.rules)
         if self.phase in "DLT":
             self.abort_client("C" + self.letter)
         else:
             self.client.exchange = None
             self.finish("C" + self.letter, self.context.clock())
+
+    def _detach(self, rules: StreamRules) -> None:
+        """The server shall finish what it has begun, if it has got the whole request."""
+        upstream, lease = self.upstream, self.lease
+        may_finish = self.phase in "HD" and self.is_request_read
+        if may_finish and upstream is not None and lease is not None:
+            self.upstream = self.lease = None
+            limit = rules.disconnect_timeout if rules.on_disconnect == "drain" else None
+            Detached(self.context, upstream, lease, self.head.method, limit)
 
     def shut_down(self) -> None:
         """The balancer ends before this exchange does."""
@@ -321,7 +342,11 @@ class Exchange(Relay):
     # Answers of our own.
 
     def _fail(self, error: ExchangeFailed) -> None:
-        """No server will answer it. Nothing of a response has left."""
+        """No server will answer it."""
+        if self.stream is not None:
+            self.stream.attempt_failed(str(error))
+            return
+        # Nothing of a response has left.
         keep_alive = self._may_keep_client
         answer = failure(error, method=self.head.method, keep_alive=keep_alive)
         self.reason = str(error)
@@ -382,7 +407,9 @@ class Exchange(Relay):
             raise RuntimeError(f"{self!r} has ended twice")
         self.is_over = True
         if self.phase != "D" and self.phase != "H":  # the common ones
-            self._stop_waiting()
+            self.stop_waiting()
+        if self.stream is not None:
+            self.stream.stop()
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()
@@ -391,7 +418,7 @@ class Exchange(Relay):
             lease.release()
         self.context.turn.exchange_ended(self, now, termination)
 
-    def _stop_waiting(self) -> None:
+    def stop_waiting(self) -> None:
         if self.phase == "Q":
             assert self.backend is not None
             self.backend.pool.leave(self)

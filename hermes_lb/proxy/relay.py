@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.errors import BadResponse, InvalidBody
 from hermes_lb.http1 import UNTIL_CLOSE, build_response, make_body
 from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.proxy.stream import EventStream
 from hermes_lb.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.client import ClientConnection
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.dispatch import Backend
+    from hermes_lb.proxy.stream import StreamRules
     from hermes_lb.proxy.upload import Upload
     from hermes_lb.proxy.upstream import UpstreamConnection
 
@@ -65,6 +67,8 @@ class Relay:
         "informational_responses",
         "keeps_client",  # the client's connection goes on behind this response
         "tunnel",
+        "rules",  # of its route, for streams
+        "stream",  # of events, if it has rules
         # For the record.
         "started_at",
         "head_at",
@@ -104,6 +108,8 @@ class Relay:
         self.informational_responses = 0
         self.keeps_client = False
         self.tunnel: Tunnel | None = None
+        self.rules: StreamRules | None = None
+        self.stream: EventStream | None = None
         self.started_at = client.received_at
         self.head_at = now
         self.dispatched_at = -1.0
@@ -120,6 +126,12 @@ class Relay:
         raise NotImplementedError
 
     def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
+        raise NotImplementedError
+
+    def dispatch(self, now: float) -> None:
+        raise NotImplementedError
+
+    def stop_waiting(self) -> None:
         raise NotImplementedError
 
     def finish(self, termination: str, now: float) -> None:
@@ -155,6 +167,9 @@ class Relay:
 
     def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
         """The final response's head, or a 101; `rest` came behind it."""
+        if self.stream is not None:  # the rest of a response that has begun
+            self.stream.response_head(upstream, head, rest)
+            return
         request = self.head
         status = head.status
         if status == 101 and not (request.upgrade and head.upgrade.lower() == request.upgrade):
@@ -162,6 +177,9 @@ class Relay:
             return
         self.response_at = now = self.context.clock()
         self.status = status
+        rules = self.rules
+        if rules is not None and status == 200 and request.minor_version == 1:
+            self._open_stream(rules, head)
         self.request_head = b""
         upload = self.upload
         is_read = True
@@ -208,26 +226,40 @@ class Relay:
     def _start_body(
         self, upstream: UpstreamConnection, now: float, length: int, block: bytes, rest: bytes
     ) -> None:
+        client = self.client
+        body: Body
+        if self.stream is not None:
+            body = self.stream.body
+        else:
+            body = make_body(length, to_http11=self.head.minor_version == 1)
+        self.start_data(upstream, body, now)
+        problem = ""
+        if rest:
+            try:
+                block += body.feed(rest)
+            except InvalidBody as error:
+                problem = str(error)
+        self.bytes_out += len(block)
+        self.context.send(client.transport, block)
+        if problem:
+            self._lose_server(problem)
+        elif body.is_done:
+            self._body_done(upstream, body, now)
+
+    def start_data(self, upstream: UpstreamConnection, body: Body, now: float) -> None:
+        """The body of the response comes from `upstream`, until it is done."""
         self.phase = "D"
         client = self.client
         client.idle_timeout = self.context.timeouts.server
         client.deadline = now + client.idle_timeout
         client.has_moved = False
-        upstream.body = body = make_body(length, to_http11=self.head.minor_version == 1)
-        if rest:
-            try:
-                block += body.feed(rest)
-            except InvalidBody as error:
-                self.bytes_out += len(block)
-                self.context.send(client.transport, block)
-                self.abort_client("SD", str(error))
-                return
-        self.bytes_out += len(block)
-        self.context.send(client.transport, block)
-        if body.is_done:
-            self._complete(upstream, now, not body.excess)
-        elif client.is_writing_paused:
+        upstream.body = body
+        if client.is_writing_paused:
             self.client_is_slow()
+
+    def _open_stream(self, rules: StreamRules, head: ResponseHead) -> None:
+        if head.length < 0 and head.is_event_stream and self.head.method != b"HEAD":
+            self.stream = EventStream(self, rules, head, self.request_head)
 
     def _filter_cookies(self, affinity: CookieAffinity, head: ResponseHead) -> bytes:
         """What is forwarded: without the server's own cookie of our name."""
@@ -263,29 +295,50 @@ class Relay:
         try:
             passed = body.feed(data)
         except InvalidBody as problem:
-            self.abort_client("SD", str(problem))
+            self._lose_server(str(problem))
             return
         client = self.client
         client.has_moved = True
         self.bytes_out += len(passed)
         self.context.turn.relay(client.transport, passed)
         if body.is_done:
-            self._complete(upstream, self.context.clock(), not body.excess)
+            self._body_done(upstream, body, self.context.clock())
 
     def response_ended(self, body: Body, error: Exception | None) -> None:
         """The server's connection has gone; that may be the end of the body, or cut it."""
         upstream, self.upstream = self.upstream, None
         assert upstream is not None
         try:
-            if error is not None:
+            is_whole = self.stream is not None and self.stream.body.has_ended
+            if error is not None and not is_whole:
                 raise InvalidBody(str(error))
             last = body.end()
         except InvalidBody as problem:
-            self.abort_client("SD", str(problem))
+            self._lose_server(str(problem))
             return
         self.bytes_out += len(last)
         self.context.send(self.client.transport, last)
         self._complete(upstream, self.context.clock(), False)
+
+    def _body_done(self, upstream: UpstreamConnection, body: Body, now: float) -> None:
+        if self.stream is not None and self.stream.body.is_handed_over:
+            self._lose_server("it has handed over")
+        else:
+            self._complete(upstream, now, not body.excess)
+
+    def _lose_server(self, reason: str) -> None:
+        """The server's part of the response has ended before the response did."""
+        if self.stream is None or not self.stream.server_lost(reason):
+            self.abort_client("SD", reason)
+
+    def let_go_of_server(self) -> None:
+        """Give back what is held of the present server."""
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.abort()
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
 
     def client_is_slow(self) -> None:
         """The client's write buffer is above its high-water mark: hold the server back."""
@@ -359,7 +412,7 @@ class Relay:
         """Silence for too long in phase D, L or T."""
         if self.phase == "L" or self.client.is_writing_paused:
             self.abort_client("c" + ("L" if self.phase == "L" else "D"))
-        else:
+        elif self.stream is None or not self.stream.server_lost("it was silent for too long"):
             self.abort_client("sD")
 
     # T: a tunnel.

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hermes_lb.proxy.stream import stream_rules
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hermes_lb import config
     from hermes_lb.proxy.dispatch import Backend
+    from hermes_lb.proxy.stream import StreamRules
 
 
 class Destination(NamedTuple):
-    """Where a request goes, and whether the access log shows it."""
+    """Where a request goes, whether the access log shows it, and what holds for its streams."""
 
     backend: Backend
     is_logged: bool
+    rules: StreamRules | None
 
 
 class _Rule:
@@ -51,11 +55,13 @@ class Router:
 
     def __init__(self, frontend: config.Frontend, backends: Mapping[str, Backend]) -> None:
         self._rules = [
-            _Rule(route, Destination(backends[route.backend], route.access_log))
+            _Rule(
+                route, Destination(backends[route.backend], route.access_log, stream_rules(route))
+            )
             for route in frontend.routes
         ]
         default = frontend.default_backend
-        self._default = Destination(backends[default], True) if default else None
+        self._default = Destination(backends[default], True, None) if default else None
 
     def route(self, host_name: str, target: bytes) -> Destination | None:
         """`host_name` in lower case without a port; None: nothing matches."""

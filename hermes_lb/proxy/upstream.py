@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hermes_lb.http1 import Body
     from hermes_lb.proxy.connections import ServerConnections
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.detached import Detached
     from hermes_lb.proxy.exchange import Exchange
 
 _HEAD_END = b"\r\n\r\n"
@@ -41,7 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.home = home
         self._context = context
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | Detached | None = None
         self.body: Body | None = None  # of the response, once its head has come
         self.keep_alive = True  # what the response head said
         self.idle_since = 0.0
@@ -198,7 +199,7 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             data = rest
 
-    def _wait_for_more(self, exchange: Exchange, data: bytes) -> None:
+    def _wait_for_more(self, exchange: Exchange | Detached, data: bytes) -> None:
         """A head that is not complete."""
         if len(data) > self._context.most_in_head:
             exchange.server_failed(BadResponse("the response head is too large"))

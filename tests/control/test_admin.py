@@ -109,6 +109,7 @@ async def test_servers() -> None:
             "bytes_in": 6,
             "bytes_out": 7,
             "retries": 8,
+            "resumes": 0,
             "connect_errors": 9,
             "aborted_by_client": 10,
             "aborted_by_server": 11,

@@ -1,0 +1,164 @@
+"""A response of server-sent events that may come from several servers, one after the other. No I/O.
+
+Only whole events are passed on, so the stream can change its server between any two of them, and
+comments can be put there. The format is HTML Living Standard section 9.2.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from hermes_lb.errors import InvalidBody
+from hermes_lb.http1.body import LAST_CHUNK, SIZE_LINE, ChunkedBody, make_body
+
+if TYPE_CHECKING:
+    from hermes_lb.http1.body import Body
+
+#: Bytes of one event; a longer one is passed on in parts, and its stream can't be resumed any more.
+MOST_IN_EVENT: Final = 64 * 1024
+
+# The end of a line, twice. Atomic: the two halves of CRLF are not two ends.
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+# One whole chunk that ends with a whole event.
+_WHOLE = (b"\n\n\r\n", b"\n\r\n\r\n")
+
+
+class EventsBody:
+    """Chunks of whole events, for a client that knows chunks; a `Body`.
+
+    `resumes`: the stream ends with the event `done`, or where its framing says so, and not with
+    the connection. `is_handed_over`: the server has asked that another one goes on. `is_whole` is
+    False once bytes have been passed on that end in the middle of an event.
+    """
+
+    __slots__ = (
+        "_held",
+        "_is_between_chunks",
+        "_last",
+        "_received",
+        "_resumes",
+        "excess",
+        "is_done",
+        "is_handed_over",
+        "is_whole",
+    )
+
+    def __init__(self, length: int, *, resumes: bool) -> None:
+        self._resumes = resumes
+        self._received: Body
+        self._last = b""  # the last chunk that was passed on and holds an id
+        self._held = b""
+        self.is_whole = True
+        self.go_on(length)
+
+    def go_on(self, length: int) -> None:
+        """The next bytes come from a server whose body has this length (`ResponseHead.length`).
+
+        What the one before has left of an event is dropped.
+        """
+        self._received = make_body(length, to_http11=False)
+        self._is_between_chunks = isinstance(self._received, ChunkedBody)
+        self._held = b""
+        self.excess = b""
+        self.is_done = self._received.is_done
+        self.is_handed_over = False
+
+    @property
+    def last_id(self) -> bytes:
+        """Of the last event that was passed on and had one; empty if none had."""
+        last = b""
+        for line in _LINE_END.split(self._last):
+            name, _, value = line.partition(b":")
+            if name == b"id" and b"\0" not in value:
+                last = value.removeprefix(b" ")
+        return last
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last event was `done`: if anything is missing, it is framing."""
+        return self._resumes and _is_done(self._last)
+
+    def feed(self, data: bytes) -> bytes:
+        if self._is_between_chunks and not self._held:
+            # One whole chunk, with an event: what servers send for each token.
+            match = SIZE_LINE(data)
+            if (
+                match is not None
+                and match.end() + int(match[1], 16) + 2 == len(data)
+                and data.endswith(_WHOLE)
+                and b"\nid:" in data
+                and b"handover" not in data
+            ):
+                self._last = data
+                return data
+        return self._feed_anything(data)
+
+    def end(self) -> bytes:
+        """Not too early, if the last event was `done`: then only the framing is missing."""
+        rest = b""
+        if not self.has_ended:
+            if self._resumes and self.is_whole:
+                raise InvalidBody("the stream ended before its last event")
+            self._received.end()
+            rest = _chunk(self._held)
+        self.is_done = True
+        return rest + LAST_CHUNK
+
+    def _feed_anything(self, data: bytes) -> bytes:
+        received = self._received
+        came = self._held + received.feed(data)
+        if isinstance(received, ChunkedBody):
+            self._is_between_chunks = received.is_between_chunks
+        if received.is_done:
+            self.is_done, self.excess = True, received.excess
+        cut = len(came)
+        if self.is_whole and not received.is_done:
+            cut = _end_of_last_event(came)
+            if len(came) - cut > MOST_IN_EVENT:
+                self.is_whole, cut = False, len(came)
+        events, self._held = came[:cut], came[cut:]
+        if self._resumes and self.is_whole and b"handover" in events:
+            events = self._without_handover(events)
+        passed = _chunk(events)
+        if b"\nid:" in passed:
+            self._last = passed
+        return passed + LAST_CHUNK if self.is_done and not self.is_handed_over else passed
+
+    def _without_handover(self, events: bytes) -> bytes:
+        start = 0
+        for match in _EVENT_END.finditer(events):
+            if _type_of(events[start : match.start()]) == b"handover":
+                self.is_done = self.is_handed_over = True
+                return events[:start]
+            start = match.end()
+        return events
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def _end_of_last_event(data: bytes) -> int:
+    """The position behind the last whole event; 0 if there is none."""
+    # Nearly always one of these two; a server that mixes line ends is looked at closely.
+    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+    if end >= 4 and b"\r\r" not in data and b"\n\r" not in data[end:]:
+        return end
+    return max((match.end() for match in _EVENT_END.finditer(data)), default=0)
+
+
+def _type_of(event: bytes) -> bytes:
+    kind = b"message"
+    for line in _LINE_END.split(event):
+        name, _, value = line.partition(b":")
+        if name == b"event":
+            kind = value.removeprefix(b" ")
+    return kind
+
+
+def _is_done(passed: bytes) -> bool:
+    """Whether the last event in there is `done`."""
+    events = [event for event in _EVENT_END.split(passed) if event.strip()]
+    return bool(events) and _type_of(events[-1]) == b"done"

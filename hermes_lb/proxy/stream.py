@@ -1,0 +1,249 @@
+"""A stream of events on a route with rules for it: it goes on when its server is lost.
+
+    lost        the server's part ended before the stream did, or it has handed over
+    search      GET on the resume path, with the last event's id, at one server after another
+    go on       its events follow in the client's same response
+
+docs/unbroken-streams.md has the contract with servers. In silence, comments keep the client.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from hermes_lb.http1.events import EventsBody
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from hermes_lb import config
+    from hermes_lb.http1 import ResponseHead
+    from hermes_lb.proxy.relay import Relay
+    from hermes_lb.proxy.upstream import UpstreamConnection
+
+#: What tells a server that its stream can be handed over.
+ACCEPTS_HANDOVER = b"X-Hermes-Handover: accept\r\n"
+
+_RESUME_PATH = re.compile(rb"/[\x21\x22\x24-\x7e]{0,2047}").fullmatch  # visible ASCII but "#"
+_EVENT_STREAM = b"Accept: text/event-stream\r\n"
+# Of the first request, what belongs to its body, its method, or its place in the stream.
+_LEFT_OUT = (
+    b"accept:", b"accept-encoding:", b"content-", b"expect:", b"idempotency-key:",
+    b"last-event-id:", b"transfer-encoding:", b"upgrade:", b"connection:", b"range:", b"if-",
+)  # fmt: skip
+
+_RESUMING, _KEEP_ALIVE = b": resuming\n\n", b": keep-alive\n\n"
+# Seconds. A takeover is mostly shorter than the first; then nobody has to read a comment.
+_FIRST_COMMENT, _NEXT_COMMENTS = 1.0, 5.0
+_FIRST_PAUSE, _PAUSE_GROWTH = 0.1, 3.0
+# For one attempt: a server answers this request at once, or is not well.
+_MOST_FOR_ATTEMPT = 5.0
+# A worker that is gone for good, and a session that is: no other server knows better.
+_FINAL = frozenset((404, 410))
+
+
+class StreamRules(NamedTuple):
+    """What a route says of its streams; times are seconds."""
+
+    resumes: bool
+    attempts: int
+    timeout: float
+    keep_alive: float | None
+    on_disconnect: Literal["abort", "detach", "drain"]
+    disconnect_timeout: float
+
+
+def stream_rules(route: config.Route) -> StreamRules | None:
+    """None: this route's streams are like all other responses."""
+    if not (route.resume or route.sse_keep_alive or route.on_disconnect != "abort"):
+        return None
+    return StreamRules(
+        route.resume,
+        route.resume_attempts,
+        route.resume_timeout,
+        route.sse_keep_alive,
+        route.on_disconnect,
+        route.disconnect_timeout,
+    )
+
+
+class EventStream:
+    """The events of one exchange, from one server or several. Needs a client that knows chunks."""
+
+    __slots__ = (
+        "_attempts",
+        "_comments",
+        "_exchange",
+        "_fields",
+        "_give_up_at",
+        "_keeper",
+        "_path",
+        "_quiet_since",
+        "_reason",
+        "_rules",
+        "_seen",
+        "body",
+        "resumes",
+    )
+
+    def __init__(
+        self, exchange: Relay, rules: StreamRules, head: ResponseHead, request_head: bytes
+    ) -> None:
+        self._exchange = exchange
+        self._rules = rules
+        self._path = _resume_path(head) if rules.resumes else b""
+        self._fields = _fields_to_resume(request_head) if self._path else b""
+        self.body = EventsBody(head.length, resumes=bool(self._path))
+        self.resumes = 0
+        self._attempts = 0
+        self._give_up_at = 0.0
+        self._reason = ""
+        self._comments: asyncio.TimerHandle | None = None
+        self._keeper: asyncio.TimerHandle | None = None
+        self._seen = -1
+        self._quiet_since = 0.0
+        if rules.keep_alive is not None:
+            self._look_for_silence()
+
+    def __repr__(self) -> str:
+        return f"<EventStream behind {self.body.last_id!r}, {self.resumes} resumes>"
+
+    def stop(self) -> None:
+        """The exchange is over."""
+        self._stop_comments()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+
+    # Lost.
+
+    def server_lost(self, reason: str) -> bool:
+        """Look for another server. False: the stream can't go on."""
+        exchange = self._exchange
+        if not (self._path and self.body.is_whole and exchange.is_request_read):
+            return False
+        exchange.let_go_of_server()
+        self._reason = reason
+        self._attempts = 0
+        self._give_up_at = exchange.context.clock() + self._rules.timeout
+        exchange.upload = None
+        exchange.head.can_repeat = True  # it is a GET from now on
+        exchange.tried = () if exchange.server is None else (exchange.server,)
+        self._comment_in(_FIRST_COMMENT)
+        self._try()
+        return True
+
+    # Search.
+
+    def _try(self) -> None:
+        exchange, backend = self._exchange, self._exchange.backend
+        assert backend is not None
+        now = exchange.context.clock()
+        exchange.turn_around = None
+        exchange.pinned_to = None
+        self._attempts += 1
+        if not backend.pool.can_wait(exchange.tried, now):
+            exchange.tried = ()  # all have been asked: from the beginning
+        last_id = self.body.last_id
+        exchange.request_head = b"".join(
+            (
+                b"GET %b HTTP/1.1\r\n" % self._path,
+                _EVENT_STREAM,
+                b"Last-Event-ID: %b\r\n" % last_id if last_id else b"",
+                self._fields,
+                b"\r\n",
+            )
+        )
+        exchange.dispatch(now)
+
+    def sent(self, now: float) -> None:
+        """The request is on its way: the answer's head is due soon."""
+        client = self._exchange.client
+        client.deadline = min(client.deadline, now + _MOST_FOR_ATTEMPT, self._give_up_at)
+
+    def attempt_failed(self, reason: str, *, is_final: bool = False) -> None:
+        """One server could not go on."""
+        exchange = self._exchange
+        exchange.stop_waiting()
+        exchange.let_go_of_server()
+        now = exchange.context.clock()
+        if is_final or self._attempts >= self._rules.attempts or now >= self._give_up_at:
+            exchange.abort_client("SD", f"{self._reason}; {reason}")
+            return
+        if exchange.server is not None:
+            exchange.tried = (*exchange.tried, exchange.server)
+        exchange.phase = "C"
+        exchange.client.deadline = float("inf")
+        pause = _FIRST_PAUSE * _PAUSE_GROWTH ** (self._attempts - 1)
+        pause = max(0.0, min(pause, self._give_up_at - now))
+        exchange.turn_around = exchange.context.loop.call_later(pause, self._try)
+
+    def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+        """The answer to the request for the rest of the events."""
+        exchange = self._exchange
+        server = exchange.server
+        assert server is not None
+        length = head.body_length(b"GET")
+        if head.status != 200 or not head.is_event_stream or not length:
+            reason = f"{server.name} answered {head.status}"
+            self.attempt_failed(reason, is_final=head.status in _FINAL)
+            return
+        self._stop_comments()
+        if server.fails:
+            server.succeeded()
+        self.resumes += 1
+        server.counters.resumes += 1
+        exchange.reason = f"resumes={self.resumes}"
+        exchange.request_head = b""
+        self.body.go_on(length)
+        exchange.start_data(upstream, self.body, exchange.context.clock())
+        if rest:
+            exchange.response_data(upstream, self.body, rest)
+
+    # Comments.
+
+    def _comment_in(self, seconds: float) -> None:
+        self._comments = self._exchange.context.loop.call_later(seconds, self._comment)
+
+    def _comment(self) -> None:
+        self._say(_RESUMING)
+        self._comment_in(_NEXT_COMMENTS)
+
+    def _stop_comments(self) -> None:
+        if self._comments is not None:
+            self._comments.cancel()
+            self._comments = None
+
+    def _look_for_silence(self) -> None:
+        """A few times within the silence that is allowed: the clock is not read for each chunk."""
+        exchange, allowed = self._exchange, self._rules.keep_alive
+        assert allowed is not None
+        now = exchange.context.clock()
+        if exchange.bytes_out != self._seen:
+            self._seen, self._quiet_since = exchange.bytes_out, now
+        elif now - self._quiet_since >= allowed and exchange.phase == "D":
+            self._say(_KEEP_ALIVE)
+            self._seen, self._quiet_since = exchange.bytes_out, now
+        self._keeper = exchange.context.loop.call_later(allowed / 4, self._look_for_silence)
+
+    def _say(self, comment: bytes) -> None:
+        exchange = self._exchange
+        if self.body.is_whole and not exchange.client.is_writing_paused:
+            chunk = b"%x\r\n%b\r\n" % (len(comment), comment)
+            exchange.bytes_out += len(chunk)
+            exchange.context.send(exchange.client.transport, chunk)
+
+
+def _resume_path(head: ResponseHead) -> bytes:
+    """Where the server says that the stream can be taken up; empty if it does not."""
+    paths = [value for name, value in head.fields() if name.lower() == b"x-hermes-resume"]
+    return paths[0] if len(paths) == 1 and _RESUME_PATH(paths[0]) else b""
+
+
+def _fields_to_resume(request_head: bytes) -> bytes:
+    """The client's own fields, as the first server got them."""
+    head = request_head[: request_head.index(b"\r\n\r\n") + 2]
+    lines = head.split(b"\r\n")[1:-1]
+    kept = [line for line in lines if not line.lower().startswith(_LEFT_OUT)]
+    return b"".join(line + b"\r\n" for line in kept)

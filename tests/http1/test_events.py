@@ -1,0 +1,204 @@
+"""The body of an event stream: whole events out, whatever came, and from whom."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes_lb.errors import InvalidBody
+from hermes_lb.http1 import CHUNKED, UNTIL_CLOSE
+from hermes_lb.http1.events import MOST_IN_EVENT, EventsBody
+
+LAST = b"0\r\n\r\n"
+HELLO = b'id: 1-1\nevent: message.delta\ndata: {"content":"hello"}\n\n'
+DONE = b"id: 1-2\nevent: done\ndata: {}\n\n"
+HANDOVER = b'event: handover\ndata: {"turn":"1"}\n\n'
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def unchunked(wire: bytes) -> bytes:
+    """The data of whole chunks, without the last one."""
+    data = b""
+    while wire and wire != LAST:
+        size, _, rest = wire.partition(b"\r\n")
+        length = int(size, 16)
+        assert length, "the last chunk is not the last thing"
+        assert rest[length : length + 2] == b"\r\n"
+        data, wire = data + rest[:length], rest[length + 2 :]
+    return data
+
+
+def stream(length: int = CHUNKED) -> EventsBody:
+    return EventsBody(length, resumes=True)
+
+
+def test_a_chunk_with_an_event_passes_as_it_is() -> None:
+    body = stream()
+    wire = chunk(HELLO)
+    assert body.feed(wire) is wire
+    assert body.last_id == b"1-1"
+    assert not body.is_done
+
+
+def test_half_an_event_waits_for_its_other_half() -> None:
+    body = stream()
+    assert body.feed(chunk(HELLO + DONE[:9])) == chunk(HELLO)
+    assert body.last_id == b"1-1"
+    assert body.feed(chunk(DONE[9:])) == chunk(DONE)
+    assert body.last_id == b"1-2"
+
+
+def test_a_stream_that_ends_by_its_framing_ends() -> None:
+    body = stream()
+    body.feed(chunk(HELLO))
+    assert body.feed(LAST) == LAST
+    assert (body.is_done, body.is_handed_over) == (True, False)
+
+
+def test_what_is_no_whole_event_at_the_end_passes_as_it_came() -> None:
+    body = stream()
+    assert body.feed(chunk(HELLO + b"data: x") + LAST) == chunk(HELLO + b"data: x") + LAST
+
+
+@pytest.mark.parametrize("length", [CHUNKED, UNTIL_CLOSE, 1000])
+def test_a_connection_that_ends_early_breaks_the_stream(length: int) -> None:
+    body = stream(length)
+    body.feed(chunk(HELLO) if length == CHUNKED else HELLO)
+    with pytest.raises(InvalidBody):
+        body.end()
+
+
+@pytest.mark.parametrize("length", [CHUNKED, UNTIL_CLOSE])
+def test_behind_done_only_framing_can_be_missing(length: int) -> None:
+    body = stream(length)
+    for event in (HELLO, DONE, b": a comment\n\n"):
+        body.feed(chunk(event) if length == CHUNKED else event)
+    assert body.has_ended
+    assert body.end() == LAST
+    assert body.is_done
+
+
+def test_without_resuming_the_connections_end_is_the_end() -> None:
+    body = EventsBody(UNTIL_CLOSE, resumes=False)
+    assert body.feed(HELLO + b"data: x") == chunk(HELLO)
+    assert body.end() == chunk(b"data: x") + LAST
+
+
+def test_the_next_server_goes_on_behind_the_last_whole_event() -> None:
+    body = stream()
+    body.feed(chunk(HELLO + DONE[:9]))
+    body.go_on(UNTIL_CLOSE)
+    assert body.feed(DONE) == chunk(DONE)
+    body.go_on(len(DONE))
+    assert body.feed(DONE) == chunk(DONE) + LAST
+    assert body.is_done
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [chunk(HELLO) + chunk(HANDOVER), chunk(HELLO + HANDOVER), chunk(HELLO + HANDOVER + DONE)],
+)
+def test_a_handover_is_not_for_the_client(wire: bytes) -> None:
+    body = stream()
+    assert body.feed(wire) == chunk(HELLO)
+    assert (body.is_done, body.is_handed_over) == (True, True)
+    body.go_on(CHUNKED)
+    assert (body.is_done, body.is_handed_over) == (False, False)
+
+
+def test_a_text_about_handovers_is_none() -> None:
+    body = stream()
+    event = b"id: 1-3\ndata: event: handover\n\n"
+    assert body.feed(chunk(event)) == chunk(event)
+    assert not body.is_done
+
+
+def test_an_event_that_is_too_large_passes_and_ends_resuming() -> None:
+    body = stream(UNTIL_CLOSE)
+    start = b"data: " + b"x" * MOST_IN_EVENT
+    assert body.feed(start) == chunk(start)
+    assert not body.is_whole
+    assert body.feed(b"y\n\nda") == chunk(b"y\n\nda")
+    assert body.end() == LAST
+
+
+@pytest.mark.parametrize(
+    ("events", "last"),
+    [
+        (b"id: 7\ndata: x\n\n", b"7"),
+        (b"id:7\r\ndata: x\r\n\r\n", b"7"),
+        (b"data: x\nid:  7 \n\n", b" 7 "),
+        (b"id: 7\n\nid: 8\ndata:\n\n", b"8"),
+        (b'data: "\\nid: 9"\nid: 7\n\n', b"7"),
+        (b"id: 7\nid: 8\0\n\n", b"7"),
+        (b"data: id: 7\n\n", b""),
+        (b"id: 7\n\nid\n\n", b""),
+    ],
+)
+def test_the_last_id(events: bytes, last: bytes) -> None:
+    body = stream()
+    body.feed(chunk(events))
+    assert body.last_id == last
+
+
+def test_an_event_without_an_id_leaves_the_last_one() -> None:
+    body = stream()
+    for event in (HELLO, b": a comment\n\n", b"data: no id\n\n"):
+        body.feed(chunk(event))
+    assert body.last_id == b"1-1"
+
+
+def test_malformed_chunks_break_the_stream() -> None:
+    body = stream()
+    with pytest.raises(InvalidBody):
+        body.feed(b"5\r\nid: 1\n\n\r\n")
+
+
+LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
+EVENTS = st.lists(
+    st.tuples(st.lists(st.sampled_from([b"id: 4", b"data: x", b": c", b"event: done"])), LINE_ENDS),
+    max_size=8,
+)
+
+
+@given(EVENTS, st.data())
+def test_only_whole_events_leave_and_nothing_is_lost(
+    events: list[tuple[list[bytes], bytes]], data: st.DataObject
+) -> None:
+    wire = b"".join(end.join(lines) + 2 * end for lines, end in events if lines)
+    body = stream(UNTIL_CLOSE)
+    passed = b""
+    position = 0
+    while position < len(wire):
+        size = data.draw(st.integers(1, len(wire) - position))
+        out = unchunked(body.feed(wire[position : position + size]))
+        position += size
+        passed += out
+        assert wire.startswith(passed)
+        if out:
+            assert re.search(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)\Z", passed)
+    # The LF of a CRLF that was cut in two may wait for what comes next: its CR has ended the event.
+    assert passed in (wire, wire.removesuffix(b"\n"))
+
+
+@given(EVENTS, st.data())
+def test_chunks_cut_anywhere_mean_the_same(
+    events: list[tuple[list[bytes], bytes]], data: st.DataObject
+) -> None:
+    wire = b"".join(chunk(end.join(lines) + 2 * end) for lines, end in events if lines) + LAST
+    body = stream()
+    passed = b""
+    position = 0
+    while position < len(wire):
+        size = data.draw(st.integers(1, len(wire) - position))
+        passed += body.feed(wire[position : position + size])
+        position += size
+    assert body.is_done
+    assert passed.endswith(LAST)
+    assert unchunked(passed) == unchunked(wire)
