@@ -38,6 +38,10 @@ REQUIREMENTS = (
     Requirement("WebSocket, CPU per frame", "websocket", "cpu_us", "haproxy", "<=", 1.3, 1.0),
     Requirement("CPU per token, 300 streams", "tokens-300", "cpu_us", "haproxy", "<=", 1.3, 1.0),
     Requirement("CPU per token, 300 streams", "tokens-300", "cpu_us", "envoy", "<", 1.0),
+    # At most 15 % more for a stream that can be resumed.
+    Requirement(
+        "plain beside resumable streams", "tokens-300", "cpu_us", "hermes_lb-resume", ">=", 1 / 1.15
+    ),
     Requirement("CPU per token, 3,000 streams", "tokens-3000", "cpu_us", "haproxy", "<=", 1.3, 1.0),
     Requirement("CPU per token, 3,000 streams", "tokens-3000", "cpu_us", "envoy", "<", 1.0),
     Requirement(

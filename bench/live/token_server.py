@@ -53,7 +53,8 @@ class Answers:
         ).encode()
         self.stream = (
             f"HTTP/1.1 200 OK\r\n{server}Content-Type: text/event-stream; charset=utf-8\r\n"
-            "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "Cache-Control: no-cache\r\nX-Hermes-Resume: /stream/again\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
         ).encode()
         self.upgrade = (
             f"HTTP/1.1 101 Switching Protocols\r\n{server}Upgrade: websocket\r\n"

@@ -21,8 +21,6 @@ MOST_IN_EVENT: Final = 64 * 1024
 # The end of a line, twice. Atomic: the two halves of CRLF are not two ends.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-# One whole chunk that ends with a whole event.
-_WHOLE = (b"\n\n\r\n", b"\n\r\n\r\n")
 
 
 class EventsBody:
@@ -82,17 +80,19 @@ class EventsBody:
 
     def feed(self, data: bytes) -> bytes:
         if self._is_between_chunks and not self._held:
-            # One whole chunk, with an event: what servers send for each token.
+            # One whole chunk with one event, its id first: what servers send for each token.
             match = SIZE_LINE(data)
-            if (
-                match is not None
-                and match.end() + int(match[1], 16) + 2 == len(data)
-                and data.endswith(_WHOLE)
-                and b"\nid:" in data
-                and b"handover" not in data
-            ):
-                self._last = data
-                return data
+            if match is not None:
+                start = match.end()
+                size = len(data)
+                if (
+                    start + int(match[1], 16) + 2 == size
+                    and data.startswith(b"id:", start)
+                    and (data.find(b"\n\n", start) == size - 4 or _ends_crlf(data, start))
+                    and data.endswith(b"\r\n")
+                ):
+                    self._last = data
+                    return data
         return self._feed_anything(data)
 
     def end(self) -> bytes:
@@ -134,6 +134,11 @@ class EventsBody:
                 return events[:start]
             start = match.end()
         return events
+
+
+def _ends_crlf(data: bytes, start: int) -> bool:
+    """The same for a server whose lines end with CRLF."""
+    return data.find(b"\r\n\r\n", start) == len(data) - 6 and b"\n\n" not in data
 
 
 def _chunk(data: bytes) -> bytes:

@@ -43,7 +43,7 @@ class Case(ABC):
 
     def accepts(self, peer: Peer) -> bool:
         """Whether `peer` can do this at all."""
-        return peer.name != "direct"
+        return peer.name != "direct" and not peer.is_for_streams_only
 
     @abstractmethod
     def measure(self, peer: Peer, bench: Bench) -> Sample:

@@ -8,7 +8,7 @@ from bench.live.peers.aiohttp_pair import AiohttpPair
 from bench.live.peers.direct import Direct
 from bench.live.peers.envoy import Envoy
 from bench.live.peers.haproxy import HAProxy, HAProxyRing
-from bench.live.peers.hermes_lb import HermesLb
+from bench.live.peers.hermes_lb import HermesLb, HermesLbResume
 from bench.live.peers.nginx import Nginx
 
 if TYPE_CHECKING:
@@ -17,5 +17,14 @@ if TYPE_CHECKING:
 # In the order in which a round measures them.
 PEERS: dict[str, Peer] = {
     peer.name: peer
-    for peer in (HermesLb(), HAProxy(), HAProxyRing(), Nginx(), Envoy(), AiohttpPair(), Direct())
+    for peer in (
+        HermesLb(),
+        HermesLbResume(),
+        HAProxy(),
+        HAProxyRing(),
+        Nginx(),
+        Envoy(),
+        AiohttpPair(),
+        Direct(),
+    )
 }

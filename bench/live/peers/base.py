@@ -74,6 +74,7 @@ class Peer(ABC):
     install: ClassVar[str]  # the command that installs it
     has_tls: ClassVar[bool] = True
     has_websocket: ClassVar[bool] = True
+    is_for_streams_only: ClassVar[bool] = False
 
     @abstractmethod
     def is_installed(self) -> bool: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from typing import ClassVar
 
 from bench.live.peers.base import HEALTH_PATH, Peer, Setup
 from bench.live.processes import python_module
@@ -12,6 +13,8 @@ from bench.live.processes import python_module
 class HermesLb(Peer):
     name = "hermes_lb"
     install = "pip install -e ."
+    #: More lines of the frontend.
+    routes: ClassVar[str] = ""
 
     def is_installed(self) -> bool:
         return importlib.util.find_spec("hermes_lb.__main__") is not None
@@ -47,7 +50,7 @@ format = "httplog"
 name = "bench"
 bind = [{bind}]
 default_backend = "upstreams"
-
+{self.routes}
 [backends.upstreams]
 balance = "leastconn"
 affinity = {{ cookie = "SERVERID", mode = "insert", indirect = true, nocache = true }}
@@ -59,3 +62,16 @@ interval = "5s"
 
 {servers}"""
         return python_module("hermes_lb", "--config", str(setup.write("lb.toml", config)))
+
+
+class HermesLbResume(HermesLb):
+    """The same, on a route whose streams go on from another server when theirs is lost."""
+
+    name = "hermes_lb-resume"
+    is_for_streams_only = True
+    routes = """
+[[frontends.routes]]
+path_prefix = "/"
+backend = "upstreams"
+resume = true
+"""

@@ -1,0 +1,129 @@
+"""`python -m bench.strategies`: what picking a server costs, by strategy and number of servers.
+
+Each figure is the fastest of several rounds, in nanoseconds a pick, with two requests in flight at
+each server (so that loads differ) and a time to first byte known of each. What the picked server's
+lease costs is measured too and taken off. Columns: servers without limits; and, `limits`, servers
+with `max_connections`, where any pick may meet one that is full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import deque
+from itertools import cycle
+from pathlib import Path
+from random import Random
+from time import perf_counter_ns
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from hermes_lb.balancing import STRATEGIES, Learner
+from hermes_lb.config import Backend, StrategyOptions
+from hermes_lb.pool import Pool
+
+SIZES = (3, 100, 1000)
+MUST = 5000  # nanoseconds, of any strategy among 1,000 servers
+_PICKS = 2000
+_OUTPUT = Path(__file__).resolve().parent / "results" / "strategies.json"
+
+
+class _Request:
+    """What a strategy sees of a request."""
+
+    request_head = b"GET / HTTP/1.1\r\nHost: agents\r\n\r\n"
+    tried = ()
+
+    def __init__(self, client_address: str) -> None:
+        self.client_address = client_address
+
+
+class _Answer:
+    """What a strategy sees of a response."""
+
+    status = 200
+
+    def fields(self) -> tuple[()]:
+        return ()
+
+
+def main() -> int:
+    options = _parse_options()
+    figures: dict[str, dict[str, float]] = {}
+    for name in options.strategy or STRATEGIES:
+        row = figures[name] = {}
+        for size in SIZES:
+            row[f"{size}"] = measure(name, size, options.rounds)
+            row[f"{size} limits"] = measure(name, size, options.rounds, limit=4)
+    console = Console()
+    console.print(_table(figures))
+    if not options.strategy:
+        _OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+        _OUTPUT.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def measure(name: str, size: int, rounds: int, *, limit: int = 0) -> float:
+    """Nanoseconds a pick."""
+    rng = Random(7)
+    servers = [
+        {"name": f"s{i}", "address": f"10.0.{i // 256}.{i % 256}:80", "max_connections": limit}
+        for i in range(size)
+    ]
+    pool = Pool("bench", Backend.model_validate({"servers": servers}))
+    strategy = STRATEGIES[name](StrategyOptions())
+    requests = cycle([_Request(f"10.1.{i % 256}.{i // 256}") for i in range(5000)])
+    leases = deque(pool.lease(server, 0.0) for server in pool.servers for _ in range(2))
+    rng.shuffle(leases)
+    _play(strategy, pool, requests, leases, rng, 2 * size)  # builds what is built once
+    if isinstance(strategy, Learner):
+        for server in pool.servers:
+            strategy.answered(server, _Answer(), rng.expovariate(1.0), 0.0)  # type: ignore[arg-type]
+    whole = min(_play(strategy, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
+    fixed = _First(pool.servers[0])
+    return max(0.0, whole - min(_play(fixed, pool, requests, leases, rng, _PICKS) for _ in "12345"))
+
+
+class _First:
+    """A strategy that costs nothing."""
+
+    def __init__(self, server: object) -> None:
+        self._server = server
+
+    def pick(self, *_: object) -> object:
+        return self._server
+
+
+def _play(strategy, pool, requests, leases, rng, picks) -> float:  # type: ignore[no-untyped-def]
+    """Picks, each of which ends the oldest request; nanoseconds a turn."""
+    began = perf_counter_ns()
+    for _ in range(picks):
+        leases.popleft().release()
+        leases.append(pool.lease(strategy.pick(pool, next(requests), 1.0, rng), 1.0))
+    return (perf_counter_ns() - began) / picks
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.strategies", description=__doc__)
+    parser.add_argument("strategy", choices=[*STRATEGIES, []], nargs="*")
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def _table(figures: dict[str, dict[str, float]]) -> Table:
+    table = Table(box=box.SIMPLE, title="nanoseconds a pick", title_justify="left")
+    table.add_column("strategy")
+    columns = [f"{size}{kind}" for size in SIZES for kind in ("", " limits")]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in figures.items():
+        cells = [f"{row[c]:,.0f}" if row[c] <= MUST else f"[red]{row[c]:,.0f}[/]" for c in columns]
+        table.add_row(name, *cells)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
