@@ -28,6 +28,7 @@ from agent_worker.runtime import (
     Bells,
     EphemeralTurns,
     LargeTexts,
+    Succession,
     Tail,
     ToolCalls,
     Turns,
@@ -132,7 +133,10 @@ class Worker:
         )
         tail = Tail(self.store, self.bells)
         self.sessions = SessionEndpoints(self.store, self.turns, self.principals, storages.blobs)
-        self.events = EventEndpoint(self.store, tail, self.principals, self.metrics)
+        succession = Succession(self.store, self.turns, self.bells)
+        self.events = EventEndpoint(
+            self.store, self.turns, tail, succession, self.principals, self.metrics
+        )
         self.websocket = WebSocketEndpoint(self.store, self.turns, self.principals, self.metrics)
         ephemeral = EphemeralTurns(loop, self.turns, window=config.context_tokens)
         self.ephemeral = EphemeralEndpoint(ephemeral, self.principals)
@@ -143,7 +147,9 @@ class Worker:
             self.principals,
             models=[config.engine, config.engine_options.model],
         )
-        self.operations = OperationEndpoints(self.name, self.store, self.turns, self.metrics)
+        self.operations = OperationEndpoints(
+            self.name, self.store, self.turns, self.metrics, self.hand_over
+        )
         self._cleaning = cleaning
         self._background: list[asyncio.Task[object]] = []
 
@@ -159,15 +165,22 @@ class Worker:
         if self.archiver is not None:
             self._background.append(spawn_reporting(self.archiver.run(), name="archiver"))
 
-    async def drain(self) -> None:
-        """Take no new work; what is open goes on."""
+    def hand_over(self) -> None:
+        """Ask for no new work; what can go on elsewhere shall."""
         self.operations.is_draining = True
+        self.turns.hand_over()
+        self.bells.ring_all()
+
+    async def drain(self) -> None:
+        """Take no new work; what is open, and cannot go on elsewhere, goes on here."""
+        self.hand_over()
         self.events.drain()
         await self.websocket.drain()
 
     async def stop(self) -> None:
         """End whatever still runs; each turn gives its lease back."""
         self.events.drain()
+        self.hand_over()
         await self.turns.cancel_all()
         await self.websocket.close_all()
         await cancel_and_wait(*self._background)

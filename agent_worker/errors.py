@@ -56,6 +56,14 @@ class SessionNotFound(AgentError):
     message = "There is no such session."
 
 
+class EventsGone(AgentError):
+    """The log has been trimmed, or has expired; the session itself is as it was."""
+
+    status = 410
+    code = "events_gone"
+    message = "These events are not kept any more; read the session instead."
+
+
 class UnsupportedMediaType(AgentError):
     status = 415
     code = "unsupported_media_type"
@@ -143,6 +151,15 @@ class LeaseLost(AgentError):
     status = 503
     code = "lease_lost"
     message = "The turn was taken from this worker before it was finished."
+    retry_after_s = 1
+
+
+class HandedOver(AgentError):
+    """This worker is shutting down, and the turn can go on elsewhere: its step is committed."""
+
+    status = 503
+    code = "handed_over"
+    message = "The turn goes on on another worker."
     retry_after_s = 1
 
 

@@ -1,34 +1,52 @@
-"""`GET .../events`: a session's events from an id on, then live, on any worker."""
+"""`GET .../events`: a session's events from an id on, then live, on any worker.
+
+With `?turn=` those of one turn, which ends the stream, and which is taken over if its worker died.
+"""
 
 from __future__ import annotations
 
+import re
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from agent_worker.api.sessions import PREFIX, principal_of
+from agent_worker.api.headers import RESUME_HEADER, accepts_handover
+from agent_worker.api.sessions import PREFIX, principal_of, resume_path
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError, BadRequest, Draining
+from agent_worker.runtime import FollowRequest
 from agent_worker.runtime.events import DONE, ERROR, unlogged
 from agent_worker.sessions.event_log import is_event_id
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from agent_worker.api.principals import Principals
     from agent_worker.metrics import Metrics
-    from agent_worker.runtime import Tail
-    from agent_worker.sessions import SessionStore
+    from agent_worker.runtime import Succession, Tail, Turns
+    from agent_worker.sessions import Event, SessionStore
 
+# A turn's name: the fence with which it began.
+_TURN = re.compile(r"[1-9][0-9]{0,14}")
 # Every so many silences of the tail a comment goes out: some 15 s.
 _SILENCES = 7
 
 
 class EventEndpoint:
     def __init__(
-        self, store: SessionStore, tail: Tail, principals: Principals, metrics: Metrics
+        self,
+        store: SessionStore,
+        turns: Turns,
+        tail: Tail,
+        succession: Succession,
+        principals: Principals,
+        metrics: Metrics,
     ) -> None:
         self._store = store
+        self._turns = turns
         self._tail = tail
+        self._succession = succession
         self._principals = principals
         self._metrics = metrics
         self._is_draining = False
@@ -43,48 +61,69 @@ class EventEndpoint:
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """The events behind `Last-Event-ID`; without one, those of the turn that runs. Then live.
 
-        `?until=done` ends the stream behind the next `done` or `error`.
+        `?until=done` ends the stream behind the next `done` or `error`; `?turn=<fence>` follows
+        that turn to its end, and sees to it that it has one.
         """
         session_id = request.match_info["session_id"]
         principal = principal_of(request, self._principals)
         after = request.headers.get("Last-Event-ID", request.query.get("last_event_id"))
         if after is not None and not is_event_id(after):
             raise BadRequest("Last-Event-ID must be an id of this session's events.")
+        if (turn := request.query.get("turn")) is not None:
+            return await self._follow_turn(request, session_id, principal, turn, after)
         until_done = request.query.get("until") == "done"
         if self._is_draining:
             raise Draining
         await self._store.check(session_id, principal)
-        stream = EventStream(request, {})
+        events = self._tail.follow(session_id, principal, after)
+        return await self._answer(request, {}, self._until(events, until_done=until_done))
+
+    async def _follow_turn(
+        self, request: web.Request, session_id: str, principal: str, turn: str, after: str | None
+    ) -> web.StreamResponse:
+        if not _TURN.fullmatch(turn):
+            raise BadRequest('"turn" must be the number of a turn, as X-Hermes-Resume names it.')
+        if self._turns.is_leaving:
+            raise Draining
+        asked = FollowRequest(session_id, principal, turn, after, accepts_handover(request))
+        await self._succession.check(asked)
+        headers = {RESUME_HEADER: resume_path(session_id, turn)}
+        return await self._answer(request, headers, self._succession.follow(asked))
+
+    async def _until(
+        self, events: AsyncGenerator[Event | None, None], *, until_done: bool
+    ) -> AsyncGenerator[Event | None, None]:
+        """`events` until the worker drains, or to the end of a turn."""
+        async with aclosing(events):
+            async for event in events:
+                yield event
+                if self._is_draining or (
+                    until_done and event is not None and event.name in {DONE, ERROR}
+                ):
+                    return
+
+    async def _answer(
+        self,
+        request: web.Request,
+        headers: dict[str, str],
+        events: AsyncGenerator[Event | None, None],
+    ) -> web.StreamResponse:
+        stream = EventStream(request, headers)
         await stream.prepare()
         self._metrics.active_sessions.inc()
+        silences = 0
         try:
-            await self._stream(stream, session_id, principal, after, until_done=until_done)
+            async with aclosing(events):
+                async for event in events:
+                    if event is not None:
+                        await stream.send(event)
+                        continue
+                    silences += 1
+                    if silences % _SILENCES == 0:
+                        await stream.keep_alive()
         except AgentError as error:
             # The head is out: the client is told in the stream, and comes back with its last id.
             await stream.send(unlogged(ERROR, {"code": error.code, "message": str(error)}))
         finally:
             self._metrics.active_sessions.dec()
         return await stream.finish()
-
-    async def _stream(
-        self,
-        stream: EventStream,
-        session_id: str,
-        principal: str,
-        after: str | None,
-        *,
-        until_done: bool,
-    ) -> None:
-        silences = 0
-        async with aclosing(self._tail.follow(session_id, principal, after)) as events:
-            async for event in events:
-                if event is None:
-                    silences += 1
-                    if silences % _SILENCES == 0:
-                        await stream.keep_alive()
-                else:
-                    await stream.send(event)
-                    if until_done and event.name in {DONE, ERROR}:
-                        return
-                if self._is_draining:
-                    return

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 WORKER_HEADER = "X-Hermes-Worker"
 SESSION_HEADER = "X-Hermes-Session-Id"
+#: Where a stream of events can be taken up, on any worker.
+RESUME_HEADER = "X-Hermes-Resume"
+_HANDOVER_HEADER = "X-Hermes-Handover"
+
+
+def accepts_handover(request: web.Request) -> bool:
+    """Whether the client (a balancer) goes on at another worker when it is told `handover`."""
+    return request.headers.get(_HANDOVER_HEADER, "").strip().lower() == "accept"
 
 
 def on_prepare(

@@ -11,6 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from agent_worker.errors import Forbidden, StoreUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_worker.metrics import Metrics
     from agent_worker.runtime import Turns
     from agent_worker.sessions import SessionStore
@@ -19,7 +21,17 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "Via", "X-Real-IP")
 
 
 class OperationEndpoints:
-    def __init__(self, name: str, store: SessionStore, turns: Turns, metrics: Metrics) -> None:
+    """`on_drain` is called when draining is asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        store: SessionStore,
+        turns: Turns,
+        metrics: Metrics,
+        on_drain: Callable[[], None],
+    ) -> None:
+        self._on_drain = on_drain
         self._name = name
         self._store = store
         self._turns = turns
@@ -59,12 +71,14 @@ class OperationEndpoints:
     async def drain(self, request: web.Request) -> web.Response:
         """Ask for no new work (`/ready` says so from now on); what comes is still served.
 
+        Turns that can go on elsewhere are handed over.
+
         Only for the machine itself: a balancer that forwards everything must not let its
         clients switch workers off.
         """
         if not _is_local(request):
             raise Forbidden("Draining is asked for on the machine itself.")
-        self.is_draining = True
+        self._on_drain()
         body = {"status": "draining", "worker": self._name, "active_turns": len(self._turns)}
         return web.json_response(body, status=202)
 

@@ -16,7 +16,7 @@ from agent_worker.api.bodies import (
     number_of,
     policy_of,
 )
-from agent_worker.api.headers import SESSION_HEADER
+from agent_worker.api.headers import RESUME_HEADER, SESSION_HEADER, accepts_handover
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError, BadRequest, SessionNotFound
 from agent_worker.runtime import TurnRequest
@@ -36,6 +36,11 @@ PREFIX = "/api/agent/sessions"
 def principal_of(request: web.Request, principals: Principals) -> str:
     """Raises Unauthorized."""
     return principals.identify(request.headers.get("Authorization"))
+
+
+def resume_path(session_id: str, turn: str) -> str:
+    """Where the events of a turn go on."""
+    return f"{PREFIX}/{session_id}/events?turn={turn}"
 
 
 class SessionEndpoints:
@@ -116,14 +121,14 @@ class SessionEndpoints:
             idempotency_key=idempotency_key_of(request),
             content=content_of(body),
             policy=policy_of(body),
+            accepts_handover=accepts_event_stream(request) and accepts_handover(request),
         )
         async with self._turns.open(turn_request) as turn:
             if isinstance(turn, Queued):
                 return _queued(turn_request.session_id, turn)
-            headers = {
-                "X-Hermes-Resume": f"{PREFIX}/{turn_request.session_id}/events",
-                **({"Idempotency-Replayed": "true"} if turn.is_replay else {}),
-            }
+            headers = {"Idempotency-Replayed": "true"} if turn.is_replay else {}
+            if turn.name:
+                headers[RESUME_HEADER] = resume_path(turn_request.session_id, turn.name)
             if accepts_event_stream(request):
                 return await _stream(turn, EventStream(request, headers))
             answer = await turn.run(nobody)

@@ -9,6 +9,7 @@ conversation  what of the history a model gets
 large         texts that are kept as blobs
 outlet        events: into the log, then to the client
 tail          events: from the log to whoever follows it
+succession    one turn's events to its end, and its end if its worker died
 bells         what rings a worker when something happens elsewhere
 archiver      feeds the archive
 """
@@ -19,6 +20,7 @@ from agent_worker.runtime.ephemeral import EphemeralRequest, EphemeralTurn, Ephe
 from agent_worker.runtime.events import Emit
 from agent_worker.runtime.large import LargeTexts
 from agent_worker.runtime.loop import AgentLoop
+from agent_worker.runtime.succession import FollowRequest, Succession
 from agent_worker.runtime.tail import Tail
 from agent_worker.runtime.tool_calls import ToolCalls
 from agent_worker.runtime.turn import ReplayedTurn, Turn
@@ -32,9 +34,11 @@ __all__ = [
     "EphemeralRequest",
     "EphemeralTurn",
     "EphemeralTurns",
+    "FollowRequest",
     "LargeTexts",
     "Policy",
     "ReplayedTurn",
+    "Succession",
     "Tail",
     "ToolCalls",
     "Turn",

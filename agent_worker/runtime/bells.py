@@ -48,7 +48,7 @@ class Bells:
     """All bells of one worker."""
 
     def __init__(self, client: Client) -> None:
-        self._subscriber = client.subscriber(on_message=self._ring, on_reconnected=self._ring_all)
+        self._subscriber = client.subscriber(on_message=self._ring, on_reconnected=self.ring_all)
         self._bells: defaultdict[str, set[Bell]] = defaultdict(set)
         self._commands: dict[str, Callable[[str], None]] = {}
 
@@ -71,6 +71,12 @@ class Bells:
         self._commands[channel] = command
         await self._subscribe(channel)
 
+    def ring_all(self) -> None:
+        """Let everybody look."""
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.ring("")
+
     async def close(self) -> None:
         await self._subscriber.close()
 
@@ -85,8 +91,3 @@ class Bells:
             command(said)
         for bell in self._bells.get(channel, ()):
             bell.ring(said)
-
-    def _ring_all(self) -> None:
-        for bells in self._bells.values():
-            for bell in bells:
-                bell.ring("")

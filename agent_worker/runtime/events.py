@@ -17,6 +17,8 @@ DONE = "done"
 QUEUED = "queued"
 #: What came behind the event `{"id"}` is void: the step starts anew.
 REWIND = "rewind"
+#: Of one connection: the turn `{"turn"}` goes on elsewhere, ask there now.
+HANDOVER = "handover"
 #: Instead of events that are not kept any more: the session as it stands, `GET`'s JSON.
 RESET = "reset"
 

@@ -12,9 +12,16 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent_worker.errors import AgentError, EngineFailed, StoreUnavailable, TurnInterrupted
+from agent_worker.errors import (
+    AgentError,
+    EngineFailed,
+    HandedOver,
+    LeaseLost,
+    StoreUnavailable,
+    TurnInterrupted,
+)
 from agent_worker.runtime.conversation import Conversation
-from agent_worker.runtime.events import DONE, ERROR, MESSAGE_DELTA, REWIND
+from agent_worker.runtime.events import DONE, ERROR, HANDOVER, MESSAGE_DELTA, REWIND
 from agent_worker.runtime.outlet import Outlet
 from agent_worker.sessions import Answer, Event, new_nonce, turn_text
 from agent_worker.sessions.operations import dump
@@ -36,6 +43,10 @@ log = logging.getLogger(__name__)
 _STORE_RETRY_S = 0.25
 # For the last event of a turn that failed.
 _TELL_S = 2.0
+# A turn that says nothing is known to live by this; `succession` takes those that do not.
+_RENEWAL_S = 1.0
+# Of a turn that was handed over: beyond what a balancer needs to find another worker.
+_HANDED_S = 5.0
 
 
 class ReplayedTurn:
@@ -46,6 +57,7 @@ class ReplayedTurn:
     def __init__(self, replay: Replay, messages: Sequence[Message]) -> None:
         self._answer = replace(replay.answer, content=turn_text(messages))
         self._done_event = replay.done_event
+        self.name = replay.turn_event.partition("-")[0]
 
     async def run(self, emit: Emit) -> Answer:
         """Its text in one event, which takes the place of the last one before `done`."""
@@ -80,8 +92,17 @@ class Turn:
     is_replay = False
 
     def __init__(
-        self, grant: Grant, store: SessionStore, loop: AgentLoop, *, lease_until: float, window: int
+        self,
+        grant: Grant,
+        store: SessionStore,
+        loop: AgentLoop,
+        *,
+        lease_until: float,
+        window: int,
+        accepts_handover: bool = False,
     ) -> None:
+        #: The fence of its first begin, by which it is known wherever it goes on.
+        self.name = grant.turn_event.partition("-")[0]
         self.finished = False
         #: How it ended, for metrics: completed, step_limit, interrupted, or an error's code.
         self.outcome = "interrupted"
@@ -100,6 +121,8 @@ class Turn:
         # turn that has just succeeded.
         self._write_lock = asyncio.Lock()
         self._lease_until = lease_until
+        self._accepts_handover = accepts_handover
+        self._is_leaving = False
 
     def __repr__(self) -> str:
         return f"Turn(session {self._lease.session_id}, fence {self._lease.fence})"
@@ -112,11 +135,15 @@ class Turn:
         """Another message of the session wants its place."""
         self._is_stopped.set()
 
+    def hand_over(self) -> None:
+        """The worker shuts down: end behind the next commit, if the client can go on elsewhere."""
+        self._is_leaving = self._accepts_handover
+
     async def run(self, emit: Emit) -> Answer:
         """Run the turn to its end; its events go to `emit`, `done` or `error` as the last.
 
         Raises EngineFailed, LeaseLost, TurnInterrupted, SessionNotFound (deleted meanwhile),
-        StoreUnavailable, AgentError (a bug, logged), and ConnectionError from `emit`.
+        HandedOver, StoreUnavailable, AgentError (a bug, logged), and ConnectionError from `emit`.
         """
         self._outlet = Outlet(self._lease.fence, self._append, emit)
         work = spawn(self._work(), name="turn")
@@ -138,7 +165,10 @@ class Turn:
             raise _why_it_ended(work, *others)
         except AgentError as error:
             self.outcome = error.code
-            await self._tell(error)
+            # The client may have left, or not read: the lease must not wait for it.
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(_TELL_S):
+                    await self._tell(error)
             raise
 
     # The port of the loop.
@@ -187,6 +217,8 @@ class Turn:
                     self.outcome = "completed" if is_final else "step_limit"
 
             await self._persist(commit, name="commit")
+        if self._is_leaving and not ends_turn:
+            raise HandedOver
 
     async def tool_begin(
         self, call_key: str, effect: Effect, arguments_hash: str, attempt: str
@@ -223,21 +255,38 @@ class Turn:
 
     async def _append(self, events: Sequence[Event]) -> None:
         # Not behind the write lock: a tool's end must not wait for the log, nor the log for it.
-        if await self._persist(lambda: self._store.events.append(self._lease, events), name="log"):
+        async def append() -> bool:
+            return await self._renewing(self._store.events.append(self._lease, events))
+
+        if await self._persist(append, name="log"):
             self.stop()
 
     async def _keep_lease(self) -> None:
         """Renew until cancelled. Raises what says that the lease is gone."""
         clock = asyncio.get_running_loop().time
+        pause = interval = min(_RENEWAL_S, self._store.lease_s / 3)
+
+        async def renew() -> bool:
+            return await self._renewing(self._store.renew(self._lease))
+
         while True:
-            await asyncio.sleep(self._store.lease_s / 3)
+            await asyncio.sleep(pause)
+            pause = interval
             async with self._write_lock:
                 if self.finished:
                     continue
-                asked = clock()
-                if await self._persist(lambda: self._store.renew(self._lease), name="renew"):
+                is_due_in = self._lease_until - self._store.lease_s + interval - clock()
+                if is_due_in > 0:
+                    # Events have renewed it.
+                    pause = is_due_in
+                elif await self._persist(renew, name="renew"):
                     self.stop()
-                self._lease_until = asked + self._store.lease_s
+
+    async def _renewing(self, write: Awaitable[T]) -> T:
+        asked = asyncio.get_running_loop().time()
+        answer = await write
+        self._lease_until = max(self._lease_until, asked + self._store.lease_s)
+        return answer
 
     async def _stopped(self) -> None:
         await self._is_stopped.wait()
@@ -254,17 +303,25 @@ class Turn:
                 await asyncio.sleep(_STORE_RETRY_S)
 
     async def _tell(self, error: AgentError) -> None:
-        """The turn's last event: in the log if it can be, to the client in any case."""
+        """The turn's last event: in the log if it is the turn's end, to the client in any case."""
         data = {"code": error.code, "message": str(error)}
-        # The client may have left, or not read: the lease must not wait for it.
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(_TELL_S):
-                try:
-                    async with self._outlet.writing() as events:
-                        self._outlet.put_last(events, ERROR, data)
-                        await self._store.events.append(self._lease, events)
-                except AgentError:
-                    await self._outlet.tell(ERROR, data)
+        if isinstance(error, HandedOver):
+            with contextlib.suppress(AgentError):
+                leave = self._store.hand_over(self._lease, kept_s=_HANDED_S)
+                await uncancelled(leave, name="hand over")
+            await self._outlet.deliver_rest()
+        if isinstance(error, HandedOver | LeaseLost) and self._accepts_handover:
+            await self._outlet.tell(HANDOVER, {"turn": self.name})
+        elif isinstance(error, LeaseLost | StoreUnavailable):
+            # Others may go on with it, and those who follow it with them.
+            await self._outlet.tell(ERROR, data)
+        else:
+            try:
+                async with self._outlet.writing() as events:
+                    self._outlet.put_last(events, ERROR, data)
+                    await self._store.events.append(self._lease, events)
+            except AgentError:
+                await self._outlet.tell(ERROR, data)
 
 
 async def _awaited(write: Callable[[], Awaitable[T]]) -> T:

@@ -1,6 +1,7 @@
 """All turns of a worker: who may begin one, what waits for its turn, and how all of them end.
 
     open     begin      the lease is held and the user's message is in the history
+                        (`take_over`: so it was already; another worker has begun the turn)
     run      step...    what is finished is committed; the last commit frees the lease
     close    release    only if the turn did not get that far (cancelled, failed, lost)
 
@@ -16,22 +17,24 @@ import contextlib
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable, TurnBusy
+from agent_worker.errors import AgentError, Draining, SessionNotFound, StoreUnavailable, TurnBusy
 from agent_worker.runtime.events import nobody
 from agent_worker.runtime.turn import ReplayedTurn, Turn
-from agent_worker.sessions import Grant, Nothing, Queued, Replay, new_nonce
+from agent_worker.sessions import Grant, Nothing, NotTaken, Queued, Replay, new_nonce
 from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import spawn_reporting, uncancelled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from agent_worker.metrics import Metrics
     from agent_worker.runtime.bells import Bell, Bells
     from agent_worker.runtime.loop import AgentLoop
     from agent_worker.sessions import Message, SessionStore
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class TurnRequest:
     content: str | None
     idempotency_key: str | None = None
     policy: Policy = "reject"
+    #: Whether the client goes on elsewhere when it is told `handover`.
+    accepts_handover: bool = False
 
 
 class Turns:
@@ -81,6 +86,8 @@ class Turns:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_stopping = False
+        #: Whether the worker shuts down: what can go on elsewhere shall.
+        self.is_leaving = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -114,6 +121,38 @@ class Turns:
                 async with self._leased(request, nonce, granted, lease_until) as turn:
                     yield turn
 
+    @contextlib.asynccontextmanager
+    async def take_over(
+        self, request: TurnRequest, turn: str, *, silent_s: float
+    ) -> AsyncIterator[Turn | NotTaken]:
+        """Go on with a turn whose worker died (`SessionStore.take_over`). Leaving is as in `open`.
+
+        Raises Draining.
+        """
+        with self._tracked():
+            if self.is_leaving:
+                raise Draining
+            nonce = f"{self._name}.{new_nonce()}"
+            lease_until = asyncio.get_running_loop().time() + self._store.lease_s
+            taken = await self._ask(
+                self._store.take_over(
+                    request.session_id, request.principal, turn, nonce=nonce, silent_s=silent_s
+                ),
+                request,
+                nonce,
+            )
+            if isinstance(taken, NotTaken):
+                yield taken
+            else:
+                async with self._leased(request, nonce, taken, lease_until) as running:
+                    yield running
+
+    def hand_over(self) -> None:
+        """From now on, end turns behind their next commit if their clients can go on elsewhere."""
+        self.is_leaving = True
+        for turn in self._running.values():
+            turn.hand_over()
+
     @contextlib.contextmanager
     def without_session(self) -> Iterator[None]:
         """A turn of no session is open: a drain waits for it, and `cancel_all` ends it."""
@@ -126,7 +165,7 @@ class Turns:
 
     async def cancel_all(self) -> None:
         """Cancel the open turns and wait until each has given its lease back; begin none again."""
-        self._is_stopping = True
+        self._is_stopping = self.is_leaving = True
         for task in [*self._looking_after.values(), *self._open]:
             task.cancel()
         await self._idle.wait()
@@ -174,6 +213,10 @@ class Turns:
             idempotency_key=request.idempotency_key,
             policy="enqueue" if request.policy == "enqueue" else "reject",
         )
+        return await self._ask(begin, request, nonce)
+
+    async def _ask(self, begin: Coroutine[Any, Any, T], request: TurnRequest, nonce: str) -> T:
+        """What gives a lease, if it does not go wrong half-way."""
         try:
             return await uncancelled(begin, name="begin")
         except (asyncio.CancelledError, StoreUnavailable):
@@ -187,7 +230,16 @@ class Turns:
     ) -> AsyncIterator[Turn]:
         if grant.outcome != "GRANTED":
             log.info("session %s: turn begins as %s", request.session_id, grant.outcome)
-        turn = Turn(grant, self._store, self._loop, lease_until=lease_until, window=self._window)
+        turn = Turn(
+            grant,
+            self._store,
+            self._loop,
+            lease_until=lease_until,
+            window=self._window,
+            accepts_handover=request.accepts_handover,
+        )
+        if self.is_leaving:
+            turn.hand_over()
         self._running[turn.lease_value] = turn
         self._metrics.active_sessions.inc()
         waiting: int | None = None

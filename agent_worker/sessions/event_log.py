@@ -6,9 +6,10 @@ An event is in the log before anybody sees it, so whoever has an id can go on fr
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from agent_worker.sessions.records import Event, EventPage
+from agent_worker.errors import EventsGone
+from agent_worker.sessions.records import Event, EventPage, TurnPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,5 +58,23 @@ class EventLog:
         if reply[0] == "TRIMMED":
             return EventPage("idle", reply[1], after or "", [], is_trimmed=True)
         _, status, last, behind, *flat = reply
-        events = [Event(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
-        return EventPage(cast("Status", status), last, behind, events)
+        return EventPage(cast("Status", status), last, behind, _events(flat))
+
+    async def of_turn(
+        self, session_id: str, principal: str, turn: str, after: str | None
+    ) -> TurnPage:
+        """Events behind the id `after` of the turn that began with the fence `turn`; None: all.
+
+        As many as fit a page. Raises EventsGone when they are not kept any more.
+        """
+        reply = await self._operations.run(
+            "turn_events", session_id, principal, turn, after or "", _PAGE
+        )
+        if reply[0] == "TRIMMED":
+            raise EventsGone
+        _, state, silent_ms, behind, *flat = reply
+        return TurnPage(cast("Any", state), int(silent_ms) / 1000, behind, _events(flat))
+
+
+def _events(flat: Sequence[str]) -> list[Event]:
+    return [Event(*flat[i : i + 3]) for i in range(0, len(flat), 3)]

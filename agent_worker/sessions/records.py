@@ -82,6 +82,8 @@ class Grant:
     step_event: str
     #: RESUME: what the unfinished step had said already.
     emitted: str = ""
+    #: `<fence>-0` of the turn's first begin: names the turn, whoever goes on with it.
+    turn_event: str = ""
 
     @property
     def of_turn(self) -> list[Message]:
@@ -99,6 +101,8 @@ class Replay:
     done_event: str
     #: The turn's; the answer is what they say, but for what is kept as blobs.
     messages: list[Message]
+    #: As in `Grant`; empty where it is not known.
+    turn_event: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,13 @@ class Queued:
 
 class Nothing:
     """There was nothing to begin a turn with."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """A turn that cannot be taken over. `held_s`: for how long not, at least; None: it is over."""
+
+    held_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,19 @@ class EventPage:
     events: list[Event]
     #: The event asked for is not kept any more: some behind it may be missing, `events` is empty.
     is_trimmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPage:
+    """What happened in one turn after an event, as far as the log has it."""
+
+    #: `free`: it can be taken over. Over is what was `told` by `done` or `error`, or is `untold`.
+    state: Literal["held", "free", "told", "untold"]
+    #: Seconds for which nothing was heard of its holder.
+    silent_s: float
+    #: Behind which the events are.
+    after: str
+    events: list[Event]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from agent_worker.sessions.records import (
     Grant,
     Lease,
     Nothing,
+    NotTaken,
     Queued,
     Replay,
     SessionView,
@@ -124,20 +125,51 @@ class SessionStore:
             *self._idempotency,
             policy,
             *self._limits,
+            "",
+            0,
         )
         match reply:
             case ["GRANTED" | "RESUME" | "ORPHAN", *_]:
                 return _grant(reply, session_id, principal, nonce)
-            case ["REPLAY", fence, step, is_final, done_event, *texts]:
+            case ["REPLAY", fence, step, is_final, done_event, turn_event, *texts]:
                 messages = load(texts)
                 answer = Answer(session_id, int(step), turn_text(messages), is_final == "1")
-                return Replay(int(fence), answer, done_event, messages)
+                return Replay(int(fence), answer, done_event, messages, turn_event)
             case ["QUEUED", waiting]:
                 return Queued(int(waiting))
             case ["EMPTY"]:
                 return Nothing()
             case _:
                 raise _refused_begin(reply)
+
+    async def take_over(
+        self, session_id: str, principal: str, turn: str, *, nonce: str, silent_s: float
+    ) -> Grant | NotTaken:
+        """Go on with the unfinished turn that began with the fence `turn`.
+
+        Its lease is taken if it is free, or if its holder was not heard of for `silent_s`; that
+        one can write nothing from then on. `nonce` is as in `begin`. Raises LeaseLost when this
+        very attempt had the lease, and lost it.
+        """
+        reply = await self._run(
+            "begin",
+            session_id,
+            principal,
+            nonce,
+            to_ms(self.lease_s),
+            *("", "", ""),
+            *self._idempotency,
+            "reject",
+            *self._limits,
+            turn,
+            to_ms(silent_s),
+        )
+        match reply:
+            case ["OVER"]:
+                return NotTaken(None)
+            case ["HELD", held_ms]:
+                return NotTaken(int(held_ms) / 1000)
+        return _grant(reply, session_id, principal, nonce)
 
     async def commit(
         self,
@@ -199,6 +231,13 @@ class SessionStore:
             return None
         return int(reply[1])
 
+    async def hand_over(self, lease: Lease, *, kept_s: float) -> None:
+        """Leave an unfinished turn to whoever takes it over; for `kept_s` nobody else can begin.
+
+        Raises LeaseLost.
+        """
+        await self._run("hand_over", lease.session_id, lease.principal, lease.value, to_ms(kept_s))
+
     async def interrupt(self, session_id: str, principal: str) -> float | None:
         """Ask the turn that runs to stop; the seconds its lease still has, None if none runs."""
         reply = await self._run("interrupt", session_id, principal)
@@ -242,7 +281,7 @@ def new_nonce() -> str:
 
 def _grant(reply: Sequence[Any], session_id: str, principal: str, nonce: str) -> Grant:
     outcome, fence, version, step, turn_at, notes, summary, summary_at = reply[:8]
-    last_event, step_event, emitted, *texts = reply[8:]
+    last_event, step_event, emitted, turn_event, *texts = reply[8:]
     return Grant(
         outcome=cast("Any", outcome),
         lease=Lease(session_id, principal, int(fence), nonce),
@@ -255,6 +294,7 @@ def _grant(reply: Sequence[Any], session_id: str, principal: str, nonce: str) ->
         last_event=last_event,
         step_event=step_event,
         emitted=emitted,
+        turn_event=turn_event,
     )
 
 

@@ -105,6 +105,35 @@ local function nonce_of(lease)
   return lease and string.match(lease, '|(.*)$')
 end
 
+-- Who goes on with the turn that began with the fence `turn`: 'over' (nobody shall: it is finished,
+-- has failed, was stopped for another message, or another turn has begun), 'stopping' (it shall
+-- end for another message), 'free', or 'held'; and for how many ms its holder was not heard of.
+local function state_of(turn)
+  local current, status, failed, stop, lease_ms = unpack(redis.call('HMGET', META, 'turn_event',
+    'status', 'turn_failed', 'stop', 'lease_ms'))
+  if current ~= turn .. '-0' or status == 'idle' or failed then
+    return 'over', 0
+  end
+  local lease = redis.call('GET', LEASE)
+  if stop then
+    return lease and 'stopping' or 'over', 0
+  end
+  if not lease or string.find(lease, '|handed.', 1, true) then
+    return 'free', 0
+  end
+  local left = redis.call('PTTL', LEASE)
+  return 'held', math.max(0, (tonumber(lease_ms) or left) - left)
+end
+
+local function is_before(one, other)
+  local fence, seq = string.match(one, '(%d+)-(%d+)')
+  local other_fence, other_seq = string.match(other, '(%d+)-(%d+)')
+  if fence ~= other_fence then
+    return tonumber(fence) < tonumber(other_fence)
+  end
+  return tonumber(seq) < tonumber(other_seq)
+end
+
 local function append_messages(texts)
   local bytes, length = 0, redis.call('LLEN', MSGS)
   for _, text in ipairs(texts) do

@@ -1,4 +1,5 @@
--- Keep events of a running turn, before anybody sees them.
+-- Keep events of a running turn, before anybody sees them. It renews the lease as well. A last
+-- event `error` ends the turn for whoever would take it over.
 -- ARGV: lease, count, then id, name, data (JSON) of each event -> {'OK', '1' if it shall stop}
 --       | {'LOST'}
 local refused = refused_holder(ARGV[5])
@@ -6,4 +7,11 @@ if refused then
   return refused
 end
 append_events(6)
+local lease_ms = redis.call('HGET', META, 'lease_ms')
+if lease_ms then
+  redis.call('PEXPIRE', LEASE, lease_ms)
+end
+if ARGV[#ARGV - 1] == 'error' then
+  redis.call('HSET', META, 'turn_failed', '1')
+end
 return { 'OK', redis.call('HGET', META, 'stop') and '1' or '0' }

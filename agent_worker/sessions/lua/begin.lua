@@ -2,25 +2,31 @@
 -- What waits in the inbox opens the same turn, before the message.
 -- ARGV: nonce, lease ms, message (JSON, '' = only what waits), Idempotency-Key or '', fingerprint,
 --       key life ms, most keys kept, policy ('reject' | 'enqueue'), most that may wait,
---       most bytes of a history
+--       most bytes of a history, fence with which the turn began that is to be taken over or '',
+--       how long (ms) its holder must not have been heard of
 -- -> {'GRANTED' | 'RESUME' | 'ORPHAN', fence, version, step, index of the turn's first message,
 --     notes (JSON), summary, index of the first message below, last event's id, id of the last
---     event before the unfinished step, text of that step that was emitted, messages...}
+--     event before the unfinished step, text of that step that was emitted, `<fence>-0` of the
+--     turn's first begin, messages...}
 --    GRANTED  a new turn
 --    ORPHAN   a new turn; the one before it was never finished
---    RESUME   the key's own unfinished turn goes on; its message is already in the history
--- -> {'REPLAY', fence, step, is_final, id of its `done`, messages of the finished turn...}
+--    RESUME   an unfinished turn goes on, its key's own or the one to be taken over; its message
+--             is already in the history
+-- -> {'REPLAY', fence, step, is_final, id of its `done`, `<fence>-0` of its first begin or '',
+--     messages of the finished turn...}
 -- -> {'QUEUED', how many wait} | {'INBOX_FULL'} | {'EMPTY'} nothing waits
 -- -> {'BUSY' | 'IN_PROGRESS', remaining lease ms} | {'IDEMPOTENCY_MISMATCH'} | {'ABANDONED'}
 -- -> {'FULL'} the history is too large
+-- -> {'OVER'} | {'HELD', ms until it may be asked again}  the turn to be taken over
 -- -> {'LOST'}  this very attempt had its turn, and its lease ran out before it asked again
 local nonce, lease_ms, message = ARGV[5], ARGV[6], ARGV[7]
 local key, fingerprint = ARGV[8], ARGV[9]
 local key_life_ms, max_keys = tonumber(ARGV[10]), tonumber(ARGV[11])
 local policy, max_waiting, max_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
+local taken_over, stale_ms = ARGV[15], tonumber(ARGV[16])
 
--- Of the latest attempts that had a turn.
-local KNOWN_ATTEMPTS = 32
+-- The latest attempts that had a turn, and the latest turns.
+local KNOWN = 32
 
 local refused = refusal()
 if refused then
@@ -29,11 +35,11 @@ end
 local now = now_ms()
 local meta = redis.call('HMGET', META, 'fence', 'version', 'step', 'status', 'turn_at', 'notes',
   'turn_nonce', 'turn_outcome', 'summary', 'summary_at', 'step_event', 'last_event', 'bytes',
-  'begun')
+  'begun', 'turns')
 local fence, version, step, status, turn_at, notes, turn_nonce, turn_outcome = unpack(meta, 1, 8)
 local summary, summary_at = meta[9] or '', meta[10] or '0'
 local step_event, last_event, bytes = meta[11] or '0-0', meta[12] or '0-0', tonumber(meta[13] or 0)
-local begun = meta[14] or ' '
+local begun, turns = meta[14] or ' ', meta[15] or ' '
 local lease = redis.call('GET', LEASE)
 
 local function emitted_text()
@@ -52,7 +58,7 @@ end
 local function granted(outcome)
   local emitted = outcome == 'RESUME' and emitted_text() or ''
   local reply = { outcome, fence, version, step, turn_at, notes, summary, summary_at, last_event,
-    step_event, emitted }
+    step_event, emitted, redis.call('HGET', META, 'turn_event') or '' }
   for _, text in ipairs(redis.call('LRANGE', MSGS, summary_at, -1)) do
     reply[#reply + 1] = text
   end
@@ -68,12 +74,23 @@ if string.find(begun, ' ' .. attempt, 1, true) then
   return { 'LOST' }
 end
 
+local outcome = status == 'idle' and 'GRANTED' or 'ORPHAN'
+if taken_over ~= '' then
+  local state, silent_ms = state_of(taken_over)
+  if state == 'over' then
+    return { 'OVER' }
+  end
+  if state == 'stopping' or state == 'held' and silent_ms < stale_ms then
+    return { 'HELD', int(stale_ms - silent_ms) }
+  end
+  -- The fence makes it safe, whatever has become of the holder.
+  outcome, lease = 'RESUME', false
+end
 -- Without a key of the client's, what is queued is known by its attempt. No client's key has a
 -- space in it.
 if key == '' and policy == 'enqueue' then
   key = ' ' .. nonce
 end
-local outcome = status == 'idle' and 'GRANTED' or 'ORPHAN'
 local record = key ~= '' and redis.call('HGET', REQ, key)
 local is_waiting = false
 if record then
@@ -82,7 +99,8 @@ if record then
     return { 'IDEMPOTENCY_MISMATCH' }
   end
   if record.state == 'done' then
-    local reply = { 'REPLAY', record.fence, record.step, record.is_final, record.event or '0-0' }
+    local reply = { 'REPLAY', record.fence, record.step, record.is_final, record.event or '0-0',
+      record.turn_event or '' }
     for _, text in ipairs(redis.call('LRANGE', MSGS, record.first, record.last)) do
       reply[#reply + 1] = text
     end
@@ -154,15 +172,15 @@ if lease then
 end
 
 local waiting = redis.call('LRANGE', INBOX, 0, -1)
-if message == '' and #waiting == 0 then
+if message == '' and #waiting == 0 and outcome ~= 'RESUME' then
   return { 'EMPTY' }
 end
 
-local function latest(attempts)
+local function latest(names)
   local kept, count = ' ', 0
-  for one in string.gmatch(attempts, '%S+') do
+  for one in string.gmatch(names, '%S+') do
     count = count + 1
-    if count <= KNOWN_ATTEMPTS then
+    if count <= KNOWN then
       kept = kept .. one .. ' '
     end
   end
@@ -230,13 +248,13 @@ else
   end
   step_event = fence .. '-0'
   redis.call('HSET', META, 'turn_event', step_event, 'turn_first', fence .. '-1',
-    'turn_before', last_event)
+    'turn_before', last_event, 'turns', latest(fence .. turns))
 end
 redis.call('SET', LEASE, fence .. '|' .. nonce, 'PX', lease_ms)
 redis.call('HSET', META, 'fence', fence, 'version', version, 'status', 'running',
   'turn_at', turn_at, 'turn_nonce', nonce, 'turn_outcome', outcome, 'step_event', step_event,
-  'begun', latest(attempt .. begun),
+  'begun', latest(attempt .. begun), 'lease_ms', lease_ms,
   'requests', #keys > 0 and cjson.encode(keys) or '[]')
-redis.call('HDEL', META, 'stop')
+redis.call('HDEL', META, 'stop', 'turn_failed')
 touch(now)
 return granted(outcome)

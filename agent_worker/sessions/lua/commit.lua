@@ -13,8 +13,8 @@ if refused then
   return refused
 end
 local meta = redis.call('HMGET', META, 'version', 'step', 'last_commit', 'fence', 'turn_at',
-  'requests', 'commit_version')
-local version, step, last_commit, fence, turn_at, keys, commit_version = unpack(meta)
+  'requests', 'commit_version', 'turn_event')
+local version, step, last_commit, fence, turn_at, keys, commit_version, turn_event = unpack(meta)
 
 -- Before the lease is looked at: the final commit has freed it. `step` is still that commit's,
 -- but `version` may have grown since, by the begin of the next turn.
@@ -59,7 +59,7 @@ if final then
       record = cjson.decode(record)
       record.state, record.fence, record.step, record.is_final = 'done', fence, step, is_final
       record.first, record.last = turn_at, int(length - 1)
-      record.event, record.at = last_event, int(now)
+      record.event, record.at, record.turn_event = last_event, int(now), turn_event
       redis.call('HSET', REQ, key, cjson.encode(record))
     end
   end

@@ -17,15 +17,6 @@ if after == '' then
   after = status == 'running' and start or last
 end
 
-local function is_before(one, other)
-  local fence, seq = string.match(one, '(%d+)-(%d+)')
-  local other_fence, other_seq = string.match(other, '(%d+)-(%d+)')
-  if fence ~= other_fence then
-    return tonumber(fence) < tonumber(other_fence)
-  end
-  return tonumber(seq) < tonumber(other_seq)
-end
-
 -- The beginning of a turn, `<fence>-0`, is no event, but its first one is.
 local known = string.gsub(after, '%-0$', '-1')
 if first and (after == start or after == before) then

@@ -16,8 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from agent_worker.errors import AgentError, LeaseLost, SessionNotFound
-from agent_worker.sessions import Grant, Nothing, Queued, SessionStore, Summary, session_keys
-from tests.agent_worker.sessions.model import MOST_WAITING, Model, tool_message
+from agent_worker.sessions import (
+    Grant,
+    Nothing,
+    NotTaken,
+    Queued,
+    SessionStore,
+    Summary,
+    session_keys,
+)
+from tests.agent_worker.sessions.model import FOR_A_WHILE, MOST_WAITING, Model, tool_message
 from tests.agent_worker.sessions.support import (
     ME,
     OPERATIONS,
@@ -89,7 +97,7 @@ class Sessions(RuleBasedStateMachine):
         """What the store answers, or the class of its error; twice, if the reply is lost."""
         answer = self.wait(answer_of(operation))
         after = self.wait(everything(self.redis, self.sid))
-        if is_an_error(answer):
+        if is_an_error(answer) or isinstance(answer, NotTaken):
             assert after == self.held, "what was refused has changed nothing"
         if is_lost:
             assert self.wait(answer_of(operation)) == answer, "again, it gives what it gave"
@@ -184,16 +192,53 @@ class Sessions(RuleBasedStateMachine):
         fence = answer.lease.fence if isinstance(answer, Grant) else 0
         assert answer == predicted(lambda: self.model.begin(nonce, message, key, policy, fence))
         if isinstance(answer, Grant):
-            self.grants.append(answer)
-            self.writers.append(fence)
-            self.writes += 1
-            # Of those that go on without knowing that they lost, the latest.
-            self.workers = [*self.workers[-2:], Worker.of(answer)]
+            self._took(answer)
             if answer.outcome != "RESUME":
                 self.turns.append(answer.turn_at)
         is_kept = isinstance(answer, Queued) or getattr(answer, "outcome", "RESUME") != "RESUME"
         if message is not None and is_kept:
             self.accepted.add(message["content"])
+
+    def _took(self, grant: Grant) -> None:
+        self.grants.append(grant)
+        self.writers.append(grant.lease.fence)
+        self.writes += 1
+        # Of those that go on without knowing that they lost, the latest.
+        self.workers = [*self.workers[-2:], Worker.of(grant)]
+
+    @precondition(lambda self: self.model.begins)
+    @rule(
+        is_last=st.sampled_from([True, True, True, False]),
+        is_silent=st.booleans(),
+        is_lost=lost,
+    )
+    def who_follows_takes_the_turn_over(
+        self, is_last: bool, is_silent: bool, is_lost: bool
+    ) -> None:
+        turn = list(self.model.begins)[-1 if is_last else 0].partition("-")[0]
+        nonce = f"worker.{next(self.count)}"
+
+        async def take() -> Grant | NotTaken:
+            silent_s = 0 if is_silent else LEASE_S
+            taken = await self.store.take_over(self.sid, ME, turn, nonce=nonce, silent_s=silent_s)
+            is_held = isinstance(taken, NotTaken) and taken.held_s is not None
+            return NotTaken(FOR_A_WHILE) if is_held else taken
+
+        answer = self.ask(take, is_lost)
+        fence = answer.lease.fence if isinstance(answer, Grant) else 0
+        assert answer == self.model.take_over(turn, nonce, fence, is_silent=is_silent)
+        if isinstance(answer, Grant):
+            self._took(answer)
+
+    @any_worker()
+    @rule(worker=workers(), is_lost=lost)
+    def hand_over(self, worker: Worker, is_lost: bool) -> None:
+        lease = worker.grant.lease
+        answer = self.ask(lambda: self.store.hand_over(lease, kept_s=LEASE_S), is_lost)
+        assert answer == predicted(lambda: self.model.hand_over(lease))
+        if self.wrote(worker, answer) and lease.nonce not in self.released:
+            self.released.add(lease.nonce)
+            self.writes += 1
 
     @any_worker(has_no_calls)
     @rule(
@@ -279,7 +324,7 @@ class Sessions(RuleBasedStateMachine):
             self.wrote(worker, answer)
             self.writes += 1
 
-    @precondition(lambda self: self.model.lease)
+    @precondition(lambda self: self.model.is_held)
     @rule(is_lost=lost)
     def interrupt(self, is_lost: bool) -> None:
         async def is_asked() -> bool:
@@ -305,11 +350,11 @@ class Sessions(RuleBasedStateMachine):
             begin = partial(self.store.begin, self.sid, ME, late, nonce=nonce)
             assert self.ask(begin, is_lost) is LeaseLost
 
-    @precondition(lambda self: self.model.lease)
+    @precondition(lambda self: self.model.is_held)
     @rule()
     def the_lease_runs_out(self) -> None:
         self.wait(lose_lease(self.redis, self.sid))
-        self.model.lease = None
+        self.model.lease = self.model.handed = None
 
     # Events and tools.
 

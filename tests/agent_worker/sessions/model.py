@@ -22,6 +22,7 @@ from agent_worker.sessions import (
     Grant,
     Lease,
     Nothing,
+    NotTaken,
     Queued,
     Replay,
     Summary,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 MOST_WAITING = 3
 NO_SUMMARY = Summary("", 0)
+FOR_A_WHILE = 1.0
 IT_MAY_HAVE_BEEN_DONE = "unknown: interrupted; it may have been done, and is not repeated"
 
 
@@ -83,12 +85,17 @@ class Model:
     step_event: str = "0-0"
     step_from: int = 0
     is_asked_to_stop: bool = False
+    #: Where each turn began, in the order of the turns: `<fence>-0`, and how many events before.
+    begins: dict[str, int] = field(default_factory=dict)
+    #: Whether the last turn told of an error as its end; whose lease was handed over, and is kept.
+    has_failed: bool = False
+    handed: Lease | None = None
 
     @property
     def status(self) -> Status:
         if self.state == "idle":
             return "idle"
-        return "running" if self.lease else "interrupted"
+        return "running" if self.is_held else "interrupted"
 
     @property
     def last_event(self) -> str:
@@ -112,21 +119,50 @@ class Model:
             if known.state == "running":
                 if self.turn_at != known.turn_at or self.state == "idle":
                     raise TurnAbandoned
-                if self.lease:
+                if self.is_held:
                     raise TurnBusy
                 outcome = "RESUME"
-            elif self.lease:
+            elif self.is_held:
                 return Queued(len(self.inbox))
             else:
                 message = None  # it is in the inbox
-        if self.lease:
+        if self.is_held:
             return self._wait(message, key, policy)
         if outcome != "RESUME":
             if message is None and not self.inbox:
                 return Nothing
             self._open(outcome, message, key, fence)
+        return self._take(nonce, fence, outcome)
+
+    def take_over(self, turn: str, nonce: str, fence: int, *, is_silent: bool) -> Grant | NotTaken:
+        """`is_silent`: nothing was heard of its holder for as long as was asked for."""
+        state, _ = self.told_of(turn)
+        if state in {"told", "untold"}:
+            return NotTaken(None)
+        if state == "held" and (self.is_asked_to_stop or not is_silent):
+            return NotTaken(FOR_A_WHILE)
+        return self._take(nonce, fence, "RESUME")
+
+    def hand_over(self, lease: Lease) -> None:
+        if self.handed != lease:
+            self._check_holder(lease)
+            self.lease, self.handed = None, lease
+            self.version += 1
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a lease keeps others from beginning."""
+        return self.lease is not None or self.handed is not None
+
+    @property
+    def turn(self) -> str:
+        """The fence with which the last turn began."""
+        return list(self.begins)[-1].split("-")[0] if self.begins else ""
+
+    def _take(self, nonce: str, fence: int, outcome: str) -> Grant:
         self.lease = Lease(self.sid, ME, fence, nonce)
         self.nonce, self.state, self.is_asked_to_stop = nonce, "running", False
+        self.has_failed, self.handed = False, None
         self.version += 1
         return self._grant(outcome)
 
@@ -151,6 +187,7 @@ class Model:
                 self.of_turn.append(its_key)
                 self.keys[its_key] = Key(each["content"], "running", self.turn_at)
         self.step_event, self.step_from = f"{fence}-0", len(self.events)
+        self.begins[self.step_event] = len(self.events)
 
     def _close_open_calls(self) -> None:
         asked_at = len(self.history) - 1
@@ -181,6 +218,7 @@ class Model:
             last_event=self.last_event,
             step_event=self.step_event,
             emitted=emitted if outcome == "RESUME" else "",
+            turn_event=f"{self.turn}-0",
         )
 
     def commit(
@@ -211,7 +249,7 @@ class Model:
             messages = self.history[self.turn_at :]
             answer = Answer(self.sid, self.step, turn_text(messages), is_final=True)
             for key in self.of_turn:
-                replay = Replay(lease.fence, answer, self.last_event, messages)
+                replay = Replay(lease.fence, answer, self.last_event, messages, f"{self.turn}-0")
                 self.keys[key] = Key(self.keys[key].content, "done", self.turn_at, replay)
         return self.version, self.step, len(self.inbox)
 
@@ -223,14 +261,13 @@ class Model:
         if self.lease is not None and self.lease.nonce == nonce:
             self.lease, self.state = None, "interrupted"
             self.version += 1
-        elif self.lease is not None or self.state != "interrupted" or self.nonce != nonce:
+        elif self.is_held or self.state != "interrupted" or self.nonce != nonce:
             return None
         return len(self.inbox)
 
     def interrupt(self) -> bool:
-        if self.lease is not None:
-            self.is_asked_to_stop = True
-        return self.lease is not None
+        self.is_asked_to_stop = self.is_asked_to_stop or self.is_held
+        return self.is_held
 
     def _check_holder(self, lease: Lease) -> None:
         if self.lease != lease:
@@ -241,7 +278,21 @@ class Model:
     def append(self, lease: Lease, events: Sequence[Event]) -> bool:
         self._check_holder(lease)
         self._log(events)
+        self.has_failed = self.has_failed or bool(events and events[-1].name == "error")
         return self.is_asked_to_stop
+
+    def told_of(self, turn: str) -> tuple[str, list[Event]]:
+        """Who goes on with a turn, and all of its events."""
+        ends = dict(zip(self.begins, [*list(self.begins.values())[1:], None], strict=True))
+        events = self.events[self.begins[f"{turn}-0"] : ends[f"{turn}-0"]]
+        is_last = turn == self.turn
+        if is_last and self.state == "idle":
+            return "told", events
+        if is_last and not self.has_failed and (self.is_held or not self.is_asked_to_stop):
+            is_free = not self.is_asked_to_stop and self.lease is None
+            return "free" if is_free else "held", events
+        is_told = events and events[-1].name in {"done", "error"}
+        return "told" if is_told else "untold", events
 
     def _log(self, events: Sequence[Event]) -> None:
         known = {event.id for event in self.events}

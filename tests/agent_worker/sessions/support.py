@@ -135,15 +135,31 @@ OPERATIONS: dict[str, Callable[[SessionStore, Lease], Awaitable[object]]] = {
     "begin with its key": lambda store, lease: _begin_by(store, lease, HELLO, idempotency_key="k"),
     "enqueue": lambda store, lease: _begin_by(store, lease, HELLO, policy="enqueue"),
     "take what waits": lambda store, lease: _begin_by(store, lease, None),
+    "take over": lambda store, lease: store.take_over(
+        lease.session_id, lease.principal, str(lease.fence), nonce="other.nonce", silent_s=0
+    ),
+    "hand over": lambda store, lease: store.hand_over(lease, kept_s=5),
     "release": lambda store, lease: store.release(lease.session_id, lease.principal, lease.nonce),
     "interrupt": lambda store, lease: store.interrupt(lease.session_id, lease.principal),
     "events": lambda store, lease: store.events.page(lease.session_id, lease.principal, None),
+    "events of a turn": lambda store, lease: store.events.of_turn(
+        lease.session_id, lease.principal, str(lease.fence), None
+    ),
     "read": lambda store, lease: store.read(lease.session_id, lease.principal),
     "check": lambda store, lease: store.check(lease.session_id, lease.principal),
     "delete": lambda store, lease: store.delete(lease.session_id, lease.principal),
 }
 # Those that only the lease's holder can do.
-UNDER_A_LEASE = ("commit", "end", "renew", "append", "tool_begin", "tool_end", "not_run")
+UNDER_A_LEASE = (
+    "commit",
+    "end",
+    "renew",
+    "append",
+    "tool_begin",
+    "tool_end",
+    "not_run",
+    "hand over",
+)
 
 
 async def busy_session(store: SessionStore) -> tuple[str, Grant]:

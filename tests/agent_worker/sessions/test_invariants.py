@@ -42,6 +42,10 @@ class Invariants(Sessions):
         page = self.wait(self.store.events.page(self.sid, ME, None))
         assert (page.last, page.status) == (model.last_event, model.status)
         assert not page.is_trimmed
+        for begun in list(model.begins)[-2:]:
+            turn = begun.partition("-")[0]
+            of_turn = self.wait(self.store.events.of_turn(self.sid, ME, turn, None))
+            assert (of_turn.state, of_turn.events) == model.told_of(turn)
         assert len(self.held.get("ev", [])) == len(model.events)
         calls = {name for name in self.held.get("tools", ()) if not name.endswith(":result")}
         assert calls == model.ledger.keys()

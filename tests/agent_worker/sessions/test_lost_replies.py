@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.errors import LeaseLost, SessionNotFound
-from agent_worker.sessions import Client, Queued, SessionStore, new_session_id, session_keys
+from agent_worker.sessions import (
+    Client,
+    Grant,
+    Queued,
+    SessionStore,
+    new_nonce,
+    new_session_id,
+    session_keys,
+)
 from agent_worker.sessions.scripts import load_scripts
 from tests.agent_worker.sessions.support import (
     HELLO,
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from agent_worker.sessions import Grant
     from agent_worker.sessions.scripts import Script
 
     Operation = Callable[[SessionStore, str, Grant], Awaitable[object]]
@@ -45,6 +52,11 @@ async def _begin(
     """A new turn: the one that ran is given back before, which may be done again as well."""
     await store.release(sid, ME, grant.lease.nonce)
     return await store.begin(sid, ME, user(content), nonce="again", **options)
+
+
+async def _take_over(store: SessionStore, sid: str, grant: Grant) -> object:
+    turn = str(grant.lease.fence)
+    return await store.take_over(sid, ME, turn, nonce="again", silent_s=0)
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -72,6 +84,8 @@ OPERATIONS: dict[str, Operation] = {
         store, grant, HI, expected_version=3, commit_id="again", events=[delta(grant, 2, "!")]
     ),
     "renew": lambda store, sid, grant: store.renew(grant.lease),
+    "take over": lambda store, sid, grant: _take_over(store, sid, grant),
+    "hand over": lambda store, sid, grant: store.hand_over(grant.lease, kept_s=5),
     "release": lambda store, sid, grant: store.release(sid, ME, grant.lease.nonce),
     "interrupt": lambda store, sid, grant: _is_asked(store, sid),
     "append": lambda store, sid, grant: store.events.append(
@@ -135,7 +149,12 @@ async def test_a_session_of_lost_replies_is_as_any_other(
     )
     assert (await finish(store, grant, expected_version=version))[2] == 1
     following = await begin(store, sid, "next")
-    assert await store.release(sid, ME, following.lease.nonce) == 0
+    turn = str(following.lease.fence)
+    await store.hand_over(following.lease, kept_s=5)
+    taken = await store.take_over(sid, ME, turn, nonce=new_nonce(), silent_s=3600)
+    assert isinstance(taken, Grant)
+    assert (await store.events.of_turn(sid, ME, turn, None)).state == "held"
+    assert await store.release(sid, ME, taken.lease.nonce) == 0
     view = await store.read(sid, ME)
     assert view.messages == [
         HELLO,
@@ -145,7 +164,7 @@ async def test_a_session_of_lost_replies_is_as_any_other(
         user("later"),
         user("next"),
     ]
-    assert (view.version, view.waiting) == (7, 0)
+    assert (view.version, view.waiting) == (9, 0)
     assert [event.id for event in (await store.events.page(sid, ME, None)).events] == []
     assert await redis.xlen(key_of(sid, "ev")) == 1
     await store.outbox.read(sid)

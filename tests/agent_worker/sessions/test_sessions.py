@@ -71,6 +71,8 @@ OPTIONAL = (
     "turn_before",
     "first_event",
     "begun",
+    "turns",
+    "lease_ms",
     "requests",
 )
 

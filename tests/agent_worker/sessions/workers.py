@@ -112,4 +112,7 @@ some_calls = st.lists(
     min_size=1,
     max_size=2,
 )
-some_names = st.lists(st.sampled_from(["message.delta", "message.delta", "rewind"]), max_size=4)
+some_names = st.lists(
+    st.sampled_from(["message.delta", "message.delta", "message.delta", "rewind", "error"]),
+    max_size=4,
+)

@@ -1,0 +1,282 @@
+"""A worker that shuts down gives its turns to others, if their clients can go on there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent_worker.errors import Draining
+from agent_worker.runtime import TurnRequest
+from agent_worker.runtime import turn as turns
+from agent_worker.sessions import session_keys
+from agent_worker.tasks import spawn
+from agent_worker.tools import Toolbox
+from tests.agent_worker.runtime.support import (
+    SSE,
+    PausedEngine,
+    asks,
+    create,
+    die,
+    post,
+    speech,
+    told,
+)
+from tests.agent_worker.support import (
+    FunctionTool,
+    PlannedEngine,
+    all_events,
+    deltas,
+    read_events,
+    until,
+)
+from tests.agent_worker.takeover.support import ACCEPTS
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+    from redis.asyncio import Redis
+
+    from agent_worker.sessions import SessionStore
+    from tests.agent_worker.conftest import StartWorker
+    from tests.agent_worker.support import RunningWorker
+
+
+async def _look(arguments: Any, context: Any) -> str:
+    return "seen"
+
+
+BOX = Toolbox([FunctionTool("look", _look)])
+GONE_ON = [("user", "go"), ("assistant", "I look. "), ("tool", "seen"), ("assistant", "I see.")]
+
+
+def first_step() -> PausedEngine:
+    """It says something, stands still, and asks for a tool; then it would end the turn."""
+    return PausedEngine([*speech("I look. "), None, asks("look")], speech("Here."))
+
+
+async def open_turn(
+    http: ClientSession, worker: RunningWorker, sid: str, **headers: str
+) -> ClientResponse:
+    url = worker.sessions(sid, "messages")
+    response = await http.post(url, json={"content": "go"}, headers={**SSE, **headers})
+    assert response.status == 200
+    return response
+
+
+def resume(
+    http: ClientSession, worker: RunningWorker, path: str, after: str, **headers: str
+) -> Any:
+    return http.get(worker.url + path, headers={**headers, "Last-Event-ID": after})
+
+
+async def leave(http: ClientSession, worker: RunningWorker, how: str) -> None:
+    if how == "SIGTERM":
+        await worker.worker.drain()
+    else:
+        async with http.post(worker.url + "/drain") as response:
+            assert response.status == 202
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "POST /drain"])
+async def test_a_turn_is_handed_over_behind_its_step_and_goes_on_elsewhere(
+    http: ClientSession,
+    start_worker: StartWorker,
+    redis: Redis,
+    store: SessionStore,
+    how: str,
+) -> None:
+    engine = first_step()
+    first = await start_worker(engine=engine, toolbox=BOX)
+    other = await start_worker(engine=PlannedEngine(speech("I see.")), toolbox=BOX)
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+        path = stream.headers["X-Hermes-Resume"]
+        events = read_events(stream)
+        seen = [await anext(events)]
+        await leave(http, first, how)
+        engine.gate.set()
+        rest = [event async for event in events]
+    assert (rest[-1].id, rest[-1].name) == ("", "handover")
+    assert rest[-1].data == {"turn": path.partition("=")[2]}
+    seen += rest[:-1]
+    log = await redis.xrange(session_keys(sid)[4])
+    assert [event_id for event_id, _ in log] == [event.id for event in seen]
+    async with resume(http, other, path, seen[-1].id) as response:
+        seen += await all_events(response)
+    assert deltas(seen) == seen[-1].data["content"] == "I look. I see."
+    assert await told(store, sid) == GONE_ON
+    await first.worker.turns.wait_idle()
+
+
+async def test_a_turn_in_its_last_step_ends_here(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
+    sid = await create(http, worker)
+    async with await open_turn(http, worker, sid, **ACCEPTS) as stream:
+        events = read_events(stream)
+        await anext(events)
+        await worker.worker.drain()
+        engine.gate.set()
+        assert [event.name async for event in events] == ["done"]
+
+
+@pytest.mark.parametrize("kind", ["stream", "JSON"])
+async def test_a_client_that_does_not_go_on_elsewhere_keeps_its_worker(
+    http: ClientSession, start_worker: StartWorker, store: SessionStore, kind: str
+) -> None:
+    """Its stream came without the header; or it waits for one answer, whatever it says."""
+    engine = first_step()
+    worker = await start_worker(engine=engine, toolbox=BOX)
+    sid = await create(http, worker)
+    url = worker.sessions(sid, "messages")
+    headers = SSE if kind == "stream" else ACCEPTS
+    asked = spawn(http.post(url, json={"content": "go"}, headers=headers), name="turn")  # type: ignore[arg-type]
+    await engine.paused.wait()
+    await worker.worker.drain()
+    engine.gate.set()
+    async with await asked as response:
+        assert response.status == 200
+        if kind == "stream":
+            assert (await all_events(response))[-1].name == "done"
+        else:
+            assert (await response.json())["content"] == "I look. Here."
+    assert [role for role, _ in await told(store, sid)] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+
+
+@pytest.mark.parametrize("headers", [ACCEPTS, {}])
+async def test_who_follows_the_turn_of_another_worker_goes_on_at_once(
+    http: ClientSession, start_worker: StartWorker, headers: dict[str, str]
+) -> None:
+    first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
+    leaving = await start_worker(engine=PlannedEngine())
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid) as stream:
+        path = stream.headers["X-Hermes-Resume"]
+        async with resume(http, leaving, path, "0-1", **headers) as response:
+            events = read_events(response)
+            assert (await anext(events)).data == {"content": "one "}
+            await leaving.worker.drain()
+            rest = [(event.id, event.name) async for event in events]
+        assert rest == ([("", "handover")] if headers else [])
+        engine.gate.set()
+        assert (await all_events(stream))[-1].name == "done"
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "POST /drain"])
+async def test_a_worker_that_leaves_takes_nothing_over(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, how: str
+) -> None:
+    first = await start_worker(engine=PausedEngine([*speech("one "), None]))
+    leaving = await start_worker(engine=PlannedEngine())
+    sid = await create(http, first)
+    stream = await open_turn(http, first, sid)
+    seen = await anext(read_events(stream))
+    await die(first, redis, sid)
+    await leave(http, leaving, how)
+    async with resume(http, leaving, stream.headers["X-Hermes-Resume"], seen.id) as response:
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "1"
+        assert (await response.json())["error"]["code"] == "draining"
+    stream.close()
+
+
+async def test_a_worker_that_has_begun_to_leave_takes_nothing_over_for_whom_it_let_in_before(
+    start_worker: StartWorker,
+) -> None:
+    leaving = await start_worker(engine=PlannedEngine())
+    await leaving.worker.drain()
+    asked = TurnRequest("s" * 32, "anonymous", None)
+    with pytest.raises(Draining):
+        async with leaving.worker.turns.take_over(asked, "1", silent_s=0):
+            raise AssertionError
+
+
+async def test_a_turn_that_begins_on_a_worker_that_leaves_is_handed_over_too(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    """After `POST /drain` it serves what comes, for as long as it must."""
+    engine = PlannedEngine([*speech("I look. "), asks("look")])
+    leaving = await start_worker(engine=engine, toolbox=BOX)
+    other = await start_worker(engine=PlannedEngine(speech("I see.")), toolbox=BOX)
+    await leave(http, leaving, "POST /drain")
+    sid = await create(http, leaving)
+    async with await open_turn(http, leaving, sid, **ACCEPTS) as stream:
+        path, seen = stream.headers["X-Hermes-Resume"], await all_events(stream)
+    assert seen.pop().name == "handover"
+    async with resume(http, other, path, seen[-1].id) as response:
+        seen += await all_events(response)
+    assert deltas(seen) == seen[-1].data["content"] == "I look. I see."
+
+
+async def test_a_turn_that_was_taken_over_is_handed_over_as_well(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+) -> None:
+    first = await start_worker(engine=PausedEngine([*speech("I "), None]), toolbox=BOX)
+    engine = PausedEngine([*speech("look. "), None, asks("look")], can_continue=True)
+    second = await start_worker(engine=engine, toolbox=BOX)
+    third = await start_worker(engine=PlannedEngine(speech("I see.")), toolbox=BOX)
+    sid = await create(http, first)
+    stream = await open_turn(http, first, sid, **ACCEPTS)
+    path, seen = stream.headers["X-Hermes-Resume"], [await anext(read_events(stream))]
+    await die(first, redis, sid)
+    async with resume(http, second, path, seen[-1].id, **ACCEPTS) as response:
+        events = read_events(response)
+        seen.append(await anext(events))
+        await second.worker.drain()
+        engine.gate.set()
+        assert [(event.id, event.name) async for event in events] == [("", "handover")]
+    async with resume(http, third, path, seen[-1].id, **ACCEPTS) as response:
+        seen += await all_events(response)
+    assert deltas(seen) == seen[-1].data["content"] == "I look. I see."
+    assert await told(store, sid) == GONE_ON
+    stream.close()
+
+
+async def test_no_other_message_takes_the_place_of_a_turn_that_was_handed_over(
+    http: ClientSession,
+    start_worker: StartWorker,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not for as long as a balancer needs to find a worker; then it may."""
+    monkeypatch.setattr(turns, "_HANDED_S", 3600.0)
+    first = await start_worker(engine=(engine := first_step()), toolbox=BOX)
+    other = await start_worker(engine=PlannedEngine(speech("Hm.")), toolbox=BOX)
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+        events = read_events(stream)
+        await anext(events)
+        await first.worker.drain()
+        engine.gate.set()
+        assert [event.name async for event in events][-1] == "handover"
+    await until(lambda: len(first.worker.turns) == 0)
+    refused = await post(http, other, sid, "and now?")
+    assert (refused.status, refused.error) == (409, "turn_in_progress")
+    assert 0 < await redis.pttl(session_keys(sid)[1]) <= 3_600_000
+    await redis.delete(session_keys(sid)[1])
+    assert (await post(http, other, sid, "and now?")).status == 200
+
+
+async def test_who_lost_its_turn_to_another_worker_is_sent_there(
+    http: ClientSession, start_worker: StartWorker, redis: Redis
+) -> None:
+    first = await start_worker(
+        engine=(engine := PausedEngine([*speech("one "), None, *speech("x")]))
+    )
+    other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+        path, events = stream.headers["X-Hermes-Resume"], read_events(stream)
+        seen = [await anext(events)]
+        await redis.delete(session_keys(sid)[1])
+        async with resume(http, other, path, seen[-1].id) as response:
+            seen += await all_events(response)
+        engine.gate.set()
+        assert [event.name async for event in events] == ["handover"]
+    assert deltas(seen) == "one two"

@@ -1,0 +1,173 @@
+"""Workers are killed in the middle of a sentence, and no client sees more of it than a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from agent_worker.redis_server import RedisServer
+from hermes_lb import LoadBalancer
+from tests.agent_worker.support import Event, deltas, event_order, read_events, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+WORDS = 120
+SESSIONS = "/api/agent/sessions"
+
+
+class Fleet:
+    """Worker processes on ports that stay theirs, so that a killed one can come back."""
+
+    def __init__(self, redis_url: str, count: int) -> None:
+        self._redis_url = redis_url
+        self.ports = [0] * count
+        self.processes: dict[int, asyncio.subprocess.Process] = {}
+
+    async def start(self, number: int) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "agent_worker", "--port", str(self.ports[number])),
+            *("--redis-url", self._redis_url, "--name", f"w{number}"),
+            *("--token-interval", "20ms", "--blobs", "off"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        self.ports[number] = int(line.partition("127.0.0.1:")[2].split()[0])
+        self.processes[number] = process
+
+    async def kill(self, number: int) -> None:
+        """kill -9."""
+        self.processes[number].send_signal(signal.SIGKILL)
+        await self.processes[number].wait()
+
+    async def close(self) -> None:
+        for process in self.processes.values():
+            if process.returncode is None:
+                # A stopped one would not end.
+                os.kill(process.pid, signal.SIGCONT)
+                process.kill()
+            await process.wait()
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+async def fleet(redis_server: RedisServer) -> AsyncIterator[Fleet]:
+    fleet = Fleet(redis_server.url, 3)
+    try:
+        await asyncio.gather(*(fleet.start(number) for number in range(3)))
+        yield fleet
+    finally:
+        await fleet.close()
+
+
+@pytest.fixture
+async def api(fleet: Fleet) -> AsyncIterator[str]:
+    """The sessions' URL at a balancer before the fleet."""
+    servers = [{"name": f"w{n}", "address": f"127.0.0.1:{p}"} for n, p in enumerate(fleet.ports)]
+    route = {"path_prefix": "/", "backend": "agents", "resume": True}
+    config: dict[str, Any] = {
+        "admin": {"enabled": False},
+        "log": {"access": "off"},
+        "frontends": [{"name": "public", "bind": "127.0.0.1:0", "routes": [route]}],
+        "backends": {"agents": {"balance": "leastconn", "servers": servers}},
+    }
+    async with LoadBalancer(config) as lb:
+        yield lb.url + SESSIONS
+
+
+@dataclass
+class Turn:
+    """A streamed turn as its client sees it: one response."""
+
+    events: list[Event] = field(default_factory=list)
+    worker: str = ""
+    #: The longest silence between two events, in seconds.
+    gap: float = 0.0
+    session_id: str = ""
+
+    async def run(self, http: aiohttp.ClientSession, api: str, content: str) -> None:
+        async with http.post(api) as response:
+            self.session_id = (await response.json())["session_id"]
+        url, headers = f"{api}/{self.session_id}/messages", {"Accept": "text/event-stream"}
+        async with http.post(url, json={"content": content}, headers=headers) as response:
+            assert response.status == 200
+            self.worker = response.headers["X-Hermes-Worker"]
+            last = time.monotonic()
+            async for event in read_events(response):
+                now = time.monotonic()
+                self.gap, last = max(self.gap, now - last), now
+                self.events.append(event)
+
+    def check(self) -> None:
+        """All of it, once, in order."""
+        assert self.events[-1].name == "done"
+        assert len(deltas(self.events).split()) == WORDS
+        assert deltas(self.events) == self.events[-1].data["content"]
+        order = [event_order(event.id) for event in self.events]
+        assert order == sorted(set(order))
+
+
+async def test_streams_outlive_their_workers(fleet: Fleet, api: str) -> None:
+    rng = random.Random(7)
+    async with AsyncExitStack() as stack:
+        timeout = aiohttp.ClientTimeout(total=60)
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        turns = [Turn() for _ in range(9)]
+        tasks = [group.create_task(turn.run(http, api, f"write {WORDS} words")) for turn in turns]
+        killed = set()
+        # Each worker once, whenever its own streams are somewhere in the middle.
+        for number in rng.sample(range(3), 3):
+            words = rng.randrange(5, 30)
+            before = max(len(turn.events) for turn in turns)
+            await until(
+                lambda before=before, words=words: (
+                    max(len(turn.events) for turn in turns) >= before + words
+                )
+            )
+            await fleet.kill(number)
+            killed.add(f"w{number}")
+            await fleet.start(number)
+        await asyncio.gather(*tasks)
+    assert killed == {turn.worker for turn in turns}, "every worker served some of them first"
+    for turn in turns:
+        turn.check()
+    print("longest gaps:", sorted(round(turn.gap, 2) for turn in turns))
+
+
+async def test_a_worker_that_is_told_to_end_hands_its_turns_over(fleet: Fleet, api: str) -> None:
+    """Between two steps: the calculator's answer comes from another worker."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+        turn = Turn()
+        running = asyncio.ensure_future(  # noqa: TID251
+            turn.run(http, api, "calculate 2 + 3")
+        )
+        await until(lambda: turn.events)
+        number = int(turn.worker.removeprefix("w"))
+        fleet.processes[number].send_signal(signal.SIGTERM)
+        await running
+    assert turn.events[-1].name == "done"
+    assert turn.events[-1].data["content"] == "Let me use calculator. 2 + 3 = 5."
+    assert deltas(turn.events) == turn.events[-1].data["content"]
+    assert "handover" not in {event.name for event in turn.events}
+    assert await fleet.processes[number].wait() == 0
