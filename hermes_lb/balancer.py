@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from hermes_lb.config import load_config
@@ -17,7 +18,7 @@ from hermes_lb.health import HealthChecker
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed
-from hermes_lb.proxy import Backend, Context, Frontend, Sweep
+from hermes_lb.proxy import Backend, Context, Frontend, Sweep, has_moved
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -112,8 +113,14 @@ class LoadBalancer:
         self._backends = {
             name: Backend(name, backend, context) for name, backend in configured.backends.items()
         }
+        for backend in self._backends.values():
+            starting.push_async_callback(backend.pins.close)
         checks = HealthChecker(
-            self.pools, configured.backends, rng=random.Random(), clock=context.clock
+            self.pools,
+            configured.backends,
+            rng=random.Random(),
+            clock=context.clock,
+            moved=partial(has_moved, context),
         )
         await checks.start()
         starting.push_async_callback(checks.stop)

@@ -1,5 +1,6 @@
 """Who served this client before: wraps any strategy."""
 
-from hermes_lb.affinity.cookie import CookieAffinity, request_letter
+from hermes_lb.affinity.cookie import CookieAffinity, Reading, request_letter
+from hermes_lb.affinity.stick import StickRules, Stuck
 
-__all__ = ["CookieAffinity", "request_letter"]
+__all__ = ["CookieAffinity", "Reading", "StickRules", "Stuck", "request_letter"]

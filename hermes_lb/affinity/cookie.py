@@ -1,4 +1,8 @@
-"""Cookie affinity: HAProxy's `cookie NAME insert indirect nocache`.
+"""Cookie affinity: HAProxy's `cookie NAME insert indirect nocache`, `rewrite` and `prefix`.
+
+    insert     a cookie of ours, which the servers do not see
+    rewrite    a cookie of the servers', whose value is ours on its way
+    prefix     a cookie of the servers', whose value has ours before it, for the client only
 
 HAProxy, `http_ana.c`: `http_manage_client_side_cookies`, `http_manage_server_side_cookies`,
 `http_process_res_common`. Checked against a running HAProxy 2.6; where this differs, it says why.
@@ -7,9 +11,12 @@ Every byte that is sent comes from the configuration, so nothing can be injected
 
 from __future__ import annotations
 
+import hmac
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from hermes_lb.affinity.dates import from_text, is_past, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,7 +25,19 @@ if TYPE_CHECKING:
     from hermes_lb.http1 import ResponseHead
     from hermes_lb.pool import Server
 
+
+class Reading(NamedTuple):
+    """What a client's cookie says now. `letter`: E or O if it is too old, else empty."""
+
+    server: Server | None
+    letter: str = ""
+    #: Seconds since 1970, 0 for none.
+    last: int = 0
+    first: int = 0
+
+
 _SPACE = b" \t"
+_PREFIX_END = b"~"
 # A quoted string, closed or running to the end, or a delimiter outside of one.
 _MARK = re.compile(rb'"(?:[^"\\]|\\.)*"?|[;,]', re.DOTALL)
 
@@ -37,16 +56,25 @@ class CookieAffinity:
     def __init__(self, configured: config.CookieAffinity, servers: Sequence[Server]) -> None:
         self._name = configured.cookie.encode("ascii")
         self._prefix = self._name + b"="
+        self.inserts = configured.mode == "insert"
+        self._has_prefixes = configured.mode == "prefix"
+        self._max_idle = configured.max_idle
+        self._max_life = configured.max_life
+        self.has_dates = bool(configured.max_idle or configured.max_life)
+        self._attributes = _attributes(configured)
         self._nocache = configured.nocache
         self._preserve = configured.preserve
         self._named: dict[bytes, Server] = {}
+        self._values: dict[Server, bytes] = {}
         self._set_cookies: dict[Server, bytes] = {}
         self._inserted: dict[Server, tuple[bytes, bytes]] = {}  # without and with nocache's field
-        attributes = _attributes(configured)
         for server in servers:
             value = (server.config.cookie or server.name).encode("ascii")
+            if configured.secret is not None:
+                value = keyed(configured.secret, value)
             self._named[value] = server
-            set_cookie = self._prefix + value + attributes
+            self._values[server] = value
+            set_cookie = self._prefix + value + self._attributes
             self._set_cookies[server] = set_cookie
             line = b"Set-Cookie: %b\r\n" % set_cookie
             self._inserted[server] = (line, line + b"Cache-Control: private\r\n")
@@ -54,9 +82,10 @@ class CookieAffinity:
     def extract(self, values: list[bytes]) -> tuple[bytes | None, list[bytes]]:
         """The affinity cookie's value, None if absent, and the Cookie headers without it.
 
-        The other cookies stay byte for byte as they were, and a header that has none left is
-        dropped. Every pair of that name is removed. Of several, the first that names a server
-        that is up counts, else the first that names one, else the first (HAProxy's order).
+        `rewrite` leaves them as they are, `prefix` takes our part of the value out. The other
+        cookies stay byte for byte as they were, and a header that has none left is dropped. Every
+        pair of that name is removed. Of several, the first that names a server that is up counts,
+        else the first that names one, else the first (HAProxy's order).
 
         Pairs end at `;` outside of double quotes, as RFC 6265 and Python's and most servers'
         parsers have it. HAProxy also ends them at a comma, which would cut other cookies' values.
@@ -67,6 +96,8 @@ class CookieAffinity:
                 break
         else:
             return None, values
+        if not self.inserts:
+            return self._extract_servers_own(values)
         found: list[bytes] = []
         remaining: list[bytes] = []
         for value in values:
@@ -76,6 +107,29 @@ class CookieAffinity:
         if len(found) > 1:
             return self._most_useful(found), remaining
         return (found[0] if found else None), remaining
+
+    def _extract_servers_own(self, values: list[bytes]) -> tuple[bytes | None, list[bytes]]:
+        found: list[bytes] = []
+        kept = [
+            b";".join(self._without_prefix(pair, found) for pair in _split(value, b";"))
+            for value in values
+        ]
+        return (self._most_useful(found) if found else None), kept
+
+    def _without_prefix(self, pair: bytes, found: list[bytes]) -> bytes:
+        """The pair as the server shall see it; our part of its value goes to `found`."""
+        stripped = pair.strip(_SPACE)
+        if not stripped.startswith(self._prefix):
+            return pair
+        value = stripped[len(self._prefix) :]
+        if not self._has_prefixes:
+            found.append(value)
+            return pair
+        ours, mark, own = value.partition(_PREFIX_END)
+        if not mark:
+            return pair  # the server's alone: it was set before we were there
+        found.append(ours)
+        return pair[: len(pair) - len(pair.lstrip(_SPACE))] + self._prefix + own
 
     def _removed(self, value: bytes, found: list[bytes]) -> bytes:
         """What is left of one Cookie header; the affinity cookie's values go to `found`."""
@@ -128,6 +182,34 @@ class CookieAffinity:
             server = self._named.get(value.partition(b"|")[0])
         return server
 
+    def read(self, value: bytes, now: int) -> Reading:
+        """Like `server_for`, unless the cookie is too old (`has_dates`); `now`: since 1970."""
+        name, _, dates = value.partition(b"|")
+        last_text, _, first_text = dates.partition(b"|")
+        last, first = from_text(last_text), from_text(first_text)
+        if self._max_life and first and is_past(first, self._max_life, now):
+            return Reading(None, "O")
+        if self._max_idle and last and is_past(last, self._max_idle, now):
+            return Reading(None, "E")
+        return Reading(self._named.get(name), "", last, first)
+
+    def dated(self, server: Server, reading: Reading, now: int) -> bytes | None:
+        """The Set-Cookie value that keeps the client on `server`; None: its own is good enough.
+
+        HAProxy's rule: with `max_idle` the date of last use is told anew once it has passed.
+        """
+        is_due = (
+            reading.server is not server
+            or ((self._max_idle or reading.last) and reading.last < now)
+            or bool(self._max_life) != bool(reading.first)
+        )
+        if not is_due:
+            return None
+        value = self._prefix + self._values[server] + b"|" + to_text(now)
+        if self._max_life:
+            value += b"|" + (to_text(reading.first) if reading.first else to_text(now))
+        return value + self._attributes
+
     def set_cookie(self, server: Server) -> bytes:
         """The value of the Set-Cookie header that names `server`.
 
@@ -139,6 +221,15 @@ class CookieAffinity:
     def strips(self, set_cookie_value: bytes) -> bool:
         """True if a server's own Set-Cookie must be removed: it bears our name."""
         return not self._preserve and self._is_ours(set_cookie_value)
+
+    def rewritten(self, set_cookie_value: bytes, server: Server) -> bytes:
+        """A server's own Set-Cookie of our name, as the client shall get it (not `insert`)."""
+        name, _, rest = set_cookie_value.partition(b"=")
+        own, semicolon, attributes = rest.partition(b";")
+        value = self._values[server]
+        if self._has_prefixes:
+            value += _PREFIX_END + own.lstrip(_SPACE)
+        return name + b"=" + value + semicolon + attributes
 
     def preserves(self, set_cookie_value: bytes) -> bool:
         """True if a server's own Set-Cookie bears our name and stays; then ours is not sent."""
@@ -177,8 +268,13 @@ class CookieAffinity:
         """
         return self._nocache and status >= 200 and _is_cacheable(method, status, tuple(headers))
 
-    def inserted(self, server: Server, method: bytes, head: ResponseHead) -> bytes:
-        """The fields that insert our cookie into a response, each with its CRLF."""
+    def inserted(
+        self, server: Server, method: bytes, head: ResponseHead, value: bytes | None = None
+    ) -> bytes:
+        """The fields that insert our cookie into a response, each with its CRLF.
+
+        `value`: of `dated`, for cookies with dates.
+        """
         plan, status = head.plan, head.status
         if not self._nocache:
             is_private = False
@@ -190,6 +286,9 @@ class CookieAffinity:
                 and status in _CACHEABLE_STATUSES
                 and method in _CACHEABLE_METHODS
             )
+        if value is not None:
+            private = b"Cache-Control: private\r\n" if is_private else b""
+            return b"Set-Cookie: %b\r\n%b" % (value, private)
         return self._inserted[server][is_private]
 
 
@@ -232,6 +331,14 @@ def request_letter(value: bytes | None, named: Server | None, answered: Server |
         return "I"
     is_valid = named is answered if answered is not None else named.is_up
     return "V" if is_valid else "D"
+
+
+def keyed(secret: str, value: bytes) -> bytes:
+    """What stands for `value` and can't be guessed without `secret`: 32 hexadecimal digits.
+
+    Balancers with the same secret agree, and a client can't make up a server's cookie.
+    """
+    return hmac.digest(secret.encode(), value, "sha256").hex()[:32].encode("ascii")
 
 
 def _attributes(configured: config.CookieAffinity) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from random import Random
 
+    from hermes_lb.http1 import ResponseHead
     from hermes_lb.pool import Pool, Server
 
 
@@ -17,6 +18,11 @@ class Request(Protocol):
     @property
     def client_address(self) -> str:
         """The client's IP address, as text; empty where there is none (a Unix socket)."""
+
+    @property
+    def request_head(self) -> bytes:
+        """Its head as the server will get it, from the first line to the empty one; its body may
+        follow."""
 
     @property
     def tried(self) -> Collection[Server]:
@@ -29,5 +35,13 @@ class Strategy(Protocol):
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         """One of `pool.candidates(request.tried, now)`, or None if there is none.
 
-        `now` is monotonic, in seconds.
+        `now` is monotonic, in seconds. A strategy serves one pool, and may remember its servers.
         """
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A strategy that wants to know how its servers answer."""
+
+    def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
+        """A final response head (or a 101) came, `seconds` after the server was picked."""

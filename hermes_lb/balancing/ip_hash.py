@@ -7,8 +7,10 @@ mapping stays; each further try hashes on. After 21 tries round-robin takes over
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing.round_robin import RoundRobin
@@ -41,26 +43,22 @@ class IpHash:
 
     def __init__(self) -> None:
         self._round_robin = RoundRobin()
+        self._weights: tuple[int, ...] = ()
+        self._sums: list[int] = []  # of the weights up to each server
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         servers = pool.primaries
-        if len(servers) > 1:
-            total = sum(server.weight for server in servers)
+        if pool.weights is not self._weights:
+            self._weights = pool.weights
+            self._sums = list(accumulate(pool.weights))
+        sums = self._sums
+        if len(servers) > 1 and (total := sums[-1]):
             key = hash_key(request.client_address)
             hashed = _SEED
             for _ in range(_MOST_TRIES):
                 for byte in key:
                     hashed = (hashed * 113 + byte) % _MODULUS
-                server = _at(servers, hashed % total)
-                if server not in request.tried and server.may_serve(now) and not server.is_full:
+                server = servers[bisect_right(sums, hashed % total)]
+                if server not in request.tried and server.can_take(now):
                     return server
         return self._round_robin.pick(pool, request, now, rng)
-
-
-def _at(servers: list[Server], position: int) -> Server:
-    """The server whose weight covers `position`, counted from 0."""
-    for server in servers:
-        if position < server.weight:
-            return server
-        position -= server.weight
-    raise ValueError(f"position {position} is beyond the total weight")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing.round_robin import next_in_turn
+from hermes_lb.balancing.turns import Kept, Ranks
 
 if TYPE_CHECKING:
     from random import Random
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 class LeastConn:
     """The least loaded server; best for requests of very different lengths."""
 
+    def __init__(self) -> None:
+        self._kept = Kept(Ranks)
+
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
+        kept = self._kept
+        if pool.version != kept.version or request.tried:
+            kept.refresh(pool, request.tried)
+        if kept.value is not None and (server := kept.value.next()) is not None:
+            return server
         candidates = pool.candidates(request.tried, now)
         if not candidates:
             return None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_lb.balancing.turns import Kept, Ranks, Turns
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 def next_in_turn(candidates: Iterable[Server]) -> Server:
     """The candidate whose turn it is; there must be at least one."""
-    total = most = 0
+    total: float = 0
+    most: float = 0
     best: Server | None = None
     for server in candidates:
         gain = server.effective_weight
@@ -37,6 +40,18 @@ def next_in_turn(candidates: Iterable[Server]) -> Server:
 class RoundRobin:
     """Each server in turn, by weight."""
 
+    def __init__(self) -> None:
+        self._kept = Kept(_keep)
+
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
+        kept = self._kept
+        if pool.version != kept.version or request.tried:
+            kept.refresh(pool, request.tried)
+        if kept.value is not None and (server := kept.value.next()) is not None:
+            return server
         candidates = pool.candidates(request.tried, now)
         return next_in_turn(candidates) if candidates else None
+
+
+def _keep(pool: Pool) -> Turns | Ranks:
+    return Turns(enumerate(pool.up)) if pool.is_steady else Ranks(pool, by_load=False)

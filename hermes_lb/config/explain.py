@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 
 # Words of the design, and of nginx and HAProxy, that are not of this version's configuration.
 _PLANNED = {
-    "balance": ("random", "p2c", "consistent_hash", "maglev", "peak_ewma", "prequal"),
     "format": ("json", "combined"),
 }
-_SAME_THING = {"source": "ip_hash", "rr": "round_robin", "least_connections": "leastconn"}
+_SAME_THING = {
+    "source": "ip_hash",
+    "rr": "round_robin",
+    "least_connections": "leastconn",
+    "hash": "consistent_hash",
+    "ring_hash": "consistent_hash",
+    "power_of_two": "p2c",
+    "ewma": "peak_ewma",
+}
 
 _KIND_NEEDED = {
     "int_type": "an integer",

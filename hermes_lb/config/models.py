@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hermes_lb.config.problems import dotted
 from hermes_lb.config.references import ADMIN_BIND, check_references
@@ -33,10 +41,14 @@ __all__ = [
     "Health",
     "Limits",
     "Log",
+    "Outlier",
+    "Pins",
     "Process",
     "Route",
     "Section",
     "Server",
+    "Stick",
+    "StrategyOptions",
     "Timeouts",
     "status_range",
 ]
@@ -48,7 +60,16 @@ _NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 _COOKIE_NAME = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$"  # RFC 6265 section 4.1.1: a token
 _COOKIE_VALUE = r"^[!#-+\--:<-\[\]-~]{1,128}$"  # RFC 6265 section 4.1.1: cookie-octet
 _DOMAIN = r"^[A-Za-z0-9.-]+$"
+_HEADER_EXPECTED = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(:[\t\x20-\x7e]*)?$"
 _PATH = r"^/[\x21-\x7e]*$"
+
+_HASH_ON = r"^(client|(header|cookie|query):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64})$"
+
+_STICK_ON = (
+    r"^(client|(header|cookie|query):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}"
+    r"|path:/[^{}\x00-\x20?#]*\{[a-z_]*\}[^{}\x00-\x20?#]*)$"
+)
+_REDIS_URL = r"^(rediss?|unix)://\S+$"
 
 # The patterns in words, for people: an error quotes these, never a regular expression.
 PATTERNS_IN_WORDS = {
@@ -56,6 +77,10 @@ PATTERNS_IN_WORDS = {
     _COOKIE_NAME: "1 to 64 letters, digits or any of !#$%&'*+.^_`|~-",
     _COOKIE_VALUE: '1 to 128 visible ASCII characters, without ", ",", ";" and "\\"',
     _DOMAIN: 'a domain such as "example.com"',
+    _HASH_ON: '"client", "header:NAME", "cookie:NAME" or "query:NAME"',
+    _STICK_ON: '"header:NAME", "cookie:NAME", "query:NAME", "path:/sessions/{id}" or "client"',
+    _REDIS_URL: "a URL such as redis://127.0.0.1:6379/0",
+    _HEADER_EXPECTED: '"NAME", "NAME: value" or "NAME: ~regular expression"',
     _PATH: 'a path such as "/health": a "/", then visible ASCII characters',
 }
 
@@ -226,23 +251,45 @@ class Frontend(Section):
 
 
 class CookieAffinity(Section):
-    """HAProxy's `cookie NAME insert indirect nocache`."""
+    """HAProxy's `cookie NAME insert indirect nocache`, or `rewrite`, or `prefix`."""
 
     cookie: str = Field(pattern=_COOKIE_NAME)
-    mode: Literal["insert"] = "insert"
+    secret: str | None = Field(None, min_length=1, repr=False)
+    mode: Literal["insert", "rewrite", "prefix"] = "insert"
     indirect: Literal[True] = True
     nocache: bool = True
     preserve: bool = False
+    max_idle: PositiveDuration | None = None
+    max_life: PositiveDuration | None = None
     domain: str | None = Field(None, pattern=_DOMAIN)
     httponly: bool = False
     secure: bool = False
     samesite: Literal["Strict", "Lax", "None"] | None = None
 
     @model_validator(mode="after")
-    def _none_needs_secure(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.samesite == "None" and not self.secure:
             raise ValueError('samesite = "None" needs secure = true, or browsers drop the cookie')
+        if self.mode != "insert" and (self.max_idle or self.max_life):
+            raise ValueError('max_idle and max_life are for mode = "insert": the dates are ours')
         return self
+
+
+class Stick(Section):
+    """A key in the request decides the server: HAProxy's `stick on`, `stick store-response`."""
+
+    on: str = Field(pattern=_STICK_ON)
+    learn: bool = False
+    response_header: str | None = Field(None, pattern=_COOKIE_NAME)
+    on_lost: Literal["prefer", "strict"] = "prefer"
+
+
+class Pins(Section):
+    """Where learnt keys are kept, for all stick rules of a backend."""
+
+    size: int = Field(100_000, ge=1, le=10_000_000)
+    expire: PositiveDuration = 3600.0
+    redis: str | None = Field(None, pattern=_REDIS_URL)
 
 
 class Health(Section):
@@ -252,6 +299,8 @@ class Health(Section):
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
     host: str | None = None
     expect_status: OneOrMoreStatuses = [200]
+    expect_header: str | None = Field(None, pattern=_HEADER_EXPECTED)
+    expect_body: str | None = Field(None, min_length=1)
     interval: PositiveDuration = 5.0
     fast_interval: PositiveDuration | None = None
     down_interval: PositiveDuration | None = None
@@ -259,6 +308,36 @@ class Health(Section):
     rise: int = Field(2, ge=1, le=1000)
     fall: int = Field(3, ge=1, le=1000)
     start: Literal["up", "down"] = "up"
+
+    @field_validator("expect_header", "expect_body")
+    @classmethod
+    def _a_valid_expression(cls, expected: str | None, info: ValidationInfo) -> str | None:
+        text = expected or ""
+        if info.field_name == "expect_header":
+            text = text.partition(":")[2].strip()
+        if text.startswith("~"):
+            try:
+                re.compile(text[1:].strip().encode())
+            except re.error as error:
+                raise ValueError(f"this is no regular expression: {error}") from None
+        return expected
+
+    @model_validator(mode="after")
+    def _a_body_to_look_at(self) -> Self:
+        if self.method == "HEAD" and self.expect_body is not None:
+            raise ValueError('a response to HEAD has no body: use method = "GET" with expect_body')
+        return self
+
+
+class Outlier(Section):
+    """Envoy's outlier detection: who fails while the others do not is left out for a time."""
+
+    consecutive_failures: int = Field(5, ge=0, le=1_000_000)
+    failure_share: float = Field(0.85, ge=0.0, le=1.0)
+    min_requests: int = Field(50, ge=1, le=1_000_000)
+    interval: PositiveDuration = 10.0
+    ejection_time: PositiveDuration = 30.0
+    max_ejection_time: PositiveDuration = 300.0
 
 
 class Server(Section):
@@ -270,6 +349,7 @@ class Server(Section):
     max_connections: int = Field(0, ge=0)
     max_fails: int = Field(3, ge=0, le=1_000_000)
     fail_timeout: Duration = 30.0
+    slow_start: Duration = 0.0
     backup: bool = False
     down: bool = False
     cookie: str | None = Field(None, pattern=_COOKIE_VALUE)
@@ -282,12 +362,43 @@ class Server(Section):
         return address
 
 
+class StrategyOptions(Section):
+    """What some strategies can be told; the others take no notice."""
+
+    hash_on: str = Field("client", pattern=_HASH_ON)
+    # Envoy and HAProxy have no bound by default. A tighter one sends more keys to strangers.
+    load_factor: float = Field(1.25, ge=0.0, le=1000.0)
+    tau: PositiveDuration = 10.0
+
+    @field_validator("load_factor")
+    @classmethod
+    def _leaves_room(cls, factor: float) -> float:
+        if 0.0 < factor < 1.0:
+            raise ValueError("write 1.0 or more, or 0.0 for no bound")
+        return factor
+
+
 class Backend(Section):
     """A group of servers that can stand in for each other."""
 
-    balance: Literal["round_robin", "leastconn", "ip_hash"] = "round_robin"
+    balance: Literal[
+        "round_robin",
+        "leastconn",
+        "ip_hash",
+        "random",
+        "consistent_hash",
+        "maglev",
+        "p2c",
+        "peak_ewma",
+        "prequal",
+        "least_load",
+    ] = "round_robin"
+    strategy: StrategyOptions = StrategyOptions()
     affinity: CookieAffinity | None = None
+    stick: list[Stick] = []
+    pins: Pins = Pins()
     health: Health | None = None
+    outlier: Outlier | None = None
     keep_alive: int = Field(32, ge=0, le=10_000)
     keep_alive_timeout: PositiveDuration = 60.0
     retries: int = Field(3, ge=0, le=100)

@@ -30,8 +30,8 @@ INDEX = """\
 def describe_servers(pools: Iterable[Pool], now: float) -> list[dict[str, Any]]:
     """One object a server, in the order of the configuration; `now` is the data path's clock.
 
-    `state` is the verdict of the active checks; `available` is false too while passive failures
-    keep the server out. `counters` only grow.
+    `state` is up, degraded, ejected or down (`hermes_lb.pool.server`); `available` is false too
+    while passive failures keep the server out. `counters` only grow.
     """
     return [_describe(pool, server, now) for pool in pools for server in pool.servers]
 
@@ -41,8 +41,9 @@ def _describe(pool: Pool, server: Server, now: float) -> dict[str, Any]:
         "backend": pool.name,
         "name": server.name,
         "address": str(server.config.address),
-        "state": "up" if server.is_up else "down",
+        "state": server.state,
         "available": server.may_serve(now),
+        "ejected": _ejection(server, now),
         "weight": server.weight,
         "backup": server.config.backup,
         "max_connections": server.max_connections,
@@ -50,8 +51,16 @@ def _describe(pool: Pool, server: Server, now: float) -> dict[str, Any]:
         "queued": server.queued,
         "fails": server.fails,
         "last_check": server.last_check,
+        "ejections": server.ejections,
         "counters": _counters(server.counters),
     }
+
+
+def _ejection(server: Server, now: float) -> dict[str, Any] | None:
+    if not server.is_ejected:
+        return None
+    left = max(0.0, server.ejected_until - now)
+    return {"seconds_left": round(left, 1), "because": server.ejected_because}
 
 
 def _counters(counters: RequestCounters) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import aiohttp
 from yarl import URL
 
-from hermes_lb.config.models import status_range
 from hermes_lb.errors import EXHAUSTION
+from hermes_lb.health.expect import BODY_MAX, Expectation
 from hermes_lb.health.rise_fall import RiseFall
 from hermes_lb.tasks import Tasks
 
@@ -29,8 +29,6 @@ logger = logging.getLogger("hermes_lb.health")
 USER_AGENT = "hermes-lb-check"
 # Of each interval, either way, so that the checks of many balancers do not fall into step.
 JITTER = 0.1
-# Enough for any honest health page; the rest of a longer one is not awaited.
-BODY_MAX = 64 * 1024
 
 
 def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
@@ -47,6 +45,7 @@ def jittered(interval: float, rng: random.Random) -> float:
 class _Result(NamedTuple):
     passed: bool
     because: str
+    timed_out: bool = False
 
 
 class _Target:
@@ -59,7 +58,7 @@ class _Target:
         self.state = RiseFall(health.rise, health.fall, up=health.start == "up")
         self.url = URL(f"http://{server.config.address}{health.path}", encoded=True)
         self.headers = {"Host": health.host} if health.host else {}
-        self.accepted = [status_range(status) for status in health.expect_status]
+        self.expected = Expectation(health)
         # HAProxy, `timeout check`: when it is not set, `inter` is the time for the whole check.
         self.timeout = health.timeout or health.interval
 
@@ -70,6 +69,8 @@ class _Target:
     @property
     def interval(self) -> float:
         health = self.health
+        if self.server.is_degraded:
+            return health.fast_interval or health.interval
         return self.state.interval(health.interval, health.fast_interval, health.down_interval)
 
 
@@ -77,8 +78,12 @@ class HealthChecker:
     """Checks every server of the pools whose backend has a health section.
 
     `configured` has the backend of every name in `pools`; servers that the configuration marks
-    down are left alone. `clock` is monotonic, in seconds. Verdicts go to `server.set_up`, in the
-    loop's own thread, and every change of state is one line of the log `hermes_lb.health`.
+    down are left alone. `clock` is monotonic, in seconds. Verdicts go to the server, in the loop's
+    own thread, and every change of state is one line of the log `hermes_lb.health`.
+
+    Busy is not dead: `moved(server, seconds)` tells whether a response that the server is in the
+    middle of has moved within so many seconds. If so, a check that timed out makes a server that
+    is up degraded, and counts towards nothing.
     """
 
     def __init__(
@@ -88,8 +93,10 @@ class HealthChecker:
         *,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
+        moved: Callable[[Server, float], bool] = lambda server, seconds: False,
     ) -> None:
         self._rng = rng
+        self._moved = moved
         self._clock = clock
         self._tasks = Tasks()
         self._session: aiohttp.ClientSession | None = None
@@ -117,7 +124,7 @@ class HealthChecker:
         self._session = _new_session()
         for place, target in enumerate(self._targets):
             if not target.state.is_up:
-                target.server.set_up(False, "not checked yet")
+                target.server.await_first_check()
             delay = first_delay(target.interval, place, len(self._targets), self._rng)
             self._tasks.spawn(
                 self._watch(target, self._session, delay), name=f"health check of {target.name}"
@@ -150,28 +157,39 @@ class HealthChecker:
                     target.health.method, target.url, headers=target.headers, allow_redirects=False
                 ) as response,
             ):
-                await _discard_body(response)
-                status = response.status
+                body = await _beginning_of_body(response)
         except Exception as error:  # of any kind: the check failed, and that is all
             if (cause := _os_error(error)) is not None and cause.errno in EXHAUSTION:
                 logger.warning("%s was not checked: %s", target.name, os.strerror(cause.errno))
                 return None
-            return _Result(False, _describe(error, target.timeout))
-        if any(low <= status <= high for low, high in target.accepted):
-            return _Result(True, f"{status} in {(self._clock() - started) * 1000:.0f} ms")
-        expected = ", ".join(map(str, target.health.expect_status))
-        return _Result(False, f"{status}, expected {expected}")
+            timed_out = isinstance(error, TimeoutError)
+            return _Result(False, _describe(error, target.timeout), timed_out)
+        status = response.status
+        fault = target.expected.fault(status, lambda name: response.headers.getall(name, []), body)
+        if fault is not None:
+            return _Result(False, fault)
+        return _Result(True, f"{status} in {(self._clock() - started) * 1000:.0f} ms")
 
     def _judge(self, target: _Target, result: _Result) -> None:
-        was_up = target.state.is_up
+        server, state, because = target.server, target.state, result.because
+        before = server.state
+        server.last_check = because
         if result.passed:
-            target.state.passed()
+            state.passed()
+            if state.is_up:
+                server.set_up(True, because)
+        elif result.timed_out and state.is_up and self._is_streaming(target):
+            because += ", but its streams go on"
+            server.set_degraded(because)
         else:
-            target.state.failed()
-        is_up = target.state.is_up
-        target.server.set_up(is_up, result.because)
-        if is_up != was_up:
-            _log_change(target, result.because)
+            state.failed()
+            if not state.is_up:
+                server.set_up(False, because)
+        if server.state != before:
+            _log_change(target, because)
+
+    def _is_streaming(self, target: _Target) -> bool:
+        return self._moved(target.server, max(target.health.interval, target.timeout))
 
 
 def _new_session() -> aiohttp.ClientSession:
@@ -202,12 +220,13 @@ async def _only_once(
         raise _ConnectionLost from error
 
 
-async def _discard_body(response: aiohttp.ClientResponse) -> None:
-    size = 0
+async def _beginning_of_body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
     async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > BODY_MAX:
-            return
+        body += chunk
+        if len(body) > BODY_MAX:
+            break
+    return bytes(body[:BODY_MAX])
 
 
 def _describe(error: Exception, timeout: float) -> str:
@@ -248,7 +267,7 @@ def _one_line(text: str) -> str:
 def _log_change(target: _Target, because: str) -> None:
     """As HAProxy says it: a server that left is a warning, the last one that left an error."""
     up = sum(server.is_up for server in target.pool.servers)
-    state = "UP" if target.state.is_up else "DOWN"
+    state = target.server.state
     left = f"{up or 'no'} server{'' if up == 1 else 's'} up"
-    level = logging.INFO if target.state.is_up else logging.WARNING if up else logging.ERROR
-    logger.log(level, "%s is %s: %s; %s", target.name, state, because, left)
+    level = logging.INFO if state == "up" else logging.WARNING if up else logging.ERROR
+    logger.log(level, "%s is %s: %s; %s", target.name, state.upper(), because, left)

@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.pool.counters import Histogram
+from hermes_lb.pool.server import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -119,12 +120,21 @@ def _of_servers(seen: Observed) -> Iterator[_Metric]:
         "1 up, 0 down, by the active checks", _servers(seen, lambda s: s.is_up),
     )
     yield _Metric(
+        "gauge", "hermes_lb_server_state", (*_SERVER, "state"),
+        "1 for the state that the server is in, 0 for the others", _by_state(seen),
+    )
+    yield _Metric(
+        "counter", "hermes_lb_ejections_total", _SERVER,
+        "Times that the server was left out for its failures",
+        _servers(seen, lambda s: s.ejections),
+    )
+    yield _Metric(
         "gauge", "hermes_lb_server_fails", _SERVER,
         "Passive failures counted towards max_fails", _servers(seen, lambda s: s.fails),
     )
     yield _Metric(
         "gauge", "hermes_lb_server_weight", _SERVER,
-        "Weight in the configuration", _servers(seen, lambda s: s.weight),
+        "Weight, less than the configured one in a slow start", _servers(seen, lambda s: s.weight),
     )
 
 
@@ -257,6 +267,13 @@ def _servers(seen: Observed, read: Callable[[Server], float]) -> Iterator[Sample
     for pool in seen.pools.values():
         for server in pool.servers:
             yield (pool.name, server.name), float(read(server))
+
+
+def _by_state(seen: Observed) -> Iterator[Sample]:
+    for pool in seen.pools.values():
+        for server in pool.servers:
+            for state in STATES:
+                yield (pool.name, server.name, state), float(server.state == state)
 
 
 def _queued(seen: Observed) -> Iterator[Sample]:

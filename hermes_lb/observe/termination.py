@@ -41,6 +41,7 @@ REQUEST_COOKIE = {
     "D": "it names a server that is down",
     "V": "valid: it names the server that was used",
     "E": "expired: older than max_idle",
+    "O": "old: older than max_life",
 }
 
 # Fourth letter: the affinity cookie in the response.

@@ -17,6 +17,7 @@ detached      what the server may finish although its client has left
 responses     the one place where an error becomes a response
 record        counters and the access log
 sweep         all deadlines
+liveness      does a server that leaves a check unanswered still send?
 turn          what one turn of the event loop still has to do, stage by stage
 context       what the connections of one balancer share
 """
@@ -24,6 +25,7 @@ context       what the connections of one balancer share
 from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.dispatch import Backend
 from hermes_lb.proxy.listener import Frontend
+from hermes_lb.proxy.liveness import has_moved
 from hermes_lb.proxy.sweep import Sweep
 
-__all__ = ["Backend", "Context", "Frontend", "Sweep"]
+__all__ = ["Backend", "Context", "Frontend", "Sweep", "has_moved"]

@@ -85,6 +85,10 @@ class Context:
         """Find out anew what time it is."""
         self.wall_clock_offset = time.time() - self.clock()
 
+    def seconds_since_1970(self) -> int:
+        """By the clock that is set, to a second or so."""
+        return int(self.clock() + self.wall_clock_offset)
+
     def start_draining(self) -> None:
         """Nothing is kept for another request from now on."""
         self.is_draining = True

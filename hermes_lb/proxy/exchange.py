@@ -129,7 +129,11 @@ class Exchange(Relay):
                     return
         elif rest:
             client.hold(rest)
-        self.dispatch(now)
+        backend = self.backend
+        if backend.sticks is not None and self.pinned_to is None and not backend.stick(self, now):
+            self._ask_for_pin(backend)
+        else:
+            self.dispatch(now)
 
     def receive(self, data: bytes) -> None:
         """More bytes from the client: of this request's body, or of what comes behind it."""
@@ -142,8 +146,30 @@ class Exchange(Relay):
         self, affinity: CookieAffinity, head: RequestHead, cookies: list[bytes]
     ) -> None:
         self.cookie, head.cookies = affinity.extract(cookies)
-        if self.cookie is not None:
+        if self.cookie is None:
+            return
+        if affinity.has_dates:
+            self.reading = affinity.read(self.cookie, self.context.seconds_since_1970())
+            self.pinned_to = self.reading.server
+        else:
             self.pinned_to = affinity.server_for(self.cookie)
+
+    def _ask_for_pin(self, backend: Backend) -> None:
+        """Another balancer may know where this session lives."""
+        self.phase = "C"
+        self.client.deadline = float("inf")  # it has its own, a quarter of a second
+        self.dialing = self.context.tasks.spawn(self._pin(backend), name="pin of a session")
+
+    async def _pin(self, backend: Backend) -> None:
+        assert self.stuck is not None
+        self.pinned_to = await backend.find_shared(self.stuck)
+        self.dialing = None
+        self.dispatch(self.context.clock())
+
+    @property
+    def is_strict(self) -> bool:
+        """Only the server that its key is pinned to will do."""
+        return self.stuck is not None and self.stuck.rule.is_strict
 
     # Q: who takes it?
 
@@ -237,6 +263,8 @@ class Exchange(Relay):
             upstream.abort()
         if not is_stale:
             server.failed(now)
+            if backend.outliers is not None:
+                backend.outliers.failed(server, now)
         if self.stream is not None:
             self.stream.attempt_failed(str(error))
             return
@@ -259,6 +287,8 @@ class Exchange(Relay):
         is_last = self.retries + 1 >= backend.retries
         is_pinned = self.pinned_to is server
         others = backend.pool.can_wait((*self.tried, server), now)
+        if is_pinned and self.is_strict:
+            others, is_last = False, False
         stays = (
             error.retry is Retry.SAFE
             and server.may_serve(now)

@@ -130,6 +130,8 @@ def _attempts(exchange: Exchange) -> str:
 
 
 def _cookie_letters(exchange: Exchange, cookie: bytes, affinity: CookieAffinity) -> str:
+    if exchange.reading is not None and exchange.reading.letter:
+        return exchange.reading.letter + exchange.response_letter
     named = affinity.server_for(cookie)
     answered = exchange.server if exchange.response_at >= 0.0 else None
     return request_letter(cookie, named, answered) + exchange.response_letter

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_lb.affinity import Reading
 from hermes_lb.errors import BadResponse, InvalidBody
 from hermes_lb.http1 import UNTIL_CLOSE, build_response, make_body
 from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
@@ -18,7 +19,7 @@ from hermes_lb.proxy.tunnel import Tunnel
 if TYPE_CHECKING:
     import asyncio
 
-    from hermes_lb.affinity import CookieAffinity
+    from hermes_lb.affinity import CookieAffinity, Stuck
     from hermes_lb.errors import RequestRefused, ServerFailed
     from hermes_lb.http1 import Body, RequestHead, ResponseHead
     from hermes_lb.pool import Lease, Server
@@ -51,7 +52,9 @@ class Relay:
         "backend",
         "is_logged",
         "cookie",
+        "reading",  # what it says, if it has dates
         "pinned_to",
+        "stuck",  # the key that pinned it, and its rule
         "tried",
         "lease",
         "server",  # the last one that was picked
@@ -93,7 +96,9 @@ class Relay:
         self.backend: Backend | None = None
         self.is_logged = True
         self.cookie: bytes | None = None
+        self.reading: Reading | None = None
         self.pinned_to: Server | None = None
+        self.stuck: Stuck | None = None
         self.tried: tuple[Server, ...] = ()
         self.lease: Lease | None = None
         self.server: Server | None = None
@@ -190,11 +195,18 @@ class Relay:
         assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
         if server.fails:
             server.succeeded()
+        if backend.outliers is not None:
+            backend.outliers.answered(server, status, now)
+        if backend.learner is not None:
+            backend.learner.answered(server, head, now - self.dispatched_at, now)
+        if backend.sticks is not None:
+            backend.learn(self, server, head, now)
         forwarded, added = head.forwarded, b""
         if backend.affinity is not None:
             if head.has_set_cookie:
-                forwarded = self._filter_cookies(backend.affinity, head)
-            added = self._insert_cookie(backend.affinity, server, head)
+                forwarded, added = self._filter_cookies(backend.affinity, server, head)
+            if backend.affinity.inserts:
+                added = self._insert_cookie(backend.affinity, server, head)
         length = head.body_length(request.method)
         to_http11 = request.minor_version == 1
         self.keeps_client = keeps_client = (
@@ -261,8 +273,10 @@ class Relay:
         if head.length < 0 and head.is_event_stream and self.head.method != b"HEAD":
             self.stream = EventStream(self, rules, head, self.request_head)
 
-    def _filter_cookies(self, affinity: CookieAffinity, head: ResponseHead) -> bytes:
-        """What is forwarded: without the server's own cookie of our name."""
+    def _filter_cookies(
+        self, affinity: CookieAffinity, server: Server, head: ResponseHead
+    ) -> tuple[bytes, bytes]:
+        """What is forwarded: without the server's own cookie of our name; and what replaces it."""
         cookies = [
             (position, value)
             for position, (name, value) in enumerate(head.fields())
@@ -272,21 +286,39 @@ class Relay:
             self.response_letter = "P"
         doomed = [position for position, value in cookies if affinity.strips(value)]
         if not doomed:
-            return head.forwarded
-        self.response_letter = "D"
-        return head.forwarded_without(doomed)
+            return head.forwarded, b""
+        if affinity.inserts:
+            self.response_letter = "D"
+            return head.forwarded_without(doomed), b""
+        self.response_letter = "R"
+        rewritten = [affinity.rewritten(head.values[position], server) for position in doomed]
+        lines = b"".join(b"Set-Cookie: %b\r\n" % value for value in rewritten)
+        return head.forwarded_without(doomed), lines
 
     def _insert_cookie(self, affinity: CookieAffinity, server: Server, head: ResponseHead) -> bytes:
         """Our cookie, if the client's did not name this server, and the server sent none."""
-        named = affinity.server_for(self.cookie) if self.cookie is not None else None
         if self.response_letter == "P":
             return b""
+        if affinity.has_dates:
+            return self._insert_dated(affinity, server, head)
+        named = affinity.server_for(self.cookie) if self.cookie is not None else None
         if named is server:
             if self.response_letter == "-":
                 self.response_letter = "N"
             return b""
         self.response_letter = "I"
         return affinity.inserted(server, self.head.method, head)
+
+    def _insert_dated(self, affinity: CookieAffinity, server: Server, head: ResponseHead) -> bytes:
+        reading = self.reading or Reading(None)
+        value = affinity.dated(server, reading, self.context.seconds_since_1970())
+        if value is None:
+            if self.response_letter == "-":
+                self.response_letter = "N"
+            return b""
+        # HAProxy calls it updated if the client stays where it was.
+        self.response_letter = "U" if reading.server is server else "I"
+        return affinity.inserted(server, self.head.method, head, value)
 
     # D: the response's body.
 

@@ -36,7 +36,7 @@ frontend front
     bind unix@{directory}/front.sock
     default_backend back
 backend back
-    cookie SERVERID insert indirect nocache
+    cookie SERVERID {mode}
     server agent1 unix@{directory}/server.sock cookie agent1
     server agent2 unix@{directory}/server.sock cookie agent2
     server agent3 unix@{directory}/server.sock cookie agent3 disabled
@@ -110,12 +110,12 @@ class HAProxy:
 
 
 @contextmanager
-def running_haproxy() -> Iterator[HAProxy]:
+def running_haproxy(mode: str = "insert indirect nocache") -> Iterator[HAProxy]:
     # Not tmp_path: the path of a Unix socket may have no more than about 100 bytes.
     with tempfile.TemporaryDirectory(prefix="haproxy-") as name:
         directory = Path(name)
         config = directory / "haproxy.cfg"
-        config.write_text(CONFIG.format(directory=directory))
+        config.write_text(CONFIG.format(directory=directory, mode=mode))
         with socketserver.ThreadingUnixStreamServer(str(directory / "server.sock"), _Server) as up:
             thread = threading.Thread(target=up.serve_forever, args=(0.05,))
             thread.start()

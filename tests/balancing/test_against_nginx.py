@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.balancing import STRATEGIES, IpHash, ip_hash
+from hermes_lb.config import StrategyOptions
 from tests.balancing.real_nginx import DEAD, needs_nginx, running_nginx
 from tests.pool.support import FakeRequest, make_pool
 
@@ -74,7 +75,7 @@ class Ours:
 
     def __init__(self, upstream: str) -> None:
         method, servers = UPSTREAMS[upstream]
-        self.strategy: Strategy = STRATEGIES[method]()
+        self.strategy: Strategy = STRATEGIES[method](StrategyOptions())
         defaults = {"max_fails": 1, "fail_timeout": "1h"}
         self.pool: Pool = make_pool(
             *[{k: v for k, v in {**defaults, **s}.items() if k != DEAD} for s in servers]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config.models import Backend
+from hermes_lb.balancing import STRATEGIES, Learner
+from hermes_lb.config import Backend, StrategyOptions
 from tests.pool.support import FakeRequest, make_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hermes_lb.pool import Pool, Server
 
 every_strategy = pytest.mark.parametrize("name", sorted(STRATEGIES))
 
@@ -35,7 +40,7 @@ EVENTS = st.lists(
 
 def play(name: str, servers: list[dict[str, Any]], events: list[tuple[str, int]]) -> list[str]:
     """Some traffic; returns what was picked, having checked that it was a candidate."""
-    pool, strategy, rng = make_pool(*servers), STRATEGIES[name](), Random(1)
+    pool, strategy, rng = make_pool(*servers), STRATEGIES[name](StrategyOptions()), Random(1)
     leases, picked = [], []
     for now, (event, number) in enumerate(events):
         if event == "pick":
@@ -63,8 +68,113 @@ def test_picks_a_candidate_and_the_same_again(name: str, servers: Any, events: A
 @every_strategy
 def test_holds_no_lease(name: str):
     pool = make_pool({}, {})
-    STRATEGIES[name]().pick(pool, FakeRequest("10.0.0.1"), 0.0, Random(0))
+    STRATEGIES[name](StrategyOptions()).pick(pool, FakeRequest("10.0.0.1"), 0.0, Random(0))
     assert [server.in_flight for server in pool.servers] == [0, 0]
+
+
+def picked(name: str, pool: Pool, tried: Sequence[Server] = (), count: int = 60) -> set[str]:
+    """Everyone that was picked for requests from many clients."""
+    strategy, rng = STRATEGIES[name](StrategyOptions()), Random(5)
+    found = [strategy.pick(pool, FakeRequest(f"10.{i}.0.1", tried), 0.0, rng) for i in range(count)]
+    return {server.name if server else "-" for server in found}
+
+
+@every_strategy
+def test_a_lone_server(name: str):
+    assert picked(name, make_pool({})) == {"a"}
+
+
+@every_strategy
+def test_all_down(name: str):
+    assert picked(name, make_pool({"down": True}, {"down": True})) == {"-"}
+
+
+@every_strategy
+def test_all_tried(name: str):
+    pool = make_pool({}, {}, {})
+    assert picked(name, pool, tried=pool.servers) == {"-"}
+
+
+# Without any load prequal has no reason to leave the first that it probed.
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"prequal"}))
+def test_everyone_gets_something(name: str):
+    assert picked(name, make_pool({}, {}, {})) == {"a", "b", "c"}
+
+
+@every_strategy
+def test_the_only_one_that_can(name: str):
+    """Beside one that is down, full, failed, drained (weight 0), tried, and a backup."""
+    pool = make_pool(
+        {"down": True, "weight": 50},
+        {"max_connections": 1, "weight": 50},
+        {"max_fails": 1, "weight": 50},
+        {"weight": 50},
+        {"weight": 50},
+        {"backup": True, "weight": 50},
+        {},
+    )
+    pool.lease(pool.servers[1], 0.0)
+    pool.servers[2].failed(0.0)
+    pool.servers[3].set_weight(0)
+    assert picked(name, pool, tried=[pool.servers[4]]) == {"g"}
+
+
+@every_strategy
+def test_weights_of_nought_get_nothing(name: str):
+    pool = make_pool({"weight": 50}, {}, {"backup": True})
+    pool.servers[0].set_weight(0)
+    assert picked(name, pool) == {"b"}
+    pool.servers[1].set_weight(0)
+    assert picked(name, pool) == {"c"}
+    pool.servers[2].set_weight(0)
+    assert picked(name, pool) == {"-"}
+    pool.servers[0].set_weight(1)
+    assert picked(name, pool) == {"a"}
+
+
+@every_strategy
+def test_changes_count_at_once(name: str):
+    """The same strategy, while servers come and go: nothing that it remembers is out of date."""
+    pool, strategy, rng = make_pool({}, {}, {}, {}), STRATEGIES[name](StrategyOptions()), Random(6)
+    for turn in range(300):
+        server = rng.choice(pool.servers)
+        if turn % 3:
+            server.set_up(rng.random() < 0.5, "")
+        else:
+            server.set_weight(rng.randrange(3))
+        able = {s for s in pool.servers if s.is_up and s.weight}
+        found = strategy.pick(pool, FakeRequest(f"10.{turn % 250}.0.1"), turn / 10, rng)
+        assert found in able if able else found is None
+
+
+@every_strategy
+def test_among_a_thousand(name: str):
+    pool = make_pool(*[{"name": f"s{i}", "weight": 1 + i % 3} for i in range(1000)])
+    for server in pool.servers[::2]:
+        server.set_up(False, "")
+    names = picked(name, pool, count=300)
+    assert all(int(found[1:]) % 2 for found in names)
+    assert len(names) > (100 if name != "prequal" else 1)
+
+
+@every_strategy
+def test_a_strategy_that_learns_says_so(name: str):
+    strategy = STRATEGIES[name](StrategyOptions())
+    assert isinstance(strategy, Learner) == (name in {"peak_ewma", "prequal", "least_load"})
+
+
+def test_the_options_arrive():
+    options = StrategyOptions(hash_on="header:X-Key", load_factor=2.0, tau=3.0)
+    pool = make_pool({}, {}, {})
+    for name in ("consistent_hash", "maglev"):
+        strategy = STRATEGIES[name](options)
+        request = FakeRequest(request_head=b"GET / HTTP/1.1\r\nX-Key: k\r\n\r\n")
+        by_header = strategy.pick(pool, request, 0.0, Random(0))
+        by_client = STRATEGIES[name](StrategyOptions()).pick(pool, FakeRequest("k"), 0.0, Random(0))
+        assert by_header is by_client
+        assert strategy._factor == 2.0
+    for name in ("peak_ewma", "prequal", "least_load"):
+        assert STRATEGIES[name](options)._tau == 3.0
 
 
 def test_the_configuration_knows_them_all():

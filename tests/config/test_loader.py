@@ -23,6 +23,10 @@ default_backend = "agents"
 servers = [{ name = "a", address = "127.0.0.1:8001" }]
 """
 AFTER_GOOD = 8  # the line of the first statement after GOOD
+STRATEGIES = (
+    'allowed is "round_robin", "leastconn", "ip_hash", "random", "consistent_hash", "maglev", '
+    '"p2c", "peak_ewma", "prequal" or "least_load"'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +74,7 @@ bind = "127.0.0.1:80800"
 default_backend = "agent"
 
 [backends.agents]
-balance = "p2c"
+balance = "p3c"
 
 [[backends.agents.servers]]
 name = "a"
@@ -93,8 +97,7 @@ backup = "yes"
         '10: frontends[0].bind: "127.0.0.1:80800" is not allowed; write "host:port" with a port '
         'from 0 to 65535, such as "10.0.1.10:8000" or "[::1]:8000"',
         '11: frontends[0].default_backend: there is no backend "agent"; did you mean "agents"?',
-        '14: backends.agents.balance: "p2c" is not supported yet; '
-        'allowed is "round_robin", "leastconn" or "ip_hash"',
+        f'14: backends.agents.balance: "p3c" is not allowed; {STRATEGIES}',
         '19: backends.agents.servers[0].wieght: unknown key; did you mean "weight"?',
         "21: backends.agents.servers[1].address: missing; "
         'give a value such as "0.0.0.0:8080" or "[::1]:8000"',
@@ -155,12 +158,13 @@ def test_a_wrong_value_is_told_what_is_allowed(table: str, problem: str) -> None
         ("least_conn", 'did you mean "leastconn"?'),
         ("roundrobin", 'did you mean "round_robin"?'),
         ("source", 'did you mean "ip_hash"?'),
+        ("ring_hash", 'did you mean "consistent_hash"?'),
+        ("ewma", 'did you mean "peak_ewma"?'),
     ],
 )
 def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> None:
-    allowed = 'allowed is "round_robin", "leastconn" or "ip_hash"'
     (line,) = problems_of(GOOD.replace("servers", f'balance = "{text}"\nservers'))
-    assert line == f'7: backends.agents.balance: "{text}" is not allowed; {allowed}; {hint}'
+    assert line == f'7: backends.agents.balance: "{text}" is not allowed; {STRATEGIES}; {hint}'
 
 
 @pytest.mark.parametrize(
@@ -213,8 +217,8 @@ def test_a_key_of_a_sub_table_is_told_its_table() -> None:
           'write 1 to 64 letters, digits, "_", "." or "-"']),
         (GOOD + "health = true\nkeep_alive = [1]",
          ["8: backends.agents.health: true is not a table; allowed is a table with the keys path, "
-          "method, host, expect_status, interval, fast_interval, down_interval, timeout, rise, "
-          "fall, start",
+          "method, host, expect_status, expect_header, expect_body, interval, fast_interval, "
+          "down_interval, timeout, rise, fall, start",
           "9: backends.agents.keep_alive: [1] is not an integer; "
           "allowed is an integer from 0 to 10000"]),
         (GOOD.replace('default_backend = "agents"', ""),

@@ -97,6 +97,7 @@ async def test_servers() -> None:
         "address": "127.0.0.1:8001",
         "state": "up",
         "available": True,
+        "ejected": None,
         "weight": 3,
         "backup": False,
         "max_connections": 9,
@@ -104,6 +105,7 @@ async def test_servers() -> None:
         "queued": 2,
         "fails": 0,
         "last_check": "200 in 3 ms",
+        "ejections": 0,
         "counters": {
             "responses": {"none": 0, "1xx": 1, "2xx": 2, "3xx": 3, "4xx": 4, "5xx": 5},
             "bytes_in": 6,
@@ -119,6 +121,19 @@ async def test_servers() -> None:
     assert agent2["backup"] is True
     assert (agent2["state"], agent2["available"]) == ("down", False)
     assert agent2["last_check"] == "connection refused"
+
+
+async def test_an_ejected_server_says_why_and_for_how_long() -> None:
+    observed = watched()
+    agent1, agent2 = observed.pools["agents"].servers
+    agent1.eject(130.0, "5 failures in a row")
+    agent2.set_degraded("timeout after 5s")
+    async with browsing(observed, now=100.04) as browser:
+        response, _ = await browser.ask("/api/v1/servers")
+        first, second = await response.json()
+    assert (first["state"], first["available"], first["ejections"]) == ("ejected", False, 1)
+    assert first["ejected"] == {"seconds_left": 30.0, "because": "5 failures in a row"}
+    assert (second["state"], second["available"], second["ejected"]) == ("degraded", True, None)
 
 
 @pytest.mark.parametrize(("now", "available"), [(101.0, False), (131.0, True)])

@@ -130,6 +130,19 @@ def test_gauges_of_servers(observed: Observed) -> None:
     assert scrape("queued", backend="web", server="<NOSRV>") == 0
 
 
+def test_the_state_of_a_server_and_its_ejections(observed: Observed) -> None:
+    first, second = observed.pools["agents"].servers
+    first.eject(30.0, "5 failures in a row")
+    second.set_degraded("timeout after 5s")
+    scrape = Scrape(observed)
+    states = ("up", "degraded", "ejected", "down")
+    agent2 = {"backend": "agents", "server": "agent2"}
+    assert [scrape("server_state", state=s, **AGENT1) for s in states] == [0, 0, 1, 0]
+    assert [scrape("server_state", state=s, **agent2) for s in states] == [0, 1, 0, 0]
+    assert [scrape("server_up", **AGENT1), scrape("server_up", **agent2)] == [1, 1]
+    assert [scrape("ejections_total", **AGENT1), scrape("ejections_total", **agent2)] == [1, 0]
+
+
 def test_frontends_and_the_log(observed: Observed) -> None:
     public = observed.frontends["public"]
     public.connections, public.connections_total, public.requests = 1, 2, 3
@@ -151,7 +164,7 @@ def test_frontends_and_the_log(observed: Observed) -> None:
 
 def test_every_metric_has_a_type_and_a_help_and_a_fitting_name(observed: Observed) -> None:
     families = {f.name: f for f in Scrape(observed).families if f.name.startswith("hermes_lb_")}
-    assert len(families) == 23
+    assert len(families) == 25
     for name, family in families.items():
         assert family.documentation
         assert family.type in ("counter", "gauge", "histogram")

@@ -7,6 +7,7 @@ Up to 2025-11-25 a client opens a session, which the server names in `Mcp-Sessio
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -155,6 +156,48 @@ async def test_changes_are_told_to_a_client_that_listens(
         async with asyncio.timeout(PATIENCE):
             change = await anext(aiter(changes))
     assert type(change).__name__ == "ToolsListChanged"
+
+
+@asynccontextmanager
+async def a_fleet(stage: Stage, redis_url: str | None) -> AsyncIterator[LoadBalancer]:
+    """Three servers, each with sessions of its own; two balancers before them; one before those."""
+    from tests.outside.mcp_server import ToolServer, serving_tools
+
+    async with AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(serving_tools(ToolServer())) for _ in range(3)]
+        rule = {"on": "header:Mcp-Session-Id", "learn": True}
+        backend = {"stick": [rule], "pins": {"redis": redis_url} if redis_url else {}}
+        names = [{"name": f"agent{n}"} for n in (1, 2, 3)]
+        one = await stage.balancer(*ports, backend=backend, each=names)
+        # In another order, or both would pick the same servers by themselves.
+        two = await stage.balancer(*ports[::-1], backend=backend, each=names[::-1])
+        ports = [int(lb.url.rpartition(":")[2]) for lb in (one, two)]
+        yield await stage.balancer(*ports, backend={"keep_alive": 0})
+
+
+async def test_two_balancers_over_one_redis_agree_where_a_session_lives(stage: Stage) -> None:
+    redis_server = pytest.importorskip("agent_worker.redis_server")
+    with redis_server.RedisServer.start() as redis:
+        async with a_fleet(stage, redis.url) as lb:
+            for _ in range(3):
+                user = User()
+                async with user.client(lb, mode="legacy") as client:
+                    for _ in range(4):
+                        assert (await client.list_tools()).tools
+                    assert (await client.call_tool("greet")).content[0].text == "hello Ada"
+
+
+async def ask_often(lb: LoadBalancer) -> None:
+    async with User().client(lb, mode="legacy") as client:
+        for _ in range(12):
+            await client.list_tools()
+
+
+async def test_two_balancers_that_do_not_share_lose_it(stage: Stage) -> None:
+    async with a_fleet(stage, None) as lb:
+        with pytest.raises(BaseExceptionGroup) as lost:
+            await ask_often(lb)
+    assert lost.group_contains(mcp.MCPError)
 
 
 @pytest.mark.row(32)

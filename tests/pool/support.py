@@ -20,7 +20,11 @@ def make_pool(*servers: dict[str, Any]) -> Pool:
         Backend.model_validate(
             {
                 "servers": [
-                    {"name": chr(ord("a") + i), "address": f"10.0.0.{i + 1}:80", **server}
+                    {
+                        "name": chr(ord("a") + i),
+                        "address": f"10.0.{i // 250}.{i % 250 + 1}:80",
+                        **server,
+                    }
                     for i, server in enumerate(servers)
                 ]
             }
@@ -31,9 +35,12 @@ def make_pool(*servers: dict[str, Any]) -> Pool:
 class FakeRequest:
     """What a strategy may know of a request."""
 
-    def __init__(self, client_address: str = "", tried: Collection[Server] = ()) -> None:
+    def __init__(
+        self, client_address: str = "", tried: Collection[Server] = (), request_head: bytes = b""
+    ) -> None:
         self.client_address = client_address
         self.tried = tried
+        self.request_head = request_head
 
 
 class FakeWaiter:

@@ -252,3 +252,77 @@ def test_repr_tells_the_state():
         "<Pool test: [<Server a 10.0.0.1:80 up, weight 1, 1 in flight, 1 queued, 0 fails>],"
         " 1 waiting>"
     )
+
+
+# Weights at run time.
+
+
+def test_a_weight_of_nought_takes_no_new_requests():
+    """As in HAProxy: it is drained. Those pinned to it are another matter, they still come."""
+    pool = make_pool({}, {})
+    pool.servers[0].set_weight(0)
+    assert names(pool.candidates((), 0.0)) == "b"
+    assert not pool.can_wait(pool.servers[1:], 0.0)
+    assert pool.servers[0].may_serve(0.0)
+
+
+def test_who_waits_is_not_given_a_drained_server_but_its_pinned_one_is():
+    pool = make_pool({"max_connections": 1}, {"max_connections": 1})
+    leases = [pool.lease(server, 0.0) for server in pool.servers]
+    anyone, pinned = FakeWaiter(), FakeWaiter(pool.servers[0])
+    pool.wait(anyone)
+    pool.wait(pinned)
+    pool.servers[0].set_weight(0)
+    leases[0].release()
+    assert (anyone.server, pinned.server) == (None, "a")
+    leases[1].release()
+    assert anyone.server == "b"
+
+
+def test_a_new_weight_lets_those_in_that_waited():
+    pool = make_pool({}, {"max_connections": 1})
+    pool.servers[0].set_weight(0)
+    pool.lease(pool.servers[1], 0.0)
+    waiter = FakeWaiter()
+    pool.wait(waiter)
+    pool.servers[0].set_weight(2)
+    assert waiter.server == "a"
+
+
+def test_what_strategies_build_on_is_new_only_when_it_has_changed():
+    pool = make_pool({}, {"max_fails": 1}, {})
+    up, weights = pool.up, pool.weights
+    pool.servers[1].failed(0.0)
+    assert pool.up is up
+    assert not pool.is_steady
+    pool.servers[0].set_up(False, "")
+    assert names(pool.up) == "b c"
+    assert pool.weights is weights
+    up = pool.up
+    pool.servers[1].set_weight(3)
+    assert pool.weights == (1, 3, 1)
+    assert pool.up is not up
+    assert not pool.weights_are_equal
+
+
+def test_a_new_weight_is_whole_at_once_and_turns_go_on():
+    server = make_pool({"weight": 4, "max_fails": 2}, {}).servers[0]
+    server.failed(0.0)
+    server.current_weight = 3
+    server.set_weight(6)
+    assert (server.weight, server.effective_weight, server.current_weight) == (6, 6, 3)
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_can_take_is_up_not_failed_and_not_full(limit: int):
+    pool = make_pool({"max_connections": limit, "max_fails": 1}, {})
+    server = pool.servers[0]
+    assert server.can_take(0.0)
+    lease = pool.lease(server, 0.0)
+    assert server.can_take(0.0) == (not limit)
+    lease.release()
+    server.failed(0.0)
+    assert not server.can_take(0.0)
+    assert server.can_take(1000.0)
+    server.set_up(False, "")
+    assert not server.can_take(1000.0)

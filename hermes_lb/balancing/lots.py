@@ -1,0 +1,125 @@
+"""Servers drawn by lot, each as often as its weight says: O(1), or O(log n) where weights differ.
+
+What is drawn and cannot take the request goes back, which leaves the shares of the others as they
+should be. Only if that happens many times in a row are the candidates listed, in O(n).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from hermes_lb.balancing.base import Request
+    from hermes_lb.pool import Pool, Server
+
+# With half of the servers full, one request of 65,536 lists them all.
+_DRAWS = 16
+
+
+class Lots:
+    """A lot for each server of one pool that is in rotation."""
+
+    def __init__(self) -> None:
+        self._servers: list[Server] = []
+        self._sums: list[float] = []  # of the weights up to each server; empty: all weigh the same
+
+    def one(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
+        """A candidate, by weight; None if there is none."""
+        servers = pool.up
+        if servers is not self._servers:
+            self._prepare(servers)
+        if pool.is_steady and not request.tried:
+            return servers[self._draw(rng)]
+        tried = request.tried
+        for _ in range(_DRAWS if servers else 0):
+            server = servers[self._draw(rng)]
+            if server.can_take(now) and server not in tried:
+                return server
+        return any_of(pool.candidates(tried, now), rng)
+
+    def some(
+        self, pool: Pool, request: Request, now: float, rng: Random, count: int
+    ) -> list[Server]:
+        """Up to `count` candidates, maybe one of them twice; at least one, if there is any."""
+        servers = pool.up
+        if servers is not self._servers:
+            self._prepare(servers)
+        drawn = [servers[self._draw(rng)] for _ in range(count if servers else 0)]
+        tried = request.tried
+        if not (pool.is_steady and not tried):
+            drawn = [s for s in drawn if s.can_take(now) and s not in tried]
+        if not drawn and (server := self.one(pool, request, now, rng)) is not None:
+            drawn = [server]
+        return drawn
+
+    def two(
+        self, pool: Pool, request: Request, now: float, rng: Random
+    ) -> tuple[Server, Server] | None:
+        """Two candidates, each by weight, the second from what the first has left over.
+
+        Twice the same one where there is no other; None if there is none.
+        """
+        servers = pool.up
+        if servers is not self._servers:
+            self._prepare(servers)
+        if pool.is_steady and not request.tried:
+            i = self._draw(rng)
+            first = servers[i]
+            return first, (servers[self._draw_other(i, rng)] if len(servers) > 1 else first)
+        return self._two_that_can(pool, request, now, rng)
+
+    def _two_that_can(
+        self, pool: Pool, request: Request, now: float, rng: Random
+    ) -> tuple[Server, Server] | None:
+        servers, tried = self._servers, request.tried
+        first: Server | None = None
+        place = -1
+        for _ in range(_DRAWS if len(servers) > 1 else 0):
+            i = self._draw(rng) if first is None else self._draw_other(place, rng)
+            server = servers[i]
+            if server.can_take(now) and server not in tried:
+                if first is not None:
+                    return first, server
+                first, place = server, i
+        candidates = pool.candidates(tried, now)
+        if first is None:
+            first = any_of(candidates, rng)
+            if first is None:
+                return None
+        return first, any_of([s for s in candidates if s is not first], rng) or first
+
+    def _prepare(self, servers: list[Server]) -> None:
+        self._servers = servers
+        weights = [server.weight for server in servers]
+        self._sums = list(accumulate(weights)) if len(set(weights)) > 1 else []
+
+    def _draw(self, rng: Random) -> int:
+        """A place in `_servers`."""
+        sums = self._sums
+        if not sums:
+            return int(rng.random() * len(self._servers))
+        # `random() * total` may be rounded up to `total`.
+        return bisect_right(sums, rng.random() * sums[-1], hi=len(sums) - 1)
+
+    def _draw_other(self, place: int, rng: Random) -> int:
+        """Another one: the line of lots is joined where `place` is cut out."""
+        sums = self._sums
+        if not sums:
+            other = int(rng.random() * (len(self._servers) - 1))
+            return other + (other >= place)
+        start = sums[place - 1] if place else 0
+        weight = sums[place] - start
+        drawn = rng.random() * (sums[-1] - weight)
+        return bisect_right(sums, drawn + weight if drawn >= start else drawn, hi=len(sums) - 1)
+
+
+def any_of(candidates: list[Server], rng: Random) -> Server | None:
+    """One of these, by weight, in O(n); None if there is none."""
+    if not candidates:
+        return None
+    sums = list(accumulate(server.weight for server in candidates))
+    return candidates[bisect_right(sums, rng.random() * sums[-1], hi=len(sums) - 1)]

@@ -1,0 +1,33 @@
+"""What an answer's time to first byte says of its server, for strategies that go by it.
+
+An error is often the fastest answer of all, and would draw all requests to the server that is
+broken. So it never counts as what it took.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# An error counts as so many times what a good answer of this pool takes,
+_ERROR_FACTOR: Final = 10.0
+# and as no less than this, in seconds, while no good answer is known.
+_ERROR_FLOOR: Final = 1.0
+# How fast the pool's usual time follows: about the last 20 answers.
+_SHARE: Final = 0.05
+
+
+class ResponseTimes:
+    """Turns answers into samples, in seconds, with errors made slow."""
+
+    __slots__ = ("usual",)
+
+    def __init__(self) -> None:
+        self.usual = -1.0  # what a good answer takes; negative: none has come yet
+
+    def sample(self, status: int, seconds: float) -> float:
+        """What an answer of this status after `seconds` counts as."""
+        if status >= 500 or status == 429:
+            floor = _ERROR_FLOOR if self.usual < 0.0 else _ERROR_FACTOR * self.usual
+            return max(seconds, floor)
+        self.usual = seconds if self.usual < 0.0 else self.usual + _SHARE * (seconds - self.usual)
+        return seconds

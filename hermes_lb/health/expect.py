@@ -1,0 +1,62 @@
+"""Is this answer good? Status, header and body against what the configuration expects. No I/O.
+
+A text is compared as it is; after a "~" comes a regular expression (Python's `re`), as in nginx's
+`match`. It is searched for in `BODY_MAX` bytes at most. One with nested repetitions can still take
+very long on a body made for it, and blocks the balancer meanwhile: it is the operator's own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from hermes_lb.config.models import status_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hermes_lb import config
+
+# Enough for any honest health page; the rest of a longer one is neither awaited nor looked at.
+BODY_MAX = 64 * 1024
+
+
+class Expectation:
+    """What a good answer looks like."""
+
+    def __init__(self, health: config.Health) -> None:
+        self._statuses = [status_range(status) for status in health.expect_status]
+        self._status_text = ", ".join(map(str, health.expect_status))
+        self._header = health.expect_header
+        name, colon, value = (health.expect_header or "").partition(":")
+        self._header_name = name.strip()
+        self._is_header_good = _matcher(value.strip(), whole=True) if colon else None
+        self._body = health.expect_body
+        self._is_body_good = _matcher(health.expect_body or "", whole=False)
+
+    def fault(self, status: int, header: Callable[[str], Sequence[str]], body: bytes) -> str | None:
+        """What is wrong with an answer, in a few words for a person; None if it is good.
+
+        `header` gives all values of a field; `body` is its beginning.
+        """
+        if not any(low <= status <= high for low, high in self._statuses):
+            return f"{status}, expected {self._status_text}"
+        if self._header is not None:
+            values = header(self._header_name)
+            is_good = self._is_header_good
+            if not values:
+                return f"{status} without {self._header_name}"
+            if is_good is not None and not any(is_good(value.encode()) for value in values):
+                return f"{status}, expected the header {self._header}"
+        if self._body is not None and not self._is_body_good(body):
+            return f"{status}, expected {self._body} in the body"
+        return None
+
+
+def _matcher(expected: str, *, whole: bool) -> Callable[[bytes], bool]:
+    """`whole`: a plain text must be all there is, not a part."""
+    if expected.startswith("~"):
+        search = re.compile(expected[1:].strip().encode()).search
+        return lambda data: search(data) is not None
+    text = expected.encode()
+    return (lambda data: data == text) if whole else (lambda data: text in data)

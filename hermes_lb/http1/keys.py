@@ -1,0 +1,50 @@
+"""Where a request says whose it is: a header, a cookie, a query parameter, a part of its path."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    FindKey = Callable[[bytes], bytes]
+
+_PLACE = re.compile(r"\{[^{}]*\}|\*")
+
+
+def key_finder(source: str) -> FindKey:
+    """`"header:NAME"`, `"cookie:NAME"`, `"query:NAME"` or `"path:/sessions/{id}"` -> what finds it.
+
+    It is asked with a whole request head (a body may follow) and gives the key, b"" if there is
+    none. In a path `{id}` is the key, and `*` any other segment; more may follow behind it.
+    """
+    kind, _, name = source.partition(":")
+    escaped = re.escape(name.encode())
+    if kind == "header":
+        pattern = rb"\r\n(?i:" + escaped + rb"):([^\r\n]*)"
+    elif kind == "cookie":
+        pattern = rb"\r\n(?i:cookie):(?:[^\r\n]*?;)?[ \t]*" + escaped + rb"=([^\r\n;]*)"
+    elif kind == "query":
+        pattern = rb"\A[^ ]+ [^ ?]*\?(?:[^ ]*?&)?" + escaped + rb"=([^ &]*)"
+    elif kind == "path":
+        pattern = rb"\A[^ ]+ " + _path_pattern(name) + rb"(?=[/? ])"
+    else:
+        raise ValueError(f"{source!r} is no source of a key")
+    find = re.compile(pattern).search
+
+    def key(request_head: bytes) -> bytes:
+        found = find(request_head, 0, request_head.find(b"\r\n\r\n") + 4)
+        return found[1].strip() if found is not None else b""
+
+    return key
+
+
+def _path_pattern(path: str) -> bytes:
+    """Raises ValueError unless there is exactly one `{...}`."""
+    places = [place for place in _PLACE.findall(path) if place != "*"]
+    if not path.startswith("/") or len(places) != 1:
+        raise ValueError("a path with one place for the key, such as /api/sessions/{id}")
+    pattern = re.escape(path.encode())
+    pattern = re.sub(rb"\\\{[^{}]*\\\}", rb"([^/? ]+)", pattern)
+    return pattern.replace(rb"\*", rb"[^/? ]+")

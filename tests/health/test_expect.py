@@ -1,0 +1,86 @@
+"""What a check takes for a good answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hermes_lb.config import Health
+from hermes_lb.health.expect import Expectation
+
+
+def fault(body: bytes = b"", header: str | None = None, status: int = 200, **health: Any) -> object:
+    """What is wrong with an answer that has this body and one header field, or none."""
+    name, _, value = (header or "").partition(": ")
+    return Expectation(Health.model_validate(health)).fault(
+        status, lambda asked: [value] if header and asked.lower() == name.lower() else [], body
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "body", "good"),
+    [
+        ("ok", b"all is ok here", True),
+        ("ok", b"OK", False),
+        ("ok", b"", False),
+        ("a.c", b"abc", False),  # a text, no expression
+        ("grün".encode().decode(), "grün".encode(), True),
+        ("~^ok$", b"ok", True),
+        ("~ ^ok$", b"ok", True),
+        ("~^ok$", b"ok, more or less", False),
+        ("~(?i)ok", b"it is OK", True),
+        (r"~\d+ agents", b"\xff\xfe 12 agents", True),
+    ],
+)
+def test_body(expected: str, body: bytes, good: bool) -> None:
+    problem = fault(body, expect_body=expected)
+    assert problem == (None if good else f"200, expected {expected} in the body")
+
+
+@pytest.mark.parametrize(
+    ("expected", "header", "problem"),
+    [
+        ("X-Ready", "x-ready: no", None),
+        ("X-Ready", None, "200 without X-Ready"),
+        ("X-Ready: yes", "X-Ready: yes", None),
+        ("X-Ready: yes", "X-Ready: yes, indeed", "200, expected the header X-Ready: yes"),
+        ("X-Ready: yes", None, "200 without X-Ready"),
+        ("X-Ready: ~^y", "X-Ready: yes, indeed", None),
+        ("X-Ready: ~^y", "X-Ready: no", "200, expected the header X-Ready: ~^y"),
+        ("X-Time: 10:30", "X-Time: 10:30", None),
+        ("X-Ready:", "X-Ready: yes", "200, expected the header X-Ready:"),
+    ],
+)
+def test_header(expected: str, header: str | None, problem: str | None) -> None:
+    assert fault(header=header, expect_header=expected) == problem
+
+
+def test_one_of_several_fields_of_the_name_is_enough() -> None:
+    expected = Expectation(Health.model_validate({"expect_header": "X-Ready: yes"}))
+    assert expected.fault(200, lambda _: ["no", "yes"], b"") is None
+
+
+def test_all_of_them_must_hold_and_the_status_is_told_first() -> None:
+    health = {"expect_status": "2xx", "expect_header": "X-Ready", "expect_body": "ok"}
+    assert fault(b"ok", "X-Ready: 1", 204, **health) is None
+    assert fault(b"", None, 500, **health) == "500, expected 2xx"
+    assert fault(b"", None, 204, **health) == "204 without X-Ready"
+    assert fault(b"", "X-Ready: 1", 204, **health) == "204, expected ok in the body"
+
+
+@pytest.mark.parametrize(
+    ("health", "message"),
+    [
+        ({"expect_body": "~("}, "this is no regular expression"),
+        ({"expect_header": "X-Ready: ~["}, "this is no regular expression"),
+        ({"expect_header": "two words"}, "should match pattern"),
+        ({"expect_header": "X: a\r\nY: b"}, "should match pattern"),
+        ({"expect_body": ""}, "at least 1 character"),
+        ({"method": "HEAD", "expect_body": "ok"}, "a response to HEAD has no body"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(health: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Health.model_validate(health)

@@ -1,0 +1,233 @@
+"""Health that knows streams, through the real balancer: busy is not dead, and outliers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tests.proxy.support import (
+    WEBSOCKET,
+    AtOrigin,
+    Message,
+    Origin,
+    Stage,
+    answers,
+    eventually,
+    on_both_loops,
+    server_of,
+)
+
+if TYPE_CHECKING:
+    from hermes_lb import LoadBalancer
+
+HEALTH = {"interval": "80ms", "timeout": "60ms", "fall": 2, "rise": 1}
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+EVENT = b"data: x\n\n"
+CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
+
+
+class Agent:
+    """An origin that answers, streams at /stream, and may leave its checks unanswered.
+
+    While `speaks`, each stream gets an event every few milliseconds.
+    """
+
+    def __init__(self, origin: Origin, name: bytes) -> None:
+        self.origin = origin
+        self.name = name
+        self.checks = True
+        self.speaks = True
+        self.served = 0
+        origin.serve(self._handle)
+
+    async def _handle(self, connection: AtOrigin, message: Message) -> None:
+        if message.head.target == "/health":
+            if self.checks:
+                await connection.respond(b"ok")
+            else:
+                await connection.read_some()  # until the balancer gives up
+        elif message.head.target == "/stream":
+            await connection.send(STREAM_HEAD)
+            await self._speak(connection, CHUNK)
+        elif message.get("Upgrade"):
+            await connection.send(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+                b"Upgrade: websocket\r\n\r\n"
+            )
+            await self._speak(connection, b"frame")
+        else:
+            self.served += 1
+            await connection.respond(self.name)
+
+    async def _speak(self, connection: AtOrigin, data: bytes) -> None:
+        while True:
+            if self.speaks:
+                await connection.send(data)
+            await asyncio.sleep(0.005)
+
+
+async def two_agents(stage: Stage, **backend: Any) -> tuple[LoadBalancer, Agent, Agent]:
+    first = Agent(await stage.origin(), b"agent1")
+    second = Agent(await stage.origin(), b"agent2")
+    lb = await stage.balancer(
+        first.origin,
+        second.origin,
+        backend={"affinity": {"cookie": "SERVERID"}, "health": HEALTH, **backend},
+    )
+    return lb, first, second
+
+
+async def ask(stage: Stage, lb: LoadBalancer, *fields: str) -> bytes:
+    client = await stage.client(lb)
+    await client.get("/", *fields)
+    answer = await client.read_response()
+    client.close()
+    return answer.body
+
+
+async def is_in_state(lb: LoadBalancer, state: str, number: int = 1) -> None:
+    server = server_of(lb, number)
+    await eventually(lambda: server.state == state, f"{server!r} is {state}")
+
+
+def expect_in_log(stage: Stage, *texts: str) -> None:
+    """Warnings that the test has caused."""
+    assert len(stage.problems) == len(texts), stage.problems
+    for text, problem in zip(texts, stage.problems, strict=True):
+        assert text in problem
+    stage.problems.clear()
+
+
+@on_both_loops
+async def test_a_server_that_streams_but_does_not_answer_its_checks(stage: Stage) -> None:
+    lb, first, _ = await two_agents(stage)
+    stream = await stage.client(lb)
+    await stream.get("/stream", "Cookie: SERVERID=agent1")
+    await stream.read_head()
+    first.checks = False
+    await is_in_state(lb, "degraded")
+    expect_in_log(stage, "agents/agent1 is DEGRADED: timeout after 0.06s, but its streams go on")
+
+    served = first.served
+    assert {await ask(stage, lb) for _ in range(6)} == {b"agent2"}  # nobody new
+    assert first.served == served
+    assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"agent1"  # who is pinned goes on
+    for _ in range(50):
+        assert await stream.read_chunk() == EVENT
+
+    first.checks = True
+    await is_in_state(lb, "up")
+    assert {await ask(stage, lb) for _ in range(6)} == {b"agent1", b"agent2"}
+    stream.close()
+
+
+async def test_when_the_stream_stands_still_too_it_is_down(stage: Stage) -> None:
+    lb, first, _ = await two_agents(stage)
+    stream = await stage.client(lb)
+    await stream.get("/stream", "Cookie: SERVERID=agent1")
+    await stream.read_head()
+    first.checks = False
+    await is_in_state(lb, "degraded")
+    first.speaks = False
+    await is_in_state(lb, "down")
+    expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN: timeout after 0.06s; 1 server up")
+    assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"agent2"
+    stream.close()
+
+
+async def test_without_streams_a_silent_server_is_down(stage: Stage) -> None:
+    lb, first, _ = await two_agents(stage)
+    idle = await stage.client(lb)
+    await idle.get("/", "Cookie: SERVERID=agent1")
+    await idle.read_response()  # a connection that is kept open, and no stream
+    first.checks = False
+    await is_in_state(lb, "down")
+    expect_in_log(stage, "agents/agent1 is DOWN: timeout after 0.06s; 1 server up")
+    idle.close()
+
+
+async def test_the_streams_of_another_server_do_not_help(stage: Stage) -> None:
+    lb, first, _ = await two_agents(stage)
+    stream = await stage.client(lb)
+    await stream.get("/stream", "Cookie: SERVERID=agent2")
+    await stream.read_head()
+    first.checks = False
+    await is_in_state(lb, "down")
+    expect_in_log(stage, "agents/agent1 is DOWN: timeout after 0.06s; 1 server up")
+    stream.close()
+
+
+async def test_a_tunnel_is_a_stream_by_what_the_server_sends(stage: Stage) -> None:
+    lb, first, _ = await two_agents(stage)
+    tunnel = await stage.client(lb)
+    await tunnel.get("/", "Cookie: SERVERID=agent1", *WEBSOCKET)
+    assert (await tunnel.read_head()).status == 101
+    first.checks = False
+    await is_in_state(lb, "degraded")
+    first.speaks = False
+    server = server_of(lb)
+    while server.state != "down":
+        await tunnel.send(b"anybody there?")  # what the client sends proves nothing
+        await asyncio.sleep(0.005)
+    expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN")
+    tunnel.close()
+
+
+async def test_a_degraded_server_serves_if_nobody_else_can(stage: Stage) -> None:
+    lb, first, second = await two_agents(stage)
+    stream = await stage.client(lb)
+    await stream.get("/stream", "Cookie: SERVERID=agent1")
+    await stream.read_head()
+    first.checks = second.checks = False
+    await is_in_state(lb, "degraded")
+    await is_in_state(lb, "down", 2)
+    assert await ask(stage, lb) == b"agent1"
+    stage.problems.clear()
+    stream.close()
+
+
+# Outliers.
+
+
+async def test_a_server_that_answers_its_checks_and_not_its_requests(stage: Stage) -> None:
+    bad = await stage.serving(answers(b"no", status=500))
+    good = await stage.serving(answers(b"yes"))
+    lb = await stage.balancer(
+        bad,
+        good,
+        backend={
+            "affinity": {"cookie": "SERVERID"},
+            "outlier": {"consecutive_failures": 3, "ejection_time": "400ms", "interval": "60s"},
+        },
+        timeouts={"connect": "100ms"},  # a finer sweep
+    )
+    got = [await ask(stage, lb) for _ in range(10)]
+    assert got.count(b"no") == 3
+    expect_in_log(stage, "agents/agent1 is EJECTED for 0.4 s: 3 failures in a row")
+    assert server_of(lb).ejections == 1
+    await is_in_state(lb, "up")
+    assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"no"
+
+
+async def test_a_server_that_refuses_connections_is_an_outlier(stage: Stage) -> None:
+    good = await stage.serving(answers(b"yes"))
+    lb = await stage.balancer(
+        stage.nobody(),
+        good,
+        server={"max_fails": 0},
+        backend={"outlier": {"consecutive_failures": 2}},
+    )
+    assert [await ask(stage, lb) for _ in range(6)] == [b"yes"] * 6
+    assert server_of(lb).counters.connect_errors == 2
+    assert server_of(lb).state == "ejected"
+    expect_in_log(stage, "agents/agent1 is EJECTED for 3")
+
+
+async def test_if_all_fail_half_stay(stage: Stage) -> None:
+    bad = await stage.serving(answers(b"no", status=503))
+    lb = await stage.balancer(bad, bad, bad, bad, backend={"outlier": {"consecutive_failures": 1}})
+    assert [await ask(stage, lb) for _ in range(10)] == [b"no"] * 10
+    assert sorted(server_of(lb, n).state for n in (1, 2, 3, 4)) == ["ejected"] * 2 + ["up"] * 2
+    expect_in_log(stage, "EJECTED", "EJECTED")
