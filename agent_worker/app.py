@@ -156,6 +156,10 @@ class Worker:
     def __repr__(self) -> str:
         return f"Worker({self.name!r}, {self.turns!r})"
 
+    def load(self) -> int:
+        """Turns that are open, of sessions or not."""
+        return len(self.turns)
+
     async def start(self) -> None:
         """What runs beside the requests. Needs no Redis yet."""
         self._background = [spawn_reporting(self.turns.start(), name="worker channel")]
@@ -201,7 +205,7 @@ def build_app(worker: Worker) -> web.Application:
         worker.operations,
     ):
         app.add_routes(endpoints.routes())
-    app.on_response_prepare.append(on_prepare(worker.metrics, worker.name))
+    app.on_response_prepare.append(on_prepare(worker.metrics, worker.name, worker.load))
 
     async def start(app: web.Application) -> None:
         await worker.start()

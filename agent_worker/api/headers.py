@@ -17,6 +17,8 @@ WORKER_HEADER = "X-Hermes-Worker"
 SESSION_HEADER = "X-Hermes-Session-Id"
 #: Where a stream of events can be taken up, on any worker.
 RESUME_HEADER = "X-Hermes-Resume"
+#: How much the worker has to do: what a balancer's `least_load` goes by.
+LOAD_HEADER = "X-Hermes-Load"
 _HANDOVER_HEADER = "X-Hermes-Handover"
 
 
@@ -26,15 +28,16 @@ def accepts_handover(request: web.Request) -> bool:
 
 
 def on_prepare(
-    metrics: Metrics, name: str
+    metrics: Metrics, name: str, load: Callable[[], int]
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """An `on_response_prepare` handler: names the worker and the session, counts the status.
+    """An `on_response_prepare` handler: names worker, session and load, counts the status.
 
     It sees every response: streams, WebSocket handshakes and errors too.
     """
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[WORKER_HEADER] = name
+        response.headers[LOAD_HEADER] = str(load())
         session_id = request.match_info.get("session_id", "")
         # Not with a 404: whoever learns a session's place from this header would learn nonsense.
         if response.status != 404 and is_session_id(session_id):

@@ -49,7 +49,8 @@ class OperationEndpoints:
     async def health(self, request: web.Request) -> web.Response:
         """200 while the process is well. Redis does not matter here: its loss is every
         worker's, and a balancer must not take all of them out for it."""
-        return web.json_response({"status": "ok", "worker": self._name})
+        state = {"status": "ok", "worker": self._name, "load": len(self._turns)}
+        return web.json_response(state)
 
     async def ready(self, request: web.Request) -> web.Response:
         """200 when new work is welcome; 503 while draining or without Redis."""

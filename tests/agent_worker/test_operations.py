@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.agent_worker.support import GatedEngine
+
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
@@ -16,8 +18,9 @@ async def test_health_and_readiness_of_a_worker_that_is_well(
     worker = await start_worker(name="w1")
     async with http.get(worker.url + "/health") as response:
         assert response.status == 200
-        assert await response.json() == {"status": "ok", "worker": "w1"}
+        assert await response.json() == {"status": "ok", "worker": "w1", "load": 0}
         assert response.headers["X-Hermes-Worker"] == "w1"
+        assert response.headers["X-Hermes-Load"] == "0"
     async with http.get(worker.url + "/ready") as response:
         assert response.status == 200
         assert await response.json() == {"status": "ready", "worker": "w1", "active_turns": 0}
@@ -69,3 +72,20 @@ async def test_metrics_are_each_workers_own(http: ClientSession, start_worker: S
         assert line in texts[0]
         assert line not in texts[1]
     assert "hermes_active_sessions 0.0" in texts[0]
+
+
+async def test_each_answer_tells_how_much_there_is_to_do(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    async with http.post(worker.sessions()) as response:
+        sid = (await response.json())["session_id"]
+    headers = {"Accept": "text/event-stream"}
+    url = worker.sessions(sid, "messages")
+    async with http.post(url, json={"content": "go"}, headers=headers) as response:
+        assert response.headers["X-Hermes-Load"] == "1"
+        await engine.started.wait()
+        async with http.get(worker.url + "/health") as busy:
+            assert (await busy.json())["load"] == 1
+        engine.gate.set()
+        await response.read()

@@ -403,7 +403,8 @@ async def test_a_turn_whose_worker_lost_redis_has_not_ended_for_others(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even if it reaches Redis again for its last word."""
-    engine = PausedEngine([*speech("one "), None, *speech("unheard")])
+    gate = asyncio.Event()
+    engine = PausedEngine([*speech("one "), gate, *speech("unheard"), None])
     first = await start_worker(engine=engine, lease_s=0.5)
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
     sid = await create(http, first)
@@ -419,7 +420,7 @@ async def test_a_turn_whose_worker_lost_redis_has_not_ended_for_others(
 
         monkeypatch.setattr(store.events, "append", is_away)
         monkeypatch.setattr(store, "renew", is_away)
-        engine.gate.set()
+        gate.set()
         (error,) = [event async for event in events]
     assert (error.id, error.data["code"]) == ("", "store_unavailable")
     rest = await resumed(http, other, path, seen.id)
