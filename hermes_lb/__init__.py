@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from hermes_lb.config import Config, ConfigError, load_config
 
 if TYPE_CHECKING:
     from hermes_lb.balancer import LoadBalancer
+    from hermes_lb.config import Config, ConfigError, load_config
 
 __all__ = ["Config", "ConfigError", "LoadBalancer", "load_config"]
 
 
 def __getattr__(name: str) -> Any:
-    """The balancer with all that it needs is loaded when asked for: `check` needs none of it."""
+    """Loaded when asked for: `check` needs no balancer, and many a test run needs nothing."""
     if name == "LoadBalancer":
-        from hermes_lb.balancer import LoadBalancer
-
-        return LoadBalancer
+        return importlib.import_module("hermes_lb.balancer").LoadBalancer
+    if name in __all__:
+        return getattr(importlib.import_module("hermes_lb.config"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

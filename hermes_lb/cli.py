@@ -1,4 +1,4 @@
-"""The command line: run a configuration, check it, print its schema, or show it all at work.
+"""The command line: run a configuration, check it, print its schema, show or measure it at work.
 
 Exit status: 0 done; 1 the configuration or the start failed, with the reasons on stderr; 2 the
 command line itself is wrong. What only one command needs is imported inside it: `check` is run by
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TextIO
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hermes_lb.config import Config, ConfigError
 
 _DEMO_CONFIG = Path("configs/lb.toml")
@@ -126,6 +128,68 @@ def demo(
     except OSError as error:
         _fail(f"the demo cannot start: {error}")
     raise typer.Exit(status or 0)
+
+
+@app.command()
+def lab(
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option("--strategy", "-s", metavar="NAME", help="Repeatable; all if not given."),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", metavar="NAME", help="Repeatable; all if not given."),
+    ] = None,
+    servers: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="How many; 10, or 4 with --live.")
+    ] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option(min=1, help="For each strategy; 20,000, or 600 with --live."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same results.")] = 1,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An access log (httplog) as the workload."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="A real balancer and real workers beside the model.")
+    ] = False,
+    why: Annotated[
+        int | None,
+        typer.Option("--why", metavar="N", min=1, help="Explain the pick for request N."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the JSON and the report go.")
+    ] = Path("lab"),
+) -> None:
+    """Compare strategies on a virtual clock: same requests, same failures, any number of servers.
+
+    Prints tables; writes lab.json and lab.html.
+    """
+    from hermes_lb.balancing import STRATEGIES
+    from hermes_lb.lab import SCENARIOS, Asked
+    from hermes_lb.lab import run as run_lab
+
+    _known("strategy", strategy or [], STRATEGIES)
+    _known("scenario", scenario or [], SCENARIOS)
+    if (trace is not None) + live + bool(scenario) > 1:
+        _fail("give one of --scenario, --trace and --live", status=2)
+    asked = Asked(
+        strategy or list(STRATEGIES), scenario or [], servers, requests, seed, trace, live, why,
+        output,
+    )  # fmt: skip
+    try:
+        status = run_lab(asked)
+    except (OSError, ValueError) as error:
+        _fail(f"the laboratory stopped: {error}")
+    raise typer.Exit(status)
+
+
+def _known(kind: str, names: list[str], allowed: Iterable[str]) -> None:
+    for name in names:
+        if name not in allowed:
+            _fail(f"there is no {kind} {name!r}; there are {', '.join(allowed)}", status=2)
 
 
 def summary(config: Config) -> list[str]:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb import Config, LoadBalancer, load_config
+from hermes_lb.testing import WatchedBalancer, config_for
 from tests.proxy.support import (
     Ended,
-    Origin,
     Stage,
-    answers,
     eventually,
     in_flight,
     pool_of,
@@ -25,6 +24,8 @@ from tests.proxy.support import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from tests.testing.support import Servers
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
 
@@ -44,21 +45,8 @@ def taken_port() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-def a_config(*origins: Origin, **sections: Any) -> dict[str, Any]:
-    return {
-        "admin": {"enabled": False},
-        "log": {"access": "off"},
-        "frontends": [{"name": "public", "bind": "127.0.0.1:0", "default_backend": "agents"}],
-        "backends": {
-            "agents": {
-                "servers": [
-                    {"name": f"agent{n}", "address": f"127.0.0.1:{origin.port}"}
-                    for n, origin in enumerate(origins, 1)
-                ]
-            }
-        },
-        **sections,
-    }
+def frontend(name: str, *bind: str) -> dict[str, Any]:
+    return {"name": name, "bind": [*bind], "default_backend": "servers"}
 
 
 async def body_at(stage: Stage, url: str) -> bytes:
@@ -93,15 +81,15 @@ def port_of(url: str | None) -> int:
 
 @pytest.mark.parametrize("form", ["dict", "Config", "path", "text"])
 async def test_it_takes_a_configuration_in_any_form(
-    stage: Stage, tmp_path: Path, form: str
+    stage: Stage, balanced_servers: Servers, tmp_path: Path, form: str
 ) -> None:
-    origin = await stage.serving()
-    config = a_config(origin)
+    [one] = await balanced_servers(1)
+    config = config_for(one)
     file = tmp_path / "lb.toml"
     file.write_text(
         '[admin]\nenabled = false\n[log]\naccess = "off"\n'
         '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
-        f'[backends.agents]\nservers = [{{ name = "a", address = "127.0.0.1:{origin.port}" }}]\n'
+        f'[backends.agents]\nservers = [{{ name = "a", address = "{one.address}" }}]\n'
     )
     forms: dict[str, Any] = {
         "dict": config,
@@ -111,42 +99,30 @@ async def test_it_takes_a_configuration_in_any_form(
     }
     async with LoadBalancer(forms[form]) as lb:
         assert isinstance(lb.config, Config)
-        assert await body_at(stage, lb.url) == b"ok"
+        assert await body_at(stage, lb.url) == b"one"
 
 
-async def test_two_run_side_by_side(stage: Stage) -> None:
-    one = LoadBalancer(a_config(await stage.serving(answers(b"one"))))
-    two = LoadBalancer(a_config(await stage.serving(answers(b"two"))))
-    async with one, two:
-        assert one.url != two.url
-        assert await body_at(stage, one.url) == b"one"
-        assert await body_at(stage, two.url) == b"two"
-        assert pool_of(one).servers[0].counters.responses[2] == 1
-        await one.stop()
-        assert await body_at(stage, two.url) == b"two"
+async def test_two_run_side_by_side(stage: Stage, balanced_servers: Servers) -> None:
+    first, second = map(WatchedBalancer, map(config_for, await balanced_servers(2)))
+    async with first, second:
+        assert first.url != second.url
+        assert await body_at(stage, first.url) == b"one"
+        assert await body_at(stage, second.url) == b"two"
+        await first.stop()
+        assert await body_at(stage, second.url) == b"two"
+    assert await first.served(1) == ["one"]
+    assert await second.served(2) == ["two", "two"]
 
 
-async def test_it_says_where_it_listens(stage: Stage) -> None:
-    origin = await stage.serving()
-    lb = LoadBalancer(
-        a_config(
-            origin,
-            admin={"bind": "127.0.0.1:0"},
-            frontends=[
-                {
-                    "name": "a",
-                    "bind": ["127.0.0.1:0", "0.0.0.0:0"],
-                    "default_backend": "agents",
-                },
-                {"name": "b", "bind": "127.0.0.1:0", "default_backend": "agents"},
-            ],
-        )
-    )
+async def test_it_says_where_it_listens(stage: Stage, balanced_servers: Servers) -> None:
+    config = config_for(*await balanced_servers(1), admin={"bind": "127.0.0.1:0"})
+    config["frontends"] = [frontend("a", "127.0.0.1:0", "0.0.0.0:0"), frontend("b", "127.0.0.1:0")]
+    lb = LoadBalancer(config)
     async with lb:
         assert len(lb.urls) == len(set(lb.urls)) == 3
         assert lb.urls[0] == lb.url
         for url in lb.urls:
-            assert await body_at(stage, url) == b"ok"
+            assert await body_at(stage, url) == b"one"
         client = await stage.client(lb.admin_url or "")
         await client.get("/healthz", f"Host: 127.0.0.1:{port_of(lb.admin_url)}")
         assert (await client.read_response()).status == 200
@@ -154,29 +130,26 @@ async def test_it_says_where_it_listens(stage: Stage) -> None:
     assert lb.admin_url is None
 
 
-async def test_it_can_be_started_once_at_a_time_and_again_later(stage: Stage) -> None:
-    lb = LoadBalancer(a_config(await stage.serving()))
+async def test_it_can_be_started_once_at_a_time_and_again_later(
+    stage: Stage, balanced_servers: Servers
+) -> None:
+    lb = LoadBalancer(config_for(*await balanced_servers(1)))
     for _ in range(2):
         await lb.start()
         with pytest.raises(RuntimeError):
             await lb.start()
-        assert await body_at(stage, lb.url) == b"ok"
+        assert await body_at(stage, lb.url) == b"one"
         await lb.stop()
         await lb.stop()
 
 
-async def test_a_port_that_is_taken_is_named_and_nothing_is_left(
-    stage: Stage, taken_port: int
-) -> None:
-    frontends = [
-        {"name": "good", "bind": "127.0.0.1:0", "default_backend": "agents"},
-        {"name": "bad", "bind": f"127.0.0.1:{taken_port}", "default_backend": "agents"},
-    ]
-    lb = LoadBalancer(
-        a_config(await stage.serving(), frontends=frontends, admin={"bind": "127.0.0.1:0"})
-    )
+async def test_a_port_that_is_taken_is_named_and_nothing_is_left(taken_port: int) -> None:
+    config = config_for("127.0.0.1:9", admin={"bind": "127.0.0.1:0"})
+    taken = f"127.0.0.1:{taken_port}"
+    config["frontends"] = [frontend("good", "127.0.0.1:0"), frontend("bad", taken)]
+    lb = LoadBalancer(config)
     before = asyncio.all_tasks()
-    with pytest.raises(OSError, match=f"127.0.0.1:{taken_port}"):
+    with pytest.raises(OSError, match=taken):
         await lb.start()
     await turns()
     assert asyncio.all_tasks() == before
@@ -184,8 +157,8 @@ async def test_a_port_that_is_taken_is_named_and_nothing_is_left(
         assert port_of(url) == taken_port or not can_connect(port_of(url))
 
 
-async def test_an_admin_port_that_is_taken_leaves_nothing(stage: Stage, taken_port: int) -> None:
-    lb = LoadBalancer(a_config(await stage.serving(), admin={"bind": f"127.0.0.1:{taken_port}"}))
+async def test_an_admin_port_that_is_taken_leaves_nothing(taken_port: int) -> None:
+    lb = LoadBalancer(config_for("127.0.0.1:9", admin={"bind": f"127.0.0.1:{taken_port}"}))
     before = asyncio.all_tasks()
     with pytest.raises(OSError, match=str(taken_port)):
         await lb.start()
@@ -193,11 +166,9 @@ async def test_an_admin_port_that_is_taken_leaves_nothing(stage: Stage, taken_po
     assert asyncio.all_tasks() == before
 
 
-async def test_an_access_log_that_cannot_be_opened_leaves_nothing(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_an_access_log_that_cannot_be_opened_leaves_nothing(tmp_path: Path) -> None:
     lb = LoadBalancer(
-        a_config(await stage.serving(), log={"access": str(tmp_path / "missing" / "a.log")})
+        config_for("127.0.0.1:9", log={"access": str(tmp_path / "missing" / "a.log")})
     )
     before = asyncio.all_tasks()
     with pytest.raises(ValueError, match="missing"):
@@ -205,18 +176,18 @@ async def test_an_access_log_that_cannot_be_opened_leaves_nothing(
     assert asyncio.all_tasks() == before
 
 
-async def test_it_can_be_started_after_a_failure(stage: Stage) -> None:
+async def test_it_can_be_started_after_a_failure(stage: Stage, balanced_servers: Servers) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        frontends = [{"name": "public", "bind": f"127.0.0.1:{port}", "default_backend": "agents"}]
-        lb = LoadBalancer(a_config(await stage.serving(), frontends=frontends))
+        taken = {"bind": f"127.0.0.1:{port}"}
+        lb = LoadBalancer(config_for(*await balanced_servers(1), frontend=taken))
         with pytest.raises(OSError, match=str(port)):
             await lb.start()
     async with lb:
         assert lb.urls == [f"http://127.0.0.1:{port}"]
-        assert await body_at(stage, lb.url) == b"ok"
+        assert await body_at(stage, lb.url) == b"one"
 
 
 # Stopping.
@@ -288,8 +259,8 @@ async def test_stop_cuts_an_http_1_0_response_by_a_reset(stage: Stage) -> None:
         await client.read_to_end()
 
 
-async def test_after_stop_nobody_listens(stage: Stage) -> None:
-    lb = LoadBalancer(a_config(await stage.serving()))
+async def test_after_stop_nobody_listens() -> None:
+    lb = LoadBalancer(config_for("127.0.0.1:9"))
     async with lb:
         port = port_of(lb.url)
         assert can_connect(port)
@@ -297,8 +268,8 @@ async def test_after_stop_nobody_listens(stage: Stage) -> None:
     assert can_listen(port)
 
 
-async def test_an_exception_in_the_block_stops_it_too(stage: Stage) -> None:
-    lb = LoadBalancer(a_config(await stage.serving()))
+async def test_an_exception_in_the_block_stops_it_too() -> None:
+    lb = LoadBalancer(config_for("127.0.0.1:9"))
 
     async def fail() -> None:
         async with lb:
@@ -310,12 +281,14 @@ async def test_an_exception_in_the_block_stops_it_too(stage: Stage) -> None:
     assert not can_connect(port_of(lb.url))
 
 
-async def test_nothing_is_left_for_the_garbage_collector_to_close(stage: Stage) -> None:
+async def test_nothing_is_left_for_the_garbage_collector_to_close(
+    stage: Stage, balanced_servers: Servers
+) -> None:
     """An unclosed transport warns when it is collected, and a warning is an error here."""
-    origin = await stage.serving()
+    [one] = await balanced_servers(1)
     for _ in range(3):
-        async with LoadBalancer(a_config(origin, admin={"bind": "127.0.0.1:0"})) as lb:
-            assert await body_at(stage, lb.url) == b"ok"
+        async with LoadBalancer(config_for(one, admin={"bind": "127.0.0.1:0"})) as lb:
+            assert await body_at(stage, lb.url) == b"one"
             kept = await stage.client(lb)
             await kept.get()
             await kept.read_response()
@@ -408,11 +381,6 @@ async def test_drain_gives_up_after_its_time(stage: Stage) -> None:
 
 
 async def test_draining_nothing_is_done_at_once() -> None:
-    lb = LoadBalancer(
-        {
-            "frontends": [{"name": "a", "bind": "127.0.0.1:0", "default_backend": "b"}],
-            "backends": {"b": {"servers": [{"name": "c", "address": "127.0.0.1:1"}]}},
-        }
-    )
+    lb = LoadBalancer(config_for("127.0.0.1:9"))
     assert await lb.drain(0) is True
     await lb.stop()

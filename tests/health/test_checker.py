@@ -56,9 +56,9 @@ def a_backend(*ports: int, **health: Any) -> Backend:
 
 
 @asynccontextmanager
-async def checking(configured: Backend) -> AsyncIterator[Pool]:
+async def checking(configured: Backend, **more: Any) -> AsyncIterator[Pool]:
     pool = Pool("agents", configured)
-    checker = HealthChecker({"agents": pool}, {"agents": configured}, rng=AtOnce())
+    checker = HealthChecker({"agents": pool}, {"agents": configured}, rng=AtOnce(), **more)
     await checker.start()
     try:
         yield pool
@@ -253,6 +253,119 @@ async def test_changes_are_one_line_each_in_the_log(
     assert up.getMessage().startswith("agents/agent1 is UP: 200 in ")
     assert up.getMessage().endswith("; 1 server up")
     assert up.levelno == logging.INFO
+
+
+# Busy is not dead.
+
+
+BRIEF = {"interval": "30ms", "timeout": "20ms", "rise": 2, "fall": 2}
+
+
+async def test_a_check_that_times_out_while_streams_move_makes_it_degraded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[tuple[Server, float]] = []
+
+    def moved(server: Server, seconds: float) -> bool:
+        asked.append((server, seconds))
+        return True
+
+    caplog.set_level(logging.INFO, "hermes_lb.health")
+    async with FakeServer(hangs) as fake, checking(a_backend(fake.port, **BRIEF), moved=moved) as p:
+        server = p.servers[0]
+        await until(lambda: len(asked) > 5)  # many more than `fall`
+        assert server.state == "degraded"
+        assert set(asked) == {(server, 0.03)}
+        fake.behaviour = answers(200)
+        await until(lambda: server.state == "up")
+    degraded, up = caplog.records
+    assert degraded.getMessage() == (
+        "agents/agent1 is DEGRADED: timeout after 0.02s, but its streams go on; 1 server up"
+    )
+    assert degraded.levelno == logging.WARNING
+    assert up.getMessage().startswith("agents/agent1 is UP: 200 in ")
+    assert up.levelno == logging.INFO
+
+
+async def test_when_its_streams_stand_still_it_goes_down_after_fall_checks() -> None:
+    moves = True
+    async with (
+        FakeServer(hangs) as fake,
+        checking(a_backend(fake.port, **BRIEF), moved=lambda server, seconds: moves) as pool,
+    ):
+        server = pool.servers[0]
+        await until(lambda: server.state == "degraded")
+        moves = False
+        seen: list[str] = []
+        server.when_changed = lambda: seen.append(server.state)
+        await until(lambda: server.state == "down")
+        moves = True
+        checks = fake.accepted
+        await until(lambda: fake.accepted > checks + 2)
+        assert server.state == "down"  # what is down comes up by good checks only
+        assert seen == ["down"]
+
+
+@pytest.mark.parametrize("behaviour", [answers(503), resets, says(b"")])
+async def test_only_a_timeout_can_mean_busy(behaviour: Behaviour) -> None:
+    health = {"interval": "60s", "timeout": "10s", "rise": 1, "fall": 1}
+    async with (
+        FakeServer(behaviour) as fake,
+        checking(a_backend(fake.port, **health), moved=lambda server, seconds: True) as pool,
+    ):
+        await until(lambda: pool.servers[0].state == "down")
+
+
+async def test_a_degraded_server_is_checked_at_the_fast_interval() -> None:
+    health = {"interval": "60s", "fast_interval": "10ms", "timeout": "20ms", "rise": 1}
+    async with (
+        FakeServer(hangs) as fake,
+        checking(a_backend(fake.port, **health), moved=lambda server, seconds: True),
+    ):
+        await until(lambda: fake.accepted > 3)
+
+
+# What is expected beside the status.
+
+
+@pytest.mark.parametrize(
+    ("health", "because"),
+    [
+        ({"expect_body": "ready"}, None),
+        ({"expect_body": "~^ready$"}, None),
+        ({"expect_body": "~^ok"}, "200, expected ~^ok in the body"),
+        ({"expect_header": "x-load: ~^[0-9]+$"}, None),
+        ({"expect_header": "X-Load: 8"}, "200, expected the header X-Load: 8"),
+        ({"expect_header": "X-Store"}, "200 without X-Store"),
+    ],
+)
+async def test_header_and_body(health: dict[str, str], because: str | None) -> None:
+    server, _ = await first_verdict(answers(200, b"ready", b"X-Load: 7\r\n"), **health)
+    assert server.is_up is (because is None)
+    assert because is None or server.last_check == because
+
+
+@pytest.mark.parametrize(("expected", "up"), [("xr", True), ("xre", False), ("ready", False)])
+async def test_what_is_expected_must_come_within_the_bound(expected: str, up: bool) -> None:
+    behaviour = answers(200, b"x" * (BODY_MAX - 1) + b"ready")
+    server, _ = await first_verdict(behaviour, expect_body=expected)
+    assert server.is_up is up
+
+
+async def test_coming_up_for_the_first_time_is_no_slow_start() -> None:
+    async with FakeServer(answers(200)) as fake:
+        configured = a_backend(fake.port, interval="5ms", rise=3, start="down")
+        slow = configured.servers[0].model_copy(update={"slow_start": 60.0})
+        configured = configured.model_copy(update={"servers": [slow]})
+        async with checking(configured) as pool:
+            server = pool.servers[0]
+            await until(lambda: server.is_up)
+            assert server.warmth == 1.0
+            fake.behaviour = answers(503)
+            await until(lambda: not server.is_up)
+            fake.behaviour = answers(200)
+            await until(lambda: server.is_up)
+            assert server.warmth == 0.05
 
 
 async def test_an_error_of_ours_does_not_end_the_checks(

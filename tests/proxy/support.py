@@ -30,7 +30,9 @@ import pytest
 
 from hermes_lb import LoadBalancer
 from hermes_lb.observe.access_log import AccessLog
+from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.tasks import Tasks
+from hermes_lb.testing import PATIENCE, Record, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,18 +40,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.pool import Pool, Server
 
-PATIENCE = 10.0  # seconds; a test that waits longer has failed
 _READ = 64 * 1024
-
-
-async def eventually(condition: Callable[[], object], what: str = "") -> None:
-    """Wait until `condition()` is true, where there is no event to wait for."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not condition():  # noqa: ASYNC110 - what is awaited is not ours to instrument
-                await asyncio.sleep(0.002)
-    except TimeoutError:
-        raise AssertionError(f"never came true: {what or condition}") from None
 
 
 async def turns(count: int = 5) -> None:
@@ -417,41 +408,28 @@ def answers(body: bytes = b"ok", *fields: str, status: int = 200) -> Handler:
     return handle
 
 
-_LINE = re.compile(
-    r"(?P<address>\S+):(?P<port>\d+) \[(?P<date>[^\]]+)\] (?P<frontend>\S+) "
-    r"(?P<backend>[^/ ]+)/(?P<server>\S+) "
-    r"(?P<TR>-?\d+)/(?P<Tw>-?\d+)/(?P<Tc>-?\d+)/(?P<Tr>-?\d+)/(?P<Ta>\d+) "
-    r"(?P<status>-?\d+) (?P<bytes>\d+) - - (?P<termination>..)(?P<cookies>..) "
-    r"(?P<actconn>\d+)/(?P<feconn>\d+)/(?P<beconn>\d+)/(?P<srvconn>\d+)/(?P<retries>\+?\d+) "
-    r'(?P<srv_queue>\d+)/(?P<backend_queue>\d+)(?: {(?P<reason>[^{}"]+)})? "(?P<request>[^"]*)"'
-)
-
-
 class LogLine:
-    """One line of the access log, taken apart."""
+    """One line of the access log, taken apart, in the words of the log."""
 
     def __init__(self, line: str) -> None:
-        match = _LINE.fullmatch(line)
-        assert match, f"not a line of httplog: {line!r}"
-        parts = match.groupdict()
+        record = Record.parse(line)
         self.line = line
-        self.address = parts["address"]
-        self.server = parts["server"]
-        self.backend = parts["backend"]
-        self.status = int(parts["status"])
-        self.bytes = int(parts["bytes"])
-        self.termination = parts["termination"]
-        self.cookies = parts["cookies"]
-        self.retries = parts["retries"]
-        self.request = parts["request"]
-        self.reason = parts["reason"] or ""
-        self.queues = int(parts["srv_queue"]), int(parts["backend_queue"])
-        self.connections = tuple(
-            int(parts[key]) for key in ("actconn", "feconn", "beconn", "srvconn")
-        )
-        names = ("TR", "Tw", "Tc", "Tr")
+        self.address = record.client.rpartition(":")[0]
+        self.server = record.server or NO_SERVER
+        self.backend = record.backend or record.frontend
+        self.status = record.status
+        self.bytes = record.size
+        self.termination = record.termination
+        self.cookies = record.cookies
+        self.retries = f"{'+' if record.was_moved else ''}{record.retries}"
+        self.request = record.request
+        self.reason = record.reason
+        self.queues = record.server_queue, record.backend_queue
+        self.connections = record.connections
         # Which phases were reached, e.g. "TR Tw": their times are not -1.
-        self.reached = " ".join(name for name in names if int(parts[name]) >= 0)
+        self.reached = " ".join(
+            name for name in ("TR", "Tw", "Tc", "Tr") if record.times[name] >= 0
+        )
 
     def __repr__(self) -> str:
         return self.line

@@ -1,0 +1,104 @@
+"""One scenario, or a trace, through several strategies: the same requests and the same events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.balancing import STRATEGIES
+from hermes_lb.config import StrategyOptions
+from hermes_lb.lab.engine import SAMPLES, Run
+from hermes_lb.lab.scenarios import SCENARIOS, Fleet, make_fleet
+from hermes_lb.lab.why import Why
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hermes_lb.lab.trace import Trace
+    from hermes_lb.lab.workloads import Workload
+
+    Progress = Callable[[str, str, float], None]  # scenario, strategy, share done
+
+
+@dataclass(slots=True)
+class Experiment:
+    """What is run: it gives the same result each time."""
+
+    strategies: Sequence[str]
+    servers: int = 10
+    requests: int = 20_000
+    seed: int = 1
+    why: int | None = None  # the number of the request to explain, from 1
+    progress: Progress = field(default=lambda *_: None)
+
+    def scenario(self, name: str) -> dict[str, Any]:
+        """A scenario by its name, as JSON."""
+        scenario = SCENARIOS[name]
+        workload = scenario.workload(self.seed, self.requests, self.servers)
+        result = {
+            "scenario": name,
+            "text": scenario.text,
+            "lengths": scenario.lengths.text,
+            "load": scenario.load,
+            "slots": scenario.slots,
+        }
+        return result | self._compare(
+            name, workload, lambda: scenario.fleet(self.servers, workload.horizon), scenario.sticky
+        )
+
+    def trace(self, trace: Trace, name: str) -> dict[str, Any]:
+        """A trace's requests, as JSON; beside it what the log says of who served them."""
+        logged = Counter(trace.servers)
+        total = len(trace.servers)
+        result = {
+            "scenario": name,
+            "text": f"{total} requests of a trace; {trace.skipped} lines could not be used.",
+            "lengths": "as they were",
+            "slots": 0,
+            "logged_shares": {
+                server: round(logged[server] / total, 6) for server in sorted(logged)
+            },
+        }
+        return result | self._compare(
+            name, trace.workload, lambda: make_fleet(self.servers, 0), False
+        )
+
+    def _compare(
+        self, name: str, workload: Workload, make: Callable[[], Fleet], sticky: bool
+    ) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        decisions: dict[str, list[str]] = {}
+        marks: list[tuple[float, str]] = []
+        for strategy in self.strategies:
+            fleet = make()
+            marks = fleet.marks
+            run = self._run(strategy, fleet, workload, sticky)
+            run.progress = lambda ended, strategy=strategy: self.progress(
+                name, strategy, ended / len(workload.arrivals)
+            )
+            why = Why(run, self.why - 1) if self.why is not None else None
+            results[strategy] = run.play(fleet.changes).summary()
+            self.progress(name, strategy, 1.0)
+            if why is not None:
+                decisions[strategy] = why.lines
+        return {
+            "servers": self.servers,
+            "requests": len(workload.arrivals),
+            "seed": self.seed,
+            "seconds": round(workload.horizon, 6),
+            "marks": marks,
+            "samples": SAMPLES,
+            "strategies": results,
+        } | ({"why": decisions} if decisions else {})
+
+    def _run(self, strategy: str, fleet: Fleet, workload: Workload, sticky: bool) -> Run:
+        return Run(
+            fleet.pool,
+            fleet.machines,
+            STRATEGIES[strategy](StrategyOptions()),
+            workload,
+            Random(f"{self.seed} {strategy}"),
+            sticky=sticky,
+        )

@@ -1,0 +1,105 @@
+"""What is counted during a run, and what is said of it afterwards."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from math import isnan, nan
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hermes_lb.pool import Server
+
+PERCENTILES: Final = (50, 90, 99, 99.9)
+# Of so many servers each one's requests in flight are kept, for the plots.
+MOST_LINES: Final = 12
+
+
+class Measures:
+    """Times in seconds, by the request's number; not a number where there is none."""
+
+    def __init__(self, servers: int, requests: int) -> None:
+        self.latencies = array("d", [nan]) * requests  # arrival to end
+        self.firsts = array("d", [nan]) * requests  # arrival to first byte
+        self.waits = array("d", [nan]) * requests  # arrival to the start of the work
+        self.counts = [0] * servers
+        self.peak = 0
+        self.served = 0
+        self.refused = 0  # connections; most of them are tried again elsewhere
+        self.moved = 0  # requests of a user whose last one was on another server
+        self.errors: Counter[str] = Counter()
+        self.samples: list[dict[str, Any]] = []
+        self._counts_before = [0] * servers
+
+    @property
+    def ended(self) -> int:
+        return self.served + self.errors.total()
+
+    def sent(self, place: int, in_flight: int) -> None:
+        """A request goes to the server of this place; its own is among those in flight."""
+        self.counts[place] += 1
+        if in_flight > self.peak:
+            self.peak = in_flight
+
+    def failed(self, number: int, kind: str, seconds: float) -> None:
+        self.errors[kind] += 1
+        self.firsts[number] = nan
+
+    def sample(self, now: float, servers: Sequence[Server]) -> None:
+        """How it stands: in flight of those in rotation, and what came since the last sample."""
+        loads = [s.in_flight for s in servers if s.is_up and s.weight] or [0]
+        recent = [a - b for a, b in zip(self.counts, self._counts_before, strict=True)]
+        self._counts_before = list(self.counts)
+        sample: dict[str, Any] = {
+            "at": round(now, 6),
+            "servers": len(loads),
+            "least": min(loads),
+            "mean": round(fmean(loads), 4),
+            "most": max(loads),
+            "most_share": round(max(recent) / sum(recent), 5) if any(recent) else 0.0,
+        }
+        if len(servers) <= MOST_LINES:
+            sample["in_flight"] = [s.in_flight for s in servers]
+            sample["sent"] = recent
+        self.samples.append(sample)
+
+    def summary(self) -> dict[str, Any]:
+        """All of it as JSON; the same run gives the same bytes."""
+        total = sum(self.counts)
+        shares = [count / total if total else 0.0 for count in self.counts]
+        loaded = [s for s in self.samples if s["mean"] > 0]
+        return {
+            "requests": len(self.latencies),
+            "served": self.served,
+            "errors": dict(sorted(self.errors.items())),
+            "refused": self.refused,
+            "moved": self.moved,
+            "in_flight_most": self.peak,
+            "share_least": round(min(shares), 6),
+            "share_most": round(max(shares), 6),
+            # The fullest server over the average one, at an average moment; 1 is even.
+            "imbalance": round(fmean(s["most"] / s["mean"] for s in loaded), 4) if loaded else 1.0,
+            "latency": percentiles(self.latencies),
+            "first_token": percentiles(self.firsts),
+            "wait": percentiles(self.waits),
+            "shares": [round(share, 6) for share in shares],
+            "samples": self.samples,
+        }
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float]:
+    """Mean and percentiles (nearest rank), in seconds; empty if there are no values."""
+    ordered = sorted(v for v in values if not isnan(v))
+    if not ordered:
+        return {}
+    found = {f"p{p:g}": ordered[rank(len(ordered), p)] for p in PERCENTILES}
+    found["most"] = ordered[-1]
+    return {"mean": round(fmean(ordered), 6), **{k: round(v, 6) for k, v in found.items()}}
+
+
+def rank(count: int, percent: float) -> int:
+    """The place of the percentile among `count` values in order."""
+    return max(0, min(count - 1, -int(-count * percent // 100) - 1))

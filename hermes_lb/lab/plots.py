@@ -1,0 +1,123 @@
+"""The report's plots, as inline SVG; colours are the page's (classes)."""
+
+from __future__ import annotations
+
+from html import escape
+from math import ceil, floor, log10
+from typing import TYPE_CHECKING, Any, Final
+
+from hermes_lb.lab.report import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Samples = list[dict[str, Any]]
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 280, 120, 34, 18
+_TOP: Final = 14  # for the words at the marks
+# A strategy whose fullest server is so many times above the middle one's gets a scale of its own.
+_OUTLIER: Final = 4
+
+
+def bands(result: dict[str, Any]) -> dict[str, str]:
+    """A small plot of requests in flight for each strategy, on one scale where that can be read."""
+    most = {
+        name: max((sample["most"] for sample in row["samples"]), default=0)
+        for name, row in result["strategies"].items()
+    }
+    middle = sorted(most.values())[len(most) // 2]
+    usual = max((m for m in most.values() if m <= _OUTLIER * middle), default=1) or 1
+    return {
+        name: _band(
+            row["samples"], max(usual, most[name] if most[name] > usual else 0), usual, result
+        )
+        for name, row in result["strategies"].items()
+    }
+
+
+def _band(samples: Samples, top: int, usual: int, result: dict[str, Any]) -> str:
+    length = result["seconds"] or 1.0
+
+    def x(at: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT) * min(1.0, at / length)
+
+    def y(value: float) -> float:
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * value / top
+
+    highs = [(x(s["at"]), y(s["most"])) for s in samples]
+    lows = [(x(s["at"]), y(s["least"])) for s in samples]
+    means = [(x(s["at"]), y(s["mean"])) for s in samples]
+    parts = [
+        _line("axis", _LEFT, y(0), _WIDTH, y(0)),
+        _text(_LEFT - 5, y(0) + 4, "0", "end"),
+        _text(_LEFT - 5, y(top) + 4, f"{top:,}", "end"),
+        _text(_LEFT, _HEIGHT - 4, "0", "start"),
+        _text(_WIDTH, _HEIGHT - 4, seconds(length), "end"),
+        f'<polygon class="band" points="{_points([*highs, *reversed(lows)])}"/>',
+        f'<polyline class="most" points="{_points(highs)}"/>',
+        f'<polyline class="mean" points="{_points(means)}"/>',
+    ]
+    if top > usual:
+        middle = (_LEFT + _WIDTH) / 2
+        parts.append(_text(middle, _HEIGHT - 4, "a scale of its own", "middle"))
+    free = _LEFT * 1.0
+    for at, word in result["marks"]:
+        parts.append(_line("mark", x(at), _TOP, x(at), y(0)))
+        if x(at) >= free:
+            parts.append(_text(x(at), 9, word, "start" if x(at) < _WIDTH * 0.7 else "end"))
+            free = x(at) + 6.0 * len(word) + 8
+    return _svg(_WIDTH, _HEIGHT, "requests in flight over time", parts)
+
+
+def percentile_plot(rows: dict[str, Any], kind: str) -> str:
+    """p50 and p99 of each strategy, on a logarithmic scale."""
+    width, row_height, left, right = 720, 22, 120, 90
+    known = {name: row[kind] for name, row in rows.items() if row[kind]}
+    values = [row[p] for row in known.values() for p in ("p50", "p99") if row[p] > 0.0]
+    if not values:
+        return ""
+    low, high = floor(log10(min(values))), ceil(log10(max(values)))
+    high += high == low
+    bottom = row_height * len(known) + 8
+
+    def x(value: float) -> float:
+        share = (log10(max(value, 10.0**low)) - low) / (high - low)
+        return left + (width - left - right) * share
+
+    parts: list[str] = []
+    for power in range(low, high + 1):
+        at = x(10.0**power)
+        parts += [_line("axis", at, 0, at, bottom), _text(at, bottom + 14, seconds(10.0**power))]
+    for i, (name, row) in enumerate(known.items()):
+        middle = row_height * i + 14
+        p50, p99 = x(row["p50"]), x(row["p99"])
+        parts += [
+            _text(0, middle + 4, name, "start", "name"),
+            _line("whisker", p50, middle, p99, middle),
+            f'<circle class="p50" cx="{p50:.1f}" cy="{middle}" r="4.5"/>',
+            f'<circle class="p99" cx="{p99:.1f}" cy="{middle}" r="4.5"/>',
+            _text(p99 + 9, middle + 4, seconds(row["p99"]), "start"),
+        ]
+    drawn = _svg(width, bottom + 20, f"{kind}: p50 and p99", parts)
+    return f"<figure>{drawn}<figcaption>left p50, right p99</figcaption></figure>"
+
+
+def _svg(width: float, height: float, label: str, parts: Iterable[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> str:
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def _points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

@@ -1,0 +1,90 @@
+"""A workload from an access log in the format `httplog`, ours or HAProxy's.
+
+A request arrives when its line says and takes its Tr + the time of its answer, which is Ta less
+what it waited before (TR, Tw, Tc). That is what the server of that day needed, its own queue
+included; so a trace is played to machines that do any number of requests at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from hermes_lb.lab.workloads import Workload
+from hermes_lb.observe.httplog import MONTHS, NO_SERVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# A syslog server may have put its own words before.
+_LINE = re.compile(
+    r"(?:^|\s)(?P<client>[0-9A-Fa-f.:]+|-|unix):\d+ "
+    r"\[(?P<day>\d\d)/(?P<month>[A-Z][a-z]{2})/(?P<year>\d{4}):(?P<clock>\d\d:\d\d:\d\d\.\d{3})\] "
+    r"\S+ [^/ ]+/(?P<server>\S+) (?P<times>-?\d+/-?\d+/-?\d+/-?\d+/\+?-?\d+) -?\d+ "
+)
+
+
+class Trace(NamedTuple):
+    """What a log says: the workload, who served it, and how many lines could not be used."""
+
+    workload: Workload
+    servers: list[str]  # of each request, in order of arrival
+    skipped: int
+
+
+class _Entry(NamedTuple):
+    at: float
+    first: float
+    length: float
+    client: str
+    server: str
+
+
+def read_trace(lines: Iterable[str], most: int | None = None) -> Trace:
+    """The first `most` requests that a server answered. Raises ValueError if there is none."""
+    entries: list[_Entry] = []
+    skipped = 0
+    for line in lines:
+        entry = _entry(line)
+        if entry is not None:
+            entries.append(entry)
+        elif line.strip():
+            skipped += 1
+    if not entries:
+        raise ValueError("no line of it is a request in the format httplog that a server answered")
+    entries = sorted(entries)[:most]  # lines are written when requests end
+    began = entries[0].at
+    users: dict[str, int] = {}
+    return Trace(
+        Workload(
+            array("d", [entry.at - began for entry in entries]),
+            array("d", [entry.first for entry in entries]),
+            array("d", [entry.length for entry in entries]),
+            array("L", [users.setdefault(entry.client, len(users)) for entry in entries]),
+            list(users),
+        ),
+        [entry.server for entry in entries],
+        skipped,
+    )
+
+
+def _entry(line: str) -> _Entry | None:
+    found = _LINE.search(line)
+    if found is None or found["server"] == NO_SERVER or found["month"] not in MONTHS:
+        return None
+    head, queue, connect, answer, whole = map(int, found["times"].replace("+", "").split("/"))
+    if answer < 0 or whole < 0:
+        return None  # no answer came
+    month = MONTHS.index(found["month"]) + 1
+    try:
+        began = datetime.fromisoformat(
+            f"{found['year']}-{month:02}-{found['day']}T{found['clock']}+00:00"
+        )
+    except ValueError:
+        return None
+    length = max(0, whole - max(0, head) - max(0, queue) - max(0, connect)) / 1000
+    return _Entry(
+        began.timestamp(), min(answer / 1000, length), length, found["client"], found["server"]
+    )

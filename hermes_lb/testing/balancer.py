@@ -1,0 +1,112 @@
+"""A balancer that remembers each request, and the configuration of one before some servers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.balancer import LoadBalancer
+from hermes_lb.config import Config
+from hermes_lb.observe.access_log import AccessLog
+from hermes_lb.testing.collected import Collected
+from hermes_lb.testing.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+    from typing import Any
+
+    from hermes_lb.testing.servers import Server
+
+_TABLES = Config.model_fields.keys() - {"frontends", "backends"}
+
+
+class WatchedBalancer(LoadBalancer):
+    """A `LoadBalancer` that keeps a `Record` of each request that is over, in that order.
+
+    A request on a route with `access_log = false` has none.
+    """
+
+    def __init__(self, config: Config | Mapping[str, Any] | str | Path) -> None:
+        super().__init__(config)
+        self._records: Collected[Record] = Collected("records of the balancer")
+
+    async def _start(self, starting: AsyncExitStack) -> None:
+        await super()._start(starting)
+        assert self._context is not None
+        self._context.access_log = _Recording(self._context.access_log, self._records)
+
+    @property
+    def records(self) -> list[Record]:
+        """Of the requests that are over by now."""
+        return self._records.items
+
+    async def record(self, index: int = 0) -> Record:
+        """The record with this index, once it is there. Raises AssertionError if it is not."""
+        return (await self._records.wait(index + 1))[index]
+
+    async def served(self, count: int = 1) -> list[str | None]:
+        """Who served, by name, of all requests that are over, once `count` are.
+
+        None: nobody did.
+        """
+        return [record.server for record in await self._records.wait(count)]
+
+    @property
+    def in_flight(self) -> dict[str, int]:
+        """By server: the requests that it has now."""
+        return {
+            server.name: server.in_flight for pool in self.pools.values() for server in pool.servers
+        }
+
+
+class _Recording(AccessLog):
+    """An access log that is recorded, and then written as configured."""
+
+    def __init__(self, configured: AccessLog, records: Collected[Record]) -> None:
+        super().__init__("off")
+        self.enabled = True
+
+        def write(line: str) -> None:
+            records.add(Record.parse(line))
+            configured.write(line)
+
+        self.write = write
+
+
+def config_for(
+    *servers: Server | str,
+    frontend: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
+    each: Sequence[Mapping[str, Any]] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """A configuration: one frontend on any free port, one backend `servers`, no access log.
+
+    A server may be an address too, such as `127.0.0.1:9`. `server` holds for all servers, `each`
+    has a table for each of them. The names of the configuration's tables (`timeouts`, `limits`,
+    `log`, ...) among `options` are those tables; all other options are the backend's keys.
+    """
+    listed: list[dict[str, Any]] = []
+    for number, one in enumerate(servers):
+        who = (
+            {"name": f"address{number + 1}", "address": one}
+            if isinstance(one, str)
+            else {"name": one.name, "address": one.address}
+        )
+        listed.append({**who, **(server or {}), **(each[number] if each else {})})
+    tables = {name: options.pop(name) for name in _TABLES & options.keys()}
+    return {
+        "admin": {"enabled": False},
+        "log": {"access": "off"},
+        **tables,
+        "frontends": [
+            {
+                "name": "public",
+                "bind": "127.0.0.1:0",
+                "default_backend": "servers",
+                **(frontend or {}),
+            }
+        ],
+        "backends": {"servers": {"servers": listed, **options}},
+    }

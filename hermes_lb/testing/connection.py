@@ -1,0 +1,142 @@
+"""One connection of a server of the tests: a bare socket, so that it can misbehave byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from hermes_lb.testing.messages import Reply, Request, head_of
+
+if TYPE_CHECKING:
+    from hermes_lb.testing.faults import Fault
+    from hermes_lb.testing.servers import Server
+
+_READ = 64 * 1024
+_LINGER_0 = struct.pack("ii", 1, 0)  # close() then sends RST
+
+
+class Over(Exception):
+    """The connection has ended, by either side."""
+
+
+class Wire:
+    """What a fault writes a reply to. `sent` is in bytes, of this reply."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self.server = server
+        self.sent = 0
+        self._sock = sock
+
+    async def send(self, data: bytes) -> None:
+        """All of it, or as much as the server's fault lets through at any time."""
+        loop = asyncio.get_running_loop()
+        while data:
+            room = self.server.fault.room(self.sent)
+            if room == 0:
+                await self.server.another_fault()
+                continue
+            piece, data = (data, b"") if room is None else (data[:room], data[room:])
+            await loop.sock_sendall(self._sock, piece)
+            self.sent += len(piece)
+
+    def reset(self) -> NoReturn:
+        """End it by RST."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+        raise Over
+
+    def close(self) -> NoReturn:
+        """End it by FIN."""
+        raise Over
+
+
+class Connection:
+    """It reads a request, has it answered, and reads the next one."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.is_idle = True
+        self._server = server
+        self._sock = sock
+        self._unread = b""
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Until either side ends it."""
+        try:
+            while await self._serve_one():
+                pass
+        except (Over, OSError):
+            pass
+        finally:
+            self._sock.close()
+
+    def end_if_idle(self) -> None:
+        """FIN, at once: who looks next sees it."""
+        if self.is_idle:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+
+    async def _serve_one(self) -> bool:
+        """Returns whether another request may follow."""
+        request = await self._read_request()
+        self.is_idle = False
+        server = self._server
+        fault = server.fault
+        with server.asked_for(request):
+            reply = await server.reply(request, fault, self)
+            await self._send(reply, fault)
+        self.is_idle = True
+        return not request.is_websocket and request.header("Connection") != "close"
+
+    async def _send(self, reply: Reply, fault: Fault) -> None:
+        async with aclosing(reply.pieces):
+            await fault.send(reply, Wire(self._server, self._sock))
+
+    async def _read_request(self) -> Request:
+        request = Request.parse(await self.read_until(b"\r\n\r\n"))
+        if request.header("Expect"):
+            await self._loop.sock_sendall(self._sock, head_of(100, {}))
+        if request.header("Transfer-Encoding"):
+            body = await self._read_chunks()
+        else:
+            body = await self.read_exactly(int(request.header("Content-Length") or 0))
+        return Request(request.method, request.target, request.fields, body)
+
+    async def _read_chunks(self) -> bytes:
+        chunks = []
+        while size := int(await self.read_until(b"\r\n"), 16):
+            chunks.append(await self.read_exactly(size))
+            await self.read_exactly(2)
+        await self.read_until(b"\r\n")
+        return b"".join(chunks)
+
+    # Reading. All of these raise Over at the end.
+
+    async def read_some(self) -> bytes:
+        """At least a byte."""
+        if not self._unread:
+            await self._receive()
+        data, self._unread = self._unread, b""
+        return data
+
+    async def read_exactly(self, size: int) -> bytes:
+        while len(self._unread) < size:
+            await self._receive()
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    async def read_until(self, mark: bytes) -> bytes:
+        """Up to the end of `mark`."""
+        while (found := self._unread.find(mark)) < 0:
+            await self._receive()
+        return await self.read_exactly(found + len(mark))
+
+    async def _receive(self) -> None:
+        data = await self._loop.sock_recv(self._sock, _READ)
+        if not data:
+            raise Over
+        self._unread += data

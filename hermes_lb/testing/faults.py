@@ -1,0 +1,190 @@
+"""How a server misbehaves, as values: `server.fault = ResetAfter(100)`, and `None` for not at all.
+
+A fault holds from the next request on. `Stall` holds for the present ones too, until another fault
+(or None) takes its place. Faults have no state, so several servers may share one. A fault of your
+own is a subclass of `Fault`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hermes_lb.testing.messages import Answer
+
+if TYPE_CHECKING:
+    from hermes_lb.testing.connection import Wire
+    from hermes_lb.testing.messages import Reply, Request
+    from hermes_lb.testing.servers import Server
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The base, which behaves well. Each of its methods may be replaced."""
+
+    def begin(self, server: Server) -> None:
+        """It takes the place of another fault."""
+        server.listen()
+
+    def replaces(self, request: Request, server: Server) -> Answer | None:
+        """An answer instead of the handler's, which is then not asked."""
+        return None
+
+    async def send(self, reply: Reply, wire: Wire) -> None:
+        """Send the reply, or what becomes of it; `wire.reset()` or `wire.close()` ends it."""
+        async for piece in reply.pieces:
+            await wire.send(piece)
+
+    def room(self, sent: int) -> int | None:
+        """How many bytes more may be sent now, after `sent` of this reply; None: all of them."""
+        return None
+
+
+@dataclass(frozen=True)
+class Refuse(Fault):
+    """Nobody listens: connections are refused, and idle ones are closed."""
+
+    def begin(self, server: Server) -> None:
+        server.stop_listening()
+
+
+@dataclass(frozen=True)
+class Flap(Fault):
+    """It listens for `up` seconds, refuses for `down` seconds, and so on."""
+
+    up: float
+    down: float
+
+    def begin(self, server: Server) -> None:
+        server.listen()
+        server.in_background(self._flap(server))
+
+    async def _flap(self, server: Server) -> None:
+        while True:
+            await asyncio.sleep(self.up)
+            server.stop_listening()
+            await asyncio.sleep(self.down)
+            server.listen()
+
+
+@dataclass(frozen=True)
+class ResetAfter(Fault):
+    """A reset (RST) after `size` bytes of the response, its head included."""
+
+    size: int
+
+    async def send(self, reply: Reply, wire: Wire) -> None:
+        await _send_at_most(self.size, reply, wire)
+        wire.reset()
+
+
+@dataclass(frozen=True)
+class CloseAfter(Fault):
+    """A clean end (FIN) after `size` bytes of the response, its head included."""
+
+    size: int
+
+    async def send(self, reply: Reply, wire: Wire) -> None:
+        await _send_at_most(self.size, reply, wire)
+        wire.close()
+
+
+async def _send_at_most(size: int, reply: Reply, wire: Wire) -> None:
+    async for piece in reply.pieces:
+        await wire.send(piece[: size - wire.sent])
+        if wire.sent >= size:
+            return
+
+
+@dataclass(frozen=True)
+class Stall(Fault):
+    """Silence after `after` bytes of the response; a response that has begun stops at once."""
+
+    after: int = 0
+
+    def room(self, sent: int) -> int | None:
+        return max(0, self.after - sent)
+
+
+@dataclass(frozen=True)
+class SlowTokens(Fault):
+    """`interval` seconds before each piece of a stream, or before each byte of a plain body."""
+
+    interval: float
+
+    async def send(self, reply: Reply, wire: Wire) -> None:
+        await wire.send(await anext(reply.pieces))
+        async for piece in reply.pieces:
+            for token in [piece] if reply.is_streamed else map(bytes, zip(piece, strict=True)):
+                await asyncio.sleep(self.interval)
+                await wire.send(token)
+
+
+@dataclass(frozen=True)
+class WrongLength(Fault):
+    """`Content-Length` is `by` bytes too much (then the end comes early) or, below 0, too little.
+
+    A stream has no length: it ends without its last chunk.
+    """
+
+    by: int = 1
+
+    async def send(self, reply: Reply, wire: Wire) -> None:
+        head = await anext(reply.pieces)
+        await wire.send(_LENGTH.sub(self._another, head))
+        async for piece in reply.pieces:
+            if piece != _LAST_CHUNK:
+                await wire.send(piece)
+        wire.close()
+
+    def _another(self, length: re.Match[bytes]) -> bytes:
+        return b"%b%d" % (length[1], max(0, int(length[2]) + self.by))
+
+
+_LENGTH = re.compile(rb"(?i)(\r\ncontent-length: *)(\d+)")
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Garbage(Fault):
+    """Bytes that are not HTTP, and the end."""
+
+    data: bytes = b"\x16\x03\x01 this is not HTTP\r\n\r\n"
+
+    async def send(self, reply: Reply, wire: Wire) -> None:
+        await wire.send(self.data)
+        wire.close()
+
+
+@dataclass(frozen=True)
+class Fail(Fault):
+    """`status` instead of the answer, for a share of the requests: the same ones for one `seed`."""
+
+    status: int = 503
+    rate: float = 1.0
+    seed: int = 0
+
+    def begin(self, server: Server) -> None:
+        server.listen()
+        server.rng.seed(self.seed)
+
+    def replaces(self, request: Request, server: Server) -> Answer | None:
+        if server.rng.random() < self.rate:
+            return Answer(self.status, {}, f"{server.name} fails\n")
+        return None
+
+
+__all__ = [
+    "CloseAfter",
+    "Fail",
+    "Fault",
+    "Flap",
+    "Garbage",
+    "Refuse",
+    "ResetAfter",
+    "SlowTokens",
+    "Stall",
+    "WrongLength",
+]

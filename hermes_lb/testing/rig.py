@@ -1,0 +1,118 @@
+"""What one test has running: servers, and balancers before them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+from hermes_lb.testing.balancer import WatchedBalancer, config_for
+from hermes_lb.testing.servers import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from aiohttp import web
+
+    from hermes_lb.config import Config
+    from hermes_lb.testing.application import Application
+    from hermes_lb.testing.messages import Handler
+
+_NAMES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+class Rig:
+    """`async with Rig() as rig:` ends all that `rig` has started, balancers first.
+
+    Leaving it raises an ExceptionGroup of the errors that escaped from handlers.
+    """
+
+    def __init__(self) -> None:
+        self._servers: list[Server] = []
+        self._running_servers = AsyncExitStack()
+        self._running_balancers = AsyncExitStack()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        async with self._running_servers, self._running_balancers:
+            pass
+        if errors := [error for server in self._servers for error in server.errors]:
+            raise ExceptionGroup("handlers of the test's servers failed", errors)
+
+    async def servers(
+        self,
+        count: int = 1,
+        *,
+        names: Sequence[str] = (),
+        handler: Handler | None = None,
+        app: Callable[[], web.Application] | web.Application | None = None,
+    ) -> list[Server]:
+        """Start servers: `count` of them, named one, two, ..., or one for each of `names`.
+
+        They answer what `handler` says, or are `app`, an application of aiohttp; more than one need
+        a function that makes it.
+        """
+        self._check_loop()
+        known = len(self._servers)
+        names = names or [_name(known + number) for number in range(count)]
+        started = []
+        for name, application in zip(names, _apps(app, len(names)), strict=True):
+            server = Server(name, handler, application)
+            self._servers.append(server)
+            started.append(await self._running_servers.enter_async_context(server))
+        return started
+
+    async def balancer(
+        self,
+        *servers: Server | str,
+        config: Config | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> WatchedBalancer:
+        """Start a balancer before `servers`, with the options of `config_for`; or with `config`.
+
+        Raises ConfigError if the configuration is wrong.
+        """
+        self._check_loop()
+        if config is not None and (servers or options):
+            raise TypeError("a whole config has its own servers and options")
+        lb = WatchedBalancer(config_for(*servers, **options) if config is None else config)
+        return await self._running_balancers.enter_async_context(lb)
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "the fixture and the test run in different event loops: "
+                "give them one loop scope (asyncio_default_fixture_loop_scope of pytest-asyncio)"
+            )
+
+
+def _name(number: int) -> str:
+    return _NAMES[number] if number < len(_NAMES) else f"server{number + 1}"
+
+
+def _apps(
+    app: Callable[[], web.Application] | web.Application | None, count: int
+) -> list[Application | None]:
+    """One for each of `count` servers."""
+    if app is None:
+        return [None] * count
+    from aiohttp import web  # only for who has one
+
+    from hermes_lb.testing.application import Application
+
+    if not isinstance(app, web.Application):
+        return [Application(app()) for _ in range(count)]
+    if count > 1:
+        raise TypeError("an application can be one server only: give a function that makes it")
+    return [Application(app)]

@@ -1,0 +1,198 @@
+"""A server behind a balancer that answers, or misbehaves on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from hermes_lb.tasks import Tasks
+from hermes_lb.testing import websocket
+from hermes_lb.testing.collected import Collected
+from hermes_lb.testing.connection import Connection, Over
+from hermes_lb.testing.faults import Fault
+from hermes_lb.testing.messages import Answer, Reply, Request, reply_to
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+    from types import TracebackType
+    from typing import Any
+
+    from hermes_lb.testing.application import Application
+    from hermes_lb.testing.messages import Handler
+
+_WELL = Fault()
+
+
+class Server:
+    """An HTTP/1.1 server on a port of its own, on loopback.
+
+    It answers 200 with its name, or what `handler` says, or what `application` says; without either
+    a WebSocket gets an echo. `fault` says how it misbehaves. `async with` runs it.
+    """
+
+    def __init__(
+        self, name: str, handler: Handler | None = None, application: Application | None = None
+    ) -> None:
+        self.name = name
+        self.handler = handler
+        self.in_flight = 0  # requests that are being answered
+        self.accepted = 0  # connections so far
+        self.rng = random.Random(0)
+        self.errors: list[Exception] = []  # that escaped from the handler
+        self._application = application
+        self._requests: Collected[Request] = Collected(f"requests to {name}")
+        self._fault = _WELL
+        self._fault_changed = asyncio.Event()
+        self._background: asyncio.Task[None] | None = None  # the fault's
+        self._tasks = Tasks()
+        self._connections: set[Connection] = set()
+        self._listener: socket.socket | None = None
+        self._port = _reserve()
+
+    def __repr__(self) -> str:
+        state = "listens" if self._listener else "refuses"
+        return f"<Server {self.name} {self.address} {state}, {len(self._requests)} requests>"
+
+    # Where it is, and what it was asked.
+
+    @property
+    def address(self) -> str:
+        """`127.0.0.1:port`; the port stays while nobody listens on it."""
+        host, port = self._port.getsockname()
+        return f"{host}:{port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """That came so far, whole."""
+        return self._requests.items
+
+    async def asked(self, count: int = 1) -> list[Request]:
+        """All requests, once `count` came. Raises AssertionError if they do not come."""
+        return await self._requests.wait(count)
+
+    # How it misbehaves.
+
+    @property
+    def fault(self) -> Fault:
+        """How it misbehaves; `None` is set for not at all. It may be changed at any time."""
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault | None) -> None:
+        if self._background is not None:
+            self._background.cancel()
+            self._background = None
+        self._fault = fault or _WELL
+        self._fault_changed.set()
+        self._fault_changed = asyncio.Event()
+        self._fault.begin(self)
+
+    async def another_fault(self) -> None:
+        """Wait until `fault` is set."""
+        await self._fault_changed.wait()
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """For a fault: run `work` until another fault is set."""
+        self._background = self._tasks.spawn(work, name=f"fault of {self.name}")
+
+    def stop_listening(self) -> None:
+        """Refuse connections, and end those that are idle, all at once."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for connection in self._connections:
+            connection.end_if_idle()
+
+    def listen(self) -> None:
+        """Accept connections, again. Idempotent."""
+        if self._listener is None:
+            self._listener = _listen(self._port)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    # Its life.
+
+    async def __aenter__(self) -> Self:
+        if self._application is not None:
+            await self._application.start()
+        self.fault.begin(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop_listening()
+        await self._tasks.cancel_all()
+        if self._application is not None:
+            await self._application.stop()
+        self._port.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:  # it has left already
+            return
+        self.accepted += 1
+        connection = Connection(self, sock)
+        self._connections.add(connection)
+        task = self._tasks.spawn(connection.run(), name=f"connection to {self.name}")
+        task.add_done_callback(lambda _: self._connections.discard(connection))
+
+    @contextmanager
+    def asked_for(self, request: Request) -> Iterator[None]:
+        """While `request` is being answered."""
+        self.in_flight += 1
+        self._requests.add(request)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    async def reply(self, request: Request, fault: Fault, connection: Connection) -> Reply:
+        """The reply to `request`, before the fault has its way with it."""
+        if (instead := fault.replaces(request, self)) is not None:
+            return reply_to(request, instead)
+        if self._application is not None:
+            return await self._application.reply(request, connection)
+        if self.handler is not None:
+            return reply_to(request, await self._handle(self.handler, request))
+        if request.is_websocket:
+            return websocket.echo(request, connection)
+        return reply_to(request, Answer(body=self.name))
+
+    async def _handle(self, handler: Handler, request: Request) -> Answer:
+        try:
+            return Answer(*await handler(request))
+        except (Over, OSError):
+            raise
+        except Exception as error:
+            self.errors.append(error)
+            return Answer(500, {}, f"the handler of {self.name} failed: {error!r}\n")
+
+
+def _reserve() -> socket.socket:
+    """A port that stays ours while nobody listens on it: bound, so that connecting is refused."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def _listen(port: socket.socket) -> socket.socket:
+    """Listen on a port that `port` holds: both have SO_REUSEADDR, and only one listens."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(port.getsockname())
+    sock.setblocking(False)
+    sock.listen(1000)
+    return sock

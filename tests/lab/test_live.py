@@ -1,0 +1,29 @@
+"""The model beside the real balancer."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from hermes_lb.lab.live import compare, print_comparison
+
+STRATEGIES = ["round_robin", "leastconn", "maglev", "p2c", "peak_ewma"]
+
+
+def test_a_live_run_agrees_with_the_model() -> None:
+    """Within the error that `live` states for each figure; some ten seconds of real time."""
+    rows = compare(STRATEGIES, 3, 150, 1)
+    assert len(rows) == 5 * len(STRATEGIES)
+    assert [row for row in rows if not row["agrees"]] == []
+
+
+def test_a_figure_that_does_not_agree_is_said() -> None:
+    row = {
+        "strategy": "p2c", "measure": "mean_latency_seconds", "model": 0.2, "live": 0.9,
+        "allowed": 0.1, "agrees": False,
+    }  # fmt: skip
+    text = io.StringIO()
+    print_comparison(Console(file=text, width=120), [row])
+    assert "200 ms / 900 ms (may differ by 100 ms)" in text.getvalue()
+    assert "1 of 1 figures do not agree" in text.getvalue()

@@ -1,0 +1,72 @@
+"""An access log as a workload: HAProxy's own lines, and ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from hermes_lb.lab.trace import read_trace
+from hermes_lb.observe.httplog import format_line
+
+# Written by HAProxy 2.6.12 with `option httplog`; the first through a syslog server.
+HAPROXY = [
+    "Nov 24 12:55:17 box haproxy[614]: 127.0.0.1:38554 [24/Nov/2026:12:55:17.000] fe be/s1 "
+    '0/0/0/120/1500 200 51 - - --NI 1/1/0/0/0 0/0 "GET /ok HTTP/1.1"',
+    "127.0.0.1:38560 [24/Nov/2026:12:55:16.250] fe be/s2 "
+    '10/400/5/50/465 200 51 - - --VN 1/1/0/0/+1 0/0 "GET /ok HTTP/1.1"',
+]
+
+
+def line(began: int, *, client: str = "10.1.2.3:5", served_by: str = "be/s1", th: int = 5) -> str:
+    return format_line(
+        client, began, "fe", served_by, "0/0/0", th, 20, 200, 51, "--NI", 1, 1, 0, 0, "0 0/0",
+        "GET /ok HTTP/1.1",
+    )  # fmt: skip
+
+
+def test_requests_are_in_order_of_arrival_with_what_the_server_took() -> None:
+    trace = read_trace(HAPROXY)
+    work = trace.workload
+    assert list(work.arrivals) == [0.0, pytest.approx(0.75)]
+    assert list(work.lengths) == [0.05, 1.5]  # without what it waited for its head and a server
+    assert list(work.firsts) == [0.05, 0.12]
+    assert trace.servers == ["s2", "s1"]
+    assert work.addresses == ["127.0.0.1"]
+
+
+def test_our_own_lines_are_read() -> None:
+    began = 1_795_000_000_000
+    lines = [
+        line(began),
+        line(began + 1500, client="2001:db8::7:80", served_by="be/s2"),
+        line(began + 2000),
+    ]
+    trace = read_trace(lines)
+    assert list(trace.workload.arrivals) == pytest.approx([0.0, 1.5, 2.0])
+    assert trace.workload.addresses == ["10.1.2.3", "2001:db8::7"]
+    assert list(trace.workload.users) == [0, 1, 0]
+    assert trace.skipped == 0
+
+
+def test_lines_without_an_answer_and_strangers_are_skipped_and_counted() -> None:
+    trace = read_trace(
+        [
+            line(1_795_000_000_000),
+            line(1_795_000_001_000, served_by="fe/<NOSRV>"),
+            line(1_795_000_001_000, th=-1),
+            "hello",
+            HAPROXY[0].replace("24/Nov", "44/Nov"),
+            HAPROXY[0].replace("Nov/2026", "Nox/2026"),
+            "",
+        ]
+    )
+    assert len(trace.servers) == 1
+    assert trace.skipped == 5
+
+
+def test_only_so_many_are_taken() -> None:
+    assert len(read_trace(HAPROXY, 1).workload.arrivals) == 1
+
+
+def test_a_file_without_requests_is_refused() -> None:
+    with pytest.raises(ValueError, match="no line of it"):
+        read_trace(["hello", "world"])

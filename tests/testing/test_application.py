@@ -1,0 +1,143 @@
+"""aiohttp's applications: as servers behind a balancer, and with a balancer of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from hermes_lb.testing import LOAD_BALANCER, Rig, balancer_context, config_for, faults
+from tests.testing.support import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.testing.support import Balanced, Servers
+
+
+async def hello(request: web.Request) -> web.Response:
+    return web.json_response({"path": request.path, "body": await request.text()})
+
+
+async def long(request: web.Request) -> web.Response:
+    return web.Response(text="x" * 10_000)
+
+
+async def stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for token in ("a", "b"):
+        await response.write(token.encode())
+    return response
+
+
+async def echo(request: web.Request) -> web.WebSocketResponse:
+    ws = web.WebSocketResponse()
+    await ws.prepare(request)
+    async for message in ws:
+        await ws.send_str(f"{message.data}!")
+    return ws
+
+
+def make_app() -> web.Application:
+    app = web.Application()
+    app.router.add_route("*", "/hello", hello)
+    app.router.add_get("/long", long)
+    app.router.add_get("/stream", stream)
+    app.router.add_get("/echo", echo)
+    return app
+
+
+async def test_an_application_is_a_server(
+    balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    servers = await balanced_servers(2, app=make_app)
+    lb = await load_balancer(*servers, balance="round_robin")
+    async with aiohttp.ClientSession(lb.url) as session:
+        for _ in range(2):
+            async with session.post("/hello", data=b"body") as response:
+                assert await response.json() == {"path": "/hello", "body": "body"}
+        async with session.get("/stream") as response:
+            assert await response.read() == b"ab"
+        async with session.head("/hello") as response:
+            assert response.status == 200
+    assert await lb.served(4) == ["one", "two", "one", "two"]
+    assert [request.method for request in servers[0].requests] == ["POST", "GET"]
+
+
+async def test_its_connections_are_kept_alive(
+    balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    [one] = await balanced_servers(app=make_app())
+    lb = await load_balancer(one)
+    async with Client() as client:
+        await client.get(f"{lb.url}/hello")
+        await client.get(f"{lb.url}/stream")
+    assert (len(one.requests), one.accepted) == (2, 1)
+
+
+async def test_an_application_misbehaves_on_demand(
+    balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    [one] = await balanced_servers(app=make_app())
+    lb = await load_balancer(one, retries=0)
+    cut: list[faults.Fault] = [faults.WrongLength(1), faults.ResetAfter(1000)]
+    async with Client() as client:
+        for number, fault in enumerate(cut):
+            one.fault = fault
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await client.get(f"{lb.url}/long")
+            assert (await lb.record(number)).termination == "SD"
+        one.fault = faults.Fail(503)
+        assert await client.get(f"{lb.url}/hello") == (503, "one fails\n")
+        one.fault = faults.Stall()
+        stalled = client.start_get(f"{lb.url}/stream")
+        await one.asked(4)
+        assert lb.in_flight == {"one": 1}
+        one.fault = None
+        assert await stalled == (200, "ab")
+
+
+async def test_its_websocket_is_reached(balanced_servers: Servers, load_balancer: Balanced) -> None:
+    [one] = await balanced_servers(app=make_app())
+    lb = await load_balancer(one)
+    async with (
+        aiohttp.ClientSession(lb.url) as session,
+        session.ws_connect("/echo") as ws,
+    ):
+        await ws.send_str("hi")
+        assert await ws.receive_str() == "hi!"
+    assert (await lb.record()).status == 101
+
+
+async def test_one_application_cannot_be_two_servers(balanced_servers: Servers) -> None:
+    with pytest.raises(TypeError, match="function"):
+        await balanced_servers(2, app=make_app())
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with Client() as running:
+        yield running
+
+
+@pytest.mark.parametrize("is_known_late", [False, True])
+async def test_an_application_carries_a_balancer(client: Client, is_known_late: bool) -> None:
+    async with Rig() as rig:
+        [one] = await rig.servers()
+        app = web.Application()
+
+        def late(app: web.Application) -> dict[str, Any]:
+            return config_for(one)
+
+        app.cleanup_ctx.append(balancer_context(late if is_known_late else config_for(one)))
+        runner = web.AppRunner(app)
+        await runner.setup()
+        lb = app[LOAD_BALANCER]
+        assert await client.get(lb.url) == (200, "one")
+        assert await lb.served() == ["one"]
+        await runner.cleanup()
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await client.get(f"{lb.url}/again")

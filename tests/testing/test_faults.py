@@ -1,0 +1,306 @@
+"""Each fault, as the client sees it, and as the balancer's record shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from hermes_lb.testing import Answer, Request, events, faults
+from tests.testing.support import Client, read_all, turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.testing.support import Balanced, Servers
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with Client() as running:
+        yield running
+
+
+async def test_servers_answer_with_their_names(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    one, two = await balanced_servers(2)
+    lb = await load_balancer(one, two, balance="round_robin")
+    assert [await client.get(lb.url) for _ in range(3)] == [
+        (200, "one"),
+        (200, "two"),
+        (200, "one"),
+    ]
+    assert await lb.served(3) == ["one", "two", "one"]
+    record = await lb.record(2)
+    assert (record.termination, record.status, record.retries) == ("--", 200, 0)
+    assert (record.backend, record.request) == ("servers", "GET / HTTP/1.1")
+
+
+async def test_a_refused_connection_is_tried_at_another_server(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    one, two = await balanced_servers(2)
+    lb = await load_balancer(one, two, retries=1)
+    one.fault = faults.Refuse()
+    assert await client.get(lb.url) == (200, "two")
+    record = await lb.record()
+    assert (record.server, record.retries, record.was_moved) == ("two", 1, True)
+    assert one.requests == []
+
+
+async def test_refusal_ends_idle_connections_and_its_end_lets_new_ones_in(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, retries=0)
+    assert await client.get(lb.url) == (200, "one")
+    address = one.address
+    one.fault = faults.Refuse()
+    assert repr(one) == f"<Server one {address} refuses, 1 requests>"
+    assert (await client.get(lb.url))[0] == 503
+    assert (await lb.record(1)).termination == "SC"
+    one.fault = None
+    assert one.address == address
+    assert await client.get(lb.url) == (200, "one")
+
+
+async def test_a_reset_in_the_head_is_a_bad_gateway(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, retries=0)
+    one.fault = faults.ResetAfter(10)
+    assert (await client.get(lb.url))[0] == 502
+    record = await lb.record()
+    assert (record.server, record.status, record.termination) == ("one", 502, "PH")
+
+
+async def test_a_reset_in_the_body_cuts_the_client(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    async def long(request: Request) -> Answer:
+        return Answer(body=b"x" * 1000)
+
+    [one] = await balanced_servers(1, handler=long)
+    lb = await load_balancer(one)
+    one.fault = faults.ResetAfter(500)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await client.get(lb.url)
+    record = await lb.record()
+    assert (record.status, record.termination) == (200, "SD")
+
+
+@pytest.mark.parametrize(("size", "termination"), [(0, "SH"), (10, "PH")])
+async def test_an_end_before_or_in_the_head_is_a_bad_gateway(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client, size: int, termination: str
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, retries=0)
+    one.fault = faults.CloseAfter(size)
+    assert (await client.get(lb.url))[0] == 502
+    assert (await lb.record()).termination == termination
+
+
+async def test_a_stalled_request_is_in_flight_until_it_is_let_go(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    one, two = await balanced_servers(2)
+    lb = await load_balancer(one, two)
+    one.fault = faults.Stall()
+    stalled = client.start_get(lb.url)
+    await one.asked()
+    assert lb.in_flight == {"one": 1, "two": 0}
+    assert (one.in_flight, two.in_flight) == (1, 0)
+    assert await client.get(lb.url) == (200, "two")
+    one.fault = None
+    assert await stalled == (200, "one")
+    assert await lb.served(2) == ["two", "one"]
+    assert lb.in_flight == {"one": 0, "two": 0}
+
+
+async def test_a_stalled_server_runs_into_the_timeout(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, timeouts={"server": "50ms"}, retries=0)
+    one.fault = faults.Stall()
+    assert (await client.get(lb.url))[0] == 504
+    assert (await lb.record()).termination == "sH"
+
+
+async def test_a_stream_that_has_begun_stalls_too_and_goes_on(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    may_end, has_ended = asyncio.Event(), asyncio.Event()
+
+    async def stream(request: Request) -> Answer:
+        async def tokens() -> AsyncIterator[str]:
+            yield "first"
+            await may_end.wait()
+            has_ended.set()
+            yield "last"
+
+        return Answer(body=tokens())
+
+    [one] = await balanced_servers(1, handler=stream)
+    lb = await load_balancer(one)
+    async with client.session.get(lb.url) as response:
+        assert await response.content.readexactly(5) == b"first"
+        one.fault = faults.Stall()
+        may_end.set()
+        one.fault = faults.Stall(after=1)  # another one holds it as well
+        rest = client.tasks.spawn(response.read(), name="rest")
+        await has_ended.wait()
+        await turns(20)
+        assert lb.in_flight == {"one": 1}
+        assert not rest.done()
+        one.fault = None
+        assert await rest == b"last"
+    assert (await lb.record()).termination == "--"
+
+
+async def test_a_stall_can_come_after_some_bytes(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, timeouts={"server": "50ms"})
+    one.fault = faults.Stall(after=len(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\no"))
+    async with client.session.get(lb.url) as response:
+        assert await response.content.readexactly(1) == b"o"
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    assert (await lb.record()).termination == "sD"
+
+
+async def test_slow_tokens_come_one_by_one_and_whole(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    async def stream(request: Request) -> Answer:
+        return events("a", "b")
+
+    streaming, plain = await balanced_servers(2)
+    streaming.handler = stream
+    lb = await load_balancer(streaming, plain)
+    streaming.fault = plain.fault = faults.SlowTokens(0.001)
+    assert await client.get(lb.url) == (200, "id: 1\ndata: a\n\nid: 2\ndata: b\n\n")
+    assert await client.get(lb.url) == (200, "two")
+    assert await lb.served(2) == ["one", "two"]
+
+
+async def test_slow_tokens_pause_before_each_piece(balanced_servers: Servers) -> None:
+    """An interval that never ends: the head is there, and nothing behind it."""
+    [one] = await balanced_servers(1)
+    one.fault = faults.SlowTokens(3600)
+    async with aiohttp.ClientSession() as session, session.get(one.url) as response:
+        assert response.status == 200
+        assert one.in_flight == 1
+
+
+@pytest.mark.parametrize("by", [1, 500])
+async def test_a_length_that_is_too_great_cuts_the_client(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client, by: int
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one)
+    one.fault = faults.WrongLength(by)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await client.get(lb.url)
+    assert (await lb.record()).termination == "SD"
+
+
+async def test_a_length_that_is_too_small_loses_the_rest(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one)
+    one.fault = faults.WrongLength(by=-1)
+    assert await client.get(lb.url) == (200, "on")
+    one.fault = None
+    assert await client.get(lb.url) == (200, "one")
+
+
+async def test_a_stream_of_the_wrong_length_lacks_its_last_chunk(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    async def stream(request: Request) -> Answer:
+        return events("a")
+
+    [one] = await balanced_servers(1, handler=stream)
+    lb = await load_balancer(one)
+    one.fault = faults.WrongLength()
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await client.get(lb.url)
+    assert (await lb.record()).termination == "SD"
+
+
+async def test_garbage_is_a_bad_gateway(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, retries=0)
+    one.fault = faults.Garbage()
+    assert (await client.get(lb.url))[0] == 502
+    record = await lb.record()
+    assert (record.status, record.termination) == (502, "PH")
+    assert record.reason
+
+
+async def test_a_rate_of_failures_is_the_same_for_one_seed(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, retries=0)
+
+    async def run(seed: int) -> list[int]:
+        one.fault = faults.Fail(500, rate=0.5, seed=seed)
+        return [(await client.get(lb.url))[0] for _ in range(20)]
+
+    first = await run(seed=1)
+    assert set(first) == {200, 500}
+    assert await run(seed=1) == first
+    assert await run(seed=2) != first
+    assert [record.status for record in lb.records[:20]] == first
+
+
+async def test_a_server_that_flaps_refuses_and_serves_by_turns(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one, retries=0)
+    one.fault = faults.Flap(up=0.02, down=0.02)
+    seen: list[int] = []
+    while seen[-1:] != [200] or 503 not in seen:
+        seen.append((await client.get(lb.url))[0])
+        assert len(seen) < 10_000
+    one.fault = None
+    assert await client.get(lb.url) == (200, "one")
+
+
+async def test_a_fault_of_your_own(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    class Teapot(faults.Fault):
+        def replaces(self, request: Request, server: object) -> Answer:
+            return Answer(418, {}, request.target)
+
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one)
+    one.fault = Teapot()
+    assert await client.get(f"{lb.url}/pot") == (418, "/pot")
+
+
+async def test_the_client_that_leaves_is_noted(
+    balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    [one] = await balanced_servers(1)
+    lb = await load_balancer(one)
+    one.fault = faults.Stall()
+    reader, writer = await asyncio.open_connection(*lb.url.removeprefix("http://").split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    await one.asked()
+    writer.close()
+    assert (await lb.record()).termination == "CH"
+    assert await read_all(reader) == b""
