@@ -80,18 +80,22 @@ async def fleet(redis_server: RedisServer) -> AsyncIterator[Fleet]:
         await fleet.close()
 
 
-@pytest.fixture
-async def api(fleet: Fleet) -> AsyncIterator[str]:
-    """The sessions' URL at a balancer before the fleet."""
+def balancer(fleet: Fleet, **route: Any) -> LoadBalancer:
     servers = [{"name": f"w{n}", "address": f"127.0.0.1:{p}"} for n, p in enumerate(fleet.ports)]
-    route = {"path_prefix": "/", "backend": "agents", "resume": True}
+    rules = {"path_prefix": "/", "backend": "agents", "resume": True, **route}
     config: dict[str, Any] = {
         "admin": {"enabled": False},
         "log": {"access": "off"},
-        "frontends": [{"name": "public", "bind": "127.0.0.1:0", "routes": [route]}],
+        "frontends": [{"name": "public", "bind": "127.0.0.1:0", "routes": [rules]}],
         "backends": {"agents": {"balance": "leastconn", "servers": servers}},
     }
-    async with LoadBalancer(config) as lb:
+    return LoadBalancer(config)
+
+
+@pytest.fixture
+async def api(fleet: Fleet) -> AsyncIterator[str]:
+    """The sessions' URL at a balancer before the fleet."""
+    async with balancer(fleet) as lb:
         yield lb.url + SESSIONS
 
 
@@ -171,3 +175,33 @@ async def test_a_worker_that_is_told_to_end_hands_its_turns_over(fleet: Fleet, a
     assert deltas(turn.events) == turn.events[-1].data["content"]
     assert "handover" not in {event.name for event in turn.events}
     assert await fleet.processes[number].wait() == 0
+
+
+async def test_a_client_comes_back_through_another_balancer(fleet: Fleet) -> None:
+    """It left in the middle of its stream, and the turn went on without it."""
+    headers = {"Accept": "text/event-stream"}
+    async with (
+        balancer(fleet, on_disconnect="detach") as one,
+        balancer(fleet) as two,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
+    ):
+        async with http.post(one.url + SESSIONS) as response:
+            session_id = (await response.json())["session_id"]
+        url = f"{one.url}{SESSIONS}/{session_id}/messages"
+        seen = []
+        async with http.post(
+            url, json={"content": f"write {WORDS} words"}, headers=headers
+        ) as response:
+            where = response.headers["X-Hermes-Resume"]
+            async for event in read_events(response):
+                seen.append(event)
+                if len(seen) == 10:
+                    break
+        await until(lambda: not one._context.clients)
+        assert sum(server.in_flight for server in one.pools["agents"].servers) == 1
+        again = {**headers, "Last-Event-ID": seen[-1].id}
+        async with http.get(two.url + where, headers=again) as response:
+            rest = [event async for event in read_events(response)]
+        turn = Turn(events=[*seen, *rest])
+        turn.check()
+        await until(lambda: not any(s.in_flight for s in one.pools["agents"].servers))
