@@ -193,7 +193,7 @@ class Run:
             if self.after_pick is not None:
                 self.after_pick(job, server)
             if server is None and not pool.can_wait(job.tried, now):
-                self._failed(job, "no server", now)
+                self.measures.failed(job.number, "no server")
                 return
         if server is not None:
             job.lease = pool.lease(server, now)
@@ -215,7 +215,7 @@ class Run:
         while waiting and now - waiting[0].queued_at >= self._queue_timeout:
             job = waiting[0]
             pool.leave(job)
-            self._failed(job, "queue timeout", now)
+            self.measures.failed(job.number, "queue timeout")
         pool.tick(now)
         self._ticks = bool(waiting)
         if waiting:
@@ -251,12 +251,9 @@ class Run:
         job.tried = (*job.tried, server)
         job.pinned_to = None
         if len(job.tried) > RETRIES:
-            self._failed(job, "refused", now)
+            self.measures.failed(job.number, "refused")
         else:
             self._dispatch(job, now)
-
-    def _failed(self, job: Job, kind: str, now: float) -> None:
-        self.measures.failed(job.number, kind, now - job.arrived)
 
     # At the machine.
 
@@ -289,7 +286,7 @@ class Run:
     def _end(self, job: Job, now: float) -> None:
         machine = job.machine
         if job.status == 0:
-            self._failed(job, "lost", now)
+            self.measures.failed(job.number, "lost")
         else:
             if job.first >= job.length:
                 self._answer(job, now)
@@ -302,14 +299,14 @@ class Run:
 
     def _end_of_failure(self, job: Job, now: float) -> None:
         self._answer(job, now)
-        self._failed(job, "500", now)
+        self.measures.failed(job.number, "500")
         job.lease.release()
 
-    def _die(self, machine: Machine, _: None, now: float) -> None:
+    def _die(self, machine: Machine, _: None, __: float) -> None:
         """What runs ends by itself at this time; what waits inside is lost too."""
         while machine.queue:
             job = machine.queue.popleft()
-            self._failed(job, "lost", now)
+            self.measures.failed(job.number, "lost")
             job.lease.release()
 
     def _sample(self, _: None, now: float) -> None:

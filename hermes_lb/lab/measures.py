@@ -44,7 +44,8 @@ class Measures:
         if in_flight > self.peak:
             self.peak = in_flight
 
-    def failed(self, number: int, kind: str, seconds: float) -> None:
+    def failed(self, number: int, kind: str) -> None:
+        """It ended without a good answer; what it got of one does not count."""
         self.errors[kind] += 1
         self.firsts[number] = nan
 

@@ -132,7 +132,7 @@ def _cold_start(fleet: Fleet, horizon: float) -> None:
 
 
 def _scale_out(fleet: Fleet, horizon: float) -> None:
-    """At 1.4 times the load that is stated, until a third more servers come."""
+    """At 4/3 of the load that is stated, until a third more servers come."""
     at = 0.4 * horizon
     for machine in _last_quarter(fleet):
         machine.server.set_weight(0)

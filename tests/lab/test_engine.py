@@ -38,9 +38,9 @@ def test_every_request_ends_once_and_nothing_is_left(strategy: str, scenario: st
     measures = run.measures
     failed = measures.failed
 
-    def count(number: int, kind: str, seconds: float) -> None:
+    def count(number: int, kind: str) -> None:
         ended[number] += 1
-        failed(number, kind, seconds)
+        failed(number, kind)
 
     measures.failed = count  # type: ignore[method-assign]
     run.play(fleet.changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from hermes_lb.lab.live import compare, print_comparison
@@ -11,6 +12,7 @@ from hermes_lb.lab.live import compare, print_comparison
 STRATEGIES = ["round_robin", "leastconn", "maglev", "p2c", "peak_ewma"]
 
 
+@pytest.mark.e2e
 def test_a_live_run_agrees_with_the_model() -> None:
     """Within the error that `live` states for each figure; some ten seconds of real time."""
     rows = compare(STRATEGIES, 3, 150, 1)
