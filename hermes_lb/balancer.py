@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hermes_lb.config import Config
-    from hermes_lb.pool import Pool
+    from hermes_lb.pool import Pool, Server
 
 # Seconds for transports that were closed to say so; they do in the next turns of the loop.
 _CLOSING_TAKES = 5.0
@@ -121,6 +121,7 @@ class LoadBalancer:
             rng=random.Random(),
             clock=context.clock,
             moved=partial(has_moved, context),
+            reported=self._load_reported,
         )
         await checks.start()
         starting.push_async_callback(checks.stop)
@@ -144,6 +145,13 @@ class LoadBalancer:
         for frontend in self._frontends:
             starting.push_async_callback(frontend.stop)
             await frontend.start()
+
+    def _load_reported(self, server: Server, load: float) -> None:
+        """A health check says how much a server has to do; some strategies want to know."""
+        assert self._context is not None
+        now = self._context.clock()
+        for backend in self._backends.values():
+            backend.load_reported(server, load, now)
 
     def _forget(self) -> None:
         self._context = None

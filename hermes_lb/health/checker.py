@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from hermes_lb.errors import EXHAUSTION
-from hermes_lb.health.expect import BODY_MAX, Expectation
+from hermes_lb.health.expect import BODY_MAX, Expectation, reported_load
 from hermes_lb.health.rise_fall import RiseFall
 from hermes_lb.tasks import Tasks
 
@@ -83,7 +83,8 @@ class HealthChecker:
 
     Busy is not dead: `moved(server, seconds)` tells whether a response that the server is in the
     middle of has moved within so many seconds. If so, a check that timed out makes a server that
-    is up degraded, and counts towards nothing.
+    is up degraded, and counts towards nothing. `reported(server, load)` hears what an answer says
+    of the server's load.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class HealthChecker:
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
         moved: Callable[[Server, float], bool] = lambda server, seconds: False,
+        reported: Callable[[Server, float], None] = lambda server, load: None,
     ) -> None:
         self._rng = rng
         self._moved = moved
+        self._reported = reported
         self._clock = clock
         self._tasks = Tasks()
         self._session: aiohttp.ClientSession | None = None
@@ -165,6 +168,9 @@ class HealthChecker:
             timed_out = isinstance(error, TimeoutError)
             return _Result(False, _describe(error, target.timeout), timed_out)
         status = response.status
+        load = reported_load(response.headers.getall("X-Hermes-Load", []), body)
+        if load is not None:
+            self._reported(target.server, load)
         fault = target.expected.fault(status, lambda name: response.headers.getall(name, []), body)
         if fault is not None:
             return _Result(False, fault)

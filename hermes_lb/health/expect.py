@@ -7,6 +7,7 @@ very long on a body made for it, and blocks the balancer meanwhile: it is the op
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 # Enough for any honest health page; the rest of a longer one is neither awaited nor looked at.
 BODY_MAX = 64 * 1024
+#: In requests; more than that is no load, but a mistake.
+MOST_LOAD = 1e9
+
+
+def reported_load(headers: Sequence[str], body: bytes) -> float | None:
+    """How much the server says that it has to do: `X-Hermes-Load`, or "load" in a JSON body."""
+    try:
+        text = headers[0] if headers else json.loads(body).get("load")
+        load = float(text)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return load if 0.0 <= load <= MOST_LOAD else None
 
 
 class Expectation:

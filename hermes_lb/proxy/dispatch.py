@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.affinity import CookieAffinity, StickRules
-from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner
+from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner, LeastLoad
 from hermes_lb.errors import NoServer
 from hermes_lb.pool import Pool
 from hermes_lb.proxy.connections import ServerConnections
@@ -51,6 +51,11 @@ class Backend:
         }
         self.log_names = {server: f"{name}/{server.name}" for server in self.pool.servers}
         self._rng = context.rng
+
+    def load_reported(self, server: Server, load: float, now: float) -> None:
+        """A server, of this backend or another, says how much it has to do."""
+        if isinstance(self.strategy, LeastLoad) and server in self.connections:
+            self.strategy.reported(server, load, now)
 
     def stick(self, exchange: Exchange, now: float) -> bool:
         """Pin the exchange by its key, if it has one. False: ask `find_shared` first."""

@@ -164,4 +164,4 @@ def test_a_burst_does_not_go_to_the_fastest_alone():
     counts = Counter({server.name: server.in_flight for server in pool.servers})
     assert counts.total() == 200
     assert max(counts.values()) <= 40
-    assert counts["s0"] > 0 == counts["s19"]
+    assert counts["s0"] > counts["s19"]

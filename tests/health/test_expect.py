@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from hermes_lb.config import Health
-from hermes_lb.health.expect import Expectation
+from hermes_lb.health.expect import Expectation, reported_load
 
 
 def fault(body: bytes = b"", header: str | None = None, status: int = 200, **health: Any) -> object:
@@ -84,3 +84,29 @@ def test_all_of_them_must_hold_and_the_status_is_told_first() -> None:
 def test_what_makes_no_sense_is_refused(health: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Health.model_validate(health)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "load"),
+    [
+        (["3.5"], b"", 3.5),
+        (["3"], b'{"load": 9}', 3.0),
+        ([], b'{"status": "ok", "load": 9}', 9.0),
+        ([], b'{"status": "ok"}', None),
+        ([], b"", None),
+        ([], b"[1]", None),
+        ([], b'"load"', None),
+        ([], b'{"load": null}', None),
+        ([], b'{"load": -1}', None),
+        ([], b'{"load": NaN}', None),
+        (["nan"], b"", None),
+        (["1e99"], b"", None),
+        (["many"], b'{"load": 9}', None),
+        ([], b"[" * 100_000, None),
+        ([], b"\xff", None),
+    ],
+)
+def test_what_an_answer_says_of_its_servers_load(
+    headers: list[str], body: bytes, load: float | None
+) -> None:
+    assert reported_load(headers, body) == load

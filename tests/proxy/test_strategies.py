@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing import LeastLoad, PeakEwma
-from tests.proxy.support import Message, Stage, answers, request, server_of
+from tests.proxy.support import Message, Stage, answers, eventually, request, server_of
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -60,6 +60,23 @@ async def test_a_server_that_reports_a_load_is_spared(stage: Stage) -> None:
     strategy = _strategy_of(lb)
     assert isinstance(strategy, LeastLoad)
     assert strategy.load(server_of(lb), 0.0) == 6.0  # the seventh was this request
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"), [(b'{"status": "ok", "load": 7}', ()), (b"", ("X-Hermes-Load: 7",))]
+)
+async def test_a_health_check_tells_a_load_too(
+    stage: Stage, body: bytes, fields: tuple[str, ...]
+) -> None:
+    origin = await stage.serving(answers(body, *fields))
+    lb = await stage.balancer(
+        origin, backend={"balance": "least_load", "health": {"path": "/", "interval": "10ms"}}
+    )
+    strategy = _strategy_of(lb)
+    assert isinstance(strategy, LeastLoad)
+    server, clock = server_of(lb), lb._context.clock
+    await eventually(lambda: strategy.load(server, clock()) == 7.0)
+    await lb.stop()
 
 
 async def test_the_time_to_the_first_byte_is_learnt_while_a_stream_goes_on(stage: Stage) -> None:
