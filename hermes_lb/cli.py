@@ -155,6 +155,10 @@ def lab(
     live: Annotated[
         bool, typer.Option("--live", help="A real balancer and real workers beside the model.")
     ] = False,
+    agents: Annotated[
+        bool,
+        typer.Option("--agents", help="With --live: the workers are agent_worker processes."),
+    ] = False,
     why: Annotated[
         int | None,
         typer.Option("--why", metavar="N", min=1, help="Explain the pick for request N."),
@@ -175,13 +179,15 @@ def lab(
     _known("scenario", scenario or [], SCENARIOS)
     if (trace is not None) + live + bool(scenario) > 1:
         _fail("give one of --scenario, --trace and --live", status=2)
+    if agents and not live:
+        _fail("--agents is for --live", status=2)
     asked = Asked(
-        strategy or list(STRATEGIES), scenario or [], servers, requests, seed, trace, live, why,
-        output,
+        strategy or list(STRATEGIES), scenario or [], servers, requests, seed, trace, live, agents,
+        why, output,
     )  # fmt: skip
     try:
         status = run_lab(asked)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
         _fail(f"the laboratory stopped: {error}")
     raise typer.Exit(status)
 

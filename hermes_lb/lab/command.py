@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hermes_lb.lab.experiment import Experiment
-from hermes_lb.lab.html import page
+from hermes_lb.lab.html import page, picture
 from hermes_lb.lab.report import print_result
 from hermes_lb.lab.scenarios import SCENARIOS
 from hermes_lb.lab.trace import read_trace
@@ -33,6 +33,7 @@ class Asked:
     seed: int
     trace: Path | None
     live: bool
+    agents: bool
     why: int | None
     output: Path
 
@@ -61,6 +62,10 @@ def run(asked: Asked) -> int:
     asked.output.mkdir(parents=True, exist_ok=True)
     _write(asked.output / "lab.json", json.dumps({"results": results}) + "\n", console)
     _write(asked.output / "lab.html", page(results), console)
+    for result in results:
+        # Not of a trace: its name is a file's.
+        if result["scenario"] in SCENARIOS and (drawn := picture(result)):
+            _write(asked.output / f"{result['scenario']}.svg", drawn, console)
     return 0
 
 
@@ -84,7 +89,10 @@ def _results(asked: Asked, progress: Callable[[str, str, float], None]) -> list[
 def _live(asked: Asked, console: Console) -> int:
     from hermes_lb.lab.live import compare, print_comparison
 
-    rows = compare(asked.strategies, asked.servers or 4, asked.requests or 600, asked.seed)
+    requests = asked.requests or (200 if asked.agents else 600)
+    rows = compare(
+        asked.strategies, asked.servers or 4, requests, asked.seed, with_agents=asked.agents
+    )
     print_comparison(console, rows)
     asked.output.mkdir(parents=True, exist_ok=True)
     _write(asked.output / "live.json", json.dumps(rows, indent=1) + "\n", console)

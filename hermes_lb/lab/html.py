@@ -70,13 +70,24 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def picture(result: dict[str, Any]) -> str:
+    """The latencies of one scenario as an SVG file, for a page of one's own."""
+    svg = percentile_plot(result["strategies"], "latency")
+    if not svg:
+        return ""
+    # A file says what it is; a page knows.
+    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return svg.replace(">", f"><style>{_STYLE}</style>", 1) + "\n"
+
+
 def _section(number: int, result: dict[str, Any]) -> str:
     rows = result["strategies"]
     panels = "".join(
         f"<figure><b>{escape(name)}</b>{svg}</figure>" for name, svg in bands(result).items()
     )
     plots = "".join(
-        f"<h3>{title}</h3>{percentile_plot(rows, kind)}"
+        f"<h3>{title}</h3><figure>{percentile_plot(rows, kind)}"
+        "<figcaption>left p50, right p99</figcaption></figure>"
         for title, kind in (("Latency", "latency"), ("Time to first token", "first_token"))
         if kind == "latency" or any(row[kind] != row["latency"] for row in rows.values())
     )

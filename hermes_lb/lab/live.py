@@ -2,7 +2,8 @@
 
 Live, everything is on loopback in one event loop: a `LoadBalancer` and its servers for each
 strategy, and open-loop clients. A server holds a request for as long as the request says, `SLOTS`
-at a time; that is the machine of `engine`, made of sockets.
+at a time; that is the machine of `engine`, made of sockets. Or the servers are real agents, in
+processes of their own (`agents`), which take any number of turns at a time.
 
 What may differ is chance (a strategy draws other numbers) and what sockets cost. So the model is
 played `PLAYS` times, with other draws and each request late by some milliseconds as live ones
@@ -26,6 +27,7 @@ from rich.text import Text
 from hermes_lb.balancer import LoadBalancer
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.config import StrategyOptions
+from hermes_lb.lab import agents
 from hermes_lb.lab.engine import Run
 from hermes_lb.lab.measures import percentiles
 from hermes_lb.lab.report import seconds
@@ -33,9 +35,11 @@ from hermes_lb.lab.scenarios import make_fleet
 from hermes_lb.lab.workloads import Workload, exponential, poisson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
+
+    from hermes_lb.lab.scenarios import Fleet
 
 SLOTS: Final = 2
 LOAD: Final = 0.6
@@ -51,16 +55,27 @@ _CHUNK: Final = b"1\r\nx\r\n"
 Row = dict[str, Any]
 
 
-def compare(strategies: Sequence[str], servers: int, requests: int, seed: int) -> list[Row]:
-    """A row for each strategy and measure: model, live, what may be between, and if they agree."""
-    rate = LOAD * servers * SLOTS / (_FIRST.mean + _REST.mean)
-    workload = poisson(
-        Random(f"{seed} live"), requests, rate, _REST, first=_FIRST, users=max(10, requests // 20)
-    )
-    seen = asyncio.run(_live(strategies, servers, workload))
+def compare(
+    strategies: Sequence[str], servers: int, requests: int, seed: int, *, with_agents: bool = False
+) -> list[Row]:
+    """A row for each strategy and measure: model, live, what may be between, and if they agree.
+
+    Raises RuntimeError if the agents do not start.
+    """
+    rng = Random(f"{seed} live")
+    if with_agents:
+        workload = agents.turns(rng, requests, servers)
+        seen = asyncio.run(_live_agents(strategies, servers, workload))
+    else:
+        rate = LOAD * servers * SLOTS / (_FIRST.mean + _REST.mean)
+        users = max(10, requests // 20)
+        workload = poisson(rng, requests, rate, _REST, first=_FIRST, users=users)
+        seen = asyncio.run(_live(strategies, servers, workload))
+    slots, noise = (0, agents.FIRST) if with_agents else (SLOTS, 0.0)
     rows: list[Row] = []
     for name in strategies:
-        plays = [_model(name, servers, workload, Random(f"{seed} {i}")) for i in range(PLAYS)]
+        rngs = [Random(f"{seed} {i}") for i in range(PLAYS)]
+        plays = [_model(name, make_fleet(servers, slots), workload, rng, noise) for rng in rngs]
         for measure, value in seen[name].items():
             expected = [play[measure] for play in plays]
             mean = fmean(expected)
@@ -109,17 +124,20 @@ def _cell(row: Row) -> Text:
     return Text(f"{text} (may differ by {shown(row['allowed'])})", "bold red")
 
 
-def _model(name: str, servers: int, workload: Workload, rng: Random) -> dict[str, float]:
+def _model(
+    name: str, fleet: Fleet, workload: Workload, rng: Random, noise: float
+) -> dict[str, float]:
+    """`noise`: seconds, on average, that each answer takes longer to begin."""
     late = [arrival + rng.expovariate(1.0 / _LATE) for arrival in workload.arrivals]
     order = sorted(range(len(late)), key=late.__getitem__)
+    more = [rng.expovariate(1.0 / noise) if noise else 0.0 for _ in order]
     moved = Workload(
         array("d", [late[i] for i in order]),
-        array("d", [workload.firsts[i] for i in order]),
-        array("d", [workload.lengths[i] for i in order]),
+        array("d", [workload.firsts[i] + more[i] for i in order]),
+        array("d", [workload.lengths[i] + more[i] for i in order]),
         array("L", [workload.users[i] for i in order]),
         workload.addresses,
     )
-    fleet = make_fleet(servers, SLOTS)
     run = Run(fleet.pool, fleet.machines, STRATEGIES[name](StrategyOptions()), moved, rng)
     measures = run.play()
     return _figures(measures.latencies, measures.firsts, measures.counts, measures.errors.total())
@@ -179,9 +197,20 @@ class _Worker:
 
 
 class _Clients:
-    """Sends each request of the workload at its time, over a connection of its own."""
+    """Sends each request of the workload at its time, over a connection of its own.
 
-    def __init__(self, url: str, workload: Workload) -> None:
+    `ask(number)` makes it; `answered` gets the heads of good answers.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        workload: Workload,
+        ask: Callable[[int], bytes],
+        answered: Callable[[bytes], None] = lambda head: None,
+    ) -> None:
+        self._ask = ask
+        self._answered = answered
         self.latencies = array("d", [])
         self.firsts = array("d", [])
         self.errors = 0
@@ -196,18 +225,14 @@ class _Clients:
             )
 
     async def _request(self, number: int, began: float) -> None:
-        work, loop = self._workload, asyncio.get_running_loop()
-        due = began + work.arrivals[number]
+        loop = asyncio.get_running_loop()
+        due = began + self._workload.arrivals[number]
         await asyncio.sleep(due - loop.time())
-        head = (
-            f"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n"
-            f"X-Forwarded-For: {work.addresses[work.users[number]]}\r\n"
-            f"X-Lab: {work.firsts[number]:.6f} {work.lengths[number]:.6f}\r\n\r\n"
-        )
         try:
             reader, writer = await asyncio.open_connection(self._host, self._port)
-            writer.write(head.encode())
-            status = (await _head(reader)).partition(b" ")[2][:3]
+            writer.write(self._ask(number))
+            head = await _head(reader)
+            status = head.partition(b" ")[2][:3]
             first = loop.time() - due
             await reader.read()
             writer.close()
@@ -216,6 +241,7 @@ class _Clients:
         if status != b"200":
             self.errors += 1
             return
+        self._answered(head)
         self.firsts.append(first)
         self.latencies.append(loop.time() - due)
 
@@ -234,7 +260,7 @@ async def _live(
                 await running.enter_async_context(server)
                 addresses.append(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
             balancer = await running.enter_async_context(LoadBalancer(_config(name, addresses)))
-            stages[name] = _Clients(balancer.url, workload), workers
+            stages[name] = _Clients(balancer.url, workload, _request(workload)), workers
         began = asyncio.get_running_loop().time() + 0.2
         await asyncio.gather(*(clients.play(began) for clients, _ in stages.values()))
         return {
@@ -246,6 +272,39 @@ async def _live(
             )
             for name, (clients, workers) in stages.items()
         }
+
+
+async def _live_agents(
+    strategies: Sequence[str], servers: int, workload: Workload
+) -> dict[str, dict[str, float]]:
+    """One strategy after the other: what the workers report would mix them up."""
+
+    def ask(number: int) -> bytes:
+        return agents.ask(workload.addresses[workload.users[number]], workload.lengths[number])
+
+    async with AsyncExitStack() as running:
+        workers = await running.enter_async_context(agents.Agents(servers))
+        figures = {}
+        for name in strategies:
+            heads: list[bytes] = []
+            async with LoadBalancer(_config(name, workers.addresses)) as balancer:
+                clients = _Clients(balancer.url, workload, ask, heads.append)
+                await clients.play(asyncio.get_running_loop().time() + 0.2)
+            served = [agents.served_by(head) for head in heads]
+            counts = [served.count(place) for place in range(servers)]
+            figures[name] = _figures(clients.latencies, clients.firsts, counts, clients.errors)
+    return figures
+
+
+def _request(workload: Workload) -> Callable[[int], bytes]:
+    def ask(number: int) -> bytes:
+        return (
+            f"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n"
+            f"X-Forwarded-For: {workload.addresses[workload.users[number]]}\r\n"
+            f"X-Lab: {workload.firsts[number]:.6f} {workload.lengths[number]:.6f}\r\n\r\n"
+        ).encode()
+
+    return ask
 
 
 def _config(strategy: str, addresses: Sequence[str]) -> dict[str, Any]:

@@ -98,8 +98,7 @@ def percentile_plot(rows: dict[str, Any], kind: str) -> str:
             f'<circle class="p99" cx="{p99:.1f}" cy="{middle}" r="4.5"/>',
             _text(p99 + 9, middle + 4, seconds(row["p99"]), "start"),
         ]
-    drawn = _svg(width, bottom + 20, f"{kind}: p50 and p99", parts)
-    return f"<figure>{drawn}<figcaption>left p50, right p99</figcaption></figure>"
+    return _svg(width, bottom + 20, f"{kind}: p50 and p99", parts)
 
 
 def _svg(width: float, height: float, label: str, parts: Iterable[str]) -> str:

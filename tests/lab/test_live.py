@@ -20,6 +20,14 @@ def test_a_live_run_agrees_with_the_model() -> None:
     assert [row for row in rows if not row["agrees"]] == []
 
 
+@pytest.mark.e2e
+def test_real_agents_agree_with_the_model() -> None:
+    """Their turns are as long as they are told, and go to whom the model says."""
+    rows = compare(["round_robin", "leastconn", "least_load"], 2, 40, 1, with_agents=True)
+    assert len(rows) == 5 * 3
+    assert [row for row in rows if not row["agrees"]] == []
+
+
 def test_a_figure_that_does_not_agree_is_said() -> None:
     row = {
         "strategy": "p2c", "measure": "mean_latency_seconds", "model": 0.2, "live": 0.9,

@@ -511,7 +511,7 @@ async def test_an_upload_that_stalls_is_408(stage: Stage) -> None:
     client = await stage.client(lb)
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     at_origin = await origin.accept()
-    await at_origin.read_until(b"abc")
+    await at_origin.read_until(b"\r\n\r\nabc")
     assert (await client.read_response()).status == 408
     assert await at_origin.read_until_cut() == b""
     line = await stage.log_line(lb)

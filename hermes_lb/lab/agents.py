@@ -1,0 +1,116 @@
+"""Real workers for a live run: `agent_worker` processes, whose turns are as long as they are told.
+
+A request is a turn without a session ("write 12 words"), so it needs no store but the embedded one
+that a worker asks for at its start. The workers take any number of turns at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from array import array
+from typing import TYPE_CHECKING, Final, Self
+
+from hermes_lb.lab.workloads import Workload, exponential, poisson
+
+if TYPE_CHECKING:
+    from random import Random
+    from types import TracebackType
+
+#: Seconds between two words.
+INTERVAL: Final = 0.05
+#: Seconds, on average: a first word comes at once, but for what processes and sockets take.
+FIRST: Final = 0.01
+_WORDS: Final = exponential(20.0)  # of a turn
+_RATE: Final = 4.0  # turns a second and worker
+_PATIENCE: Final = 30.0  # seconds for a process to start
+_PLACE = re.compile(r"listening on (\S+)")
+_WORKER = re.compile(rb"\r\nX-Hermes-Worker: s(\d+)\r\n", re.IGNORECASE)
+
+
+def turns(rng: Random, requests: int, servers: int) -> Workload:
+    """Poisson arrivals; the first word comes at once, the others one by one."""
+    work = poisson(rng, requests, _RATE * servers, _WORDS, users=max(10, requests // 20))
+    lengths = array("d", [INTERVAL * int(words) for words in work.lengths])
+    return work._replace(firsts=array("d", [0.0] * requests), lengths=lengths)
+
+
+def ask(address: str, length: float) -> bytes:
+    """A turn of this many seconds, for the client of this address."""
+    body = json.dumps({"content": f"write {round(length / INTERVAL) + 1} words"}).encode()
+    head = (
+        "POST /api/agent/ephemeral HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n"
+        "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
+        f"X-Forwarded-For: {address}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def served_by(head: bytes) -> int:
+    """The place of the worker that an answer's head names; -1: none."""
+    found = _WORKER.search(head)
+    return int(found[1]) if found is not None else -1
+
+
+class Agents:
+    """So many workers, s0, s1, ..., and the store that they ask for, as long as the block lasts.
+
+    Raises RuntimeError, with what they said, if they do not start.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._processes: list[asyncio.subprocess.Process] = []
+        self.addresses: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        try:
+            store = await self._start("redis", "--port", "0")
+            started = [self._start_worker(number, store) for number in range(self._count)]
+            urls = await asyncio.gather(*started)
+        except BaseException:
+            await self._end()
+            raise
+        self.addresses = [url.removeprefix("http://") for url in urls]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._end()
+
+    async def _start_worker(self, number: int, store: str) -> str:
+        options = ("--port", "0", "--redis-url", store, "--name", f"s{number}", "--blobs", "off")
+        return await self._start(*options, "--token-interval", f"{INTERVAL * 1000:.0f}ms")
+
+    async def _start(self, *options: str) -> str:
+        """Start a process; where it listens."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "agent_worker",
+            *options,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        self._processes.append(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with asyncio.timeout(_PATIENCE):
+            line = (await process.stdout.readline()).decode()
+            found = _PLACE.search(line)
+            if found is None:
+                said = (await process.stderr.read()).decode().strip()
+                raise RuntimeError(f"a worker did not start: {said or line.strip()}")
+        return found[1]
+
+    async def _end(self) -> None:
+        for process in self._processes:
+            if process.returncode is None:
+                process.terminate()
+        await asyncio.gather(*(process.communicate() for process in self._processes))
