@@ -320,7 +320,7 @@ async def test_closed_in_the_middle_of_an_upload_is_retried_with_the_whole_body(
     await client.send(f"PUT / HTTP/1.1\r\nHost: a\r\n{KEY}\r\nContent-Length: 9\r\n\r\n".encode())
     await client.send(b"abc")
     at_first = await first.accept()
-    await at_first.read_until(b"abc")
+    await at_first.read_until(b"\r\n\r\nabc")
     at_first.close()
     await eventually(lambda: in_flight(lb) == [0, 1])
     await client.send(b"def")

@@ -143,7 +143,7 @@ async def test_an_early_413_is_relayed_and_stops_the_upload(stage: Stage) -> Non
     client = await stage.client(lb)
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\nabc")
     at_origin = await origin.accept()
-    await at_origin.read_until(b"abc")
+    await at_origin.read_until(b"\r\n\r\nabc")
     await at_origin.respond(b"too large", status=413)
     for _ in range(5):
         await client.send(b"x" * 1000)  # it has not noticed yet
@@ -162,7 +162,7 @@ async def test_an_early_413_that_comes_in_parts_stops_the_upload(stage: Stage) -
     client = await stage.client(lb)
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\nabc")
     at_origin = await origin.accept()
-    await at_origin.read_until(b"abc")
+    await at_origin.read_until(b"\r\n\r\nabc")
     await at_origin.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 9\r\n\r\n")
     head = await client.read_head()
     assert (head.status, head.get("Connection")) == (413, "close")
