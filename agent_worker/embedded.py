@@ -37,7 +37,8 @@ class EmbeddedServer:
         self.version = ""
         self._process = process
         self._lines: list[str] = []
-        self._ready = threading.Event()
+        self._said_ready = False
+        self._ready = threading.Event()  # or at its end
         # Its output must be read to the end, or the server would block on a full pipe.
         self._reader = threading.Thread(target=self._read, name=f"{name} output", daemon=True)
         self._reader.start()
@@ -86,7 +87,7 @@ class EmbeddedServer:
     def _is_ready(self, timeout_s: float) -> tuple[bool, str]:
         """Wait until it is ready; if not, it has been stopped, and the text says why."""
         in_time = self._ready.wait(timeout_s)
-        if in_time and self.is_running and self._reader.is_alive():
+        if self._said_ready and self.is_running:
             return True, ""
         self.stop()
         why = "ended at once" if in_time else f"was not ready within {timeout_s:g} s"
@@ -98,6 +99,7 @@ class EmbeddedServer:
             if match := self.VERSION.search(line):
                 self.version = " ".join(match.groups())
             if any(ready in line for ready in self.READY):
+                self._said_ready = True
                 self._ready.set()
             if not self._ready.is_set():
                 self._lines = [*self._lines[1 - _KEPT_LINES :], line.strip()]
