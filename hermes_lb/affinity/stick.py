@@ -26,8 +26,7 @@ class StickRule:
     def __init__(self, configured: config.Stick) -> None:
         self.learns = configured.learn
         self.is_strict = configured.on_lost == "strict"
-        self._is_client = configured.on == "client"
-        self._find = None if self._is_client else key_finder(configured.on)
+        self._find = None if configured.on == "client" else key_finder(configured.on)
         kind, _, name = configured.on.partition(":")
         told = configured.response_header or (name if kind == "header" else "")
         self._response_field = told.lower().encode()

@@ -102,7 +102,7 @@ class EventsBody:
             if self._resumes and self.is_whole:
                 raise InvalidBody("the stream ended before its last event")
             self._received.end()
-            rest = _chunk(self._held)
+            rest = chunk(self._held)
         self.is_done = True
         return rest + LAST_CHUNK
 
@@ -121,7 +121,7 @@ class EventsBody:
         events, self._held = came[:cut], came[cut:]
         if self._resumes and self.is_whole and b"handover" in events:
             events = self._without_handover(events)
-        passed = _chunk(events)
+        passed = chunk(events)
         if b"\nid:" in passed:
             self._last = passed
         return passed + LAST_CHUNK if self.is_done and not self.is_handed_over else passed
@@ -131,6 +131,8 @@ class EventsBody:
         for match in _EVENT_END.finditer(events):
             if _type_of(events[start : match.start()]) == b"handover":
                 self.is_done = self.is_handed_over = True
+                # Its connection is in the middle of a response: it serves no other request.
+                self.excess = events[start:]
                 return events[:start]
             start = match.end()
         return events
@@ -141,7 +143,8 @@ def _ends_crlf(data: bytes, start: int) -> bool:
     return data.find(b"\r\n\r\n", start) == len(data) - 6 and b"\n\n" not in data
 
 
-def _chunk(data: bytes) -> bytes:
+def chunk(data: bytes) -> bytes:
+    """As one chunk; nothing for nothing, since a chunk of size 0 would be the last one."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hermes_lb.http1.events import EventsBody
+from hermes_lb.http1.events import EventsBody, chunk
 
 if TYPE_CHECKING:
     import asyncio
@@ -230,9 +230,9 @@ class EventStream:
     def _say(self, comment: bytes) -> None:
         exchange = self._exchange
         if self.body.is_whole and not exchange.client.is_writing_paused:
-            chunk = b"%x\r\n%b\r\n" % (len(comment), comment)
-            exchange.bytes_out += len(chunk)
-            exchange.context.send(exchange.client.transport, chunk)
+            said = chunk(comment)
+            exchange.bytes_out += len(said)
+            exchange.context.send(exchange.client.transport, said)
 
 
 def _resume_path(head: ResponseHead) -> bytes:

@@ -108,6 +108,7 @@ def test_a_handover_is_not_for_the_client(wire: bytes) -> None:
     body = stream()
     assert body.feed(wire) == chunk(HELLO)
     assert (body.is_done, body.is_handed_over) == (True, True)
+    assert body.excess.startswith(HANDOVER)
     body.go_on(CHUNKED)
     assert (body.is_done, body.is_handed_over) == (False, False)
 
