@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,105 +62,85 @@ Name = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Name in X-Hermes-Worker.", show_default="worker-<port>"),
 ]
-EngineName = Annotated[
-    str,
-    typer.Option(
-        callback=_engine,
-        metavar="NAME",
-        help=f"Model engine: {', '.join(engine_names())}.",
-        rich_help_panel=_ENGINE,
-    ),
-]
 
 
-def _text(
-    panel: str, metavar: str, text: str, envvar: str | None = None
-) -> typer.models.OptionInfo:
+def _option(panel: str, metavar: str, text: str, **more: Any) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(
-        metavar=metavar, help=text, envvar=envvar, rich_help_panel=panel
+        metavar=metavar, help=text, rich_help_panel=panel, **more
     )
     return option
 
 
+EngineName = Annotated[
+    str, _option(_ENGINE, "NAME", f"Model engine: {', '.join(engine_names())}.", callback=_engine)
+]
 TokenInterval = Annotated[
-    str, _text(_ENGINE, "DURATION", "scripted: pause between two words, such as 20ms.")
+    str, _option(_ENGINE, "DURATION", "scripted: pause between two words, such as 20ms.")
 ]
 FaultRate = Annotated[
     float,
-    typer.Option(
-        min=0,
-        max=1,
-        metavar="SHARE",
-        help="scripted: share of steps that fail on purpose.",
-        rich_help_panel=_ENGINE,
-    ),
+    _option(_ENGINE, "SHARE", "scripted: share of steps that fail on purpose.", min=0, max=1),
 ]
-Seed = Annotated[
-    int,
-    typer.Option(metavar="N", help="scripted: says which ones fail.", rich_help_panel=_ENGINE),
-]
+Seed = Annotated[int, _option(_ENGINE, "N", "scripted: says which ones fail.")]
 BaseUrl = Annotated[
     str,
-    _text(
+    _option(
         _ENGINE,
         "URL",
         "openai, hermes: where the API is, with its /v1.",
-        "HERMES_ENGINE_URL",
+        envvar="HERMES_ENGINE_URL",
     ),
 ]
 ApiKey = Annotated[
     str,
-    _text(
+    _option(
         _ENGINE,
         "KEY",
         "openai, hermes: the API's key; better given by the environment.",
-        "HERMES_ENGINE_KEY",
+        envvar="HERMES_ENGINE_KEY",
     ),
 ]
 Model = Annotated[
-    str, _text(_ENGINE, "NAME", "openai, hermes: the model to ask for.", "HERMES_ENGINE_MODEL")
+    str,
+    _option(_ENGINE, "NAME", "openai, hermes: the model to ask for.", envvar="HERMES_ENGINE_MODEL"),
 ]
 FirstToken = Annotated[
-    str, _text(_ENGINE, "DURATION", "openai, hermes: how long the first piece may take.")
+    str, _option(_ENGINE, "DURATION", "openai, hermes: how long the first piece may take.")
 ]
 IdleTime = Annotated[
-    str, _text(_ENGINE, "DURATION", "openai, hermes: how long nothing may come after that.")
+    str, _option(_ENGINE, "DURATION", "openai, hermes: how long nothing may come after that.")
 ]
 Tries = Annotated[
     int,
-    typer.Option(
-        min=1,
-        max=10,
-        metavar="N",
-        help="openai, hermes: tries before the first piece has come.",
-        rich_help_panel=_ENGINE,
-    ),
+    _option(_ENGINE, "N", "openai, hermes: tries before the first piece has come.", min=1, max=10),
 ]
 Blobs = Annotated[
     str | None,
-    _text(
+    _option(
         _STORES,
         "WHERE",
         "Texts over 32 KB: a directory, s3://bucket/prefix, or off. "
         "Without it a directory of the user's.",
-        "HERMES_BLOBS",
+        envvar="HERMES_BLOBS",
     ),
 ]
 DatabaseUrl = Annotated[
     str | None,
-    _text(
+    _option(
         _STORES,
         "URL",
         "PostgreSQL with pgvector: preferences, memories, archive.",
-        "HERMES_DATABASE_URL",
+        envvar="HERMES_DATABASE_URL",
     ),
 ]
 QdrantUrl = Annotated[
     str | None,
-    _text(_STORES, "URL", "Qdrant for the memories, instead of pgvector.", "HERMES_QDRANT_URL"),
+    _option(
+        _STORES, "URL", "Qdrant for the memories, instead of pgvector.", envvar="HERMES_QDRANT_URL"
+    ),
 ]
 QdrantKey = Annotated[
-    str, _text(_STORES, "KEY", "Better given by the environment.", "HERMES_QDRANT_KEY")
+    str, _option(_STORES, "KEY", "Better given by the environment.", envvar="HERMES_QDRANT_KEY")
 ]
 StrictLedger = Annotated[
     bool,
@@ -171,57 +151,35 @@ StrictLedger = Annotated[
     ),
 ]
 EmbeddingUrl = Annotated[
-    str, _text(_STORES, "URL", "An OpenAI-compatible API for embeddings.", "HERMES_EMBEDDING_URL")
+    str,
+    _option(
+        _STORES, "URL", "An OpenAI-compatible API for embeddings.", envvar="HERMES_EMBEDDING_URL"
+    ),
 ]
 EmbeddingModel = Annotated[
     str,
-    _text(_STORES, "NAME", "Its model; without one words are hashed.", "HERMES_EMBEDDING_MODEL"),
+    _option(
+        _STORES, "NAME", "Its model; without one words are hashed.", envvar="HERMES_EMBEDDING_MODEL"
+    ),
 ]
-EmbeddingDimension = Annotated[
-    int,
-    typer.Option(min=1, metavar="N", help="What the model gives.", rich_help_panel=_STORES),
-]
+EmbeddingDimension = Annotated[int, _option(_STORES, "N", "What the model gives.", min=1)]
 EmbeddingKey = Annotated[
-    str, _text(_STORES, "KEY", "Better given by the environment.", "HERMES_EMBEDDING_KEY")
+    str, _option(_STORES, "KEY", "Better given by the environment.", envvar="HERMES_EMBEDDING_KEY")
 ]
 MailFile = Annotated[
     Path | None,
-    typer.Option(
-        metavar="PATH",
-        help="Offer the tool send_mail, whose mails are lines of this file.",
-        rich_help_panel=_STORES,
-    ),
+    _option(_STORES, "PATH", "Offer the tool send_mail, whose mails are lines of this file."),
 ]
 ContextTokens = Annotated[
-    int,
-    typer.Option(
-        min=500,
-        metavar="N",
-        help="What a model gets at most; older turns are summed up.",
-        rich_help_panel=_LIMITS,
-    ),
+    int, _option(_LIMITS, "N", "What a model gets at most; older turns are summed up.", min=500)
 ]
 ToolsAtOnce = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        max=256,
-        metavar="N",
-        help="Tool calls of one step that run together.",
-        rich_help_panel=_LIMITS,
-    ),
+    int, _option(_LIMITS, "N", "Tool calls of one step that run together.", min=1, max=256)
 ]
 StepLimit = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        max=1000,
-        metavar="N",
-        help="Model steps of one turn at most.",
-        rich_help_panel=_LIMITS,
-    ),
+    int, _option(_LIMITS, "N", "Model steps of one turn at most.", min=1, max=1000)
 ]
-ToolTimeout = Annotated[str, _text(_LIMITS, "DURATION", "For one tool call.")]
+ToolTimeout = Annotated[str, _option(_LIMITS, "DURATION", "For one tool call.")]
 LeaseTime = Annotated[
     str,
     typer.Option(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agent_worker.metrics import Metrics
     from agent_worker.runtime.events import Emit
-    from agent_worker.runtime.loop import AgentLoop
+    from agent_worker.runtime.loop import AgentLoop, Part
     from agent_worker.runtime.turns import Turns
     from agent_worker.sessions import Message
     from agent_worker.sessions.records import ToolCallRecord
@@ -149,22 +149,13 @@ class EphemeralTurn:
     async def emit(self, name: str, data: dict[str, Any]) -> None:
         await self._client(unlogged(name, data))
 
-    async def commit(
-        self,
-        messages: Sequence[Message],
-        *,
-        is_step: bool,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        settled: Sequence[str] = (),
-        summary: Summary | None = None,
-    ) -> None:
-        """Nothing is kept; the conversation has `messages` already."""
-        self._steps += is_step
-        if ends_turn:
-            self._is_final = is_final
-        if self._are_tools_clients and is_step and (calls := messages[0].get("tool_calls")):
+    async def commit(self, part: Part) -> None:
+        """Nothing is kept; the conversation has the part's messages already."""
+        self._steps += part.is_step
+        if part.ends_turn:
+            self._is_final = part.is_final
+        calls = part.messages[0].get("tool_calls") if part.is_step else None
+        if self._are_tools_clients and calls:
             self.calls, self._is_final = calls, False
             raise _ClientsMove
 

@@ -30,22 +30,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a turn has finished, to be kept as a whole; see `SessionStore.commit`."""
+
+    messages: Sequence[Message]
+    is_step: bool
+    ends_turn: bool = False
+    is_final: bool = True
+    #: None where they have not changed, and so is `summary`.
+    notes: dict[str, str] | None = None
+    settled: Sequence[str] = ()
+    summary: Summary | None = None
+
+
 class LoopPort(Ledger, Protocol):
     """Where a running turn puts what it brings forth."""
 
-    async def commit(
-        self,
-        messages: Sequence[Message],
-        *,
-        is_step: bool,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        settled: Sequence[str] = (),
-        summary: Summary | None = None,
-    ) -> None:
-        """Keep a finished part. `notes` and `summary` are None where they have not changed."""
-        ...
+    async def commit(self, part: Part) -> None: ...
 
 
 class BegunStep(Protocol):
@@ -88,7 +90,7 @@ class AgentLoop:
             message = _assistant_message(text, calls)
             kept = await self.tool_calls.large.keep(conversation.session_id, message)
             conversation.messages.append(message)
-            await port.commit([kept], is_step=True, ends_turn=not calls, summary=summary)
+            await port.commit(Part([kept], is_step=True, ends_turn=not calls, summary=summary))
             self.metrics.steps.inc()
             if not calls:
                 return
@@ -96,7 +98,7 @@ class AgentLoop:
             if self._is_last(conversation):
                 return
         # A worker with a higher limit began it.
-        await port.commit([], is_step=False, ends_turn=True, is_final=False)
+        await port.commit(Part([], is_step=False, ends_turn=True, is_final=False))
 
     def _is_last(self, conversation: Conversation) -> bool:
         return _steps(conversation) >= self.step_limit
@@ -163,7 +165,7 @@ class AgentLoop:
         )
         conversation.messages.extend(results)
         notes = conversation.notes if conversation.notes != before else None
-        await port.commit(
+        part = Part(
             results,
             is_step=False,
             ends_turn=ends_turn,
@@ -171,6 +173,7 @@ class AgentLoop:
             notes=notes,
             settled=settled,
         )
+        await port.commit(part)
 
 
 async def _next_item(

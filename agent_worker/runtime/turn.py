@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from agent_worker.runtime.events import Emit
-    from agent_worker.runtime.loop import AgentLoop
-    from agent_worker.sessions import Grant, Message, Replay, SessionStore, Summary, ToolStart
+    from agent_worker.runtime.loop import AgentLoop, Part
+    from agent_worker.sessions import Grant, Message, Replay, SessionStore, ToolStart
     from agent_worker.tools import Effect
 
 T = TypeVar("T")
@@ -176,24 +176,14 @@ class Turn:
     async def emit(self, name: str, data: dict[str, Any]) -> None:
         await self._outlet.emit(name, data)
 
-    async def commit(
-        self,
-        messages: Sequence[Message],
-        *,
-        is_step: bool,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        settled: Sequence[str] = (),
-        summary: Summary | None = None,
-    ) -> None:
+    async def commit(self, part: Part) -> None:
         commit_id = new_nonce()
         async with self._outlet.writing() as events, self._write_lock:
             answer = None
-            if ends_turn:
+            if part.ends_turn:
                 content = turn_text(self._conversation.of_turn)
-                step = self._step + is_step
-                answer = Answer(self._lease.session_id, step, content, is_final)
+                step = self._step + part.is_step
+                answer = Answer(self._lease.session_id, step, content, part.is_final)
                 self._outlet.put_last(events, DONE, answer.as_json())
 
             async def commit() -> None:
@@ -202,22 +192,22 @@ class Turn:
                     self._lease,
                     expected_version=self._version,
                     commit_id=commit_id,
-                    messages=messages,
-                    is_step=is_step,
-                    ends_turn=ends_turn,
-                    is_final=is_final,
-                    notes=notes,
-                    summary=summary,
+                    messages=part.messages,
+                    is_step=part.is_step,
+                    ends_turn=part.ends_turn,
+                    is_final=part.is_final,
+                    notes=part.notes,
+                    summary=part.summary,
                     events=events,
-                    settled=settled,
+                    settled=part.settled,
                 )
 
                 if answer is not None:
                     self.finished, self._answer = True, answer
-                    self.outcome = "completed" if is_final else "step_limit"
+                    self.outcome = "completed" if part.is_final else "step_limit"
 
             await self._persist(commit, name="commit")
-        if self._is_leaving and not ends_turn:
+        if self._is_leaving and not part.ends_turn:
             raise HandedOver
 
     async def tool_begin(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -28,7 +29,10 @@ _KEY = re.compile(r"hermes:\{([^}]*)\}:(\w+)")
 
 _WRITES = {"set", "del", "hset", "hdel", "hincrby", "rpush", "xadd"}
 # Of the lease's holder: the lease is their first own argument.
-_HOLDERS = {"append", "commit", "renew", "tool_begin", "tool_end"}
+_HOLDERS = {"append", "commit", "renew", "tool_begin", "tool_end", "hand_over"}
+# Among the arguments of `begin`: the turn to take over ("": none), and for how many ms its holder
+# must not have been heard of.
+_TAKEN_OVER, _SILENT_MS = 10, 11
 # Seconds that MONITOR's clock may be behind the one that a script's expiries are judged by.
 _CLOCK = 0.02
 # The arguments that all scripts share (principal, session, two lives) come first.
@@ -91,6 +95,12 @@ class Known:
     fence: int = 0
     lease: str | None = None
     lease_until: float = 0.0
+    #: The last sign of life of the lease's holder.
+    heard_at: float = 0.0
+    #: By their names, the fences that they began with; not those that only went on with one.
+    turns: list[int] = field(default_factory=list)
+    #: `once` calls that ran: which attempt, by the call's key.
+    once: dict[str, str] = field(default_factory=dict)
     is_deleted: bool = False
     messages: list[str] = field(default_factory=list)
     #: Of each message, the fence that wrote it.
@@ -153,6 +163,9 @@ class Audit:
         log.update({each[0]: each for each in seen.events})
         seen.events = sorted(log.values(), key=lambda each: event_order(each[0]))
         seen.fences = [0] * len(seen.messages)
+        # `seen` has the latest only.
+        older = [turn for turn in known.turns if not seen.turns or turn < seen.turns[0]]
+        seen.turns = older + seen.turns
         self.sessions[session_id] = seen
 
     def forget(self, session_id: str) -> None:
@@ -186,7 +199,7 @@ class Audit:
 
     def _tell_of_once(self, script: Script) -> None:
         # At once: the call runs as soon as its worker has the reply.
-        if script.name == "tool_begin" and script.args[2] == "once" and script.writes:
+        if _runs_once(script):
             self.once_begun.set()
 
     # The rules.
@@ -205,15 +218,16 @@ class Audit:
         if known.is_deleted:
             self._check("deleted", not script.writes, f"written behind its end: {say}", script)
             return
-        if script.name == "tool_begin" and script.writes and script.args[2] == "once":
-            self._tally.figures["once calls begun"] += 1
         if script.name == "delete":
             known.is_deleted = bool(script.writes)
             return
         if script.name in _HOLDERS:
             self._judge_holder(script, known, say)
+        self._judge_once(script, known, say)
         self._judge_version(script, known, say)
-        if script.of("set", "lease"):
+        if script.name == "hand_over" and script.writes:
+            self._judge_handover(script, known, say)
+        elif script.of("set", "lease"):
             self._judge_grant(script, known, say)
         self._judge_lease_end(script, known)
         self._judge_log(script, known, say)
@@ -221,7 +235,7 @@ class Audit:
     def _judge_holder(self, script: Script, known: Known, say: str) -> None:
         lease = script.args[0]
         if not script.writes:
-            self._tally.figures["writes refused"] += lease != known.lease
+            self._tally.figures["writes refused"] += known.lease not in {lease, _handed(lease)}
             return
         self._check("1", lease == known.lease, f"not the holder of the lease: {say}", script)
         self._check(
@@ -229,6 +243,17 @@ class Audit:
         )
         if renewed := script.of("pexpire", "lease"):
             known.lease_until = script.at + int(renewed[-1][0]) / 1000
+            known.heard_at = script.at
+
+    def _judge_once(self, script: Script, known: Known, say: str) -> None:
+        if _runs_once(script):
+            key, attempt = script.args[1], script.args[4]
+            is_first = known.once.setdefault(key, attempt) == attempt
+            self._check("5", is_first, f"{key} runs again: {say}", script)
+            self._tally.figures["once calls begun"] += 1
+        elif script.name == "tool_end" and script.of("hdel", "tools"):
+            # It has not run after all.
+            known.once.pop(script.args[1], None)
 
     def _judge_version(self, script: Script, known: Known, say: str) -> None:
         grown = [int(words[1]) for words in script.of("hincrby", "meta") if words[0] == "version"]
@@ -253,10 +278,27 @@ class Audit:
         [(value, _px, ms)] = script.of("set", "lease")
         fence = int(value.partition("|")[0])
         is_free = known.lease is None or script.at >= known.lease_until - _CLOCK
+        if turn := script.args[_TAKEN_OVER]:
+            silent_s = int(script.args[_SILENT_MS]) / 1000
+            how = "freed" if is_free else "left silent"
+            if known.lease is not None and _is_handed(known.lease):
+                is_free, how = True, "handed over"
+            is_free |= script.at - known.heard_at >= silent_s - _CLOCK
+            self._tally.figures[f"turns taken over: {how}"] += 1
+            what = f"{turn} is taken over, and the last turn is {known.turns[-1:]}: {say}"
+            self._check("1", int(turn) in known.turns[-1:], what, script)
         self._check("1", is_free, f"granted while another holds it: {say}", script)
         self._check("1", fence > known.fence, f"fence {known.fence} -> {fence}: {say}", script)
         known.fence, known.lease = fence, value
-        known.lease_until = script.at + int(ms) / 1000
+        known.lease_until, known.heard_at = script.at + int(ms) / 1000, script.at
+        known.turns += [fence] * any("turn_event" in words for words in script.of("hset", "meta"))
+
+    def _judge_handover(self, script: Script, known: Known, say: str) -> None:
+        """The lease is kept for whoever takes the turn over, and nobody can write under it."""
+        [(value, _px, ms)] = script.of("set", "lease")
+        self._check("1", value == _handed(script.args[0]), f"handed over as {value}: {say}", script)
+        known.lease, known.lease_until = value, script.at + int(ms) / 1000
+        self._tally.figures["turns handed over"] += 1
 
     def _judge_lease_end(self, script: Script, known: Known) -> None:
         if script.of("del", "lease"):
@@ -282,6 +324,22 @@ class Audit:
 
     def _check(self, invariant: str, holds: bool, what: str, script: Script) -> None:
         self._tally.check(invariant, holds, what, script.session_id)
+
+
+def _runs_once(script: Script) -> bool:
+    """Whether it lets a `once` call run: an UNKNOWN one is written down as well."""
+    if script.name != "tool_begin" or script.args[2] != "once":
+        return False
+    return any(json.loads(record)["state"] == "pending" for _, record in script.of("hset", "tools"))
+
+
+def _handed(lease: str) -> str:
+    fence, _, nonce = lease.partition("|")
+    return f"{fence}|handed.{nonce}"
+
+
+def _is_handed(lease: str) -> bool:
+    return "|handed." in lease
 
 
 def event_order(event_id: str) -> tuple[float, int]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Seconds around a failover in which an acknowledged write may be lost: replicas may lag before it,
 # and a master that was only stopped may still acknowledge some when it wakes up.
 _BEFORE, _BEHIND = 2.0, 3.0
+# Longer than a tool takes on a busy machine, and shorter than any lease.
+_HELD_S = 0.1
 
 
 class Backend(Protocol):
@@ -50,6 +52,17 @@ class Backend(Protocol):
 
     async def inflict(self, fault: str, rng: random.Random) -> dict[str, int]:
         """Do it, and return what to count of it."""
+        ...
+
+    async def hold(self) -> None:
+        """Let no command arrive until `let_go`, and return when what was begun has happened.
+
+        Returns at once where nothing can be held.
+        """
+        ...
+
+    def let_go(self) -> None:
+        """Commands arrive again; those that were held are lost, with their connections."""
         ...
 
     def calm(self) -> None:
@@ -105,6 +118,14 @@ class Standalone:
         await asyncio.sleep(rng.uniform(0.1, 1.5))
         self._proxy.speak()
         return {"times that Redis was mute": 1}
+
+    async def hold(self) -> None:
+        self._proxy.go_deaf()
+        await asyncio.sleep(_HELD_S)
+
+    def let_go(self) -> None:
+        self._proxy.cut()
+        self._proxy.speak()
 
     def calm(self) -> None:
         self._proxy.speak()
@@ -174,6 +195,12 @@ class Sentinel:
         self._is_failing = False
         self.failovers[window] = (begin - _BEFORE, time.monotonic() + _BEHIND)
         return {f"failovers ({fault})": 1}
+
+    async def hold(self) -> None:
+        """Nothing stands between it and the workers."""
+
+    def let_go(self) -> None:
+        """Nothing was held."""
 
     def calm(self) -> None:
         """A failover is waited for to its end by `inflict` itself."""

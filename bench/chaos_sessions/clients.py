@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from bench.chaos_sessions.history import Asked
-from bench.chaos_sessions.reading import Event, Followed, Transcript, check_ids, read_events
+from bench.chaos_sessions.reading import LOST, Event, Followed, Transcript, check_ids, read_events
+from bench.chaos_sessions.resuming import ACCEPT, TurnReader
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
     from bench.chaos_sessions.fleet import Worker
+    from bench.chaos_sessions.resuming import TurnStream
     from bench.chaos_sessions.tally import Tally
 
 SESSIONS = "/api/agent/sessions"
 # Seconds. A worker that is stopped answers nobody; whoever waits goes to another one.
 _SILENCE = 2.0
 _MOST_PAUSE = 0.3
-_LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
 _KINDS = (
     "write {words} words {uid}",
@@ -49,6 +50,11 @@ class Session:
     token: str
     asked: list[Asked] = field(default_factory=list)
     followed: list[Followed] = field(default_factory=list)
+    streams: list[TurnStream] = field(default_factory=list)
+    #: One client talks in it and comes back for each turn, so nothing keeps it from its answers;
+    #: and how each turn ended then: uid, last event's name and data.
+    is_quiet: bool = False
+    ends: list[tuple[str, str, str]] = field(default_factory=list)
     #: A deletion was sent (time.monotonic()); and whether it was acknowledged.
     deletion_at: float | None = None
     is_deleted: bool = False
@@ -79,21 +85,25 @@ class Crowd:
         return f"u-{next(self._numbers)}"
 
     def url(self, *parts: str) -> str:
+        return self.at("/".join([SESSIONS, *parts]))
+
+    def at(self, path: str) -> str:
         """At a worker of chance: mostly one that is up, sometimes one that nobody expects to be."""
         up = [worker for worker in self.workers if worker.is_up]
         chosen = self.workers if not up or self.rng.random() < 0.1 else up
-        return "/".join([self.rng.choice(chosen).url + SESSIONS, *parts])
+        return self.rng.choice(chosen).url + path
 
     async def pause(self) -> None:
         await asyncio.sleep(self.rng.uniform(0.02, _MOST_PAUSE))
 
-    async def new_session(self) -> Session:
+    async def new_session(self, *, is_quiet: bool = False) -> Session:
         token = f"token-{self.rng.randrange(4)}"
         while True:
-            with contextlib.suppress(*_LOST):
+            with contextlib.suppress(*LOST):
                 async with self.http.post(self.url(), headers=bearer(token)) as response:
                     if response.status == 201:
-                        session = Session((await response.json())["session_id"], token)
+                        session_id = (await response.json())["session_id"]
+                        session = Session(session_id, token, is_quiet=is_quiet)
                         self.sessions.append(session)
                         return session
             await self.pause()
@@ -102,7 +112,7 @@ class Crowd:
         """Until it is gone for certain."""
         session.deletion_at = time.monotonic()
         while not session.is_deleted:
-            with contextlib.suppress(*_LOST):
+            with contextlib.suppress(*LOST):
                 url = self.url(session.id)
                 async with self.http.delete(url, headers=bearer(session.token)) as response:
                     # 404: the reply of the one before was lost.
@@ -136,13 +146,18 @@ class Client:
         """One message, sent until it is settled; without a key only once."""
         uid = self._crowd.uid()
         [kind] = self._rng.choices(_KINDS, _WEIGHTS)
-        content = (text or kind).format(uid=uid, words=self._rng.randint(5, 40))
-        has_key = text is not None or self._rng.random() < 0.85
+        # Seconds of speech, if it is for whoever takes the turn over.
+        most = 120 if self._session.is_quiet else 40
+        content = (text or kind).format(uid=uid, words=self._rng.randint(5, most))
+        # Who does not name a message can't come back for its turn.
+        has_key = text is not None or self._session.is_quiet or self._rng.random() < 0.85
         asked = Asked(uid, self._session.id, content, f"key-{uid}" if has_key else None)
         self._session.asked.append(asked)
-        [policy] = self._rng.choices(_POLICIES, (6, 2, 1)) if text is None else ["reject"]
+        [policy] = self._rng.choices(_POLICIES, (6, 2, 1))
+        if text is not None or self._session.is_quiet:
+            policy = "reject"
         while not asked.is_settled:
-            with contextlib.suppress(*_LOST):
+            with contextlib.suppress(*LOST):
                 await self._try(asked, policy)
             if asked.key is None:
                 asked.is_settled = True
@@ -152,12 +167,15 @@ class Client:
         headers = bearer(self._session.token)
         if asked.key is not None:
             headers["Idempotency-Key"] = asked.key
-        streams = self._rng.random() < 0.6
-        if streams:
+        resumes = self._session.is_quiet or self._rng.random() < 0.25
+        if resumes:
+            headers |= ACCEPT
+        elif self._rng.random() < 0.5:
             headers["Accept"] = "text/event-stream"
         body = {"content": asked.content, "policy": policy}
         url = self._crowd.url(self._session.id, "messages")
         self._tally.figures["requests"] += 1
+        asked.tries += 1
         async with self._crowd.http.post(url, json=body, headers=headers) as response:
             if response.content_type != "text/event-stream":
                 self._judge(asked, response.status, await response.json())
@@ -165,9 +183,35 @@ class Client:
             asked.accept(time.monotonic())
             if response.headers.get("Idempotency-Replayed"):
                 self._tally.figures["answers replayed"] += 1
+            if resumes:
+                await self._resume(asked, response.headers["X-Hermes-Resume"], response)
+                return
             last = await self._hear(asked, response, Transcript(), may_leave=True)
         if last is not None and not asked.is_settled:
             await self._follow_own(asked, *last)
+
+    async def _resume(self, asked: Asked, path: str, response: aiohttp.ClientResponse) -> None:
+        """Read the turn to its end, wherever it goes on; perhaps another client does as well."""
+        session = self._session
+        count = 2 if self._rng.random() < 0.25 else 1
+        readers = [TurnReader(self._crowd, bearer(session.token), path) for _ in range(count)]
+        # One that was asked for again by its key begins with what stands for the events so far.
+        session.streams += [each.stream for each in readers[asked.tries > 1 :]]
+        await readers[0].hear(response)
+        ends = await asyncio.gather(*(each.go_on() for each in readers))
+        for reader, end in zip(readers, ends, strict=True):
+            if end.name == "done":
+                text, content = reader.transcript.text, end.data["content"]
+                what = f"{asked.uid} resumed: {text[-200:]!r}, {content[-200:]!r}"
+                self._tally.check("answers", text == content, what, session.id)
+        if session.is_quiet:
+            session.ends.append((asked.uid, ends[0].name, ends[0].text))
+        if ends[0].name == "done":
+            self._answered(asked, ends[0].data["content"])
+        elif ends[0].name == "404":
+            self._judge(asked, 404, ends[0].data)
+        else:
+            asked.last_said_at = time.monotonic()
 
     async def _hear(
         self,
@@ -199,7 +243,7 @@ class Client:
                 if leaves_at is not None and len(events) >= leaves_at:
                     self._tally.figures["streams left by their client"] += 1
                     break
-        except _LOST:
+        except LOST:
             self._tally.figures["streams broken"] += 1
         finally:
             check_ids(self._tally, self._session.id, events)
@@ -247,6 +291,8 @@ class Client:
         elif code in {"turn_abandoned", "turn_interrupted"}:
             asked.accept(now)
             asked.is_settled = code == "turn_abandoned"
+            if self._session.is_quiet:
+                self._session.ends.append((asked.uid, code, ""))
         elif status == 404:
             if self._session.deletion_at is None:
                 self._session.missing_at = self._session.missing_at or now
@@ -270,7 +316,7 @@ async def follow(crowd: Crowd, session: Session) -> None:
         if followed.last_id is not None:
             headers["Last-Event-ID"] = followed.last_id
         url = crowd.url(session.id, "events")
-        with contextlib.suppress(*_LOST):
+        with contextlib.suppress(*LOST):
             async with asyncio.timeout(crowd.rng.uniform(0.3, 4.0)):
                 async with crowd.http.get(url, headers=headers) as response:
                     if response.status == 200:
@@ -285,11 +331,13 @@ async def intrude(crowd: Crowd, session: Session) -> None:
     key = crowd.rng.choice(session.asked).key if session.asked else None
     with_key = {**headers, **({"Idempotency-Key": key} if key else {})}
     content = next((asked.content for asked in session.asked if asked.key == key), "hello")
+    turn = session.streams[-1].turn if session.streams else 1
     calls: list[tuple[str, str, dict[str, Any]]] = [
         ("GET", "", {"headers": headers}),
         ("DELETE", "", {"headers": headers}),
         ("GET", "events", {"headers": headers}),
         ("GET", "events", {"headers": {**headers, "Last-Event-ID": "1-1"}}),
+        ("GET", f"events?turn={turn}", {"headers": headers}),
         ("GET", "blobs/" + "0" * 64, {"headers": headers}),
         *(
             (
@@ -302,7 +350,7 @@ async def intrude(crowd: Crowd, session: Session) -> None:
         ("GET", "ws", {"headers": {**headers, **_UPGRADE}}),
     ]
     method, path, arguments = crowd.rng.choice(calls)
-    with contextlib.suppress(*_LOST):
+    with contextlib.suppress(*LOST):
         url = crowd.url(*filter(None, [session.id, path]))
         async with crowd.http.request(method, url, **arguments) as response:
             is_refused = response.status == 404 or response.status >= 500

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.chaos_sessions.tally import Tally
 
 # Relative to those of the backend, which are some ten in all.
-_KILL, _STOP, _PAUSE, _AMBUSH = 3, 3, 2, 4
+_KILL, _DRAIN, _STOP, _PAUSE, _AMBUSH = 3, 3, 3, 2, 4
 _STORE_FAULTS = 10
 
 
@@ -30,7 +30,6 @@ class Faults:
         backend: Backend,
         tally: Tally,
         rng: random.Random,
-        lease_s: float,
         once_begun: asyncio.Event,
     ) -> None:
         """`once_begun` is set when such a call is about to run."""
@@ -38,14 +37,14 @@ class Faults:
         self._backend = backend
         self._tally = tally
         self._rng = rng
-        self._lease_s = lease_s
         self._once_begun = once_begun
         self._down: dict[asyncio.Task[None], Worker] = {}
         self._failing: asyncio.Task[None] | None = None
         self._is_calm = asyncio.Event()
 
     async def run(self) -> None:
-        faults = {"kill": _KILL, "stop": _STOP, "pause": _PAUSE, "ambush": _AMBUSH}
+        faults = {"kill": _KILL, "drain": _DRAIN, "stop": _STOP, "pause": _PAUSE}
+        faults["ambush"] = _AMBUSH
         faults["store"] = _STORE_FAULTS
         while not self._is_calm.is_set():
             await self._pause(self._rng.uniform(0.1, 0.7))
@@ -69,12 +68,20 @@ class Faults:
         await cancel_and_wait(*self._down, *([self._failing] if self._failing else []))
 
     async def _ambush(self) -> None:
-        """Strike while a `once` call runs; with some luck it is that worker's."""
+        """Strike two workers while a `once` call runs; with some luck it is one's of them.
+
+        Its end is held up meanwhile, if the backend can: it has happened, and nobody knows.
+        """
         self._once_begun.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._once_begun.wait()
-                self._take_down(self._rng.choice(["kill", "stop"]))
+            await self._backend.hold()
+            for _ in range(2):
+                self._take_down(self._rng.choice(["kill", "drain", "stop"]))
+            # They strike first.
+            await asyncio.sleep(0)
+            self._backend.let_go()
 
     def _take_down(self, fault: str) -> None:
         # One is left, or nothing would be tested.
@@ -84,9 +91,11 @@ class Faults:
         worker = self._rng.choice(idle)
         if fault == "kill":
             down = self._kill(worker)
+        elif fault == "drain":
+            down = self._drain(worker)
         else:
             shares = (1.1, 2.5) if fault == "stop" else (0.05, 0.9)
-            down = self._stop(worker, self._lease_s * self._rng.uniform(*shares), fault)
+            down = self._stop(worker, worker.lease_s * self._rng.uniform(*shares), fault)
         task = spawn(down, name=f"{fault} {worker.name}")
         self._down[task] = worker
         task.add_done_callback(self._forget)
@@ -100,6 +109,11 @@ class Faults:
         worker.kill()
         self._tally.figures["workers killed"] += 1
         await self._pause(self._rng.uniform(0.0, 1.0))
+        await worker.start()
+
+    async def _drain(self, worker: Worker) -> None:
+        await worker.drain(is_told_first=self._rng.random() < 0.5)
+        self._tally.figures["workers drained"] += 1
         await worker.start()
 
     async def _stop(self, worker: Worker, seconds: float, fault: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import aiohttp
 
 from bench.chaos.waiting import until
 from bench.live.processes import Process, free_ports
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LISTENING = "listening on "
+# Seconds for which a worker that was told to drain still serves what comes.
+_TOLD_FIRST_S = 0.3
 _RECORD = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:|agent_worker |no --token|off: )", re.M)
 # aiohttp logs a handler that wrote to a closed connection; the last line says why it ended.
 _CLIENT_LEFT = re.compile(r"\n(aiohttp\.\S*\.)?(ClientConnection|Connection)\w*Error:? [^\n]*\Z")
@@ -34,13 +40,15 @@ class Worker:
     def __init__(self, number: int, options: WorkerOptions, folder: Path) -> None:
         [port] = free_ports(1)
         self.name = f"worker-{number}"
+        # Turns of each third are taken over for their silence, before the lease is over.
+        self.lease_s = options.lease_s * (4 if number % 3 == 2 else 1)
         self.url = f"http://127.0.0.1:{port}"
         self.is_up = False
         self._heard = 0
         self._log = folder / f"{self.name}.log"
         argv = [sys.executable, "-m", "agent_worker", "--port", str(port), "--name", self.name]
         argv += ["--redis-url", options.redis_url, "--blobs", "off", "--drain-timeout", "2s"]
-        argv += ["--lease", f"{options.lease_s * 1000:.0f}ms"]
+        argv += ["--lease", f"{self.lease_s * 1000:.0f}ms"]
         argv += ["--token-interval", f"{options.token_interval_s * 1000:.0f}ms"]
         # A small window, so that conversations are summed up as well.
         argv += ["--mail-file", str(options.mail_file), "--context-tokens", "2000"]
@@ -56,6 +64,23 @@ class Worker:
         """SIGKILL, whatever it is doing."""
         self.is_up = False
         self._process.kill()
+
+    async def drain(self, *, is_told_first: bool) -> None:
+        """SIGTERM, and return when it has ended; perhaps `POST /drain` a moment before.
+
+        Raises NeverCame.
+        """
+        if is_told_first:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async with aiohttp.request("POST", self.url + "/drain"):
+                    await asyncio.sleep(_TOLD_FIRST_S)
+        self.is_up = False
+        self._process.send(signal.SIGTERM)
+
+        async def has_ended() -> bool:
+            return not self._process.is_running()
+
+        await until(has_ended, f"{self.name} drains")
 
     def stop(self) -> None:
         """SIGSTOP: its connections stay open, and nobody answers."""

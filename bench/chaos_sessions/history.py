@@ -6,6 +6,7 @@ Pure: from what was read at the end, and what the clients saw.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Asked:
     answers: list[str] = field(default_factory=list)
     #: It will not be sent again; its client knows how it ended, or did not want to know.
     is_settled: bool = False
+    #: How often it was sent.
+    tries: int = 0
 
     def accept(self, now: float) -> None:
         if self.accepted_at is None:
@@ -193,6 +196,31 @@ def _mail_results(messages: Sequence[Message]) -> list[tuple[str, str]]:
         elif message["role"] == "tool" and message["name"] == "send_mail":
             results.append((f"{asked_at}.{index - asked_at - 1}", message["content"]))
     return results
+
+
+def check_results(
+    tally: Tally,
+    session_id: str,
+    messages: Sequence[Message],
+    log: Sequence[tuple[str, str, str]],
+) -> None:
+    """What a stream said that a tool gave is what the model was told, however often it was said.
+
+    `log`: id, name and data of each event. Of a turn that was not finished a result may have been
+    told and not kept; it has no `done`.
+    """
+    kept = {m["tool_call_id"]: m["content"] for m in messages if m["role"] == "tool"}
+    told: list[dict[str, Any]] = []
+    for _, name, text in log:
+        if name == "tool.completed":
+            told.append(json.loads(text))
+        elif name in {"done", "error"}:
+            for each in told if name == "done" else ():
+                result = kept.get(each["tool_call_id"], "")
+                plain = result.removeprefix("error: ").removeprefix("unknown: ")
+                what = f"told {each}, kept {result!r}"
+                tally.check("answers", plain == each["result"], what, session_id)
+            told = []
 
 
 def check_expiries(tally: Tally, session_id: str, expiries: Mapping[str, int]) -> None:

@@ -7,16 +7,17 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+
 from bench.chaos_sessions.audit import event_order
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    import aiohttp
-
     from bench.chaos_sessions.tally import Tally
 
-
+#: What tells that a connection is gone, or never was.
+LOST = (aiohttp.ClientError, TimeoutError, OSError)
 # As many events of a session are kept at least.
 _KEPT_EVENTS = 2000
 
@@ -80,11 +81,12 @@ class Followed:
     came_at: dict[str, float] = field(default_factory=dict)
 
     @property
+    def last(self) -> Event | None:
+        return next((segment[-1] for segment in reversed(self.segments) if segment), None)
+
+    @property
     def last_id(self) -> str | None:
-        for segment in reversed(self.segments):
-            if segment:
-                return segment[-1].id
-        return None
+        return self.last.id if self.last is not None else None
 
     def add(self, event: Event, now: float) -> None:
         if event.name == "reset":
@@ -109,14 +111,26 @@ def check_followed(
     log: Sequence[Logged],
     failovers: Sequence[tuple[float, float]] = (),
 ) -> None:
+    """Each segment is a piece of the log, and there is more than one only if events are missing."""
+    is_due = bool(failovers) or len(log) > _KEPT_EVENTS or len(followed.segments) == 1
+    tally.check("6", is_due, "a reset, though all events are kept", session_id)
+    check_piece(tally, "6", session_id, followed, log, failovers)
+
+
+def check_piece(
+    tally: Tally,
+    invariant: str,
+    session_id: str,
+    followed: Followed,
+    log: Sequence[Logged],
+    failovers: Sequence[tuple[float, float]],
+) -> None:
     """Each segment is a piece of the log without a gap or a repetition.
 
     What came while a failover could take it back (`failovers`) may be missing in the log. Whoever
     had such an event goes on behind it, and so lacks what the new master gave a smaller id.
     """
     kept = {each[0] for each in log}
-    is_due = bool(failovers) or len(log) > _KEPT_EVENTS or len(followed.segments) == 1
-    tally.check("6", is_due, "a reset, though all events are kept", session_id)
     for segment in filter(None, followed.segments):
         check_ids(tally, session_id, segment)
         # A reset stands for all up to its own id.
@@ -125,7 +139,7 @@ def check_followed(
         lost = [
             event.id
             for event in seen
-            if event.id not in kept and _is_within(failovers, followed.came_at[event.id])
+            if event.id not in kept and is_within(failovers, followed.came_at[event.id])
         ]
         tally.figures["followed events lost by failovers"] += len(lost)
         first, last = event_order(segment[0].id), event_order(segment[-1].id)
@@ -139,10 +153,10 @@ def check_followed(
             and not (is_reset and order == first)
             and not (order < hidden and each[0] not in ids)
         ]
-        tally.check("6", got == wanted, _difference(got, wanted), session_id)
+        tally.check(invariant, got == wanted, _difference(got, wanted), session_id)
 
 
-def _is_within(spans: Sequence[tuple[float, float]], at: float) -> bool:
+def is_within(spans: Sequence[tuple[float, float]], at: float) -> bool:
     return any(begin <= at <= end for begin, end in spans)
 
 

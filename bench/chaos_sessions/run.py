@@ -19,8 +19,15 @@ from bench.chaos_sessions.backends import look
 from bench.chaos_sessions.clients import Client, Crowd, Session, bearer, follow, intrude
 from bench.chaos_sessions.faults import Faults
 from bench.chaos_sessions.fleet import Worker, WorkerOptions
-from bench.chaos_sessions.history import check_expiries, check_history, check_mails, check_messages
+from bench.chaos_sessions.history import (
+    check_expiries,
+    check_history,
+    check_mails,
+    check_messages,
+    check_results,
+)
 from bench.chaos_sessions.reading import check_followed
+from bench.chaos_sessions.resuming import check_stream
 from bench.chaos_sessions.tally import Tally
 from bench.chaos_sessions.witness import Witness, expiries_of, known_of
 
@@ -35,7 +42,8 @@ _SETTLE_S = 40.0
 _CLIENTS_OF_A_SESSION = 3
 # Of each client, before the conversation ends and another one begins.
 _MESSAGES = (6, 25)
-_DELETED = 0.3  # share of the conversations that end by deletion
+# Shares of the conversations: that end by deletion, and that one client has for itself.
+_DELETED, _QUIET = 0.3, 0.4
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,6 @@ class Run:
             self.backend,
             self.tally,
             rng,
-            self._plan.lease_s,
             self.audit.once_begun,
         )
         talks = [
@@ -184,11 +191,11 @@ class Run:
     async def _converse(self) -> None:
         """One conversation after another, each with several clients at once."""
         while not self.crowd.is_over:
-            session = await self.crowd.new_session()
+            session = await self.crowd.new_session(is_quiet=self._rng.random() < _QUIET)
             self._followers[session.id] = spawn(follow(self.crowd, session), name="follower")
             messages = self._rng.randint(*_MESSAGES)
             async with asyncio.TaskGroup() as group:
-                for _ in range(_CLIENTS_OF_A_SESSION):
+                for _ in range(1 if session.is_quiet else _CLIENTS_OF_A_SESSION):
                     group.create_task(Client(self.crowd, session).talk(messages))
                 if self._rng.random() < _DELETED:
                     # In the midst of a turn, as often as not.
@@ -201,7 +208,8 @@ class Run:
 
     async def _look_on(self) -> None:
         """Strangers, and expiries as they are at some moment."""
-        while True:
+        # A cancellation is not enough: it has been lost once, in a timeout of a client library.
+        while not self.crowd.is_over:
             await self.crowd.pause()
             if not self.crowd.sessions:
                 continue
@@ -272,6 +280,17 @@ class Run:
             if asked.key is not None:
                 what = f"{asked.uid} ({asked.key}) was never settled"
                 tally.check("live", asked.is_settled, what, session.id)
+        for uid, end, text in session.ends:
+            if end != "done" and self.backend.failovers:
+                # Which may have taken back its begin, or the session.
+                tally.figures["turns cut short by failovers"] += 1
+            else:
+                tally.check("turns", end == "done", f"{uid} ended with {end} {text}", session.id)
+        for stream in session.streams:
+            failovers = self.backend.failovers
+            check_stream(tally, session.id, stream, audited.events, audited.turns, failovers)
+        if not self.backend.failovers:
+            check_results(tally, session.id, messages, audited.events)
         await self._judge_rest(client, session)
         for followed in session.followed:
             check_followed(tally, session.id, followed, audited.events, self.backend.failovers)

@@ -106,12 +106,15 @@ async def known_of(client: Any, session_id: str) -> Known:
         pipeline.hgetall(meta_key).get(lease_key).pexpiretime(lease_key)
         pipeline.lrange(msgs_key, 0, -1).xrange(ev_key).time()
         meta, lease, until_ms, messages, entries, (seconds, us) = await pipeline.execute()
+    lease_until = until_ms / 1000
     return Known(
         owner=meta.get("owner", ""),
         version=int(meta.get("version", 0)),
         fence=int(meta.get("fence", 0)),
         lease=lease,
-        lease_until=until_ms / 1000,
+        lease_until=lease_until,
+        heard_at=lease_until - int(meta.get("lease_ms", 0)) / 1000,
+        turns=sorted(map(int, meta.get("turns", "").split())),
         is_deleted="deleted" in meta,
         messages=messages,
         events=[(entry_id, fields["e"], fields["d"]) for entry_id, fields in entries],

@@ -12,8 +12,6 @@ from agent_worker.errors import AgentError
 from agent_worker.models.scripted import reply
 from agent_worker.sessions import Event as StoredEvent
 from agent_worker.sessions import Grant
-from agent_worker.sessions.scripts import load_scripts
-from bench.chaos_sessions.audit import Audit, Known, Line, read_line
 from bench.chaos_sessions.backends import Standalone
 from bench.chaos_sessions.history import (
     TOOLS,
@@ -22,8 +20,10 @@ from bench.chaos_sessions.history import (
     check_history,
     check_mails,
     check_messages,
+    check_results,
 )
 from bench.chaos_sessions.reading import Event, Followed, Transcript, check_followed, check_ids
+from bench.chaos_sessions.resuming import TurnStream, check_stream
 from bench.chaos_sessions.run import Plan, Run
 from bench.chaos_sessions.tally import INVARIANTS, Tally
 
@@ -35,178 +35,10 @@ if TYPE_CHECKING:
 
 SID = "s" * 32
 OWNER = "token:owner"
-META, LEASE, MSGS, EV = (f"hermes:{{{SID}}}:{kind}" for kind in ("meta", "lease", "msgs", "ev"))
-SCRIPTS = load_scripts()
 
 
 def broken(tally: Tally) -> list[str]:
     return [violation.invariant for violation in tally.violations]
-
-
-class Redis:
-    """Says what MONITOR would say of scripts; the clock is the test's."""
-
-    def __init__(self) -> None:
-        self.tally = Tally()
-        self.audit = Audit(self.tally)
-        self.at = 1000.0
-        self.run("create", "nonce", writes=[("HSET", META, "version", "1")])
-
-    def run(
-        self,
-        script: str,
-        *args: str,
-        writes: Sequence[tuple[str, ...]] = (),
-        principal: str = OWNER,
-    ) -> None:
-        words = ("EVALSHA", SCRIPTS[script].sha, "1", META, principal, SID, "0", "0", *args)
-        self.audit.feed(Line(self.at, "127.0.0.1:1", words))
-        for each in writes:
-            self.audit.feed(Line(self.at, "lua", each))
-        self.audit.flush()
-
-    def begin(self, fence: int, version: int, message: str = "hi") -> str:
-        lease = f"{fence}|worker.{fence}"
-        grant = ("HSET", META, "fence", str(fence), "version", str(version))
-        self.run(
-            "begin",
-            "nonce",
-            writes=[("RPUSH", MSGS, message), ("SET", LEASE, lease, "PX", "1000"), grant],
-        )
-        return lease
-
-    def append(self, lease: str, event_id: str) -> None:
-        event = ("XADD", EV, "MAXLEN", "~", "20000", event_id, "e", "message.delta", "d", "{}")
-        self.run("append", lease, "1", writes=[event])
-
-    def commit(self, lease: str, version: int, *, principal: str = OWNER) -> None:
-        writes = [
-            ("RPUSH", MSGS, "answer"),
-            ("HSET", META, "version", str(version), "step", "1"),
-            ("DEL", LEASE),
-        ]
-        self.run("commit", lease, str(version - 1), writes=writes, principal=principal)
-
-
-def test_the_audit_accepts_turns_one_after_another() -> None:
-    redis = Redis()
-    for turn in range(3):
-        lease = redis.begin(100 + turn, 2 + 2 * turn)
-        redis.append(lease, f"{100 + turn}-1")
-        redis.append(lease, f"{100 + turn}-1")  # again, after a lost reply
-        redis.commit(lease, 3 + 2 * turn)
-    assert broken(redis.tally) == []
-    known = redis.audit.sessions[SID]
-    assert (known.version, known.fence, known.lease) == (7, 102, None)
-    assert known.messages == ["hi", "answer"] * 3
-    assert known.fences == [100, 100, 101, 101, 102, 102]
-    assert [event[0] for event in known.events] == ["100-1", "101-1", "102-1"]
-    assert redis.tally.tested["1"] > 0
-    assert redis.tally.tested["2"] == 6
-
-
-def test_a_write_of_an_older_fence_breaks_1() -> None:
-    redis = Redis()
-    zombie = redis.begin(100, 2)
-    redis.at += 2
-    redis.begin(101, 3)
-    redis.append(zombie, "100-1")
-    assert set(broken(redis.tally)) == {"1"}
-
-
-def test_a_write_behind_the_end_of_the_lease_breaks_1() -> None:
-    redis = Redis()
-    lease = redis.begin(100, 2)
-    redis.at += 1.1
-    redis.append(lease, "100-1")
-    assert broken(redis.tally) == ["1"]
-
-
-def test_a_renewal_prolongs_the_lease() -> None:
-    redis = Redis()
-    lease = redis.begin(100, 2)
-    redis.at += 0.9
-    redis.run("renew", lease, "1000", writes=[("PEXPIRE", LEASE, "1000")])
-    redis.at += 0.9
-    redis.append(lease, "100-1")
-    assert broken(redis.tally) == []
-
-
-def test_a_grant_while_another_holds_the_lease_breaks_1() -> None:
-    redis = Redis()
-    redis.begin(100, 2)
-    redis.begin(101, 3)
-    assert broken(redis.tally) == ["1"]
-
-
-def test_a_fence_that_does_not_grow_breaks_1() -> None:
-    redis = Redis()
-    redis.commit(redis.begin(100, 2), 3)
-    redis.begin(100, 4)
-    assert broken(redis.tally) == ["1"]
-
-
-def test_an_event_of_another_fence_breaks_1() -> None:
-    redis = Redis()
-    redis.append(redis.begin(100, 2), "101-1")
-    assert broken(redis.tally) == ["1"]
-
-
-@pytest.mark.parametrize("version", [2, 4])
-def test_a_version_that_stays_or_leaps_breaks_2(version: int) -> None:
-    redis = Redis()
-    redis.commit(redis.begin(100, 2), version)
-    assert broken(redis.tally) == ["2"]
-
-
-def test_a_version_that_an_event_raises_breaks_2() -> None:
-    redis = Redis()
-    lease = redis.begin(100, 2)
-    redis.run("append", lease, "1", writes=[("HINCRBY", META, "version", "1")])
-    assert broken(redis.tally) == ["2"]
-
-
-def test_history_that_an_append_writes_breaks_3() -> None:
-    redis = Redis()
-    lease = redis.begin(100, 2)
-    redis.run("append", lease, "1", writes=[("RPUSH", MSGS, "x")])
-    assert "3" in broken(redis.tally)
-
-
-def test_a_write_of_a_stranger_breaks_8() -> None:
-    redis = Redis()
-    redis.commit(redis.begin(100, 2), 3, principal="token:stranger")
-    assert broken(redis.tally) == ["8"]
-
-
-def test_a_write_to_a_deleted_session_is_found() -> None:
-    redis = Redis()
-    lease = redis.begin(100, 2)
-    redis.run("delete", "nonce", "1", writes=[("DEL", META, LEASE, MSGS), ("HSET", META, "x", "y")])
-    redis.append(lease, "100-1")
-    assert broken(redis.tally) == ["deleted"]
-
-
-def test_a_failover_that_took_writes_back_is_counted_and_no_violation() -> None:
-    redis = Redis()
-    lease = redis.begin(100, 2)
-    redis.append(lease, "100-1")
-    redis.append(lease, "100-2")
-    redis.commit(lease, 3)
-    first = ("100-1", "message.delta", "{}")
-    redis.audit.rebase(SID, Known(OWNER, version=2, fence=100, messages=["hi"], events=[first]))
-    redis.commit(redis.begin(101, 3), 4)
-    assert broken(redis.tally) == []
-    assert redis.tally.figures["writes lost by failovers"] == 1
-    assert redis.tally.figures["events lost by failovers"] == 1
-    assert redis.audit.sessions[SID].messages == ["hi", "hi", "answer"]
-
-
-def test_a_line_of_monitor_is_read_with_its_escapes() -> None:
-    raw = b'+1700000000.123456 [0 lua] "RPUSH" "k" "{\\"a\\": \\"\\xc3\\xa9\\\\n\\"}\\n"\r\n'
-    line = read_line(raw)
-    assert line == Line(1700000000.123456, "lua", ("RPUSH", "k", '{"a": "é\\n"}\n'))
-    assert read_line(b"+OK\r\n") is None
 
 
 # Histories.
@@ -439,6 +271,72 @@ def test_a_transcript_forgets_what_was_rewound() -> None:
     assert transcript.text == "ad"
 
 
+# Streams that were resumed.
+
+
+def stream(*ids: str, turn: int = 1, end: str = "done") -> TurnStream:
+    """What a client heard of a turn, the last event of which has the name `end`."""
+    found = TurnStream(turn)
+    for event_id in ids:
+        name = end if event_id == ids[-1] else "message.delta"
+        found.heard.add(Event(event_id, name, "{}"), 50.0)
+    return found
+
+
+def stream_judged(found: TurnStream, **arguments: Any) -> list[str]:
+    """Of a turn that began with the fence 1 and went on with 2, and one that began with 3."""
+    tally = Tally()
+    log = [(event_id, "message.delta", "{}") for event_id in ("1-1", "1-2", "2-1", "3-1")]
+    log[2] = ("2-1", "done", "{}")
+    check_stream(tally, SID, found, log, [1, 3], **arguments)
+    assert tally.tested["resumed"] > 0
+    return broken(tally)
+
+
+def test_a_stream_over_two_workers_that_has_all_of_its_turn_passes() -> None:
+    assert stream_judged(stream("1-1", "1-2", "2-1")) == []
+    # Its turn was cut short; what another client made of it since is not its concern.
+    assert stream_judged(stream("1-1", "1-2", end="message.delta")) == []
+
+
+@pytest.mark.parametrize(
+    "ids", [("1-1", "2-1"), ("1-2", "2-1"), ("1-1", "1-2", "1-2", "2-1"), ("1-1", "1-2", "2-0")]
+)
+def test_a_stream_that_lacks_or_repeats_an_event_is_found(ids: tuple[str, ...]) -> None:
+    assert "resumed" in stream_judged(stream(*ids))
+
+
+def test_a_stream_that_goes_on_into_the_next_turn_is_found() -> None:
+    assert "resumed" in stream_judged(stream("1-1", "1-2", "2-1", "3-1", end="message.delta"))
+
+
+def test_a_stream_whose_done_is_not_its_turns_last_event_is_found() -> None:
+    tally = Tally()
+    log = [("1-1", "done", "{}"), ("1-2", "message.delta", "{}")]
+    check_stream(tally, SID, stream("1-1"), log, [1])
+    assert broken(tally) == ["resumed"]
+
+
+def test_a_stream_may_lack_its_beginning_only_by_a_failover() -> None:
+    assert stream_judged(stream("1-2", "2-1"), failovers=[(45.0, 55.0)]) == []
+    assert stream_judged(stream("1-2", "2-1"), failovers=[(60.0, 70.0)]) == ["resumed"]
+
+
+def results_judged(kept: str, *told: str, end: str = "done") -> list[str]:
+    tally = Tally()
+    messages = [{"role": "tool", "tool_call_id": "c1", "name": "clock", "content": kept}]
+    about = {"tool_call_id": "c1", "name": "clock", "ok": True}
+    log = [("1-1", "tool.completed", json.dumps({**about, "result": text})) for text in told]
+    check_results(tally, SID, messages, [*log, ("1-9", end, "{}")])
+    return broken(tally)
+
+
+def test_a_result_may_be_told_twice_but_not_otherwise_than_it_is_kept() -> None:
+    assert results_judged("unknown: perhaps", "perhaps", "perhaps") == []
+    assert results_judged("noon", "one", "noon") == ["answers"]
+    assert results_judged("error: interrupted", "noon", end="error") == []
+
+
 # Expiries.
 
 
@@ -492,8 +390,9 @@ async def test_a_begin_repeated_behind_another_turn_appends_nothing(
 
 @pytest.mark.e2e
 @pytest.mark.timeout(150)
-async def test_the_invariants_hold_with_kills_stops_and_lost_replies(tmp_path: Path) -> None:
-    plan = Plan(Standalone, seconds=12.0, seed=7, workers=3, sessions=5)
+async def test_the_invariants_hold_with_kills_drains_stops_and_lost_replies(tmp_path: Path) -> None:
+    # A seed whose first two faults are a drain and a kill.
+    plan = Plan(Standalone, seconds=12.0, seed=120, workers=3, sessions=5)
     async with Run(plan, tmp_path, progress=lambda text: None) as run:
         await run.rush()
         await run.settle()
@@ -503,7 +402,9 @@ async def test_the_invariants_hold_with_kills_stops_and_lost_replies(tmp_path: P
     # Whether a conversation is deleted is left to chance.
     assert set(never) <= {"deleted"}
     figures = run.tally.figures
-    for happened in ("turns done", "workers killed", "replies dropped"):
+    resumed = "streams resumed to their end"
+    struck = ("workers killed", "workers drained", "replies dropped")
+    for happened in ("turns done", *struck, resumed):
         assert figures[happened] > 0, (happened, figures)
     assert figures["mails sent twice"] == 0
     assert figures["mails sent"] > 0

@@ -13,6 +13,7 @@ from agent_worker.metrics import Metrics
 from agent_worker.models import ScriptedEngine, TextDelta, ToolCall
 from agent_worker.runtime import AgentLoop, LargeTexts, ToolCalls
 from agent_worker.runtime.conversation import Conversation
+from agent_worker.runtime.loop import Part
 from agent_worker.sessions import Grant, Lease, Summary, ToolStart
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
@@ -25,13 +26,13 @@ USER = {"role": "user", "content": "go"}
 class RecordingPort:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.commits: list[dict[str, Any]] = []
+        self.commits: list[Part] = []
 
     async def emit(self, name: str, data: dict[str, Any]) -> None:
         self.events.append((name, data))
 
-    async def commit(self, messages: Any, **about: Any) -> None:
-        self.commits.append({"messages": list(messages), **about})
+    async def commit(self, part: Part) -> None:
+        self.commits.append(part)
 
     async def tool_begin(self, key: str, effect: Effect, arguments: str, attempt: str) -> ToolStart:
         return ToolStart("RUN")
@@ -73,9 +74,7 @@ async def test_text_alone_ends_the_turn_in_one_step() -> None:
         ("message.delta", {"content": "b"}),
     ]
     said = {"role": "assistant", "content": "a b"}
-    assert port.commits == [
-        {"messages": [said], "is_step": True, "ends_turn": True, "summary": None}
-    ]
+    assert port.commits == [Part([said], is_step=True, ends_turn=True)]
     assert conversation.messages == [USER, said]
 
 
@@ -100,15 +99,15 @@ async def test_a_step_with_a_tool_is_committed_before_it_runs_and_its_result_beh
         "tool_calls": [{"id": "c1", "name": "shout", "arguments": {"text": "hey"}}],
     }
     result = {"role": "tool", "content": "HEY", "tool_call_id": "c1", "name": "shout"}
-    assert [commit["messages"] for commit in port.commits] == [
+    assert [commit.messages for commit in port.commits] == [
         [asked],
         [result],
         [{"role": "assistant", "content": "done"}],
     ]
-    assert [commit["is_step"] for commit in port.commits] == [True, False, True]
-    assert [commit["ends_turn"] for commit in port.commits] == [False, False, True]
+    assert [commit.is_step for commit in port.commits] == [True, False, True]
+    assert [commit.ends_turn for commit in port.commits] == [False, False, True]
     # The ledger's record of the call may go: its result is in the history.
-    assert port.commits[1]["settled"] == ["1.0"]
+    assert port.commits[1].settled == ["1.0"]
     assert engine.histories[1] == [USER, asked, result]
 
 
@@ -123,7 +122,7 @@ async def test_calls_of_one_step_run_together_and_keep_their_order() -> None:
     engine = PlannedEngine(calls, [])
     port = RecordingPort()
     await make_loop(engine, FunctionTool("meet", meet)).run(port, talk())
-    assert [m["content"] for m in port.commits[1]["messages"]] == ["1", "2"]
+    assert [m["content"] for m in port.commits[1].messages] == ["1", "2"]
 
 
 async def test_what_a_tool_cannot_do_is_told_to_the_model() -> None:
@@ -142,7 +141,7 @@ async def test_what_a_tool_cannot_do_is_told_to_the_model() -> None:
     port = RecordingPort()
     loop = make_loop(PlannedEngine(calls, []), *tools, FunctionTool("hang", hang), timeout_s=0.01)
     await loop.run(port, talk())
-    assert [m["content"] for m in port.commits[1]["messages"]] == [
+    assert [m["content"] for m in port.commits[1].messages] == [
         "error: not today",
         "error: the tool failed",
         "error: no result within 0.01 s",
@@ -162,9 +161,9 @@ async def test_the_step_limit_ends_the_turn_without_calling_it_final() -> None:
     engine = PlannedEngine([call], [call], [call])
     port = RecordingPort()
     await make_loop(engine, FunctionTool("again", again), step_limit=2).run(port, talk())
-    assert [c["is_step"] for c in port.commits] == [True, False, True, False]
-    assert [c["ends_turn"] for c in port.commits] == [False, False, False, True]
-    assert port.commits[-1]["is_final"] is False
+    assert [c.is_step for c in port.commits] == [True, False, True, False]
+    assert [c.ends_turn for c in port.commits] == [False, False, False, True]
+    assert port.commits[-1].is_final is False
     assert len(engine.steps) == 1
 
 
@@ -172,7 +171,7 @@ async def test_notes_are_committed_only_by_the_step_that_changed_them() -> None:
     port = RecordingPort()
     conversation = talk("note colour: blue", {"size": "3"})
     await make_loop(ScriptedEngine()).run(port, conversation)
-    kept = [commit.get("notes") for commit in port.commits]
+    kept = [commit.notes for commit in port.commits]
     assert kept == [None, {"size": "3", "colour": "blue"}, None]
 
 
@@ -180,7 +179,7 @@ async def test_the_time_comes_from_the_given_clock() -> None:
     loop = make_loop(ScriptedEngine(), now=lambda: datetime(2025, 3, 1, 12, 0, tzinfo=UTC))
     port = RecordingPort()
     await loop.run(port, talk("what time is it?"))
-    assert port.commits[-1]["messages"][0]["content"] == "It is 2025-03-01 12:00:00 UTC."
+    assert port.commits[-1].messages[0]["content"] == "It is 2025-03-01 12:00:00 UTC."
 
 
 async def test_an_engine_that_fails_commits_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -39,6 +39,8 @@ class DroppingProxy:
         self._to_lose: Counter[str] = Counter()
         self._speaks = asyncio.Event()
         self._speaks.set()
+        self._hears = asyncio.Event()
+        self._hears.set()
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
@@ -72,10 +74,16 @@ class DroppingProxy:
     def go_mute(self) -> None:
         """Pass on nothing in either direction; connections stay open and new ones are let in."""
         self._speaks.clear()
+        self._hears.clear()
+
+    def go_deaf(self) -> None:
+        """Pass on no command; replies still come."""
+        self._hears.clear()
 
     def speak(self) -> None:
         """Pass on what was held back, and everything after it."""
         self._speaks.set()
+        self._hears.set()
 
     def cut(self) -> None:
         """Close all connections."""
@@ -107,6 +115,9 @@ class DroppingProxy:
 
     async def may_speak(self) -> None:
         await self._speaks.wait()
+
+    async def may_hear(self) -> None:
+        await self._hears.wait()
 
     def sees(self, command: str) -> bool:
         """Count it; whether its reply is to be lost."""
@@ -154,7 +165,7 @@ class _Link:
                 self._parser.feed(data)
                 while (words := self._parser.gets()) is not False:
                     self._loses_next_reply |= self._proxy.sees(words[0].decode())
-                await self._proxy.may_speak()
+                await self._proxy.may_hear()
                 self._server_writer.write(data)
                 await self._server_writer.drain()
 

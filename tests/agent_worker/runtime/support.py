@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent_worker.models import TextDelta, ToolCall
 from agent_worker.sessions import Grant, Lease, Summary, session_keys
+from agent_worker.tasks import spawn
 from tests.agent_worker.support import PlannedEngine
 
 if TYPE_CHECKING:
@@ -102,6 +103,19 @@ async def post(
     url = worker.sessions(sid, "messages")
     async with http.post(url, json=body, headers=headers) as response:
         return Reply(response.status, await response.json(), response.headers)
+
+
+async def amid_a_turn(
+    http: ClientSession, worker: RunningWorker, is_at_work: asyncio.Event
+) -> tuple[str, asyncio.Task[Reply]]:
+    """A new session whose turn has got as far as `is_at_work`, and the answer that will come.
+
+    Its message is "first".
+    """
+    sid = await create(http, worker)
+    answer = spawn(post(http, worker, sid, "first"), name="turn")
+    await is_at_work.wait()
+    return sid, answer
 
 
 async def told(store: SessionStore, sid: str) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from agent_worker.tasks import spawn
 from agent_worker.tools import Toolbox
 from tests.agent_worker.runtime.support import (
     PausedEngine,
+    amid_a_turn,
     asks,
     create,
     cut_off,
@@ -87,9 +88,7 @@ async def test_a_client_that_hops_between_workers_loses_and_repeats_nothing(
     engine = PausedEngine([*step[:10], asks("look")], [*step[10:], *speech("end")])
     toolbox = Toolbox([FunctionTool("look", look)])
     workers = [await start_worker(engine=engine, toolbox=toolbox) for _ in range(3)]
-    sid = await create(http, workers[0])
-    running = spawn(post(http, workers[0], sid, "go"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, workers[0], engine.paused)
 
     async def next_event(stream: AsyncIterator[Event], before: list[Event]) -> Event:
         """The turn goes on whenever all that it has said is read."""
@@ -283,9 +282,7 @@ async def test_until_done_ends_with_an_error_too(
 ) -> None:
     engine = PausedEngine([*speech("one"), None, RuntimeError("boom")])
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "go"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     async with follow(http, worker, sid, until="done") as response:
         stream = read_events(response)
         assert (await anext(stream)).data == {"content": "one"}
@@ -316,9 +313,7 @@ async def test_who_follows_is_told_once_that_the_worker_of_the_turn_died(
 ) -> None:
     first = await start_worker(engine=(engine := PausedEngine([*speech("one"), None])))
     other = await start_worker(engine=PlannedEngine(speech("two")))
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "go"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, first, engine.paused)
     async with follow(http, other, sid) as response:
         stream = read_events(response)
         assert (await anext(stream)).data == {"content": "one"}
@@ -423,9 +418,7 @@ async def test_a_drain_ends_the_stream_and_another_worker_goes_on(
 ) -> None:
     engine = PausedEngine([*speech("one "), None, *speech("two")])
     first, leaving = await start_worker(engine=engine), await start_worker()
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "go"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, first, engine.paused)
     async with follow(http, leaving, sid) as response:
         stream = read_events(response)
         seen = [await anext(stream)]
@@ -445,9 +438,7 @@ async def test_a_session_that_is_deleted_ends_the_stream_with_an_error(
 ) -> None:
     engine = PausedEngine([*speech("one"), None])
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "go"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     async with follow(http, worker, sid) as response:
         stream = read_events(response)
         await anext(stream)

@@ -19,6 +19,7 @@ from tests.agent_worker.runtime.support import (
     SID,
     SSE,
     PausedEngine,
+    amid_a_turn,
     asks,
     create,
     die,
@@ -258,9 +259,7 @@ async def test_a_large_message_that_was_queued_is_whole_for_the_model(
 ) -> None:
     engine = PausedEngine([None], speech("ok"))
     worker = await start_worker(engine=engine, storages=Storages(blobs=blobs))
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     assert (await post(http, worker, sid, BIG, "enqueue")).status == 202
     engine.gate.set()
     await running

@@ -18,6 +18,7 @@ from tests.agent_worker.runtime.support import (
     ANONYMOUS,
     SSE,
     PausedEngine,
+    amid_a_turn,
     asks,
     create,
     cut_off,
@@ -55,9 +56,7 @@ async def test_by_default_a_message_is_refused_while_a_turn_runs(
 ) -> None:
     first = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine())
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, first, engine.started)
     for worker in (first, other):
         for policy in ("", "reject"):
             reply = await post(http, worker, sid, "too early", policy)
@@ -94,9 +93,7 @@ async def test_queued_messages_open_the_next_turn_together_and_in_order(
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     for n, content in enumerate(["second", "third"], 1):
         reply = await post(http, worker, sid, content, "enqueue")
         assert reply.status == 202
@@ -125,9 +122,7 @@ async def test_what_waits_is_begun_by_the_worker_whose_turn_has_ended(
     engine = PausedEngine([*speech("one"), None], speech("two"))
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PlannedEngine())
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, first, engine.paused)
     assert (await post(http, other, sid, "second", "enqueue")).status == 202
     cut_off(other)
     engine.gate.set()
@@ -151,9 +146,7 @@ async def test_what_waits_is_begun_by_the_worker_that_took_it_when_the_other_die
 ) -> None:
     first = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine(speech("two")))
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, first, engine.started)
     assert (await post(http, other, sid, "second", "enqueue")).status == 202
     await die(first, redis, sid)
     await until(lambda: not len(other.worker.turns) and other.worker.engine.requests)
@@ -172,9 +165,7 @@ async def test_what_waits_is_begun_once_though_two_workers_look_after_it(
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     first, other = await start_worker(engine=engine), await start_worker(engine=engine)
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, first, engine.paused)
     assert (await post(http, other, sid, "second", "enqueue")).status == 202
     engine.gate.set()
     await running
@@ -189,9 +180,7 @@ async def test_a_drain_waits_for_what_waited(
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     await post(http, worker, sid, "second", "enqueue")
     await worker.worker.drain()
     engine.gate.set()
@@ -205,9 +194,7 @@ async def test_a_queued_message_is_known_by_its_key_until_its_answer_can_be_had(
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     for _ in range(2):
         reply = await post(http, worker, sid, "second", "enqueue", Idempotency_Key="k")
         assert (reply.status, reply.body["waiting"]) == (202, 1)
@@ -228,9 +215,7 @@ async def test_a_turn_that_failed_leaves_what_waits_to_the_next(
 ) -> None:
     engine = PausedEngine([None, RuntimeError("boom")], speech("two"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     assert (await post(http, worker, sid, "second", "enqueue")).status == 202
     engine.gate.set()
     assert (await running).error == "engine_failed"
@@ -243,9 +228,7 @@ async def test_what_waits_of_a_deleted_session_is_forgotten(
     http: ClientSession, start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, worker, engine.started)
     assert (await post(http, worker, sid, "second", "enqueue")).status == 202
     async with http.delete(worker.sessions(sid)) as response:
         assert response.status == 204
@@ -304,9 +287,7 @@ async def test_the_client_of_an_interrupted_turn_is_told_409(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
     worker = await start_worker(engine=(engine := PausedEngine([None], speech("yes"))))
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     assert (await post(http, worker, sid, "stop", "interrupt")).status == 200
     reply = await running
     assert (reply.status, reply.error) == (409, "turn_interrupted")
@@ -326,9 +307,7 @@ async def test_an_interruption_that_was_not_heard_is_seen_with_the_renewal(
 ) -> None:
     first = await deaf_worker(start_worker, engine=(engine := GatedEngine()), lease_s=1.5)
     other = await start_worker(engine=PlannedEngine(speech("yes")))
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, first, engine.started)
     assert (await post(http, other, sid, "stop", "interrupt")).body["content"] == "yes"
     assert (await running).error == "turn_interrupted"
     assert engine.closed.is_set()
@@ -341,9 +320,7 @@ async def test_an_interruption_that_was_not_heard_is_seen_with_the_next_event(
     engine = PausedEngine([TextDelta("one"), None, TextDelta("two"), asyncio.Event()])
     first = await deaf_worker(start_worker, engine=engine)
     other = await start_worker(engine=PlannedEngine(speech("yes")))
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, first, engine.paused)
     stopping = spawn(post(http, other, sid, "stop", "interrupt"), name="interrupt")
 
     async def is_asked() -> bool:
@@ -360,9 +337,7 @@ async def test_an_interruption_outwaits_the_lease_of_a_worker_that_died(
 ) -> None:
     first = await deaf_worker(start_worker, engine=(engine := GatedEngine()), lease_s=0.6)
     other = await start_worker(engine=PlannedEngine(speech("yes")), lease_s=0.6)
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, first, engine.started)
     cut_off(first)
     assert (await post(http, other, sid, "stop", "interrupt")).body["content"] == "yes"
     assert (await running).status == 503
@@ -379,9 +354,7 @@ async def test_an_interruption_that_nobody_heeds_is_refused_in_the_end(
     monkeypatch.setattr(turns_module, "_GRACE_S", 0.1)
     first = await deaf_worker(start_worker, engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine(), lease_s=0.3)
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, first, engine.started)
     reply = await post(http, other, sid, "stop", "interrupt")
     assert (reply.status, reply.error) == (409, "turn_in_progress")
     # It runs, and has been asked to stop: it does with its next write.
@@ -396,9 +369,7 @@ async def test_what_waits_comes_before_the_message_that_interrupts(
 ) -> None:
     first = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=ScriptedEngine())
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, first, engine.started)
     assert (await post(http, first, sid, "second", "enqueue")).status == 202
     assert (await post(http, other, sid, "third", "interrupt")).status == 200
     assert (await running).error == "turn_interrupted"
@@ -410,9 +381,7 @@ async def test_a_foreign_session_is_neither_queued_for_nor_interrupted(
     http: ClientSession, start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.started.wait()
+    sid, running = await amid_a_turn(http, worker, engine.started)
     for policy in ("reject", "enqueue", "interrupt"):
         reply = await post(http, worker, sid, "mine", policy, Authorization="Bearer else")
         assert (reply.status, reply.error) == (404, "session_not_found")
@@ -541,9 +510,7 @@ async def test_a_follower_sees_the_turn_that_was_queued(
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker, other = await start_worker(engine=engine), await start_worker()
-    sid = await create(http, worker)
-    running = spawn(post(http, worker, sid, "first"), name="turn")
-    await engine.paused.wait()
+    sid, running = await amid_a_turn(http, worker, engine.paused)
     async with http.get(other.sessions(sid, "events")) as response:
         events = read_events(response)
         assert (await anext(events)).data == {"content": "one"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from agent_worker.sessions import Event, Grant, Lease, new_nonce, session_keys
 from agent_worker.sessions.keys import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from redis.asyncio import Redis
 
@@ -96,6 +97,14 @@ async def everything(redis: Redis, sid: str) -> dict[str, Any]:
         # As JSON their fields have no certain order.
         held[kind] = {name: json.loads(text) for name, text in held[kind].items()}
     return held
+
+
+@asynccontextmanager
+async def unchanged(redis: Redis, sid: str) -> AsyncIterator[None]:
+    """What Redis holds of the session is the same before and behind."""
+    before = await everything(redis, sid)
+    yield
+    assert await everything(redis, sid) == before
 
 
 async def expiries(redis: Redis, sid: str) -> dict[str, int]:

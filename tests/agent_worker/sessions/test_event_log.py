@@ -15,11 +15,11 @@ from tests.agent_worker.sessions.support import (
     commit,
     delta,
     event,
-    everything,
     expiries,
     finish,
     key_of,
     lose_lease,
+    unchanged,
 )
 from tests.agent_worker.support import event_order
 
@@ -88,13 +88,12 @@ async def test_a_repeated_append_adds_nothing(store: SessionStore, redis: Redis)
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await say(store, grant, 1, 2)
-    before = await everything(redis, sid)
-    await say(store, grant, 1, 2)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        await say(store, grant, 1, 2)
     await say(store, grant, 3)
-    before = await everything(redis, sid)
-    await say(store, grant, 1, 2)
-    assert await everything(redis, sid) == before, "even the last event's id is the same"
+    # Even the last event's id is the same.
+    async with unchanged(redis, sid):
+        await say(store, grant, 1, 2)
     await say(store, grant, 2, 3, 4)
     assert len(await logged(redis, sid)) == 4
 
@@ -104,9 +103,8 @@ async def test_an_append_of_no_events_tells_only_whether_to_stop(
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
-    before = await everything(redis, sid)
-    assert not await store.events.append(grant.lease, [])
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert not await store.events.append(grant.lease, [])
 
 
 async def test_a_zombies_events_are_refused(store: SessionStore, redis: Redis) -> None:

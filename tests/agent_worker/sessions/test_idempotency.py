@@ -17,11 +17,11 @@ from tests.agent_worker.sessions.support import (
     begin,
     commit,
     event,
-    everything,
     finish,
     key_of,
     lose_lease,
     result,
+    unchanged,
     user,
 )
 
@@ -52,22 +52,21 @@ async def test_a_finished_key_is_replayed(store: SessionStore, redis: Redis) -> 
         events=[done],
     )
     await finish(store, await begin(store, sid, "another"))
-    before = await everything(redis, sid)
-    replay = await replayed(store, sid, "hello", "k")
-    assert (replay.fence, replay.done_event) == (grant.lease.fence, done.id)
-    assert replay.messages == [
-        HELLO,
-        assistant("hi", "clock"),
-        result("clock", "noon"),
-        assistant(" there"),
-    ]
-    assert replay.answer.as_json() == {
-        "session_id": sid,
-        "step": 2,
-        "content": "hi there",
-        "is_final": False,
-    }
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        replay = await replayed(store, sid, "hello", "k")
+        assert (replay.fence, replay.done_event) == (grant.lease.fence, done.id)
+        assert replay.messages == [
+            HELLO,
+            assistant("hi", "clock"),
+            result("clock", "noon"),
+            assistant(" there"),
+        ]
+        assert replay.answer.as_json() == {
+            "session_id": sid,
+            "step": 2,
+            "content": "hi there",
+            "is_final": False,
+        }
 
 
 async def test_a_key_is_replayed_while_another_turn_runs(store: SessionStore) -> None:
@@ -89,11 +88,10 @@ async def test_a_key_with_another_body_is_refused(
         grant = await begin(store, sid, idempotency_key="k")
         if state == "done":
             await finish(store, grant)
-    before = await everything(redis, sid)
-    for policy in ("reject", "enqueue"):
-        with pytest.raises(IdempotencyMismatch):
-            await begin(store, sid, "something else", idempotency_key="k", policy=policy)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        for policy in ("reject", "enqueue"):
+            with pytest.raises(IdempotencyMismatch):
+                await begin(store, sid, "something else", idempotency_key="k", policy=policy)
 
 
 async def test_a_fingerprint_of_the_callers_decides_instead_of_the_content(
@@ -111,11 +109,10 @@ async def test_a_fingerprint_of_the_callers_decides_instead_of_the_content(
 async def test_a_key_whose_turn_runs_is_told_to_wait(store: SessionStore, redis: Redis) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
-    before = await everything(redis, sid)
-    for policy in ("reject", "enqueue"):
-        with pytest.raises(TurnBusy):
-            await begin(store, sid, idempotency_key="k", policy=policy)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        for policy in ("reject", "enqueue"):
+            with pytest.raises(TurnBusy):
+                await begin(store, sid, idempotency_key="k", policy=policy)
 
 
 async def test_an_interrupted_key_goes_on_where_it_stopped(
@@ -149,10 +146,9 @@ async def test_a_key_that_others_overtook_is_not_run_again(
     await begin(store, sid, idempotency_key="k")
     await lose_lease(redis, sid)
     other = await begin(store, sid, "other")
-    before = await everything(redis, sid)
-    with pytest.raises(TurnAbandoned):
-        await begin(store, sid, idempotency_key="k")
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        with pytest.raises(TurnAbandoned):
+            await begin(store, sid, idempotency_key="k")
     await finish(store, other)
     with pytest.raises(TurnAbandoned):
         await begin(store, sid, idempotency_key="k")

@@ -17,11 +17,11 @@ from tests.agent_worker.sessions.support import (
     begin,
     commit,
     delta,
-    everything,
     finish,
     key_of,
     lose_lease,
     take_waiting,
+    unchanged,
     user,
 )
 
@@ -95,9 +95,8 @@ async def test_without_anything_that_waits_there_is_nothing_to_begin(
 ) -> None:
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid))
-    before = await everything(redis, sid)
-    assert isinstance(await store.begin(sid, ME, None, nonce=new_nonce()), Nothing)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert isinstance(await store.begin(sid, ME, None, nonce=new_nonce()), Nothing)
 
 
 async def test_the_inbox_has_an_end(redis: Redis, client: Client) -> None:
@@ -106,10 +105,9 @@ async def test_the_inbox_has_an_end(redis: Redis, client: Client) -> None:
     grant = await begin(store, sid)
     await enqueue(store, sid, "one", "k1")
     await enqueue(store, sid, "two")
-    before = await everything(redis, sid)
-    with pytest.raises(InboxFull):
-        await enqueue(store, sid, "three", "k3")
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        with pytest.raises(InboxFull):
+            await enqueue(store, sid, "three", "k3")
     assert await enqueue(store, sid, "one", "k1") == Queued(2), "it waits already"
     await finish(store, grant)
     await finish(store, await take_waiting(store, sid))
@@ -123,9 +121,8 @@ async def test_a_repeated_key_waits_once(store: SessionStore, redis: Redis) -> N
     sid = await store.create(ME, {})
     await begin(store, sid)
     await enqueue(store, sid, "one", "k")
-    before = await everything(redis, sid)
-    assert await enqueue(store, sid, "one", "k") == Queued(1)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await enqueue(store, sid, "one", "k") == Queued(1)
 
 
 async def test_a_key_that_waits_begins_the_turn_when_it_comes_again(store: SessionStore) -> None:
@@ -232,9 +229,8 @@ async def test_where_no_turn_runs_there_is_nothing_to_stop(
     assert await store.interrupt(sid, ME) is None
     await begin(store, sid)
     await lose_lease(redis, sid)
-    before = await everything(redis, sid)
-    assert await store.interrupt(sid, ME) is None
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await store.interrupt(sid, ME) is None
 
 
 @pytest.mark.parametrize("how", ["finished", "ran out"])

@@ -17,7 +17,8 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from agent_worker.errors import SessionNotFound
 from agent_worker.sessions import connect
-from tests.agent_worker.sessions.machine import Sessions, answer_of
+from tests.agent_worker.sessions.asking import answer_of
+from tests.agent_worker.sessions.machine import Sessions
 from tests.agent_worker.sessions.support import ME, YOU, everything
 from tests.agent_worker.support import event_order
 

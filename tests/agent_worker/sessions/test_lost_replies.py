@@ -27,12 +27,12 @@ from tests.agent_worker.sessions.support import (
     busy_session,
     commit,
     delta,
-    everything,
     finish,
     key_of,
     lose_lease,
     result,
     take_waiting,
+    unchanged,
     user,
 )
 
@@ -117,9 +117,8 @@ async def test_an_operation_again_has_no_second_effect(
 ) -> None:
     sid, grant = await busy_session(store)
     first = await OPERATIONS[name](store, sid, grant)
-    before = await everything(redis, sid)
-    assert await OPERATIONS[name](store, sid, grant) == first
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await OPERATIONS[name](store, sid, grant) == first
 
 
 class LosesReplies:
@@ -183,17 +182,15 @@ async def test_a_begin_whose_turn_is_over_does_not_begin_another(
     sid = await store.create(ME, {})
     grant = await begin(store, sid, nonce="again")
     await lose_lease(redis, sid)
-    before = await everything(redis, sid)
-    with pytest.raises(LeaseLost):
-        await begin(store, sid, nonce="again")
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        with pytest.raises(LeaseLost):
+            await begin(store, sid, nonce="again")
     sid = await store.create(ME, {})
     grant = await begin(store, sid, nonce="again")
     await finish(store, grant)
-    before = await everything(redis, sid)
-    with pytest.raises(LeaseLost):
-        await begin(store, sid, nonce="again")
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        with pytest.raises(LeaseLost):
+            await begin(store, sid, nonce="again")
 
 
 async def test_a_begin_behind_other_turns_does_not_begin_another(
@@ -203,10 +200,9 @@ async def test_a_begin_behind_other_turns_does_not_begin_another(
     await finish(store, await begin(store, sid, nonce="worker.again"))
     for content in ("one", "two"):
         await finish(store, await begin(store, sid, content))
-        before = await everything(redis, sid)
-        with pytest.raises(LeaseLost):
-            await begin(store, sid, nonce="worker.again")
-        assert await everything(redis, sid) == before
+        async with unchanged(redis, sid):
+            with pytest.raises(LeaseLost):
+                await begin(store, sid, nonce="worker.again")
 
 
 async def test_the_last_commit_again_gives_what_it_gave_though_the_next_turn_runs(
@@ -216,9 +212,8 @@ async def test_the_last_commit_again_gives_what_it_gave_though_the_next_turn_run
     grant = await begin(store, sid)
     last = await finish(store, grant, commit_id="again")
     await begin(store, sid, "next")
-    before = await everything(redis, sid)
-    assert await finish(store, grant, commit_id="again") == last
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await finish(store, grant, commit_id="again") == last
 
 
 async def test_a_release_again_does_not_free_what_others_hold(
@@ -228,9 +223,8 @@ async def test_a_release_again_does_not_free_what_others_hold(
     grant = await begin(store, sid)
     await store.release(sid, ME, grant.lease.nonce)
     heir = await begin(store, sid, "next")
-    before = await everything(redis, sid)
-    assert await store.release(sid, ME, grant.lease.nonce) is None
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await store.release(sid, ME, grant.lease.nonce) is None
     await finish(store, heir)
     assert await store.release(sid, ME, grant.lease.nonce) is None
 
@@ -252,9 +246,8 @@ async def run_raw(
 async def test_create_again_makes_the_same_session(client: Client, redis: Redis) -> None:
     sid = new_session_id()
     assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["OK"]
-    before = await everything(redis, sid)
-    assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["OK"]
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["OK"]
 
 
 @pytest.mark.parametrize(("principal", "nonce"), [(ME, "another"), (YOU, "nonce")])
@@ -263,9 +256,8 @@ async def test_create_does_not_take_a_session_that_is_there(
 ) -> None:
     sid = new_session_id()
     await run_raw(client, "create", sid, ME, "nonce", "{}")
-    before = await everything(redis, sid)
-    assert await run_raw(client, "create", sid, principal, nonce, "{}") == ["EXISTS"]
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await run_raw(client, "create", sid, principal, nonce, "{}") == ["EXISTS"]
 
 
 async def test_create_again_does_not_bring_back_what_was_deleted(
@@ -274,9 +266,8 @@ async def test_create_again_does_not_bring_back_what_was_deleted(
     sid = new_session_id()
     await run_raw(client, "create", sid, ME, "nonce", "{}")
     await store.delete(sid, ME)
-    before = await everything(redis, sid)
-    assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["EXISTS"]
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["EXISTS"]
 
 
 async def test_delete_again_is_known_as_such(
@@ -284,11 +275,10 @@ async def test_delete_again_is_known_as_such(
 ) -> None:
     sid, _ = await busy_session(store)
     assert await run_raw(client, "delete", sid, ME, "nonce", 3_600_000) == ["OK"]
-    before = await everything(redis, sid)
-    assert await run_raw(client, "delete", sid, ME, "nonce", 3_600_000) == ["OK"]
-    assert await run_raw(client, "delete", sid, ME, "another", 3_600_000) == ["GONE"]
-    assert await run_raw(client, "delete", sid, YOU, "nonce", 3_600_000) == ["FORBIDDEN"]
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await run_raw(client, "delete", sid, ME, "nonce", 3_600_000) == ["OK"]
+        assert await run_raw(client, "delete", sid, ME, "another", 3_600_000) == ["GONE"]
+        assert await run_raw(client, "delete", sid, YOU, "nonce", 3_600_000) == ["FORBIDDEN"]
     with pytest.raises(SessionNotFound):
         await store.delete(sid, ME)
 

@@ -46,6 +46,7 @@ from tests.agent_worker.sessions.support import (
     finish,
     key_of,
     lose_lease,
+    unchanged,
     user,
 )
 
@@ -232,10 +233,9 @@ async def test_a_session_of_a_newer_worker_is_left_alone(
 ) -> None:
     sid, grant = await busy_session(store)
     await redis.hset(key_of(sid, "meta"), "schema", "2")
-    before = await everything(redis, sid)
-    with pytest.raises(SessionTooNew):
-        await OPERATIONS[name](store, grant.lease)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        with pytest.raises(SessionTooNew):
+            await OPERATIONS[name](store, grant.lease)
 
 
 async def test_fields_that_a_newer_worker_added_are_left_alone(
@@ -434,16 +434,14 @@ async def test_a_zombie_writes_nothing(store: SessionStore, redis: Redis) -> Non
     sid, zombie = await busy_session(store)
     await lose_lease(redis, sid)
     for name in UNDER_A_LEASE:
-        before = await everything(redis, sid)
-        with pytest.raises(LeaseLost):
-            await OPERATIONS[name](store, zombie.lease)
-        assert await everything(redis, sid) == before
+        async with unchanged(redis, sid):
+            with pytest.raises(LeaseLost):
+                await OPERATIONS[name](store, zombie.lease)
     heir = await begin(store, sid, "go on")
     assert heir.outcome == "ORPHAN"
     for name in UNDER_A_LEASE:
-        before = await everything(redis, sid)
-        with pytest.raises(LeaseLost):
-            await OPERATIONS[name](store, zombie.lease)
-        assert await everything(redis, sid) == before
+        async with unchanged(redis, sid):
+            with pytest.raises(LeaseLost):
+                await OPERATIONS[name](store, zombie.lease)
     assert await store.release(sid, ME, zombie.lease.nonce) is None
     await commit(store, heir, HI)

@@ -15,12 +15,12 @@ from tests.agent_worker.sessions.support import (
     assistant,
     begin,
     commit,
-    everything,
     expiries,
     finish,
     key_of,
     lose_lease,
     result,
+    unchanged,
     user,
 )
 
@@ -72,9 +72,8 @@ async def test_a_call_that_is_done_gives_its_result_again(
     await may_run(store, grant, effect)
     await store.tools.end(grant.lease, CALL, "first", SENT)
     heir = await resumed(store, redis, grant)
-    before = await everything(redis, heir.lease.session_id)
-    assert await may_run(store, heir, effect, "second") == ToolStart("REPLAY", SENT)
-    assert await everything(redis, heir.lease.session_id) == before
+    async with unchanged(redis, heir.lease.session_id):
+        assert await may_run(store, heir, effect, "second") == ToolStart("REPLAY", SENT)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +105,8 @@ async def test_the_same_attempt_may_ask_again(
 ) -> None:
     grant = await asking(store, "mail")
     await may_run(store, grant, effect)
-    before = await everything(redis, grant.lease.session_id)
-    assert await may_run(store, grant, effect) == RUN
-    assert await everything(redis, grant.lease.session_id) == before
+    async with unchanged(redis, grant.lease.session_id):
+        assert await may_run(store, grant, effect) == RUN
 
 
 @pytest.mark.parametrize("is_done", [False, True])
@@ -120,10 +118,9 @@ async def test_the_same_call_with_other_arguments_is_refused(
     await may_run(store, grant, effect)
     if is_done:
         await store.tools.end(grant.lease, CALL, "first", SENT)
-    before = await everything(redis, grant.lease.session_id)
-    verdict = await may_run(store, grant, effect, digest="another")
-    assert verdict == ToolStart("ARGS_MISMATCH")
-    assert await everything(redis, grant.lease.session_id) == before
+    async with unchanged(redis, grant.lease.session_id):
+        verdict = await may_run(store, grant, effect, digest="another")
+        assert verdict == ToolStart("ARGS_MISMATCH")
 
 
 async def test_calls_of_one_step_are_apart(store: SessionStore) -> None:
@@ -151,36 +148,33 @@ async def test_only_the_attempt_that_began_a_call_ends_it(
     dead = await asking(store, "mail")
     await may_run(store, dead, "once")
     heir = await resumed(store, redis, dead)
-    before = await everything(redis, heir.lease.session_id)
-    ending = {
-        "end": lambda: store.tools.end(heir.lease, CALL, "second", SENT),
-        "not_run": lambda: store.tools.not_run(heir.lease, CALL, "second"),
-    }[ends]
-    with pytest.raises(LeaseLost):
-        await ending()
-    assert await everything(redis, heir.lease.session_id) == before
+    async with unchanged(redis, heir.lease.session_id):
+        ending = {
+            "end": lambda: store.tools.end(heir.lease, CALL, "second", SENT),
+            "not_run": lambda: store.tools.not_run(heir.lease, CALL, "second"),
+        }[ends]
+        with pytest.raises(LeaseLost):
+            await ending()
 
 
 async def test_a_call_that_never_began_cannot_end(store: SessionStore, redis: Redis) -> None:
     grant = await asking(store, "mail")
-    before = await everything(redis, grant.lease.session_id)
-    with pytest.raises(LeaseLost):
-        await store.tools.end(grant.lease, CALL, "first", SENT)
-    assert await everything(redis, grant.lease.session_id) == before
+    async with unchanged(redis, grant.lease.session_id):
+        with pytest.raises(LeaseLost):
+            await store.tools.end(grant.lease, CALL, "first", SENT)
 
 
 async def test_a_zombie_neither_begins_nor_ends_a_call(store: SessionStore, redis: Redis) -> None:
     zombie = await asking(store, "mail")
     await may_run(store, zombie, "read")
     await resumed(store, redis, zombie)
-    before = await everything(redis, zombie.lease.session_id)
-    with pytest.raises(LeaseLost):
-        await may_run(store, zombie, "read")
-    with pytest.raises(LeaseLost):
-        await store.tools.end(zombie.lease, CALL, "first", SENT)
-    with pytest.raises(LeaseLost):
-        await store.tools.not_run(zombie.lease, CALL, "first")
-    assert await everything(redis, zombie.lease.session_id) == before
+    async with unchanged(redis, zombie.lease.session_id):
+        with pytest.raises(LeaseLost):
+            await may_run(store, zombie, "read")
+        with pytest.raises(LeaseLost):
+            await store.tools.end(zombie.lease, CALL, "first", SENT)
+        with pytest.raises(LeaseLost):
+            await store.tools.not_run(zombie.lease, CALL, "first")
 
 
 async def test_the_commit_of_the_results_settles_the_calls(

@@ -17,11 +17,11 @@ from tests.agent_worker.sessions.support import (
     commit,
     delta,
     event,
-    everything,
     finish,
     key_of,
     lose_lease,
     result,
+    unchanged,
     user,
 )
 
@@ -75,22 +75,20 @@ async def test_the_fence_follows_the_servers_clock_but_never_falls(
 async def test_a_second_turn_is_refused_while_one_runs(store: SessionStore, redis: Redis) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid)
-    before = await everything(redis, sid)
-    with pytest.raises(TurnBusy) as refused:
-        await begin(store, sid, "me too")
-    assert 1 <= refused.value.retry_after_s <= 5
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        with pytest.raises(TurnBusy) as refused:
+            await begin(store, sid, "me too")
+        assert 1 <= refused.value.retry_after_s <= 5
 
 
 async def test_a_full_history_takes_no_message_more(redis: Redis, client: Client) -> None:
     store = SessionStore(client, max_history=200)
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, idempotency_key="k"), assistant("x" * 200))
-    before = await everything(redis, sid)
-    for policy in ("reject", "enqueue"):
-        with pytest.raises(SessionFull):
-            await store.begin(sid, ME, HELLO, nonce=new_nonce(), policy=policy)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        for policy in ("reject", "enqueue"):
+            with pytest.raises(SessionFull):
+                await store.begin(sid, ME, HELLO, nonce=new_nonce(), policy=policy)
     # What is there can still be had.
     assert (await store.read(sid, ME)).total == 2
     again = await store.begin(sid, ME, HELLO, nonce=new_nonce(), idempotency_key="k")
@@ -150,21 +148,19 @@ async def test_the_results_of_tools_are_no_step(store: SessionStore) -> None:
 async def test_a_commit_on_another_version_is_refused(store: SessionStore, redis: Redis) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
-    before = await everything(redis, sid)
-    for version in (grant.version - 1, grant.version + 1):
-        with pytest.raises(LeaseLost):
-            await commit(store, grant, HI, expected_version=version)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        for version in (grant.version - 1, grant.version + 1):
+            with pytest.raises(LeaseLost):
+                await commit(store, grant, HI, expected_version=version)
 
 
 async def test_a_commit_after_the_end_is_refused(store: SessionStore, redis: Redis) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     version, _, _ = await finish(store, grant)
-    before = await everything(redis, sid)
-    with pytest.raises(LeaseLost):
-        await commit(store, grant, HI, expected_version=version)
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        with pytest.raises(LeaseLost):
+            await commit(store, grant, HI, expected_version=version)
 
 
 # The summary.
@@ -254,10 +250,9 @@ async def test_a_turn_that_is_not_held_cannot_be_released(
         await lose_lease(redis, sid)
     if how == "taken over":
         await begin(store, sid, "go on")
-    before = await everything(redis, sid)
-    assert await store.release(sid, ME, grant.lease.nonce) is None
-    assert await store.release(sid, ME, "another") is None
-    assert await everything(redis, sid) == before
+    async with unchanged(redis, sid):
+        assert await store.release(sid, ME, grant.lease.nonce) is None
+        assert await store.release(sid, ME, "another") is None
 
 
 async def test_a_turn_whose_grant_was_never_seen_is_released_by_its_nonce(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_worker.sessions import Event, Grant, Message
-    from tests.agent_worker.sessions.machine import Sessions
+    from tests.agent_worker.sessions.asking import Asking
 
 EFFECTS = ("once", "once", "read", "idempotent")
 # Of a call that may run. What is dear comes twice, so that it is tried more often.
@@ -76,7 +76,7 @@ class Worker:
 def workers(which: Callable[[Worker], bool] = lambda worker: True) -> st.SearchStrategy[Worker]:
     """One of the machine's; mostly one that holds its lease."""
 
-    def of(machine: Sessions) -> st.SearchStrategy[Worker]:
+    def of(machine: Asking) -> st.SearchStrategy[Worker]:
         fit = [worker for worker in machine.workers if which(worker)]
         holders = [worker for worker in fit if machine.is_holder(worker)]
         return st.sampled_from([*holders * 3, *fit])

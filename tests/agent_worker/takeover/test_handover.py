@@ -30,10 +30,10 @@ from tests.agent_worker.support import (
     read_events,
     until,
 )
-from tests.agent_worker.takeover.support import ACCEPTS
+from tests.agent_worker.takeover.support import ACCEPTS, open_turn, resume
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientSession
     from redis.asyncio import Redis
 
     from agent_worker.sessions import SessionStore
@@ -52,21 +52,6 @@ GONE_ON = [("user", "go"), ("assistant", "I look. "), ("tool", "seen"), ("assist
 def first_step() -> PausedEngine:
     """It says something, stands still, and asks for a tool; then it would end the turn."""
     return PausedEngine([*speech("I look. "), None, asks("look")], speech("Here."))
-
-
-async def open_turn(
-    http: ClientSession, worker: RunningWorker, sid: str, **headers: str
-) -> ClientResponse:
-    url = worker.sessions(sid, "messages")
-    response = await http.post(url, json={"content": "go"}, headers={**SSE, **headers})
-    assert response.status == 200
-    return response
-
-
-def resume(
-    http: ClientSession, worker: RunningWorker, path: str, after: str, **headers: str
-) -> Any:
-    return http.get(worker.url + path, headers={**headers, "Last-Event-ID": after})
 
 
 async def leave(http: ClientSession, worker: RunningWorker, how: str) -> None:

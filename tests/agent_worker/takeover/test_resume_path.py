@@ -14,7 +14,6 @@ from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
 from tests.agent_worker.runtime.support import (
     ANONYMOUS,
-    SSE,
     PausedEngine,
     create,
     cut_off,
@@ -33,6 +32,7 @@ from tests.agent_worker.support import (
     read_events,
     until,
 )
+from tests.agent_worker.takeover.support import open_turn, resume
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -41,24 +41,6 @@ if TYPE_CHECKING:
     from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
     from tests.agent_worker.support import RunningWorker
-
-
-async def open_turn(
-    http: ClientSession, worker: RunningWorker, sid: str, **headers: str
-) -> ClientResponse:
-    """A turn as a stream, which the caller closes."""
-    url = worker.sessions(sid, "messages")
-    response = await http.post(url, json={"content": "go"}, headers={**SSE, **headers})
-    assert response.status == 200
-    return response
-
-
-def resume(
-    http: ClientSession, worker: RunningWorker, path: str, after: str = "", **headers: str
-) -> Any:
-    if after:
-        headers["Last-Event-ID"] = after
-    return http.get(worker.url + path, headers=headers)
 
 
 async def resumed(
