@@ -26,7 +26,7 @@ from bench.live.peers.hermes_lb import HermesLb
 from bench.live.runner import running_bench
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bench.live.bench import Bench
     from bench.live.peers.base import Running
@@ -47,9 +47,14 @@ class _Sampled(HermesLb):
 
     @contextmanager
     def running(
-        self, bench: Bench, upstreams: tuple[int, ...], *, tls: bool = False
+        self,
+        bench: Bench,
+        upstreams: tuple[int, ...],
+        *,
+        tls: bool = False,
+        cores: Sequence[int] = (),
     ) -> Iterator[Running]:
-        with super().running(bench, upstreams, tls=tls) as proxy:
+        with super().running(bench, upstreams, tls=tls, cores=cores) as proxy:
             assert proxy.process is not None
             sampler = subprocess.Popen(
                 [*self._command, "--pid", str(proxy.process.pid)],

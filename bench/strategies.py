@@ -2,8 +2,10 @@
 
 Each figure is the fastest of several rounds, in nanoseconds a pick, with two requests in flight at
 each server (so that loads differ) and a time to first byte known of each. What the picked server's
-lease costs is measured too and taken off. Columns: servers without limits; and, `limits`, servers
-with `max_connections`, where any pick may meet one that is full.
+lease costs is measured too and taken off. Columns: servers without limits; `limits`, servers with
+`max_connections`, where any pick may meet one that is full; `failed`, one has failed lately (once,
+with `max_fails = 3`, so that it is still picked); `out`, three are out for their failures;
+`warming`, one is in its slow start.
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ from hermes_lb.balancing import STRATEGIES, Learner
 from hermes_lb.config import Backend, StrategyOptions
 from hermes_lb.pool import Pool
 
-SIZES = (3, 100, 1000)
+COLUMNS = [
+    *((size, condition) for size in (3, 100, 1000) for condition in ("", "limits")),
+    *((1000, condition) for condition in ("failed", "out", "warming")),
+]
 MUST = 5000  # nanoseconds, of any strategy among 1,000 servers
-_PICKS = 2000
+_PICKS = 500  # a round: short enough that some rounds are not disturbed
 _OUTPUT = Path(__file__).resolve().parent / "results" / "strategies.json"
 
 
@@ -55,9 +60,8 @@ def main() -> int:
     figures: dict[str, dict[str, float]] = {}
     for name in options.strategy or STRATEGIES:
         row = figures[name] = {}
-        for size in SIZES:
-            row[f"{size}"] = measure(name, size, options.rounds)
-            row[f"{size} limits"] = measure(name, size, options.rounds, limit=4)
+        for size, condition in COLUMNS:
+            row[f"{size} {condition}".strip()] = measure(name, size, options.rounds, condition)
     console = Console()
     console.print(_table(figures))
     if not options.strategy:
@@ -66,11 +70,17 @@ def main() -> int:
     return 0
 
 
-def measure(name: str, size: int, rounds: int, *, limit: int = 0) -> float:
+def measure(name: str, size: int, rounds: int, condition: str = "") -> float:
     """Nanoseconds a pick."""
     rng = Random(7)
     servers = [
-        {"name": f"s{i}", "address": f"10.0.{i // 256}.{i % 256}:80", "max_connections": limit}
+        {
+            "name": f"s{i}",
+            "address": f"10.0.{i // 256}.{i % 256}:80",
+            "max_connections": 4 if condition == "limits" else 0,
+            "max_fails": 1 if condition == "out" else 3,
+            "slow_start": 60 if condition == "warming" else 0,
+        }
         for i in range(size)
     ]
     pool = Pool("bench", Backend.model_validate({"servers": servers}))
@@ -82,9 +92,21 @@ def measure(name: str, size: int, rounds: int, *, limit: int = 0) -> float:
     if isinstance(strategy, Learner):
         for server in pool.servers:
             strategy.answered(server, _Answer(), rng.expovariate(1.0), 0.0)  # type: ignore[arg-type]
+    _trouble(pool, condition)
     whole = min(_play(strategy, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
     fixed = _First(pool.servers[0])
-    return max(0.0, whole - min(_play(fixed, pool, requests, leases, rng, _PICKS) for _ in "12345"))
+    nothing = min(_play(fixed, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
+    return max(0.0, whole - nothing)
+
+
+def _trouble(pool: Pool, condition: str) -> None:
+    """At the time of the picks, some of the servers are not as the others."""
+    if condition == "warming":
+        pool.servers[1].set_up(False, "")
+        pool.servers[1].set_up(True, "")
+        pool.tick(1.0)
+    for server in pool.servers[: {"failed": 1, "out": 3}.get(condition, 0)]:
+        server.failed(1.0)
 
 
 class _First:
@@ -109,14 +131,14 @@ def _play(strategy, pool, requests, leases, rng, picks) -> float:  # type: ignor
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.strategies", description=__doc__)
     parser.add_argument("strategy", choices=[*STRATEGIES, []], nargs="*")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
     return parser.parse_args()
 
 
 def _table(figures: dict[str, dict[str, float]]) -> Table:
     table = Table(box=box.SIMPLE, title="nanoseconds a pick", title_justify="left")
     table.add_column("strategy")
-    columns = [f"{size}{kind}" for size in SIZES for kind in ("", " limits")]
+    columns = [f"{size} {condition}".strip() for size, condition in COLUMNS]
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in figures.items():

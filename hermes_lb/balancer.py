@@ -9,29 +9,31 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AsyncExitStack
-from functools import partial
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
 from hermes_lb.config import load_config
+from hermes_lb.config.changes import describe_changes, refuse_fixed
 from hermes_lb.control.admin import AdminServer
+from hermes_lb.control.operator import NotPossible, find_server
+from hermes_lb.control.state_file import RuntimeStates
 from hermes_lb.health import HealthChecker
-from hermes_lb.observe.access_log import AccessLog
-from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed
-from hermes_lb.proxy import Backend, Context, Frontend, Sweep, has_moved
+from hermes_lb.proxy import DataPlane, Resolver, end_sessions, has_moved, running_sessions
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
     from types import TracebackType
     from typing import Any
 
     from hermes_lb.config import Config
+    from hermes_lb.config import Server as ServerConfig
+    from hermes_lb.control.operator import Session
+    from hermes_lb.observe.recent import Recent
     from hermes_lb.pool import Pool, Server
-
-# Seconds for transports that were closed to say so; they do in the next turns of the loop.
-_CLOSING_TAKES = 5.0
+    from hermes_lb.pool.server import Admin
+    from hermes_lb.proxy import Context
 
 
 class LoadBalancer:
@@ -41,20 +43,34 @@ class LoadBalancer:
     free one. Raises ConfigError at once if it is wrong, and OSError from `start` if an address
     can't be had. Leaving the block ends what still runs; `await lb.drain(seconds)` first if it
     shall finish.
+
+    It is its own `control.Operator`: states and weights of servers, and the configuration, can be
+    changed while it runs.
     """
 
     def __init__(self, config: Config | Mapping[str, Any] | str | Path) -> None:
         self.config = load_config(config)
-        self._tasks = Tasks()
-        self._running = AsyncExitStack()
-        self._context: Context | None = None
-        self._frontends: list[Frontend] = []
-        self._backends: dict[str, Backend] = {}
+        self._file = Path(config) if isinstance(config, str | Path) else None
+        self._plane = DataPlane(self.config)
+        state_file = self.config.process.state_file
+        self._states = RuntimeStates(state_file, self._plane.pools) if state_file else None
+        self._checks: HealthChecker | None = None
         self._admin: AdminServer | None = None
+        self._running = AsyncExitStack()
+        self._reloading = asyncio.Lock()
+        self._tasks = Tasks()
+        plane = self._plane
+        self.observed = Observed(plane.pools, plane.counters, [plane.process], refresh=plane.look)
+        self._resolver = Resolver(
+            self.config.backends,
+            self._addresses_changed,
+            rng=random.Random(),
+            failed=self.observed.upkeep.dns_failed,
+        )
 
     def __repr__(self) -> str:
-        state = "running" if self._context else "stopped"
-        return f"<LoadBalancer {state}, {self._frontends!r}>"
+        state = "running" if self._plane.is_running else "stopped"
+        return f"<LoadBalancer {state}, {self._plane.frontends!r}>"
 
     # Where it is reached.
 
@@ -66,18 +82,17 @@ class LoadBalancer:
     @property
     def urls(self) -> list[str]:
         """Of all listeners, in the configuration's order; the real ports while it runs."""
-        addresses = [address for frontend in self._frontends for address in frontend.addresses]
-        return [f"http://{address.as_destination()}" for address in addresses]
+        return [one.url for frontend in self._plane.frontends for one in frontend.listeners]
 
     @property
     def admin_url(self) -> str | None:
         """Of the admin listener; None if it is off."""
-        return f"http://{self._admin.address}" if self._admin else None
+        return self._admin.url if self._admin else None
 
     @property
     def pools(self) -> dict[str, Pool]:
         """The servers by backend, with their states and counters."""
-        return {name: backend.pool for name, backend in self._backends.items()}
+        return self._plane.pools
 
     # Its life.
 
@@ -95,7 +110,7 @@ class LoadBalancer:
 
     async def start(self) -> None:
         """Listen, check and serve. If anything can't start, nothing is left open."""
-        if self._context is not None:
+        if self._plane.is_running:
             raise RuntimeError("this balancer was started already")
         async with AsyncExitStack() as starting:
             await self._start(starting)
@@ -103,58 +118,64 @@ class LoadBalancer:
 
     async def _start(self, starting: AsyncExitStack) -> None:
         """What is started last is stopped first; health comes before the first client."""
-        configured = self.config
-        access_log = AccessLog(configured.log.access)
-        await access_log.start()
-        starting.push_async_callback(access_log.close)
-        loop = asyncio.get_running_loop()
-        self._context = context = Context(configured, loop, access_log, self._tasks)
-        starting.callback(self._forget)
-        self._backends = {
-            name: Backend(name, backend, context) for name, backend in configured.backends.items()
-        }
-        for backend in self._backends.values():
-            starting.push_async_callback(backend.pins.close)
-        checks = HealthChecker(
-            self.pools,
-            configured.backends,
+        plane = self._plane
+        starting.push_async_callback(self._resolver.stop)
+        await self._resolver.start()
+        plane.config = self._resolved(self.config)
+        starting.push_async_callback(plane.stop)
+        await plane.open()
+        if self._states is not None:
+            await self._states.start()
+            starting.push_async_callback(self._states.stop)
+            self._keep_states(self._states)
+        self._checks = checks = HealthChecker(
+            plane.pools,
+            plane.config.backends,
             rng=random.Random(),
-            clock=context.clock,
-            moved=partial(has_moved, context),
-            reported=self._load_reported,
+            clock=plane.context.clock,
+            moved=self._has_moved,
+            reported=plane.load_reported,
         )
-        await checks.start()
         starting.push_async_callback(checks.stop)
-        sweep = Sweep(context, self._backends.values())
-        sweep.start()
-        starting.callback(sweep.stop)
-        self._frontends = [
-            Frontend(frontend, self._backends, context) for frontend in configured.frontends
-        ]
-        if configured.admin.enabled:
-            loop_lag = LoopLag()
-            loop_lag.start()
-            starting.callback(loop_lag.stop)
-            observed = Observed(
-                self.pools, {f.name: f.counters for f in self._frontends}, access_log, loop_lag
-            )
-            self._admin = AdminServer(configured.admin, observed, clock=context.clock)
+        starting.push_async_callback(self._tasks.cancel_all)
+        await checks.start()
+        if self.config.admin.enabled:
+            self._admin = AdminServer(self.config.admin, self)
+            starting.callback(self._forget_admin)
             await self._admin.start()
             starting.push_async_callback(self._admin.stop)
-        starting.push_async_callback(self._end_all)
-        for frontend in self._frontends:
-            starting.push_async_callback(frontend.stop)
-            await frontend.start()
+        starting.push_async_callback(plane.end_all)
+        await plane.listen()
 
-    def _load_reported(self, server: Server, load: float) -> None:
-        """A health check says how much a server has to do; some strategies want to know."""
-        assert self._context is not None
-        now = self._context.clock()
-        for backend in self._backends.values():
-            backend.load_reported(server, load, now)
+    def _resolved(self, config: Config) -> Config:
+        """With a server for each address of a name that is looked up."""
+        return config.model_copy(update={"backends": self._resolver.backends})
 
-    def _forget(self) -> None:
-        self._context = None
+    def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
+        self._tasks.spawn(self._set_servers(backend, servers), name="new addresses")
+
+    async def _set_servers(self, backend: str, servers: list[ServerConfig]) -> None:
+        async with self._reloading:
+            if backend in self._plane.backends:
+                self._plane.set_servers(backend, servers)
+                await self._servers_changed()
+
+    async def _servers_changed(self) -> None:
+        """Whoever is new is checked, and what is set at run time is kept."""
+        if self._states is not None:
+            self._keep_states(self._states)
+            self._states.changed()  # first: who has come back is as it was
+        if self._checks is not None:
+            await self._checks.reconfigure(self._plane.config.backends)
+
+    async def _has_moved(self, server: Server, seconds: float) -> bool:
+        return has_moved(self._plane.context, server, seconds)
+
+    def _keep_states(self, states: RuntimeStates) -> None:
+        for pool in self.pools.values():
+            pool.on_change = lambda server: states.changed()
+
+    def _forget_admin(self) -> None:
         self._admin = None
 
     async def drain(self, timeout: float) -> bool:
@@ -162,46 +183,91 @@ class LoadBalancer:
 
         Returns whether all of it has finished. The balancer still has to be stopped.
         """
-        context = self._context
-        if context is None:
-            return True
-        context.start_draining()
-        context.turn.finish()
-        if self._admin is not None:
-            self._admin.is_draining = True
-        for frontend in self._frontends:
-            await frontend.stop()
-        for client in list(context.clients):
-            if client.exchange is None:
-                client.close()
-        self._close_idle()
-        return await context.wait_until_quiet(timeout)
+        return await self._plane.drain(timeout)
 
     async def stop(self) -> None:
         """End at once whatever still runs: each client sees its connection cut. Idempotent."""
         running, self._running = self._running, AsyncExitStack()
         await running.aclose()
 
-    async def _end_all(self) -> None:
-        context = self._context
-        assert context is not None
-        context.start_draining()
-        context.turn.finish()
-        # Those in the queue first: what the others give back is for nobody any more.
-        for client in sorted(
-            context.clients, key=lambda c: not (c.exchange and c.exchange.is_queued)
-        ):
-            if client.exchange is not None:
-                client.exchange.shut_down()
-            else:
-                client.abort()
-        for upstream in list(context.upstreams):
-            upstream.transport.abort()
-        await self._tasks.cancel_all()
-        await context.wait_until_quiet(_CLOSING_TAKES)
-        context.turn.finish()
+    # What its operator sees and does (`control.Operator`).
 
-    def _close_idle(self) -> None:
-        for backend in self._backends.values():
-            for connections in backend.connections.values():
-                connections.close_idle()
+    @property
+    def _context(self) -> Context:
+        return self._plane.context
+
+    @property
+    def recent(self) -> Recent:
+        """The last requests that ended abnormally."""
+        return self._plane.recent
+
+    @property
+    def is_draining(self) -> bool:
+        """True as soon as it takes no new work."""
+        return self._plane.is_running and self._context.is_draining
+
+    @property
+    def missing_processes(self) -> Literal["none"]:
+        """There is only this one."""
+        return "none"
+
+    def now(self) -> float:
+        """The data path's clock: monotonic seconds."""
+        return self._context.clock()
+
+    def set_state(self, backend: str, server: str, state: Admin) -> None:
+        """`ready | drain | maint`, by HAProxy's meaning. Raises UnknownServer."""
+        find_server(self.pools, backend, server).set_admin(state)
+
+    def set_weight(self, backend: str, server: str, weight: int | None) -> None:
+        """0 to 65535; 0 is out of rotation, None the configured one. Raises UnknownServer."""
+        find_server(self.pools, backend, server).set_weight(weight)
+
+    async def end_sessions(self, backend: str, server: str) -> int:
+        """Cut what runs on a server, known or removed -> how many. Raises UnknownServer."""
+        ended = end_sessions(self._context, backend, server)
+        if not ended:
+            find_server(self.pools, backend, server)
+        return ended
+
+    async def sessions(self) -> list[Session]:
+        """The requests that run now, the longest first."""
+        rows: list[Any] = running_sessions(self._context, self._plane.process.number)
+        return sorted(rows, key=lambda row: -row["seconds"])
+
+    async def reload(self) -> list[str]:
+        """Read the file anew and apply it -> the changes, in words.
+
+        Raises ConfigError with every problem, or OSError; all stays as it was then. NotPossible if
+        the configuration was no file.
+        """
+        if self._file is None:
+            raise NotPossible("there is no file to read anew: use reconfigure")
+        return await self.reconfigure(self._file)
+
+    async def reconfigure(self, config: Config | Mapping[str, Any] | str | Path) -> list[str]:
+        """Go on by another configuration: what is on its way never notices.
+
+        Returns the changes, in words. Raises ConfigError or OSError, and all stays as it was; an
+        embedded balancer can change everything but `admin` and `process`.
+        """
+        upkeep = self.observed.upkeep
+        async with self._reloading:
+            try:
+                new = load_config(config)
+                refuse_fixed(self.config, new, str(self._file) if self._file else None)
+                changes = describe_changes(self.config, new)
+                await self._resolver.reconfigure(new.backends)
+                await self._plane.reconfigure(self._resolved(new))
+            except (ValueError, OSError):
+                upkeep.failed_to_reload()
+                await self._resolver.reconfigure(self.config.backends)
+                raise
+            await self._servers_changed()
+            self.config = new
+            upkeep.reloaded()
+        return changes
+
+    async def upgrade(self) -> None:
+        """Raises NotPossible: there is only this process."""
+        raise NotPossible("an embedded balancer can't replace its process")

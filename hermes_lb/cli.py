@@ -10,15 +10,19 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TextIO
 
 import typer
 
+from hermes_lb import signals
+from hermes_lb.ctl.commands import app as ctl
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hermes_lb.config import Config, ConfigError
+    from hermes_lb.config import Bind, Config, ConfigError
 
 _DEMO_CONFIG = Path("configs/lb.toml")
 
@@ -34,13 +38,18 @@ app = typer.Typer(
     rich_markup_mode="rich" if _is_terminal(sys.stdout) and _is_terminal(sys.stderr) else None,
 )
 
+app.add_typer(ctl, name="ctl")
+
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", metavar="FILE", help="The TOML file to use.")
+    Path | None,
+    # Not `readable`: what can't be read now may be readable later, and exit status 2 would keep
+    # systemd from trying again (RestartPreventExitStatus=).
+    typer.Option("--config", "-c", metavar="FILE", readable=False, help="The TOML file to use."),
 ]
 
 
 def main() -> None:
-    """The console script `hermes-lb`, and `python -m hermes_lb`."""
+    """Parse the command line, and do what it says."""
     app()
 
 
@@ -70,18 +79,25 @@ def run(
     Run it: --config lb.toml. Everything else is a command.
     """
     if context.invoked_subcommand is not None:
+        if context.invoked_subcommand != "lab":  # which lets them come when it can end in order
+            signals.release()
         context.obj = config
         return
-    checked = _load(_required(config, context))
-    from hermes_lb.process import serve
+    path = _required(config, context)
+    from hermes_lb.workers.image import is_successor
+
+    # A FIFO may keep us waiting. A successor has workers, which it has to have end in order.
+    may_wait = path.is_fifo() and not is_successor()
+    with signals.EndingAtOnce() if may_wait else nullcontext():
+        checked = _load_to_run(path)
+    from hermes_lb.workers.run import serve
 
     try:
-        status = serve(checked, loop=loop)
+        serve(checked, path, loop=loop)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         in_use = "; stop what uses it, or change the address" if _is_in_use(error) else ""
         _fail(f"cannot start: {reason}{in_use}")
-    raise typer.Exit(status)
 
 
 def _is_in_use(error: Exception) -> bool:
@@ -93,6 +109,7 @@ def check(context: typer.Context, config: ConfigOption = None) -> None:
     """Check a configuration: every problem with its line, or a summary."""
     path = _required(config or context.obj, context)
     checked = _load(path)
+    _check_start(checked)
     print(f"{path}: ok")
     for line in summary(checked):
         print(f"  {line}")
@@ -152,6 +169,10 @@ def lab(
         Path | None,
         typer.Option(metavar="FILE", help="An access log (httplog) as the workload."),
     ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only its requests of the trace; all if not given."),
+    ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="A real balancer and real workers beside the model.")
     ] = False,
@@ -181,9 +202,13 @@ def lab(
         _fail("give one of --scenario, --trace and --live", status=2)
     if agents and not live:
         _fail("--agents is for --live", status=2)
+    if backend is not None and trace is None:
+        _fail("--backend is for --trace", status=2)
+    if why is not None and live:
+        _fail("--why is not for --live: real servers are not asked twice", status=2)
     asked = Asked(
-        strategy or list(STRATEGIES), scenario or [], servers, requests, seed, trace, live, agents,
-        why, output,
+        list(dict.fromkeys(strategy or STRATEGIES)), list(dict.fromkeys(scenario or [])), servers,
+        requests, seed, trace, backend, live, agents, why, output,
     )  # fmt: skip
     try:
         status = run_lab(asked)
@@ -201,7 +226,7 @@ def _known(kind: str, names: list[str], allowed: Iterable[str]) -> None:
 def summary(config: Config) -> list[str]:
     """What a configuration sets up, in a line each: listeners, backends, the admin page."""
     lines = [
-        f"frontend {frontend.name}: {', '.join(map(str, frontend.bind))}"
+        f"frontend {frontend.name}: {', '.join(map(_bind_in_words, frontend.bind))}"
         for frontend in config.frontends
     ]
     for name, backend in config.backends.items():
@@ -213,6 +238,25 @@ def summary(config: Config) -> list[str]:
         )
     lines.append(f"admin: {config.admin.bind}" if config.admin.enabled else "admin: off")
     return lines
+
+
+def _bind_in_words(bind: Bind) -> str:
+    return f"{bind}{' tls' * bind.tls}{' proxy_protocol' * bind.proxy_protocol}"
+
+
+def _check_start(config: Config) -> None:
+    """Exit status 1, with all reasons, if a start would fail."""
+    from hermes_lb.config import ConfigError
+    from hermes_lb.workers.start_check import start_problems
+
+    problems = list(start_problems(config))
+    for problem in problems:
+        if isinstance(problem, ConfigError):
+            _print_problems(problem)
+        else:
+            print(f"hermes-lb: {getattr(problem, 'strerror', None) or problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
 
 
 def _required(config: Path | None, context: typer.Context) -> Path:
@@ -237,6 +281,19 @@ def _load(path: Path) -> Config:
     except ConfigError as error:
         _print_problems(error)
         raise typer.Exit(1) from None
+
+
+def _load_to_run(path: Path) -> Config:
+    """As `_load`. But an upgrade ends no service because somebody writes at the file now."""
+    try:
+        return _load(path)
+    except typer.Exit:
+        from hermes_lb.workers.image import inherited_config
+
+        if (in_use := inherited_config()) is None:
+            raise
+        print("hermes-lb: the old configuration goes on", file=sys.stderr)
+        return in_use
 
 
 def _print_problems(error: ConfigError) -> None:

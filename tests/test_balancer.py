@@ -301,7 +301,7 @@ async def test_nothing_is_left_for_the_garbage_collector_to_close(
 
 async def test_drain_lets_a_stream_finish(stage: Stage) -> None:
     origin = await stage.origin()
-    lb = await stage.balancer(origin)
+    lb = await stage.balancer(origin, timeouts={"request_head": "0.2s"})
     client = await stage.client(lb)
     await client.get()
     at_origin, _ = await origin.accept_request()
@@ -338,7 +338,7 @@ async def test_drain_says_that_the_connection_closes(stage: Stage) -> None:
 
 async def test_drain_closes_idle_connections_on_both_sides(stage: Stage) -> None:
     origin = await stage.origin()
-    lb = await stage.balancer(origin)
+    lb = await stage.balancer(origin, timeouts={"request_head": "0.2s"})
     idle, unused = await stage.clients(lb, 2)
     await idle.get()
     at_origin, _ = await origin.accept_request()

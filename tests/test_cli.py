@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -50,7 +51,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
             raise served.answer
         return served.answer
 
-    for name, function in (("hermes_lb.process", "serve"), ("hermes_lb.demo", "run")):
+    for name, function in (("hermes_lb.workers.run", "serve"), ("hermes_lb.demo", "run")):
         module = ModuleType(name)
         setattr(module, function, take)
         monkeypatch.setitem(sys.modules, name, module)
@@ -62,10 +63,10 @@ def hermes_lb(*words: str) -> Result:
 
 
 def test_run_serves_the_configuration(served: Served) -> None:
-    served.answer = 3
+    served.answer = SystemExit(3)  # of the process that it ends
     result = hermes_lb("--config", "lb.toml")
     assert (result.exit_code, result.output) == (3, "")
-    assert served.calls == [(load_config("lb.toml"), {"loop": "uvloop"})]
+    assert served.calls == [(load_config("lb.toml"), Path("lb.toml"), {"loop": "uvloop"})]
 
 
 def test_run_takes_another_loop(served: Served) -> None:
@@ -73,6 +74,22 @@ def test_run_takes_another_loop(served: Served) -> None:
     assert served.calls[0][-1] == {"loop": "asyncio"}
     assert hermes_lb("--config", "lb.toml", "--loop", "trio").exit_code == 2
     assert len(served.calls) == 1
+
+
+def test_if_a_file_can_be_read_is_seen_by_reading_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit status 2 is for a wrong command line: after it systemd does not try again."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert hermes_lb("--config", "lb.toml").exit_code == 0
+    monkeypatch.setattr(Path, "read_bytes", _refused)
+    result = hermes_lb("--config", "lb.toml")
+    assert (result.exit_code, len(served.calls)) == (1, 1)
+    assert "Permission denied" in result.stderr
+
+
+def _refused(*_: Any, **__: Any) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", "lb.toml")
 
 
 def test_run_prints_the_problems_and_serves_nothing(served: Served) -> None:
@@ -139,6 +156,62 @@ def test_the_summary_counts_backups_and_lists_binds() -> None:
         "backend b: round_robin, 1 server",
         "admin: off",
     ]
+
+
+def test_check_finds_every_file_that_a_start_would_miss() -> None:
+    Path("admin.pem").write_text("nothing")
+    Path("lb.toml").write_text(
+        '[admin]\ntoken_file = "no.token"\ntls = { certificate = "admin.pem", key = "admin.pem" }\n'
+        '[log]\naccess = "logs/access.log"\n' + GOOD
+    )
+    result = hermes_lb("check", "--config", "lb.toml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        "hermes-lb: the access log 'logs/access.log' can't be opened: No such file or directory",
+        "hermes-lb: can't read no.token (admin.token_file): No such file or directory",
+        "hermes-lb: admin.pem and admin.pem ([admin.tls]) are no certificate with its key: "
+        "OpenSSL can not read them",
+    ]
+
+
+def test_check_names_a_token_file_that_is_no_text() -> None:
+    Path("a.token").write_bytes(b"\xff\xfe" * 20)
+    Path("lb.toml").write_text('[admin]\ntoken_file = "a.token"\n' + GOOD)
+    result = hermes_lb("check", "--config", "lb.toml")
+    assert result.exit_code == 1
+    assert result.stderr == "hermes-lb: a.token (admin.token_file) is not text\n"
+
+
+def test_check_leaves_no_trace() -> None:
+    """A log that is there keeps its lines, and one that is not is not made."""
+    Path("old.log").write_text("a line\n")
+    for log in ("old.log", "new.log"):
+        Path("lb.toml").write_text(f'[log]\naccess = "{log}"\n' + GOOD)
+        assert hermes_lb("check", "--config", "lb.toml").exit_code == 0
+    assert Path("old.log").read_text() == "a line\n"
+    assert sorted(path.name for path in Path().iterdir()) == ["bad.toml", "lb.toml", "old.log"]
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        ("syslog:/nobody/listens", "No such file or directory"),
+        ("syslog:tcp://127.0.0.1", 'write "syslog:/dev/log" or "syslog:udp://host:514"'),
+        ("fifo", "it is a pipe that nobody reads, or a socket"),
+        (".", "Is a directory"),
+    ],
+)
+def test_check_finds_a_log_that_cannot_be_opened(log: str, why: str) -> None:
+    os.mkfifo("fifo")
+    Path("lb.toml").write_text(f'[log]\naccess = "{log}"\n' + GOOD)
+    result = hermes_lb("check", "--config", "lb.toml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert why in result.stderr
+
+
+def test_an_admin_listener_that_is_off_needs_no_files() -> None:
+    Path("lb.toml").write_text('[admin]\nenabled = false\ntoken_file = "no.token"\n' + GOOD)
+    assert hermes_lb("check", "--config", "lb.toml").exit_code == 0
 
 
 @pytest.mark.parametrize("words", [("check",), ("demo",), ()])
@@ -239,3 +312,11 @@ def test_check_imports_nothing_of_the_data_path() -> None:
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_closed_standard_streams_are_nobodys_business(tmp_path: Path) -> None:
+    """`>&-` and the like; what is said goes nowhere, and the exit status counts."""
+    command = [sys.executable, "-m", "hermes_lb", "check", "--config"]
+    for file, status in (("lb.toml", 0), ("bad.toml", 1)):
+        shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command, str(tmp_path / file)]
+        assert subprocess.run(shell, timeout=60, check=False).returncode == status

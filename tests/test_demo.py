@@ -180,7 +180,7 @@ def test_once_shows_everything_and_ends(start: Callable[..., Demo]) -> None:
     killed = re.search(r"kill -9: (agent\d), which served last", output)
     assert killed
     assert re.findall(r"← (?:200|201|101) (agent\d)", output)[:4] == [killed[1]] * 4
-    assert f"● {killed[1]} DOWN" in output
+    assert f"● {killed[1]} down" in output
     assert "✗" not in output
     assert "Traceback" not in output
     assert_all_gone(pids)

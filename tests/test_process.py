@@ -3,93 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import os
 import signal
 import socket
-import sys
-from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.proxy.support import PATIENCE, Ended, Stage, eventually, turns
+from tests.workers.support import Running, process, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.proxy.support import AtOrigin, Client, Origin
+
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
-START_TAKES = 30.0  # seconds, on a machine that is busy with other tests
 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     async with Stage(tmp_path) as running:
         yield running
-
-
-class Running:
-    """A balancer in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said = ""  # on stderr
-        self.url = ""
-
-    async def says(self, pattern: str) -> re.Match[str]:
-        """Wait until stderr has had a line with `pattern` in it."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(START_TAKES):
-            while not (match := re.search(pattern, self.said)):
-                line = await self.process.stderr.readline()
-                assert line, f"it has ended: {self.said}"
-                self.said += line.decode()
-        return match
-
-    async def ended(self) -> int:
-        """-> its exit status."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(START_TAKES):
-            self.said += (await self.process.stderr.read()).decode()
-            return await self.process.wait()
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rsplit(":", 1)[1])
-
-
-@asynccontextmanager
-async def process(
-    tmp_path: Path, port: int, *options: str, bind: str = "127.0.0.1:0", more: str = "",
-    before: str = "",
-) -> AsyncIterator[Running]:  # fmt: skip
-    """Run it before the server at `port`; `before` is shell that comes first."""
-    file = tmp_path / "lb.toml"
-    if "[log]" not in more:
-        more += '[log]\naccess = "off"\n'
-    if "[process]" not in more:
-        more += "[process]\nmax_connections = 100\n"
-    file.write_text(
-        f"{more}[admin]\nenabled = false\n"
-        f'[[frontends]]\nname = "public"\nbind = "{bind}"\ndefault_backend = "agents"\n'
-        f'[backends.agents]\nservers = [{{ name = "agent1", address = "127.0.0.1:{port}" }}]\n'
-    )
-    command = [sys.executable, "-m", "hermes_lb", "--config", str(file), *options]
-    if before:
-        command = ["sh", "-c", f'{before} && exec "$@"', "sh", *command]
-    started = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        yield Running(started)
-    finally:
-        with suppress(ProcessLookupError):
-            started.kill()
-        await started.communicate()
-
-
-async def until_it_listens(running: Running) -> None:
-    running.url = (await running.says(r"listening on (http://\S+)"))[1]
 
 
 def refuses(port: int) -> bool:
@@ -100,6 +36,16 @@ def refuses(port: int) -> bool:
 async def drains(running: Running) -> None:
     running.process.send_signal(signal.SIGTERM)
     await running.says("draining")
+
+
+async def a_stream(stage: Stage, running: Running, origin: Origin) -> tuple[Client, AtOrigin]:
+    """A client has read "one" of a response that goes on."""
+    client = await stage.client(running.url)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    await at_origin.send(STREAM)
+    await client.read_until(b"one\r\n")
+    return client, at_origin
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -121,11 +67,7 @@ async def test_sigterm_lets_a_stream_finish(stage: Stage, tmp_path: Path) -> Non
     origin = await stage.origin()
     async with process(tmp_path, origin.port) as running:
         await until_it_listens(running)
-        client = await stage.client(running.url)
-        await client.get()
-        at_origin, _ = await origin.accept_request()
-        await at_origin.send(STREAM)
-        await client.read_until(b"one\r\n")
+        client, at_origin = await a_stream(stage, running, origin)
         await drains(running)
         await eventually(lambda: refuses(running.port))
         await at_origin.send(b"3\r\ntwo\r\n0\r\n\r\n")
@@ -138,11 +80,7 @@ async def test_a_second_signal_ends_at_once(stage: Stage, tmp_path: Path) -> Non
     origin = await stage.origin()
     async with process(tmp_path, origin.port) as running:
         await until_it_listens(running)
-        client = await stage.client(running.url)
-        await client.get()
-        at_origin, _ = await origin.accept_request()
-        await at_origin.send(STREAM)
-        await client.read_until(b"one\r\n")
+        client, _ = await a_stream(stage, running, origin)
         await drains(running)
         running.process.send_signal(signal.SIGTERM)
         assert await client.read_until_cut() == b""
@@ -161,6 +99,23 @@ async def test_draining_ends_after_its_timeout(stage: Stage, tmp_path: Path) -> 
         await origin.accept_request()
         await drains(running)
         assert await client.read_until_cut() == b""
+        assert await running.ended() == 0
+
+
+async def test_a_configuration_in_a_fifo_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
+    fifo = tmp_path / "lb.toml"
+    os.mkfifo(fifo)
+    async with run(fifo) as running:
+        text = (
+            '[admin]\nenabled = false\n[process]\nmax_connections = 100\n[log]\naccess = "off"\n'
+            '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+            '[backends.agents]\nservers = [{ name = "a", address = "127.0.0.1:80" }]\n'
+        )
+        await asyncio.to_thread(fifo.write_text, text)
+        await until_it_listens(running)
+        running.signal(signal.SIGHUP)
+        await running.says("the old one goes on:\n.* is a FIFO, which is read only once")
+        running.signal(signal.SIGTERM)
         assert await running.ended() == 0
 
 

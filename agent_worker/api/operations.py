@@ -48,8 +48,15 @@ class OperationEndpoints:
 
     async def health(self, request: web.Request) -> web.Response:
         """200 while the process is well. Redis does not matter here: its loss is every
-        worker's, and a balancer must not take all of them out for it."""
+        worker's, and a balancer must not take all of them out for it.
+
+        While draining 503, and a field by which `hermes_lb` knows a drain from a failure: it
+        sends no new sessions, and the others still come. For any other balancer it is down.
+        """
         state = {"status": "ok", "worker": self._name, "load": len(self._turns)}
+        if self.is_draining:
+            state["status"] = "draining"
+            return web.json_response(state, status=503, headers={"X-Hermes-Draining": "1"})
         return web.json_response(state)
 
     async def ready(self, request: web.Request) -> web.Response:
@@ -70,7 +77,8 @@ class OperationEndpoints:
         )
 
     async def drain(self, request: web.Request) -> web.Response:
-        """Ask for no new work (`/ready` says so from now on); what comes is still served.
+        """Ask for no new work (`/health` and `/ready` say so from now on); what comes is still
+        served.
 
         Turns that can go on elsewhere are handed over.
 

@@ -23,6 +23,15 @@ LENGTH, CHUNKED, EVENTS, NONE = "length", "chunked", "events", "none"
 # reset, or a clean end; an end without a head; another response behind it, for which nobody asked.
 HONEST, CUT, SHUT, DIE, MORE = "-", "cut", "shut", "die", "more"
 
+# The fields of a request for a tunnel, which says back all that it is told (RFC 6455, 1.3).
+WEBSOCKET = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+WEBSOCKET_ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
 
 class Orders(NamedTuple):
     """A target taken apart."""

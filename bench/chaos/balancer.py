@@ -67,9 +67,19 @@ class Metrics:
     """One scrape."""
 
     def __init__(self, text: str) -> None:
-        self._samples = [
-            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        families = list(text_string_to_metric_families(text))
+        self._samples = [sample for family in families for sample in family.samples]
+        self._counted = [
+            sample
+            for family in families
+            if family.type in ("counter", "histogram")
+            for sample in family.samples
         ]
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """What only ever grows: counters, and the parts of histograms, by name and labels."""
+        return {f"{sample.name}{sample.labels}": sample.value for sample in self._counted}
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of all samples of that name that have these labels."""
@@ -79,8 +89,11 @@ class Metrics:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    def has(self, name: str) -> bool:
-        return any(sample.name == name for sample in self._samples)
+    def has(self, name: str, **labels: str) -> bool:
+        return any(
+            sample.name == name and labels.items() <= sample.labels.items()
+            for sample in self._samples
+        )
 
 
 class Balancer:
@@ -89,15 +102,17 @@ class Balancer:
     def __init__(
         self,
         process: Process,
+        config: Path,
         access_log: Path,
         make_socket: Callable[[], socket.socket] | None = None,
     ) -> None:
         self.process = process
-        self._access_log = access_log
+        self.config = config
+        self.access_log = access_log
         # Of the network that it lives in, if that is not ours.
         self.make_socket = make_socket
         self.address = ("", 0)
-        self._admin = ("", 0)
+        self.admin = ("", 0)
         self.stopped = 0.0  # the longest that we kept it from running, seconds
         self._operator: Caller | None = None  # of the admin listener
         self._callers: list[Caller] = []
@@ -111,7 +126,7 @@ class Balancer:
                     raise NeverCame(f"the balancer ended: {said}")
                 return False
             self.address = (public[1], int(public[2]))
-            self._admin = (admin[1], int(admin[2]))
+            self.admin = (admin[1], int(admin[2]))
             return True
 
         await until(listens, "the balancer listens")
@@ -161,7 +176,7 @@ class Balancer:
         for attempt in (1, 2):
             if self._operator is None:
                 sock = self.make_socket() if self.make_socket else None
-                self._operator = await Caller.connect(self._admin, sock=sock)
+                self._operator = await Caller.connect(self.admin, sock=sock)
             try:
                 await self._operator.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 response = await self._operator.read_response()
@@ -176,7 +191,7 @@ class Balancer:
 
     def log_lines(self) -> list[LogLine]:
         """Of the access log, as far as it has been written: within a quarter of a second."""
-        return [LogLine.parse(line) for line in self._access_log.read_text().splitlines()]
+        return [LogLine.parse(line) for line in self.access_log.read_text().splitlines()]
 
     async def log_of(self, ident: str) -> LogLine:
         """The one line of the request with that id."""
@@ -230,23 +245,28 @@ def configuration(
     *,
     access_log: Path,
     bind: str,
+    unix: Path | None = None,
     server: Mapping[str, Any] | None = None,
     backend: Mapping[str, Any] | None = None,
     sections: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """TOML for a balancer before `servers`; what is given is added to what every run needs."""
+    """TOML for a balancer before `servers`; what is given is added to what every run needs.
+
+    `unix` is a socket to listen on beside `bind`.
+    """
     more = dict(sections or {})
     process = {"max_connections": 4000, "drain_timeout": "1s", **more.get("process", {})}
     listed = [
         {"name": name, "address": f"{host}:{port}", **(server or {})}
         for name, (host, port) in servers.items()
     ]
+    binds = [f"{bind}:0", *([f"unix:{unix}"] if unix else [])]
     tables: dict[str, Any] = {
         **more,
         "process": process,
         "admin": {"bind": "127.0.0.1:0"},
         "log": {"access": str(access_log)},
-        "frontends": [{"name": "public", "bind": f"{bind}:0", "default_backend": BACKEND}],
+        "frontends": [{"name": "public", "bind": binds, "default_backend": BACKEND}],
         "backends": {BACKEND: {"servers": listed, **(backend or {})}},
     }
     return "".join(f"{key} = {_toml(value)}\n" for key, value in tables.items())
@@ -284,7 +304,7 @@ async def running_balancer(
         orphan_signal=signal.SIGKILL,
     )
     with process:
-        balancer = Balancer(process, access_log, make_socket)
+        balancer = Balancer(process, config, access_log, make_socket)
         await balancer.wait_until_it_listens()
         command = python_module("bench.chaos.control", str(process.pid))
         with Process(command, core=core, log=config.with_suffix(".control")) as control:

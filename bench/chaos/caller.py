@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import struct
@@ -48,23 +49,25 @@ class Response(NamedTuple):
 
 
 class Caller:
-    """One connection to the balancer."""
+    """One connection to the balancer. `name` is what `bench.chaos.holders` calls it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.name = _name(writer.get_extra_info("socket"))
 
     @classmethod
     async def connect(
         cls,
-        address: tuple[str, int],
+        address: tuple[str, int] | str,
         *,
         sock: socket.socket | None = None,
         receive_buffer: int | None = None,
     ) -> Caller:
-        """`sock`: one that is not connected yet. `receive_buffer`: of the kernel and of ours."""
+        """`address`: a path for a Unix socket. `sock`: one that is not connected yet.
+        `receive_buffer`: of the kernel and of ours."""
         if sock is None:
-            sock = socket.socket()
+            sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         sock.setblocking(False)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -185,6 +188,13 @@ class Caller:
                 raise Cut(head, bytes(body), by_reset=False)
             body += data
         return bytes(body)
+
+
+def _name(sock: socket.socket) -> str:
+    """Of the client's end: its port, or the inode of a Unix socket, which has no name."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fstat(sock.fileno()).st_ino}"
+    return f"port:{sock.getsockname()[1]}"
 
 
 def _parse_head(raw: bytes) -> Head:

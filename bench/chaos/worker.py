@@ -36,6 +36,7 @@ from bench.chaos.asks import (
     MORE,
     NONE,
     SHUT,
+    WEBSOCKET_ACCEPT,
     Orders,
     chunk,
 )
@@ -51,12 +52,18 @@ _UNASKED = b"HTTP/1.1 200 OK\r\nX-Id: nobody\r\nX-Sum: 0\r\nContent-Length: 6\r\
 _STUCK_AFTER = 0.3
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ ]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ ]*chunked", re.IGNORECASE)
+_WEBSOCKET = re.compile(rb"\r\nupgrade:[ ]*websocket", re.IGNORECASE)
+_SWITCHED = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"Sec-WebSocket-Accept: {WEBSOCKET_ACCEPT}\r\nX-Id: {{}}\r\nX-Worker: {{}}\r\n\r\n"
+)
 
 
 class Request(NamedTuple):
     method: str
     target: str
     body: bytes
+    is_handshake: bool  # of a WebSocket
 
 
 class Worker:
@@ -80,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._orders: Orders | None = None  # that are being followed
         self._arriving = ""  # the id of a request whose head has come, and whose body has not
+        self._is_tunnel = False  # says back what it is told
         self._sent = 0
         self._stuck: asyncio.TimerHandle | None = None
         self._may_write = asyncio.Event()
@@ -90,6 +98,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_tunnel:
+            self._transport.write(data)
+            return
         self._received += data
         self._next()
 
@@ -148,6 +159,10 @@ class Connection(asyncio.Protocol):
             return
         self._orders = orders = Orders.parse(request.target)
         self._worker.note(f"began {orders.ident} {self._worker.name}")
+        if request.is_handshake:
+            self._is_tunnel = True
+            self._transport.write(_SWITCHED.format(orders.ident, self._worker.name).encode())
+            return
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._serve(orders, request), name=orders.ident)
         self._task.add_done_callback(self._served)
@@ -256,7 +271,7 @@ def take_request(received: bytearray) -> Request | None:
         body, end = whole
     del received[:end]
     method, target, _ = head.partition(b"\r\n")[0].decode().split(" ")
-    return Request(method, target, body)
+    return Request(method, target, body, _WEBSOCKET.search(head) is not None)
 
 
 def _take_chunks(received: bytearray, start: int) -> tuple[bytes, int] | None:

@@ -62,6 +62,11 @@ def sdk_headers(host: str) -> dict[str, str]:
     return headers
 
 
+def get_request(port: int) -> bytes:
+    """A whole small GET, as wrk sends it."""
+    return _head("GET", "/", {"Host": f"127.0.0.1:{port}"})
+
+
 def sdk_request(port: int, path: str = SDK_PATH) -> bytes:
     """A whole SDK POST to `path`, as bytes."""
     return _head("POST", path, sdk_headers(f"127.0.0.1:{port}")) + SDK_BODY

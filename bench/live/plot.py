@@ -37,7 +37,7 @@ _THROUGHPUT = (
     _Group("small GET", "get", "per_second"),
     _Group("SDK POST", "post", "per_second"),
     _Group("connection\nper request", "close", "per_second"),
-    _Group("TLS,\nsmall GET", "tls", "per_second"),
+    _Group("TLS,\nsmall GET", "get-tls", "per_second"),
 )
 _COST = (
     _Group("CPU per token\n300 streams", "tokens-300", "cpu_us"),

@@ -26,6 +26,7 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Below the kernel's range for outgoing connections (32768 up): a load that opens thousands of
 # connections cannot take a port between our picking it and a proxy binding it.
 _PORTS = range(18_000, 32_000)
+_DATA = ("Pss_Anon:", "Pss_Shmem:")
 
 
 def free_ports(count: int) -> list[int]:
@@ -50,17 +51,17 @@ def free_ports(count: int) -> list[int]:
 class Process:
     """One child in a session of its own, with all that it starts. A context manager.
 
-    `core` is the only CPU it may run on; None: any. Its output goes to `log`, whose end is part of
-    the message when something fails. `environment` is added to ours, `open_files` is its limit of
-    descriptors, and `orphan_signal` is what it gets if we die. Leaving the context ends the child
-    and its session.
+    `core` is the only CPU it may run on, or several are the only ones; None: any. Its output goes
+    to `log`, whose end is part of the message when something fails. `environment` is added to ours,
+    `open_files` is its limit of descriptors, and `orphan_signal` is what it gets if we die. Leaving
+    the context ends the child and its session.
     """
 
     def __init__(
         self,
         argv: Sequence[str],
         *,
-        core: int | None,
+        core: int | Sequence[int] | None,
         log: Path,
         environment: Mapping[str, str] | None = None,
         open_files: int | None = None,
@@ -73,7 +74,8 @@ class Process:
         # between fork and exec, where a lock of another thread stays locked for ever.
         self._setup = ["setpriv", "--pdeathsig", orphan_signal.name.removeprefix("SIG"), "--"]
         if core is not None:
-            self._setup += ["taskset", "--cpu-list", str(core)]
+            cores = [core] if isinstance(core, int) else core
+            self._setup += ["taskset", "--cpu-list", ",".join(map(str, cores))]
         if open_files is not None:
             self._setup += ["prlimit", f"--nofile={open_files}", "--"]
         self._child: subprocess.Popen[bytes] | None = None
@@ -161,7 +163,11 @@ class Process:
         return total
 
     def resident_kb(self) -> float:
-        """Proportional resident memory (PSS: shared pages count once) of every process, in KB."""
+        """Resident memory of every process, in KB: proportional (PSS: shared pages count once).
+
+        Without the pages of files, which are code: one process's share of them changes whenever
+        any other on the machine loads the same library, as each Python does.
+        """
         return sum(map(_pss_kb, self.pids()))
 
     def output(self, lines: int = 4) -> str:
@@ -197,10 +203,8 @@ def _all_processes() -> list[tuple[int, int, int, str]]:
 
 
 def _pss_kb(pid: int) -> float:
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith("Pss:"):
-            return float(line.split()[1])
-    return 0.0
+    lines = _read(f"/proc/{pid}/smaps_rollup").splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith(_DATA))
 
 
 def _kill(pid: int) -> None:

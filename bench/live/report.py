@@ -68,17 +68,24 @@ def _case_table(results: Results, case: Case, base: str) -> Table:
     table = Table(
         title=f"{case.title}  [dim]({case.name})[/]", title_justify="left", box=box.SIMPLE
     )
-    table.add_column("")
-    for metric in case.metrics:
+    table.add_column("", no_wrap=True)
+    peers = results.peers(case.name)
+    base = base if base in peers else US
+    metrics = [
+        metric
+        for metric in case.metrics
+        if any(results.values(case.name, peer, metric.key) for peer in peers)
+    ]
+    for metric in metrics:
         unit = f"\n{metric.unit}" if metric.unit else "\n"
         table.add_column(metric.title + unit, justify="right")
         if metric.is_main:
             table.add_column("rounds\nfrom - to", justify="right", style="dim")
             if metric.has_ratio:
                 table.add_column(f"ratio\nto {base}", justify="right", style="bold")
-    for peer in results.peers(case.name):
+    for peer in peers:
         cells: list[str] = []
-        for metric in case.metrics:
+        for metric in metrics:
             cells.append(_number(results.median(case.name, peer, metric.key), metric.digits))
             if metric.is_main:
                 cells.append(_spread(results.values(case.name, peer, metric.key), metric))

@@ -25,6 +25,7 @@ class Requirement:
     # The figure that the aim is compared with when it is another peer's than the must's.
     aim_against: str | None = None
     unit: str = ""
+    peer: str = US  # whose figure it is
 
 
 REQUIREMENTS = (
@@ -34,7 +35,7 @@ REQUIREMENTS = (
     Requirement("SDK POST", "post", "per_second", "haproxy", ">=", 0.40, 0.70),
     Requirement("connection per request", "close", "per_second", "haproxy", ">=", 0.55, 0.85),
     Requirement("connection per request", "close", "per_second", "envoy", ">", 1.0),
-    Requirement("TLS, small GET", "tls", "per_second", "haproxy", ">=", 0.45, 0.80),
+    Requirement("TLS, small GET", "get-tls", "per_second", "haproxy", ">=", 0.45, 0.80),
     Requirement("WebSocket, CPU per frame", "websocket", "cpu_us", "haproxy", "<=", 1.3, 1.0),
     Requirement("CPU per token, 300 streams", "tokens-300", "cpu_us", "haproxy", "<=", 1.3, 1.0),
     Requirement("CPU per token, 300 streams", "tokens-300", "cpu_us", "envoy", "<", 1.0),
@@ -64,6 +65,11 @@ REQUIREMENTS = (
         5.0,
         1.0,
         unit="ms",
+    ),
+    Requirement("two workers", "processes", "per_second", US, ">=", 1.8, peer="hermes_lb-2"),
+    # "Nothing extra": 5 % are what a run can tell apart.
+    Requirement(
+        "one worker, CPU per request", "processes", "cpu_us", "hermes_lb-embedded", "<=", 1.05
     ),
 )
 
@@ -108,8 +114,8 @@ def judge(results: Results) -> list[Verdict]:
 
 def _figure(results: Results, wanted: Requirement, against: str | None) -> float | None:
     if against is None:
-        return results.median(wanted.case, US, wanted.metric)
-    return results.ratio(wanted.case, US, wanted.metric, against)
+        return results.median(wanted.case, wanted.peer, wanted.metric)
+    return results.ratio(wanted.case, wanted.peer, wanted.metric, against)
 
 
 def _holds(value: float | None, sense: str, bound: float | None) -> bool | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.live import certificate
 from bench.live.bench import Bench, choose_cores
 from bench.live.errors import BenchError
-from bench.live.loads import wrk
+from bench.live.loads import tls, wrk
 from bench.live.results import Results
 from bench.live.upstreams import SyslogSink, running_upstreams
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from bench.live.cases.base import Case
+    from bench.live.certificate import Certificate
     from bench.live.peers.base import Peer
 
 
@@ -66,7 +67,7 @@ def make_plan(cases: Sequence[Case], peers: Sequence[Peer], rounds: int) -> Plan
 def running_bench(seconds: int) -> Iterator[Bench]:
     """Move this process to the load's core and start the upstreams there; end them after."""
     allowed = os.sched_getaffinity(0)
-    proxy_core, load_core = choose_cores()
+    proxy_core, load_core, spare_cores = choose_cores()
     with ExitStack() as stack:
         stack.callback(os.sched_setaffinity, 0, allowed)
         os.sched_setaffinity(0, {load_core})
@@ -79,6 +80,7 @@ def running_bench(seconds: int) -> Iterator[Bench]:
             seconds=seconds,
             proxy_core=proxy_core,
             load_core=load_core,
+            spare_cores=spare_cores,
             upstreams=upstreams,
             syslog_port=sink.port,
             certificate=certificate.make_certificate(directory),
@@ -88,9 +90,17 @@ def running_bench(seconds: int) -> Iterator[Bench]:
 def run(plan: Plan, bench: Bench, progress: Callable[[Step], None]) -> Results:
     """Measure all steps. A peer that fails a step is reported; the others go on."""
     results = Results()
-    if bench.certificate is None and any(case.needs_certificate for case in plan.cases):
-        plan = replace(plan, cases=[case for case in plan.cases if not case.needs_certificate])
-        results.problems.append(f"tls: not measured, for want of trustme: {certificate.INSTALL}")
+    if any(case.needs_certificate for case in plan.cases):
+        if bench.certificate is None:
+            plan = replace(plan, cases=[case for case in plan.cases if not case.needs_certificate])
+            results.problems.append(
+                f"TLS: not measured, for want of trustme: {certificate.INSTALL}"
+            )
+        else:
+            results.problems += _doubts_of_tls(bench.certificate, bench.directory)
+    for case in plan.cases:
+        if left_out := case.left_out(bench):
+            results.problems.append(f"{case.name}: {left_out}")
     for step in plan.steps():
         progress(step)
         try:
@@ -98,3 +108,14 @@ def run(plan: Plan, bench: Bench, progress: Callable[[Step], None]) -> Results:
         except (BenchError, OSError) as error:
             results.fail(step.case.name, step.peer.name, error)
     return results
+
+
+def _doubts_of_tls(made: Certificate, directory: Path) -> list[str]:
+    wanted = f"{tls.VERSION} {tls.CIPHER}"
+    try:
+        spoken = tls.what_wrk_speaks(made, directory)
+    except OSError as error:
+        return [f"TLS: {error}"]
+    if spoken == wanted:
+        return []
+    return [f"TLS: wrk speaks {spoken}, not only {wanted}: each peer may have another"]

@@ -171,6 +171,10 @@ class CookieAffinity:
                 return value
         return named[0][0] if named else found[0]
 
+    def knows(self, server: Server) -> bool:
+        """False for one that is gone from the configuration: nobody shall come back to it."""
+        return server in self._values
+
     def server_for(self, value: bytes) -> Server | None:
         """The server a cookie names, up or not; None if it names none.
 

@@ -7,6 +7,10 @@ id is pinned when it is first seen in a response (HAProxy: `stick store-response
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Pins:
@@ -22,6 +26,15 @@ class Pins:
 
     def __repr__(self) -> str:
         return f"<Pins: {len(self)} of {self._most}>"
+
+    def items(self) -> Iterator[tuple[bytes, str]]:
+        """All keys and their servers' names, the least lately used first."""
+        return ((key, name) for key, (name, _) in self._pins.items())
+
+    def take_over(self, other: Pins) -> None:
+        """All that `other` knows, the newest if there is not room for all; by our own expiry."""
+        for key, (name, until) in other._pins.items():
+            self.pin(key, name, until - other._expire)
 
     def find(self, key: bytes, now: float) -> str | None:
         """The name, if the key is known; that counts as use."""

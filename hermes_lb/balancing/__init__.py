@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing.at_random import AtRandom
-from hermes_lb.balancing.base import Learner, Request, Strategy
+from hermes_lb.balancing.base import Keeper, Learner, Request, Strategy
 from hermes_lb.balancing.consistent_hash import ConsistentHash
 from hermes_lb.balancing.ip_hash import IpHash
 from hermes_lb.balancing.least_load import LeastLoad
@@ -39,6 +39,7 @@ __all__ = [
     "AtRandom",
     "ConsistentHash",
     "IpHash",
+    "Keeper",
     "Learner",
     "LeastConn",
     "LeastLoad",

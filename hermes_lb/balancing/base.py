@@ -40,8 +40,19 @@ class Strategy(Protocol):
 
 
 @runtime_checkable
+class Keeper(Protocol):
+    """A strategy that keeps something of the pool's for itself while it serves it."""
+
+    def leave(self, pool: Pool) -> None:
+        """Give it back: another strategy takes over."""
+
+
+@runtime_checkable
 class Learner(Protocol):
     """A strategy that wants to know how its servers answer."""
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         """A final response head (or a 101) came, `seconds` after the server was picked."""
+
+    def forget(self, server: Server) -> None:
+        """It is gone from the configuration, and nothing runs on it any more."""

@@ -39,9 +39,12 @@ class ConsistentHash(Hashed):
         self._owners: list[Server] = []
 
     def _build(self, servers: list[Server]) -> None:
+        # The configured weights', so that a change at run time moves no keys but that server's.
+        unit = gcd(*(server.config.weight for server in servers))
+        counts = points_by_weight([server.full_weight for server in servers], unit)
         ring = sorted(
             (point, place)
-            for place, count in enumerate(points_by_weight([s.full_weight for s in servers]))
+            for place, count in enumerate(counts)
             for point in _points(servers[place].name, count)
         )
         self._points = array("Q", [point for point, _ in ring])
@@ -54,10 +57,9 @@ class ConsistentHash(Hashed):
             yield owners[place + step]
 
 
-def points_by_weight(weights: list[int]) -> list[int]:
-    """`[1, 2]` -> `[160, 320]`; what can be divided is: `[10, 20]` too."""
-    divisor = gcd(*weights) or 1
-    counts = [POINTS * weight // divisor for weight in weights]
+def points_by_weight(weights: list[int], unit: int) -> list[int]:
+    """160 for each unit: `[1, 2]` -> `[160, 320]`, and `[10, 20]` too, by 10."""
+    counts = [POINTS * weight // unit for weight in weights]
     total = sum(counts)
     if total <= MOST_POINTS:
         return counts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from hermes_lb.http1.keys import key_finder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from random import Random
 
     from hermes_lb.balancing.base import Request
@@ -88,13 +88,22 @@ class Hashed:
                     return server
         return self._among(pool.candidates(request.tried, now), hashed)
 
-    def owner(self, pool: Pool, key: bytes, now: float, *, is_strict: bool) -> Server | None:
-        """Whose the key is, loads aside: of those that may serve, or of all (`is_strict`)."""
+    def owner(
+        self,
+        pool: Pool,
+        key: bytes,
+        now: float,
+        *,
+        is_strict: bool = False,
+        tried: Collection[Server] = (),
+    ) -> Server | None:
+        """Whose the key is, loads aside: of those that may serve, or of all (`is_strict`), without
+        those `tried`."""
         if pool.weights is not self._weights:
             self._weights = pool.weights
             self._build(pool.primaries)
         for server in self._preferred(hash64(key)):
-            if is_strict or server.may_serve(now):
+            if server not in tried and (is_strict or server.may_serve(now)):
                 return server
         return None
 

@@ -46,6 +46,9 @@ class IpHash:
         self._weights: tuple[int, ...] = ()
         self._sums: list[int] = []  # of the weights up to each server
 
+    def leave(self, pool: Pool) -> None:
+        self._round_robin.leave(pool)
+
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         servers = pool.primaries
         if pool.weights is not self._weights:

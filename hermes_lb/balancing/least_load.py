@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 HEADER: Final = b"x-hermes-load"
 COMPARED: Final = 8
-_NUMBER = re.compile(rb"\d{1,9}(?:\.\d{1,9})?").fullmatch
+# 17 digits of a fraction are what a computed float may have: 0.30000000000000004.
+_NUMBER = re.compile(rb"\d{1,9}(?:\.\d{1,20})?").fullmatch
+
+
+def load_from(text: bytes) -> float | None:
+    """What a server says that it has to do, in requests; None for all but digits and a fraction."""
+    return float(text) if _NUMBER(text) else None
 
 
 class LeastLoad:
@@ -41,7 +47,8 @@ class LeastLoad:
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         if len(pool.up) > COMPARED:
             drawn = self._lots.some(pool, request, now, rng, COMPARED)
-            return min(drawn, key=lambda s: self.load(s, now) / s.weight, default=None)
+            loads = [self.load(s, now) / s.weight for s in drawn]
+            return drawn[loads.index(min(loads))] if drawn else None
         candidates = pool.candidates(request.tried, now)
         loads = [self.load(s, now) / s.weight for s in candidates]
         least = min(loads, default=0.0)
@@ -51,16 +58,20 @@ class LeastLoad:
     def load(self, server: Server, now: float) -> float:
         """In requests, from all sides."""
         known = self._elsewhere.get(server)
+        load = server.in_flight + server.queued  # `server.load`, without the call
         if known is None or now - known[1] >= self._tau:
-            return server.load
-        return max(0.0, server.load + known[0])
+            return load
+        return max(0.0, load + known[0])
+
+    def forget(self, server: Server) -> None:
+        self._elsewhere.pop(server, None)
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         """Note what the server reports, if it does."""
         for name, value in head.fields():
             if len(name) == len(HEADER) and name.lower() == HEADER:
-                if _NUMBER(value):
-                    self.reported(server, float(value), now)
+                if (load := load_from(value)) is not None:
+                    self.reported(server, load, now)
                 return
 
     def reported(self, server: Server, load: float, now: float) -> None:

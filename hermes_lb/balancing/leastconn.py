@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.balancing.round_robin import next_in_turn
-from hermes_lb.balancing.turns import Kept, Ranks
+from hermes_lb.balancing.ranks import Kept
+from hermes_lb.balancing.turns import next_in_turn
 
 if TYPE_CHECKING:
     from random import Random
@@ -24,13 +24,17 @@ class LeastConn:
     """The least loaded server; best for requests of very different lengths."""
 
     def __init__(self) -> None:
-        self._kept = Kept(Ranks)
+        self._kept = Kept(by_load=True)
+
+    def leave(self, pool: Pool) -> None:
+        self._kept.settle()
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         kept = self._kept
-        if pool.version != kept.version or request.tried:
-            kept.refresh(pool, request.tried)
-        if kept.value is not None and (server := kept.value.next()) is not None:
+        if pool.version != kept.version:
+            kept.refresh(pool)
+        ranks = kept.ranks
+        if ranks is not None and (server := ranks.next(request.tried, now)) is not None:
             return server
         candidates = pool.candidates(request.tried, now)
         if not candidates:

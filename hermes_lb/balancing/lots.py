@@ -48,12 +48,19 @@ class Lots:
         servers = pool.up
         if servers is not self._servers:
             self._prepare(servers)
-        drawn = [servers[self._draw(rng)] for _ in range(count if servers else 0)]
+        drawn: list[Server] = []
         tried = request.tried
-        if not (pool.is_steady and not tried):
-            drawn = [s for s in drawn if s.can_take(now) and s not in tried]
-        if not drawn and (server := self.one(pool, request, now, rng)) is not None:
-            drawn = [server]
+        all_can = pool.is_steady and not tried
+        random, sums, size = rng.random, self._sums, len(servers)
+        for _ in range(count if servers else 0):
+            if sums:  # `_draw` without its calls, whose price counts where many are drawn
+                server = servers[bisect_right(sums, random() * sums[-1], hi=size - 1)]
+            else:
+                server = servers[int(random() * size)]
+            if all_can or (server.can_take(now) and server not in tried):
+                drawn.append(server)
+        if not drawn and (one := self.one(pool, request, now, rng)) is not None:
+            drawn = [one]
         return drawn
 
     def two(

@@ -2,7 +2,7 @@
 
 Finagle, `PeakEwma.scala`; linkerd2, Tower's `peak_ewma.rs`. A time above the average replaces it at
 once, one below draws it down by exp(-dt / tau); so it is quick to flee and slow to come back. Of
-two servers drawn at random the cheaper is taken. Costs two exponentials a pick and one an answer.
+two servers drawn by weight the cheaper is taken. Costs two exponentials a pick and one an answer.
 Best where servers differ in speed, or one of them slows down now and then. Misleads where times to
 first byte differ by what is asked rather than by who answers (one long prompt marks its server as
 slow), and at very few requests: an average that nobody renews fades to nothing.
@@ -14,7 +14,7 @@ from math import exp
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.balancing.lots import Lots
-from hermes_lb.balancing.response_times import ResponseTimes
+from hermes_lb.balancing.response_times import ResponseTimes, seconds_after_failure
 
 if TYPE_CHECKING:
     from random import Random
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from hermes_lb.http1 import ResponseHead
     from hermes_lb.pool import Pool, Server
 
-# Seconds; more than any answer takes. What has never answered and has requests in flight is not
-# given another while somebody else can do it (Finagle: `Penalty`).
-PENALTY: Final = 1e6
+# Of two whose costs differ by less than a tenth the first drawn is taken, which is by weight. By
+# the cost alone who has answered less lately would win between equals, as its average has faded
+# more: of weights 1 and 4 both would get half.
+_CLEARLY: Final = 0.9
+# Seconds: above what answers take, and below what a failure counts (Finagle has one for both).
+_UNKNOWN: Final = 1e4
 
 
 class _Average:
@@ -52,17 +55,26 @@ class PeakEwma:
         if drawn is None:
             return None
         first, second = drawn
-        return second if self.cost(second, now) < self.cost(first, now) else first
+        return second if self.cost(second, now) < _CLEARLY * self.cost(first, now) else first
 
     def cost(self, server: Server, now: float) -> float:
-        """Seconds until the next answer, roughly. Failed connections count as never answering."""
-        waiting = server.load
+        """Seconds until the next answer, roughly.
+
+        What has never answered and has requests in flight gets no other while somebody else can do
+        it. The weight is in the draw already, and here it only divides what is in flight.
+        """
+        waiting = server.load / server.weight
         average = self._averages.get(server)
-        if server.fails or (average is None and waiting):
-            return PENALTY * (waiting + 1) / server.weight
-        if average is None:
-            return 0.0
-        return average.seconds * exp((average.at - now) / self._tau) * (waiting + 1) / server.weight
+        if server.fails:
+            seconds = seconds_after_failure(server, now)
+        elif average is not None:
+            seconds = average.seconds * exp((average.at - now) / self._tau)
+        else:
+            seconds = _UNKNOWN if waiting else 0.0
+        return seconds * (waiting + 1.0)
+
+    def forget(self, server: Server) -> None:
+        self._averages.pop(server, None)
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         sample = self._times.sample(head.status, seconds)

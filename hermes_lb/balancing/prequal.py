@@ -3,9 +3,11 @@
 Wydrowski et al., "Load is not what you should balance: Introducing Prequal" (NSDI 2024,
 arXiv 2312.10172). A probe tells a server's requests in flight and its latency; a server is hot if
 its requests in flight are above the 0.84 quantile of the probed ones. Of the cold ones the lowest
-latency wins: what its answers took, in proportion to what is in flight now and was then. (The
-paper's servers give the latency of requests that met about as many others. An average alone tells
-of a queue too late, and all run to whoever was fastest a moment ago.) There are no messages to
+latency wins: what its answers took of late, times what is in flight now; of equals the last drawn,
+which is by weight. (The paper's servers give the latency of requests that met about as many others.
+An average alone tells of a queue too late, and all run to whoever was fastest a moment ago; in
+proportion to what was in flight then, who has more looks faster, if times do not depend on that.
+This one counts a queue twice, and so errs on the side of the less loaded.) There are no messages to
 servers here: a probe reads what this balancer knows of a server, the latest times to first byte;
 and its own requests in flight are of the very moment of the pick, so the paper's rules against
 stale ones (reuse, removal of the worst) have nothing to do. Costs two draws, a sort of 16 and about
@@ -16,17 +18,22 @@ are probed.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.balancing.lots import Lots
-from hermes_lb.balancing.response_times import ResponseTimes
+from hermes_lb.balancing.response_times import PENALTY, ResponseTimes, seconds_after_failure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
 
     from hermes_lb.balancing.base import Request
     from hermes_lb.http1 import ResponseHead
     from hermes_lb.pool import Pool, Server
+
+    # What its answers took, in seconds; when it was probed; who.
+    _Probe = tuple[float, float, Server]
 
 # The paper's, section 5: Q_RIF, the size of the pool, and the age at which a probe is dropped.
 QUANTILE: Final = 0.84
@@ -36,8 +43,6 @@ MAX_AGE: Final = 1.0  # seconds
 _PROBES_A_PICK: Final = 2
 # How much of a server's latency one answer decides: lengths vary by more than servers do.
 _SHARE: Final = 0.1
-# Seconds; more than any answer takes: of a server whose connections have failed just now.
-_PENALTY: Final = 1e6
 
 
 class Prequal:
@@ -48,84 +53,109 @@ class Prequal:
         self._lots = Lots()
         self._times = ResponseTimes()
         self._up: list[Server] = []
-        # Latencies for each request in flight, of a server of weight 1; the oldest probe first.
-        self._probes: dict[Server, float] = {}
-        self._probed_at: dict[Server, float] = {}  # in the same order
-        # Seconds, as of when, and how many were in flight beside it.
-        self._latencies: dict[Server, tuple[float, float, float]] = {}
+        self._probes: dict[Server, _Probe] = {}  # the oldest first
+        self._latencies: dict[Server, tuple[float, float]] = {}  # seconds, and as of when
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         drawn = self._lots.some(pool, request, now, rng, _PROBES_A_PICK)
-        if not drawn or drawn[0].config.backup:
+        if not drawn or (pool.backups and drawn[0].config.backup):
             return drawn[0] if drawn else None
         if pool.up is not self._up:
             self._up = pool.up
             self._probes.clear()
-            self._probed_at.clear()
         self._probe(drawn, now)
         probes = self._probes
-        if pool.weights_are_equal:
-            loads: list[float] = [s.in_flight for s in probes]
+        are_equal = pool.weights_are_equal
+        if are_equal:
+            loads: list[float] = [server.in_flight for server in probes]
         else:
-            loads = [s.in_flight / s.weight for s in probes]
-        limit = quantile(sorted(loads), QUANTILE)
-        all_can = pool.is_steady and not request.tried
-        best, least, lowest = drawn[0], float("inf"), float("inf")
-        for server, each, load in zip(probes, probes.values(), loads, strict=True):
-            latency = each * (load + 1.0)
-            if (
-                (latency < lowest or (latency == lowest and load < least))
-                and load <= limit
-                and (all_can or (server.can_take(now) and server not in request.tried))
-            ):
-                best, least, lowest = server, load, latency
-        return best
+            loads = [server.in_flight / server.weight for server in probes]
+        loads.sort()
+        place, part = _QUANTILES[len(loads)]
+        limit = loads[place]
+        if part:
+            limit += part * (loads[place + 1] - limit)
+        tried = request.tried
+        best = _fastest(probes.values(), limit, are_equal)
+        if (
+            best is not None
+            and not best.fails
+            and (pool.is_steady or best.can_take(now))
+            and best not in tried
+        ):
+            return best
+        able = [p for p in probes.values() if p[2].can_take(now) and p[2] not in tried]
+        # Who refuses connections has nothing in flight, and may be the only cold one.
+        well = [p for p in able if self._seconds(p[2], now) < PENALTY]
+        return (
+            _fastest(well, limit, are_equal) or _fastest(well or able, inf, are_equal) or drawn[0]
+        )
 
     def latency(self, server: Server, now: float) -> float:
         """What a request would take now, in seconds.
 
         0 for a server that nobody knows, or not any more: it is worth a try.
         """
-        return self._for_each(server, now) * (server.in_flight / server.weight + 1.0)
+        return self._seconds(server, now) * (server.in_flight / server.weight + 1.0)
 
-    def _for_each(self, server: Server, now: float) -> float:
+    def _seconds(self, server: Server, now: float) -> float:
+        if server.fails:
+            return seconds_after_failure(server, now)
         known = self._latencies.get(server)
-        if known is None or now - known[1] >= self._tau:
-            return 0.0
-        return known[0] / (known[2] / server.weight + 1.0)
+        return 0.0 if known is None or now - known[1] >= self._tau else known[0]
+
+    def forget(self, server: Server) -> None:
+        self._latencies.pop(server, None)
+        self._probes.pop(server, None)
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         sample = self._times.sample(head.status, seconds)
-        others = max(0, server.in_flight - 1)
         known = self._latencies.get(server)
         if known is None or now - known[1] >= self._tau:
-            self._latencies[server] = sample, now, others
+            self._latencies[server] = sample, now
         else:
-            latency, _, beside = known
-            latency += _SHARE * (sample - latency)
-            self._latencies[server] = latency, now, beside + _SHARE * (others - beside)
+            self._latencies[server] = known[0] + _SHARE * (sample - known[0]), now
 
     def _probe(self, drawn: list[Server], now: float) -> None:
         """The oldest and the old make room."""
-        probes, probed_at = self._probes, self._probed_at
+        probes, latencies, tau = self._probes, self._latencies, self._tau
         for server in drawn:
             if server in probes:
-                del probes[server], probed_at[server]
-            probes[server] = _PENALTY if server.fails else self._for_each(server, now)
-            probed_at[server] = now
-        oldest = next(iter(probes))
-        while len(probes) > PROBES or now - probed_at[oldest] > MAX_AGE:
-            del probes[oldest], probed_at[oldest]
-            oldest = next(iter(probes))
+                del probes[server]
+            elif len(probes) == PROBES:
+                del probes[next(iter(probes))]
+            if server.fails:  # `_seconds`, without the call
+                seconds = seconds_after_failure(server, now)
+            else:
+                known = latencies.get(server)
+                seconds = 0.0 if known is None or now - known[1] >= tau else known[0]
+            probes[server] = seconds, now, server
+        oldest = next(iter(probes.values()))
+        while now - oldest[1] > MAX_AGE:
+            del probes[oldest[2]]
+            oldest = next(iter(probes.values()))
 
 
-def quantile(ordered: list[float], share: float) -> float:
-    """Linear between neighbours, so that of few servers too the busiest one is above it.
+def _fastest(probes: Iterable[_Probe], limit: float, are_equal: bool) -> Server | None:
+    """Of the cold ones, up to the limit; of equals the less loaded, or else the last."""
+    best: Server | None = None
+    least = lowest = inf
+    for seconds, _, server in probes:
+        load = server.in_flight if are_equal else server.in_flight / server.weight
+        latency = seconds * (load + 1.0)
+        if latency <= lowest and load <= limit and (latency < lowest or load <= least):
+            best, least, lowest = server, load, latency
+    return best
 
-    Of (0, 1): 0.84; of 16 values something between the 13th and the 14th.
+
+def quantile_place(size: int, share: float) -> tuple[int, float]:
+    """Where it is in so many ordered values, from 0, and how far on the way to the next of them.
+
+    Linear between neighbours, so that of few servers too the busiest one is above it. Of (0, 1):
+    0.84; of 16 values something between the 13th and the 14th.
     """
-    position = share * (len(ordered) - 1)
-    below = int(position)
-    if below + 1 == len(ordered):
-        return ordered[below]
-    return ordered[below] + (position - below) * (ordered[below + 1] - ordered[below])
+    position = share * (size - 1)
+    return int(position), position % 1
+
+
+_QUANTILES: Final = [quantile_place(size, QUANTILE) for size in range(PROBES + 1)]

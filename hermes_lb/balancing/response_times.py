@@ -1,13 +1,19 @@
 """What an answer's time to first byte says of its server, for strategies that go by it.
 
 An error is often the fastest answer of all, and would draw all requests to the server that is
-broken. So it never counts as what it took.
+broken. So it never counts as what it took. A failure before any answer leaves no time at all: who
+has failed comes last for a while.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+if TYPE_CHECKING:
+    from hermes_lb.pool import Server
+
+# Seconds; more than any answer takes (Finagle: `Penalty`). It still grows with what is in flight.
+PENALTY: Final = 1e6
 # An error counts as so many times what a good answer of this pool takes,
 _ERROR_FACTOR: Final = 10.0
 # and as no less than this, in seconds, while no good answer is known.
@@ -31,3 +37,13 @@ class ResponseTimes:
             return max(seconds, floor)
         self.usual = seconds if self.usual < 0.0 else self.usual + _SHARE * (seconds - self.usual)
         return seconds
+
+
+def seconds_after_failure(server: Server, now: float) -> float:
+    """What a server with `fails` counts as: `PENALTY` for its `fail_timeout`, then nothing.
+
+    As nginx's `max_fails` forgets failures after that time, so does this. One request may try the
+    server then, whatever is known of it; as the probe that it is (`Server.picked`) it starts the
+    time anew, until its answer has cleared the failures.
+    """
+    return PENALTY if now - server.window_start <= server.config.fail_timeout else 0.0

@@ -9,49 +9,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.balancing.turns import Kept, Ranks, Turns
+from hermes_lb.balancing.ranks import Kept
+from hermes_lb.balancing.turns import next_in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from random import Random
 
     from hermes_lb.balancing.base import Request
     from hermes_lb.pool import Pool, Server
 
 
-def next_in_turn(candidates: Iterable[Server]) -> Server:
-    """The candidate whose turn it is; there must be at least one."""
-    total: float = 0
-    most: float = 0
-    best: Server | None = None
-    for server in candidates:
-        gain = server.effective_weight
-        server.current_weight = credit = server.current_weight + gain
-        total += gain
-        if credit > most or best is None:
-            best, most = server, credit
-        if gain != server.weight:
-            server.effective_weight = gain + 1
-    assert best is not None
-    best.current_weight = most - total
-    return best
-
-
 class RoundRobin:
     """Each server in turn, by weight."""
 
     def __init__(self) -> None:
-        self._kept = Kept(_keep)
+        self._kept = Kept(by_load=False)
+
+    def leave(self, pool: Pool) -> None:
+        self._kept.settle()
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         kept = self._kept
-        if pool.version != kept.version or request.tried:
-            kept.refresh(pool, request.tried)
-        if kept.value is not None and (server := kept.value.next()) is not None:
+        if pool.version != kept.version:
+            kept.refresh(pool)
+        ranks = kept.ranks
+        if ranks is not None and (server := ranks.next(request.tried, now)) is not None:
             return server
         candidates = pool.candidates(request.tried, now)
         return next_in_turn(candidates) if candidates else None
-
-
-def _keep(pool: Pool) -> Turns | Ranks:
-    return Turns(enumerate(pool.up)) if pool.is_steady else Ranks(pool, by_load=False)

@@ -1,32 +1,30 @@
 """Configuration: a TOML file or a mapping -> `Config`; every problem is reported at once."""
 
-from hermes_lb.config.loader import load_config
-from hermes_lb.config.models import (
-    Admin,
+from hermes_lb.config.backend import (
     Backend,
-    Config,
     CookieAffinity,
-    Frontend,
     Health,
-    Limits,
-    Log,
     Outlier,
     Pins,
-    Process,
-    Route,
     Server,
+    ServerTls,
     Stick,
     StrategyOptions,
-    Timeouts,
-    status_range,
 )
+from hermes_lb.config.frontend import Bind, Certificate, Frontend, Route, Tls
+from hermes_lb.config.loader import load_config
+from hermes_lb.config.models import Config
 from hermes_lb.config.problems import ConfigError, Problem
-from hermes_lb.config.units import Address
+from hermes_lb.config.process import Admin, AdminTls, Limits, Log, Process, Timeouts
+from hermes_lb.config.units import Address, UnixAddress, status_range
 
 __all__ = [
     "Address",
     "Admin",
+    "AdminTls",
     "Backend",
+    "Bind",
+    "Certificate",
     "Config",
     "ConfigError",
     "CookieAffinity",
@@ -40,9 +38,12 @@ __all__ = [
     "Process",
     "Route",
     "Server",
+    "ServerTls",
     "Stick",
     "StrategyOptions",
     "Timeouts",
+    "Tls",
+    "UnixAddress",
     "load_config",
     "status_range",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.config.models import PATTERNS_IN_WORDS, Config
+from hermes_lb.config.models import Config
 from hermes_lb.config.problems import quoted
+from hermes_lb.config.section import PATTERNS_IN_WORDS
 from hermes_lb.config.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -55,12 +56,16 @@ def allowed(node: Node | None) -> str:
     if "enum" in node:
         return any_of([quoted(value) for value in node["enum"]])
     if "anyOf" in node:
-        kinds = [_follow(one) for one in node["anyOf"] if one.get("type") != "null"]
-        elements = [one["items"] for one in kinds if "items" in one]  # or one without brackets
+        kinds = [one for one in _kinds(node) if one.get("type") != "null"]
+        elements = [  # or one without brackets
+            kind for one in kinds if "items" in one for kind in _kinds(one["items"])
+        ]
         return any_of([allowed(one) for one in kinds if one not in elements])
     match node.get("type"):
         case "integer":
             return f"an integer{_range(node, str)}"
+        case "number":
+            return f"a number{_range(node, '{:g}'.format)}"
         case ["string", "number"]:
             return f"a duration{_range(node, format_duration)}, {_examples(node)}"
         case ["string", "integer"] if "16KiB" in node.get("examples", ()):
@@ -72,6 +77,10 @@ def allowed(node: Node | None) -> str:
         case "boolean" | "string" | "array" | "object" as kind:
             return _KINDS[kind](node)
     return "another value"
+
+
+def _kinds(node: Node) -> list[Node]:
+    return [_follow(one) for one in node.get("anyOf", [node])]
 
 
 def any_of(words: list[str]) -> str:

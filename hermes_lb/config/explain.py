@@ -9,18 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.allowed import allowed, keys_of, node_at
-from hermes_lb.config.models import PATTERNS_IN_WORDS
 from hermes_lb.config.problems import did_you_mean, dotted, quoted
+from hermes_lb.config.section import PATTERNS_IN_WORDS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from hermes_lb.config.problems import KeyPath
 
-# Words of the design, and of nginx and HAProxy, that are not of this version's configuration.
-_PLANNED = {
-    "format": ("json", "combined"),
-}
+# Words of nginx, HAProxy and others for what has another name here.
 _SAME_THING = {
     "source": "ip_hash",
     "rr": "round_robin",
@@ -110,10 +107,7 @@ def _unknown_key(path: KeyPath) -> str:
 def _not_one_of(path: KeyPath, value: Any) -> str:
     node = node_at(path) or {}
     words = [str(word) for word in node.get("enum", [node.get("const")])]
-    text = f"{quoted(value)} is not allowed"
-    if isinstance(value, str) and value in _PLANNED.get(str(path[-1]), ()):
-        text = f"{quoted(value)} is not supported yet"
-    text += f"; allowed is {allowed(node)}"
+    text = f"{quoted(value)} is not allowed; allowed is {allowed(node)}"
     near = isinstance(value, str) and (
         did_you_mean(_SAME_THING.get(value.lower(), value), words) or None
     )

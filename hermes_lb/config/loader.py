@@ -76,14 +76,18 @@ def _in_file(place: KeyPath, tables: dict[str, Any]) -> tuple[KeyPath, Any]:
     union's members.
     """
     value: Any = tables
-    for length, part in enumerate(place):
+    path: list[str | int] = []
+    for part in place:
         if isinstance(value, dict) and isinstance(part, str):
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             value = value[part]
+        elif isinstance(value, dict) and part == 0:
+            continue  # a lone table
         else:
-            return place[:length], value
-    return place, value
+            break
+        path.append(part)
+    return tuple(path), value
 
 
 def _plain(value: object) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.problems import did_you_mean, dotted, quoted
-from hermes_lb.config.units import Address, parse_address
+from hermes_lb.config.units import Address, UnixAddress, parse_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -92,16 +92,18 @@ def _repeated_names(tables: list[tuple[KeyPath, Table]], what: str) -> Iterator[
 def _repeated_binds(
     config: Mapping[str, Any], frontends: list[tuple[KeyPath, Table]]
 ) -> Iterator[Finding]:
-    owners: dict[Address, KeyPath] = {}
+    owners: dict[Address | UnixAddress, KeyPath] = {}
     for path, address in _binds(config, frontends):
+        if isinstance(address, Address) and address.port == 0:
+            continue  # any free one
         other = owners.setdefault(address, path)
-        if address.port != 0 and other is not path:
+        if other is not path:
             yield path, f"{quoted(str(address))} is taken by {dotted(other)} already"
 
 
 def _binds(
     config: Mapping[str, Any], frontends: list[tuple[KeyPath, Table]]
-) -> Iterator[tuple[KeyPath, Address]]:
+) -> Iterator[tuple[KeyPath, Address | UnixAddress]]:
     given: list[tuple[KeyPath, object]] = []
     admin = config.get("admin", {})
     if isinstance(admin, dict) and admin.get("enabled") is not False:
@@ -114,7 +116,7 @@ def _binds(
             given.append(((*path, "bind"), bind))
     for path, value in given:
         try:
-            yield path, parse_address(value)
+            yield path, parse_endpoint(value.get("address") if isinstance(value, dict) else value)
         except ValueError:
             continue  # reported as a wrong value
 

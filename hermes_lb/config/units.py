@@ -7,7 +7,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, NamedTuple
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
@@ -18,13 +18,15 @@ _BYTES = {
 }  # fmt: skip
 # A century, in seconds: far past any use, and far below where a deadline stops being exact.
 MAX_DURATION = 36_500 * 86_400.0
+_MAX_UNIX_PATH = 107  # sockaddr_un.sun_path of Linux, without its NUL
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:us|ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d{1,18}) ?([a-z]*)", re.ASCII)
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 _DOTTED_NUMBERS = re.compile(r"[\d.]+", re.ASCII)
 _STATUS_RANGE = re.compile(r"([1-5])xx|([1-5]\d\d)-([1-5]\d\d)", re.ASCII)
-_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?", re.ASCII)
+_LABEL = r"[A-Za-z0-9_-]{1,63}"  # RFC 1035 section 2.3.4
+_HOST_NAME = re.compile(rf"(?!-){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 
 
 def parse_duration(value: object) -> float:
@@ -67,9 +69,23 @@ class Address(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    @property
+    def is_literal(self) -> bool:
+        """True for an IP address, false for a name that has to be looked up."""
+        return _is_ip(self.host, 4) or _is_ip(self.host, 6)
+
     def as_destination(self) -> Address:
         """Where a client on this machine reaches a listener; of all interfaces, loopback."""
         return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+
+
+class UnixAddress(NamedTuple):
+    """A socket in the file system, by its absolute path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
 
 
 def parse_address(value: object) -> Address:
@@ -94,6 +110,30 @@ def parse_address(value: object) -> Address:
     raise ValueError(
         'write "host:port" with a port from 0 to 65535, such as "10.0.1.10:8000" or "[::1]:8000"'
     )
+
+
+def parse_endpoint(value: object) -> Address | UnixAddress:
+    """An address as `parse_address` has it, or `"unix:/run/name.sock"` (nginx's form).
+
+    Raises ValueError with what is allowed.
+    """
+    if isinstance(value, UnixAddress):
+        return value
+    if not isinstance(value, str) or not value.strip().startswith("unix:"):
+        return parse_address(value)
+    path = value.strip().removeprefix("unix:")
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError('write a socket with its whole path, such as "unix:/run/name.sock"')
+    if len(path.encode()) > _MAX_UNIX_PATH:
+        raise ValueError(f"the path of a socket has {_MAX_UNIX_PATH} bytes at most")
+    return UnixAddress(path)
+
+
+def parse_server_name(value: object) -> str:
+    """A name that a certificate may have: a host name or an IP address. Raises ValueError."""
+    if isinstance(value, str) and (_HOST_NAME.fullmatch(value) or _is_ip(value, 6)):
+        return value.rstrip(".")  # of no certificate's name (RFC 6066 section 3)
+    raise ValueError('write a host name such as "agents.internal"')
 
 
 def parse_network(value: object) -> IPv4Network | IPv6Network:
@@ -182,6 +222,19 @@ HostPort = Annotated[
     BeforeValidator(parse_address),
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "examples": ["0.0.0.0:8080", "[::1]:8000"]}),
+]
+Endpoint = Annotated[
+    Address | UnixAddress,
+    PlainValidator(parse_endpoint),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {"type": "string", "examples": ["0.0.0.0:8080", "[::1]:8000", "unix:/run/name.sock"]}
+    ),
+]
+ServerName = Annotated[
+    str,
+    BeforeValidator(parse_server_name),
+    WithJsonSchema({"type": "string", "examples": ["agents.internal"]}),
 ]
 Network = Annotated[
     IPv4Network | IPv6Network,

@@ -1,67 +1,67 @@
-"""The admin listener: /healthz, /metrics, /api/v1/servers, and an index of them.
+"""The admin listener: the dashboard at /, /api/v1, /metrics for Prometheus, and /healthz.
 
-Read-only, and on loopback only (`config.Admin` sees to it). A browser of this machine can still be
-led here by a foreign page whose name resolves to 127.0.0.1 (DNS rebinding): such a request names
-that page's host in its Host header, and is refused.
+Who may use it: `control.guard`. What it can do: `control.operator`.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import logging
 import os
-import re
-import time
-from typing import TYPE_CHECKING, Any
+import socket
+from contextlib import ExitStack
+from importlib import resources
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from hermes_lb.config.admin_tls import admin_context
 from hermes_lb.config.units import Address
-from hermes_lb.control.views import INDEX, describe_servers
-from hermes_lb.observe.metrics import CONTENT_TYPE, registry_for, render_in_turns
+from hermes_lb.control import strangers
+from hermes_lb.control.api import Api, answer_for, error_response
+from hermes_lb.control.guard import HEADERS, Guard
+from hermes_lb.control.history import History
+from hermes_lb.control.quiet import QuietLog
+from hermes_lb.control.runner import Runner
+from hermes_lb.control.token import Token
+from hermes_lb.observe.metrics import CONTENT_TYPE, render
+from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from aiohttp.typedefs import Handler
 
     from hermes_lb import config
-    from hermes_lb.observe.observed import Observed
+    from hermes_lb.control.operator import Operator
 
 logger = logging.getLogger("hermes_lb.admin")
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?", re.ASCII)
 # Seconds that `stop` waits for a scrape in progress.
 _STOP_WAITS = 1.0
+# aiohttp's.
+_BACKLOG = 128
+# Bytes of a body: the longest is {"weight": 65535}.
+_BODY_SIZE = 4096
 
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+_PAGE = resources.files("hermes_lb.control") / "page"
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
 }
 
 
 class AdminServer:
-    """The listener of one balancer.
+    """The listener of one balancer. Build none if `configured.enabled` is false."""
 
-    `clock` is the data path's: monotonic, in seconds. Set `is_draining` when the balancer takes no
-    new work, so that /healthz says so. Build none if `config.enabled` is false.
-    """
-
-    def __init__(
-        self,
-        config: config.Admin,
-        observed: Observed,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.is_draining = False
-        self._bind = config.bind
-        self._observed = observed
-        self._clock = clock
-        self._registry = registry_for(observed)
+    def __init__(self, configured: config.Admin, operator: Operator) -> None:
+        self._config = configured
+        self._operator = operator
+        self.history = History(operator.observed.pools)  # outlives `stop`, for an upgrade
+        self._strangers = strangers.Strangers()
+        self._tasks = Tasks()
         self._runner: web.AppRunner | None = None
 
     def __repr__(self) -> str:
@@ -71,98 +71,167 @@ class AdminServer:
     def address(self) -> Address:
         """Where it listens, with the real port; the configured address while it is stopped."""
         if self._runner is None or not self._runner.addresses:
-            return self._bind
+            return self._config.bind
         host, port = self._runner.addresses[0][:2]
         return Address(host, port)
 
-    async def start(self) -> None:
-        """Listen. Raises OSError if the address can't be had; nothing is left open then."""
+    @property
+    def url(self) -> str:
+        """How a client on this machine reaches it."""
+        scheme = "http" if self._config.tls is None else "https"
+        return f"{scheme}://{self.address.as_destination()}"
+
+    async def start(self, sockets: Sequence[socket.socket] = ()) -> None:
+        """Listen, on sockets of one's own or on those that are given. If it can't, none is open.
+
+        Raises OSError for the address or a file that can't be had, ValueError for a file that is
+        not what it should be; each is a line for a person.
+        """
         if self._runner is not None:
             raise RuntimeError("the admin listener was started already")
-        runner = web.AppRunner(
-            self._application(), access_log=None, handle_signals=False, shutdown_timeout=_STOP_WAITS
+        with ExitStack() as unused:
+            for sock in sockets:
+                unused.callback(sock.close)
+            token = Token(self._config)
+            tls = None if self._config.tls is None else admin_context(self._config.tls)
+            unused.pop_all()
+        runner = Runner(
+            self._application(token),
+            access_log=None,
+            logger=QuietLog(logger),
+            auto_decompress=False,  # nothing is sent here that is worth it
+            handle_signals=False,
+            shutdown_timeout=_STOP_WAITS,
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._bind.host, self._bind.port).start()
-        except OSError as error:
-            await runner.cleanup()
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise OSError(
-                error.errno, f"can't listen on {self._bind} ([admin] bind): {reason}"
-            ) from None
+            for sock in sockets or listening_sockets(self._config.bind):
+                await web.SockSite(runner, sock, ssl_context=tls).start()
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
+        self._tasks.spawn(self._sweep(runner), name="admin connections")
+
+    async def _sweep(self, runner: web.AppRunner) -> None:
+        while True:
+            await asyncio.sleep(strangers.EVERY)
+            if runner.server is not None:
+                self._strangers.sweep(runner.server.connections)
 
     async def stop(self) -> None:
         """Close the listener and its connections. Idempotent."""
         runner, self._runner = self._runner, None
+        await self._tasks.cancel_all()
         if runner is not None:
             await runner.cleanup()
 
-    def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._guard])
-        application.router.add_get("/", self._index)
-        application.router.add_get("/healthz", self._healthz)
-        application.router.add_get("/metrics", self._metrics)
-        application.router.add_get("/api/v1/servers", self._servers)
+    def _application(self, token: Token) -> web.Application:
+        page = _page_files()
+        api = Api(self._operator, self.history)
+        self._guard = Guard(
+            self._config.bind.host,
+            token,
+            ["/healthz", "/api/v1/", "/api/v1/openapi.json", *page],
+        )
+        application = web.Application(middlewares=[self._guarded], client_max_size=_BODY_SIZE)
+        application.router.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                *(web.options(path, self._options) for path in ("/", "/healthz")),
+                web.get("/metrics", self._metrics),
+                *api.routes(),
+                *(web.get(path, handler) for path, handler in page.items()),
+            ]
+        )
         application.on_response_prepare.append(_add_headers)
+
+        async def start(_: web.Application) -> None:
+            api.start()
+
+        async def stop(_: web.Application) -> None:
+            await api.stop()
+
+        application.on_startup.append(start)
+        application.on_shutdown.append(stop)
         return application
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse foreign hosts, and give every error the same form, without a traceback."""
-        if not self._is_ours(request.headers.getall("Host", [])):
-            return _error(403, "the Host header does not name this listener")
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse strangers, and give every error the same form, without a traceback."""
         try:
+            if await self._guard.check(request):
+                self._strangers.welcome(request.protocol)
             return await handler(request)
-        except web.HTTPException as error:
-            response = _error(error.status, error.reason)
-            if "Allow" in error.headers:  # RFC 9110 section 15.5.6: a 405 must carry it
-                response.headers["Allow"] = error.headers["Allow"]
-            return response
-        except Exception:
-            logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
-            return _error(500, "Internal Server Error")
-
-    def _is_ours(self, hosts: list[str]) -> bool:
-        """True for one Host that is the bind address or loopback; any port (ssh forwards them)."""
-        match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if match is None:
-            return False
-        host = match[1].strip("[]").lower()
-        return host in ("localhost", self._bind.host.lower()) or _is_loopback(host)
-
-    async def _index(self, request: web.Request) -> web.Response:
-        return web.Response(text=INDEX, content_type="text/html")
+        except Exception as error:
+            answer = answer_for(error)
+            if answer is None:
+                logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
+                answer = error_response(500, "Internal Server Error")
+            return answer
 
     async def _healthz(self, request: web.Request) -> web.Response:
         """About the balancer itself, not about its servers."""
-        if self.is_draining:
+        if self._operator.is_draining:
             return web.json_response({"status": "draining"}, status=503)
-        return web.json_response({"status": "ok"})
+        missing = self._operator.missing_processes
+        if missing == "all":
+            return web.json_response({"status": "down"}, status=503)
+        return web.json_response({"status": "ok" if missing == "none" else "degraded"})
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        body = await render_in_turns(self._registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+    async def _options(self, request: web.Request) -> web.Response:
+        """For who asks so whether we are well, as HAProxy's `option httpchk` does by default."""
+        answer = await self._healthz(request)
+        answer.headers["Allow"] = "GET, HEAD, OPTIONS"
+        return answer
 
-    async def _servers(self, request: web.Request) -> web.Response:
-        return web.json_response(describe_servers(self._observed.pools.values(), self._clock()))
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """Part by part, with turns of the loop in between: of 2,000 servers it is 22 MB."""
+        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        try:
+            await response.prepare(request)
+            if request.method != "HEAD":
+                for part in render(self._operator.observed):
+                    await response.write(part)
+                    await asyncio.sleep(0)
+        except ConnectionError:
+            pass  # who asked has left
+        return response
 
 
-def _is_loopback(host: str) -> bool:
+def listening_sockets(bind: Address) -> list[socket.socket]:
+    """One for each address of its host; none blocks. Raises OSError with a line for a person."""
+    opened: list[socket.socket] = []
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        found = socket.getaddrinfo(*bind, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, where in dict.fromkeys(found):
+            opened.append(socket.create_server(where, family=family, backlog=_BACKLOG))
+            opened[-1].setblocking(False)
+    except OSError as error:
+        for sock in opened:
+            sock.close()
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise OSError(error.errno, f"can't listen on {bind} ([admin] bind): {reason}") from None
+    return opened
 
 
-def _error(status: int, message: str) -> web.Response:
-    body: dict[str, Any] = {"error": {"status": status, "message": message}}
-    return web.json_response(body, status=status)
+def _page_files() -> dict[str, Handler]:
+    """The dashboard's files, by path."""
+    handlers: dict[str, Handler] = {}
+    for file in _PAGE.iterdir():
+        kind = _TYPES.get(f".{file.name.rpartition('.')[2]}")
+        if kind is not None:
+            path = "/" if file.name == "index.html" else f"/page/{file.name}"
+            handlers[path] = _send(file.read_bytes(), kind)
+    return handlers
+
+
+def _send(content: bytes, kind: str) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=content, content_type=kind, charset="utf-8")
+
+    return handler
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    response.headers.update(HEADERS)

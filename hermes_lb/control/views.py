@@ -1,50 +1,121 @@
-"""What the admin listener shows, as plain values."""
+"""What the admin listener shows, as plain values. The schemas of these: `control.schemas`.
+
+Times are Unix seconds, durations seconds. `now` is the data path's clock.
+"""
 
 from __future__ import annotations
 
+import platform
+from functools import cache
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.control.history import available, percentiles, reason
 from hermes_lb.observe.metrics import STATUS_CLASSES
+from hermes_lb.observe.termination import PHASE, WHO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from hermes_lb.control.history import History
+    from hermes_lb.control.operator import Operator
+    from hermes_lb.observe.observed import Observed, ProcessView
+    from hermes_lb.observe.recent import Abort
     from hermes_lb.pool import Pool, RequestCounters, Server
 
-INDEX = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>hermes_lb</title>
-<style>body { font: 1rem/1.6 system-ui, sans-serif; margin: 2rem }</style>
-<h1>hermes_lb</h1>
-<ul>
-<li><a href="/api/v1/servers">/api/v1/servers</a>: every server, its state and its counters (JSON)
-<li><a href="/metrics">/metrics</a>: for Prometheus
-<li><a href="/healthz">/healthz</a>: 200 while running, 503 while draining
-</ul>
-</html>
-"""
+
+def describe_status(operator: Operator) -> dict[str, Any]:
+    """The balancer as a whole, and each backend in a line."""
+    observed, now = operator.observed, operator.now()
+    upkeep = observed.upkeep
+    return {
+        "version": version(),
+        "python": platform.python_version(),
+        "is_draining": operator.is_draining,
+        "started_at": upkeep.started_at,
+        "loaded_at": upkeep.loaded_at,
+        "reloads": upkeep.reloads,
+        "failed_reloads": upkeep.failed_reloads,
+        "process_restarts": upkeep.process_restarts,
+        "processes": [_describe_process(process) for process in observed.processes],
+        "frontends": [
+            {
+                "name": name,
+                "connections": counters.connections,
+                "connections_total": counters.connections_total,
+                "requests": counters.requests,
+                "refused": sum(counters.refused.values()),
+            }
+            for name, counters in observed.frontends.items()
+        ],
+        "backends": describe_backends(observed, now),
+    }
 
 
-def describe_servers(pools: Iterable[Pool], now: float) -> list[dict[str, Any]]:
-    """One object a server, in the order of the configuration; `now` is the data path's clock.
+def _describe_process(process: ProcessView) -> dict[str, Any]:
+    lag = process.loop_lag
+    p99 = 0.0
+    if any(lag.histogram.counts):
+        p99 = min(percentiles(lag.histogram.bounds, lag.histogram.counts)[-1], lag.worst)
+    return {
+        "number": process.number,
+        "pid": process.pid,
+        "started_at": process.started_at,
+        "is_draining": process.is_draining,
+        "connections": process.clients,
+        "open_files": process.open_files,
+        "max_files": process.max_files,
+        "log_lines_dropped": process.access_log_dropped,
+        "loop_lag_p99": p99,
+        "loop_lag_worst": lag.worst,
+    }
 
-    `state` is up, degraded, ejected or down (`hermes_lb.pool.server`); `available` is false too
-    while passive failures keep the server out. `counters` only grow.
+
+def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
+    """One object a backend, in the order of the configuration; counters of all its servers."""
+    return [
+        {
+            "name": pool.name,
+            "servers": len(pool.servers),
+            "available": available(pool, now),
+            "in_flight": pool.in_flight,
+            "queued": pool.queue_length,
+            "unserved": _counters(pool.unserved),
+        }
+        for pool in observed.pools.values()
+    ]
+
+
+def describe_servers(
+    observed: Observed, now: float, history: History | None = None
+) -> list[dict[str, Any]]:
+    """One object a server, in the order of the configuration. `counters` only grow.
+
+    `state` and who sets it: `hermes_lb.pool.server`. `available` is false too while passive
+    failures keep the server out.
     """
-    return [_describe(pool, server, now) for pool in pools for server in pool.servers]
+    return [
+        describe_server(pool, server, now, history)
+        for pool in observed.pools.values()
+        for server in pool.servers
+    ]
 
 
-def _describe(pool: Pool, server: Server, now: float) -> dict[str, Any]:
+def describe_server(
+    pool: Pool, server: Server, now: float, history: History | None = None
+) -> dict[str, Any]:
+    drain = history.drains.get((pool.name, server.name)) if history else None
     return {
         "backend": pool.name,
         "name": server.name,
         "address": str(server.config.address),
         "state": server.state,
+        "admin": server.admin,
+        "because": reason(server),
         "available": server.may_serve(now),
         "ejected": _ejection(server, now),
-        "weight": server.weight,
+        "drain": drain and {"since": drain.since, "at_start": drain.at_start},
+        "weight": round(server.weight, 3),
+        "full_weight": server.full_weight,
+        "configured_weight": server.config.weight,
         "backup": server.config.backup,
         "max_connections": server.max_connections,
         "in_flight": server.in_flight,
@@ -74,3 +145,40 @@ def _counters(counters: RequestCounters) -> dict[str, Any]:
         "aborted_by_client": counters.aborted_by_client,
         "aborted_by_server": counters.aborted_by_server,
     }
+
+
+def describe_moment(operator: Operator, history: History, wall: float) -> dict[str, Any]:
+    """What the dashboard shows, each second: status, and the last sample of everything."""
+    observed, now = operator.observed, operator.now()
+    latest = history.spans["5m"].latest
+    servers = describe_servers(observed, now, history)
+    for server in servers:
+        del server["counters"]
+        server["sample"] = latest((server["backend"], server["name"]))
+    status = describe_status(operator)
+    for backend in status["backends"]:
+        del backend["unserved"]
+        backend["sample"] = latest((backend["name"], None))
+    return {
+        "time": wall,
+        "sampled_at": history.spans["5m"].wall,
+        "status": status,
+        "servers": servers,
+        "last_change": history.changes[-1].number if history.changes else 0,
+        "last_abort": operator.recent.last,
+    }
+
+
+def describe_abort(abort: Abort) -> dict[str, Any]:
+    """One of `recent`, with its termination code in words."""
+    who, phase = abort["termination"][:2]
+    means = f"{WHO.get(who, who)}; waited for {PHASE.get(phase, phase)}"
+    return {**abort, "means": means}
+
+
+@cache
+def version() -> str:
+    try:
+        return metadata.version("hermes-lb")
+    except metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that was never installed

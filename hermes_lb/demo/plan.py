@@ -7,13 +7,13 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hermes_lb.config.units import Address
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hermes_lb.config import Config
-    from hermes_lb.config.models import Backend
-    from hermes_lb.config.units import Address
+    from hermes_lb.config import Backend, Config, Frontend
 
 # What the checks of a busy machine may take beyond their schedule, in seconds.
 _SLACK = 5.0
@@ -64,7 +64,7 @@ def make_plan(config: Config, source: Path) -> Plan:
         server.address: PlannedWorker(server.name, server.address, backend)
         for backend in config.backends.values()
         for server in backend.servers
-        if not server.down
+        if not server.down and isinstance(server.address, Address)
     }
     workers = list(servers.values())
     if not config.admin.enabled:
@@ -85,7 +85,7 @@ def make_plan(config: Config, source: Path) -> Plan:
             )
     return Plan(
         source=source,
-        url=f"http://{frontend.bind[0].as_destination()}",
+        url=_url(frontend, source),
         admin_url=f"http://{config.admin.bind.as_destination()}",
         workers=workers,
         listeners=[
@@ -98,11 +98,22 @@ def make_plan(config: Config, source: Path) -> Plan:
     )
 
 
+def _url(frontend: Frontend, source: Path) -> str:
+    for bind in frontend.bind:
+        if isinstance(bind.address, Address) and not (bind.tls or bind.proxy_protocol):
+            return f"http://{bind.address.as_destination()}"
+    raise Unsuitable(
+        f"the demo's client speaks plain HTTP over TCP: give frontend {frontend.name} an address "
+        f'such as "127.0.0.1:8080" in {source} ([[frontends]] bind)'
+    )
+
+
 def _listeners(config: Config) -> list[Listener]:
     frontends = [
-        Listener(address, f"frontend {frontend.name}", "[[frontends]] bind")
+        Listener(bind.address, f"frontend {frontend.name}", "[[frontends]] bind")
         for frontend in config.frontends
-        for address in frontend.bind
+        for bind in frontend.bind
+        if isinstance(bind.address, Address)
     ]
     return [*frontends, Listener(config.admin.bind, "admin", "[admin] bind")]
 

@@ -22,6 +22,8 @@ _MOST_COLUMNS = 100
 _FEWEST_COLUMNS = 20
 _COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_red", "green")
 _SESSION_ID = re.compile(r"(/sessions/[^/ ]{6})[^/ ]+")
+# Whoever serves some requests only; any state not listed here serves nobody.
+_STATE_STYLES = {"up": "green", "degraded": "yellow", "drain": "yellow"}
 _INDENT = 3
 _STREAM_INDENT = 5
 
@@ -160,9 +162,9 @@ class Screen:
     def servers(self, states: Sequence[ServerState]) -> None:
         shown = Text()
         for state in states:
-            shown.append(self._glyphs.server, "green" if state.is_up else "red")
+            shown.append(self._glyphs.server, _STATE_STYLES.get(state.state, "red"))
             shown.append(f" {state.name} ", self._style(state.name))
-            shown.append(f"{'up' if state.is_up else 'DOWN'}   ")
+            shown.append(f"{state.state}   ")
         self.line(shown)
 
     def logged(self, line: str) -> None:

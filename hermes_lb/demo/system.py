@@ -44,7 +44,7 @@ class ServerState(NamedTuple):
 
     name: str
     address: str
-    is_up: bool
+    state: str  # as the API calls it: up, degraded, drain, ejected, down, maint
     may_serve: bool
 
 
@@ -112,8 +112,7 @@ class System:
         """The balancer's opinion of all servers; empty if it does not answer."""
         servers = await _get(f"{self.plan.admin_url}/api/v1/servers")
         return [
-            ServerState(s["name"], s["address"], s["state"] == "up", s["available"])
-            for s in servers or []
+            ServerState(s["name"], s["address"], s["state"], s["available"]) for s in servers or []
         ]
 
     def logged(self) -> list[str]:
@@ -145,7 +144,7 @@ class System:
     async def _sees(self, worker: PlannedWorker, *, up: bool) -> bool:
         states = [s for s in await self.server_states() if s.address == str(worker.address)]
         return bool(states) and all(
-            (s.is_up and s.may_serve) if up else not s.is_up for s in states
+            (s.state == "up" and s.may_serve) if up else s.state == "down" for s in states
         )
 
     async def _start(self, name: str, *arguments: str, output: Path | None = None) -> Child:

@@ -6,20 +6,22 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-import aiohttp
-from yarl import URL
-
+from hermes_lb.dialing import Dialer, in_words
 from hermes_lb.errors import EXHAUSTION
-from hermes_lb.health.expect import BODY_MAX, Expectation, reported_load
+from hermes_lb.health.expect import Expectation, announces_drain, reported_load
+from hermes_lb.health.lateness import Lateness
+from hermes_lb.health.probe import NoAnswer, ask
 from hermes_lb.health.rise_fall import RiseFall
+from hermes_lb.http1 import ResponseParser
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from hermes_lb import config
     from hermes_lb.pool import Pool, Server
@@ -29,6 +31,8 @@ logger = logging.getLogger("hermes_lb.health")
 USER_AGENT = "hermes-lb-check"
 # Of each interval, either way, so that the checks of many balancers do not fall into step.
 JITTER = 0.1
+# Fields of an answer's head. As the default of `limits.header_count`.
+_MOST_FIELDS = 100
 
 
 def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
@@ -46,21 +50,33 @@ class _Result(NamedTuple):
     passed: bool
     because: str
     timed_out: bool = False
+    announces_drain: bool = False
 
 
 class _Target:
     """One server, what to ask it, and how it has answered so far."""
 
-    def __init__(self, pool: Pool, server: Server, health: config.Health) -> None:
+    def __init__(self, pool: Pool, server: Server, health: config.Health, *, is_new: bool) -> None:
         self.pool = pool
         self.server = server
         self.health = health
-        self.state = RiseFall(health.rise, health.fall, up=health.start == "up")
-        self.url = URL(f"http://{server.config.address}{health.path}", encoded=True)
-        self.headers = {"Host": health.host} if health.host else {}
+        self.is_new = is_new
+        up = health.start == "up" if is_new else server.is_healthy
+        self.state = RiseFall(health.rise, health.fall, up=up)
+        self.maintenances = server.maintenances
+        self.method = health.method.encode()
         self.expected = Expectation(health)
         # HAProxy, `timeout check`: when it is not set, `inter` is the time for the whole check.
         self.timeout = health.timeout or health.interval
+
+    def reach_by(self, dialer: Dialer) -> None:
+        """Connect in this way from the next check on."""
+        self.dialer = dialer.to(self.server.config)
+        health = self.health
+        self.request = (
+            f"{health.method} {health.path} HTTP/1.1\r\nHost: {health.host or self.dialer.host}\r\n"
+            f"User-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        ).encode()
 
     @property
     def name(self) -> str:
@@ -73,18 +89,34 @@ class _Target:
             return health.fast_interval or health.interval
         return self.state.interval(health.interval, health.fast_interval, health.down_interval)
 
+    def start_anew(self) -> None:
+        """It was in maintenance, and what was known of it says nothing any more.
+
+        As in HAProxy it is up, and one failure takes it down; unless it starts down.
+        """
+        self.maintenances = self.server.maintenances
+        self.state = RiseFall(self.health.rise, self.health.fall, up=self.health.start == "up")
+
+
+async def _nothing_moves(server: Server, seconds: float) -> bool:
+    """Where nobody knows of streams."""
+    return False
+
 
 class HealthChecker:
     """Checks every server of the pools whose backend has a health section.
 
-    `configured` has the backend of every name in `pools`; servers that the configuration marks
-    down are left alone. `clock` is monotonic, in seconds. Verdicts go to the server, in the loop's
-    own thread, and every change of state is one line of the log `hermes_lb.health`.
+    `configured` has the backend of every name in `pools`. A server in maintenance is left alone.
+    `clock` is monotonic, in seconds. Verdicts go to the server, in the loop's own thread, and every
+    change of state is one line of the log `hermes_lb.health`.
+
+    A server may announce that it drains: it answers 503 with `X-Hermes-Draining`. That counts
+    towards nothing, and its next good check ends it.
 
     Busy is not dead: `moved(server, seconds)` tells whether a response that the server is in the
     middle of has moved within so many seconds. If so, a check that timed out makes a server that
     is up degraded, and counts towards nothing. `reported(server, load)` hears what an answer says
-    of the server's load.
+    of the server's load. `known` are servers that have been checked before: what was found holds.
     """
 
     def __init__(
@@ -94,25 +126,27 @@ class HealthChecker:
         *,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
-        moved: Callable[[Server, float], bool] = lambda server, seconds: False,
+        moved: Callable[[Server, float], Awaitable[bool]] = _nothing_moves,
         reported: Callable[[Server, float], None] = lambda server, load: None,
+        known: Iterable[Server] = (),
     ) -> None:
         self._rng = rng
         self._moved = moved
         self._reported = reported
         self._clock = clock
+        self._lateness = Lateness()
+        self._parser = ResponseParser(_MOST_FIELDS)
         self._tasks = Tasks()
-        self._session: aiohttp.ClientSession | None = None
-        self._targets = [
-            _Target(pool, server, health)
-            for name, pool in pools.items()
-            if (health := configured[name].health) is not None
-            for server in pool.servers
-            if not server.config.down
-        ]
+        self._is_running = False
+        self._dialers: dict[str, Dialer] = {}
+        self._pools = pools
+        self._targets: dict[Server, _Target] = {}
+        self._known = set(known)  # checked or not
+        self._watches: dict[_Target, asyncio.Task[None]] = {}
+        self._retarget(configured)
 
     def __repr__(self) -> str:
-        state = "running" if self._session else "stopped"
+        state = "running" if self._is_running else "stopped"
         return f"<HealthChecker {state}, {len(self._targets)} servers>"
 
     async def start(self) -> None:
@@ -120,71 +154,133 @@ class HealthChecker:
 
         The first checks are spread over each one's interval.
         """
-        if self._session is not None:
+        if self._is_running:
             raise RuntimeError("the health checks were started already")
-        if not self._targets:
-            return
-        self._session = _new_session()
-        for place, target in enumerate(self._targets):
-            if not target.state.is_up:
-                target.server.await_first_check()
-            delay = first_delay(target.interval, place, len(self._targets), self._rng)
-            self._tasks.spawn(
-                self._watch(target, self._session, delay), name=f"health check of {target.name}"
-            )
+        self._is_running = True
+        self._watch_all()
+
+    async def reconfigure(self, configured: Mapping[str, config.Backend]) -> None:
+        """After a reload: `pools` has other servers by now, or they are checked in other ways.
+
+        What was found out about a server that stays is kept, and `start` is for new ones only. Who
+        is not checked any more counts as up.
+        """
+        before = set(self._targets)
+        self._retarget(configured)
+        gone = self._watches.keys() - self._targets.values()
+        tasks = [self._watches.pop(target) for target in gone]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for server in before - self._targets.keys():
+            server.starts_down = False
+            server.set_up(True, "")
+        if self._is_running:
+            self._watch_all()
 
     async def stop(self) -> None:
         """End all checks and close their connections. The last verdicts stay. Idempotent."""
         await self._tasks.cancel_all()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        self._lateness.stop()
+        self._watches.clear()
+        self._is_running = False
 
-    async def _watch(self, target: _Target, session: aiohttp.ClientSession, delay: float) -> None:
+    def _retarget(self, configured: Mapping[str, config.Backend]) -> None:
+        """Decide whom to check, and how."""
+        before, self._targets = self._targets, {}
+        for name, pool in self._pools.items():
+            health = configured[name].health
+            if health is None:
+                continue
+            dialer = Dialer.of(name, configured[name], self._dialers.get(name))
+            self._dialers[name] = dialer
+            for server in pool.servers:
+                target = before.get(server)
+                if target is None or target.health != health:
+                    target = _Target(pool, server, health, is_new=server not in self._known)
+                target.reach_by(dialer)
+                self._targets[server] = target
+        self._known = {server for pool in self._pools.values() for server in pool.servers}
+
+    def _watch_all(self) -> None:
+        """Begin with those that are not watched yet."""
+        if self._targets:
+            self._lateness.start()
+        new = [target for target in self._targets.values() if target not in self._watches]
+        for place, target in enumerate(new):
+            server = target.server
+            server.starts_down = target.health.start == "down"
+            if server.starts_down and target.is_new:
+                server.await_first_check()
+            delay = first_delay(target.interval, place, len(new), self._rng)
+            self._watches[target] = self._tasks.spawn(
+                self._watch(target, delay), name=f"health check of {target.name}"
+            )
+
+    async def _watch(self, target: _Target, delay: float) -> None:
         while True:
             await asyncio.sleep(delay)
             try:
-                if (result := await self._check(target, session)) is not None:
-                    self._judge(target, result)
+                await self._look_at(target)
             except Exception:  # a bug must not end the checks of this server
                 logger.exception("the check of %s went wrong", target.name)
             delay = jittered(target.interval, self._rng)
 
-    async def _check(self, target: _Target, session: aiohttp.ClientSession) -> _Result | None:
+    async def _look_at(self, target: _Target) -> None:
+        """One check and its verdict, unless the server is or has been in maintenance meanwhile."""
+        server = target.server
+        if server.admin == "maint":
+            return
+        if target.maintenances != server.maintenances:
+            target.start_anew()
+        result = await self._check(target)
+        if result is None:
+            return
+        is_busy = result.timed_out and target.state.is_up and await self._is_streaming(target)
+        if target.maintenances == server.maintenances:
+            self._judge(target, result, is_busy=is_busy)
+
+    async def _check(self, target: _Target) -> _Result | None:
         """None: it could not be asked, for a reason of ours, which says nothing of the server."""
-        started = self._clock()
+        started = self._own_time()
         try:
-            async with (
-                asyncio.timeout(target.timeout),
-                session.request(
-                    target.health.method, target.url, headers=target.headers, allow_redirects=False
-                ) as response,
-            ):
-                body = await _beginning_of_body(response)
+            async with self._lateness.timeout(target.timeout):
+                answer = await ask(target.dialer, target.method, target.request, self._parser)
         except Exception as error:  # of any kind: the check failed, and that is all
-            if (cause := _os_error(error)) is not None and cause.errno in EXHAUSTION:
-                logger.warning("%s was not checked: %s", target.name, os.strerror(cause.errno))
+            if isinstance(error, OSError) and error.errno in EXHAUSTION:
+                logger.warning("%s was not checked: %s", target.name, os.strerror(error.errno))
                 return None
-            timed_out = isinstance(error, TimeoutError)
-            return _Result(False, _describe(error, target.timeout), timed_out)
-        status = response.status
-        load = reported_load(response.headers.getall("X-Hermes-Load", []), body)
+            # The kernel's own, for a connection, has a number.
+            if isinstance(error, TimeoutError) and error.errno is None:
+                return _Result(False, f"timeout after {target.timeout:g}s", timed_out=True)
+            return _Result(False, _describe(error))
+        took = self._own_time() - started
+        status = answer.head.status
+        load = reported_load(answer.header("X-Hermes-Load"), answer.body)
         if load is not None:
             self._reported(target.server, load)
-        fault = target.expected.fault(status, lambda name: response.headers.getall(name, []), body)
+        if status == 503 and announces_drain(answer.header("X-Hermes-Draining")):
+            return _Result(False, "503, it announces its drain", announces_drain=True)
+        fault = target.expected.fault(status, answer.header, answer.body)
         if fault is not None:
             return _Result(False, fault)
-        return _Result(True, f"{status} in {(self._clock() - started) * 1000:.0f} ms")
+        return _Result(True, f"{status} in {took * 1000:.0f} ms")
 
-    def _judge(self, target: _Target, result: _Result) -> None:
+    def _own_time(self) -> float:
+        """A clock that stands still while the loop does."""
+        return self._clock() - self._lateness.lost(asyncio.get_running_loop().time())
+
+    def _judge(self, target: _Target, result: _Result, *, is_busy: bool) -> None:
         server, state, because = target.server, target.state, result.because
         before = server.state
         server.last_check = because
-        if result.passed:
+        if result.announces_drain:
+            server.announce_drain(because)
+        elif result.passed:
             state.passed()
             if state.is_up:
                 server.set_up(True, because)
-        elif result.timed_out and state.is_up and self._is_streaming(target):
+        elif is_busy:
             because += ", but its streams go on"
             server.set_degraded(because)
         else:
@@ -194,74 +290,21 @@ class HealthChecker:
         if server.state != before:
             _log_change(target, because)
 
-    def _is_streaming(self, target: _Target) -> bool:
-        return self._moved(target.server, max(target.health.interval, target.timeout))
+    async def _is_streaming(self, target: _Target) -> bool:
+        return await self._moved(target.server, max(target.health.interval, target.timeout))
 
 
-def _new_session() -> aiohttp.ClientSession:
-    """For checks: nothing is kept, followed, decoded, repeated or limited behind our back."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),  # `_check` has its own
-        auto_decompress=False,
-        headers={"User-Agent": USER_AGENT},
-        skip_auto_headers=["Accept-Encoding"],
-        middlewares=[_only_once],
-    )
-
-
-class _ConnectionLost(Exception):
-    """Wraps an aiohttp error that aiohttp would answer with a second attempt."""
-
-
-async def _only_once(
-    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """aiohttp (3.14, `ClientSession._request`) repeats a GET or HEAD whose connection was lost,
-    even a fresh one: half of a server's failures would be hidden."""
-    try:
-        return await send(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _ConnectionLost from error
-
-
-async def _beginning_of_body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > BODY_MAX:
-            break
-    return bytes(body[:BODY_MAX])
-
-
-def _describe(error: Exception, timeout: float) -> str:
-    """A few words for a person: "connection refused", "timeout after 5s", "not HTTP: ..."."""
-    cause = _os_error(error)
-    if isinstance(error, _ConnectionLost) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    if isinstance(error, TimeoutError):
-        return f"timeout after {timeout:g}s"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "connection closed before a response"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "connection closed within the response body"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"no valid HTTP response: {_one_line(error.message)}"
-    if isinstance(cause, socket.gaierror):
+def _describe(error: Exception) -> str:
+    """A few words for a person: "connection refused", "no valid HTTP response: ..."."""
+    if isinstance(error, NoAnswer):
+        return _one_line(str(error))
+    if isinstance(error, socket.gaierror):
         return "the host name can't be resolved"
-    if cause is not None and cause.errno is not None:
-        return os.strerror(cause.errno).lower()
+    if isinstance(error, OSError):
+        words = in_words(error)
+        is_of_kernel = error.errno is not None and not isinstance(error, ssl.SSLError)
+        return words.lower() if is_of_kernel else words
     return _one_line(str(error)) or type(error).__name__
-
-
-def _os_error(error: BaseException | None) -> OSError | None:
-    """What the kernel said, if that is what is behind it."""
-    if isinstance(error, _ConnectionLost):
-        error = error.__cause__
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error
-    return error if isinstance(error, OSError) else None
 
 
 def _one_line(text: str) -> str:
@@ -271,9 +314,14 @@ def _one_line(text: str) -> str:
 
 
 def _log_change(target: _Target, because: str) -> None:
-    """As HAProxy says it: a server that left is a warning, the last one that left an error."""
-    up = sum(server.is_up for server in target.pool.servers)
+    """As HAProxy says it: a server that left is a warning, the last one that left an error.
+
+    One that drains has said so before it leaves, and is none of the others' trouble.
+    """
+    up = sum(server.is_up and not server.is_draining for server in target.pool.servers)
     state = target.server.state
     left = f"{up or 'no'} server{'' if up == 1 else 's'} up"
-    level = logging.INFO if state == "up" else logging.WARNING if up else logging.ERROR
+    level = logging.INFO if state in ("up", "drain") else logging.WARNING
+    if not up:
+        level = logging.ERROR
     logger.log(level, "%s is %s: %s; %s", target.name, state.upper(), because, left)

@@ -11,7 +11,8 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.models import status_range
+from hermes_lb.balancing.least_load import load_from
+from hermes_lb.config import status_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,18 +21,27 @@ if TYPE_CHECKING:
 
 # Enough for any honest health page; the rest of a longer one is neither awaited nor looked at.
 BODY_MAX = 64 * 1024
-#: In requests; more than that is no load, but a mistake.
-MOST_LOAD = 1e9
 
 
 def reported_load(headers: Sequence[str], body: bytes) -> float | None:
-    """How much the server says that it has to do: `X-Hermes-Load`, or "load" in a JSON body."""
-    try:
-        text = headers[0] if headers else json.loads(body).get("load")
-        load = float(text)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return None
-    return load if 0.0 <= load <= MOST_LOAD else None
+    """How much the server says that it has to do, in requests; None if it says nothing of it.
+
+    `X-Hermes-Load` counts, or without one "load" in a JSON body, a number and not a string.
+    """
+    if headers:
+        load: object = headers[0].encode(errors="replace")
+    else:
+        try:
+            # A number stays as it is written, and is the only thing that becomes bytes.
+            load = json.loads(body, parse_int=str.encode, parse_float=str.encode)["load"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+    return load_from(load) if isinstance(load, bytes) else None
+
+
+def announces_drain(values: Sequence[str]) -> bool:
+    """Whether the values of `X-Hermes-Draining`, in an answer of 503, ask for no new requests."""
+    return any(value.strip().lower() not in ("0", "false") for value in values)
 
 
 class Expectation:

@@ -40,6 +40,8 @@ PASSIVE: Final = 18
 IDEMPOTENCY_KEY: Final = 18
 CACHE_FIELD: Final = 19  # its value says whether a shared cache may store the response
 VALIDATOR: Final = 20  # that it is there says so
+TRACEPARENT: Final = 21
+TRACESTATE: Final = 22
 
 # RFC 9110 section 7.6.1: what belongs to one hop only. A body's framing is re-emitted by us, and
 # its trailers are dropped, so TE and Trailer end here too.
@@ -70,6 +72,8 @@ REQUEST_FIELDS = {
     b"forwarded": FORWARDED,
     b"max-forwards": MAX_FORWARDS,
     b"idempotency-key": IDEMPOTENCY_KEY,
+    b"traceparent": TRACEPARENT,
+    b"tracestate": TRACESTATE,
 }
 
 RESPONSE_FIELDS = {
@@ -87,9 +91,10 @@ RESPONSE_FIELDS = {
 NEVER_NOMINATED = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"authorization", b"cookie", b"set-cookie",
      b"cache-control", b"content-type", b"via", b"x-request-id", b"x-real-ip", b"forwarded",
-     b"idempotency-key", b"mcp-session-id", b"last-event-id")
+     b"idempotency-key", b"mcp-session-id", b"last-event-id", b"traceparent", b"tracestate")
 )  # fmt: skip
-NEVER_NOMINATED_PREFIXES = (b"x-forwarded-", b"x-hermes-")
+_SAID_BY_PROXIES = (b"x-forwarded-", b"x-ssl-client-")
+NEVER_NOMINATED_PREFIXES = (*_SAID_BY_PROXIES, b"x-hermes-")
 
 BLANKS: Final = b" \t"  # that may stand around a value (RFC 9110 section 5.5)
 # A name, as a pattern (section 5.6.2, `token`).
@@ -110,6 +115,7 @@ class Plan:
     - `pick` and `template`: of the values, those that are forwarded, and how; `pick` None: all.
     - `cache_fields`: (name in lower case, position) of those that say what a cache may do.
     - `has_validator`, `has_idempotency_key`: what the names alone answer.
+    - `traceparents`: positions of these, or of none; None if there is no tracestate either.
     """
 
     __slots__ = (
@@ -122,6 +128,7 @@ class Plan:
         "others",
         "pick",
         "template",
+        "traceparents",
         "transfer_encoding",
     )
 
@@ -149,6 +156,10 @@ class Plan:
         self.cache_fields = tuple((lower[i], i) for i in numbered if kinds[i] == CACHE_FIELD)
         self.has_validator = VALIDATOR in kinds
         self.has_idempotency_key = IDEMPOTENCY_KEY in kinds
+        has_trace = TRACEPARENT in kinds or TRACESTATE in kinds
+        self.traceparents = (
+            tuple(i for i in numbered if kinds[i] == TRACEPARENT) if has_trace else None
+        )
         forwarded = [
             i
             for i in numbered
@@ -182,7 +193,7 @@ def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
         is_twin = read_as in known and read_as != lower
         if is_twin or read_as.startswith(b"proxy-") or read_as == b"proxy":
             return DROP  # credentials or settings of a proxy: for one hop
-        if read_as.startswith(b"x-forwarded-"):
+        if read_as.startswith(_SAID_BY_PROXIES):
             return FORWARDED_MORE if read_as == lower else DROP
     return kind
 

@@ -100,9 +100,9 @@ def build_response(
     """
     status, length = head.status, head.length
     parts = [_status_line(status, head.reason), forwarded, added]
-    if status == 101:
-        parts.append(_UPGRADE)
-    elif length >= 0:
+    if status == 101:  # then the connection is HTTP's no more, whether it would be kept or not
+        return b"".join((*parts, _UPGRADE, b"\r\n"))
+    if length >= 0:
         if status >= 200 and status != 204:
             parts.append(b"Content-Length: %d\r\n" % length)
     elif to_http11 and body_length in (CHUNKED, UNTIL_CLOSE):

@@ -17,16 +17,19 @@ def key_finder(source: str) -> FindKey:
     """`"header:NAME"`, `"cookie:NAME"`, `"query:NAME"` or `"path:/sessions/{id}"` -> what finds it.
 
     It is asked with a whole request head (a body may follow) and gives the key, b"" if there is
-    none. In a path `{id}` is the key, and `*` any other segment; more may follow behind it.
+    none. Of several fields, cookies or parameters of the name the first counts, even if it is
+    empty: so do nginx's variables and HAProxy's `url_param` (its `req.cook` takes the last), and
+    user agents send the cookie of the longest path first (RFC 6265 section 5.4). In a path `{id}`
+    is the key, and `*` any other segment; more may follow behind it.
     """
     kind, _, name = source.partition(":")
     escaped = re.escape(name.encode())
     if kind == "header":
         pattern = rb"\r\n(?i:" + escaped + rb"):([^\r\n]*)"
     elif kind == "cookie":
-        pattern = rb"\r\n(?i:cookie):(?:[^\r\n]*?;)?[ \t]*" + escaped + rb"=([^\r\n;]*)"
+        pattern = rb"\r\n(?i:cookie):(?:[^\r\n;]*;)*?[ \t]*" + escaped + rb"=([^\r\n;]*)"
     elif kind == "query":
-        pattern = rb"\A[^ ]+ [^ ?]*\?(?:[^ ]*?&)?" + escaped + rb"=([^ &]*)"
+        pattern = rb"\A[^ ]+ [^ ?]*\?(?:[^ &]*&)*?" + escaped + rb"=([^ &]*)"
     elif kind == "path":
         pattern = rb"\A[^ ]+ " + _path_pattern(name) + rb"(?=[/? ])"
     else:

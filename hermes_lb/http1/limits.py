@@ -1,6 +1,6 @@
 """Bounds of the parser that no user has a reason to change, each with its precedents.
 
-Those that one may want to change are in the configuration (`hermes_lb.config.models.Limits`).
+Those that one may want to change are in the configuration (`hermes_lb.config.process.Limits`).
 """
 
 # Of one chunk's extension, in bytes. Nobody uses them; Go bounds them after CVE-2023-39326.

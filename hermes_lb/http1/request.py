@@ -46,6 +46,7 @@ from hermes_lb.http1.rules import (
     refused_coding,
     split_absolute,
 )
+from hermes_lb.http1.trace_context import TRACE_FIELDS, trace_id_of
 
 if TYPE_CHECKING:
     from hermes_lb.config import Limits
@@ -76,6 +77,7 @@ class RequestHead:
         "rare",
         "request_id",
         "target",
+        "trace_id",
         "upgrade",
     )
 
@@ -93,6 +95,7 @@ class RequestHead:
         self.upgrade = b""
         self.cookies: list[bytes] | None = None
         self.request_id = b""
+        self.trace_id = b""
         self.rare: RareFields | None = None
 
     @property
@@ -203,6 +206,7 @@ def _copy(head: RequestHead, method: bytes, target: bytes) -> RequestHead:
     copy.upgrade = head.upgrade
     copy.cookies = head.cookies
     copy.request_id = head.request_id
+    copy.trace_id = head.trace_id
     copy.rare = head.rare
     return copy
 
@@ -243,6 +247,10 @@ def _interpret(
         connection = connections[joined_connection(plan, values)]
         _apply_connection(head, connection, upgrade, names, values)
         without = connection.nominated
+    if plan.traceparents is not None:
+        head.trace_id = trace_id_of([values[i].strip(BLANKS) for i in plan.traceparents])
+        if not head.trace_id:
+            without |= TRACE_FIELDS
     if head.method == b"TRACE" or (head.rare is not None and head.rare.hops_left is not None):
         without |= _decide_for_trace(head)
     if without:

@@ -69,11 +69,15 @@ class Agents:
         try:
             store = await self._start("redis", "--port", "0")
             started = [self._start_worker(number, store) for number in range(self._count)]
-            urls = await asyncio.gather(*started)
+            # All of them: whoever still starts would not be ended.
+            urls = await asyncio.gather(*started, return_exceptions=True)
+            for url in urls:
+                if isinstance(url, BaseException):
+                    raise url
+                self.addresses.append(url.removeprefix("http://"))
         except BaseException:
             await self._end()
             raise
-        self.addresses = [url.removeprefix("http://") for url in urls]
         return self
 
     async def __aexit__(
@@ -101,16 +105,27 @@ class Agents:
         self._processes.append(process)
         assert process.stdout is not None
         assert process.stderr is not None
-        async with asyncio.timeout(_PATIENCE):
-            line = (await process.stdout.readline()).decode()
-            found = _PLACE.search(line)
-            if found is None:
-                said = (await process.stderr.read()).decode().strip()
-                raise RuntimeError(f"a worker did not start: {said or line.strip()}")
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                line = (await process.stdout.readline()).decode()
+                found = _PLACE.search(line)
+                if found is None:
+                    said = (await process.stderr.read()).decode().strip()
+                    raise RuntimeError(f"a worker did not start: {said or line.strip()}")
+        except TimeoutError:
+            raise RuntimeError(f"a worker did not start within {_PATIENCE:g} s") from None
         return found[1]
 
     async def _end(self) -> None:
-        for process in self._processes:
-            if process.returncode is None:
-                process.terminate()
-        await asyncio.gather(*(process.communicate() for process in self._processes))
+        """In order; at once if that is cancelled too."""
+        running = [process for process in self._processes if process.returncode is None]
+        for process in running:
+            process.terminate()
+        try:
+            await asyncio.gather(*(process.communicate() for process in running))
+        except asyncio.CancelledError:
+            for process in running:
+                if process.returncode is None:
+                    process.kill()
+            await asyncio.gather(*(process.wait() for process in running))
+            raise

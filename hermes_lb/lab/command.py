@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hermes_lb import signals
 from hermes_lb.lab.experiment import Experiment
 from hermes_lb.lab.html import page, picture
 from hermes_lb.lab.report import print_result
@@ -16,10 +20,12 @@ from hermes_lb.lab.scenarios import SCENARIOS
 from hermes_lb.lab.trace import read_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from types import FrameType
 
 _PIPE_WIDTH = 132  # columns
+_INTERRUPTED = 130  # as of a shell's command that SIGINT has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class Asked:
     requests: int | None
     seed: int
     trace: Path | None
+    backend: str | None  # of the trace
     live: bool
     agents: bool
     why: int | None
@@ -39,27 +46,56 @@ class Asked:
 
 
 def run(asked: Asked) -> int:
-    """Run what is asked; exit status 1 if live and virtual do not agree.
+    """Run what is asked, in the main thread, until SIGINT or SIGTERM ends it and all of its own.
 
-    Raises OSError if a file can't be read or written, ValueError if the trace has no request.
+    Returns the exit status: 1 if live and virtual do not agree, 130 if it was interrupted. Raises
+    OSError if a file can't be read or written, ValueError if the trace has no request.
     """
     errors = Console(stderr=True)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)  # a table that is wrapped is read by nobody
-    if asked.live:
-        return _live(asked, console)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=errors, transient=True) as shown:
-        task = shown.add_task("", total=1.0)
+    try:
+        with _sigterm_interrupts():
+            signals.release()
+            return (_live if asked.live else _virtual)(asked, console, errors)
+    except KeyboardInterrupt:
+        errors.print("hermes-lb: the laboratory was interrupted", highlight=False, soft_wrap=True)
+        return _INTERRUPTED
 
-        def progress(scenario: str, strategy: str, share: float) -> None:
-            shown.update(task, description=f"{scenario}: {strategy}", completed=share)
 
-        results = _results(asked, progress)
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM does what SIGINT does; its default would leave agents behind."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)  # in a loop asyncio's, which cancels what runs
+    # A script's job in the background ignores SIGINT, and may be ended all the same.
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+
+def _virtual(asked: Asked, console: Console, errors: Console) -> int:
+    experiment = Experiment(
+        asked.strategies, asked.servers or 10, asked.requests or 20_000, asked.seed, asked.why
+    )
+    if asked.trace is None:
+        plays = [partial(experiment.scenario, name) for name in asked.scenarios or SCENARIOS]
+    else:
+        with asked.trace.open(encoding="utf-8", errors="replace") as lines:
+            trace = read_trace(lines, asked.requests, asked.backend)
+        experiment.servers = asked.servers or max(2, len(set(trace.servers)))
+        plays = [partial(experiment.trace, trace, asked.trace.name)]
+    _can_write(asked.output / "lab.json")
+    with _progress(experiment, errors):
+        results = [play() for play in plays]
     for result in results:
         print_result(console, result)
-    asked.output.mkdir(parents=True, exist_ok=True)
     _write(asked.output / "lab.json", json.dumps({"results": results}) + "\n", console)
     _write(asked.output / "lab.html", page(results), console)
     for result in results:
@@ -69,32 +105,43 @@ def run(asked: Asked) -> int:
     return 0
 
 
-def _results(asked: Asked, progress: Callable[[str, str, float], None]) -> list[dict[str, Any]]:
-    experiment = Experiment(
-        asked.strategies,
-        asked.servers or 10,
-        asked.requests or 20_000,
-        asked.seed,
-        asked.why,
-        progress,
-    )
-    if asked.trace is None:
-        return [experiment.scenario(name) for name in asked.scenarios or SCENARIOS]
-    with asked.trace.open(encoding="utf-8", errors="replace") as lines:
-        trace = read_trace(lines, asked.requests)
-    experiment.servers = asked.servers or max(2, len(set(trace.servers)))
-    return [experiment.trace(trace, asked.trace.name)]
+def _can_write(path: Path) -> None:
+    """Raises OSError if it can't, before anything has run for it. Makes the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    path.open("a").close()
+    if is_new:
+        path.unlink()  # a run that is interrupted leaves no empty file
 
 
-def _live(asked: Asked, console: Console) -> int:
+@contextmanager
+def _progress(experiment: Experiment, errors: Console) -> Iterator[None]:
+    """A bar for who looks on; in a pipe a line for each strategy that is through."""
+    if not errors.is_terminal:
+        experiment.finished = lambda scenario, strategy: errors.print(
+            f"{scenario}: {strategy}", highlight=False, soft_wrap=True
+        )
+        yield
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=errors, transient=True) as shown:
+        task = shown.add_task("", total=1.0)
+        experiment.progress = lambda scenario, strategy, share: shown.update(
+            task, description=f"{scenario}: {strategy}", completed=share
+        )
+        yield
+
+
+def _live(asked: Asked, console: Console, errors: Console) -> int:
     from hermes_lb.lab.live import compare, print_comparison
 
     requests = asked.requests or (200 if asked.agents else 600)
+    _can_write(asked.output / "live.json")
     rows = compare(
-        asked.strategies, asked.servers or 4, requests, asked.seed, with_agents=asked.agents
-    )
+        asked.strategies, asked.servers or 4, requests, asked.seed, with_agents=asked.agents,
+        tell=partial(errors.print, highlight=False, soft_wrap=True),
+    )  # fmt: skip
     print_comparison(console, rows)
-    asked.output.mkdir(parents=True, exist_ok=True)
     _write(asked.output / "live.json", json.dumps(rows, indent=1) + "\n", console)
     return int(not all(row["agrees"] for row in rows))
 

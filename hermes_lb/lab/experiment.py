@@ -32,6 +32,7 @@ class Experiment:
     seed: int = 1
     why: int | None = None  # the number of the request to explain, from 1
     progress: Progress = field(default=lambda *_: None)
+    finished: Callable[[str, str], None] = field(default=lambda *_: None)  # scenario, strategy
 
     def scenario(self, name: str) -> dict[str, Any]:
         """A scenario by its name, as JSON."""
@@ -54,7 +55,7 @@ class Experiment:
         total = len(trace.servers)
         result = {
             "scenario": name,
-            "text": f"{total} requests of a trace; {trace.skipped} lines could not be used.",
+            "text": _of_a_trace(trace),
             "lengths": "as they were",
             "slots": 0,
             "logged_shares": {
@@ -80,7 +81,7 @@ class Experiment:
             )
             why = Why(run, self.why - 1) if self.why is not None else None
             results[strategy] = run.play(fleet.changes).summary()
-            self.progress(name, strategy, 1.0)
+            self.finished(name, strategy)
             if why is not None:
                 decisions[strategy] = why.lines
         return {
@@ -102,3 +103,13 @@ class Experiment:
             Random(f"{self.seed} {strategy}"),
             sticky=sticky,
         )
+
+
+def _of_a_trace(trace: Trace) -> str:
+    """What of the log is played, in a sentence or two."""
+    text = f"{len(trace.servers)} requests of a trace; {trace.skipped} lines could not be used"
+    if trace.apart:
+        text += f", and {trace.apart} are a week or more away from the others"
+    if len(trace.backends) > 1:
+        text += f". One pool serves the backends {', '.join(trace.backends)}; --backend takes one"
+    return f"{text}."

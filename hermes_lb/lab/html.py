@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from hermes_lb.lab.plots import bands, percentile_plot
+from hermes_lb.lab.plots import in_flight, percentile_plot, shares
 from hermes_lb.lab.report import condition, seconds
 
 if TYPE_CHECKING:
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1d2430; --soft: #667085;
-  --line: #d9dde3; --mean: #1f6feb; --band: #1f6feb33; --most: #b4481e; --mark: #8a6d00; }
+  --line: #d9dde3; --shade: #1d243044; --mean: #1f6feb; --band: #1f6feb33; --most: #b4481e;
+  --mark: #8a6d00; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171c; --ink: #e6e9ee; --soft: #98a2b3;
-  --line: #343b46; --mean: #6cb0ff; --band: #6cb0ff33; --most: #ff9a66; --mark: #d9b640; } }
+  --line: #343b46; --shade: #e6e9ee55; --mean: #6cb0ff; --band: #6cb0ff33; --most: #ff9a66;
+  --mark: #d9b640; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background: var(--paper);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
@@ -23,11 +25,19 @@ h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 3rem 0 0; }
 h3 { font-size: .95rem; margin: 1.75rem 0 .5rem; }
 p { margin: .25rem 0; max-width: 60rem; } .soft, figcaption { color: var(--soft); }
 nav a { color: var(--mean); margin-right: .9rem; white-space: nowrap; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 1rem; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th { font-weight: 600; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+/* A shade at the side where there is more, which the paper covers at the end of the way. */
+.wide { overflow-x: auto; margin-top: .75rem; background:
+  linear-gradient(90deg, var(--paper) 1.5rem, transparent) 0 0 / 3rem 100% no-repeat local,
+  linear-gradient(270deg, var(--paper) 1.5rem, transparent) 100% 0 / 3rem 100% no-repeat local,
+  linear-gradient(90deg, var(--shade), transparent) 0 0 / 1rem 100% no-repeat,
+  linear-gradient(270deg, var(--shade), transparent) 100% 0 / 1rem 100% no-repeat; }
+.wide svg { min-width: 36rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
+th { font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: var(--paper); }
 td.best { font-weight: 700; } td.bad { color: var(--most); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr));
   gap: 1rem 1.5rem; }
@@ -82,12 +92,9 @@ def picture(result: dict[str, Any]) -> str:
 
 def _section(number: int, result: dict[str, Any]) -> str:
     rows = result["strategies"]
-    panels = "".join(
-        f"<figure><b>{escape(name)}</b>{svg}</figure>" for name, svg in bands(result).items()
-    )
     plots = "".join(
-        f"<h3>{title}</h3><figure>{percentile_plot(rows, kind)}"
-        "<figcaption>left p50, right p99</figcaption></figure>"
+        f"<h3>{title}</h3>{_wide(title, percentile_plot(rows, kind))}"
+        '<p class="soft">left p50, right p99</p>'
         for title, kind in (("Latency", "latency"), ("Time to first token", "first_token"))
         if kind == "latency" or any(row[kind] != row["latency"] for row in rows.values())
     )
@@ -95,10 +102,22 @@ def _section(number: int, result: dict[str, Any]) -> str:
         f'<section id="r{number}"><h2>{escape(result["scenario"])}</h2>'
         f"<p>{escape(result['text'])}</p><p class='soft'>{escape(condition(result))}</p>"
         f"{_logged(result)}"
-        f'<div class="wide">{_table(rows)}</div>'
+        f"{_wide('Figures', _table(rows))}"
+        "<h3>Share over time: of the server that got the most in each two-hundredth of the run, "
+        f"above an equal share</h3>{_grid(shares(result))}"
         "<h3>In flight over time: the average server, the fullest one, and the range between the "
-        f'least and the most</h3><div class="grid">{panels}</div>{plots}{_why(result)}</section>'
+        f"least and the most</h3>{_grid(in_flight(result))}{plots}{_why(result)}</section>"
     )
+
+
+def _grid(plots: dict[str, str]) -> str:
+    panels = (f"<figure><b>{escape(name)}</b>{svg}</figure>" for name, svg in plots.items())
+    return f'<div class="grid">{"".join(panels)}</div>'
+
+
+def _wide(label: str, content: str) -> str:
+    """What scrolls by itself where it has no room; by the keyboard, too."""
+    return f'<div class="wide" role="region" aria-label="{label}" tabindex="0">{content}</div>'
 
 
 def _table(rows: dict[str, Any]) -> str:

@@ -11,31 +11,61 @@ from hermes_lb.lab.report import seconds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    Samples = list[dict[str, Any]]
+    Band = tuple[float, float, float, float]  # at, and there the low, the middle and the high
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 280, 120, 34, 18
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 280, 120, 40, 18
 _TOP: Final = 14  # for the words at the marks
-# A strategy whose fullest server is so many times above the middle one's gets a scale of its own.
+# A strategy whose highest value is so many times above the middle one's gets a scale of its own.
 _OUTLIER: Final = 4
 
 
-def bands(result: dict[str, Any]) -> dict[str, str]:
-    """A small plot of requests in flight for each strategy, on one scale where that can be read."""
-    most = {
-        name: max((sample["most"] for sample in row["samples"]), default=0)
-        for name, row in result["strategies"].items()
-    }
+def in_flight(result: dict[str, Any]) -> dict[str, str]:
+    """A plot for each strategy: the requests in flight at the least, the average, the most."""
+    return _small_multiples(
+        "requests in flight over time",
+        {
+            name: [(s["at"], s["least"], s["mean"], s["most"]) for s in row["samples"]]
+            for name, row in result["strategies"].items()
+        },
+        "{:,}",
+        result,
+    )
+
+
+def shares(result: dict[str, Any]) -> dict[str, str]:
+    """A plot for each strategy: the largest share of what was sent since the sample before, in per
+    cent, above the share of each of equals. A sample before which nothing was sent has none."""
+    return _small_multiples(
+        "largest share over time",
+        {
+            name: [
+                (s["at"], 100 / s["servers"], 100 / s["servers"], 100 * s["most_share"])
+                for s in row["samples"]
+                if s["most_share"]
+            ]
+            for name, row in result["strategies"].items()
+        },
+        "{:.3g}%",
+        result,
+    )
+
+
+def _small_multiples(
+    label: str, bands: dict[str, list[Band]], unit: str, result: dict[str, Any]
+) -> dict[str, str]:
+    """On one scale, but for strategies beside which the others could not be read."""
+    most = {name: max((top for *_, top in band), default=0) for name, band in bands.items()}
     middle = sorted(most.values())[len(most) // 2]
     usual = max((m for m in most.values() if m <= _OUTLIER * middle), default=1) or 1
     return {
-        name: _band(
-            row["samples"], max(usual, most[name] if most[name] > usual else 0), usual, result
-        )
-        for name, row in result["strategies"].items()
+        name: _svg(_WIDTH, _HEIGHT, label, _band(band, max(usual, most[name]), usual, unit, result))
+        for name, band in bands.items()
     }
 
 
-def _band(samples: Samples, top: int, usual: int, result: dict[str, Any]) -> str:
+def _band(
+    band: list[Band], top: float, usual: float, unit: str, result: dict[str, Any]
+) -> list[str]:
     length = result["seconds"] or 1.0
 
     def x(at: float) -> float:
@@ -44,29 +74,28 @@ def _band(samples: Samples, top: int, usual: int, result: dict[str, Any]) -> str
     def y(value: float) -> float:
         return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * value / top
 
-    highs = [(x(s["at"]), y(s["most"])) for s in samples]
-    lows = [(x(s["at"]), y(s["least"])) for s in samples]
-    means = [(x(s["at"]), y(s["mean"])) for s in samples]
+    lows = [(x(at), y(low)) for at, low, _, _ in band]
+    middles = [(x(at), y(middle)) for at, _, middle, _ in band]
+    highs = [(x(at), y(high)) for at, _, _, high in band]
     parts = [
         _line("axis", _LEFT, y(0), _WIDTH, y(0)),
         _text(_LEFT - 5, y(0) + 4, "0", "end"),
-        _text(_LEFT - 5, y(top) + 4, f"{top:,}", "end"),
+        _text(_LEFT - 5, y(top) + 4, unit.format(top), "end"),
         _text(_LEFT, _HEIGHT - 4, "0", "start"),
         _text(_WIDTH, _HEIGHT - 4, seconds(length), "end"),
         f'<polygon class="band" points="{_points([*highs, *reversed(lows)])}"/>',
         f'<polyline class="most" points="{_points(highs)}"/>',
-        f'<polyline class="mean" points="{_points(means)}"/>',
+        f'<polyline class="mean" points="{_points(middles)}"/>',
     ]
     if top > usual:
-        middle = (_LEFT + _WIDTH) / 2
-        parts.append(_text(middle, _HEIGHT - 4, "a scale of its own", "middle"))
+        parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 4, "a scale of its own", "middle"))
     free = _LEFT * 1.0
     for at, word in result["marks"]:
         parts.append(_line("mark", x(at), _TOP, x(at), y(0)))
         if x(at) >= free:
             parts.append(_text(x(at), 9, word, "start" if x(at) < _WIDTH * 0.7 else "end"))
             free = x(at) + 6.0 * len(word) + 8
-    return _svg(_WIDTH, _HEIGHT, "requests in flight over time", parts)
+    return parts
 
 
 def percentile_plot(rows: dict[str, Any], kind: str) -> str:

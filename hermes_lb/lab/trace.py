@@ -3,6 +3,9 @@
 A request arrives when its line says and takes its Tr + the time of its answer, which is Ta less
 what it waited before (TR, Tw, Tc). That is what the server of that day needed, its own queue
 included; so a trace is played to machines that do any number of requests at a time.
+
+A line may have a wrong date: a clock that was not set, a damaged file. A week without a request
+parts what is before from what is after it, and only the part with the most requests is played.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import re
 from array import array
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hermes_lb.lab.workloads import Workload
 from hermes_lb.observe.httplog import MONTHS, NO_SERVER
@@ -18,20 +22,25 @@ from hermes_lb.observe.httplog import MONTHS, NO_SERVER
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# A syslog server may have put its own words before.
+_MOST_GAP: Final = 7 * 86_400.0  # seconds
+# A syslog server may have put its own words before. Ten digits of milliseconds are 115 days.
 _LINE = re.compile(
     r"(?:^|\s)(?P<client>[0-9A-Fa-f.:]+|-|unix):\d+ "
     r"\[(?P<day>\d\d)/(?P<month>[A-Z][a-z]{2})/(?P<year>\d{4}):(?P<clock>\d\d:\d\d:\d\d\.\d{3})\] "
-    r"\S+ [^/ ]+/(?P<server>\S+) (?P<times>-?\d+/-?\d+/-?\d+/-?\d+/\+?-?\d+) -?\d+ "
+    r"\S+ (?P<backend>[^/ ]+)/(?P<server>\S+) "
+    r"(?P<times>-?\d{1,10}/-?\d{1,10}/-?\d{1,10}/-?\d{1,10}/\+?-?\d{1,10}) -?\d+ ",
+    re.ASCII,
 )
 
 
 class Trace(NamedTuple):
-    """What a log says: the workload, who served it, and how many lines could not be used."""
+    """What a log says: the workload, who served it, and which lines are not in it."""
 
     workload: Workload
-    servers: list[str]  # of each request, in order of arrival
-    skipped: int
+    servers: list[str]  # of each request, in order of arrival; backend/server if there are several
+    backends: list[str]  # whose requests are in it, by name
+    skipped: int  # lines that could not be used
+    apart: int  # requests more than a week away from the others
 
 
 class _Entry(NamedTuple):
@@ -39,11 +48,15 @@ class _Entry(NamedTuple):
     first: float
     length: float
     client: str
+    backend: str
     server: str
 
 
-def read_trace(lines: Iterable[str], most: int | None = None) -> Trace:
-    """The first `most` requests that a server answered. Raises ValueError if there is none."""
+def read_trace(lines: Iterable[str], most: int | None = None, backend: str | None = None) -> Trace:
+    """The first `most` requests that a server answered, of all backends or of one.
+
+    Raises ValueError if there is none.
+    """
     entries: list[_Entry] = []
     skipped = 0
     for line in lines:
@@ -54,8 +67,16 @@ def read_trace(lines: Iterable[str], most: int | None = None) -> Trace:
             skipped += 1
     if not entries:
         raise ValueError("no line of it is a request in the format httplog that a server answered")
-    entries = sorted(entries)[:most]  # lines are written when requests end
+    if backend is not None:
+        known = sorted({entry.backend for entry in entries})
+        entries = [entry for entry in entries if entry.backend == backend]
+        if not entries:
+            raise ValueError(f"no request of backend {backend!r}; there are {', '.join(known)}")
+    together = _together(sorted(entries))  # lines are written when requests end
+    apart = len(entries) - len(together)
+    entries = together[:most]
     began = entries[0].at
+    backends = sorted({entry.backend for entry in entries})
     users: dict[str, int] = {}
     return Trace(
         Workload(
@@ -65,9 +86,21 @@ def read_trace(lines: Iterable[str], most: int | None = None) -> Trace:
             array("L", [users.setdefault(entry.client, len(users)) for entry in entries]),
             list(users),
         ),
-        [entry.server for entry in entries],
+        [e.server if len(backends) == 1 else f"{e.backend}/{e.server}" for e in entries],
+        backends,
         skipped,
+        apart,
     )
+
+
+def _together(entries: list[_Entry]) -> list[_Entry]:
+    """The most of them, in order, that no gap parts; the first of equals."""
+    parts = [entries[:1]]
+    for before, entry in pairwise(entries):
+        if entry.at - before.at > _MOST_GAP:
+            parts.append([])
+        parts[-1].append(entry)
+    return max(parts, key=len)
 
 
 def _entry(line: str) -> _Entry | None:
@@ -86,5 +119,10 @@ def _entry(line: str) -> _Entry | None:
         return None
     length = max(0, whole - max(0, head) - max(0, queue) - max(0, connect)) / 1000
     return _Entry(
-        began.timestamp(), min(answer / 1000, length), length, found["client"], found["server"]
+        began.timestamp(),
+        min(answer / 1000, length),
+        length,
+        found["client"],
+        found["backend"],
+        found["server"],
     )

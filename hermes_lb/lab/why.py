@@ -63,8 +63,7 @@ class Why:
             return
         pool, strategy = self._run.pool, self._run.strategy
         candidates = pool.candidates(job.tried, now)
-        if type(strategy) in _RULES:
-            self.lines.append(_RULES[type(strategy)])
+        self.lines.append(_RULES[type(strategy)])
         self.lines.append(
             f"at {now:.3f} s, request {job.number + 1} from {job.client_address}: "
             f"{len(candidates)} of {len(pool.servers)} servers can take it, "

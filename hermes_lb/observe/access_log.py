@@ -16,6 +16,9 @@ from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from hermes_lb.config.process import Facility
 
 logger = logging.getLogger("hermes_lb.access_log")
 
@@ -72,7 +75,8 @@ class AccessLog:
 
     `target` is `[log] access` of the configuration: stdout, stderr, off, a path, or
     syslog:/dev/log, syslog:udp://host:514. Call `start` once, `write` from the thread of the event
-    loop, and `close` at the end. Lines written before `start` are kept for it.
+    loop, and `close` at the end. Lines written before `start` are kept for it. `tag` (the
+    configuration's `tag`) and `facility` are for syslog.
 
     - `write(line)`: the hot path. `line` has no line break. Never fails, never blocks.
     - `enabled`: False for "off": `write` does nothing, so there is no need to build the line.
@@ -83,7 +87,8 @@ class AccessLog:
         self,
         target: str,
         *,
-        name: str = "hermes_lb",
+        tag: str = "hermes_lb",
+        facility: Facility = "local0",
         flush_every: float = FLUSH_EVERY,
         say_every: float = SAY_EVERY,
         max_lines: int = MAX_LINES,
@@ -95,7 +100,8 @@ class AccessLog:
         self._backlog = Backlog(max_lines, max_size)
         # The list's own method: a call of it costs a third of one through a method of ours.
         self.write: Callable[[str], None] = self._backlog.lines.append if self.enabled else _ignore
-        self._name = name
+        self._tag = tag
+        self._facility = facility
         self._flush_every = flush_every
         self._say_every = say_every
         self._said = 0  # lines lost that a warning has told of
@@ -111,14 +117,42 @@ class AccessLog:
         state = "off" if not self.enabled else "open" if self._writer else "closed"
         return f"<AccessLog {self.target} {state}, {self.dropped} dropped>"
 
-    async def start(self) -> None:
-        """Open the target. Raises ValueError, with one line for a person, if that fails."""
+    async def start(self, *, may_be_late: bool = False) -> None:
+        """Open the target. Raises ValueError, with one line for a person, if that fails.
+
+        `may_be_late`: nothing is waited for or raised. A target that can't be opened costs the
+        lines, as one that fails later does, and is tried again.
+        """
         if not self.enabled:
             return
-        writer = BackgroundWriter(self.target, self._name)
-        await asyncio.wrap_future(writer.opened)
+        writer = BackgroundWriter(self.target, self._tag, self._facility, may_be_late=may_be_late)
+        if may_be_late:
+            writer.reopen().add_done_callback(self._say_if_late)
+        else:
+            await asyncio.wrap_future(writer.opened)
         self._writer = writer
         self._flusher = self._tasks.spawn(self._run(writer), name="access log")
+
+    def reopen(self) -> None:
+        """Open the target anew, such as a file that was moved away (SIGUSR1). Never blocks.
+
+        It is tried soon, behind the lines that are being written. If it fails, that is said, and
+        the old one goes on.
+        """
+        if self._writer is not None:
+            self._writer.reopen().add_done_callback(self._say_reopened)
+
+    def _say_if_late(self, opened: Future[str]) -> None:
+        """Called in the writer's thread."""
+        if why := opened.result():
+            logger.warning("%s; lines are lost until it can", why)
+
+    def _say_reopened(self, reopened: Future[str]) -> None:
+        """Called in the writer's thread."""
+        if why := reopened.result():
+            logger.warning("access log %s: it can't be opened anew: %s", self.target, why)
+        else:
+            logger.info("access log %s: opened anew", self.target)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Write what is left. After `timeout` seconds the rest counts as dropped. Idempotent."""

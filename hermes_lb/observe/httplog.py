@@ -76,9 +76,17 @@ def with_reason(attempts: str, reason: str) -> str:
 _BRACES = re.compile(r"[{|}]")
 
 
+def with_trace(attempts: str, trace_id: bytes) -> str:
+    """The trace id in braces, or empty ones: what HAProxy's `capture request header` looks like."""
+    return f"{attempts} {{{trace_id.decode()}}}"
+
+
 @lru_cache(maxsize=4096)  # clients ask for the same few things
 def request_text(method: bytes, target: bytes, minor_version: int) -> str:
-    """`GET /path HTTP/1.1`, fit for a line of the log whatever a stranger sent."""
+    """`GET /path HTTP/1.1`, fit for a line of the log whatever a stranger sent.
+
+    What of `target` is beyond `REQUEST_MAX` is not shown: it need not be given, nor remembered.
+    """
     request = b"%b %b HTTP/1.%d" % (method, target, minor_version)
     return escape(request.decode("latin-1"))
 

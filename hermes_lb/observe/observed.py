@@ -2,22 +2,109 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from hermes_lb.observe.loop_lag import LoopLag
+from hermes_lb.observe.usage import Usage, usage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from hermes_lb.observe.access_log import AccessLog
-    from hermes_lb.observe.loop_lag import LoopLag
     from hermes_lb.pool import FrontendCounters, Pool
+
+
+@dataclass(slots=True)
+class ProcessView:
+    """A process of the data path. An embedded balancer has one, the one it runs in.
+
+    The process itself keeps it, by `look` and the rest; a supervisor has one for each of its
+    worker processes, from their `cells`. No two that live at a time have the same `number`: it is
+    a label of the metrics, so a new process takes the lowest that is free.
+    """
+
+    number: int
+    pid: int
+    started_at: float = field(default_factory=time.time)  # seconds since 1970
+    is_draining: bool = False  # it takes no new connections: an old generation
+    clients: int = 0  # open connections
+    access_log_dropped: int = 0  # lines lost
+    loop_lag: LoopLag = field(default_factory=LoopLag)
+    usage: Usage = field(default_factory=Usage)
+
+    WIDTH: ClassVar[int]
+
+    @property
+    def open_files(self) -> int:
+        return self.usage.open_files
+
+    @property
+    def max_files(self) -> int:
+        return self.usage.max_files
+
+    def look(self) -> None:
+        """Ask the kernel for `usage`, from any process; it stays as it was if this one is gone."""
+        self.usage = usage_of(self.pid) or self.usage
+
+    def cells(self) -> list[float]:
+        """`WIDTH` numbers: all but `usage`, which the kernel tells everybody."""
+        return [
+            self.number, self.pid, self.started_at, self.is_draining, self.clients,
+            self.access_log_dropped, self.loop_lag.worst, *self.loop_lag.histogram.cells(),
+        ]  # fmt: skip
+
+    def load(self, cells: Sequence[float]) -> None:
+        """Become what `cells` told of another."""
+        number, pid, started_at, is_draining, clients, dropped, worst, *lag = cells
+        self.number, self.pid, self.started_at = int(number), int(pid), started_at
+        self.is_draining, self.clients = bool(is_draining), int(clients)
+        self.access_log_dropped = int(dropped)
+        self.loop_lag.worst = worst
+        self.loop_lag.histogram.load(lag)
+
+
+ProcessView.WIDTH = len(ProcessView(0, 0).cells())
+
+
+@dataclass(slots=True)
+class Upkeep:
+    """What became of the balancer as a whole while it ran. Times are seconds since 1970."""
+
+    started_at: float = field(default_factory=time.time)
+    loaded_at: float = field(default_factory=time.time)  # when the configuration in use was
+    reloads: int = 0
+    failed_reloads: int = 0  # after one of these the old configuration goes on
+    has_failed_to_reload: bool = False  # the last time
+    process_restarts: int = 0  # worker processes that ended unasked, and were replaced
+    dns_failures: dict[str, int] = field(default_factory=dict)  # by backend: look-ups of servers
+
+    def reloaded(self) -> None:
+        """A new configuration is in use."""
+        self.reloads += 1
+        self.loaded_at = time.time()
+        self.has_failed_to_reload = False
+
+    def failed_to_reload(self) -> None:
+        """A new configuration was refused."""
+        self.failed_reloads += 1
+        self.has_failed_to_reload = True
+
+    def dns_failed(self, backend: str) -> None:
+        """A server's name could not be resolved anew."""
+        self.dns_failures[backend] = self.dns_failures.get(backend, 0) + 1
+
+
+def _is_current() -> None:
+    """Nothing has to be fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One balancer, for those who only look."""
+    """One balancer, for those who only look. They call `refresh` first."""
 
     pools: Mapping[str, Pool]  # by backend
     frontends: Mapping[str, FrontendCounters]
-    access_log: AccessLog
-    loop_lag: LoopLag
+    processes: Sequence[ProcessView] = ()
+    upkeep: Upkeep = field(default_factory=Upkeep)
+    refresh: Callable[[], None] = _is_current  # makes all numbers current; never waits

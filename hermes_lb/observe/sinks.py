@@ -1,31 +1,48 @@
 """Where access-log lines go: a file, an open descriptor, or a syslog daemon.
 
-A sink blocks, so its `write` is called by a `BackgroundWriter` only, in a thread of its own. It
-does not raise: it says how many lines were lost, and why. `open_sink` alone raises, at the start.
+A sink blocks, so it is called by a `BackgroundWriter` only, in a thread of its own. It does not
+raise: it says how many lines were lost, and why. `open_sink` alone raises, at the start; who must
+start whatever the target is has a `LateSink`.
+
+Several processes may write to one file or pipe: a file takes each write whole at its end
+(O_APPEND), and a pipe gets whole lines in pieces that it takes whole (POSIX `write`, PIPE_BUF).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import select
 import socket
 import stat
+import sys
 import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_args
 from urllib.parse import urlsplit
 
+from hermes_lb.config.process import Facility
 from hermes_lb.observe.httplog import MONTHS
 
-# local0.info, as for HAProxy's `log ... local0`: facility 16 * 8 + severity 6 (RFC 3164, 4.1.1).
-_PRIORITY = 16 * 8 + 6
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb import config
+
+_FACILITIES = get_args(Facility)
+_INFO = 6  # severity (RFC 3164 section 4.1.1), as HAProxy has it for requests
 _SYSLOG_PORT = 514
 # Seconds. A daemon that takes nothing for so long is stuck: the rest of the batch is lost.
 _SYSLOG_PATIENCE = 1.0
+# O_NONBLOCK: to open a FIFO that nobody reads would take for ever. Files ignore it.
+_FILE_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 _FILE_MODE = 0o640  # query strings can be secrets
+# Seconds between two tries to open what could not be opened.
+_TRY_AGAIN = 1.0
 
 
 class Outcome(NamedTuple):
@@ -44,14 +61,17 @@ class Sink(Protocol):
     def write(self, lines: list[str]) -> Outcome:
         """Write all lines, each with its end. May block for long; raises no OSError."""
 
+    def reopen(self) -> None:
+        """Open the target anew, by its name. OSError or ValueError: the old one goes on."""
+
     def close(self) -> None:
         """Let go of what `open_sink` opened."""
 
 
-def open_sink(target: str, tag: str) -> Sink:
+def open_sink(target: str, tag: str, facility: Facility = "local0") -> Sink:
     """The sink of `[log] access`, other than "off". May block, to resolve a name.
 
-    `tag` names the program to a syslog daemon. Raises ValueError, with one line for a person, if
+    `tag` and `facility` are for a syslog daemon. Raises ValueError, with one line for a person, if
     `target` can't be opened.
     """
     try:
@@ -60,18 +80,55 @@ def open_sink(target: str, tag: str) -> Sink:
         if target == "stderr":
             return DescriptorSink(2)
         if target.startswith("syslog:"):
-            return SyslogSink(target.removeprefix("syslog:"), tag)
+            return SyslogSink(target.removeprefix("syslog:"), tag, facility)
         return FileSink(target)
     except OSError as error:
-        why = error.strerror or error
-        raise ValueError(f"the access log {target!r} can't be opened: {why}") from error
+        raise _not_opened(target, error) from error
+
+
+def try_sink(configured: config.Log) -> None:
+    """Raises ValueError, one line for a person, if the access log can't be opened. May block."""
+    if configured.access != "off":
+        open_sink(configured.access, configured.tag, configured.facility).close()
+
+
+def check_sink(configured: config.Log) -> None:
+    """Raises ValueError as `try_sink` does, but leaves no trace: no file is made. May block.
+
+    stdout and stderr are the caller's, and say nothing about the service's.
+    """
+    target = configured.access
+    if target.startswith("syslog:"):
+        try_sink(configured)
+    elif target not in ("off", "stdout", "stderr"):
+        try:
+            _try_file(target)
+        except OSError as error:
+            raise _not_opened(target, error) from error
+
+
+def _try_file(path: str) -> None:
+    try:
+        os.close(os.open(path, _FILE_FLAGS & ~os.O_CREAT))
+    except FileNotFoundError:
+        folder = os.path.dirname(os.path.realpath(path))
+        os.stat(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+
+
+def _not_opened(target: str, error: OSError) -> ValueError:
+    reason = error.strerror or error
+    if error.errno == errno.ENXIO:
+        reason = "it is a pipe that nobody reads, or a socket"
+    return ValueError(f"the access log {target!r} can't be opened: {reason}")
 
 
 class DescriptorSink:
     """An open file descriptor of the process, such as stdout; `close` leaves it open."""
 
     def __init__(self, fd: int) -> None:
-        os.fstat(fd)  # OSError if it is closed
+        self._most_at_once = _most_at_once(fd)
         self._fd = fd
         self._is_in_line = False  # the last write failed in the middle of a line
 
@@ -84,7 +141,7 @@ class DescriptorSink:
         error: OSError | None = None
         try:
             while sent < len(data):
-                sent += self._write_some(data[sent:] if sent else data)
+                sent += self._write_some(data[sent : _end_of_piece(data, sent, self._most_at_once)])
         except OSError as caught:
             error = caught
         if sent:
@@ -102,8 +159,23 @@ class DescriptorSink:
                 room.register(self._fd, select.POLLOUT)
                 room.poll()
 
+    def reopen(self) -> None:
+        """It has no name."""
+
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _most_at_once(fd: int) -> int:
+    """Bytes that one write appends whole, whoever else writes. OSError: `fd` is not open."""
+    return sys.maxsize if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+
+
+def _end_of_piece(data: bytes, start: int, most: int) -> int:
+    """Where the lines from `start` that make up to `most` bytes end; a longer one goes alone."""
+    if len(data) - start <= most:
+        return len(data)
+    return (data.rfind(b"\n", start, start + most) + 1) or (data.find(b"\n", start) + 1)
 
 
 class FileSink(DescriptorSink):
@@ -117,20 +189,22 @@ class FileSink(DescriptorSink):
     def write(self, lines: list[str]) -> Outcome:
         if self._was_moved():
             with suppress(OSError):  # otherwise the lines still go to the file that was moved
-                fd = self._open()
-                os.close(self._fd)
-                self._fd = fd
-                self._identity = self._identify()
-                self._is_in_line = False
+                self.reopen()
         return super().write(lines)
+
+    def reopen(self) -> None:
+        fd = self._open()
+        os.close(self._fd)
+        self._fd = fd
+        self._identity = self._identify()
+        self._most_at_once = _most_at_once(fd)
+        self._is_in_line = False
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _open(self) -> int:
-        # O_NONBLOCK: to open a FIFO that nobody reads would take for ever. Files ignore it.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        return os.open(self._path, flags, _FILE_MODE)
+        return os.open(self._path, _FILE_FLAGS, _FILE_MODE)
 
     def _identify(self) -> tuple[int, int]:
         at = os.fstat(self._fd)
@@ -150,14 +224,26 @@ class SyslogSink:
     The socket is not connected, so a daemon that was restarted is found again by itself.
     """
 
-    def __init__(self, where: str, tag: str) -> None:
-        family, self._address = _syslog_address(where)
+    def __init__(self, where: str, tag: str, facility: Facility = "local0") -> None:
+        self._where = where
         self._tag = tag
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        self._socket.settimeout(_SYSLOG_PATIENCE)
+        self._priority = _FACILITIES.index(facility) * 8 + _INFO
+        self._socket, self._address = self._open()
+
+    def _open(self) -> tuple[socket.socket, Any]:
+        family, address = _syslog_address(self._where)
+        opened = socket.socket(family, socket.SOCK_DGRAM)
+        opened.settimeout(_SYSLOG_PATIENCE)
+        return opened, address
+
+    def reopen(self) -> None:
+        """Its host may have another address now."""
+        opened, address = self._open()
+        self._socket.close()
+        self._socket, self._address = opened, address
 
     def write(self, lines: list[str]) -> Outcome:
-        head = f"<{_PRIORITY}>{_syslog_date(time.time())} {self._tag}[{os.getpid()}]: "
+        head = f"<{self._priority}>{_syslog_date(time.time())} {self._tag}[{os.getpid()}]: "
         for sent, line in enumerate(lines):
             datagram = f"{head}{line}\n".encode("utf-8", "backslashreplace")
             try:
@@ -198,48 +284,110 @@ def _syslog_date(now: float) -> str:
     return f"{MONTHS[at.tm_mon - 1]} {at.tm_mday:2} {clock}"
 
 
+class LateSink:
+    """A target that may not be there yet: lines are lost until it can be opened.
+
+    A write tries to, once a second at most. `opener` is `open_sink`, with its arguments.
+    """
+
+    def __init__(
+        self, opener: Callable[[], Sink], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._opener = opener
+        self._clock = clock
+        self._sink: Sink | None = None
+        self._try_after = float("-inf")
+        self._why = ""
+
+    def write(self, lines: list[str]) -> Outcome:
+        if self._sink is None and self._clock() >= self._try_after:
+            with suppress(OSError, ValueError):
+                self.reopen()
+        return Outcome(len(lines), self._why) if self._sink is None else self._sink.write(lines)
+
+    def reopen(self) -> None:
+        if self._sink is not None:
+            self._sink.reopen()
+            return
+        try:
+            self._sink = self._opener()
+        except (OSError, ValueError) as error:
+            self._why = str(error)
+            self._try_after = self._clock() + _TRY_AGAIN
+            raise
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+
+
 class BackgroundWriter:
     """A thread that opens a sink and writes batches to it, one after the other.
+
+    `may_be_late`: a target that can't be opened is a `LateSink`, and no error.
 
     It is a daemon, and not one of an executor's: a reader that has stopped reading our stdout must
     not keep the process from ending.
     """
 
-    def __init__(self, target: str, tag: str) -> None:
+    def __init__(
+        self, target: str, tag: str, facility: Facility = "local0", *, may_be_late: bool = False
+    ) -> None:
         self.opened: Future[None] = _running_future()  # its exception is `open_sink`'s
-        self._batches: queue.SimpleQueue[tuple[list[str], Future[Outcome]] | None]
-        self._batches = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[Sink], None] | None] = queue.SimpleQueue()
+        opener: Callable[[], Sink] = partial(open_sink, target, tag, facility)
+        if may_be_late:
+            opener = partial(LateSink, opener)
         self._thread = threading.Thread(
-            target=self._run, args=(target, tag), name="access log", daemon=True
+            target=self._run, args=(opener,), name="access log", daemon=True
         )
         self._thread.start()
 
     def write(self, lines: list[str]) -> Future[Outcome]:
         """Hand over a batch, which then is the writer's own. The outcome comes in order."""
         written: Future[Outcome] = _running_future()
-        self._batches.put((lines, written))
-        return written
 
-    def stop(self, *, wait: bool) -> None:
-        """End the thread after all that was handed over; `wait` for it only if it is idle."""
-        self._batches.put(None)
-        if wait:
-            self._thread.join()
-
-    def _run(self, target: str, tag: str) -> None:
-        try:
-            sink = open_sink(target, tag)
-        except Exception as error:
-            self.opened.set_exception(error)
-            return
-        self.opened.set_result(None)
-        while (batch := self._batches.get()) is not None:
-            lines, written = batch
+        def job(sink: Sink) -> None:
             try:
                 outcome = sink.write(lines)
             except Exception as error:  # a bug: never the end of the log
                 outcome = Outcome(len(lines), repr(error))
             written.set_result(outcome)
+
+        self._jobs.put(job)
+        return written
+
+    def reopen(self) -> Future[str]:
+        """Open the target anew, behind what was handed over -> "", or why the old one goes on."""
+        reopened: Future[str] = _running_future()
+
+        def job(sink: Sink) -> None:
+            try:
+                sink.reopen()
+            except Exception as error:
+                why = error.strerror if isinstance(error, OSError) else None
+                reopened.set_result(why or str(error) or repr(error))
+            else:
+                reopened.set_result("")
+
+        self._jobs.put(job)
+        return reopened
+
+    def stop(self, *, wait: bool) -> None:
+        """End the thread after all that was handed over; `wait` for it only if it is idle."""
+        self._jobs.put(None)
+        if wait:
+            self._thread.join()
+
+    def _run(self, opener: Callable[[], Sink]) -> None:
+        try:
+            sink = opener()
+        except Exception as error:
+            self.opened.set_exception(error)
+            return
+        self.opened.set_result(None)
+        while (job := self._jobs.get()) is not None:
+            job(sink)
         sink.close()
 
 

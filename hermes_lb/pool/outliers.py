@@ -8,9 +8,9 @@ Envoy's outlier detection (`outlier_detection.proto`), with these rules:
 - For how long: the base time x how often it was ejected, at most the longest, and up to 10 % more,
   so that several do not come back together. Each interval without an ejection takes one off.
 - Never are more than half of a backend's servers out, counted with those that are down, degraded,
-  or of weight 0: an ejection that would go beyond is not made, and if servers go down meanwhile,
-  all ejections end. Envoy's panic threshold has the same purpose; but where Envoy then uses servers
-  too that fail their checks, here those stay out.
+  drained or of weight 0: an ejection that would go beyond is not made, and if servers go down
+  meanwhile, all ejections end. Envoy's panic threshold has the same purpose; but where Envoy then
+  uses servers too that fail their checks, here those stay out.
 - Good checks do not end an ejection: a server that answers its checks and not its requests is the
   very case.
 """
@@ -36,13 +36,14 @@ _JITTER = 0.1
 class _Record:
     """How one server has answered of late."""
 
-    __slots__ = ("answers", "failures", "in_a_row", "times_ejected")
+    __slots__ = ("answers", "ejections", "failures", "in_a_row", "times_ejected")
 
     def __init__(self) -> None:
         self.in_a_row = 0  # failures since the last good answer
         self.answers = 0  # in this interval, failures included
         self.failures = 0
         self.times_ejected = 0
+        self.ejections = 0  # of the server, at the last failure
 
     def start_anew(self) -> None:
         self.in_a_row = self.answers = self.failures = 0
@@ -72,13 +73,19 @@ class Outliers:
         if status >= 500:
             self.failed(server, now)
         else:
-            record = self._records[server]
-            record.answers += 1
-            record.in_a_row = 0
+            record = self._records.get(server)
+            if record is not None:  # its server is gone from the configuration otherwise
+                record.answers += 1
+                record.in_a_row = 0
 
     def failed(self, server: Server, now: float) -> None:
         """A failure, as said above."""
-        record = self._records[server]
+        record = self._records.get(server)
+        if record is None:
+            return
+        if record.ejections != server.ejections:  # another process has ejected it
+            record.ejections = server.ejections
+            record.start_anew()
         record.answers += 1
         record.failures += 1
         record.in_a_row += 1
@@ -90,14 +97,17 @@ class Outliers:
 
     def tick(self, now: float) -> None:
         """Call it about once a second: ends ejections and intervals."""
-        for server in self._servers:
-            if server.is_ejected and server.ejected_until <= now:
-                self._readmit(server, "its time is over", logging.INFO)
+        self._end_what_is_over(now)
         if self._interval_ends is None:
             self._interval_ends = now + self._configured.interval
         elif self._interval_ends <= now:
             self._interval_ends = now + self._configured.interval
             self._judge_interval(now)
+
+    def _end_what_is_over(self, now: float) -> None:
+        for server in self._servers:
+            if server.is_ejected and server.ejected_until <= now:
+                self._readmit(server, "its time is over", logging.INFO)
 
     def _judge_interval(self, now: float) -> None:
         configured = self._configured
@@ -113,6 +123,15 @@ class Outliers:
 
     # Ejections.
 
+    def allows(self, server: Server, now: float) -> bool:
+        """Whether it may be ejected: it is up, and not more than half would be out.
+
+        Who is out for a time that is over counts no more, though no `tick` has come since.
+        """
+        self._end_what_is_over(now)
+        out = self._out() + bool(server.takes_new and server.weight)
+        return server.is_up and 2 * out <= len(self._servers)
+
     def lift_what_is_too_much(self) -> bool:
         """End all ejections if too many servers are out. Returns whether there were any."""
         ejected = [server for server in self._servers if server.is_ejected]
@@ -127,10 +146,7 @@ class Outliers:
         return sum(not (server.takes_new and server.weight) for server in self._servers)
 
     def _eject(self, server: Server, record: _Record, now: float, because: str) -> None:
-        if not server.is_up or server.is_ejected:
-            return
-        out = self._out() + bool(server.takes_new and server.weight)
-        if 2 * out > len(self._servers):
+        if server.is_ejected or not self.allows(server, now):
             return
         record.start_anew()
         record.times_ejected += 1

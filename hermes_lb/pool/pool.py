@@ -15,7 +15,7 @@ from hermes_lb.pool.outliers import Outliers
 from hermes_lb.pool.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from hermes_lb import config
 
@@ -33,18 +33,25 @@ class Lease:
         pool.in_flight += 1
         if pool.touched is not None:
             pool.touched.add(server)
+        if pool.peers is not None:
+            pool.peers.leased(server, 1)
 
     def release(self) -> None:
         """Give it back. A second call is a bug in the caller, and says so."""
         if not self._held:
             raise RuntimeError(f"the lease on {self.server!r} was released twice")
         self._held = False
-        self.server.in_flight -= 1
-        self._pool.in_flight -= 1
-        if self._pool.touched is not None:
-            self._pool.touched.add(self.server)
-        if self._pool.waiting:
-            self._pool.serve_waiting(self.server)
+        server, pool = self.server, self._pool
+        server.in_flight -= 1
+        pool.in_flight -= 1
+        if pool.touched is not None:
+            pool.touched.add(server)
+        if pool.peers is not None:
+            pool.peers.leased(server, -1)
+        if pool.waiting:
+            pool.serve_waiting(server)
+        if pool.peers is not None and server.max_connections and not server.is_full:
+            pool.peers.has_room(pool, server)
 
     def __repr__(self) -> str:
         return f"<Lease on {self.server.name}, {'held' if self._held else 'released'}>"
@@ -66,16 +73,47 @@ class Waiter(Protocol):
         """
 
 
+class Peers(Protocol):
+    """Other processes that use the same servers (`hermes_lb.workers.peers`).
+
+    With them `Server.in_flight` counts the leases of all, as far as this one knows.
+    """
+
+    def leased(self, server: Server, change: int) -> None:
+        """One lease more here, or one less (-1)."""
+
+    def is_over(self, server: Server) -> bool:
+        """Look at the others' leases now: are there more than `max_connections`?"""
+
+    def queue_changed(self, pool: Pool, waiter: Waiter, *, joined: bool) -> None:
+        """A request waits here, or waits no more."""
+
+    def is_others_turn(self, pool: Pool, server: Server, waiter: Waiter) -> bool:
+        """True if a request has waited longer elsewhere for this place; its process is told."""
+
+    def has_room(self, pool: Pool, server: Server) -> None:
+        """Nobody here wants the place on `server`: tell whoever waits for it elsewhere."""
+
+
 class Pool:
     """The servers of one backend. `rng` is for the lengths of ejections."""
 
     def __init__(self, name: str, configured: config.Backend, *, rng: Random | None = None) -> None:
         self.name = name
-        self.servers = [Server(server) for server in configured.servers]
-        self.primaries = [s for s in self.servers if not s.config.backup]
-        self.backups = [s for s in self.servers if s.config.backup]
+        self.servers: list[Server] = []
+        self.primaries: list[Server] = []
+        self.backups: list[Server] = []
+        self.peers: Peers | None = None
+        # Other processes want to know what has failed here, and what has recovered.
+        self.on_failed: Callable[[Server, float], None] | None = None
+        self.on_recovered: Callable[[Server], None] | None = None
+        self._is_settled = False  # while it is reconfigured nobody is served
+        self._yields = True  # to requests that have waited longer in other processes
+        self._rng = rng or Random()
+        self._outlier = configured.outlier
         self.waiting: deque[Waiter] = deque()
         self.in_flight = 0  # leases held, on all servers
+        self.waiting_elsewhere = 0  # in other processes, as far as anybody told
         self._now = float("-inf")  # the last time that anyone told us
         self.up: list[Server] = []  # primaries in rotation; a new list whenever anything changes
         self.weights: tuple[int, ...] = ()  # full ones, of `primaries`; new whenever one changes
@@ -84,28 +122,76 @@ class Pool:
         self._warming: list[Server] = []
         self._degraded: list[Server] = []
         self.outliers: Outliers | None = None
-        if configured.outlier is not None:
-            self.outliers = Outliers(name, self.servers, configured.outlier, rng or Random())
+        # False: another process decides for all when too many are out, and tells this one.
+        self.lifts_ejections = True
         self.version = 0  # another one whenever anything about the servers has changed
         # A strategy that wants to know whose load has changed puts a set here, and clears it.
         self.touched: set[Server] | None = None
         self.is_sound = False  # nobody of `up` has failed: all are candidates that are not full
         self.is_steady = False  # and nobody can be full
         self.unserved = RequestCounters()  # requests that ended without a server
-        for server in self.servers:
-            server.is_lone = len(self.servers) == 1
-            server.when_changed = self._changed
-        self._changed()
+        # Hears of each change of a server's `snapshot`, the steps of a slow start aside.
+        self.on_change: Callable[[Server], None] | None = None
+        self.reconfigure(configured)
 
     def __repr__(self) -> str:
         return f"<Pool {self.name}: {self.servers!r}, {len(self.waiting)} waiting>"
+
+    def reconfigure(self, configured: config.Backend) -> list[Server]:
+        """Have these servers from now on -> those that are gone; their leases go on.
+
+        A server stays the one that it is, with its counts and its state, as long as its name and
+        its address stay. Who waits for one that is gone takes its place in the common queue.
+        Nobody is served before `look_at_queue`: the caller may have to get ready for new servers.
+        """
+        self._is_settled = False
+        known = {(s.name, s.config.address): s for s in self.servers}
+        servers = []
+        for one in configured.servers:
+            server = known.pop((one.name, one.address), None)
+            if server is None:
+                server = Server(one)
+            else:
+                server.reconfigure(one)
+            servers.append(server)
+        gone = list(known.values())
+        for server in gone:
+            server.when_changed = server.when_decided = _nobody_listens
+            server.set_admin("maint")
+        is_same = servers == self.servers
+        if not is_same:  # whoever builds on these has to build anew, even if the weights are equal
+            self.up, self.weights = [], ()
+        self.servers = servers
+        self.primaries = [s for s in servers if not s.config.backup]
+        self.backups = [s for s in servers if s.config.backup]
+        for server in servers:
+            server.is_lone = len(servers) == 1
+            server.when_changed = self._changed
+            server.when_decided = self._decided
+        self._set_outliers(configured.outlier, is_same=is_same)
+        self._changed()
+        self._is_settled = True
+        return gone
+
+    def _set_outliers(self, configured: config.Outlier | None, *, is_same: bool) -> None:
+        """A detector starts anew when its servers or its rules are others."""
+        if configured is None:
+            if self.outliers is not None:
+                self.outliers = None
+                for server in self.servers:
+                    if server.is_ejected:
+                        server.readmit()
+        elif self.outliers is None or not is_same or configured != self._outlier:
+            self.outliers = Outliers(self.name, self.servers, configured, self._rng)
+        self._outlier = configured
 
     def _changed(self) -> None:
         """Keep what `candidates` needs on the common path, where nothing has failed.
 
         A strategy may build on `up` and `weights`, and build anew only when they are other objects.
         """
-        if self.outliers is not None and self.outliers.lift_what_is_too_much():
+        outliers = self.outliers if self.lifts_ejections else None
+        if outliers is not None and outliers.lift_what_is_too_much():
             return  # and it has all been done again
         self.version += 1
         weights = tuple(s.full_weight for s in self.primaries)
@@ -117,12 +203,21 @@ class Pool:
         if weights != self.weights:
             self.weights = weights
         self.weights_are_equal = len(set(present)) == 1
-        self._degraded = [s for s in self.servers if s.is_degraded and s.weight]
+        self._degraded = [s for s in self.servers if s.is_degraded and s.is_in_rotation]
         self._warming = [s for s in self.servers if s.warmth < 1.0 and s.is_up]
         self.is_sound = bool(up) and not any(s.fails for s in up)
         self.is_steady = self.is_sound and not any(s.max_connections for s in up)
-        if self.waiting:
-            self._serve_all()
+        if self._is_settled:
+            self.look_at_queue()
+
+    def _decided(self, server: Server) -> None:
+        if self.on_change is not None:
+            self.on_change(server)
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait, for one server or for any, in all processes."""
+        return len(self.waiting) + self.waiting_elsewhere
 
     def candidates(self, tried: Collection[Server], now: float) -> list[Server]:
         """Servers that can take a request now: the primaries, or the backups if there is none, or
@@ -150,7 +245,7 @@ class Pool:
 
     def can_wait(self, tried: Collection[Server], now: float) -> bool:
         """True if some server could serve as soon as it is no longer full."""
-        return any(s.weight and s not in tried and s.may_serve(now) for s in self.servers)
+        return any(s.is_in_rotation and s not in tried and s.may_serve(now) for s in self.servers)
 
     def lease(self, server: Server, now: float) -> Lease:
         """Start using `server`, which a strategy picked from `candidates`."""
@@ -159,6 +254,17 @@ class Pool:
             server.picked(now)
         return Lease(self, server)
 
+    def claim(self, server: Server, now: float) -> Lease | None:
+        """The same, where other processes lease too: None if one was faster at the last place.
+
+        Each notes its lease first and looks at the others' then, so there are never too many.
+        """
+        lease = self.lease(server, now)
+        if self.peers is not None and server.max_connections and self.peers.is_over(server):
+            lease.release()
+            return None
+        return lease
+
     def wait(self, waiter: Waiter) -> None:
         """Join the queue. Leave it by `leave`, or by `lease_granted` being called."""
         self.waiting.append(waiter)
@@ -166,6 +272,8 @@ class Pool:
             waiter.pinned_to.queued += 1
             if self.touched is not None:
                 self.touched.add(waiter.pinned_to)
+        if self.peers is not None:
+            self.peers.queue_changed(self, waiter, joined=True)
 
     def leave(self, waiter: Waiter) -> None:
         """A request that gave up, or whose client did, leaves the queue."""
@@ -174,6 +282,8 @@ class Pool:
             waiter.pinned_to.queued -= 1
             if self.touched is not None:
                 self.touched.add(waiter.pinned_to)
+        if self.peers is not None:
+            self.peers.queue_changed(self, waiter, joined=False)
 
     def serve_waiting(self, server: Server) -> None:
         """While `server` has room: the first that may use it gets it, in order of arrival.
@@ -185,8 +295,14 @@ class Pool:
             waiter = next((w for w in self.waiting if self._accepts(w, server)), None)
             if waiter is None:
                 return
+            peers = self.peers if self._yields else None
+            if peers is not None and peers.is_others_turn(self, server, waiter):
+                return
+            lease = self.claim(server, self._now)
+            if lease is None:
+                return
             self.leave(waiter)
-            waiter.lease_granted(self.lease(server, self._now))
+            waiter.lease_granted(lease)
 
     def tick(self, now: float) -> None:
         """Call it about once a second: time alone lets a failed server be tried again, ends
@@ -196,6 +312,12 @@ class Pool:
             self.outliers.tick(now)
         for server in self._warming:
             server.warm_up(now)
+        self._yields = False  # who waits elsewhere may be unable to use the place
+        self.look_at_queue()
+        self._yields = True
+
+    def look_at_queue(self) -> None:
+        """Whatever has changed: who waits and can be served is served."""
         if self.waiting:
             self._serve_all()
 
@@ -213,7 +335,11 @@ class Pool:
         if waiter.pinned_to is not None:
             return waiter.pinned_to is server
         return (
-            server.weight > 0
+            server.is_in_rotation
             and server not in waiter.tried
             and (not server.is_degraded or self._is_last_resort(waiter.tried, self._now))
         )
+
+
+def _nobody_listens(*_: object) -> None:
+    """What a server that is gone calls when it changes."""

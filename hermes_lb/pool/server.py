@@ -3,8 +3,15 @@
     state      who set it                                 new requests            those pinned to it
     up         the checks, or nobody                      yes                     yes
     degraded   a check timed out, but its streams moved   if nobody else can      yes
+    drain      the operator, or the server itself         no                      yes
     ejected    it stood out by its failures, for a time   no                      no
-    down       the checks, or the configuration           no                      no
+    down       the checks                                 no                      no
+    maint      the operator, or the configuration         no                      no
+
+What runs goes on in each of them. An operator's `ready | drain | maint` are HAProxy's
+(`set server ... state`), and `down = true` is its `disabled`: in maintenance from the start, until
+an operator says `ready`. Who comes back from maintenance or a drain has a slow start, as it was
+most likely started anew; HAProxy (2.6) has none after a drain.
 
 Passive failures are apart from these. They follow nginx's `max_fails` and `fail_timeout`
 (`ngx_http_upstream_round_robin.c`: `get_peer`, `free_..._peer`), whose fields `accessed` and
@@ -15,7 +22,7 @@ reads a clock.
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hermes_lb.pool.counters import RequestCounters
 
@@ -24,19 +31,45 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
 
-State = Literal["up", "degraded", "ejected", "down"]
+# From the best to the worst.
+State = Literal["up", "degraded", "drain", "ejected", "down", "maint"]
 STATES: tuple[State, ...] = get_args(State)
 
-_NEVER = float("-inf")
+# What the operator asks for.
+Admin = Literal["ready", "drain", "maint"]
+ADMINS: tuple[Admin, ...] = get_args(Admin)
 
-# Of a slow start. HAProxy has 16 (`BE_WEIGHT_SCALE`), nginx as many as the weight.
-_STEPS = 20
+_NEVER = float("-inf")
+_NOT_CHECKED = "not checked yet"
+
+# Of a slow start, as in HAProxy (`BE_WEIGHT_SCALE`): sixteenths are exact as floats.
+_STEPS = 16
+
+
+# What operators, checks and outlier detection have decided. Times are monotonic seconds, which all
+# processes of a machine share.
+_DECIDED = (
+    "admin",
+    "operator_weight",
+    "is_healthy",
+    "is_degraded",
+    "is_announcing_drain",
+    "starts_down",
+    "last_check",
+    "ejected_until",
+    "ejected_because",
+    "ejections",
+    "warm_since",
+    "warmth",
+)
+Snapshot = dict[str, Any]
 
 
 class Server:
     """One worker: what is configured, and how it is doing."""
 
     __slots__ = (
+        "admin",
         "config",
         "counters",
         "current_weight",
@@ -48,36 +81,50 @@ class Server:
         "fails",
         "full_weight",
         "in_flight",
+        "is_announcing_drain",
         "is_degraded",
+        "is_draining",
+        "is_healthy",
         "is_lone",
         "is_up",
         "last_check",
+        "maintenances",
         "max_connections",
         "name",
+        "operator_weight",
         "queued",
+        "starts_down",
         "takes_new",
+        "warm_since",
         "warmth",
         "weight",
         "when_changed",
+        "when_decided",
         "window_start",
-        "_warm_since",
     )
 
     def __init__(self, configured: config.Server) -> None:
         self.config = configured
         self.name = configured.name
+        self.admin: Admin = _configured_admin(configured)
+        self.maintenances = int(configured.down)  # how often it went into maintenance
+        self.operator_weight: int | None = None  # None: the configured one holds
         self.full_weight = configured.weight
         self.weight: float = configured.weight  # less than the full one in a slow start
         self.warmth = 1.0  # what of its full weight it has
-        self._warm_since: float | None = None
+        self.warm_since: float | None = None  # monotonic seconds
         self.max_connections = configured.max_connections
         self.counters = RequestCounters()
         self.in_flight = 0  # leases held
         self.queued = 0  # requests that wait for this server and no other
-        self.is_up = not configured.down
+        self.is_healthy = True  # the verdict of its checks
+        self.starts_down = False  # it has to pass a check before it is up
         self.last_check = "" if not configured.down else "marked down in the configuration"
         self.is_degraded = False
-        self.ejected_until = _NEVER  # monotonic seconds
+        self.is_announcing_drain = False  # it asks for no new requests
+        self.is_draining = False  # it, or the operator
+        self.is_up = not configured.down  # neither down nor in maintenance
+        self.ejected_until = 0.0  # monotonic seconds; 0: it is not ejected
         self.ejected_because = ""
         self.ejections = 0
         self.takes_new = self.is_up  # requests that are pinned to nobody
@@ -87,7 +134,9 @@ class Server:
         self.fails = 0
         self.failed_at = _NEVER
         self.window_start = _NEVER
-        self.when_changed: Callable[[], None] = lambda: None  # the pool listens here
+        # The pool listens here: to all that changes who may serve, and to what a snapshot tells.
+        self.when_changed: Callable[[], None] = lambda: None
+        self.when_decided: Callable[[Server], None] = lambda server: None
 
     def __repr__(self) -> str:
         return (
@@ -98,19 +147,29 @@ class Server:
     @property
     def state(self) -> State:
         """Of the table above; the worst that holds."""
-        if not self.is_up:
+        if self.admin == "maint":
+            return "maint"
+        if not self.is_healthy:
             return "down"
         if self.is_ejected:
             return "ejected"
+        if self.is_draining:
+            return "drain"
         return "degraded" if self.is_degraded else "up"
 
     @property
     def is_ejected(self) -> bool:
-        return self.ejected_until != _NEVER
+        return self.ejected_until > 0.0
+
+    @property
+    def is_in_rotation(self) -> bool:
+        """Requests that are pinned to nobody may come, as far as the operator and it itself say."""
+        return self.full_weight > 0 and not self.is_draining
 
     @property
     def load(self) -> int:
-        """What `leastconn` compares: leases held and requests waiting for this very server."""
+        """Leases held and requests waiting for this very server: what `leastconn` compares, and
+        what is left of a drain."""
         return self.in_flight + self.queued
 
     @property
@@ -127,24 +186,20 @@ class Server:
         )
 
     def may_serve(self, now: float) -> bool:
-        """Neither down, ejected nor failed: good for those pinned to it. It may still be full."""
-        return self.is_up and self.ejected_until == _NEVER and not self.has_failed(now)
+        """Neither down, in maintenance, ejected nor failed: good for those pinned to it.
+
+        It may still be full.
+        """
+        return self.is_up and not self.ejected_until and not self.has_failed(now)
 
     def can_take(self, now: float) -> bool:
-        """Good for any request: it may serve, is not degraded, and is not full."""
+        """Good for any request: it may serve, is neither degraded nor draining, and not full."""
         limit = self.max_connections
         return (
             self.takes_new
             and not (0 < limit <= self.in_flight)
             and not (self.fails and self.has_failed(now))
         )
-
-    def set_weight(self, weight: int) -> None:
-        """0 takes it out of rotation, as in HAProxy: only those pinned to it still come."""
-        if weight != self.full_weight:
-            self.full_weight = weight
-            self._set_warmth(self.warmth)
-            self._changed()
 
     def picked(self, now: float) -> None:
         """A request goes to it: after a window with failures, this one is the probe."""
@@ -164,40 +219,99 @@ class Server:
     def succeeded(self) -> None:
         """A response head arrived. Clears the failures only of a window before this one."""
         if self.fails and (self.failed_at < self.window_start or self.is_lone):
-            self.fails = 0
-            self.when_changed()
+            self.recovered()
 
-    # What the checks say.
+    def recovered(self) -> None:
+        """Its failures are forgiven."""
+        self.fails = 0
+        self.when_changed()
+
+    # What the operator says.
+
+    def set_admin(self, admin: Admin) -> None:
+        """Ready, drain or maint. Raises ValueError for anything else.
+
+        After a maintenance the old verdict of the checks is void: it is up, or waits for its first
+        good check if its backend has `start = "down"`.
+        """
+        if admin not in ADMINS:
+            raise ValueError(f"a server can be set to ready, drain or maint, not {admin!r}")
+        if admin == self.admin:
+            return
+        before, self.admin = self.admin, admin
+        if admin == "maint":
+            self.maintenances += 1
+            self.is_announcing_drain = False
+        elif before == "maint":
+            self.is_healthy = not self.starts_down
+            self.last_check = _NOT_CHECKED if self.starts_down else ""
+            self._cool_down()
+        elif before == "drain" and not self.is_announcing_drain:
+            self._cool_down()
+        self._changed()
+
+    def set_weight(self, weight: int | None) -> None:
+        """0 takes it out of rotation, as in HAProxy: only those pinned to it still come.
+
+        None: the configured one.
+        """
+        if weight != self.operator_weight:
+            self.operator_weight = weight
+            self._set_warmth(self.warmth)
+            self._changed()
+
+    def reconfigure(self, configured: config.Server) -> None:
+        """A reload. What the operator has set stays, unless the configuration changed just that."""
+        before, self.config = self.config, configured
+        if configured == before:
+            return
+        if configured.weight != before.weight:
+            self.operator_weight = None
+        self._set_warmth(self.warmth if configured.slow_start else 1.0)
+        if configured.down != before.down:
+            self.set_admin(_configured_admin(configured))
+        self._changed()
+
+    # What the checks say. In maintenance, nobody listens to them.
 
     def await_first_check(self) -> None:
         """Down until its first good check, as `start = "down"` asks; that is no failure."""
-        self.is_up = False
-        self.last_check = "not checked yet"
+        self.is_healthy = False
+        self.starts_down = True
+        if self.admin != "maint":
+            self.last_check = _NOT_CHECKED
         self._changed()
 
     def set_up(self, up: bool, because: str) -> None:
-        """The verdict of the active checks. A server that comes back starts with a clean slate."""
+        """The verdict of the active checks. A good one ends a drain that the server announced."""
+        if self.admin == "maint":
+            return
         self.last_check = because
-        if self.config.down:
-            return
-        if not up:
+        was_announcing, self.is_announcing_drain = self.is_announcing_drain, False
+        if not up or (was_announcing and self.admin == "ready"):
             self._cool_down()
-        if up == self.is_up and not self.is_degraded:
-            return
-        if up and not self.is_up:
-            self.fails = 0
-            self.effective_weight = self.weight
-        self.is_up = up
-        self.is_degraded = False
-        if not up:
-            self.ejected_until = _NEVER
-        self._changed()
+        if up != self.is_healthy or self.is_degraded or was_announcing:
+            self.is_healthy = up
+            self.is_degraded = False
+            self._changed()
 
     def set_degraded(self, because: str) -> None:
         """Busy is not dead: its check timed out while its streams moved. Only from up."""
+        if self.admin == "maint":
+            return
         self.last_check = because
         if self.is_up and not self.is_degraded:
             self.is_degraded = True
+            self._changed()
+
+    def announce_drain(self, because: str) -> None:
+        """It answered its check with the wish for no new requests; its next good check ends it."""
+        if self.admin == "maint":
+            return
+        self.last_check = because
+        if not self.is_announcing_drain or self.is_degraded:
+            self.is_announcing_drain = True
+            self.is_degraded = False
             self._changed()
 
     # What the others of its backend say of it (`pool.outliers`).
@@ -211,7 +325,7 @@ class Server:
 
     def readmit(self) -> None:
         """An ejection has ended."""
-        self.ejected_until = _NEVER
+        self.ejected_until = 0.0
         self.effective_weight = self.weight
         self._changed()
 
@@ -222,22 +336,24 @@ class Server:
 
         HAProxy, `server_recalc_eweight`: steps of equal length and height, the first at once.
         """
-        if self._warm_since is None:
-            self._warm_since = now
-        step = int(_STEPS * (now - self._warm_since) / self.config.slow_start) + 1
+        if self.warm_since is None:
+            self.warm_since = now
+        step = int(_STEPS * (now - self.warm_since) / self.config.slow_start) + 1
         warmth = min(1.0, step / _STEPS)
         if warmth > self.warmth:
             self._set_warmth(warmth)
-            self._changed()
+            self.when_changed()
 
     def _cool_down(self) -> None:
-        """A check has failed: when it comes back, it has the first step of a slow start."""
+        """It has the first step of a slow start, now or when it comes back."""
         if self.config.slow_start:
-            self._warm_since = None
+            self.warm_since = None
             self._set_warmth(1 / _STEPS)
 
     def _set_warmth(self, warmth: float) -> None:
         self.warmth = warmth
+        own = self.operator_weight
+        self.full_weight = self.config.weight if own is None else own
         limit = self.config.max_connections
         if warmth == 1.0:
             self.weight, self.max_connections = self.full_weight, limit
@@ -245,6 +361,42 @@ class Server:
             self.weight, self.max_connections = self.full_weight * warmth, ceil(limit * warmth)
         self.effective_weight = self.weight
 
+    # For other processes.
+
+    def snapshot(self) -> Snapshot:
+        """What has been decided, as JSON has it: `restore` makes another process's server the same.
+
+        Leases, counters and passive failures are not in it.
+        """
+        return {name: getattr(self, name) for name in _DECIDED}
+
+    def restore(self, saved: Snapshot) -> None:
+        """Become what a `snapshot` tells; what is missing in it stays as it is."""
+        changed = {name for name, value in saved.items() if value != getattr(self, name)}
+        if saved.get("admin") == "maint" and "admin" in changed:
+            self.maintenances += 1
+        for name in changed:
+            setattr(self, name, saved[name])
+        if changed & {"warmth", "operator_weight"}:
+            self._set_warmth(self.warmth)
+        if changed - {"last_check"}:
+            self._changed()
+
     def _changed(self) -> None:
-        self.takes_new = self.is_up and not self.is_degraded and not self.is_ejected
+        """What follows from what was decided. Who comes up starts with a clean slate."""
+        was_up, self.is_up = self.is_up, self.is_healthy and self.admin != "maint"
+        if not self.is_up:
+            self.is_degraded = False
+            self.ejected_until = 0.0
+        elif not was_up:
+            self.fails = 0
+            self.effective_weight = self.weight
+        self.is_draining = self.admin == "drain" or self.is_announcing_drain
+        is_kept_back = self.is_degraded or self.is_draining or self.is_ejected
+        self.takes_new = self.is_up and not is_kept_back
         self.when_changed()
+        self.when_decided(self)
+
+
+def _configured_admin(configured: config.Server) -> Admin:
+    return "maint" if configured.down else "ready"

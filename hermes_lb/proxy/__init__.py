@@ -20,12 +20,28 @@ sweep         all deadlines
 liveness      does a server that leaves a check unanswered still send?
 turn          what one turn of the event loop still has to do, stage by stage
 context       what the connections of one balancer share
+plane         all of it, in one process; and another configuration while it runs
+resolver      host names of servers, looked up again and again
+sessions      the requests that run now, for the operator
 """
 
 from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.dispatch import Backend
+from hermes_lb.proxy.files import check_files
 from hermes_lb.proxy.listener import Frontend
 from hermes_lb.proxy.liveness import has_moved
-from hermes_lb.proxy.sweep import Sweep
+from hermes_lb.proxy.plane import DataPlane
+from hermes_lb.proxy.resolver import Resolver
+from hermes_lb.proxy.sessions import end_sessions, running_sessions
 
-__all__ = ["Backend", "Context", "Frontend", "Sweep", "has_moved"]
+__all__ = [
+    "Backend",
+    "Context",
+    "DataPlane",
+    "Frontend",
+    "Resolver",
+    "check_files",
+    "end_sessions",
+    "has_moved",
+    "running_sessions",
+]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from itertools import islice
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from hermes_lb.config import Limits
@@ -27,30 +27,46 @@ def client_key(address: str) -> str:
     return str(IPv6Address(number >> 64 << 64)) + "/64"
 
 
+class SharedCounts(Protocol):
+    """A number for each client, in several processes."""
+
+    def count(self, client: str, change: int) -> int:
+        """So many more here, or less -> the number in all of them."""
+
+
 class ConnectionCounts:
     """Open connections by client."""
 
     def __init__(self, most: int) -> None:
         """`most` for one client; 0: any number."""
+        self.shared: SharedCounts | None = None
         self._most = most
         self._open: dict[str, int] = {}
 
+    def reconfigure(self, most: int) -> None:
+        """Another limit, for those who come from now on."""
+        self._most = most
+
     def came(self, address: str) -> bool:
-        """Count one more -> may it stay? It is counted either way, until `gone`."""
-        if not self._most:
-            return True
+        """Count one more, until it is `gone` -> may it stay? If not, it does not count."""
         key = client_key(address)
         self._open[key] = count = self._open.get(key, 0) + 1
-        return count <= self._most
+        if self.shared is not None:
+            count = self.shared.count(key, 1)
+        if self._most and count > self._most:
+            self.gone(address)
+            return False
+        return True
 
     def gone(self, address: str) -> None:
-        """One that came has ended."""
-        if self._most:
-            key = client_key(address)
-            if (left := self._open[key] - 1) > 0:
-                self._open[key] = left
-            else:
-                del self._open[key]
+        """One that came, and might stay, has ended."""
+        key = client_key(address)
+        if (left := self._open[key] - 1) > 0:
+            self._open[key] = left
+        else:
+            del self._open[key]
+        if self.shared is not None:
+            self.shared.count(key, -1)
 
 
 class RequestRates:
@@ -60,32 +76,56 @@ class RequestRates:
     I.371, annex A). A request moves it on by 1/rate; it may not be more than burst/rate ahead.
     """
 
-    def __init__(self, rate: float, burst: int) -> None:
-        """`rate`: requests a second, on average. `burst`: so many at once."""
+    def __init__(self, rate: float, burst: int, shared: SharedCounts | None = None) -> None:
+        """`rate`: requests a second, on average. `burst`: so many at once.
+
+        `shared` counts the requests that were accepted, in all processes.
+        """
         self._each = 1.0 / rate
         self._most_ahead = burst / rate
         self._full_at: dict[str, float] = {}
+        self._shared = shared
+        self._seen: dict[str, tuple[int, float]] = {}  # the shared count, and when it was that
 
     def came(self, address: str, now: float) -> int:
         """One request at `now` (monotonic seconds) -> 0, or seconds until one will be accepted."""
         key = client_key(address)
-        full_at = max(now, self._full_at.get(key, 0.0)) + self._each
+        if key not in self._full_at and len(self._full_at) >= _MOST_BUCKETS:
+            self._make_room(now)
+        full_at = self._full_at.get(key, 0.0)
+        if self._shared is not None:  # what others took is gone, whatever becomes of this one
+            full_at = self._full_at[key] = self._with_others(self._shared, key, full_at, now)
+        full_at = max(now, full_at) + self._each
         # A rounding error must not cost the last of a burst, or a second more.
         ahead = full_at - now - self._most_ahead - self._each * 1e-6
         if ahead > 0.0:
             return max(1, ceil(ahead))
-        if key not in self._full_at and len(self._full_at) >= _MOST_BUCKETS:
-            self._make_room(now)
         self._full_at[key] = full_at
+        if self._shared is not None:
+            self._shared.count(key, 1)
+            self._seen[key] = self._seen[key][0] + 1, now
         return 0
+
+    def _with_others(self, shared: SharedCounts, key: str, full_at: float, now: float) -> float:
+        """When the bucket will be full again, after what other processes have accepted meanwhile.
+
+        When they did is not known: as if it was right after we looked the last time.
+        """
+        total = shared.count(key, 0)
+        before, at = self._seen.get(key, (total, now))
+        self._seen[key] = total, now
+        return max(at, full_at) + self._each * (total - before) if total > before else full_at
 
     def _make_room(self, now: float) -> None:
         """Forget those whose bucket is full again; if there are none, some of the others."""
         doomed = [key for key, full_at in self._full_at.items() if full_at <= now]
         for key in doomed or list(islice(self._full_at, _MOST_BUCKETS // 10)):
             del self._full_at[key]
+            self._seen.pop(key, None)
 
 
-def request_rates(limits: Limits) -> RequestRates | None:
+def request_rates(limits: Limits, shared: SharedCounts | None = None) -> RequestRates | None:
     """None if there is no limit."""
-    return RequestRates(limits.request_rate, limits.request_burst) if limits.request_rate else None
+    if not limits.request_rate:
+        return None
+    return RequestRates(limits.request_rate, limits.request_burst, shared)

@@ -5,36 +5,43 @@ Requests that are pipelined wait here, as bytes, until the response before them 
 
 from __future__ import annotations
 
-import asyncio
 import select
-import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http1 import identity_fields
 from hermes_lb.http1.rules import refuse_hopeless
+from hermes_lb.proxy import answers
+from hermes_lb.proxy.addresses import UNIX, plain_address
 from hermes_lb.proxy.exchange import Exchange
+from hermes_lb.proxy.intake import Intake
+from hermes_lb.proxy.kernel import has_news, reset_when_closed
 from hermes_lb.proxy.record import record_refusal
 from hermes_lb.proxy.responses import refusal
 
 if TYPE_CHECKING:
+    import asyncio
+
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.listener import Frontend
+    from hermes_lb.proxy.listener import Frontend, Listener
 
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
 
-# Bytes of further requests that may wait behind the one being served.
-_MOST_HELD = 64 * 1024
-
-# After an early answer the rest of what the client sends is read and thrown away for as long as
-# this (seconds) or this much: closing at once could make the kernel discard the answer
+# Seconds. After an early answer the rest of what the client sends is read and thrown away for so
+# long, or until it is too much: closing at once could make the kernel discard the answer
 # (RFC 9112 section 9.6; nginx `lingering_time`, `lingering_timeout`).
 _LINGER = 5.0
-_LINGER_BYTES = 1024 * 1024
+
+# Seconds in which a client that is to leave may ask once more, and is told then that it was the
+# last time: its next request may be on its way, and to close at once would lose it. With the
+# sweep's coarseness it is one second at most.
+_GRACE = 0.5
+# Who has said nothing for so long since it came will probably not do so within the next second.
+_FRESH = 1.0
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Intake):
     """One connection from a client.
 
     `deadline` is checked by the sweep; `has_moved` tells it that bytes went either way, so the
@@ -43,13 +50,13 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_has_served",
-        "_held",
+        "_is_spared",
+        "_is_counted",
         "_is_noted",
-        "_is_reading_paused",
-        "_linger_left",
         "_searched",
         "_unsent",
         "address",
+        "awaits",
         "context",
         "deadline",
         "exchange",
@@ -59,18 +66,19 @@ class ClientConnection(asyncio.Protocol):
         "idle_timeout",
         "is_closing",
         "is_trusted",
-        "is_writing_paused",
         "log_name",
         "port",
         "received_at",
-        "transport",
+        "via",
     )
 
-    def __init__(self, frontend: Frontend, context: Context) -> None:
+    def __init__(self, frontend: Frontend, context: Context, via: Listener) -> None:
+        super().__init__()
         self.frontend = frontend
         self.context = context
-        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.via = via
         self.exchange: Exchange | None = None
+        self.awaits = ""  # what has begun to come and must come first: TLS, a PROXY header
         self.address = ""
         self.port = 0
         self.log_name = ""
@@ -81,13 +89,11 @@ class ClientConnection(asyncio.Protocol):
         self.has_moved = False
         self.received_at = 0.0  # the first byte of the head that is being received
         self.is_closing = False
-        self.is_writing_paused = False
         self._has_served = False  # a request at least
-        self._is_reading_paused = False
+        self._is_spared = False  # its time was up, and something unread was there
+        self._is_counted = False  # among the connections of its address
         self._is_noted = False  # bytes of a head wait for the end of the turn
-        self._held = bytearray()  # a head that is not complete, or requests behind this one
         self._searched = 0  # of `_held`: no end of a head starts before
-        self._linger_left = 0
         self._unsent = 0
 
     def __repr__(self) -> str:
@@ -97,32 +103,52 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """True between two requests: nothing has come of the next one, and nothing may."""
-        is_busy = self.exchange is not None or self._held or self._is_noted
-        return self._has_served and not (is_busy or self.is_closing)
+        return self._has_served and self._is_silent
+
+    @property
+    def _is_silent(self) -> bool:
+        has_begun = self.exchange is not None or self._held or self._is_noted or self.awaits
+        return not (has_begun or self.is_closing)
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         context = self.context
         self.transport = cast("asyncio.Transport", transport)
-        peer: Any = transport.get_extra_info("peername")
-        if peer is not None:
-            self.address, self.port = peer[0], peer[1]
-        self.log_name = f"{self.address}:{self.port}"
-        self.identity = identity_fields(self.address, b"http")
-        self.is_trusted = self.frontend.trusts(self.address)
         self.received_at = now = context.clock()
         self.deadline = now + context.timeouts.request_head
         context.clients.add(self)
         counters = self.frontend.counters
         counters.connections += 1
         counters.connections_total += 1
-        if peer is None:  # reset before it was accepted: nobody is there
+        if transport.get_extra_info("peername") is None:  # reset before it was accepted
             self.is_closing = True
             self.transport.abort()
-        elif not (self.is_trusted or context.connection_counts.came(self.address)):
-            self.refuse(RequestRefused(429, "too many connections from this address", "PR"))
+        elif self.via.bind.proxy_protocol:
+            self.log_name = "{}:{}".format(*self.peer())  # until it has said who its client is
+        else:
+            self.came_from(*self.peer())
         context.gate.client_came()
+
+    def peer(self) -> tuple[str, int]:
+        """Address and port of the other end; of a unix socket, HAProxy's `unix:1`."""
+        peer: Any = self.transport.get_extra_info("peername")
+        return (peer[0], peer[1]) if peer else (UNIX, self.via.number)
+
+    def came_from(self, address: str, port: int) -> None:
+        """Whose connection it is, for the log, the limits, the strategies and the servers."""
+        self.address = address = plain_address(address)
+        self.port = port
+        self.log_name = f"{address}:{port}"
+        self.identity = identity_fields(address, self.via.scheme)
+        self.is_trusted = self.frontend.trusts(address)
+        self._is_counted = not self.is_trusted and self.context.connection_counts.came(address)
+        if not (self.is_trusted or self._is_counted):
+            error = RequestRefused(429, "too many connections from this address", "PR")
+            if self.via.tls:  # nothing can be said before the handshake, which costs too much
+                self.reject(error.reason)
+            else:
+                self.refuse(error)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -134,21 +160,23 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client has left, as far as one can know (nginx does the same, with a 499)."""
-        if self._is_noted:
-            self.context.turn.finish()
-        if self.exchange is not None:
-            self.exchange.client_left()
-        elif self._held and not self.is_closing:
-            left = RequestRefused(0, "the client left within a request head", "CR")
-            record_refusal(self, self.context.clock(), left)
+        self._left()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._left()
+        self.forget()
+
+    def _left(self) -> None:
         if self._is_noted:
             self.context.turn.finish()
         if self.exchange is not None:
             self.exchange.client_left()
-        self.forget()
+        elif (self._held or self.awaits) and not self.is_closing:
+            what = self.awaits or "request head"
+            left = RequestRefused(0, f"the client left within a {what}", "CR")
+            record_refusal(self, self.context.clock(), left)
+            self._held, self.awaits = bytearray(), ""
 
     def pause_writing(self) -> None:
         self.is_writing_paused = True
@@ -170,8 +198,8 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not None:  # what came before it has begun a request
             exchange.receive(data)
         elif self.is_closing:
-            self._linger_left -= len(data)
-            if self._linger_left < 0:
+            self._discards_left -= len(data)
+            if self._discards_left < 0:
                 self.transport.abort()
         elif self._held:
             self._held += data
@@ -219,55 +247,32 @@ class ClientConnection(asyncio.Protocol):
         except RequestRefused as error:
             self.refuse(error)
             return
+        if self.frontend.is_stopped:  # whatever the client says, this is the last one
+            head.keep_alive = False
         self.frontend.counters.requests += 1
         self.exchange = exchange = Exchange(self, head, now)
-        exchange.begin(head, rest, now)
-
-    def hold(self, data: bytes) -> None:
-        """Bytes behind the request that is being served."""
-        self._held += data
-        if len(self._held) > _MOST_HELD:
-            self.pause_reading()
-
-    def start_discarding(self) -> None:
-        """What else the client sends of its request is read and thrown away, within bounds."""
-        self._linger_left = _LINGER_BYTES
-        self.resume_reading()
-
-    def discard(self, data: bytes) -> None:
-        self._linger_left -= len(data)
-        if self._linger_left < 0:
-            self.pause_reading()
-
-    def take_held(self) -> bytes:
-        """What the client sent behind its request, for a tunnel."""
-        held, self._held = bytes(self._held), bytearray()
-        return held
-
-    def pause_reading(self) -> None:
-        if not self._is_reading_paused and not self.transport.is_closing():
-            self._is_reading_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._is_reading_paused and not self.transport.is_closing():
-            self._is_reading_paused = False
-            self.transport.resume_reading()
+        try:
+            exchange.begin(head, rest, now)
+        except RequestRefused as error:
+            answers.refuse(exchange, error, rest)
 
     # Ends.
 
     def exchange_done(self, now: float, keep_alive: bool, is_read: bool) -> None:
         """The response has left. `is_read`: so has all of the request, and we may go on."""
         self.exchange = None
-        if keep_alive and is_read and self.context.keeps_clients:
-            self.deadline = now + self.context.timeouts.keep_alive
+        context = self.context
+        is_last = self.frontend.is_stopped  # which nobody knew yet when the response began
+        if keep_alive and is_read and (context.keeps_clients or is_last):
+            self.deadline = now + (_GRACE if is_last else context.timeouts.keep_alive)
             self.has_moved = False
             self._has_served = True
+            self._is_spared = False
             if self._is_reading_paused:
                 self.resume_reading()
             if self._held:
                 # Not from here: a thousand pipelined requests must not become a thousand frames.
-                self.context.loop.call_soon(self._next_pipelined)
+                context.loop.call_soon(self._next_pipelined)
         else:
             self.close(lingering=not is_read or bool(self._held))
 
@@ -277,6 +282,16 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = now + self.context.timeouts.request_head
             self._start_held()
 
+    def wind_up(self, now: float) -> None:
+        """Its frontend has stopped: what runs is the last, and what is about to come.
+
+        nginx spares those who have not asked yet as well (`ngx_close_idle_connections`).
+        """
+        if self.exchange is not None:
+            self.exchange.head.keep_alive = False
+        elif self._is_silent and (self._has_served or now - self.received_at > _FRESH):
+            self.deadline = min(self.deadline, now + _GRACE)
+
     def refuse(self, error: RequestRefused) -> None:
         """Answer a request that was not understood; its end is unknown, so this is the last."""
         now = self.context.clock()
@@ -284,6 +299,12 @@ class ClientConnection(asyncio.Protocol):
         record_refusal(self, now, error, len(answer))
         self.context.send(self.transport, answer)
         self.close(lingering=True)
+
+    def reject(self, reason: str, termination: str = "PR") -> None:
+        """Close without a word, before the first request: there was no way to say anything."""
+        self.awaits = ""
+        record_refusal(self, self.context.clock(), RequestRefused(0, reason, termination))
+        self.close()
 
     def close(self, *, lingering: bool = False) -> None:
         """Close when what was written has left. `lingering`: the client may still be sending."""
@@ -295,8 +316,7 @@ class ClientConnection(asyncio.Protocol):
         self.has_moved = False
         if lingering and self.transport.can_write_eof():
             self.deadline = now + _LINGER
-            self._linger_left = _LINGER_BYTES
-            self.resume_reading()
+            self.start_discarding()
             self.context.turn.write_all()
             self.transport.write_eof()
         else:
@@ -310,10 +330,8 @@ class ClientConnection(asyncio.Protocol):
         """
         self.is_closing = True
         self.context.turn.write_all()
-        sock = self.transport.get_extra_info("socket")
-        if reset and sock is not None:
-            linger = (1).to_bytes(4, "little") + bytes(4)  # struct linger: on, 0 s
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        if reset:
+            reset_when_closed(self.transport)
         self.transport.abort()
 
     def forget(self) -> None:
@@ -323,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
         if self in self.context.clients:
             self.context.clients.remove(self)
             self.frontend.counters.connections -= 1
-            if self.address and not self.is_trusted:
+            if self._is_counted:
                 self.context.connection_counts.gone(self.address)
             self.context.gate.client_gone()
             self.context.connection_gone()
@@ -345,11 +363,8 @@ class ClientConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None or self.transport.is_closing():
             return
-        poll = select.poll()
-        sock = self.transport.get_extra_info("socket")
         # A tunnel's half-close comes in its turn, behind the bytes before it.
-        poll.register(sock.fileno(), 0 if exchange.tunnel is not None else select.POLLRDHUP)
-        if poll.poll(0):
+        if has_news(self.transport, 0 if exchange.tunnel is not None else select.POLLRDHUP):
             exchange.client_left()
             self.transport.abort()
 
@@ -366,5 +381,13 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
         elif self._held:
             self.refuse(RequestRefused(408, "the request head took too long", "cR"))
+        elif self.awaits:
+            self.reject(f"the {self.awaits} took too long", "cR")
+        elif self._has_unread() and not self._is_spared:
+            self._is_spared = True  # till the next sweep: bytes that say nothing win no more
         else:
             self.close()  # an idle connection; nobody waits for anything
+
+    def _has_unread(self) -> bool:
+        """True if its next request may be here: timers come before it, however late they are."""
+        return not self.transport.is_closing() and has_news(self.transport, select.POLLIN)

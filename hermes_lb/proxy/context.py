@@ -12,14 +12,21 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from hermes_lb.http1 import RequestParser, ResponseParser
+from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy.admission import ConnectionCounts, request_rates
 from hermes_lb.proxy.gate import Gate
+from hermes_lb.proxy.record import Recorder
+from hermes_lb.proxy.ticket_keys import TicketSecret
 from hermes_lb.proxy.turn import Turn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hermes_lb import config
     from hermes_lb.observe.access_log import AccessLog
+    from hermes_lb.proxy.admission import SharedCounts
     from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.pin_table import SharedPins
     from hermes_lb.proxy.upstream import UpstreamConnection
     from hermes_lb.tasks import Tasks
 
@@ -49,17 +56,17 @@ class Context:
     ) -> None:
         self.loop = loop
         self.clock = loop.time  # monotonic seconds; the only clock of the data path
-        self.timeouts = PlainTimeouts(**configured.timeouts.model_dump())
-        self.most_in_head = configured.limits.head_size
-        self.most_for_retry = configured.limits.retry_buffer
-        self.most_in_body = configured.limits.body_size or sys.maxsize
         self.access_log = access_log
+        self.recent = Recent()
         self.tasks = tasks
         self.rng = Random()
+        # By backend: where the processes of one balancer keep what they learn; None: there is one.
+        self.shared_pins: Callable[[str], SharedPins] | None = None
+        # What several processes count together; None: there is one.
+        self.shared_requests: SharedCounts | None = None
+        self.tickets = TicketSecret.new()  # until a supervisor says what all its processes have
         self.connection_counts = ConnectionCounts(configured.limits.connections_per_client)
-        self.request_rates = request_rates(configured.limits)
-        self.request_parser = RequestParser(configured.limits)
-        self.response_parser = ResponseParser(configured.limits.header_count)
+        self._set_limits(configured)
         self.turn = Turn(loop)
         self.send = self.turn.send
         self.clients: set[ClientConnection] = set()
@@ -76,6 +83,29 @@ class Context:
         self.wall_clock_offset = 0.0
         self.set_wall_clock()
         self._quiet = asyncio.Event()
+
+    def _set_limits(self, configured: config.Config) -> None:
+        self._limits = limits = configured.limits
+        self.recorder = Recorder(configured.log)
+        self.timeouts = PlainTimeouts(**configured.timeouts.model_dump())
+        self.most_in_head = limits.head_size
+        self.most_for_retry = limits.retry_buffer
+        self.most_in_body = limits.body_size or sys.maxsize
+        self.request_rates = request_rates(limits, self.shared_requests)
+        self.request_parser = RequestParser(limits)
+        self.response_parser = ResponseParser(limits.header_count)
+
+    def reconfigure(self, configured: config.Config) -> None:
+        """Other limits and timeouts, for what begins from now on."""
+        self._set_limits(configured)
+        self.connection_counts.reconfigure(configured.limits.connections_per_client)
+        self.gate.reconfigure(configured.process.max_connections)
+
+    def share(self, connections: SharedCounts, requests: SharedCounts) -> None:
+        """Count clients together with other processes."""
+        self.connection_counts.shared = connections
+        self.shared_requests = requests
+        self.request_rates = request_rates(self._limits, requests)
 
     def new_request_id(self) -> bytes:
         """32 hexadecimal digits: this balancer's random half, and a number."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.affinity import CookieAffinity, StickRules
-from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner, LeastLoad
+from hermes_lb.balancing import STRATEGIES, ConsistentHash, Keeper, Learner, LeastLoad
+from hermes_lb.dialing import Dialer
 from hermes_lb.errors import NoServer
 from hermes_lb.pool import Pool
 from hermes_lb.proxy.connections import ServerConnections
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hermes_lb import config
     from hermes_lb.affinity import Stuck
     from hermes_lb.http1 import ResponseHead
-    from hermes_lb.pool import Server
+    from hermes_lb.pool import Lease, Server
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.relay import Relay
@@ -25,32 +26,96 @@ class Backend:
     """A pool of servers with what picks among them and the connections to them."""
 
     def __init__(self, name: str, configured: config.Backend, context: Context) -> None:
+        """Raises ConfigError if a file that TLS to the servers needs can't be had."""
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
-        self.retries = configured.retries
         self.pool = Pool(name, configured, rng=context.rng)
-        self.outliers = self.pool.outliers
-        self.strategy = STRATEGIES[configured.balance](configured.strategy)
-        self.learner = self.strategy if isinstance(self.strategy, Learner) else None
-        self.affinity = (
-            CookieAffinity(configured.affinity, self.pool.servers) if configured.affinity else None
-        )
-        self.sticks = StickRules(configured.stick) if configured.stick else None
-        self.pins = PinTable(name, configured.pins, context)
+        self.connections: dict[Server, ServerConnections] = {}
+        self.log_names: dict[Server, str] = {}
         # Where keys live that nobody has to learn: the same on every balancer.
         self._ring = ConsistentHash(load_factor=0.0)
-        self._by_name = {server.name: server for server in self.pool.servers}
-        self.connections = {
-            server: ServerConnections(
-                server,
-                context,
-                keep=configured.keep_alive,
-                idle_timeout=configured.keep_alive_timeout,
-            )
-            for server in self.pool.servers
-        }
-        self.log_names = {server: f"{name}/{server.name}" for server in self.pool.servers}
         self._rng = context.rng
+        self._context = context
+        self._configured = configured
+        self.pins = PinTable(name, configured.pins, context)
+        self._set_strategy(configured)
+        self._set_up(configured, Dialer.of(name, configured))
+
+    def _set_strategy(self, configured: config.Backend) -> None:
+        self.strategy = STRATEGIES[configured.balance](configured.strategy)
+        self.learner = self.strategy if isinstance(self.strategy, Learner) else None
+
+    def _set_up(self, configured: config.Backend, dialer: Dialer) -> None:
+        """All that is cheap to make anew, for the servers that the pool has now."""
+        servers = self.pool.servers
+        self.dialer = dialer
+        self.retries = configured.retries
+        self.outliers = self.pool.outliers
+        self.affinity = (
+            CookieAffinity(configured.affinity, servers) if configured.affinity else None
+        )
+        self.sticks = StickRules(configured.stick) if configured.stick else None
+        self._by_name = {server.name: server for server in servers}
+        for server in servers:
+            if server not in self.connections:
+                self.connections[server] = ServerConnections(
+                    server,
+                    self._context,
+                    keep=configured.keep_alive,
+                    idle_timeout=configured.keep_alive_timeout,
+                    dialer=dialer,
+                )
+                self.log_names[server] = f"{self.name}/{server.name}"
+            else:
+                self.connections[server].reconfigure(
+                    keep=configured.keep_alive,
+                    idle_timeout=configured.keep_alive_timeout,
+                    dialer=dialer,
+                )
+        for server in self.connections.keys() - servers:
+            self.connections[server].retire()
+            if not server.in_flight:  # or the next time
+                del self.connections[server], self.log_names[server]
+                if self.learner is not None:
+                    self.learner.forget(server)
+
+    def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
+        """Go on by other rules, in place: requests on their way never notice."""
+        before, self._configured = self._configured, configured
+        if (before.balance, before.strategy) != (configured.balance, configured.strategy):
+            if isinstance(self.strategy, Keeper):
+                self.strategy.leave(self.pool)
+            self._set_strategy(configured)
+        self.pool.reconfigure(configured)
+        self._set_up(configured, dialer)
+        if before.pins != configured.pins:
+            old, self.pins = self.pins, PinTable(self.name, configured.pins, self._context)
+            self.pins.take_over(old)
+            self._context.tasks.spawn(old.close(), name="close pins")
+        self.pool.look_at_queue()
+
+    def retire(self) -> None:
+        """No more requests come; those on their way go on, and those that wait are served."""
+        for connections in self.connections.values():
+            connections.retire()
+
+    @property
+    def is_quiet(self) -> bool:
+        return not (self.pool.in_flight or self.pool.waiting)
+
+    def failed(self, server: Server, now: float) -> None:
+        """A failure of the server's, as nginx's `max_fails` counts it."""
+        server.failed(now)
+        if self.outliers is not None:
+            self.outliers.failed(server, now)
+        if self.pool.on_failed is not None:
+            self.pool.on_failed(server, now)
+
+    def succeeded(self, server: Server) -> None:
+        """A server that had failures has answered."""
+        server.succeeded()
+        if not server.fails and self.pool.on_recovered is not None:
+            self.pool.on_recovered(server)
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """A server, of this backend or another, says how much it has to do."""
@@ -83,17 +148,28 @@ class Backend:
         for key in self.sticks.learnt(exchange.stuck, head):
             self.pins.pin(key, server.name, now)
 
-    def choose(self, exchange: Exchange, now: float) -> Server | None:
-        """The server that shall take the request; None: it has to wait in the queue.
+    def choose(self, exchange: Exchange, now: float) -> Lease | None:
+        """A lease on the server that shall take the request; None: it has to wait in the queue.
 
         Raises NoServer if nobody can take it, now or soon.
         """
+        pool = self.pool
+        while (server := self._pick(exchange, now)) is not None:
+            if pool.peers is None:
+                return pool.lease(server, now)
+            lease = pool.claim(server, now)
+            if lease is not None:
+                return lease  # otherwise it is full by now: another one, or the queue
+        return None
+
+    def _pick(self, exchange: Exchange, now: float) -> Server | None:
         pool = self.pool
         pinned = exchange.pinned_to
         if pinned is None or not pinned.may_serve(now):
             if pinned is not None and exchange.is_strict:
                 raise NoServer(f"{pinned.name}, which has the session, is not available")
-            exchange.pinned_to = None
+            pinned = exchange.pinned_to = self._next_on_ring(exchange, now)
+        if pinned is None:
             server = self.strategy.pick(pool, exchange, now, self._rng)
             if server is not None:
                 return server
@@ -105,3 +181,11 @@ class Backend:
             return pinned
         exchange.queue_position = pinned.queued
         return None
+
+    def _next_on_ring(self, exchange: Exchange, now: float) -> Server | None:
+        """Where a hashed key goes without those tried, as its next requests do; None: no such key,
+        or nobody on the ring may serve."""
+        stuck = exchange.stuck
+        if stuck is None or stuck.rule.learns:
+            return None
+        return self._ring.owner(self.pool, stuck.key, now, tried=exchange.tried)

@@ -1,4 +1,6 @@
-"""One request and its response: phases, attempts, and the one end that every path leads to.
+"""One request and its response: the way up to the server, and the one end of every path.
+
+`retries.py` has what may fail on the way, `relay.py` the way back, `state.py` what is known.
 
 The phases have HAProxy's letters: Q queue, C connect, H response head, D data, L last bytes, and
 T for a tunnel. `finish` is called exactly once, from whichever phase: it gives the lease back and
@@ -13,123 +15,90 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_lb.dialing import Peers
 from hermes_lb.errors import (
-    ClosedBeforeResponse,
     ConnectFailed,
     ConnectTimeout,
-    ExchangeFailed,
     Exhausted,
     InvalidBody,
     NoServer,
     QueueTimeout,
     RequestRefused,
     ResponseTimeout,
-    Retry,
-    ServerFailed,
 )
 from hermes_lb.http1 import build_request, trusted_identity_fields
+from hermes_lb.http1.trace_context import start_trace
+from hermes_lb.observe.escaping import capture
+from hermes_lb.proxy import answers
 from hermes_lb.proxy.detached import Detached
 from hermes_lb.proxy.relay import Relay
-from hermes_lb.proxy.responses import failure, final_recipient, refusal
+from hermes_lb.proxy.retries import Retries
 from hermes_lb.proxy.stream import ACCEPTS_HANDOVER
 from hermes_lb.proxy.upload import Upload
 
 if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
     from hermes_lb.http1 import RequestHead
-    from hermes_lb.pool import Lease, Server
+    from hermes_lb.pool import Lease
     from hermes_lb.proxy.connections import ServerConnections
     from hermes_lb.proxy.dispatch import Backend
     from hermes_lb.proxy.stream import StreamRules
     from hermes_lb.proxy.upstream import UpstreamConnection
 
-# Seconds before the same server is tried again (HAProxy: min(timeout connect, 1 s)).
-_TURN_AROUND = 1.0
 
-
-class Exchange(Relay):
-    """The part up to the response head; `Relay` has the rest of the way."""
+class Exchange(Retries, Relay):
+    """The way up to the server, and the end; `Relay` has the way back, `Retries` what may fail."""
 
     __slots__ = ()
-
-    def __repr__(self) -> str:
-        where = f" at {self.server.name}" if self.server else ""
-        request = f"{self.head.method.decode()} {self.head.target!r}"
-        return f"<Exchange {request}, phase {self.phase}{where}>"
-
-    @property
-    def letter(self) -> str:
-        """The phase for the log, where a tunnel is data like any other."""
-        return "D" if self.phase == "T" else self.phase
-
-    @property
-    def is_queued(self) -> bool:
-        """True while it waits for a free place on a server."""
-        return self.phase == "Q"
 
     # R: the request head has come.
 
     def begin(self, head: RequestHead, rest: bytes, now: float) -> None:
-        """Route and dispatch the request; `rest` came behind its head."""
-        client = self.client
-        context = self.context
-        destination = client.frontend.router.route(head.host_name, head.target)
-        if destination is None:
-            self._refuse(RequestRefused(404, "nothing is served here"))
+        """Route and dispatch the request; `rest` came behind its head. Raises RequestRefused."""
+        client, context, rare = self.client, self.context, head.rare
+        if context.recorder.captures:
+            self.captured = capture(head.forwarded)
+        if client.frontend.redirect is not None and not answers.came_by_tls(self):
+            answers.redirect(self, client.frontend.redirect, rest)
             return
-        if head.rare is not None and any(context.pseudonym in via for via in head.rare.via):
-            self._refuse(RequestRefused(508, "this request has been here before"))
-            return
+        if (destination := client.frontend.router.route(head.host_name, head.target)) is None:
+            raise RequestRefused(404, "nothing is served here")
+        if rare is not None and context.pseudonym in b",".join(rare.via):
+            raise RequestRefused(508, "this request has been here before")
         self.backend, self.is_logged, self.rules = destination
         if head.method == b"TRACE" and not client.frontend.allows_trace:
-            self._refuse(RequestRefused(405, "TRACE is not served"))
-            return
+            raise RequestRefused(405, "TRACE is not served")
         if head.length > context.most_in_body:
-            self.refuse_body(RequestRefused(413, "the request body is too large"))
-            return
-        if head.cookies is not None and self.backend.affinity is not None:
-            self._read_cookie(self.backend.affinity, head, head.cookies)
+            raise RequestRefused(413, "the request body is too large")
+        backend = self.backend
+        if head.cookies is not None and backend.affinity is not None:
+            self._read_cookie(backend.affinity, head, head.cookies)
         identity, forwarded_host = client.identity, head.host
         if client.is_trusted:
-            if head.rare is not None:
-                self.client_address = client.frontend.real_client(
-                    head.rare.forwarded_for, client.address
-                )
-            identity, forwarded_host = trusted_identity_fields(
-                head, client.address, self.client_address, b"http"
-            )
-        if context.request_rates is not None and (
-            wait := context.request_rates.came(self.client_address, now)
-        ):
-            self._refuse_for_now(rest, wait)
-            return
+            identity, forwarded_host = self._identity_from_proxy(head)
+        rates = context.request_rates
+        if rates is not None and (wait := rates.came(self.client_address, now)):
+            raise RequestRefused(429, "too many requests from this address", retry_after=wait)
         if not head.request_id:
             head.request_id = context.new_request_id()
-        self.request_head = build_request(
-            head,
-            head.host or self.backend.host,
-            identity,
-            forwarded_host,
-            context.via[head.minor_version],
-        )
+        if not head.trace_id and context.recorder.makes_traces:
+            start_trace(head, context.rng)
+        host, via = head.host or backend.host, context.via[head.minor_version]
+        self.request_head = build_request(head, host, identity, forwarded_host, via)
         if self.rules is not None and self.rules.resumes:
             self.request_head = self.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
         head.forwarded = b""  # a stream lasts for minutes, and needs it no more
-        if head.rare is not None and head.rare.hops_left == 0:
-            self._answer_as_final_recipient(rest)
+        if rare is not None and rare.hops_left == 0:
+            answers.as_final_recipient(self, rest)
             return
         if head.length and head.length == len(rest) <= context.most_for_retry:
             self.request_head += rest  # all of it came at once, and a retry needs no more
             self.bytes_in = len(rest)
         elif head.length:
-            self.upload = Upload(self, head)
-            if rest:
-                self.upload.receive(rest)
-                if self.is_over:
-                    return
+            if not self._start_upload(head, rest):
+                return
         elif rest:
             client.hold(rest)
-        backend = self.backend
         if backend.sticks is not None and self.pinned_to is None and not backend.stick(self, now):
             self._ask_for_pin(backend)
         else:
@@ -154,6 +123,22 @@ class Exchange(Relay):
         else:
             self.pinned_to = affinity.server_for(self.cookie)
 
+    def _identity_from_proxy(self, head: RequestHead) -> tuple[bytes, bytes]:
+        """The client's identity and host, as the trusted proxy before us tells them."""
+        client = self.client
+        if head.rare is not None:
+            self.client_address = client.frontend.real_client(
+                head.rare.forwarded_for, client.address
+            )
+        return trusted_identity_fields(head, client.address, self.client_address, client.via.scheme)
+
+    def _start_upload(self, head: RequestHead, rest: bytes) -> bool:
+        """A body that comes in parts, or is too long to be kept. False: it was refused."""
+        self.upload = Upload(self, head)
+        if rest:
+            self.upload.receive(rest)
+        return not self.is_over
+
     def _ask_for_pin(self, backend: Backend) -> None:
         """Another balancer may know where this session lives."""
         self.phase = "C"
@@ -166,23 +151,18 @@ class Exchange(Relay):
         self.dialing = None
         self.dispatch(self.context.clock())
 
-    @property
-    def is_strict(self) -> bool:
-        """Only the server that its key is pinned to will do."""
-        return self.stuck is not None and self.stuck.rule.is_strict
-
     # Q: who takes it?
 
     def dispatch(self, now: float) -> None:
         backend = self.backend
         assert backend is not None
         try:
-            server = backend.choose(self, now)
+            lease = backend.choose(self, now)
         except NoServer as error:
-            self._fail(error)
+            self.fail(error)
             return
-        if server is not None:
-            self._connect(backend, backend.pool.lease(server, now), now)
+        if lease is not None:
+            self._connect(backend, lease, now)
         else:
             self.phase = "Q"
             self.client.deadline = now + self.context.timeouts.queue
@@ -213,17 +193,25 @@ class Exchange(Relay):
 
     async def _dial(self, connections: ServerConnections) -> None:
         try:
-            connection = await connections.dial()
+            peers = self._peers() if connections.tells_client else None
+            connection = await connections.dial(peers)
         except ConnectFailed as error:
             self.dialing = None
             self.server_failed(error)
             return
         except Exhausted as error:
             self.dialing = None
-            self._fail(error)
+            self.fail(error)
             return
         self.dialing = None
         self._send(connection, self.context.clock())
+
+    def _peers(self) -> Peers:
+        """The client's connection, as a PROXY header tells it."""
+        client = self.client
+        here = client.transport.get_extra_info("sockname")
+        destination = (here[0], here[1]) if isinstance(here, tuple) else ("", 0)
+        return Peers((client.address, client.port), destination)
 
     # H: the request leaves; its response head is awaited.
 
@@ -245,85 +233,13 @@ class Exchange(Relay):
         upload.start(connection, self.request_head)
         client.deadline = now + (timeouts.server if upload.awaits_server else timeouts.client)
 
-    # What may fail before the response head.
-
-    def server_failed(self, error: ServerFailed) -> None:
-        """The server let us down before its response head: retry, or give up (the retry table)."""
-        now = self.context.clock()
-        server, backend = self.server, self.backend
-        assert server is not None
-        assert backend is not None
-        upstream, self.upstream = self.upstream, None
-        is_stale = False
-        if upstream is None:
-            server.counters.connect_errors += 1
-        else:
-            # A kept connection that is found closed says nothing of the server's health.
-            is_stale = upstream.is_reused and isinstance(error, ClosedBeforeResponse)
-            upstream.abort()
-        if not is_stale:
-            server.failed(now)
-            if backend.outliers is not None:
-                backend.outliers.failed(server, now)
-        if self.stream is not None:
-            self.stream.attempt_failed(str(error))
-            return
-        may_repeat = error.retry is Retry.SAFE or (
-            error.retry is Retry.REPEATABLE_ONLY and self.head.can_repeat
-        )
-        is_whole = self.upload is None or not self.upload.is_forgotten
-        if may_repeat and is_whole and self.retries < backend.retries:
-            self._retry(error, server, backend, now, is_stale=is_stale)
-        else:
-            self._fail(error)
-
-    def _retry(
-        self, error: ServerFailed, server: Server, backend: Backend, now: float, *, is_stale: bool
-    ) -> None:
-        """On another server, at once; a cookie's is left only for the last retry (HAProxy).
-
-        Where there is no other, the same one is tried again after a while: it may be restarting.
-        """
-        is_last = self.retries + 1 >= backend.retries
-        is_pinned = self.pinned_to is server
-        others = backend.pool.can_wait((*self.tried, server), now)
-        if is_pinned and self.is_strict:
-            others, is_last = False, False
-        stays = (
-            error.retry is Retry.SAFE
-            and server.may_serve(now)
-            and (server.is_lone or (is_pinned and not is_last))
-        )
-        if not (others or stays or is_stale):
-            self._fail(error)
-            return
-        self.retries += 1
-        server.counters.retries += 1
-        self.must_dial = is_stale
-        lease, self.lease = self.lease, None
-        if lease is not None:
-            lease.release()
-        if is_stale and (is_pinned or not others):
-            self.dispatch(now)
-        elif stays:
-            self.phase = "C"
-            self.client.deadline = float("inf")
-            delay = min(self.context.timeouts.connect, _TURN_AROUND)
-            self.turn_around = self.context.loop.call_later(delay, self._turned_around)
-        else:
-            self.pinned_to = None
-            self.tried = (*self.tried, server)
-            self.dispatch(now)
-
-    def _turned_around(self) -> None:
-        self.turn_around = None
-        self.dispatch(self.context.clock())
+    # Deadlines, and leaving.
 
     def expired(self, now: float) -> None:
         """The deadline of the present phase has passed (called by the sweep)."""
         phase = self.phase
         if phase == "Q":
-            self._fail(QueueTimeout("every server was full for too long"))
+            self.fail(QueueTimeout("every server was full for too long"))
         elif phase == "C":
             self._stop_dialing()
             self.server_failed(ConnectTimeout("the connection took too long"))
@@ -331,7 +247,7 @@ class Exchange(Relay):
             if self.upload is None or self.upload.awaits_server:
                 self.server_failed(ResponseTimeout("no response head in time"))
             else:
-                self._refuse(RequestRefused(408, "the request body took too long", "cH"))
+                answers.refuse(self, RequestRefused(408, "the request body took too long", "cH"))
         else:
             self.relay_expired()
 
@@ -369,33 +285,6 @@ class Exchange(Relay):
             self.turn_around.cancel()
             self.turn_around = None
 
-    # Answers of our own.
-
-    def _fail(self, error: ExchangeFailed) -> None:
-        """No server will answer it."""
-        if self.stream is not None:
-            self.stream.attempt_failed(str(error))
-            return
-        # Nothing of a response has left.
-        keep_alive = self._may_keep_client
-        answer = failure(error, method=self.head.method, keep_alive=keep_alive)
-        self.reason = str(error)
-        self._answer(answer, error.status, error.termination, keep_alive=keep_alive)
-
-    def _refuse(self, error: RequestRefused, *, keep_alive: bool = False) -> None:
-        self.client.frontend.counters.refuse(error.status, error.reason)
-        self.reason = error.reason
-        with_body = self.head.method != b"HEAD"
-        answer = refusal(error, keep_alive=keep_alive, with_body=with_body)
-        self._answer(answer, error.status, error.termination, keep_alive=keep_alive)
-
-    def _refuse_for_now(self, rest: bytes, wait: int) -> None:
-        """Its client has had enough requests for now."""
-        if rest:
-            self.client.hold(rest)
-        error = RequestRefused(429, "too many requests from this address", retry_after=wait)
-        self._refuse(error, keep_alive=self._may_keep_client)
-
     def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
         """The request's body broke its framing, or is larger than it may be."""
         status = error.status if isinstance(error, RequestRefused) else 400
@@ -407,27 +296,7 @@ class Exchange(Relay):
             assert self.upload is not None
             self.upload.stop()
         else:
-            self._refuse(refused)
-
-    def _answer_as_final_recipient(self, rest: bytes) -> None:
-        """Max-Forwards is used up (RFC 9110 section 7.6.2)."""
-        if rest:
-            self.client.hold(rest)
-        keep_alive = self._may_keep_client
-        answer = final_recipient(self.head.method, self.request_head, keep_alive=keep_alive)
-        self._answer(answer, 200, "LR", keep_alive=keep_alive)
-
-    @property
-    def _may_keep_client(self) -> bool:
-        return self.head.keep_alive and self.is_request_read and self.context.keeps_clients
-
-    def _answer(self, answer: bytes, status: int, termination: str, *, keep_alive: bool) -> None:
-        now = self.context.clock()
-        self.status = status
-        self.bytes_out += len(answer)
-        self.context.send(self.client.transport, answer)
-        self.finish(termination, now)
-        self.client.exchange_done(now, keep_alive, self.is_request_read)
+            answers.refuse(self, refused)
 
     # The end.
 

@@ -27,9 +27,17 @@ class Gate:
     def __init__(self, most: int, context: Context) -> None:
         self.frontends: list[Frontend] = []
         self._is_open = True
+        self._context = context
+        self._set_most(most)
+
+    def _set_most(self, most: int) -> None:
         self._most = most
         self._room = max(1, int(most * _ROOM))
-        self._context = context
+
+    def reconfigure(self, most: int) -> None:
+        """Another limit from now on. Nobody is put out for it."""
+        self._set_most(most)
+        self.client_gone()  # there may be room now
 
     def client_came(self) -> None:
         """Called for each connection, once it is in `context.clients`."""

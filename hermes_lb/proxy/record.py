@@ -5,26 +5,41 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from hermes_lb.affinity import request_letter
-from hermes_lb.observe.httplog import (
-    AT_ONCE,
-    BAD_REQUEST,
-    FIRST_ATTEMPT,
-    NO_SERVER,
-    attempts_text,
-    format_line,
-    request_text,
-    with_reason,
-)
+from hermes_lb.observe import recent
+from hermes_lb.observe.httplog import REQUEST_MAX, request_text
+from hermes_lb.observe.sampling import Sampler
 from hermes_lb.observe.termination import aborted_by
 from hermes_lb.pool.counters import LATENCY_BOUNDS
+from hermes_lb.proxy.log_lines import letters, line_format
 
 if TYPE_CHECKING:
-    from hermes_lb.affinity import CookieAffinity
+    from hermes_lb import config
     from hermes_lb.errors import RequestRefused
     from hermes_lb.pool import RequestCounters
     from hermes_lb.proxy.client import ClientConnection
     from hermes_lb.proxy.exchange import Exchange
+
+
+class Recorder:
+    """How requests are written down, as `[log]` has it; chosen once, at the start.
+
+    - `line_of_exchange`, `line_of_refusal`: the format.
+    - `sampler`: None if every request has a line.
+    - `captures`: the format shows fields of the head that nobody else looks at.
+    - `makes_traces`: a request that comes without a trace gets one.
+    """
+
+    __slots__ = ("captures", "line_of_exchange", "line_of_refusal", "makes_traces", "sampler")
+
+    def __init__(self, configured: config.Log) -> None:
+        line = line_format(configured)
+        self.line_of_exchange = line.of_exchange
+        self.line_of_refusal = line.of_refusal
+        self.captures = configured.access != "off" and line.captures
+        self.makes_traces = configured.traceparent == "make"
+        self.sampler = (
+            Sampler(configured.sample, configured.slow) if configured.sample < 1.0 else None
+        )
 
 
 def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
@@ -36,7 +51,8 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
         if exchange.bytes_in:
             counters.bytes_in += exchange.bytes_in
         counters.bytes_out += exchange.bytes_out
-        took = now - exchange.started_at
+        began = exchange.started_at
+        took = now - began
         if exchange.response_at == now:  # it came whole
             histogram = counters.at_once
         else:
@@ -44,11 +60,20 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
             _count_stream(exchange, counters, now)
         histogram.counts[bisect_left(LATENCY_BOUNDS, took)] += 1  # `observe`, without the call
         histogram.total += took
+        if exchange.connected_at != began:
+            _count_phases(exchange, counters, now)
         if termination != "--":
             _count_abort(counters, termination)
-    log = exchange.context.access_log
-    if log.enabled and exchange.is_logged:
-        log.write(_line(exchange, now, termination))
+    context = exchange.context
+    log, recorder = context.access_log, context.recorder
+    if (
+        log.enabled
+        and exchange.is_logged
+        and (recorder.sampler is None or _is_wanted(exchange, termination, recorder.sampler))
+    ):
+        log.write(recorder.line_of_exchange(exchange, now, termination))
+    if termination != "--":
+        _remember(exchange, now, termination)
 
 
 def _count_stream(exchange: Exchange, counters: RequestCounters, now: float) -> None:
@@ -56,6 +81,18 @@ def _count_stream(exchange: Exchange, counters: RequestCounters, now: float) -> 
         counters.time_to_first_byte.observe(exchange.response_at - exchange.started_at)
         if exchange.is_stream:
             counters.stream_length.observe(now - exchange.response_at)
+
+
+def _count_phases(exchange: Exchange, counters: RequestCounters, now: float) -> None:
+    """Of a request that was not sent at once, or never."""
+    counters.late += 1
+    connected, response_at = exchange.connected_at, exchange.response_at
+    if exchange.dispatched_at >= 0.0:
+        counters.waiting.observe(exchange.dispatched_at - exchange.head_at)
+    elif exchange.phase == "Q":
+        counters.waiting.observe(now - exchange.head_at)
+    if response_at >= connected >= 0.0:  # a resumed stream's connection is later
+        counters.response_shift.move(response_at - exchange.started_at, response_at - connected)
 
 
 def _count_abort(counters: RequestCounters, termination: str) -> None:
@@ -66,75 +103,36 @@ def _count_abort(counters: RequestCounters, termination: str) -> None:
         counters.aborted_by_server += 1
 
 
-def _line(exchange: Exchange, now: float, termination: str) -> str:
-    client, context, head = exchange.client, exchange.context, exchange.head
-    frontend, backend, server = client.frontend, exchange.backend, exchange.server
-    began, connected, response_at = exchange.started_at, exchange.connected_at, exchange.response_at
-    if backend is None or server is None:
-        name = frontend.name if backend is None else backend.name
-        served_by, in_backend, in_server = f"{name}/{NO_SERVER}", 0, 0
-    else:
-        served_by = backend.log_names[server]
-        in_backend, in_server = backend.pool.in_flight, server.in_flight
-    if backend is None or backend.affinity is None:
-        termination += "--"
-    elif exchange.cookie is None:
-        termination += "N" + exchange.response_letter
-    else:
-        termination += _cookie_letters(exchange, exchange.cookie, backend.affinity)
-    return format_line(
-        client.log_name if exchange.client_address is client.address else _log_name(exchange),
-        int((began + context.wall_clock_offset) * 1000.0),
-        frontend.name,
-        served_by,
-        AT_ONCE if connected == began else _to_connect(exchange),
-        int((response_at - connected) * 1000.0) if response_at >= 0.0 else -1,
-        int((now - began) * 1000.0),
-        exchange.status or -1,
-        exchange.bytes_out,
-        termination,
-        len(context.clients),
-        frontend.counters.connections,
-        in_backend,
-        in_server,
-        _attempts(exchange)
-        if exchange.retries or exchange.queue_position or exchange.reason
-        else FIRST_ATTEMPT,
-        request_text(head.method, head.target, head.minor_version),
+def _is_wanted(exchange: Exchange, termination: str, sampler: Sampler) -> bool:
+    """Not normal (HAProxy's `option dontlog-normal`), slow to answer, or in the sample."""
+    return (
+        termination != "--"
+        or exchange.status >= 500
+        or exchange.retries > 0
+        or exchange.response_at - exchange.started_at > sampler.slow
+        or sampler.takes()
     )
 
 
-def _to_connect(exchange: Exchange) -> str:
-    """In milliseconds; -1 for a phase that was not reached."""
-    head_at, dispatched = exchange.head_at, exchange.dispatched_at
-    tr = int((head_at - exchange.started_at) * 1000.0)
-    tw = int((dispatched - head_at) * 1000.0) if dispatched >= 0.0 else -1
-    tc = int((exchange.connected_at - dispatched) * 1000.0) if exchange.connected_at >= 0.0 else -1
-    return f"{tr}/{tw}/{tc}"
-
-
-def _log_name(exchange: Exchange) -> str:
-    """The client that a trusted proxy speaks for; the port is the proxy's (HAProxy `set-src`)."""
-    return f"{exchange.client_address}:{exchange.client.port}"
-
-
-def _attempts(exchange: Exchange) -> str:
-    position, is_pinned = exchange.queue_position, exchange.pinned_to is not None
-    attempts = attempts_text(
-        exchange.retries,
-        is_redispatched=bool(exchange.tried),
-        server_queue=position if is_pinned else 0,
-        backend_queue=0 if is_pinned else position,
+def _remember(exchange: Exchange, now: float, termination: str) -> None:
+    """For who looks at the dashboard. What we refused was no request that went wrong."""
+    if termination == "PR" or aborted_by(termination) is None:
+        return
+    client, head, context = exchange.client, exchange.head, exchange.context
+    context.recent.add(
+        recent.record(
+            at=now + context.wall_clock_offset,
+            client=exchange.client_address,
+            frontend=client.frontend.name,
+            backend=exchange.backend.name if exchange.backend is not None else None,
+            server=exchange.server.name if exchange.server is not None else None,
+            termination=letters(exchange, termination),
+            status=exchange.status,
+            duration=now - exchange.started_at,
+            request=request_text(head.method, head.target[:REQUEST_MAX], head.minor_version),
+            reason=exchange.reason,
+        )
     )
-    return with_reason(attempts, exchange.reason) if exchange.reason else attempts
-
-
-def _cookie_letters(exchange: Exchange, cookie: bytes, affinity: CookieAffinity) -> str:
-    if exchange.reading is not None and exchange.reading.letter:
-        return exchange.reading.letter + exchange.response_letter
-    named = affinity.server_for(cookie)
-    answered = exchange.server if exchange.response_at >= 0.0 else None
-    return request_letter(cookie, named, answered) + exchange.response_letter
 
 
 def record_refusal(
@@ -142,16 +140,6 @@ def record_refusal(
 ) -> None:
     """The same for bytes that never became a request. Status 0: nothing was sent."""
     client.frontend.counters.refuse(error.status, error.reason)
-    log = client.context.access_log
-    if log.enabled:
-        name = client.frontend.name
-        began = int((client.received_at + client.context.wall_clock_offset) * 1000.0)
-        log.write(
-            format_line(
-                client.log_name, began, name, f"{name}/{NO_SERVER}",
-                "-1/-1/-1", -1, int((now - client.received_at) * 1000.0),
-                error.status or -1, size, error.termination + "--",
-                len(client.context.clients), client.frontend.counters.connections, 0, 0,
-                with_reason(FIRST_ATTEMPT, error.reason), BAD_REQUEST,
-            )
-        )  # fmt: skip
+    context = client.context
+    if context.access_log.enabled:
+        context.access_log.write(context.recorder.line_of_refusal(client, now, error, size))

@@ -9,145 +9,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.affinity import Reading
 from hermes_lb.errors import BadResponse, InvalidBody
 from hermes_lb.http1 import UNTIL_CLOSE, build_response, make_body
 from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.proxy.https import hsts_unless_said
+from hermes_lb.proxy.response_cookies import set_cookie, without_the_servers
+from hermes_lb.proxy.state import ExchangeState
 from hermes_lb.proxy.stream import EventStream
 from hermes_lb.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    import asyncio
-
-    from hermes_lb.affinity import CookieAffinity, Stuck
-    from hermes_lb.errors import RequestRefused, ServerFailed
-    from hermes_lb.http1 import Body, RequestHead, ResponseHead
-    from hermes_lb.pool import Lease, Server
-    from hermes_lb.proxy.client import ClientConnection
-    from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.dispatch import Backend
+    from hermes_lb.http1 import Body, ResponseHead
     from hermes_lb.proxy.stream import StreamRules
-    from hermes_lb.proxy.upload import Upload
     from hermes_lb.proxy.upstream import UpstreamConnection
 
 
-class Relay:
-    """The state of an exchange, and its way from the response head to the last byte.
+class Relay(ExchangeState):
+    """The way of an exchange from the response head to the last byte."""
 
-    `Exchange` adds the way up to there, with the decisions. Times are monotonic seconds, -1 for a
-    phase that was not reached; sizes are bytes.
-    """
-
-    __slots__ = (
-        # The request.
-        "client",
-        "context",
-        "phase",
-        "is_over",
-        "head",
-        "client_address",
-        "request_head",  # as the server gets it; kept until its response begins
-        "upload",  # its body, if it has one
-        # Where it goes.
-        "backend",
-        "is_logged",
-        "cookie",
-        "reading",  # what it says, if it has dates
-        "pinned_to",
-        "stuck",  # the key that pinned it, and its rule
-        "tried",
-        "lease",
-        "server",  # the last one that was picked
-        "upstream",
-        "dialing",
-        "turn_around",
-        "must_dial",
-        "retries",
-        "queue_position",
-        # The response.
-        "status",
-        "is_stream",
-        "informational_responses",
-        "keeps_client",  # the client's connection goes on behind this response
-        "tunnel",
-        "rules",  # of its route, for streams
-        "stream",  # of events, if it has rules
-        # For the record.
-        "started_at",
-        "head_at",
-        "dispatched_at",
-        "connected_at",
-        "response_at",
-        "bytes_in",
-        "bytes_out",
-        "response_letter",  # of the affinity cookie
-        "reason",  # why it was refused or failed, for a person
-    )
-
-    def __init__(self, client: ClientConnection, head: RequestHead, now: float) -> None:
-        self.client = client
-        self.context: Context = client.context
-        self.phase = "R"
-        self.is_over = False
-        self.head = head
-        self.client_address = client.address
-        self.request_head = b""
-        self.upload: Upload | None = None
-        self.backend: Backend | None = None
-        self.is_logged = True
-        self.cookie: bytes | None = None
-        self.reading: Reading | None = None
-        self.pinned_to: Server | None = None
-        self.stuck: Stuck | None = None
-        self.tried: tuple[Server, ...] = ()
-        self.lease: Lease | None = None
-        self.server: Server | None = None
-        self.upstream: UpstreamConnection | None = None
-        self.dialing: asyncio.Task[None] | None = None
-        self.turn_around: asyncio.TimerHandle | None = None
-        self.must_dial = False
-        self.retries = 0
-        self.queue_position = 0
-        self.status = 0
-        self.is_stream = False
-        self.informational_responses = 0
-        self.keeps_client = False
-        self.tunnel: Tunnel | None = None
-        self.rules: StreamRules | None = None
-        self.stream: EventStream | None = None
-        self.started_at = client.received_at
-        self.head_at = now
-        self.dispatched_at = -1.0
-        self.connected_at = -1.0
-        self.response_at = -1.0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.response_letter = "-"
-        self.reason = ""
-
-    # The decisions, which are in Exchange.
-
-    def server_failed(self, error: ServerFailed) -> None:
-        raise NotImplementedError
-
-    def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
-        raise NotImplementedError
-
-    def dispatch(self, now: float) -> None:
-        raise NotImplementedError
-
-    def stop_waiting(self) -> None:
-        raise NotImplementedError
-
-    def finish(self, termination: str, now: float) -> None:
-        raise NotImplementedError
-
-    @property
-    def is_request_read(self) -> bool:
-        """True once all of the request has been received."""
-        if self.upload is not None:
-            return self.upload.is_read
-        return not self.head.length or self.bytes_in > 0  # it came whole, or was not looked at
+    __slots__ = ()
 
     # The response's head.
 
@@ -175,26 +55,21 @@ class Relay:
         if self.stream is not None:  # the rest of a response that has begun
             self.stream.response_head(upstream, head, rest)
             return
-        request = self.head
-        status = head.status
+        context, request, upload = self.context, self.head, self.upload
+        self.status = status = head.status
         if status == 101 and not (request.upgrade and head.upgrade.lower() == request.upgrade):
             self.server_failed(BadResponse("101 without having been asked to switch protocols"))
             return
-        self.response_at = now = self.context.clock()
-        self.status = status
-        rules = self.rules
-        if rules is not None and status == 200 and request.minor_version == 1:
-            self._open_stream(rules, head)
+        self.response_at = now = context.clock()
+        if self.rules is not None:
+            self._open_stream(self.rules, head)
         self.request_head = b""
-        upload = self.upload
-        is_read = True
         if upload is not None:
             upload.forget()
-            is_read = upload.is_read
         backend, server = self.backend, self.server
         assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
         if server.fails:
-            server.succeeded()
+            backend.succeeded(server)
         if backend.outliers is not None:
             backend.outliers.answered(server, status, now)
         if backend.learner is not None:
@@ -202,43 +77,44 @@ class Relay:
         if backend.sticks is not None:
             backend.learn(self, server, head, now)
         forwarded, added = head.forwarded, b""
-        if backend.affinity is not None:
+        if (affinity := backend.affinity) is not None and affinity.knows(server):
             if head.has_set_cookie:
-                forwarded, added = self._filter_cookies(backend.affinity, server, head)
-            if backend.affinity.inserts:
-                added = self._insert_cookie(backend.affinity, server, head)
+                forwarded, added = without_the_servers(self, affinity, server, head)
+            if affinity.inserts:
+                added = set_cookie(self, affinity, server, head)
+        if (hsts := self.client.frontend.hsts) and self.client.via.tls:
+            added += hsts_unless_said(hsts, forwarded)
         length = head.body_length(request.method)
         to_http11 = request.minor_version == 1
-        self.keeps_client = keeps_client = (
-            request.keep_alive
-            and is_read
-            and (to_http11 or length >= 0)
-            and self.context.keeps_clients
-        )
-        block = build_response(head, forwarded, to_http11, keeps_client, length, added)
-        if length == len(rest) and status != 101:  # the common case: all of it came at once
-            if rest:
-                block += rest
-            self.bytes_out += len(block)
-            self.context.send(self.client.transport, block)
-            # A body that must not come (HEAD, 204, 304), although the head announced it, may come
-            # late, and would then be the next client's response.
-            is_clean = length == head.length or (
-                head.length == UNTIL_CLOSE and request.method != b"HEAD"
-            )
-            self._complete(upstream, now, is_clean)
-        elif status == 101:
+        keeps = context.keeps_clients and request.keep_alive and (upload is None or upload.is_read)
+        self.keeps_client = keeps = keeps and (to_http11 or length >= 0)
+        block = build_response(head, forwarded, to_http11, keeps, length, added)
+        if status == 101:
             self._open_tunnel(upstream, block, rest)
-        else:
-            if upload is not None and not is_read and status >= 300:
-                upload.stop()
-            self.is_stream = length < 0 and head.is_event_stream
-            self._start_body(upstream, now, length, block, rest)
+        elif length != len(rest):
+            self._start_body(upstream, head, length, block, rest, now)
+        else:  # the common case: all of it came at once
+            block += rest
+            self.bytes_out += len(block)
+            context.send(self.client.transport, block)
+            said = head.length
+            is_clean = length == said or (said == UNTIL_CLOSE and request.method != b"HEAD")
+            self._complete(upstream, now, is_clean)
 
     def _start_body(
-        self, upstream: UpstreamConnection, now: float, length: int, block: bytes, rest: bytes
+        self,
+        upstream: UpstreamConnection,
+        head: ResponseHead,
+        length: int,
+        block: bytes,
+        rest: bytes,
+        now: float,
     ) -> None:
+        """`block` is the head for the client; the body has begun with `rest`, or comes later."""
         client = self.client
+        if self.upload is not None and not self.upload.is_read and head.status >= 300:
+            self.upload.stop()
+        self.is_stream = length < 0 and head.is_event_stream
         body: Body
         if self.stream is not None:
             body = self.stream.body
@@ -270,55 +146,15 @@ class Relay:
             self.client_is_slow()
 
     def _open_stream(self, rules: StreamRules, head: ResponseHead) -> None:
-        if head.length < 0 and head.is_event_stream and self.head.method != b"HEAD":
+        request = self.head
+        if (
+            head.status == 200
+            and head.is_event_stream
+            and head.length < 0
+            and request.minor_version == 1
+            and request.method != b"HEAD"
+        ):
             self.stream = EventStream(self, rules, head, self.request_head)
-
-    def _filter_cookies(
-        self, affinity: CookieAffinity, server: Server, head: ResponseHead
-    ) -> tuple[bytes, bytes]:
-        """What is forwarded: without the server's own cookie of our name; and what replaces it."""
-        cookies = [
-            (position, value)
-            for position, (name, value) in enumerate(head.fields())
-            if name.lower() == b"set-cookie"
-        ]
-        if any(affinity.preserves(value) for _, value in cookies):
-            self.response_letter = "P"
-        doomed = [position for position, value in cookies if affinity.strips(value)]
-        if not doomed:
-            return head.forwarded, b""
-        if affinity.inserts:
-            self.response_letter = "D"
-            return head.forwarded_without(doomed), b""
-        self.response_letter = "R"
-        rewritten = [affinity.rewritten(head.values[position], server) for position in doomed]
-        lines = b"".join(b"Set-Cookie: %b\r\n" % value for value in rewritten)
-        return head.forwarded_without(doomed), lines
-
-    def _insert_cookie(self, affinity: CookieAffinity, server: Server, head: ResponseHead) -> bytes:
-        """Our cookie, if the client's did not name this server, and the server sent none."""
-        if self.response_letter == "P":
-            return b""
-        if affinity.has_dates:
-            return self._insert_dated(affinity, server, head)
-        named = affinity.server_for(self.cookie) if self.cookie is not None else None
-        if named is server:
-            if self.response_letter == "-":
-                self.response_letter = "N"
-            return b""
-        self.response_letter = "I"
-        return affinity.inserted(server, self.head.method, head)
-
-    def _insert_dated(self, affinity: CookieAffinity, server: Server, head: ResponseHead) -> bytes:
-        reading = self.reading or Reading(None)
-        value = affinity.dated(server, reading, self.context.seconds_since_1970())
-        if value is None:
-            if self.response_letter == "-":
-                self.response_letter = "N"
-            return b""
-        # HAProxy calls it updated if the client stays where it was.
-        self.response_letter = "U" if reading.server is server else "I"
-        return affinity.inserted(server, self.head.method, head, value)
 
     # D: the response's body.
 
@@ -411,7 +247,11 @@ class Relay:
     # L: the last bytes.
 
     def _complete(self, upstream: UpstreamConnection, now: float, is_clean: bool) -> None:
-        """The server is done. `is_clean`: its connection can serve another request."""
+        """The server is done. `is_clean`: its connection can serve another request.
+
+        It can't behind a body that was announced and must not come (HEAD, 304): that may come
+        late, and would then be the next client's response.
+        """
         self.upstream = None
         client = self.client
         if self.upload is None:

@@ -35,6 +35,15 @@ def final_recipient(method: bytes, request_head: bytes, *, keep_alive: bool) -> 
     return head + (b"" if keep_alive else b"Connection: close\r\n") + b"\r\n" + body
 
 
+def redirection(status: int, location: bytes, *, keep_alive: bool) -> bytes:
+    """To another address; without a body, so that it answers HEAD too."""
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
+        + b"Location: %b\r\nContent-Length: 0\r\n" % location
+        + (b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n")
+    )
+
+
 def failure(error: ExchangeFailed, *, method: bytes, keep_alive: bool) -> bytes:
     """For a request that no server answered. What it says of servers is for the log only."""
     return _response(

@@ -182,8 +182,9 @@ class EventStream:
     def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
         """The answer to the request for the rest of the events."""
         exchange = self._exchange
-        server = exchange.server
+        server, backend = exchange.server, exchange.backend
         assert server is not None
+        assert backend is not None
         length = head.body_length(b"GET")
         if head.status != 200 or not head.is_event_stream or not length:
             reason = f"{server.name} answered {head.status}"
@@ -191,7 +192,7 @@ class EventStream:
             return
         self._stop_comments()
         if server.fails:
-            server.succeeded()
+            backend.succeeded(server)
         self.resumes += 1
         server.counters.resumes += 1
         exchange.reason = f"resumes={self.resumes}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from hermes_lb.proxy.client import ClientConnection
     from hermes_lb.proxy.context import Context, PlainTimeouts
@@ -22,16 +22,15 @@ _AT_ONCE = 500
 
 
 class Sweep:
-    """Runs until `stop`."""
+    """Runs until `stop`. `backends` gives those that there are by then."""
 
-    def __init__(self, context: Context, backends: Iterable[Backend]) -> None:
+    def __init__(self, context: Context, backends: Callable[[], Iterable[Backend]]) -> None:
         self._context = context
-        self._backends = list(backends)
-        self._interval = _interval(context.timeouts)
+        self._backends = backends
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._timer = self._context.loop.call_later(self._interval, self._run)
+        self._timer = self._context.loop.call_later(_interval(self._context.timeouts), self._run)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -43,7 +42,7 @@ class Sweep:
         now = self._context.clock()
         self._context.set_wall_clock()
         self._sweep_clients(list(self._context.clients), now)
-        for backend in self._backends:
+        for backend in self._backends():
             backend.pool.tick(now)
             for connections in backend.connections.values():
                 connections.sweep(now)

@@ -92,7 +92,11 @@ class _End(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.has_ended = True
         self._tunnel.exchange.context.turn.write_all()
-        if not self._other.is_closing() and self._other.can_write_eof():
+        if not (self._mine.can_write_eof() and self._other.can_write_eof()):
+            # TLS has no half-close in asyncio: both ways end, as in nginx.
+            self._tunnel.close("--")
+            return False
+        if not self._other.is_closing():
             self._other.write_eof()
         self._tunnel.half_closed()
         return True  # the other direction goes on

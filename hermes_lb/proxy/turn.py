@@ -20,6 +20,7 @@ from hermes_lb.proxy.record import record_exchange
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from hermes_lb.proxy.client import ClientConnection
     from hermes_lb.proxy.exchange import Exchange
@@ -40,11 +41,21 @@ class Turn:
     upon (an end, a deadline), call `finish`: the bytes came first.
     """
 
-    __slots__ = ("_ended", "_is_open", "_loop", "_requests", "_responses", "_writes")
+    __slots__ = (
+        "before_requests",
+        "_ended",
+        "_is_open",
+        "_loop",
+        "_requests",
+        "_responses",
+        "_writes",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._is_open = False  # the end of the turn has been asked for
+        # What is to be known of other processes before a server is picked.
+        self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[ClientConnection, bytes]] = []
         self._responses: list[tuple[UpstreamConnection, bytes]] = []
         self._writes: list[tuple[asyncio.Transport, bytes | None]] = []
@@ -111,6 +122,8 @@ class Turn:
         self._is_open = False
         if self._requests:
             requests, self._requests = self._requests, []
+            if self.before_requests is not None:
+                self.before_requests()
             for client, data in requests:
                 try:
                     client.process(data)

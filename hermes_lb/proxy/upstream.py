@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
+import ssl
 from typing import TYPE_CHECKING, cast
 
+from hermes_lb.dialing import in_words
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse, InvalidResponse
+from hermes_lb.proxy.endpoint import Endpoint
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from hermes_lb.dialing import ServerDialer
     from hermes_lb.http1 import Body
     from hermes_lb.proxy.connections import ServerConnections
     from hermes_lb.proxy.context import Context
@@ -18,41 +23,40 @@ if TYPE_CHECKING:
 _HEAD_END = b"\r\n\r\n"
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Endpoint):
     """One connection to a server; it serves one exchange at a time, or is idle."""
 
     __slots__ = (
         "_context",
         "_is_noted",
-        "_is_reading_paused",
         "_pending",
         "_poll",
+        "_tls",
         "body",
+        "dialer",
         "exchange",
         "home",
         "idle_since",
         "is_lost",
         "is_reused",
-        "is_writing_paused",
         "keep_alive",
-        "transport",
     )
 
-    def __init__(self, home: ServerConnections, context: Context) -> None:
+    def __init__(self, home: ServerConnections, context: Context, dialer: ServerDialer) -> None:
+        super().__init__()
         self.home = home
+        self.dialer = dialer  # who made it
         self._context = context
-        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.exchange: Exchange | Detached | None = None
         self.body: Body | None = None  # of the response, once its head has come
         self.keep_alive = True  # what the response head said
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
-        self.is_writing_paused = False
-        self._is_reading_paused = False
         self._is_noted = False  # bytes of a head wait for the end of the turn
         self._poll: select.poll | None = None
         self._pending = b""  # of a response head that is not complete
+        self._tls: ssl.SSLObject | None = None
 
     def __repr__(self) -> str:
         state = f"serves {self.exchange!r}" if self.exchange else "idle"
@@ -62,6 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self._tls = transport.get_extra_info("ssl_object")
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -76,10 +81,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._context.turn.response_came(self, data)
 
     def eof_received(self) -> bool:
-        """The server has ended its side: it will say no more, and gets no more."""
+        """The server has ended its side: it will say no more, and gets no more.
+
+        With TLS this is its close_notify. For an end without one uvloop calls `connection_lost`
+        alone, but asyncio's own loop calls this.
+        """
         if self._is_noted:
             self._context.turn.finish()
-        self._ended(None)
+        self._ended(self._cut(self._tls) if self._tls is not None else None)
         self.transport.abort()
         return False
 
@@ -88,8 +97,22 @@ class UpstreamConnection(asyncio.Protocol):
             self._context.turn.finish()
         self.is_lost = True
         self._context.upstreams.discard(self)
+        if self._tls is not None and error is None:
+            error = self._cut(self._tls)
         self._ended(error)
         self._context.connection_gone()
+
+    @staticmethod
+    def _cut(tls: ssl.SSLObject) -> Exception | None:
+        """An end without a close_notify can be anybody's on the way (RFC 9112 section 9.8)."""
+        try:
+            if not tls.read(1):
+                return None
+        except ssl.SSLZeroReturnError:
+            return None
+        except ssl.SSLError:
+            pass
+        return ConnectionResetError("the connection ended without a TLS close_notify")
 
     def _ended(self, error: Exception | None) -> None:
         exchange, self.exchange = self.exchange, None
@@ -101,7 +124,8 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._pending:
             exchange.server_failed(BadResponse(f"{name} closed in the middle of a response head"))
         else:
-            exchange.server_failed(ClosedBeforeResponse(f"{name} closed without a response"))
+            why = f": {in_words(error)}" if isinstance(error, ssl.SSLError) else ""
+            exchange.server_failed(ClosedBeforeResponse(f"{name} closed without a response{why}"))
 
     def pause_writing(self) -> None:
         self.is_writing_paused = True
@@ -122,25 +146,27 @@ class UpstreamConnection(asyncio.Protocol):
         self._context.send(self.transport, data)
 
     def has_news(self) -> bool:
-        """True if the kernel holds something of an idle connection that the loop has not told yet.
+        """True if something of an idle connection is here that the loop has not told yet.
 
-        That can only be its end, or bytes that nobody asked for.
+        Of TCP that can only be its end, or bytes that nobody asked for; of TLS also a session
+        ticket. TLS may besides hold an end that the kernel has handed over already.
         """
         if self._poll is None:
             self._poll = select.poll()
             sock = self.transport.get_extra_info("socket")
             self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
-        return bool(self._poll.poll(0))
+        return bool(self._poll.poll(0)) or (self._tls is not None and self._has_tls_news(self._tls))
 
-    def pause_reading(self) -> None:
-        if not self._is_reading_paused and not self.transport.is_closing():
-            self._is_reading_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._is_reading_paused and not self.transport.is_closing():
-            self._is_reading_paused = False
-            self.transport.resume_reading()
+    def _has_tls_news(self, tls: ssl.SSLObject) -> bool:
+        try:
+            tls.read(1)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            pass
+        # An end, or a byte that nobody asked for, and that the loop will not find any more.
+        self.transport.abort()
+        return True
 
     def give_back(self, now: float, is_clean: bool) -> None:
         """The exchange is over. `is_clean`: both messages ended exactly where they should."""
@@ -149,6 +175,8 @@ class UpstreamConnection(asyncio.Protocol):
         if is_clean and self.keep_alive and not self._is_noted:
             if self._is_reading_paused:
                 self.resume_reading()
+            if self._tls is not None and not self.is_reused:
+                self.dialer.remember(self._tls)
             self.is_reused = True
             self.home.put_idle(self, now)
         else:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing.balancer import WatchedBalancer
+from hermes_lb.testing.connection import Over
 from hermes_lb.testing.messages import Reply, Request
 
 if TYPE_CHECKING:
@@ -87,8 +88,14 @@ class Application:
             yield head if request.is_websocket else _CLOSE.sub(b"", head)
             if request.is_websocket:
                 upload = self._tasks.spawn(_pass_on(connection, writer), name="to the application")
+            size, last = 0, b""
             while piece := await reader.read(64 * 1024):
+                size, last = size + len(piece), (last + piece)[-len(_LAST_CHUNK) :]
                 yield piece
+            if not _is_whole(request, head, size, last):
+                raise Over
+        except (EOFError, OSError) as error:
+            raise Over from error
         finally:
             if upload is not None:
                 upload.cancel()
@@ -119,6 +126,18 @@ def _asked_once(request: Request) -> bytes:
     lines = [f"{request.method} {request.target} HTTP/1.1", *(f"{n}: {v}" for n, v in fields)]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + request.body
 
+
+def _is_whole(request: Request, head: bytes, size: int, last: bytes) -> bool:
+    """Whether `size` bytes are the whole body: aiohttp ends the connection if a stream fails."""
+    if request.method == "HEAD" or head.split(b" ", 2)[1] in (b"204", b"304"):
+        return True
+    if length := _LENGTH.search(head):
+        return size == int(length[1])
+    return last == _LAST_CHUNK
+
+
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_LAST_CHUNK = b"0\r\n\r\n"
 
 # The inner connection's end is none of the outer one's.
 _CLOSE = re.compile(rb"(?i)\r\nconnection: close(?=\r\n)")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancer import LoadBalancer
-from hermes_lb.config import Config
+from hermes_lb.config import Config, Log
 from hermes_lb.observe.access_log import AccessLog
+from hermes_lb.proxy.record import Recorder
 from hermes_lb.testing.collected import Collected
 from hermes_lb.testing.record import Record
+from hermes_lb.testing.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AsyncExitStack
     from pathlib import Path
     from typing import Any
-
-    from hermes_lb.testing.servers import Server
 
 _TABLES = Config.model_fields.keys() - {"frontends", "backends"}
 
@@ -33,8 +34,19 @@ class WatchedBalancer(LoadBalancer):
 
     async def _start(self, starting: AsyncExitStack) -> None:
         await super()._start(starting)
-        assert self._context is not None
-        self._context.access_log = _Recording(self._context.access_log, self._records)
+        self._watch()
+
+    async def reconfigure(self, config: Config | Mapping[str, Any] | str | Path) -> list[str]:
+        try:
+            return await super().reconfigure(config)
+        finally:
+            self._watch()
+
+    def _watch(self) -> None:
+        context = self._context
+        context.recorder = Recorder(Log())  # records are read from its lines
+        if not isinstance(context.access_log, _Recording):
+            context.access_log = _Recording(context.access_log, self._records)
 
     @property
     def records(self) -> list[Record]:
@@ -42,7 +54,15 @@ class WatchedBalancer(LoadBalancer):
         return self._records.items
 
     async def record(self, index: int = 0) -> Record:
-        """The record with this index, once it is there. Raises AssertionError if it is not."""
+        """The record with this index, from 0, once it is there.
+
+        Raises AssertionError if it does not come, and ValueError for an index below 0.
+        """
+        if index < 0:
+            raise ValueError(
+                f"record({index}) cannot wait: which record is the last is not known before all "
+                f"are there; `records[{index}]` is of those that are there now"
+            )
         return (await self._records.wait(index + 1))[index]
 
     async def served(self, count: int = 1) -> list[str | None]:
@@ -61,7 +81,7 @@ class WatchedBalancer(LoadBalancer):
 
 
 class _Recording(AccessLog):
-    """An access log that is recorded, and then written as configured."""
+    """An access log that is recorded, and then written where it is configured to, in `httplog`."""
 
     def __init__(self, configured: AccessLog, records: Collected[Record]) -> None:
         super().__init__("off")
@@ -86,15 +106,18 @@ def config_for(
     A server may be an address too, such as `127.0.0.1:9`. `server` holds for all servers, `each`
     has a table for each of them. The names of the configuration's tables (`timeouts`, `limits`,
     `log`, ...) among `options` are those tables; all other options are the backend's keys.
+
+    Raises TypeError for what is neither server nor address, ValueError if `each` has not one table
+    for each.
     """
+    if each and len(each) != len(servers):
+        raise ValueError(
+            f"each has {len(each)} tables for {len(servers)} servers: give one for each server, "
+            "in their order, and {} for one without keys of its own"
+        )
     listed: list[dict[str, Any]] = []
     for number, one in enumerate(servers):
-        who = (
-            {"name": f"address{number + 1}", "address": one}
-            if isinstance(one, str)
-            else {"name": one.name, "address": one.address}
-        )
-        listed.append({**who, **(server or {}), **(each[number] if each else {})})
+        listed.append({**_who(one, number), **(server or {}), **(each[number] if each else {})})
     tables = {name: options.pop(name) for name in _TABLES & options.keys()}
     return {
         "admin": {"enabled": False},
@@ -110,3 +133,16 @@ def config_for(
         ],
         "backends": {"servers": {"servers": listed, **options}},
     }
+
+
+def _who(server: object, number: int) -> dict[str, str]:
+    if isinstance(server, str):
+        return {"name": f"address{number + 1}", "address": server}
+    if isinstance(server, Server):
+        return {"name": server.name, "address": server.address}
+    hint = ""
+    if isinstance(server, list | tuple):
+        hint = "; give them one by one: load_balancer(*servers)"
+    elif inspect.isawaitable(server):
+        hint = "; await it first: load_balancer(*await balanced_servers(2))"
+    raise TypeError(f"a server is one of balanced_servers, or an address; not {server!r}{hint}")

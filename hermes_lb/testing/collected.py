@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import textwrap
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -45,12 +47,20 @@ class Collected(Generic[T]):
 async def eventually(condition: Callable[[], object], what: str = "") -> None:
     """Wait until `condition()` is true. Raises AssertionError after `PATIENCE`.
 
-    It asks every 2 ms. Where there is something to await, such as `Server.asked` or
-    `WatchedBalancer.served`, await that.
+    The error says `what`, or the condition's source. It asks every 2 ms. Where there is something
+    to await, such as `Server.asked` or `WatchedBalancer.served`, await that.
     """
     try:
         async with asyncio.timeout(PATIENCE):
             while not condition():  # noqa: ASYNC110 - what is awaited is not ours to instrument
                 await asyncio.sleep(0.002)
     except TimeoutError:
-        raise AssertionError(f"never came true: {what or condition}") from None
+        raise AssertionError(f"never came true: {what or _source_of(condition)}") from None
+
+
+def _source_of(condition: Callable[[], object]) -> str:
+    """As it is written; its `repr` where that cannot be had."""
+    try:
+        return textwrap.dedent(inspect.getsource(condition)).strip()
+    except (OSError, TypeError):
+        return repr(condition)

@@ -32,19 +32,19 @@ class Wire:
 
     async def send(self, data: bytes) -> None:
         """All of it, or as much as the server's fault lets through at any time."""
-        loop = asyncio.get_running_loop()
         while data:
             room = self.server.fault.room(self.sent)
             if room == 0:
                 await self.server.another_fault()
                 continue
             piece, data = (data, b"") if room is None else (data[:room], data[room:])
-            await loop.sock_sendall(self._sock, piece)
+            await _send(self._sock, piece)
             self.sent += len(piece)
 
     def reset(self) -> NoReturn:
         """End it by RST."""
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+        with suppress(OSError):  # macOS refuses it once the other side has ended the connection
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
         raise Over
 
     def close(self) -> NoReturn:
@@ -62,14 +62,13 @@ class Connection:
         self._server = server
         self._sock = sock
         self._unread = b""
-        self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         """Until either side ends it."""
         try:
             while await self._serve_one():
                 pass
-        except (Over, OSError):
+        except Over:
             pass
         finally:
             self._sock.close()
@@ -99,7 +98,7 @@ class Connection:
     async def _read_request(self) -> Request:
         request = Request.parse(await self.read_until(b"\r\n\r\n"))
         if request.header("Expect"):
-            await self._loop.sock_sendall(self._sock, head_of(100, {}))
+            await _send(self._sock, head_of(100, {}))
         if request.header("Transfer-Encoding"):
             body = await self._read_chunks()
         else:
@@ -136,7 +135,18 @@ class Connection:
         return await self.read_exactly(found + len(mark))
 
     async def _receive(self) -> None:
-        data = await self._loop.sock_recv(self._sock, _READ)
+        try:
+            data = await asyncio.get_running_loop().sock_recv(self._sock, _READ)
+        except OSError as error:
+            raise Over from error
         if not data:
             raise Over
         self._unread += data
+
+
+async def _send(sock: socket.socket, data: bytes) -> None:
+    """Raises Over if the other side has left: an OSError is then the handler's own."""
+    try:
+        await asyncio.get_running_loop().sock_sendall(sock, data)
+    except OSError as error:
+        raise Over from error

@@ -2,7 +2,7 @@
 
 A fault holds from the next request on. `Stall` holds for the present ones too, until another fault
 (or None) takes its place. Faults have no state, so several servers may share one. A fault of your
-own is a subclass of `Fault`.
+own is a subclass of `Fault`. All raise ValueError for a value that makes no sense.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hermes_lb.testing.messages import Answer
+from hermes_lb.testing.messages import Answer, check_status
 
 if TYPE_CHECKING:
     from hermes_lb.testing.connection import Wire
@@ -57,6 +57,9 @@ class Flap(Fault):
     up: float
     down: float
 
+    def __post_init__(self) -> None:
+        _check(self.up > 0 and self.down > 0, self, "up and down are seconds, above 0")
+
     def begin(self, server: Server) -> None:
         server.listen()
         server.in_background(self._flap(server))
@@ -75,6 +78,9 @@ class ResetAfter(Fault):
 
     size: int
 
+    def __post_init__(self) -> None:
+        _check(self.size >= 0, self, "size is in bytes, from 0")
+
     async def send(self, reply: Reply, wire: Wire) -> None:
         await _send_at_most(self.size, reply, wire)
         wire.reset()
@@ -85,6 +91,9 @@ class CloseAfter(Fault):
     """A clean end (FIN) after `size` bytes of the response, its head included."""
 
     size: int
+
+    def __post_init__(self) -> None:
+        _check(self.size >= 0, self, "size is in bytes, from 0")
 
     async def send(self, reply: Reply, wire: Wire) -> None:
         await _send_at_most(self.size, reply, wire)
@@ -104,6 +113,9 @@ class Stall(Fault):
 
     after: int = 0
 
+    def __post_init__(self) -> None:
+        _check(self.after >= 0, self, "after is in bytes, from 0")
+
     def room(self, sent: int) -> int | None:
         return max(0, self.after - sent)
 
@@ -113,6 +125,9 @@ class SlowTokens(Fault):
     """`interval` seconds before each piece of a stream, or before each byte of a plain body."""
 
     interval: float
+
+    def __post_init__(self) -> None:
+        _check(self.interval >= 0, self, "interval is in seconds, from 0")
 
     async def send(self, reply: Reply, wire: Wire) -> None:
         await wire.send(await anext(reply.pieces))
@@ -130,6 +145,9 @@ class WrongLength(Fault):
     """
 
     by: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.by != 0, self, "by is how many bytes too many, or below 0 too few")
 
     async def send(self, reply: Reply, wire: Wire) -> None:
         head = await anext(reply.pieces)
@@ -166,6 +184,10 @@ class Fail(Fault):
     rate: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_status(self.status)
+        _check(0 <= self.rate <= 1, self, "rate is a share of the requests, from 0 to 1")
+
     def begin(self, server: Server) -> None:
         server.listen()
         server.rng.seed(self.seed)
@@ -174,6 +196,11 @@ class Fail(Fault):
         if server.rng.random() < self.rate:
             return Answer(self.status, {}, f"{server.name} fails\n")
         return None
+
+
+def _check(is_so: bool, fault: Fault, rule: str) -> None:
+    if not is_so:
+        raise ValueError(f"{fault!r}: {rule}")
 
 
 __all__ = [

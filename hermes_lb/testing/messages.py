@@ -59,6 +59,16 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {}
     body: Body = b""
 
+    @classmethod
+    def of(cls, returned: object) -> Answer:
+        """What a handler returned. Raises TypeError if it is nothing of the kind."""
+        if not (isinstance(returned, tuple) and 1 <= len(returned) <= len(cls._fields)):
+            raise TypeError(
+                "a handler returns a status, headers and a body, as in "
+                f'`return 200, {{}}, "text"`; this one returned {returned!r}'
+            )
+        return cls(*returned)
+
 
 Handler: TypeAlias = Callable[[Request], "Awaitable[Answer | tuple[int, Mapping[str, str], Body]]"]
 
@@ -72,43 +82,81 @@ class Reply:
 
 
 def reply_to(request: Request, answer: Answer) -> Reply:
-    """The bytes of `answer`; without its body where a body must not be."""
+    """The bytes of `answer`; without its body where a body must not be.
+
+    Raises ValueError or TypeError if it cannot be sent; so do its pieces, as a stream is made.
+    """
+    check_status(answer.status)
+    if not isinstance(answer.headers, Mapping):
+        raise TypeError(f"headers map names to values, as a dict does; not {answer.headers!r}")
     has_body = request.method != "HEAD" and answer.status not in (204, 304)
-    if isinstance(answer.body, (str, bytes)):
-        return Reply(_plain(answer, _raw(answer.body), has_body), is_streamed=False)
-    return Reply(_chunked(answer, answer.body, has_body), is_streamed=True)
+    if isinstance(answer.body, AsyncIterable):
+        head = head_of(answer.status, {"Transfer-Encoding": "chunked", **answer.headers})
+        return Reply(_chunked(head, answer.body, has_body), is_streamed=True)
+    body = _raw(answer.body)
+    head = head_of(answer.status, {"Content-Length": str(len(body)), **answer.headers})
+    return Reply(_plain(head, body if has_body else b""), is_streamed=False)
 
 
-async def _plain(answer: Answer, body: bytes, has_body: bool) -> AsyncGenerator[bytes, None]:
-    yield head_of(answer.status, {"Content-Length": str(len(body)), **answer.headers})
-    if has_body and body:
+def check_status(status: object) -> None:
+    """Raises ValueError unless it is that of a final response, whether registered or not."""
+    if status not in range(200, 1000):
+        raise ValueError(f"a status is a number from 200 to 999, not {status!r}")
+
+
+async def _plain(head: bytes, body: bytes) -> AsyncGenerator[bytes, None]:
+    yield head
+    if body:
         yield body
 
 
 async def _chunked(
-    answer: Answer, body: AsyncIterable[str | bytes], has_body: bool
+    head: bytes, body: AsyncIterable[str | bytes], has_body: bool
 ) -> AsyncGenerator[bytes, None]:
-    yield head_of(answer.status, {"Transfer-Encoding": "chunked", **answer.headers})
+    yield head
     if not has_body:
         return
-    async for piece in body:
-        if raw := _raw(piece):
-            yield b"%x\r\n%b\r\n" % (len(raw), raw)
-    yield b"0\r\n\r\n"
+    pieces = aiter(body)
+    try:
+        async for piece in pieces:
+            if raw := _raw(piece):
+                yield b"%x\r\n%b\r\n" % (len(raw), raw)
+        yield b"0\r\n\r\n"
+    finally:
+        # So that its own `finally` runs now, and an error there is this test's.
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
 
 
 def head_of(status: int, headers: Mapping[str, str]) -> bytes:
-    """A response's head."""
+    """A response's head. Raises ValueError if a field is not latin-1."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = "Unknown"
-    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {v}" for name, v in headers.items())]
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    lines = [f"HTTP/1.1 {status} {phrase}".encode(), *map(_field, headers.items())]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _raw(piece: str | bytes) -> bytes:
-    return piece.encode() if isinstance(piece, str) else piece
+def _field(field: tuple[str, str]) -> bytes:
+    name, value = field
+    try:
+        return f"{name}: {value}".encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"header {name} has characters that latin-1 lacks: {value!r}; "
+            "encode them, as urllib.parse.quote does"
+        ) from None
+
+
+def _raw(piece: object) -> bytes:
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, bytes):
+        return piece
+    raise TypeError(
+        f"a body is text, bytes, or an async iterator of these; not {piece!r} (JSON: json.dumps)"
+    )
 
 
 def events(*data: str) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -26,7 +27,8 @@ _NAMES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"
 class Rig:
     """`async with Rig() as rig:` ends all that `rig` has started, balancers first.
 
-    Leaving it raises an ExceptionGroup of the errors that escaped from handlers.
+    Leaving it raises an ExceptionGroup of the errors that escaped from handlers and faults. If the
+    test has failed by itself, its own error is raised, and has these as notes.
     """
 
     def __init__(self) -> None:
@@ -43,12 +45,20 @@ class Rig:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        where: TracebackType | None,
     ) -> None:
+        self._loop = None
         async with self._running_servers, self._running_balancers:
             pass
-        if errors := [error for server in self._servers for error in server.errors]:
-            raise ExceptionGroup("handlers of the test's servers failed", errors)
+        escaped = [error for server in self._servers for error in server.errors]
+        if error is not None:
+            for other in escaped:
+                lines = "".join(traceback.format_exception(other))
+                error.add_note(
+                    f"Besides, a handler or fault of the test's servers failed:\n{lines}"
+                )
+        elif escaped:
+            raise BaseExceptionGroup("handlers or faults of the test's servers failed", escaped)
 
     async def servers(
         self,
@@ -90,6 +100,8 @@ class Rig:
         return await self._running_balancers.enter_async_context(lb)
 
     def _check_loop(self) -> None:
+        if self._loop is None:
+            raise RuntimeError("a Rig starts something only within `async with Rig() as rig:`")
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(
                 "the fixture and the test run in different event loops: "

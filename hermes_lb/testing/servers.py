@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import socket
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _WELL = Fault()
 
+# What ends a connection, or the test itself. All else that escapes from a handler or a fault is an
+# error of the test: also `pytest.fail`, which is no Exception.
+_ENDS = (Over, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+
 
 class Server:
     """An HTTP/1.1 server on a port of its own, on loopback.
@@ -41,7 +46,7 @@ class Server:
         self.in_flight = 0  # requests that are being answered
         self.accepted = 0  # connections so far
         self.rng = random.Random(0)
-        self.errors: list[Exception] = []  # that escaped from the handler
+        self.errors: list[BaseException] = []  # that escaped from the handler or a fault
         self._application = application
         self._requests: Collected[Request] = Collected(f"requests to {name}")
         self._fault = _WELL
@@ -81,11 +86,16 @@ class Server:
 
     @property
     def fault(self) -> Fault:
-        """How it misbehaves; `None` is set for not at all. It may be changed at any time."""
+        """How it misbehaves; `None` is set for not at all. It may be changed at any time.
+
+        Raises TypeError for what is no fault, which changes nothing.
+        """
         return self._fault
 
     @fault.setter
     def fault(self, fault: Fault | None) -> None:
+        if not isinstance(fault, Fault | None):
+            raise TypeError(_not_a_fault(fault))
         if self._background is not None:
             self._background.cancel()
             self._background = None
@@ -150,11 +160,16 @@ class Server:
 
     @contextmanager
     def asked_for(self, request: Request) -> Iterator[None]:
-        """While `request` is being answered."""
+        """While `request` is being answered. An error in that is kept, and ends the connection."""
         self.in_flight += 1
         self._requests.add(request)
         try:
             yield
+        except _ENDS:
+            raise
+        except BaseException as error:
+            self._keep(error, request)
+            raise Over from error
         finally:
             self.in_flight -= 1
 
@@ -165,19 +180,34 @@ class Server:
         if self._application is not None:
             return await self._application.reply(request, connection)
         if self.handler is not None:
-            return reply_to(request, await self._handle(self.handler, request))
+            return await self._handle(self.handler, request)
         if request.is_websocket:
             return websocket.echo(request, connection)
         return reply_to(request, Answer(body=self.name))
 
-    async def _handle(self, handler: Handler, request: Request) -> Answer:
+    async def _handle(self, handler: Handler, request: Request) -> Reply:
         try:
-            return Answer(*await handler(request))
-        except (Over, OSError):
+            returned = handler(request)
+            if not inspect.isawaitable(returned):
+                raise TypeError("a handler is an async function: `async def`, this one is not")
+            return reply_to(request, Answer.of(await returned))
+        except _ENDS:
             raise
-        except Exception as error:
-            self.errors.append(error)
-            return Answer(500, {}, f"the handler of {self.name} failed: {error!r}\n")
+        except BaseException as error:
+            self._keep(error, request)
+            text = f"the handler of {self.name} failed: {error!r}\n"
+            return reply_to(request, Answer(500, {}, text))
+
+    def _keep(self, error: BaseException, request: Request) -> None:
+        error.add_note(f"while server {self.name} answered {request.method} {request.target}")
+        self.errors.append(error)
+
+
+def _not_a_fault(fault: object) -> str:
+    if isinstance(fault, type) and issubclass(fault, Fault):
+        name = fault.__name__
+        return f"a fault is an instance, such as {name}(...); this is the class {name} itself"
+    return f"a fault is None or one of hermes_lb.testing.faults, such as Refuse(); not {fault!r}"
 
 
 def _reserve() -> socket.socket:

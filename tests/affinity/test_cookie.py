@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.affinity import CookieAffinity, request_letter
-from hermes_lb.config.models import CookieAffinity as Configured
+from hermes_lb.config import CookieAffinity as Configured
 from tests.pool.support import make_pool
 
 ETAG = (b"ETag", b'"v1"')

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.config import Backend
+from hermes_lb.health import HealthChecker
+from hermes_lb.pool import Pool
 from tests.agent_worker.support import GatedEngine
+from tests.health.fakes import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -28,7 +33,7 @@ async def test_health_and_readiness_of_a_worker_that_is_well(
         assert response.status == 200
 
 
-async def test_draining_is_told_by_ready_and_nothing_is_refused(
+async def test_draining_is_told_by_ready_and_health_and_nothing_is_refused(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
     worker = await start_worker()
@@ -37,9 +42,32 @@ async def test_draining_is_told_by_ready_and_nothing_is_refused(
     async with http.get(worker.url + "/ready") as response:
         assert (response.status, (await response.json())["status"]) == (503, "draining")
     async with http.get(worker.url + "/health") as response:
-        assert response.status == 200
+        assert (response.status, response.headers["X-Hermes-Draining"]) == (503, "1")
+        assert (await response.json())["status"] == "draining"
     async with http.post(worker.sessions()) as response:
         assert response.status == 201
+
+
+async def test_the_balancers_checks_take_it_for_a_drain_and_not_for_a_failure(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker()
+    listed = [{"name": "agent1", "address": worker.url.removeprefix("http://")}]
+    health = {"interval": "10ms", "timeout": "5s", "fall": 1}
+    configured = Backend.model_validate({"servers": listed, "health": health})
+    pools = {"agents": Pool("agents", configured)}
+    (server,) = pools["agents"].servers
+    checks = HealthChecker(pools, {"agents": configured}, rng=Random())
+    await checks.start()
+    try:
+        await until(lambda: server.last_check.startswith("200"))
+        async with http.post(worker.url + "/drain") as response:
+            assert response.status == 202
+        await until(lambda: server.state != "up")
+        assert server.state == "drain"
+        assert server.may_serve(0.0)
+    finally:
+        await checks.stop()
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via"])

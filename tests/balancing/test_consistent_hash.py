@@ -49,27 +49,41 @@ def test_behind_the_last_point_the_ring_begins_again():
 
 
 @pytest.mark.parametrize(
-    ("weights", "points"),
+    ("weights", "unit", "points"),
     [
-        ([1], [160]),
-        ([1, 2, 3], [160, 320, 480]),
-        ([100, 200], [160, 320]),
-        ([7], [160]),
-        ([2, 0, 4], [160, 0, 320]),
-        ([0, 0], [0, 0]),
+        ([1], 1, [160]),
+        ([1, 2, 3], 1, [160, 320, 480]),
+        ([100, 200], 100, [160, 320]),
+        ([7], 7, [160]),
+        ([2, 0, 4], 1, [320, 0, 640]),
+        ([15, 20], 10, [240, 320]),
+        ([0, 0], 1, [0, 0]),
+        ([], 0, []),
     ],
 )
-def test_points_by_weight(weights: list[int], points: list[int]):
-    assert points_by_weight(weights) == points
+def test_points_by_weight(weights: list[int], unit: int, points: list[int]):
+    assert points_by_weight(weights, unit) == points
+
+
+@pytest.mark.parametrize("weight", [0, 1, 3])
+def test_another_weight_at_run_time_moves_keys_of_that_server_only(weight: int):
+    """Although 4, 0, 4 could be divided by 4: nobody else gains or loses points."""
+    pool = make_pool({"weight": 4}, {"weight": 2}, {"weight": 4})
+    strategy = ConsistentHash(load_factor=0)
+    before = homes(pool, strategy, KEYS)
+    pool.servers[1].set_weight(weight)
+    after = homes(pool, strategy, KEYS)
+    assert before != after
+    assert all("b" in (before[key], after[key]) for key in KEYS if before[key] != after[key])
 
 
 def test_the_ring_stays_small_and_everyone_is_on_it():
-    counts = points_by_weight([65_535, 1, 30_000, 0])
+    counts = points_by_weight([65_535, 1, 30_000, 0], 1)
     assert sum(counts) <= MOST_POINTS + len(counts)
     assert counts[1] == 2
     assert counts[3] == 0
     assert counts[0] / counts[2] == pytest.approx(65_535 / 30_000, rel=1e-3)
-    assert points_by_weight([65_535] * 5 + [1])[-1] == 1
+    assert points_by_weight([65_535] * 5 + [1], 1)[-1] == 1
 
 
 @settings(deadline=None, max_examples=25)

@@ -6,7 +6,7 @@ from collections import Counter
 from fractions import Fraction
 from math import ceil
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +17,14 @@ from hermes_lb.balancing.hashing import hash64, key_source
 from tests.balancing.support import assert_shares, home, homes, load
 from tests.pool.support import FakeRequest, make_pool
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hermes_lb.pool import Pool, Server
+
 both = pytest.mark.parametrize("strategy_type", [ConsistentHash, Maglev])
+
+KEYS = [f"k{number}" for number in range(300)]
 
 HEAD = (
     b"POST /v1/chat?a=1&session=q%207&session=later&b=2 HTTP/1.1\r\n"
@@ -243,3 +250,70 @@ def test_the_bound_of_those_that_are_left(strategy_type: Any):
     for key in range(40):
         request = FakeRequest(f"k{key}", pool.servers[:2])
         assert strategy.pick(pool, request, 0.0, Random(0)) is pool.servers[3]
+
+
+# A key that sticks by hashing (`owner`) is pinned; one that only balances (`pick`) is not.
+
+
+def owners(pool: Pool, ring: Any, keys: list[str], tried: Sequence[Server] = ()) -> dict[str, str]:
+    found = {key: ring.owner(pool, key.encode(), 0.0, tried=tried) for key in keys}
+    return {key: server.name for key, server in found.items()}
+
+
+@both
+def test_without_those_tried_keys_are_where_they_are_without_those_that_are_down(
+    strategy_type: Any,
+):
+    pool, ring = make_pool({}, {}, {}, {}), strategy_type()
+    tried = owners(pool, ring, KEYS, pool.servers[1:3])
+    for server in pool.servers[1:3]:
+        server.set_up(False, "")
+    assert owners(pool, ring, KEYS) == tried
+    assert set(tried.values()) == {"a", "d"}
+
+
+@both
+@pytest.mark.parametrize("state", ["degraded", "drain"])
+def test_keys_that_stick_stay_with_a_server_that_takes_nobody_new(strategy_type: Any, state: str):
+    """Nobody can tell a key whose session has begun from a new one, so none is torn away."""
+    pool, ring = make_pool({}, {}, {}), strategy_type()
+    before = owners(pool, ring, KEYS)
+    if state == "degraded":
+        pool.servers[1].set_degraded("timeout")
+    else:
+        pool.servers[1].set_admin("drain")
+    assert pool.servers[1].state == state
+    assert owners(pool, ring, KEYS) == before
+    assert "b" in before.values()
+
+
+@both
+@pytest.mark.parametrize("state", ["degraded", "drain"])
+def test_keys_that_only_balance_go_on_to_others_and_come_back(strategy_type: Any, state: str):
+    pool, strategy = make_pool({}, {}, {}), strategy_type(load_factor=0)
+    before = homes(pool, strategy, KEYS)
+    server = pool.servers[1]
+    if state == "degraded":
+        server.set_degraded("timeout")
+    else:
+        server.set_admin("drain")
+    during = homes(pool, strategy, KEYS)
+    assert {key for key in KEYS if during[key] != before[key]} == {
+        key for key in KEYS if before[key] == "b"
+    }
+    assert set(during.values()) == {"a", "c"}
+    if state == "degraded":
+        server.set_up(True, "")
+    else:
+        server.set_admin("ready")
+    assert homes(pool, strategy, KEYS) == before
+
+
+def test_a_weight_of_nought_moves_the_keys_that_stick_and_no_others():
+    """What an operator does who wants them away: the server has no points on the ring any more."""
+    pool, ring = make_pool({}, {}, {}), ConsistentHash()
+    before = owners(pool, ring, KEYS)
+    pool.servers[1].set_weight(0)
+    after = owners(pool, ring, KEYS)
+    assert set(after.values()) == {"a", "c"}
+    assert all(after[key] == name for key, name in before.items() if name != "b")

@@ -73,7 +73,7 @@ def test_cost_against_a_naive_model(
         now += wait
         samples.append((now, seconds))
         answered(strategy, pool.servers[0], seconds, now)
-    expected = naive(samples, now + later) * (in_flight + 1) / weight
+    expected = naive(samples, now + later) * (in_flight / weight + 1)
     assert strategy.cost(pool.servers[0], now + later) == pytest.approx(expected, abs=1e-12)
 
 
@@ -87,11 +87,24 @@ def test_the_sooner_answer_wins():
     assert pick(strategy, pool) == "a"  # 0.1 x 4 > 0.3
 
 
-def test_weights_divide_the_cost():
+def test_weights_divide_what_is_in_flight():
     pool, strategy = make_pool({"weight": 4}, {"weight": 1}), PeakEwma()
     answered(strategy, pool.servers[0], 0.3, 0.0)
     answered(strategy, pool.servers[1], 0.1, 0.0)
-    assert pick(strategy, pool) == "a"
+    assert pick(strategy, pool) == "b"
+    load(pool, 4, 6)
+    assert pick(strategy, pool) == "a"  # 0.3 x 2 < 0.1 x 7
+
+
+def test_of_two_that_differ_by_less_than_a_tenth_the_first_drawn_is_taken():
+    pool, strategy = make_pool({}, {}), PeakEwma()
+    answered(strategy, pool.servers[0], 0.100, 0.0)
+    for seconds, expected in ((0.095, {"a", "b"}), (0.089, {"b"})):
+        strategy.forget(pool.servers[1])
+        answered(strategy, pool.servers[1], seconds, 0.0)
+        rng = Random(1)
+        found = [strategy.pick(pool, FakeRequest(), 0.0, rng) for _ in range(40)]
+        assert {server.name for server in found if server} == expected
 
 
 def test_one_that_has_never_answered_gets_one_request_and_no_second():
@@ -135,7 +148,7 @@ def test_a_404_is_an_answer_like_any_other():
 def test_errors_before_any_good_answer_do_not_look_fast():
     pool, strategy = make_pool({}, {}), PeakEwma()
     answered(strategy, pool.servers[1], 0.001, 0.0, 500)
-    answered(strategy, pool.servers[0], 0.9, 0.0)
+    answered(strategy, pool.servers[0], 0.8, 0.0)
     assert pick(strategy, pool) == "a"
 
 
@@ -147,3 +160,28 @@ def test_one_that_refused_a_connection_comes_last():
     pool.servers[0].failed(0.0)
     assert pick(strategy, pool) == "b"
     assert strategy.pick(pool, FakeRequest(tried=[pool.servers[1]]), 0.0, Random(0)) is not None
+
+
+def test_one_that_refused_a_connection_comes_behind_one_whose_first_answer_is_awaited():
+    pool, strategy = make_pool({"max_fails": 0}, {}), PeakEwma()
+    load(pool, 0, 5)
+    pool.servers[0].failed(0.0)
+    rng = Random(1)
+    assert {strategy.pick(pool, FakeRequest(), 1.0, rng) for _ in range(20)} == {pool.servers[1]}
+
+
+def test_one_that_failed_is_tried_by_one_request_when_its_time_is_over():
+    """Whatever else it has in flight: a stream that began before says nothing of it."""
+    pool, strategy = make_pool({"fail_timeout": 5}, {}), PeakEwma()
+    a, b = pool.servers
+    load(pool, 1, 0)
+    a.failed(0.0)
+    answered(strategy, b, 9.0, 0.0)
+    assert pick(strategy, pool, 5.0) == "b"
+    assert pick(strategy, pool, 5.1) == "a"
+    probe = pool.lease(a, 5.1)
+    assert pick(strategy, pool, 5.2) == "b"
+    a.succeeded()
+    probe.release()
+    answered(strategy, a, 0.1, 5.2)
+    assert pick(strategy, pool, 5.3) == "a"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing import Prequal
-from hermes_lb.balancing.prequal import MAX_AGE, PROBES, quantile
+from hermes_lb.balancing.prequal import MAX_AGE, PROBES, quantile_place
 from tests.balancing.support import FakeAnswer, load, many
 from tests.pool.support import FakeRequest, make_pool
 
@@ -35,18 +35,14 @@ def settled(strategy: Prequal, pool: Pool, now: float = 0.0) -> str:
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([3.0], 3.0),
-        ([0.0, 1.0], 0.84),
-        ([0.0, 0.0, 0.0], 0.0),
-        ([0.0, 1.0, 2.0], 1.68),
-        ([float(n) for n in range(16)], 12.6),
-        ([float(n) for n in range(101)], 84.0),
-    ],
+    ("size", "expected"), [(1, 0.0), (2, 0.84), (3, 1.68), (16, 12.6), (101, 84.0)]
 )
-def test_quantile(values: list[float], expected: float):
-    assert quantile(values, 0.84) == pytest.approx(expected)
+def test_where_the_quantile_is(size: int, expected: float):
+    """As numpy's `quantile`, method "linear": 0.84 of the way from the first to the last."""
+    place, part = quantile_place(size, 0.84)
+    assert place + part == pytest.approx(expected)
+    assert 0 <= part < 1
+    assert place + (part > 0) < size
 
 
 def test_the_fastest_of_the_cold():
@@ -70,7 +66,8 @@ def test_the_busiest_sixth_is_hot():
     pool, strategy = many(16), Prequal()
     load(pool, *range(16))
     for place, server in enumerate(pool.servers):
-        answered(strategy, server, 0.001 if place >= 13 else 0.1 + 0.01 * (16 - place), 0.0)
+        seconds = 0.001 if place >= 13 else 0.01 if place == 12 else 1.0
+        answered(strategy, server, seconds, 0.0)
     assert picks(strategy, pool, count=100)[-1] == "s12"
 
 
@@ -139,6 +136,35 @@ def test_one_that_refused_a_connection_comes_last():
     assert settled(strategy, pool) == "a"
     pool.servers[0].failed(0.0)
     assert settled(strategy, pool, 2.0) == "b"
+
+
+@pytest.mark.parametrize("others", [1, 4])
+def test_one_that_refused_a_connection_comes_last_though_it_is_the_only_cold_one(others: int):
+    """It has nothing in flight, since it takes nothing; those that do are hot beside it."""
+    pool, strategy = make_pool({"max_fails": 0}, *[{"max_fails": 0}] * others), Prequal()
+    load(pool, *[0] * others, 9)
+    for server in pool.servers[:-1]:
+        server.failed(0.0)
+    answered(strategy, pool.servers[-1], 5.0, 0.0)
+    assert settled(strategy, pool, 1.0) == pool.servers[-1].name
+
+
+def test_one_that_failed_is_tried_by_one_request_when_its_time_is_over():
+    """Whatever else it has in flight: a stream that began before says nothing of it."""
+    pool, strategy = make_pool({"fail_timeout": 5}, {}), Prequal()
+    a, b = pool.servers
+    load(pool, 1, 1)
+    a.failed(0.0)
+    answered(strategy, b, 9.0, 0.0)
+    assert settled(strategy, pool, 5.0) == "b"
+    assert settled(strategy, pool, 5.1) == "a"
+    pool.lease(b, 5.1)
+    probe = pool.lease(a, 5.1)
+    assert settled(strategy, pool, 5.2) == "b"
+    a.succeeded()
+    probe.release()
+    answered(strategy, a, 0.1, 5.3)
+    assert settled(strategy, pool, 5.3) == "a"
 
 
 def test_one_that_went_down_is_no_probe_any_more():

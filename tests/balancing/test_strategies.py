@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import STRATEGIES, Learner
 from hermes_lb.config import Backend, StrategyOptions
+from tests.balancing.support import FakeAnswer, assert_shares, many
 from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.balancing import Strategy
+    from hermes_lb.pool import Lease, Pool, Server
 
 every_strategy = pytest.mark.parametrize("name", sorted(STRATEGIES))
 
@@ -95,8 +98,7 @@ def test_all_tried(name: str):
     assert picked(name, pool, tried=pool.servers) == {"-"}
 
 
-# Without any load prequal has no reason to leave the first that it probed.
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"prequal"}))
+@every_strategy
 def test_everyone_gets_something(name: str):
     assert picked(name, make_pool({}, {}, {})) == {"a", "b", "c"}
 
@@ -154,7 +156,76 @@ def test_among_a_thousand(name: str):
         server.set_up(False, "")
     names = picked(name, pool, count=300)
     assert all(int(found[1:]) % 2 for found in names)
-    assert len(names) > (100 if name != "prequal" else 1)
+    assert len(names) > 100
+
+
+class Traffic:
+    """100 requests a second from many clients; `counts` are of those since it was cleared."""
+
+    def __init__(self, pool: Pool, strategy: Strategy, *, in_flight: int = 5) -> None:
+        self.pool = pool
+        self.now = 0.0
+        self.counts: Counter[str] = Counter()
+        self._strategy = strategy
+        self._rng = Random(8)
+        self._in_flight = in_flight
+        self._leases: list[Lease] = []
+
+    def go_on(self, requests: int) -> None:
+        """One of them is answered, in 50 ms, whenever more than `in_flight` are on their way."""
+        rng = self._rng
+        for _ in range(requests):
+            self.now += 0.01
+            address = f"10.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(256)}"
+            server = self._strategy.pick(self.pool, FakeRequest(address), self.now, rng)
+            assert server is not None
+            self.counts[server.name] += 1
+            self._leases.append(self.pool.lease(server, self.now))
+            if len(self._leases) > self._in_flight:
+                self._answer(self._leases.pop(rng.randrange(len(self._leases))))
+
+    def _answer(self, lease: Lease) -> None:
+        server = lease.server
+        if server.fails:
+            server.succeeded()
+        if isinstance(self._strategy, Learner):
+            self._strategy.answered(server, FakeAnswer(), 0.05, self.now)  # type: ignore[arg-type]
+        lease.release()
+
+
+@every_strategy
+@pytest.mark.parametrize("max_fails", [0, 1, 3])
+@pytest.mark.parametrize("size", [2, 3, 5, 20])
+def test_one_failure_is_forgotten(name: str, size: int, max_fails: int):
+    """After `fail_timeout` (10 s) it is among the next 200 picks, as nothing is known against it;
+    and from then on it has its share again, of which half is asked for here."""
+    pool = many(size, max_fails=max_fails, fail_timeout=10)
+    traffic = Traffic(pool, STRATEGIES[name](StrategyOptions()))
+    one = pool.servers[0]
+    traffic.go_on(500)
+    assert traffic.counts[one.name] > 0
+    one.failed(traffic.now)
+    traffic.go_on(1000)
+    traffic.counts.clear()
+    traffic.go_on(200)
+    assert traffic.counts[one.name] > 0
+    traffic.counts.clear()
+    traffic.go_on(2000)
+    assert one.fails == 0
+    assert traffic.counts[one.name] > 0.5 * 2000 / size
+
+
+@pytest.mark.parametrize("in_flight", [0, 100])
+@pytest.mark.parametrize("name", ["random", "p2c", "peak_ewma", "prequal", "least_load"])
+def test_shares_follow_weights_where_all_take_the_same_time(name: str, in_flight: int):
+    """One at a time, and where all are busy, within five standard deviations of chance: 10 % of the
+    lightest one's share. (With a few in flight a light one that is idle is the least loaded.)"""
+    pool = make_pool(*[{"weight": weight} for weight in (1, 2, 3, 4)])
+    traffic = Traffic(pool, STRATEGIES[name](StrategyOptions()), in_flight=in_flight)
+    traffic.go_on(1000)
+    traffic.counts.clear()
+    traffic.go_on(20_000)
+    assert_shares(traffic.counts, {server.name: server.weight for server in pool.servers})
 
 
 @every_strategy

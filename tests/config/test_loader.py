@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from hermes_lb.config import Address, Config, ConfigError, Frontend, Problem, Server, load_config
+from hermes_lb.config import (
+    Address,
+    Bind,
+    Config,
+    ConfigError,
+    Frontend,
+    Problem,
+    Server,
+    load_config,
+)
 
 GOOD = """\
 [[frontends]]
@@ -23,6 +32,7 @@ default_backend = "agents"
 servers = [{ name = "a", address = "127.0.0.1:8001" }]
 """
 AFTER_GOOD = 8  # the line of the first statement after GOOD
+FORMATS = 'allowed is "httplog", "json" or "combined"'
 STRATEGIES = (
     'allowed is "round_robin", "leastconn", "ip_hash", "random", "consistent_hash", "maglev", '
     '"p2c", "peak_ewma", "prequal" or "least_load"'
@@ -62,7 +72,7 @@ def test_every_problem_of_a_file_is_reported_at_once_with_its_line() -> None:
     assert problems_of(
         """\
 [process]
-workers = 4
+workers = "all"
 max_conections = 10
 
 [limits]
@@ -87,8 +97,8 @@ weight = 0
 backup = "yes"
 """
     ) == [
-        "2: process.workers: 4 is not allowed; several processes come in a later version; "
-        "until then write 1",
+        '2: process.workers: "all" is not allowed; write a number from 1 to 256, '
+        'or "auto" for one per core',
         '3: process.max_conections: unknown key; did you mean "max_connections"?',
         '6: limits.head_size: "16" is too small; allowed is a size from 1KiB to 1MiB, '
         'such as "16KiB" or "1MiB"',
@@ -100,7 +110,7 @@ backup = "yes"
         f'14: backends.agents.balance: "p3c" is not allowed; {STRATEGIES}',
         '19: backends.agents.servers[0].wieght: unknown key; did you mean "weight"?',
         "21: backends.agents.servers[1].address: missing; "
-        'give a value such as "0.0.0.0:8080" or "[::1]:8000"',
+        'give a value such as "0.0.0.0:8080", "[::1]:8000" or "unix:/run/name.sock"',
         '22: backends.agents.servers[1].name: "a" is the name of backends.agents.servers[0] too; '
         "each server needs a name of its own",
         "23: backends.agents.servers[1].weight: 0 is too small; "
@@ -126,10 +136,13 @@ backup = "yes"
          "allowed is text in quotes, not empty"),
         ("[log]\naccess = ''", 'log.access: "" is too short; '
          "allowed is text in quotes, not empty"),
-        ("[log]\nformat = 'json'", 'log.format: "json" is not supported yet; '
-         'allowed is "httplog"'),
-        ("[admin]\nbind = '0.0.0.0:9900'", 'admin.bind: "0.0.0.0:9900" is not allowed; the admin '
-         "listener has no access control yet: bind it to loopback, such as \"127.0.0.1:9900\""),
+        ("[log]\nformat = 'jsn'", 'log.format: "jsn" is not allowed; '
+         'allowed is "httplog", "json" or "combined"; did you mean "json"?'),
+        ("[log]\nsample = 2.0", "log.sample: 2.0 is too large; "
+         "allowed is a number from 0 to 1"),
+        ("[admin]\nbind = '0.0.0.0:9900'", 'admin.bind: "0.0.0.0:9900" is not allowed; off '
+         "loopback a token is needed: set admin.token_file, admin.token or HERMES_LB_ADMIN_TOKEN, "
+         'or bind it to loopback, such as "127.0.0.1:9900"'),
         ("[backends.agents.affinity]\ncookie = 'a b'", 'backends.agents.affinity.cookie: "a b" is '
          "not allowed; write 1 to 64 letters, digits or any of !#$%&'*+.^_`|~-"),
         ("[backends.agents.affinity]\ncookie = 'A'\nsamesite = 'None'", "backends.agents.affinity: "
@@ -142,6 +155,8 @@ backup = "yes"
         ("[backends.agents.health]\nexpect_status = '9xx'", "backends.agents.health."
          'expect_status: "9xx" is not allowed; write a status from 100 to 599, such as 200, '
          '"2xx" or "200-399"'),
+        ("[backends.agents.health]\nhost = \"a\\r\\nX: y\"", "backends.agents.health.host: "
+         '"a\\r\\nX: y" is not allowed; write a host such as "agents.internal" or "[::1]:8000"'),
         ("[backends.agents.health]\nexpect_status = []", "backends.agents.health.expect_status: "
          'it is empty; give an array of at least one, each a value such as 200, "2xx" or '
          '"200-399"'),
@@ -175,7 +190,8 @@ def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> No
         ("[timeout]", 'timeout: unknown key; did you mean "timeouts"?'),
         ("['back ends']", '"back ends": unknown key; did you mean "backends"?'),
         ("[log]\nmax_connections = 5", "log.max_connections: unknown key; "
-         "the keys here are access, format"),
+         "the keys here are access, format, facility, tag, sample, slow, traceparent, "
+         "capture_trace"),
         # TOML's own trap: below the header of a sub-table.
         ("[[frontends]]\nname = 'b'\nbind = ':0'\n[[frontends.routes]]\nbackend = 'agents'\n"
          "default_backend = 'agents'", "frontends[1].routes[0].default_backend: unknown key here; "
@@ -301,20 +317,19 @@ def test_a_mapping_has_keys_but_no_lines() -> None:
         load_config(mapping(log={"format": "x"}, timeouts={"queue": -1}))
     assert caught.value.source is None
     assert caught.value.problems == (
-        Problem("log.format", None, '"x" is not allowed; allowed is "httplog"'),
+        Problem("log.format", None, f'"x" is not allowed; {FORMATS}'),
         Problem(
             "timeouts.queue",
             None,
             '-1 is not allowed; write a duration such as "250ms", "5s", "10m" or "1h30m"',
         ),
     )
-    assert str(caught.value).splitlines()[0] == (
-        'log.format: "x" is not allowed; allowed is "httplog"'
-    )
+    assert str(caught.value).splitlines()[0] == (f'log.format: "x" is not allowed; {FORMATS}')
 
 
 def test_a_mapping_may_hold_models_and_tuples() -> None:
-    front = Frontend(name="public", bind=[Address("127.0.0.1", 0)], default_backend="agents")
+    bind = Bind(address=Address("127.0.0.1", 0))
+    front = Frontend(name="public", bind=[bind], default_backend="agents")
     server = Server(name="a", address=Address("127.0.0.1", 8001))
     read_only = MappingProxyType(
         {"frontends": (front,), "backends": {"agents": {"servers": [server]}}}
@@ -337,4 +352,4 @@ def test_the_error_survives_pickling_and_sorts_its_lines() -> None:
 
 def test_a_long_value_is_shortened() -> None:
     line = problem_in(f"[log]\nformat = '{'x' * 500}'")
-    assert line == f'log.format: "{"x" * 57}..." is not allowed; allowed is "httplog"'
+    assert line == f'log.format: "{"x" * 57}..." is not allowed; {FORMATS}'

@@ -20,9 +20,9 @@ from hermes_lb.config.allowed import allowed, json_schema, keys_of, node_at
 
 
 def test_one_value_may_stand_without_its_brackets() -> None:
-    def bind(given: object) -> object:
+    def bind(given: object) -> list[object]:
         front = {"name": "f", "bind": given, "default_backend": "b"}
-        return Frontend.model_validate(front).bind
+        return [one.address for one in Frontend.model_validate(front).bind]
 
     assert bind("*:1") == [("0.0.0.0", 1)]
     assert bind(["h:1", "h:2"]) == [("h", 1), ("h", 2)]
@@ -128,9 +128,11 @@ def test_a_table_is_immutable() -> None:
         (("backends", "x", "health", "timeout"),
          'a duration above 0, such as "250ms", "5s", "10m" or "1h30m"'),
         (("frontends", 0, "trusted_proxies", 0),
-         'a value such as "10.0.0.0/8" or "2001:db8::/32"'),
+         'a value such as "10.0.0.0/8" or "2001:db8::/32" or "unix:"'),
         (("admin", "enabled"), "true or false"),
-        (("log",), "a table with the keys access, format"),
+        (("log",),
+         "a table with the keys access, format, facility, tag, sample, slow, traceparent, "
+         "capture_trace"),
         (("log", "bogus"), "no value"),
     ],
 )  # fmt: skip

@@ -44,6 +44,7 @@ def test_the_plan_of_the_shipped_configuration() -> None:
         ('"agent2"', '"agent2"\ndown = true', None),
         ('name = "agent', 'down = true\nname = "agent', "lb.toml needs two servers or more"),
         ("127.0.0.1:8080", "127.0.0.1:0", "must know the port of frontend public: .* bind"),
+        ("127.0.0.1:8080", "unix:/run/lb.sock", "speaks plain HTTP over TCP: give frontend public"),
         ("127.0.0.1:9900", "127.0.0.1:0", r"must know the port of admin: .*\[admin\] bind"),
     ],
 )

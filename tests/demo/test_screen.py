@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from hermes_lb.demo import checks
@@ -50,13 +51,32 @@ def test_long_lines_hang_and_session_ids_are_short() -> None:
 def test_a_pipe_of_ascii_gets_ascii() -> None:
     shown = Shown(encoding="ascii")
     shown.screen.answered(200, "agent1", "hello")
-    shown.screen.servers([ServerState("agent1", "127.0.0.1:1", False, False)])
+    shown.screen.servers([ServerState("agent1", "127.0.0.1:1", "down", False)])
     shown.screen.bad("worse")
     assert shown.text.splitlines() == [
         "   <- 200 agent1  hello",
-        "   * agent1 DOWN",
+        "   * agent1 down",
         "   FAILED: worse",
     ]
+
+
+@pytest.mark.parametrize("state", ["up", "degraded", "drain", "ejected", "maint", "unheard-of"])
+def test_a_state_is_shown_by_the_name_that_the_api_has_for_it(state: str) -> None:
+    shown = Shown()
+    shown.screen.servers(
+        [ServerState("agent1", "", state, True), ServerState("agent2", "", "up", True)]
+    )
+    assert shown.text.split()[1:3] == ["agent1", state]
+    assert shown.text.split()[4:] == ["agent2", "up"]
+
+
+@pytest.mark.parametrize(
+    ("state", "colour"), [("up", 32), ("degraded", 33), ("drain", 33), ("down", 31), ("?", 31)]
+)
+def test_green_serves_yellow_serves_some_red_serves_nobody(state: str, colour: int) -> None:
+    shown = Shown(terminal=True)
+    shown.screen.servers([ServerState("agent1", "", state, True)])
+    assert f"\x1b[{colour}m" in shown.text
 
 
 def test_a_terminal_gets_colours() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # What the balancer says in its own words, or counts down.
 _OWN = {
     b"host", b"via", b"x-request-id", b"x-real-ip", b"forwarded", b"expect", b"max-forwards",
+    b"traceparent", b"tracestate",
 }  # fmt: skip
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/?]*)(?P<rest>.*)", re.IGNORECASE)
 _TWINS = {b"content_length", b"transfer_encoding"}

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.chaos.asks import CHUNKED, EVENTS, LENGTH, NONE, Ask, Orders, chunk
+from bench.chaos.arena import Arena
+from bench.chaos.asks import CHUNKED, EVENTS, LENGTH, NONE, WEBSOCKET, Ask, Orders, chunk
 from bench.chaos.balancer import LogLine
 from bench.chaos.caller import Caller, Cut, NotHttp
 from bench.chaos.control import Control
-from bench.chaos.report import Lag
+from bench.chaos.holders import connections_of, listens, state_of
+from bench.chaos.report import Lag, Report
 from bench.chaos.scenarios.mix_up import what_is_wrong
 from bench.chaos.worker import take_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 ASK = Ask("GET-1", blocks=2)
 BODY = b"GET-1 00000000\nGET-1 00000001\n"
@@ -155,3 +162,49 @@ def test_the_machines_share_is_what_was_waited_within_a_window() -> None:
     assert control.most_waited(0.15) == pytest.approx(0.05)
     assert control.most_waited(0.35) == pytest.approx(0.06)
     assert control.most_waited(1.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+async def test_who_has_accepted_a_connection_is_known(
+    tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    with socket.socket(family) as listener:
+        listener.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "sock"))
+        listener.listen()
+        async with await Caller.connect(listener.getsockname()) as caller:
+            assert caller.name not in connections_of(os.getpid())
+            accepted, _ = listener.accept()
+            with accepted:
+                assert caller.name in connections_of(os.getpid())
+            assert caller.name not in connections_of(os.getpid())
+
+
+_LISTENS = """
+import socket, time
+sock = socket.create_server(("127.0.0.1", 0))
+print("listens", flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_listens_is_known() -> None:
+    with subprocess.Popen([sys.executable, "-c", _LISTENS], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        seen = listens(process.pid), connections_of(process.pid)
+        process.kill()
+        process.wait()
+        assert seen == (True, set())
+        assert not listens(process.pid)
+        assert state_of(process.pid) == ""
+
+
+async def test_a_tunnel_says_back_what_it_is_told(tmp_path: Path) -> None:
+    async with Arena(tmp_path, Report()) as arena:
+        worker = await arena.worker("agent1")
+        async with await Caller.connect(worker.address) as caller:
+            await caller.send(Ask("GET-1", fields=WEBSOCKET).wire())
+            head = await caller.read_head()
+            assert (head.status, head.fields["x-id"]) == (101, "GET-1")
+            await caller.send(b"hello")
+            assert await caller.read_some() == b"hello"

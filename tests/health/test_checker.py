@@ -8,16 +8,19 @@ import logging
 import os
 import random
 import socket
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
 
-from hermes_lb.config.models import Backend
+from hermes_lb.config import Backend
 from hermes_lb.health import HealthChecker
-from hermes_lb.health.checker import BODY_MAX, first_delay, jittered
+from hermes_lb.health.checker import first_delay, jittered
+from hermes_lb.health.expect import BODY_MAX
 from hermes_lb.pool import Pool
+from hermes_lb.tasks import Tasks
 from tests.health.fakes import (
     FakeServer,
     answers,
@@ -66,11 +69,22 @@ async def checking(configured: Backend, **more: Any) -> AsyncIterator[Pool]:
         await checker.stop()
 
 
+async def always_moves(server: Server, seconds: float) -> bool:
+    return True
+
+
 async def first_verdict(behaviour: Behaviour, **health: Any) -> tuple[Server, FakeServer]:
     async with FakeServer(behaviour) as fake, checking(a_backend(fake.port, **health)) as pool:
         server = pool.servers[0]
         await until(lambda: server.last_check not in ("", "not checked yet"))
         return server, fake
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    running = Tasks()
+    yield running
+    await running.cancel_all()
 
 
 @pytest.fixture
@@ -102,6 +116,26 @@ async def test_a_healthy_server_is_up_and_says_how_fast() -> None:
             "connection closed within the response body",
             id="half a body",
         ),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"),
+            "no valid HTTP response: it ended within its head",
+            id="half a head",
+        ),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"),
+            "no valid HTTP response: malformed response (Duplicate Content-Length)",
+            id="two lengths",
+        ),
+        pytest.param(
+            says(b"HTTP/1.1 100 Continue\r\n\r\n" * 33),
+            "no valid HTTP response: too many informational responses",
+            id="100 for ever",
+        ),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000),
+            "no valid HTTP response: its head is too long",
+            id="a long head",
+        ),
     ],
 )
 async def test_a_bad_answer_takes_it_down(behaviour: Behaviour, because: str) -> None:
@@ -131,6 +165,35 @@ async def test_without_a_timeout_the_interval_is_the_timeout() -> None:
     assert server.last_check == "timeout after 0.04s"
 
 
+# What this loop has lost says nothing of a server.
+
+
+async def test_an_answer_that_this_loop_was_too_late_to_read_is_a_good_one() -> None:
+    async def answers_while_we_stand_still(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        time.sleep(0.6)  # noqa: ASYNC251 - the loop is the checker's too
+        for _ in range(5):  # turns, as a connection takes some
+            await asyncio.sleep(0)
+        await answers(200)(reader, writer)
+
+    server, _ = await first_verdict(answers_while_we_stand_still, timeout="200ms")
+    assert server.is_up
+    assert server.last_check.startswith("200 in ")
+
+
+async def test_a_silent_server_goes_down_however_late_this_loop_is(tasks: Tasks) -> None:
+    async def stand_still_again_and_again() -> None:
+        while True:
+            time.sleep(0.1)  # noqa: ASYNC251 - the loop is the checker's too
+            await asyncio.sleep(0.01)
+
+    tasks.spawn(stand_still_again_and_again(), name="what keeps the loop")
+    server, _ = await first_verdict(hangs, timeout="200ms")
+    assert not server.is_up
+    assert server.last_check == "timeout after 0.2s"
+
+
 async def test_a_refused_connection_takes_it_down(closed_port: int) -> None:
     async with checking(a_backend(closed_port)) as pool:
         await until(lambda: not pool.servers[0].is_up)
@@ -141,7 +204,7 @@ async def test_what_this_machine_lacks_is_not_held_against_a_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     lacking = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    with patch("aiohttp.connector.aiohappyeyeballs.start_connection", side_effect=lacking):
+    with patch("hermes_lb.dialing.ServerDialer.dial", side_effect=lacking):
         async with checking(a_backend(8000)) as pool:
             await until(lambda: "was not checked: Too many open files" in caplog.text)
             assert pool.servers[0].is_up
@@ -182,6 +245,27 @@ async def test_a_lost_connection_is_not_tried_again_behind_our_back(
     server, fake = await first_verdict(behaviour, method=method)
     assert not server.is_up
     assert fake.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nre\r\n3\r\nady\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nready",
+        b"HTTP/1.0 200 OK\r\n\r\nready",
+    ],
+    ids=["informational", "chunked", "until it closes", "HTTP/1.0"],
+)
+@pytest.mark.parametrize("pieces", ["whole", "byte by byte"])
+async def test_an_answer_in_whatever_form(response: bytes, pieces: str) -> None:
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in [response] if pieces == "whole" else map(int.to_bytes, response):
+            writer.write(piece)
+            await asyncio.sleep(0)
+
+    server, _ = await first_verdict(behave, expect_body="~^ready$")
+    assert server.last_check.startswith("200 in ")
 
 
 async def test_the_request() -> None:
@@ -266,7 +350,7 @@ async def test_a_check_that_times_out_while_streams_move_makes_it_degraded(
 ) -> None:
     asked: list[tuple[Server, float]] = []
 
-    def moved(server: Server, seconds: float) -> bool:
+    async def moved(server: Server, seconds: float) -> bool:
         asked.append((server, seconds))
         return True
 
@@ -289,9 +373,13 @@ async def test_a_check_that_times_out_while_streams_move_makes_it_degraded(
 
 async def test_when_its_streams_stand_still_it_goes_down_after_fall_checks() -> None:
     moves = True
+
+    async def moved(server: Server, seconds: float) -> bool:
+        return moves
+
     async with (
         FakeServer(hangs) as fake,
-        checking(a_backend(fake.port, **BRIEF), moved=lambda server, seconds: moves) as pool,
+        checking(a_backend(fake.port, **BRIEF), moved=moved) as pool,
     ):
         server = pool.servers[0]
         await until(lambda: server.state == "degraded")
@@ -311,7 +399,7 @@ async def test_only_a_timeout_can_mean_busy(behaviour: Behaviour) -> None:
     health = {"interval": "60s", "timeout": "10s", "rise": 1, "fall": 1}
     async with (
         FakeServer(behaviour) as fake,
-        checking(a_backend(fake.port, **health), moved=lambda server, seconds: True) as pool,
+        checking(a_backend(fake.port, **health), moved=always_moves) as pool,
     ):
         await until(lambda: pool.servers[0].state == "down")
 
@@ -320,7 +408,7 @@ async def test_a_degraded_server_is_checked_at_the_fast_interval() -> None:
     health = {"interval": "60s", "fast_interval": "10ms", "timeout": "20ms", "rise": 1}
     async with (
         FakeServer(hangs) as fake,
-        checking(a_backend(fake.port, **health), moved=lambda server, seconds: True),
+        checking(a_backend(fake.port, **health), moved=always_moves),
     ):
         await until(lambda: fake.accepted > 3)
 
@@ -365,7 +453,7 @@ async def test_coming_up_for_the_first_time_is_no_slow_start() -> None:
             await until(lambda: not server.is_up)
             fake.behaviour = answers(200)
             await until(lambda: server.is_up)
-            assert server.warmth == 0.05
+            assert server.warmth == 1 / 16
 
 
 async def test_an_error_of_ours_does_not_end_the_checks(
@@ -385,7 +473,7 @@ async def test_an_error_of_ours_does_not_end_the_checks(
     assert "a listener with a bug" in caplog.text
 
 
-async def test_marked_down_and_unchecked_servers_are_left_alone() -> None:
+async def test_those_in_maintenance_and_without_checks_are_left_alone() -> None:
     async with FakeServer(answers(503)) as fake:
         address = f"127.0.0.1:{fake.port}"
         servers = [{"name": "agent1", "address": address}]
@@ -397,8 +485,9 @@ async def test_marked_down_and_unchecked_servers_are_left_alone() -> None:
         pools = {name: Pool(name, backend) for name, backend in configured.items()}
         checker = HealthChecker(pools, configured, rng=AtOnce())
         await checker.start()
-        assert repr(checker) == "<HealthChecker stopped, 0 servers>"
+        assert repr(checker) == "<HealthChecker running, 1 servers>"
         await checker.stop()
+        assert repr(checker) == "<HealthChecker stopped, 1 servers>"
         assert fake.accepted == 0
         assert pools["a"].servers[0].is_up
         assert not pools["b"].servers[0].is_up

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hermes_lb.config import Health
+from hermes_lb.balancing import LeastLoad
+from hermes_lb.config import Address, Backend, Health, Server
 from hermes_lb.health.expect import Expectation, reported_load
+from hermes_lb.http1 import ResponseParser
+from hermes_lb.pool import Pool
 
 
 def fault(body: bytes = b"", header: str | None = None, status: int = 200, **health: Any) -> object:
@@ -91,17 +94,19 @@ def test_what_makes_no_sense_is_refused(health: dict[str, Any], message: str) ->
     [
         (["3.5"], b"", 3.5),
         (["3"], b'{"load": 9}', 3.0),
+        (["many"], b'{"load": 9}', None),
+        (["\udcff"], b"", None),  # a byte that is no UTF-8, as aiohttp gives it
         ([], b'{"status": "ok", "load": 9}', 9.0),
+        ([], b'{"load": 2.25}', 2.25),
         ([], b'{"status": "ok"}', None),
         ([], b"", None),
         ([], b"[1]", None),
         ([], b'"load"', None),
+        ([], b"4", None),
         ([], b'{"load": null}', None),
-        ([], b'{"load": -1}', None),
-        ([], b'{"load": NaN}', None),
-        (["nan"], b"", None),
-        (["1e99"], b"", None),
-        (["many"], b'{"load": 9}', None),
+        ([], b'{"load": true}', None),
+        ([], b'{"load": "4"}', None),
+        ([], b'{"load": [4]}', None),
         ([], b"[" * 100_000, None),
         ([], b"\xff", None),
     ],
@@ -110,3 +115,21 @@ def test_what_an_answer_says_of_its_servers_load(
     headers: list[str], body: bytes, load: float | None
 ) -> None:
     assert reported_load(headers, body) == load
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["0", "4", "0.5", "999999999", "-1", "-0", "+1", "1e3", "1_000", "1.", ".5", "1234567890",
+     "0.30000000000000004", "9" * 5000, "NaN", "Infinity", "true", "", "²", "٣"],
+)  # fmt: skip
+def test_a_check_reads_a_load_as_an_answer_to_a_request_does(written: str) -> None:
+    server = Pool("p", Backend(servers=[Server(name="s", address=Address("h", 1))])).servers[0]
+    strategy = LeastLoad()
+    head = ResponseParser(10_000).parse(
+        f"HTTP/1.1 200 OK\r\nX-Hermes-Load: {written}\r\n\r\n".encode()
+    )
+    assert head is not None
+    strategy.answered(server, head, 0.1, 0.0)
+    told = strategy.load(server, 0.0) if strategy._elsewhere else None
+    assert reported_load([written], b"") == told
+    assert reported_load([], f'{{"load": {written}}}'.encode()) == told

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import AtOrigin, Client, Message, Origin, Peer, Stage
+from tests.proxy.support import AtOrigin, Client, Message, Origin, Peer, Stage, request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,16 +78,37 @@ async def echo(connection: AtOrigin, message: Message) -> None:
         await connection.respond(said)
 
 
+# What comes first.
+
+
+async def asking(
+    stage: Stage, wire: bytes = request("GET", "/"), way: Way = Way.WHOLE, **options: Any
+) -> tuple[Origin, LoadBalancer, Client, AtOrigin]:
+    """The (first) request of what a client sends is at its origin, which has said nothing yet."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, **options)
+    client = await stage.client(lb)
+    await deliver(client, wire, way)
+    at_origin, _ = await origin.accept_request()
+    return origin, lb, client, at_origin
+
+
 # What has to follow.
+
+
+async def is_turned_away(client: Client, status: int) -> Message:
+    """The client gets `status` and a clean end -> the response."""
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection")) == (status, "close")
+    assert await client.read_to_end() == b""
+    return answer
 
 
 async def expect_refusal(
     stage: Stage, lb: LoadBalancer, client: Client, status: int, reason: str
 ) -> None:
     """The client gets `status` and a clean end; the log has one line, which says why."""
-    answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (status, "close")
-    assert await client.read_to_end() == b""
+    await is_turned_away(client, status)
     line = await stage.log_line(lb)
     assert (line.status, line.termination, line.request) == (status, "PR", "<BADREQ>")
     assert line.server == "<NOSRV>"
@@ -121,8 +142,7 @@ async def is_passed(
     What comes behind them is the next request. A field that is None must not be there. `body` None:
     the test looks at it itself.
     """
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin, **options)
     client = await stage.client(lb)
     await deliver(client, wire, way)
@@ -145,6 +165,16 @@ async def is_passed(
     for line in await stage.logged(lb, len(starts)):
         assert (line.status, line.termination, line.server) == (200, "--", "agent1")
     return origin
+
+
+async def answers_the_next_one(client: Client, origin: Origin) -> None:
+    """What comes next at the origin, on a fresh connection, is /next, and gets its own answer."""
+    at_origin, seen = await origin.accept_request()
+    assert seen.head.target == "/next"
+    await at_origin.respond(b"right")
+    answer = await client.read_response()
+    assert (answer.status, answer.body) == (200, b"right")
+    assert b"evil" not in bytes(client.received)
 
 
 async def read_until_cut(origin: Origin, at_origin: AtOrigin | None = None) -> bytes:

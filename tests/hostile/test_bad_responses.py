@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.support import Way, deliver, in_two_ways, row
+from tests.hostile.support import Way, answers_the_next_one, asking, deliver, in_two_ways, row
 from tests.proxy.support import Ended, Stage, in_flight, server_of, turns
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -81,19 +81,13 @@ async def test_a_bad_response_is_502(stage: Stage, way: Way, wire: bytes) -> Non
     assert line.reason
     assert (server_of(lb).fails, in_flight(lb)) == (1, [0, 0])
     assert other.requests == []
-    await client.get("/2")
-    at_origin, seen = await origin.accept_request()  # a fresh connection
-    assert seen.head.target == "/2"
-    await at_origin.respond(b"two")
-    assert (await client.read_response()).body == b"two"
+    await client.get("/next")
+    await answers_the_next_one(client, origin)
 
 
 @pytest.mark.row(26)
 async def test_a_client_of_a_bad_response_does_not_learn_what_it_was(stage: Stage) -> None:
-    origin = await stage.origin()
-    client = await stage.client(await stage.balancer(origin))
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, _, client, at_origin = await asking(stage)
     await at_origin.send(b"HTTP/1.1 200 OK\r\nX-Secret: 1\r\nContent-Length: 4, 4\r\n\r\nabcd")
     answer = await client.read_response()
     assert answer.status == 502
@@ -124,11 +118,7 @@ SHORT = [
 async def test_a_short_body_is_visibly_cut(
     stage: Stage, wire: bytes, body: bytes, way: Way, ending: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, lb, client, at_origin = await asking(stage)
     await deliver(at_origin, wire, way)
     await client.read_head()
     got = await client.read_exactly(len(body))
@@ -152,11 +142,7 @@ async def test_a_short_body_is_visibly_cut(
 ])  # fmt: skip
 @in_two_ways
 async def test_broken_chunks_are_visibly_cut(stage: Stage, way: Way, wire: bytes) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, lb, client, at_origin = await asking(stage)
     await deliver(at_origin, CHUNKED + b"3\r\nabc\r\n" + wire, way)
     await client.read_head()
     body = await client.read_until_cut()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.hostile.support import Way, deliver, in_two_ways, row
-from tests.proxy.support import Client, Origin, Stage, eventually, request
+from tests.hostile.support import Way, answers_the_next_one, asking, deliver, in_two_ways, row
+from tests.proxy.support import Stage, eventually, request
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -41,34 +41,20 @@ BEHIND = [
 ]
 
 
-async def gets_the_next_one_right(client: Client, origin: Origin) -> None:
-    """The next request of this client is answered by what its origin says to it."""
-    await client.get("/next")
-    at_origin, seen = await origin.accept_request()  # a fresh connection
-    assert seen.head.target == "/next"
-    await at_origin.respond(b"right")
-    answer = await client.read_response()
-    assert (answer.status, answer.body) == (200, b"right")
-    assert b"evil" not in bytes(client.received)
-
-
 @pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize(("method", "wire", "body"), RESPONSES)
 @in_two_ways
 async def test_bytes_behind_a_response_are_dropped_with_their_connection(
     stage: Stage, way: Way, method: str, wire: bytes, body: bytes, behind: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(request(method, "/1"))
-    at_origin, _ = await origin.accept_request()
+    origin, lb, client, at_origin = await asking(stage, request(method, "/1"))
     await deliver(at_origin, wire + behind, way)
     answer = await client.read_response(method=method)
     assert (answer.status, answer.body) == (int(wire.split(b" ")[1]), body)
     assert await at_origin.read_until_cut() == b""
     assert await client.gets_nothing()
-    await gets_the_next_one_right(client, origin)
+    await client.get("/next")
+    await answers_the_next_one(client, origin)
     assert [line.termination for line in await stage.logged(lb, 2)] == ["--", "--"]
 
 
@@ -77,19 +63,13 @@ async def test_bytes_behind_a_response_are_dropped_with_their_connection(
 async def test_a_request_that_waits_behind_is_not_answered_by_such_bytes(
     stage: Stage, method: str, wire: bytes, body: bytes, behind: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(request(method, "/1") + request("GET", "/next"))
-    at_origin, _ = await origin.accept_request()
+    origin, _, client, at_origin = await asking(
+        stage, request(method, "/1") + request("GET", "/next")
+    )
     await at_origin.send(wire + behind)
     assert (await client.read_response(method=method)).body == body
     assert await at_origin.read_until_cut() == b""
-    at_origin, seen = await origin.accept_request()
-    assert seen.head.target == "/next"
-    await at_origin.respond(b"right")
-    assert (await client.read_response()).body == b"right"
-    assert b"evil" not in bytes(client.received)
+    await answers_the_next_one(client, origin)
 
 
 @pytest.mark.parametrize(("first", "rest"), [
@@ -101,21 +81,15 @@ async def test_a_request_that_waits_behind_is_not_answered_by_such_bytes(
 async def test_bytes_behind_the_last_part_of_a_body_are_dropped_too(
     stage: Stage, first: bytes, rest: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(request("GET", "/1") + request("GET", "/next"))
-    at_origin, _ = await origin.accept_request()
+    origin, _, client, at_origin = await asking(
+        stage, request("GET", "/1") + request("GET", "/next")
+    )
     await at_origin.send(first)
     head = await client.read_head()
     await at_origin.send(rest + EVIL)
     assert await client.read_body(head) == b"okay"
     assert await at_origin.read_until_cut() == b""
-    at_origin, seen = await origin.accept_request()
-    assert seen.head.target == "/next"
-    await at_origin.respond(b"right")
-    assert (await client.read_response()).body == b"right"
-    assert b"evil" not in bytes(client.received)
+    await answers_the_next_one(client, origin)
 
 
 @pytest.mark.parametrize(("method", "wire"), [
@@ -128,11 +102,9 @@ async def test_a_body_that_is_announced_and_must_not_come_may_come_late(
     stage: Stage, method: str, wire: bytes
 ) -> None:
     """By then the next request could be on its way, so it has to go another way."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(request(method, "/1") + request("GET", "/next"))
-    at_origin, _ = await origin.accept_request()
+    origin, _, client, at_origin = await asking(
+        stage, request(method, "/1") + request("GET", "/next")
+    )
     await at_origin.send(wire)
     assert (await client.read_response(method=method)).body == b""
     fresh, seen = await origin.accept_request()
@@ -154,7 +126,8 @@ async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage) -> No
     assert (await one.read_response()).body == b"one"
     await at_origin.send(EVIL)
     await eventually(lambda: not _upstreams(lb))
-    await gets_the_next_one_right(two, origin)
+    await two.get("/next")
+    await answers_the_next_one(two, origin)
     assert await one.gets_nothing()
 
 

@@ -7,10 +7,12 @@ import pytest
 from tests.hostile.support import (
     BEHIND,
     Way,
+    asking,
     deliver,
     echo,
     in_two_ways,
     is_passed,
+    is_turned_away,
     read_until_cut,
     row,
 )
@@ -87,9 +89,7 @@ async def test_a_refused_body_never_becomes_a_whole_one(
         seen = (await read_until_cut(origin, at_origin)).removeprefix(head.raw)
     else:
         await deliver(client, POST + GOOD + wire, way)
-    answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (400, "close")
-    assert await client.read_to_end() == b""
+    await is_turned_away(client, 400)
     line = await stage.log_line(lb)
     assert (line.status, line.request) == (400, "POST /upload HTTP/1.1")
     assert line.reason
@@ -197,10 +197,7 @@ async def test_passed(
 @pytest.mark.row(11)
 @in_two_ways
 async def test_trailers_of_a_response_are_dropped(stage: Stage, way: Way) -> None:
-    origin = await stage.origin()
-    client = await stage.client(await stage.balancer(origin))
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, _, client, at_origin = await asking(stage)
     chunks = b"5;a=b\r\nhello\r\n0\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie\r\n\r\n"
     await deliver(at_origin, head + chunks, way)
@@ -275,8 +272,7 @@ async def test_a_good_body_behind_a_refused_one_is_another_connections_matter(
     stage: Stage,
 ) -> None:
     """Nothing of a refused body is left in what serves all clients."""
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin)
     bad, good = await stage.clients(lb, 2)
     await bad.send(POST + b"5")

@@ -206,8 +206,7 @@ async def test_a_final_status_without_a_100_ends_the_exchange(stage: Stage, stat
 @pytest.mark.row(7)
 async def test_http_1_0_has_no_expectations(stage: Stage) -> None:
     """RFC 9110 section 10.1.1: a server ignores it there, and sends no 100."""
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     client = await stage.client(await stage.balancer(origin))
     await client.send(POST_1_0 + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")
     assert (await client.read_response()).body == b"POST /upload"

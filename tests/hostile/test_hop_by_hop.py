@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.hostile.support import Way, in_two_ways, is_passed, row
+from tests.hostile.support import Way, asking, in_two_ways, is_passed, is_turned_away, row
 from tests.proxy.support import Message, Stage, answers, request
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -87,9 +87,7 @@ async def test_passed(
 
 @pytest.mark.row(21)
 async def test_no_client_can_nominate_its_affinity_away(stage: Stage) -> None:
-    one, two = await stage.origin(), await stage.origin()
-    one.serve(answers(b"one"))
-    two.serve(answers(b"two"))
+    one, two = await stage.serving(answers(b"one")), await stage.serving(answers(b"two"))
     lb = await stage.balancer(one, two, backend={"affinity": {"cookie": "SERVERID"}})
     client = await stage.client(lb)
     for _ in range(3):
@@ -106,10 +104,7 @@ async def test_no_client_can_nominate_its_affinity_away(stage: Stage) -> None:
 
 async def relayed(stage: Stage, way: Way, *fields: str, body: bytes = b"ok") -> Message:
     """What becomes of a response with these fields."""
-    origin = await stage.origin()
-    client = await stage.client(await stage.balancer(origin))
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, _, client, at_origin = await asking(stage)
     wire = "\r\n".join(["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *fields, "", ""])
     await (at_origin.send_bytewise if way is Way.BYTEWISE else at_origin.send)(wire.encode() + body)
     return await client.read_response()
@@ -140,8 +135,7 @@ async def test_relayed(stage: Stage, way: Way, sent: list[str], got: dict[str, s
 
 async def behind_a_proxy(stage: Stage, *fields: str) -> Message:
     """What arrives at the origin by way of a trusted proxy."""
-    origin = await stage.origin()
-    origin.serve(answers())
+    origin = await stage.serving()
     lb = await stage.balancer(origin, frontend={"trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]})
     client = await stage.client(lb)
     await client.get("/", *fields)
@@ -220,9 +214,7 @@ async def test_a_loop_is_508(stage: Stage) -> None:
     at_origin, seen = await origin.accept_request()
     loop = await stage.client(lb)
     await loop.send(seen.head.raw.replace(b"\r\nVia: ", b"\r\nVia: 1.1 between, "))
-    answer = await loop.read_response()
-    assert (answer.status, answer.get("Connection")) == (508, "close")
-    assert await loop.read_to_end() == b""
+    answer = await is_turned_away(loop, 508)
     assert await at_origin.gets_nothing()
     assert await origin.has_no_new_connection()
     await at_origin.respond(answer.body, status=508)

@@ -110,9 +110,8 @@ async def test_passed(
 @pytest.mark.row(19)
 async def test_routes_go_by_the_host_that_is_forwarded(stage: Stage) -> None:
     """Were one read and the other forwarded, a stranger could reach what is not his."""
-    inner, default = await stage.origin(), await stage.origin()
-    inner.serve(answers(b"inner"))
-    default.serve(answers(b"default"))
+    inner = await stage.serving(answers(b"inner"))
+    default = await stage.serving(answers(b"default"))
     backend = {"servers": [{"name": "i", "address": f"127.0.0.1:{inner.port}"}]}
     lb = await stage.balancer(
         default,
@@ -179,8 +178,7 @@ async def test_trace_is_forwarded_without_credentials_where_it_is_wanted(
 @pytest.mark.row(20)
 async def test_trace_whose_hops_are_used_up_ends_here(stage: Stage) -> None:
     """RFC 9110 section 9.3.8: the final recipient tells what it got, without credentials."""
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin, **TRACE)
     client = await stage.client(lb)
     await client.send(
@@ -200,8 +198,7 @@ async def test_trace_whose_hops_are_used_up_ends_here(stage: Stage) -> None:
 @pytest.mark.row(20)
 @pytest.mark.parametrize("target", [b"*", b"/"])
 async def test_options_whose_hops_are_used_up_ends_here(stage: Stage, target: bytes) -> None:
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin)
     client = await stage.client(lb)
     await client.send(

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.hostile.support import Way, deliver, in_two_ways, read_until_cut, row
+from tests.hostile.support import (
+    Way,
+    answers_the_next_one,
+    asking,
+    deliver,
+    in_two_ways,
+    read_until_cut,
+    row,
+)
 from tests.http1.support import is_whole
-from tests.proxy.support import Stage, in_flight, turns
+from tests.proxy.support import Client, Stage, in_flight, turns
+
+if TYPE_CHECKING:
+    from hermes_lb import LoadBalancer
+    from tests.proxy.support import AtOrigin, Origin
 
 HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 DONE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
@@ -15,11 +29,7 @@ DONE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
 @pytest.mark.row(29)
 @in_two_ways
 async def test_32_informational_responses_are_relayed(stage: Stage, way: Way) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, lb, client, at_origin = await asking(stage)
     await deliver(at_origin, HINT * 32 + DONE, way)
     for _ in range(32):
         hint = await client.read_response()
@@ -34,11 +44,7 @@ async def test_32_informational_responses_are_relayed(stage: Stage, way: Way) ->
 async def test_more_than_32_informational_responses_are_502(
     stage: Stage, way: Way, more: int
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    origin, lb, client, at_origin = await asking(stage)
     await deliver(at_origin, HINT * 32, way)
     await deliver(at_origin, HINT * more, Way.WHOLE)
     for _ in range(32):
@@ -50,9 +56,7 @@ async def test_more_than_32_informational_responses_are_502(
     assert (line.status, line.termination) == (502, "PH")
     assert "informational" in line.reason
     await client.get("/next")
-    at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"right")
-    assert (await client.read_response()).body == b"right"
+    await answers_the_next_one(client, origin)
 
 
 # 29: the answer comes before the end of the upload.
@@ -67,27 +71,37 @@ UPLOADS = [
 ]
 
 
+async def goes_on(client: Client, more: bytes) -> None:
+    """Nobody has told it to stop, as far as it knows."""
+    for _ in range(20):
+        await client.send(more)
+        await turns()
+
+
+async def uploading(stage: Stage, wire: bytes) -> tuple[Origin, LoadBalancer, Client, AtOrigin]:
+    """The begin of an upload is at its origin, which has said nothing yet."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(wire)
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"hello")
+    return origin, lb, client, at_origin
+
+
 @pytest.mark.parametrize(("wire", "more"), UPLOADS)
 async def test_an_early_answer_ends_the_upload(stage: Stage, wire: bytes, more: bytes) -> None:
     """It is relayed at once, the rest is read and thrown away, and the end is clean.
 
     To close at once could make the kernel discard the answer (RFC 9112 sections 9.3 and 9.6).
     """
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(wire)
-    at_origin = await origin.accept()
-    head = await at_origin.read_head()
-    await at_origin.read_until(b"hello")
+    origin, lb, client, at_origin = await uploading(stage, wire)
     await at_origin.respond(b"no room", status=507)
-    for _ in range(20):
-        await client.send(more)  # nobody has told it to stop, as far as it knows
-        await turns()
+    await goes_on(client, more)
     answer = await client.read_response()
     assert (answer.status, answer.body, answer.get("Connection")) == (507, b"no room", "close")
     assert await client.read_to_end() == b""
-    seen = (await read_until_cut(origin, at_origin)).removeprefix(head.raw)
+    seen = (await read_until_cut(origin, at_origin)).partition(b"\r\n\r\n")[2]
     assert len(seen) < 1_000_000
     assert not is_whole(seen)
     line = await stage.log_line(lb)
@@ -100,17 +114,11 @@ async def test_an_upload_stops_with_the_head_of_an_early_refusal(
     stage: Stage, wire: bytes, more: bytes
 ) -> None:
     """... while its body is still on its way."""
-    origin = await stage.origin()
-    client = await stage.client(await stage.balancer(origin))
-    await client.send(wire)
-    at_origin = await origin.accept()
-    await at_origin.read_until(b"hello")
+    _, _, client, at_origin = await uploading(stage, wire)
     await at_origin.send(b"HTTP/1.1 507 No\r\nContent-Length: 7\r\n\r\nno ")
     await client.read_until(b"no ")
     told = len(at_origin.received)
-    for _ in range(20):
-        await client.send(more)
-        await turns()
+    await goes_on(client, more)
     await at_origin.send(b"room")
     assert await client.read_to_end() == b"room"
     await at_origin.read_until_cut()
@@ -121,11 +129,7 @@ async def test_an_upload_stops_with_the_head_of_an_early_refusal(
 async def test_an_answered_client_that_never_stops_is_not_listened_to_for_ever(
     stage: Stage, wire: bytes, more: bytes
 ) -> None:
-    origin = await stage.origin()
-    client = await stage.client(await stage.balancer(origin))
-    await client.send(wire)
-    at_origin = await origin.accept()
-    await at_origin.read_until(b"hello")
+    _, _, client, at_origin = await uploading(stage, wire)
     await at_origin.respond(b"no", status=403)
     await client.send_until_refused(more, most=20_000_000)
 
@@ -133,11 +137,8 @@ async def test_an_answered_client_that_never_stops_is_not_listened_to_for_ever(
 @pytest.mark.row(29)
 async def test_an_early_answer_and_a_body_that_ends_after_it(stage: Stage) -> None:
     """An answer of success may come first, and the upload goes on beside it."""
-    origin = await stage.origin()
-    client = await stage.client(await stage.balancer(origin))
-    await client.send(CHUNKED)
-    at_origin = await origin.accept()
-    await at_origin.read_until(b"hello\r\n")
+    _, _, client, at_origin = await uploading(stage, CHUNKED)
+    await at_origin.read_until(b"\r\n")
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
     assert (await client.read_until(b"half")).endswith(b"half")
     await client.send(b"5\r\nworld\r\n0\r\n\r\n")
@@ -157,11 +158,7 @@ SILENCE = [
 
 @pytest.mark.parametrize("wire", SILENCE)
 async def test_a_silent_server_is_504(stage: Stage, wire: bytes) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"server": 0.3})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    origin, lb, client, at_origin = await asking(stage, timeouts={"server": 0.3})
     await at_origin.send(wire)
     answer = await client.read_response()
     if wire is HINT:
@@ -173,10 +170,7 @@ async def test_a_silent_server_is_504(stage: Stage, wire: bytes) -> None:
     assert (line.status, line.termination, line.server) == (504, "sH", "agent1")
     assert line.reason
     await client.get("/next")  # late bytes of the first can't be its answer
-    at_origin, seen = await origin.accept_request()
-    assert seen.head.target == "/next"
-    await at_origin.respond(b"right")
-    assert (await client.read_response()).body == b"right"
+    await answers_the_next_one(client, origin)
 
 
 @pytest.mark.row(30)

@@ -17,6 +17,7 @@ from tests.hostile.support import (
     echo,
     is_passed,
     is_refused,
+    is_turned_away,
     read_until_cut,
     row,
 )
@@ -98,9 +99,7 @@ async def test_a_body_that_is_announced_too_large_is_413_at_once(
     lb = await stage.balancer(origin, limits={"body_size": 10})
     client = await stage.client(lb)
     await deliver(client, LENGTH_11 + body, way)
-    answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (413, "close")
-    assert await client.read_to_end() == b""
+    await is_turned_away(client, 413)
     assert await origin.has_no_new_connection()
     line = await stage.log_line(lb)
     assert (line.status, line.termination, line.server) == (413, "PR", "<NOSRV>")
@@ -122,9 +121,7 @@ async def test_a_body_that_becomes_too_large_is_413(stage: Stage, way: Way, exce
     head = await at_origin.read_head()
     assert await at_origin.read_exactly(len(TEN)) == TEN
     await deliver(client, excess, way)
-    answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (413, "close")
-    assert await client.read_to_end() == b""
+    await is_turned_away(client, 413)
     seen = (await read_until_cut(origin, at_origin)).removeprefix(head.raw)
     assert seen.startswith(TEN)
     assert not is_whole(seen)
@@ -166,8 +163,7 @@ async def test_a_client_that_goes_on_sending_still_reads_its_413(stage: Stage) -
 
 @pytest.mark.row(17)
 async def test_one_client_may_have_so_many_connections(stage: Stage) -> None:
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin, limits={"connections_per_client": 2})
     kept = await stage.clients(lb, 2)
     for client in kept:
@@ -175,9 +171,7 @@ async def test_one_client_may_have_so_many_connections(stage: Stage) -> None:
         assert (await client.read_response()).status == 200
     one_more = await stage.client(lb)
     await one_more.send(BEHIND)
-    answer = await one_more.read_response()
-    assert (answer.status, answer.get("Connection")) == (429, "close")
-    assert await one_more.read_to_end() == b""
+    await is_turned_away(one_more, 429)
     another = await client_from(stage, lb, "127.0.0.2")  # who has done nothing
     await another.get("/another")
     assert (await another.read_response()).body == b"GET /another"
@@ -201,8 +195,7 @@ def _open_connections(lb: LoadBalancer) -> int:
 @pytest.mark.row(17)
 async def test_a_refused_connection_does_not_count_for_ever(stage: Stage) -> None:
     """A client that is refused again and again gets in as soon as it has room."""
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin, limits={"connections_per_client": 1})
     kept = await stage.client(lb)
     await kept.get()
@@ -266,8 +259,7 @@ async def test_a_connection_that_becomes_idle_makes_room_for_those_who_wait(stag
 
 @pytest.mark.row(17)
 async def test_idle_connections_make_room_the_longest_idle_one_first(stage: Stage) -> None:
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin, process={"max_connections": 3})
     first, second = [await _idle_client(stage, lb) for _ in range(2)]
     for oldest, target in ((first, "/third"), (second, "/fourth")):
@@ -296,8 +288,7 @@ async def _idle_client(stage: Stage, lb: LoadBalancer) -> Client:
 
 @pytest.mark.row(17)
 async def test_one_client_may_send_so_many_requests(stage: Stage) -> None:
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     # Two at once, and then one in a thousand seconds: no test is as slow as that.
     lb = await stage.balancer(origin, limits={"request_rate": 0.001, "request_burst": 2})
     client = await stage.client(lb)
@@ -327,16 +318,13 @@ async def test_one_client_may_send_so_many_requests(stage: Stage) -> None:
 @pytest.mark.row(17)
 async def test_a_refused_request_with_a_body_ends_its_connection(stage: Stage, way: Way) -> None:
     """Nobody reads the body, so it must not be taken for requests."""
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin, limits={"request_rate": 0.001, "request_burst": 1})
     client = await stage.client(lb)
     await client.get("/1")
     assert (await client.read_response()).body == b"GET /1"
     await deliver(client, request("POST", "/2", body=BEHIND), way)
-    answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (429, "close")
-    assert await client.read_to_end() == b""
+    await is_turned_away(client, 429)
     assert [message.head.target for message in origin.requests] == ["/1"]
     assert b"smuggled" not in b"".join(bytes(c.received) for c in origin.connections)
     requests = [line.request for line in await stage.logged(lb, 2)]
@@ -345,8 +333,7 @@ async def test_a_refused_request_with_a_body_ends_its_connection(stage: Stage, w
 
 @pytest.mark.row(17)
 async def test_retry_after_says_the_truth(stage: Stage) -> None:
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin, limits={"request_rate": 0.001, "request_burst": 1})
     client = await stage.client(lb)
     await client.get()

@@ -148,8 +148,7 @@ async def test_passed(
 @in_two_ways
 async def test_an_empty_line_behind_a_body_is_ignored(stage: Stage, way: Way) -> None:
     """Some clients of old end a body with a CRLF that its length does not count."""
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     client = await stage.client(await stage.balancer(origin))
     body = POST + b"Content-Length: 5\r\n\r\nhello"
     await deliver(client, body + b"\r\n" + request("GET", "/next"), way)
@@ -161,8 +160,7 @@ async def test_an_empty_line_behind_a_body_is_ignored(stage: Stage, way: Way) ->
 @pytest.mark.row(13)
 async def test_what_is_logged_of_hostile_bytes_is_one_plain_line(stage: Stage) -> None:
     """Quotes, escapes and braces of a stranger could be taken for the log's own."""
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     lb = await stage.balancer(origin)
     client = await stage.client(lb)
     await client.send(b'GET /"{x}\\ HTTP/1.1\r\nHost: a\r\n\r\n')

@@ -54,8 +54,7 @@ async def refused_by_the_metrics(stage: Stage, lb: LoadBalancer) -> Counter[tupl
 
 
 async def test_the_log_and_the_metrics_tell_the_same(stage: Stage) -> None:
-    origin = await stage.origin()
-    origin.serve(echo)
+    origin = await stage.serving(echo)
     limits = {"head_size": 2048, "target_size": 1024, "body_size": 100}
     lb = await stage.balancer(origin, limits=limits, admin={"bind": "127.0.0.1:0"})
     for n, (wire, status) in enumerate(REFUSED, 1):

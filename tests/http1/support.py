@@ -15,7 +15,7 @@ import httptools
 import pytest
 from hypothesis import HealthCheck, settings
 
-from hermes_lb.config.models import Limits
+from hermes_lb.config import Limits
 from hermes_lb.errors import InvalidResponse, RequestRefused
 from hermes_lb.http1 import (
     RequestHead,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.config.models import Limits
+from hermes_lb.config import Limits
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http1 import CHUNKED, RequestParser
 from tests.http1.messages import first_head, mutated, requests

@@ -33,6 +33,15 @@ def test_all_scenarios_run_and_are_written(tmp_path: Path) -> None:
     assert [list(row["strategies"]) for row in written] == [["leastconn", "p2c"]] * len(SCENARIOS)
     assert (tmp_path / "lab/lab.html").read_text().startswith("<!doctype html>")
     assert "wrote lab/lab.json" in result.output
+    finished = [f"{name}: {strategy}" for name in SCENARIOS for strategy in ("leastconn", "p2c")]
+    assert result.stderr.splitlines() == finished
+
+
+def test_what_is_named_twice_is_run_once(tmp_path: Path) -> None:
+    twice = ("-s", "random", "-s", "random", "--scenario", "slow", "--scenario", "slow")
+    assert lab(*twice, "--requests", "50").stderr == "slow: random\n"
+    (result,) = json.loads((tmp_path / "lab/lab.json").read_text())["results"]
+    assert list(result["strategies"]) == ["random"]
 
 
 def test_the_same_command_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -57,9 +66,32 @@ def test_a_trace_is_played_to_as_many_servers_as_it_names(tmp_path: Path) -> Non
     assert "2 servers, any number at a time" in result.output
 
 
+def test_what_is_played_of_a_trace_is_said(tmp_path: Path) -> None:
+    others = [HAPROXY[0].replace("be/s1", "api/a"), HAPROXY[0].replace("Nov/2026", "Nov/9999")]
+    (tmp_path / "access.log").write_text("\n".join([*HAPROXY, *others]))
+    result = lab("-s", "leastconn", "--trace", "access.log")
+    said = " ".join(result.stdout.split())
+    assert "1 are a week or more away from the others" in said
+    assert "One pool serves the backends api, be" in said
+    result = lab("-s", "leastconn", "--trace", "access.log", "--backend", "api")
+    assert "1 requests of a trace; 0 lines could not be used." in result.stdout
+
+
+@pytest.mark.parametrize("words", [("--scenario", "short"), ("--live",)])
+def test_an_output_that_can_not_be_written_is_said_before_anything_runs(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file where the directory should be")
+    result = lab(*words, "--output", "out")
+    assert result.exit_code == 1
+    assert result.stderr == "hermes-lb: the laboratory stopped: [Errno 17] File exists: 'out'\n"
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
+        (("--why", "3", "--live"), 2, "--why is not for --live"),
+        (("--backend", "be"), 2, "--backend is for --trace"),
         (("-s", "leastcon"), 2, "there is no strategy 'leastcon'; there are round_robin, "),
         (("--scenario", "x"), 2, "there is no scenario 'x'; there are short, "),
         (("--scenario", "short", "--live"), 2, "give one of --scenario, --trace and --live"),

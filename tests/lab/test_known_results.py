@@ -98,15 +98,15 @@ def test_no_server_ever_has_more_than_the_bound(strategy: str, factor: float) ->
         # The ring moves what it must. Maglev's table moves about as much again, for evenness.
         ("consistent_hash", 0.1 * 1.25),
         ("maglev", 0.1 * 2.5),
-        # 10 and 9 have no common divisor: nearly all keys move.
-        ("ip_hash", 1.0),
+        # 10 and 9 have no common divisor: nine of ten keys move.
+        ("ip_hash", 0.93),
     ],
 )
 def test_taking_out_one_of_ten_moves_few_sessions(strategy: str, most: float) -> None:
     moved, left_behind = sessions_moved(strategy, by_weight=True)
     assert left_behind <= moved <= most
     if strategy == "ip_hash":
-        assert moved > 0.5
+        assert moved > 0.87  # six standard deviations of 4,000 users are 3 %
 
 
 @pytest.mark.parametrize("strategy", ["consistent_hash", "maglev", "ip_hash"])
@@ -172,6 +172,62 @@ def test_prequal_is_better_than_random_where_servers_queue() -> None:
     """
     work = poisson(Random(1), 50_000, SERVERS * 4 * 0.7 / 0.5, exponential(0.5))
     assert mean_wait("prequal", work, slots=4) < mean_wait("random", work, slots=4)
+
+
+def test_prequal_is_even_where_the_time_to_the_first_byte_does_not_depend_on_load() -> None:
+    """Agents that never queue: a first token in 0.5 s, five seconds more of it, 400 in flight on 50
+    servers. Of 300 requests for each, five standard deviations of chance are 29 %.
+
+    By its latency in proportion to what was in flight then, who had more looked faster: the shares
+    were 0.4 to 1.6 of a fiftieth.
+    """
+    work = poisson(Random(7), 15_000, 400 / 5.5, exponential(5.0), first=exponential(0.5))
+    measures = make_run("prequal", work, servers=50, slots=0).play()
+    shares = [count / 300 for count in measures.counts]
+    assert 0.71 < min(shares) <= max(shares) < 1.29
+
+
+@pytest.mark.parametrize(
+    ("strategy", "in_flight", "percent"),
+    [
+        ("peak_ewma", 0.5, [15, 24, 29, 32]),
+        ("peak_ewma", 40.0, [11, 21, 29, 39]),
+        ("prequal", 0.5, [24, 26, 25, 25]),
+        ("prequal", 40.0, [11, 20, 30, 39]),
+    ],
+)
+def test_where_times_vary_weights_hold_only_while_all_are_busy(
+    strategy: str, in_flight: float, percent: list[int]
+) -> None:
+    """Weights of 1, 2, 3, 4. Another seed's shares are up to two per cent of the whole away."""
+    work = poisson(Random(3), 40_000, in_flight / 0.05, exponential(0.05))
+    fleet = make_fleet(4, 0)
+    for weight, server in enumerate(fleet.pool.servers, start=1):
+        server.set_weight(weight)
+    counts = make_run(strategy, work, fleet=fleet).play().counts
+    assert [100 * count / 40_000 for count in counts] == pytest.approx(percent, abs=2.0)
+
+
+@pytest.mark.parametrize("strategy", ["consistent_hash", "maglev"])
+def test_a_bound_moves_the_fewer_requests_the_more_are_in_flight(strategy: str) -> None:
+    """Ten machines that never queue. The bound is a quarter above the mean: 1.4 standard deviations
+    of Poisson where that is 30, of which 8 % are above, and each of these may move twice; and 4.3
+    of them where it is 300, which leaves what keys are spread unevenly."""
+    moved = {
+        in_flight: bounded(strategy, in_flight, StrategyOptions().load_factor)
+        for in_flight in (300, 3000)
+    }
+    assert 0.04 < moved[300] < 0.16
+    assert moved[3000] < 0.005
+    assert bounded(strategy, 300, 0.0) == 0.0
+
+
+def bounded(strategy: str, in_flight: int, load_factor: float) -> float:
+    """The share of requests that went elsewhere than their user's last one; each takes 1 s."""
+    work = poisson(Random(3), 50_000, in_flight, exponential(1.0), users=5000)
+    options = StrategyOptions(load_factor=load_factor)
+    run = make_run(strategy, work, servers=SERVERS, slots=0, options=options)
+    return run.play().moved / 50_000
 
 
 def test_a_server_that_fails_fast_draws_requests_by_leastconn_and_not_by_peak_ewma() -> None:

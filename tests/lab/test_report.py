@@ -15,6 +15,7 @@ from hermes_lb.balancing import STRATEGIES
 from hermes_lb.lab.experiment import Experiment
 from hermes_lb.lab.html import page
 from hermes_lb.lab.measures import percentiles, rank
+from hermes_lb.lab.plots import in_flight, shares
 from hermes_lb.lab.report import print_result, seconds
 from hermes_lb.lab.trace import read_trace
 from tests.lab.test_trace import HAPROXY
@@ -69,12 +70,54 @@ def test_the_page_asks_for_nothing_from_elsewhere(results: list[dict[str, Any]])
 
 def test_the_plots_are_well_formed_and_have_no_odd_numbers(results: list[dict[str, Any]]) -> None:
     drawings = re.findall(r"<svg.*?</svg>", page(results), re.DOTALL)
-    # A band for each strategy, and the percentiles; both kinds where answers are streamed.
-    assert len(drawings) == 2 * len(STRATEGIES) + 2 + 1
+    # Shares and what was in flight, for each strategy; and the percentiles, of both kinds where
+    # answers are streamed.
+    assert len(drawings) == 2 * 2 * len(STRATEGIES) + 2 + 1
     for drawing in drawings:
         ET.fromstring(drawing)
         assert "nan" not in drawing
         assert "inf" not in drawing
+
+
+def heights(svg: str, kind: str) -> list[float]:
+    """Of a plot's line of this kind: how far each point is above the axis, of the whole height."""
+    drawing = ET.fromstring(svg)
+    (line,) = drawing.findall(f"polyline[@class='{kind}']")
+    axis = drawing.find("line[@class='axis']")
+    assert axis is not None
+    bottom = float(axis.attrib["y1"])
+    top = float(drawing.findall("text")[1].attrib["y"]) - 4
+    ys = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
+    return [(bottom - y) / (bottom - top) for y in ys]
+
+
+def test_the_share_of_the_server_that_got_most_is_drawn_over_time() -> None:
+    samples = [
+        {"at": 1.0, "servers": 2, "most_share": 0.5},
+        {"at": 2.0, "servers": 2, "most_share": 0.0},  # nothing was sent
+        {"at": 3.0, "servers": 1, "most_share": 0.8},
+    ]
+    result = {"seconds": 3.0, "marks": [], "strategies": {"random": {"samples": samples}}}
+    plot = shares(result)["random"]
+    assert "80%" in plot
+    assert heights(plot, "most") == pytest.approx([0.5 / 0.8, 1.0], abs=0.01)
+    assert heights(plot, "mean") == pytest.approx([0.5 / 0.8, 1.0 / 0.8], abs=0.01)
+
+
+def test_a_strategy_beside_which_the_others_could_not_be_read_has_a_scale_of_its_own() -> None:
+    most = {"one": 4, "two": 5, "three": 50}
+    result = {
+        "seconds": 1.0,
+        "marks": [],
+        "strategies": {
+            name: {"samples": [{"at": 1.0, "least": 0, "mean": 1.0, "most": value}]}
+            for name, value in most.items()
+        },
+    }
+    plots = in_flight(result)
+    assert heights(plots["one"], "most") == pytest.approx([4 / 5], abs=0.01)
+    assert heights(plots["three"], "most") == pytest.approx([1.0], abs=0.01)
+    assert [name for name, plot in plots.items() if "a scale of its own" in plot] == ["three"]
 
 
 def test_names_of_a_trace_are_escaped_on_the_page() -> None:

@@ -56,11 +56,39 @@ def test_lines_without_an_answer_and_strangers_are_skipped_and_counted() -> None
             "hello",
             HAPROXY[0].replace("24/Nov", "44/Nov"),
             HAPROXY[0].replace("Nov/2026", "Nox/2026"),
+            HAPROXY[0].replace("/1500 ", f"/{'9' * 320} "),  # more than a float can be
+            HAPROXY[0].replace("/120/", f"/{'9' * 5000}/"),  # more than int() reads
+            HAPROXY[0].replace("/1500 ", "/٣ "),
             "",
         ]
     )
     assert len(trace.servers) == 1
-    assert trace.skipped == 5
+    assert trace.skipped == 8
+
+
+DAY = 86_400_000
+BEGAN = 1_795_000_000_000
+
+
+def test_requests_a_week_away_from_most_of_the_others_are_counted_and_not_played() -> None:
+    far = [HAPROXY[0].replace("Nov/2026", f"Nov/{year}") for year in ("0001", "1970", "9999")]
+    days = (-8, 0, 6, 13, 21)  # 8 days before the first that is played, and after the last one
+    trace = read_trace([*far, *(line(BEGAN + day * DAY) for day in days)])
+    assert list(trace.workload.arrivals) == [0.0, 6 * 86_400.0, 13 * 86_400.0]
+    assert trace.apart == 5
+    assert trace.skipped == 0
+
+
+def test_backends_are_one_pool_or_one_of_them_is_taken() -> None:
+    lines = [line(BEGAN), line(BEGAN + 1000, served_by="api/s1"), line(BEGAN + 2000)]
+    trace = read_trace(lines)
+    assert trace.backends == ["api", "be"]
+    assert trace.servers == ["be/s1", "api/s1", "be/s1"]
+    trace = read_trace(lines, backend="be")
+    assert trace.backends == ["be"]
+    assert trace.servers == ["s1", "s1"]
+    with pytest.raises(ValueError, match="no request of backend 'x'; there are api, be"):
+        read_trace(lines, backend="x")
 
 
 def test_only_so_many_are_taken() -> None:

@@ -114,6 +114,42 @@ async def test_close_leaves_nothing_behind(tmp_path: Path) -> None:
     assert repr(log) == f"<AccessLog {tmp_path / 'log'} closed, 0 dropped>"
 
 
+async def test_a_file_that_was_moved_away_is_begun_anew_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    async with logging_to(path, flush_every=3600) as log:
+        path.rename(tmp_path / "log.1")
+        log.reopen()
+        await until(path.exists)
+        log.write("new")
+    assert path.read_text() == "new\n"
+    assert (tmp_path / "log.1").read_text() == ""
+
+
+async def test_if_it_cannot_be_opened_anew_that_is_said_and_the_old_one_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    async with logging_to(folder / "log") as log:
+        folder.rename(tmp_path / "moved")
+        log.reopen()
+        await until(lambda: caplog.messages)
+        log.write("a")
+    assert caplog.messages == [
+        f"access log {folder / 'log'}: it can't be opened anew: No such file or directory"
+    ]
+    assert (tmp_path / "moved" / "log").read_text() == "a\n"
+    assert log.dropped == 0
+
+
+async def test_to_reopen_what_is_not_open_does_nothing(tmp_path: Path) -> None:
+    log = AccessLog("off")
+    log.reopen()
+    async with logging_to(tmp_path / "log") as log:
+        pass
+    log.reopen()
+
+
 async def test_off_does_nothing() -> None:
     before = writers()
     async with logging_to("off") as log:

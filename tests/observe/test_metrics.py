@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hermes_lb.config.models import Backend
-from hermes_lb.observe.access_log import AccessLog
-from hermes_lb.observe.loop_lag import LoopLag
-from hermes_lb.observe.metrics import CONTENT_TYPE, registry_for, render, render_in_turns
-from hermes_lb.observe.observed import Observed
+from hermes_lb.config import Backend
+from hermes_lb.observe.metric_table import metrics_of
+from hermes_lb.observe.metrics import render
+from hermes_lb.observe.observed import Observed, ProcessView
 from hermes_lb.pool import FrontendCounters, Lease, Pool, Server
+from hermes_lb.pool.server import STATES
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -26,16 +30,19 @@ def a_pool(name: str, *servers: str) -> Pool:
 @pytest.fixture
 def observed() -> Observed:
     pools = {"agents": a_pool("agents", "agent1", "agent2"), "web": a_pool("web", "web1")}
-    return Observed(pools, {"public": FrontendCounters()}, AccessLog("off"), LoopLag())
+    processes = [ProcessView(0, os.getpid()), ProcessView(1, os.getppid())]
+    return Observed(pools, {"public": FrontendCounters()}, processes)
+
+
+def text_of(observed: Observed) -> str:
+    return b"".join(render(observed)).decode()
 
 
 class Scrape:
     """`scrape("name", label="value")` is the value of that very sample."""
 
     def __init__(self, observed: Observed) -> None:
-        self.families = list(
-            text_string_to_metric_families(render(registry_for(observed)).decode())
-        )
+        self.families = list(text_string_to_metric_families(text_of(observed)))
         self.samples: Samples = {}
         for family in self.families:
             for sample in family.samples:
@@ -73,9 +80,12 @@ def test_counters_of_a_server(observed: Observed) -> None:
 def test_requests_without_a_server_are_counted_too(observed: Observed) -> None:
     observed.pools["agents"].unserved.responses[5] = 9
     observed.pools["agents"].unserved.latency.observe(1.0)
+    observed.pools["agents"].unserved.waiting.observe(1.0)
+    observed.pools["agents"].unserved.late = 1
     scrape = Scrape(observed)
     assert scrape("requests_total", code="5xx", **NO_SERVER) == 9
     assert scrape("request_duration_seconds_count", **NO_SERVER) == 1
+    assert scrape("queue_duration_seconds_count", **NO_SERVER) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,6 +94,7 @@ def test_requests_without_a_server_are_counted_too(observed: Observed) -> None:
         ("request_duration_seconds", "latency"),
         ("time_to_first_byte_seconds", "time_to_first_byte"),
         ("stream_duration_seconds", "stream_length"),
+        ("connect_duration_seconds", "dial"),
     ],
 )
 def test_histograms_are_cumulative(observed: Observed, name: str, field: str) -> None:
@@ -135,46 +146,120 @@ def test_the_state_of_a_server_and_its_ejections(observed: Observed) -> None:
     first.eject(30.0, "5 failures in a row")
     second.set_degraded("timeout after 5s")
     scrape = Scrape(observed)
-    states = ("up", "degraded", "ejected", "down")
     agent2 = {"backend": "agents", "server": "agent2"}
-    assert [scrape("server_state", state=s, **AGENT1) for s in states] == [0, 0, 1, 0]
-    assert [scrape("server_state", state=s, **agent2) for s in states] == [0, 1, 0, 0]
+    assert [s for s in STATES if scrape("server_state", state=s, **AGENT1)] == ["ejected"]
+    assert [s for s in STATES if scrape("server_state", state=s, **agent2)] == ["degraded"]
     assert [scrape("server_up", **AGENT1), scrape("server_up", **agent2)] == [1, 1]
     assert [scrape("ejections_total", **AGENT1), scrape("ejections_total", **agent2)] == [1, 0]
 
 
-def test_frontends_and_the_log(observed: Observed) -> None:
+def test_frontends(observed: Observed) -> None:
     public = observed.frontends["public"]
     public.connections, public.connections_total, public.requests = 1, 2, 3
     public.refused.update({(400, "no Host field"): 4, (431, "too large"): 5})
-    observed.access_log.dropped = 6
-    observed.loop_lag.worst = 0.3
-    observed.loop_lag.histogram.observe(0.3)
+    public.tls_failures = 6
     scrape = Scrape(observed)
-    assert scrape("loop_lag_worst_seconds") == 0.3
-    assert scrape("loop_lag_seconds_bucket", le="0.25") == 0
-    assert scrape("loop_lag_seconds_bucket", le="0.5") == 1
     assert scrape("connections", frontend="public") == 1
     assert scrape("connections_accepted_total", frontend="public") == 2
     assert scrape("frontend_requests_total", frontend="public") == 3
     assert scrape("refused_total", frontend="public", status="400", reason="no Host field") == 4
     assert scrape("refused_total", frontend="public", status="431", reason="too large") == 5
-    assert scrape("access_log_dropped_lines_total") == 6
+    assert scrape("tls_handshake_failures_total", frontend="public") == 6
+
+
+def test_each_process_has_its_own_series(observed: Observed) -> None:
+    first, second = observed.processes
+    first.access_log_dropped, first.clients, second.clients = 6, 7, 8
+    second.is_draining = True
+    first.loop_lag.worst = 0.3
+    first.loop_lag.histogram.observe(0.3)
+    first.look()
+    scrape = Scrape(observed)
+    assert scrape("loop_lag_worst_seconds", process="0") == 0.3
+    assert scrape("loop_lag_seconds_bucket", process="0", le="0.25") == 0
+    assert scrape("loop_lag_seconds_bucket", process="0", le="0.5") == 1
+    assert scrape("loop_lag_seconds_count", process="1") == 0
+    assert scrape("access_log_dropped_lines_total", process="0") == 6
+    assert [scrape("process_connections", process=n) for n in "01"] == [7, 8]
+    assert [scrape("process_draining", process=n) for n in "01"] == [0, 1]
+    assert scrape("process_open_fds", process="0") == first.open_files > 0
+    assert scrape("process_max_fds", process="0") == first.max_files > 0
+    assert scrape("process_resident_memory_bytes", process="0") == first.usage.resident_bytes
+
+
+def test_reloads_restarts_and_failed_look_ups(observed: Observed) -> None:
+    upkeep = observed.upkeep
+    loaded_at = upkeep.loaded_at
+    upkeep.failed_to_reload()
+    upkeep.process_restarts = 2
+    upkeep.dns_failed("agents")
+    scrape = Scrape(observed)
+    assert scrape("config_reloads_total", result="failure") == 1
+    assert scrape("config_last_reload_successful") == 0
+    assert scrape("config_last_reload_success_timestamp_seconds") == loaded_at
+    assert scrape("process_restarts_total") == 2
+    assert scrape("dns_failures_total", backend="agents") == 1
+    assert scrape("dns_failures_total", backend="web") == 0
+    upkeep.reloaded()
+    scrape = Scrape(observed)
+    assert scrape("config_reloads_total", result="success") == 1
+    assert scrape("config_last_reload_successful") == 1
+    assert scrape("config_last_reload_success_timestamp_seconds") == upkeep.loaded_at >= loaded_at
+
+
+def test_a_scrape_asks_for_current_numbers() -> None:
+    process = ProcessView(0, os.getpid())
+
+    def refresh() -> None:
+        process.clients = 5
+
+    assert Scrape(Observed({}, {}, [process], refresh=refresh))("process_connections", process="0")
 
 
 def test_every_metric_has_a_type_and_a_help_and_a_fitting_name(observed: Observed) -> None:
-    families = {f.name: f for f in Scrape(observed).families if f.name.startswith("hermes_lb_")}
-    assert len(families) == 25
+    families = {f.name: f for f in Scrape(observed).families}
     for name, family in families.items():
         assert family.documentation
         assert family.type in ("counter", "gauge", "histogram")
-        is_time = family.type == "histogram" or name == "hermes_lb_loop_lag_worst_seconds"
-        assert name.endswith("_seconds") == is_time
+        if family.type == "histogram":
+            assert name.endswith("_seconds")
         suffix = "_total" if family.type == "counter" else ""
         assert {s.name for s in family.samples} <= {
             name + end for end in (suffix, "_bucket", "_count", "_sum")
         }
     assert families["hermes_lb_build_info"].samples[0].value == 1
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_finds_nothing_to_complain_of(observed: Observed) -> None:
+    observed.frontends["public"].refuse(400, 'a field with a \x01, a "quote" and a \nnew line')
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=text_of(observed).encode(),
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """What docs/metrics.md says: the type and the labels of each metric."""
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", text, re.MULTILINE)
+    assert len({name for name, _, _ in rows}) == len(rows), "one is listed twice"
+    return {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+
+
+def test_the_documentation_lists_exactly_these_metrics(observed: Observed) -> None:
+    exposed = {row.name: (row.kind, set(row.labels)) for row in metrics_of(observed)}
+    assert documented() == exposed
+
+
+def test_the_documentation_says_what_bounds_each_label(observed: Observed) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    bounded = set(re.findall(r"^\| `(\w+)=` \|", text, re.MULTILINE))
+    assert bounded == {label for row in metrics_of(observed) for label in row.labels} | {"le"}
 
 
 def test_the_process_itself_is_there(observed: Observed) -> None:
@@ -183,26 +268,41 @@ def test_the_process_itself_is_there(observed: Observed) -> None:
 
 
 def test_two_balancers_in_one_process_do_not_mix(observed: Observed) -> None:
-    other = Observed({"b": a_pool("b", "s")}, {}, AccessLog("off"), LoopLag())
+    other = Observed({"b": a_pool("b", "s")}, {})
     other.pools["b"].servers[0].counters.retries = 1
     assert Scrape(other)("retries_total", backend="b", server="s") == 1
     assert not any(("server", "s") in labels for _, labels in Scrape(observed).samples)
 
 
-async def test_rendered_in_turns_it_is_the_same_and_lets_others_run(observed: Observed) -> None:
-    registry = registry_for(observed)
-    turns = 0
+def test_a_scrape_of_many_servers_comes_in_parts_of_some_size() -> None:
+    servers = [f"agent{number}" for number in range(300)]
+    parts = list(render(Observed({"agents": a_pool("agents", *servers)}, {})))
+    assert len(parts) > 30
+    assert max(map(len, parts)) < 100_000
+    for part in parts:
+        assert part.endswith(b"\n")
 
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
 
-    counting = asyncio.get_running_loop().create_task(count())
-    body = await render_in_turns(registry)
-    counting.cancel()
-    ours = [line for line in body.splitlines() if b"hermes_lb_" in line]
-    assert ours == [line for line in render(registry).splitlines() if b"hermes_lb_" in line]
-    assert turns >= 20
-    assert CONTENT_TYPE.startswith("text/plain")
+def test_servers_may_leave_between_two_parts() -> None:
+    pools = {name: a_pool(name, *(f"s{n}" for n in range(200))) for name in ("a", "b")}
+    body = b""
+    for part in render(Observed(pools, {})):
+        body += part
+        pools.pop("b", None)
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    first, last = (families[f"hermes_lb_{name}"] for name in ("requests", "server_weight"))
+    assert {sample.labels["backend"] for sample in first.samples} == {"a", "b"}
+    assert {sample.labels["backend"] for sample in last.samples} == {"a"}
+
+
+def test_what_is_in_a_label_stays_in_it() -> None:
+    frontend = FrontendCounters()
+    odd = 'back\\slash, "quote" and\nnew line \u00e9'
+    frontend.refuse(400, odd)
+    (sample,) = (
+        sample
+        for family in Scrape(Observed({}, {"public": frontend})).families
+        if family.name == "hermes_lb_refused"
+        for sample in family.samples
+    )
+    assert sample.labels["reason"] == odd

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -98,7 +101,7 @@ def test_a_target_that_cannot_be_opened_is_told_clearly(
 
 def test_a_fifo_that_nobody_reads_is_refused_instead_of_awaited(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ValueError, match="No such device or address"):
+    with pytest.raises(ValueError, match="a pipe that nobody reads"):
         open_sink(str(tmp_path / "fifo"), "hermes_lb")
 
 
@@ -140,6 +143,105 @@ def test_a_non_blocking_stdout_is_waited_for(pipe: tuple[int, int]) -> None:
     assert DescriptorSink(writer).write(lines) == (0, "")
     thread.join()
     assert b"".join(received).decode().splitlines() == lines
+
+
+def test_lines_leave_for_a_pipe_in_pieces_that_it_takes_whole(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]
+) -> None:
+    _, writer = pipe
+    pieces: list[bytes] = []
+
+    def write(fd: int, data: bytes) -> int:
+        pieces.append(data)
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
+    long = "x" * (select.PIPE_BUF + 1)
+    lines = ["a" * 1500] * 5 + [long] + ["b" * (select.PIPE_BUF - 1)] * 2 + ["c"]
+    assert DescriptorSink(writer).write(lines) == (0, "")
+    assert b"".join(pieces).decode().splitlines() == lines
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert [len(piece) for piece in pieces] == [3002, 3002, 1501, 4098, 4096, 4096, 2]
+
+
+def test_a_file_takes_a_batch_in_one_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    real_write = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return real_write(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with opened(str(tmp_path / "log")) as sink:
+        sink.write(["x" * 999] * 100)
+    assert sizes == [100_000]
+
+
+WRITES_MANY_LINES = """
+import sys
+from hermes_lb.observe.sinks import open_sink
+
+sink = open_sink(sys.argv[1], "hermes_lb")
+mark = sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for batch in range(10):
+    lines = [mark * (40 + 7 * n % 900) for n in range(300)]
+    assert sink.write(lines) == (0, "")
+sink.close()
+"""
+
+
+@pytest.mark.parametrize("kind", ["fifo", "file"])
+def test_lines_of_two_processes_never_mix(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    fifo = -1
+    if kind == "fifo":
+        os.mkfifo(path)
+        fifo = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(fifo, True)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITES_MANY_LINES, str(path), mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for mark in "ab"
+    ]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write(b"go\n")
+        child.stdin.flush()
+    received = bytearray()
+    while received.count(b"\n") < 6000 and kind == "fifo":
+        received += os.read(fifo, 1 << 16)
+    for child in children:
+        child.communicate(timeout=30)
+        assert child.returncode == 0
+    if kind == "fifo":
+        os.close(fifo)
+    lines = (bytes(received) or path.read_bytes()).decode().splitlines()
+    assert len(lines) == 6000
+    assert all(len(set(line)) == 1 for line in lines)
+    for mark in "ab":
+        expected = [40 + 7 * n % 900 for n in range(300)] * 10
+        assert [len(line) for line in lines if line[0] == mark] == expected
+
+
+def test_a_file_is_opened_anew_when_asked_to(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with opened(str(path)) as sink:
+        sink.write(["a"])
+        path.rename(tmp_path / "access.log.1")
+        sink.reopen()
+        assert path.read_text() == ""
+        sink.write(["b"])
+    assert (tmp_path / "access.log.1").read_text() == "a\n"
+    assert path.read_text() == "b\n"
 
 
 def test_half_a_line_spoils_no_other(
@@ -197,6 +299,37 @@ def test_syslog_by_unix_socket_and_a_daemon_that_comes_back(tmp_path: Path) -> N
     sink.close()
 
 
+@pytest.mark.parametrize(
+    ("facility", "priority"), [("kern", 6), ("daemon", 30), ("local0", 134), ("local7", 190)]
+)
+def test_syslog_has_the_facility_and_the_tag(facility: Any, priority: int, tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        sink = open_sink(f"syslog:{path}", "edge-1", facility)
+        sink.write(["line"])
+        sink.close()
+        datagram = daemon.recv(1000).decode()
+    assert datagram.startswith(f"<{priority}>")
+    assert datagram.endswith(f" edge-1[{os.getpid()}]: line\n")
+
+
+def test_syslog_goes_on_with_the_old_address_if_the_new_one_is_not_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        sink = open_sink(f"syslog:{path}", "hermes_lb")
+        sink.reopen()
+        assert sink.write(["a"]) == (0, "")
+        os.rename(path, f"{path}.away")
+        with pytest.raises(OSError, match="No such file"):
+            sink.reopen()
+        os.rename(f"{path}.away", path)
+        assert sink.write(["b"]) == (0, "")
+        assert [daemon.recv(1000)[-2:] for _ in "ab"] == [b"a\n", b"b\n"]
+        sink.close()
+
+
 def test_a_syslog_daemon_that_takes_nothing_costs_the_rest_of_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +375,7 @@ def test_the_writer_survives_a_bug_in_a_sink(monkeypatch: pytest.MonkeyPatch) ->
                 raise RuntimeError("a bug")
             return sinks.Outcome(0, "")
 
-    monkeypatch.setattr(sinks, "open_sink", lambda target, tag: Broken(1))
+    monkeypatch.setattr(sinks, "open_sink", lambda target, tag, facility: Broken(1))
     writer = BackgroundWriter("anything", "hermes_lb")
     writer.opened.result(10)
     bad, good = writer.write(["bad"]), writer.write(["good"])

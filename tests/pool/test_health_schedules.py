@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hermes_lb.config.models import Backend
+from hermes_lb.config import Backend
 from hermes_lb.pool import Pool
 from tests.pool.support import FakeWaiter
 

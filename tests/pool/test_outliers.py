@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.config.models import Backend
+from hermes_lb.config import Backend
 from hermes_lb.pool import Pool
 from tests.pool.support import FakeWaiter, names
 
@@ -220,3 +220,39 @@ def test_changes_are_one_line_each_in_the_log(caplog: pytest.LogCaptureFixture):
         ("WARNING", "agents/a is EJECTED for 10.0 s: 1 failures in a row"),
         ("INFO", "agents/a is back: its time is over"),
     ]
+
+
+def test_who_is_out_for_a_time_that_is_over_counts_no_more():
+    """Before the `tick` that would end it; the others' failures do not wait for that."""
+    pool = a_pool(4)
+    a, b, c, d = pool.servers
+    for server in (c, d):
+        detector(pool).failed(server, 0.0)
+    for server in (a, b):
+        detector(pool).failed(server, 10.5)
+    assert states(pool) == "ejected ejected up up"
+
+
+def test_a_process_that_is_told_lifts_nothing_by_itself():
+    """It hears of ejections one by one, in whatever order; who tells knows when it is too much."""
+    pool = a_pool(4)
+    pool.lifts_ejections = False
+    for server in pool.servers[:3]:
+        server.restore({"ejected_until": 10.0, "ejected_because": "5 failures in a row"})
+    assert states(pool) == "ejected ejected ejected up"
+    pool.servers[0].restore({"ejected_until": 0.0})
+    assert states(pool) == "up ejected ejected up"
+
+
+def test_who_was_ejected_by_another_process_comes_back_with_a_clean_slate():
+    pool = a_pool(2, consecutive_failures=3)
+    server = pool.servers[0]
+    for _ in range(2):
+        detector(pool).failed(server, 0.0)
+    server.restore({"ejected_until": 10.0, "ejected_because": "3 in a row", "ejections": 1})
+    server.restore({"ejected_until": 0.0})
+    for _ in range(2):
+        detector(pool).failed(server, 11.0)
+    assert states(pool) == "up up"
+    detector(pool).failed(server, 11.0)
+    assert states(pool) == "ejected up"

@@ -1,4 +1,4 @@
-"""Slow start: weight and `max_connections` grow in 20 steps after a server came back."""
+"""Slow start: weight and `max_connections` grow in 16 steps after a server came back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pool.support import FakeRequest, FakeWaiter, make_pool
 if TYPE_CHECKING:
     from hermes_lb.pool import Pool, Server
 
-SLOW = {"slow_start": 20.0}  # a step a second
+SLOW = {"slow_start": 16.0}  # a step a second
 
 
 def one_back(**first: object) -> tuple[Pool, Server]:
@@ -53,7 +53,7 @@ def test_but_if_that_check_failed_it_does():
     server.await_first_check()
     server.set_up(False, "503, expected 200")
     server.set_up(True, "")
-    assert server.weight == 0.5
+    assert server.weight == 10 / 16
     assert pool.weights == (10, 1)
 
 
@@ -65,20 +65,20 @@ def test_a_server_without_it_is_whole_at_once():
 @pytest.mark.parametrize(
     ("now", "weight", "most"),
     [
-        (0.0, 5, 2),  # at least one step
-        (0.999, 5, 2),
-        (1.0, 10, 3),
-        (9.5, 50, 15),
-        (10.0, 55, 17),  # 16.5, rounded up
-        (18.999, 95, 29),
-        (19.0, 100, 30),
-        (1000.0, 100, 30),
+        (0.0, 10, 2),  # at least one step
+        (0.999, 10, 2),
+        (1.0, 20, 4),
+        (7.5, 80, 15),
+        (8.0, 90, 17),  # 16.875, rounded up
+        (14.999, 150, 29),
+        (15.0, 160, 30),
+        (1000.0, 160, 30),
     ],
 )
 def test_weight_and_limit_grow_in_steps(now: float, weight: float, most: int):
-    pool, server = one_back(weight=100, max_connections=30)
+    pool, server = one_back(weight=160, max_connections=30)
     pool.tick(now)
-    assert (server.weight, server.max_connections) == (pytest.approx(weight), most)
+    assert (server.weight, server.max_connections) == (weight, most)
 
 
 def test_no_limit_stays_no_limit():
@@ -92,19 +92,19 @@ def test_the_first_request_finds_it_reduced_before_any_tick():
     server = pool.servers[0]
     server.set_up(False, "")
     server.set_up(True, "")
-    assert server.weight == pytest.approx(0.05)
+    assert server.weight == 1 / 16
 
 
 def test_down_in_the_middle_starts_it_anew():
-    pool, server = one_back(weight=100)
+    pool, server = one_back(weight=160)
     pool.tick(10.0)
     server.set_up(False, "")
     pool.tick(12.0)
     server.set_up(True, "")
     pool.tick(13.0)
-    assert server.weight == pytest.approx(5)
+    assert server.weight == 10
     pool.tick(14.0)
-    assert server.weight == pytest.approx(10)
+    assert server.weight == 20
 
 
 def test_a_degraded_server_goes_on_warming_up():
@@ -117,7 +117,7 @@ def test_a_degraded_server_goes_on_warming_up():
 
 def test_a_weight_that_is_set_meanwhile_is_the_new_goal():
     pool, server = one_back(weight=100)
-    pool.tick(9.5)
+    pool.tick(7.5)
     server.set_weight(10)
     assert (server.weight, server.full_weight) == (5, 10)
     pool.tick(19.0)
@@ -134,7 +134,7 @@ def test_a_failure_does_not_reduce_what_is_reduced():
 
 
 def test_who_waits_gets_the_room_that_a_step_makes():
-    pool = make_pool({**SLOW, "max_connections": 20})
+    pool = make_pool({**SLOW, "max_connections": 16})
     server = pool.servers[0]
     server.set_up(False, "")
     server.set_up(True, "")
@@ -174,15 +174,15 @@ def test_it_only_grows_and_gets_there(
 def test_round_robin_follows():
     pool, _ = one_back()
     strategy, shares = RoundRobin(), []
-    for now in (0.0, 9.0, 19.0):
+    for now in (0.0, 7.0, 15.0):
         pool.tick(now)
         picks = Counter(
             server.name
-            for _ in range(2100)
+            for _ in range(1700)
             if (server := strategy.pick(pool, FakeRequest(), now, Random(1)))
         )
         shares.append(picks["a"] / picks["b"])
-    assert shares == pytest.approx([0.05, 0.5, 1.0], rel=0.02)
+    assert shares == pytest.approx([1 / 16, 0.5, 1.0], rel=0.02)
 
 
 def test_keys_do_not_move_while_it_warms_up():

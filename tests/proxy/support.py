@@ -9,6 +9,8 @@
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
     assert (await client.read_response()).body == b"hi"
 
+`line`, `asked`, `begun` and `with_backup` set the scenes that most tests begin with.
+
 A peer is a bare socket: it reads and writes only when the test says so, and what it does not read
 stays in the kernel, so back-pressure is real. Every wait is bounded by `PATIENCE`.
 """
@@ -117,7 +119,8 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.received = bytearray()
         self._taken = 0  # of `received`
@@ -385,6 +388,10 @@ def request(
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b"")
 
 
+# Heads of requests whose bodies are to come: in chunks, or more than anybody sends here.
+CHUNKED_POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS_POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n"
+
 # The fields of a request that opens a WebSocket: the example of RFC 6455 section 1.3.
 WEBSOCKET = (
     "Connection: Upgrade",
@@ -434,6 +441,9 @@ class LogLine:
     def __repr__(self) -> str:
         return self.line
 
+
+# For `each`: the second server is asked only when the first one can't be.
+FIRST_THEN_SECOND: list[dict[str, Any]] = [{}, {"backup": True}]
 
 # Most tests run on uvloop only; a mark for those that run on asyncio's own loop as well.
 on_both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
@@ -503,7 +513,7 @@ class Stage:
         """Each request that was understood has one line; what was not is <BADREQ>."""
         lines = [LogLine(line) for line in path.read_text().splitlines()]
         logged = sum(line.request != "<BADREQ>" for line in lines)
-        understood = sum(frontend.counters.requests for frontend in lb._frontends)
+        understood = sum(frontend.counters.requests for frontend in lb._plane.frontends)
         if logged != understood - self.unlogged:
             self.problems.append(f"{understood} requests, and in the log: {lines}")
 
@@ -593,7 +603,7 @@ class Stage:
         path = self._folder / f"access-{len(self._balancers)}.log"
         defaults = {"admin": {"enabled": False}, "log": {"access": str(path)}}
         # Tests wait for lines of the log; it need not be a quarter of a second each time.
-        with patch("hermes_lb.balancer.AccessLog", partial(AccessLog, flush_every=0.01)):
+        with patch("hermes_lb.proxy.plane.AccessLog", partial(AccessLog, flush_every=0.01)):
             lb = LoadBalancer({**defaults, **config})
             await lb.start()
         self._balancers.append((lb, lb._context, path))
@@ -611,6 +621,41 @@ class Stage:
         self._clients.append(client)
         await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
         return client
+
+    async def line(
+        self,
+        *,
+        origin_buffer: int | None = None,
+        client_buffer: int | None = None,
+        **options: Any,
+    ) -> tuple[LoadBalancer, Client, Origin]:
+        """A client, a balancer and an origin; `options` are the balancer's."""
+        origin = await self.origin(receive_buffer=origin_buffer)
+        lb = await self.balancer(origin, **options)
+        return lb, await self.client(lb, receive_buffer=client_buffer), origin
+
+    async def asked(
+        self, target: str = "/", *fields: str, version: str = "1.1", **options: Any
+    ) -> tuple[LoadBalancer, Client, AtOrigin]:
+        """A `line` on which a GET has reached the origin."""
+        lb, client, origin = await self.line(**options)
+        await client.get(target, *fields, version=version)
+        at_origin, _ = await origin.accept_request()
+        return lb, client, at_origin
+
+    async def begun(self, head: bytes, **options: Any) -> tuple[LoadBalancer, Client, AtOrigin]:
+        """A `line` on which a request's head has reached the origin, and its body is to come."""
+        lb, client, origin = await self.line(**options)
+        await client.send(head)
+        at_origin = await origin.accept()
+        await at_origin.read_head()
+        return lb, client, at_origin
+
+    async def with_backup(self, **options: Any) -> tuple[LoadBalancer, Client, Origin, Origin]:
+        """A client, and two origins: by hand, and one that answers when the first one can't."""
+        first, second = await self.origin(), await self.serving()
+        lb = await self.balancer(first, second, each=FIRST_THEN_SECOND, **options)
+        return lb, await self.client(lb), first, second
 
     async def clients(self, lb: LoadBalancer, count: int) -> list[Client]:
         return [await self.client(lb) for _ in range(count)]

@@ -37,9 +37,11 @@ def test_who_counts_as_one_client(one: str, other: str, are_one: bool) -> None:
 def test_connections_are_counted(most: int, coming: list[str], random: object) -> None:
     counts, model, here = ConnectionCounts(most), Counter[str](), []
     for address in coming:
-        model[client_key(address)] += 1
-        here.append(address)
-        assert counts.came(address) == (model[client_key(address)] <= most)
+        may_stay = model[client_key(address)] < most
+        assert counts.came(address) is may_stay
+        if may_stay:
+            model[client_key(address)] += 1
+            here.append(address)
         if len(here) > 2:
             leaving = here.pop(random.randrange(len(here)))  # type: ignore[attr-defined]
             counts.gone(leaving)
@@ -49,10 +51,107 @@ def test_connections_are_counted(most: int, coming: list[str], random: object) -
     assert counts._open == {}
 
 
-def test_without_a_limit_nothing_is_counted() -> None:
+def test_a_limit_that_comes_later_counts_those_who_are_there() -> None:
     counts = ConnectionCounts(0)
     assert all(counts.came("192.0.2.1") for _ in range(100))
+    counts.reconfigure(101)
+    assert counts.came("192.0.2.1")
+    assert not counts.came("192.0.2.1")
+    for _ in range(101):
+        counts.gone("192.0.2.1")
     assert counts._open == {}
+
+
+def test_a_limit_that_is_taken_away_and_comes_back_knows_who_has_left() -> None:
+    counts = ConnectionCounts(1)
+    counts.came("192.0.2.1")
+    counts.reconfigure(0)
+    counts.gone("192.0.2.1")
+    counts.reconfigure(1)
+    assert counts.came("192.0.2.1")
+
+
+class _Elsewhere:
+    """Other processes, which accept requests of the same client."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def count(self, client: str, change: int) -> int:
+        self.total += change
+        return self.total
+
+
+def test_what_other_processes_accept_counts_too() -> None:
+    elsewhere = _Elsewhere()
+    rates = RequestRates(10.0, 5, elsewhere)
+    assert rates.came("192.0.2.1", 0.0) == 0
+    elsewhere.total += 3
+    assert rates.came("192.0.2.1", 0.0) == 0  # the fifth
+    assert rates.came("192.0.2.1", 0.0) == 1
+    assert rates.came("192.0.2.1", 0.1) == 0
+
+
+def test_a_connection_that_is_refused_counts_in_no_process() -> None:
+    elsewhere = _Elsewhere()
+    counts = ConnectionCounts(1)
+    counts.shared = elsewhere
+    elsewhere.total = 1
+    assert not counts.came("192.0.2.1")
+    assert elsewhere.total == 1
+    elsewhere.total = 0
+    assert counts.came("192.0.2.1")
+
+
+def test_what_others_accepted_is_not_forgotten_with_a_request_that_is_refused() -> None:
+    elsewhere = _Elsewhere()
+    rates = RequestRates(1.0, 1, elsewhere)
+    assert rates.came("192.0.2.1", 0.0) == 0
+    elsewhere.total += 3
+    assert rates.came("192.0.2.1", 0.5) > 0
+    assert rates.came("192.0.2.1", 2.0) > 0
+    assert rates.came("192.0.2.1", 4.0) == 0
+
+
+@examples(200)
+@given(
+    st.sampled_from([1, 4, 16]),
+    st.integers(1, 8),
+    st.integers(2, 3),
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2)), min_size=20, max_size=300),
+)
+def test_processes_accept_no_more_together_than_one_would(
+    rate: int, burst: int, processes: int, asked: list[tuple[int, int]]
+) -> None:
+    """But for what they can't know: what others accepted before the first look, and when they did.
+
+    Whoever has not looked for a while believes that they did right after it looked.
+    """
+    elsewhere, now, accepted = _Elsewhere(), 100.0, 0
+    all_rates = [RequestRates(float(rate), burst, elsewhere) for _ in range(processes)]
+    looked = [now] * processes
+    blind = 0.0
+    for rates in all_rates:
+        accepted += rates.came("192.0.2.1", now) == 0
+    unseen = accepted - 1
+    for pause, number in asked:
+        now += pause / 16
+        who = number % processes
+        blind, looked[who] = max(blind, now - looked[who]), now
+        accepted += all_rates[who].came("192.0.2.1", now) == 0
+        assert accepted <= burst + rate * (now - 100.0 + blind) + unseen + 1e-3
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_who_asks_all_the_time_gets_the_rate_however_many_processes_there_are(
+    processes: int,
+) -> None:
+    elsewhere, accepted = _Elsewhere(), 0
+    all_rates = [RequestRates(10.0, 5, elsewhere) for _ in range(processes)]
+    for hundredth in range(6000):
+        rates = all_rates[hundredth % processes]
+        accepted += rates.came("192.0.2.1", hundredth / 100) == 0
+    assert 600 <= accepted <= 605 + processes
 
 
 class _Bucket:
@@ -100,12 +199,14 @@ def _copy(rates: RequestRates) -> RequestRates:
     return copy
 
 
-def test_strangers_do_not_fill_the_memory() -> None:
+@pytest.mark.parametrize("shared", [None, _Elsewhere()])
+def test_strangers_do_not_fill_the_memory(shared: _Elsewhere | None) -> None:
     with patch("hermes_lb.proxy.admission._MOST_BUCKETS", 100):
-        rates = RequestRates(1.0, 10)
+        rates = RequestRates(1.0, 10, shared)
         for n in range(1000):
             assert rates.came(f"10.0.{n // 250}.{n % 250}", 5.0) == 0
             assert len(rates._full_at) <= 100
+            assert len(rates._seen) <= 100
         for n in range(1000):  # after a while those that are full again go first
             rates.came(f"10.1.{n // 250}.{n % 250}", 1000.0 + 2 * n)
             assert len(rates._full_at) <= 100

@@ -1,16 +1,17 @@
-"""Health that knows streams, through the real balancer: busy is not dead, and outliers.
-
-The balancer is stopped first where it checks: origins that leave would be found down.
-"""
+"""Health that knows streams, through the real balancer: busy is not dead, and outliers."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.proxy.support import (
     WEBSOCKET,
     AtOrigin,
+    Client,
     Message,
     Origin,
     Stage,
@@ -19,8 +20,11 @@ from tests.proxy.support import (
     on_both_loops,
     server_of,
 )
+from tests.proxy.websocket import SWITCH
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from hermes_lb import LoadBalancer
 
 HEALTH = {"interval": "300ms", "fast_interval": "50ms", "fall": 2, "rise": 1}
@@ -55,10 +59,7 @@ class Agent:
             await connection.send(STREAM_HEAD)
             await self._speak(connection, CHUNK)
         elif message.get("Upgrade"):
-            await connection.send(
-                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
-                b"Upgrade: websocket\r\n\r\n"
-            )
+            await connection.send(SWITCH)
             await self._speak(connection, b"frame")
         else:
             self.served += 1
@@ -71,15 +72,34 @@ class Agent:
             await asyncio.sleep(0.005)
 
 
-async def two_agents(stage: Stage, **backend: Any) -> tuple[LoadBalancer, Agent, Agent]:
+@dataclass
+class Agents:
+    """A balancer that checks two agents and pins clients to them by cookies."""
+
+    stage: Stage
+    lb: LoadBalancer
+    first: Agent
+    second: Agent
+
+    async def stream(self, name: str) -> Client:
+        """A client that listens to an endless stream of this one."""
+        client = await self.stage.client(self.lb)
+        await client.get("/stream", f"Cookie: SERVERID={name}")
+        await client.read_head()
+        return client
+
+
+@pytest.fixture
+async def agents(stage: Stage) -> AsyncIterator[Agents]:
     first = Agent(await stage.origin(), b"agent1")
     second = Agent(await stage.origin(), b"agent2")
     lb = await stage.balancer(
         first.origin,
         second.origin,
-        backend={"affinity": {"cookie": "SERVERID"}, "health": HEALTH, **backend},
+        backend={"affinity": {"cookie": "SERVERID"}, "health": HEALTH},
     )
-    return lb, first, second
+    yield Agents(stage, lb, first, second)
+    await lb.stop()  # before the origins leave, which would be found down
 
 
 async def ask(stage: Stage, lb: LoadBalancer, *fields: str) -> bytes:
@@ -104,11 +124,11 @@ def expect_in_log(stage: Stage, *texts: str) -> None:
 
 
 @on_both_loops
-async def test_a_server_that_streams_but_does_not_answer_its_checks(stage: Stage) -> None:
-    lb, first, _ = await two_agents(stage)
-    stream = await stage.client(lb)
-    await stream.get("/stream", "Cookie: SERVERID=agent1")
-    await stream.read_head()
+async def test_a_server_that_streams_but_does_not_answer_its_checks(
+    stage: Stage, agents: Agents
+) -> None:
+    lb, first = agents.lb, agents.first
+    stream = await agents.stream("agent1")
     first.checks = False
     await is_in_state(lb, "degraded")
     expect_in_log(stage, "agents/agent1 is DEGRADED: timeout after 0.3s, but its streams go on")
@@ -123,78 +143,60 @@ async def test_a_server_that_streams_but_does_not_answer_its_checks(stage: Stage
     first.checks = True
     await is_in_state(lb, "up")
     assert {await ask(stage, lb) for _ in range(6)} == {b"agent1", b"agent2"}
-    stream.close()
-    await lb.stop()
 
 
-async def test_when_the_stream_stands_still_too_it_is_down(stage: Stage) -> None:
-    lb, first, _ = await two_agents(stage)
-    stream = await stage.client(lb)
-    await stream.get("/stream", "Cookie: SERVERID=agent1")
-    await stream.read_head()
-    first.checks = False
-    await is_in_state(lb, "degraded")
-    first.speaks = False
-    await is_in_state(lb, "down")
+async def test_when_the_stream_stands_still_too_it_is_down(stage: Stage, agents: Agents) -> None:
+    await agents.stream("agent1")
+    agents.first.checks = False
+    await is_in_state(agents.lb, "degraded")
+    agents.first.speaks = False
+    await is_in_state(agents.lb, "down")
     expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN: timeout after 0.3s; 1 server up")
-    assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"agent2"
-    stream.close()
-    await lb.stop()
+    assert await ask(stage, agents.lb, "Cookie: SERVERID=agent1") == b"agent2"
 
 
-async def test_without_streams_a_silent_server_is_down(stage: Stage) -> None:
-    lb, first, _ = await two_agents(stage)
-    idle = await stage.client(lb)
+async def test_without_streams_a_silent_server_is_down(stage: Stage, agents: Agents) -> None:
+    idle = await stage.client(agents.lb)
     await idle.get("/", "Cookie: SERVERID=agent1")
     await idle.read_response()  # a connection that is kept open, and no stream
-    first.checks = False
-    await is_in_state(lb, "down")
+    agents.first.checks = False
+    await is_in_state(agents.lb, "down")
     expect_in_log(stage, "agents/agent1 is DOWN: timeout after 0.3s; 1 server up")
-    idle.close()
-    await lb.stop()
 
 
-async def test_the_streams_of_another_server_do_not_help(stage: Stage) -> None:
-    lb, first, _ = await two_agents(stage)
-    stream = await stage.client(lb)
-    await stream.get("/stream", "Cookie: SERVERID=agent2")
-    await stream.read_head()
-    first.checks = False
-    await is_in_state(lb, "down")
+async def test_the_streams_of_another_server_do_not_help(stage: Stage, agents: Agents) -> None:
+    await agents.stream("agent2")
+    agents.first.checks = False
+    await is_in_state(agents.lb, "down")
     expect_in_log(stage, "agents/agent1 is DOWN: timeout after 0.3s; 1 server up")
-    stream.close()
-    await lb.stop()
 
 
-async def test_a_tunnel_is_a_stream_by_what_the_server_sends(stage: Stage) -> None:
-    lb, first, _ = await two_agents(stage)
-    tunnel = await stage.client(lb)
+async def test_a_tunnel_is_a_stream_by_what_the_server_sends(stage: Stage, agents: Agents) -> None:
+    tunnel = await stage.client(agents.lb)
     await tunnel.get("/", "Cookie: SERVERID=agent1", *WEBSOCKET)
     assert (await tunnel.read_head()).status == 101
-    first.checks = False
-    await is_in_state(lb, "degraded")
-    first.speaks = False
-    server = server_of(lb)
-    while server.state != "down":
-        await tunnel.send(b"anybody there?")  # what the client sends proves nothing
-        await asyncio.sleep(0.005)
+    agents.first.checks = False
+    await is_in_state(agents.lb, "degraded")
+    agents.first.speaks = False
+    asking = stage.tasks.spawn(keep_asking(tunnel), name="what a client sends proves nothing")
+    await is_in_state(agents.lb, "down")
+    asking.cancel()
     expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN")
-    tunnel.close()
-    await lb.stop()
 
 
-async def test_a_degraded_server_serves_if_nobody_else_can(stage: Stage) -> None:
-    lb, first, second = await two_agents(stage)
-    stream = await stage.client(lb)
-    await stream.get("/stream", "Cookie: SERVERID=agent1")
-    await stream.read_head()
-    first.checks = second.checks = False
-    await is_in_state(lb, "degraded")
-    await is_in_state(lb, "down", 2)
-    assert await ask(stage, lb) == b"agent1"
+async def keep_asking(tunnel: Client) -> None:
+    while True:
+        await tunnel.send(b"anybody there?")
+        await asyncio.sleep(0.005)
+
+
+async def test_a_degraded_server_serves_if_nobody_else_can(stage: Stage, agents: Agents) -> None:
+    await agents.stream("agent1")
+    agents.first.checks = agents.second.checks = False
+    await is_in_state(agents.lb, "degraded")
+    await is_in_state(agents.lb, "down", 2)
+    assert await ask(stage, agents.lb) == b"agent1"
     stage.problems.clear()
-    stream.close()
-    await lb.stop()
 
 
 # Outliers.

@@ -37,9 +37,7 @@ async def echo_target(connection: AtOrigin, message: Message) -> None:
 
 @on_both_loops
 async def test_both_connections_serve_one_request_after_the_other(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.get("/first")
     at_origin, first = await origin.accept_request()
     assert first.head.start == "GET /first HTTP/1.1"
@@ -81,9 +79,7 @@ async def test_a_client_that_wants_to_close_is_closed_and_the_server_is_kept(sta
 
 
 async def test_a_server_that_wants_to_close_costs_the_client_nothing(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     for n in range(2):
         await client.get("/")
         at_origin, _ = await origin.accept_request()
@@ -100,9 +96,7 @@ async def test_a_server_that_wants_to_close_costs_the_client_nothing(stage: Stag
 
 @on_both_loops
 async def test_http_1_0_is_closed_after_the_response(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.get("/", version="1.0")
     at_origin, message = await origin.accept_request()
     assert message.head.start == "GET / HTTP/1.1"
@@ -134,11 +128,7 @@ async def test_http_1_0_without_host_gets_one(stage: Stage) -> None:
 
 @pytest.mark.parametrize("wish", ["close", "keep-alive"])
 async def test_http_1_0_gets_a_chunked_response_without_chunks(stage: Stage, wish: str) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get("/", f"Connection: {wish}", version="1.0")
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked("/", f"Connection: {wish}", version="1.0")
     await at_origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
     head = await client.read_head()
     assert head.get("Transfer-Encoding") is None
@@ -149,11 +139,7 @@ async def test_http_1_0_gets_a_chunked_response_without_chunks(stage: Stage, wis
 
 
 async def test_http_1_0_gets_a_body_until_close_as_it_is(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get("/", version="1.0")
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked("/", version="1.0")
     await at_origin.send(b"HTTP/1.0 200 OK\r\n\r\nall of ")
     assert (await client.read_head()).get("Transfer-Encoding") is None
     assert await client.read_exactly(7) == b"all of "
@@ -201,9 +187,7 @@ async def test_pipelined_bodies_are_not_mixed_up(stage: Stage) -> None:
 
 
 async def test_a_pipelined_request_is_forwarded_only_after_the_response(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(request("GET", "/1") + request("GET", "/2"))
     at_origin, _ = await origin.accept_request()
     assert await at_origin.gets_nothing()
@@ -225,11 +209,7 @@ async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> N
 
 
 async def test_endless_pipelined_bytes_are_held_back(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get("/slow")
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked("/slow")
     await client.send_until_stuck(request("GET", "/more") * 1000, most=64_000_000)
     await at_origin.respond(b"done")
     assert (await client.read_response()).body == b"done"
@@ -279,9 +259,7 @@ async def test_an_empty_line_before_a_request_is_forgiven(stage: Stage) -> None:
 async def test_a_bad_head_is_refused_and_nothing_forwarded(
     stage: Stage, wire: bytes, status: int
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(wire)
     answer = await client.read_response()
     assert (answer.status, answer.get("Connection")) == (status, "close")
@@ -429,8 +407,8 @@ async def test_a_listener_is_not_lost_for_want_of_descriptors(
     busy = await stage.client(lb)
     await busy.get()
     assert (await busy.read_response()).body == b"ok"
-    (frontend,) = lb._frontends
-    await eventually(lambda: not frontend._servers)
+    (listener,) = lb._plane.frontends[0].listeners
+    await eventually(lambda: not listener._servers)
     said: list[str] = []
     monkeypatch.setattr("hermes_lb.proxy.listener.logger.warning", lambda *args: said.append(args))
     monkeypatch.setattr("hermes_lb.proxy.listener._TRY_AGAIN", 0.01)
@@ -510,6 +488,27 @@ async def test_connections_of_one_address_are_bounded(stage: Stage) -> None:
     assert refused.reason == "too many connections from this address"
 
 
+async def test_a_connection_that_was_refused_takes_nobodys_place(stage: Stage) -> None:
+    """It lingers until its client has read why, and counts neither meanwhile nor at its end."""
+    lb = await stage.balancer(await stage.serving(), limits={"connections_per_client": 1})
+    kept = await stage.client(lb)
+    await kept.get()
+    assert (await kept.read_response()).status == 200
+    refused = await stage.clients(lb, 3)
+    for client in refused:
+        assert (await client.read_response()).status == 429
+    kept.close()
+    await eventually(lambda: not lb._context.connection_counts._open)
+    assert len(lb._context.clients) == 3
+    another = await stage.client(lb)
+    await another.get()
+    assert (await another.read_response()).status == 200
+    for client in refused:
+        client.close()
+    await eventually(lambda: len(lb._context.clients) == 1)
+    assert sum(lb._context.connection_counts._open.values()) == 1
+
+
 async def test_trusted_proxies_may_have_any_number_of_connections(stage: Stage) -> None:
     lb = await stage.balancer(
         await stage.serving(),
@@ -527,12 +526,11 @@ async def test_a_client_that_leaves_while_we_do_not_read_is_noticed(stage: Stage
 
     (A FIN behind more bytes than the kernel takes is not sent at all: nobody could know.)
     """
-    origin = await stage.origin(receive_buffer=4096)
-    lb = await stage.balancer(origin, timeouts={"request_head": "1s"})
-    client = await stage.client(lb)
-    await client.send(request("POST", "/", body=b"").replace(b"Length: 0", b"Length: 99999999"))
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    lb, client, _ = await stage.begun(
+        request("POST", "/", body=b"").replace(b"Length: 0", b"Length: 99999999"),
+        origin_buffer=4096,
+        timeouts={"request_head": "1s"},
+    )
     assert lb._context is not None
     (connection,) = lb._context.clients
     while not connection._is_reading_paused:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.proxy.support import (
+    CHUNKED_POST,
+    ENDLESS_POST,
+    FIRST_THEN_SECOND,
     AtOrigin,
     Client,
     Origin,
@@ -24,9 +27,8 @@ from tests.proxy.support import (
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
 
-# The second server is asked only when the first one can't be.
-FIRST_THEN_SECOND = [{}, {"backup": True}]
 KEY = "Idempotency-Key: 1"
+EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
 
 
 async def with_a_used_connection(
@@ -261,9 +263,7 @@ async def test_a_get_uses_a_connection_that_was_idle_for_long(stage: Stage) -> N
 @on_both_loops
 @pytest.mark.parametrize("ending", ["close", "abort"])
 async def test_fresh_and_closed_get_goes_to_the_next_server(stage: Stage, ending: str) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup()
     await client.get("/moved")
     at_first, _ = await first.accept_request()
     getattr(at_first, ending)()
@@ -276,9 +276,7 @@ async def test_fresh_and_closed_get_goes_to_the_next_server(stage: Stage, ending
 
 @pytest.mark.parametrize("ending", ["close", "abort"])
 async def test_fresh_and_closed_post_is_never_sent_again(stage: Stage, ending: str) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup()
     await client.post(b"pay")
     at_first, _ = await first.accept_request()
     getattr(at_first, ending)()
@@ -290,9 +288,7 @@ async def test_fresh_and_closed_post_is_never_sent_again(stage: Stage, ending: s
 
 
 async def test_fresh_and_closed_post_with_a_key_goes_to_the_next_server(stage: Stage) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
-    client = await stage.client(lb)
+    _, client, first, second = await stage.with_backup()
     await client.post(b"pay", KEY)
     at_first, _ = await first.accept_request()
     at_first.close()
@@ -301,11 +297,7 @@ async def test_fresh_and_closed_post_with_a_key_goes_to_the_next_server(stage: S
 
 
 async def test_no_other_server_is_502(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     at_origin.close()
     assert (await client.read_response()).status == 502
     assert (await stage.log_line(lb)).termination == "SH"
@@ -314,9 +306,7 @@ async def test_no_other_server_is_502(stage: Stage) -> None:
 async def test_closed_in_the_middle_of_an_upload_is_retried_with_the_whole_body(
     stage: Stage,
 ) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup()
     await client.send(f"PUT / HTTP/1.1\r\nHost: a\r\n{KEY}\r\nContent-Length: 9\r\n\r\n".encode())
     await client.send(b"abc")
     at_first = await first.accept()
@@ -331,13 +321,11 @@ async def test_closed_in_the_middle_of_an_upload_is_retried_with_the_whole_body(
 
 
 async def test_a_chunked_upload_is_retried_with_the_whole_body(stage: Stage) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup()
     await client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
     await client.send(b"3;ext\r\nabc\r\n")
     at_first = await first.accept()
-    await at_first.read_until(b"abc\r\n")
+    await at_first.read_until(b"\r\n\r\n3\r\nabc\r\n")
     at_first.close()
     await eventually(lambda: in_flight(lb) == [0, 1])
     await client.send(b"3\r\ndef\r\n0\r\n\r\n")
@@ -346,9 +334,7 @@ async def test_a_chunked_upload_is_retried_with_the_whole_body(stage: Stage) -> 
 
 
 async def test_a_body_over_the_retry_buffer_is_not_sent_again(stage: Stage) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND, limits={"retry_buffer": 1000})
-    client = await stage.client(lb)
+    _, client, first, second = await stage.with_backup(limits={"retry_buffer": 1000})
     await client.send(request("PUT", "/", body=b"x" * 1001))
     at_first, _ = await first.accept_request()
     at_first.close()
@@ -373,9 +359,7 @@ async def test_a_body_over_the_retry_buffer_is_sent_to_the_next_server_if_none_w
 
 @pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\nContent-Le"])
 async def test_a_response_that_has_begun_is_not_asked_for_again(stage: Stage, begun: bytes) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup()
     await client.get()
     at_first, _ = await first.accept_request()
     await at_first.send(begun)
@@ -388,9 +372,7 @@ async def test_a_response_that_has_begun_is_not_asked_for_again(stage: Stage, be
 @on_both_loops
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_after_the_head_the_client_sees_the_cut(stage: Stage, method: str) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND)
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup()
     await client.send(request(method, "/", body=b""))
     at_first, _ = await first.accept_request()
     await at_first.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
@@ -429,9 +411,7 @@ async def test_a_server_that_failed_too_often_is_left_out(stage: Stage) -> None:
 
 
 async def test_an_answer_clears_the_failures_of_a_lone_server(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.get()
     at_origin, _ = await origin.accept_request()
     at_origin.close()
@@ -449,9 +429,7 @@ async def test_an_answer_clears_the_failures_of_a_lone_server(stage: Stage) -> N
 
 @on_both_loops
 async def test_a_silent_server_is_504_and_not_retried(stage: Stage) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=FIRST_THEN_SECOND, timeouts={"server": 0.1})
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup(timeouts={"server": 0.1})
     await client.get()
     at_first, _ = await first.accept_request()
     assert (await client.read_response()).status == 504
@@ -474,10 +452,7 @@ async def test_a_server_silent_after_a_body_is_504(stage: Stage, how: str, conne
         client = await stage.client(lb)
     whole = request("POST", "/", body=b"payload")
     if how == "chunked":
-        await client.send(
-            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-            b"7\r\npayload\r\n0\r\n\r\n"
-        )
+        await client.send(CHUNKED_POST + b"7\r\npayload\r\n0\r\n\r\n")
     elif how == "with its head":
         await client.send(whole)
     elif how == "bytewise":
@@ -494,11 +469,7 @@ async def test_a_server_silent_after_a_body_is_504(stage: Stage, how: str, conne
 
 
 async def test_dripping_interim_responses_is_no_answer(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"server": 0.2})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked(timeouts={"server": 0.2})
     await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 2")
     assert (await client.read_response()).status == 103
     assert (await client.read_response()).status == 504
@@ -506,9 +477,7 @@ async def test_dripping_interim_responses_is_no_answer(stage: Stage) -> None:
 
 @on_both_loops
 async def test_an_upload_that_stalls_is_408(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"client": 0.1})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(timeouts={"client": 0.1})
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     at_origin = await origin.accept()
     await at_origin.read_until(b"\r\n\r\nabc")
@@ -521,12 +490,8 @@ async def test_an_upload_that_stalls_is_408(stage: Stage) -> None:
 
 async def test_a_server_that_does_not_read_an_upload_is_504(stage: Stage) -> None:
     """The client would send, but we hold it back: the server is the one that is late."""
-    origin = await stage.origin(receive_buffer=16_384)
-    lb = await stage.balancer(origin, timeouts={"client": 30, "server": 2})
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    timeouts = {"client": 30, "server": 2}
+    lb, client, _ = await stage.begun(ENDLESS_POST, origin_buffer=16_384, timeouts=timeouts)
     await client.send_until_stuck(b"x" * 65_536, most=64_000_000)
     assert (await client.read_response()).status == 504
     line = await stage.log_line(lb)
@@ -546,9 +511,7 @@ async def test_a_lone_server_that_refuses_is_tried_again(stage: Stage) -> None:
 
 async def test_an_upload_that_moves_is_not_408(stage: Stage) -> None:
     """Longer in all than `timeouts.client`, but never silent for that long."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"client": 0.5})
-    client = await stage.client(lb)
+    _, client, origin = await stage.line(timeouts={"client": 0.5})
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
     for _ in range(12):
         await asyncio.sleep(0.1)
@@ -561,11 +524,7 @@ async def test_an_upload_that_moves_is_not_408(stage: Stage) -> None:
 
 @on_both_loops
 async def test_a_stream_that_falls_silent_is_cut(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"server": 0.1})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(timeouts={"server": 0.1})
     await at_origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
     await client.read_head()
     assert await client.read_chunk() == b"abc"
@@ -575,11 +534,7 @@ async def test_a_stream_that_falls_silent_is_cut(stage: Stage) -> None:
 
 
 async def test_a_stream_that_moves_is_not_cut(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"server": 0.5, "client": 0.2})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked(timeouts={"server": 0.5, "client": 0.2})
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
     for _ in range(10):
         await asyncio.sleep(0.1)
@@ -595,11 +550,7 @@ async def test_a_stream_that_moves_is_not_cut(stage: Stage) -> None:
 async def test_a_client_that_leaves_before_the_response_ends_the_work_for_it(
     stage: Stage, ending: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     getattr(client, ending)()
     assert await at_origin.read_until_cut() == b""
     line = await stage.log_line(lb)
@@ -613,14 +564,12 @@ async def test_a_client_that_leaves_before_the_response_ends_the_work_for_it(
 async def test_a_client_that_leaves_in_its_body_never_looks_complete(
     stage: Stage, framing: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     field = b"Content-Length: 9" if framing == "length" else b"Transfer-Encoding: chunked"
     part = b"abc" if framing == "length" else b"3\r\nabc\r\n"
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n" + part)
     at_origin = await origin.accept()
-    await at_origin.read_until(part)
+    await at_origin.read_until(b"\r\n\r\n" + part)
     client.half_close()
     assert await at_origin.read_until_cut() == b""
     assert (await stage.log_line(lb)).termination in ("CH", "CD")
@@ -661,18 +610,15 @@ async def test_a_client_that_leaves_during_a_retry_is_let_go(stage: Stage) -> No
 async def test_a_broken_body_is_400_and_the_server_never_sees_an_end(
     stage: Stage, body: bytes, when: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    lb, client, origin = await stage.line()
     if when == "later":
-        await client.send(head + b"2\r\nok\r\n")
+        await client.send(CHUNKED_POST + b"2\r\nok\r\n")
         at_origin = await origin.accept()
         await at_origin.read_until(b"ok\r\n")
         await client.send(body)
         assert not (await at_origin.read_until_cut()).endswith(b"0\r\n\r\n")
     else:
-        await client.send(head + body)
+        await client.send(CHUNKED_POST + body)
     answer = await client.read_response()
     assert (answer.status, answer.get("Connection")) == (400, "close")
     assert (await stage.log_line(lb)).status == 400
@@ -687,7 +633,7 @@ async def test_a_broken_body_is_refused_while_it_waits_for_a_server(stage: Stage
     one, two = await stage.clients(lb, 2)
     await one.get()
     at_origin, _ = await origin.accept_request()
-    await two.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await two.send(CHUNKED_POST)
     await eventually(lambda: len(pool_of(lb).waiting) == 1)
     await two.send(b"nonsense\r\n")
     assert (await two.read_response()).status == 400
@@ -699,7 +645,7 @@ async def test_a_broken_body_is_refused_while_it_waits_for_a_server(stage: Stage
 async def test_a_broken_body_is_refused_while_a_server_is_dialed(stage: Stage) -> None:
     lb = await stage.balancer(stage.black_hole())
     client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await client.send(CHUNKED_POST)
     await eventually(lambda: in_flight(lb) == [1])
     await client.send(b"nonsense\r\n")
     assert (await client.read_response()).status == 400
@@ -711,12 +657,8 @@ async def test_a_broken_body_is_refused_while_a_server_is_dialed(stage: Stage) -
 
 @on_both_loops
 async def test_100_continue_is_relayed(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(
-        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
-    )
+    _, client, origin = await stage.line()
+    await client.send(EXPECTING)
     at_origin = await origin.accept()
     head = await at_origin.read_head()
     assert head.get("Expect") == "100-continue"
@@ -735,14 +677,7 @@ async def test_100_continue_is_relayed(stage: Stage) -> None:
 
 
 async def test_a_client_that_stalls_after_100_is_the_one_that_is_late(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"client": 0.1})
-    client = await stage.client(lb)
-    await client.send(
-        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
-    )
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    lb, client, at_origin = await stage.begun(EXPECTING, timeouts={"client": 0.1})
     await at_origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert (await client.read_response()).status == 100
     assert (await client.read_response()).status == 408
@@ -750,14 +685,7 @@ async def test_a_client_that_stalls_after_100_is_the_one_that_is_late(stage: Sta
 
 
 async def test_a_final_answer_instead_of_100_ends_the_connection(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(
-        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
-    )
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    lb, client, at_origin = await stage.begun(EXPECTING)
     await at_origin.respond(b"no", status=401)
     answer = await client.read_response()
     assert (answer.status, answer.body, answer.get("Connection")) == (401, b"no", "close")
@@ -767,9 +695,7 @@ async def test_a_final_answer_instead_of_100_ends_the_connection(stage: Stage) -
 
 
 async def test_http_1_0_gets_no_100(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(
         b"POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"
     )
@@ -782,12 +708,8 @@ async def test_http_1_0_gets_no_100(stage: Stage) -> None:
 
 async def test_a_server_that_never_says_100_is_the_one_that_is_late(stage: Stage) -> None:
     """The client waits rightly (RFC 9110 section 10.1.1); 408 would blame it."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"server": 0.1, "client": 0.3})
-    client = await stage.client(lb)
-    await client.send(
-        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
-    )
+    lb, client, origin = await stage.line(timeouts={"server": 0.1, "client": 0.3})
+    await client.send(EXPECTING)
     await (await origin.accept()).read_head()
     assert (await client.read_response()).status == 504
     assert (await stage.log_line(lb)).termination == "sH"

@@ -179,7 +179,7 @@ async def test_a_field_that_looks_like_a_length_is_not_forwarded(stage: Stage) -
     assert message.get("Transfer_Encoding") is None
 
 
-@pytest.mark.parametrize("target", ["/a/../b", "//x", "/%00%0d%0a", "/a\\b", "/?q=a#".rstrip("#")])
+@pytest.mark.parametrize("target", ["/a/../b", "//x", "/%00%0d%0a", "/a\\b", "/?q=a"])
 async def test_a_target_passes_byte_for_byte(stage: Stage, target: str) -> None:
     assert (await forwarded(stage, target=target)).head.target == target
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.proxy.support import (
+    CHUNKED_POST,
+    ENDLESS_POST,
     AtOrigin,
     Client,
     Ended,
@@ -68,9 +70,7 @@ async def test_a_body_of_known_length_arrives(stage: Stage, how: str, method: st
 async def test_a_chunked_body_arrives_without_extensions_and_trailers(
     stage: Stage, how: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     wire = (
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: Secret\r\n\r\n"
         b'3;name="a b"\r\nabc\r\n00A\r\n0123456789\r\n0;last\r\nSecret: x\r\n\r\n'
@@ -90,12 +90,7 @@ async def test_a_chunked_body_arrives_without_extensions_and_trailers(
 
 
 async def test_a_chunk_of_a_body_passes_before_the_next_one_comes(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    _, client, at_origin = await stage.begun(CHUNKED_POST)
     for n in range(5):
         await client.send(chunk(b"part %d" % n))
         assert await at_origin.read_chunk() == b"part %d" % n
@@ -108,12 +103,10 @@ async def test_a_chunk_of_a_body_passes_before_the_next_one_comes(stage: Stage) 
 @on_both_loops
 async def test_a_large_upload_waits_for_a_slow_server(stage: Stage) -> None:
     size = 64_000_000
-    origin = await stage.origin(receive_buffer=16_384)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    lb, client, at_origin = await stage.begun(
+        f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode(),
+        origin_buffer=16_384,
+    )
     block = bytes(i * 7 % 251 for i in range(60_000))
     sent = await client.send_until_stuck(block, most=size)
     assert unsent(lb) < BOUND
@@ -138,9 +131,7 @@ async def test_five_megabytes_arrive_unharmed(stage: Stage) -> None:
 
 @on_both_loops
 async def test_an_early_413_is_relayed_and_stops_the_upload(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\nabc")
     at_origin = await origin.accept()
     await at_origin.read_until(b"\r\n\r\nabc")
@@ -157,9 +148,7 @@ async def test_an_early_413_is_relayed_and_stops_the_upload(stage: Stage) -> Non
 
 
 async def test_an_early_413_that_comes_in_parts_stops_the_upload(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\nabc")
     at_origin = await origin.accept()
     await at_origin.read_until(b"\r\n\r\nabc")
@@ -174,12 +163,7 @@ async def test_an_early_413_that_comes_in_parts_stops_the_upload(stage: Stage) -
 
 
 async def test_an_early_413_reaches_a_client_that_is_being_held_back(stage: Stage) -> None:
-    origin = await stage.origin(receive_buffer=16_384)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    _, client, at_origin = await stage.begun(ENDLESS_POST, origin_buffer=16_384)
     await client.send_until_stuck(b"x" * 65_536, most=64_000_000)
     await at_origin.respond(b"too large", status=413)
     assert (await client.read_response()).status == 413
@@ -187,12 +171,7 @@ async def test_an_early_413_reaches_a_client_that_is_being_held_back(stage: Stag
 
 @on_both_loops
 async def test_both_directions_at_the_same_time(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    lb, client, at_origin = await stage.begun(CHUNKED_POST)
     await at_origin.send(EVENT_STREAM)
     assert (await client.read_head()).get("Connection") == "close"
     for n in range(3):
@@ -209,12 +188,7 @@ async def test_both_directions_at_the_same_time(stage: Stage) -> None:
 
 
 async def test_a_body_that_breaks_during_the_response_cuts_it(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    lb, client, at_origin = await stage.begun(CHUNKED_POST)
     await at_origin.send(EVENT_STREAM + chunk(b"one"))
     await client.read_until(b"one\r\n")
     await client.send(b"nonsense\r\n")
@@ -226,12 +200,7 @@ async def test_a_body_that_breaks_during_the_response_cuts_it(stage: Stage) -> N
 async def test_a_server_that_closes_while_a_body_streams_in_cuts_the_response(
     stage: Stage,
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    lb, client, at_origin = await stage.begun(CHUNKED_POST)
     await at_origin.send(EVENT_STREAM + chunk(b"one"))
     await client.read_until(b"one\r\n")
     at_origin.close()
@@ -246,11 +215,7 @@ async def test_a_server_that_closes_while_a_body_streams_in_cuts_the_response(
 @on_both_loops
 @pytest.mark.parametrize("framing", ["chunked", "until close"])
 async def test_an_event_passes_before_the_next_one_exists(stage: Stage, framing: str) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     if framing == "chunked":
         await at_origin.send(EVENT_STREAM)
     else:
@@ -275,11 +240,7 @@ async def test_an_event_passes_before_the_next_one_exists(stage: Stage, framing:
 async def test_a_client_that_leaves_a_stream_ends_it_at_the_server(
     stage: Stage, ending: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     await at_origin.send(EVENT_STREAM + chunk(b"data: 1\n\n"))
     await client.read_until(b"data: 1\n\n\r\n")
     getattr(client, ending)()
@@ -290,11 +251,7 @@ async def test_a_client_that_leaves_a_stream_ends_it_at_the_server(
 
 
 async def test_a_client_that_leaves_between_two_events_of_a_busy_stream(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     await at_origin.send(EVENT_STREAM)
     await client.read_head()
     client.abort()
@@ -304,11 +261,7 @@ async def test_a_client_that_leaves_between_two_events_of_a_busy_stream(stage: S
 
 @on_both_loops
 async def test_a_slow_reader_holds_the_server_back_and_loses_nothing(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb, receive_buffer=16_384)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(client_buffer=16_384)
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99000000\r\n\r\n")
     sent = await at_origin.send_until_stuck(b"0123456789" * 6000, most=64_000_000)
     assert unsent(lb) < BOUND
@@ -321,11 +274,9 @@ async def test_a_slow_reader_holds_the_server_back_and_loses_nothing(stage: Stag
 
 @on_both_loops
 async def test_a_stuck_reader_is_cut_after_its_timeout(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"client": 0.2, "server": 30})
-    client = await stage.client(lb, receive_buffer=16_384)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, _, at_origin = await stage.asked(
+        timeouts={"client": 0.2, "server": 30}, client_buffer=16_384
+    )
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99000000\r\n\r\n")
     await at_origin.send_until_refused(b"x" * 65_536)
     await eventually(lambda: in_flight(lb) == [0])
@@ -334,11 +285,9 @@ async def test_a_stuck_reader_is_cut_after_its_timeout(stage: Stage) -> None:
 
 async def test_a_slow_but_living_reader_is_not_cut(stage: Stage) -> None:
     size = 30_000_000
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"client": 0.5, "server": 0.5})
-    client = await stage.client(lb, receive_buffer=16_384)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(
+        timeouts={"client": 0.5, "server": 0.5}, client_buffer=16_384
+    )
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
     sending = stage.tasks.spawn(at_origin.send(head + bytes(size)), name="download")
     await client.read_head()
@@ -418,8 +367,7 @@ async def test_a_client_that_leaves_during_the_last_bytes_is_let_go(stage: Stage
 async def test_a_broken_body_behind_a_whole_response_adds_nothing_to_it(stage: Stage) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin)
-    upload = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    client = await stuck_on_the_last_bytes(stage, lb, origin, upload)
+    client = await stuck_on_the_last_bytes(stage, lb, origin, CHUNKED_POST)
     await client.send(b"nonsense\r\n")
     await turns(20)
     await client.read_until_cut()
@@ -467,12 +415,7 @@ async def test_a_pipelined_client_that_does_not_read_is_held_back(stage: Stage) 
 @on_both_loops
 async def test_a_server_that_answers_and_closes_without_reading_the_upload(stage: Stage) -> None:
     """Its kernel answers the rest with a reset; what it said must not be lost."""
-    origin = await stage.origin(receive_buffer=16_384)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    _, client, at_origin = await stage.begun(ENDLESS_POST, origin_buffer=16_384)
     await client.send_until_stuck(b"x" * 65_536, most=64_000_000)
     await at_origin.respond(b"too large", "Connection: close", status=413)
     at_origin.close()
@@ -483,12 +426,7 @@ async def test_a_server_that_answers_and_closes_without_reading_the_upload(stage
 @on_both_loops
 async def test_the_end_of_a_response_is_seen_while_an_upload_is_stuck(stage: Stage) -> None:
     """FIN ends the body, whether or not the server ever reads what we still hold for it."""
-    origin = await stage.origin(receive_buffer=16_384)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    _, client, at_origin = await stage.begun(ENDLESS_POST, origin_buffer=16_384)
     await client.send_until_stuck(b"x" * 65_536, most=64_000_000)
     await at_origin.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
     at_origin.half_close()
@@ -497,12 +435,7 @@ async def test_the_end_of_a_response_is_seen_while_an_upload_is_stuck(stage: Sta
 
 @on_both_loops
 async def test_the_end_of_a_silent_server_is_seen_while_an_upload_is_stuck(stage: Stage) -> None:
-    origin = await stage.origin(receive_buffer=16_384)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n")
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    _, client, at_origin = await stage.begun(ENDLESS_POST, origin_buffer=16_384)
     await client.send_until_stuck(b"x" * 65_536, most=64_000_000)
     at_origin.half_close()
     assert (await client.read_response()).status == 502
@@ -510,9 +443,7 @@ async def test_the_end_of_a_silent_server_is_seen_while_an_upload_is_stuck(stage
 
 async def test_a_connection_with_an_unsent_upload_is_not_used_again(stage: Stage) -> None:
     """The server has answered without reading: who knows when it will read the next request."""
-    origin = await stage.origin(receive_buffer=16_384)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(origin_buffer=16_384)
     await client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
     at_origin = await origin.accept()
     await at_origin.read_head()
@@ -538,9 +469,7 @@ async def test_a_request_that_crosses_the_end_of_its_connection(stage: Stage, me
 
     If we don't know of the FIN yet, a GET is sent again, and a POST is not.
     """
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(request("GET", "/1") + request(method, "/2", body=b"x"))
     at_origin, _ = await origin.accept_request()
     await at_origin.respond(b"one")
@@ -556,11 +485,7 @@ async def test_a_request_that_crosses_the_end_of_its_connection(stage: Stage, me
 @on_both_loops
 async def test_an_http_1_0_client_that_only_stops_sending_sees_the_cut(stage: Stage) -> None:
     """It counts as having left, but it may still read: a clean end would be a lie to it."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get(version="1.0")
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked(version="1.0")
     await at_origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
     await client.read_until(b"one")
     client.half_close()

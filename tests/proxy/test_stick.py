@@ -137,6 +137,24 @@ async def test_strict_does_not_leave_a_server_that_refuses(stage: Stage) -> None
     assert len(other.requests) == before
 
 
+async def test_a_retry_goes_where_the_keys_next_requests_go(stage: Stage) -> None:
+    """To the next on the ring, so that one session meets one server more and not two."""
+    others = [await stage.serving(answers(b"%d" % n)) for n in range(4)]
+    lb = await stage.balancer(
+        stage.nobody(), *others, backend={"stick": [{"on": "header:K"}]}, server={"max_fails": 1}
+    )
+    refusing = server_of(lb)
+    heirs: set[bytes] = set()
+    for n in range(40):
+        refusing.recovered()
+        retries = refusing.counters.retries
+        first = (await ask(stage, lb, f"K: {n}")).body
+        if refusing.counters.retries > retries:
+            assert {(await ask(stage, lb, f"K: {n}")).body for _ in range(3)} == {first}
+            heirs.add(first)
+    assert len(heirs) > 1  # keys of one server spread over the others
+
+
 async def test_the_cookie_comes_first(stage: Stage) -> None:
     origins = [await stage.serving(answers(b"%d" % n)) for n in (1, 2, 3)]
     lb = await stage.balancer(
@@ -154,7 +172,7 @@ async def test_two_balancers_over_one_redis_agree(stage: Stage, redis_url: str) 
     for _ in range(9):
         session = session_of(await ask(stage, one))
         # The news is on its way when the client has its answer.
-        table = two._backends["agents"].pins
+        table = two._plane.backends["agents"].pins
         while await table.look_up(session.encode()) is None:
             pass
         for lb in (two, one, two):

@@ -98,4 +98,4 @@ async def test_the_time_to_the_first_byte_is_learnt_while_a_stream_goes_on(stage
 
 
 def _strategy_of(lb: LoadBalancer) -> object:
-    return lb._backends["agents"].strategy
+    return lb._plane.backends["agents"].strategy

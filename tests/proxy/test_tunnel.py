@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.proxy.support import (
     AtOrigin,
     Client,
-    Origin,
+    Message,
     Peer,
     Stage,
     eventually,
@@ -19,6 +19,7 @@ from tests.proxy.support import (
     turns,
     unsent,
 )
+from tests.proxy.websocket import SWITCH, switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -27,36 +28,38 @@ HANDSHAKE = (
     b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-SWITCH = (
-    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
-)
 BOUND = 512 * 1024
 
 
-async def an_open_tunnel(stage: Stage, **options: object) -> tuple[LoadBalancer, Client, AtOrigin]:
+async def a_handshake(
+    stage: Stage, wire: bytes = HANDSHAKE, **options: Any
+) -> tuple[LoadBalancer, Client, AtOrigin, Message]:
+    """What a client has sent is at the server, which has said nothing yet."""
     origin = await stage.origin()
-    lb = await stage.balancer(origin, **options)  # type: ignore[arg-type]
-    client, at_origin = await open_tunnel(stage, lb, origin)
+    lb = await stage.balancer(origin, **options)
+    client = await stage.client(lb)
+    await client.send(wire)
+    at_origin, message = await origin.accept_request()
+    return lb, client, at_origin, message
+
+
+async def a_tunnel(stage: Stage, **options: Any) -> tuple[LoadBalancer, Client, AtOrigin]:
+    lb, client, at_origin, _ = await a_handshake(stage, **options)
+    await switch(client, at_origin)
     return lb, client, at_origin
 
 
-async def open_tunnel(stage: Stage, lb: LoadBalancer, origin: Origin) -> tuple[Client, AtOrigin]:
-    client = await stage.client(lb)
-    await client.send(HANDSHAKE)
-    at_origin, _ = await origin.accept_request()
-    await at_origin.send(SWITCH)
-    assert (await client.read_head()).status == 101
-    return client, at_origin
+each_side = pytest.mark.parametrize("who", ["client", "server"])
+
+
+def first_and_other(who: str, client: Client, at_origin: AtOrigin) -> tuple[Peer, Peer]:
+    """The side that a test is about, and the one across."""
+    return (client, at_origin) if who == "client" else (at_origin, client)
 
 
 @on_both_loops
 async def test_the_handshake_is_relayed(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(HANDSHAKE)
-    at_origin, message = await origin.accept_request()
+    _, client, at_origin, message = await a_handshake(stage)
     assert message.head.start == "GET /chat HTTP/1.1"
     assert message.get("Upgrade") == "websocket"
     assert message.get("Connection") == "Upgrade"
@@ -73,7 +76,7 @@ async def test_the_handshake_is_relayed(stage: Stage) -> None:
 
 @on_both_loops
 async def test_bytes_pass_both_ways_as_they_are(stage: Stage) -> None:
-    _, client, at_origin = await an_open_tunnel(stage)
+    _, client, at_origin = await a_tunnel(stage)
     for data in (b"\x81\x02hi", b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 1000):
         await client.send(data)
         assert await at_origin.read_exactly(len(data)) == data
@@ -104,53 +107,32 @@ async def test_what_a_client_sends_before_the_101_is_not_lost(stage: Stage, when
 
 
 async def test_very_much_before_the_101_is_held_back_and_not_lost(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(HANDSHAKE)
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin, _ = await a_handshake(stage)
     sent = await client.send_until_stuck(b"0123456789" * 6000, most=64_000_000)
     await at_origin.send(SWITCH)
     assert await at_origin.read_exactly(sent) == (b"0123456789" * (sent // 10 + 1))[:sent]
 
 
 @on_both_loops
-async def test_each_direction_ends_on_its_own_client_first(stage: Stage) -> None:
-    lb, client, at_origin = await an_open_tunnel(stage)
-    await client.send(b"bye")
-    client.half_close()
-    assert await at_origin.read_to_end() == b"bye"
+@each_side
+async def test_each_direction_ends_on_its_own(stage: Stage, who: str) -> None:
+    lb, client, at_origin = await a_tunnel(stage)
+    first, other = first_and_other(who, client, at_origin)
+    await first.send(b"bye")
+    first.half_close()
+    assert await other.read_to_end() == b"bye"
     assert in_flight(lb) == [1]
-    await at_origin.send(b"still here")
-    assert await client.read_exactly(10) == b"still here"
-    at_origin.close()
-    assert await client.read_to_end() == b""
-    await eventually(lambda: in_flight(lb) == [0])
-    assert (await stage.log_line(lb)).termination == "--"
-
-
-@on_both_loops
-async def test_each_direction_ends_on_its_own_server_first(stage: Stage) -> None:
-    lb, client, at_origin = await an_open_tunnel(stage)
-    await at_origin.send(b"bye")
-    at_origin.half_close()
-    assert await client.read_to_end() == b"bye"
-    assert in_flight(lb) == [1]
-    await client.send(b"still here")
-    assert await at_origin.read_exactly(10) == b"still here"
-    client.close()
-    assert await at_origin.read_to_end() == b""
+    await other.send(b"still here")
+    assert await first.read_exactly(10) == b"still here"
+    other.close()
+    assert await first.read_to_end() == b""
     await eventually(lambda: in_flight(lb) == [0])
     assert (await stage.log_line(lb)).termination == "--"
 
 
 @on_both_loops
 async def test_a_server_that_says_goodbye_with_its_101(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(HANDSHAKE)
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin, _ = await a_handshake(stage)
     await at_origin.send(SWITCH + b"bye")
     at_origin.close()
     assert (await client.read_head()).status == 101
@@ -161,17 +143,14 @@ async def test_a_server_that_says_goodbye_with_its_101(stage: Stage) -> None:
 
 
 @on_both_loops
-@pytest.mark.parametrize("who", ["client", "server"])
+@each_side
 async def test_a_reset_on_one_side_ends_the_other(stage: Stage, who: str) -> None:
-    lb, client, at_origin = await an_open_tunnel(stage)
+    lb, client, at_origin = await a_tunnel(stage)
     await client.send(b"x")
     await at_origin.read_exactly(1)
-    if who == "client":
-        client.abort()
-        assert await at_origin.read_until_cut() == b""
-    else:
-        at_origin.abort()
-        assert await client.read_until_cut() == b""
+    first, other = first_and_other(who, client, at_origin)
+    first.abort()
+    assert await other.read_until_cut() == b""
     await eventually(lambda: in_flight(lb) == [0])
     line = await stage.log_line(lb)
     assert (line.termination, line.status) == ("CD" if who == "client" else "SD", 101)
@@ -179,7 +158,7 @@ async def test_a_reset_on_one_side_ends_the_other(stage: Stage, who: str) -> Non
 
 @on_both_loops
 async def test_it_is_in_flight_until_it_is_closed(stage: Stage) -> None:
-    lb, client, at_origin = await an_open_tunnel(stage)
+    lb, client, at_origin = await a_tunnel(stage)
     assert in_flight(lb) == [1]
     await client.send(b"x")
     await at_origin.read_exactly(1)
@@ -193,7 +172,7 @@ async def test_it_is_in_flight_until_it_is_closed(stage: Stage) -> None:
 @on_both_loops
 async def test_silence_ends_it_once(stage: Stage) -> None:
     """... and it is recorded once."""
-    lb, client, at_origin = await an_open_tunnel(stage, timeouts={"tunnel": 0.1})
+    lb, client, at_origin = await a_tunnel(stage, timeouts={"tunnel": 0.1})
     assert await client.read_until_cut() == b""
     assert await at_origin.read_until_cut() == b""
     line = await stage.log_line(lb)
@@ -203,8 +182,8 @@ async def test_silence_ends_it_once(stage: Stage) -> None:
 
 async def test_other_timeouts_do_not_end_it(stage: Stage) -> None:
     short = {"server": 0.1, "client": 0.1, "request_head": 0.1, "keep_alive": 0.1, "queue": 0.1}
-    _, client, at_origin = await an_open_tunnel(stage, timeouts=short)
-    probe = await stage.client(_)
+    lb, client, at_origin = await a_tunnel(stage, timeouts=short)
+    probe = await stage.client(lb)
     await probe.read_to_end()  # closed by request_head: so much time has gone
     await client.send(b"ping")
     assert await at_origin.read_exactly(4) == b"ping"
@@ -214,7 +193,7 @@ async def test_other_timeouts_do_not_end_it(stage: Stage) -> None:
 
 @on_both_loops
 async def test_stop_cuts_it_and_records_it_once(stage: Stage) -> None:
-    lb, client, at_origin = await an_open_tunnel(stage)
+    lb, client, at_origin = await a_tunnel(stage)
     await lb.stop()
     assert await client.read_until_cut() == b""
     assert await at_origin.read_until_cut() == b""
@@ -228,11 +207,7 @@ async def test_stop_cuts_it_and_records_it_once(stage: Stage) -> None:
 @on_both_loops
 @pytest.mark.parametrize("status", [200, 400, 426])
 async def test_an_answer_other_than_101_is_plain_http(stage: Stage, status: int) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(HANDSHAKE)
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin, _ = await a_handshake(stage)
     await at_origin.respond(b"no sockets", status=status)
     answer = await client.read_response()
     assert (answer.status, answer.body) == (status, b"no sockets")
@@ -255,11 +230,7 @@ async def test_an_answer_other_than_101_is_plain_http(stage: Stage, status: int)
 async def test_what_is_no_handshake_is_forwarded_without_its_upgrade(
     stage: Stage, wire: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(wire)
-    at_origin, message = await origin.accept_request()
+    _, client, at_origin, message = await a_handshake(stage, wire)
     assert message.get("Upgrade") is None
     assert message.get("Connection") is None
     assert message.get("HTTP2-Settings") is None
@@ -268,11 +239,7 @@ async def test_what_is_no_handshake_is_forwarded_without_its_upgrade(
 
 
 async def test_a_101_to_another_protocol_is_502(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(HANDSHAKE)
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin, _ = await a_handshake(stage)
     await at_origin.send(SWITCH.replace(b"websocket", b"h2c"))
     assert (await client.read_response()).status == 502
 
@@ -280,7 +247,10 @@ async def test_a_101_to_another_protocol_is_502(stage: Stage) -> None:
 async def test_the_next_server_is_asked_if_the_first_is_not_there(stage: Stage) -> None:
     second = await stage.origin()
     lb = await stage.balancer(stage.nobody(), second, each=[{}, {"backup": True}])
-    client, at_second = await open_tunnel(stage, lb, second)
+    client = await stage.client(lb)
+    await client.send(HANDSHAKE)
+    at_second, _ = await second.accept_request()
+    await switch(client, at_second)
     await client.send(b"x")
     assert await at_second.read_exactly(1) == b"x"
 
@@ -289,10 +259,10 @@ async def test_the_next_server_is_asked_if_the_first_is_not_there(stage: Stage) 
 
 
 @on_both_loops
-@pytest.mark.parametrize("who", ["client", "server"])
+@each_side
 async def test_a_side_that_does_not_read_holds_the_other_back(stage: Stage, who: str) -> None:
-    lb, client, at_origin = await an_open_tunnel(stage)
-    sender, reader = (at_origin, client) if who == "client" else (client, at_origin)
+    lb, client, at_origin = await a_tunnel(stage)
+    reader, sender = first_and_other(who, client, at_origin)
     sent = await sender.send_until_stuck(b"0123456789" * 6000, most=64_000_000)
     assert unsent(lb) < BOUND
     assert await reader.read_exactly(sent) == (b"0123456789" * (sent // 10 + 1))[:sent]
@@ -308,12 +278,12 @@ async def fill_the_kernel(lb: LoadBalancer, sender: Peer) -> None:
     assert unsent(lb) < 65_536
 
 
-@pytest.mark.parametrize("who", ["client", "server"])
+@each_side
 async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage, who: str) -> None:
     """What waits for it in our buffer may never leave; the other side has gone long ago."""
     timeouts = {"tunnel": 0.5, "client": 0.5, "server": 0.5}
-    lb, client, at_origin = await an_open_tunnel(stage, timeouts=timeouts)
-    sender, reader = (at_origin, client) if who == "client" else (client, at_origin)
+    lb, client, at_origin = await a_tunnel(stage, timeouts=timeouts)
+    reader, sender = first_and_other(who, client, at_origin)
     await fill_the_kernel(lb, sender)
     sender.abort()
     context = lb._context
@@ -322,10 +292,10 @@ async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage,
     await eventually(lambda: not context.clients and not context.upstreams, f"{reader} is let go")
 
 
-@pytest.mark.parametrize("who", ["client", "server"])
+@each_side
 async def test_stop_does_not_wait_for_a_side_that_never_reads(stage: Stage, who: str) -> None:
-    lb, client, at_origin = await an_open_tunnel(stage)
-    sender, _ = (at_origin, client) if who == "client" else (client, at_origin)
+    lb, client, at_origin = await a_tunnel(stage)
+    _, sender = first_and_other(who, client, at_origin)
     await fill_the_kernel(lb, sender)
     sender.abort()
     await eventually(lambda: in_flight(lb) == [0])
@@ -338,7 +308,7 @@ async def test_stop_does_not_wait_for_a_side_that_never_reads(stage: Stage, who:
 
 async def test_a_client_that_is_reset_while_we_do_not_read_is_noticed(stage: Stage) -> None:
     """The server reads nothing, so neither do we, and no event tells; `tunnel` is an hour."""
-    lb, client, _ = await an_open_tunnel(stage)
+    lb, client, _ = await a_tunnel(stage)
     await fill_the_kernel(lb, client)
     assert in_flight(lb) == [1]
     client.abort()

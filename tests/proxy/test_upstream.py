@@ -37,11 +37,7 @@ from tests.proxy.support import (
 async def test_a_response_arrives_however_it_was_cut_up(
     stage: Stage, how: str, wire: bytes, body: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     for n in range(2):
         await (at_origin.send(wire) if how == "at once" else at_origin.send_bytewise(wire))
         answer = await client.read_response()
@@ -57,9 +53,7 @@ async def test_a_response_arrives_however_it_was_cut_up(
 
 @on_both_loops
 async def test_a_body_until_close_gets_chunks(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     for n in range(2):  # and the client's connection goes on
         await client.get()
         at_origin, _ = await origin.accept_request()
@@ -75,22 +69,14 @@ async def test_a_body_until_close_gets_chunks(stage: Stage) -> None:
 
 
 async def test_an_empty_body_until_close_is_one_last_chunk(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked()
     await at_origin.send(b"HTTP/1.0 200 OK\r\n\r\n")
     at_origin.close()
     assert (await client.read_response()).body == b""
 
 
 async def test_a_reset_is_not_the_end_of_a_body_until_close(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     await at_origin.send(b"HTTP/1.1 200 OK\r\n\r\nsome")
     await client.read_head()
     assert await client.read_chunk() == b"some"
@@ -113,9 +99,7 @@ async def test_a_reset_is_not_the_end_of_a_body_until_close(stage: Stage) -> Non
 async def test_a_response_without_a_body_is_followed_by_the_next(
     stage: Stage, method: str, wire: bytes, length: str | None
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(request(method, "/1"))
     at_origin, _ = await origin.accept_request()
     await at_origin.send(wire)
@@ -149,9 +133,7 @@ async def test_bytes_behind_a_response_are_dropped_with_their_connection(
     stage: Stage, method: str, wire: bytes, when: str
 ) -> None:
     evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(request(method, "/1"))
     at_origin, _ = await origin.accept_request()
     await at_origin.send(wire + evil if when == "with the response" else wire)
@@ -179,9 +161,7 @@ async def test_bytes_behind_a_response_are_dropped_with_their_connection(
 async def test_bytes_behind_a_body_that_came_in_parts_are_dropped_too(
     stage: Stage, first: bytes, rest: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.get("/1")
     at_origin, _ = await origin.accept_request()
     await at_origin.send(first)
@@ -202,11 +182,7 @@ async def test_bytes_behind_a_body_that_came_in_parts_are_dropped_too(
 
 
 async def test_early_hints_are_relayed_at_once(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked()
     await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
     hints = await client.read_response()
     assert (hints.status, hints.get("Link")) == (103, "</style.css>; rel=preload")
@@ -215,11 +191,7 @@ async def test_early_hints_are_relayed_at_once(stage: Stage) -> None:
 
 
 async def test_http_1_0_gets_no_interim_response(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get(version="1.0")
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked(version="1.0")
     await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
     await at_origin.respond(b"page")
     assert (await client.read_response()).body == b"page"
@@ -227,11 +199,7 @@ async def test_http_1_0_gets_no_interim_response(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("count", "status"), [(32, 200), (33, 502)])
 async def test_interim_responses_have_a_limit(stage: Stage, count: int, status: int) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked()
     await at_origin.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * count)
     if status == 200:
         await at_origin.respond(b"page")
@@ -241,9 +209,7 @@ async def test_interim_responses_have_a_limit(stage: Stage, count: int, status: 
 
 
 async def test_closed_after_an_interim_response_is_502_and_never_repeated(stage: Stage) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=[{}, {"backup": True}])
-    client = await stage.client(lb)
+    _, client, first, second = await stage.with_backup()
     await client.get()
     at_first, _ = await first.accept_request()
     await at_first.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
@@ -281,9 +247,7 @@ async def test_closed_after_an_interim_response_is_502_and_never_repeated(stage:
 async def test_an_ambiguous_response_is_502_and_its_connection_closed(
     stage: Stage, wire: bytes
 ) -> None:
-    first, second = await stage.origin(), await stage.serving()
-    lb = await stage.balancer(first, second, each=[{}, {"backup": True}])
-    client = await stage.client(lb)
+    lb, client, first, second = await stage.with_backup()
     await client.get()
     at_first, _ = await first.accept_request()
     await at_first.send(wire)
@@ -302,11 +266,7 @@ async def test_an_ambiguous_response_is_502_and_its_connection_closed(
 
 
 async def test_a_response_head_without_an_end_is_502_at_its_limit(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, limits={"head_size": 2048})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked(limits={"head_size": 2048})
     await at_origin.send(b"HTTP/1.1 200 OK\r\nA: ")
     await at_origin.send(b"x" * 2048)
     assert (await client.read_response()).status == 502
@@ -328,11 +288,7 @@ async def test_a_response_head_without_an_end_is_502_at_its_limit(stage: Stage) 
 async def test_a_short_body_is_visibly_cut(
     stage: Stage, wire: bytes, part: bytes, version: str, ending: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get(version=version)
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(version=version)
     await at_origin.send(wire)
     head = await client.read_head()
     await client.read_until(part)
@@ -350,11 +306,7 @@ async def test_a_short_body_is_visibly_cut(
 
 @pytest.mark.parametrize("when", ["with the head", "later"])
 async def test_a_broken_chunk_is_visibly_cut(stage: Stage, when: str) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     if when == "later":
         await at_origin.send(head + b"3\r\nabc\r\n")
@@ -372,9 +324,7 @@ async def test_a_broken_chunk_is_visibly_cut(stage: Stage, when: str) -> None:
 
 
 async def test_an_idle_connection_that_the_server_closes_is_forgotten(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     for n in range(2):
         await client.get()
         at_origin, _ = await origin.accept_request()
@@ -403,9 +353,7 @@ async def test_only_so_many_idle_connections_are_kept(stage: Stage) -> None:
 
 
 async def test_no_idle_connections_are_kept_where_none_are_wanted(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"keep_alive": 0})
-    client = await stage.client(lb)
+    _, client, origin = await stage.line(backend={"keep_alive": 0})
     for _ in range(2):
         await client.get()
         at_origin, _ = await origin.accept_request()
@@ -415,11 +363,7 @@ async def test_no_idle_connections_are_kept_where_none_are_wanted(stage: Stage) 
 
 
 async def test_an_idle_connection_is_closed_after_its_time(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"keep_alive_timeout": 0.1})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    _, client, at_origin = await stage.asked(backend={"keep_alive_timeout": 0.1})
     await at_origin.respond(b"x")
     await client.read_response()
     assert await at_origin.read_to_end() == b""

@@ -33,6 +33,19 @@ async def stream(request: web.Request) -> web.StreamResponse:
     return response
 
 
+async def cut(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers=request.query)
+    await response.prepare(request)
+    await response.write(b"a")
+    raise ConnectionAbortedError
+
+
+async def mute(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
 async def echo(request: web.Request) -> web.WebSocketResponse:
     ws = web.WebSocketResponse()
     await ws.prepare(request)
@@ -46,6 +59,8 @@ def make_app() -> web.Application:
     app.router.add_route("*", "/hello", hello)
     app.router.add_get("/long", long)
     app.router.add_get("/stream", stream)
+    app.router.add_get("/cut", cut)
+    app.router.add_get("/mute", mute)
     app.router.add_get("/echo", echo)
     return app
 
@@ -98,6 +113,27 @@ async def test_an_application_misbehaves_on_demand(
         assert lb.in_flight == {"one": 1}
         one.fault = None
         assert await stalled == (200, "ab")
+
+
+@pytest.mark.parametrize("framing", ["", "?Content-Length=2"])
+async def test_a_stream_that_an_application_cuts_is_cut(
+    balanced_servers: Servers, framing: str
+) -> None:
+    [one] = await balanced_servers(app=make_app())
+    async with Client() as client:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await client.get(f"{one.url}/cut{framing}")
+    assert one.errors == []
+
+
+async def test_an_application_that_ends_the_connection_has_it_ended(
+    balanced_servers: Servers,
+) -> None:
+    [one] = await balanced_servers(app=make_app())
+    async with Client() as client:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await client.get(f"{one.url}/mute")
+    assert one.errors == []
 
 
 async def test_its_websocket_is_reached(balanced_servers: Servers, load_balancer: Balanced) -> None:

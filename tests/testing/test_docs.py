@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 import hermes_lb.testing
 from hermes_lb.testing import faults
-
-if TYPE_CHECKING:
-    import pytest
 
 pytest_plugins = ["pytester"]
 
 DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
 
 
-def test_every_example_passes(pytester: pytest.Pytester) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), re.DOTALL | re.MULTILINE)
-    tests = sum(len(re.findall(r"^(?:async )?def test_", block, re.MULTILINE)) for block in blocks)
-    assert tests >= len(blocks) > 0
-    for number, block in enumerate(blocks):
-        pytester.path.joinpath(f"test_example_{number}.py").write_text(block)
-    pytester.makeini(
-        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
-    )
-    outcome = pytester.runpytest_subprocess("--asyncio-mode=auto", "-p", "no:cacheprovider")
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", DOCS.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_every_example_passes(pytester: pytest.Pytester, is_strict: bool) -> None:
+    """With the page's configuration; in strict mode, with the mark that it names."""
+    tests = 0
+    for number, source in enumerate(blocks("python")):
+        found = len(re.findall(r"^(?:async )?def test_", source, re.MULTILINE))
+        assert found > 0
+        tests += found
+        marked = re.sub(r"^(?=async def test_)", "@pytest.mark.asyncio\n", source, flags=re.M)
+        pytester.path.joinpath(f"test_example_{number}.py").write_text(
+            f"import pytest\n{marked}" if is_strict else source
+        )
+    assert tests > 0
+    [configuration] = blocks("toml")
+    pytester.makepyprojecttoml(configuration)
+    mode = ["--asyncio-mode=strict"] if is_strict else []
+    outcome = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *mode)
     outcome.assert_outcomes(passed=tests)
 
 

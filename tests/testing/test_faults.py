@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -12,7 +12,7 @@ from hermes_lb.testing import Answer, Request, events, faults
 from tests.testing.support import Client, read_all, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.testing.support import Balanced, Servers
 
@@ -277,6 +277,48 @@ async def test_a_server_that_flaps_refuses_and_serves_by_turns(
         assert len(seen) < 10_000
     one.fault = None
     assert await client.get(lb.url) == (200, "one")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: faults.Fail(rate=20), r"Fail\(.*rate=20.*\): rate is a share"),
+        (lambda: faults.Fail(rate=-0.1), "rate is a share"),
+        (lambda: faults.Fail(99), "a status is a number from 200 to 999, not 99"),
+        (lambda: faults.Fail("503"), "not '503'"),  # type: ignore[arg-type]
+        (lambda: faults.ResetAfter(-5), r"ResetAfter\(size=-5\): size is in bytes"),
+        (lambda: faults.CloseAfter(-1), "size is in bytes"),
+        (lambda: faults.Stall(after=-1), "after is in bytes"),
+        (lambda: faults.SlowTokens(-1), "interval is in seconds"),
+        (lambda: faults.Flap(0, 1), "up and down are seconds, above 0"),
+        (lambda: faults.Flap(1, 0), "up and down are seconds, above 0"),
+        (lambda: faults.WrongLength(0), "by is how many bytes"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(
+    make: Callable[[], faults.Fault], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (faults.Refuse, r"an instance, such as Refuse\(...\); this is the class Refuse itself"),
+        ("refuse", r"None or one of hermes_lb.testing.faults, such as Refuse\(\); not 'refuse'"),
+        (False, "not False"),
+    ],
+)
+async def test_what_is_no_fault_is_refused_and_changes_nothing(
+    balanced_servers: Servers, client: Client, wrong: Any, said: str
+) -> None:
+    [one] = await balanced_servers(1)
+    one.fault = before = faults.Fail(500)
+    with pytest.raises(TypeError, match=said):
+        one.fault = wrong
+    assert one.fault is before
+    assert (await client.get(one.url))[0] == 500
 
 
 async def test_a_fault_of_your_own(

@@ -127,6 +127,35 @@ async def test_broken(balanced_servers):
     outcome.stdout.fnmatch_lines(["*KeyError: 'this one'*"])
 
 
+@pytest.mark.parametrize(
+    ("stream", "error"),
+    [
+        ('yield b"a"\n        raise KeyError("this one")', "KeyError: 'this one'"),
+        ('yield b"a"\n        pytest.fail("this one")', "Failed: this one"),
+        ('yield {"a": 1}', "TypeError: a body is text, bytes*"),
+    ],
+)
+def test_an_error_in_a_stream_is_the_tests_error(
+    suite: pytest.Pytester, stream: str, error: str
+) -> None:
+    suite.makepyfile(
+        SUITE.format(imports="import pytest", mark="")
+        + f"""
+async def test_broken(balanced_servers):
+    async def broken(request):
+        return 200, {{}}, tokens()
+    async def tokens():
+        {stream}
+    [one] = await balanced_servers(1, handler=broken)
+    answer = await get(one.url)
+    assert b" 200 " in answer and not answer.endswith(b"0\\r\\n\\r\\n")
+"""
+    )
+    outcome = suite.runpytest_subprocess(*ARGUMENTS, "--asyncio-mode=auto")
+    outcome.assert_outcomes(passed=3, errors=1)
+    outcome.stdout.fnmatch_lines([f"*{error}*", "*while server one answered GET /"])
+
+
 def test_another_loop_than_the_tests_is_named(suite: pytest.Pytester) -> None:
     write(suite, imports="import pytest", mark='@pytest.mark.asyncio(loop_scope="module")')
     outcome = suite.runpytest_subprocess(*ARGUMENTS, "--asyncio-mode=strict")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -123,6 +124,37 @@ async def test_what_a_wait_in_vain_says(
         await collected.eventually(lambda: False, "pigs fly")
 
 
+async def test_a_condition_in_vain_is_shown_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pigs_fly() -> bool:
+        return False
+
+    monkeypatch.setattr(collected, "PATIENCE", 0.01)
+    with pytest.raises(AssertionError, match=r"lambda: sum\(\[1, 2\]\) == 4"):
+        await collected.eventually(lambda: sum([1, 2]) == 4)
+    with pytest.raises(AssertionError, match=r"true: def pigs_fly\(\) -> bool:\n    return False$"):
+        await collected.eventually(pigs_fly)
+    with pytest.raises(AssertionError, match=r"true: functools.partial\("):
+        await collected.eventually(partial(bool, 0))
+
+
+async def test_a_record_from_the_end_is_refused(load_balancer: Balanced) -> None:
+    lb = await load_balancer("127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"record\(-1\) cannot wait: .*`records\[-1\]`"):
+        await lb.record(-1)
+
+
+async def test_nothing_is_started_before_a_rig_is_entered_or_after_it_was_left() -> None:
+    rig = Rig()
+    with pytest.raises(RuntimeError, match="async with Rig"):
+        await rig.servers()
+    async with rig:
+        await rig.servers()
+    with pytest.raises(RuntimeError, match="async with Rig"):
+        await rig.balancer("127.0.0.1:9")
+
+
 async def test_leaving_it_frees_ports_tasks_and_stalled_requests() -> None:
     before = asyncio.all_tasks()
     async with Client() as client:
@@ -170,6 +202,31 @@ def test_options_go_where_they_belong() -> None:
     assert config["timeouts"] == {"server": "1s"}
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_has_a_table_for_each_server(count: int) -> None:
+    each: list[dict[str, Any]] = [{}] * count
+    with pytest.raises(ValueError, match=f"each has {count} tables for 2 servers: give one for"):
+        config_for("127.0.0.1:1", "127.0.0.1:2", each=each)
+
+
+async def test_what_is_no_server_is_named_with_what_to_do(hermes_lb_rig: Rig) -> None:
+    rig = hermes_lb_rig
+    wrong: Any = await rig.servers(2)
+    with pytest.raises(
+        TypeError, match=r"not \[<Server one .*one by one: load_balancer\(\*servers"
+    ):
+        await rig.balancer(wrong)
+    wrong = rig.servers(2)
+    with pytest.raises(TypeError, match=r"not <coroutine .*; await it first"):
+        await rig.balancer(wrong)
+    wrong.close()
+    wrong = 8000
+    with pytest.raises(
+        TypeError, match="a server is one of balanced_servers, or an address; not 8"
+    ):
+        await rig.balancer(wrong)
+
+
 async def test_the_configured_log_is_written_as_well(
     balanced_servers: Servers, load_balancer: Balanced, tmp_path: Path
 ) -> None:
@@ -181,6 +238,24 @@ async def test_the_configured_log_is_written_as_well(
     record = await lb.record()
     await lb.stop()
     assert [Record.parse(line) for line in path.read_text().splitlines()] == [record]
+
+
+@pytest.mark.parametrize("log", [{"format": "json"}, {"access": "stderr", "format": "json"}])
+async def test_records_go_on_under_another_configuration(
+    log: dict[str, Any], balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    """Whichever log it has: what another suite's balancer logs is no business of its records."""
+    one, two = await balanced_servers(2)
+    lb = await load_balancer(one)
+    async with Client() as client:
+        await client.get(lb.url)
+        await lb.reconfigure(config_for(two, log={"access": "off", **log}))
+        await client.get(lb.url)
+        assert await lb.served(2) == ["one", "two"]
+        with pytest.raises(ConfigError):
+            await lb.reconfigure(config_for(one, balance="none"))
+        await client.get(lb.url)
+        assert await lb.served(3) == ["one", "two", "two"]
 
 
 async def test_what_no_server_saw_has_no_server(load_balancer: Balanced) -> None:

@@ -10,6 +10,7 @@ from bench.chaos.scenarios.half_open import HalfOpen
 from bench.chaos.scenarios.mix_up import MixUp
 from bench.chaos.scenarios.mute_worker import MuteWorker
 from bench.chaos.scenarios.post_once import PostOnce
+from bench.chaos.scenarios.processes import Processes
 from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
 from bench.chaos.scenarios.stuck_readers import StuckReaders
 from bench.chaos.scenarios.wall_clock import WallClock
@@ -32,5 +33,6 @@ SCENARIOS: dict[str, type[Scenario]] = {
         SlowBodies,
         WallClock,
         Cancelled,
+        Processes,
     )
 }

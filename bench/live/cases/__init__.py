@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.live.cases.first_token import FirstToken
-from bench.live.cases.requests import ConnectionPerRequest, SdkPost, SmallGet, TlsGet, VariedGet
+from bench.live.cases.processes import Processes
+from bench.live.cases.requests import (
+    ConnectionPerRequest,
+    Handshake,
+    SdkPost,
+    SmallGet,
+    TlsGet,
+    VariedGet,
+)
 from bench.live.cases.tokens import Tokens300, Tokens3000
 from bench.live.cases.websocket import WebSocketEcho
 
@@ -20,9 +28,11 @@ CASES: dict[str, Case] = {
         SdkPost(),
         ConnectionPerRequest(),
         TlsGet(),
+        Handshake(),
         Tokens300(),
         Tokens3000(),
         FirstToken(),
         WebSocketEcho(),
+        Processes(),
     )
 }

@@ -42,8 +42,12 @@ class Case(ABC):
     needs_certificate: ClassVar[bool] = False
 
     def accepts(self, peer: Peer) -> bool:
-        """Whether `peer` can do this at all."""
-        return peer.name != "direct" and not peer.is_for_streams_only
+        """Whether `peer` can do this at all, and is there for it."""
+        return self.name in peer.cases if peer.cases else peer.name != "direct"
+
+    def left_out(self, bench: Bench) -> str | None:
+        """What this machine can't show of it, and why."""
+        return None
 
     @abstractmethod
     def measure(self, peer: Peer, bench: Bench) -> Sample:

@@ -1,4 +1,4 @@
-"""Requests in a closed loop: small GETs, SDK POSTs, a connection for each, TLS."""
+"""Requests in a closed loop: small GETs, SDK POSTs, a connection for each, TLS, handshakes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Requests(Case):
     request = wrk.Request()
 
     def accepts(self, peer: Peer) -> bool:
-        return True
+        return not peer.cases and (peer.has_tls or not self.request.tls)
 
     def measure(self, peer: Peer, bench: Bench) -> Sample:
         request = self.request
@@ -102,10 +102,16 @@ class ConnectionPerRequest(_Requests):
 
 
 class TlsGet(_Requests):
-    name = "tls"
+    name = "get-tls"
     title = "Small GET over TLS, kept alive"
     needs_certificate = True
     request = wrk.Request(tls=True)
 
-    def accepts(self, peer: Peer) -> bool:
-        return peer.has_tls
+
+class Handshake(_Requests):
+    """No session is resumed: the peers give out no tickets, and wrk would use them."""
+
+    name = "handshake"
+    title = "A new TLS connection, with a full handshake, for each small GET"
+    needs_certificate = True
+    request = wrk.Request(headers=(("Connection", "close"),), tls=True)

@@ -51,9 +51,6 @@ class _Tokens(Case):
         FOREIGN,
     )
 
-    def accepts(self, peer: Peer) -> bool:
-        return peer.name != "direct"
-
     def measure(self, peer: Peer, bench: Bench) -> Sample:
         with peer.running(bench, bench.upstreams.tokens) as proxy:
             check_stream(proxy.port)

@@ -16,8 +16,9 @@ from bench.live.cases.base import (
     Sample,
 )
 from bench.live.errors import BenchError
-from bench.live.loads.fleet import Fleet, FleetClient, check_fleet, close_fleet, open_fleet
-from bench.live.messages import CLIENT_FRAME, TOKEN_MARK, websocket_request
+from bench.live.loads.fleet import Fleet, check_fleet, close_fleet, open_fleet
+from bench.live.loads.paced import PacedClient
+from bench.live.messages import CLIENT_FRAME, websocket_request
 from bench.live.pacing import Pacer
 from bench.live.window import Window
 
@@ -46,35 +47,11 @@ class WebSocketEcho(Case):
     )
 
     def accepts(self, peer: Peer) -> bool:
-        return peer.has_websocket
+        return super().accepts(peer) and peer.has_websocket
 
     def measure(self, peer: Peer, bench: Bench) -> Sample:
         with peer.running(bench, bench.upstreams.tokens) as proxy:
             return uvloop.run(_measure(proxy, bench))
-
-
-class EchoClient(FleetClient):
-    """Sends a frame whenever its turn comes and the echo of the one before has arrived."""
-
-    def __init__(self, fleet: Fleet, pacer: Pacer, port: int) -> None:
-        super().__init__(fleet, websocket_request(port), b"HTTP/1.1 101", TOKEN_MARK)
-        self._pacer = pacer
-        self._is_waiting = False
-
-    def answered(self) -> None:
-        self._pacer.add(self._send)
-
-    def counted(self) -> None:
-        self._is_waiting = False
-
-    def _send(self) -> None:
-        if not self._is_waiting:
-            self._is_waiting = True
-            self.transport.write(CLIENT_FRAME)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._pacer.discard(self._send)
-        super().connection_lost(exc)
 
 
 async def _measure(proxy: Running, bench: Bench) -> Sample:
@@ -82,7 +59,9 @@ async def _measure(proxy: Running, bench: Bench) -> Sample:
     assert process is not None
     fleet = Fleet()
     pacer = Pacer(asyncio.get_running_loop(), _RATE)
-    await open_fleet(fleet, partial(EchoClient, fleet, pacer, proxy.port), proxy.port, _CONNECTIONS)
+    opening = websocket_request(proxy.port)
+    client = partial(PacedClient, fleet, pacer, opening, b"HTTP/1.1 101", CLIENT_FRAME)
+    await open_fleet(fleet, client, proxy.port, _CONNECTIONS)
     await asyncio.sleep(_SETTLE)
     window = Window(bench, process)
     echoes = fleet.messages

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.live.errors import BenchError
+from bench.live.loads.tls import client_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +77,7 @@ def run(request: Request, port: int, *, seconds: int, directory: Path) -> Outcom
             [*command, "-s", str(script), url],
             capture_output=True,
             text=True,
+            env=client_environment(directory) if request.tls else None,
             timeout=seconds + 30,
             check=False,
         )

@@ -8,7 +8,7 @@ from bench.live.peers.aiohttp_pair import AiohttpPair
 from bench.live.peers.direct import Direct
 from bench.live.peers.envoy import Envoy
 from bench.live.peers.haproxy import HAProxy, HAProxyRing
-from bench.live.peers.hermes_lb import HermesLb, HermesLbResume
+from bench.live.peers.hermes_lb import HermesLb, HermesLbEmbedded, HermesLbResume, HermesLbTwo
 from bench.live.peers.nginx import Nginx
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ PEERS: dict[str, Peer] = {
     for peer in (
         HermesLb(),
         HermesLbResume(),
+        HermesLbTwo(),
+        HermesLbEmbedded(),
         HAProxy(),
         HAProxyRing(),
         Nginx(),

@@ -25,7 +25,7 @@ from bench.live.messages import (
 from bench.live.processes import Process, free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bench.live.bench import Bench
     from bench.live.certificate import Certificate
@@ -47,7 +47,7 @@ class Setup:
     admin_port: int
     upstreams: tuple[int, ...]
     syslog_port: int
-    certificate: Certificate | None  # None: plain HTTP
+    certificate: Certificate | None  # None: plain HTTP. With one: no tickets, see cases.requests
 
     def write(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -74,7 +74,7 @@ class Peer(ABC):
     install: ClassVar[str]  # the command that installs it
     has_tls: ClassVar[bool] = True
     has_websocket: ClassVar[bool] = True
-    is_for_streams_only: ClassVar[bool] = False
+    cases: ClassVar[frozenset[str]] = frozenset()  # the only ones it is there for; empty: all
 
     @abstractmethod
     def is_installed(self) -> bool: ...
@@ -88,9 +88,17 @@ class Peer(ABC):
 
     @contextmanager
     def running(
-        self, bench: Bench, upstreams: tuple[int, ...], *, tls: bool = False
+        self,
+        bench: Bench,
+        upstreams: tuple[int, ...],
+        *,
+        tls: bool = False,
+        cores: Sequence[int] = (),
     ) -> Iterator[Running]:
-        """Start a fresh proxy alone on its core, check its answers, end it with the context."""
+        """Start a fresh proxy alone on its core, check its answers, end it with the context.
+
+        `cores` are those it has instead.
+        """
         with tempfile.TemporaryDirectory(dir=bench.directory, prefix=f"{self.name}-") as name:
             port, admin_port = free_ports(2)
             setup = Setup(
@@ -103,7 +111,7 @@ class Peer(ABC):
             )
             command = self.command(setup)
             log = setup.directory / "output.log"
-            with Process(command, core=bench.proxy_core, log=log) as process:
+            with Process(command, core=cores or bench.proxy_core, log=log) as process:
                 try:
                     wait_until_ready(process, port, tls=tls)
                     check_answers(port, tls=tls)
@@ -138,7 +146,9 @@ def check_answers(port: int, *, tls: bool) -> None:
     served = set()
     for _ in range(10):
         with closing(_connect(port, tls=tls)) as connection:
-            for method in ("GET", "POST", "GET"):
+            # POST last: it goes out in two writes, and nginx does not keep a connection whose
+            # upload it is still reading when the upstream has answered.
+            for method in ("GET", "GET", "POST"):
                 try:
                     status, headers, body = _exchange(connection, method)
                 except TimeoutError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench.live.peers.base import Peer, Running, Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bench.live.bench import Bench
 
@@ -30,6 +30,11 @@ class Direct(Peer):
 
     @contextmanager
     def running(
-        self, bench: Bench, upstreams: tuple[int, ...], *, tls: bool = False
+        self,
+        bench: Bench,
+        upstreams: tuple[int, ...],
+        *,
+        tls: bool = False,
+        cores: Sequence[int] = (),
     ) -> Iterator[Running]:
         yield Running(upstreams[0], None)

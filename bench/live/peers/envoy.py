@@ -110,6 +110,8 @@ def _listener(setup: Setup) -> dict[str, Any]:
                         }
                     ]
                 },
+                "disable_stateless_session_resumption": True,
+                "disable_stateful_session_resumption": True,
             },
         }
     return {

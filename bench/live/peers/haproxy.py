@@ -34,7 +34,7 @@ class HAProxy(Peer):
         return f"  log 127.0.0.1:{setup.syslog_port} local0"
 
     def command(self, setup: Setup) -> list[str]:
-        tls = f" ssl crt {setup.certificate.combined}" if setup.certificate else ""
+        tls = f" ssl crt {setup.certificate.combined} no-tls-tickets" if setup.certificate else ""
         servers = "\n".join(
             f"  server s{number} 127.0.0.1:{port} cookie s{number} check inter 5s rise 2 fall 3"
             for number, port in enumerate(setup.upstreams, 1)
@@ -43,6 +43,7 @@ class HAProxy(Peer):
 global
   nbthread 1
   maxconn {MAX_CONNECTIONS}
+  tune.ssl.cachesize 0
 {self.log(setup)}
 
 defaults

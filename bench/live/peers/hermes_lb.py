@@ -1,18 +1,25 @@
-"""This balancer: one data-plane process, every feature on that a deployment has on."""
+"""This balancer: one worker process, every feature on that a deployment has on.
+
+Its relatives are there for single cases, and differ in one thing each.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.live.peers.base import HEALTH_PATH, Peer, Setup
 from bench.live.processes import python_module
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class HermesLb(Peer):
     name = "hermes_lb"
     install = "pip install -e ."
+    workers: ClassVar[int] = 1
     #: More lines of the frontend.
     routes: ClassVar[str] = ""
 
@@ -26,17 +33,22 @@ class HermesLb(Peer):
             return "source tree"
 
     def command(self, setup: Setup) -> list[str]:
-        bind = f'"127.0.0.1:{setup.port}"'
+        return python_module("hermes_lb", "--config", str(self.configure(setup)))
+
+    def configure(self, setup: Setup) -> Path:
+        """Write the configuration, and return where."""
+        bind, tls = f'"127.0.0.1:{setup.port}"', ""
         if setup.certificate:
+            bind = f"{{ address = {bind}, tls = true }}"
             files = f'certificate = "{setup.certificate.chain}", key = "{setup.certificate.key}"'
-            bind = f"{{ address = {bind}, tls = {{ {files} }} }}"
+            tls = f"tls = {{ {files}, session_tickets = false }}"
         servers = "\n".join(
             f'[[backends.upstreams.servers]]\nname = "s{number}"\naddress = "127.0.0.1:{port}"\n'
             for number, port in enumerate(setup.upstreams, 1)
         )
         config = f"""
 [process]
-workers = 1
+workers = {self.workers}
 drain_timeout = "1s"
 
 [admin]
@@ -50,6 +62,7 @@ format = "httplog"
 name = "bench"
 bind = [{bind}]
 default_backend = "upstreams"
+{tls}
 {self.routes}
 [backends.upstreams]
 balance = "leastconn"
@@ -61,17 +74,35 @@ path = "{HEALTH_PATH}"
 interval = "5s"
 
 {servers}"""
-        return python_module("hermes_lb", "--config", str(setup.write("lb.toml", config)))
+        return setup.write("lb.toml", config)
 
 
 class HermesLbResume(HermesLb):
     """The same, on a route whose streams go on from another server when theirs is lost."""
 
     name = "hermes_lb-resume"
-    is_for_streams_only = True
+    cases = frozenset({"tokens-300", "tokens-3000"})
     routes = """
 [[frontends.routes]]
 path_prefix = "/"
 backend = "upstreams"
 resume = true
 """
+
+
+class HermesLbTwo(HermesLb):
+    """Two worker processes."""
+
+    name = "hermes_lb-2"
+    cases = frozenset({"processes"})
+    workers = 2
+
+
+class HermesLbEmbedded(HermesLb):
+    """No processes but one: the library, as a program that embeds it has it."""
+
+    name = "hermes_lb-embedded"
+    cases = frozenset({"processes"})
+
+    def command(self, setup: Setup) -> list[str]:
+        return python_module("bench.live.peers.embedded", str(self.configure(setup)))

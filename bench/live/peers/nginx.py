@@ -24,6 +24,7 @@ class Nginx(Peer):
             tls = (
                 f"ssl_certificate {setup.certificate.chain};"
                 f" ssl_certificate_key {setup.certificate.key};"
+                " ssl_session_tickets off; ssl_session_cache off; ssl_protocols TLSv1.2 TLSv1.3;"
             )
         servers = "\n".join(
             f"    server 127.0.0.1:{port} max_fails=3 fail_timeout=30s;" for port in setup.upstreams

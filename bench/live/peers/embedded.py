@@ -1,0 +1,30 @@
+"""`python -m bench.live.peers.embedded FILE`: hermes_lb in one process and one loop.
+
+What a test or another program runs: no supervisor, no workers. The settings of the garbage
+collector are those of a worker process, so that only the processes differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+
+import uvloop
+
+from hermes_lb.balancer import LoadBalancer
+
+
+async def serve(file: str) -> None:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with LoadBalancer(file):
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        await ended.wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(sys.argv[1]))

@@ -1,0 +1,201 @@
+"""Servers by load, kept from pick to pick: what `round_robin` and `leastconn` have in common.
+
+The loops of nginx visit every server for every pick. Here those of one load take turns among
+themselves (`Turns`), so that a pick costs O(log n), and a server moves when its load has changed.
+Two kinds are apart. Who is full waits until a lease ends. Who has failed lately is looked at for
+each pick, as time alone decides when it is tried again and its weight grows by the pick; that makes
+a pick dearer by some 0.3 us for each.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from hermes_lb.balancing.turns import FEW, Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from hermes_lb.pool import Pool, Server
+
+_FULL: Final = inf  # as a load
+# Sums of such weights, and their products with counts, are never rounded.
+_EXACT: Final = 16
+
+
+class Ranks:
+    """The servers of `pool.up`, as long as that is the same list and their limits stay.
+
+    Only one of these at a time may serve a pool: it has the pool note whose load has changed.
+    """
+
+    def __init__(self, pool: Pool, *, by_load: bool = True) -> None:
+        """Without `by_load` all are equal: only who is full matters."""
+        self._pool = pool
+        self._by_load = by_load
+        self._are_equal = pool.weights_are_equal
+        self._up = pool.up
+        self._limits = [server.max_connections for server in pool.up]
+        self._places = {server: place for place, server in enumerate(pool.up)}
+        self._apart = {s: place for s, place in self._places.items() if _has_failed_lately(s)}
+        self._loads = {s: self._load(s) for s in pool.up if s not in self._apart}
+        of_load: dict[float, list[tuple[int, Server]]] = {}
+        for server, load in self._loads.items():
+            of_load.setdefault(load, []).append((self._places[server], server))
+        of_load.pop(_FULL, None)
+        self._groups = {load: Turns(servers) for load, servers in of_load.items()}
+        self._order = list(of_load)
+        heapify(self._order)
+        self._touched: set[Server] = set()
+        if by_load or any(self._limits):
+            pool.touched = self._touched
+
+    def next(self, tried: Collection[Server], now: float) -> Server | None:
+        """The least loaded one whose turn it is; None if none can take a request.
+
+        Of several loads, a lone one has it, and pays nothing for it.
+        """
+        if self._touched:
+            for server in self._touched:
+                if server in self._loads:
+                    self._move(server)
+            self._touched.clear()
+        if self._apart or tried:
+            return self._next_but(tried, now)
+        order = self._order
+        group = self._groups[order[0]] if order else None
+        if group is None or not group.entries:
+            group = self._least_loaded()
+            if group is None:
+                return None
+        return group.next() if len(group.entries) > 1 else group.any()
+
+    def settle(self) -> None:
+        """Write back what each has."""
+        for group in self._groups.values():
+            group.settle()
+        self._pool.touched = None
+
+    def follow(self) -> bool:
+        """The pool has changed: True if this goes on, with others apart than before."""
+        up = self._pool.up
+        if up is not self._up or self._limits != [server.max_connections for server in up]:
+            return False
+        before = self._apart
+        self._apart = {s: self._places[s] for s in up if _has_failed_lately(s)}
+        for server in before:
+            if server not in self._apart:
+                self._join(server)
+        for server in self._apart:
+            if server not in before:
+                self._leave(server)
+        return True
+
+    def _next_but(self, tried: Collection[Server], now: float) -> Server | None:
+        aside = [server for server in tried if server in self._loads] if tried else ()
+        for server in aside:
+            self._leave(server)
+        guests: dict[Server, int] = {}  # the least loaded of those apart
+        lowest = _FULL
+        for server, place in self._apart.items():
+            if server.can_take(now) and server not in tried:
+                load = self._load(server)
+                if load < lowest:
+                    guests, lowest = {}, load
+                if load == lowest:
+                    guests[server] = place
+        picked = self._next_with(guests, lowest)
+        for server in aside:
+            self._join(server)
+        for server in guests:
+            if not _has_failed_lately(server):
+                del self._apart[server]
+                self._join(server)
+        return picked
+
+    def _next_with(self, guests: dict[Server, int], lowest: float) -> Server | None:
+        """The least loaded, be they in here or guests, whose load is `lowest`."""
+        group = self._least_loaded()
+        least = self._order[0] if group is not None else _FULL
+        if lowest > least:
+            guests = {}
+        if group is None or lowest < least:
+            if not guests:
+                return None
+            group = Turns()
+        if self._by_load and len(group.entries) + len(guests) == 1:
+            return group.any() if group.entries else next(iter(guests))
+        return group.next(guests)
+
+    def _least_loaded(self) -> Turns | None:
+        order, groups = self._order, self._groups
+        while order and not groups[order[0]].entries:
+            del groups[heappop(order)]
+        return groups[order[0]] if order else None
+
+    def _load(self, server: Server) -> float:
+        in_flight = server.in_flight
+        if 0 < server.max_connections <= in_flight:
+            return _FULL
+        if not self._by_load:
+            return 0
+        load = in_flight + server.queued
+        return load if self._are_equal else load / server.weight
+
+    def _move(self, server: Server) -> None:
+        if self._load(server) != self._loads[server]:
+            self._leave(server)
+            self._join(server)
+
+    def _leave(self, server: Server) -> None:
+        load = self._loads.pop(server)
+        if load != _FULL:
+            self._groups[load].remove(server)
+
+    def _join(self, server: Server) -> None:
+        self._loads[server] = load = self._load(server)
+        if load == _FULL:
+            return
+        group = self._groups.get(load)
+        if group is None:
+            self._groups[load] = group = Turns()
+            heappush(self._order, load)
+        group.add(self._places[server], server)
+
+
+def _has_failed_lately(server: Server) -> bool:
+    return server.fails > 0 or server.effective_weight != server.weight
+
+
+class Kept:
+    """The `ranks` of a strategy, from pick to pick.
+
+    Ask `refresh` when `version` is not the pool's.
+    """
+
+    __slots__ = ("_by_load", "ranks", "version")
+
+    def __init__(self, *, by_load: bool) -> None:
+        self._by_load = by_load
+        self.ranks: Ranks | None = None
+        self.version = -1
+
+    def refresh(self, pool: Pool) -> None:
+        """Sets `ranks`; None: it is not worth it, or not possible.
+
+        Fractions, of a slow start, must be exact: else heaps would round otherwise than the loop.
+        """
+        if self.ranks is None or not self.ranks.follow():
+            self.settle()
+            if len(pool.up) > FEW and not any(server.weight * _EXACT % 1 for server in pool.up):
+                self.ranks = Ranks(pool, by_load=self._by_load)
+        self.version = pool.version
+
+    def settle(self) -> None:
+        """Give back what is kept; the next `refresh` starts anew."""
+        if self.ranks is not None:
+            self.ranks.settle()
+        self.ranks = None
+        self.version = -1

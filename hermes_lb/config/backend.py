@@ -1,0 +1,258 @@
+"""The sections about servers: backends, and how one is chosen, checked and kept to."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from hermes_lb.config.section import (
+    COOKIE_NAME,
+    COOKIE_VALUE,
+    DOMAIN,
+    HASH_ON,
+    HEADER_EXPECTED,
+    HOST,
+    PATH,
+    REDIS_URL,
+    STICK_ON,
+    Name,
+    Section,
+    as_list,
+)
+from hermes_lb.config.units import (
+    Address,
+    Duration,
+    Endpoint,
+    PositiveDuration,
+    ServerName,
+    Status,
+    UnixAddress,
+)
+
+_StatusList = Annotated[list[Status], Field(min_length=1)]
+# One value may stand without its brackets: `expect_status = 200`.
+OneOrMoreStatuses = Annotated[
+    _StatusList, BeforeValidator(as_list, json_schema_input_type=_StatusList | Status)
+]
+
+
+class CookieAffinity(Section):
+    """HAProxy's `cookie NAME insert indirect nocache`, or `rewrite`, or `prefix`."""
+
+    cookie: str = Field(pattern=COOKIE_NAME)
+    secret: str | None = Field(None, min_length=1, repr=False)
+    mode: Literal["insert", "rewrite", "prefix"] = "insert"
+    indirect: Literal[True] = True
+    nocache: bool = True
+    preserve: bool = False
+    max_idle: PositiveDuration | None = None
+    max_life: PositiveDuration | None = None
+    domain: str | None = Field(None, pattern=DOMAIN)
+    httponly: bool = False
+    secure: bool = False
+    samesite: Literal["Strict", "Lax", "None"] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.samesite == "None" and not self.secure:
+            raise ValueError('samesite = "None" needs secure = true, or browsers drop the cookie')
+        if self.mode != "insert" and (self.max_idle or self.max_life):
+            raise ValueError('max_idle and max_life are for mode = "insert": the dates are ours')
+        return self
+
+
+class Stick(Section):
+    """A key in the request decides the server: HAProxy's `stick on`, `stick store-response`."""
+
+    on: str = Field(pattern=STICK_ON)
+    learn: bool = False
+    response_header: str | None = Field(None, pattern=COOKIE_NAME)
+    on_lost: Literal["prefer", "strict"] = "prefer"
+
+
+class Pins(Section):
+    """Where learnt keys are kept, for all stick rules of a backend."""
+
+    size: int = Field(100_000, ge=1, le=10_000_000)
+    expire: PositiveDuration = 3600.0
+    redis: str | None = Field(None, pattern=REDIS_URL, repr=False)  # may have a password
+
+
+class Health(Section):
+    """Active checks, by HAProxy's `option httpchk`: inter, fastinter, downinter, rise, fall."""
+
+    path: str = Field("/health", pattern=PATH)
+    method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
+    host: str | None = Field(None, pattern=HOST)
+    expect_status: OneOrMoreStatuses = Field([200])
+    expect_header: str | None = Field(None, pattern=HEADER_EXPECTED)
+    expect_body: str | None = Field(None, min_length=1)
+    interval: PositiveDuration = 5.0
+    fast_interval: PositiveDuration | None = None
+    down_interval: PositiveDuration | None = None
+    timeout: PositiveDuration | None = None
+    rise: int = Field(2, ge=1, le=1000)
+    fall: int = Field(3, ge=1, le=1000)
+    start: Literal["up", "down"] = "up"
+
+    @field_validator("expect_header", "expect_body")
+    @classmethod
+    def _a_valid_expression(cls, expected: str | None, info: ValidationInfo) -> str | None:
+        text = expected or ""
+        if info.field_name == "expect_header":
+            text = text.partition(":")[2].strip()
+        if text.startswith("~"):
+            try:
+                re.compile(text[1:].strip().encode())
+            except re.error as error:
+                raise ValueError(f"this is no regular expression: {error}") from None
+        return expected
+
+    @model_validator(mode="after")
+    def _a_body_to_look_at(self) -> Self:
+        if self.method == "HEAD" and self.expect_body is not None:
+            raise ValueError('a response to HEAD has no body: use method = "GET" with expect_body')
+        return self
+
+
+class Outlier(Section):
+    """Envoy's outlier detection: who fails while the others do not is left out for a time."""
+
+    consecutive_failures: int = Field(5, ge=0, le=1_000_000)
+    failure_share: float = Field(0.85, ge=0.0, le=1.0)
+    min_requests: int = Field(50, ge=1, le=1_000_000)
+    interval: PositiveDuration = 10.0
+    ejection_time: PositiveDuration = 30.0
+    max_ejection_time: PositiveDuration = 300.0
+
+
+class ServerTls(Section):
+    """TLS to the servers of a backend: HAProxy's `server ... ssl`, nginx's `proxy_ssl_*`."""
+
+    verify: bool = True
+    ca: str | None = Field(None, min_length=1)
+    server_name: ServerName | None = None
+    certificate: str | None = Field(None, min_length=1)
+    key: str | None = Field(None, min_length=1)
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key belongs to a certificate: give that, too")
+        if self.ca is not None and not self.verify:
+            raise ValueError("with verify = false nobody looks at ca: take one of them out")
+        return self
+
+
+def _tls_table(value: object) -> object:
+    """`tls = true` stands for a table in which nothing is set."""
+    if isinstance(value, bool):
+        return {} if value else None
+    return value
+
+
+OptionalTls = Annotated[
+    ServerTls | None,
+    BeforeValidator(_tls_table, json_schema_input_type=ServerTls | bool | None),
+]
+
+# What is behind the server's name in the name of one of its addresses: "-" and at most 39
+# characters, of the 64 that a name may have.
+_NAME_TO_RESOLVE_MAX = 24
+
+
+class Server(Section):
+    """One worker behind the balancer, or with `resolve` all those behind one host name."""
+
+    name: Name
+    address: Endpoint
+    server_name: ServerName | None = None
+    resolve: PositiveDuration | None = None
+    weight: int = Field(1, ge=1, le=65_535)
+    max_connections: int = Field(0, ge=0)
+    max_fails: int = Field(3, ge=0, le=1_000_000)
+    fail_timeout: Duration = 30.0
+    slow_start: Duration = 0.0
+    backup: bool = False
+    down: bool = False
+    cookie: str | None = Field(None, pattern=COOKIE_VALUE)
+
+    @field_validator("address")
+    @classmethod
+    def _a_real_port(cls, address: Address | UnixAddress) -> Address | UnixAddress:
+        if isinstance(address, Address) and address.port == 0:
+            raise ValueError("a server needs a port from 1 to 65535")
+        return address
+
+    @model_validator(mode="after")
+    def _can_be_resolved(self) -> Self:
+        if self.resolve is None:
+            return self
+        if isinstance(self.address, UnixAddress) or self.address.is_literal:
+            raise ValueError(f"resolve is for host names, and {self.address} is none: take it out")
+        if len(self.name) > _NAME_TO_RESOLVE_MAX:
+            raise ValueError(
+                f"with resolve, a name has {_NAME_TO_RESOLVE_MAX} characters at most: "
+                "each address goes behind it"
+            )
+        return self
+
+
+class StrategyOptions(Section):
+    """What some strategies can be told; the others take no notice."""
+
+    hash_on: str = Field("client", pattern=HASH_ON)
+    # Envoy and HAProxy have no bound by default. A tighter one sends more keys to strangers.
+    load_factor: float = Field(1.25, ge=0.0, le=1000.0)
+    tau: PositiveDuration = 10.0
+
+    @field_validator("load_factor")
+    @classmethod
+    def _leaves_room(cls, factor: float) -> float:
+        if 0.0 < factor < 1.0:
+            raise ValueError("write 1.0 or more, or 0.0 for no bound")
+        return factor
+
+
+class Backend(Section):
+    """A group of servers that can stand in for each other."""
+
+    balance: Literal[
+        "round_robin",
+        "leastconn",
+        "ip_hash",
+        "random",
+        "consistent_hash",
+        "maglev",
+        "p2c",
+        "peak_ewma",
+        "prequal",
+        "least_load",
+    ] = "round_robin"
+    strategy: StrategyOptions = StrategyOptions()
+    affinity: CookieAffinity | None = None
+    stick: list[Stick] = Field([])
+    pins: Pins = Pins()
+    health: Health | None = None
+    outlier: Outlier | None = None
+    keep_alive: int = Field(32, ge=0, le=10_000)
+    keep_alive_timeout: PositiveDuration = 60.0
+    retries: int = Field(3, ge=0, le=100)
+    tls: OptionalTls = None
+    proxy_protocol: Literal["v1", "v2"] | None = None
+    servers: list[Server] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _certificates_have_names(self) -> Self:
+        if self.tls is None or not self.tls.verify or self.tls.server_name:
+            return self
+        for server in self.servers:
+            if isinstance(server.address, UnixAddress) and server.server_name is None:
+                raise ValueError(
+                    f"{server.name} has no host name that its certificate could be checked for: "
+                    "give server_name, there or in tls"
+                )
+        return self

@@ -1,0 +1,112 @@
+"""What differs between two configurations: in words, and what no running balancer can change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from hermes_lb.config.problems import ConfigError, Problem, dotted, quoted
+from hermes_lb.config.section import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hermes_lb.config.models import Config
+    from hermes_lb.config.problems import KeyPath
+
+# What is decided at the start, and by whom; everything else changes in place.
+_FIXED = {
+    ("process", "workers"): "the number of processes",
+    ("process", "state_file"): "the state file",
+    ("process", "reload_on_change"): "whether it reloads by itself",
+    ("admin",): "the admin listener",
+}
+
+
+def refuse_fixed(old: Config, new: Config, source: str | None = None) -> None:
+    """Raise ConfigError if `new` asks for what only a restart can do."""
+    problems = [
+        Problem(dotted(path), None, f"{what} can't change while it runs: restart to change it")
+        for path, what in _FIXED.items()
+        if _at(old, path) != _at(new, path)
+    ]
+    if problems:
+        raise ConfigError(problems, source)
+
+
+def describe_changes(old: Config, new: Config) -> list[str]:
+    """`timeouts.server: 300 -> 60`, `backends.agents.servers.agent4: added`, ...
+
+    In the order of the file's sections; empty if nothing differs. Secrets are not shown.
+    """
+    return list(_differences(old, new, ()))
+
+
+def _at(config: Config, path: KeyPath) -> object:
+    value: object = config
+    for part in path:
+        value = getattr(value, str(part), None)
+    return value
+
+
+def _differences(old: Any, new: Any, path: KeyPath, *, is_secret: bool = False) -> Iterator[str]:
+    if old == new:
+        return
+    if isinstance(old, Section) and isinstance(new, Section) and type(old) is type(new):
+        for key, field in type(new).model_fields.items():
+            yield from _differences(
+                getattr(old, key), getattr(new, key), (*path, key), is_secret=not field.repr
+            )
+    elif isinstance(old, dict) and isinstance(new, dict):
+        yield from _by_name(old, new, path)
+    elif _are_named(old) and _are_named(new) and (old or new):
+        yield from _by_name({x.name: x for x in old}, {x.name: x for x in new}, path)
+    elif _are_tables(old) and _are_tables(new):
+        yield from _by_place(old, new, path)
+    elif is_secret:
+        yield f"{dotted(path)}: changed"
+    else:
+        yield f"{dotted(path)}: {_text(old)} -> {_text(new)}"
+
+
+def _by_name(old: dict[str, Any], new: dict[str, Any], path: KeyPath) -> Iterator[str]:
+    for name, value in new.items():
+        if name in old:
+            yield from _differences(old[name], value, (*path, name))
+        else:
+            yield f"{dotted((*path, name))}: added"
+    for name in old:
+        if name not in new:
+            yield f"{dotted((*path, name))}: removed"
+    common = [name for name in new if name in old]
+    if common != [name for name in old if name in new]:
+        yield f"{dotted(path)}: in another order"
+
+
+def _by_place(old: list[Section], new: list[Section], path: KeyPath) -> Iterator[str]:
+    for place, (before, after) in enumerate(zip(old, new, strict=False)):
+        yield from _differences(before, after, (*path, place))
+    for place in range(len(old), len(new)):
+        yield f"{dotted((*path, place))}: added"
+    for place in range(len(new), len(old)):
+        yield f"{dotted((*path, place))}: removed"
+
+
+def _are_named(value: object) -> bool:
+    return _are_tables(value) and all(hasattr(table, "name") for table in value)
+
+
+def _are_tables(value: object) -> TypeGuard[list[Any]]:
+    """An empty list may have been one of them."""
+    return isinstance(value, list) and all(isinstance(item, Section) for item in value)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "default"
+    if isinstance(value, Section):
+        return "a table"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return quoted(value if isinstance(value, str | bool | int) else str(value))

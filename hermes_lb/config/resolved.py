@@ -1,0 +1,34 @@
+"""The names of servers that are addresses of a host name (`resolve`): pod-10.0.1.12 is one of pod.
+
+No addresses are looked up here: that is `proxy.resolver`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.config.units import Address
+
+if TYPE_CHECKING:
+    from hermes_lb.config.backend import Server
+
+
+def name_at(name: str, address: str) -> str:
+    """What the server `name` of the file is called at one of its addresses."""
+    return f"{name}-{address.replace(':', '-')}"
+
+
+def resolved_name(server: Server) -> str | None:
+    """The name in the file of a server that is looked up, or of one that was made so.
+
+    None for all others. Who is made so is known by its parts: an address, a `server_name`, which
+    is the host name, and a name that ends with the address.
+    """
+    if server.resolve is not None:
+        return server.name
+    address = server.address
+    if isinstance(address, Address) and address.is_literal and server.server_name is not None:
+        name = server.name.removesuffix(name_at("", address.host))
+        if name != server.name:
+            return name
+    return None

@@ -1,0 +1,315 @@
+"""/api/v1: what there is to see, and what may be changed. Its description: `control.openapi`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from hermes_lb.config import ConfigError
+from hermes_lb.control import views
+from hermes_lb.control.feed import Feed
+from hermes_lb.control.history import FIELDS, SPANS
+from hermes_lb.control.openapi import document
+from hermes_lb.control.openapi_page import render
+from hermes_lb.control.operator import (
+    MAX_WEIGHT,
+    NotPossible,
+    UnknownServer,
+    find_server,
+)
+from hermes_lb.control.quiet import CLIENT_ERRORS
+from hermes_lb.pool.server import ADMINS, STATES
+from hermes_lb.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb.control.history import History, Key, Span
+    from hermes_lb.control.operator import Operator
+
+logger = logging.getLogger("hermes_lb.admin")
+
+# Seconds between two samples, and between two texts of a live stream.
+_EVERY = 1.0
+# Live streams at a time; each dashboard has one.
+_MOST_LISTENERS = 64
+_MOST_ROWS = 1000
+
+
+class ApiError(Exception):
+    """An answer that is no success: `details` go into its body beside the message."""
+
+    def __init__(self, status: int, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.details = details
+
+
+class Api:
+    """The handlers. `start` begins to sample; `wall` is the Unix time."""
+
+    def __init__(
+        self, operator: Operator, history: History, *, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._operator = operator
+        self._history = history
+        self._wall = wall
+        self._feed = Feed()
+        self._tasks = Tasks()
+
+    def routes(self) -> list[web.RouteDef]:
+        server = "/api/v1/servers/{backend}/{server}"
+        return [
+            web.get("/api/v1/", self._page),
+            web.get("/api/v1/openapi.json", self._openapi),
+            web.get("/api/v1/status", self._status),
+            web.get("/api/v1/backends", self._backends),
+            web.get("/api/v1/servers", self._servers),
+            web.get(server, self._server),
+            web.put(f"{server}/state", self._set_state),
+            web.put(f"{server}/weight", self._set_weight),
+            web.delete(f"{server}/sessions", self._end_sessions),
+            web.get("/api/v1/sessions", self._sessions),
+            web.get("/api/v1/recent", self._recent),
+            web.get("/api/v1/changes", self._changes),
+            web.get("/api/v1/history", self._history_of),
+            web.get("/api/v1/events", self._events, allow_head=False),
+            web.post("/api/v1/reload", self._reload),
+            web.post("/api/v1/upgrade", self._upgrade),
+        ]
+
+    # Its life.
+
+    def start(self) -> None:
+        self._tasks.spawn(self._sample(), name="history")
+
+    async def stop(self) -> None:
+        """Ends live streams at once."""
+        self._feed.close()
+        await self._tasks.cancel_all()
+
+    async def _sample(self) -> None:
+        while True:
+            try:
+                self._operator.observed.refresh()
+                for _ in self._history.sample(self._operator.now(), self._wall()):
+                    await asyncio.sleep(0)  # 100 servers take milliseconds: streams go first
+                if self._feed.listeners:
+                    self._feed.publish(self._moment())
+            except Exception:
+                logger.exception("the numbers of this second are missing")
+            await asyncio.sleep(_EVERY)
+
+    def _moment(self) -> bytes:
+        moment = views.describe_moment(self._operator, self._history, self._wall())
+        return json.dumps(moment, separators=(",", ":")).encode()
+
+    # What there is to see.
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return web.Response(text=render(document()), content_type="text/html")
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(document())
+
+    async def _status(self, request: web.Request) -> web.Response:
+        self._operator.observed.refresh()
+        return web.json_response(views.describe_status(self._operator))
+
+    async def _backends(self, request: web.Request) -> web.Response:
+        observed = self._operator.observed
+        observed.refresh()
+        return web.json_response(views.describe_backends(observed, self._operator.now()))
+
+    async def _servers(self, request: web.Request) -> web.Response:
+        observed = self._operator.observed
+        observed.refresh()
+        return web.json_response(
+            views.describe_servers(observed, self._operator.now(), self._history)
+        )
+
+    async def _server(self, request: web.Request) -> web.Response:
+        self._operator.observed.refresh()
+        return self._described(*_named(request))
+
+    def _described(self, backend: str, name: str) -> web.Response:
+        pools = self._operator.observed.pools
+        server = find_server(pools, backend, name)
+        return web.json_response(
+            views.describe_server(pools[backend], server, self._operator.now(), self._history)
+        )
+
+    async def _sessions(self, request: web.Request) -> web.Response:
+        backend, server = request.query.get("backend"), request.query.get("server")
+        limit = _number(request, "limit", 100, most=_MOST_ROWS)
+        found = [
+            session
+            for session in await self._operator.sessions()
+            if backend in (None, session["backend"]) and server in (None, session["server"])
+        ]
+        return web.json_response({"total": len(found), "sessions": found[:limit]})
+
+    async def _recent(self, request: web.Request) -> web.Response:
+        aborts = self._operator.recent.since(_number(request, "since", 0))
+        return web.json_response([views.describe_abort(abort) for abort in aborts])
+
+    async def _changes(self, request: web.Request) -> web.Response:
+        since = _number(request, "since", 0)
+        return web.json_response(
+            [change._asdict() for change in self._history.changes if change.number > since]
+        )
+
+    async def _history_of(self, request: web.Request) -> web.Response:
+        query, pools = request.query, self._operator.observed.pools
+        span = query.get("span", "5m")
+        if span not in SPANS:
+            raise ApiError(400, f"span is one of {', '.join(SPANS)}")
+        fields = query.get("fields", ",".join(FIELDS)).split(",")
+        if unknown := [field for field in fields if field not in FIELDS]:
+            raise ApiError(400, f"no field {unknown[0]!r}; there are {', '.join(FIELDS)}")
+        backend = query.get("backend")
+        if backend is not None and backend not in pools:
+            raise UnknownServer(f"there is no backend {backend!r}; there are {', '.join(pools)}")
+        samples = self._history.spans[span]
+        head = {"step": samples.step, "states": STATES, "times": samples.times()}
+        backends = await _columns(samples, [(name, None) for name in pools], fields)
+        found = pools[backend].servers if backend is not None else ()
+        servers = await _columns(samples, [(backend or "", s.name) for s in found], fields)
+        return web.Response(
+            text=f'{json.dumps(head)[:-1]}, "backends": {backends}, "servers": {servers}}}',
+            content_type="application/json",
+        )
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events, one a second; the first at once."""
+        if self._feed.listeners >= _MOST_LISTENERS:
+            raise ApiError(503, f"{_MOST_LISTENERS} live streams are open already")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        self._feed.listeners += 1
+        try:
+            await response.prepare(request)
+            seen, text = self._feed.number, self._moment()
+            while True:
+                await response.write(b"data: " + text + b"\n\n")
+                news = await self._feed.next(seen)
+                if news is None:
+                    break
+                seen, text = news
+        except ConnectionError:
+            pass  # the page was closed
+        finally:
+            self._feed.listeners -= 1
+        return response
+
+    # What may be changed.
+
+    async def _set_state(self, request: web.Request) -> web.Response:
+        state = (await _body(request, "state"))["state"]
+        if state not in ADMINS:
+            raise ApiError(400, f"state is one of {', '.join(ADMINS)}")
+        backend, server = _named(request)
+        self._operator.set_state(backend, server, state)
+        logger.info("%s/%s is set to %s by an operator", backend, server, state)
+        self._history.look(self._wall())
+        return self._described(backend, server)
+
+    async def _set_weight(self, request: web.Request) -> web.Response:
+        weight = (await _body(request, "weight"))["weight"]
+        if weight is not None and not (type(weight) is int and 0 <= weight <= MAX_WEIGHT):
+            raise ApiError(400, f"weight is an integer from 0 to {MAX_WEIGHT}, or null")
+        backend, server = _named(request)
+        self._operator.set_weight(backend, server, weight)
+        said = "its configured weight" if weight is None else f"weight {weight}"
+        logger.info("%s/%s is given %s by an operator", backend, server, said)
+        return self._described(backend, server)
+
+    async def _end_sessions(self, request: web.Request) -> web.Response:
+        backend, server = _named(request)
+        ended = await self._operator.end_sessions(backend, server)
+        logger.info("%d requests on %s/%s were ended by an operator", ended, backend, server)
+        return web.json_response({"ended": ended})
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        await _body(request)
+        try:
+            changes = await self._operator.reload()
+        except ConfigError as error:
+            raise ApiError(
+                422,
+                "the configuration has errors; the old one goes on",
+                problems=str(error).splitlines(),
+            ) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ApiError(409, f"{reason}; the old configuration goes on") from None
+        return web.json_response({"changes": changes})
+
+    async def _upgrade(self, request: web.Request) -> web.Response:
+        await _body(request)
+        await self._operator.upgrade()
+        return web.json_response({"status": "begun"}, status=202)
+
+
+async def _columns(span: Span, keys: list[Key], fields: list[str]) -> str:
+    """Their columns as a JSON object by name. Others run between two of them: it is much text."""
+    found = []
+    for key in keys:
+        found.append(f"{json.dumps(key[1] or key[0])}: {json.dumps(span.read(key, fields))}")
+        await asyncio.sleep(0)
+    return "{" + ", ".join(found) + "}"
+
+
+def answer_for(error: Exception) -> web.Response | None:
+    """The answer that an exception of a handler means; None: it is a bug."""
+    if isinstance(error, web.HTTPException):
+        response = error_response(error.status, error.reason)
+        for name in ("Allow", "WWW-Authenticate", "Retry-After"):
+            if name in error.headers:  # RFC 9110 section 15.5.6: a 405 must carry Allow
+                response.headers[name] = error.headers[name]
+        return response
+    if isinstance(error, ApiError):
+        return error_response(error.status, str(error), **error.details)
+    if isinstance(error, UnknownServer):
+        return error_response(404, str(error))
+    if isinstance(error, NotPossible):
+        return error_response(409, str(error))
+    return None
+
+
+def error_response(status: int, message: str, **details: Any) -> web.Response:
+    """The one form of all errors."""
+    return web.json_response(
+        {"error": {"status": status, "message": message, **details}}, status=status
+    )
+
+
+def _named(request: web.Request) -> tuple[str, str]:
+    return request.match_info["backend"], request.match_info["server"]
+
+
+def _number(request: web.Request, name: str, default: int, *, most: int = 2**53) -> int:
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= most):
+        raise ApiError(400, f"{name} is an integer from 0 to {most}")
+    return int(text)
+
+
+async def _body(request: web.Request, *keys: str) -> dict[str, Any]:
+    """A JSON object with exactly these keys; an empty body is one without keys."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError(415, "send the body without Content-Encoding")
+    try:
+        body = json.loads(await request.read() or b"{}")
+    except CLIENT_ERRORS:
+        raise ApiError(400, "the body did not come as its head says") from None
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is not JSON") from None
+    if not isinstance(body, dict) or body.keys() != set(keys):
+        wanted = "{" + ", ".join(f'"{key}": ...' for key in keys) + "}"
+        raise ApiError(400, f"send {wanted}")
+    return body

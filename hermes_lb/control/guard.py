@@ -1,0 +1,147 @@
+"""Who may use the admin listener.
+
+Without a token: everybody on this machine, since it is on loopback then (`config.Admin`). A browser
+of this machine can still be led here by a foreign page whose name resolves to 127.0.0.1 (DNS
+rebinding): such a request names that page's host in its Host header, and is refused.
+
+With a token: who sends it (`Authorization: Bearer`, RFC 6750 section 2.1). The Host may be any
+then, as a foreign page does not have the token. Open to all are /healthz, which other load
+balancers ask, and the files of the dashboard, which know nothing.
+
+Probes are answered without a Host header too: HAProxy's `option httpchk` sends HTTP/1.0, and a
+browser always has one. They ask for /healthz, or by HAProxy's default for `OPTIONS /`, which is
+answered alike.
+
+In both cases a page of another origin can do nothing (CSRF), since a browser says where a request
+comes from (Fetch Metadata, Origin), and asks first before it sends JSON to another origin; nothing
+here answers such a question (CORS).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hermes_lb.control.token import Token
+
+logger = logging.getLogger("hermes_lb.admin")
+
+# Seconds that a wrong token has to wait for its answer, and how many may wait; more get a 429 at
+# once. So nobody tries more than 16 tokens a second, and nobody ties up memory.
+_PENALTY = 1.0
+_MOST_WAITING = 16
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?", re.ASCII)
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # RFC 9110 section 9.2.1, but for TRACE
+
+HEADERS = {
+    "Server": "hermes_lb",  # and not the versions of Python and aiohttp
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Of every response."""
+
+
+class Guard:
+    """Decides whether a request may be answered: `check` it before any handler sees it.
+
+    `open_paths` need no token.
+    """
+
+    def __init__(self, host: str, token: Token, open_paths: Iterable[str]) -> None:
+        self._host = host.lower()
+        self._token = token
+        self._open_paths = frozenset(open_paths)
+        self._waiting = 0
+
+    async def check(self, request: web.Request) -> bool:
+        """False for a stranger who asks for what is open to all.
+
+        Raises HTTPForbidden, HTTPUnauthorized, HTTPUnsupportedMediaType or HTTPTooManyRequests;
+        their `reason` says what is wrong.
+        """
+        hosts = request.headers.getall("Host", [])
+        if hosts or not _is_probe(request):
+            host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+            if host is None or not (self._token.is_set or self._is_ours(host[1])):
+                raise web.HTTPForbidden(reason="the Host header does not name this listener")
+        _check_origin(request, hosts[0] if hosts else "")
+        is_open = request.path in self._open_paths
+        if not is_open and (token := self._token.current()) is not None:
+            await self._check_token(request, token)
+        if request.method not in _SAFE_METHODS and request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(reason="send Content-Type: application/json")
+        return not (self._token.is_set and is_open)
+
+    def _is_ours(self, host: str) -> bool:
+        """True for the bind address and loopback; any port (ssh forwards them)."""
+        host = host.strip("[]").lower()
+        return host in ("localhost", self._host) or _is_loopback(host)
+
+    async def _check_token(self, request: web.Request, expected: bytes) -> None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(
+            token.strip().encode("utf-8", "surrogateescape"), expected
+        ):
+            return
+        if token:
+            await self._slow_down(request.remote)
+        raise web.HTTPUnauthorized(
+            reason="wrong token" if token else "a token is needed: Authorization: Bearer TOKEN",
+            headers={"WWW-Authenticate": 'Bearer realm="hermes_lb"'},
+        )
+
+    async def _slow_down(self, client: str | None) -> None:
+        if self._waiting >= _MOST_WAITING:
+            raise web.HTTPTooManyRequests(
+                reason="too many wrong tokens", headers={"Retry-After": "1"}
+            )
+        if not self._waiting:  # one line for all that come together
+            logger.warning("a wrong token came from %s", client)
+        self._waiting += 1
+        try:
+            await asyncio.sleep(_PENALTY)
+        finally:
+            self._waiting -= 1
+
+
+def _is_probe(request: web.Request) -> bool:
+    return request.path == "/healthz" or (request.path == "/" and request.method == "OPTIONS")
+
+
+def _check_origin(request: web.Request, host: str) -> None:
+    """Raises HTTPForbidden if a browser sends it for a page of another origin.
+
+    Following a link to a page here is fine: that changes nothing, and the other one can't look.
+    """
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    is_link = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+    origin = request.headers.get("Origin")
+    if (site not in ("same-origin", "none") and not is_link) or (
+        origin is not None and origin.partition("://")[2] != host
+    ):
+        raise web.HTTPForbidden(reason="requests from pages of other origins are refused")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

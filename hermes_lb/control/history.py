@@ -1,0 +1,326 @@
+"""What the last minutes looked like: rates, queues and percentiles, and who changed state and why.
+
+Sampled from the counters, which cost the data path nothing more. Memory is bounded: 44 bytes for a
+sample of a server, 29 kB for all of its samples.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from base64 import b64decode, b64encode
+from collections import deque
+from itertools import accumulate
+from operator import add, sub
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hermes_lb.pool.counters import LATENCY_BOUNDS
+from hermes_lb.pool.server import STATES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from hermes_lb.pool import Pool, RequestCounters, Server
+
+Key = tuple[str, str | None]  # backend and server; None: the backend as a whole
+
+QUANTILES = (0.5, 0.95, 0.99)
+FIELDS = (
+    "requests",  # that ended, a second
+    "errors",  # answers of 500 or above, or streams cut by the server, a second
+    "in_flight",
+    "queued",
+    "state",  # index into STATES; of a backend: how many servers are available
+    "latency_p50", "latency_p95", "latency_p99",  # seconds; nothing if no request ended
+    "first_byte_p50", "first_byte_p95", "first_byte_p99",
+)  # fmt: skip
+"""Of a sample, each a float32; NaN is "nothing", and `None` in what is shown."""
+
+# The span in words: seconds from one sample to the next, and how many are kept.
+SPANS = {"5m": (1.0, 300), "1h": (10.0, 360)}
+
+_MOST_CHANGES = 200
+
+
+class Totals(NamedTuple):
+    """What has been counted since the start."""
+
+    requests: int
+    errors: int
+    latency: list[int]  # by bucket
+    first_byte: list[int]
+
+    @classmethod
+    def of(cls, counters: RequestCounters) -> Totals:
+        # Most streams that a server cut have a status of 200, and most other aborts an answer of
+        # 502 too: so that none counts twice, the larger number of both.
+        return cls(
+            sum(counters.responses),
+            max(counters.responses[5], counters.aborted_by_server),
+            list(counters.duration.counts),
+            list(counters.first_byte.counts),
+        )
+
+    def __add__(self, other: object) -> Totals:
+        if not isinstance(other, Totals):
+            return NotImplemented
+        return Totals(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            list(map(add, self.latency, other.latency)),
+            list(map(add, self.first_byte, other.first_byte)),
+        )
+
+
+def percentiles(bounds: Sequence[float], counts: Sequence[int]) -> list[float]:
+    """QUANTILES of a histogram, by linear interpolation in the bucket where each falls.
+
+    As Prometheus' `histogram_quantile`: above the last bound it is the last bound.
+    """
+    cumulated = list(accumulate(counts))
+    found = []
+    for quantile in QUANTILES:
+        rank = quantile * cumulated[-1]
+        bucket = next(i for i, upto in enumerate(cumulated) if upto >= rank)
+        if bucket == len(bounds):
+            found.append(bounds[-1])
+            continue
+        lower = bounds[bucket - 1] if bucket else 0.0
+        below = cumulated[bucket] - counts[bucket]
+        found.append(lower + (bounds[bucket] - lower) * (rank - below) / counts[bucket])
+    return found
+
+
+class Span:
+    """Samples at equal distances, the oldest overwritten."""
+
+    def __init__(self, step: float, size: int) -> None:
+        self.step = step
+        self._size = size
+        self._count = 0  # of samples ever finished
+        self._sampled_at = -math.inf
+        self.wall = 0.0  # the Unix time of the last finished sample
+        self._times = array("d", [math.nan]) * size
+        self._samples: dict[Key, list[array[float]]] = {}
+        self._totals: dict[Key, Totals] = {}
+
+    def is_due(self, now: float) -> bool:
+        """A timer fires a little early or late: half of the finest step is near enough."""
+        return now - self._sampled_at >= self.step - 0.5
+
+    def begin(self, now: float, wall: float, keys: set[Key]) -> float:
+        """Start a sample -> the seconds since the one before (0: it is the first).
+
+        Until `finish` it is not shown: others read while it is made.
+        """
+        seconds = 0.0 if self._count == 0 else now - self._sampled_at
+        self._sampled_at = now
+        self._times[self._count % self._size] = wall
+        for gone in self._samples.keys() - keys:
+            del self._samples[gone]
+            self._totals.pop(gone, None)  # there are none of before a `restore`
+        return seconds
+
+    def add(self, key: Key, seconds: float, totals: Totals, gauges: Sequence[float]) -> None:
+        """`gauges`: in_flight, queued and state."""
+        before = self._totals.get(key)
+        self._totals[key] = totals
+        rates = (math.nan, math.nan)
+        times = [math.nan] * 6
+        # Counters that went back belong to a server that came anew under an old name.
+        if before is not None and seconds > 0 and totals.requests >= before.requests:
+            ended = totals.requests - before.requests
+            rates = (ended / seconds, max(0, totals.errors - before.errors) / seconds)
+            if ended:
+                for n, (old, new) in enumerate(zip(before[2:], totals[2:], strict=True)):
+                    counts = list(map(sub, new, old))
+                    if sum(counts):
+                        times[3 * n : 3 * n + 3] = percentiles(LATENCY_BOUNDS, counts)
+        columns = self._samples.get(key)
+        if columns is None:
+            columns = [array("f", [math.nan]) * self._size for _ in FIELDS]
+            self._samples[key] = columns
+        slot = self._count % self._size
+        for column, value in zip(columns, (*rates, *gauges, *times), strict=True):
+            column[slot] = value
+
+    def finish(self) -> None:
+        """All of the sample has been added."""
+        self.wall = round(self._times[self._count % self._size], 1)
+        self._count += 1
+
+    def times(self) -> list[float]:
+        """Of the samples, in Unix seconds, the oldest first."""
+        return [round(time, 1) for time in self._in_order(self._times)]
+
+    def read(self, key: Key, fields: Sequence[str]) -> dict[str, list[float | None]]:
+        """The columns of one server or backend, aligned with `times`."""
+        columns = self._samples.get(key)
+        if columns is None:
+            return {}
+        return {f: [_shown(v) for v in self._in_order(columns[FIELDS.index(f)])] for f in fields}
+
+    def latest(self, key: Key) -> dict[str, float | None]:
+        """The last sample; empty before the first."""
+        columns = self._samples.get(key)
+        if columns is None or self._count == 0:
+            return {}
+        slot = (self._count - 1) % self._size
+        return {field: _shown(column[slot]) for field, column in zip(FIELDS, columns, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """All but the totals: whoever counts anew begins with a sample without rates."""
+        return {
+            "count": self._count,
+            "sampled_at": self._sampled_at,
+            "wall": self.wall,
+            "times": _packed(self._times),
+            "samples": [
+                [*key, [_packed(column) for column in columns]]
+                for key, columns in self._samples.items()
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` was."""
+        self._count, self._sampled_at = state["count"], state["sampled_at"]
+        self.wall = state["wall"]
+        self._times = _unpacked("d", state["times"])
+        for backend, server, columns in state["samples"]:
+            self._samples[backend, server] = [_unpacked("f", column) for column in columns]
+
+    def _in_order(self, column: array[float]) -> array[float]:
+        if self._count <= self._size:
+            return column[: self._count]
+        slot = self._count % self._size
+        return column[slot:] + column[:slot]
+
+
+class Change(NamedTuple):
+    """A server is in another state."""
+
+    number: int  # from 1, in order
+    time: float  # Unix seconds
+    backend: str
+    server: str
+    state: str
+    because: str
+
+
+class Drain(NamedTuple):
+    """A server that drains."""
+
+    since: float  # Unix seconds
+    at_start: int  # requests that it had then
+
+
+class History:
+    """Call `sample` about once a second; `look` at once after something was changed by hand."""
+
+    def __init__(self, pools: Mapping[str, Pool]) -> None:
+        self._pools = pools
+        self.spans = {name: Span(*span) for name, span in SPANS.items()}
+        self.changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
+        self.drains: dict[Key, Drain] = {}
+        self._states: dict[Key, tuple[str, str]] = {}  # what it is, and what it is to be
+
+    def state(self) -> dict[str, Any]:
+        """What the next image of the program can `restore`: good for JSON, 39 kB a server."""
+        return {
+            "layout": _layout(),
+            "spans": {name: span.state() for name, span in self.spans.items()},
+            "changes": [list(change) for change in self.changes],
+            "drains": [[*key, *drain] for key, drain in self.drains.items()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Call it before the first sample. What other code has kept in other ways is left out."""
+        if state.get("layout") != _layout():
+            return
+        for name, span in self.spans.items():
+            span.restore(state["spans"][name])
+        self.changes.extend(Change(*change) for change in state["changes"])
+        for backend, server, *drain in state["drains"]:
+            self.drains[backend, server] = Drain(*drain)
+
+    def sample(self, now: float, wall: float) -> Iterator[None]:
+        """Take the samples that are due. Yields between servers, where others may run.
+
+        `now` is the data path's clock, `wall` the Unix time.
+        """
+        self.look(wall)
+        keys: set[Key] = {(p.name, s.name) for p in self._pools.values() for s in p.servers}
+        keys |= {(name, None) for name in self._pools}
+        due = [span for span in self.spans.values() if span.is_due(now)]
+        since = [span.begin(now, wall, keys) for span in due]
+        for pool in list(self._pools.values()):
+            total = Totals.of(pool.unserved)
+            for server in list(pool.servers):
+                totals = Totals.of(server.counters)
+                total += totals
+                gauges = (server.in_flight, server.queued, STATES.index(server.state))
+                for span, seconds in zip(due, since, strict=True):
+                    span.add((pool.name, server.name), seconds, totals, gauges)
+                yield
+            gauges = (pool.in_flight, pool.queue_length, available(pool, now))
+            for span, seconds in zip(due, since, strict=True):
+                span.add((pool.name, None), seconds, total, gauges)
+        for span in due:
+            span.finish()
+
+    def look(self, wall: float) -> None:
+        """Note who has changed state since the last look, and who has begun to drain."""
+        states: dict[Key, tuple[str, str]] = {}
+        for pool in self._pools.values():
+            for server in pool.servers:
+                key = (pool.name, server.name)
+                states[key] = (server.state, server.admin)
+                self._note_change(pool.name, server, wall)
+                self._note_drain(key, server, wall)
+        self.drains = {key: drain for key, drain in self.drains.items() if key in states}
+        self._states = states
+
+    def _note_change(self, backend: str, server: Server, wall: float) -> None:
+        before, admin = self._states.get((backend, server.name), (server.state, server.admin))
+        if before != server.state:
+            because = reason(server) if server.admin == admin else f"set to {server.admin}"
+            number = self.changes[-1].number + 1 if self.changes else 1
+            self.changes.append(Change(number, wall, backend, server.name, server.state, because))
+
+    def _note_drain(self, key: Key, server: Server, wall: float) -> None:
+        if server.state not in ("drain", "maint"):
+            self.drains.pop(key, None)
+        elif key not in self.drains:
+            self.drains[key] = Drain(wall, server.in_flight + server.queued)
+
+
+def available(pool: Pool, now: float) -> int:
+    """How many servers of a backend may get new requests."""
+    return sum(server.is_in_rotation and server.may_serve(now) for server in pool.servers)
+
+
+def reason(server: Server) -> str:
+    """Why a server is in its state, in words."""
+    if server.state == "ejected":
+        return server.ejected_because
+    if server.state == server.admin:
+        return f"set to {server.admin}"
+    return "announced by itself" if server.state == "drain" else server.last_check
+
+
+def _layout() -> list[Any]:
+    """How what is kept is to be read, as it comes back from JSON."""
+    spans = [[name, *span] for name, span in SPANS.items()]
+    return [spans, list(FIELDS), list(STATES), list(Change._fields), list(Drain._fields)]
+
+
+def _packed(column: array[float]) -> str:
+    return b64encode(column.tobytes()).decode()
+
+
+def _unpacked(kind: str, text: str) -> array[float]:
+    return array(kind, b64decode(text))
+
+
+def _shown(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)

@@ -1,0 +1,219 @@
+"""The shapes of the admin API's answers and bodies: JSON Schema 2020-12, as OpenAPI 3.1 has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hermes_lb.control.history import FIELDS
+from hermes_lb.control.operator import MAX_WEIGHT
+from hermes_lb.observe.metrics import STATUS_CLASSES
+from hermes_lb.observe.termination import PHASE
+from hermes_lb.pool.server import ADMINS, STATES
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+FLAG: Schema = {"type": "boolean"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number", "minimum": 0}
+SECONDS: Schema = {"type": "number", "description": "seconds"}
+TIME: Schema = {"type": "number", "description": "seconds since 1970"}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def array(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def one_of(values: tuple[str, ...] | list[str]) -> Schema:
+    return {"type": "string", "enum": list(values)}
+
+
+def table(**properties: Schema) -> Schema:
+    """An object with exactly these keys."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def by_name(values: Schema, description: str) -> Schema:
+    return {"type": "object", "additionalProperties": values, "description": description}
+
+
+def or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def said(schema: Schema, description: str) -> Schema:
+    """The same, with a description."""
+    return {**schema, "description": description}
+
+
+_SERVER = {
+    "backend": TEXT,
+    "name": TEXT,
+    "address": TEXT,
+    "state": said(one_of(STATES), "what it is; the worst that holds"),
+    "admin": said(one_of(ADMINS), "what the operator wants it to be"),
+    "because": said(TEXT, "why it is in this state"),
+    "available": said(FLAG, "it may serve: neither down, ejected nor failed"),
+    "ejected": or_null(table(seconds_left=SECONDS, because=TEXT)),
+    "drain": or_null(table(since=TIME, at_start=said(COUNT, "requests that it had then"))),
+    "weight": said(NUMBER, "less than the full one in a slow start"),
+    "full_weight": said(COUNT, "without a slow start"),
+    "configured_weight": COUNT,
+    "backup": FLAG,
+    "max_connections": said(COUNT, "0: no limit"),
+    "in_flight": COUNT,
+    "queued": said(COUNT, "requests that wait for this server and no other"),
+    "fails": said(COUNT, "passive failures counted towards max_fails"),
+    "last_check": TEXT,
+    "ejections": COUNT,
+}
+
+_COUNTERS = table(
+    responses=table(**dict.fromkeys(STATUS_CLASSES, COUNT)),
+    **dict.fromkeys(
+        (
+            "bytes_in", "bytes_out", "retries", "resumes", "connect_errors",
+            "aborted_by_client", "aborted_by_server",
+        ),
+        COUNT,
+    ),
+)  # fmt: skip
+
+_SAMPLE = {
+    "type": "object",
+    "properties": dict.fromkeys(FIELDS, or_null({"type": "number"})),
+    "additionalProperties": False,
+    "description": "the last second; empty before the first one is over",
+}
+
+_BACKEND = {
+    "name": TEXT,
+    "servers": COUNT,
+    "available": said(COUNT, "servers that may get new requests"),
+    "in_flight": COUNT,
+    "queued": COUNT,
+}
+
+_SESSION = table(
+    process=COUNT,
+    client=said(TEXT, "address and port"),
+    frontend=TEXT,
+    backend=TEXT,
+    server=or_null(TEXT),
+    kind=one_of(["request", "stream", "tunnel"]),
+    phase=said(
+        one_of(list(PHASE)), "; ".join(f"{letter}: {what}" for letter, what in PHASE.items())
+    ),
+    seconds=said(NUMBER, "since its head arrived"),
+    method=TEXT,
+    target=said(TEXT, "without the query"),
+    bytes_in=COUNT,
+    bytes_out=COUNT,
+    pinned_by={"enum": ["cookie", "stick", None]},
+)
+
+_ABORT = table(
+    number=said(COUNT, "from 1, in order"),
+    at=TIME,
+    client=TEXT,
+    frontend=TEXT,
+    backend=or_null(TEXT),
+    server=or_null(TEXT),
+    termination=said(TEXT, "HAProxy's four letters: docs/logs.md"),
+    status=said(COUNT, "0: none was sent"),
+    duration_ms=COUNT,
+    request=TEXT,
+    reason=TEXT,
+    means=said(TEXT, "the first two letters, in words"),
+)
+
+_HISTORY = table(
+    step=said(SECONDS, "seconds from one sample to the next"),
+    states=said(array(one_of(STATES)), "what the field `state` of a server counts"),
+    times=array(TIME),
+    backends=by_name(ref("Columns"), "by backend"),
+    servers=by_name(ref("Columns"), "by server of the backend that was asked for"),
+)
+
+_STATUS = {
+    "version": TEXT,
+    "python": TEXT,
+    "is_draining": FLAG,
+    "started_at": TIME,
+    "loaded_at": said(TIME, "when the configuration in use was loaded"),
+    "reloads": COUNT,
+    "failed_reloads": COUNT,
+    "process_restarts": said(COUNT, "worker processes that ended unasked"),
+    "processes": array(ref("Process")),
+    "frontends": array(ref("Frontend")),
+}
+
+SCHEMAS: dict[str, Schema] = {
+    "Status": table(**_STATUS, backends=array(ref("Backend"))),
+    "Process": table(
+        number=COUNT, pid=COUNT, started_at=TIME, is_draining=FLAG, connections=COUNT,
+        open_files=COUNT, max_files=COUNT, log_lines_dropped=COUNT,
+        loop_lag_p99=SECONDS, loop_lag_worst=SECONDS,
+    ),
+    "Frontend": table(
+        name=TEXT, connections=COUNT, connections_total=COUNT, requests=COUNT, refused=COUNT
+    ),
+    "Backend": table(
+        **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")
+    ),
+    "Server": table(**_SERVER, counters=ref("Counters")),
+    "Counters": _COUNTERS,
+    "Sessions": table(total=COUNT, sessions=array(ref("Session"))),
+    "Session": _SESSION,
+    "Abort": _ABORT,
+    "Change": table(
+        number=COUNT, time=TIME, backend=TEXT, server=TEXT, state=one_of(STATES), because=TEXT
+    ),
+    "History": _HISTORY,
+    "Columns": {
+        "type": "object",
+        "properties": dict.fromkeys(FIELDS, array(or_null({"type": "number"}))),
+        "additionalProperties": False,
+    },
+    "Sample": _SAMPLE,
+    "Moment": table(
+        time=TIME,
+        sampled_at=said(TIME, "when the samples below were taken"),
+        status=table(
+            **_STATUS, backends=array(table(**_BACKEND, sample=ref("Sample")))
+        ),
+        servers=array(table(**_SERVER, sample=ref("Sample"))),
+        last_change=said(COUNT, "ask /changes if it has grown"),
+        last_abort=said(COUNT, "ask /recent if it has grown"),
+    ),
+    "State": table(state=one_of(ADMINS)),
+    "Weight": table(
+        weight={
+            "type": ["integer", "null"], "minimum": 0, "maximum": MAX_WEIGHT,
+            "description": "0: only those pinned to it still come; null: the configured one",
+        }
+    ),
+    "Nothing": {"type": "object", "maxProperties": 0},
+    "Ended": table(ended=COUNT),
+    "Changes": table(changes=array(said(TEXT, "a change, in words"))),
+    "Begun": table(status=one_of(["begun"])),
+    "Error": table(
+        error={
+            "type": "object",
+            "properties": {
+                "status": COUNT, "message": TEXT,
+                "problems": said(array(TEXT), "of a configuration, each with its place"),
+            },
+            "required": ["status", "message"],
+        }
+    ),
+}  # fmt: skip

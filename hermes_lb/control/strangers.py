@@ -1,0 +1,38 @@
+"""Connections that never ask for anything that they may ask for: they end after a while.
+
+The listener may be on a network, and a connection that sends its head byte by byte, or none at all,
+would hold a descriptor for ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aiohttp.web import RequestHandler
+
+# Seconds between two sweeps: who has asked for nothing good for one to two of these is closed.
+EVERY = 30.0
+
+
+class Strangers:
+    """Tell it of each connection that was `welcome`, and of all of them at each `sweep`."""
+
+    def __init__(self) -> None:
+        self._welcome: set[RequestHandler] = set()
+        self._suspects: set[RequestHandler] = set()
+
+    def welcome(self, connection: RequestHandler) -> None:
+        """It may stay."""
+        self._welcome.add(connection)
+
+    def sweep(self, connections: Iterable[RequestHandler]) -> None:
+        """Close those that were strangers at the last sweep already."""
+        present = set(connections)
+        self._welcome &= present
+        strangers = present - self._welcome
+        for connection in strangers & self._suspects:
+            connection.force_close()
+        self._suspects = strangers

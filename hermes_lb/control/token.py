@@ -1,0 +1,67 @@
+"""The token of the admin listener, which its file may change while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from hermes_lb.config.token import read_token
+
+if TYPE_CHECKING:
+    from hermes_lb import config
+
+logger = logging.getLogger("hermes_lb.admin")
+
+# When it was last changed, its mode included; which file it is; its size.
+_Version = tuple[int, int, int]
+
+
+class Token:
+    """Reads it. Raises OSError or ValueError as `read_token` does."""
+
+    def __init__(self, configured: config.Admin) -> None:
+        self._configured = configured
+        self._version = self._look()
+        token = read_token(configured)
+        self._value = None if token is None else token.encode()
+
+    def __repr__(self) -> str:
+        return f"<Token {'none' if self._value is None else '...'}>"
+
+    @property
+    def is_set(self) -> bool:
+        """False: nobody is asked for one."""
+        return self._value is not None
+
+    def current(self) -> bytes | None:
+        """As it is now: another file in its place holds from the next request on.
+
+        One that can't be used is told once, and the token stays as it was.
+        """
+        version = self._look()
+        if version != self._version:
+            self._version = version
+            self._read_anew()
+        return self._value
+
+    def _read_anew(self) -> None:
+        try:
+            token = read_token(self._configured)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            logger.warning("the admin token stays as it was: %s", why)
+            return
+        if token is not None and token.encode() != self._value:
+            self._value = token.encode()
+            logger.info("the admin token is the new one of %s", self._configured.token_file)
+
+    def _look(self) -> _Version | None:
+        """None: there is no file, or none was configured. A `stat` takes 2 us."""
+        if self._configured.token_file is None:
+            return None
+        try:
+            at = os.stat(self._configured.token_file)
+        except OSError:
+            return None
+        return at.st_ctime_ns, at.st_ino, at.st_size

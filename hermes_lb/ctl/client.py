@@ -1,0 +1,231 @@
+"""A client of the admin API, on the standard library: it starts in no time."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from hermes_lb.config.problems import did_you_mean
+from hermes_lb.ctl.errors import CtlError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# What an answer has at least, for ours to be told from a stranger's.
+_SERVER = ("backend", "name", "state")
+_KEYS = {
+    "status": ("version", "backends", "frontends", "processes"),
+    "servers": _SERVER,
+    "sessions": ("total", "sessions"),
+    "reload": ("changes",),
+    "upgrade": ("status",),
+}
+_MOMENT = ("time", "status", "servers")
+_EVENTS = "text/event-stream"
+_MOST_ROWS = 1000  # of sessions in an answer
+
+# Seconds. A reload opens listeners and looks names up; a live stream speaks each second.
+_PATIENCE = 30.0
+
+
+class AdminClient:
+    """Asks one admin listener, over a connection for each question.
+
+    `ca` is a PEM file of authorities to trust besides the system's.
+    """
+
+    def __init__(self, url: str, token: str | None = None, ca: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+            raise CtlError(f"{url!r} is no address: write http://HOST:PORT or https://HOST:PORT")
+        self.url = url.rstrip("/")
+        self._scheme, self._host, self._token = parts.scheme, parts.hostname, token
+        try:
+            self._port = parts.port
+        except ValueError:
+            raise CtlError(f"{url!r} has no good port: write one from 1 to 65535") from None
+        self._tls = self._trusting(ca) if parts.scheme == "https" else None
+
+    def get(self, path: str) -> Any:
+        """The answer to a GET of /api/v1/`path`. Raises CtlError."""
+        return self.send("GET", path)
+
+    def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer to it, from JSON. Raises CtlError, with what the listener said."""
+        return self._send(method, path, body, _KEYS[path.partition("?")[0]])
+
+    def _send(
+        self, method: str, path: str, body: dict[str, Any] | None, keys: tuple[str, ...]
+    ) -> Any:
+        connection = self._connection()
+        try:
+            return self._known(self._json(self._ask(connection, method, path, body)), keys)
+        finally:
+            connection.close()
+
+    def _known(self, answer: Any, keys: tuple[str, ...]) -> Any:
+        """`answer`, an object or a list of objects, if it has the keys of ours. Raises CtlError."""
+        for one in answer if isinstance(answer, list) else [answer]:
+            if not isinstance(one, dict) or not one.keys() >= set(keys):
+                raise self._stranger()
+        return answer
+
+    def find(self, name: str, *, is_busy: bool = False) -> dict[str, Any]:
+        """The server `BACKEND/SERVER`, or `SERVER` if only one is called so. Raises CtlError.
+
+        With `is_busy` it may be one that a reload has removed and that still serves: of such a one
+        there are "backend" and "name" only.
+        """
+        servers = self.get("servers")
+        if is_busy:
+            servers += self._removed(map(_full, servers))
+        found = [s for s in servers if name in (s["name"], _full(s))]
+        if len(found) == 1:
+            return dict(found[0])
+        if found:
+            names = " or ".join(map(_full, found))
+            raise CtlError(f"several servers are called {name}: write {names}")
+        near = did_you_mean(name, [known for s in servers for known in (s["name"], _full(s))])
+        all_names = ", ".join(s["name"] for s in servers)
+        hint = f"did you mean {near}?" if near else f"there are {all_names}"
+        raise CtlError(f"there is no server {name!r}; {hint}")
+
+    def _removed(self, known: Iterable[str]) -> list[dict[str, Any]]:
+        rows = self.get(f"sessions?limit={_MOST_ROWS}")["sessions"]
+        serving = {(row["backend"], row["server"]) for row in rows if row["server"] is not None}
+        all_names = set(known)
+        servers = [{"backend": backend, "name": name} for backend, name in sorted(serving)]
+        return [server for server in servers if _full(server) not in all_names]
+
+    def look_at(self, server: dict[str, Any]) -> dict[str, Any]:
+        """The same server, as it is now; "removed", with what it still has, after such a reload."""
+        try:
+            return dict(self._send("GET", _path(server), None, _SERVER))
+        except CtlError as error:
+            if error.status != 404:
+                raise
+        named = urlencode({"backend": server["backend"], "server": server["name"]})
+        left = self.get(f"sessions?limit=0&{named}")["total"]
+        return {**server, "state": "removed", "because": "", "in_flight": left, "queued": 0}
+
+    def change(self, server: dict[str, Any], what: str, value: str | int | None) -> dict[str, Any]:
+        """Set its "state" or "weight" -> the server, as it is then."""
+        return dict(self._send("PUT", f"{_path(server)}/{what}", {what: value}, _SERVER))
+
+    def end_sessions(self, server: dict[str, Any]) -> int:
+        """Cut what runs on it -> how many."""
+        answer = self._send("DELETE", f"{_path(server)}/sessions", None, ("ended",))
+        return int(answer["ended"])
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Each moment of the live stream, one a second. Raises CtlError when it ends."""
+        connection = self._connection()
+        try:
+            with self._ask(connection, "GET", "events", None) as response:
+                if response.status != 200 or response.headers.get_content_type() != _EVENTS:
+                    self._json(response)
+                    raise self._stranger()
+                while line := self._line(response):
+                    if line.startswith(b"data: "):
+                        yield self._known(self._parsed(line[6:]), _MOMENT)
+        finally:
+            connection.close()
+        raise CtlError(f"{self.url} has ended: the balancer stopped")
+
+    def _parsed(self, text: bytes) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise self._stranger() from None
+
+    def _line(self, response: HTTPResponse) -> bytes:
+        try:
+            return response.readline()
+        except TimeoutError:
+            raise self._silent() from None
+        except (OSError, HTTPException):
+            return b""
+
+    def _connection(self) -> HTTPConnection:
+        if self._tls is not None:
+            return HTTPSConnection(self._host, self._port, timeout=_PATIENCE, context=self._tls)
+        return HTTPConnection(self._host, self._port, timeout=_PATIENCE)
+
+    def _trusting(self, ca: str | None) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        # A certificate that signed itself, or that of the listener, may be trusted as it is.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if ca is not None:
+            try:
+                context.load_verify_locations(ca)
+            except OSError as error:  # ssl.SSLError is one
+                raise CtlError(f"can't use {ca} as authority: {error.strerror or error}") from None
+        return context
+
+    def _ask(
+        self, connection: HTTPConnection, method: str, path: str, body: dict[str, Any] | None
+    ) -> HTTPResponse:
+        headers = {"Accept": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if method != "GET":
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, f"/api/v1/{path}", json.dumps(body or {}), headers)
+            return connection.getresponse()
+        except ConnectionRefusedError:
+            raise CtlError(
+                f"nothing answers at {self.url}: is hermes-lb running, with its admin listener "
+                "there? Say by --url or --config where it is"
+            ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise CtlError(
+                f"the certificate of {self.url} is not trusted: {error.verify_message}; "
+                "give its authority by --ca FILE"
+            ) from None
+        except TimeoutError:
+            raise self._silent() from None
+        except (HTTPException, ssl.SSLError, ConnectionResetError):
+            raise self._stranger() from None
+        except OSError as error:
+            raise CtlError(f"can't reach {self.url}: {error.strerror or error}") from None
+        except ValueError:  # a header that can't be sent
+            raise CtlError("the token has characters that no header can carry") from None
+
+    def _json(self, response: HTTPResponse) -> Any:
+        try:
+            answer = json.loads(response.read())
+            if response.status < 300:
+                return answer
+            error = answer["error"]
+            message, problems = str(error["message"]), error.get("problems")
+        except TimeoutError:
+            raise self._silent() from None
+        except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError):
+            raise self._stranger() from None
+        if response.status == 401:
+            told = "this is not its token" if self._token else "it asks for a token"
+            raise CtlError(
+                f"{self.url}: {told}; give it by --token, HERMES_LB_ADMIN_TOKEN or the "
+                "balancer's --config"
+            )
+        raise CtlError(message, problems, response.status)
+
+    def _silent(self) -> CtlError:
+        return CtlError(f"{self.url} did not answer within {_PATIENCE:g} s")
+
+    def _stranger(self) -> CtlError:
+        hint = " (or it uses TLS: write https://)" if self._scheme == "http" else ""
+        return CtlError(f"what answers at {self.url} is no admin listener of hermes-lb{hint}")
+
+
+def _path(server: dict[str, Any]) -> str:
+    backend, name = (quote(server[key], safe="") for key in ("backend", "name"))
+    return f"servers/{backend}/{name}"
+
+
+def _full(server: dict[str, Any]) -> str:
+    return f"{server['backend']}/{server['name']}"

@@ -1,0 +1,212 @@
+"""What `ctl` prints: tables, aligned for people, plain in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import rich.table
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import ConsoleOptions, JustifyMethod, RenderResult
+
+Row = dict[str, Any]
+
+# Of each state; "failing" is up, but its requests fail.
+STYLES = {
+    "up": "green",
+    "degraded": "yellow",
+    "drain": "blue",
+    "ejected": "magenta",
+    "failing": "magenta",
+    "down": "red bold",
+    "maint": "bright_black",
+}
+
+# Spaces between two columns.
+_GAP = 2
+
+# A pipe has no width: nothing is cut there.
+_PIPE_WIDTH = 10_000
+
+
+def console() -> Console:
+    """Standard output: colours and its width on a terminal, neither of them in a pipe."""
+    return Console(
+        file=sys.stdout,
+        highlight=False,
+        width=None if sys.stdout.isatty() else _PIPE_WIDTH,
+    )
+
+
+class Table:
+    """Without lines. Where it is too wide, columns are left out, and no word is broken for them.
+
+    A column's title may start with `>`: it has numbers. `less`: columns that can be spared, the
+    first one first. Those that are left share what room there is.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Text | str]],
+        *,
+        less: Sequence[str] = (),
+    ) -> None:
+        self._columns = [title.removeprefix(">") for title in columns]
+        self._numbers = {title[1:] for title in columns if title.startswith(">")}
+        self._less = less
+        self._rows = [
+            [cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = self._that_fit(options.max_width)
+        made = rich.table.Table(
+            box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold"
+        )
+        for place in shown:
+            title = self._columns[place]
+            justify: JustifyMethod = "right" if title in self._numbers else "left"
+            made.add_column(title, justify=justify, overflow="fold")
+        for row in self._rows:
+            made.add_row(*(row[place] for place in shown))
+        yield made
+
+    def _that_fit(self, room: int) -> list[int]:
+        widths = [
+            max([cell_len(title), *(row[place].cell_len for row in self._rows)]) + _GAP
+            for place, title in enumerate(self._columns)
+        ]
+        shown = list(range(len(widths)))
+        for title in self._less:
+            if sum(widths[place] for place in shown) - _GAP <= room:
+                break
+            shown.remove(self._columns.index(title))
+        return shown
+
+
+def status(answer: Row) -> Iterable[Table | Text]:
+    now = time.time()
+    draining = ", draining" if answer["is_draining"] else ""
+    yield Text(
+        f"hermes_lb {answer['version']}, up {duration(now - answer['started_at'])}, configuration "
+        f"loaded {duration(now - answer['loaded_at'])} ago{draining}\n"
+    )
+    yield Table(
+        ["BACKEND", ">AVAILABLE", ">SERVERS", ">IN FLIGHT", ">QUEUED"],
+        [
+            (b["name"], count(b["available"]), count(b["servers"]), count(b["in_flight"]),
+             count(b["queued"]))
+            for b in answer["backends"]
+        ],
+        less=["SERVERS", "QUEUED"],
+    )  # fmt: skip
+    yield Text()
+    yield Table(
+        ["FRONTEND", ">CONNECTIONS", ">REQUESTS", ">REFUSED"],
+        [
+            (f["name"], count(f["connections"]), count(f["requests"]), count(f["refused"]))
+            for f in answer["frontends"]
+        ],
+        less=["REFUSED"],
+    )
+    yield Text()
+    yield Table(
+        ["PROCESS", ">PID", ">UP", ">CONNECTIONS", ">FILES", ">LOOP LAG P99", ">WORST"],
+        [
+            (f"{p['number']}{' (draining)' if p['is_draining'] else ''}", str(p["pid"]),
+             duration(now - p["started_at"]), count(p["connections"]),
+             f"{p['open_files']}/{p['max_files']}", latency(p["loop_lag_p99"]),
+             latency(p["loop_lag_worst"]))
+            for p in answer["processes"]
+        ],
+        less=["WORST", "FILES", "UP", "LOOP LAG P99"],
+    )  # fmt: skip
+
+
+def servers(rows: Iterable[Row]) -> Table:
+    return Table(
+        ["SERVER", "ADDRESS", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT", ">REQUESTS",
+         ">5XX", ">ABORTED"],
+        [
+            (
+                f"{s['backend']}/{s['name']}{' (backup)' if s['backup'] else ''}",
+                s["address"],
+                state(s),
+                printable(s["because"]),
+                flight(s),
+                count(s["queued"]),
+                count(s["weight"]),
+                count(sum(s["counters"]["responses"].values())),
+                count(s["counters"]["responses"]["5xx"]),
+                count(s["counters"]["aborted_by_server"]),
+            )
+            for s in rows
+        ],
+        less=["ABORTED", "5XX", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY", "IN FLIGHT"],
+    )  # fmt: skip
+
+
+def sessions(answer: Row) -> Iterable[Table | Text]:
+    rows = answer["sessions"]
+    yield Table(
+        ["CLIENT", "SERVER", "KIND", "PHASE", ">FOR", ">IN", ">OUT", "PINNED", "REQUEST"],
+        [
+            (s["client"], f"{s['backend']}/{s['server'] or '-'}", s["kind"], s["phase"],
+             duration(s["seconds"]), count(s["bytes_in"]), count(s["bytes_out"]),
+             s["pinned_by"] or "-", printable(f"{s['method']} {s['target']}"))
+            for s in rows
+        ],
+        less=["PINNED", "IN", "OUT", "KIND", "CLIENT", "PHASE", "REQUEST"],
+    )  # fmt: skip
+    if (more := answer["total"] - len(rows)) > 0:
+        yield Text(f"and {count(more)} more: --limit N shows them")
+
+
+def state(server: Row) -> Text:
+    shown = server["state"]
+    if shown == "up" and not server["available"]:
+        shown = "failing"
+    return Text(shown, STYLES.get(shown, ""))
+
+
+def flight(server: Row) -> str:
+    most = server["max_connections"]
+    return count(server["in_flight"]) + (f"/{most}" if most else "")
+
+
+def printable(text: str) -> str:
+    """A stranger's text without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def count(value: float | None) -> str:
+    """1234567 -> "1,234,567"; 0.25 -> "0.25"."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.3g}"
+
+
+def latency(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def duration(seconds: float) -> str:
+    """45 -> "45s", 3700 -> "1h01m", 180000 -> "2d02h"."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"

@@ -1,0 +1,50 @@
+"""`ctl upgrade --wait`: until the old processes are replaced."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.ctl.errors import CtlError
+
+if TYPE_CHECKING:
+    from hermes_lb.ctl.client import AdminClient
+
+# Seconds between two looks, and how long to look while nothing changes: a process starts in a
+# second or two, and is given up after 60 s.
+_EVERY = 0.5
+_PATIENCE = 90.0
+
+
+def wait_until_upgraded(client: AdminClient, before: dict[str, Any]) -> dict[str, Any]:
+    """Wait until none of the processes of `before` takes new connections -> the status then.
+
+    Both are of `/api/v1/status`; `before` is of the time before the upgrade. Old processes that
+    drain are not waited for. Raises CtlError, with what is wrong, if nothing changes for a while.
+    """
+    old = {_identity(process) for process in before["processes"]}
+    ends, last = time.monotonic() + _PATIENCE, None
+    while True:
+        time.sleep(_EVERY)
+        try:
+            status: dict[str, Any] = client.get("status")
+            serving = [p for p in status["processes"] if not p["is_draining"]]
+            left = [p for p in serving if _identity(p) in old]
+            if serving and not left:
+                return status
+            pids = ", ".join(str(p["pid"]) for p in left)
+            wrong = f"process {pids} still runs the old code" if left else "no process serves"
+            shown: object = sorted((*_identity(p), p["is_draining"]) for p in status["processes"])
+        except CtlError as error:  # the listener is away while the new code starts
+            wrong = shown = str(error)
+        if shown != last:
+            ends, last = time.monotonic() + _PATIENCE, shown
+        elif time.monotonic() >= ends:
+            raise CtlError(
+                f"nothing has changed for {_PATIENCE:g} s, and it is not waited for any longer: "
+                f"{wrong}; its log tells why"
+            )
+
+
+def _identity(process: dict[str, Any]) -> tuple[int, float]:
+    return process["pid"], process["started_at"]

@@ -1,0 +1,8 @@
+"""How servers are reached, by requests and by health checks alike: TCP or a Unix socket, a PROXY
+header, TLS."""
+
+from hermes_lb.dialing.dialer import Dialer, ServerDialer, in_words
+from hermes_lb.dialing.host_name import HostName
+from hermes_lb.dialing.proxy_header import Peers, build_v1, build_v2
+
+__all__ = ["Dialer", "HostName", "Peers", "ServerDialer", "build_v1", "build_v2", "in_words"]

@@ -1,0 +1,162 @@
+"""One request of a check, on a connection of its own: the way there, and what is an answer, are
+those of requests (`hermes_lb.dialing`, `hermes_lb.http1`).
+
+Not aiohttp's client, which knows no PROXY header, sends a request again whose connection was lost,
+and takes half as much CPU again, which counts with thousands of servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from hermes_lb.errors import InvalidBody, InvalidResponse
+from hermes_lb.health.expect import BODY_MAX
+from hermes_lb.http1 import make_body
+from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
+
+if TYPE_CHECKING:
+    from hermes_lb.dialing import ServerDialer
+    from hermes_lb.http1 import Body, ResponseHead, ResponseParser
+
+_HEAD_END = b"\r\n\r\n"
+# Bytes of the answer's head, and of all before it. As the default of `limits.head_size`.
+_HEAD_MAX = 32 * 1024
+
+
+class NoAnswer(Exception):
+    """What came was no HTTP response, or not a whole one; `str(error)` says it in a few words."""
+
+
+class Answer(NamedTuple):
+    """A response, with its body up to `BODY_MAX` bytes."""
+
+    head: ResponseHead
+    body: bytes
+
+    def header(self, name: str) -> list[str]:
+        """All values of a field, in whatever case its name is."""
+        wanted = name.lower().encode()
+        return [
+            value.decode(errors="replace")
+            for field, value in self.head.fields()
+            if field.lower() == wanted
+        ]
+
+
+async def ask(
+    dialer: ServerDialer, method: bytes, request: bytes, parser: ResponseParser
+) -> Answer:
+    """Send the head of a request, and no body -> the answer. Raises NoAnswer or OSError."""
+    loop = asyncio.get_running_loop()
+    probe = _Probe(method, request, parser, loop.create_future())
+    try:
+        await dialer.dial(loop, lambda: probe)
+        return await probe.answer
+    finally:
+        probe.close()
+
+
+class _Probe(asyncio.Protocol):
+    """The connection."""
+
+    def __init__(
+        self,
+        method: bytes,
+        request: bytes,
+        parser: ResponseParser,
+        answer: asyncio.Future[Answer],
+    ) -> None:
+        self.answer = answer
+        self._method = method
+        self._request = request
+        self._parser = parser
+        self._transport: asyncio.Transport | None = None
+        self._received = b""  # of a head that is not complete
+        self._heads = 0
+        self._head: ResponseHead | None = None
+        self._body: Body | None = None
+        self._content = bytearray()
+
+    def close(self) -> None:
+        """The check is over, with or without an answer."""
+        if not self.answer.cancel() and not self.answer.cancelled():
+            self.answer.exception()  # nobody may have waited for it any more
+        if self._transport is None:
+            return
+        if self._body is not None and self._body.is_done:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if self.answer.done():
+            return
+        try:
+            if self._body is None:
+                self._take_head(data)
+            else:
+                self._take_body(self._body, data)
+        except (InvalidResponse, InvalidBody) as error:
+            self._fail(NoAnswer(f"no valid HTTP response: {error}"))
+
+    def eof_received(self) -> None:
+        if self.answer.done():
+            return
+        if self._body is None:
+            self._fail(
+                NoAnswer("no valid HTTP response: it ended within its head")
+                if self._received
+                else NoAnswer("connection closed before a response")
+            )
+            return
+        try:
+            self._body.end()
+        except InvalidBody:
+            self._fail(NoAnswer("connection closed within the response body"))
+        else:
+            self._finish()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None:
+            self.eof_received()
+        elif not self.answer.done():
+            self._fail(error)
+
+    # What is in the bytes.
+
+    def _take_head(self, data: bytes) -> None:
+        data = self._received + data
+        while (end := data.find(_HEAD_END)) >= 0:
+            end += len(_HEAD_END)
+            head, data = self._parser.parse(data[:end]), data[end:]
+            if head.status >= 200 or head.status == 101:
+                self._head = head
+                self._body = make_body(head.body_length(self._method), to_http11=False)
+                self._take_body(self._body, data)
+                return
+            self._heads += 1
+            if self._heads > INFORMATIONAL_RESPONSES:
+                raise InvalidResponse("too many informational responses")
+        if len(data) > _HEAD_MAX:
+            raise InvalidResponse("its head is too long")
+        self._received = data
+
+    def _take_body(self, body: Body, data: bytes) -> None:
+        if not body.is_done:
+            self._content += body.feed(data)
+        if body.is_done or len(self._content) > BODY_MAX:
+            self._finish()
+
+    def _finish(self) -> None:
+        assert self._head is not None
+        self.answer.set_result(Answer(self._head, bytes(self._content[:BODY_MAX])))
+
+    def _fail(self, error: Exception) -> None:
+        self.answer.set_exception(error)

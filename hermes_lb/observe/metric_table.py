@@ -1,0 +1,360 @@
+"""Every metric: its name, its labels, what it says, and where its numbers are.
+
+A name tells the unit, as Prometheus' "Metric and label naming" asks: `_total` counts events,
+`_bytes_total` bytes, `_seconds` is a histogram of seconds, and a gauge is a plain number.
+docs/metrics.md has the same list for operators, and says what bounds each label; a test holds the
+two together.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from hermes_lb.observe.httplog import NO_SERVER
+from hermes_lb.observe.usage import usage_of
+from hermes_lb.pool.server import STATES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from hermes_lb.observe.observed import Observed, ProcessView
+    from hermes_lb.pool import FrontendCounters, Histogram, RequestCounters, Server
+
+    Sample = tuple[tuple[str, ...], float | Histogram]  # values of the labels, value
+
+# The `code` label, by index of `RequestCounters.responses`; "none": ended without a status.
+STATUS_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+class MetricRow(NamedTuple):
+    """One metric with all its samples.
+
+    They are read one by one, and others may run in between: servers, frontends and processes that
+    come or go meanwhile do no harm.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    labels: tuple[str, ...]
+    help: str
+    samples: Iterable[Sample]
+
+
+_SERVER = ("backend", "server")  # server="<NOSRV>": requests that ended without one
+_BACKEND = ("backend",)
+_FRONTEND = ("frontend",)
+_PROCESS = ("process",)
+
+
+def metrics_of(seen: Observed) -> Iterator[MetricRow]:
+    """All of one balancer, in the order of the exposition; the numbers are read as it is run."""
+    return chain(
+        _of_requests(seen), _of_phases(seen), _of_servers(seen), _of_frontends(seen),
+        _of_processes(seen), _of_the_whole(seen), _of_this_process(),
+    )  # fmt: skip
+
+
+# The tables are functions, not constants: mypy can't defer a lambda at the top level of a module.
+
+
+# fmt: off
+def _of_requests(seen: Observed) -> Iterator[MetricRow]:
+    yield MetricRow(
+        "counter", "hermes_lb_requests_total", (*_SERVER, "code"),
+        "Requests that ended, by class of their status", _by_code(seen),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_received_bytes_total", _SERVER,
+        "Bytes received from clients", _counted(seen, lambda c: c.bytes_in),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_sent_bytes_total", _SERVER,
+        "Bytes sent to clients", _counted(seen, lambda c: c.bytes_out),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_retries_total", _SERVER,
+        "Attempts after the first of a request", _counted(seen, lambda c: c.retries),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_resumes_total", _SERVER,
+        "Streams that a server took over from a lost one", _counted(seen, lambda c: c.resumes),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_connect_errors_total", _SERVER,
+        "Failed connections to a server", _counted(seen, lambda c: c.connect_errors),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_aborted_total", (*_SERVER, "by"),
+        "Requests cut off before their end, by who did it: client or server", _aborted(seen),
+    )
+
+
+def _of_phases(seen: Observed) -> Iterator[MetricRow]:
+    yield MetricRow(
+        "histogram", "hermes_lb_request_duration_seconds", _SERVER,
+        "From the first byte of the request to the last of the response",
+        _counted(seen, lambda c: c.duration),
+    )
+    yield MetricRow(
+        "histogram", "hermes_lb_time_to_first_byte_seconds", _SERVER,
+        "From the first byte of the request to the first of the response",
+        _counted(seen, lambda c: c.first_byte),
+    )
+    yield MetricRow(
+        "histogram", "hermes_lb_queue_duration_seconds", _SERVER,
+        "From the request head to a server: waiting in the queue and between retries",
+        _counted(seen, lambda c: c.queue_wait),
+    )
+    yield MetricRow(
+        "histogram", "hermes_lb_connect_duration_seconds", _SERVER,
+        "How long it took to make a connection to the server, TLS included",
+        _counted(seen, lambda c: c.dial),
+    )
+    yield MetricRow(
+        "histogram", "hermes_lb_response_head_duration_seconds", _SERVER,
+        "From the connection to the server to the first byte of its response",
+        _counted(seen, lambda c: c.response_head),
+    )
+    yield MetricRow(
+        "histogram", "hermes_lb_stream_duration_seconds", _SERVER,
+        "How long event streams and tunnels lived", _counted(seen, lambda c: c.stream_length),
+    )
+
+
+def _of_servers(seen: Observed) -> Iterator[MetricRow]:
+    yield MetricRow(
+        "gauge", "hermes_lb_in_flight", _SERVER,
+        "Requests and tunnels being served", _servers(seen, lambda s: s.in_flight),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_queued", _SERVER,
+        "Requests waiting for this server, or (<NOSRV>) for any of the backend", _queued(seen),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_server_up", _SERVER,
+        "1 up, 0 down, by the active checks", _servers(seen, lambda s: s.is_up),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_server_state", (*_SERVER, "state"),
+        "1 for the state that the server is in, 0 for the others", _by_state(seen),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_ejections_total", _SERVER,
+        "Times that the server was left out for its failures",
+        _servers(seen, lambda s: s.ejections),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_server_fails", _SERVER,
+        "Passive failures counted towards max_fails", _servers(seen, lambda s: s.fails),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_server_weight", _SERVER,
+        "Weight, less than the configured one in a slow start", _servers(seen, lambda s: s.weight),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_server_max_connections", _SERVER,
+        "Requests that it may have in flight, 0 without a limit",
+        _servers(seen, lambda s: s.max_connections),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_dns_failures_total", _BACKEND,
+        "Names of servers that could not be resolved anew",
+        (((name,), seen.upkeep.dns_failures.get(name, 0)) for name in list(seen.pools)),
+    )
+
+
+def _of_frontends(seen: Observed) -> Iterator[MetricRow]:
+    yield MetricRow(
+        "gauge", "hermes_lb_connections", _FRONTEND,
+        "Open client connections", _frontends(seen, lambda f: f.connections),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_connections_accepted_total", _FRONTEND,
+        "Accepted client connections", _frontends(seen, lambda f: f.connections_total),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_frontend_requests_total", _FRONTEND,
+        "Requests received", _frontends(seen, lambda f: f.requests),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_refused_total", (*_FRONTEND, "status", "reason"),
+        "Requests that were not accepted, by status (0: none was sent) and reason", _refused(seen),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_tls_handshake_failures_total", _FRONTEND,
+        "TLS handshakes that came to nothing", _frontends(seen, lambda f: f.tls_failures),
+    )
+
+
+def _of_processes(seen: Observed) -> Iterator[MetricRow]:
+    yield MetricRow(
+        "gauge", "hermes_lb_process_connections", _PROCESS,
+        "Open client connections of a process of the data path",
+        _processes(seen, lambda p: p.clients),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_process_draining", _PROCESS,
+        "1 if it only finishes what it has, else 0", _processes(seen, lambda p: p.is_draining),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_process_start_time_seconds", _PROCESS,
+        "When it started, since 1970", _processes(seen, lambda p: p.started_at),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_process_cpu_seconds_total", _PROCESS,
+        "Its CPU time, user and system", _processes(seen, lambda p: p.usage.cpu_seconds),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_process_resident_memory_bytes", _PROCESS,
+        "Its resident memory", _processes(seen, lambda p: p.usage.resident_bytes),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_process_open_fds", _PROCESS,
+        "Its open file descriptors", _processes(seen, lambda p: p.open_files),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_process_max_fds", _PROCESS,
+        "Its limit of open file descriptors", _processes(seen, lambda p: p.max_files),
+    )
+    yield MetricRow(
+        "histogram", "hermes_lb_loop_lag_seconds", _PROCESS,
+        "How late a timer of the event loop fired: something blocked it for so long",
+        _processes(seen, lambda p: p.loop_lag.histogram),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_loop_lag_worst_seconds", _PROCESS,
+        "The latest that one has been since the start",
+        _processes(seen, lambda p: p.loop_lag.worst),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_access_log_dropped_lines_total", _PROCESS,
+        "Lines of the access log lost", _processes(seen, lambda p: p.access_log_dropped),
+    )
+
+
+def _of_the_whole(seen: Observed) -> Iterator[MetricRow]:
+    upkeep = seen.upkeep
+    yield MetricRow(
+        "counter", "hermes_lb_process_restarts_total", (),
+        "Processes of the data path that ended unasked and were replaced",
+        [((), upkeep.process_restarts)],
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_config_reloads_total", ("result",),
+        "Reloads of the configuration, by result: success or failure",
+        [(("success",), upkeep.reloads), (("failure",), upkeep.failed_reloads)],
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_config_last_reload_successful", (),
+        "0 if the last reload was refused and the old configuration goes on, else 1",
+        [((), not upkeep.has_failed_to_reload)],
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_config_last_reload_success_timestamp_seconds", (),
+        "When the configuration in use was loaded, since 1970", [((), upkeep.loaded_at)],
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_start_time_seconds", (),
+        "When the balancer started, since 1970", [((), upkeep.started_at)],
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_build_info", ("version", "python"),
+        "Always 1", [((_version(), platform.python_version()), 1)],
+    )
+
+
+def _of_this_process() -> Iterator[MetricRow]:
+    """What all exporters tell of the process that answers: here, the one with the admin listener.
+
+    prometheus-client has these too, and lists all descriptors to count them.
+    """
+    usage = usage_of(os.getpid())
+    if usage is None:
+        return
+    yield MetricRow(
+        "counter", "process_cpu_seconds_total", (), "CPU time, user and system",
+        [((), usage.cpu_seconds)],
+    )
+    for name, explained, value in (
+        ("open_fds", "Open file descriptors", usage.open_files),
+        ("max_fds", "Limit of open file descriptors", usage.max_files),
+        ("resident_memory_bytes", "Resident memory", usage.resident_bytes),
+        ("virtual_memory_bytes", "Virtual memory", usage.virtual_bytes),
+        ("start_time_seconds", "Start of the process, since 1970", usage.started_at),
+    ):
+        yield MetricRow("gauge", f"process_{name}", (), explained, [((), value)])
+# fmt: on
+
+
+def _backends(seen: Observed) -> Iterator[tuple[tuple[str, str], RequestCounters]]:
+    for pool in list(seen.pools.values()):
+        for server in pool.servers:
+            yield (pool.name, server.name), server.counters
+        yield (pool.name, NO_SERVER), pool.unserved
+
+
+def _counted(
+    seen: Observed, read: Callable[[RequestCounters], float | Histogram]
+) -> Iterator[Sample]:
+    return ((labels, read(counters)) for labels, counters in _backends(seen))
+
+
+def _by_code(seen: Observed) -> Iterator[Sample]:
+    for labels, counters in _backends(seen):
+        for code, count in zip(STATUS_CLASSES, counters.responses, strict=True):
+            yield (*labels, code), count
+
+
+def _aborted(seen: Observed) -> Iterator[Sample]:
+    for labels, counters in _backends(seen):
+        yield (*labels, "client"), counters.aborted_by_client
+        yield (*labels, "server"), counters.aborted_by_server
+
+
+def _servers(seen: Observed, read: Callable[[Server], float]) -> Iterator[Sample]:
+    for pool in list(seen.pools.values()):
+        for server in pool.servers:
+            yield (pool.name, server.name), float(read(server))
+
+
+def _by_state(seen: Observed) -> Iterator[Sample]:
+    for pool in list(seen.pools.values()):
+        for server in pool.servers:
+            for state in STATES:
+                yield (pool.name, server.name, state), float(server.state == state)
+
+
+def _queued(seen: Observed) -> Iterator[Sample]:
+    yield from _servers(seen, lambda s: s.queued)
+    for pool in list(seen.pools.values()):
+        pinned = sum(server.queued for server in pool.servers)
+        yield (pool.name, NO_SERVER), pool.queue_length - pinned
+
+
+def _frontends(seen: Observed, read: Callable[[FrontendCounters], int]) -> Iterator[Sample]:
+    return (((name,), read(frontend)) for name, frontend in list(seen.frontends.items()))
+
+
+def _processes(
+    seen: Observed, read: Callable[[ProcessView], float | Histogram]
+) -> Iterator[Sample]:
+    return (((str(process.number),), read(process)) for process in list(seen.processes))
+
+
+def _refused(seen: Observed) -> Iterator[Sample]:
+    for name, frontend in list(seen.frontends.items()):
+        for (status, reason), count in sorted(frontend.refused.items()):
+            yield (name, str(status), reason), count
+
+
+@cache
+def _version() -> str:
+    try:
+        return metadata.version("hermes-lb")
+    except metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that was never installed

@@ -1,0 +1,26 @@
+"""Which requests a log shows that is to show a share of them only."""
+
+from __future__ import annotations
+
+# The fraction of the golden ratio: its multiples are spread most evenly of all numbers', and never
+# fall into step with traffic that repeats itself, as each tenth request would.
+_STEP = 0.6180339887498949
+
+
+class Sampler:
+    """Takes a `share` (0 to 1) of what is normal, evenly spread; the same at each start.
+
+    `slow`: a response head that takes longer than so many seconds is not normal.
+    """
+
+    __slots__ = ("_point", "share", "slow")
+
+    def __init__(self, share: float, slow: float) -> None:
+        self.share = share
+        self.slow = slow
+        self._point = 0.0
+
+    def takes(self) -> bool:
+        """Is the next one among those that are shown?"""
+        self._point = point = (self._point + _STEP) % 1.0
+        return point < self.share

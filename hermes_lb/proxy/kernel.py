@@ -1,0 +1,29 @@
+"""What the kernel knows of a connection, and the event loop does not tell."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+_LINGER_FOR_0_S = (1).to_bytes(4, "little") + bytes(4)  # struct linger: on, 0 s
+
+
+def has_news(transport: asyncio.Transport, events: int) -> bool:
+    """True if one of these events (`select.POLLIN`, ...) is there now, or an error is.
+
+    The transport must not be closing: its descriptor may be another's then.
+    """
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), events)
+    return bool(poll.poll(0))
+
+
+def reset_when_closed(transport: asyncio.Transport) -> None:
+    """It will end by a TCP reset, which nobody can take for a clean end."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_FOR_0_S)

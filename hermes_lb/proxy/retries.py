@@ -1,0 +1,103 @@
+"""What may fail before the response head, and what becomes of the request then: the retry table.
+
+docs/life-of-a-request.md has it as a table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.errors import ClosedBeforeResponse, Retry
+from hermes_lb.proxy import answers
+from hermes_lb.proxy.state import ExchangeState
+
+if TYPE_CHECKING:
+    from hermes_lb.errors import ExchangeFailed, ServerFailed
+    from hermes_lb.pool import Server
+    from hermes_lb.proxy.dispatch import Backend
+
+# Seconds before the same server is tried again (HAProxy: min(timeout connect, 1 s)).
+_TURN_AROUND = 1.0
+
+
+class Retries(ExchangeState):
+    """An exchange whose server has let it down, or that has none."""
+
+    __slots__ = ()
+
+    def server_failed(self, error: ServerFailed) -> None:
+        """The server let us down before its response head: retry, or give up (the retry table)."""
+        now = self.context.clock()
+        server, backend = self.server, self.backend
+        assert server is not None
+        assert backend is not None
+        upstream, self.upstream = self.upstream, None
+        is_stale = False
+        if upstream is None:
+            server.counters.connect_errors += 1
+        else:
+            # A kept connection that is found closed says nothing of the server's health.
+            is_stale = upstream.is_reused and isinstance(error, ClosedBeforeResponse)
+            upstream.abort()
+        if not is_stale:
+            backend.failed(server, now)
+        if self.stream is not None:
+            self.stream.attempt_failed(str(error))
+            return
+        may_repeat = error.retry is Retry.SAFE or (
+            error.retry is Retry.REPEATABLE_ONLY and self.head.can_repeat
+        )
+        is_whole = self.upload is None or not self.upload.is_forgotten
+        if may_repeat and is_whole and self.retries < backend.retries:
+            self._retry(error, server, backend, now, is_stale=is_stale)
+        else:
+            self.fail(error)
+
+    def _retry(
+        self, error: ServerFailed, server: Server, backend: Backend, now: float, *, is_stale: bool
+    ) -> None:
+        """On another server, at once; a cookie's is left only for the last retry (HAProxy).
+
+        Where there is no other, the same one is tried again after a while: it may be restarting.
+        """
+        is_last = self.retries + 1 >= backend.retries
+        is_pinned = self.pinned_to is server
+        others = backend.pool.can_wait((*self.tried, server), now)
+        if is_pinned and self.is_strict:
+            others, is_last = False, False
+        stays = (
+            error.retry is Retry.SAFE
+            and server.may_serve(now)
+            and (server.is_lone or (is_pinned and not is_last))
+        )
+        if not (others or stays or is_stale):
+            self.fail(error)
+            return
+        self.retries += 1
+        server.counters.retries += 1
+        self.must_dial = is_stale
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
+        if is_stale and (is_pinned or not others):
+            self.dispatch(now)
+        elif stays:
+            self.phase = "C"
+            self.client.deadline = float("inf")
+            delay = min(self.context.timeouts.connect, _TURN_AROUND)
+            self.turn_around = self.context.loop.call_later(delay, self._turned_around)
+        else:
+            self.pinned_to = None
+            self.tried = (*self.tried, server)
+            self.dispatch(now)
+
+    def _turned_around(self) -> None:
+        self.turn_around = None
+        self.dispatch(self.context.clock())
+
+    def fail(self, error: ExchangeFailed) -> None:
+        """No server will answer it."""
+        if self.stream is not None:
+            self.stream.attempt_failed(str(error))
+        else:
+            answers.fail(self, error)

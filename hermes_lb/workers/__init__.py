@@ -1,0 +1,1 @@
+"""Several processes: a supervisor, its workers, and what they share."""

@@ -1,0 +1,112 @@
+"""One worker process, as the supervisor has it: how it is started, told, and watched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.signals import HANDLED
+from hermes_lb.workers.channel import Channel
+from hermes_lb.workers.worker import CHANNEL_FD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb.workers.channel import Message
+
+# What systemd tells the service's main process, and nobody else.
+_OURS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
+
+
+class Child:
+    """A process that is a child of ours, whoever of our program's images has started it.
+
+    `number` is its part of the shared memory, `seat` the sockets that it listens on. `ended(child)`
+    is called once, when it is no more.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        sock: socket.socket,
+        *,
+        number: int,
+        seat: int,
+        heard: Callable[[Child, Message], None],
+        ended: Callable[[Child], None],
+        is_retired: bool = False,
+        serves: bool = False,
+        asked: int = 0,
+    ) -> None:
+        self.pid = pid
+        self.number = number
+        self.seat = seat
+        self.is_retired = is_retired  # told to finish: nobody replaces it
+        self.serves = serves  # it has started
+        self.started_at = asyncio.get_running_loop().time()
+        self.channel = Channel(sock, lambda message, _: heard(self, message), asked=asked)
+        self.exit_status: int | None = None
+        self._ended = ended
+        self._over = asyncio.Event()
+        self._pidfd = os.pidfd_open(pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
+
+    @classmethod
+    def start(cls, loop: str, **about: Any) -> Child:
+        """Run a fresh interpreter: it loads the code as it is on the disk now."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        command = [
+            sys.executable,
+            *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
+            "-m", "hermes_lb.workers", "--loop", loop,
+        ]  # fmt: skip
+        with theirs:
+            pid = os.posix_spawn(
+                sys.executable,
+                command,
+                {key: os.environ[key] for key in os.environ.keys() - _OURS},
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL_FD)],
+                # A terminal, or a service manager, sends them to the whole group; until the worker
+                # is ready for them, they wait.
+                setsigmask=HANDLED,
+            )
+        return cls(pid, ours, **about)
+
+    def __repr__(self) -> str:
+        state = "ended" if self.has_ended else "retired" if self.is_retired else "running"
+        return f"<Child {self.number}: process {self.pid}, {state}>"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.exit_status is not None
+
+    def retire(self, timeout: float) -> None:
+        """It accepts no more, finishes what runs for up to `timeout` seconds, and ends."""
+        self.is_retired = True
+        self.channel.send({"do": "drain", "timeout": timeout})
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        await self._over.wait()
+
+    def _exited(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        try:
+            _, status = os.waitpid(self.pid, 0)
+            self.exit_status = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:
+            self.exit_status = -1
+        self.channel.close()
+        self._over.set()
+        self._ended(self)

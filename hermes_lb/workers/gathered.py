@@ -1,0 +1,140 @@
+"""The numbers of all workers, added up into the supervisor's own pools and counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.observe.observed import ProcessView
+from hermes_lb.pool import FrontendCounters, RequestCounters
+from hermes_lb.pool.counters import add_up
+from hermes_lb.workers.peers import row_of
+from hermes_lb.workers.published import frontend_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from hermes_lb.pool import Pool
+    from hermes_lb.workers.block import Block
+
+
+class Gathered:
+    """What is in `block`, and what processes that are no more had counted."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._numbers: set[int] = set()  # of living processes
+        self._base: dict[int, list[float]] = {}  # by row: counted by the dead
+        self._refused: dict[int, dict[str, dict[tuple[int, str], int]]] = {}
+        self._base_refused: dict[str, dict[tuple[int, str], int]] = {}
+        self.processes: list[ProcessView] = []
+
+    def joined(self, number: int, pid: int) -> None:
+        """A process writes to part `number` from now on."""
+        self._numbers.add(number)
+        self._refused.setdefault(number, {})  # the last image may have left something
+        self.processes.append(ProcessView(number, pid))
+        self.processes.sort(key=lambda process: process.number)
+
+    def left(self, number: int, rows: Mapping[str, int]) -> None:
+        """It has ended: what it had counted is kept, and its part is cleared."""
+        part = self._block.parts[number]
+        for key, row in rows.items():
+            width = _width(key)
+            counted = part.read_counters(row, width)
+            if any(counted):
+                if width == FrontendCounters.WIDTH:
+                    counted = [0.0, *counted[1:]]  # open connections
+                self._base[row] = add_up((self._base.get(row, [0.0] * width), counted))
+        for frontend, refused in self._refused.pop(number, {}).items():
+            base = self._base_refused.setdefault(frontend, {})
+            for reason, count in refused.items():
+                base[reason] = base.get(reason, 0) + count
+        self._block.clear(number)
+        self._numbers.discard(number)
+        self.processes[:] = [one for one in self.processes if one.number != number]
+
+    def state(self) -> dict[str, Any]:
+        """For the program's next image: what the dead had counted, and what the living told."""
+        return {
+            "base": list(self._base.items()),
+            "refused": _as_lists(self._base_refused),
+            "refused_by": [
+                [number, _as_lists(refused)] for number, refused in self._refused.items()
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._base = dict(state["base"])
+        self._base_refused = _from_lists(state["refused"])
+        self._refused = {number: _from_lists(told) for number, told in state["refused_by"]}
+
+    def forget(self, rows: Iterable[int]) -> None:
+        """Their servers are gone."""
+        for row in rows:
+            self._base.pop(row, None)
+
+    def refused(self, number: int, frontend: str, counts: list[list[object]]) -> None:
+        """What a process has refused so far, by status and reason."""
+        self._refused.setdefault(number, {})[frontend] = {
+            (int(str(status)), str(reason)): int(str(count)) for status, reason, count in counts
+        }
+
+    def fill(
+        self,
+        pools: Mapping[str, Pool],
+        frontends: Mapping[str, FrontendCounters],
+        rows: Mapping[str, int],
+    ) -> None:
+        """Make all numbers current. Some 30 us a server."""
+        parts = [self._block.parts[number] for number in sorted(self._numbers)]
+        for name, pool in pools.items():
+            row = rows[name]
+            pool.unserved.load(self._sum(row, RequestCounters.WIDTH))
+            pool.waiting_elsewhere = sum(part.queued[row] for part in parts)
+            pool.in_flight = 0
+            for server in pool.servers:
+                row = rows[row_of(name, server)]
+                server.counters.load(self._sum(row, RequestCounters.WIDTH))
+                server.in_flight = sum(part.loads[row] for part in parts)
+                server.queued = sum(part.queued[row] for part in parts)
+                pool.in_flight += server.in_flight
+        for name, counters in frontends.items():
+            counters.load(self._sum(rows[frontend_row(name)], FrontendCounters.WIDTH))
+            counters.refused = self._all_refused(name)
+        for process in self.processes:
+            cells = self._block.parts[process.number].gauges[: ProcessView.WIDTH].tolist()
+            if cells[1]:  # it has written
+                process.load(cells)
+            process.look()
+
+    def _sum(self, row: int, width: int) -> list[float]:
+        counted = [self._block.parts[n].read_counters(row, width) for n in self._numbers]
+        return add_up([self._base.get(row, [0.0] * width), *counted])
+
+    def _all_refused(self, frontend: str) -> dict[tuple[int, str], int]:
+        total = dict(self._base_refused.get(frontend, {}))
+        for refused in self._refused.values():
+            for reason, count in refused.get(frontend, {}).items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+
+def _as_lists(refused: Mapping[str, Mapping[tuple[int, str], int]]) -> list[list[Any]]:
+    """By frontend, status and reason -> as JSON has it."""
+    return [
+        [frontend, *reason, count]
+        for frontend, counts in refused.items()
+        for reason, count in counts.items()
+    ]
+
+
+def _from_lists(rows: Iterable[list[Any]]) -> dict[str, dict[tuple[int, str], int]]:
+    refused: dict[str, dict[tuple[int, str], int]] = {}
+    for frontend, status, reason, count in rows:
+        refused.setdefault(frontend, {})[status, reason] = count
+    return refused
+
+
+def _width(key: str) -> int:
+    is_frontend = key.startswith(frontend_row(""))
+    return FrontendCounters.WIDTH if is_frontend else RequestCounters.WIDTH

@@ -1,0 +1,227 @@
+"""What outlives an image of the program: an upgrade executes the new one in the same process.
+
+The process keeps its number, its children and its open files; nothing else. So what the next image
+needs to know is written down, and the descriptors are named: nginx passes its listeners on in an
+environment variable (`NGINX`), HAProxy's master executes itself anew (`-W`, SIGUSR2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.config.units import UnixAddress
+from hermes_lb.control.operator import NotPossible
+from hermes_lb.proxy.sockets import handed_over
+from hermes_lb.proxy.ticket_keys import TicketSecret
+from hermes_lb.workers.admin_listener import AdminSockets
+from hermes_lb.workers.block import ROWS, Block, Part
+from hermes_lb.workers.fleet import bells_for
+from hermes_lb.workers.gathered import Gathered
+from hermes_lb.workers.image import HANDOVER
+from hermes_lb.workers.listening import Listening
+from hermes_lb.workers.rows import Rows
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from hermes_lb.workers.fleet import Fleet
+
+logger = logging.getLogger("hermes_lb")
+
+_CHECK_TAKES = 60.0  # seconds
+
+# Of each generation of workers, so many may live at a time: old ones finish while new ones serve.
+_GENERATIONS = 3
+
+
+@dataclass
+class Estate:
+    """Sockets, shared memory, and who has which part of it."""
+
+    loop: str
+    listening: Listening
+    block: Block
+    bells: list[int]
+    rows: Rows
+    gathered: Gathered
+    key: str  # hexadecimal, for `SharedClients`
+    tickets: TicketSecret
+    inherited: dict[str, Any] | None = None  # from the last image
+    children: list[dict[str, Any]] = field(default_factory=list)
+    admin: AdminSockets = field(default_factory=AdminSockets)
+    _is_closed: bool = False
+
+    @classmethod
+    def found(
+        cls, seats: int, loop: str, passed: Mapping[str, Sequence[socket.socket]] | None = None
+    ) -> Estate:
+        """A new one. `passed` are listening sockets that somebody has opened for us."""
+        block = Block.create(_GENERATIONS * seats + 1)
+        return cls(
+            loop, Listening(seats, passed), block, bells_for(block), Rows(block), Gathered(block),
+            secrets.token_hex(16), TicketSecret.new(),
+        )  # fmt: skip
+
+    @classmethod
+    def inherit(cls, seats: int, loop: str) -> Estate | None:
+        """From the image before; None: there was none."""
+        text = os.environ.pop(HANDOVER, "")
+        if not text:
+            return None
+        with os.fdopen(int(text), "rb") as file:
+            file.seek(0)
+            state = json.load(file)
+        listening = Listening(seats)
+        for frontend, bind, path, fds in state["listening"]:
+            sockets = [handed_over(_ours(fd)) for fd in fds]
+            sockets += [sockets[0].dup() for _ in range(seats - len(sockets))]
+            address = UnixAddress(path) if path else None
+            listening.take_over((frontend, bind), sockets, address)
+        is_same = state["part"] == Part.size(ROWS)
+        old = Block(_ours(state["block"]), ROWS) if is_same else None
+        bells = [_ours(fd) for fd in state["bells"]]
+        if old is None:  # the new code counts other things: the old workers are not added up
+            os.close(_ours(state["block"]))
+            for bell in bells:
+                os.close(bell)
+        block = old or Block.create(_GENERATIONS * seats + 1)
+        rows, gathered = Rows(block), Gathered(block)
+        if old is not None:
+            rows.restore(state["rows"])
+            gathered.restore(state["gathered"])
+        else:
+            bells = bells_for(block)
+        return cls(
+            loop, listening, block, bells, rows, gathered,
+            state["key"], _tickets(state), state["inherited"], state["children"],
+            _admin_sockets(*state.get("admin", ("", ()))),
+        )  # fmt: skip
+
+    def adopt_children(self, fleet: Fleet, drain_timeout: float) -> None:
+        """The workers of the last image; they will be replaced one by one."""
+        for child in self.children:
+            sock = handed_over(_ours(child["fd"]))
+            fleet.adopt(
+                child["pid"], sock, drain_timeout, number=child["number"], seat=child["seat"],
+                is_retired=child["is_retired"], serves=child.get("serves", True),
+                asked=child["asked"],
+            )  # fmt: skip
+        self.children = []
+
+    def close(self) -> None:
+        """All of it, at the end. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.listening.close_all()
+        self.listening.remove_files()
+        self.admin.close()
+        for bell in self.bells:
+            os.close(bell)
+        self.block.close()
+
+
+async def check_new_code(file: Path) -> None:
+    """Have the code that is on the disk now load itself, and check the configuration.
+
+    Raises NotPossible with what it says, or with the signal that has ended it (out of memory?).
+    """
+    command = [
+        sys.executable, *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
+        "-m", "hermes_lb.workers", "--check", str(file),
+    ]  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(_CHECK_TAKES):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise NotPossible("the new code takes too long to check the configuration") from None
+    if process.returncode is not None and process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise NotPossible(
+            f"the new code was ended by a signal ({name}) while it checked the configuration"
+        )
+    if process.returncode != 0:
+        why = said.decode(errors="replace").strip() or f"exit status {process.returncode}"
+        raise NotPossible(f"the new code refuses: {why}")
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Until the new image is ready for them, signals wait: their default is to end the process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGKILL})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def execute_anew(estate: Estate, fleet: Fleet, inheritance: dict[str, Any]) -> None:
+    """Become the new code. It does not return."""
+    children = [
+        {
+            "pid": child.pid, "number": child.number, "seat": child.seat,
+            "is_retired": child.is_retired, "serves": child.serves,
+            "fd": _theirs(child.channel.fileno()), "asked": child.channel.asked,
+        }
+        for child in fleet.children
+    ]  # fmt: skip
+    state = {
+        "listening": [
+            [*key, path, [_theirs(sock.fileno()) for sock in sockets]]
+            for key, sockets, path in estate.listening.all()
+        ],
+        "part": Part.size(ROWS),
+        "block": _theirs(estate.block.fd),
+        "bells": [_theirs(bell) for bell in estate.bells],
+        "rows": estate.rows.state(),
+        "gathered": estate.gathered.state(),
+        "children": children,
+        "admin": [estate.admin.bind, [_theirs(sock.fileno()) for sock in estate.admin.sockets]],
+        "inherited": inheritance,
+        "key": estate.key,
+        "tickets": estate.tickets.state,
+    }
+    fd = os.memfd_create("hermes-lb-handover", 0)
+    os.write(fd, json.dumps(state).encode())
+    os.environ[HANDOVER] = str(fd)
+    logger.info("executing the new code")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _tickets(state: dict[str, Any]) -> TicketSecret:
+    """Older code had none."""
+    known = state.get("tickets")
+    return TicketSecret.restore(known) if known else TicketSecret.new()
+
+
+def _admin_sockets(bind: str, fds: Sequence[int]) -> AdminSockets:
+    return AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds])
+
+
+def _theirs(fd: int) -> int:
+    """It stays open for the next image."""
+    os.set_inheritable(fd, True)
+    return fd
+
+
+def _ours(fd: int) -> int:
+    """It is not for programs that this one starts."""
+    os.set_inheritable(fd, False)
+    return fd

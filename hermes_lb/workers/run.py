@@ -1,0 +1,256 @@
+"""`python -m hermes_lb --config ...`: a supervisor and its workers, with signals and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from hermes_lb.config import Config, ConfigError, load_config
+from hermes_lb.control.operator import OperatorError
+from hermes_lb.signals import HANDLED, hold
+from hermes_lb.tasks import Tasks
+from hermes_lb.workers import systemd
+from hermes_lb.workers.fleet import StartFailed
+from hermes_lb.workers.handover import Estate
+from hermes_lb.workers.limits import raise_limit, worker_count
+from hermes_lb.workers.start_check import start_problems
+from hermes_lb.workers.supervisor import Supervisor
+from hermes_lb.workers.watch import changes
+from hermes_lb.workers.worker import serve_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+logger = logging.getLogger("hermes_lb")
+
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+# Seconds between two looks at what a service manager is to show.
+_STATUS_EVERY = 1.0
+
+
+def serve(config: Config, file: Path, *, loop: str = "uvloop") -> NoReturn:
+    """Run a balancer until a signal ends it, and with it the process.
+
+    - SIGTERM, SIGINT: accept no more, finish what runs for up to `drain_timeout`, end. A second one
+      ends at once, and so does one that comes before it serves.
+    - SIGHUP: reload `file`. SIGUSR1: open log files anew. SIGUSR2: upgrade. (nginx's signals.)
+
+    Raises OSError or ValueError, with one line for a person, if it can't start.
+    """
+    _log_to_stderr()
+    with asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
+        status = runner.run(_serve(config, file, loop))
+        # All is closed. Loop and interpreter would wait for look-ups in threads, of which nobody
+        # wants the answer any more: 10 s and more, when the name server is dead.
+        os._exit(status)
+
+
+def run_worker(loop: str) -> int:
+    """The life of a worker process."""
+    _log_to_stderr()
+    logging.getLogger("hermes_lb.health").setLevel(logging.WARNING)  # the supervisor says the rest
+    with asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
+        runner.run(serve_worker())
+    return 0
+
+
+def check(file: Path) -> int:
+    """Could this code, which is all loaded by now, run that configuration? -> exit status.
+
+    An upgrade asks the new code before it hands over to it.
+    """
+    try:
+        problems = list(start_problems(load_config(file)))
+    except ConfigError as error:
+        problems = [error]
+    for problem in problems:
+        print(getattr(problem, "strerror", None) or problem, file=sys.stderr)
+    if problems:
+        return 1
+    with asyncio.Runner(loop_factory=_loop_factory("uvloop")):
+        return 0
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = systemd.JournalFormatter if systemd.is_journal(2) else logging.Formatter
+    handler.setFormatter(formatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if name != "uvloop":
+        return None
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        logger.warning("uvloop is not installed: asyncio's own loop is about 20 % slower")
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(config: Config, file: Path, loop: str) -> int:
+    raise_limit(config, worker_count(config))
+    await _keep_signals_to_this_thread()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in HANDLED:
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an upgrade has blocked all of them
+    seats = worker_count(config)
+    estate = Estate.inherit(seats, loop) or Estate.found(seats, loop, systemd.listen_fds())
+    supervisor = await _start_unless_ended(config, file, estate, signals)
+    if supervisor is None:
+        logger.info("ended before it served")
+        return 0
+    try:
+        for url in supervisor.urls:
+            logger.info("listening on %s", url)
+        if supervisor.admin_url:
+            logger.info("admin on %s", supervisor.admin_url)
+        systemd.notify(systemd.READY)
+        tasks = Tasks()
+        if (interval := systemd.watchdog_interval()) is not None:
+            tasks.spawn(_feed_watchdog(interval), name="watchdog")
+        if systemd.is_present():
+            tasks.spawn(_tell_status(supervisor), name="status")
+        if config.process.reload_on_change:
+            tasks.spawn(_reload_on_change(file, signals), name="watch the configuration")
+        await _mind_signals(supervisor, signals, tasks)
+        systemd.notify(f"{systemd.STOPPING}\n{systemd.status(supervisor.status)}")
+        finished = await _drain(supervisor, signals)
+        await tasks.cancel_all()
+    finally:
+        await supervisor.stop()
+    logger.info("ended%s", "" if finished else "; what still ran was cut")
+    return 0
+
+
+async def _keep_signals_to_this_thread() -> None:
+    """One that another thread takes while the next image is executed would be lost with it.
+
+    A thread begins with the mask of who starts it, and here they wait.
+    """
+    hold()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(initializer=hold))
+    with suppress(OSError):  # of whatever: with the first look-up libuv starts all of its threads
+        await loop.getaddrinfo("localhost", None)
+
+
+async def _start_unless_ended(
+    config: Config, file: Path, estate: Estate, signals: asyncio.Queue[signal.Signals]
+) -> Supervisor | None:
+    """None: a signal has asked for the end meanwhile, and nothing is left of it.
+
+    After an upgrade there are workers already, which have to finish: the signal waits.
+    """
+    if estate.inherited is not None:
+        return await _start(config, file, estate)
+    loop = asyncio.get_running_loop()
+    starting = asyncio.timeout(None)
+
+    def end(number: signal.Signals) -> None:
+        signals.put_nowait(number)  # it may have started in this very moment
+        if not starting.expired():
+            starting.reschedule(loop.time())
+
+    try:
+        async with starting:
+            for number in _ENDS:
+                loop.add_signal_handler(number, end, number)
+            return await _start(config, file, estate)
+    except TimeoutError:
+        if not starting.expired():
+            raise
+        return None
+    finally:
+        for number in _ENDS:
+            loop.add_signal_handler(number, signals.put_nowait, number)
+
+
+async def _start(config: Config, file: Path, estate: Estate) -> Supervisor:
+    """A supervisor that runs.
+
+    After an upgrade there are workers already: if the new configuration is none, the old one holds.
+    """
+    supervisor = Supervisor(config, file, estate)
+    try:
+        await supervisor.start()
+    except (StartFailed, OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        if estate.inherited is None:
+            raise ValueError(why) from None
+        logger.error("the new configuration can't be used, the old one goes on: %s", why)
+        supervisor = Supervisor(Config.model_validate(estate.inherited["config"]), file, estate)
+        await supervisor.start()
+    return supervisor
+
+
+async def _mind_signals(
+    supervisor: Supervisor, signals: asyncio.Queue[signal.Signals], tasks: Tasks
+) -> None:
+    """Until one of them asks for the end. None waits for what another one has begun: what is still
+    in the queue when the next image is executed is lost."""
+    while (number := await signals.get()) not in _ENDS:
+        if number == signal.SIGUSR1:
+            supervisor.reopen_logs()
+        elif number == signal.SIGHUP:
+            tasks.spawn(_reload(supervisor), name="reload")
+        else:
+            tasks.spawn(_upgrade(supervisor), name="upgrade")
+    supervisor.is_draining = True  # from this moment on: an upgrade must not undo it
+
+
+async def _reload(supervisor: Supervisor) -> None:
+    systemd.notify(systemd.reloading())
+    with suppress(OSError, ValueError, OperatorError):  # it has said why
+        await supervisor.reload()
+    systemd.notify(systemd.READY)
+
+
+async def _upgrade(supervisor: Supervisor) -> None:
+    try:
+        await supervisor.upgrade()
+    except (OperatorError, OSError, ValueError) as error:
+        logger.error("no upgrade: %s", error)
+
+
+async def _reload_on_change(file: Path, signals: asyncio.Queue[signal.Signals]) -> None:
+    """As if somebody had sent a SIGHUP for each change."""
+    async for _ in changes(file):
+        signals.put_nowait(signal.SIGHUP)
+
+
+async def _drain(supervisor: Supervisor, signals: asyncio.Queue[signal.Signals]) -> bool:
+    timeout = supervisor.config.process.drain_timeout
+    logger.info("draining for up to %g s; a second signal ends at once", timeout)
+    tasks = Tasks()
+    draining = tasks.spawn(supervisor.drain(timeout), name="drain")
+    second = tasks.spawn(signals.get(), name="second signal")
+    await asyncio.wait((draining, second), return_when=asyncio.FIRST_COMPLETED)
+    finished = draining.done() and draining.result()
+    await tasks.cancel_all()
+    return finished
+
+
+async def _tell_status(supervisor: Supervisor) -> None:
+    told = ""
+    while True:
+        if (status := supervisor.status) != told:
+            systemd.notify(systemd.status(status))
+            told = status
+        await asyncio.sleep(_STATUS_EVERY)
+
+
+async def _feed_watchdog(interval: float) -> None:
+    while True:
+        systemd.notify(systemd.WATCHDOG)
+        await asyncio.sleep(interval)

@@ -1,0 +1,49 @@
+"""What a start would fail at, found beforehand: files that the configuration names.
+
+`hermes-lb check` asks, and so does an upgrade of the new code. Nothing is opened, made or written
+that somebody could see. Addresses are not tried: the balancer that runs has them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.config.admin_tls import admin_context
+from hermes_lb.config.token import read_token
+from hermes_lb.observe.sinks import check_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hermes_lb.config import Config
+
+
+def start_problems(configured: Config) -> Iterator[OSError | ValueError]:
+    """Each as the start would raise it, with a line for a person. It may take a while."""
+    for check in (_check_tls, _check_log, _check_token, _check_admin_tls):
+        try:
+            check(configured)
+        except (OSError, ValueError) as error:
+            yield error
+
+
+def _check_tls(configured: Config) -> None:
+    backends = configured.backends.values()
+    if any(one.tls for one in configured.frontends) or any(one.tls for one in backends):
+        from hermes_lb.proxy.files import check_files  # the whole data path, for those who need it
+
+        check_files(configured)
+
+
+def _check_log(configured: Config) -> None:
+    check_sink(configured.log)
+
+
+def _check_token(configured: Config) -> None:
+    if configured.admin.enabled:
+        read_token(configured.admin)
+
+
+def _check_admin_tls(configured: Config) -> None:
+    if configured.admin.enabled and configured.admin.tls is not None:
+        admin_context(configured.admin.tls)

@@ -1,0 +1,434 @@
+"""The supervisor: it keeps the sockets, runs checks and control plane, and minds the workers.
+
+Here is the order in which all of it starts, reloads, is upgraded and ends. What the processes know
+alike of servers and sessions is in `shared_state`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import random
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Literal
+
+from hermes_lb.config import ConfigError, load_config
+from hermes_lb.config.changes import describe_changes, refuse_fixed
+from hermes_lb.control.operator import NotPossible, find_server
+from hermes_lb.control.state_file import RuntimeStates
+from hermes_lb.health import HealthChecker
+from hermes_lb.observe.observed import Observed, Upkeep
+from hermes_lb.observe.sinks import try_sink
+from hermes_lb.proxy import Resolver, check_files
+from hermes_lb.tasks import Tasks
+from hermes_lb.workers.admin_listener import AdminListener
+from hermes_lb.workers.fleet import Fleet
+from hermes_lb.workers.handover import (
+    Estate,
+    check_new_code,
+    execute_anew,
+    signals_blocked,
+)
+from hermes_lb.workers.kept_files import KeptFiles
+from hermes_lb.workers.limits import within_limits, worker_count
+from hermes_lb.workers.shared_state import SharedState
+from hermes_lb.workers.status import in_words
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from hermes_lb.config import Config
+    from hermes_lb.config import Server as ServerConfig
+    from hermes_lb.control.operator import Session
+    from hermes_lb.pool import Server
+    from hermes_lb.pool.server import Admin
+    from hermes_lb.workers.channel import Message
+    from hermes_lb.workers.listening import Key
+
+logger = logging.getLogger("hermes_lb")
+
+# Seconds. Pools are told the time: slow starts go on, ejections end.
+_TICK = 0.5
+# Seconds in which a signal that has come reaches those who act on it.
+_SETTLES = 0.05
+# What an upgrade does not begin anew (`Upkeep`).
+_KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts", "dns_failures")
+
+
+class Supervisor:
+    """`await start()`, then it minds itself; `await drain(seconds)`, `await stop()` at the end.
+
+    `file` is read anew by `reload`. `estate` is what outlives this image of the program: sockets,
+    shared memory, and perhaps workers that are running already. It is a `control.Operator`.
+    """
+
+    def __init__(self, config: Config, file: Path, estate: Estate) -> None:
+        self.config = config
+        self.urls: list[str] = []
+        self.is_draining = False
+        self._reload_refused = ""  # why, if the last one was
+        self._file = file
+        self._estate = estate
+        self._tasks = Tasks()
+        self._running = AsyncExitStack()
+        self._reloading = asyncio.Lock()
+        self._is_upgrading = False  # this image is about to be replaced
+        self._renewing: asyncio.Task[None] | None = None  # the last image's workers are
+        rows, gathered, upkeep = estate.rows, estate.gathered, Upkeep()
+        self._fleet = Fleet(
+            estate.loop, estate.listening, estate.block, estate.bells, rows, gathered,
+            about=self._about, upkeep=upkeep,
+        )  # fmt: skip
+        self._kept_files = KeptFiles()
+        self._shared = shared = SharedState(self._fleet, rows, gathered)
+        self._fleet.on_message = shared.hear
+        self.recent = shared.recent
+        self.observed = Observed(
+            shared.pools, shared.frontends, gathered.processes, upkeep, refresh=shared.refresh
+        )
+        self._resolver = Resolver(
+            config.backends, self._addresses_changed, rng=random.Random(), failed=upkeep.dns_failed
+        )
+        state_file = config.process.state_file
+        self._states = RuntimeStates(state_file, shared.pools) if state_file else None
+        if self._states is not None:
+            shared.on_decision = self._states.changed
+        self._checks: HealthChecker | None = None
+        admin = config.admin
+        self._admin = AdminListener(admin, self, estate.admin) if admin.enabled else None
+
+    def __repr__(self) -> str:
+        return f"<Supervisor of {self._fleet!r}>"
+
+    # Its life.
+
+    async def start(self) -> None:
+        """Until all workers listen. Raises OSError, ValueError or StartFailed.
+
+        Nothing is left then, but an inherited estate: the workers in it go on as they were.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            if self._estate.inherited is None:
+                await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        async with AsyncExitStack() as starting:
+            starting.push_async_callback(self._tasks.cancel_all)
+            # In a thread: while it looks names up, the loop hears signals.
+            await asyncio.to_thread(self._estate.listening.open, self.config)
+            await self._take_files()
+            starting.push_async_callback(self._resolver.stop)
+            await self._resolver.start()
+            self._shared.reconfigure(self._resolved)
+            if self._states is not None:
+                await self._states.start()
+                starting.push_async_callback(self._states.stop)
+            known = self._restore(self._estate.inherited)
+            self._checks = checks = HealthChecker(
+                self._shared.pools,
+                self._resolver.backends,
+                rng=random.Random(),
+                clock=asyncio.get_running_loop().time,
+                moved=self._shared.has_moved,
+                reported=self._shared.load_reported,
+                known=known,
+            )
+            starting.push_async_callback(checks.stop)
+            await checks.start()
+            is_first = self._estate.inherited is None
+            if self._admin is None:
+                self._estate.admin.close()
+            else:
+                starting.push_async_callback(self._admin.close)
+                await (self._admin.open() if is_first else self._admin.open_when_possible())
+            if is_first:
+                self.urls = await self._fleet.start_all()
+            else:
+                self._estate.adopt_children(self._fleet, self.config.process.drain_timeout)
+                self._renewing = self._tasks.spawn(self._renew(), name="upgrade")
+            self._tasks.spawn(self._tick(), name="tick")
+            looking = self._kept_files.keep_looking(lambda: self.config)
+            self._tasks.spawn(looking, name="look at certificates")
+            self._running = starting.pop_all()
+
+    async def _take_files(self) -> None:
+        """They have to be good at first; later the last image's serve as long as they are not."""
+        inherited = self._estate.inherited
+        if inherited is None:
+            self._kept_files.take(self.config, check_files(self.config))
+        else:
+            self._kept_files.restore(inherited.get("tls_files", ()))
+            await self._kept_files.look(self.config)
+
+    async def drain(self, timeout: float) -> bool:
+        """All workers accept no more and finish -> whether they have, within `timeout` seconds."""
+        self.is_draining = True
+        async with self._reloading:  # what has begun comes first
+            self._fleet.start_no_more()
+            self._estate.listening.close_all()
+        finished = await self._fleet.drain(timeout)
+        self._estate.listening.remove_files()
+        return finished
+
+    async def stop(self) -> None:
+        """End at once whatever still runs. Idempotent."""
+        self.is_draining = True
+        await self._fleet.stop()
+        running, self._running = self._running, AsyncExitStack()
+        await running.aclose()
+        self._estate.close()
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TICK)
+            self._fleet.kill_stuck()
+            self._shared.tick(loop.time())
+
+    # What the workers are told.
+
+    def _about(self, sockets: Iterable[tuple[Key, socket.socket]]) -> Message:
+        """All that a worker has to know."""
+        listening = self._estate.listening
+        return {
+            "config": within_limits(self._resolved, listening.seats).model_dump(mode="json"),
+            "key": self._estate.key,
+            "tickets": self._estate.tickets.state,
+            "rows": self._estate.rows.rows,
+            "servers": self._shared.snapshots(),
+            "tls_files": self._kept_files.of(self.config),
+            "sockets": [list(key) for key, _ in sockets],
+        }
+
+    @property
+    def _resolved(self) -> Config:
+        """The configuration, with a server for each address of a name that is looked up."""
+        return self.config.model_copy(update={"backends": self._resolver.backends})
+
+    def reopen_logs(self) -> None:
+        """Log files anew, by their names."""
+        self._fleet.tell({"do": "reopen"})
+
+    # What its operator sees and does.
+
+    @property
+    def admin_url(self) -> str | None:
+        """Of the admin listener; None if it is off, or can't be opened."""
+        return self._admin.url if self._admin is not None else None
+
+    @property
+    def missing_processes(self) -> Literal["none", "some", "all"]:
+        """Of the workers: their seats are empty, and none can be started there."""
+        if not self._fleet.failed_seats:
+            return "none"
+        return "some" if self._fleet.is_serving else "all"
+
+    @property
+    def status(self) -> str:
+        """In a line, for a service manager."""
+        if self.is_draining:
+            return "draining"
+        is_renewing = self._renewing is not None and not self._renewing.done()
+        return in_words(
+            self._shared.pools.values(),
+            serving=self._fleet.serving,
+            seats=self._estate.listening.seats,
+            is_upgrading=self._is_upgrading or is_renewing,
+            refused=self._reload_refused,
+        )
+
+    def now(self) -> float:
+        """The data path's clock: monotonic seconds."""
+        return asyncio.get_running_loop().time()
+
+    def set_state(self, backend: str, server: str, state: Admin) -> None:
+        """`ready | drain | maint`, by HAProxy's meaning. Raises UnknownServer."""
+        find_server(self._shared.pools, backend, server).set_admin(state)
+
+    def set_weight(self, backend: str, server: str, weight: int | None) -> None:
+        """0 to 65535, None: the configured one. Raises UnknownServer."""
+        find_server(self._shared.pools, backend, server).set_weight(weight)
+
+    async def end_sessions(self, backend: str, server: str) -> int:
+        """Cut what runs on a server, known or removed -> how many. Raises UnknownServer."""
+        answers = await self._fleet.ask_all({"do": "end", "backend": backend, "server": server})
+        ended: int = sum(answer.get("ended", 0) for answer in answers)
+        if not ended:
+            find_server(self._shared.pools, backend, server)
+        return ended
+
+    async def sessions(self) -> list[Session]:
+        """The requests that run now, the longest first."""
+        answers = await self._fleet.ask_all({"do": "sessions"})
+        rows: list[Any] = [row for answer in answers for row in answer.get("sessions", ())]
+        return sorted(rows, key=lambda row: -row["seconds"])
+
+    async def reload(self) -> list[str]:
+        """Read the file anew, and have all workers go on by it -> the changes, in words.
+
+        Raises ConfigError with every problem, or OSError; all stays as it was then.
+        """
+        upkeep, listening = self.observed.upkeep, self._estate.listening
+        async with self._reloading:
+            self._refuse_when_ending()
+            try:
+                if self._file.is_fifo():
+                    raise OSError(errno.ESPIPE, f"{self._file} is a FIFO, which is read only once")
+                new = load_config(self._file)
+                refuse_fixed(self.config, new, str(self._file))
+                changes = describe_changes(self.config, new)
+                files = check_files(new)
+                self._estate.rows.check(new)
+                if new.log != self.config.log:
+                    await asyncio.to_thread(try_sink, new.log)
+                opened = listening.open(new)
+            except (ValueError, OSError) as error:
+                upkeep.failed_to_reload()
+                why = getattr(error, "strerror", None) or error
+                logger.error("the configuration is not reloaded, the old one goes on:\n%s", why)
+                self._reload_refused = str(why)
+                raise
+            self.config = new
+            self._reload_refused = ""
+            changes += self._kept_files.take(new, files)
+            await self._resolver.reconfigure(new.backends)
+            problems = await self._apply(opened)
+            listening.close(listening.unused(new))
+            self._fleet.seats_changed()
+            upkeep.reloaded()
+        logger.info("reloaded%s", "".join(f"\n  {change}" for change in changes) or ": no change")
+        return changes + problems
+
+    def _refuse_when_ending(self) -> None:
+        if self.is_draining:
+            raise NotPossible("it is draining, and will end")
+
+    async def _apply(self, opened: list[Key]) -> list[str]:
+        """Have pools, checks and workers be as the configuration and the addresses are now."""
+        self._shared.reconfigure(self._resolved)
+        if self._states is not None:
+            self._states.changed()  # first: who has come back is at once as it was
+        if self._checks is not None:
+            await self._checks.reconfigure(self._resolver.backends)
+        return await self._fleet.reconfigure(opened, self.config.process.drain_timeout)
+
+    def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
+        self._tasks.spawn(self._set_addresses(), name="new addresses")
+
+    async def _set_addresses(self) -> None:
+        async with self._reloading:
+            await self._apply([])
+
+    # The next image of the program.
+
+    async def upgrade(self) -> None:
+        """Replace all processes, this one included, by new ones, which load the code anew.
+
+        This process keeps its number. The sockets stay open, live streams finish in the old
+        workers. Raises NotPossible, with the reason, if the new code does not accept the
+        configuration, an address in it can't be had, or another upgrade has begun.
+        """
+        if self._is_upgrading:  # its next image would know nothing of this one
+            raise NotPossible("an upgrade has begun already")
+        self._is_upgrading = True
+        try:
+            await self._prepare_upgrade()
+        except BaseException:
+            self._is_upgrading = False
+            raise
+        self._tasks.spawn(self._hand_over(), name="hand over")
+
+    async def _prepare_upgrade(self) -> None:
+        await check_new_code(self._file)
+        async with self._reloading:
+            self._refuse_when_ending()
+            try:
+                new = load_config(self._file)
+            except ConfigError as error:  # it was good a moment ago
+                raise NotPossible(str(error)) from None
+            if not self._fleet.has_room(worker_count(new)):
+                raise NotPossible("old processes are still finishing: try again when they have")
+            try:
+                self._estate.listening.open(new)  # for the next image
+                if new.admin.enabled:
+                    self._estate.admin.check(new.admin.bind)
+            except OSError as error:
+                raise NotPossible(error.strerror or str(error)) from None
+
+    async def _hand_over(self) -> None:
+        """Signals wait from here on, and those that have come are heard, before it is too late."""
+        async with self._reloading:
+            if self._admin is not None:
+                await self._admin.close()  # after its answer to who has asked for this
+            if self._checks is not None:
+                await self._checks.stop()
+            if self._states is not None:
+                await self._states.stop()
+            await self._fleet.until_sure()
+            try:
+                with signals_blocked():
+                    await asyncio.sleep(_SETTLES)
+                    await self._fleet.until_between_messages()
+                    if not self.is_draining:
+                        self._shared.refresh()
+                        execute_anew(self._estate, self._fleet, self._inheritance())
+            except NotPossible as error:
+                logger.error("no upgrade: %s", error)
+                await self._take_up_again()
+            except Exception:
+                logger.exception("no upgrade")
+                await self._take_up_again()
+
+    async def _take_up_again(self) -> None:
+        """The next image can't be executed: this one goes on."""
+        self._is_upgrading = False
+        listening = self._estate.listening
+        listening.close(listening.unused(self.config))
+        self._fleet.seats_changed()
+        if self._states is not None:
+            await self._states.start()
+        if self._checks is not None:
+            await self._checks.start()
+        if self._admin is not None:
+            await self._admin.open_when_possible()
+
+    def _inheritance(self) -> dict[str, Any]:
+        """What the next image shall know of this one's decisions."""
+        upkeep = self.observed.upkeep
+        return {
+            "config": self.config.model_dump(mode="json"),
+            **self._shared.state(),
+            "tls_files": self._kept_files.state,
+            "history": self._admin.history.state() if self._admin is not None else None,
+            **{key: getattr(upkeep, key) for key in _KEPT},
+        }
+
+    def _restore(self, inherited: dict[str, Any] | None) -> list[Server]:
+        """What the last image has left us, if there was one -> the servers that it knew."""
+        if inherited is None:
+            return []
+        upkeep = self.observed.upkeep
+        for key in _KEPT:
+            setattr(upkeep, key, inherited.get(key, getattr(upkeep, key)))
+        if self._admin is not None:
+            self._admin.history.restore(inherited.get("history") or {})
+        return self._shared.restore(inherited)
+
+    async def _renew(self) -> None:
+        """Seat by seat a new worker, and then the old one finishes."""
+        for seat in range(self._estate.listening.seats):
+            if not await self._fleet.replace(seat, self.config.process.drain_timeout):
+                if not self.is_draining:
+                    logger.error("the upgrade stops here: old processes go on")
+                return
+        self._fleet.retire_beyond_seats(self.config.process.drain_timeout)
+        listening = self._estate.listening
+        listening.close(listening.unused(self.config))
+        self._fleet.seats_changed()
+        logger.info("upgraded: all processes run the new code")

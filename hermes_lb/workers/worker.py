@@ -1,0 +1,356 @@
+"""A worker process: the data path, and an ear for the supervisor.
+
+It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. What it hears:
+
+    start        the configuration, sockets, rows of the shared memory; answered when it listens.
+                 Only the first worker of a seat has to have its access log
+    reconfigure  another configuration; answered when it holds
+    servers      what operators and checks have decided about servers
+    load         what a server said of its load to a check
+    failed       a passive failure that another worker has seen
+    recovered    the server has answered one of another's requests since
+    pin          a session that another worker has learnt
+    reopen       log files anew, by their names
+    sessions     the requests that run now; answered
+    end          cut what runs on a server; answered
+    moved        has a response of this server moved within so many seconds? answered
+    drain        accept no more, finish, and end
+
+and what it tells: failed, recovered, ejected, pin, find (a pin; is answered), refused, recent,
+leaving (somebody has sent it a SIGTERM).
+If the supervisor is gone, it drains as well: streams outlive even that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.config import Config
+from hermes_lb.proxy import DataPlane, end_sessions, has_moved, running_sessions
+from hermes_lb.proxy.certificates import TlsFiles
+from hermes_lb.proxy.sockets import handed_over
+from hermes_lb.proxy.ticket_keys import TicketSecret
+from hermes_lb.signals import HANDLED
+from hermes_lb.tasks import Tasks
+from hermes_lb.workers.block import Block
+from hermes_lb.workers.channel import Channel
+from hermes_lb.workers.peers import Peers
+from hermes_lb.workers.pins import ChannelPins
+from hermes_lb.workers.published import EVERY, Publisher
+from hermes_lb.workers.shared_clients import SharedClients
+
+if TYPE_CHECKING:
+    import socket
+
+    from hermes_lb.pool import Server
+    from hermes_lb.workers.block import Part
+    from hermes_lb.workers.channel import Message
+
+logger = logging.getLogger("hermes_lb.workers")
+
+CHANNEL_FD = 3
+
+# The data path leaves few cycles behind; the default of 700 objects makes Python look for some
+# several times in every 100 requests.
+_GC_THRESHOLDS = (50_000, 20, 50)
+
+# Seconds; a century. The deadline is set apart, since it can be moved.
+_NO_END = 3.2e9
+
+
+class Worker:
+    """`await run()` serves until it is told to end, and has ended."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._channel = Channel(sock, self._hear, self._lost_supervisor)
+        self._tasks = Tasks()
+        self._inbox: asyncio.Queue[tuple[Message, list[int]]] = asyncio.Queue()
+        self._end = asyncio.Event()
+        self._is_draining = False
+        self._is_listening_to = True  # False while what the supervisor said is being applied
+        self._plane: DataPlane | None = None
+        self._block: Block | None = None
+        self._peers: Peers | None = None
+        self._publisher: Publisher | None = None
+        self._told_refused: dict[str, int] = {}
+        self._unsaid: list[dict[str, Any]] = []  # recent aborts
+
+    async def run(self) -> None:
+        for number in HANDLED:
+            asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._tasks.spawn(self._obey(), name="what the supervisor says")
+        await self._end.wait()
+        await self._tasks.cancel_all()  # they work with what is stopped now
+        if self._plane is not None:
+            if self._plane.context.clients:
+                logger.info("process %d: what still ran was cut", os.getpid())
+            if self._publisher is not None:
+                self._publish()
+            await self._plane.stop()
+        self._channel.close()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        """All but a TERM are the supervisor's, and come here only since a terminal sends to all."""
+        if number == signal.SIGTERM:
+            self._channel.send({"do": "leaving"})
+            self._leave()
+
+    def _lost_supervisor(self) -> None:
+        if not self._is_draining:
+            logger.warning("the supervisor is gone: process %d ends when it is done", os.getpid())
+        self._leave()
+
+    def _leave(self) -> None:
+        """By itself. A start that has come so far that it may have clients comes to its end first:
+        else it would go on to listen."""
+        if self._plane is None:
+            self._end.set()
+        else:
+            self._hear({"do": "drain", "timeout": self._plane.config.process.drain_timeout}, [])
+
+    @property
+    def plane(self) -> DataPlane:
+        assert self._plane is not None, "it was not started"
+        return self._plane
+
+    # What the supervisor says.
+
+    def _hear(self, message: Message, descriptors: list[int]) -> None:
+        self._inbox.put_nowait((message, descriptors))
+
+    async def _obey(self) -> None:
+        """One after the other, in order."""
+        while True:
+            message, descriptors = await self._inbox.get()
+            handle = getattr(self, f"_on_{message['do']}")
+            try:
+                result = handle(message, descriptors)
+                answer = await result if asyncio.iscoroutine(result) else result
+            except (OSError, ValueError) as error:
+                answer = {"error": getattr(error, "strerror", None) or str(error)}
+            except Exception as error:
+                logger.exception("while dealing with %r", message["do"])
+                answer = {"error": repr(error)}
+            if "ask" in message:
+                self._channel.answer(message, answer or {})
+
+    async def _on_start(self, message: Message, descriptors: list[int]) -> Message | None:
+        configured = Config.model_validate(message["config"])
+        number, bells = message["number"], message["bells"]
+        self._block = Block(descriptors[0])
+        plane = DataPlane(
+            configured, process_number=number, tls_files=_tls_files(message.get("tls_files"))
+        )
+        tickets = TicketSecret.restore(message["tickets"])
+        await plane.open(
+            before_backends=partial(self._join, tickets),
+            log_may_be_late=not message.get("is_first", True),
+        )
+        self._plane = plane
+        part = self._block.parts[number]
+        if message["is_alone"]:
+            for bell in descriptors[1 : 1 + bells]:
+                os.close(bell)
+        else:
+            self._peers = Peers(
+                self._block, number, descriptors[1 : 1 + bells], asyncio.get_running_loop()
+            )
+            plane.context.turn.before_requests = self._peers.look
+            parts = self._block.parts
+            key = bytes.fromhex(message["key"])
+            plane.context.share(
+                SharedClients(part.clients, [one.clients for one in parts], key),
+                SharedClients(part.requests, [one.requests for one in parts], key),
+            )
+        self._publisher = Publisher(plane, part, is_alone=message["is_alone"])
+        plane.context.recent.on_add = self._note_abort
+        self._set_rows(message["rows"])
+        self._restore(message["servers"])
+        await plane.listen(_sockets(message["sockets"], descriptors[1 + bells :]))
+        self._tasks.spawn(self._keep_publishing(part), name="publish")
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        return {"urls": [u.url for f in plane.frontends for u in f.listeners]}
+
+    def _join(self, tickets: TicketSecret, plane: DataPlane) -> None:
+        """Before there is anything that is shared: what it is shared by."""
+        plane.context.tickets = tickets
+        plane.context.shared_pins = lambda backend: ChannelPins(self._channel, backend)
+
+    async def _on_reconfigure(self, message: Message, descriptors: list[int]) -> None:
+        configured = Config.model_validate(message["config"])
+
+        def before_serving() -> None:
+            self._set_rows(message["rows"])
+            self._restore(message["servers"])
+
+        sockets = _sockets(message["sockets"], descriptors)
+        tls_files = _tls_files(message.get("tls_files"))
+        await self.plane.reconfigure(configured, sockets, before_serving, tls_files)
+
+    def _on_servers(self, message: Message, descriptors: list[int]) -> None:
+        self._restore(message["servers"])
+
+    def _on_load(self, message: Message, descriptors: list[int]) -> None:
+        if (server := self._find(message)) is not None:
+            self.plane.load_reported(server, message["load"])
+
+    def _on_failed(self, message: Message, descriptors: list[int]) -> None:
+        if (server := self._find(message)) is not None:
+            server.failed(message["at"])
+
+    def _on_recovered(self, message: Message, descriptors: list[int]) -> None:
+        if (server := self._find(message)) is not None and server.fails:
+            server.recovered()
+
+    def _on_pin(self, message: Message, descriptors: list[int]) -> None:
+        backend = self.plane.backends.get(message["backend"])
+        if backend is not None:
+            backend.pins.note(bytes.fromhex(message["key"]), message["server"])
+
+    def _on_reopen(self, message: Message, descriptors: list[int]) -> None:
+        self.plane.reopen_log()
+
+    def _on_sessions(self, message: Message, descriptors: list[int]) -> Message:
+        plane = self.plane
+        return {"sessions": running_sessions(plane.context, plane.process.number)}
+
+    def _on_end(self, message: Message, descriptors: list[int]) -> Message:
+        context = self.plane.context
+        return {"ended": end_sessions(context, message["backend"], message["server"])}
+
+    def _on_moved(self, message: Message, descriptors: list[int]) -> Message:
+        server = self._find(message)
+        moved = server is not None and has_moved(self.plane.context, server, message["seconds"])
+        return {"moved": moved}
+
+    def _on_drain(self, message: Message, descriptors: list[int]) -> None:
+        self._drain(message["timeout"])
+
+    def _drain(self, timeout: float) -> None:
+        """For so many seconds at most; told twice, what ends sooner counts."""
+        if self._plane is None:
+            self._end.set()
+            return
+        asyncio.get_running_loop().call_later(timeout, self._end.set)
+        if not self._is_draining:
+            self._is_draining = True
+            self._tasks.spawn(self._finish(self._plane), name="drain")
+
+    async def _finish(self, plane: DataPlane) -> None:
+        await plane.drain(_NO_END)
+        self._end.set()
+
+    # States.
+
+    def _set_rows(self, rows: dict[str, int]) -> None:
+        plane = self.plane
+        assert self._publisher is not None
+        self._publisher.set_rows(rows)
+        if self._peers is not None:
+            self._peers.set_rows(plane.pools, rows)
+        for pool in plane.pools.values():
+            pool.lifts_ejections = False
+            pool.on_change = partial(self._changed, pool.name)
+            pool.on_failed = partial(self._failed, pool.name)
+            pool.on_recovered = partial(self._recovered, pool.name)
+
+    def _restore(self, servers: list[Any]) -> None:
+        self._is_listening_to = False
+        try:
+            for backend, name, snapshot in servers:
+                server = self._find({"backend": backend, "server": name})
+                if server is not None:
+                    server.restore(snapshot)
+        finally:
+            self._is_listening_to = True
+
+    def _changed(self, backend: str, server: Server) -> None:
+        """Of all that is decided about a server, ejections are begun here.
+
+        The supervisor may refuse one, when other workers' have made too many of them.
+        """
+        if self._is_listening_to and server.is_ejected:
+            self._channel.send(
+                {
+                    "do": "ejected", "backend": backend, "server": server.name,
+                    "until": server.ejected_until, "because": server.ejected_because,
+                }
+            )  # fmt: skip
+
+    def _failed(self, backend: str, server: Server, at: float) -> None:
+        self._channel.send({"do": "failed", "backend": backend, "server": server.name, "at": at})
+
+    def _recovered(self, backend: str, server: Server) -> None:
+        self._channel.send({"do": "recovered", "backend": backend, "server": server.name})
+
+    def _find(self, message: Message) -> Server | None:
+        """None: another configuration has come meanwhile."""
+        pool = self.plane.pools.get(message["backend"])
+        servers = pool.servers if pool is not None else []
+        return next((s for s in servers if s.name == message["server"]), None)
+
+    # What it tells of itself.
+
+    async def _keep_publishing(self, part: Part) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            part.gauges[-1] = loop.time()  # a sign of life
+            await asyncio.sleep(EVERY)
+            try:
+                self._publish()
+            except Exception:  # a bug in the counting must not be taken for death
+                logger.exception("while publishing")
+
+    def _publish(self) -> None:
+        assert self._publisher is not None
+        self._publisher.publish()
+        for name, counters in self.plane.counters.items():
+            total = sum(counters.refused.values())
+            if total != self._told_refused.get(name):
+                self._told_refused[name] = total
+                refused = [[*reason, count] for reason, count in counters.refused.items()]
+                self._channel.send({"do": "refused", "frontend": name, "refused": refused})
+        if self._unsaid:
+            aborts, self._unsaid = self._unsaid, []
+            self._channel.send({"do": "recent", "aborts": aborts})
+
+    def _note_abort(self, abort: dict[str, Any]) -> None:
+        if len(self._unsaid) < 200:  # as many as anybody will look at
+            self._unsaid.append(abort)
+
+
+def _sockets(
+    listed: list[list[Any]], descriptors: list[int]
+) -> dict[tuple[str, str], list[socket.socket]]:
+    """`[frontend, bind]` for each descriptor, in order -> sockets by both."""
+    groups: dict[tuple[str, str], list[socket.socket]] = {}
+    for (frontend, bind), fd in zip(listed, descriptors, strict=True):
+        groups.setdefault((frontend, bind), []).append(handed_over(fd))
+    return groups
+
+
+def _tls_files(states: dict[str, Any] | None) -> dict[str, TlsFiles] | None:
+    """By frontend. None: the supervisor is of older code, and has kept none."""
+    if states is None:
+        return None
+    return {frontend: TlsFiles.restore(state) for frontend, state in states.items()}
+
+
+async def serve_worker() -> None:
+    """The whole life of a worker process."""
+    sock = handed_over(CHANNEL_FD)
+    async with AsyncExitStack() as stack:
+        stack.callback(sock.close)
+        with contextlib.suppress(asyncio.CancelledError):
+            await Worker(sock).run()

@@ -1,0 +1,60 @@
+"""Sessions that were learnt, while the configuration changes under them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from hermes_lb.testing import Answer, config_for
+
+if TYPE_CHECKING:
+    from hermes_lb.testing import Request, Server
+    from tests.testing.support import Balanced, Servers
+
+LEARNS = {"on": "header:X-Session", "learn": True}
+
+
+def configured(*servers: Server, **options: Any) -> dict[str, Any]:
+    return config_for(*servers, stick=[LEARNS], balance="round_robin", **options)
+
+
+async def ask(url: str, session: str) -> str:
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(url, headers={"X-Session": session} if session else {}) as response,
+    ):
+        return await response.text()
+
+
+async def test_a_session_that_was_learnt_outlives_a_reload_and_not_its_server(
+    balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    one, two, three = await balanced_servers(3)
+    one.handler = opening("s-1", one)
+    lb = await load_balancer(config=configured(one, two))
+    assert await ask(lb.url, "") == "one"
+
+    for new in (
+        configured(three, two, one),
+        configured(three, two, one, pins={"size": 5}),
+        config_for(three, two, one, stick=[LEARNS], balance="maglev"),
+        configured(two, one),
+    ):
+        assert await lb.reconfigure(new)
+        assert [await ask(lb.url, "s-1") for _ in range(3)] == ["one"] * 3
+
+    await lb.reconfigure(configured(two, three))
+    moved = await ask(lb.url, "s-1")
+    assert moved in {"two", "three"}
+    await lb.reconfigure(configured(one, two, three))
+    assert [await ask(lb.url, "s-1") for _ in range(3)] == [moved] * 3
+
+
+def opening(session: str, server: Server) -> Any:
+    """A handler that gives its client a session."""
+
+    async def answer(request: Request) -> Answer:
+        return Answer(200, {"X-Session": session}, server.name)
+
+    return answer

@@ -1,0 +1,155 @@
+"""An operator's view of a balancer that is not there, and a client of its admin listener."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import aiohttp
+
+from hermes_lb.config import Admin, Backend
+from hermes_lb.control.admin import AdminServer
+from hermes_lb.control.operator import Session, find_server
+from hermes_lb.observe.observed import Observed, ProcessView
+from hermes_lb.observe.recent import Recent, record
+from hermes_lb.pool import FrontendCounters, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from hermes_lb.control.operator import Operator
+    from hermes_lb.pool import Server
+
+TOKEN = "open-sesame-0123456789"
+
+
+class FakeOperator:
+    """Real pools without traffic. `reload_answer` and `upgrade_answer` are given or raised."""
+
+    def __init__(self, *pools: Pool) -> None:
+        self.pools = {pool.name: pool for pool in pools or (agents(),)}
+        self.frontend = FrontendCounters()
+        self.processes = [ProcessView(0, 4711, started_at=1000.0)]
+        self.observed = Observed(self.pools, {"public": self.frontend}, self.processes)
+        self.recent = Recent()
+        self.is_draining = False
+        self.missing_processes: Literal["none", "some", "all"] = "none"
+        self.time: float | None = None  # of the clock, if it stands still
+        self.running: list[Session] = []
+        self.asked = 0  # how often what runs was asked for
+        self.reload_answer: list[str] | Exception = []
+        self.upgrades = 0
+        self.upgrade_error: Exception | None = None
+
+    def server(self, name: str) -> Server:
+        return next(s for pool in self.pools.values() for s in pool.servers if s.name == name)
+
+    def now(self) -> float:
+        return time.monotonic() if self.time is None else self.time
+
+    def set_state(self, backend: str, server: str, state: Any) -> None:
+        find_server(self.pools, backend, server).set_admin(state)
+
+    def set_weight(self, backend: str, server: str, weight: int | None) -> None:
+        find_server(self.pools, backend, server).set_weight(weight)
+
+    async def end_sessions(self, backend: str, server: str) -> int:
+        doomed = [s for s in self.running if (s["backend"], s["server"]) == (backend, server)]
+        self.running = [session for session in self.running if session not in doomed]
+        if doomed:
+            return len(doomed)
+        found = find_server(self.pools, backend, server)
+        ended, found.in_flight = found.in_flight, 0
+        return ended
+
+    async def reload(self) -> list[str]:
+        if isinstance(self.reload_answer, Exception):
+            raise self.reload_answer
+        return self.reload_answer
+
+    async def upgrade(self) -> None:
+        if self.upgrade_error is not None:
+            raise self.upgrade_error
+        self.upgrades += 1
+
+    async def sessions(self) -> list[Session]:
+        self.asked += 1
+        return self.running
+
+    def abort(self, termination: str = "SD--", request: str = "GET /chat HTTP/1.1") -> None:
+        """A request has just ended badly."""
+        self.recent.add(
+            record(
+                at=time.time(), client="192.0.2.7:40312", frontend="public", backend="agents",
+                server="agent1", termination=termination, status=200, duration=1.5,
+                request=request, reason="",
+            )
+        )  # fmt: skip
+
+
+def _is_an_operator(fake: FakeOperator) -> Operator:
+    return fake  # mypy holds the fake to the protocol
+
+
+def agents(name: str = "agents") -> Pool:
+    servers = [
+        {"name": "agent1", "address": "127.0.0.1:8001", "weight": 3, "max_connections": 9},
+        {"name": "agent2", "address": "[::1]:8002", "backup": True, "max_fails": 1},
+    ]
+    return Pool(name, Backend.model_validate({"servers": servers}))
+
+
+def session(**given: Any) -> Session:
+    """One row of `sessions`."""
+    row: Any = {
+        "process": 0, "client": "192.0.2.7:40312", "frontend": "public", "backend": "agents",
+        "server": "agent1", "kind": "stream", "phase": "D", "seconds": 12.5, "method": "POST",
+        "target": "/chat", "bytes_in": 100, "bytes_out": 2000, "pinned_by": None, **given,
+    }  # fmt: skip
+    return row
+
+
+class Client:
+    """Asks one admin listener."""
+
+    def __init__(
+        self, admin: AdminServer, operator: FakeOperator, http: aiohttp.ClientSession
+    ) -> None:
+        self.admin = admin
+        self.operator = operator
+        self.http = http
+        self.url = admin.url
+
+    async def ask(
+        self, path: str, method: str = "GET", **options: Any
+    ) -> tuple[aiohttp.ClientResponse, str]:
+        async with self.http.request(method, self.url + path, **options) as response:
+            return response, await response.text()
+
+    async def get(self, path: str, **options: Any) -> Any:
+        """The JSON of a good answer."""
+        response, text = await self.ask(path, **options)
+        assert response.status == 200, text
+        return await response.json()
+
+    async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """What a body of JSON is answered -> status and JSON."""
+        response, _ = await self.ask(path, method, json={} if body is None else body,
+                                     headers=headers)  # fmt: skip
+        return response.status, await response.json()
+
+
+@asynccontextmanager
+async def admin_listener(
+    operator: FakeOperator | None = None, **configured: Any
+) -> AsyncIterator[Client]:
+    """A running listener, on a free port of loopback."""
+    operator = operator or FakeOperator()
+    admin = AdminServer(Admin.model_validate({"bind": "127.0.0.1:0", **configured}), operator)
+    await admin.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            yield Client(admin, operator, http)
+    finally:
+        await admin.stop()

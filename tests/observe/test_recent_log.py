@@ -1,0 +1,59 @@
+"""The last requests that ended badly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hermes_lb.observe.recent import KEPT, REQUEST_MAX, Abort, Recent, record
+
+
+def abort(**fields: Any) -> Abort:
+    plain: dict[str, Any] = {
+        "at": 1_764_079_795.0071, "client": "10.0.0.1", "frontend": "public", "backend": "agents",
+        "server": None, "termination": "CD--", "status": 200, "duration": 1.5,
+        "request": "GET / HTTP/1.1", "reason": "",
+    }  # fmt: skip
+    return record(**{**plain, **fields})
+
+
+def test_a_record_is_fit_for_json() -> None:
+    made = abort(request="GET /" + "x" * 1000)
+    assert json.loads(json.dumps(made)) == made
+    assert (made["at"], made["duration_ms"]) == (1_764_079_795.007, 1500)
+    assert len(made["request"]) == REQUEST_MAX
+
+
+def test_those_after_a_number_come_oldest_first() -> None:
+    recent = Recent()
+    for status in (1, 2, 3):
+        recent.add(abort(status=status))
+    assert [one["status"] for one in recent.since()] == [1, 2, 3]
+    assert [one["status"] for one in recent.since(2)] == [3]
+    assert recent.since(recent.last) == []
+
+
+def test_only_the_last_are_kept_and_numbers_go_on() -> None:
+    recent = Recent()
+    for status in range(KEPT + 10):
+        recent.add(abort(status=status))
+    kept = recent.since()
+    assert [one["number"] for one in kept] == list(range(11, KEPT + 11))
+    assert repr(recent) == f"<Recent {KEPT} of {KEPT + 10}>"
+
+
+def test_one_that_is_handed_on_gets_a_number_of_its_new_place() -> None:
+    here, there = Recent(), Recent()
+    there.add(abort(status=1))
+    here.add(abort(status=2))
+    for one in here.since():
+        there.add(one)
+    assert [(one["status"], one["number"]) for one in there.since()] == [(1, 1), (2, 2)]
+    assert here.since()[0]["number"] == 1
+
+
+def test_whoever_wants_to_know_is_told_of_each() -> None:
+    told: list[Abort] = []
+    recent = Recent(on_add=told.append)
+    recent.add(abort(status=7))
+    assert told == recent.since()

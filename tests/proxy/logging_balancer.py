@@ -1,0 +1,44 @@
+"""A balancer whose log is read when it has ended, in any format; `Stage` reads httplog only."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb import LoadBalancer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.proxy.support import Origin
+
+
+@asynccontextmanager
+async def logging_balancer(
+    path: Path,
+    *origins: Origin | int,
+    backend: dict[str, Any] | None = None,
+    frontend: dict[str, Any] | None = None,
+    **log: Any,
+) -> AsyncIterator[LoadBalancer]:
+    """One before agent1, agent2, ...; `log`: keys of the table. The file is whole behind it."""
+    ports = [one if isinstance(one, int) else one.port for one in origins]
+    servers = [
+        {"name": f"agent{i}", "address": f"127.0.0.1:{port}"} for i, port in enumerate(ports, 1)
+    ]
+    config = {
+        "admin": {"enabled": False},
+        "log": {"access": str(path), **log},
+        "frontends": [
+            {
+                "name": "public",
+                "bind": "127.0.0.1:0",
+                "default_backend": "agents",
+                **(frontend or {}),
+            }
+        ],
+        "backends": {"agents": {"servers": servers, **(backend or {})}},
+    }
+    async with LoadBalancer(config) as lb:
+        yield lb

@@ -1,0 +1,219 @@
+"""The formats of the access log, and the sample, as a running balancer writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.proxy.logging_balancer import logging_balancer
+from tests.proxy.support import answers, eventually, request, response
+from tests.proxy.tls_support import site, tls_client, with_tls
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.proxy.support import Stage
+
+FIELDS = 'User-Agent: Tester/1.0 ("odd")', "Referer: http://from.example/"
+
+
+def objects(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_json_tells_all_of_a_request(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.serving(answers(b"hello"))
+    async with logging_balancer(tmp_path / "log", origin, format="json") as lb:
+        client = await stage.client(lb)
+        await client.send(
+            request("POST", "/a?b=c", *FIELDS, "Host: h.example", "X-Request-ID: mine", body=b"12")
+        )
+        answer = await client.read_response()
+    (line,) = objects(tmp_path / "log")
+    assert line["time"].endswith("Z")
+    assert (line["client"], line["client_port"]) == client.sock.getsockname()
+    assert (line["frontend"], line["backend"], line["server"]) == ("public", "agents", "agent1")
+    assert min(line[f"{phase}_ms"] for phase in ("head", "queue", "connect", "response")) >= 0
+    assert line["total_ms"] >= line["response_ms"]
+    assert (line["status"], line["termination"]) == (200, "----")
+    assert (line["bytes_received"], line["bytes_sent"]) == (2, len(answer.head.raw) + 5)
+    assert (line["retries"], line["redispatched"], line["queued_behind"]) == (0, False, 0)
+    assert (line["method"], line["target"], line["version"]) == ("POST", "/a?b=c", "HTTP/1.1")
+    assert (line["host"], line["referer"]) == ("h.example", "http://from.example/")
+    assert line["user_agent"] == 'Tester/1.0 ("odd")'
+    assert line["request_id"] == "mine"
+    assert line["trace_id"] in (origin.requests[0].get("traceparent") or "")
+    assert (line["tls"], line["reason"]) == (None, None)
+
+
+async def test_json_tells_the_version_of_tls(stage: Stage, tmp_path: Path) -> None:
+    origin, path = await stage.serving(), tmp_path / "log"
+    encrypted = with_tls(site(tmp_path, "a.test"))
+    async with logging_balancer(path, origin, frontend=encrypted, format="json") as lb:
+        client = await tls_client(stage, lb)
+        await client.get()
+        await client.read_response()
+    assert objects(path)[0]["tls"] == "TLSv1.3"
+
+
+async def test_json_has_null_for_what_was_not_reached(stage: Stage, tmp_path: Path) -> None:
+    async with logging_balancer(
+        tmp_path / "log", stage.nobody(), backend={"retries": 0}, format="json"
+    ) as lb:
+        client = await stage.client(lb)
+        await client.get("/", *FIELDS)
+        assert (await client.read_response()).status == 503
+        await client.get()
+        await client.read_response()
+    line, without = objects(tmp_path / "log")
+    assert line["termination"] == "SC--"
+    assert (line["connect_ms"], line["response_ms"]) == (None, None)
+    assert "refused" in line["reason"]
+    assert line["user_agent"] == 'Tester/1.0 ("odd")'
+    assert without["user_agent"] is None
+
+
+async def test_json_has_a_line_for_what_was_no_request(stage: Stage, tmp_path: Path) -> None:
+    async with logging_balancer(tmp_path / "log", stage.nobody(), format="json") as lb:
+        client = await stage.client(lb)
+        await client.send(b"BAD\r\n\r\n")
+        await client.read_to_end()
+        left = await stage.client(lb)
+        await left.send(b"GET /")
+        left.half_close()
+        await left.read_to_end()
+    bad, left_within = objects(tmp_path / "log")
+    assert (bad["status"], bad["termination"], bad["method"]) == (400, "PR--", None)
+    assert bad["reason"].startswith("malformed request")
+    assert (left_within["status"], left_within["termination"]) == (None, "CR--")
+
+
+async def test_combined_shows_who_asked_and_from_where(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.serving(answers(b"hello"))
+    async with logging_balancer(tmp_path / "log", origin, format="combined") as lb:
+        client = await stage.client(lb)
+        await client.get("/a", *FIELDS)
+        answer = await client.read_response()
+        await client.send(b"BAD\r\n\r\n")
+        refusal = await client.read_response()
+    line, bad = (tmp_path / "log").read_text().splitlines()
+    size = len(answer.head.raw) + 5
+    assert line.startswith("127.0.0.1 - - [")
+    assert line.endswith(
+        f'] "GET /a HTTP/1.1" 200 {size} "http://from.example/" "Tester/1.0 (\\x22odd\\x22)"'
+    )
+    size = len(refusal.head.raw) + len(refusal.body)
+    assert bad.endswith(f'] "-" 400 {size} "-" "-"')
+
+
+async def test_combined_has_nginxs_status_for_a_client_that_left(
+    stage: Stage, tmp_path: Path
+) -> None:
+    origin = await stage.origin()
+    async with logging_balancer(tmp_path / "log", origin, format="combined") as lb:
+        client = await stage.client(lb)
+        await client.get("/")
+        at_origin, _ = await origin.accept_request()
+        client.close()
+        await at_origin.read_until_cut()
+    assert '"GET / HTTP/1.1" 499 0 ' in (tmp_path / "log").read_text()
+
+
+async def test_httplog_keeps_nothing_of_a_head_that_it_does_not_show(
+    stage: Stage, tmp_path: Path
+) -> None:
+    origin = await stage.serving(answers())
+    async with logging_balancer(tmp_path / "log", origin) as lb:
+        client = await stage.client(lb)
+        await client.get("/", *FIELDS)
+        await client.read_response()
+    assert "Tester" not in (tmp_path / "log").read_text()
+
+
+async def test_of_a_sample_of_none_only_what_went_wrong_is_left(
+    stage: Stage, tmp_path: Path
+) -> None:
+    origin = await stage.origin()
+
+    async def by_target(connection: Any, message: Any) -> None:
+        if message.head.target == "/cut":
+            await connection.send(response(b"1234")[:-1])
+            connection.half_close()
+        else:
+            await connection.respond(status=int(message.head.target[1:]))
+
+    origin.serve(by_target)
+    async with logging_balancer(tmp_path / "log", origin, sample=0.0) as lb:
+        for target in ("/200", "/404", "/500", "/cut"):
+            client = await stage.client(lb)
+            await client.get(target)
+            await client.read_until_cut() if target == "/cut" else await client.read_response()
+        client = await stage.client(lb)
+        await client.send(b"BAD\r\n\r\n")
+        await client.read_to_end()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split('"')[1] for line in lines] == [
+        "GET /500 HTTP/1.1",
+        "GET /cut HTTP/1.1",
+        "<BADREQ>",
+    ]
+
+
+async def test_a_sample_has_its_share_of_what_went_well(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.serving(answers())
+    async with logging_balancer(tmp_path / "log", origin, sample=0.25) as lb:
+        client = await stage.client(lb)
+        for _ in range(40):
+            await client.get()
+            await client.read_response()
+    assert 9 <= (tmp_path / "log").read_text().count("\n") <= 11
+
+
+async def test_a_slow_answer_is_logged_whatever_the_sample(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.origin()
+    async with logging_balancer(tmp_path / "log", origin, sample=0.0, slow=1e-9) as lb:
+        client = await stage.client(lb)
+        await client.get()
+        at_origin, _ = await origin.accept_request()
+        clock = asyncio.get_running_loop().time
+        came = clock()
+        await eventually(lambda: clock() > came)
+        await at_origin.respond(b"ok")
+        await client.read_response()
+    assert (tmp_path / "log").read_text().count("\n") == 1
+
+
+async def test_requests_that_ended_badly_are_remembered(stage: Stage, tmp_path: Path) -> None:
+    origin = await stage.origin()
+    async with logging_balancer(tmp_path / "log", origin) as lb:
+        recent = lb._plane.recent
+        client = await stage.client(lb)
+        await client.get("/long?" + "x" * 500)
+        at_origin, _ = await origin.accept_request()
+        await at_origin.send(response(b"1234")[:-1])
+        await client.read_until(b"123")
+        client.close()
+        await eventually(recent.since)
+    (abort,) = recent.since()
+    assert (abort["frontend"], abort["backend"], abort["server"]) == ("public", "agents", "agent1")
+    assert (abort["client"], abort["status"], abort["termination"]) == ("127.0.0.1", 200, "CD--")
+    assert abort["request"].startswith("GET /long?xxx")
+    assert len(abort["request"]) == 200
+    assert json.loads(json.dumps(abort)) == abort
+
+
+async def test_what_went_well_or_was_refused_is_not_remembered(
+    stage: Stage, tmp_path: Path
+) -> None:
+    origin = await stage.serving()
+    async with logging_balancer(tmp_path / "log", origin) as lb:
+        recent = lb._plane.recent
+        for sent in (request("GET", "/"), request("TRACE", "/"), b"BAD\r\n\r\n"):
+            client = await stage.client(lb)
+            await client.send(sent)
+            await client.read_response()
+    assert [line.split()[9] for line in (tmp_path / "log").read_text().splitlines()] == [
+        "----", "PR--", "PR--",
+    ]  # fmt: skip
+    assert recent.since() == []

@@ -1,0 +1,157 @@
+"""The PROXY header to servers: whose connection it is, by real receivers' reading."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from tests.proxy.support import Stage, eventually, on_both_loops
+from tests.proxy.tls_origin import accept_tls, pem, server_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+V2 = b"\r\n\r\n\x00\r\nQUIT\n"
+
+
+@on_both_loops
+async def test_the_header_comes_first_and_once(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, backend={"proxy_protocol": "v1"})
+    client = await stage.client(lb)
+    host, port = client.sock.getsockname()
+    here = lb.url.rpartition(":")[2]
+    await client.get("/a")
+    at_origin = await origin.accept()
+    line = await at_origin.read_until(b"\r\n")
+    assert line.decode() == f"PROXY TCP4 {host} 127.0.0.1 {port} {here}\r\n"
+    assert (await at_origin.read_request()).head.target == "/a"
+
+
+async def test_the_header_comes_before_tls(stage: Stage, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    tls = {"ca": pem(tmp_path, "ca.pem", ca.cert_pem.bytes())}
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, backend={"proxy_protocol": "v2", "tls": tls})
+    client = await stage.client(lb)
+    await client.get("/a")
+    connection = await origin.accept()
+    assert await connection.read_exactly(28) == (
+        V2
+        + b"\x21\x11\x00\x0c\x7f\0\0\x01\x7f\0\0\x01"
+        + client.sock.getsockname()[1].to_bytes(2, "big")
+        + int(lb.url.rpartition(":")[2]).to_bytes(2, "big")
+    )
+    over_tls = await accept_tls(origin, server_context(ca.issue_cert("127.0.0.1")), connection)
+    assert (await over_tls.read_request()).head.target == "/a"
+
+
+async def test_no_client_gets_a_connection_that_was_told_to_be_another_s(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, backend={"proxy_protocol": "v1"})
+    for _ in range(2):
+        client = await stage.client(lb)
+        await client.get()
+        at_origin = await origin.accept()
+        told = (await at_origin.read_until(b"\r\n")).split()
+        assert int(told[4]) == client.sock.getsockname()[1]
+        await at_origin.read_request()
+        await at_origin.respond(b"ok")
+        assert (await client.read_response()).body == b"ok"
+        assert await at_origin.read_to_end() == b""  # and it is not kept
+
+
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 10s
+    timeout client 20s
+    timeout server 20s
+frontend plain
+    bind unix@{folder}/plain.sock accept-proxy
+    http-request return status 200 content-type text/plain lf-string "{haproxy_says}"
+frontend tls
+    bind unix@{folder}/tls.sock accept-proxy ssl crt {folder}/server.pem
+    http-request return status 200 content-type text/plain lf-string "{haproxy_says}"
+"""
+
+NGINX = """
+daemon off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    server {{ listen unix:{folder}/plain.sock proxy_protocol; {nginx_says} }}
+    server {{
+        listen unix:{folder}/tls.sock proxy_protocol ssl;
+        ssl_certificate {folder}/server.pem;
+        ssl_certificate_key {folder}/server.pem;
+        {nginx_says}
+    }}
+}}
+"""
+
+SAYS = {
+    "haproxy_says": "%[src] %[src_port] %[dst] %[dst_port]",
+    "nginx_says": 'return 200 "$proxy_protocol_addr $proxy_protocol_port'
+    ' $proxy_protocol_server_addr $proxy_protocol_server_port";',
+}
+
+COMMANDS = {
+    "haproxy": (HAPROXY, ["haproxy", "-db", "-q", "-f"]),
+    "nginx": (NGINX, ["nginx", "-e", "stderr", "-c"]),
+}
+
+
+@contextmanager
+def real(name: str, server_pem: bytes) -> Iterator[Path]:
+    """A real receiver of the header; it listens at plain.sock and tls.sock in the folder."""
+    if shutil.which(name) is None:
+        pytest.skip(f"no {name} installed")
+    template, command = COMMANDS[name]
+    # Not tmp_path: the path of a Unix socket may have no more than about 100 bytes.
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+        config = Path(folder) / "config"
+        (Path(folder) / "server.pem").write_bytes(server_pem)
+        config.write_text(template.format(folder=folder, **SAYS))
+        process = subprocess.Popen([*command, str(config)], stderr=subprocess.DEVNULL)
+        try:
+            yield Path(folder)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.mark.parametrize("socket", ["plain", "tls"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("receiver", ["haproxy", "nginx"])
+async def test_a_real_receiver_reads_it(
+    stage: Stage, tmp_path: Path, receiver: str, version: str, socket: str
+) -> None:
+    ca = trustme.CA()
+    certificate = ca.issue_cert("agents.internal").private_key_and_cert_chain_pem.bytes()
+    tls = {
+        "ca": pem(tmp_path, "ca.pem", ca.cert_pem.bytes()),
+        "server_name": "agents.internal",
+    }
+    with real(receiver, certificate) as folder:
+        path = folder / f"{socket}.sock"
+        await eventually(path.is_socket)
+        lb = await stage.balancer(
+            0,
+            server={"address": f"unix:{path}"},
+            backend={"proxy_protocol": version, "tls": tls if socket == "tls" else False},
+        )
+        client = await stage.client(lb)
+        await client.get()
+        answer = await client.read_response()
+        port, here = client.sock.getsockname()[1], lb.url.rpartition(":")[2]
+        assert answer.body.decode() == f"127.0.0.1 {port} 127.0.0.1 {here}"

@@ -1,0 +1,218 @@
+"""Host names with several addresses: which servers they make, and when one goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes_lb.config import Backend
+from hermes_lb.config import Server as ConfiguredServer
+from hermes_lb.proxy.resolver import GONE_AFTER, MOST_ADDRESSES, Known, Resolver, expand
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+
+POD = {"name": "pod", "address": "pods.internal:8000", "resolve": "1ms"}
+
+
+def a_server(**keys: Any) -> ConfiguredServer:
+    return ConfiguredServer.model_validate({**POD, **keys})
+
+
+def names(servers: list[ConfiguredServer]) -> list[str]:
+    return [server.name for server in servers]
+
+
+# What an answer makes.
+
+
+def test_each_address_is_a_server_with_all_that_is_set() -> None:
+    server = a_server(weight=3, max_connections=7, cookie="p")
+    one, two = expand(server, None, ["10.0.0.5", "2001:db8::1"])
+    assert (one.name, str(one.address), one.cookie) == (
+        "pod-10.0.0.5",
+        "10.0.0.5:8000",
+        "p-10.0.0.5",
+    )
+    assert (two.name, str(two.address)) == ("pod-2001-db8--1", "[2001:db8::1]:8000")
+    assert {s.weight for s in (one, two)} == {3}
+    assert {s.max_connections for s in (one, two)} == {7}
+    assert one.resolve is None
+
+
+def test_certificates_are_checked_for_the_name_and_not_for_the_address() -> None:
+    tls = Backend.model_validate({"tls": {"server_name": "all.internal"}, "servers": [POD]}).tls
+    assert expand(a_server(), None, ["10.0.0.5"])[0].server_name == "pods.internal"
+    assert expand(a_server(), tls, ["10.0.0.5"])[0].server_name == "all.internal"
+    own = a_server(server_name="own.internal")
+    assert expand(own, tls, ["10.0.0.5"])[0].server_name == "own.internal"
+
+
+def test_an_expanded_server_can_be_sent_to_another_process() -> None:
+    (server,) = expand(a_server(name="p" * 24), None, ["2001:db8:1111:2222:3333:4444:5555:6666"])
+    assert ConfiguredServer.model_validate(server.model_dump(mode="json")) == server
+
+
+def test_before_there_is_an_answer_the_server_stands_as_it_is() -> None:
+    server = a_server()
+    assert expand(server, None, []) == [server]
+
+
+ADDRESSES = st.lists(st.ip_addresses().map(str), unique=True, min_size=1, max_size=8)
+
+
+@given(ADDRESSES, st.randoms(use_true_random=False))
+def test_the_order_of_an_answer_means_nothing(addresses: list[str], rng: random.Random) -> None:
+    known = Known()
+    assert known.answered(addresses)
+    before = expand(a_server(), None, known.addresses)
+    rng.shuffle(addresses)
+    assert not known.answered(addresses)
+    assert expand(a_server(), None, known.addresses) == before
+    assert len(set(names(before))) == len(addresses)
+
+
+def test_an_address_goes_when_several_answers_in_a_row_lack_it() -> None:
+    known = Known()
+    known.answered(["10.0.0.1", "10.0.0.2"])
+    for _ in range(GONE_AFTER - 1):
+        assert not known.answered(["10.0.0.2"])
+    assert not known.answered(["10.0.0.1", "10.0.0.2"])  # and it counts anew
+    for _ in range(GONE_AFTER - 1):
+        assert not known.answered(["10.0.0.2"])
+    assert known.answered(["10.0.0.2"])
+    assert known.addresses == ("10.0.0.2",)
+
+
+def test_an_answer_of_thousands_is_cut() -> None:
+    known = Known()
+    known.answered(f"10.0.{n // 250}.{n % 250}" for n in range(3000))
+    assert len(known.addresses) == MOST_ADDRESSES
+
+
+# The loop.
+
+
+class Names:
+    """A lookup by hand; `changes` is what the resolver told."""
+
+    def __init__(self, *backends: Backend, **addresses: list[str] | OSError) -> None:
+        self.addresses: dict[str, list[str] | OSError] = dict(addresses)
+        self.changes: asyncio.Queue[tuple[str, list[str]]] = asyncio.Queue()
+        self.lookups = 0
+        self.resolver = Resolver(
+            {f"backend{n}": backend for n, backend in enumerate(backends)},
+            lambda name, servers: self.changes.put_nowait((name, names(servers))),
+            rng=random.Random(1),
+            lookup=self.look_up,
+        )
+
+    async def look_up(self, host: str) -> list[str]:
+        self.lookups += 1
+        await asyncio.sleep(0)
+        found = self.addresses.get(host, OSError("Name or service not known"))
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def now(self, name: str = "backend0") -> list[str]:
+        return names(self.resolver.backends[name].servers)
+
+    async def changed(self) -> tuple[str, list[str]]:
+        async with asyncio.timeout(20):
+            return await self.changes.get()
+
+    async def look_up_again(self, times: int = 3) -> None:
+        until = self.lookups + times
+        async with asyncio.timeout(20):
+            while self.lookups < until:  # noqa: ASYNC110 - the resolver has its own pace
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def resolving(*servers: dict[str, Any], **more: Any) -> AsyncIterator[Names]:
+    found = Names(Backend.model_validate({"servers": list(servers)}))
+    found.addresses.update(more.get("found", {}))
+    await found.resolver.start()
+    try:
+        yield found
+    finally:
+        await found.resolver.stop()
+
+
+FIXED = {"name": "fixed", "address": "10.0.0.9:8000"}
+
+
+async def test_at_the_start_the_servers_are_there_and_nobody_is_told() -> None:
+    addresses = {"pods.internal": ["10.0.0.2", "10.0.0.1"]}
+    async with resolving(FIXED, POD, found=addresses) as found:
+        assert found.now() == ["fixed", "pod-10.0.0.1", "pod-10.0.0.2"]
+        assert found.changes.empty()
+
+
+async def test_a_new_address_is_told_at_once_and_a_gone_one_later() -> None:
+    async with resolving(POD, found={"pods.internal": ["10.0.0.1"]}) as found:
+        found.addresses["pods.internal"] = ["10.0.0.2"]
+        assert await found.changed() == ("backend0", ["pod-10.0.0.1", "pod-10.0.0.2"])
+        assert await found.changed() == ("backend0", ["pod-10.0.0.2"])
+        await found.look_up_again()
+        assert found.changes.empty()
+
+
+async def test_a_resolver_that_fails_leaves_the_servers_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "hermes_lb.resolver")
+    async with resolving(POD, found={"pods.internal": ["10.0.0.1"]}) as found:
+        found.addresses["pods.internal"] = OSError(-3, "Temporary failure in name resolution")
+        await found.look_up_again(2 * GONE_AFTER)
+        assert found.now() == ["pod-10.0.0.1"]
+        found.addresses["pods.internal"] = []
+        await found.look_up_again(2 * GONE_AFTER)
+        assert found.now() == ["pod-10.0.0.1"]
+    failures = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.getMessage() for record in failures] == [
+        "backend0/pod: pods.internal can't be looked up: Temporary failure in name resolution"
+    ]
+
+
+async def test_a_name_that_nobody_knows_yet_is_found_later() -> None:
+    async with resolving(POD) as found:
+        assert found.now() == ["pod"]
+        found.addresses["pods.internal"] = ["10.0.0.1"]
+        assert await found.changed() == ("backend0", ["pod-10.0.0.1"])
+
+
+async def test_a_server_of_the_file_keeps_its_name() -> None:
+    taken = {"name": "pod-10.0.0.1", "address": "10.0.0.77:8000"}
+    async with resolving(POD, taken, found={"pods.internal": ["10.0.0.1", "10.0.0.2"]}) as found:
+        servers = found.resolver.backends["backend0"].servers
+        assert {s.name: str(s.address) for s in servers} == {
+            "pod-10.0.0.1": "10.0.0.77:8000",
+            "pod-10.0.0.2": "10.0.0.2:8000",
+        }
+
+
+async def test_a_reload_keeps_what_is_known_and_looks_up_what_is_new() -> None:
+    async with resolving(POD, found={"pods.internal": ["10.0.0.1"]}) as found:
+        found.addresses["pods.internal"] = OSError("the resolver is away")
+        found.addresses["more.internal"] = ["10.1.0.1"]
+        more = {"name": "more", "address": "more.internal:80", "resolve": "1h"}
+        configured = Backend.model_validate({"servers": [{**POD, "weight": 9}, more]})
+        await found.resolver.reconfigure({"backend0": configured})
+        assert found.now() == ["pod-10.0.0.1", "more-10.1.0.1"]
+        assert found.resolver.backends["backend0"].servers[0].weight == 9
+
+
+async def test_without_names_nothing_runs() -> None:
+    async with resolving(FIXED) as found:
+        assert found.now() == ["fixed"]
+        assert found.lookups == 0

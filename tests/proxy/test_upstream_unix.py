@@ -1,0 +1,74 @@
+"""Servers at Unix sockets, and at IPv6 addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.proxy.support import AtOrigin, Stage, on_both_loops
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@on_both_loops
+async def test_a_connection_to_a_unix_socket_is_kept(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        lb = await stage.balancer(0, server={"address": f"unix:{path}"})
+        client = await stage.client(lb)
+        await client.get()
+        sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+        at_origin = AtUnixOrigin(sock)
+        for _ in range(2):
+            await at_origin.read_request()
+            await at_origin.respond(b"ok")
+            assert (await client.read_response()).body == b"ok"
+            await client.post(b"body")
+        assert (await at_origin.read_request()).body == b"body"
+        at_origin.close()
+
+
+async def test_nobody_at_a_unix_socket_is_said_with_its_path(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    lb = await stage.balancer(0, server={"address": f"unix:{path}"}, backend={"retries": 0})
+    client = await stage.client(lb)
+    await client.get()
+    assert (await client.read_response()).status == 503
+    line = await stage.log_line(lb)
+    assert line.termination == "SC"
+    assert f"agent1 at unix:{path}: No such file or directory" in line.reason
+
+
+async def test_a_server_may_be_at_an_ipv6_address(stage: Stage) -> None:
+    with socket.socket(socket.AF_INET6) as listener:
+        try:
+            listener.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
+        listener.listen()
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        lb = await stage.balancer(0, server={"address": f"[::1]:{port}"})
+        client = await stage.client(lb)
+        await client.get()
+        at_origin = AtOrigin((await asyncio.get_running_loop().sock_accept(listener))[0])
+        await at_origin.read_request()
+        await at_origin.respond(b"ok")
+        assert (await client.read_response()).body == b"ok"
+        at_origin.close()
+
+
+class AtUnixOrigin(AtOrigin):
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.received = bytearray()
+        self._taken = 0
+        self._loop = asyncio.get_running_loop()

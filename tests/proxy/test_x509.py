@@ -1,0 +1,52 @@
+"""What is read of a certificate: names and dates."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes_lb.proxy.x509 import read_certificate
+from tests.proxy.tls_support import authority
+
+
+def der(*names: str, expires: datetime | None = None) -> bytes:
+    issued = authority().issue_cert(*names, not_after=expires)
+    return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+
+
+def test_names_are_those_of_hosts_in_lower_case() -> None:
+    read = read_certificate(der("A.test", "*.b.test", "127.0.0.1", "::1"))
+    assert read.names == ("a.test", "*.b.test")
+
+
+def test_a_certificate_without_names_has_none() -> None:
+    assert read_certificate(der("10.0.0.1")).names == ()
+
+
+@pytest.mark.parametrize("year", [2001, 2027, 2049, 2050, 9999])
+def test_dates_have_both_forms_of_rfc_5280(year: int) -> None:
+    expires = datetime(year, 2, 3, 4, 5, 6, tzinfo=UTC)
+    assert read_certificate(der("a.test", expires=expires)).not_after == expires
+
+
+@pytest.mark.parametrize("data", [b"", b"0", b"\x30\x80", b"\x30\x03abc", b"hello", b"\x30\0"])
+def test_something_else_is_an_error_in_words(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^it is no X\.509 certificate$"):
+        read_certificate(data)
+
+
+@given(st.data())
+def test_a_damaged_one_is_read_or_refused(data: st.DataObject) -> None:
+    damaged = bytearray(_GOOD)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(ValueError):
+        read_certificate(bytes(damaged))
+
+
+_GOOD = der("a.test", "*.b.test")

@@ -1,0 +1,204 @@
+"""Who resumes whose session: the keys of tickets, and what they are derived from."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hermes_lb.proxy import ticket_keys
+from hermes_lb.proxy.ticket_keys import TicketSecret, set_ticket_keys
+from tests.proxy.tls_support import resuming_client, serving, site, tls_client, trusting
+from tests.workers.support import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hermes_lb import LoadBalancer
+    from tests.proxy.support import Stage
+    from tests.proxy.tls_support import TlsClient
+
+
+class Calendar:
+    """The day is what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.day = 20_000
+        monkeypatch.setattr(ticket_keys, "_today", lambda: self.day)
+
+
+@pytest.fixture
+def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
+    return Calendar(monkeypatch)
+
+
+def test_processes_with_one_secret_have_the_same_keys_on_each_day(calendar: Calendar) -> None:
+    first = TicketSecret.new()
+    second = TicketSecret.restore(first.state)
+    seen = set()
+    for calendar.day in (20_000, 20_001, 20_005):
+        assert first.day == second.day == calendar.day
+        assert first.keys(b"a", 80) == second.keys(b"a", 80)
+        seen.add(first.keys(b"a", 80))
+    assert len(seen) == 3
+
+
+def test_what_is_told_of_a_secret_is_of_today(calendar: Calendar) -> None:
+    secret = TicketSecret.new()
+    before = secret.state
+    calendar.day += 1
+    assert secret.state != before
+    assert TicketSecret.restore(secret.state).keys(b"a", 80) == secret.keys(b"a", 80)
+    assert secret.state.split(":")[1] not in repr(secret)
+
+
+def test_a_clock_that_is_set_back_changes_no_keys(calendar: Calendar) -> None:
+    secret = TicketSecret.new()
+    keys = secret.keys(b"a", 80)
+    calendar.day -= 3
+    assert (secret.day, secret.keys(b"a", 80)) == (20_000, keys)
+
+
+def test_each_purpose_has_keys_of_its_own() -> None:
+    secret, other = TicketSecret.new(), TicketSecret.new()
+    assert len({secret.keys(b"a", 80), secret.keys(b"b", 80), other.keys(b"a", 80)}) == 3
+    assert len(secret.keys(b"a", 48)) == 48
+
+
+def test_openssl_takes_the_keys() -> None:
+    asked = []
+
+    def keys(length: int) -> bytes:
+        asked.append(length)
+        return os.urandom(length)
+
+    assert set_ticket_keys(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), keys)
+    assert asked == [80]  # OpenSSL 1.1.1 and later: a name of 16, and two keys of 32
+
+
+def test_a_python_that_is_not_known_keeps_the_keys_of_openssl(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ticket_keys.sys.implementation, "name", "another")
+    assert ticket_keys._find_control() is None
+    monkeypatch.setattr(ticket_keys, "_control", None)
+    assert not set_ticket_keys(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), os.urandom)
+
+
+async def begun(stage: Stage, lb: LoadBalancer, context: ssl.SSLContext) -> TlsClient:
+    """A client with a ticket."""
+    client = await tls_client(stage, lb, context=context)
+    await client.get()
+    await client.read_response()
+    return client
+
+
+def read_anew(lb: LoadBalancer) -> None:
+    [frontend] = lb._plane.frontends
+    old = frontend.certificates
+    frontend.reload_certificates()
+    assert frontend.certificates is not old
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def context(request: pytest.FixtureRequest) -> ssl.SSLContext:
+    context = trusting()
+    context.maximum_version = request.param
+    return context
+
+
+async def test_a_session_of_yesterday_is_not_resumed(
+    stage: Stage, certificate: str, context: ssl.SSLContext, calendar: Calendar
+) -> None:
+    lb = await serving(stage, certificate, reload_interval=0)
+    first = await begun(stage, lb, context)
+    calendar.day += 1
+    read_anew(lb)
+    assert not (await resuming_client(stage, lb, context, first)).tls.session_reused
+    second = await begun(stage, lb, context)
+    assert (await resuming_client(stage, lb, context, second)).tls.session_reused
+
+
+async def test_a_session_of_other_files_is_not_resumed(
+    stage: Stage, tmp_path: Path, context: ssl.SSLContext
+) -> None:
+    lb = await serving(stage, site(tmp_path, "a.test"), reload_interval=0)
+    first = await begun(stage, lb, context)
+    site(tmp_path, "a.test")
+    read_anew(lb)
+    assert not (await resuming_client(stage, lb, context, first)).tls.session_reused
+
+
+async def test_two_balancers_with_one_secret_resume_each_other(
+    stage: Stage, certificate: str, context: ssl.SSLContext
+) -> None:
+    one, other = await serving(stage, certificate), await serving(stage, certificate)
+    first = await begun(stage, one, context)
+    assert not (await resuming_client(stage, other, context, first)).tls.session_reused
+    other._plane.context.tickets = one._plane.context.tickets
+    [frontend] = other._plane.frontends
+    frontend.certificates = None
+    frontend.reload_certificates()
+    assert (await resuming_client(stage, other, context, first)).tls.session_reused
+
+
+class Visitor:
+    """A client with blocking sockets: a connection per request, and the ticket of the last one."""
+
+    def __init__(self, port: int, version: ssl.TLSVersion) -> None:
+        self._port = port
+        self._context = trusting()
+        self._context.maximum_version = version
+        self._session: ssl.SSLSession | None = None
+
+    def resumes(self) -> bool:
+        with (
+            socket.create_connection(("127.0.0.1", self._port), timeout=30) as sock,
+            self._context.wrap_socket(sock, server_hostname="a.test", session=self._session) as tls,
+        ):
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+            while tls.recv(65536):
+                pass
+            self._session = tls.session
+            return tls.session_reused is True
+
+
+async def _no_content(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(asyncio.IncompleteReadError):  # a check of health says nothing
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    writer.close()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_all_processes_resume_a_session_and_so_do_those_that_follow_them(
+    tmp_path: Path, certificate: str, version: ssl.TLSVersion
+) -> None:
+    """Spread by the kernel: that 16 connections meet only one of two processes is 1 of 32,768."""
+    server = await asyncio.start_server(_no_content, "127.0.0.1", 0)
+    file = tmp_path / "lb.toml"
+    file.write_text(
+        "[process]\nworkers = 2\nmax_connections = 100\n[admin]\nenabled = false\n"
+        '[[frontends]]\nname = "public"\nbind = { address = "127.0.0.1:0", tls = true }\n'
+        f'default_backend = "agents"\ntls = {{ certificate = "{certificate}" }}\n'
+        '[[backends.agents.servers]]\nname = "agent1"\n'
+        f'address = "127.0.0.1:{server.sockets[0].getsockname()[1]}"\n'
+    )
+    async with server, run(file) as running:
+        port = int((await running.says(r"listening on https://\S+:(\d+)"))[1])
+        visitor = Visitor(port, version)
+
+        async def reused(times: int) -> list[bool]:
+            return [await asyncio.to_thread(visitor.resumes) for _ in range(times)]
+
+        assert await reused(16) == [False] + 15 * [True]
+        running.signal(signal.SIGUSR2)
+        await running.says("upgraded")
+        assert await reused(8) == 8 * [True]

@@ -1,0 +1,60 @@
+"""A `SharedState` over a small block, and a fleet that remembers what it was told."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.workers.block import Block
+from hermes_lb.workers.gathered import Gathered
+from hermes_lb.workers.rows import Rows
+from hermes_lb.workers.shared_state import SharedState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hermes_lb.config import Config
+    from hermes_lb.pool import Server
+
+
+class FakeFleet:
+    """`told` are the messages, `spared` who was not to have each of them (None: all had it)."""
+
+    def __init__(self) -> None:
+        self.children: list[Any] = []
+        self.told: list[dict[str, Any]] = []
+        self.spared: list[Any] = []
+        self.asked: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
+
+    def tell(self, message: dict[str, Any], *, but: Any = None) -> None:
+        self.told.append(message)
+        self.spared.append(but)
+
+    async def ask_all(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        self.asked.append(message)
+        return self.answers
+
+
+class Shared:
+    """The state, and what it works with."""
+
+    def __init__(self, configured: Config) -> None:
+        self.block = Block.create(3, rows=10)
+        self.gathered = Gathered(self.block)
+        self.rows = Rows(self.block)
+        self.fleet: Any = FakeFleet()
+        self.state = SharedState(self.fleet, self.rows, self.gathered)
+        self.state.reconfigure(configured)
+
+    def server(self, name: str, backend: str = "agents") -> Server:
+        return next(s for s in self.state.pools[backend].servers if s.name == name)
+
+
+@contextmanager
+def a_shared_state(configured: Config) -> Iterator[Shared]:
+    shared = Shared(configured)
+    try:
+        yield shared
+    finally:
+        shared.block.close()

@@ -1,0 +1,184 @@
+"""What the supervisor knows of its workers before another program takes over their channels."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from hermes_lb.control.operator import NotPossible
+from hermes_lb.tasks import Tasks
+from hermes_lb.workers import fleet as fleet_module
+from hermes_lb.workers.channel import Channel, ChannelClosed
+from hermes_lb.workers.child import Child
+from hermes_lb.workers.fleet import Fleet
+from tests.proxy.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BIG = "x" * 5_000_000
+
+
+@contextmanager
+def fleet_of_one() -> Iterator[tuple[Fleet, socket.socket]]:
+    """Its child is told something big: nobody reads it yet, at the other end."""
+    nothing: Any = SimpleNamespace(seats=1)
+    fleet = Fleet(
+        "asyncio", nothing, nothing, [], nothing, nothing, about=lambda _: {}, upkeep=nothing
+    )
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, lambda message, descriptors: None)
+    child: Any = SimpleNamespace(pid=4711, channel=channel)
+    fleet.children.append(child)
+    channel.send({"do": "servers", "servers": BIG})
+    with theirs:
+        yield fleet, theirs
+    channel.close()
+
+
+def read_message(sock: socket.socket) -> None:
+    size = int.from_bytes(sock.recv(4, socket.MSG_WAITALL), "big")
+    sock.recv(2 + size, socket.MSG_WAITALL)
+
+
+async def test_a_message_is_passed_as_a_whole_before_others_take_over() -> None:
+    with fleet_of_one() as (fleet, theirs):
+        reading = Tasks().spawn(asyncio.to_thread(read_message, theirs), name="reading")
+        await fleet.until_between_messages()
+        assert not fleet.children[0].channel.is_amid_message
+        await reading
+
+
+async def test_nobody_takes_over_from_who_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "_ANSWER_TAKES", 0.02)
+    refused = pytest.raises(NotPossible, match="worker process 4711 does not listen")
+    with fleet_of_one() as (fleet, _), refused:
+        await fleet.until_between_messages()
+
+
+def an_empty_fleet(*sockets: socket.socket) -> Fleet:
+    """Of one seat."""
+    of_seat = [(("public", ""), sock) for sock in sockets]
+    listening: Any = SimpleNamespace(seats=1, of_seat=lambda seat, keys=None: of_seat)
+    block: Any = SimpleNamespace(parts=range(4), fd=0)
+    rest: Any = SimpleNamespace(joined=lambda number, pid: None, process_restarts=0)
+    return Fleet("asyncio", listening, block, [], rest, rest, about=lambda _: {}, upkeep=rest)
+
+
+class Late:
+    """A worker whose seat is left to the others between its `listen` and what it says of it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.number, self.pid, self.seat = 0, 4711, 0
+        self.serves = self.is_retired = self.has_ended = False
+        self._sock = sock
+        self.channel = self
+
+    async def ask(self, message: Any, descriptors: Any, *, timeout: float) -> dict[str, Any]:
+        self._sock.listen()
+        self._sock.shutdown(socket.SHUT_RD)
+        return {"urls": []}
+
+
+async def test_a_worker_has_its_seat_whatever_was_done_to_it_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        fleet = an_empty_fleet(sock)
+        monkeypatch.setattr(Child, "start", lambda *_, **__: Late(sock))
+        await fleet.start(0)
+        assert fleet.is_serving
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+class Told:
+    """A worker process that is told to end while it starts: its number is `number`."""
+
+    started: ClassVar[list[Told]] = []
+
+    def __init__(self, number: int, seat: int, heard: Any) -> None:
+        self.pid, self.number, self.seat = 4711 + number, number, seat
+        self.is_retired = self.serves = self.has_ended = False
+        self.channel = self
+        self._heard = heard
+        self.started.append(self)
+
+    @classmethod
+    def start(cls, loop: str, *, number: int, seat: int, heard: Any, ended: Any) -> Told:
+        return cls(number, seat, heard)
+
+    async def ask(self, message: Any, descriptors: Any, *, timeout: float) -> dict[str, Any]:
+        if len(self.started) == 2:
+            self._heard(self, {"do": "leaving"})
+        return {"urls": []}
+
+    def retire(self, timeout: float) -> None:
+        self.is_retired = True
+
+
+async def test_a_seat_is_not_left_empty_when_the_new_process_was_told_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The old one serves there at that moment, and finishes then."""
+    monkeypatch.setattr(fleet_module, "Child", Told)
+    monkeypatch.setattr(fleet_module, "_FIRST_PAUSE", 3600.0)  # after which somebody would look
+    fleet = an_empty_fleet()
+    await fleet.start(0)
+    assert await fleet.replace(0, 1.0)
+    await eventually(lambda: [child.number for child in fleet.in_seat(0)] == [2])
+    await fleet._tasks.cancel_all()
+
+
+class Killed(Told):
+    """A worker process that nobody hears any more; that it has ended is known a little later."""
+
+    started: ClassVar[list[Told]] = []
+
+    async def ask(self, message: Any, descriptors: Any, *, timeout: float) -> dict[str, Any]:
+        if message["do"] == "start":
+            return {"urls": []}
+        raise ChannelClosed
+
+    async def wait(self) -> None:
+        self.has_ended = True
+
+
+async def test_who_is_killed_during_a_reload_is_no_problem_of_the_reload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet_module, "Child", Killed)
+    fleet = an_empty_fleet()
+    await fleet.start(0)
+    assert await fleet.reconfigure([], 1.0) == []
+    assert len(Killed.started) == 1  # the next one starts as after any crash
+
+
+async def test_who_waits_at_a_seat_is_not_refused_because_one_start_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody may have killed just that process; two in a row are another matter."""
+    fleet = an_empty_fleet()
+    failed_seats: list[list[int]] = []  # at each start
+
+    class Failing(Told):
+        started: ClassVar[list[Told]] = []
+
+        @classmethod
+        def start(cls, loop: str, **about: Any) -> Told:
+            failed_seats.append(fleet.failed_seats)
+            if len(failed_seats) <= 2:
+                raise OSError(0, "no")
+            return super().start(loop, **about)
+
+    monkeypatch.setattr(fleet_module, "Child", Failing)
+    monkeypatch.setattr(fleet_module, "_FIRST_PAUSE", 0.0)
+    fleet.refill()
+    await eventually(lambda: bool(fleet.in_seat(0)) and fleet.children[0].serves)
+    assert failed_seats == [[], [], [0]]
+    assert fleet.failed_seats == []
+    await fleet._tasks.cancel_all()

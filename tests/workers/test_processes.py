@@ -1,0 +1,661 @@
+"""Several worker processes behind one address: they share their counts, and none is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from hermes_lb.tasks import Tasks
+from tests.proxy.support import PATIENCE, eventually, turns
+from tests.workers.meddled import meddling
+from tests.workers.support import Running, run, until_it_listens
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Worker:
+    """A server behind the balancer, in the test's own process: it notes what it has at a time."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.most = 0
+        self.served = 0
+        self.go_on = asyncio.Event()
+        self.port = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.served += 1
+        try:
+            match request.path:
+                case "/session":
+                    return web.Response(headers={"Mcp-Session-Id": f"{self.port}-{self.served}"})
+                case "/wait":
+                    await self.go_on.wait()
+                case "/stream":
+                    response = web.StreamResponse()
+                    await response.prepare(request)
+                    await response.write(b"begun ")
+                    await self.go_on.wait()
+                    await response.write(b"ended")
+                    return response
+            return web.Response(text=str(self.port))
+        finally:
+            self.running -= 1
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[list[Worker]]:
+    running = [Worker(), Worker()]
+    runners = []
+    for worker in running:
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", worker.handle)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        worker.port = runner.addresses[0][1]
+        runners.append(runner)
+    yield running
+    let_go(running)
+    for runner in runners:
+        await runner.cleanup()
+
+
+def let_go(workers: list[Worker]) -> None:
+    """What waits and what streams at them ends."""
+    for worker in workers:
+        worker.go_on.set()
+
+
+def write(folder: Path, workers: list[Worker], **settings: Any) -> Path:
+    """A configuration with two processes; `settings`: `process`, `backend`, `server` as TOML."""
+    servers = "".join(
+        f'[[backends.agents.servers]]\nname = "agent{n}"\naddress = "127.0.0.1:{worker.port}"\n'
+        f"{settings.get('server', '')}\n"
+        for n, worker in enumerate(workers, 1)
+    )
+    file = folder / "lb.toml"
+    file.write_text(
+        f"[process]\nworkers = 2\nmax_connections = 400\n{settings.get('process', '')}\n"
+        '[admin]\nbind = "127.0.0.1:0"\n[log]\naccess = "off"\n'
+        '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+        f"[backends.agents]\n{settings.get('backend', '')}\n{servers}"
+    )
+    return file
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    """Each request on a connection of its own, so that the kernel spreads them."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield session
+
+
+@asynccontextmanager
+async def serving(file: Path, before: str = "") -> AsyncIterator[tuple[Running, str]]:
+    """A balancer that has started -> itself, and the URL of its admin API."""
+    async with run(file, before=before) as running:
+        await until_it_listens(running)
+        yield running, (await running.says(r"admin on (http://\S+)"))[1] + "/api/v1"
+
+
+async def servers(client: aiohttp.ClientSession, api: str) -> dict[str, dict[str, Any]]:
+    async with client.get(f"{api}/servers") as response:
+        return {server["name"]: server for server in await response.json()}
+
+
+async def processes(client: aiohttp.ClientSession, api: str) -> list[dict[str, Any]]:
+    async with client.get(f"{api}/status") as response:
+        found: list[dict[str, Any]] = (await response.json())["processes"]
+        return found
+
+
+async def becomes(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
+    """Ask until this is the answer."""
+    async with asyncio.timeout(PATIENCE):
+        while await ask() != wanted:
+            await turns()
+
+
+async def get(client: aiohttp.ClientSession, url: str) -> str:
+    async with client.get(url) as response:
+        assert response.status == 200, response.status
+        return await response.text()
+
+
+async def get_many(client: aiohttp.ClientSession, url: str, count: int) -> list[str]:
+    """All at once."""
+    return await asyncio.gather(*(get(client, url) for _ in range(count)))
+
+
+async def responses(client: aiohttp.ClientSession, api: str) -> int:
+    """How many were 2xx, as all processes have counted them."""
+    found = (await servers(client, api)).values()
+    return sum(server["counters"]["responses"]["2xx"] for server in found)
+
+
+@asynccontextmanager
+async def a_stream(
+    client: aiohttp.ClientSession, url: str, workers: list[Worker]
+) -> AsyncIterator[None]:
+    """It has begun; at the end it must end as a whole one."""
+    async with client.get(f"{url}/stream") as response:
+        assert await response.content.read(6) == b"begun "
+        yield
+        let_go(workers)
+        assert await response.content.read() == b"ended"
+
+
+async def test_all_processes_serve(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, api):
+        assert len(running.workers) == 2
+        await get_many(client, running.url, 60)
+
+        await becomes(partial(responses, client, api), 60)
+        assert len(await processes(client, api)) == 2
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    assert "Traceback" not in running.said
+
+
+async def test_leastconn_counts_the_streams_of_all_processes(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers, backend='balance = "leastconn"')) as (running, _):
+        tasks, waiting = Tasks(), []
+        for count in range(1, 21):  # one after the other, wherever the kernel puts them
+            waiting.append(tasks.spawn(get(client, f"{running.url}/wait"), name="wait"))
+            await eventually(lambda n=count: workers[0].running + workers[1].running == n)
+        assert [worker.running for worker in workers] == [10, 10]
+        let_go(workers)
+        await asyncio.gather(*waiting)
+
+
+async def test_a_server_never_has_more_than_it_may_from_all_processes(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = write(tmp_path, workers, server="max_connections = 1")
+    async with serving(file) as (running, _):
+        await get_many(client, running.url, 300)
+    assert [worker.most for worker in workers] == [1, 1]
+    assert workers[0].served + workers[1].served == 300
+
+
+async def test_a_session_that_one_process_has_learnt_is_known_to_all(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    backend = '[[backends.agents.stick]]\non = "header:Mcp-Session-Id"\nlearn = true\n'
+    async with serving(write(tmp_path, workers, backend=backend)) as (running, _):
+        for _ in range(30):
+            async with client.get(f"{running.url}/session") as response:
+                session = response.headers["Mcp-Session-Id"]
+            for _ in range(3):
+                fields = {"Mcp-Session-Id": session}
+                async with client.get(running.url, headers=fields) as response:
+                    assert await response.text() == session.partition("-")[0]
+
+
+async def test_a_killed_process_is_replaced_and_its_counts_are_kept(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, api):
+        await get_many(client, running.url, 40)
+        await becomes(partial(responses, client, api), 40)
+        before = running.workers
+        os.kill(before[0], signal.SIGKILL)
+        await running.says("has ended by signal 9; another one starts")
+        await get_many(client, running.url, 40)
+        await becomes(partial(responses, client, api), 80)
+        assert len(running.workers) == 2
+        assert before[0] not in running.workers
+
+
+async def test_an_old_process_that_dies_while_it_finishes_is_told_of(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, _):
+        before, streaming = running.workers, f"{running.url}/stream"
+        async with client.get(streaming) as response:
+            assert await response.content.read(6) == b"begun "
+            running.signal(signal.SIGUSR2)
+            await running.says("upgraded")
+            await eventually(lambda: len(set(running.workers) & set(before)) == 1)
+            [finishing] = set(running.workers) & set(before)
+            os.kill(finishing, signal.SIGKILL)
+            await running.says(f"{finishing} has ended by signal 9: what it was finishing is cut")
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.content.read()
+
+
+async def test_who_waits_in_the_backlog_of_a_dead_process_is_served_by_the_next(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, _):
+        stopped = running.workers
+        for pid in stopped:  # nobody accepts
+            os.kill(pid, signal.SIGSTOP)
+        crowd = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(30)]
+        for one in crowd:
+            one.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        for pid in stopped:
+            os.kill(pid, signal.SIGKILL)
+        for one in crowd:
+            answer = await asyncio.to_thread(read_all, one)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+
+
+def read_all(sock: socket.socket) -> bytes:
+    with sock:
+        sock.settimeout(PATIENCE)
+        received = b""
+        while data := sock.recv(65536):
+            received += data
+        return received
+
+
+async def test_streams_outlive_the_supervisor(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with (
+        serving(write(tmp_path, workers)) as (running, _),
+        a_stream(client, running.url, workers),
+    ):
+        running.signal(signal.SIGKILL)
+        await eventually(lambda: running.process.returncode is not None)
+
+
+async def test_an_upgrade_replaces_all_processes_and_cuts_no_stream(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, _):
+        before = running.workers
+        async with a_stream(client, running.url, workers):
+            running.signal(signal.SIGUSR2)
+            failures, tasks = [], Tasks()
+            upgraded = tasks.spawn(running.says("upgraded"), name="upgraded")
+            served = 0
+            while not upgraded.done():
+                try:
+                    await get(client, running.url)
+                    served += 1
+                except (aiohttp.ClientError, AssertionError) as error:
+                    failures.append(error)
+            await upgraded
+            assert not failures
+            assert served > 10
+            await eventually(lambda: len(set(running.workers) - set(before)) == 2)
+            await eventually(lambda: len(set(running.workers) & set(before)) == 1)  # the stream's
+        await eventually(lambda: not set(running.workers) & set(before))
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    assert "Traceback" not in running.said
+
+
+# A worker's answer that it listens is not sent while there is a file {held}.
+HOLDS_ITS_ANSWER = """
+import socket
+_send_fds = socket.send_fds
+def send_fds(sock, buffers, fds):
+    if b'"urls"' in bytes(buffers[0]) and os.path.exists({held!r}):
+        raise BlockingIOError
+    return _send_fds(sock, buffers, fds)
+socket.send_fds = send_fds
+"""
+
+
+async def test_who_has_just_started_when_an_upgrade_comes_finishes_what_it_serves(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    held = tmp_path / "held"
+    before = meddling(tmp_path, HOLDS_ITS_ANSWER.format(held=str(held)))
+    async with serving(write(tmp_path, workers), before) as (running, _):
+        held.touch()
+        first = running.workers
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+            await running.says(f"{pid} has ended by signal 9")
+        async with a_stream(client, running.url, workers):
+            running.signal(signal.SIGUSR2)
+            await running.says("executing the new code")
+            held.unlink()
+            await running.says("upgraded")
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    assert "Traceback" not in running.said
+
+
+# A worker is told to end when it is about to listen, once, if there is a file {asked}.
+IS_TOLD_WHILE_IT_STARTS = """
+if "hermes_lb.workers --loop" in argv:
+    import asyncio
+    from hermes_lb.proxy.plane import DataPlane
+    _listen = DataPlane.listen
+    async def listen(plane, sockets):
+        if os.path.exists({asked!r}):
+            os.unlink({asked!r})
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.1)
+        await _listen(plane, sockets)
+    DataPlane.listen = listen
+"""
+
+
+async def test_a_process_that_is_told_to_end_while_it_starts_is_replaced(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    asked = tmp_path / "asked"
+    before = meddling(tmp_path, IS_TOLD_WHILE_IT_STARTS.format(asked=str(asked)))
+    async with serving(write(tmp_path, workers), before) as (running, _):
+        first = running.workers
+        asked.touch()
+        os.kill(first[0], signal.SIGKILL)
+        told = int((await running.says(r"process (\d+) was told to end; another one starts"))[1])
+        assert told not in first
+        await eventually(lambda: len(running.workers) == 2 and told not in running.workers)
+        await get_many(client, running.url, 20)
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    assert "can't start" not in running.said
+
+
+async def test_two_upgrades_at_a_time_are_one(tmp_path: Path, workers: list[Worker]) -> None:
+    async with serving(write(tmp_path, workers)) as (running, _):
+        before = running.workers
+        running.signal(signal.SIGUSR2)
+        await eventually(lambda: len(running.workers) == 3)  # who checks the configuration
+        running.signal(signal.SIGUSR2)
+        await running.says("no upgrade: an upgrade has begun already")
+        await running.says("upgraded")
+        # A process that nobody waits for would stay as a zombie.
+        await eventually(lambda: len(running.workers) == 2)
+        assert not set(running.workers) & set(before)
+
+
+async def test_an_upgrade_with_a_file_that_is_spoilt_just_after_its_check_is_refused_in_words(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = tmp_path / "lb.toml"
+    spoils = f"lambda: open({str(file)!r}, 'w').write('spoilt')"
+    before = meddling(tmp_path, f"import atexit\nif '--check' in argv: atexit.register({spoils})")
+    async with serving(write(tmp_path, workers), before) as (running, api):
+        async with client.post(f"{api}/upgrade", json={}) as response:
+            assert response.status == 409
+            assert f"{file}:1" in await response.text()
+        assert await get(client, running.url)
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    assert "Traceback" not in running.said
+
+
+async def test_an_upgrade_forgets_no_reload_that_failed(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = write(tmp_path, workers)
+    async with serving(file) as (running, api):
+        good = file.read_text()
+        file.write_text("nonsense")
+        running.signal(signal.SIGHUP)
+        await running.says("is not reloaded")
+        file.write_text(good)
+        running.signal(signal.SIGUSR2)
+        await running.says("upgraded")
+        async with client.get(f"{api}/status") as response:
+            assert (await response.json())["failed_reloads"] == 1
+
+
+# What a process says when it makes a listening socket block, even for a moment: whoever else has
+# the socket, and is about to accept from it, would hang.
+SAYS_WHAT_BLOCKS = """
+import socket
+_of_python = socket.socket.settimeout
+def settimeout(sock, seconds):
+    if seconds != 0.0 and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        os.write(2, f"{sock.getsockname()} blocks\\n".encode())
+    _of_python(sock, seconds)
+socket.socket.settimeout = settimeout
+socket.socket.setblocking = lambda sock, flag: settimeout(sock, None if flag else 0.0)
+"""
+
+
+async def test_no_process_makes_a_socket_block_that_others_accept_from(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = write(tmp_path, workers)
+    there = f"unix:{tmp_path}/lb.sock"
+    text = file.read_text().replace(
+        'bind = "127.0.0.1:0"\nd', f'bind = ["127.0.0.1:0", "{there}"]\nd'
+    )
+    file.write_text(text)
+    async with serving(file, meddling(tmp_path, SAYS_WHAT_BLOCKS)) as (running, _):
+        os.kill(running.workers[0], signal.SIGKILL)
+        await running.says("another one starts")
+        await eventually(lambda: len(running.workers) == 2)
+        await get_many(client, running.url, 20)
+        running.signal(signal.SIGUSR2)
+        await running.says("upgraded")
+        await get_many(client, running.url, 20)
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    assert "blocks" not in running.said
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_an_upgrade_takes_up_another_number_of_processes(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession, count: int
+) -> None:
+    file = write(tmp_path, workers)
+    async with serving(file) as (running, _):
+        before = running.workers
+        file.write_text(file.read_text().replace("workers = 2", f"workers = {count}"))
+        running.signal(signal.SIGUSR2)
+        await running.says("upgraded")
+        await eventually(lambda: len(running.workers) == count)
+        assert not set(running.workers) & set(before)
+        await get_many(client, running.url, 60)
+
+
+async def test_an_upgrade_to_code_that_refuses_the_configuration_is_none(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = write(tmp_path, workers)
+    async with serving(file) as (running, _):
+        before = running.workers
+        file.write_text("nonsense = 1\n" + file.read_text())
+        running.signal(signal.SIGUSR2)
+        await running.says("no upgrade: the new code refuses.*nonsense")
+        assert running.workers == before
+        assert await get(client, running.url)
+
+
+async def test_another_balancer_at_the_same_address_is_refused(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
+    file = write(tmp_path, workers)
+    async with run(file) as running:
+        await until_it_listens(running)
+        text = file.read_text().replace(
+            'bind = "127.0.0.1:0"\nd', f'bind = "127.0.0.1:{running.port}"\nd'
+        )
+        other = tmp_path / "other.toml"
+        other.write_text(text)
+        async with run(other) as second:
+            assert await second.ended() == 1
+    assert f"can't listen on 127.0.0.1:{running.port}" in second.said
+    assert len(second.said.splitlines()) == 1
+
+
+async def test_what_an_operator_sets_holds_in_all_processes(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, api):
+        url = f"{api}/servers/agents/agent1/state"
+        async with client.put(url, json={"state": "drain"}) as response:
+            assert response.status == 200, await response.text()
+        assert set(await get_many(client, running.url, 40)) == {str(workers[1].port)}
+        async with client.put(url, json={"state": "ready"}) as response:
+            assert response.status == 200
+        assert len(set(await get_many(client, running.url, 40))) == 2
+
+
+async def test_a_failure_that_one_process_sees_counts_in_all(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = Worker()
+        dead.port = nobody.getsockname()[1]
+        file = write(tmp_path, [dead, *workers], server="max_fails = 1")
+        async with serving(file) as (running, api):
+            await get(client, running.url)
+            for _ in range(10):
+                await get(client, running.url)
+
+            async def is_available() -> bool:
+                is_so: bool = (await servers(client, api))["agent1"]["available"]
+                return is_so
+
+            await becomes(is_available, False)
+            counters = (await servers(client, api))["agent1"]["counters"]
+            assert counters["connect_errors"] <= 2  # one in each process, if they were as fast
+
+
+async def test_a_crash_loop_is_damped(tmp_path: Path, workers: list[Worker]) -> None:
+    async with run(write(tmp_path, workers)) as running:
+        await until_it_listens(running)
+        for _ in range(3):
+            await eventually(lambda: len(running.workers) == 2)
+            victim = max(running.workers)
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            await eventually(lambda pid=victim: pid not in running.workers)
+        await running.says(r"another one starts in [\d.]+ s")
+
+
+async def test_an_upgrade_to_an_address_that_is_taken_is_none(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = write(tmp_path, workers)
+    async with serving(file) as (running, _):
+        before = running.workers
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            more = f'[[frontends]]\nname = "b"\nbind = "127.0.0.1:{port}"\n'
+            file.write_text(file.read_text() + more + 'default_backend = "agents"\n')
+            running.signal(signal.SIGUSR2)
+            await running.says(f"no upgrade: can't listen on 127.0.0.1:{port}")
+        assert running.workers == before
+        assert await get(client, running.url)
+
+
+async def test_a_reload_to_a_log_that_cannot_be_opened_is_none(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = write(tmp_path, workers)
+    async with serving(file) as (running, _):
+        before = running.workers
+        log = f'access = "{tmp_path}/missing/log"'
+        file.write_text(file.read_text().replace('access = "off"', log))
+        running.signal(signal.SIGHUP)
+        await running.says("not reloaded.*\n?.*missing/log")
+        assert running.workers == before
+        assert await get(client, running.url)
+
+
+async def test_a_process_that_is_told_to_end_is_replaced_at_once(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, _):
+        before = running.workers
+        async with a_stream(client, running.url, workers):
+            for pid in before:
+                os.kill(pid, signal.SIGTERM)
+            await running.says("was told to end; another one starts")
+            await eventually(lambda: len(set(running.workers) - set(before)) == 2)
+            await get_many(client, running.url, 40)
+        await eventually(lambda: not set(running.workers) & set(before))
+
+
+async def has_been_asked_for(running: Running) -> None:
+    await turns()
+
+
+async def is_checked(running: Running) -> None:
+    """The new code loads itself, in a process beside the two workers."""
+    await eventually(lambda: len(running.workers) > 2)
+
+
+async def is_executed(running: Running) -> None:
+    await running.says("executing the new code")
+
+
+async def starts_workers(running: Running) -> None:
+    before = set(running.workers)
+    await running.says("executing the new code")
+    await eventually(lambda: len(set(running.workers) - before) == 2)
+
+
+@pytest.mark.parametrize("moment", [has_been_asked_for, is_checked, is_executed, starts_workers])
+async def test_a_term_that_comes_during_an_upgrade_is_not_lost(
+    tmp_path: Path,
+    workers: list[Worker],
+    moment: Callable[[Running], Awaitable[None]],
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, _):
+        running.signal(signal.SIGUSR2)
+        await moment(running)
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    assert "Traceback" not in running.said
+
+
+async def test_who_is_about_to_end_takes_no_orders(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, api):
+        async with a_stream(client, running.url, workers):
+            running.signal(signal.SIGTERM)
+            await running.says("draining")
+            for order in ("reload", "upgrade"):
+                async with client.post(f"{api}/{order}", json={}) as refused:
+                    assert refused.status == 409
+                    assert "draining" in await refused.text()
+        assert await running.ended() == 0
+
+
+@pytest.mark.e2e
+async def test_a_process_that_is_stuck_is_killed_and_replaced(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with serving(write(tmp_path, workers)) as (running, api):
+
+        async def signs_of_life() -> list[bool]:
+            return [one["loop_lag_worst"] > 0.0 for one in await processes(client, api)]
+
+        await becomes(signs_of_life, [True, True])  # without any, it is taken for starting
+        victim = running.workers[0]
+        os.kill(victim, signal.SIGSTOP)
+        try:
+            await running.says(f"worker process {victim} is stuck: it is killed")
+        finally:
+            with suppress(ProcessLookupError):  # stopped, it would outlive the test
+                os.kill(victim, signal.SIGKILL)
+        await running.says(f"worker process {victim} has ended by signal 9; another one starts")
+        await get_many(client, running.url, 40)

@@ -1,0 +1,255 @@
+"""What one worker says and the others are told, and what the supervisor decides for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hermes_lb.config import Config
+from tests.workers.shared import Shared, a_shared_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hermes_lb.pool import Server
+
+A_WORKER: Any = SimpleNamespace(number=1)
+A = {"backend": "agents", "server": "a"}
+NOBODY = [
+    pytest.param({"backend": "agents", "server": "gone"}, id="no such server"),
+    pytest.param({"backend": "gone", "server": "a"}, id="no such backend"),
+]
+
+
+def config(servers: str = "a b", *, frontends: str = "public", **more: Any) -> Config:
+    """One backend, `agents`, with these settings."""
+    listed = [{"name": s, "address": f"10.0.0.{ord(s)}:80"} for s in servers.split()]
+    return Config.model_validate(
+        {
+            "frontends": [
+                {"name": name, "bind": "127.0.0.1:0", "default_backend": "agents"}
+                for name in frontends.split()
+            ],
+            "backends": {"agents": {"servers": listed, **more}},
+        }
+    )
+
+
+@pytest.fixture
+def shared() -> Iterator[Shared]:
+    with a_shared_state(config()) as shared:
+        yield shared
+
+
+def told(server: Server) -> dict[str, Any]:
+    """How all workers hear of a decision."""
+    return {"do": "servers", "servers": [["agents", server.name, server.snapshot()]]}
+
+
+# What a worker has found out.
+
+
+def test_a_failure_counts_here_and_is_told_to_all_but_who_saw_it(shared: Shared):
+    message = {"do": "failed", "at": 5.0, **A}
+    shared.state.hear(A_WORKER, message)
+    assert (shared.server("a").fails, shared.server("a").failed_at) == (1, 5.0)
+    assert (shared.fleet.told, shared.fleet.spared) == ([message], [A_WORKER])
+
+
+def test_a_recovery_counts_here_and_is_told_to_all_but_who_saw_it(shared: Shared):
+    shared.server("a").failed(5.0)
+    message = {"do": "recovered", **A}
+    shared.state.hear(A_WORKER, message)
+    assert shared.server("a").fails == 0
+    assert (shared.fleet.told, shared.fleet.spared) == ([message], [A_WORKER])
+
+
+@pytest.fixture
+def four() -> Iterator[Shared]:
+    """Servers a, b, c and d, of which two may be ejected."""
+    with a_shared_state(config("a b c d", outlier={})) as shared:
+        yield shared
+
+
+def ejected(server: str, seconds: float = 9.0) -> dict[str, Any]:
+    """What a worker says of its ejection, for so many seconds from now on."""
+    until = asyncio.get_running_loop().time() + seconds
+    because = "5 failures in a row"
+    return {
+        "do": "ejected", "backend": "agents", "server": server, "until": until, "because": because
+    }  # fmt: skip
+
+
+async def test_an_ejection_is_a_decision_that_all_hear_of(four: Shared):
+    four.state.hear(A_WORKER, ejected("a"))
+    server = four.server("a")
+    assert (server.state, server.ejected_because) == ("ejected", "5 failures in a row")
+    assert (four.fleet.told, four.fleet.spared) == ([told(server)], [None])
+
+
+async def test_an_ejection_that_is_known_is_none_anew(four: Shared):
+    message = ejected("a")
+    four.state.hear(A_WORKER, message)
+    four.state.hear(SimpleNamespace(number=2), message)
+    assert four.server("a").ejections == 1
+    assert len(four.fleet.told) == 1
+
+
+async def test_an_ejection_of_one_that_is_out_counts_once_and_for_one_time(four: Shared):
+    """Two workers saw the same failures; each has drawn a time of its own."""
+    first = ejected("a", 9.0)
+    four.state.hear(A_WORKER, first)
+    four.state.hear(SimpleNamespace(number=2), ejected("a", 9.5))
+    server = four.server("a")
+    assert (server.ejections, server.ejected_until) == (1, first["until"])
+    assert four.fleet.told[-1] == told(server)
+
+
+async def test_ejections_of_several_workers_that_are_too_many_are_refused(four: Shared):
+    """The last is, and the others stay."""
+    for name in "abc":
+        four.state.hear(A_WORKER, ejected(name))
+    assert [four.server(name).state for name in "abcd"] == ["ejected", "ejected", "up", "up"]
+    assert four.fleet.told[-1] == told(four.server("c"))
+    assert four.fleet.told[-1]["servers"][0][2]["ejected_until"] == 0.0
+
+
+async def test_an_ejection_whose_time_is_over_counts_no_more_before_the_next_tick(four: Shared):
+    """A worker that has seen the end of it may eject two others."""
+    four.server("d").eject(asyncio.get_running_loop().time() - 0.5, "5 failures in a row")
+    for name in "ab":
+        four.state.hear(A_WORKER, ejected(name))
+    assert [four.server(name).state for name in "abcd"] == ["ejected", "ejected", "up", "up"]
+
+
+async def test_an_ejection_of_a_backend_that_has_no_more_outliers_is_refused(shared: Shared):
+    shared.state.hear(A_WORKER, ejected("a"))
+    assert shared.server("a").state == "up"
+    assert shared.fleet.told == [told(shared.server("a"))]
+
+
+@pytest.mark.parametrize("about", NOBODY)
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"do": "failed", "at": 5.0},
+        {"do": "recovered"},
+        {"do": "ejected", "until": 9.0, "because": ""},
+    ],
+    ids=lambda said: said["do"],
+)
+def test_what_is_said_of_a_server_that_is_gone_changes_nothing(
+    shared: Shared, said: dict[str, Any], about: dict[str, str]
+):
+    before = shared.state.snapshots()
+    shared.state.hear(A_WORKER, {**said, **about})
+    assert shared.state.snapshots() == before
+    assert [server.fails for server in shared.state.pools["agents"].servers] == [0, 0]
+
+
+def test_refusals_and_aborts_of_a_worker_can_be_seen(shared: Shared):
+    shared.gathered.joined(1, 100)
+    shared.state.hear(
+        A_WORKER, {"do": "refused", "frontend": "public", "refused": [[429, "too many", 3]]}
+    )
+    shared.state.hear(A_WORKER, {"do": "recent", "aborts": [{"status": 502}, {"status": 504}]})
+    shared.state.refresh()
+    assert shared.state.frontends["public"].refused == {(429, "too many"): 3}
+    assert [abort["status"] for abort in shared.state.recent.since()] == [502, 504]
+
+
+# What is decided here.
+
+
+def test_a_decision_is_told_to_all_workers_and_to_who_listens(shared: Shared):
+    heard: list[str] = []
+    shared.state.on_decision = lambda: heard.append("a decision")
+    shared.server("a").set_admin("drain")
+    assert (shared.fleet.told, shared.fleet.spared) == ([told(shared.server("a"))], [None])
+    assert heard == ["a decision"]
+
+
+def test_a_load_that_a_check_was_told_goes_to_all_workers(shared: Shared):
+    shared.state.load_reported(shared.server("b"), 0.5)
+    assert shared.fleet.told == [{"do": "load", "load": 0.5, "backend": "agents", "server": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("answers", "has_moved"),
+    [([], False), ([{"moved": False}, {}], False), ([{"moved": False}, {"moved": True}], True)],
+)
+async def test_a_server_has_moved_if_it_has_in_any_worker(
+    shared: Shared, answers: list[dict[str, Any]], has_moved: bool
+):
+    shared.fleet.answers = answers
+    assert await shared.state.has_moved(shared.server("b"), 3.0) is has_moved
+    assert shared.fleet.asked == [
+        {"do": "moved", "seconds": 3.0, "backend": "agents", "server": "b"}
+    ]
+
+
+def test_time_alone_ends_an_ejection():
+    with a_shared_state(config("a b c d", outlier={"consecutive_failures": 5})) as shared:
+        shared.server("a").eject(9.0, "5 failures in a row")
+        shared.state.tick(8.0)
+        assert shared.server("a").state == "ejected"
+        shared.state.tick(9.0)
+        assert shared.server("a").state == "up"
+        assert shared.fleet.told[-1] == told(shared.server("a"))
+
+
+# Other configurations, other images.
+
+
+def test_who_stays_in_a_reload_stays_the_same_and_who_goes_gives_its_row_back(shared: Shared):
+    state = shared.state
+    before = state.pools, state.frontends, state.pools["agents"], shared.server("b")
+    rows = dict(shared.rows.rows)
+    state.reconfigure(config("b c", frontends="other"))
+    after = state.pools, state.frontends, state.pools["agents"], shared.server("b")
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    assert list(state.frontends) == ["other"]
+    assert rows.keys() - shared.rows.rows.keys() == {"agents/a 10.0.0.97:80", "frontend public"}
+
+
+def test_who_gets_the_row_of_a_server_that_is_gone_does_not_get_its_numbers(shared: Shared):
+    shared.gathered.joined(1, 100)
+    shared.server("a").counters.bytes_in = 10
+    row = shared.rows.rows["agents/a 10.0.0.97:80"]
+    shared.block.parts[1].write_counters(row, shared.server("a").counters.cells())
+    shared.gathered.left(1, shared.rows.rows)
+    shared.state.refresh()
+    assert shared.server("a").counters.bytes_in == 10
+    shared.state.reconfigure(config("b"))
+    shared.state.reconfigure(config("b c"))
+    assert shared.rows.rows["agents/c 10.0.0.99:80"] == row
+    shared.state.refresh()
+    assert shared.server("c").counters.bytes_in == 0
+
+
+def test_a_backend_that_is_gone_has_no_pool(shared: Shared):
+    configured = config().model_copy(update={"backends": {}, "frontends": []})
+    shared.state.reconfigure(configured)
+    assert (shared.state.pools, shared.state.frontends, shared.rows.rows) == ({}, {}, {})
+
+
+def test_a_process_that_was_retired_is_seen_to_drain(shared: Shared):
+    for number, is_retired in ((0, False), (1, True)):
+        shared.gathered.joined(number, 100 + number)
+        shared.fleet.children.append(SimpleNamespace(number=number, is_retired=is_retired))
+    shared.state.refresh()
+    assert [process.is_draining for process in shared.gathered.processes] == [False, True]
+
+
+async def test_the_next_image_of_the_program_goes_on_by_what_was_decided(shared: Shared):
+    shared.server("a").set_admin("maint")
+    shared.server("b").set_weight(7)
+    left = json.loads(json.dumps(shared.state.state()))
+    with a_shared_state(config("b c")) as following:
+        known = following.state.restore(left)
+    assert [server.name for server in known] == ["b"]
+    assert known[0].weight == 7

@@ -1,0 +1,73 @@
+"""A changed configuration is noticed, once, and when it is whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hermes_lb.tasks import Tasks
+from hermes_lb.workers.watch import changes
+from tests.proxy.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+EVERY = 0.02
+
+
+class Watched:
+    """A file, and how often a change was noticed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.noticed = 0
+
+    async def watch(self) -> None:
+        async for _ in changes(self.file, every=EVERY):
+            self.noticed += 1
+
+    async def looks(self, times: int = 4) -> None:
+        """Let it look so often."""
+        await asyncio.sleep(times * EVERY)
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
+    file = tmp_path / "lb.toml"
+    file.write_text("a")
+    tasks, one = Tasks(), Watched(file)
+    tasks.spawn(one.watch(), name="watch")
+    await one.looks(1)
+    yield one
+    await tasks.cancel_all()
+
+
+async def test_each_change_is_noticed_once(watched: Watched) -> None:
+    for count in (1, 2, 3):
+        watched.file.write_text("b" * count * 10)
+        await eventually(lambda n=count: watched.noticed == n)
+        await watched.looks()
+        assert watched.noticed == count
+
+
+async def test_a_file_that_is_as_it_was_is_no_change(watched: Watched) -> None:
+    await watched.looks(8)
+    assert watched.noticed == 0
+
+
+async def test_a_file_that_is_replaced_by_another_is_a_change(watched: Watched) -> None:
+    other = watched.file.with_suffix(".new")
+    other.write_text("a")
+    other.rename(watched.file)
+    await eventually(lambda: watched.noticed == 1)
+
+
+async def test_a_file_that_is_away_for_a_while_is_waited_for(watched: Watched) -> None:
+    watched.file.unlink()
+    await watched.looks()
+    assert watched.noticed == 0
+    watched.file.write_text("something else")
+    await eventually(lambda: watched.noticed == 1)
