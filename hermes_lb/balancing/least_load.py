@@ -47,21 +47,31 @@ class LeastLoad:
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         if len(pool.up) > COMPARED:
             drawn = self._lots.some(pool, request, now, rng, COMPARED)
-            loads = [self.load(s, now) / s.weight for s in drawn]
+            loads = self._by_weight(drawn, now)
             return drawn[loads.index(min(loads))] if drawn else None
         candidates = pool.candidates(request.tried, now)
-        loads = [self.load(s, now) / s.weight for s in candidates]
+        loads = self._by_weight(candidates, now)
         least = min(loads, default=0.0)
         equals = [s for s, load in zip(candidates, loads, strict=True) if load == least]
         return any_of(equals, rng)
 
     def load(self, server: Server, now: float) -> float:
         """In requests, from all sides."""
-        known = self._elsewhere.get(server)
-        load = server.in_flight + server.queued  # `server.load`, without the call
-        if known is None or now - known[1] >= self._tau:
-            return load
-        return max(0.0, load + known[0])
+        return self._by_weight([server], now)[0] * server.weight
+
+    def _by_weight(self, servers: list[Server], now: float) -> list[float]:
+        """The load of each for its weight; written for speed, as it is most of a pick."""
+        elsewhere, tau = self._elsewhere, self._tau
+        loads: list[float] = []
+        for server in servers:
+            load: float = server.in_flight + server.queued  # `server.load`, without the call
+            known = elsewhere.get(server)
+            if known is not None and now - known[1] < tau:
+                load += known[0]
+                if load < 0.0:
+                    load = 0.0
+            loads.append(load / server.weight)
+        return loads
 
     def forget(self, server: Server) -> None:
         self._elsewhere.pop(server, None)
