@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hermes_lb import signals
 from hermes_lb.lab.experiment import Experiment
 from hermes_lb.lab.html import page, picture
+from hermes_lb.lab.interruption import sigterm_interrupts
 from hermes_lb.lab.report import print_result
 from hermes_lb.lab.scenarios import SCENARIOS
 from hermes_lb.lab.trace import read_trace
@@ -22,7 +22,6 @@ from hermes_lb.lab.trace import read_trace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from types import FrameType
 
 _PIPE_WIDTH = 132  # columns
 _INTERRUPTED = 130  # as of a shell's command that SIGINT has ended
@@ -56,28 +55,12 @@ def run(asked: Asked) -> int:
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)  # a table that is wrapped is read by nobody
     try:
-        with _sigterm_interrupts():
+        with sigterm_interrupts():
             signals.release()
             return (_live if asked.live else _virtual)(asked, console, errors)
     except KeyboardInterrupt:
         errors.print("hermes-lb: the laboratory was interrupted", highlight=False, soft_wrap=True)
         return _INTERRUPTED
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM does what SIGINT does; its default would leave agents behind."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    handler = signal.getsignal(signal.SIGINT)  # in a loop asyncio's, which cancels what runs
-    # A script's job in the background ignores SIGINT, and may be ended all the same.
-    (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
 def _virtual(asked: Asked, console: Console, errors: Console) -> int:

@@ -10,7 +10,6 @@ stated error is larger. One that is busy enough makes figures red all the same.
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from random import Random
 from statistics import fmean, stdev
@@ -24,6 +23,7 @@ from hermes_lb.balancing import STRATEGIES
 from hermes_lb.config import StrategyOptions
 from hermes_lb.lab import agents, sockets
 from hermes_lb.lab.engine import Run
+from hermes_lb.lab.interruption import run
 from hermes_lb.lab.report import seconds
 from hermes_lb.lab.scenarios import make_fleet
 from hermes_lb.lab.workloads import Workload, exponential, poisson
@@ -65,13 +65,14 @@ def compare(
     rng = Random(f"{seed} live")
     if with_agents:
         workload = agents.turns(rng, requests, servers)
-        seen = asyncio.run(sockets.play_with_agents(strategies, servers, workload, tell))
+        seen = run(sockets.play_with_agents(strategies, servers, workload, tell))
     else:
         rate = LOAD * servers * sockets.SLOTS / (_FIRST.mean + _REST.mean)
         users = max(10, requests // 20)
         workload = poisson(rng, requests, rate, _REST, first=_FIRST, users=users)
-        tell(f"live: {len(strategies)} strategies at once, for {seconds(workload.horizon)}")
-        seen = asyncio.run(sockets.play(strategies, servers, workload))
+        count = "1 strategy" if len(strategies) == 1 else f"{len(strategies)} strategies at once"
+        tell(f"live: {count}, for {seconds(workload.horizon)}")
+        seen = run(sockets.play(strategies, servers, workload))
     slots = 0 if with_agents else sockets.SLOTS
     sleeps = 1.0 / agents.INTERVAL if with_agents else 0.0  # a second of an answer
     rows: list[Row] = []
@@ -157,8 +158,8 @@ def _model(
         array("L", [workload.users[i] for i in order]),
         workload.addresses,
     )
-    run = Run(fleet.pool, fleet.machines, STRATEGIES[name](StrategyOptions()), moved, rng)
-    measures = run.play()
+    strategy = STRATEGIES[name](StrategyOptions())
+    measures = Run(fleet.pool, fleet.machines, strategy, moved, rng).play()
     return sockets.figures(
         measures.latencies, measures.firsts, measures.counts, measures.errors.total()
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 INTERRUPTED = "hermes-lb: the laboratory was interrupted"
 VIRTUAL = ("--scenario", "short", "--requests", "100000")
 LIVE = ("--live", "--servers", "2", "--requests", "2000")
+IGNORING_SIGINT = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
 
 
 @pytest.fixture(autouse=True)
@@ -131,8 +132,7 @@ async def test_sigterm_ends_what_a_script_has_put_into_the_background(
     words: tuple[str, ...], moment: Moment, tmp_path: Path
 ) -> None:
     """Shells have such a job ignore SIGINT."""
-    ignoring = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
-    status, said = await interrupted(signal.SIGTERM, tmp_path, words, moment, *ignoring)
+    status, said = await interrupted(signal.SIGTERM, tmp_path, words, moment, *IGNORING_SIGINT)
     assert (status, said[-1]) == (130, INTERRUPTED)
 
 
@@ -153,8 +153,13 @@ def names(tasks: set[asyncio.Task[object]]) -> set[str]:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_agents_that_start_are_ended_too(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGTERM, IGNORING_SIGINT)],
+)
+async def test_agents_that_start_are_ended_too(
+    number: signal.Signals, before: tuple[str, ...], tmp_path: Path
+) -> None:
     started: set[int] = set()
 
     async def they_start(running: asyncio.subprocess.Process) -> None:
@@ -166,7 +171,8 @@ async def test_agents_that_start_are_ended_too(number: signal.Signals, tmp_path:
         await eventually(lambda: are_so_many(3))  # the store, its server, an agent
 
     words = (*LIVE, "--agents")
-    assert await interrupted(number, tmp_path, words, they_start) == (130, [INTERRUPTED])
+    ended = await interrupted(number, tmp_path, words, they_start, *before)
+    assert ended == (130, [INTERRUPTED])
     await eventually(lambda: not any(map(is_running, started)))
 
 
