@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from hermes_lb.lab.plots import in_flight, percentile_plot, shares
-from hermes_lb.lab.report import condition, seconds
+from hermes_lb.lab.report import TIMES, condition, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,9 +55,6 @@ details { margin-top: 1rem; } pre { overflow-x: auto; font-size: 12.5px; line-he
 _HEADINGS: Final = (
     "strategy", "largest share", "imbalance", "in flight, most", "latency p50", "p99",
     "first token p50", "p99", "errors", "moved",
-)  # fmt: skip
-_TIMES: Final = (
-    ("latency", "p50"), ("latency", "p99"), ("first_token", "p50"), ("first_token", "p99"),
 )  # fmt: skip
 
 
@@ -123,7 +120,7 @@ def _wide(label: str, content: str) -> str:
 def _table(rows: dict[str, Any]) -> str:
     least = {
         (kind, p): min((row[kind][p] for row in rows.values() if row[kind]), default=None)
-        for kind, p in _TIMES
+        for kind, p in TIMES
     }
     body = ""
     for name, row in rows.items():
@@ -135,7 +132,7 @@ def _table(rows: dict[str, Any]) -> str:
             _cell(f"{row['imbalance']:.2f}"),
             _cell(f"{row['in_flight_most']:,}"),
         ]
-        for kind, p in _TIMES:
+        for kind, p in TIMES:
             value = row[kind].get(p)
             best = value is not None and value == least[kind, p]
             cells.append(_cell("-" if value is None else seconds(value), "best" if best else ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich import box
 from rich.table import Table
@@ -11,12 +11,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLUMNS = (
-    ("latency p50", "latency", "p50"),
-    ("p99", "latency", "p99"),
-    ("first p50", "first_token", "p50"),
-    ("p99", "first_token", "p99"),
-)
+#: The times of a strategy that a table shows: which, and the percentile.
+TIMES: Final = (
+    ("latency", "p50"), ("latency", "p99"), ("first_token", "p50"), ("first_token", "p99"),
+)  # fmt: skip
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:
@@ -45,18 +43,17 @@ def table(result: dict[str, Any]) -> Table:
     drawn = Table(box=box.SIMPLE, pad_edge=False)
     drawn.add_column("strategy", no_wrap=True)
     for name in (
-        "largest share", "imbalance", "in flight, most", *(name for name, _, _ in COLUMNS),
+        "largest share", "imbalance", "in flight, most", "latency p50", "p99", "first p50", "p99",
         "errors", "moved",
     ):  # fmt: skip
         drawn.add_column(name, justify="right")
     rows = result["strategies"]
     best = [
-        min((row[kind][p] for row in rows.values() if row[kind]), default=None)
-        for _, kind, p in COLUMNS
+        min((row[kind][p] for row in rows.values() if row[kind]), default=None) for kind, p in TIMES
     ]
     for strategy, row in rows.items():
         times: list[Text] = []
-        for (_, kind, p), least in zip(COLUMNS, best, strict=True):
+        for (kind, p), least in zip(TIMES, best, strict=True):
             value = row[kind].get(p)
             text = "-" if value is None else seconds(value)
             times.append(Text(text, "bold" if value is not None and value == least else ""))

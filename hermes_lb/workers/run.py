@@ -213,7 +213,8 @@ async def _reload(supervisor: Supervisor) -> None:
     systemd.notify(systemd.reloading())
     with suppress(OSError, ValueError, OperatorError):  # it has said why
         await supervisor.reload()
-    systemd.notify(systemd.READY)
+    if not supervisor.is_draining:  # else STOPPING is the last word
+        systemd.notify(systemd.READY)
 
 
 async def _upgrade(supervisor: Supervisor) -> None:
