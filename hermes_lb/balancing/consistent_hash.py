@@ -4,8 +4,9 @@ Karger et al., "Consistent Hashing and Random Trees" (1997); 160 points for each
 in libketama and nginx (`hash ... consistent`), though at other places. Costs a hash and a binary
 search; the ring is built once, in about 1 us a point. Best where a server has something of its
 client's: a cache, a session in memory. A server that leaves moves only its own keys, and they
-spread over all others. Misleads where few keys make most of the requests (one NAT, one tenant), and
-it spreads keys by about 8 % unevenly: `maglev` is evener.
+spread over all others; it moves more only if the unit becomes another one (`unit_of`). Misleads
+where few keys make most of the requests (one NAT, one tenant), and it spreads keys by about 8 %
+unevenly (160 points): `maglev` is evener.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from hashlib import blake2b
-from math import gcd
 from struct import unpack
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from hermes_lb.pool import Server
 
 POINTS: Final = 160
-# 1,600 servers of weight 1. Beyond, the points of all are reduced in proportion.
+# The usual weight is up to 7 units, so it has 112 to 1,120 points. Far from 10 and 100, which
+# people write: 7 servers of 50 may be joined by 2 of 100, and 5 of 100 by 5 of weight 1.
+MOST_UNITS: Final = 7
+# 1,600 servers of weight 1, built in 0.3 s. Beyond, the unit is doubled.
 MOST_POINTS: Final = 256_000
 _AT_ONCE: Final = 8  # points from one digest of 64 bytes
 
@@ -39,16 +42,14 @@ class ConsistentHash(Hashed):
         self._owners: list[Server] = []
 
     def _build(self, servers: list[Server]) -> None:
-        # The configured weights', so that a change at run time moves no keys but that server's.
-        unit = gcd(*(server.config.weight for server in servers))
-        counts = points_by_weight([server.full_weight for server in servers], unit)
-        ring = sorted(
-            (point, place)
-            for place, count in enumerate(counts)
-            for point in _points(servers[place].name, count)
-        )
-        self._points = array("Q", [point for point, _ in ring])
-        self._owners = [servers[place] for _, place in ring]
+        weights = [server.full_weight for server in servers]
+        counts = points_by_weight(weights, [server.config.weight for server in servers])
+        owners: dict[int, Server] = {}
+        for server, count in zip(servers, counts, strict=True):
+            owners.update(dict.fromkeys(_points(server.name, count), server))
+        ring = sorted(owners)
+        self._points = array("Q", ring)
+        self._owners = [owners[point] for point in ring]
 
     def _preferred(self, hashed: int) -> Iterator[Server]:
         owners = self._owners
@@ -57,13 +58,31 @@ class ConsistentHash(Hashed):
             yield owners[place + step]
 
 
-def points_by_weight(weights: list[int], unit: int) -> list[int]:
-    """160 for each unit: `[1, 2]` -> `[160, 320]`, and `[10, 20]` too, by 10."""
-    counts = [POINTS * weight // unit for weight in weights]
-    total = sum(counts)
-    if total <= MOST_POINTS:
-        return counts
-    return [max(1, count * MOST_POINTS // total) if count else 0 for count in counts]
+def points_by_weight(weights: list[int], configured: list[int]) -> list[int]:
+    """160 for each unit of the weights at present, rounded half up; at least 1, but 0 for 0."""
+    unit = unit_of(weights, configured)
+    return [max(1, (2 * POINTS * w + unit) // (2 * unit)) if w else 0 for w in weights]
+
+
+def unit_of(weights: list[int], configured: list[int]) -> int:
+    """The weight that has 160 points; another one moves the keys of all servers.
+
+    It is the least power of ten of which the usual weight has 7 at most; the usual weight is the
+    mean of the heavier two thirds of the configured ones, so that no canary counts. A step as
+    coarse as that is crossed seldom when servers join or leave. (The weights' common divisor
+    changes with any one of them, the most frequent weight where two are about as frequent.)
+
+    For too many points the unit is doubled. Weights at run time count there only where they exceed
+    the configured ones: to lower one, or to restore it, moves that server's keys only.
+    """
+    heavier = sorted(configured)[len(configured) // 3 :]
+    unit = 1
+    while sum(heavier) > MOST_UNITS * unit * len(heavier):
+        unit *= 10
+    total = sum(map(max, weights, configured))
+    while POINTS * total > MOST_POINTS * unit:
+        unit *= 2
+    return unit
 
 
 def _points(name: str, count: int) -> list[int]:

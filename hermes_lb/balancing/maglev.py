@@ -5,7 +5,7 @@ Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (N
 turn. Costs a hash and one look-up; the table is built once, in about 0.1 s. Best for an even spread
 of many keys: the servers' shares of the table differ by one entry. Misleads like any hash where few
 keys make most of the requests; and with another set of servers some keys move that would not have
-to (about as many again as must).
+to: 0.3 % of all with ten servers, 0.6 to 0.9 % with hundreds, whatever the weights are.
 
 A server that is down keeps its entries, and their keys go on to others in steps that depend on the
 key: so a failure moves only the keys of the server that failed, and builds nothing anew.
@@ -35,8 +35,9 @@ class Maglev(Hashed):
         self._entries: list[Server] = []
 
     def _build(self, servers: list[Server]) -> None:
-        weighted = tuple((s.name, s.full_weight) for s in servers if s.full_weight)
-        owners = [s for s in servers if s.full_weight]
+        # By name: the first of equals chooses first, and their order in a file is not to matter.
+        owners = sorted((s for s in servers if s.full_weight), key=lambda server: server.name)
+        weighted = tuple((server.name, server.full_weight) for server in owners)
         self._entries = [owners[place] for place in table(weighted, self.size)]
 
     def _preferred(self, hashed: int) -> Iterator[Server]:

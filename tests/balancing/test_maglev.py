@@ -88,6 +88,55 @@ def test_one_that_joins_moves_little_more_than_it_takes(count: int):
     assert least < moved <= 2 * least
 
 
+def owners(weights: dict[str, int]) -> list[str]:
+    """Of each entry, in the table of a pool of these."""
+    strategy = Maglev()
+    strategy._build(
+        make_pool(*[{"name": name, "weight": weight} for name, weight in weights.items()]).primaries
+    )
+    return [server.name for server in strategy._entries]
+
+
+def others_moved(before: dict[str, int], after: dict[str, int]) -> float:
+    """Of all entries, those that went from one server to another, neither of which has joined, left
+    or got another weight."""
+    changed = {name for name, _ in before.items() ^ after.items()}
+    pairs = zip(owners(before), owners(after), strict=True)
+    return sum(a != b and a not in changed and b not in changed for a, b in pairs) / 65_537
+
+
+@settings(deadline=None, max_examples=12)
+@given(weights=st.lists(st.sampled_from([1, 2, 3, 7, 10, 50, 100]), min_size=2, max_size=12))
+def test_with_mixed_weights_few_others_move_whoever_joins_leaves_or_changes(weights: list[int]):
+    """Measured: 0.3 % for ten servers of equal weight. No common divisor is in it."""
+    before = {f"s{i}": weight for i, weight in enumerate(weights)}
+    for weight in (1, 50, 1000):
+        assert others_moved(before, {**before, "new": weight}) < 0.006
+    assert others_moved(before, {**before, "s0": 5 * weights[0]}) < 0.006
+    del before["s1"]
+    assert others_moved({**before, "s1": weights[1]}, before) < 0.006
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    weights=st.lists(st.integers(1, 100), min_size=1, max_size=8),
+    factor=st.integers(2, 655),
+)
+def test_only_the_proportions_of_weights_matter(weights: list[int], factor: int):
+    servers = {f"s{i}": weight for i, weight in enumerate(weights)}
+    assert owners(servers) == owners({name: factor * w for name, w in servers.items()})
+
+
+def test_the_order_of_servers_does_not_matter():
+    servers = {f"s{i}": 1 for i in range(10)}
+    assert owners(servers) == owners(dict(reversed(servers.items())))
+
+
+def test_a_server_of_less_weight_than_an_entry_may_have_none():
+    entries = owners({f"s{i}": 1000 for i in range(100)} | {"least": 1})
+    assert "least" not in entries
+
+
 def test_a_key_looks_at_many_entries_and_at_none_twice():
     pool = make_pool({}, {})
     strategy = Maglev()

@@ -95,7 +95,7 @@ def test_no_server_ever_has_more_than_the_bound(strategy: str, factor: float) ->
 @pytest.mark.parametrize(
     ("strategy", "most"),
     [
-        # The ring moves what it must. Maglev's table moves about as much again, for evenness.
+        # The ring moves what it must. Maglev's table moves a few more, for evenness.
         ("consistent_hash", 0.1 * 1.25),
         ("maglev", 0.1 * 2.5),
         # 10 and 9 have no common divisor: nine of ten keys move.
