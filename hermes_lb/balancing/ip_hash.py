@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.balancing.round_robin import RoundRobin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from random import Random
 
     from hermes_lb.balancing.base import Request
@@ -48,6 +49,21 @@ class IpHash:
 
     def leave(self, pool: Pool) -> None:
         self._round_robin.leave(pool)
+
+    def asked(self, pool: Pool, client_address: str) -> Iterator[Server]:
+        """Whom `pick` asks, one by one, before round-robin takes over."""
+        sums = list(accumulate(pool.weights))
+        if len(sums) > 1 and (total := sums[-1]):
+            key = hash_key(client_address)
+            hashed = _SEED
+            for _ in range(_MOST_TRIES):
+                for byte in key:
+                    hashed = (hashed * 113 + byte) % _MODULUS
+                yield pool.primaries[bisect_right(sums, hashed % total)]
+
+    def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
+        """As of `RoundRobin`, for when that takes over."""
+        return self._round_robin.credits(servers)
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         servers = pool.primaries

@@ -14,6 +14,7 @@ from hermes_lb.balancing.ranks import Kept
 from hermes_lb.balancing.turns import next_in_turn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
 
     from hermes_lb.balancing.base import Request
@@ -28,6 +29,10 @@ class LeastConn:
 
     def leave(self, pool: Pool) -> None:
         self._kept.settle()
+
+    def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
+        """What each has of its turns; a pick adds the effective weights first."""
+        return self._kept.credits(servers)
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         kept = self._kept

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # more: of weights 1 and 4 both would get half.
 _CLEARLY: Final = 0.9
 # Seconds: above what answers take, and below what a failure counts (Finagle has one for both).
-_UNKNOWN: Final = 1e4
+UNKNOWN: Final = 1e4
 
 
 class _Average:
@@ -70,7 +70,7 @@ class PeakEwma:
         elif average is not None:
             seconds = average.seconds * exp((average.at - now) / self._tau)
         else:
-            seconds = _UNKNOWN if waiting else 0.0
+            seconds = UNKNOWN if waiting else 0.0
         return seconds * (waiting + 1.0)
 
     def forget(self, server: Server) -> None:

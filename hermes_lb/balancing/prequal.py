@@ -19,7 +19,7 @@ are probed.
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hermes_lb.balancing.lots import Lots
 from hermes_lb.balancing.response_times import PENALTY, ResponseTimes, seconds_after_failure
@@ -45,6 +45,15 @@ _PROBES_A_PICK: Final = 2
 _SHARE: Final = 0.1
 
 
+class Probed(NamedTuple):
+    """One of the servers that a pick compared."""
+
+    server: Server
+    latency: float  # by its probe, in seconds
+    load: float  # in flight, for its weight where weights differ
+    at: float  # when it was probed, in seconds
+
+
 class Prequal:
     """`tau`: for how long a server's latency is believed without a new answer, in seconds."""
 
@@ -55,6 +64,7 @@ class Prequal:
         self._up: list[Server] = []
         self._probes: dict[Server, _Probe] = {}  # the oldest first
         self._latencies: dict[Server, tuple[float, float]] = {}  # seconds, and as of when
+        self._limit = inf
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         drawn = self._lots.some(pool, request, now, rng, _PROBES_A_PICK)
@@ -75,6 +85,7 @@ class Prequal:
         limit = loads[place]
         if part:
             limit += part * (loads[place + 1] - limit)
+        self._limit = limit
         tried = request.tried
         best = _fastest(probes.values(), limit, are_equal)
         if (
@@ -90,6 +101,18 @@ class Prequal:
         return (
             _fastest(well, limit, are_equal) or _fastest(well or able, inf, are_equal) or drawn[0]
         )
+
+    def probed(self, pool: Pool) -> tuple[list[Probed], float]:
+        """Whom the last pick compared, the oldest probe first, and the load above which one is hot.
+
+        As they were then, if it is asked before the server that was picked is leased.
+        """
+        are_equal = pool.weights_are_equal
+        rows: list[Probed] = []
+        for seconds, at, server in self._probes.values():
+            load = server.in_flight if are_equal else server.in_flight / server.weight
+            rows.append(Probed(server, seconds * (load + 1.0), load, at))
+        return rows, self._limit
 
     def latency(self, server: Server, now: float) -> float:
         """What a request would take now, in seconds.

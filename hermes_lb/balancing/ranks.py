@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from hermes_lb.balancing.turns import FEW, Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from hermes_lb.pool import Pool, Server
 
@@ -71,6 +71,10 @@ class Ranks:
             if group is None:
                 return None
         return group.next() if len(group.entries) > 1 else group.any()
+
+    def credits(self) -> dict[Server, float]:
+        """What those have whose `current_weight` is out of date."""
+        return dict(pair for group in self._groups.values() for pair in group.credits())
 
     def settle(self) -> None:
         """Write back what each has."""
@@ -192,6 +196,11 @@ class Kept:
             if len(pool.up) > FEW and not any(server.weight * _EXACT % 1 for server in pool.up):
                 self.ranks = Ranks(pool, by_load=self._by_load)
         self.version = pool.version
+
+    def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
+        """What each of these has of its turns, wherever that is kept; it changes nothing."""
+        known = self.ranks.credits() if self.ranks is not None else {}
+        return {server: known.get(server, server.current_weight) for server in servers}
 
     def settle(self) -> None:
         """Give back what is kept; the next `refresh` starts anew."""

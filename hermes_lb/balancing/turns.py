@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from hermes_lb.pool import Server
 
@@ -124,10 +124,15 @@ class Turns:
         heappush(best_heap, entry)
         return server
 
-    def settle(self) -> None:
-        """Write what each has back to it; their weights may have changed meanwhile."""
+    def credits(self) -> Iterator[tuple[Server, float]]:
+        """What each has; their weights may have changed since they came."""
         for weight, heap in self._heaps.items():
             for entry in heap:
                 server = entry[2]
                 if self.entries.get(server) is entry:
-                    server.current_weight = weight * self._count - entry[0]
+                    yield server, weight * self._count - entry[0]
+
+    def settle(self) -> None:
+        """Write what each has back to it."""
+        for server, credit in self.credits():
+            server.current_weight = credit
