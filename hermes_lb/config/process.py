@@ -9,7 +9,14 @@ from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 
 from hermes_lb.config.references import ADMIN_BIND
 from hermes_lb.config.section import VISIBLE, Name, Section
-from hermes_lb.config.units import Address, Duration, HostPort, PositiveDuration, Size
+from hermes_lb.config.units import (
+    Address,
+    Duration,
+    HostPort,
+    PositiveDuration,
+    Size,
+    is_loopback,
+)
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -73,16 +80,12 @@ class Admin(Section):
     @classmethod
     def _guarded(cls, bind: Address, info: ValidationInfo) -> Address:
         has_token = info.data.get("token") or info.data.get("token_file")
-        if not (_is_loopback(bind) or has_token or os.environ.get(TOKEN_VARIABLE)):
+        if not (is_loopback(bind.host) or has_token or os.environ.get(TOKEN_VARIABLE)):
             raise ValueError(
                 "off loopback a token is needed: set admin.token_file, admin.token or "
                 f'{TOKEN_VARIABLE}, or bind it to loopback, such as "127.0.0.1:9900"'
             )
         return bind
-
-
-def _is_loopback(address: Address) -> bool:
-    return address.host in ("localhost", "::1") or address.host.startswith("127.")
 
 
 # HAProxy's names, by their numbers (RFC 3164 section 4.1.1).

@@ -191,6 +191,15 @@ def format_size(size: int) -> str:
     return str(size)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine gets there: `localhost`, or such an address. Other names, who
+    knows."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _is_ip(text: str, version: int) -> bool:
     try:
         return ipaddress.ip_address(text).version == version

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import re
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+
+from hermes_lb.config.units import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +94,7 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         """True for the bind address and loopback; any port (ssh forwards them)."""
         host = host.strip("[]").lower()
-        return host in ("localhost", self._host) or _is_loopback(host)
+        return host == self._host or is_loopback(host)
 
     async def _check_token(self, request: web.Request, expected: bytes) -> None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -138,10 +139,3 @@ def _check_origin(request: web.Request, host: str) -> None:
         origin is not None and origin.partition("://")[2] != host
     ):
         raise web.HTTPForbidden(reason="requests from pages of other origins are refused")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
