@@ -20,6 +20,7 @@ from hermes_lb.control.state_file import RuntimeStates
 from hermes_lb.health import HealthChecker
 from hermes_lb.observe.observed import Observed
 from hermes_lb.proxy import DataPlane, Resolver, end_sessions, has_moved, running_sessions
+from hermes_lb.proxy.plane import request_log
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from hermes_lb.config import Config
+    from hermes_lb.config import Config, Log
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import Session
     from hermes_lb.observe.recent import Recent
     from hermes_lb.pool import Pool, Server
     from hermes_lb.pool.server import Admin
     from hermes_lb.proxy import Context
+    from hermes_lb.proxy.context import RequestLog
 
 
 class LoadBalancer:
@@ -51,7 +53,7 @@ class LoadBalancer:
     def __init__(self, config: Config | Mapping[str, Any] | str | Path) -> None:
         self.config = load_config(config)
         self._file = Path(config) if isinstance(config, str | Path) else None
-        self._plane = DataPlane(self.config)
+        self._plane = DataPlane(self.config, make_log=self._request_log)
         state_file = self.config.process.state_file
         self._states = RuntimeStates(state_file, self._plane.pools) if state_file else None
         self._checks: HealthChecker | None = None
@@ -147,6 +149,10 @@ class LoadBalancer:
         starting.push_async_callback(plane.end_all)
         await plane.listen()
 
+    def _request_log(self, configured: Log) -> RequestLog:
+        """What its requests are written to: made at the start, and at each change of `[log]`."""
+        return request_log(configured)
+
     def _resolved(self, config: Config) -> Config:
         """With a server for each address of a name that is looked up."""
         return config.model_copy(update={"backends": self._resolver.backends})
@@ -222,6 +228,9 @@ class LoadBalancer:
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         """0 to 65535; 0 is out of rotation, None the configured one. Raises UnknownServer."""
         find_server(self.pools, backend, server).set_weight(weight)
+
+    async def settle(self) -> None:
+        """Nothing to wait for: what is set here holds at once."""
 
     async def end_sessions(self, backend: str, server: str) -> int:
         """Cut what runs on a server, known or removed -> how many. Raises UnknownServer."""

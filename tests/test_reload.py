@@ -14,7 +14,7 @@ from aiohttp import web
 
 from hermes_lb.tasks import Tasks
 from tests.proxy.support import PATIENCE
-from tests.workers.support import run, until_it_listens
+from tests.workers.support import reserved_port, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +30,9 @@ BALANCES = (
     "round_robin", "leastconn", "ip_hash", "random", "consistent_hash", "maglev", "p2c",
     "peak_ewma", "prequal", "least_load",
 )  # fmt: skip
+
+
+ANOTHER = "another"  # a frontend
 
 
 class Servers:
@@ -78,15 +81,18 @@ async def servers() -> AsyncIterator[Servers]:
         yield behind
 
 
-def configuration(servers: Servers, bind: str, rng: Random, *, is_first: bool = False) -> str:
-    """Any of many: servers come, go and change their weights; so do all the rules."""
+def configuration(servers: Servers, another: int, rng: Random, *, is_first: bool = False) -> str:
+    """Any of many: servers come, go and change their weights; so do all the rules.
+
+    `another`: the port of a listener that comes and goes.
+    """
     chosen = rng.sample(range(SERVERS), rng.randint(2, SERVERS))
     lines = [
         "[process]\nworkers = 2\nmax_connections = 1000\n[admin]\nenabled = false",
         '[log]\naccess = "off"',
         f'[timeouts]\nserver = "{rng.randint(30, 90)}s"\nclient = "{rng.randint(30, 90)}s"',
         f"[limits]\nheader_count = {rng.randint(50, 100)}",
-        f'[[frontends]]\nname = "public"\nbind = "{bind}"\ndefault_backend = "agents"',
+        '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"',
     ]
     if rng.random() < 0.5:
         lines.append(
@@ -95,7 +101,8 @@ def configuration(servers: Servers, bind: str, rng: Random, *, is_first: bool = 
         )
     if rng.random() < 0.5 and not is_first:
         lines.append(
-            '[[frontends]]\nname = "another"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"'
+            f'[[frontends]]\nname = "{ANOTHER}"\nbind = "127.0.0.1:{another}"\n'
+            'default_backend = "agents"'
         )
     lines.append(f'[backends.agents]\nbalance = "{rng.choice(BALANCES)}"')
     if rng.random() < 0.5:
@@ -127,6 +134,24 @@ class Load:
                 self.pages += 1
                 await asyncio.sleep(0.002)
 
+    async def check_another(self, port: int, *, is_there: bool) -> None:
+        """A listener that has just come serves at once; one that has gone refuses, soon."""
+        if is_there:
+            assert await self._answers_at(port)
+            return
+        async with asyncio.timeout(PATIENCE):
+            while await self._answers_at(port):
+                pass
+
+    async def _answers_at(self, port: int) -> bool:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/page") as response:
+                    return (response.status, await response.text()) == (200, "page")
+            except aiohttp.ClientError:
+                return False
+
     async def follow_stream(self, session: aiohttp.ClientSession) -> int:
         """-> how many events it had; each came once, in order, and the last one too."""
         async with session.get(f"{self._url}/stream") as response:
@@ -154,9 +179,12 @@ async def test_a_hundred_reloads_under_load_fail_nothing_and_cut_nothing(
 ) -> None:
     rng = random.Random(20261125)
     file = tmp_path / "lb.toml"
-    file.write_text(configuration(servers, "127.0.0.1:0", rng, is_first=True))
-    async with run(file) as running, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        another = stack.enter_context(reserved_port())
+        file.write_text(configuration(servers, another, rng, is_first=True))
+        running = await stack.enter_async_context(run(file))
         await until_it_listens(running)
+        workers, all_said, comings = sorted(running.workers), "", 0
         load, tasks = Load(running.url), Tasks()
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_read=PATIENCE)
@@ -169,11 +197,15 @@ async def test_a_hundred_reloads_under_load_fail_nothing_and_cut_nothing(
         ]
         for number in range(RELOADS):
             seen = load.pages
-            file.write_text(configuration(servers, "127.0.0.1:0", rng))
-            running.said = ""
+            text = configuration(servers, another, rng)
+            file.write_text(text)
+            all_said, running.said = all_said + running.said, ""
             running.signal(signal.SIGHUP)
             said = await running.says(r"(not reloaded|reloaded)")
             assert said[1] == "reloaded", (number, running.said)
+            is_there = ANOTHER in text
+            comings += is_there
+            await load.check_another(another, is_there=is_there)
             async with asyncio.timeout(PATIENCE):
                 while load.pages < seen + 4:
                     await asyncio.sleep(0.001)
@@ -183,9 +215,13 @@ async def test_a_hundred_reloads_under_load_fail_nothing_and_cut_nothing(
         await asyncio.gather(*readers)
         events = await asyncio.gather(*streams)
         messages = await asyncio.gather(*tunnels)
+        assert sorted(running.workers) == workers  # reloaded in place, and not replaced
         running.signal(signal.SIGTERM)
         assert await running.ended() == 0
+        all_said += running.said
+    assert 0 < comings < RELOADS
     assert load.pages > 4 * RELOADS
     assert min(events) > RELOADS / 10
     assert min(messages) > RELOADS / 10
-    assert "Traceback" not in running.said
+    for trouble in ("Traceback", "can't be reconfigured", "another one starts"):
+        assert trouble not in all_said

@@ -7,10 +7,17 @@ id is pinned when it is first seen in a response (HAProxy: `stick store-response
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class _Pin(NamedTuple):
+    name: str
+    until: float
+    as_of: float
 
 
 class Pins:
@@ -19,7 +26,7 @@ class Pins:
     def __init__(self, most: int, expire: float) -> None:
         self._most = most
         self._expire = expire
-        self._pins: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._pins: OrderedDict[bytes, _Pin] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pins)
@@ -29,29 +36,37 @@ class Pins:
 
     def items(self) -> Iterator[tuple[bytes, str]]:
         """All keys and their servers' names, the least lately used first."""
-        return ((key, name) for key, (name, _) in self._pins.items())
+        return ((key, pin.name) for key, pin in self._pins.items())
 
     def take_over(self, other: Pins) -> None:
         """All that `other` knows, the newest if there is not room for all; by our own expiry."""
-        for key, (name, until) in other._pins.items():
-            self.pin(key, name, until - other._expire)
+        for key, (name, until, _) in other._pins.items():
+            self._put(key, name, until - other._expire, -inf)
 
     def find(self, key: bytes, now: float) -> str | None:
         """The name, if the key is known; that counts as use."""
         found = self._pins.get(key)
         if found is None:
             return None
-        name, until = found
+        name, until, as_of = found
         if until <= now:
             del self._pins[key]
             return None
-        self.pin(key, name, now)
+        self._put(key, name, now, as_of)
         return name
 
+    def as_of(self, key: bytes) -> float:
+        """When it was pinned, of which its uses tell nothing; -inf: never, or by another table."""
+        found = self._pins.get(key)
+        return found.as_of if found is not None else -inf
+
     def pin(self, key: bytes, name: str, now: float) -> None:
+        self._put(key, name, now, now)
+
+    def _put(self, key: bytes, name: str, now: float, as_of: float) -> None:
         pins = self._pins
-        pins[key] = name, now + self._expire
+        pins[key] = _Pin(name, now + self._expire, as_of)
         pins.move_to_end(key)
         # The first is the one that was used least lately: it also runs out first.
-        while len(pins) > self._most or next(iter(pins.values()))[1] <= now:
+        while len(pins) > self._most or next(iter(pins.values())).until <= now:
             pins.popitem(last=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from hermes_lb.http1.keys import key_finder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from random import Random
 
     from hermes_lb.balancing.base import Request
@@ -98,13 +98,31 @@ class Hashed:
         tried: Collection[Server] = (),
     ) -> Server | None:
         """Whose the key is, loads aside: of those that may serve, or of all (`is_strict`), without
-        those `tried`."""
+        those `tried`. None: there is nobody whose weight is not 0.
+
+        Each key has an order of all servers, the backups behind the primaries, in which its owner
+        is the first. It goes by full weights, so that a slow start moves no key.
+        """
         if pool.weights is not self._weights:
             self._weights = pool.weights
             self._build(pool.primaries)
-        for server in self._preferred(hash64(key)):
+        hashed = hash64(key)
+        for server in self._preferred(hashed):
             if server not in tried and (is_strict or server.may_serve(now)):
                 return server
+        for group in (pool.primaries, pool.backups):
+            owner = _by_rendezvous(
+                (
+                    (server, server.full_weight)
+                    for server in group
+                    if server.full_weight
+                    and server not in tried
+                    and (is_strict or server.may_serve(now))
+                ),
+                hashed,
+            )
+            if owner is not None:
+                return owner
         return None
 
     def _build(self, servers: list[Server]) -> None:
@@ -116,17 +134,25 @@ class Hashed:
         raise NotImplementedError
 
     def _among(self, candidates: list[Server], hashed: int) -> Server | None:
-        """By rendezvous hashing, which needs no table; the bound is that of these alone."""
+        """Of servers on no table, or too far on it; the bound is that of these alone."""
         total = sum(server.weight for server in candidates)
         allowed = self._factor * (sum(s.in_flight for s in candidates) + 1) or float("inf")
-        return max(
-            (s for s in candidates if s.in_flight * total < allowed * s.weight),
-            key=lambda server: _score(server, hashed),
-            default=None,
+        return _by_rendezvous(
+            ((s, s.weight) for s in candidates if s.in_flight * total < allowed * s.weight),
+            hashed,
         )
 
 
-def _score(server: Server, hashed: int) -> float:
-    """The highest wins as often as its weight says (Schindelhauer, Schomaker, 2005)."""
-    drawn = hash64(server.name.encode() + hashed.to_bytes(8, "big"))
-    return server.weight / -log((drawn + 0.5) / 2.0**64)
+def _by_rendezvous(weighted: Iterable[tuple[Server, float]], hashed: int) -> Server | None:
+    """The key's first of these (server, weight), by a hash of key and name: it needs no table.
+
+    Each is first as often as its weight says (Schindelhauer, Schomaker, 2005).
+    """
+
+    def score(one: tuple[Server, float]) -> float:
+        server, weight = one
+        drawn = hash64(server.name.encode() + hashed.to_bytes(8, "big"))
+        return weight / -log((drawn + 0.5) / 2.0**64)
+
+    first = max(weighted, key=score, default=None)
+    return first[0] if first is not None else None

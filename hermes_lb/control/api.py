@@ -215,6 +215,8 @@ class Api:
         backend, server = _named(request)
         self._operator.set_state(backend, server, state)
         logger.info("%s/%s is set to %s by an operator", backend, server, state)
+        await self._operator.settle()  # a drain is waited for by the numbers in this answer
+        self._operator.observed.refresh()
         self._history.look(self._wall())
         return self._described(backend, server)
 

@@ -87,7 +87,8 @@ def percentiles(bounds: Sequence[float], counts: Sequence[int]) -> list[float]:
             continue
         lower = bounds[bucket - 1] if bucket else 0.0
         below = cumulated[bucket] - counts[bucket]
-        found.append(lower + (bounds[bucket] - lower) * (rank - below) / counts[bucket])
+        value = lower + (bounds[bucket] - lower) * (rank - below) / counts[bucket]
+        found.append(min(value, bounds[bucket]))  # floats may round above it
     return found
 
 
@@ -288,7 +289,8 @@ class History:
             self.changes.append(Change(number, wall, backend, server.name, server.state, because))
 
     def _note_drain(self, key: Key, server: Server, wall: float) -> None:
-        if server.state not in ("drain", "maint"):
+        # The state may be another one that ranks above: ejected or down.
+        if not (server.is_draining or server.admin == "maint"):
             self.drains.pop(key, None)
         elif key not in self.drains:
             self.drains[key] = Drain(wall, server.in_flight + server.queued)

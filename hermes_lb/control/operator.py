@@ -36,11 +36,12 @@ class Session(TypedDict):
     """A request that runs: one row of `sessions`. Made of plain values, to cross processes."""
 
     process: int  # the number of the process that serves it, from 0
-    client: str  # "192.0.2.7:40312"
+    client: str | None  # "192.0.2.7:40312"; None: it has left
     frontend: str
     backend: str
     server: str | None  # None: it has none yet
-    kind: Literal["request", "stream", "tunnel"]
+    # "detached": its client has left, and its server finishes it (`on_disconnect` of the route).
+    kind: Literal["request", "stream", "tunnel", "detached"]
     phase: str  # the letter of `observe.termination.PHASE`: R Q C H D L
     seconds: float  # since its head arrived
     method: str
@@ -77,6 +78,13 @@ class Operator(Protocol):
 
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         """`Server.set_weight`, 0 to MAX_WEIGHT; None: as configured. Raises UnknownServer."""
+
+    async def settle(self) -> None:
+        """Wait until what was set holds in every process, and each has told its numbers since.
+
+        So `observed` knows of all requests that were let in before. A process that does not answer
+        is waited for no longer than a few seconds.
+        """
 
     async def end_sessions(self, backend: str, server: str) -> int:
         """Cut what runs on a server -> how many (HAProxy: `shutdown sessions server`).

@@ -105,11 +105,14 @@ _BACKEND = {
 
 _SESSION = table(
     process=COUNT,
-    client=said(TEXT, "address and port"),
+    client=said(or_null(TEXT), "address and port; null: it has left"),
     frontend=TEXT,
     backend=TEXT,
     server=or_null(TEXT),
-    kind=one_of(["request", "stream", "tunnel"]),
+    kind=said(
+        one_of(["request", "stream", "tunnel", "detached"]),
+        "detached: its client has left, and its server finishes it",
+    ),
     phase=said(
         one_of(list(PHASE)), "; ".join(f"{letter}: {what}" for letter, what in PHASE.items())
     ),

@@ -6,10 +6,12 @@ differs from its configuration:
 
     {"version": 1,
      "backends": {"agents": {"agent2": {"state": "drain", "weight": null,
-                                        "configured": {"weight": 1, "down": false}}}}}
+                                        "configured": {"weight": 1, "down": false,
+                                                       "address": "10.0.0.2:80"}}}}}
 
 `configured` is what the operator has overruled. If the configuration says something else at the
-next start, that is newer, and counts; HAProxy keeps to the same rule for weights.
+next start, that is newer, and counts; HAProxy keeps to the same rule for weights. At another
+address it is another server, of which nothing was said.
 
 A server that is an address of a host name (`resolve`) may be away, with its address or with the
 whole name service, and come back. Its entry waits for it, here as in the file.
@@ -63,6 +65,11 @@ class SavedState:
     weight: int | None
     configured_weight: int
     configured_down: bool
+    address: str | None = None  # None: of a file that does not say it; any will do
+
+    def is_of(self, server: Server) -> bool:
+        """Whether it was said of this one, which has the same name."""
+        return self.address in (None, _address(server))
 
 
 SavedStates = dict[str, dict[str, SavedState]]
@@ -78,7 +85,11 @@ def states_of(pools: Mapping[str, Pool]) -> SavedStates:
             is_as_configured = server.admin == ("maint" if configured.down else "ready")
             if not is_as_configured or server.operator_weight is not None:
                 found.setdefault(name, {})[server.name] = SavedState(
-                    server.admin, server.operator_weight, configured.weight, configured.down
+                    server.admin,
+                    server.operator_weight,
+                    configured.weight,
+                    configured.down,
+                    _address(server),
                 )
     return found
 
@@ -104,20 +115,33 @@ def apply(states: SavedStates, pools: Mapping[str, Pool]) -> None:
     for backend, pool in pools.items():
         saved_servers = states.get(backend, {})
         for server in pool.servers:
-            if (saved := saved_servers.get(server.name)) is not None:
+            saved = saved_servers.get(server.name)
+            if saved is not None and saved.is_of(server):
                 _apply_one(saved, server, f"{backend}/{server.name}", "the restart")
     waiting = away(states, pools)
     may_come: list[str] = []
     unknown: list[str] = []
     for backend, saved_servers in states.items():
-        present = {s.name for s in pools[backend].servers} if backend in pools else set()
-        for name in saved_servers.keys() - present:
-            group = may_come if name in waiting.get(backend, ()) else unknown
-            group.append(f"{backend}/{name}")
+        servers = {s.name: s for s in pools[backend].servers} if backend in pools else {}
+        for name, saved in saved_servers.items():
+            if name in waiting.get(backend, ()):
+                may_come.append(f"{backend}/{name}")
+            elif name not in servers:
+                unknown.append(f"{backend}/{name}")
+            elif not saved.is_of(servers[name]):
+                unknown.append(f"{backend}/{name} at {saved.address}")
     if may_come:
         logger.info("the state file's entries of addresses that are away wait: %s", _list(may_come))
     if unknown:
         logger.info("the state file names servers that do not exist: %s", _list(unknown))
+
+
+def _address(server: Server) -> str:
+    """As the configuration has it: what `Pool.reconfigure` knows a server by, beside its name.
+
+    Of an address of a host name (`resolve`) it is that address, with the port.
+    """
+    return str(server.config.address)
 
 
 def _list(names: list[str]) -> str:
@@ -269,7 +293,8 @@ class RuntimeStates:
     def _welcome(self, backend: str, new: set[Server]) -> None:
         states = self._states.get(backend, {})
         for server in new:
-            if (saved := states.get(server.name)) is not None:
+            saved = states.get(server.name)
+            if saved is not None and saved.is_of(server):
                 _apply_one(saved, server, f"{backend}/{server.name}", "it was gone")
 
     def _look(self) -> None:
@@ -329,7 +354,11 @@ def _format(states: SavedStates) -> str:
             name: {
                 "state": saved.state,
                 "weight": saved.weight,
-                "configured": {"weight": saved.configured_weight, "down": saved.configured_down},
+                "configured": {
+                    "weight": saved.configured_weight,
+                    "down": saved.configured_down,
+                    "address": saved.address,
+                },
             }
             for name, saved in servers.items()
         }
@@ -355,15 +384,19 @@ def _parse(read: object) -> SavedStates:
 def _parse_one(saved: dict[str, Any], where: str) -> SavedState:
     configured = _table(saved.get("configured"), f"configured of {where}")
     state, weight, down = saved.get("state"), saved.get("weight"), configured.get("down")
+    address = configured.get("address")
     if state not in ADMINS:
         raise ValueError(f"{where}: state {state!r} is not one of {', '.join(ADMINS)}")
     if not isinstance(down, bool):
         raise ValueError(f"{where}: configured down is not true or false")
+    if not (address is None or isinstance(address, str)):
+        raise ValueError(f"{where}: configured address is no text")
     return SavedState(
         state,
         None if weight is None else _weight(weight, where),
         _weight(configured.get("weight"), where),
         down,
+        address,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # What an answer has at least, for ours to be told from a stranger's.
-_SERVER = ("backend", "name", "state")
+_SERVER = ("backend", "name", "state", "admin")
 _KEYS = {
     "status": ("version", "backends", "frontends", "processes"),
     "servers": _SERVER,
@@ -27,8 +28,13 @@ _MOMENT = ("time", "status", "servers")
 _EVENTS = "text/event-stream"
 _MOST_ROWS = 1000  # of sessions in an answer
 
-# Seconds. A reload opens listeners and looks names up; a live stream speaks each second.
+# Seconds. A live stream speaks each second.
 _PATIENCE = 30.0
+# What takes longer: the new code has 60 s to look at the configuration, and waits for a reload that
+# goes on; in a reload a worker has 30 s to follow, and one that can't is replaced, which has 60 s.
+_TAKES = {"reload": 120.0, "upgrade": 120.0}
+# Seconds from the end of a live stream to the next one: that of the next image of the program.
+_PAUSE = 0.2
 
 
 class AdminClient:
@@ -60,9 +66,11 @@ class AdminClient:
     def _send(
         self, method: str, path: str, body: dict[str, Any] | None, keys: tuple[str, ...]
     ) -> Any:
-        connection = self._connection()
+        patience = _TAKES.get(path, _PATIENCE)
+        connection = self._connection(patience)
         try:
-            return self._known(self._json(self._ask(connection, method, path, body)), keys)
+            response = self._ask(connection, method, path, body)
+            return self._known(self._json(response, patience), keys)
         finally:
             connection.close()
 
@@ -121,19 +129,38 @@ class AdminClient:
         return int(answer["ended"])
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Each moment of the live stream, one a second. Raises CtlError when it ends."""
-        connection = self._connection()
-        try:
-            with self._ask(connection, "GET", "events", None) as response:
-                if response.status != 200 or response.headers.get_content_type() != _EVENTS:
-                    self._json(response)
-                    raise self._stranger()
-                while line := self._line(response):
-                    if line.startswith(b"data: "):
-                        yield self._known(self._parsed(line[6:]), _MOMENT)
-        finally:
-            connection.close()
-        raise CtlError(f"{self.url} has ended: the balancer stopped")
+        """Each moment of the live stream, one a second.
+
+        An upgrade ends the stream, and the next image of the program begins another. Raises
+        CtlError when there is none.
+        """
+        ended = CtlError(f"{self.url} has ended: the balancer stopped")
+        is_first, has_spoken = True, True
+        while has_spoken:
+            connection = self._connection(_PATIENCE)
+            try:
+                response = self._ask(connection, "GET", "events", None)
+            except CtlError as error:
+                connection.close()
+                raise (error if is_first else ended) from None
+            is_first = has_spoken = False
+            try:
+                for moment in self._moments(response):
+                    has_spoken = True
+                    yield moment
+            finally:
+                connection.close()
+            time.sleep(_PAUSE)
+        raise ended
+
+    def _moments(self, response: HTTPResponse) -> Iterator[dict[str, Any]]:
+        with response:
+            if response.status != 200 or response.headers.get_content_type() != _EVENTS:
+                self._json(response, _PATIENCE)
+                raise self._stranger()
+            while line := self._line(response):
+                if line.startswith(b"data: "):
+                    yield self._known(self._parsed(line[6:]), _MOMENT)
 
     def _parsed(self, text: bytes) -> Any:
         try:
@@ -145,14 +172,14 @@ class AdminClient:
         try:
             return response.readline()
         except TimeoutError:
-            raise self._silent() from None
+            raise self._silent(_PATIENCE) from None
         except (OSError, HTTPException):
             return b""
 
-    def _connection(self) -> HTTPConnection:
+    def _connection(self, patience: float) -> HTTPConnection:
         if self._tls is not None:
-            return HTTPSConnection(self._host, self._port, timeout=_PATIENCE, context=self._tls)
-        return HTTPConnection(self._host, self._port, timeout=_PATIENCE)
+            return HTTPSConnection(self._host, self._port, timeout=patience, context=self._tls)
+        return HTTPConnection(self._host, self._port, timeout=patience)
 
     def _trusting(self, ca: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -187,7 +214,7 @@ class AdminClient:
                 "give its authority by --ca FILE"
             ) from None
         except TimeoutError:
-            raise self._silent() from None
+            raise self._silent(connection.timeout) from None
         except (HTTPException, ssl.SSLError, ConnectionResetError):
             raise self._stranger() from None
         except OSError as error:
@@ -195,7 +222,7 @@ class AdminClient:
         except ValueError:  # a header that can't be sent
             raise CtlError("the token has characters that no header can carry") from None
 
-    def _json(self, response: HTTPResponse) -> Any:
+    def _json(self, response: HTTPResponse, patience: float) -> Any:
         try:
             answer = json.loads(response.read())
             if response.status < 300:
@@ -203,7 +230,7 @@ class AdminClient:
             error = answer["error"]
             message, problems = str(error["message"]), error.get("problems")
         except TimeoutError:
-            raise self._silent() from None
+            raise self._silent(patience) from None
         except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError):
             raise self._stranger() from None
         if response.status == 401:
@@ -214,8 +241,8 @@ class AdminClient:
             )
         raise CtlError(message, problems, response.status)
 
-    def _silent(self) -> CtlError:
-        return CtlError(f"{self.url} did not answer within {_PATIENCE:g} s")
+    def _silent(self, patience: float | None) -> CtlError:
+        return CtlError(f"{self.url} did not answer within {patience:g} s")
 
     def _stranger(self) -> CtlError:
         hint = " (or it uses TLS: write https://)" if self._scheme == "http" else ""

@@ -44,8 +44,9 @@ def wait_until_drained(
             pause = _EVERY if ends is None else min(_EVERY, max(0.0, ends - time.monotonic()))
             time.sleep(pause)
             server = client.look_at(server)
-            if server["state"] not in ("drain", "maint", "down", "removed"):
-                raise CtlError(f"{name} is {server['state']} again: somebody ended its drain")
+            # Of a server that drains the state may be another: ejected or down.
+            if server["admin"] == "ready":
+                raise CtlError(f"{name} is set to ready again: somebody ended its drain")
 
 
 def _left(server: dict[str, Any]) -> int:

@@ -159,7 +159,7 @@ def sessions(answer: Row) -> Iterable[Table | Text]:
     yield Table(
         ["CLIENT", "SERVER", "KIND", "PHASE", ">FOR", ">IN", ">OUT", "PINNED", "REQUEST"],
         [
-            (s["client"], f"{s['backend']}/{s['server'] or '-'}", s["kind"], s["phase"],
+            (s["client"] or "-", f"{s['backend']}/{s['server'] or '-'}", s["kind"], s["phase"],
              duration(s["seconds"]), count(s["bytes_in"]), count(s["bytes_out"]),
              s["pinned_by"] or "-", printable(f"{s['method']} {s['target']}"))
             for s in rows

@@ -27,13 +27,16 @@ class EventsBody:
     """Chunks of whole events, for a client that knows chunks; a `Body`.
 
     `resumes`: the stream ends with the event `done`, or where its framing says so, and not with
-    the connection. `is_handed_over`: the server has asked that another one goes on. `is_whole` is
-    False once bytes have been passed on that end in the middle of an event.
+    the connection. `after`: the id behind which it starts, if the client has said one.
+    `is_handed_over`: the server has asked that another one goes on. `is_whole` is False once bytes
+    have been passed on that end in the middle of an event.
     """
 
     __slots__ = (
+        "_after",
         "_held",
         "_is_between_chunks",
+        "_is_within_event",
         "_last",
         "_received",
         "_resumes",
@@ -43,8 +46,9 @@ class EventsBody:
         "is_whole",
     )
 
-    def __init__(self, length: int, *, resumes: bool) -> None:
+    def __init__(self, length: int, *, resumes: bool, after: bytes = b"") -> None:
         self._resumes = resumes
+        self._after = after
         self._received: Body
         self._last = b""  # the last chunk that was passed on and holds an id
         self._held = b""
@@ -58,6 +62,7 @@ class EventsBody:
         """
         self._received = make_body(length, to_http11=False)
         self._is_between_chunks = isinstance(self._received, ChunkedBody)
+        self._is_within_event = False  # the beginning of this one has been passed on
         self._held = b""
         self.excess = b""
         self.is_done = self._received.is_done
@@ -65,8 +70,8 @@ class EventsBody:
 
     @property
     def last_id(self) -> bytes:
-        """Of the last event that was passed on and had one; empty if none had."""
-        last = b""
+        """Of the last event that was passed on and had one; `after` if none had."""
+        last = self._after
         for line in _LINE_END.split(self._last):
             name, _, value = line.partition(b":")
             if name == b"id" and b"\0" not in value:
@@ -113,22 +118,32 @@ class EventsBody:
             self._is_between_chunks = received.is_between_chunks
         if received.is_done:
             self.is_done, self.excess = True, received.excess
-        cut = len(came)
-        if self.is_whole and not received.is_done:
-            cut = _end_of_last_event(came)
-            if len(came) - cut > MOST_IN_EVENT:
-                self.is_whole, cut = False, len(came)
+        first = 0  # where the first event begins
+        if self._is_within_event:
+            match = _EVENT_END.search(came)
+            first = match.end() if match is not None else len(came)
+            self._is_within_event = match is None
+        cut = len(came) if received.is_done else self._cut(came, first)
         events, self._held = came[:cut], came[cut:]
-        if self._resumes and self.is_whole and b"handover" in events:
-            events = self._without_handover(events)
+        if self._resumes and b"handover" in events:
+            events = self._without_handover(events, first)
         passed = chunk(events)
         if b"\nid:" in passed:
             self._last = passed
         return passed + LAST_CHUNK if self.is_done and not self.is_handed_over else passed
 
-    def _without_handover(self, events: bytes) -> bytes:
-        start = 0
-        for match in _EVENT_END.finditer(events):
+    def _cut(self, came: bytes, first: int) -> int:
+        """How much of `came` leaves now; its first event begins at `first`."""
+        if not self._is_within_event:
+            cut = max(first, _end_of_last_event(came))
+            if len(came) - cut <= MOST_IN_EVENT:
+                return cut
+            self.is_whole, self._is_within_event = False, True
+        self._is_between_chunks = False  # for `feed`: the next one does not begin with an event
+        return len(came.rstrip(b"\r\n"))  # two ends of a line, the event's end, stay together
+
+    def _without_handover(self, events: bytes, start: int) -> bytes:
+        for match in _EVENT_END.finditer(events, start):
             if _type_of(events[start : match.start()]) == b"handover":
                 self.is_done = self.is_handed_over = True
                 # Its connection is in the middle of a response: it serves no other request.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from hermes_lb.balancing import Strategy
+    from hermes_lb.errors import NoServer
     from hermes_lb.http1 import ResponseHead
     from hermes_lb.lab.workloads import Workload
     from hermes_lb.pool import Lease, Pool, Server
@@ -95,6 +96,13 @@ class Job:
         self.lease = lease
         self.granted(self)
 
+    def server_lost(self, now: float) -> Server | None:
+        """A cookie's user is served by any other."""
+        return None
+
+    def fail(self, error: NoServer) -> None:
+        raise error  # `server_lost` refuses nobody
+
 
 class Head:
     """What a strategy sees of an answer."""
@@ -153,8 +161,11 @@ class Run:
 
     def play(self, changes: Sequence[Change] = ()) -> Measures:
         """All of it, until the last request has ended."""
+        together: dict[float, list[Callable[[float], None]]] = {}
         for time, change in changes:
-            self.at(time, partial(_change, change))
+            together.setdefault(time, []).append(change)
+        for time, some in together.items():
+            self.at(time, partial(self._change, some))
         for machine in self.machines:
             if machine.gone is not None:
                 self.at(machine.gone[0], partial(self._die, machine))
@@ -309,11 +320,12 @@ class Run:
             self.measures.failed(job.number, "lost")
             job.lease.release()
 
+    def _change(self, changes: Sequence[Callable[[float], None]], _: None, now: float) -> None:
+        with self.pool.many_changing():
+            for change in changes:
+                change(now)
+
     def _sample(self, _: None, now: float) -> None:
         self.measures.sample(now, [machine.server for machine in self.machines])
         if self.progress is not None:
             self.progress(self.measures.ended)
-
-
-def _change(change: Callable[[float], None], _: None, now: float) -> None:
-    change(now)

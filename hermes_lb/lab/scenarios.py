@@ -134,9 +134,10 @@ def _cold_start(fleet: Fleet, horizon: float) -> None:
 def _scale_out(fleet: Fleet, horizon: float) -> None:
     """At 4/3 of the load that is stated, until a third more servers come."""
     at = 0.4 * horizon
-    for machine in _last_quarter(fleet):
-        machine.server.set_weight(0)
-        _weighs(fleet, machine, at, 1)
+    with fleet.pool.many_changing():
+        for machine in _last_quarter(fleet):
+            machine.server.set_weight(0)
+            _weighs(fleet, machine, at, 1)
     fleet.mark(at, "servers come")
 
 

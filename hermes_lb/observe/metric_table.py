@@ -22,6 +22,7 @@ from hermes_lb.pool.server import STATES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from hermes_lb.observe.loop_lag import LoopLag
     from hermes_lb.observe.observed import Observed, ProcessView
     from hermes_lb.pool import FrontendCounters, Histogram, RequestCounters, Server
 
@@ -224,12 +225,12 @@ def _of_processes(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "histogram", "hermes_lb_loop_lag_seconds", _PROCESS,
         "How late a timer of the event loop fired: something blocked it for so long",
-        _processes(seen, lambda p: p.loop_lag.histogram),
+        _loops(seen, lambda lag: lag.histogram),
     )
     yield MetricRow(
         "gauge", "hermes_lb_loop_lag_worst_seconds", _PROCESS,
         "The latest that one has been since the start",
-        _processes(seen, lambda p: p.loop_lag.worst),
+        _loops(seen, lambda lag: lag.worst),
     )
     yield MetricRow(
         "counter", "hermes_lb_access_log_dropped_lines_total", _PROCESS,
@@ -344,6 +345,12 @@ def _processes(
     seen: Observed, read: Callable[[ProcessView], float | Histogram]
 ) -> Iterator[Sample]:
     return (((str(process.number),), read(process)) for process in list(seen.processes))
+
+
+def _loops(seen: Observed, read: Callable[[LoopLag], float | Histogram]) -> Iterator[Sample]:
+    yield from _processes(seen, lambda process: read(process.loop_lag))
+    if seen.supervisor_lag is not None:
+        yield ("supervisor",), read(seen.supervisor_lag)
 
 
 def _refused(seen: Observed) -> Iterator[Sample]:

@@ -108,3 +108,4 @@ class Observed:
     processes: Sequence[ProcessView] = ()
     upkeep: Upkeep = field(default_factory=Upkeep)
     refresh: Callable[[], None] = _is_current  # makes all numbers current; never waits
+    supervisor_lag: LoopLag | None = None  # of a supervisor's loop, in which checks run

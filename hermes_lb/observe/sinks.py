@@ -1,4 +1,4 @@
-"""Where access-log lines go: a file, an open descriptor, or a syslog daemon.
+"""Where lines go, of the access log above all: a file, an open descriptor, or a syslog daemon.
 
 A sink blocks, so it is called by a `BackgroundWriter` only, in a thread of its own. It does not
 raise: it says how many lines were lost, and why. `open_sink` alone raises, at the start; who must
@@ -221,12 +221,15 @@ class FileSink(DescriptorSink):
 class SyslogSink:
     """One datagram a line, in HAProxy's form of RFC 3164: `<134>Nov 24 12:00:00 tag[pid]: line`.
 
+    By UDP the name of this machine comes before the tag, as HAProxy's `log-send-hostname` says it
+    and nginx does: behind a relay or an address translation the sender's address tells nothing.
     The socket is not connected, so a daemon that was restarted is found again by itself.
     """
 
     def __init__(self, where: str, tag: str, facility: Facility = "local0") -> None:
         self._where = where
         self._tag = tag
+        self._machine = "" if where.startswith("/") else _this_machine()
         self._priority = _FACILITIES.index(facility) * 8 + _INFO
         self._socket, self._address = self._open()
 
@@ -243,7 +246,8 @@ class SyslogSink:
         self._socket, self._address = opened, address
 
     def write(self, lines: list[str]) -> Outcome:
-        head = f"<{self._priority}>{_syslog_date(time.time())} {self._tag}[{os.getpid()}]: "
+        when, pid = _syslog_date(time.time()), os.getpid()
+        head = f"<{self._priority}>{when} {self._machine}{self._tag}[{pid}]: "
         for sent, line in enumerate(lines):
             datagram = f"{head}{line}\n".encode("utf-8", "backslashreplace")
             try:
@@ -275,6 +279,12 @@ def _syslog_address(where: str) -> tuple[int, Any]:
     found = socket.getaddrinfo(url.hostname, port, type=socket.SOCK_DGRAM)
     family, _, _, _, address = found[0]
     return family, address
+
+
+def _this_machine() -> str:
+    """Its name without the domain, which is not to be told (RFC 3164, 4.1.2), and a space."""
+    name = socket.gethostname().partition(".")[0]
+    return f"{name} " if name else ""
 
 
 def _syslog_date(now: float) -> str:
@@ -331,16 +341,15 @@ class BackgroundWriter:
     """
 
     def __init__(
-        self, target: str, tag: str, facility: Facility = "local0", *, may_be_late: bool = False
-    ) -> None:
+        self, target: str, tag: str, facility: Facility = "local0", *,
+        may_be_late: bool = False, name: str = "access log",
+    ) -> None:  # fmt: skip
         self.opened: Future[None] = _running_future()  # its exception is `open_sink`'s
         self._jobs: queue.SimpleQueue[Callable[[Sink], None] | None] = queue.SimpleQueue()
         opener: Callable[[], Sink] = partial(open_sink, target, tag, facility)
         if may_be_late:
             opener = partial(LateSink, opener)
-        self._thread = threading.Thread(
-            target=self._run, args=(opener,), name="access log", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(opener,), name=name, daemon=True)
         self._thread.start()
 
     def write(self, lines: list[str]) -> Future[Outcome]:

@@ -15,8 +15,6 @@ WHO = {
     "P": "the proxy refused or blocked it",
     "L": "answered by the proxy itself, no server was asked",
     "R": "a resource of the proxy ran out: memory, sockets, ports",
-    "I": "an internal error of the proxy: a bug",
-    "D": "the server was found down, and its sessions were to be killed",
     "K": "killed by an operator, or at the end of the drain time",
     "c": "the client's timeout",
     "s": "the server's timeout (in phase Q: the queue's)",
@@ -61,7 +59,7 @@ NO_COOKIE = "--"
 _ABORTED_BY = {
     "C": "client", "c": "client",
     "S": "server", "s": "server",
-    "P": "proxy", "R": "proxy", "I": "proxy", "D": "proxy", "K": "proxy",
+    "P": "proxy", "R": "proxy", "K": "proxy",
 }  # fmt: skip
 
 

@@ -7,15 +7,17 @@ closed, exactly once, whatever happened between; `leastconn` is honest only so.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
+from hermes_lb.errors import NoServer
 from hermes_lb.pool.counters import RequestCounters
 from hermes_lb.pool.outliers import Outliers
 from hermes_lb.pool.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from hermes_lb import config
 
@@ -60,7 +62,7 @@ class Lease:
 class Waiter(Protocol):
     """A request in the queue."""
 
-    pinned_to: Server | None  # waits for this server only; None once that one is out
+    pinned_to: Server | None  # waits for this server only; the pool changes it if that one is out
 
     @property
     def tried(self) -> Collection[Server]:
@@ -71,6 +73,16 @@ class Waiter(Protocol):
 
         It runs inside whatever made room: a `release`, a server that came up, a `tick`.
         """
+
+    def server_lost(self, now: float) -> Server | None:
+        """The server it is pinned to is out -> the one that it waits for now, None for any.
+
+        The same one: it waits on, and is asked again. Raises NoServer if nobody else may have it:
+        `fail` follows. It is asked in the middle of the queue, and changes nothing by itself.
+        """
+
+    def fail(self, error: NoServer) -> None:
+        """It leaves the queue, by `leave`: nobody may serve it."""
 
 
 class Peers(Protocol):
@@ -87,6 +99,9 @@ class Peers(Protocol):
 
     def queue_changed(self, pool: Pool, waiter: Waiter, *, joined: bool) -> None:
         """A request waits here, or waits no more."""
+
+    def queue_moved(self, pool: Pool) -> None:
+        """Requests wait for another server than before, or for any, at their old places."""
 
     def is_others_turn(self, pool: Pool, server: Server, waiter: Waiter) -> bool:
         """True if a request has waited longer elsewhere for this place; its process is told."""
@@ -108,6 +123,7 @@ class Pool:
         self.on_failed: Callable[[Server, float], None] | None = None
         self.on_recovered: Callable[[Server], None] | None = None
         self._is_settled = False  # while it is reconfigured nobody is served
+        self._are_many_changing = False
         self._yields = True  # to requests that have waited longer in other processes
         self._rng = rng or Random()
         self._outlier = configured.outlier
@@ -141,7 +157,7 @@ class Pool:
         """Have these servers from now on -> those that are gone; their leases go on.
 
         A server stays the one that it is, with its counts and its state, as long as its name and
-        its address stay. Who waits for one that is gone takes its place in the common queue.
+        its address stay. Who waits for one that is gone is asked for another (`Waiter`).
         Nobody is served before `look_at_queue`: the caller may have to get ready for new servers.
         """
         self._is_settled = False
@@ -190,6 +206,8 @@ class Pool:
 
         A strategy may build on `up` and `weights`, and build anew only when they are other objects.
         """
+        if self._are_many_changing:
+            return
         outliers = self.outliers if self.lifts_ejections else None
         if outliers is not None and outliers.lift_what_is_too_much():
             return  # and it has all been done again
@@ -209,6 +227,19 @@ class Pool:
         self.is_steady = self.is_sound and not any(s.max_connections for s in up)
         if self._is_settled:
             self.look_at_queue()
+
+    @contextmanager
+    def many_changing(self) -> Iterator[None]:
+        """Many servers change within it, each in O(1): what follows is found out at its end.
+
+        Nothing else is asked of the pool meanwhile.
+        """
+        self._are_many_changing = True
+        try:
+            yield
+        finally:
+            self._are_many_changing = False
+            self._changed()
 
     def _decided(self, server: Server) -> None:
         if self.on_change is not None:
@@ -268,22 +299,24 @@ class Pool:
     def wait(self, waiter: Waiter) -> None:
         """Join the queue. Leave it by `leave`, or by `lease_granted` being called."""
         self.waiting.append(waiter)
-        if waiter.pinned_to is not None:
-            waiter.pinned_to.queued += 1
-            if self.touched is not None:
-                self.touched.add(waiter.pinned_to)
+        self._count(waiter, 1)
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=True)
 
     def leave(self, waiter: Waiter) -> None:
         """A request that gave up, or whose client did, leaves the queue."""
         self.waiting.remove(waiter)
-        if waiter.pinned_to is not None:
-            waiter.pinned_to.queued -= 1
-            if self.touched is not None:
-                self.touched.add(waiter.pinned_to)
+        self._count(waiter, -1)
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=False)
+
+    def _count(self, waiter: Waiter, change: int) -> None:
+        """In the queue of the server that it is pinned to."""
+        pinned = waiter.pinned_to
+        if pinned is not None:
+            pinned.queued += change
+            if self.touched is not None:
+                self.touched.add(pinned)
 
     def serve_waiting(self, server: Server) -> None:
         """While `server` has room: the first that may use it gets it, in order of arrival.
@@ -322,14 +355,36 @@ class Pool:
             self._serve_all()
 
     def _serve_all(self) -> None:
-        """Servers changed. Who waits for one that is out takes its place in the common queue."""
-        for waiter in self.waiting:
-            pinned = waiter.pinned_to
-            if pinned is not None and not pinned.may_serve(self._now):
-                pinned.queued -= 1
-                waiter.pinned_to = None
+        """Servers changed: first nobody waits for one that is out, if there is another."""
+        self._leave_lost_servers()
         for server in (*self.primaries, *self.backups, *self._degraded):
             self.serve_waiting(server)
+
+    def _leave_lost_servers(self) -> None:
+        """Who waits for a server that is out waits for another one, or any, or is refused; all keep
+        their places by arrival."""
+        has_moved = False
+        refused: list[tuple[Waiter, NoServer]] = []
+        for waiter in self.waiting:
+            pinned = waiter.pinned_to
+            if pinned is None or pinned.may_serve(self._now):
+                continue
+            try:
+                server = waiter.server_lost(self._now)
+            except NoServer as refusal:
+                # Without its frames, which would keep the waiter until the next collection.
+                refused.append((waiter, refusal.with_traceback(None)))
+                continue
+            if server is not pinned:
+                has_moved = True
+                self._count(waiter, -1)
+                waiter.pinned_to = server
+                self._count(waiter, 1)
+        if has_moved and self.peers is not None:
+            self.peers.queue_moved(self)
+        for waiter, error in refused:
+            if waiter in self.waiting:  # what one of them does may be the end of others
+                waiter.fail(error)
 
     def _accepts(self, waiter: Waiter, server: Server) -> bool:
         if waiter.pinned_to is not None:

@@ -334,11 +334,14 @@ class Server:
     def warm_up(self, now: float) -> None:
         """Call it about once a second while `warmth` is below 1; the first call is the start.
 
-        HAProxy, `server_recalc_eweight`: steps of equal length and height, the first at once.
+        HAProxy, `server_recalc_eweight`: steps of equal length and height, the first at once. Whose
+        warmth another process has told, by a configuration with a slow start, and who has none by
+        this one, is warm at once.
         """
         if self.warm_since is None:
             self.warm_since = now
-        step = int(_STEPS * (now - self.warm_since) / self.config.slow_start) + 1
+        whole = self.config.slow_start
+        step = int(_STEPS * (now - self.warm_since) / whole) + 1 if whole else _STEPS
         warmth = min(1.0, step / _STEPS)
         if warmth > self.warmth:
             self._set_warmth(warmth)

@@ -47,6 +47,18 @@ class ConnectionCounts:
         """Another limit, for those who come from now on."""
         self._most = most
 
+    def share(self, shared: SharedCounts | None) -> None:
+        """Count together with other processes from now on; None: with nobody any more.
+
+        Those that are open are counted there, or not any more.
+        """
+        for key, count in self._open.items():
+            if self.shared is not None:
+                self.shared.count(key, -count)
+            if shared is not None:
+                shared.count(key, count)
+        self.shared = shared
+
     def came(self, address: str) -> bool:
         """Count one more, until it is `gone` -> may it stay? If not, it does not count."""
         key = client_key(address)
@@ -81,11 +93,33 @@ class RequestRates:
 
         `shared` counts the requests that were accepted, in all processes.
         """
-        self._each = 1.0 / rate
-        self._most_ahead = burst / rate
+        self._set(rate, burst)
         self._full_at: dict[str, float] = {}
         self._shared = shared
         self._seen: dict[str, tuple[int, float]] = {}  # the shared count, and when it was that
+
+    def share(self, shared: SharedCounts | None) -> None:
+        """Count together with other processes from now on; None: with nobody any more."""
+        self._shared = shared
+        self._seen.clear()
+
+    def _set(self, rate: float, burst: int) -> None:
+        self._each = 1.0 / rate
+        self._most_ahead = burst / rate
+
+    def reconfigure(self, rate: float, burst: int, now: float) -> None:
+        """Other limits from `now` on (monotonic seconds).
+
+        What a client has used stays used, as far as the new bucket has room for so much.
+        """
+        each, most_ahead = self._each, self._most_ahead
+        self._set(rate, burst)
+        if (each, most_ahead) == (self._each, self._most_ahead):
+            return
+        for key, full_at in self._full_at.items():
+            if full_at > now:
+                used = (full_at - now) / each
+                self._full_at[key] = now + min(used * self._each, self._most_ahead)
 
     def came(self, address: str, now: float) -> int:
         """One request at `now` (monotonic seconds) -> 0, or seconds until one will be accepted."""
@@ -124,8 +158,17 @@ class RequestRates:
             self._seen.pop(key, None)
 
 
-def request_rates(limits: Limits, shared: SharedCounts | None = None) -> RequestRates | None:
-    """None if there is no limit."""
+def request_rates(
+    limits: Limits,
+    shared: SharedCounts | None = None,
+    *,
+    before: RequestRates | None = None,
+    now: float = 0.0,
+) -> RequestRates | None:
+    """None if there is no limit. Those of `before` go on, by other limits from `now` on."""
     if not limits.request_rate:
         return None
+    if before is not None:
+        before.reconfigure(limits.request_rate, limits.request_burst, now)
+        return before
     return RequestRates(limits.request_rate, limits.request_burst, shared)

@@ -48,6 +48,12 @@ class Loaded(NamedTuple):
 
     path: Path
     certified: Certified
+    context: ssl.SSLContext
+
+    def is_of_site(self, certified: Certified) -> bool:
+        """True if it is for the same names, which must be some."""
+        names = self.certified.names
+        return bool(names) and set(names) == set(certified.names)
 
 
 class TlsFiles:
@@ -125,16 +131,18 @@ class Certificates:
         self.files = files or TlsFiles(configured)
         self._configured = configured
         self._frontend = frontend
-        self._tickets = tickets
-        self._ticket_day = tickets and tickets.day
+        self._tickets = tickets if configured.session_tickets else None
+        self._ticket_day = self._tickets and self._tickets.day
         self.tells_of_clients = configured.client_headers
         self._by_name: dict[str, ssl.SSLContext] = {}
         self.loaded: list[Loaded] = []
-        contexts = [self._load(pair) for pair in self._pairs()]
-        if not contexts:
+        self._unused: list[tuple[Path, Path]] = []  # and the one that is shown instead
+        for pair in self._pairs():
+            self._load(pair)
+        if not self.loaded:
             self._fail(configured.certificate, "there is no *.pem in this directory")
-        self.default = contexts[0]
-        self._warn_of_dates()  # at the end: those that are not taken are not worth a line
+        self.default = self.loaded[0].context
+        self._warn()  # at the end: those that are not taken are not worth a line
 
     def context_for(self, name: str) -> ssl.SSLContext | None:
         """The first certificate with this name (lower case), or with "*" for its first label.
@@ -148,7 +156,7 @@ class Certificates:
         """Whom each is for, and until when."""
         return "; ".join(
             f"{', '.join(certified.names) or path} until {certified.not_after:%Y-%m-%d}"
-            for path, certified in self.loaded
+            for path, certified, _ in self.loaded
         )
 
     def are_of(self, configured: config.Tls) -> bool:
@@ -156,16 +164,28 @@ class Certificates:
         return configured == self._configured
 
     def are_outdated(self, configured: config.Tls) -> bool:
-        """True if other ones are wanted, the files are not those that were read, or a day is over.
-
-        Who gets hold of ticket keys can read what was resumed with them in TLS 1.2: they should
-        change regularly (RFC 5077 section 5.5).
-        """
+        """True if other ones are wanted, the files are others than they were, or a day is over."""
         return (
             not self.are_of(configured)
             or stamps_of(configured) != self.files.stamps
-            or (self._tickets and self._tickets.day) != self._ticket_day
+            or self.are_of_another_day
         )
+
+    @property
+    def are_of_another_day(self) -> bool:
+        """True if tickets should have other keys by now.
+
+        Who gets hold of the keys can read what was resumed with them in TLS 1.2: they should change
+        regularly (RFC 5077 section 5.5).
+        """
+        return (self._tickets and self._tickets.day) != self._ticket_day
+
+    def of_today(self) -> Certificates:
+        """The same, whatever the files are by now, with the ticket keys of today.
+
+        Raises OSError if there are no descriptors left.
+        """
+        return Certificates(self._configured, self._frontend, self._tickets, self.files)
 
     def _pairs(self) -> Iterator[Files]:
         for given in _given(self._configured):
@@ -192,10 +212,19 @@ class Certificates:
             self._fail(path, f"it has no private key, and there is no {beside.name} beside it")
         return path if b"PRIVATE KEY-----" in text else beside
 
-    def _load(self, pair: Files) -> ssl.SSLContext:
-        """The context that shows this certificate, and the names in it."""
+    def _load(self, pair: Files) -> None:
+        """Show this certificate to those who ask for the names in it.
+
+        A site may have two, with keys of two kinds (RSA, ECDSA): OpenSSL picks by the client.
+        """
         certified = self._read(pair.certificate)
-        context = self._same_site(certified) or self._new_context()
+        of_site = [one for one in self.loaded if one.is_of_site(certified)]
+        for one in of_site:
+            if one.certified.key_kind == certified.key_kind:
+                if self.files.read(pair.certificate) != self.files.read(one.path):
+                    self._unused.append((pair.certificate, one.path))
+                return
+        context = of_site[0].context if of_site else self._new_context()
         try:
             with self._as_file(pair.certificate) as certificate, self._as_file(pair.key) as key:
                 context.load_cert_chain(certificate, key, password=_no_password)
@@ -206,17 +235,9 @@ class Certificates:
             self._fail(pair.certificate, words.format(key=pair.key, reason=error.reason))
         except OSError as error:
             self._fail(pair.key, error.strerror, error.errno)
-        self.loaded.append(Loaded(pair.certificate, certified))
+        self.loaded.append(Loaded(pair.certificate, certified, context))
         for name in certified.names:
             self._by_name.setdefault(name, context)
-        return context
-
-    def _same_site(self, certified: Certified) -> ssl.SSLContext | None:
-        """A site may have two, with keys of two kinds (RSA, ECDSA): OpenSSL picks by the client."""
-        for other in self.loaded:
-            if other.certified.names and other.certified.names == certified.names:
-                return self._by_name[certified.names[0]]
-        return None
 
     def _read(self, path: Path) -> Certified:
         try:
@@ -228,9 +249,15 @@ class Certificates:
             self._fail(path, str(error))
         return certified
 
-    def _warn_of_dates(self) -> None:
+    def _warn(self) -> None:
+        for unused, shown in self._unused:
+            logger.warning(
+                "certificate %s (frontend %s) is not used: %s is for the same names, with a key of "
+                "the same kind",
+                unused, self._frontend, shown,
+            )  # fmt: skip
         now = datetime.now(UTC)
-        for path, certified in self.loaded:
+        for path, certified, _ in self.loaded:
             if not certified.not_before <= now < certified.not_after:
                 logger.warning(
                     "certificate %s (frontend %s) is good from %s to %s: clients will refuse it",

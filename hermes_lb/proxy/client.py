@@ -57,8 +57,10 @@ class ClientConnection(Intake):
         "_unsent",
         "address",
         "awaits",
+        "certificate",
         "context",
         "deadline",
+        "destination",
         "exchange",
         "frontend",
         "has_moved",
@@ -81,8 +83,10 @@ class ClientConnection(Intake):
         self.awaits = ""  # what has begun to come and must come first: TLS, a PROXY header
         self.address = ""
         self.port = 0
+        self.destination: tuple[str, int] | None = None  # by a PROXY header, if one said it
         self.log_name = ""
         self.identity = b""
+        self.certificate = b""  # what servers are told of it, if they are
         self.is_trusted = False
         self.deadline = _NEVER
         self.idle_timeout = _NEVER
@@ -305,6 +309,19 @@ class ClientConnection(Intake):
         self.awaits = ""
         record_refusal(self, self.context.clock(), RequestRefused(0, reason, termination))
         self.close()
+
+    def cut(self, reason: str) -> None:
+        """End at once, for what the client does to its connection whatever it asks for."""
+        if self._is_noted:
+            self.context.turn.finish()
+        error = RequestRefused(0, reason)
+        if self.exchange is not None:
+            self.frontend.counters.refuse(error.status, reason)
+            self.exchange.abort_client("P" + self.exchange.letter, reason)
+            return
+        if not self.is_closing:
+            record_refusal(self, self.context.clock(), error)
+        self.abort()
 
     def close(self, *, lingering: bool = False) -> None:
         """Close when what was written has left. `lingering`: the client may still be sending."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl import SSLObject
 
+    from hermes_lb.http1.request import RareFields
+
 _NONE = b"X-SSL-Client-Verify: NONE\r\n"
 
 # RFC 4514 section 3: what those that call themselves by it abbreviate.
@@ -44,6 +46,15 @@ def certificate_fields(tls: SSLObject) -> bytes:
         b"Fingerprint": hashlib.sha256(binary).hexdigest().encode("ascii"),
     }
     return b"".join(b"X-SSL-Client-%b: %b\r\n" % item for item in lines.items())
+
+
+def tells_of_certificate(said: RareFields) -> bool:
+    """True if a trusted proxy speaks for its own client in any of these fields.
+
+    Then all of them are its own: ours would be of the proxy's certificate, and with one of the two
+    left out a server would see half of each.
+    """
+    return any(line.lower().startswith(b"x-ssl-client-") for line in said.forwarded_more)
 
 
 def distinguished_name(subject: tuple[tuple[tuple[str, str], ...], ...]) -> bytes:

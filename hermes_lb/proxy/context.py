@@ -9,13 +9,12 @@ import time
 from dataclasses import dataclass
 from itertools import count
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.http1 import RequestParser, ResponseParser
 from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy.admission import ConnectionCounts, request_rates
 from hermes_lb.proxy.gate import Gate
-from hermes_lb.proxy.record import Recorder
 from hermes_lb.proxy.ticket_keys import TicketSecret
 from hermes_lb.proxy.turn import Turn
 
@@ -24,9 +23,10 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.observe.access_log import AccessLog
-    from hermes_lb.proxy.admission import SharedCounts
+    from hermes_lb.proxy.admission import RequestRates, SharedCounts
     from hermes_lb.proxy.client import ClientConnection
     from hermes_lb.proxy.pin_table import SharedPins
+    from hermes_lb.proxy.record import Recorder
     from hermes_lb.proxy.upstream import UpstreamConnection
     from hermes_lb.tasks import Tasks
 
@@ -44,6 +44,13 @@ class PlainTimeouts:
     queue: float
 
 
+class RequestLog(NamedTuple):
+    """How requests that are over are written down, and where: the two change together."""
+
+    recorder: Recorder
+    access_log: AccessLog
+
+
 class Context:
     """One balancer's clock, limits, parsers and registers of live connections."""
 
@@ -51,12 +58,12 @@ class Context:
         self,
         configured: config.Config,
         loop: asyncio.AbstractEventLoop,
-        access_log: AccessLog,
+        log: RequestLog,
         tasks: Tasks,
     ) -> None:
         self.loop = loop
         self.clock = loop.time  # monotonic seconds; the only clock of the data path
-        self.access_log = access_log
+        self.recorder, self.access_log = log
         self.recent = Recent()
         self.tasks = tasks
         self.rng = Random()
@@ -64,6 +71,7 @@ class Context:
         self.shared_pins: Callable[[str], SharedPins] | None = None
         # What several processes count together; None: there is one.
         self.shared_requests: SharedCounts | None = None
+        self.request_rates: RequestRates | None = None
         self.tickets = TicketSecret.new()  # until a supervisor says what all its processes have
         self.connection_counts = ConnectionCounts(configured.limits.connections_per_client)
         self._set_limits(configured)
@@ -86,12 +94,13 @@ class Context:
 
     def _set_limits(self, configured: config.Config) -> None:
         self._limits = limits = configured.limits
-        self.recorder = Recorder(configured.log)
         self.timeouts = PlainTimeouts(**configured.timeouts.model_dump())
         self.most_in_head = limits.head_size
         self.most_for_retry = limits.retry_buffer
         self.most_in_body = limits.body_size or sys.maxsize
-        self.request_rates = request_rates(limits, self.shared_requests)
+        self.request_rates = request_rates(
+            limits, self.shared_requests, before=self.request_rates, now=self.clock()
+        )
         self.request_parser = RequestParser(limits)
         self.response_parser = ResponseParser(limits.header_count)
 
@@ -101,11 +110,16 @@ class Context:
         self.connection_counts.reconfigure(configured.limits.connections_per_client)
         self.gate.reconfigure(configured.process.max_connections)
 
-    def share(self, connections: SharedCounts, requests: SharedCounts) -> None:
-        """Count clients together with other processes."""
-        self.connection_counts.shared = connections
+    def log_to(self, log: RequestLog) -> None:
+        """Another log, for what is over from now on."""
+        self.recorder, self.access_log = log
+
+    def share(self, connections: SharedCounts | None, requests: SharedCounts | None) -> None:
+        """Count clients together with other processes from now on; None: with nobody any more."""
+        self.connection_counts.share(connections)
         self.shared_requests = requests
-        self.request_rates = request_rates(self._limits, requests)
+        if self.request_rates is not None:
+            self.request_rates.share(requests)
 
     def new_request_id(self) -> bytes:
         """32 hexadecimal digits: this balancer's random half, and a number."""

@@ -6,7 +6,7 @@ The place on the server is held until the end, as its work is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hermes_lb.errors import InvalidBody
 from hermes_lb.http1 import make_body
@@ -22,9 +22,24 @@ if TYPE_CHECKING:
 
 
 class Detached:
-    """`method`: of the request. `limit`: seconds for all of it; None: as long as bytes come."""
+    """`method`: of the request. `limit`: seconds for all of it; None: as long as bytes come.
 
-    __slots__ = ("_context", "_has_moved", "_lease", "_limit", "_method", "_timer", "_upstream")
+    `about`: what `proxy.sessions` had to tell of the exchange at its end, which is `left_at`.
+    `progress` grows with all that comes from the server.
+    """
+
+    __slots__ = (
+        "_context",
+        "_lease",
+        "_limit",
+        "_method",
+        "_seen",
+        "_timer",
+        "_upstream",
+        "about",
+        "left_at",
+        "progress",
+    )
 
     def __init__(
         self,
@@ -33,13 +48,17 @@ class Detached:
         lease: Lease,
         method: bytes,
         limit: float | None,
+        about: dict[str, Any],
     ) -> None:
+        self.about = about
+        self.left_at = context.clock()
+        self.progress = 0
+        self._seen = 0  # of `progress`
         self._context = context
         self._upstream = upstream
         self._lease = lease
         self._method = method
         self._limit = limit
-        self._has_moved = False
         wait = context.timeouts.server if limit is None else limit
         self._timer: asyncio.TimerHandle = context.loop.call_later(wait, self._expired)
         upstream.exchange = self
@@ -48,6 +67,15 @@ class Detached:
 
     def __repr__(self) -> str:
         return f"<Detached {self._method.decode()} at {self._upstream.home.server.name}>"
+
+    @property
+    def has_head(self) -> bool:
+        """Its response has begun."""
+        return self._upstream.body is not None
+
+    def cut(self) -> None:
+        """End it at once: the server sees its client leave."""
+        self._end(is_clean=False)
 
     def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
         length = head.body_length(self._method)
@@ -60,7 +88,7 @@ class Detached:
             self.response_data(upstream, upstream.body, rest)
 
     def response_data(self, upstream: UpstreamConnection, body: Body, data: bytes) -> None:
-        self._has_moved = True
+        self.progress += 1
         try:
             body.feed(data)
         except InvalidBody:
@@ -76,7 +104,7 @@ class Detached:
         return True
 
     def response_begun(self) -> None:
-        self._has_moved = True
+        self.progress += 1
 
     def server_failed(self, error: ServerFailed) -> None:
         self._end(is_clean=False)
@@ -88,8 +116,8 @@ class Detached:
         """Nothing more is sent to it."""
 
     def _expired(self) -> None:
-        if self._limit is None and self._has_moved:
-            self._has_moved = False
+        if self._limit is None and self.progress != self._seen:
+            self._seen = self.progress
             wait = self._context.timeouts.server
             self._timer = self._context.loop.call_later(wait, self._expired)
         else:

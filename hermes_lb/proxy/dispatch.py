@@ -13,6 +13,8 @@ from hermes_lb.proxy.connections import ServerConnections
 from hermes_lb.proxy.pin_table import PinTable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from hermes_lb import config
     from hermes_lb.affinity import Stuck
     from hermes_lb.http1 import ResponseHead
@@ -123,7 +125,10 @@ class Backend:
             self.strategy.reported(server, load, now)
 
     def stick(self, exchange: Exchange, now: float) -> bool:
-        """Pin the exchange by its key, if it has one. False: ask `find_shared` first."""
+        """Pin the exchange by its key, if it has one. False: ask `find_shared` first.
+
+        Raises NoServer if its session's server is gone, and nobody else may have it.
+        """
         assert self.sticks is not None
         stuck = self.sticks.find(exchange.request_head, exchange.client_address)
         if stuck is None:
@@ -134,19 +139,28 @@ class Backend:
             exchange.pinned_to = self._ring.owner(self.pool, stuck.key, now, is_strict=is_strict)
             return True
         name = self.pins.find(stuck.key, now)
-        exchange.pinned_to = self._by_name.get(name) if name is not None else None
+        exchange.pinned_to = self._learnt_owner(stuck, name)
         return name is not None or not self.pins.is_shared
 
     async def find_shared(self, stuck: Stuck) -> Server | None:
-        """The server that another balancer knows of."""
-        name = await self.pins.look_up(stuck.key)
-        return self._by_name.get(name) if name is not None else None
+        """The server that another balancer knows of. Raises NoServer as `stick` does."""
+        return self._learnt_owner(stuck, await self.pins.look_up(stuck.key))
 
-    def learn(self, exchange: Relay, server: Server, head: ResponseHead, now: float) -> None:
-        """A response tells whose session it is."""
+    def _learnt_owner(self, stuck: Stuck, name: str | None) -> Server | None:
+        if name is None:
+            return None
+        server = self._by_name.get(name)
+        if server is None and stuck.rule.is_strict:
+            raise NoServer(f"{name}, which has the session, is no server of {self.name} any more")
+        return server
+
+    def learn(
+        self, exchange: Relay, server: Server, head: ResponseHead, now: float
+    ) -> Awaitable[object] | None:
+        """A response tells whose session it is -> what is over when other balancers know it, who
+        may be asked as soon as the client has the response; None: they do."""
         assert self.sticks is not None
-        for key in self.sticks.learnt(exchange.stuck, head):
-            self.pins.pin(key, server.name, now)
+        return self.pins.pin(self.sticks.learnt(exchange.stuck, head), server.name, now)
 
     def choose(self, exchange: Exchange, now: float) -> Lease | None:
         """A lease on the server that shall take the request; None: it has to wait in the queue.
@@ -166,9 +180,7 @@ class Backend:
         pool = self.pool
         pinned = exchange.pinned_to
         if pinned is None or not pinned.may_serve(now):
-            if pinned is not None and exchange.is_strict:
-                raise NoServer(f"{pinned.name}, which has the session, is not available")
-            pinned = exchange.pinned_to = self._next_on_ring(exchange, now)
+            pinned = exchange.pinned_to = self._heir(exchange, now)
         if pinned is None:
             server = self.strategy.pick(pool, exchange, now, self._rng)
             if server is not None:
@@ -182,10 +194,26 @@ class Backend:
         exchange.queue_position = pinned.queued
         return None
 
-    def _next_on_ring(self, exchange: Exchange, now: float) -> Server | None:
-        """Where a hashed key goes without those tried, as its next requests do; None: no such key,
-        or nobody on the ring may serve."""
+    def server_lost(self, exchange: Exchange, now: float) -> Server | None:
+        """For whom a queued exchange waits now that its server is out; None: for anybody.
+
+        While nobody may serve, a hashed key waits where it is: else whoever came back first would
+        serve it, and not whoever has the key then. Raises NoServer if nobody else may have it.
+        """
         stuck = exchange.stuck
-        if stuck is None or stuck.rule.learns:
+        heir = self._heir(exchange, now)
+        if heir is None and stuck is not None and not stuck.rule.learns:
+            return exchange.pinned_to
+        return heir
+
+    def _heir(self, exchange: Exchange, now: float) -> Server | None:
+        """Where a hashed key goes without those tried, as its next requests do; None: no such key,
+        or nobody may serve. Raises NoServer if only the server that it is pinned to will do."""
+        stuck = exchange.stuck
+        if stuck is None:
+            return None
+        if stuck.rule.is_strict and exchange.pinned_to is not None:
+            raise NoServer(f"{exchange.pinned_to.name}, which has the session, is not available")
+        if stuck.rule.learns:
             return None
         return self._ring.owner(self.pool, stuck.key, now, tried=exchange.tried)

@@ -30,16 +30,19 @@ from hermes_lb.http1 import build_request, trusted_identity_fields
 from hermes_lb.http1.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
 from hermes_lb.proxy import answers
+from hermes_lb.proxy.addresses import plain_address
+from hermes_lb.proxy.client_certificate import tells_of_certificate
 from hermes_lb.proxy.detached import Detached
 from hermes_lb.proxy.relay import Relay
 from hermes_lb.proxy.retries import Retries
-from hermes_lb.proxy.stream import ACCEPTS_HANDOVER
+from hermes_lb.proxy.sessions import describe
+from hermes_lb.proxy.stream import ACCEPTS_HANDOVER, gets_chunks
 from hermes_lb.proxy.upload import Upload
 
 if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
     from hermes_lb.http1 import RequestHead
-    from hermes_lb.pool import Lease
+    from hermes_lb.pool import Lease, Server
     from hermes_lb.proxy.connections import ServerConnections
     from hermes_lb.proxy.dispatch import Backend
     from hermes_lb.proxy.stream import StreamRules
@@ -85,7 +88,7 @@ class Exchange(Retries, Relay):
             start_trace(head, context.rng)
         host, via = head.host or backend.host, context.via[head.minor_version]
         self.request_head = build_request(head, host, identity, forwarded_host, via)
-        if self.rules is not None and self.rules.resumes:
+        if self.rules is not None and self.rules.resumes and gets_chunks(head):
             self.request_head = self.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
         head.forwarded = b""  # a stream lasts for minutes, and needs it no more
         if rare is not None and rare.hops_left == 0:
@@ -99,8 +102,8 @@ class Exchange(Retries, Relay):
                 return
         elif rest:
             client.hold(rest)
-        if backend.sticks is not None and self.pinned_to is None and not backend.stick(self, now):
-            self._ask_for_pin(backend)
+        if backend.sticks is not None and self.pinned_to is None:
+            self._stick(backend, now)
         else:
             self.dispatch(now)
 
@@ -130,7 +133,12 @@ class Exchange(Retries, Relay):
             self.client_address = client.frontend.real_client(
                 head.rare.forwarded_for, client.address
             )
-        return trusted_identity_fields(head, client.address, self.client_address, client.via.scheme)
+        identity, host = trusted_identity_fields(
+            head, client.address, self.client_address, client.via.scheme
+        )
+        if client.certificate and not (head.rare and tells_of_certificate(head.rare)):
+            identity = client.certificate + identity
+        return identity, host
 
     def _start_upload(self, head: RequestHead, rest: bytes) -> bool:
         """A body that comes in parts, or is too long to be kept. False: it was refused."""
@@ -139,15 +147,32 @@ class Exchange(Retries, Relay):
             self.upload.receive(rest)
         return not self.is_over
 
+    def _stick(self, backend: Backend, now: float) -> None:
+        """The server that its key names, if it has one, takes it."""
+        try:
+            is_known = backend.stick(self, now)
+        except NoServer as error:
+            self.fail(error)
+            return
+        if is_known:
+            self.dispatch(now)
+        else:
+            self._ask_for_pin(backend)
+
     def _ask_for_pin(self, backend: Backend) -> None:
         """Another balancer may know where this session lives."""
         self.phase = "C"
-        self.client.deadline = float("inf")  # it has its own, a quarter of a second
+        self.client.deadline = float("inf")  # it has its own
         self.dialing = self.context.tasks.spawn(self._pin(backend), name="pin of a session")
 
     async def _pin(self, backend: Backend) -> None:
         assert self.stuck is not None
-        self.pinned_to = await backend.find_shared(self.stuck)
+        try:
+            self.pinned_to = await backend.find_shared(self.stuck)
+        except NoServer as error:
+            self.dialing = None
+            self.fail(error)
+            return
         self.dialing = None
         self.dispatch(self.context.clock())
 
@@ -167,6 +192,8 @@ class Exchange(Retries, Relay):
             self.phase = "Q"
             self.client.deadline = now + self.context.timeouts.queue
             self.client.has_moved = False
+            if self.stream is not None:
+                self.stream.bound()
             backend.pool.wait(self)
 
     def lease_granted(self, lease: Lease) -> None:
@@ -174,13 +201,21 @@ class Exchange(Retries, Relay):
         assert self.backend is not None
         self._connect(self.backend, lease, self.context.clock())
 
+    def server_lost(self, now: float) -> Server | None:
+        """The server that it waits for is out (`pool.Waiter`)."""
+        assert self.backend is not None
+        return self.backend.server_lost(self, now)
+
     # C: a connection.
 
     def _connect(self, backend: Backend, lease: Lease, now: float) -> None:
         self.phase = "C"
         self.lease = lease
         self.server = server = lease.server
-        self.dispatched_at = now
+        if self.stream is None:
+            self.dispatched_at = now
+        else:
+            self.stream.picked(now)
         connections = backend.connections[server]
         if not self.must_dial:
             idle = connections.take_idle(now, fresh_only=not self.head.can_repeat)
@@ -189,6 +224,8 @@ class Exchange(Retries, Relay):
                 return
         self.client.deadline = now + self.context.timeouts.connect
         self.client.has_moved = False
+        if self.stream is not None:
+            self.stream.bound()
         self.dialing = self.context.tasks.spawn(self._dial(connections), name="dial")
 
     async def _dial(self, connections: ServerConnections) -> None:
@@ -207,10 +244,10 @@ class Exchange(Retries, Relay):
         self._send(connection, self.context.clock())
 
     def _peers(self) -> Peers:
-        """The client's connection, as a PROXY header tells it."""
+        """The client's connection, as one PROXY header tells it to the next."""
         client = self.client
-        here = client.transport.get_extra_info("sockname")
-        destination = (here[0], here[1]) if isinstance(here, tuple) else ("", 0)
+        here = client.destination or client.transport.get_extra_info("sockname")
+        destination = (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
         return Peers((client.address, client.port), destination)
 
     # H: the request leaves; its response head is awaited.
@@ -218,7 +255,6 @@ class Exchange(Retries, Relay):
     def _send(self, connection: UpstreamConnection, now: float) -> None:
         self.phase = "H"
         self.upstream = connection
-        self.connected_at = now
         client = self.client
         client.has_moved = False
         timeouts = self.context.timeouts
@@ -226,9 +262,12 @@ class Exchange(Retries, Relay):
         if upload is None:
             connection.send_request(self, self.request_head)
             client.deadline = now + timeouts.server
-            if self.stream is not None:
-                self.stream.sent(now)
+            if self.stream is None:
+                self.connected_at = now
+            else:
+                self.stream.bound()
             return
+        self.connected_at = now
         client.idle_timeout = timeouts.client
         upload.start(connection, self.request_head)
         client.deadline = now + (timeouts.server if upload.awaits_server else timeouts.client)
@@ -270,7 +309,8 @@ class Exchange(Retries, Relay):
         if may_finish and upstream is not None and lease is not None:
             self.upstream = self.lease = None
             limit = rules.disconnect_timeout if rules.on_disconnect == "drain" else None
-            Detached(self.context, upstream, lease, self.head.method, limit)
+            about = describe(self, self.context.clock())
+            Detached(self.context, upstream, lease, self.head.method, limit, about)
 
     def shut_down(self) -> None:
         """The balancer ends before this exchange does."""

@@ -30,6 +30,12 @@ class Gate:
         self._context = context
         self._set_most(most)
 
+    def guard(self, frontend: Frontend) -> None:
+        """Stand before one more, which is about to accept: without room, it begins paused."""
+        self.frontends.append(frontend)
+        if not self._is_open:
+            frontend.pause()
+
     def _set_most(self, most: int) -> None:
         self._most = most
         self._room = max(1, int(most * _ROOM))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.config.units import Address
 from hermes_lb.pool import FrontendCounters
-from hermes_lb.proxy.addresses import UNIX
+from hermes_lb.proxy.addresses import UNIX, plain_network, told_address
 from hermes_lb.proxy.certificates import Certificates, stamps_of
 from hermes_lb.proxy.client import ClientConnection
 from hermes_lb.proxy.https import Redirect, hsts_field
 from hermes_lb.proxy.proxied import ProxyHeaderReader
 from hermes_lb.proxy.router import Router
 from hermes_lb.proxy.sockets import BACKLOG, listening_socket, remove_stale
+from hermes_lb.proxy.ticket_keys import until_tomorrow
 from hermes_lb.proxy.tls import TlsLayer
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ _ACCEPTS_PER_TURN = 8
 
 # Seconds, if there is no descriptor left to accept with (asyncio's own pause for that).
 _TRY_AGAIN = 1.0
+
+# Seconds. The clock may be set, or the machine sleep, while a timer waits for the next day.
+_LOOKS_AT_CLOCK = 600.0
 
 # Seconds that asyncio's own loop takes at most to make a connection of what it has accepted.
 _SETTLES = 0.5
@@ -66,6 +70,7 @@ class Frontend:
         self._is_paused = False
         self.is_stopped = False  # for good: its connections end with the request that runs, or next
         self._watch: asyncio.TimerHandle | None = None
+        self._day_watch: asyncio.TimerHandle | None = None
         self.reconfigure(configured, backends, tls_files)
 
     def reconfigure(
@@ -91,7 +96,9 @@ class Frontend:
         self.allows_trace = configured.trace
         self.redirect = Redirect.of(configured)
         self.hsts = hsts_field(configured.tls)
-        self._networks = [one for one in configured.trusted_proxies if one != "unix:"]
+        self._networks = [
+            plain_network(one) for one in configured.trusted_proxies if one != "unix:"
+        ]
         self._trusts_unix = "unix:" in configured.trusted_proxies
         if self.listeners:
             self._watch_certificates()
@@ -132,11 +139,30 @@ class Frontend:
         else:
             self._unusable = None
 
+    def _follow_the_day(self) -> None:
+        """Tickets get other keys at 0:00 UTC: in all processes at a time, and whoever starts later.
+
+        The files are not looked at: that is for `reload_interval`, which may be "never".
+        """
+        wait = until_tomorrow()
+        certificates = self.certificates
+        if certificates is not None and certificates.are_of_another_day:
+            try:
+                self.certificates = certificates.of_today()
+            except OSError as error:
+                logger.warning("the keys of TLS tickets stay as they were: %s", error.strerror)
+                wait = _LOOKS_AT_CLOCK
+        self._day_watch = self._context.loop.call_later(
+            min(wait, _LOOKS_AT_CLOCK), self._follow_the_day
+        )
+
     def _watch_certificates(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         tls = self._configured.tls
+        if tls is not None and self._day_watch is None:
+            self._follow_the_day()
         if tls is not None and tls.reload_interval > 0.0:
             self._watch = self._context.loop.call_later(
                 tls.reload_interval, self._look_at_certificates
@@ -148,13 +174,13 @@ class Frontend:
         return [listener.address for listener in self.listeners]
 
     def trusts(self, address: str) -> bool:
-        """True if what this peer says of its own client counts."""
+        """True if what this peer, by its plain address, says of its own client counts."""
         if address == UNIX:
             return self._trusts_unix
         if not self._networks:
             return False
         try:
-            parsed = ip_address(address.partition("%")[0])
+            parsed = ip_address(address)
         except ValueError:
             return False
         return any(parsed in network for network in self._networks)
@@ -167,7 +193,7 @@ class Frontend:
         client = peer
         for entry in reversed(b",".join(forwarded_for).split(b",")):
             try:
-                candidate = str(ip_address(entry.strip().decode("ascii")))
+                candidate = told_address(entry.decode("ascii"))
             except ValueError:
                 break
             client = candidate
@@ -175,35 +201,37 @@ class Frontend:
                 break
         return client
 
-    async def start(self, sockets: Sequence[Sequence[socket.socket]] | None = None) -> None:
+    async def start(
+        self, sockets: Sequence[Sequence[socket.socket]] | None = None, *, may_be_late: bool = False
+    ) -> None:
         """Listen, on sockets of one's own or on ready-made ones: a group for each bind, in order.
 
-        Raises OSError, whose `strerror` names the address.
+        Clients are let in while the gate is open. Raises OSError, whose `strerror` names the
+        address. `may_be_late`: for want of descriptors clients wait in the backlog, and nothing is
+        raised.
         """
         opened = [
             self._open(bind, None if sockets is None else sockets[number])
             for number, bind in enumerate(self._configured.bind)
         ]
         self._watch_certificates()
-        self._context.gate.frontends.append(self)
+        self._context.gate.guard(self)
         for listener in opened:
-            await listener.accept()
+            await (listener.accept_when_possible() if may_be_late else listener.accept())
 
     async def add(self, bind: config.Bind, sockets: Sequence[socket.socket] | None = None) -> None:
-        """Listen at one more address while running. Raises OSError as `start` does."""
-        listener = self._open(bind, sockets)
-        if self._is_paused:
-            return
-        try:
-            await listener.accept()
-        except OSError:
-            await self.remove(bind)
-            raise
+        """Listen at one more address while running. Raises OSError if it can't be had.
+
+        For want of descriptors clients wait in the backlog, and nothing is raised.
+        """
+        await self._open(bind, sockets).accept_when_possible()
 
     def _open(self, bind: config.Bind, sockets: Sequence[socket.socket] | None) -> Listener:
         number = len(self.listeners) + 1
         listener = Listener(bind, self, self._context, sockets, number)
         self.listeners.append(listener)
+        if self._is_paused:
+            listener.pause()
         return listener
 
     async def remove(self, bind: config.Bind) -> None:
@@ -227,8 +255,9 @@ class Frontend:
     async def stop(self) -> None:
         """Close the listening sockets for good; connections go on, those just accepted too."""
         self.is_stopped = True
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in (self._watch, self._day_watch):
+            if watch is not None:
+                watch.cancel()
         for listener in self.listeners:
             await listener.stop()
 
@@ -308,22 +337,42 @@ class Listener:
         """Accept again."""
         if self._sockets:
             self._is_accepting = True
-            name = f"accept for {self._frontend.name}"
-            self._context.tasks.spawn(self._accept_again(), name=name)
+            self._accept_soon(0.0)
 
-    async def _accept_again(self) -> None:
+    def _accept_soon(self, wait: float) -> None:
+        name = f"accept for {self._frontend.name}"
+        self._context.tasks.spawn(self._accept_again(wait), name=name)
+
+    async def _accept_again(self, wait: float) -> None:
+        await asyncio.sleep(wait)
         while self._is_accepting and not self._servers:
-            try:
-                await self.accept()
-            except OSError as error:  # no descriptors: a listener must not be lost for that
-                logger.warning("frontend %s can't accept: %s", self._frontend.name, error.strerror)
-                for server in self._servers:
-                    server.close()
-                self._servers.clear()
+            if not await self._has_accepted():
                 await asyncio.sleep(_TRY_AGAIN)
 
+    async def accept_when_possible(self) -> None:
+        """As `accept`, but what is lacking is told, and it is tried again until it is there."""
+        if not await self._has_accepted():
+            self._accept_soon(_TRY_AGAIN)
+
+    async def _has_accepted(self) -> bool:
+        try:
+            await self.accept()
+        except OSError as error:  # no descriptors: a listener must not be lost for that
+            logger.warning("frontend %s can't accept: %s", self._frontend.name, error.strerror)
+            for server in self._servers:
+                server.close()
+            self._servers.clear()
+            return False
+        return True
+
     async def accept(self) -> None:
-        """Start to let clients in."""
+        """Start to let clients in, unless it is paused, or does so already.
+
+        A pause on the way ends it, even if a `resume` follows at once, which begins anew.
+        """
+        if not self._is_accepting or self._servers:
+            return
+        servers = self._servers  # a pause leaves another list here
         for sock in self._sockets:
             for _ in range(_ACCEPTS_PER_TURN):
                 # asyncio's own loop accepts `backlog` connections in one go, whatever there is
@@ -331,12 +380,12 @@ class Listener:
                 server = await self._context.loop.create_server(
                     self._connection, sock=sock.dup(), backlog=1, start_serving=False
                 )
-                self._servers.append(server)  # whoever pauses or stops us meanwhile closes it
+                servers.append(server)  # whoever pauses or stops us meanwhile closes it
                 await server.start_serving()
                 if not self._sockets:  # stopped
                     return
                 sock.listen(BACKLOG)
-                if not self._is_accepting:
+                if servers is not self._servers:
                     return
 
     def _connection(self) -> asyncio.Protocol:

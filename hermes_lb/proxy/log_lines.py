@@ -85,6 +85,12 @@ def _until_connected(exchange: Exchange) -> tuple[int, int, int]:
     return tr, tw, tc
 
 
+def _was_redispatched(exchange: Exchange) -> bool:
+    """A retry went to another server. Who has taken up a stream was not asked by a retry."""
+    stream = exchange.stream
+    return bool(exchange.tried) if stream is None else stream.was_redispatched
+
+
 # httplog
 
 
@@ -134,7 +140,7 @@ def _attempts(exchange: Exchange, shows_trace: bool) -> str:
     position, is_pinned = exchange.queue_position, exchange.pinned_to is not None
     attempts = attempts_text(
         exchange.retries,
-        is_redispatched=bool(exchange.tried),
+        is_redispatched=_was_redispatched(exchange),
         server_queue=position if is_pinned else 0,
         backend_queue=0 if is_pinned else position,
     )
@@ -215,7 +221,7 @@ def _json_line(exchange: Exchange, now: float, termination: str) -> str:
             bytes_sent=exchange.bytes_out,
             termination=f'"{letters(exchange, termination)}"',
             retries=exchange.retries,
-            redispatched=TRUE if exchange.tried else FALSE,
+            redispatched=TRUE if _was_redispatched(exchange) else FALSE,
             queued_behind=exchange.queue_position,
             method=text(head.method),
             target=text(head.target, TARGET_MOST),
@@ -256,6 +262,5 @@ def _json_refusal(client: ClientConnection, now: float, error: RequestRefused, s
 
 
 def _tls(client: ClientConnection) -> str:
-    session = client.transport.get_extra_info("ssl_object")
-    version = session.version() if session is not None else None
+    version = client.transport.get_extra_info("tls_version")
     return f'"{version}"' if version else NULL

@@ -1,22 +1,30 @@
 """The pins of one backend: in memory, or shared by several processes or balancers.
 
-If the shared store can't be reached, what is not known here is unknown, and the strategy picks: a
-session that only another balancer has seen may then meet a server that does not know it.
+What is known here is good for a while; then the shared store is asked again, which tells of what
+others have changed, and tells the store that the key is in use. If it can't be reached, what is
+not known here is unknown, and the strategy picks: a session that only another balancer has seen may
+then meet a server that does not know it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from hermes_lb.affinity.pins import Pins
 from hermes_lb.proxy.redis_pins import RedisPins
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+
     from hermes_lb import config
     from hermes_lb.proxy.context import Context
 
 # Seconds. What another balancer has changed meanwhile is seen after this long.
-_REMEMBER_SHARED = 5.0
+_TRUSTED = 5.0
+# Of its life: a key that is in use here has to be known in use there well before it expires.
+_TRUSTED_SHARE = 1 / 3
 
 
 class SharedPins(Protocol):
@@ -29,8 +37,9 @@ class SharedPins(Protocol):
     async def look_up(self, key: bytes) -> str | None:
         """The server's name; None if nobody knows, or nobody answers in time."""
 
-    def tell(self, key: bytes, name: str) -> None:
-        """This server has the session now. It never waits."""
+    def tell(self, key: bytes, name: str) -> Awaitable[object] | None:
+        """This server has the session now -> what is over when whoever asks is told so, or nobody
+        can be; None: that is so from now on."""
 
     async def close(self) -> None: ...
 
@@ -38,17 +47,20 @@ class SharedPins(Protocol):
 class PinTable:
     """`find` first, then `look_up` if `is_shared`; `pin` what a response told."""
 
+    # Nobody else changes what is known here, unless it is shared.
+    _trusted = inf
+
     def __init__(self, name: str, configured: config.Pins, context: Context) -> None:
         self._name = name
         self._context = context
         self._shared: SharedPins | None = None
-        remember = configured.expire
         if configured.redis is not None:
             self._shared = RedisPins(name, configured, context)
-            remember = min(remember, _REMEMBER_SHARED)
+            self._trusted = min(_TRUSTED, configured.expire * _TRUSTED_SHARE)
         elif context.shared_pins is not None:
             self._shared = context.shared_pins(name)
-        self._pins = Pins(configured.size, remember)
+            self._trusted = configured.expire * _TRUSTED_SHARE
+        self._pins = Pins(configured.size, configured.expire)
 
     def __repr__(self) -> str:
         return f"<PinTable of {self._name}: {self._pins!r}>"
@@ -59,27 +71,49 @@ class PinTable:
         return self._shared is not None and self._shared.is_reachable
 
     def find(self, key: bytes, now: float) -> str | None:
-        """The server's name, as far as this process knows."""
-        return self._pins.find(key, now)
+        """The server's name, as far as this process knows; None if it has to ask, or can't."""
+        return self._pins.find(key, now) if self._is_trusted(key, now) else None
+
+    def _is_trusted(self, key: bytes, now: float) -> bool:
+        return not self.is_shared or now - self._pins.as_of(key) < self._trusted
 
     async def look_up(self, key: bytes) -> str | None:
-        """The server's name, as far as anybody knows; within a quarter of a second."""
+        """The server's name, as far as anybody knows; it has a deadline of its own."""
         assert self._shared is not None
+        asked_at = self._context.clock()
         name = await self._shared.look_up(key)
+        now = self._context.clock()
+        known = self._pins.find(key, now)
+        if known is not None and (name is None or self._pins.as_of(key) >= asked_at):
+            # A response was faster, or nobody answers; or the store has lost it.
+            if name is None and self.is_shared:
+                self.pin((key,), known, now)
+            return known
         if name is not None:
-            self.note(key, name)
+            self._pins.pin(key, name, now)
         return name
 
     def note(self, key: bytes, name: str) -> None:
         """What another process has learnt."""
         self._pins.pin(key, name, self._context.clock())
 
-    def pin(self, key: bytes, name: str, now: float) -> None:
-        """This server has the session now."""
-        is_news = self._pins.find(key, now) != name
-        self._pins.pin(key, name, now)
-        if is_news and self._shared is not None and self._shared.is_reachable:
-            self._shared.tell(key, name)
+    def pin(self, keys: Iterable[bytes], name: str, now: float) -> Awaitable[object] | None:
+        """This server has these sessions now -> what is over when others know of those that are
+        new, or can't be told; None: they do."""
+        awaited: list[Awaitable[object]] = []
+        for key in keys:
+            is_news = self._pins.find(key, now) != name
+            if is_news or not self._is_trusted(key, now):
+                self._pins.pin(key, name, now)
+                told = self._tell(key, name)
+                if told is not None and is_news:
+                    awaited.append(told)
+        return asyncio.gather(*awaited) if awaited else None
+
+    def _tell(self, key: bytes, name: str) -> Awaitable[object] | None:
+        if self._shared is None or not self._shared.is_reachable:
+            return None
+        return self._shared.tell(key, name)
 
     def take_over(self, other: PinTable) -> None:
         """What another table knows, whose settings were others."""

@@ -12,9 +12,10 @@ from hermes_lb.dialing import Dialer
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.proxy.certificates import check_certificates
-from hermes_lb.proxy.context import Context
+from hermes_lb.proxy.context import Context, RequestLog
 from hermes_lb.proxy.dispatch import Backend
 from hermes_lb.proxy.listener import Frontend
+from hermes_lb.proxy.record import Recorder
 from hermes_lb.proxy.sockets import listening_socket
 from hermes_lb.proxy.sweep import Sweep
 from hermes_lb.tasks import Tasks
@@ -37,11 +38,21 @@ if TYPE_CHECKING:
 _CLOSING_TAKES = 5.0
 
 
+def request_log(
+    configured: config.Log, access_log: Callable[..., AccessLog] | None = None
+) -> RequestLog:
+    """As `[log]` has it, not started. `access_log` makes one of a kind of its own."""
+    make = access_log or AccessLog
+    log = make(configured.access, facility=configured.facility, tag=configured.tag)
+    return RequestLog(Recorder(configured), log)
+
+
 class DataPlane:
     """`await open()`, `await listen()`, and at the end perhaps `drain`, and `await stop()`.
 
     `pools` and `counters` are live: they have whatever a `reconfigure` has added. `tls_files` by
     frontend: files that were found good before, in use until there are good ones on the disk.
+    `make_log` makes every log of requests that it has, at the start and whenever `[log]` changes.
     """
 
     def __init__(
@@ -50,8 +61,10 @@ class DataPlane:
         *,
         process_number: int = 0,
         tls_files: Mapping[str, TlsFiles] | None = None,
+        make_log: Callable[[config.Log], RequestLog] = request_log,
     ) -> None:
         self.config = configured
+        self._make_log = make_log
         self._tls_files = tls_files or {}
         self.process = ProcessView(process_number, os.getpid())
         self.frontends: list[Frontend] = []
@@ -98,11 +111,12 @@ class DataPlane:
         for register in (self.backends, self.pools, self.counters):
             register.clear()
         async with AsyncExitStack() as starting:
-            self._log = access_log = _access_log(self.config.log)
-            await access_log.start(may_be_late=log_may_be_late)
+            log = self._make_log(self.config.log)
+            self._log = log.access_log
+            await self._log.start(may_be_late=log_may_be_late)
             starting.push_async_callback(self._close_log)
             loop = asyncio.get_running_loop()
-            self._context = context = Context(self.config, loop, access_log, self._tasks)
+            self._context = context = Context(self.config, loop, log, self._tasks)
             starting.callback(self._forget)
             if before_backends is not None:
                 before_backends(self)
@@ -114,14 +128,14 @@ class DataPlane:
             starting.callback(sweep.stop)
             self.process.loop_lag.start()
             starting.callback(self.process.loop_lag.stop)
-            for frontend in self.config.frontends:
-                self._add_frontend(self._frontend(frontend))
+            self.frontends += map(self._frontend, self.config.frontends)
+            self.counters.update((one.name, one.counters) for one in self.frontends)
+            starting.push_async_callback(self._stop_frontends)
             self._running = starting.pop_all()
 
     async def listen(self, sockets: Sockets | None = None) -> None:
         """Let clients in. Raises OSError if an address can't be had; `stop` is due then."""
         for frontend, configured in zip(self.frontends, self.config.frontends, strict=True):
-            self._running.push_async_callback(frontend.stop)
             await frontend.start(_groups(configured, sockets))
 
     async def drain(self, timeout: float) -> bool:
@@ -134,8 +148,7 @@ class DataPlane:
         if context is None:
             return True
         context.start_draining()
-        for frontend in self.frontends:
-            await frontend.stop()
+        await self._stop_frontends()
         self._wind_up(context.clients)
         for backend in self._all_backends():
             for connections in backend.connections.values():
@@ -193,6 +206,7 @@ class DataPlane:
 
         All that can't be had is found out first, listeners above all: OSError or ValueError is
         raised then, and all is as before. `new` differs in nothing that only a restart can change.
+        Where descriptors are lacking to accept with, clients wait in the backlog until there are.
         `before_serving` is called when the pools are as they shall be, and nobody has used them.
         `tls_files`: as in the beginning; None: what is on the disk has to be good.
         """
@@ -206,24 +220,28 @@ class DataPlane:
             check_certificates(new)
         log = None
         if new.log != self.config.log:
-            log = _access_log(new.log)
-            await log.start()
+            log = self._make_log(new.log)
+            await log.access_log.start()
         try:
             groups = self._sockets_for_new_binds(new, sockets or {})
         except BaseException:
             if log is not None:
-                await log.close()
+                await log.access_log.close()
             raise
         self.config = new
         self._tls_files = tls_files or {}
         self.context.reconfigure(new)
-        self._set_backends(new, dialers)
-        before_serving()
-        await self._set_frontends(new, groups)
+        before = self._log
         if log is not None:
-            before, self._log = self._log, log
-            self.context.access_log = log
-            await before.close()
+            self._log = log.access_log
+            self.context.log_to(log)
+        try:
+            self._set_backends(new, dialers)
+            before_serving()
+            await self._set_frontends(new, groups)
+        finally:
+            if log is not None:
+                await before.close()
 
     def _sockets_for_new_binds(
         self, new: Config, given: Sockets
@@ -280,28 +298,22 @@ class DataPlane:
 
     async def _set_frontends(self, new: Config, groups: Sockets) -> None:
         present = {frontend.name: frontend for frontend in self.frontends}
-        self.frontends = []
-        for configured in new.frontends:
-            frontend = present.pop(configured.name, None)
-            if frontend is None:
-                frontend = self._frontend(configured)
-                self._add_frontend(frontend)
-                self._running.push_async_callback(frontend.stop)
-                await frontend.start(_groups(configured, groups))
-                continue
-            self._add_frontend(frontend)
-            frontend.reconfigure(configured, self.backends, self._tls_files.get(configured.name))
-            before = list(frontend.listeners)
-            for bind in configured.bind:
-                if all(listener.bind != bind for listener in before):
-                    await frontend.add(bind, groups[configured.name, str(bind)])
-            for listener in before:
-                if listener.bind not in configured.bind:
-                    await frontend.remove(listener.bind)
-        for name, frontend in present.items():
-            del self.counters[name]
-            self.context.gate.frontends.remove(frontend)
+        wanted = [present.get(one.name) or self._frontend(one) for one in new.frontends]
+        leaving = [frontend for frontend in self.frontends if frontend not in wanted]
+        self.frontends = wanted + leaving  # who ends all of it amid this stops every one
+        for frontend, configured in zip(wanted, new.frontends, strict=True):
+            if frontend.name in self.counters:
+                tls_files = self._tls_files.get(frontend.name)
+                frontend.reconfigure(configured, self.backends, tls_files)
+                await _set_binds(frontend, configured, groups)
+            else:
+                self.counters[frontend.name] = frontend.counters
+                await frontend.start(_groups(configured, groups), may_be_late=True)
+        for frontend in leaving:
             await frontend.stop()
+            self.frontends.remove(frontend)
+            del self.counters[frontend.name]
+            self.context.gate.frontends.remove(frontend)
             self._wind_up(one for one in self.context.clients if one.frontend is frontend)
 
     # The parts.
@@ -314,9 +326,9 @@ class DataPlane:
         tls_files = self._tls_files.get(configured.name)
         return Frontend(configured, self.backends, self.context, tls_files)
 
-    def _add_frontend(self, frontend: Frontend) -> None:
-        self.frontends.append(frontend)
-        self.counters[frontend.name] = frontend.counters
+    async def _stop_frontends(self) -> None:
+        for frontend in list(self.frontends):
+            await frontend.stop()
 
     def _all_backends(self) -> Iterator[Backend]:
         yield from self.backends.values()
@@ -368,8 +380,15 @@ class DataPlane:
         context.turn.finish()
 
 
-def _access_log(configured: config.Log) -> AccessLog:
-    return AccessLog(configured.access, facility=configured.facility, tag=configured.tag)
+async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: Sockets) -> None:
+    """Have it listen at these and no others, first at those that are new."""
+    before = list(frontend.listeners)
+    for bind in configured.bind:
+        if all(listener.bind != bind for listener in before):
+            await frontend.add(bind, groups[configured.name, str(bind)])
+    for listener in before:
+        if listener.bind not in configured.bind:
+            await frontend.remove(listener.bind)
 
 
 def _groups(

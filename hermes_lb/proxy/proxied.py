@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class ProxyHeaderReader(asyncio.Protocol):
     """The first protocol of such a connection; `behind` takes over where the header ends.
 
-    The client counts from accept on, but not for an address: whose it is comes with the header.
+    The client counts from accept on, but not for an address: whose it is comes with the header, and
+    so does where it connected to, which servers may be told.
     """
 
     __slots__ = ("_behind", "_client", "_held", "_raw")
@@ -45,6 +46,7 @@ class ProxyHeaderReader(asyncio.Protocol):
             return
         client.awaits = ""
         self._raw.set_protocol(self._behind)
+        client.destination = header.destination
         client.came_from(*(header.source or client.peer()))
         if rest := bytes(held[header.size :]):
             self._behind.data_received(rest)

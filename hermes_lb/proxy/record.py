@@ -91,7 +91,7 @@ def _count_phases(exchange: Exchange, counters: RequestCounters, now: float) -> 
         counters.waiting.observe(exchange.dispatched_at - exchange.head_at)
     elif exchange.phase == "Q":
         counters.waiting.observe(now - exchange.head_at)
-    if response_at >= connected >= 0.0:  # a resumed stream's connection is later
+    if response_at >= connected >= 0.0:
         counters.response_shift.move(response_at - exchange.started_at, response_at - connected)
 
 

@@ -46,9 +46,9 @@ class RedisPins:
         name: str | None = await self._ask("GETEX", self._key(key), "PX", self._expire_ms)
         return name
 
-    def tell(self, key: bytes, name: str) -> None:
+    def tell(self, key: bytes, name: str) -> asyncio.Task[object]:
         tell = self._ask("SET", self._key(key), name, "PX", self._expire_ms)
-        self._context.tasks.spawn(tell, name="pin")
+        return self._context.tasks.spawn(tell, name="pin")
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -66,7 +66,7 @@ class RedisPins:
             self._lost_until = self._context.clock() + _LEFT_ALONE
             if not self._is_lost:
                 self._is_lost = True
-                why = error or type(error).__name__
+                why = str(error) or "it does not answer"
                 logger.warning("%s: the shared pins cannot be reached: %s", self._name, why)
             return None
         if self._is_lost:

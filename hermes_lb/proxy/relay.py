@@ -15,12 +15,11 @@ from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
 from hermes_lb.proxy.https import hsts_unless_said
 from hermes_lb.proxy.response_cookies import set_cookie, without_the_servers
 from hermes_lb.proxy.state import ExchangeState
-from hermes_lb.proxy.stream import EventStream
+from hermes_lb.proxy.stream import opened_stream
 from hermes_lb.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from hermes_lb.http1 import Body, ResponseHead
-    from hermes_lb.proxy.stream import StreamRules
     from hermes_lb.proxy.upstream import UpstreamConnection
 
 
@@ -44,14 +43,17 @@ class Relay(ExchangeState):
         self.response_begun()
         if self.upload is not None and head.status == 100:
             self.upload.continued()
-        if self.head.minor_version == 1:
+        if self.head.minor_version == 1 and self.stream is None:  # or it is within its response
             block = build_response(head, head.forwarded, True, True, 0)
             self.bytes_out += len(block)
             self.context.send(self.client.transport, block)
         return True
 
     def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
-        """The final response's head, or a 101; `rest` came behind it."""
+        """The final response's head, or a 101; `rest` came behind it.
+
+        It comes a second time if `upstream` had to `hold` it.
+        """
         if self.stream is not None:  # the rest of a response that has begun
             self.stream.response_head(upstream, head, rest)
             return
@@ -60,22 +62,28 @@ class Relay(ExchangeState):
         if status == 101 and not (request.upgrade and head.upgrade.lower() == request.upgrade):
             self.server_failed(BadResponse("101 without having been asked to switch protocols"))
             return
-        self.response_at = now = context.clock()
+        now = context.clock()
+        backend, server = self.backend, self.server
+        assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
+        if backend.sticks is not None:
+            news = backend.learn(self, server, head, now)
+            if news is not None:
+                self.response_begun()
+                self.client.deadline = float("inf")  # it has its own
+                upstream.hold(news)
+                return
+        self.response_at = now
         if self.rules is not None:
-            self._open_stream(self.rules, head)
+            self.stream = opened_stream(self, self.rules, head)
         self.request_head = b""
         if upload is not None:
             upload.forget()
-        backend, server = self.backend, self.server
-        assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
         if server.fails:
             backend.succeeded(server)
         if backend.outliers is not None:
             backend.outliers.answered(server, status, now)
         if backend.learner is not None:
             backend.learner.answered(server, head, now - self.dispatched_at, now)
-        if backend.sticks is not None:
-            backend.learn(self, server, head, now)
         forwarded, added = head.forwarded, b""
         if (affinity := backend.affinity) is not None and affinity.knows(server):
             if head.has_set_cookie:
@@ -144,17 +152,6 @@ class Relay(ExchangeState):
         upstream.body = body
         if client.is_writing_paused:
             self.client_is_slow()
-
-    def _open_stream(self, rules: StreamRules, head: ResponseHead) -> None:
-        request = self.head
-        if (
-            head.status == 200
-            and head.is_event_stream
-            and head.length < 0
-            and request.minor_version == 1
-            and request.method != b"HEAD"
-        ):
-            self.stream = EventStream(self, rules, head, self.request_head)
 
     # D: the response's body.
 
@@ -261,7 +258,8 @@ class Relay(ExchangeState):
             is_sent = self.upload.is_read and upstream.transport.get_write_buffer_size() == 0
             upstream.give_back(now, is_clean and is_sent)
         if client.is_writing_paused:
-            # The lease ends when the last byte has left, not when we have it in a buffer.
+            # A client that has much to read yet is waited for, and holds the lease. Up to the
+            # high-water mark the rest leaves without us: to wait for it would cost each request.
             self.phase = "L"
             client.idle_timeout = self.context.timeouts.client
             client.deadline = now + client.idle_timeout
@@ -272,7 +270,8 @@ class Relay(ExchangeState):
 
     def abort_client(self, termination: str, reason: str = "") -> None:
         """Cut the response in a way that the client can see: never by a clean end."""
-        self.reason = reason
+        # A stream has noted how often it was resumed.
+        self.reason = "; ".join(filter(None, (self.reason, reason)))
         now = self.context.clock()
         client = self.client
         self.finish(termination, now)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from hermes_lb import config
-    from hermes_lb.http1 import ResponseHead
+    from hermes_lb.http1 import RequestHead, ResponseHead
     from hermes_lb.proxy.relay import Relay
     from hermes_lb.proxy.upstream import UpstreamConnection
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ACCEPTS_HANDOVER = b"X-Hermes-Handover: accept\r\n"
 
 _RESUME_PATH = re.compile(rb"/[\x21\x22\x24-\x7e]{0,2047}").fullmatch  # visible ASCII but "#"
+# A stranger's text, for a head that we make; ids of servers are shorter than 100 bytes.
+_LAST_EVENT_ID = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]{0,1024}").fullmatch
 _EVENT_STREAM = b"Accept: text/event-stream\r\n"
 # Of the first request, what belongs to its body, its method, or its place in the stream.
 _LEFT_OUT = (
@@ -68,15 +70,35 @@ def stream_rules(route: config.Route) -> StreamRules | None:
     )
 
 
+def opened_stream(exchange: Relay, rules: StreamRules, head: ResponseHead) -> EventStream | None:
+    """The stream that `head` begins; None: its bytes pass as those of any other response.
+
+    `exchange.request_head` still has the request's.
+    """
+    if head.status != 200 or head.length >= 0 or not _has_plain_events(head):
+        return None
+    if not gets_chunks(exchange.head):
+        return None
+    path = _resume_path(head) if rules.resumes else b""
+    if not path and rules.keep_alive is None:
+        return None
+    return EventStream(exchange, rules, head.length, path)
+
+
 class EventStream:
-    """The events of one exchange, from one server or several. Needs a client that knows chunks."""
+    """The events of one exchange, from one server or several. Needs a client that knows chunks.
+
+    `length`: of the first server's body. `path`: where it goes on; empty if it can't.
+    """
 
     __slots__ = (
         "_attempts",
         "_comments",
+        "_due",
         "_exchange",
         "_fields",
         "_give_up_at",
+        "_has_known_start",
         "_keeper",
         "_path",
         "_quiet_since",
@@ -85,19 +107,28 @@ class EventStream:
         "_seen",
         "body",
         "resumes",
+        "said",
+        "was_redispatched",
     )
 
-    def __init__(
-        self, exchange: Relay, rules: StreamRules, head: ResponseHead, request_head: bytes
-    ) -> None:
+    def __init__(self, exchange: Relay, rules: StreamRules, length: int, path: bytes) -> None:
         self._exchange = exchange
         self._rules = rules
-        self._path = _resume_path(head) if rules.resumes else b""
-        self._fields = _fields_to_resume(request_head) if self._path else b""
-        self.body = EventsBody(head.length, resumes=bool(self._path))
+        self._path = path
+        self._fields = b""
+        start: bytes | None = b""
+        if path:
+            lines = _field_lines(exchange.request_head)
+            self._fields = _fields_to_resume(lines)
+            start = _last_event_id(lines)
+        self._has_known_start = start is not None
+        self.body = EventsBody(length, resumes=bool(path), after=start or b"")
         self.resumes = 0
+        self.said = 0  # bytes of comments: of `bytes_out`, those that no server has sent
+        self.was_redispatched = bool(exchange.tried)  # before there was anything to resume
         self._attempts = 0
         self._give_up_at = 0.0
+        self._due = 0.0
         self._reason = ""
         self._comments: asyncio.TimerHandle | None = None
         self._keeper: asyncio.TimerHandle | None = None
@@ -123,12 +154,13 @@ class EventStream:
         exchange = self._exchange
         if not (self._path and self.body.is_whole and exchange.is_request_read):
             return False
+        if not (self._has_known_start or self.body.last_id):
+            return False  # what the client has already could come again
         exchange.let_go_of_server()
         self._reason = reason
         self._attempts = 0
         self._give_up_at = exchange.context.clock() + self._rules.timeout
         exchange.upload = None
-        exchange.head.can_repeat = True  # it is a GET from now on
         exchange.tried = () if exchange.server is None else (exchange.server,)
         self._comment_in(_FIRST_COMMENT)
         self._try()
@@ -142,7 +174,10 @@ class EventStream:
         now = exchange.context.clock()
         exchange.turn_around = None
         exchange.pinned_to = None
+        exchange.head.can_repeat = True  # it is a GET from now on
+        exchange.informational_responses = 0
         self._attempts += 1
+        self._due = self._give_up_at
         if not backend.pool.can_wait(exchange.tried, now):
             exchange.tried = ()  # all have been asked: from the beginning
         last_id = self.body.last_id
@@ -157,15 +192,20 @@ class EventStream:
         )
         exchange.dispatch(now)
 
-    def sent(self, now: float) -> None:
-        """The request is on its way: the answer's head is due soon."""
+    def picked(self, now: float) -> None:
+        """A server has been picked: its answer is due soon, the dial included."""
+        self._due = min(now + _MOST_FOR_ATTEMPT, self._give_up_at)
+
+    def bound(self) -> None:
+        """The exchange is in another phase: its deadline is not later than ours."""
         client = self._exchange.client
-        client.deadline = min(client.deadline, now + _MOST_FOR_ATTEMPT, self._give_up_at)
+        client.deadline = min(client.deadline, self._due)
 
     def attempt_failed(self, reason: str, *, is_final: bool = False) -> None:
         """One server could not go on."""
         exchange = self._exchange
         exchange.stop_waiting()
+        exchange.phase = "C"  # it has left the queue, and must not leave it again
         exchange.let_go_of_server()
         now = exchange.context.clock()
         if is_final or self._attempts >= self._rules.attempts or now >= self._give_up_at:
@@ -173,8 +213,8 @@ class EventStream:
             return
         if exchange.server is not None:
             exchange.tried = (*exchange.tried, exchange.server)
-        exchange.phase = "C"
         exchange.client.deadline = float("inf")
+        exchange.client.has_moved = False
         pause = _FIRST_PAUSE * _PAUSE_GROWTH ** (self._attempts - 1)
         pause = max(0.0, min(pause, self._give_up_at - now))
         exchange.turn_around = exchange.context.loop.call_later(pause, self._try)
@@ -186,7 +226,7 @@ class EventStream:
         assert server is not None
         assert backend is not None
         length = head.body_length(b"GET")
-        if head.status != 200 or not head.is_event_stream or not length:
+        if head.status != 200 or not length or not _has_plain_events(head):
             reason = f"{server.name} answered {head.status}"
             self.attempt_failed(reason, is_final=head.status in _FINAL)
             return
@@ -233,7 +273,22 @@ class EventStream:
         if self.body.is_whole and not exchange.client.is_writing_paused:
             said = chunk(comment)
             exchange.bytes_out += len(said)
+            self.said += len(said)
             exchange.context.send(exchange.client.transport, said)
+
+
+def gets_chunks(request: RequestHead) -> bool:
+    """True if its client can: then comments can be put between events, and handovers left out."""
+    return request.minor_version == 1 and request.method != b"HEAD"
+
+
+def _has_plain_events(head: ResponseHead) -> bool:
+    """False for a stream that is compressed: nobody on the way sees where its events end."""
+    return head.is_event_stream and all(
+        value.strip().lower() == b"identity"
+        for name, value in head.fields()
+        if name.lower() == b"content-encoding"
+    )
 
 
 def _resume_path(head: ResponseHead) -> bytes:
@@ -242,9 +297,21 @@ def _resume_path(head: ResponseHead) -> bytes:
     return paths[0] if len(paths) == 1 and _RESUME_PATH(paths[0]) else b""
 
 
-def _fields_to_resume(request_head: bytes) -> bytes:
-    """The client's own fields, as the first server got them."""
-    head = request_head[: request_head.index(b"\r\n\r\n") + 2]
-    lines = head.split(b"\r\n")[1:-1]
+def _field_lines(request_head: bytes) -> list[bytes]:
+    """The request's fields, as the first server got them."""
+    return request_head[: request_head.index(b"\r\n\r\n")].split(b"\r\n")[1:]
+
+
+def _last_event_id(lines: list[bytes]) -> bytes | None:
+    """What the client has already, by its own word; empty: nothing; None: there is no telling."""
+    fields = (line.partition(b":") for line in lines)
+    said = [value.strip(b" \t") for name, _, value in fields if name.lower() == b"last-event-id"]
+    if not said:
+        return b""
+    return said[0] if len(said) == 1 and _LAST_EVENT_ID(said[0]) else None
+
+
+def _fields_to_resume(lines: list[bytes]) -> bytes:
+    """Those that belong to the client, and not to its request."""
     kept = [line for line in lines if not line.lower().startswith(_LEFT_OUT)]
     return b"".join(line + b"\r\n" for line in kept)

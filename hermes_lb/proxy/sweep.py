@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context, PlainTimeouts
     from hermes_lb.proxy.dispatch import Backend
 
+logger = logging.getLogger("hermes_lb")
+
 # Seconds. A deadline may be noticed this much late; short timeouts (in tests) get a finer sweep.
 _COARSEST = 0.5
 _FINEST = 0.01
@@ -22,7 +25,10 @@ _AT_ONCE = 500
 
 
 class Sweep:
-    """Runs until `stop`. `backends` gives those that there are by then."""
+    """Runs until `stop`. `backends` gives those that there are by then.
+
+    A bug of ours must cost one connection, not the deadlines of all that come behind it.
+    """
 
     def __init__(self, context: Context, backends: Callable[[], Iterable[Backend]]) -> None:
         self._context = context
@@ -43,9 +49,15 @@ class Sweep:
         self._context.set_wall_clock()
         self._sweep_clients(list(self._context.clients), now)
         for backend in self._backends():
-            backend.pool.tick(now)
+            try:
+                backend.pool.tick(now)
+            except Exception:
+                logger.exception("while ticking %r", backend.pool)
             for connections in backend.connections.values():
-                connections.sweep(now)
+                try:
+                    connections.sweep(now)
+                except Exception:
+                    logger.exception("while sweeping %r", connections)
 
     def _sweep_clients(self, clients: list[ClientConnection], now: float) -> None:
         """Some now, the rest in the next turn: thousands may expire at once, and others wait.
@@ -54,7 +66,11 @@ class Sweep:
         """
         self._context.turn.finish()
         for client in clients[:_AT_ONCE]:
-            client.sweep(now)
+            try:
+                client.sweep(now)
+            except Exception:
+                logger.exception("while sweeping %r", client)
+                client.transport.abort()
         if rest := clients[_AT_ONCE:]:
             self._context.loop.call_soon(self._sweep_clients, rest, now)
 

@@ -69,6 +69,11 @@ class TicketSecret:
         return shake_256(seed).digest(length)
 
 
+def until_tomorrow() -> float:
+    """Seconds until 0:00 UTC, if nobody sets the clock."""
+    return _DAY - time.time() % _DAY
+
+
 def _today() -> int:
     return int(time.time() // _DAY)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +20,7 @@ from hermes_lb.errors import RequestRefused
 from hermes_lb.proxy.certificates import PROTOCOLS
 from hermes_lb.proxy.client_certificate import certificate_fields
 from hermes_lb.proxy.client_hello import Malformed, NotTls, read_client_hello
+from hermes_lb.proxy.tls_records import MOST_BARREN, Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +48,7 @@ _REASONS = {
     "TLSV1_ALERT_UNKNOWN_CA": "TLS: the client does not know who signed our certificate",
 }
 _FAILED = "TLS: the handshake failed"
+_TOO_MANY = "TLS: too many records without data"
 _WITHIN = "TLS handshake"
 
 
@@ -58,6 +61,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     __slots__ = (
         "_above",
+        "_barren",
         "_certificates",
         "_client",
         "_error",
@@ -65,11 +69,16 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         "_has_said_goodbye",
         "_hello",
         "_in",
+        "_is_held_back",
         "_is_open",
+        "_is_reading_paused",
+        "_is_writing_paused",
         "_needs",
         "_out",
         "_raw",
+        "_records",
         "_tls",
+        "_version",
     )
 
     def __init__(self, client: ClientConnection, certificates: Certificates) -> None:
@@ -82,6 +91,12 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._needs = 1  # bytes of it, before it is worth a look
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
+        self._version: str | None = None  # once the handshake is done
+        self._records = Records()
+        self._barren = 0  # records since the last one with data
+        self._is_reading_paused = False  # by the one above
+        self._is_writing_paused = False
+        self._is_held_back = False  # not read from until it reads what it asked for
         self._is_open = False
         self._has_ended = False  # the client has said that it is done
         self._has_said_goodbye = False
@@ -117,15 +132,24 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
+        has_begun = self._hello is None or len(self._hello) > 0  # or it never said a word
+        if has_begun and not self._is_open:
+            self._client.frontend.counters.tls_failures += 1
         above, self._above = self._above, None
         above.connection_lost(error or self._error)
         self._tls = self._certificates = None
         self._client = cast("ClientConnection", None)  # a circle less for the garbage collector
 
     def pause_writing(self) -> None:
+        self._is_writing_paused = True
         self._above.pause_writing()
 
     def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        if self._is_held_back:
+            self._is_held_back = False
+            if not self._is_reading_paused:
+                self._raw.resume_reading()
         self._above.resume_writing()
 
     # The handshake.
@@ -190,12 +214,14 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             return
         self._flush()
         self._is_open = True
+        self._version = sys.intern(tls.version() or "")
         client.awaits = ""
         if self._certificates is not None and self._certificates.tells_of_clients:
-            client.identity = certificate_fields(tls) + client.identity
+            client.certificate = certificate_fields(tls)
+            client.identity = client.certificate + client.identity
         self._certificates = None
-        if self._in.pending:
-            self._decrypt(b"")
+        if self._in.pending:  # the beginning of a record: OpenSSL reads no further than it must
+            self._decrypt(self._in.read())
 
     # What comes.
 
@@ -203,27 +229,43 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         tls, waiting = self._tls, self._in
         if tls is None:
             return
-        records = []
-        waiting.write(data)
-        try:
-            while waiting.pending:
-                if record := tls.read(_RECORD):
-                    records.append(record)
-                else:
-                    self._has_ended = True
-                    break
-        except ssl.SSLWantReadError:
-            pass  # the rest of a record will come
-        except ssl.SSLZeroReturnError:
-            self._has_ended = True
-        except ssl.SSLError as error:
-            self._break(ConnectionAbortedError(f"the client's TLS broke ({_reason(error)})"))
+        records: list[bytes] = []
+        for part, begun in self._records.split(data):
+            waiting.write(part)
+            self._barren += begun
+            try:
+                while waiting.pending:
+                    if record := tls.read(_RECORD):
+                        records.append(record)
+                    else:
+                        self._has_ended = True
+                        break
+            except ssl.SSLWantReadError:
+                pass  # the rest of a record will come
+            except ssl.SSLZeroReturnError:
+                self._has_ended = True
+            except ssl.SSLError as error:
+                self._break(ConnectionAbortedError(f"the client's TLS broke ({_reason(error)})"))
+                break
+            if self._barren - len(records) > MOST_BARREN:
+                self._client.cut(_TOO_MANY)
+                return
+            if self._has_ended:
+                break
         if self._out.pending:
-            self._flush()  # an alert, or new keys
+            self._answer()
         if records:
+            self._barren = 0
             self._above.data_received(records[0] if len(records) == 1 else b"".join(records))
         if self._has_ended and not self._above.eof_received():
             self.close()
+
+    def _answer(self) -> None:
+        """An alert, or new keys. Who does not read them gets no more of them."""
+        self._flush()
+        if self._is_writing_paused and not self._is_held_back and not self._raw.is_closing():
+            self._is_held_back = True
+            self._raw.pause_reading()
 
     def _break(self, error: Exception) -> None:
         """End at once, and not as if it were the client's will."""
@@ -279,10 +321,13 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         return self._raw.is_reading()
 
     def pause_reading(self) -> None:
+        self._is_reading_paused = True
         self._raw.pause_reading()
 
     def resume_reading(self) -> None:
-        self._raw.resume_reading()
+        self._is_reading_paused = False
+        if not self._is_held_back:
+            self._raw.resume_reading()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._above = protocol
@@ -299,6 +344,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "ssl_object":
             return self._tls
+        if name == "tls_version":  # it outlives the connection: the log asks last
+            return self._version
         return self._raw.get_extra_info(name, default)
 
 

@@ -12,6 +12,7 @@ from hermes_lb.proxy.endpoint import Endpoint
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Awaitable
 
     from hermes_lb.dialing import ServerDialer
     from hermes_lb.http1 import Body
@@ -28,7 +29,10 @@ class UpstreamConnection(Endpoint):
 
     __slots__ = (
         "_context",
+        "_ended_by",
+        "_is_held",
         "_is_noted",
+        "_more",
         "_pending",
         "_poll",
         "_tls",
@@ -40,6 +44,7 @@ class UpstreamConnection(Endpoint):
         "is_lost",
         "is_reused",
         "keep_alive",
+        "seen",
     )
 
     def __init__(self, home: ServerConnections, context: Context, dialer: ServerDialer) -> None:
@@ -53,7 +58,11 @@ class UpstreamConnection(Endpoint):
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
+        self.seen: tuple[tuple[float, int], float] | None = None  # of `liveness`, where it looks
         self._is_noted = False  # bytes of a head wait for the end of the turn
+        self._more = b""  # those that came behind them in the same turn
+        self._is_held = False  # a response head, which is in `_pending` with all behind it
+        self._ended_by: list[Exception | None] = []  # while that is so
         self._poll: select.poll | None = None
         self._pending = b""  # of a response head that is not complete
         self._tls: ssl.SSLObject | None = None
@@ -76,6 +85,8 @@ class UpstreamConnection(Endpoint):
             self.transport.abort()
         elif self.body is not None:
             exchange.response_data(self, self.body, data)
+        elif self._is_noted:
+            self._more += data
         else:
             self._is_noted = True
             self._context.turn.response_came(self, data)
@@ -115,6 +126,9 @@ class UpstreamConnection(Endpoint):
         return ConnectionResetError("the connection ended without a TLS close_notify")
 
     def _ended(self, error: Exception | None) -> None:
+        if self._is_held:
+            self._ended_by.append(error)
+            return
         exchange, self.exchange = self.exchange, None
         name = self.home.server.name
         if exchange is None:
@@ -168,6 +182,22 @@ class UpstreamConnection(Endpoint):
         self.transport.abort()
         return True
 
+    def hold(self, until: Awaitable[object]) -> None:
+        """Keep the response head that is just being told, and tell it again when this is over."""
+        self._is_held = True
+        self.pause_reading()
+        self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
+
+    async def _tell_again(self, until: Awaitable[object]) -> None:
+        await until
+        self._is_held = False
+        if self.exchange is None:  # it has ended in the meantime
+            self.home.forget(self)
+            return
+        self.resume_reading()
+        self._is_noted = True
+        self._context.turn.response_came(self, b"")
+
     def give_back(self, now: float, is_clean: bool) -> None:
         """The exchange is over. `is_clean`: both messages ended exactly where they should."""
         self.exchange = None
@@ -194,6 +224,9 @@ class UpstreamConnection(Endpoint):
     def process(self, data: bytes) -> None:
         """What `data_received` put down for the end of the turn."""
         self._is_noted = False
+        if self._more:
+            data += self._more
+            self._more = b""
         exchange = self.exchange
         if exchange is None:  # it has ended in the meantime
             self.home.forget(self)
@@ -205,6 +238,14 @@ class UpstreamConnection(Endpoint):
         if self._pending:
             data = self._pending + data
             self._pending = b""
+        if self._is_held:
+            self._pending = data
+            return
+        self._process_heads(exchange, data)
+        if self._ended_by and not self._is_held:
+            self._ended(self._ended_by[0])
+
+    def _process_heads(self, exchange: Exchange | Detached, data: bytes) -> None:
         context = self._context
         while data:
             end = data.find(_HEAD_END) + 4
@@ -222,6 +263,8 @@ class UpstreamConnection(Endpoint):
             self.keep_alive = head.keep_alive
             if head.status >= 200 or head.status == 101:
                 exchange.response_head(self, head, rest)
+                if self._is_held:
+                    self._pending = data + rest
                 return
             if not exchange.informational(head):
                 return

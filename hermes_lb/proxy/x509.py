@@ -1,4 +1,4 @@
-"""What is read of one's own certificates: whom they are for, and until when. No I/O.
+"""What is read of one's own certificates: for whom, until when, and the kind of key. No I/O.
 
 Python's ssl does not tell this of a certificate that it serves. It is a walk along a known path of
 the DER (RFC 5280 section 4.1), over files that the operator gave; nothing is verified here.
@@ -22,11 +22,16 @@ _SUBJECT_ALT_NAME = bytes.fromhex("551d11")  # 2.5.29.17
 
 
 class Certified(NamedTuple):
-    """`names`: of subjectAltName, in lower case, such as "*.example.com"."""
+    """`names`: of subjectAltName, in lower case, such as "*.example.com".
+
+    `key_kind`: the object identifier of the key's algorithm, as DER (RFC 5280 section 4.1.2.7).
+    Two elliptic curves are one kind, as they are to OpenSSL.
+    """
 
     names: tuple[str, ...]
     not_before: datetime
     not_after: datetime
+    key_kind: bytes
 
 
 def read_certificate(der: bytes) -> Certified:
@@ -39,11 +44,13 @@ def read_certificate(der: bytes) -> Certified:
             del fields[0]
         # serial number, signature algorithm, issuer, validity, subject, key, ...
         not_before, not_after = (_time(tag, value) for tag, value in _elements(fields[3][1]))
+        (_, algorithm), *_ = _elements(fields[5][1])
+        (_, key_kind), *_ = _elements(algorithm)
         extensions = [value for tag, value in fields if tag == _EXTENSIONS]
         names = tuple(_names(extensions[0])) if extensions else ()
     except (ValueError, IndexError):
         raise ValueError("it is no X.509 certificate") from None
-    return Certified(names, not_before, not_after)
+    return Certified(names, not_before, not_after, key_kind)
 
 
 def _names(extensions: bytes) -> list[str]:

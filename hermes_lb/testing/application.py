@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -14,6 +14,7 @@ from hermes_lb.tasks import Tasks
 from hermes_lb.testing.balancer import WatchedBalancer
 from hermes_lb.testing.connection import Over
 from hermes_lb.testing.messages import Reply, Request
+from hermes_lb.testing.websocket import frame, read_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -74,41 +75,31 @@ class Application:
         """What the application says; after an Upgrade, its bytes and the client's both ways."""
         pieces = self._pieces(request, connection)
         head = await anext(pieces)
-        is_streamed = b"\r\ncontent-length:" not in head.lower()
-        return Reply(_led_by(head, pieces), is_streamed)
+        return Reply(pieces, is_streamed=_LENGTH.search(head) is None)
 
     async def _pieces(
         self, request: Request, connection: Connection
     ) -> AsyncGenerator[bytes, None]:
+        """The head twice, once for `reply`; then the body, whose end is the connection's too."""
         reader, writer = await asyncio.open_connection(*self._address)
         upload = None
         try:
             writer.write(_asked_once(request))
             head = await reader.readuntil(b"\r\n\r\n")
-            yield head if request.is_websocket else _CLOSE.sub(b"", head)
-            if request.is_websocket:
+            is_upgraded = _status(head) == 101
+            for _ in range(2):
+                yield head if is_upgraded else _CLOSE.sub(b"", head)
+            if is_upgraded:
                 upload = self._tasks.spawn(_pass_on(connection, writer), name="to the application")
-            size, last = 0, b""
-            while piece := await reader.read(64 * 1024):
-                size, last = size + len(piece), (last + piece)[-len(_LAST_CHUNK) :]
-                yield piece
-            if not _is_whole(request, head, size, last):
-                raise Over
+            async with aclosing(_body(request, head, reader)) as body:
+                async for piece in body:
+                    yield piece
         except (EOFError, OSError) as error:
             raise Over from error
         finally:
             if upload is not None:
                 upload.cancel()
             writer.close()
-
-
-async def _led_by(head: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    try:
-        yield head
-        async for piece in rest:
-            yield piece
-    finally:
-        await rest.aclose()
 
 
 def _asked_once(request: Request) -> bytes:
@@ -127,17 +118,38 @@ def _asked_once(request: Request) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + request.body
 
 
-def _is_whole(request: Request, head: bytes, size: int, last: bytes) -> bool:
-    """Whether `size` bytes are the whole body: aiohttp ends the connection if a stream fails."""
-    if request.method == "HEAD" or head.split(b" ", 2)[1] in (b"204", b"304"):
-        return True
+async def _body(
+    request: Request, head: bytes, reader: asyncio.StreamReader
+) -> AsyncGenerator[bytes, None]:
+    """What follows `head`: a chunk or a frame is a piece, a plain body comes as it is read.
+
+    Raises EOFError if it is cut: aiohttp ends the connection if a stream fails.
+    """
+    if _status(head) == 101:
+        while True:
+            yield frame(*await read_frame(reader.readexactly))
+    if request.method == "HEAD" or _status(head) in (204, 304):
+        return
     if length := _LENGTH.search(head):
-        return size == int(length[1])
-    return last == _LAST_CHUNK
+        left = int(length[1])
+        while left:
+            if not (piece := await reader.read(min(left, 64 * 1024))):
+                raise EOFError
+            left -= len(piece)
+            yield piece
+        return
+    size = -1
+    while size:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line, 16)
+        yield line + await reader.readexactly(size + 2)
+
+
+def _status(head: bytes) -> int:
+    return int(head.split(b" ", 2)[1])
 
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
-_LAST_CHUNK = b"0\r\n\r\n"
 
 # The inner connection's end is none of the outer one's.
 _CLOSE = re.compile(rb"(?i)\r\nconnection: close(?=\r\n)")

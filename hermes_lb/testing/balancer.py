@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancer import LoadBalancer
-from hermes_lb.config import Config, Log
+from hermes_lb.config import Config
 from hermes_lb.observe.access_log import AccessLog
-from hermes_lb.proxy.record import Recorder
+from hermes_lb.proxy.plane import request_log
 from hermes_lb.testing.collected import Collected
 from hermes_lb.testing.record import Record
 from hermes_lb.testing.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import AsyncExitStack
     from pathlib import Path
     from typing import Any
 
+    from hermes_lb.config import Log
+    from hermes_lb.proxy.context import RequestLog
+
 _TABLES = Config.model_fields.keys() - {"frontends", "backends"}
+
+_AS_RECORDS_ARE_READ = {"format": "httplog", "capture_trace": False, "sample": 1.0}
 
 
 class WatchedBalancer(LoadBalancer):
@@ -32,21 +37,9 @@ class WatchedBalancer(LoadBalancer):
         super().__init__(config)
         self._records: Collected[Record] = Collected("records of the balancer")
 
-    async def _start(self, starting: AsyncExitStack) -> None:
-        await super()._start(starting)
-        self._watch()
-
-    async def reconfigure(self, config: Config | Mapping[str, Any] | str | Path) -> list[str]:
-        try:
-            return await super().reconfigure(config)
-        finally:
-            self._watch()
-
-    def _watch(self) -> None:
-        context = self._context
-        context.recorder = Recorder(Log())  # records are read from its lines
-        if not isinstance(context.access_log, _Recording):
-            context.access_log = _Recording(context.access_log, self._records)
+    def _request_log(self, configured: Log) -> RequestLog:
+        with_all = configured.model_copy(update=_AS_RECORDS_ARE_READ)
+        return request_log(with_all, partial(_Recording, self._records))
 
     @property
     def records(self) -> list[Record]:
@@ -81,17 +74,22 @@ class WatchedBalancer(LoadBalancer):
 
 
 class _Recording(AccessLog):
-    """An access log that is recorded, and then written where it is configured to, in `httplog`."""
+    """An access log, be it on or off, of which each line is a record as well."""
 
-    def __init__(self, configured: AccessLog, records: Collected[Record]) -> None:
-        super().__init__("off")
-        self.enabled = True
+    def __init__(self, records: Collected[Record], target: str, **options: Any) -> None:
+        super().__init__(target, **options)
+        self._is_on, self.enabled = self.enabled, True
+        write = self.write
 
-        def write(line: str) -> None:
+        def record(line: str) -> None:
             records.add(Record.parse(line))
-            configured.write(line)
+            write(line)
 
-        self.write = write
+        self.write = record
+
+    async def start(self, *, may_be_late: bool = False) -> None:
+        if self._is_on:
+            await super().start(may_be_late=may_be_late)
 
 
 def config_for(

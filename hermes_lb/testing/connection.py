@@ -58,7 +58,8 @@ class Connection:
     def __init__(self, server: Server, sock: socket.socket) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.is_idle = True
+        self._is_idle = True
+        self._is_ending = False  # no request is served any more but the one that is
         self._server = server
         self._sock = sock
         self._unread = b""
@@ -73,23 +74,27 @@ class Connection:
         finally:
             self._sock.close()
 
-    def end_if_idle(self) -> None:
-        """FIN, at once: who looks next sees it."""
-        if self.is_idle:
+    def end_when_idle(self) -> None:
+        """FIN: at once, so that who looks next sees it, or behind the response that is made."""
+        self._is_ending = True
+        if self._is_idle:
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     async def _serve_one(self) -> bool:
         """Returns whether another request may follow."""
         request = await self._read_request()
-        self.is_idle = False
+        if self._is_ending:
+            return False
+        self._is_idle = False
         server = self._server
         fault = server.fault
         with server.asked_for(request):
             reply = await server.reply(request, fault, self)
             await self._send(reply, fault)
-        self.is_idle = True
-        return not request.is_websocket and request.header("Connection") != "close"
+        self._is_idle = True
+        is_last = request.is_websocket or request.header("Connection") == "close"
+        return not (is_last or self._is_ending)
 
     async def _send(self, reply: Reply, fault: Fault) -> None:
         async with aclosing(reply.pieces):

@@ -44,7 +44,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Refuse(Fault):
-    """Nobody listens: connections are refused, and idle ones are closed."""
+    """Nobody listens: connections are refused. Those that are there end, behind what they serve."""
 
     def begin(self, server: Server) -> None:
         server.stop_listening()
@@ -153,8 +153,9 @@ class WrongLength(Fault):
         head = await anext(reply.pieces)
         await wire.send(_LENGTH.sub(self._another, head))
         async for piece in reply.pieces:
-            if piece != _LAST_CHUNK:
-                await wire.send(piece)
+            if reply.is_streamed and piece == _LAST_CHUNK:
+                break
+            await wire.send(piece)
         wire.close()
 
     def _another(self, length: re.Match[bytes]) -> bytes:

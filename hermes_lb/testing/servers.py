@@ -113,13 +113,13 @@ class Server:
         self._background = self._tasks.spawn(work, name=f"fault of {self.name}")
 
     def stop_listening(self) -> None:
-        """Refuse connections, and end those that are idle, all at once."""
+        """Refuse connections, and end those that are there: who is busy, behind its response."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         for connection in self._connections:
-            connection.end_if_idle()
+            connection.end_when_idle()
 
     def listen(self) -> None:
         """Accept connections, again. Idempotent."""

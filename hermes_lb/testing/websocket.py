@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.testing.messages import Reply, head_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from hermes_lb.testing.connection import Connection
     from hermes_lb.testing.messages import Request
@@ -31,28 +31,31 @@ async def _frames(request: Request, connection: Connection) -> AsyncGenerator[by
         101, {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Accept": accept}
     )
     while True:
-        first, payload = await _read_frame(connection)
+        first, payload = await read_frame(connection.read_exactly)
         opcode = first & 0x0F
         if opcode == _PING:
             first += _PONG - _PING
         if opcode != _PONG:
-            yield _frame(first, payload)
+            yield frame(first, payload)
         if opcode == _CLOSE:
             return
 
 
-async def _read_frame(connection: Connection) -> tuple[int, bytes]:
+async def read_frame(read_exactly: Callable[[int], Awaitable[bytes]]) -> tuple[int, bytes]:
     """The first byte (FIN and opcode) and the payload, unmasked. Section 5.2."""
-    first, length = await connection.read_exactly(2)
+    first, length = await read_exactly(2)
     is_masked, length = length & 0x80, length & 0x7F
     if length >= 126:
-        length = int.from_bytes(await connection.read_exactly(2 if length == 126 else 8), "big")
-    mask = await connection.read_exactly(4) if is_masked else b"\0"
-    payload = await connection.read_exactly(length)
+        length = int.from_bytes(await read_exactly(2 if length == 126 else 8), "big")
+    mask = await read_exactly(4) if is_masked else b""
+    payload = await read_exactly(length)
+    if not is_masked:
+        return first, payload
     return first, bytes(byte ^ key for byte, key in zip(payload, cycle(mask), strict=False))
 
 
-def _frame(first: int, payload: bytes) -> bytes:
+def frame(first: int, payload: bytes) -> bytes:
+    """As a server sends it, unmasked."""
     size = len(payload)
     if size < 126:
         return bytes([first, size]) + payload

@@ -114,6 +114,17 @@ class Block:
         os.ftruncate(fd, Part.size(rows) * parts)
         return cls(fd, rows)
 
+    @classmethod
+    def take_over(cls, fd: int, parts: int, rows: int = ROWS) -> Block:
+        """What another image has made; if it has fewer parts than these, new ones are added.
+
+        Who has mapped it before knows those of then only.
+        """
+        size = Part.size(rows) * parts
+        if os.fstat(fd).st_size < size:
+            os.ftruncate(fd, size)
+        return cls(fd, rows)
+
     def clear(self, number: int) -> None:
         """That worker has died: nothing is in flight there any more, and all was added up."""
         # Not by writing or even looking: that would take the memory that nobody has touched yet.

@@ -128,6 +128,12 @@ class Channel:
             if not answer.done():
                 answer.set_exception(ChannelClosed())
 
+    def hear_out(self) -> None:
+        """The other end has gone: hear what it has said, and close. Idempotent."""
+        while not self.is_closed and self._readable():
+            pass
+        self.close()
+
     def _flush(self) -> None:
         try:
             while self._unsent:
@@ -146,21 +152,23 @@ class Channel:
             return
         self._loop.remove_writer(self._socket)
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Read what is there, up to `_AT_ONCE` -> whether there was something."""
         try:
             data, descriptors = _receive(self._socket)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             self._end()
-            return
+            return False
         self._fds.extend(descriptors)
         if not data:
             self._end()
-            return
+            return False
         self._received += data
         while (message := self._next()) is not None:
             self._deliver(*message)
+        return True
 
     def _next(self) -> tuple[Message, list[int]] | None:
         """The next message that is here as a whole."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.workers.channel import Message
+    from hermes_lb.workers.listening import Key
 
 # What systemd tells the service's main process, and nobody else.
 _OURS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
@@ -49,6 +50,9 @@ class Child:
         self.seat = seat
         self.is_retired = is_retired  # told to finish: nobody replaces it
         self.serves = serves  # it has started
+        self.is_alone: bool | None = None  # what it was told; None: nothing yet
+        # Where it listens, or is about to: the very sockets, as an address may be opened anew.
+        self.listens: dict[Key, list[socket.socket]] = {}
         self.started_at = asyncio.get_running_loop().time()
         self.channel = Channel(sock, lambda message, _: heard(self, message), asked=asked)
         self.exit_status: int | None = None
@@ -86,6 +90,14 @@ class Child:
     def has_ended(self) -> bool:
         return self.exit_status is not None
 
+    @property
+    def end_in_words(self) -> str:
+        """How it has: "by signal 9"."""
+        status = self.exit_status
+        if status is None:
+            return "without a word"
+        return f"by signal {-status}" if status < 0 else f"with exit status {status}"
+
     def retire(self, timeout: float) -> None:
         """It accepts no more, finishes what runs for up to `timeout` seconds, and ends."""
         self.is_retired = True
@@ -107,6 +119,6 @@ class Child:
             self.exit_status = os.waitstatus_to_exitcode(status)
         except ChildProcessError:
             self.exit_status = -1
-        self.channel.close()
+        self.channel.hear_out()
         self._over.set()
         self._ended(self)

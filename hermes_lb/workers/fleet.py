@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.control.operator import NotPossible
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers.channel import ChannelClosed
 from hermes_lb.workers.child import Child
+from hermes_lb.workers.company import not_alone, tell_who_is_alone
+from hermes_lb.workers.crash_loops import CrashLoops
 from hermes_lb.workers.signs_of_life import SignsOfLife
 from hermes_lb.workers.vacant import VacantSeats
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hermes_lb.observe.observed import Upkeep
     from hermes_lb.workers.block import Block
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from hermes_lb.workers.listening import Key, Listening
     from hermes_lb.workers.rows import Rows
 
-    # What a worker has to know to start: all but its number and its sockets.
-    About = Callable[[list[tuple[Key, socket.socket]]], Message]
+    # What a worker has to know, all but its number and its sockets; and where it listens.
+    About = Callable[[], tuple[Message, list[Key]]]
 
 logger = logging.getLogger("hermes_lb")
 
@@ -37,14 +37,10 @@ _START_TAKES = 60.0
 _RECONFIGURE_TAKES = 30.0
 _ANSWER_TAKES = 5.0
 _END_TAKES = 5.0
-# Seconds between two looks at what is about to be so.
-_LOOK_AGAIN = 0.01
 # Seconds that those who wait at a seat can wait for a second start.
 _PATIENCE = 5.0
-# Who ends sooner than this after its start (seconds) is in a crash loop: its successor has to wait.
-_STABLE_AFTER = 10.0
-# Not for long: the kernel goes on to put clients into the backlog of its seat.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 2.0
+# Seconds in which it is known whether all were told to end, or one.
+_ALL_ARE_TOLD = 0.5
 
 
 class StartFailed(Exception):
@@ -79,7 +75,7 @@ class Fleet:
         self._gathered = gathered
         self._about = about
         self._upkeep = upkeep
-        self._crashes = [0] * listening.seats
+        self._crash_loops = CrashLoops(listening.seats)
         self._refilling: set[int] = set()  # seats that somebody sees to
         self._failed: set[int] = set()  # of these, those in which no worker could be started
         self._vacant = VacantSeats(listening)
@@ -114,6 +110,9 @@ class Fleet:
     async def _start(self, seat: int, is_first: bool) -> list[str]:
         if self._is_ending:
             raise StartFailed("all of it is about to end")
+        await not_alone(self.children)
+        if self._is_ending:
+            raise StartFailed("all of it is about to end")
         number = next(n for n in count() if all(child.number != n for child in self.children))
         if number >= len(self._block.parts):
             raise StartFailed("too many old processes are still finishing; try again later")
@@ -122,11 +121,12 @@ class Fleet:
         )
         self.children.append(child)
         self._gathered.joined(number, child.pid)
-        sockets = self._listening.of_seat(seat)
-        descriptors = [self._block.fd, *self._bells, *(sock.fileno() for _, sock in sockets)]
+        child.is_alone = self._listening.seats == 1 and len(self.children) == 1
+        about, sockets = self._about_it(child)
+        descriptors = [self._block.fd, *self._bells, *sockets]
         message = {
             "do": "start", "number": number, "bells": len(self._bells),
-            "is_alone": self._listening.seats == 1, "is_first": is_first, **self._about(sockets),
+            "is_alone": child.is_alone, "is_first": is_first, **about,
         }  # fmt: skip
         try:
             answer = await child.channel.ask(message, descriptors, timeout=_START_TAKES)
@@ -139,21 +139,46 @@ class Fleet:
             child.retire(0.0)
             raise
         if child.has_ended:
-            raise StartFailed(f"a worker process has ended {_status(child)}")
+            raise StartFailed(f"a worker process has ended {child.end_in_words}")
         if "error" in answer:
             child.retire(0.0)
             raise StartFailed(answer["error"])
         self._vacant.take_back(seat)
         child.serves = True
+        self._tell_who_is_alone()
         urls: list[str] = answer["urls"]
         return urls
 
-    def adopt(self, pid: int, sock: socket.socket, drain_timeout: float, **about: Any) -> None:
+    def _about_it(self, child: Child) -> tuple[Message, list[int]]:
+        """What it has to know now, and the sockets that it does not have yet (descriptors)."""
+        about, keys = self._about()
+        groups = {key: self._listening.groups[key] for key in keys}
+        new = [key for key in keys if child.listens.get(key) is not groups[key]]
+        child.listens = groups
+        sockets = self._listening.of_seat(child.seat, new)
+        message = {**about, "sockets": [list(key) for key, _ in sockets]}
+        return message, [sock.fileno() for _, sock in sockets]
+
+    def _tell_who_is_alone(self) -> None:
+        if self._listening.seats == 1 and not self._is_ending:
+            tell_who_is_alone(self.children)
+
+    def adopt(
+        self,
+        pid: int,
+        sock: socket.socket,
+        drain_timeout: float,
+        *,
+        listens: Sequence[Key],
+        **about: Any,
+    ) -> None:
         """A worker that the program's last image has started, or was about to.
 
         It may have listened for a while already: then it finishes what it has.
         """
         child = Child(pid, sock, heard=self._hear, ended=self._ended, **about)
+        groups = self._listening.groups
+        child.listens = {key: groups[key] for key in listens if key in groups}
         self.children.append(child)
         self._gathered.joined(child.number, pid)
         if not child.serves:  # nobody knows any more what becomes of it
@@ -196,24 +221,21 @@ class Fleet:
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [answer for answer in answers if isinstance(answer, dict)]
 
-    async def reconfigure(self, opened: list[Key], drain_timeout: float) -> list[str]:
-        """All go on by what `about` says now; `opened` are addresses that are new.
+    async def reconfigure(self, drain_timeout: float) -> list[str]:
+        """All go on by what `about` says now.
 
         One that can't follow is replaced: its streams go on till they end. Returns what went wrong.
         """
         problems = await asyncio.gather(
-            *(self._reconfigure(child, opened, drain_timeout) for child in self.children)
+            *(self._reconfigure(child, drain_timeout) for child in self.children)
         )
         return [problem for problem in problems if problem is not None]
 
-    async def _reconfigure(
-        self, child: Child, opened: list[Key], drain_timeout: float
-    ) -> str | None:
+    async def _reconfigure(self, child: Child, drain_timeout: float) -> str | None:
         if child.is_retired:
             return None
-        sockets = self._listening.of_seat(child.seat, opened)
-        descriptors = [sock.fileno() for _, sock in sockets]
-        message = {"do": "reconfigure", **self._about(sockets)}
+        about, descriptors = self._about_it(child)
+        message = {"do": "reconfigure", **about}
         problem = None
         try:
             answer = await child.channel.ask(message, descriptors, timeout=_RECONFIGURE_TAKES)
@@ -272,7 +294,7 @@ class Fleet:
 
     async def _replace_leaving(self, child: Child) -> None:
         """Unless everybody was told: a service manager may signal the whole group."""
-        await asyncio.sleep(_FIRST_PAUSE)
+        await asyncio.sleep(_ALL_ARE_TOLD)
         if not self._is_ending:
             logger.warning("worker process %d was told to end; another one starts", child.pid)
             self._see_to(child.seat)
@@ -283,33 +305,12 @@ class Fleet:
             logger.error("worker process %d is stuck: it is killed", child.pid)
             child.kill()
 
-    def has_room(self, seats: int) -> bool:
-        """For so many new workers beside those that there are."""
-        return len(self.children) + seats <= len(self._block.parts)
-
-    async def until_sure(self) -> None:
-        """Those that have said goodbye are no more."""
-        for child in [one for one in self.children if one.channel.is_closed]:
-            await child.wait()
-
-    async def until_between_messages(self) -> None:
-        """Of none has only a part been passed. Raises NotPossible, if one does not listen."""
-        try:
-            async with asyncio.timeout(_ANSWER_TAKES):
-                while self._amid_message():  # noqa: ASYNC110 - rare, and a few turns then
-                    await asyncio.sleep(_LOOK_AGAIN)
-        except TimeoutError:
-            pid = self._amid_message()[0].pid
-            raise NotPossible(f"worker process {pid} does not listen") from None
-
-    def _amid_message(self) -> list[Child]:
-        return [child for child in self.children if child.channel.is_amid_message]
-
     # Their end.
 
     def _ended(self, child: Child) -> None:
         self.children.remove(child)
         self._gathered.left(child.number, self._rows.rows)
+        self._tell_who_is_alone()
         if not child.serves:
             return  # who has started it sees to that
         self.seats_changed()
@@ -317,15 +318,15 @@ class Fleet:
             if child.exit_status != 0:
                 logger.error(
                     "worker process %d has ended %s: what it was finishing is cut",
-                    child.pid, _status(child),
+                    child.pid, child.end_in_words,
                 )  # fmt: skip
             return
         self._upkeep.process_restarts += 1
         lived = asyncio.get_running_loop().time() - child.started_at
-        self._crashes[child.seat] = self._crashes[child.seat] + 1 if lived < _STABLE_AFTER else 0
+        self._crash_loops.crashed(child.seat, lived)
         logger.error(
             "worker process %d has ended %s; another one starts%s",
-            child.pid, _status(child), self._pause_in_words(child.seat),
+            child.pid, child.end_in_words, self._crash_loops.pause_in_words(child.seat),
         )  # fmt: skip
         self._see_to(child.seat)
 
@@ -334,21 +335,12 @@ class Fleet:
             self._refilling.add(seat)
             self._tasks.spawn(self._refill(seat), name="replace a worker")
 
-    def _pause(self, seat: int) -> float:
-        """Seconds until the next one may start there: none after a first crash."""
-        crashes = self._crashes[seat]
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (crashes - 2)) if crashes > 1 else 0.0
-
-    def _pause_in_words(self, seat: int) -> str:
-        pause = self._pause(seat)
-        return f" in {pause:g} s" if pause else ""
-
     async def _refill(self, seat: int) -> None:
         """Until somebody serves there again."""
         failures = 0
         clock = asyncio.get_running_loop().time
         while not self._is_ending:
-            await asyncio.sleep(self._pause(seat))
+            await asyncio.sleep(self._crash_loops.pause(seat))
             if self.in_seat(seat):
                 break
             began = clock()
@@ -358,7 +350,7 @@ class Fleet:
                 if self._is_ending:
                     break
                 failures += 1
-                self._crashes[seat] += 1
+                self._crash_loops.failed(seat)
                 self._upkeep.process_restarts += 1
                 # Who waits in its backlog is reset then. Perhaps just this one was killed; but none
                 # shall wait for a second one that hangs.
@@ -368,7 +360,7 @@ class Fleet:
                     self.seats_changed()
                 logger.error(
                     "a worker process can't start: %s; another one starts%s",
-                    error, self._pause_in_words(seat),
+                    error, self._crash_loops.pause_in_words(seat),
                 )  # fmt: skip
         self._refilling.discard(seat)
 
@@ -404,15 +396,3 @@ class Fleet:
         except TimeoutError:
             return False
         return True
-
-
-def bells_for(block: Block) -> list[int]:
-    """An eventfd for each part."""
-    return [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in block.parts]
-
-
-def _status(child: Child) -> str:
-    status = child.exit_status
-    if status is None:
-        return "without a word"
-    return f"by signal {-status}" if status < 0 else f"with exit status {status}"

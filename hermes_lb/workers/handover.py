@@ -15,19 +15,20 @@ import secrets
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.units import UnixAddress
 from hermes_lb.control.operator import NotPossible
+from hermes_lb.observe.messages import flush_messages
 from hermes_lb.proxy.sockets import handed_over
 from hermes_lb.proxy.ticket_keys import TicketSecret
 from hermes_lb.workers.admin_listener import AdminSockets
 from hermes_lb.workers.block import ROWS, Block, Part
-from hermes_lb.workers.fleet import bells_for
 from hermes_lb.workers.gathered import Gathered
 from hermes_lb.workers.image import HANDOVER
+from hermes_lb.workers.limits import worker_count
 from hermes_lb.workers.listening import Listening
 from hermes_lb.workers.rows import Rows
 
@@ -36,11 +37,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from hermes_lb.config import Config
+    from hermes_lb.workers.child import Child
     from hermes_lb.workers.fleet import Fleet
+    from hermes_lb.workers.listening import Key
 
 logger = logging.getLogger("hermes_lb")
 
 _CHECK_TAKES = 60.0  # seconds
+# Seconds in which a worker takes what it is told, and between two looks whether it has.
+_LISTENS_WITHIN = 5.0
+_LOOK_AGAIN = 0.01
 
 # Of each generation of workers, so many may live at a time: old ones finish while new ones serve.
 _GENERATIONS = 3
@@ -68,9 +75,10 @@ class Estate:
         cls, seats: int, loop: str, passed: Mapping[str, Sequence[socket.socket]] | None = None
     ) -> Estate:
         """A new one. `passed` are listening sockets that somebody has opened for us."""
-        block = Block.create(_GENERATIONS * seats + 1)
+        block = Block.create(_parts_for(seats))
+        bells = _more_bells([], block)
         return cls(
-            loop, Listening(seats, passed), block, bells_for(block), Rows(block), Gathered(block),
+            loop, Listening(seats, passed), block, bells, Rows(block), Gathered(block),
             secrets.token_hex(16), TicketSecret.new(),
         )  # fmt: skip
 
@@ -89,34 +97,55 @@ class Estate:
             sockets += [sockets[0].dup() for _ in range(seats - len(sockets))]
             address = UnixAddress(path) if path else None
             listening.take_over((frontend, bind), sockets, address)
-        is_same = state["part"] == Part.size(ROWS)
-        old = Block(_ours(state["block"]), ROWS) if is_same else None
+        # Each living worker keeps its part, and as many as there are seats come beside them.
+        numbers = [child["number"] for child in state["children"]]
+        parts = max(_parts_for(seats), max(numbers, default=-1) + 1 + seats)
         bells = [_ours(fd) for fd in state["bells"]]
-        if old is None:  # the new code counts other things: the old workers are not added up
-            os.close(_ours(state["block"]))
-            for bell in bells:
-                os.close(bell)
-        block = old or Block.create(_GENERATIONS * seats + 1)
-        rows, gathered = Rows(block), Gathered(block)
-        if old is not None:
+        block_fd = _ours(state["block"])
+        if state["part"] == Part.size(ROWS):
+            block = Block.take_over(block_fd, parts)
+            rows, gathered = Rows(block), Gathered(block)
             rows.restore(state["rows"])
             gathered.restore(state["gathered"])
-        else:
-            bells = bells_for(block)
+        else:  # the new code counts other things: the old workers are not added up
+            for fd in (block_fd, *bells):
+                os.close(fd)
+            bells, block = [], Block.create(parts)
+            rows, gathered = Rows(block), Gathered(block)
+        bells = _more_bells(bells, block)
         return cls(
             loop, listening, block, bells, rows, gathered,
             state["key"], _tickets(state), state["inherited"], state["children"],
             _admin_sockets(*state.get("admin", ("", ()))),
         )  # fmt: skip
 
+    def prepare(self, new: Config, children: int) -> None:
+        """For the next image: its listeners are open then, beside so many workers that live.
+
+        Raises NotPossible, in words, if it could not have all that it needs; nothing is changed.
+        """
+        seats = worker_count(new)
+        if children + seats > max(len(self.block.parts), _parts_for(seats)):
+            raise NotPossible("old processes are still finishing: try again when they have")
+        opened: list[Key] = []
+        try:
+            opened = self.listening.open(new)
+            if new.admin.enabled:
+                self.admin.check(new.admin.bind)
+        except OSError as error:
+            self.listening.close(opened)
+            raise NotPossible(error.strerror or str(error)) from None
+
     def adopt_children(self, fleet: Fleet, drain_timeout: float) -> None:
         """The workers of the last image; they will be replaced one by one."""
+        everywhere = list(self.listening.groups)  # as code has it that does not say
         for child in self.children:
             sock = handed_over(_ours(child["fd"]))
             fleet.adopt(
                 child["pid"], sock, drain_timeout, number=child["number"], seat=child["seat"],
                 is_retired=child["is_retired"], serves=child.get("serves", True),
                 asked=child["asked"],
+                listens=[(name, bind) for name, bind in child.get("listens", everywhere)],
             )  # fmt: skip
         self.children = []
 
@@ -172,37 +201,87 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+async def until_sure(children: Sequence[Child]) -> None:
+    """Those that have said goodbye are no more."""
+    for child in [one for one in children if one.channel.is_closed]:
+        await child.wait()
+
+
+async def until_between_messages(children: Sequence[Child]) -> None:
+    """Of none has only a part been passed. Raises NotPossible, if one does not listen."""
+    try:
+        async with asyncio.timeout(_LISTENS_WITHIN):
+            while _amid_message(children):  # noqa: ASYNC110 - rare, and a few turns then
+                await asyncio.sleep(_LOOK_AGAIN)
+    except TimeoutError:
+        pid = _amid_message(children)[0].pid
+        raise NotPossible(f"worker process {pid} does not listen") from None
+
+
+def _amid_message(children: Sequence[Child]) -> list[Child]:
+    return [child for child in children if child.channel.is_amid_message]
+
+
 def execute_anew(estate: Estate, fleet: Fleet, inheritance: dict[str, Any]) -> None:
-    """Become the new code. It does not return."""
+    """Become the new code. It does not return; if it raises, all is as it was before."""
+    with ExitStack() as undoing:
+        state = _state(estate, fleet, inheritance, undoing)
+        fd = os.memfd_create("hermes-lb-handover", 0)
+        undoing.callback(os.close, fd)
+        os.write(fd, json.dumps(state).encode())
+        os.environ[HANDOVER] = str(fd)
+        undoing.callback(os.environ.pop, HANDOVER, None)
+        logger.info("executing the new code")
+        flush_messages()  # its thread is none of the next image
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _state(
+    estate: Estate, fleet: Fleet, inheritance: dict[str, Any], undoing: ExitStack
+) -> dict[str, Any]:
+    """What `Estate.inherit` takes. Descriptors stay open for the next image, until `undoing`."""
+
+    def theirs(fd: int) -> int:
+        os.set_inheritable(fd, True)
+        undoing.callback(os.set_inheritable, fd, False)
+        return fd
+
     children = [
         {
             "pid": child.pid, "number": child.number, "seat": child.seat,
             "is_retired": child.is_retired, "serves": child.serves,
-            "fd": _theirs(child.channel.fileno()), "asked": child.channel.asked,
+            "listens": list(child.listens),
+            "fd": theirs(child.channel.fileno()), "asked": child.channel.asked,
         }
         for child in fleet.children
     ]  # fmt: skip
-    state = {
+    return {
         "listening": [
-            [*key, path, [_theirs(sock.fileno()) for sock in sockets]]
+            [*key, path, [theirs(sock.fileno()) for sock in sockets]]
             for key, sockets, path in estate.listening.all()
         ],
         "part": Part.size(ROWS),
-        "block": _theirs(estate.block.fd),
-        "bells": [_theirs(bell) for bell in estate.bells],
+        "block": theirs(estate.block.fd),
+        "bells": [theirs(bell) for bell in estate.bells],
         "rows": estate.rows.state(),
         "gathered": estate.gathered.state(),
         "children": children,
-        "admin": [estate.admin.bind, [_theirs(sock.fileno()) for sock in estate.admin.sockets]],
+        "admin": [estate.admin.bind, [theirs(sock.fileno()) for sock in estate.admin.sockets]],
         "inherited": inheritance,
         "key": estate.key,
         "tickets": estate.tickets.state,
     }
-    fd = os.memfd_create("hermes-lb-handover", 0)
-    os.write(fd, json.dumps(state).encode())
-    os.environ[HANDOVER] = str(fd)
-    logger.info("executing the new code")
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _parts_for(seats: int) -> int:
+    """One for each worker, of all generations; and one for who takes a seat meanwhile."""
+    return _GENERATIONS * seats + 1
+
+
+def _more_bells(bells: list[int], block: Block) -> list[int]:
+    """An eventfd for each part, of which there are these already."""
+    missing = len(block.parts) - len(bells)
+    return bells + [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(missing)]
 
 
 def _tickets(state: dict[str, Any]) -> TicketSecret:
@@ -213,12 +292,6 @@ def _tickets(state: dict[str, Any]) -> TicketSecret:
 
 def _admin_sockets(bind: str, fds: Sequence[int]) -> AdminSockets:
     return AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds])
-
-
-def _theirs(fd: int) -> int:
-    """It stays open for the next image."""
-    os.set_inheritable(fd, True)
-    return fd
 
 
 def _ours(fd: int) -> int:

@@ -85,9 +85,14 @@ class Listening:
             for sock in self.groups[key][seat :: self.seats]
         ]
 
+    def used(self, configured: Config) -> list[Key]:
+        """Of what is open, the addresses that a configuration listens at."""
+        used = {(f.name, str(bind)) for f in configured.frontends for bind in f.bind}
+        return [key for key in self.groups if key in used]
+
     def unused(self, configured: Config) -> list[Key]:
         """The addresses that a configuration does not listen at any more."""
-        used = {(f.name, str(bind)) for f in configured.frontends for bind in f.bind}
+        used = set(self.used(configured))
         return [key for key in self.groups if key not in used]
 
     def close(self, keys: Iterable[Key]) -> None:

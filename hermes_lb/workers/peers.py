@@ -76,12 +76,25 @@ class Peers:
         if self._timer is not None:
             self._timer.cancel()
 
+    def leave(self) -> None:
+        """The others are no more: their leases are not counted any more, and the pools are this
+        worker's alone. What is held here stays written. It is closed then."""
+        self.close()
+        for row in range(len(self._used)):
+            self._set(row, 0)
+            self._mine.waiting[row] = 0.0
+        for pool in self._pool_rows:
+            pool.peers = None
+        for pool in self._pool_rows:
+            pool.look_at_queue()
+
     def set_rows(self, pools: Mapping[str, Pool], rows: Mapping[str, int]) -> None:
         """The rows of the servers and the pools, by `row_of`, as the supervisor dealt them out.
 
         What is gone is no matter of the others' any more: what is held there is not counted, and
         the queue of a pool that is gone is this worker's own. Places on new servers can be had
-        from now on.
+        from now on. What a pool that is new here holds is told to the others, and who waits there
+        waits since now for them.
         """
         mine = {
             server: rows[row_of(name, server)]
@@ -92,9 +105,11 @@ class Peers:
             if used is not None and mine.get(used[1]) != row:
                 self._set(row, 0)
                 self._mine.loads[row] = 0
+                self._mine.waiting[row] = 0.0
         pool_rows = {pool: rows[name] for name, pool in pools.items()}
         for pool in self._pool_rows.keys() - pool_rows:
             pool.peers = None
+            self._mine.waiting[self._pool_rows[pool]] = 0.0
             for waiter in pool.waiting:
                 del self._since[waiter]
         self._rows = mine
@@ -102,12 +117,19 @@ class Peers:
         count = 1 + max((*mine.values(), *self._pool_rows.values()), default=-1)
         self._elsewhere = (self._elsewhere + [0] * count)[:count]
         self._used = [None] * count
+        now = self._clock()
         for pool in pools.values():
-            pool.peers = self
+            is_new, pool.peers = pool.peers is not self, self
             for server in pool.servers:
                 self._used[mine[server]] = pool, server
+                if is_new:
+                    self._mine.loads[mine[server]] = server.in_flight
+            if is_new:
+                self._since.update((waiter, (now, waiter.pinned_to)) for waiter in pool.waiting)
             self._tell_queue(pool)
         self._between_looks = count * _LOOK_PER_ROW
+        if self._since and self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_WAITING, self._look_while_waiting)
         self.look(force=True)
         for pool in self._pool_rows:
             pool.look_at_queue()
@@ -143,6 +165,11 @@ class Peers:
             self._look_again(pool)
             if self._timer is None:
                 self._timer = self._loop.call_later(_LOOK_WAITING, self._look_while_waiting)
+
+    def queue_moved(self, pool: Pool) -> None:
+        """Tell the others for whom they wait here now, since when they have all along."""
+        self._tell_queue(pool)
+        self._look_again(pool)
 
     def is_others_turn(self, pool: Pool, server: Server, waiter: Waiter) -> bool:
         """Somebody has waited longer elsewhere: there it is known now.
@@ -260,7 +287,7 @@ class Peers:
     # Those who wait here.
 
     def _tell_queue(self, pool: Pool) -> None:
-        """All of it anew: who waited for a server that is out waits for any now."""
+        """All of it anew: who waited for a server that is out waits for another now, or any."""
         told_for = {self._since[waiter][1] for waiter in pool.waiting}
         for waiter in pool.waiting:
             self._since[waiter] = self._since[waiter][0], waiter.pinned_to

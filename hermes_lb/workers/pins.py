@@ -2,7 +2,7 @@
 
 A worker tells its pin before it sends the response that names the session, and the supervisor
 answers a question only after it has read what all workers had told by then. So nobody can come back
-with a session before it is known.
+with a session before it is known. While the supervisor's image is replaced, whoever asks waits.
 """
 
 from __future__ import annotations
@@ -13,32 +13,49 @@ from hermes_lb.affinity.pins import Pins
 from hermes_lb.workers.channel import ChannelClosed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hermes_lb.config import Config
     from hermes_lb.workers.channel import Channel, Message
 
+# Seconds for an answer, and how often a question is asked anew while the supervisor's image is
+# replaced: 10 s, several times what that takes on a busy machine.
 _PATIENCE = 0.25
+_MOST_TIMES = 40
 
 
 class ChannelPins:
-    """A worker's view of one backend's pins (`proxy.pin_table.SharedPins`)."""
+    """A worker's view of one backend's pins (`proxy.pin_table.SharedPins`).
 
-    def __init__(self, channel: Channel, backend: str) -> None:
+    `is_replaced` tells whether the supervisor's image is being replaced.
+    """
+
+    def __init__(
+        self, channel: Channel, backend: str, is_replaced: Callable[[], bool] = lambda: False
+    ) -> None:
         self._channel = channel
         self._backend = backend
+        self._is_replaced = is_replaced
 
     @property
     def is_reachable(self) -> bool:
         return not self._channel.is_closed
 
     async def look_up(self, key: bytes) -> str | None:
-        try:
-            answer = await self._channel.ask(
-                {"do": "find", "backend": self._backend, "key": key.hex()}, timeout=_PATIENCE
-            )
-        except (ChannelClosed, TimeoutError):
-            return None
-        name: str | None = answer["server"]
-        return name
+        question = {"do": "find", "backend": self._backend, "key": key.hex()}
+        for _ in range(_MOST_TIMES):
+            was_replaced = self._is_replaced()
+            try:
+                answer = await self._channel.ask(question, timeout=_PATIENCE)
+            except ChannelClosed:
+                return None
+            except TimeoutError:
+                if was_replaced or self._is_replaced():
+                    continue  # the last image may have heard it, and be no more
+                return None
+            name: str | None = answer["server"]
+            return name
+        return None
 
     def tell(self, key: bytes, name: str) -> None:
         self._channel.send(

@@ -24,10 +24,13 @@ class Publisher:
     """Writes the numbers of `plane` into `part`."""
 
     def __init__(self, plane: DataPlane, part: Part, *, is_alone: bool) -> None:
-        """`is_alone`: no other process wants to know the loads at once, so they go along."""
+        """`is_alone`: no other process wants to know the loads at once, so they go along.
+
+        It may change.
+        """
         self._plane = plane
         self._part = part
-        self._is_alone = is_alone
+        self.is_alone = is_alone
         self._rows: dict[str, int] = {}
         self._written: dict[int, list[float]] = {}
 
@@ -54,7 +57,7 @@ class Publisher:
             for server in pool.servers:
                 row = self._rows[row_of(name, server)]
                 part.queued[row] = server.queued
-                if self._is_alone:
+                if self.is_alone:
                     part.loads[row] = server.in_flight
         plane = self._plane
         plane.look_inside()
@@ -68,7 +71,8 @@ class Publisher:
             for server in pool.servers:
                 yield rows[row_of(name, server)], server.counters
         for name, frontend in plane.counters.items():
-            yield rows[frontend_row(name)], frontend
+            if (row := rows.get(frontend_row(name))) is not None:  # else it is about to be gone
+                yield row, frontend
 
 
 def _differing(rows: Mapping[str, int], others: Mapping[str, int]) -> list[int]:

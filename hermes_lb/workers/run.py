@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from hermes_lb.config import Config, ConfigError, load_config
 from hermes_lb.control.operator import OperatorError
+from hermes_lb.observe.messages import MessageHandler, flush_messages
 from hermes_lb.signals import HANDLED, hold
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers import systemd
@@ -25,7 +26,7 @@ from hermes_lb.workers.watch import changes
 from hermes_lb.workers.worker import serve_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -45,9 +46,9 @@ def serve(config: Config, file: Path, *, loop: str = "uvloop") -> NoReturn:
 
     Raises OSError or ValueError, with one line for a person, if it can't start.
     """
-    _log_to_stderr()
-    with asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
+    with _saying_on_stderr(), asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
         status = runner.run(_serve(config, file, loop))
+        flush_messages()
         # All is closed. Loop and interpreter would wait for look-ups in threads, of which nobody
         # wants the answer any more: 10 s and more, when the name server is dead.
         os._exit(status)
@@ -55,9 +56,8 @@ def serve(config: Config, file: Path, *, loop: str = "uvloop") -> NoReturn:
 
 def run_worker(loop: str) -> int:
     """The life of a worker process."""
-    _log_to_stderr()
     logging.getLogger("hermes_lb.health").setLevel(logging.WARNING)  # the supervisor says the rest
-    with asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
+    with _saying_on_stderr(), asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
         runner.run(serve_worker())
     return 0
 
@@ -79,11 +79,17 @@ def check(file: Path) -> int:
         return 0
 
 
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
+@contextmanager
+def _saying_on_stderr() -> Iterator[None]:
+    """All that is logged. It is written at the end, before anybody else writes there."""
+    handler = MessageHandler("stderr")
     formatter = systemd.JournalFormatter if systemd.is_journal(2) else logging.Formatter
     handler.setFormatter(formatter("%(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    try:
+        yield
+    finally:
+        flush_messages()
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -122,7 +128,8 @@ async def _serve(config: Config, file: Path, loop: str) -> int:
         if systemd.is_present():
             tasks.spawn(_tell_status(supervisor), name="status")
         if config.process.reload_on_change:
-            tasks.spawn(_reload_on_change(file, signals), name="watch the configuration")
+            watching = _reload_on_change(file, config, signals)
+            tasks.spawn(watching, name="watch the configuration")
         await _mind_signals(supervisor, signals, tasks)
         systemd.notify(f"{systemd.STOPPING}\n{systemd.status(supervisor.status)}")
         finished = await _drain(supervisor, signals)
@@ -224,9 +231,17 @@ async def _upgrade(supervisor: Supervisor) -> None:
         logger.error("no upgrade: %s", error)
 
 
-async def _reload_on_change(file: Path, signals: asyncio.Queue[signal.Signals]) -> None:
-    """As if somebody had sent a SIGHUP for each change."""
-    async for _ in changes(file):
+async def _reload_on_change(
+    file: Path, config: Config, signals: asyncio.Queue[signal.Signals]
+) -> None:
+    """As if somebody had sent a SIGHUP for each change since `config` was read."""
+
+    def is_used() -> bool:
+        with suppress(ConfigError, OSError):
+            return load_config(file) == config
+        return False
+
+    async for _ in changes(file, is_used=is_used):
         signals.put_nowait(signal.SIGHUP)
 
 

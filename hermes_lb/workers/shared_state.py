@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.health import HealthChecker
 from hermes_lb.observe.recent import Recent
 from hermes_lb.pool import FrontendCounters, Pool
 from hermes_lb.workers.pins import AllPins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from hermes_lb.config import Config
     from hermes_lb.pool import Server
@@ -44,6 +46,7 @@ class SharedState:
         self._fleet = fleet
         self._rows = rows
         self._gathered = gathered
+        self._config: Config | None = None
 
     def __repr__(self) -> str:
         return f"<SharedState of {', '.join(self.pools) or 'no backend'}>"
@@ -70,6 +73,13 @@ class SharedState:
             self.frontends.setdefault(name, FrontendCounters())
         freed = self._rows.deal(self.pools, names)
         self._gathered.forget(freed)
+        self._config = config
+
+    @property
+    def config(self) -> Config:
+        """The one of the last `reconfigure`, by which pools and rows are."""
+        assert self._config is not None, "there was none yet"
+        return self._config
 
     def refresh(self) -> None:
         """Make all numbers current, and say which processes only finish what runs."""
@@ -143,13 +153,42 @@ class SharedState:
             for server in pool.servers
         ]
 
+    def all_decisions(self, **also: bool) -> Message:
+        """To tell the workers all of them, and something else that a `servers` may say."""
+        return {"do": "servers", "servers": self.snapshots(), **also}
+
     def _decided(self, backend: str, server: Server) -> None:
         self._fleet.tell({"do": "servers", "servers": [[backend, server.name, server.snapshot()]]})
         self.on_decision()
 
+    async def settle(self) -> None:
+        """Until all workers have applied the decisions so far, and have published their numbers.
+
+        One that does not answer is waited for no longer than for any answer. Workers of older code
+        do not listen to `publish`, but answer.
+        """
+        await self._fleet.ask_all({"do": "servers", "servers": [], "publish": True})
+
     def load_reported(self, server: Server, load: float) -> None:
         """A server has told its load to a check."""
         self._fleet.tell({"do": "load", "load": load, **self._named(server)})
+
+    def checker(self, known: Iterable[Server]) -> HealthChecker:
+        """Of the servers that there are; `known` have been checked before. It has yet to start,
+        and to be reconfigured before that.
+
+        Files that TLS needs are read only then: by this configuration they may be gone already.
+        """
+        backends = self.config.backends.items()
+        return HealthChecker(
+            self.pools,
+            {name: backend.model_copy(update={"tls": None}) for name, backend in backends},
+            rng=Random(),
+            clock=asyncio.get_running_loop().time,
+            moved=self.has_moved,
+            reported=self.load_reported,
+            known=known,
+        )
 
     async def has_moved(self, server: Server, seconds: float) -> bool:
         """True if a response of the server moved in these last seconds, in any process."""
@@ -168,7 +207,11 @@ class SharedState:
         return {"servers": self.snapshots(), "pins": self._pins.state()}
 
     def restore(self, state: Mapping[str, Any]) -> list[Server]:
-        """Go on by the last image's decisions -> the servers that it knew."""
+        """Go on by the last image's decisions -> the servers that it knew.
+
+        To be called when the configuration is the one by which it decided: what another one says
+        of its servers would be undone.
+        """
         known: list[Server] = []
         for backend, name, snapshot in state["servers"]:
             server = self._find({"backend": backend, "server": name})

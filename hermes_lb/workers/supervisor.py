@@ -7,43 +7,43 @@ alike of servers and sessions is in `shared_state`.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import random
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
-from hermes_lb.config.changes import describe_changes, refuse_fixed
 from hermes_lb.control.operator import NotPossible, find_server
 from hermes_lb.control.state_file import RuntimeStates
-from hermes_lb.health import HealthChecker
+from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed, Upkeep
-from hermes_lb.observe.sinks import try_sink
 from hermes_lb.proxy import Resolver, check_files
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers.admin_listener import AdminListener
+from hermes_lb.workers.decisions import Decisions, applied
 from hermes_lb.workers.fleet import Fleet
 from hermes_lb.workers.handover import (
     Estate,
     check_new_code,
     execute_anew,
     signals_blocked,
+    until_between_messages,
+    until_sure,
 )
 from hermes_lb.workers.kept_files import KeptFiles
-from hermes_lb.workers.limits import within_limits, worker_count
+from hermes_lb.workers.limits import within_limits
+from hermes_lb.workers.new_file import accepted
 from hermes_lb.workers.shared_state import SharedState
 from hermes_lb.workers.status import in_words
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterable
     from pathlib import Path
 
     from hermes_lb.config import Config
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import Session
-    from hermes_lb.pool import Server
+    from hermes_lb.health import HealthChecker
     from hermes_lb.pool.server import Admin
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.listening import Key
@@ -54,8 +54,6 @@ logger = logging.getLogger("hermes_lb")
 _TICK = 0.5
 # Seconds in which a signal that has come reaches those who act on it.
 _SETTLES = 0.05
-# What an upgrade does not begin anew (`Upkeep`).
-_KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts", "dns_failures")
 
 
 class Supervisor:
@@ -86,9 +84,11 @@ class Supervisor:
         self._shared = shared = SharedState(self._fleet, rows, gathered)
         self._fleet.on_message = shared.hear
         self.recent = shared.recent
+        self._loop_lag = LoopLag()
         self.observed = Observed(
-            shared.pools, shared.frontends, gathered.processes, upkeep, refresh=shared.refresh
-        )
+            shared.pools, shared.frontends, gathered.processes, upkeep, shared.refresh,
+            self._loop_lag,
+        )  # fmt: skip
         self._resolver = Resolver(
             config.backends, self._addresses_changed, rng=random.Random(), failed=upkeep.dns_failed
         )
@@ -99,6 +99,8 @@ class Supervisor:
         self._checks: HealthChecker | None = None
         admin = config.admin
         self._admin = AdminListener(admin, self, estate.admin) if admin.enabled else None
+        history = self._admin.history if self._admin is not None else None
+        self._decisions = Decisions(shared, self._kept_files, upkeep, history)
 
     def __repr__(self) -> str:
         return f"<Supervisor of {self._fleet!r}>"
@@ -125,22 +127,10 @@ class Supervisor:
             await self._take_files()
             starting.push_async_callback(self._resolver.stop)
             await self._resolver.start()
-            self._shared.reconfigure(self._resolved)
-            if self._states is not None:
-                await self._states.start()
-                starting.push_async_callback(self._states.stop)
-            known = self._restore(self._estate.inherited)
-            self._checks = checks = HealthChecker(
-                self._shared.pools,
-                self._resolver.backends,
-                rng=random.Random(),
-                clock=asyncio.get_running_loop().time,
-                moved=self._shared.has_moved,
-                reported=self._shared.load_reported,
-                known=known,
-            )
-            starting.push_async_callback(checks.stop)
-            await checks.start()
+            await self._take_decisions(starting)
+            assert self._checks is not None
+            starting.push_async_callback(self._checks.stop)
+            await self._checks.start()
             is_first = self._estate.inherited is None
             if self._admin is None:
                 self._estate.admin.close()
@@ -151,7 +141,10 @@ class Supervisor:
                 self.urls = await self._fleet.start_all()
             else:
                 self._estate.adopt_children(self._fleet, self.config.process.drain_timeout)
+                self._fleet.tell(self._shared.all_decisions(is_replaced=False))
                 self._renewing = self._tasks.spawn(self._renew(), name="upgrade")
+            self._loop_lag.start()
+            starting.callback(self._loop_lag.stop)
             self._tasks.spawn(self._tick(), name="tick")
             looking = self._kept_files.keep_looking(lambda: self.config)
             self._tasks.spawn(looking, name="look at certificates")
@@ -165,6 +158,19 @@ class Supervisor:
         else:
             self._kept_files.restore(inherited.get("tls_files", ()))
             await self._kept_files.look(self.config)
+
+    async def _take_decisions(self, starting: AsyncExitStack) -> None:
+        """Go on by what the last image has decided; then what has changed in the configuration
+        since then is applied, as by a reload."""
+        async with self._reloading:
+            before = applied(self._estate.inherited) or self._resolved
+            self._shared.reconfigure(before)
+            if self._states is not None:
+                await self._states.start()
+                starting.push_async_callback(self._states.stop)
+            known = self._decisions.restore(self._estate.inherited)
+            self._checks = self._shared.checker(known)
+            await self._apply()
 
     async def drain(self, timeout: float) -> bool:
         """All workers accept no more and finish -> whether they have, within `timeout` seconds."""
@@ -188,23 +194,26 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_TICK)
-            self._fleet.kill_stuck()
-            self._shared.tick(loop.time())
+            for do in (self._fleet.kill_stuck, partial(self._shared.tick, loop.time())):
+                try:
+                    do()
+                except Exception:  # a bug in it must not end what time has to bring
+                    logger.exception("the tick went wrong")
 
     # What the workers are told.
 
-    def _about(self, sockets: Iterable[tuple[Key, socket.socket]]) -> Message:
-        """All that a worker has to know."""
-        listening = self._estate.listening
-        return {
-            "config": within_limits(self._resolved, listening.seats).model_dump(mode="json"),
+    def _about(self) -> tuple[Message, list[Key]]:
+        """All that a worker has to know, by the configuration that holds; and where it listens."""
+        listening, config = self._estate.listening, self._shared.config
+        about = {
+            "config": within_limits(config, listening.seats).model_dump(mode="json"),
             "key": self._estate.key,
             "tickets": self._estate.tickets.state,
             "rows": self._estate.rows.rows,
             "servers": self._shared.snapshots(),
-            "tls_files": self._kept_files.of(self.config),
-            "sockets": [list(key) for key, _ in sockets],
+            "tls_files": self._kept_files.of(config),
         }
+        return about, listening.used(config)
 
     @property
     def _resolved(self) -> Config:
@@ -255,6 +264,10 @@ class Supervisor:
         """0 to 65535, None: the configured one. Raises UnknownServer."""
         find_server(self._shared.pools, backend, server).set_weight(weight)
 
+    async def settle(self) -> None:
+        """Until all workers have applied what was set, and have published their numbers since."""
+        await self._shared.settle()
+
     async def end_sessions(self, backend: str, server: str) -> int:
         """Cut what runs on a server, known or removed -> how many. Raises UnknownServer."""
         answers = await self._fleet.ask_all({"do": "end", "backend": backend, "server": server})
@@ -278,16 +291,9 @@ class Supervisor:
         async with self._reloading:
             self._refuse_when_ending()
             try:
-                if self._file.is_fifo():
-                    raise OSError(errno.ESPIPE, f"{self._file} is a FIFO, which is read only once")
-                new = load_config(self._file)
-                refuse_fixed(self.config, new, str(self._file))
-                changes = describe_changes(self.config, new)
-                files = check_files(new)
-                self._estate.rows.check(new)
-                if new.log != self.config.log:
-                    await asyncio.to_thread(try_sink, new.log)
-                opened = listening.open(new)
+                rows = self._estate.rows
+                new, files, changes = await accepted(self._file, self.config, rows)
+                listening.open(new)
             except (ValueError, OSError) as error:
                 upkeep.failed_to_reload()
                 why = getattr(error, "strerror", None) or error
@@ -298,7 +304,7 @@ class Supervisor:
             self._reload_refused = ""
             changes += self._kept_files.take(new, files)
             await self._resolver.reconfigure(new.backends)
-            problems = await self._apply(opened)
+            problems = await self._apply()
             listening.close(listening.unused(new))
             self._fleet.seats_changed()
             upkeep.reloaded()
@@ -309,21 +315,21 @@ class Supervisor:
         if self.is_draining:
             raise NotPossible("it is draining, and will end")
 
-    async def _apply(self, opened: list[Key]) -> list[str]:
+    async def _apply(self) -> list[str]:
         """Have pools, checks and workers be as the configuration and the addresses are now."""
         self._shared.reconfigure(self._resolved)
         if self._states is not None:
             self._states.changed()  # first: who has come back is at once as it was
         if self._checks is not None:
             await self._checks.reconfigure(self._resolver.backends)
-        return await self._fleet.reconfigure(opened, self.config.process.drain_timeout)
+        return await self._fleet.reconfigure(self.config.process.drain_timeout)
 
     def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
         self._tasks.spawn(self._set_addresses(), name="new addresses")
 
     async def _set_addresses(self) -> None:
         async with self._reloading:
-            await self._apply([])
+            await self._apply()
 
     # The next image of the program.
 
@@ -352,14 +358,7 @@ class Supervisor:
                 new = load_config(self._file)
             except ConfigError as error:  # it was good a moment ago
                 raise NotPossible(str(error)) from None
-            if not self._fleet.has_room(worker_count(new)):
-                raise NotPossible("old processes are still finishing: try again when they have")
-            try:
-                self._estate.listening.open(new)  # for the next image
-                if new.admin.enabled:
-                    self._estate.admin.check(new.admin.bind)
-            except OSError as error:
-                raise NotPossible(error.strerror or str(error)) from None
+            self._estate.prepare(new, len(self._fleet.children))
 
     async def _hand_over(self) -> None:
         """Signals wait from here on, and those that have come are heard, before it is too late."""
@@ -370,14 +369,16 @@ class Supervisor:
                 await self._checks.stop()
             if self._states is not None:
                 await self._states.stop()
-            await self._fleet.until_sure()
+            self._fleet.tell(self._shared.all_decisions(is_replaced=True))
+            await until_sure(self._fleet.children)
             try:
                 with signals_blocked():
                     await asyncio.sleep(_SETTLES)
-                    await self._fleet.until_between_messages()
+                    await until_between_messages(self._fleet.children)
                     if not self.is_draining:
                         self._shared.refresh()
-                        execute_anew(self._estate, self._fleet, self._inheritance())
+                        left = self._decisions.state(self.config)
+                        execute_anew(self._estate, self._fleet, left)
             except NotPossible as error:
                 logger.error("no upgrade: %s", error)
                 await self._take_up_again()
@@ -388,6 +389,7 @@ class Supervisor:
     async def _take_up_again(self) -> None:
         """The next image can't be executed: this one goes on."""
         self._is_upgrading = False
+        self._fleet.tell(self._shared.all_decisions(is_replaced=False))
         listening = self._estate.listening
         listening.close(listening.unused(self.config))
         self._fleet.seats_changed()
@@ -397,28 +399,6 @@ class Supervisor:
             await self._checks.start()
         if self._admin is not None:
             await self._admin.open_when_possible()
-
-    def _inheritance(self) -> dict[str, Any]:
-        """What the next image shall know of this one's decisions."""
-        upkeep = self.observed.upkeep
-        return {
-            "config": self.config.model_dump(mode="json"),
-            **self._shared.state(),
-            "tls_files": self._kept_files.state,
-            "history": self._admin.history.state() if self._admin is not None else None,
-            **{key: getattr(upkeep, key) for key in _KEPT},
-        }
-
-    def _restore(self, inherited: dict[str, Any] | None) -> list[Server]:
-        """What the last image has left us, if there was one -> the servers that it knew."""
-        if inherited is None:
-            return []
-        upkeep = self.observed.upkeep
-        for key in _KEPT:
-            setattr(upkeep, key, inherited.get(key, getattr(upkeep, key)))
-        if self._admin is not None:
-            self._admin.history.restore(inherited.get("history") or {})
-        return self._shared.restore(inherited)
 
     async def _renew(self) -> None:
         """Seat by seat a new worker, and then the old one finishes."""

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 _EVERY = 1.0  # seconds
@@ -16,13 +16,19 @@ _EVERY = 1.0  # seconds
 _Version = tuple[int, int, int]
 
 
-async def changes(file: Path, *, every: float = _EVERY) -> AsyncIterator[None]:
+async def changes(
+    file: Path, *, is_used: Callable[[], bool], every: float = _EVERY
+) -> AsyncIterator[None]:
     """Yields once for each change, when the file has stayed as it is for `every` seconds.
+
+    `is_used` is asked at first, whether what the file says is in use: it was read some time ago.
 
     So a file that is being written, or replaced in two steps (Kubernetes' ConfigMaps, editors), is
     read when it is whole. It may be away for a while.
     """
     used = seen = _version(file)
+    if not is_used():
+        used = None
     while True:
         await asyncio.sleep(every)
         before, seen = seen, _version(file)

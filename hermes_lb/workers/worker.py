@@ -3,9 +3,13 @@
 It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. What it hears:
 
     start        the configuration, sockets, rows of the shared memory; answered when it listens.
-                 Only the first worker of a seat has to have its access log
+                 Only the first worker of a seat has to have its access log. `is_alone`: there is
+                 no other worker
     reconfigure  another configuration; answered when it holds
-    servers      what operators and checks have decided about servers
+    servers      what operators and checks have decided about servers; and perhaps `is_alone`, when
+                 that changes, `is_replaced`: the supervisor's image is, and answers only later, and
+                 `publish`: do that now; the answer tells that all so far is applied.
+                 (Workers of older code take no notice of a field that they do not know.)
     load         what a server said of its load to a check
     failed       a passive failure that another worker has seen
     recovered    the server has answered one of another's requests since
@@ -42,10 +46,9 @@ from hermes_lb.signals import HANDLED
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.channel import Channel
-from hermes_lb.workers.peers import Peers
 from hermes_lb.workers.pins import ChannelPins
-from hermes_lb.workers.published import EVERY, Publisher
-from hermes_lb.workers.shared_clients import SharedClients
+from hermes_lb.workers.published import EVERY
+from hermes_lb.workers.sharing import Sharing
 
 if TYPE_CHECKING:
     import socket
@@ -77,9 +80,8 @@ class Worker:
         self._is_draining = False
         self._is_listening_to = True  # False while what the supervisor said is being applied
         self._plane: DataPlane | None = None
-        self._block: Block | None = None
-        self._peers: Peers | None = None
-        self._publisher: Publisher | None = None
+        self._sharing: Sharing | None = None
+        self._is_supervisor_replaced = False  # its image is: it answers later
         self._told_refused: dict[str, int] = {}
         self._unsaid: list[dict[str, Any]] = []  # recent aborts
 
@@ -93,9 +95,9 @@ class Worker:
         if self._plane is not None:
             if self._plane.context.clients:
                 logger.info("process %d: what still ran was cut", os.getpid())
-            if self._publisher is not None:
-                self._publish()
+            self._publish()
             await self._plane.stop()
+            self._publish()  # what was cut counts, too
         self._channel.close()
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -122,6 +124,11 @@ class Worker:
         assert self._plane is not None, "it was not started"
         return self._plane
 
+    @property
+    def sharing(self) -> Sharing:
+        assert self._sharing is not None, "it was not started"
+        return self._sharing
+
     # What the supervisor says.
 
     def _hear(self, message: Message, descriptors: list[int]) -> None:
@@ -131,8 +138,8 @@ class Worker:
         """One after the other, in order."""
         while True:
             message, descriptors = await self._inbox.get()
-            handle = getattr(self, f"_on_{message['do']}")
             try:
+                handle = getattr(self, f"_on_{message['do']}")
                 result = handle(message, descriptors)
                 answer = await result if asyncio.iscoroutine(result) else result
             except (OSError, ValueError) as error:
@@ -146,7 +153,7 @@ class Worker:
     async def _on_start(self, message: Message, descriptors: list[int]) -> Message | None:
         configured = Config.model_validate(message["config"])
         number, bells = message["number"], message["bells"]
-        self._block = Block(descriptors[0])
+        block = Block(descriptors[0])
         plane = DataPlane(
             configured, process_number=number, tls_files=_tls_files(message.get("tls_files"))
         )
@@ -156,27 +163,15 @@ class Worker:
             log_may_be_late=not message.get("is_first", True),
         )
         self._plane = plane
-        part = self._block.parts[number]
-        if message["is_alone"]:
-            for bell in descriptors[1 : 1 + bells]:
-                os.close(bell)
-        else:
-            self._peers = Peers(
-                self._block, number, descriptors[1 : 1 + bells], asyncio.get_running_loop()
-            )
-            plane.context.turn.before_requests = self._peers.look
-            parts = self._block.parts
-            key = bytes.fromhex(message["key"])
-            plane.context.share(
-                SharedClients(part.clients, [one.clients for one in parts], key),
-                SharedClients(part.requests, [one.requests for one in parts], key),
-            )
-        self._publisher = Publisher(plane, part, is_alone=message["is_alone"])
+        self._sharing = sharing = Sharing(
+            plane, block, number, descriptors[1 : 1 + bells], bytes.fromhex(message["key"])
+        )
         plane.context.recent.on_add = self._note_abort
         self._set_rows(message["rows"])
+        sharing.set_alone(message["is_alone"])
         self._restore(message["servers"])
         await plane.listen(_sockets(message["sockets"], descriptors[1 + bells :]))
-        self._tasks.spawn(self._keep_publishing(part), name="publish")
+        self._tasks.spawn(self._keep_publishing(block.parts[number]), name="publish")
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
@@ -185,7 +180,9 @@ class Worker:
     def _join(self, tickets: TicketSecret, plane: DataPlane) -> None:
         """Before there is anything that is shared: what it is shared by."""
         plane.context.tickets = tickets
-        plane.context.shared_pins = lambda backend: ChannelPins(self._channel, backend)
+        plane.context.shared_pins = lambda backend: ChannelPins(
+            self._channel, backend, lambda: self._is_supervisor_replaced
+        )
 
     async def _on_reconfigure(self, message: Message, descriptors: list[int]) -> None:
         configured = Config.model_validate(message["config"])
@@ -200,6 +197,11 @@ class Worker:
 
     def _on_servers(self, message: Message, descriptors: list[int]) -> None:
         self._restore(message["servers"])
+        if "is_alone" in message and self._sharing is not None:
+            self._sharing.set_alone(message["is_alone"])
+        self._is_supervisor_replaced = message.get("is_replaced", self._is_supervisor_replaced)
+        if message.get("publish"):
+            self._publish()
 
     def _on_load(self, message: Message, descriptors: list[int]) -> None:
         if (server := self._find(message)) is not None:
@@ -254,12 +256,8 @@ class Worker:
     # States.
 
     def _set_rows(self, rows: dict[str, int]) -> None:
-        plane = self.plane
-        assert self._publisher is not None
-        self._publisher.set_rows(rows)
-        if self._peers is not None:
-            self._peers.set_rows(plane.pools, rows)
-        for pool in plane.pools.values():
+        self.sharing.set_rows(rows)
+        for pool in self.plane.pools.values():
             pool.lifts_ejections = False
             pool.on_change = partial(self._changed, pool.name)
             pool.on_failed = partial(self._failed, pool.name)
@@ -313,8 +311,9 @@ class Worker:
                 logger.exception("while publishing")
 
     def _publish(self) -> None:
-        assert self._publisher is not None
-        self._publisher.publish()
+        if self._sharing is None:
+            return  # it has served nobody
+        self._sharing.publisher.publish()
         for name, counters in self.plane.counters.items():
             total = sum(counters.refused.values())
             if total != self._told_refused.get(name):

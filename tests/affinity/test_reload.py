@@ -51,6 +51,23 @@ async def test_a_session_that_was_learnt_outlives_a_reload_and_not_its_server(
     assert [await ask(lb.url, "s-1") for _ in range(3)] == [moved] * 3
 
 
+async def test_a_strict_session_whose_server_is_gone_is_refused_and_not_given_to_another(
+    balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    one, two, three = await balanced_servers(3)
+    one.handler = opening("s-1", one)
+    strict: dict[str, Any] = {"stick": [{**LEARNS, "on_lost": "strict"}], "balance": "round_robin"}
+    lb = await load_balancer(config=config_for(one, two, three, **strict))
+    assert await ask(lb.url, "") == "one"
+
+    await lb.reconfigure(config_for(two, three, **strict))
+    for _ in range(3):
+        assert "503" in await ask(lb.url, "s-1")
+    assert await ask(lb.url, "s-2") in {"two", "three"}
+    await lb.reconfigure(config_for(one, two, three, **strict))
+    assert [await ask(lb.url, "s-1") for _ in range(3)] == ["one"] * 3
+
+
 def opening(session: str, server: Server) -> Any:
     """A handler that gives its client a session."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +108,18 @@ def test_a_pin_lives_from_its_last_use() -> None:
     assert pins.find(b"a", 8.0) == "one"
     assert pins.find(b"a", 13.0) is None
     assert len(pins) == 0
+
+
+def test_a_use_of_a_pin_does_not_confirm_it() -> None:
+    pins = Pins(most=10, expire=5.0)
+    assert pins.as_of(b"a") == -inf
+    pins.pin(b"a", "one", 1.0)
+    pins.find(b"a", 4.0)
+    assert pins.as_of(b"a") == 1.0
+    other = Pins(most=10, expire=5.0)
+    other.take_over(pins)
+    assert other.as_of(b"a") == -inf
+    assert other.find(b"a", 8.0) == "one"
 
 
 @given(

@@ -41,6 +41,7 @@ class FakeOperator:
         self.reload_answer: list[str] | Exception = []
         self.upgrades = 0
         self.upgrade_error: Exception | None = None
+        self.untold: dict[str, int] = {}  # in flight by server, as processes know and have not told
 
     def server(self, name: str) -> Server:
         return next(s for pool in self.pools.values() for s in pool.servers if s.name == name)
@@ -53,6 +54,10 @@ class FakeOperator:
 
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         find_server(self.pools, backend, server).set_weight(weight)
+
+    async def settle(self) -> None:
+        for name, count in self.untold.items():
+            self.server(name).in_flight = count
 
     async def end_sessions(self, backend: str, server: str) -> int:
         doomed = [s for s in self.running if (s["backend"], s["server"]) == (backend, server)]

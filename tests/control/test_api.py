@@ -252,6 +252,14 @@ async def test_a_drain_says_what_it_began_with() -> None:
         assert (await client.get(AGENT1))["drain"] is None
 
 
+async def test_who_sets_a_state_is_told_what_all_processes_had_when_it_held() -> None:
+    operator = FakeOperator()
+    operator.untold = {"agent1": 2}
+    async with admin_listener(operator) as client:
+        _, answer = await client.send("PUT", f"{AGENT1}/state", {"state": "drain"})
+    assert answer["in_flight"] == answer["drain"]["at_start"] == 2
+
+
 async def test_what_runs_on_a_server_can_be_ended() -> None:
     operator = FakeOperator()
     operator.server("agent1").in_flight = 3

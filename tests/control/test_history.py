@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hermes_lb.config import Backend
@@ -105,6 +105,7 @@ def test_percentiles_are_of_the_last_interval_only(pool: Pool, history: History)
 
 
 @given(st.lists(st.floats(0.0, 299.0), min_size=1, max_size=200))
+@example([1.0, 1.0, 1.0, 0.001953125, 0.001953125, 0.001953125])  # floats round above the bound
 def test_a_percentile_lies_in_the_bucket_of_the_real_one(values: list[float]) -> None:
     histogram = Histogram(LATENCY_BOUNDS)
     for value in values:
@@ -231,6 +232,23 @@ def test_a_drain_remembers_what_it_began_with(pool: Pool, history: History) -> N
     agent1.set_admin("ready")
     history.look(WALL + 10)
     assert history.drains == {}
+
+
+@pytest.mark.parametrize("above", ["down", "ejected"])
+def test_a_drain_goes_on_while_another_state_ranks_above_it(
+    pool: Pool, history: History, above: str
+) -> None:
+    agent1 = pool.servers[0]
+    agent1.in_flight = 5
+    agent1.set_admin("drain")
+    history.look(WALL)
+    if above == "down":
+        agent1.set_up(False, "connection refused")
+    else:
+        agent1.eject(1e9, "3 failures in a row")
+    history.look(WALL + 9)
+    assert agent1.state == above
+    assert history.drains[AGENT1] == (WALL, 5)
 
 
 def test_an_announced_drain_says_so(pool: Pool, history: History) -> None:

@@ -124,6 +124,44 @@ async def test_a_configuration_that_has_changed_meanwhile_is_newer(
     assert shown(pools)[0] == (state, weight)
 
 
+async def test_at_another_address_it_is_another_server(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = agents()
+    states = RuntimeStates(path, before)
+    await states.start()
+    before["agents"].servers[0].set_admin("drain")
+    await states.stop()
+    after = agents({"address": "10.9.9.9:80"}, {})
+    await restart(path, after)
+    assert shown(after) == [("up", 1), ("up", 1)]
+    assert "the state file names servers that do not exist: agents/a at 10.0.0.1:80" in caplog.text
+    assert StateFile(path).load() == {}
+
+
+async def test_a_reload_to_another_address_leaves_nothing_of_what_was_set(path: Path) -> None:
+    pools = agents({}, {})
+    states = RuntimeStates(path, pools)
+    await states.start()
+    pools["agents"].servers[0].set_admin("drain")
+    states.changed()
+    await asyncio.sleep(0)
+    first, second = (s.config.model_dump() for s in pools["agents"].servers)
+    moved = {**first, "address": "10.9.9.9:80"}
+    pools["agents"].reconfigure(Backend.model_validate({"servers": [moved, second]}))
+    states.changed()
+    await states.stop()
+    assert shown(pools) == [("up", 1), ("up", 1)]
+    assert StateFile(path).load() == {}
+
+
+async def test_a_file_that_does_not_say_where_its_servers_were_holds(path: Path) -> None:
+    await asyncio.to_thread(path.write_text, server())
+    pools = agents()
+    await restart(path, pools)
+    assert shown(pools)[0] == ("drain", 7)
+
+
 def test_servers_that_exist_no_more_are_named_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     pools = agents({}, {})
     apply({"agents": {"a": ONE, "z": ONE}, "gone": {"a": ONE}}, pools)
@@ -211,6 +249,14 @@ async def test_a_configuration_that_has_changed_while_it_was_gone_is_newer(path:
         assert by_name(found.pools)["pod-10.0.0.2"] == ("drain", 3)
 
 
+async def test_an_address_that_comes_back_with_another_port_is_another_server(path: Path) -> None:
+    async with Resolved(path, "10.0.0.1", "10.0.0.2") as found:
+        found.set("pod-10.0.0.2", "drain")
+        await found.become("10.0.0.1")
+        await found.become("10.0.0.1", "10.0.0.2", address="pods.internal:9000")
+        assert by_name(found.pools)["pod-10.0.0.2"] == ("up", 1)
+
+
 async def test_a_restart_while_the_name_is_unknown_loses_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,7 +322,9 @@ async def test_changes_are_written_while_it_runs(path: Path) -> None:
     pools["agents"].on_change = lambda server: states.changed()
     pools["agents"].servers[0].set_admin("maint")
     await until(path.exists)
-    assert StateFile(path).load() == {"agents": {"a": SavedState("maint", None, 1, False)}}
+    assert StateFile(path).load() == {
+        "agents": {"a": SavedState("maint", None, 1, False, "10.0.0.1:80")}
+    }
     pools["agents"].servers[0].set_admin("drain")
     await until(lambda: StateFile(path).load()["agents"]["a"].state == "drain")
     await states.stop()
@@ -398,7 +446,7 @@ def test_people_can_read_it(path: Path) -> None:
                 "a": {
                     "state": "drain",
                     "weight": None,
-                    "configured": {"weight": 1, "down": False},
+                    "configured": {"weight": 1, "down": False, "address": "10.0.0.1:80"},
                 }
             }
         },
@@ -448,6 +496,10 @@ def server(**changed: Any) -> str:
         (server(configured=None), "configured of agents/a is not an object"),
         (server(configured={"weight": None, "down": False}), "a weight is a number"),
         (server(configured={"weight": 1, "down": 0}), "configured down is not true or false"),
+        (
+            server(configured={"weight": 1, "down": False, "address": 80}),
+            "configured address is no text",
+        ),
     ],
 )
 def test_a_broken_one_is_put_aside_with_one_warning(

@@ -18,9 +18,12 @@ from hermes_lb.cli import app
 from hermes_lb.config import Backend
 from hermes_lb.control import guard
 from hermes_lb.control.operator import NotPossible
+from hermes_lb.ctl.client import _TAKES, AdminClient
+from hermes_lb.ctl.errors import CtlError
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import eventually
+from hermes_lb.workers.handover import _CHECK_TAKES
 from tests.control.support import TOKEN, Client, FakeOperator, admin_listener, agents, session
 from tests.control.test_api import broken
 
@@ -102,6 +105,12 @@ async def test_sessions_in_a_table_and_what_strangers_sent_is_harmless(client: C
     ]
     assert lines(await ctl("sessions", "--limit", "1", url=client.url))[-1].startswith("and 1 more")
     assert len(lines(await ctl("sessions", "--server", "agent1", url=client.url))) == 2
+
+
+async def test_what_runs_without_its_client_is_in_the_table(client: Client) -> None:
+    client.operator.running = [session(client=None, kind="detached")]
+    shown = lines(await ctl("sessions", url=client.url))
+    assert shown[1] == "- agents/agent1 detached D 12s 100 2,000 - POST /chat"
 
 
 async def test_what_runs_on_a_server_is_cut(client: Client) -> None:
@@ -295,7 +304,19 @@ async def test_a_drain_that_somebody_else_ends_is_told(client: Client, tasks: Ta
     server.set_admin("ready")
     result = await waiting
     assert result.exit_code == 1
-    assert "agents/agent1 is up again: somebody ended its drain" in result.stderr
+    assert "agents/agent1 is set to ready again: somebody ended its drain" in result.stderr
+
+
+async def test_a_drain_of_a_server_that_is_ejected_is_waited_for(
+    client: Client, tasks: Tasks
+) -> None:
+    server = client.operator.server("agent1")
+    server.in_flight = 2
+    server.eject(client.operator.now() + 600, "3 failures in a row")
+    waiting = tasks.spawn(ctl("drain", "agent1", "--wait", url=client.url), name="drain")
+    await eventually(lambda: server.admin == "drain")
+    server.in_flight = 0
+    assert lines(await waiting)[-1] == "agents/agent1 is ejected (3 failures in a row), weight 3"
 
 
 @pytest.mark.parametrize("then", [[], ["--then", "maint"]], ids=["", "then maint"])
@@ -448,8 +469,16 @@ async def test_somebody_else_there(answer: bytes, command: str) -> None:
         (b"", "servers"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", "servers"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: so far\n", "top --once"),
+        (b"", "upgrade"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", "upgrade"),
     ],
-    ids=["before its answer", "within it", "within the live stream"],
+    ids=[
+        "before its answer",
+        "within it",
+        "within the live stream",
+        "what takes long",
+        "within what takes long",
+    ],
 )
 async def test_a_balancer_that_hangs_is_told(
     begun: bytes, command: str, monkeypatch: pytest.MonkeyPatch
@@ -464,13 +493,51 @@ async def test_a_balancer_that_hangs_is_told(
 
     left = asyncio.Event()
     monkeypatch.setattr("hermes_lb.ctl.client._PATIENCE", 0.2)
+    monkeypatch.setattr("hermes_lb.ctl.client._TAKES", {"upgrade": 0.3})
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         result = await ctl(*command.split(), url=url)
         await left.wait()
     assert result.exit_code == 1
-    assert result.stderr == f"hermes-lb: {url} did not answer within 0.2 s\n"
+    patience = 0.3 if command == "upgrade" else 0.2
+    assert result.stderr == f"hermes-lb: {url} did not answer within {patience} s\n"
+
+
+def test_who_asks_for_an_upgrade_waits_as_long_as_its_check_may_take() -> None:
+    assert _TAKES["upgrade"] > _CHECK_TAKES
+
+
+async def test_the_live_stream_goes_on_behind_an_upgrade() -> None:
+    operator = FakeOperator()
+    async with admin_listener(operator) as before:
+        moments = AdminClient(before.url).events()
+        assert (await asyncio.to_thread(next, moments))["status"]["is_draining"] is False
+        port = before.admin.address.port
+    operator.is_draining = True  # so that it can be told from the one before
+    async with admin_listener(operator, bind=f"127.0.0.1:{port}"):
+        while not (await asyncio.to_thread(next, moments))["status"]["is_draining"]:
+            pass
+    with pytest.raises(CtlError, match="has ended: the balancer stopped"):
+        await asyncio.to_thread(list, moments)
+
+
+async def test_a_live_stream_in_which_nothing_comes_is_not_asked_for_again() -> None:
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(says("200 OK", b"", "text/event-stream"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        result = await ctl("top", url=url)
+    assert (result.exit_code, asked) == (1, 1)
+    assert "has ended: the balancer stopped" in result.stderr
 
 
 @pytest.mark.parametrize("words", ["servers", "servers --json", "drain agent1", "top"])

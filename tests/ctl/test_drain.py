@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 class Scripted:
     """A listener that says so many are left, one look after the other."""
 
-    def __init__(self, *left: int, state: str = "drain") -> None:
+    def __init__(self, *left: int, state: str = "drain", admin: str = "drain") -> None:
         self._answers = [self.server(number) for number in left]
-        self._answers[-1]["state"] = state
+        self._answers[-1].update(state=state, admin=admin)
 
     def server(self, left: int) -> dict[str, Any]:
-        return {"backend": "a", "name": "b", "state": "drain", "in_flight": left, "queued": 0}
+        return {
+            "backend": "a", "name": "b", "state": "drain", "admin": "drain",
+            "in_flight": left, "queued": 0,
+        }  # fmt: skip
 
     def look_at(self, server: dict[str, Any]) -> dict[str, Any]:
         assert (server["backend"], server["name"]) == ("a", "b")
@@ -35,8 +38,9 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain, "_EVERY", 0.0)
 
 
-def wait(first: int, *then: int, screen: Console | None = None, state: str = "drain") -> int:
-    script = Scripted(*then, state=state) if then else Scripted(0)
+def wait(first: int, *then: int, screen: Console | None = None, **last: str) -> int:
+    """`last`: the "state" and the "admin" that the last look shows."""
+    script = Scripted(*then, **last) if then else Scripted(0)
     client = cast("AdminClient", script)
     return drain.wait_until_drained(client, script.server(first), None, screen)
 
@@ -64,9 +68,15 @@ def test_a_server_without_requests_is_drained_at_once() -> None:
 
 
 def test_maintenance_meanwhile_is_no_end_of_the_wait() -> None:
-    assert wait(2, 1, 0, state="maint") == 0
+    assert wait(2, 1, 0, state="maint", admin="maint") == 0
 
 
-def test_ready_meanwhile_is() -> None:
-    with pytest.raises(CtlError, match="a/b is up again"):
-        wait(2, 1, state="up")
+@pytest.mark.parametrize("state", ["down", "ejected"])
+def test_a_state_that_ranks_above_the_drain_does_not_end_it(state: str) -> None:
+    assert wait(2, 0, state=state) == 0
+
+
+@pytest.mark.parametrize("state", ["up", "down", "ejected", "drain"])  # it may announce one
+def test_ready_meanwhile_is(state: str) -> None:
+    with pytest.raises(CtlError, match="a/b is set to ready again: somebody ended its drain"):
+        wait(2, 1, state=state, admin="ready")

@@ -125,8 +125,8 @@ def test_an_event_that_is_too_large_passes_and_ends_resuming() -> None:
     start = b"data: " + b"x" * MOST_IN_EVENT
     assert body.feed(start) == chunk(start)
     assert not body.is_whole
-    assert body.feed(b"y\n\nda") == chunk(b"y\n\nda")
-    assert body.end() == LAST
+    assert body.feed(b"y\n\nda") == chunk(b"y\n\n")
+    assert body.end() == chunk(b"da") + LAST
 
 
 @pytest.mark.parametrize(
@@ -203,3 +203,50 @@ def test_chunks_cut_anywhere_mean_the_same(
     assert body.is_done
     assert passed.endswith(LAST)
     assert unchunked(passed) == unchunked(wire)
+
+
+LONG = b"id: 1-2\ndata: " + b"x" * MOST_IN_EVENT
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\r\n\n"])
+@pytest.mark.parametrize("cut", [len(LONG) - 1, len(LONG), len(LONG) + 1])
+def test_a_handover_behind_an_event_that_was_too_long_is_not_for_the_client(
+    end: bytes, cut: int
+) -> None:
+    body = stream()
+    wire = LONG + end
+    passed = body.feed(chunk(wire[:cut]))
+    for i in range(cut, len(wire)):
+        passed += body.feed(chunk(wire[i : i + 1]))
+    passed += body.feed(chunk(HELLO + HANDOVER))
+    assert unchunked(passed) == LONG + end + HELLO
+    assert (body.is_done, body.is_handed_over, body.is_whole) == (True, True, False)
+
+
+@pytest.mark.parametrize("cut", range(len(HANDOVER)))
+def test_a_handover_that_comes_in_parts_is_found_behind_a_long_event(cut: int) -> None:
+    body = stream()
+    passed = body.feed(chunk(LONG)) + body.feed(chunk(b"\n\n" + HANDOVER[:cut]))
+    passed += body.feed(chunk(HANDOVER[cut:]))
+    assert unchunked(passed) == LONG + b"\n\n"
+    assert body.is_handed_over
+
+
+def test_what_looks_like_a_handover_within_a_long_event_is_none() -> None:
+    body = stream()
+    parts = [LONG, HANDOVER, b"id: 1-3\n\n", LONG, b"id: 1-3\n\n", b"data: behind it\n\n"]
+    wire = [chunk(part) for part in parts]
+    assert unchunked(b"".join(map(body.feed, wire))) == b"".join(parts)
+    assert not body.is_done
+    assert body.feed(chunk(HANDOVER)) == b""
+    assert body.is_handed_over
+
+
+def test_a_stream_starts_behind_the_id_that_its_client_has_said() -> None:
+    body = EventsBody(CHUNKED, resumes=True, after=b"1-0")
+    body.feed(chunk(b": a comment\n\n"))
+    assert body.last_id == b"1-0"
+    body.go_on(CHUNKED)
+    assert body.last_id == b"1-0"
+    body.feed(chunk(HELLO))
+    assert body.last_id == b"1-1"

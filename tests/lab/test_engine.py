@@ -61,6 +61,20 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
     assert result(1) != result(2)
 
 
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_what_happens_to_many_servers_at_a_time_is_looked_at_once(scenario: str) -> None:
+    """Else the time that a run takes would grow with the square of the servers."""
+
+    def looks(servers: int) -> int:
+        told = SCENARIOS[scenario]
+        workload = told.workload(1, 20, servers)
+        fleet = told.fleet(servers, workload.horizon)
+        make_run("leastconn", workload, fleet=fleet).play(fleet.changes)
+        return fleet.pool.version
+
+    assert looks(400) <= looks(40)
+
+
 def test_looking_changes_nothing() -> None:
     plain = Experiment(list(STRATEGIES), 7, 500).scenario("turns")
     explained = Experiment(list(STRATEGIES), 7, 500, why=300).scenario("turns")

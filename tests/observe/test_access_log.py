@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.observe.access_log import AccessLog, Backlog
+from tests.observe.support import SlowPipe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -50,24 +51,6 @@ def open_files() -> list[str]:
         with suppress(OSError):  # the one of the listing itself is closed by now
             paths.append(os.readlink(f"/proc/self/fd/{fd}"))
     return paths
-
-
-class SlowPipe:
-    """A FIFO whose reader reads when told to: everything after 64 KiB makes the writer wait."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = path
-        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-
-    def read(self) -> bytes:
-        try:
-            return os.read(self._reader, 1 << 20)
-        except BlockingIOError:
-            return b""
-
-    def close(self) -> None:
-        os.close(self._reader)
 
 
 async def test_lines_reach_the_file_in_order_and_soon(tmp_path: Path) -> None:

@@ -7,17 +7,23 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermes_lb.config import Backend
+from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.metric_table import metrics_of
 from hermes_lb.observe.metrics import render
 from hermes_lb.observe.observed import Observed, ProcessView
 from hermes_lb.pool import FrontendCounters, Lease, Pool, Server
 from hermes_lb.pool.server import STATES
+
+if TYPE_CHECKING:
+    from hermes_lb.errors import NoServer
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -120,6 +126,12 @@ class Waiting:
     def lease_granted(self, lease: Lease) -> None:
         raise AssertionError("nobody makes room in these tests")
 
+    def server_lost(self, now: float) -> Server | None:
+        raise AssertionError("no server is lost in these tests")
+
+    def fail(self, error: NoServer) -> None:
+        raise error
+
 
 def test_gauges_of_servers(observed: Observed) -> None:
     pool = observed.pools["agents"]
@@ -179,6 +191,7 @@ def test_each_process_has_its_own_series(observed: Observed) -> None:
     assert scrape("loop_lag_seconds_bucket", process="0", le="0.25") == 0
     assert scrape("loop_lag_seconds_bucket", process="0", le="0.5") == 1
     assert scrape("loop_lag_seconds_count", process="1") == 0
+    assert not any(("process", "supervisor") in labels for _, labels in scrape.samples)
     assert scrape("access_log_dropped_lines_total", process="0") == 6
     assert [scrape("process_connections", process=n) for n in "01"] == [7, 8]
     assert [scrape("process_draining", process=n) for n in "01"] == [0, 1]
@@ -214,6 +227,17 @@ def test_a_scrape_asks_for_current_numbers() -> None:
         process.clients = 5
 
     assert Scrape(Observed({}, {}, [process], refresh=refresh))("process_connections", process="0")
+
+
+def test_the_loop_of_a_supervisor_is_one_more(observed: Observed) -> None:
+    lag = LoopLag()
+    lag.worst = 0.7
+    lag.histogram.observe(0.7)
+    scrape = Scrape(replace(observed, supervisor_lag=lag))
+    assert scrape("loop_lag_worst_seconds", process="supervisor") == 0.7
+    assert scrape("loop_lag_seconds_bucket", process="supervisor", le="0.5") == 0
+    assert scrape("loop_lag_seconds_count", process="supervisor") == 1
+    assert scrape("loop_lag_seconds_count", process="0") == 0
 
 
 def test_every_metric_has_a_type_and_a_help_and_a_fitting_name(observed: Observed) -> None:

@@ -344,8 +344,15 @@ def test_a_syslog_daemon_that_takes_nothing_costs_the_rest_of_the_batch(
         sink.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("edge-1", b"edge-1 "), ("edge-1.example.org", b"edge-1 "), ("", b"")],
+)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_syslog_by_udp(host: str) -> None:
+def test_syslog_by_udp_says_from_which_machine(
+    host: str, name: str, told: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon:
         daemon.bind(("127.0.0.1", 0))
         daemon.settimeout(10)
@@ -355,7 +362,10 @@ def test_syslog_by_udp(host: str) -> None:
             pytest.skip(f"localhost is {address} here")
         with opened(f"syslog:udp://{host}:{port}") as sink:
             assert sink.write(["a"]) == (0, "")
-            assert DATAGRAM.fullmatch(daemon.recv(1000))
+            datagram = daemon.recv(1000)
+            date, separator, rest = datagram.partition(told + b"hermes_lb[")
+            assert DATAGRAM.fullmatch(date + b"hermes_lb[" + rest)
+            assert separator
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from hermes_lb import errors
@@ -26,6 +29,22 @@ def test_every_letter_has_an_answer() -> None:
     answers = {who: aborted_by(who + "D") for who in WHO}
     assert [who for who, by in answers.items() if by is None] == ["-", "L"]
     assert set(answers.values()) == {None, "client", "server", "proxy"}
+
+
+def test_the_documentation_says_what_to_do_about_each_letter() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "logs.md").read_text()
+    section = text.partition("\n## Termination codes\n")[2].partition("\n## ")[0]
+    cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    codes = {code for cell in cells for code in re.findall(r"`(..)`", cell)}
+    assert len(codes) > 20
+    assert {code[0] for code in codes} == set(WHO)
+    assert {code[1] for code in codes} - {"."} == set(PHASE)
+
+
+@pytest.mark.parametrize("code", ["I-", "DD"])
+def test_what_haproxy_says_and_this_balancer_never_does_is_not_listed(code: str) -> None:
+    with pytest.raises(KeyError):
+        aborted_by(code)
 
 
 @pytest.mark.parametrize("code", ["", "X-", "?"])

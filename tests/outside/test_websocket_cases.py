@@ -27,6 +27,9 @@ WHICH = "all" if os.environ.get("WEBSOCKET_CASES") == "all" else "few"
 PATIENCE = {"few": 90, "all": 1800}[WHICH]
 # Many of the first 10 groups only wait; the others keep a core busy each.
 CONCURRENCY = {"few": 8, "all": 2}[WHICH]
+# Some cases ask who is faster, an echo or the end because of the frame behind it. On a busy
+# machine that differs now and then, with and without us: those are asked so often, alone.
+CHANCES = 3
 
 # aiohttp takes the close code 1006, which no endpoint may send. That is the server's matter.
 SERVER_FAILS = {"7.9.5"}
@@ -34,11 +37,11 @@ SERVER_FAILS = {"7.9.5"}
 Outcomes = dict[str, dict[str, Any]]
 
 
-async def outcomes(url: str, file: Path) -> Outcomes:
-    """Run the cases in a process of their own."""
+async def outcomes(url: str, file: Path, cases: set[str] | None = None) -> Outcomes:
+    """Run the cases in a process of their own; all of `WHICH`, or some of them one by one."""
     ran = await run(
         sys.executable, "-m", "tests.outside.websocket_cases",
-        url, str(file), str(CONCURRENCY), WHICH,
+        url, str(file), *((str(CONCURRENCY), WHICH) if cases is None else ("1", ",".join(cases))),
         within=PATIENCE,
     )  # fmt: skip
     assert ran.status == 0, ran.said
@@ -60,6 +63,10 @@ def differences(one: Outcomes, other: Outcomes) -> list[str]:
     ]
 
 
+def differing(one: Outcomes, other: Outcomes) -> set[str]:
+    return {case for case, told in one.items() if told != other[case]}
+
+
 def failing(cases: Outcomes) -> set[str]:
     good = {"OK", "NON-STRICT", "INFORMATIONAL"}
     return {
@@ -76,14 +83,24 @@ async def test_each_case_gives_through_the_balancer_what_it_gives_without(
 ) -> None:
     async with server_process("tests.outside.echo_server") as echo:
         lb = await stage.balancer(echo.port)
-        direct = f"ws://127.0.0.1:{echo.port}"
+        direct, balanced = f"ws://127.0.0.1:{echo.port}", lb.url.replace("http:", "ws:")
 
         without = await outcomes(direct, tmp_path / "without.json")
-        through = await outcomes(lb.url.replace("http:", "ws:"), tmp_path / "through.json")
+        through = await outcomes(balanced, tmp_path / "through.json")
         again = await outcomes(direct, tmp_path / "again.json")
+        asked = len(through)
+
+        for _ in range(CHANCES):
+            cases = differing(without, again) | differing(without, through)
+            if not cases:
+                break
+            without |= await outcomes(direct, tmp_path / "without.json", cases)
+            through |= await outcomes(balanced, tmp_path / "through.json", cases)
+            again |= await outcomes(direct, tmp_path / "again.json", cases)
+            asked += len(cases)
 
         # A case that is not the same twice says nothing of us, and must not be used as if it did.
         assert differences(without, again) == [], "these differ without the balancer, too"
         assert differences(without, through) == []
         assert failing(without) == SERVER_FAILS
-        await stage.logged(lb, len(through))
+        await stage.logged(lb, asked)

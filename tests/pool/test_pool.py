@@ -305,6 +305,35 @@ def test_what_strategies_build_on_is_new_only_when_it_has_changed():
     assert not pool.weights_are_equal
 
 
+def test_when_many_servers_change_what_follows_is_found_out_once():
+    pool = make_pool({}, {}, {})
+    waiter = FakeWaiter()
+    for server in pool.servers:
+        server.set_up(False, "")
+    pool.wait(waiter)
+    version = pool.version
+    with pool.many_changing():
+        for server in pool.servers:
+            server.set_up(True, "")
+        assert (pool.version, waiter.server) == (version, None)
+    assert (pool.version, names(pool.up), waiter.server) == (version + 1, "a b c", "a")
+
+
+def test_when_one_of_many_cannot_be_changed_the_others_are():
+    pool = make_pool({}, {})
+
+    def set_both(*admins):
+        with pool.many_changing():
+            for server, admin in zip(pool.servers, admins, strict=True):
+                server.set_admin(admin)
+
+    with pytest.raises(ValueError, match="can be set to"):
+        set_both("drain", "nonsense")
+    assert names(pool.up) == "b"
+    pool.servers[0].set_admin("ready")
+    assert names(pool.up) == "a b"
+
+
 def test_a_new_weight_is_whole_at_once_and_turns_go_on():
     server = make_pool({"weight": 4, "max_fails": 2}, {}).servers[0]
     server.failed(0.0)

@@ -8,9 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from hermes_lb.errors import NoServer
 from tests.pool.support import FakeWaiter, make_pool
 
 WINDOW = 5.0
+
+# What a request wants whose server is out: any other, the next in an order of its own, or nobody.
+KINDS = st.sampled_from(["any", "hashed", "strict"])
+# What happens in the middle of a refusal: its client asks again, a request ends, a server fails.
+MEANWHILE = st.sampled_from(["nothing", "asks", "ends", "fails"])
 
 # Small limits, so that servers are often full and often out.
 SERVERS = st.lists(
@@ -29,9 +35,32 @@ ANY = st.integers(0, 1000)
 
 
 class Waiter(FakeWaiter):
-    def __init__(self, machine: PoolMachine, **more: Any) -> None:
+    def __init__(
+        self, machine: PoolMachine, kind: str, choice: int, meanwhile: str, **more: Any
+    ) -> None:
         super().__init__(**more)
         self.machine = machine
+        self.kind = kind
+        self.choice = choice
+        self.meanwhile = meanwhile
+
+    def server_lost(self, now):
+        assert self in self.machine.pool.waiting
+        assert self.pinned_to is not None
+        assert not self.pinned_to.may_serve(now)
+        if self.kind == "strict":
+            raise NoServer("for a test")
+        if self.kind == "any":
+            return None
+        return self.machine.owner(self.choice, self.tried, now) or self.pinned_to
+
+    def fail(self, error):
+        assert self.kind == "strict"
+        assert not self.refused
+        self.refused += 1
+        self.machine.pool.leave(self)
+        self.machine.waiters.remove(self)
+        self.machine.happens(self.meanwhile, self.choice)
 
     def lease_granted(self, lease):
         super().lease_granted(lease)
@@ -69,23 +98,54 @@ class PoolMachine(RuleBasedStateMachine):
     def server(self, index: int) -> Any:
         return self.pool.servers[index % len(self.pool.servers)]
 
+    def owner(self, key: int, tried: Any, now: float) -> Any:
+        """The first in the order of a hashed key that may serve it."""
+        order = [self.server(key + place) for place in range(len(self.pool.servers))]
+        return next((s for s in order if s not in tried and s.may_serve(now)), None)
+
+    def happens(self, what: str, which: int) -> None:
+        if what == "asks":
+            self.arrives(which, None, which)
+        elif what == "ends" and self.leases:
+            self.release(which)
+        elif what == "fails":
+            self.fail(which)
+
     @rule(count=st.integers(1, 4), choice=ANY)
     def several_arrive(self, count: int, choice: int):
         for _ in range(count):
             self.arrives(None, None, choice)
 
-    @rule(pin=st.none() | ANY, tried=st.none() | ANY, choice=ANY)
-    def one_arrives(self, pin: int | None, tried: int | None, choice: int):
-        self.arrives(pin, tried, choice)
+    @rule(count=st.integers(2, 4), which=ANY, kind=KINDS, meanwhile=MEANWHILE)
+    def several_arrive_for_one(self, count: int, which: int, kind: str, meanwhile: str):
+        for _ in range(count):
+            self.arrives(which, None, which, kind, meanwhile)
 
-    def arrives(self, pin: int | None, tried: int | None, choice: int):
+    @rule(pin=st.none() | ANY, tried=st.none() | ANY, choice=ANY, kind=KINDS, meanwhile=MEANWHILE)
+    def one_arrives(
+        self, pin: int | None, tried: int | None, choice: int, kind: str, meanwhile: str
+    ):
+        self.arrives(pin, tried, choice, kind, meanwhile)
+
+    def arrives(
+        self,
+        pin: int | None,
+        tried: int | None,
+        choice: int,
+        kind: str = "any",
+        meanwhile: str = "nothing",
+    ):
         pool = self.pool
         failed_on = [] if tried is None else [self.server(tried)]
         pinned = None if pin is None else self.server(pin)
+        if kind == "hashed":
+            pinned = self.owner(choice, failed_on, self.now)
         if pinned in failed_on:
             return  # who has given up on its server is not bound to it any more
         if pinned is not None and pinned.may_serve(self.now):
             usable = [] if pinned.is_full else [pinned]
+        elif pinned is not None and kind == "strict":
+            return
         else:
             pinned = None
             usable = pool.candidates(failed_on, self.now)
@@ -95,7 +155,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.told = self.now
             self.began(pool.lease(usable[choice % len(usable)], self.now))
         else:
-            waiter = Waiter(self, pinned_to=pinned, tried=failed_on)
+            waiter = Waiter(self, kind, choice, meanwhile, pinned_to=pinned, tried=failed_on)
             self.waiters.append(waiter)
             pool.wait(waiter)
 
@@ -112,12 +172,11 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(which=ANY, succeeds=st.booleans())
     def release_with_outcome(self, which: int, succeeds: bool):
-        lease = self.leases[which % len(self.leases)]
+        lease = self.leases.pop(which % len(self.leases))
         if succeeds:
             lease.server.succeeded()
         else:
             lease.server.failed(self.now)
-        self.leases.remove(lease)
         lease.release()
 
     @rule(which=ANY)
@@ -157,8 +216,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_bound_to_a_server_that_is_out(self):
+        """But for hashed keys while nobody may serve them: they have to stay somewhere."""
         for waiter in self.waiters:
-            assert waiter.pinned_to is None or waiter.pinned_to.is_up
+            pinned = waiter.pinned_to
+            if pinned is not None and not pinned.is_up:
+                assert waiter.kind == "hashed"
+                assert self.owner(waiter.choice, waiter.tried, self.ticked) is None
+
+    @invariant()
+    def hashed_keys_never_wait_for_just_anybody(self):
+        assert all(w.pinned_to is not None for w in self.waiters if w.kind == "hashed")
 
     @invariant()
     def candidates_are_fit(self):

@@ -31,6 +31,17 @@ def one_back(**first: object) -> tuple[Pool, Server]:
     return pool, server
 
 
+def test_who_has_none_and_is_said_to_be_in_one_is_warm_at_once():
+    """Another process says so, by a configuration that this one does not have any more."""
+    _, cold = one_back(weight=10, max_connections=40)
+    pool = make_pool({"weight": 10, "max_connections": 40})
+    server = pool.servers[0]
+    server.restore(cold.snapshot())
+    assert server.warmth < 1.0
+    pool.tick(1.0)
+    assert (server.weight, server.max_connections, server.warmth) == (10, 40, 1.0)
+
+
 def test_it_never_applies_at_the_start_of_the_process():
     pool = make_pool({**SLOW, "weight": 10, "max_connections": 40}, {})
     pool.tick(0.0)

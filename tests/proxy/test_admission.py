@@ -169,6 +169,13 @@ class _Bucket:
         self.tokens -= 1
         return True
 
+    def resize(self, rate: int, burst: int, now: Fraction) -> None:
+        """What was used stays used, but never more than there is room for."""
+        tokens = min(Fraction(self.burst), self.tokens + (now - self.at) * self.rate)
+        used = self.burst - tokens
+        self.rate, self.burst, self.at = rate, burst, now
+        self.tokens = max(Fraction(0), burst - used)
+
 
 @examples(200)
 @given(
@@ -212,6 +219,113 @@ def test_strangers_do_not_fill_the_memory(shared: _Elsewhere | None) -> None:
             assert len(rates._full_at) <= 100
 
 
+def _accepted(rates: RequestRates, address: str, now: float, of: int = 100) -> int:
+    return sum(rates.came(address, now) == 0 for _ in range(of))
+
+
+class _ByClient(Counter[str]):
+    """What processes count together, if there is but one of them."""
+
+    def count(self, client: str, change: int) -> int:
+        self[client] += change
+        return self[client]
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(
+    ("rate", "burst", "at_once", "later"),
+    [
+        (10.0, 8, 3, 8),  # as before
+        (10.0, 20, 15, 10),
+        (1.0, 8, 3, 1),
+        (1.0, 20, 15, 1),
+        (100.0, 8, 3, 8),
+        (10.0, 5, 0, 5),
+        (10.0, 2, 0, 2),
+        (1.0, 1, 0, 1),
+    ],
+)
+def test_other_limits_are_for_what_clients_have_used(
+    rate: float, burst: int, at_once: int, later: int, is_shared: bool
+) -> None:
+    """Of whoever has used 5 of 8. `later`: a second after that."""
+    rates = RequestRates(10.0, 8, _ByClient() if is_shared else None)
+    assert _accepted(rates, "192.0.2.2", 90.0) == 8  # and that is long ago
+    assert _accepted(rates, "192.0.2.1", 100.0, of=5) == 5
+    rates.reconfigure(rate, burst, 100.0)
+    assert _accepted(rates, "192.0.2.1", 100.0) == at_once
+    assert _accepted(rates, "192.0.2.1", 101.0) == later
+    assert _accepted(rates, "192.0.2.2", 101.0) == burst
+    assert _accepted(rates, "192.0.2.3", 101.0) == burst
+
+
+def test_other_limits_forget_nothing_that_others_have_accepted() -> None:
+    elsewhere = _Elsewhere()
+    rates = RequestRates(10.0, 8, elsewhere)
+    assert rates.came("192.0.2.1", 100.0) == 0
+    elsewhere.total += 4
+    rates.reconfigure(1.0, 8, 100.0)
+    assert _accepted(rates, "192.0.2.1", 100.0) == 3
+
+
+@examples(200)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 64),
+            st.sampled_from(ADDRESSES[:3]),
+            st.none() | st.tuples(st.sampled_from([1, 2, 4, 8]), st.integers(1, 5)),
+        ),
+        max_size=60,
+    )
+)
+def test_rates_that_change_are_those_of_a_token_bucket_that_is_cut_to_size(
+    coming: list[tuple[int, str, tuple[int, int] | None]],
+) -> None:
+    """A rate of a power of two, and times in eighths, are exact in floats."""
+    rates = RequestRates(8, 5)
+    buckets = {address: _Bucket(8, 5) for address in ADDRESSES}
+    eighths = 800
+    for pause, address, limits in coming:
+        eighths += pause
+        if limits is not None:
+            rates.reconfigure(float(limits[0]), limits[1], eighths / 8)
+            for bucket in buckets.values():
+                bucket.resize(*limits, Fraction(eighths, 8))
+        accepted = rates.came(address, eighths / 8) == 0
+        assert accepted == buckets[address].came(Fraction(eighths, 8))
+
+
+@pytest.mark.parametrize("limits", [(0.1, 3), (0.1, 4)], ids=["the same", "others"])
+async def test_a_reload_fills_no_bucket(stage: Stage, limits: tuple[float, int]) -> None:
+    origin = await stage.serving()
+    lb = await stage.balancer(origin, limits={"request_rate": 0.1, "request_burst": 3})
+    client = await stage.client(lb)
+    for _ in range(3):
+        await client.get()
+        assert (await client.read_response()).status == 200
+    rate, burst = limits
+    changed = lb.config.limits.model_copy(update={"request_rate": rate, "request_burst": burst})
+    await lb.reconfigure(lb.config.model_copy(update={"limits": changed}))
+    for _ in range(burst - 3):
+        await client.get()
+        assert (await client.read_response()).status == 200
+    await client.get()
+    assert (await client.read_response()).status == 429
+
+
+async def test_a_limit_that_a_reload_takes_away_or_brings_holds_from_then_on(stage: Stage) -> None:
+    lb = await stage.balancer(await stage.serving())
+    client = await stage.client(lb)
+    for rate, status in ((0.1, 429), (0.0, 200), (0.1, 429)):
+        limits = lb.config.limits.model_copy(update={"request_rate": rate, "request_burst": 1})
+        await lb.reconfigure(lb.config.model_copy(update={"limits": limits}))
+        await client.get()
+        assert (await client.read_response()).status == 200
+        await client.get()
+        assert (await client.read_response()).status == status
+
+
 async def test_too_many_requests_are_told_when_to_come_again(stage: Stage) -> None:
     origin = await stage.serving()
     lb = await stage.balancer(origin, limits={"request_rate": 0.1, "request_burst": 2})
@@ -243,6 +357,13 @@ async def test_a_trusted_proxy_is_counted_by_its_clients(stage: Stage) -> None:
         frontend={"trusted_proxies": ["127.0.0.0/8"]},
     )
     client = await stage.client(lb)
-    for address, status in (("192.0.2.1", 200), ("192.0.2.2", 200), ("192.0.2.1", 429)):
+    for address, status in (
+        ("192.0.2.1", 200),
+        ("192.0.2.2", 200),
+        ("::ffff:192.0.2.3", 200),
+        ("::ffff:192.0.2.4", 200),
+        ("192.0.2.1", 429),
+        ("::ffff:192.0.2.2", 429),
+    ):
         await client.get("/", f"X-Forwarded-For: {address}")
         assert (await client.read_response()).status == status

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.proxy.websocket import SWITCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from hermes_lb import LoadBalancer
 
@@ -153,6 +155,88 @@ async def test_when_the_stream_stands_still_too_it_is_down(stage: Stage, agents:
     await is_in_state(agents.lb, "down")
     expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN: timeout after 0.3s; 1 server up")
     assert await ask(stage, agents.lb, "Cookie: SERVERID=agent1") == b"agent2"
+
+
+# At a Unix socket, of which the kernel does not know when something came.
+
+
+class UnixOrigin(Origin):
+    def __init__(self, stage: Stage, path: Path) -> None:
+        self._stage = stage
+        self._sock = sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))
+        sock.listen()
+        sock.setblocking(False)
+        self.connections = []
+        self.requests = []
+
+
+@pytest.fixture
+async def unix_agent(stage: Stage, tmp_path: Path) -> AsyncIterator[Agent]:
+    origin = UnixOrigin(stage, tmp_path / "agent.sock")
+    yield Agent(origin, b"agent1")
+    origin.close()
+
+
+async def before_a_unix_socket(stage: Stage, tmp_path: Path, **route: Any) -> LoadBalancer:
+    return await stage.balancer(
+        0,
+        server={"address": f"unix:{tmp_path / 'agent.sock'}"},
+        backend={"health": HEALTH},
+        frontend={"routes": [{"path_prefix": "/", "backend": "agents", **route}]},
+    )
+
+
+@on_both_loops
+@pytest.mark.parametrize("asked", [["/stream"], ["/", *WEBSOCKET]], ids=["stream", "tunnel"])
+async def test_a_server_at_a_unix_socket_is_busy_as_long_as_something_comes(
+    stage: Stage, unix_agent: Agent, tmp_path: Path, asked: list[str]
+) -> None:
+    lb = await before_a_unix_socket(stage, tmp_path)
+    client = await stage.client(lb)
+    await client.get(*asked)
+    await client.read_head()
+    unix_agent.checks = False
+    await is_in_state(lb, "degraded")
+    (upstream,) = (u for u in lb._context.upstreams if u.exchange is not None)
+    looked_at = upstream.seen
+    await eventually(lambda: upstream.seen != looked_at)  # another check has timed out
+    assert server_of(lb).state == "degraded"
+    unix_agent.speaks = False
+    await is_in_state(lb, "down")
+    expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN: timeout after 0.3s; no servers up")
+    await lb.stop()
+
+
+async def test_our_own_comments_do_not_keep_a_silent_server_at_a_unix_socket(
+    stage: Stage, unix_agent: Agent, tmp_path: Path
+) -> None:
+    lb = await before_a_unix_socket(stage, tmp_path, sse_keep_alive="20ms")
+    client = await stage.client(lb)
+    await client.get("/stream")
+    await client.read_head()
+    unix_agent.checks = unix_agent.speaks = False
+    await is_in_state(lb, "down")
+    assert await client.read_until(b": keep-alive") != b""
+    stage.problems.clear()
+    await lb.stop()
+
+
+async def test_what_goes_on_without_its_client_counts_at_a_unix_socket_too(
+    stage: Stage, unix_agent: Agent, tmp_path: Path
+) -> None:
+    lb = await before_a_unix_socket(stage, tmp_path, on_disconnect="detach")
+    client = await stage.client(lb)
+    await client.get("/stream")
+    await client.read_head()
+    client.close()
+    await stage.log_line(lb)
+    unix_agent.checks = False
+    await is_in_state(lb, "degraded")
+    unix_agent.speaks = False
+    await is_in_state(lb, "down")
+    expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN")
+    await lb.stop()
 
 
 async def test_without_streams_a_silent_server_is_down(stage: Stage, agents: Agents) -> None:

@@ -109,6 +109,48 @@ def test_a_site_may_have_keys_of_two_kinds(tmp_path: Path) -> None:
         assert kind in cipher
 
 
+@pytest.mark.parametrize("kind", [trustme.KeyType.RSA, trustme.KeyType.ECDSA])
+def test_who_shares_a_name_with_another_site_keeps_its_own_certificate(
+    tmp_path: Path, kind: trustme.KeyType
+) -> None:
+    """The third is the second's, whose only name the first one has too."""
+    first = site(tmp_path, "a.test", "b.test", key=trustme.KeyType.RSA, file="1.pem")
+    others = [
+        site(tmp_path, "a.test", key=trustme.KeyType.RSA, file="2.pem"),
+        site(tmp_path, "a.test", key=kind, file="3.pem"),
+    ]
+    certificates = load(first, certificates=[{"certificate": path} for path in others])
+    for name in ("a.test", "b.test", ""):
+        assert names(certificates, name) == ["a.test", "b.test"]
+
+
+def test_the_first_of_two_for_the_same_names_is_shown_and_the_other_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """nginx: `conflicting server name "a.test" on 0.0.0.0:443, ignored`."""
+    first = site(tmp_path, "a.test", "b.test", file="1.pem")
+    second = site(tmp_path, "b.test", "a.test", file="2.pem")
+    certificates = load(first, certificates=[{"certificate": second}])
+    alone = load(first)
+    for name in ("a.test", "b.test"):
+        assert shown(certificates, name).getpeercert(True) == shown(alone, name).getpeercert(True)
+    assert [one.path.name for one in certificates.loaded] == ["1.pem"]
+    assert [record.message for record in caplog.records] == [
+        f"certificate {second} (frontend public) is not used: {first} is for the same names, with "
+        "a key of the same kind"
+    ]
+
+
+def test_the_first_one_may_be_in_the_directory_of_the_others_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site(tmp_path, "a.test")
+    certificates = load(site(tmp_path, "b.test"), certificates=[{"certificate": str(tmp_path)}])
+    assert [one.path.name for one in certificates.loaded] == ["b.test.pem", "a.test.pem"]
+    assert names(certificates, "") == ["b.test"]
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

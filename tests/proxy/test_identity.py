@@ -77,6 +77,27 @@ async def test_a_trusted_proxys_word_is_kept(stage: Stage) -> None:
     assert message.get("X-Forwarded-Host") == "public.example"
 
 
+@pytest.mark.parametrize(
+    "chain",
+    [
+        "6.6.6.6, ::ffff:203.0.113.9, ::ffff:10.1.2.3",
+        "6.6.6.6, 203.0.113.9:4711, [::ffff:10.1.2.3]:80",
+    ],
+)
+async def test_a_mapped_address_is_the_ipv4_one(stage: Stage, chain: str) -> None:
+    """As a proxy writes it that listens on a socket of both families."""
+    origin = await stage.serving()
+    lb = await stage.balancer(
+        origin, frontend={"trusted_proxies": ["::ffff:127.0.0.0/104", "10.0.0.0/8"]}
+    )
+    client = await stage.client(lb)
+    await client.get("/", f"X-Forwarded-For: {chain}")
+    await client.read_response()
+    assert origin.requests[0].get("X-Real-IP") == "203.0.113.9"
+    assert origin.requests[0].get("X-Forwarded-For") == f"{chain}, 127.0.0.1"
+    assert (await stage.log_line(lb)).address == "203.0.113.9"
+
+
 async def test_the_log_has_the_client_behind_a_trusted_proxy(stage: Stage) -> None:
     lb = await stage.balancer(
         await stage.serving(), frontend={"trusted_proxies": ["127.0.0.1", "10.0.0.0/8"]}

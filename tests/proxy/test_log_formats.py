@@ -6,8 +6,10 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.proxy.logging_balancer import logging_balancer
-from tests.proxy.support import answers, eventually, request, response
+from tests.proxy.support import answers, eventually, on_both_loops, request, response, turns
 from tests.proxy.tls_support import site, tls_client, with_tls
 
 if TYPE_CHECKING:
@@ -55,6 +57,34 @@ async def test_json_tells_the_version_of_tls(stage: Stage, tmp_path: Path) -> No
         await client.get()
         await client.read_response()
     assert objects(path)[0]["tls"] == "TLSv1.3"
+
+
+@on_both_loops
+@pytest.mark.parametrize("how", ["goodbye", "FIN", "RST"])
+async def test_json_tells_it_of_a_client_that_vanishes(
+    stage: Stage, tmp_path: Path, how: str
+) -> None:
+    origin, path = await stage.origin(), tmp_path / "log"
+    encrypted = with_tls(site(tmp_path, "a.test"))
+    async with logging_balancer(path, origin, frontend=encrypted, format="json") as lb:
+        client = await tls_client(stage, lb)
+        await client.get()
+        at_origin, _ = await origin.accept_request()
+        if how == "goodbye":
+            await client.say_goodbye()
+        elif how == "FIN":
+            client.half_close()
+        else:
+            client.abort()
+        await at_origin.read_until_cut()
+        half_a_head = await tls_client(stage, lb)
+        await half_a_head.send(b"GET / HTTP/1.1\r\n")
+        await turns(20)
+        half_a_head.abort()
+        await eventually(lambda: not lb._plane.context.clients)
+    one, other = objects(path)
+    assert (one["termination"], one["tls"]) == ("CH--", "TLSv1.3")
+    assert (other["termination"], other["tls"]) == ("CR--", "TLSv1.3")
 
 
 async def test_json_has_null_for_what_was_not_reached(stage: Stage, tmp_path: Path) -> None:

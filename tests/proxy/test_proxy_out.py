@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 
-from tests.proxy.support import Stage, eventually, on_both_loops
+from tests.proxy.support import Stage, eventually, on_both_loops, request
+from tests.proxy.test_sockets import unix_client
 from tests.proxy.tls_origin import accept_tls, pem, server_context
+from tests.proxy.tls_support import site, tls_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +36,82 @@ async def test_the_header_comes_first_and_once(stage: Stage) -> None:
     line = await at_origin.read_until(b"\r\n")
     assert line.decode() == f"PROXY TCP4 {host} 127.0.0.1 {port} {here}\r\n"
     assert (await at_origin.read_request()).head.target == "/a"
+
+
+IPV6 = "TCP6 2001:db8::7 2001:db8::1 4711 443"
+MAPPED = "TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 4711 443"
+
+
+def told(family: int, *addresses: str) -> bytes:
+    """A header of version 2 from port 4711 to 443."""
+    ends = b"".join(ip_address(address).packed for address in addresses)
+    ends += (4711).to_bytes(2, "big") + (443).to_bytes(2, "big")
+    return V2 + bytes([0x21, family]) + len(ends).to_bytes(2, "big") + ends
+
+
+@on_both_loops
+@pytest.mark.parametrize("by_unix", [False, True], ids=["TCP", "Unix"])
+@pytest.mark.parametrize(
+    ("came", "version", "left"),
+    [
+        (b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n", "v1", None),
+        (f"PROXY {IPV6}\r\n".encode(), "v1", None),
+        (f"PROXY {MAPPED}\r\n".encode(), "v1", b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"),
+        (told(0x11, "203.0.113.7", "192.0.2.1"), "v2", None),
+        (told(0x21, "2001:db8::7", "2001:db8::1"), "v2", None),
+        (f"PROXY {IPV6}\r\n".encode(), "v2", told(0x21, "2001:db8::7", "2001:db8::1")),
+    ],
+    ids=["v1", "v1 of IPv6", "v1 mapped", "v2", "v2 of IPv6", "v1 to v2"],
+)
+async def test_both_ends_pass_from_one_header_to_the_next(
+    stage: Stage, tmp_path: Path, came: bytes, version: str, left: bytes | None, by_unix: bool
+) -> None:
+    path = tmp_path / "lb.sock"
+    bind = {"address": f"unix:{path}" if by_unix else "127.0.0.1:0", "proxy_protocol": True}
+    origin = await stage.origin()
+    lb = await stage.balancer(
+        origin, frontend={"bind": [bind]}, backend={"proxy_protocol": version}
+    )
+    client = await (unix_client(stage, path) if by_unix else stage.client(lb))
+    await client.send(came + request("GET", "/a"))
+    connection = await origin.accept()
+    expected = left or came
+    assert await connection.read_exactly(len(expected)) == expected
+    assert (await connection.read_request()).head.target == "/a"
+
+
+async def test_both_ends_pass_from_the_header_before_tls(stage: Stage, tmp_path: Path) -> None:
+    frontend = {
+        "bind": {"address": "127.0.0.1:0", "proxy_protocol": True, "tls": True},
+        "tls": {"certificate": site(tmp_path, "a.test")},
+    }
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, frontend=frontend, backend={"proxy_protocol": "v1"})
+    line = f"PROXY {IPV6}\r\n".encode()
+    client = await tls_client(stage, lb, before=line)
+    await client.get("/a")
+    connection = await origin.accept()
+    assert await connection.read_until(b"\r\n") == line
+    assert (await connection.read_request()).head.target == "/a"
+
+
+@pytest.mark.parametrize(
+    "came",
+    [b"PROXY UNKNOWN\r\n", V2 + b"\x20\0\0\0", told(0x12, "203.0.113.7", "192.0.2.1")],
+    ids=["unknown", "a check", "UDP"],
+)
+async def test_a_header_that_tells_no_ends_leaves_the_connection_its_own(
+    stage: Stage, came: bytes
+) -> None:
+    origin = await stage.origin()
+    bind = {"address": "127.0.0.1:0", "proxy_protocol": True}
+    lb = await stage.balancer(origin, frontend={"bind": bind}, backend={"proxy_protocol": "v1"})
+    client = await stage.client(lb)
+    await client.send(came + request("GET", "/a"))
+    connection = await origin.accept()
+    port, here = client.sock.getsockname()[1], lb.url.rpartition(":")[2]
+    line = await connection.read_until(b"\r\n")
+    assert line.decode() == f"PROXY TCP4 127.0.0.1 127.0.0.1 {port} {here}\r\n"
 
 
 async def test_the_header_comes_before_tls(stage: Stage, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import TYPE_CHECKING
 
 from tests.proxy.support import (
     AtOrigin,
@@ -12,24 +10,14 @@ from tests.proxy.support import (
     Origin,
     Stage,
     answers,
-    eventually,
     in_flight,
     server_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hermes_lb import LoadBalancer
 
 MCP = {"on": "header:Mcp-Session-Id", "learn": True}
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    redis_server = pytest.importorskip("agent_worker.redis_server")
-    with redis_server.RedisServer.start() as server:
-        yield server.url
 
 
 class Sessions:
@@ -162,32 +150,3 @@ async def test_the_cookie_comes_first(stage: Stage) -> None:
     )
     for n in (1, 2, 3):
         assert (await ask(stage, lb, f"Cookie: S=agent{n}")).body == b"%d" % n
-
-
-async def test_two_balancers_over_one_redis_agree(stage: Stage, redis_url: str) -> None:
-    origins = await mint(stage)
-    shared: dict[str, Any] = {"stick": [MCP], "pins": {"redis": redis_url}}
-    one = await stage.balancer(*origins, backend=shared)
-    two = await stage.balancer(*origins, backend=shared)
-    for _ in range(9):
-        session = session_of(await ask(stage, one))
-        # The news is on its way when the client has its answer.
-        table = two._plane.backends["agents"].pins
-        while await table.look_up(session.encode()) is None:
-            pass
-        for lb in (two, one, two):
-            assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
-
-
-async def test_without_its_redis_a_balancer_goes_by_what_it_knows(stage: Stage) -> None:
-    lb = await stage.balancer(
-        *await mint(stage),
-        backend={"stick": [MCP], "pins": {"redis": f"redis://127.0.0.1:{stage.nobody()}/0"}},
-    )
-    session = session_of(await ask(stage, lb))
-    assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
-    assert (await ask(stage, lb, "Mcp-Session-Id: of-nobody")).status == 404
-    await eventually(lambda: any("shared pins" in problem for problem in stage.problems))
-    assert len(stage.problems) == 1
-    stage.problems.clear()
-    assert server_of(lb).fails == 0

@@ -201,6 +201,18 @@ async def test_stop_cuts_it_and_records_it_once(stage: Stage) -> None:
     assert (line.termination, line.status) == ("KD", 101)
 
 
+@on_both_loops
+async def test_what_comes_in_a_second_read_behind_the_101_is_data(stage: Stage) -> None:
+    """A loop that was busy reads more than once before its turn ends."""
+    lb, client, at_origin, _ = await a_handshake(stage)
+    (upstream,) = lb._plane.context.upstreams
+    upstream.data_received(SWITCH + b"first ")
+    upstream.data_received(b"second ")
+    await at_origin.send(b"third")
+    await client.read_head()
+    assert await client.read_exactly(18) == b"first second third"
+
+
 # No 101.
 
 

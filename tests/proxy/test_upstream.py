@@ -9,6 +9,7 @@ from tests.proxy.support import (
     eventually,
     in_flight,
     on_both_loops,
+    pool_of,
     request,
     response,
     server_of,
@@ -368,3 +369,19 @@ async def test_an_idle_connection_is_closed_after_its_time(stage: Stage) -> None
     await client.read_response()
     assert await at_origin.read_to_end() == b""
     assert await client.gets_nothing()  # the client's own goes on
+
+
+@on_both_loops
+async def test_a_surplus_response_reaches_nobody_who_waits(stage: Stage) -> None:
+    """Not even if it comes in a read of its own, in the turn of the one before it."""
+    lb, client, at_origin = await stage.asked(server={"max_connections": 1})
+    waiting = await stage.client(lb)
+    await waiting.get("/of-another")
+    await eventually(lambda: len(pool_of(lb).waiting) == 1)
+    (upstream,) = lb._plane.context.upstreams
+    upstream.data_received(response(b"asked for"))
+    upstream.data_received(response(b"surplus"))
+    assert (await client.read_response()).body == b"asked for"
+    assert await at_origin.read_until_cut() == b""
+    await eventually(lambda: len(lb._plane.context.upstreams) == 1)
+    assert await waiting.gets_nothing()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +15,12 @@ from hermes_lb.proxy.x509 import read_certificate
 from tests.proxy.tls_support import authority
 
 
-def der(*names: str, expires: datetime | None = None) -> bytes:
-    issued = authority().issue_cert(*names, not_after=expires)
+def der(
+    *names: str,
+    expires: datetime | None = None,
+    kind: trustme.KeyType = trustme.KeyType.ECDSA,
+) -> bytes:
+    issued = authority().issue_cert(*names, not_after=expires, key_type=kind)
     return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
 
 
@@ -26,6 +31,15 @@ def test_names_are_those_of_hosts_in_lower_case() -> None:
 
 def test_a_certificate_without_names_has_none() -> None:
     assert read_certificate(der("10.0.0.1")).names == ()
+
+
+def test_the_kind_of_key_is_what_openssl_keeps_apart() -> None:
+    rsa, one, other = (
+        read_certificate(der("a.test", kind=kind)).key_kind
+        for kind in (trustme.KeyType.RSA, trustme.KeyType.ECDSA, trustme.KeyType.ECDSA)
+    )
+    assert rsa == bytes.fromhex("2a864886f70d010101")  # 1.2.840.113549.1.1.1, RFC 3279
+    assert one == other == bytes.fromhex("2a8648ce3d0201")  # 1.2.840.10045.2.1
 
 
 @pytest.mark.parametrize("year", [2001, 2027, 2049, 2050, 9999])

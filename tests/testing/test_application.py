@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from hermes_lb.testing import LOAD_BALANCER, Rig, balancer_context, config_for, faults
+from hermes_lb.testing import (
+    LOAD_BALANCER,
+    Answer,
+    Request,
+    Rig,
+    balancer_context,
+    config_for,
+    eventually,
+    faults,
+)
 from tests.testing.support import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from hermes_lb.testing.connection import Wire
+    from hermes_lb.testing.messages import Reply
     from tests.testing.support import Balanced, Servers
 
 
@@ -54,6 +66,15 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
     return ws
 
 
+async def twice(request: web.Request) -> web.WebSocketResponse:
+    """What comes, two times at once."""
+    ws = web.WebSocketResponse(compress=False)
+    await ws.prepare(request)
+    async for message in ws:
+        await asyncio.gather(ws.send_str(message.data), ws.send_str(message.data))
+    return ws
+
+
 def make_app() -> web.Application:
     app = web.Application()
     app.router.add_route("*", "/hello", hello)
@@ -62,6 +83,7 @@ def make_app() -> web.Application:
     app.router.add_get("/cut", cut)
     app.router.add_get("/mute", mute)
     app.router.add_get("/echo", echo)
+    app.router.add_get("/twice", twice)
     return app
 
 
@@ -146,6 +168,108 @@ async def test_its_websocket_is_reached(balanced_servers: Servers, load_balancer
         await ws.send_str("hi")
         assert await ws.receive_str() == "hi!"
     assert (await lb.record()).status == 101
+
+
+class Watched(faults.Fault):
+    """It behaves well, and remembers the pieces of the last reply."""
+
+    pieces: list[bytes] = []  # noqa: RUF012 - the class's own
+
+    async def send(self, reply: Reply, wire: Wire) -> None:
+        self.pieces.clear()
+        async for piece in reply.pieces:
+            self.pieces.append(piece)
+            await wire.send(piece)
+
+
+async def test_each_write_of_an_application_is_a_piece_of_its_stream(
+    balanced_servers: Servers,
+) -> None:
+    [one] = await balanced_servers(app=make_app())
+    one.fault = watched = Watched()
+    async with Client() as client:
+        assert await client.get(f"{one.url}/stream") == (200, "ab")
+        assert watched.pieces[1:] == [b"1\r\na\r\n", b"1\r\nb\r\n", b"0\r\n\r\n"]
+        for path in ("/stream", "/hello"):
+            async with client.session.head(one.url + path) as response:
+                assert response.status == 200
+            assert len(watched.pieces) == 1
+        assert (await client.get(f"{one.url}/long"))[1] == "x" * 10_000
+        assert sum(map(len, watched.pieces[1:])) == 10_000
+
+
+async def test_each_frame_of_an_application_is_a_piece_of_its_stream(
+    balanced_servers: Servers,
+) -> None:
+    [one] = await balanced_servers(app=make_app())
+    one.fault = watched = Watched()
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{one.url}/twice") as ws:
+        await ws.send_str("hi")
+        assert [await ws.receive_str() for _ in range(2)] == ["hi", "hi"]
+        assert watched.pieces[1:] == [b"\x81\x02hi"] * 2
+
+
+async def tokens(request: Request) -> Answer:
+    """What `stream` says, said by a handler."""
+
+    async def both() -> AsyncIterator[str]:
+        yield "a"
+        yield "b"
+
+    return Answer(200, {"Content-Type": "application/octet-stream"}, both())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.Refuse(),
+        faults.ResetAfter(0),
+        faults.ResetAfter(10),
+        faults.ResetAfter(1000),
+        faults.CloseAfter(0),
+        faults.CloseAfter(10),
+        faults.CloseAfter(1000),
+        faults.Stall(),
+        faults.Stall(after=10),
+        faults.SlowTokens(0.001),
+        faults.WrongLength(),
+        faults.WrongLength(by=-1),
+        faults.Garbage(),
+        faults.Fail(),
+    ],
+    ids=repr,
+)
+async def test_a_stream_of_an_application_has_the_same_faults_as_a_handlers(
+    fault: faults.Fault, balanced_servers: Servers, load_balancer: Balanced
+) -> None:
+    seen = []
+    for kind in ({"handler": tokens}, {"app": make_app()}):
+        [server] = await balanced_servers(1, names=["same"], **kind)
+        lb = await load_balancer(server, retries=0, timeouts={"server": "50ms"})
+        server.fault = fault
+        async with Client() as client:
+            try:
+                status, text = await client.get(f"{lb.url}/stream")
+                answer = f"{status} {text}"
+            except aiohttp.ClientPayloadError:
+                answer = "cut"
+        record = await lb.record()
+        seen.append((answer, record.termination, record.status))
+    handlers, applications = seen
+    assert applications == handlers
+
+
+async def test_a_server_has_nothing_in_flight_once_its_application_has_answered(
+    balanced_servers: Servers,
+) -> None:
+    """Not even if the application keeps the connection: it was asked for a WebSocket."""
+    [one] = await balanced_servers(app=make_app())
+    async with aiohttp.ClientSession() as session:
+        for path in ("/echo", "/hello", "/stream"):  # the first wants a key
+            headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+            async with session.get(one.url + path, headers=headers) as response:
+                await response.read()
+            await eventually(lambda: one.in_flight == 0)
 
 
 async def test_one_application_cannot_be_two_servers(balanced_servers: Servers) -> None:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
-from hermes_lb.testing import Answer, Request, events, faults
+from hermes_lb.testing import Answer, Request, events, eventually, faults
 from tests.testing.support import Client, read_all, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from hermes_lb.testing.messages import Handler
     from tests.testing.support import Balanced, Servers
 
 
@@ -21,6 +23,36 @@ if TYPE_CHECKING:
 async def client() -> AsyncIterator[Client]:
     async with Client() as running:
         yield running
+
+
+def waiting(may_end: asyncio.Event) -> Handler:
+    """A stream, "ab", that begins when it may end."""
+
+    async def answer(request: Request) -> Answer:
+        async def tokens() -> AsyncIterator[str]:
+            yield "a"
+            yield "b"
+
+        await may_end.wait()
+        return Answer(body=tokens())
+
+    return answer
+
+
+def waiting_app(may_end: asyncio.Event) -> web.Application:
+    """The same."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await may_end.wait()
+        await response.prepare(request)
+        for token in (b"a", b"b"):
+            await response.write(token)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    return app
 
 
 async def test_servers_answer_with_their_names(
@@ -65,6 +97,80 @@ async def test_refusal_ends_idle_connections_and_its_end_lets_new_ones_in(
     one.fault = None
     assert one.address == address
     assert await client.get(lb.url) == (200, "one")
+
+
+@pytest.mark.parametrize("is_application", [False, True])
+async def test_refusal_lets_what_runs_end_and_serves_nothing_behind_it(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client, is_application: bool
+) -> None:
+    may_end = asyncio.Event()
+    made = {"app": waiting_app(may_end)} if is_application else {"handler": waiting(may_end)}
+    [one] = await balanced_servers(1, **made)
+    lb = await load_balancer(one, retries=0)
+    running = client.start_get(lb.url)
+    await one.asked()
+    one.fault = faults.Refuse()
+    may_end.set()
+    assert await running == (200, "ab")
+    assert [(await client.get(lb.url))[0] for _ in range(3)] == [503] * 3
+    assert [record.termination for record in lb.records] == ["--", "SC", "SC", "SC"]
+    one.fault = None
+    assert await client.get(lb.url) == (200, "ab")
+    assert (len(one.requests), one.accepted) == (2, 2)
+
+
+async def test_who_waits_for_the_connection_of_a_server_that_refuses_is_not_served(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    may_end = asyncio.Event()
+    [one] = await balanced_servers(1, handler=waiting(may_end))
+    lb = await load_balancer(one, retries=0, server={"max_connections": 1})
+    running = client.start_get(lb.url)
+    await one.asked()
+    queued = client.start_get(lb.url)
+    await eventually(lambda: len(lb.pools["servers"].waiting) == 1)
+    one.fault = faults.Refuse()
+    may_end.set()
+    assert await running == (200, "ab")
+    assert (await queued)[0] == 503
+    assert len(one.requests) == 1
+
+
+async def test_a_connection_that_was_refused_while_it_was_busy_ends_however_short_that_was(
+    balanced_servers: Servers, client: Client
+) -> None:
+    """As with a server that was started anew: no connection outlives that."""
+    may_end = asyncio.Event()
+    [one] = await balanced_servers(1, handler=waiting(may_end))
+    running = client.start_get(one.url)
+    await one.asked()
+    one.fault = faults.Refuse()
+    one.fault = None
+    may_end.set()
+    assert await running == (200, "ab")
+    assert await client.get(one.url) == (200, "ab")
+    assert one.accepted == 2
+
+
+async def test_a_request_that_came_with_the_refusal_is_not_served(
+    balanced_servers: Servers,
+) -> None:
+    """Behind another one, and alone: in either case it is there already, and not read yet."""
+    may_end = asyncio.Event()
+    [one] = await balanced_servers(1, handler=waiting(may_end))
+    host, port = one.address.split(":")
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    busy, idle = [await asyncio.open_connection(host, port) for _ in range(2)]
+    busy[1].write(request * 2)
+    await one.asked()
+    idle[1].write(request)
+    one.fault = faults.Refuse()
+    may_end.set()
+    assert (await read_all(busy[0])).count(b"HTTP/1.1 200") == 1
+    assert await read_all(idle[0]) == b""
+    assert len(one.requests) == 1
+    for _, writer in (busy, idle):
+        writer.close()
 
 
 async def test_a_reset_in_the_head_is_a_bad_gateway(
@@ -220,6 +326,18 @@ async def test_a_length_that_is_too_small_loses_the_rest(
     assert await client.get(lb.url) == (200, "on")
     one.fault = None
     assert await client.get(lb.url) == (200, "one")
+
+
+async def test_a_plain_body_that_looks_like_a_last_chunk_has_the_wrong_length_too(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    async def last_chunk(request: Request) -> Answer:
+        return Answer(body="0\r\n\r\n")
+
+    [one] = await balanced_servers(1, handler=last_chunk)
+    lb = await load_balancer(one)
+    one.fault = faults.WrongLength(by=-1)
+    assert await client.get(lb.url) == (200, "0\r\n\r")
 
 
 async def test_a_stream_of_the_wrong_length_lacks_its_last_chunk(

@@ -281,6 +281,7 @@ async def test_starting_waits_for_nothing() -> None:
     """No thread, no timer, no look-up of a name: a few turns of the loop are all it takes."""
     loop = asyncio.get_running_loop()
     turns = 0
+    ticking: asyncio.Handle
 
     def count() -> None:
         nonlocal turns, ticking

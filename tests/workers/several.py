@@ -17,6 +17,7 @@ from hermes_lb.workers.rows import Rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from hermes_lb.errors import NoServer
     from hermes_lb.pool import Lease, Server
 
 BACKEND = "agents"
@@ -76,6 +77,7 @@ class Request:
         self.worker = worker
         self.pinned_to = pinned_to
         self.tried = tried
+        self.heir: Server | None = None  # the one it waits for when its server is out
         self.lease: Lease | None = None
         self.row = -1
 
@@ -93,6 +95,12 @@ class Request:
         self.row = self.worker.row(lease.server)
         self.worker.several.granted.append(self)
         self.worker.several.check_limits()
+
+    def server_lost(self, now: float) -> Server | None:
+        return self.heir
+
+    def fail(self, error: NoServer) -> None:
+        raise error
 
     def ends(self) -> None:
         assert self.lease is not None

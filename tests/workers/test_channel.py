@@ -246,6 +246,22 @@ async def test_the_last_words_of_an_end_are_heard(ends: tuple[End, End]):
     assert [message["n"] for message in second.heard] == list(range(100))
 
 
+async def test_an_end_that_is_heard_out_has_heard_all_and_is_closed():
+    heard: list[Any] = []
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+    channel = Channel(theirs, lambda message, _: heard.append(message["do"]))
+    other = Channel(ours, lambda message, _: None)
+    for number in range(3):  # more than is read at once
+        other.send({"do": number, "padding": "x" * 150_000})
+    assert not other.is_amid_message
+    channel.hear_out()
+    assert heard == [0, 1, 2]
+    assert channel.is_closed
+    channel.hear_out()
+    other.close()
+
+
 async def test_a_handler_that_raises_does_not_end_the_conversation(
     ends: tuple[End, End], caplog: pytest.LogCaptureFixture
 ):

@@ -69,6 +69,11 @@ async def start() -> AsyncIterator[Start]:
         one.theirs.close()
 
 
+def has_exited(pid: int) -> None:
+    """Wait for that, in which nothing else happens here; its status is for another to take."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 def reap(pid: int) -> None:
     os.waitpid(pid, 0)
 
@@ -125,6 +130,19 @@ async def test_what_it_says_is_heard_and_what_it_is_asked_is_answered(start: Sta
     watched.theirs.answer(await watched.is_told(), {"sessions": []})
     assert (await asking)[0]["sessions"] == []
     assert watched.heard == [{"do": "failed"}]
+
+
+async def test_its_last_words_are_heard_before_its_end_is_told(start: Start):
+    """Whichever is noticed first."""
+    watched = start("exit 0")
+    has_exited(watched.child.pid)
+    for number in range(3):
+        watched.theirs.send({"do": "recent", "number": number})
+    heard: list[int] = []
+    watched.child._ended = lambda child: heard.append(len(watched.heard))
+    await watched.ends()
+    assert [message["number"] for message in watched.heard] == [0, 1, 2]
+    assert heard == [3]
 
 
 async def test_a_question_to_one_that_ends_fails(start: Start):

@@ -12,11 +12,14 @@ import pytest
 
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.tasks import Tasks
+from hermes_lb.workers import crash_loops, handover
 from hermes_lb.workers import fleet as fleet_module
 from hermes_lb.workers.channel import Channel, ChannelClosed
 from hermes_lb.workers.child import Child
 from hermes_lb.workers.fleet import Fleet
+from hermes_lb.workers.handover import until_between_messages
 from tests.proxy.support import eventually
+from tests.workers.fake_child import FakeChild, fake_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
 BIG = "x" * 5_000_000
 
 
+def nowhere() -> tuple[dict[str, Any], list[Any]]:
+    """What a worker has to know, and where it listens."""
+    return {}, []
+
+
 @contextmanager
 def fleet_of_one() -> Iterator[tuple[Fleet, socket.socket]]:
     """Its child is told something big: nobody reads it yet, at the other end."""
     nothing: Any = SimpleNamespace(seats=1)
-    fleet = Fleet(
-        "asyncio", nothing, nothing, [], nothing, nothing, about=lambda _: {}, upkeep=nothing
-    )
+    fleet = Fleet("asyncio", nothing, nothing, [], nothing, nothing, about=nowhere, upkeep=nothing)
     ours, theirs = socket.socketpair()
     channel = Channel(ours, lambda message, descriptors: None)
     child: Any = SimpleNamespace(pid=4711, channel=channel)
@@ -49,25 +55,25 @@ def read_message(sock: socket.socket) -> None:
 async def test_a_message_is_passed_as_a_whole_before_others_take_over() -> None:
     with fleet_of_one() as (fleet, theirs):
         reading = Tasks().spawn(asyncio.to_thread(read_message, theirs), name="reading")
-        await fleet.until_between_messages()
+        await until_between_messages(fleet.children)
         assert not fleet.children[0].channel.is_amid_message
         await reading
 
 
 async def test_nobody_takes_over_from_who_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_module, "_ANSWER_TAKES", 0.02)
+    monkeypatch.setattr(handover, "_LISTENS_WITHIN", 0.02)
     refused = pytest.raises(NotPossible, match="worker process 4711 does not listen")
     with fleet_of_one() as (fleet, _), refused:
-        await fleet.until_between_messages()
+        await until_between_messages(fleet.children)
 
 
 def an_empty_fleet(*sockets: socket.socket) -> Fleet:
     """Of one seat."""
     of_seat = [(("public", ""), sock) for sock in sockets]
-    listening: Any = SimpleNamespace(seats=1, of_seat=lambda seat, keys=None: of_seat)
+    listening: Any = SimpleNamespace(seats=1, groups={}, of_seat=lambda seat, keys=None: of_seat)
     block: Any = SimpleNamespace(parts=range(4), fd=0)
     rest: Any = SimpleNamespace(joined=lambda number, pid: None, process_restarts=0)
-    return Fleet("asyncio", listening, block, [], rest, rest, about=lambda _: {}, upkeep=rest)
+    return Fleet("asyncio", listening, block, [], rest, rest, about=nowhere, upkeep=rest)
 
 
 class Late:
@@ -76,10 +82,12 @@ class Late:
     def __init__(self, sock: socket.socket) -> None:
         self.number, self.pid, self.seat = 0, 4711, 0
         self.serves = self.is_retired = self.has_ended = False
+        self.is_alone: bool | None = None
+        self.listens: dict[Any, Any] = {}
         self._sock = sock
         self.channel = self
 
-    async def ask(self, message: Any, descriptors: Any, *, timeout: float) -> dict[str, Any]:
+    async def ask(self, message: Any, descriptors: Any = (), *, timeout: float) -> dict[str, Any]:
         self._sock.listen()
         self._sock.shutdown(socket.SHUT_RD)
         return {"urls": []}
@@ -104,6 +112,8 @@ class Told:
     def __init__(self, number: int, seat: int, heard: Any) -> None:
         self.pid, self.number, self.seat = 4711 + number, number, seat
         self.is_retired = self.serves = self.has_ended = False
+        self.is_alone: bool | None = None
+        self.listens: dict[Any, Any] = {}
         self.channel = self
         self._heard = heard
         self.started.append(self)
@@ -112,7 +122,7 @@ class Told:
     def start(cls, loop: str, *, number: int, seat: int, heard: Any, ended: Any) -> Told:
         return cls(number, seat, heard)
 
-    async def ask(self, message: Any, descriptors: Any, *, timeout: float) -> dict[str, Any]:
+    async def ask(self, message: Any, descriptors: Any = (), *, timeout: float) -> dict[str, Any]:
         if len(self.started) == 2:
             self._heard(self, {"do": "leaving"})
         return {"urls": []}
@@ -126,7 +136,7 @@ async def test_a_seat_is_not_left_empty_when_the_new_process_was_told_to_end(
 ) -> None:
     """The old one serves there at that moment, and finishes then."""
     monkeypatch.setattr(fleet_module, "Child", Told)
-    monkeypatch.setattr(fleet_module, "_FIRST_PAUSE", 3600.0)  # after which somebody would look
+    monkeypatch.setattr(fleet_module, "_ALL_ARE_TOLD", 3600.0)  # after which somebody would look
     fleet = an_empty_fleet()
     await fleet.start(0)
     assert await fleet.replace(0, 1.0)
@@ -139,7 +149,7 @@ class Killed(Told):
 
     started: ClassVar[list[Told]] = []
 
-    async def ask(self, message: Any, descriptors: Any, *, timeout: float) -> dict[str, Any]:
+    async def ask(self, message: Any, descriptors: Any = (), *, timeout: float) -> dict[str, Any]:
         if message["do"] == "start":
             return {"urls": []}
         raise ChannelClosed
@@ -154,7 +164,7 @@ async def test_who_is_killed_during_a_reload_is_no_problem_of_the_reload(
     monkeypatch.setattr(fleet_module, "Child", Killed)
     fleet = an_empty_fleet()
     await fleet.start(0)
-    assert await fleet.reconfigure([], 1.0) == []
+    assert await fleet.reconfigure(1.0) == []
     assert len(Killed.started) == 1  # the next one starts as after any crash
 
 
@@ -176,9 +186,98 @@ async def test_who_waits_at_a_seat_is_not_refused_because_one_start_has_failed(
             return super().start(loop, **about)
 
     monkeypatch.setattr(fleet_module, "Child", Failing)
-    monkeypatch.setattr(fleet_module, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(crash_loops, "_FIRST_PAUSE", 0.0)
     fleet.refill()
     await eventually(lambda: bool(fleet.in_seat(0)) and fleet.children[0].serves)
     assert failed_seats == [[], [], [0]]
     assert fleet.failed_seats == []
     await fleet._tasks.cancel_all()
+
+
+# Alone, or not.
+
+
+def a_fleet_of(seats: int) -> Fleet:
+    listening: Any = SimpleNamespace(seats=seats, groups={}, of_seat=lambda seat, keys=None: [])
+    block: Any = SimpleNamespace(parts=range(9), fd=0)
+    rest: Any = SimpleNamespace(
+        joined=lambda number, pid: None, left=lambda number, rows: None, rows={}, process_restarts=0
+    )
+    return Fleet("asyncio", listening, block, [], rest, rest, about=nowhere, upkeep=rest)
+
+
+def told_alone(child: FakeChild) -> list[bool]:
+    """All that it was told of that, in order."""
+    return [message["is_alone"] for message in child.told if "is_alone" in message]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
+    return fake_children(monkeypatch)
+
+
+async def test_a_worker_knows_that_it_is_not_alone_before_the_next_one_starts(
+    started: list[FakeChild], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = a_fleet_of(1)
+    await fleet.start(0)
+    first = started[0]
+    assert told_alone(first) == [True]
+    known: list[bool | None] = []
+
+    async def ask(*about: Any, **more: Any) -> dict[str, Any]:
+        known.append(len(started) == 1)
+        return await FakeChild.ask(first, *about, **more)
+
+    monkeypatch.setattr(first, "ask", ask)
+    assert await fleet.replace(0, 1.0)
+    assert known == [True]
+    assert [told_alone(child) for child in started] == [[True, False], [False]]
+    assert await fleet.replace(0, 1.0)  # what is known is not told again
+    assert [told_alone(child) for child in started] == [[True, False], [False], [False]]
+    first.ends()
+    assert told_alone(started[2]) == [False]
+    started[1].ends()
+    assert told_alone(started[2]) == [False, True]
+    await fleet.stop()
+
+
+async def test_who_starts_is_told_that_it_is_alone_when_it_has(
+    started: list[FakeChild], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one may end before."""
+    fleet = a_fleet_of(1)
+    await fleet.start(0)
+
+    async def ask(
+        child: FakeChild, message: dict[str, Any], descriptors: Any = (), *, timeout: float
+    ) -> dict[str, Any]:
+        child.told.append(message)
+        if child is not started[0]:
+            started[0].retire(0.0)
+            assert told_alone(child) == [False]
+        return {"urls": []}
+
+    monkeypatch.setattr(FakeChild, "ask", ask)
+    assert await fleet.replace(0, 1.0)
+    assert told_alone(started[1]) == [False, True]
+    await fleet.stop()
+
+
+async def test_after_a_crash_the_next_one_is_alone(started: list[FakeChild]) -> None:
+    fleet = a_fleet_of(1)
+    await fleet.start(0)
+    started[0].kill()
+    await eventually(lambda: len(started) == 2 and started[1].serves)
+    assert told_alone(started[1]) == [True]
+    await fleet.stop()
+
+
+async def test_of_several_none_is_alone(started: list[FakeChild]) -> None:
+    fleet = a_fleet_of(2)
+    await fleet.start_all()
+    assert [told_alone(child) for child in started] == [[False], [False]]
+    started[0].is_retired = True
+    started[0].ends()
+    assert told_alone(started[1]) == [False]
+    await fleet.stop()

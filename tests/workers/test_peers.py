@@ -264,7 +264,44 @@ def test_who_waited_for_a_server_that_is_out_waits_for_any_by_its_old_time(sever
     assert pinned.lease.server.name == "b"
 
 
+def test_the_others_know_at_once_for_whom_a_request_waits_whose_server_is_out(several: Make):
+    pair = several(2, a=1, b=1)
+    first, second = pair.workers
+    holders = [first.asks("a"), first.asks("b")]
+    pinned = second.asks("a")
+    pinned.heir = second.server("b")
+    a, b = (second.row(second.server(name)) for name in "ab")
+    assert (second.part.waiting[a], second.part.waiting[b]) == (1.0, 0.0)
+    pair.now = 2.0
+    later = first.asks()
+    for worker in pair.workers:
+        worker.server("a").set_up(False, "")
+    assert (second.part.waiting[a], second.part.waiting[b]) == (0.0, 1.0)
+    holders[1].ends()
+    pair.settle()
+    assert later.waits
+    assert pinned.lease is not None
+    assert pinned.lease.server.name == "b"
+
+
 # Reconfigured.
+
+
+def test_rows_of_what_is_gone_are_clear_though_somebody_waits_still(several: Make):
+    pair = several(1, a=1, b=1)
+    [worker] = pair.workers
+    pool_row, a = worker.rows["agents"], worker.row(worker.server("a"))
+    worker.asks("a")
+    pinned, free = worker.asks("a"), worker.asks(tried=["b"])
+    pinned.heir = worker.server("a")  # it stays
+    assert pinned.waits
+    assert free.waits
+    pair.reload({"b": 1})
+    worker.reconfigure()
+    assert pinned.waits
+    assert worker.part.waiting[a] == 0.0
+    worker.peers.set_rows({}, {})
+    assert worker.part.waiting[pool_row] == 0.0
 
 
 def test_leases_on_servers_that_are_gone_are_each_workers_own(several: Make):

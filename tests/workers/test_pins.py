@@ -175,6 +175,60 @@ async def test_a_supervisor_that_does_not_answer_is_not_waited_for(
     ours.close()
 
 
+class Silent:
+    """The supervisor's end of a channel, which notes questions and answers none of the first."""
+
+    def __init__(self, but: int) -> None:
+        self.asked = 0
+        self._but = but
+        ours, theirs = socket.socketpair()
+        self.channel = Channel(theirs, lambda message, _: None)
+        self.of_supervisor = Channel(ours, self._hear)
+
+    def _hear(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self.asked += 1
+        if self.asked > self._but:
+            self.of_supervisor.answer(message, {"server": "a"})
+
+    def close(self) -> None:
+        self.channel.close()
+        self.of_supervisor.close()
+
+
+@pytest.fixture
+async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Silent]:
+    """Two questions are lost."""
+    monkeypatch.setattr("hermes_lb.workers.pins._PATIENCE", 0.05)
+    silent = Silent(2)
+    yield silent
+    silent.close()
+
+
+async def test_who_asks_while_the_supervisors_image_is_replaced_waits(silent: Silent):
+    """The last image may have heard the question, and the next one knows nothing of it."""
+    assert await ChannelPins(silent.channel, "agents", lambda: True).look_up(KEY) == "a"
+    assert silent.asked == 3
+
+
+async def test_who_asked_just_before_it_began_or_ended_waits_too(silent: Silent):
+    states = [False, True, True, False]  # before and after the first, the second and so on
+    pins = ChannelPins(silent.channel, "agents", lambda: states.pop(0))
+    assert await pins.look_up(KEY) == "a"
+
+
+async def test_a_supervisor_that_is_replaced_and_never_answers_is_not_waited_for_for_ever(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("hermes_lb.workers.pins._MOST_TIMES", 2)
+    assert await ChannelPins(silent.channel, "agents", lambda: True).look_up(KEY) is None
+
+
+async def test_a_supervisor_that_goes_while_it_is_replaced_is_not_waited_for(silent: Silent):
+    pins = ChannelPins(silent.channel, "agents", lambda: True)
+    silent.of_supervisor.close()
+    assert await pins.look_up(KEY) is None
+
+
 async def test_a_pin_is_passed_on_to_the_other_workers(shared: Shared):
     worker = FakeWorker(shared)
     ChannelPins(worker.channel, "agents").tell(KEY, "a")

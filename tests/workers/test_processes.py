@@ -6,160 +6,34 @@ import asyncio
 import os
 import signal
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from hermes_lb.tasks import Tasks
 from tests.proxy.support import PATIENCE, eventually, turns
 from tests.workers.meddled import meddling
+from tests.workers.processes import (
+    Worker,
+    a_stream,
+    becomes,
+    get,
+    get_many,
+    let_go,
+    processes,
+    responses,
+    servers,
+    serving,
+    write,
+)
 from tests.workers.support import Running, run, until_it_listens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Worker:
-    """A server behind the balancer, in the test's own process: it notes what it has at a time."""
-
-    def __init__(self) -> None:
-        self.running = 0
-        self.most = 0
-        self.served = 0
-        self.go_on = asyncio.Event()
-        self.port = 0
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.running += 1
-        self.most = max(self.most, self.running)
-        self.served += 1
-        try:
-            match request.path:
-                case "/session":
-                    return web.Response(headers={"Mcp-Session-Id": f"{self.port}-{self.served}"})
-                case "/wait":
-                    await self.go_on.wait()
-                case "/stream":
-                    response = web.StreamResponse()
-                    await response.prepare(request)
-                    await response.write(b"begun ")
-                    await self.go_on.wait()
-                    await response.write(b"ended")
-                    return response
-            return web.Response(text=str(self.port))
-        finally:
-            self.running -= 1
-
-
-@pytest.fixture
-async def workers() -> AsyncIterator[list[Worker]]:
-    running = [Worker(), Worker()]
-    runners = []
-    for worker in running:
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", worker.handle)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        worker.port = runner.addresses[0][1]
-        runners.append(runner)
-    yield running
-    let_go(running)
-    for runner in runners:
-        await runner.cleanup()
-
-
-def let_go(workers: list[Worker]) -> None:
-    """What waits and what streams at them ends."""
-    for worker in workers:
-        worker.go_on.set()
-
-
-def write(folder: Path, workers: list[Worker], **settings: Any) -> Path:
-    """A configuration with two processes; `settings`: `process`, `backend`, `server` as TOML."""
-    servers = "".join(
-        f'[[backends.agents.servers]]\nname = "agent{n}"\naddress = "127.0.0.1:{worker.port}"\n'
-        f"{settings.get('server', '')}\n"
-        for n, worker in enumerate(workers, 1)
-    )
-    file = folder / "lb.toml"
-    file.write_text(
-        f"[process]\nworkers = 2\nmax_connections = 400\n{settings.get('process', '')}\n"
-        '[admin]\nbind = "127.0.0.1:0"\n[log]\naccess = "off"\n'
-        '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
-        f"[backends.agents]\n{settings.get('backend', '')}\n{servers}"
-    )
-    return file
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    """Each request on a connection of its own, so that the kernel spreads them."""
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        yield session
-
-
-@asynccontextmanager
-async def serving(file: Path, before: str = "") -> AsyncIterator[tuple[Running, str]]:
-    """A balancer that has started -> itself, and the URL of its admin API."""
-    async with run(file, before=before) as running:
-        await until_it_listens(running)
-        yield running, (await running.says(r"admin on (http://\S+)"))[1] + "/api/v1"
-
-
-async def servers(client: aiohttp.ClientSession, api: str) -> dict[str, dict[str, Any]]:
-    async with client.get(f"{api}/servers") as response:
-        return {server["name"]: server for server in await response.json()}
-
-
-async def processes(client: aiohttp.ClientSession, api: str) -> list[dict[str, Any]]:
-    async with client.get(f"{api}/status") as response:
-        found: list[dict[str, Any]] = (await response.json())["processes"]
-        return found
-
-
-async def becomes(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
-    """Ask until this is the answer."""
-    async with asyncio.timeout(PATIENCE):
-        while await ask() != wanted:
-            await turns()
-
-
-async def get(client: aiohttp.ClientSession, url: str) -> str:
-    async with client.get(url) as response:
-        assert response.status == 200, response.status
-        return await response.text()
-
-
-async def get_many(client: aiohttp.ClientSession, url: str, count: int) -> list[str]:
-    """All at once."""
-    return await asyncio.gather(*(get(client, url) for _ in range(count)))
-
-
-async def responses(client: aiohttp.ClientSession, api: str) -> int:
-    """How many were 2xx, as all processes have counted them."""
-    found = (await servers(client, api)).values()
-    return sum(server["counters"]["responses"]["2xx"] for server in found)
-
-
-@asynccontextmanager
-async def a_stream(
-    client: aiohttp.ClientSession, url: str, workers: list[Worker]
-) -> AsyncIterator[None]:
-    """It has begun; at the end it must end as a whole one."""
-    async with client.get(f"{url}/stream") as response:
-        assert await response.content.read(6) == b"begun "
-        yield
-        let_go(workers)
-        assert await response.content.read() == b"ended"
 
 
 async def test_all_processes_serve(
@@ -457,7 +331,7 @@ async def test_no_process_makes_a_socket_block_that_others_accept_from(
     assert "blocks" not in running.said
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 3, 6])
 async def test_an_upgrade_takes_up_another_number_of_processes(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession, count: int
 ) -> None:

@@ -152,6 +152,16 @@ def test_what_is_gone_leaves_nothing_and_what_stays_goes_on(part: Part, is_alone
     assert part.is_row_clear(1)
 
 
+def test_a_frontend_that_is_about_to_be_gone_has_no_row_and_is_not_copied(part: Part):
+    plane = FakePlane()
+    made = publisher(plane, part)
+    plane.counters["public"].requests = 7
+    rows = {key: row for key, row in ROWS.items() if key != "frontend public"}
+    made.set_rows(rows)
+    made.publish()
+    assert not any(part.read_counters(3))
+
+
 def test_a_row_starts_at_zero_for_who_gets_it(part: Part):
     plane = FakePlane()
     made = publisher(plane, part)

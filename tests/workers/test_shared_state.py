@@ -192,6 +192,15 @@ async def test_a_server_has_moved_if_it_has_in_any_worker(
     ]
 
 
+async def test_it_has_settled_when_all_workers_have_answered_behind_the_decisions(shared: Shared):
+    shared.server("b").set_admin("drain")
+    await shared.state.settle()
+    [told], [asked] = shared.fleet.told, shared.fleet.asked
+    assert [name for _, name, _ in told["servers"]] == ["b"]
+    # Workers of older code answer a message of this kind, and take no notice of the rest.
+    assert asked == {"do": "servers", "servers": [], "publish": True}
+
+
 def test_time_alone_ends_an_ejection():
     with a_shared_state(config("a b c d", outlier={"consecutive_failures": 5})) as shared:
         shared.server("a").eject(9.0, "5 failures in a row")

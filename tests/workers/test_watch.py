@@ -24,9 +24,13 @@ class Watched:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.noticed = 0
+        self.used = file.read_text()
 
     async def watch(self) -> None:
-        async for _ in changes(self.file, every=EVERY):
+        def is_used() -> bool:
+            return self.file.read_text() == self.used
+
+        async for _ in changes(self.file, is_used=is_used, every=EVERY):
             self.noticed += 1
 
     async def looks(self, times: int = 4) -> None:
@@ -51,6 +55,18 @@ async def test_each_change_is_noticed_once(watched: Watched) -> None:
         await eventually(lambda n=count: watched.noticed == n)
         await watched.looks()
         assert watched.noticed == count
+
+
+async def test_a_change_before_the_first_look_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text("as it was read")
+    tasks, one = Tasks(), Watched(file)
+    file.write_text("while it started")
+    tasks.spawn(one.watch(), name="watch")
+    await eventually(lambda: one.noticed == 1)
+    await one.looks()
+    assert one.noticed == 1
+    await tasks.cancel_all()
 
 
 async def test_a_file_that_is_as_it_was_is_no_change(watched: Watched) -> None:

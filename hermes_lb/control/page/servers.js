@@ -86,7 +86,9 @@ export class BackendCard {
 /** Why a server is in its state, and for how long if that is known. */
 function why(server, now) {
   if (server.ejected) return `${server.because}; back in ${duration(server.ejected.seconds_left)}`;
-  if (server.drain) return `${server.because}, ${duration(now - server.drain.since)} ago`;
+  if (server.drain && ["drain", "maint"].includes(server.state)) {
+    return `${server.because}, ${duration(now - server.drain.since)} ago`;
+  }
   if (server.weight < server.full_weight) {
     return `slow start: ${Math.round((100 * server.weight) / server.full_weight)} % of its weight`;
   }

@@ -119,6 +119,50 @@ async def test_a_certificate_may_be_optional(
     assert message.get("X-SSL-Client-S-DN") is None
 
 
+async def told_by_a_proxy(
+    stage: Stage, tmp_path: Path, certificate: str, *fields: str, has_one: bool = True
+) -> dict[str, str]:
+    """What servers are told of the certificate of a client that is a trusted proxy."""
+    origin = await stage.serving()
+    frontend = with_tls(
+        certificate, client_ca=ca_file(tmp_path), client_headers=True, client_auth="optional"
+    )
+    lb = await stage.balancer(origin, frontend=frontend | {"trusted_proxies": ["127.0.0.0/8"]})
+    client = await tls_client(stage, lb, context=a_client() if has_one else trusting())
+    await client.get("/", *fields)
+    assert (await client.read_response()).status == 200
+    [message] = origin.requests
+    assert message.get("X-Real-IP") == "127.0.0.1"
+    return {name: value for name, value in message.head.fields if name.lower().startswith("x-ssl-")}
+
+
+@pytest.mark.parametrize("fields", [(), ("X-Forwarded-Port: 443",)], ids=["plain", "forwarded"])
+async def test_a_trusted_proxy_that_tells_of_no_certificate_is_known_by_its_own(
+    stage: Stage, tmp_path: Path, certificate: str, fields: tuple[str, ...]
+) -> None:
+    told = await told_by_a_proxy(stage, tmp_path, certificate, *fields)
+    assert told["X-SSL-Client-Verify"] == "SUCCESS"
+    assert "CN=agent 7" in told["X-SSL-Client-S-DN"]
+    assert set(told) == {f"X-SSL-Client-{n}" for n in ("Verify", "S-DN", "Serial", "Fingerprint")}
+    told = await told_by_a_proxy(stage, tmp_path, certificate, *fields, has_one=False)
+    assert told == {"X-SSL-Client-Verify": "NONE"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"X-SSL-Client-Verify": "NONE"},
+        {"x-ssl-client-verify": "SUCCESS", "X-Ssl-Client-S-Dn": "CN=of its own client"},
+    ],
+    ids=["none", "one"],
+)
+async def test_what_a_trusted_proxy_tells_of_its_client_is_not_mixed_with_ours(
+    stage: Stage, tmp_path: Path, certificate: str, fields: dict[str, str]
+) -> None:
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+    assert await told_by_a_proxy(stage, tmp_path, certificate, *lines) == fields
+
+
 async def test_nobody_can_claim_a_certificate_where_none_is_asked_for(stage: Stage) -> None:
     origin = await stage.serving()
     lb = await stage.balancer(origin)

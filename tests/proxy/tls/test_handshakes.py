@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 from random import Random
 from typing import TYPE_CHECKING
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.testing import eventually
-from tests.proxy.support import on_both_loops, request, turns
+from tests.proxy.support import Client, on_both_loops, request, turns
 from tests.proxy.tls_support import (
     TlsClient,
     bare_client,
@@ -19,8 +21,12 @@ from tests.proxy.tls_support import (
     trusting,
     with_tls,
 )
+from tests.workers.support import reserved_port, run
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
     from tests.proxy.support import Stage
 
 
@@ -169,3 +175,142 @@ async def test_damaged_records_leave_nothing_behind(stage: Stage, certificate: s
         await client.wire.read_until_cut()
     [frontend] = lb._plane.frontends
     assert frontend.counters.requests == 0
+
+
+# The counter of those that came to nothing.
+
+
+async def no_common_cipher(client: Client) -> None:
+    context = trusting()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")  # the certificate has another key
+    with pytest.raises(ssl.SSLError):
+        await TlsClient(client.sock, context, "a.test").shake_hands()
+
+
+async def no_common_protocol(client: Client) -> None:
+    context = trusting()
+    context.set_alpn_protocols(["h2"])
+    with pytest.raises(ssl.SSLError):
+        await TlsClient(client.sock, context, "a.test").shake_hands()
+
+
+async def other_version(client: Client) -> None:
+    context = trusting()
+    with pytest.warns(DeprecationWarning, match=r"TLSv1_1 is deprecated"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.warns(DeprecationWarning, match=r"TLSv1_1 is deprecated"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError):
+        await TlsClient(client.sock, context, "a.test").shake_hands()
+
+
+async def distrust(client: Client) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with pytest.raises(ssl.SSLError):
+        await TlsClient(client.sock, context, "a.test").shake_hands()
+
+
+async def garbage(client: Client) -> None:
+    await client.send(b"\0\1\2\3")
+    await client.read_until_cut()
+
+
+async def plain_http(client: Client) -> None:
+    await client.get()
+    await client.read_to_end()
+
+
+async def half_a_hello(client: Client) -> None:
+    await client.send(b"\x16\x03\x01\x02")
+    await turns(20)
+    client.half_close()
+    await client.read_until_cut()
+
+
+async def half_a_handshake(client: Client) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting().wrap_bio(incoming, outgoing, server_hostname="a.test")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    await client.send(outgoing.read())
+    await client.read_some()
+    client.abort()
+
+
+FAILURES = [
+    no_common_cipher, no_common_protocol, other_version, distrust, garbage, plain_http,
+    half_a_hello, half_a_handshake,
+]  # fmt: skip
+
+
+@on_both_loops
+@pytest.mark.parametrize("fail", FAILURES)
+async def test_a_handshake_that_comes_to_nothing_is_counted_once(
+    stage: Stage, certificate: str, fail: Callable[[Client], Awaitable[None]]
+) -> None:
+    lb = await serving(stage, certificate)
+    [frontend] = lb._plane.frontends
+    await fail(await bare_client(stage, lb))
+    await eventually(lambda: frontend.counters.tls_failures == 1)
+    await eventually(lambda: frontend.counters.connections == 0)
+    assert frontend.counters.tls_failures == 1
+    assert sum(frontend.counters.refused.values()) == 1
+
+
+async def test_a_handshake_that_is_too_slow_is_counted(stage: Stage, certificate: str) -> None:
+    origin = await stage.serving()
+    lb = await stage.balancer(
+        origin, frontend=with_tls(certificate), timeouts={"request_head": "50ms"}
+    )
+    client = await bare_client(stage, lb)
+    await client.send(b"\x16\x03\x01\x02")
+    await client.read_until_cut()
+    [frontend] = lb._plane.frontends
+    await eventually(lambda: frontend.counters.tls_failures == 1)
+
+
+async def test_who_says_nothing_or_is_served_has_not_failed(stage: Stage, certificate: str) -> None:
+    lb = await serving(stage, certificate)
+    [frontend] = lb._plane.frontends
+    (await bare_client(stage, lb)).close()
+    client = await tls_client(stage, lb)
+    await client.get()
+    assert (await client.read_response()).status == 200
+    client.abort()
+    await eventually(
+        lambda: (frontend.counters.connections_total, frontend.counters.connections) == (2, 0)
+    )
+    assert frontend.counters.tls_failures == 0
+
+
+@pytest.mark.e2e
+async def test_workers_add_up_the_handshakes_that_failed(tmp_path: Path, certificate: str) -> None:
+    with reserved_port() as admin:
+        file = tmp_path / "lb.toml"
+        file.write_text(
+            "[process]\nworkers = 2\nmax_connections = 100\n"
+            f'[admin]\nbind = "127.0.0.1:{admin}"\n[log]\naccess = "off"\n'
+            '[[frontends]]\nname = "public"\nbind = { address = "127.0.0.1:0", tls = true }\n'
+            f'default_backend = "agents"\ntls = {{ certificate = "{certificate}" }}\n'
+            '[[backends.agents.servers]]\nname = "agent1"\naddress = "127.0.0.1:9"\n'
+        )
+        async with run(file) as running:
+            port = int((await running.says(r"listening on https://\S+:(\d+)"))[1])
+            await running.says("admin on")
+            for fail in FAILURES:
+                with socket.create_connection(("127.0.0.1", port)) as sock:
+                    await fail(Client(sock))
+            wanted = b'hermes_lb_tls_handshake_failures_total{frontend="public"} %d\n'
+            async with asyncio.timeout(30):
+                while wanted % len(FAILURES) not in await scraped(admin):  # noqa: ASYNC110 - elsewhere
+                    await asyncio.sleep(0.05)
+
+
+async def scraped(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n" % port)
+    text = await reader.read()
+    writer.close()
+    return text

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from operator import is_
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from hermes_lb.proxy import ticket_keys
+from hermes_lb.proxy import listener, ticket_keys
+from hermes_lb.proxy.certificates import Certificates
 from hermes_lb.proxy.ticket_keys import TicketSecret, set_ticket_keys
-from tests.proxy.tls_support import resuming_client, serving, site, tls_client, trusting
+from hermes_lb.testing import eventually
+from tests.proxy.tls_support import resuming_client, serving, site, tls_client, trusting, with_tls
 from tests.workers.support import run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hermes_lb import LoadBalancer
     from tests.proxy.support import Stage
     from tests.proxy.tls_support import TlsClient
 
 
 class Calendar:
-    """The day is what the test says."""
+    """The day is what the test says, and who waits for the next one looks again at once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.day = 20_000
         monkeypatch.setattr(ticket_keys, "_today", lambda: self.day)
+        monkeypatch.setattr(listener, "until_tomorrow", lambda: 0.01, raising=False)
 
 
 @pytest.fixture
@@ -123,6 +127,83 @@ async def test_a_session_of_yesterday_is_not_resumed(
     assert not (await resuming_client(stage, lb, context, first)).tls.session_reused
     second = await begun(stage, lb, context)
     assert (await resuming_client(stage, lb, context, second)).tls.session_reused
+
+
+async def another_day(calendar: Calendar, *balancers: LoadBalancer) -> None:
+    """The day ends, and all of them have seen it."""
+
+    def shown() -> list[Certificates | None]:
+        return [lb._plane.frontends[0].certificates for lb in balancers]
+
+    before = shown()
+    calendar.day += 1
+    await eventually(lambda: not any(map(is_, shown(), before)))
+
+
+async def test_a_day_ends_without_a_look_at_the_files(
+    stage: Stage, tmp_path: Path, context: ssl.SSLContext, calendar: Calendar
+) -> None:
+    path = site(tmp_path, "a.test")
+    lb = await serving(stage, path, reload_interval=0)
+    first = await begun(stage, lb, context)
+    Path(path).write_text("half of a file")  # noqa: ASYNC240
+    await another_day(calendar, lb)
+    second = await resuming_client(stage, lb, context, first)
+    assert not second.tls.session_reused
+    assert second.tls.getpeercert(True) == first.tls.getpeercert(True)
+    third = await begun(stage, lb, context)
+    assert (await resuming_client(stage, lb, context, third)).tls.session_reused
+
+
+async def test_a_frontend_that_begins_to_speak_tls_follows_the_days_too(
+    stage: Stage, certificate: str, calendar: Calendar
+) -> None:
+    lb = await stage.balancer(await stage.serving())
+    configured = lb.config.model_dump()
+    configured["frontends"][0] |= with_tls(certificate, reload_interval=0)
+    await lb.reconfigure(configured)
+    await another_day(calendar, lb)
+
+
+async def test_a_process_that_starts_days_later_has_the_keys_of_those_that_run(
+    stage: Stage, certificate: str, context: ssl.SSLContext, calendar: Calendar
+) -> None:
+    one = await serving(stage, certificate, reload_interval=0)
+    at_start = one._plane.context.tickets.state
+    await another_day(calendar, one)
+    await another_day(calendar, one)
+    other = await serving(stage, certificate, reload_interval=0)
+    other._plane.context.tickets = TicketSecret.restore(at_start)
+    other._plane.frontends[0].certificates = None
+    other._plane.frontends[0].reload_certificates()
+    first = await begun(stage, one, context)
+    assert (await resuming_client(stage, other, context, first)).tls.session_reused
+    await another_day(calendar, one, other)
+    second = await begun(stage, other, context)
+    assert (await resuming_client(stage, one, context, second)).tls.session_reused
+
+
+async def test_keys_that_cannot_be_changed_stay_and_it_is_tried_again(
+    stage: Stage, certificate: str, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lb = await serving(stage, certificate, reload_interval=0)
+    [frontend] = lb._plane.frontends
+    monkeypatch.setattr(listener, "_LOOKS_AT_CLOCK", 0.01)
+
+    def fail(_: Certificates) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Certificates, "of_today", fail)
+        old = frontend.certificates
+        calendar.day += 1
+        await eventually(lambda: len(stage.problems) > 1)
+        assert frontend.certificates is old
+    await eventually(lambda: frontend.certificates is not old)
+    assert set(stage.problems) == {
+        "hermes_lb logs: the keys of TLS tickets stay as they were: Too many open files"
+    }
+    stage.problems.clear()
 
 
 async def test_a_session_of_other_files_is_not_resumed(

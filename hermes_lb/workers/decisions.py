@@ -1,0 +1,73 @@
+"""What an image of the program has decided and noted, for the next one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.config import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hermes_lb.control.history import History
+    from hermes_lb.observe.observed import Upkeep
+    from hermes_lb.pool import Server
+    from hermes_lb.workers.kept_files import KeptFiles
+    from hermes_lb.workers.shared_state import SharedState
+
+# What an upgrade does not begin anew (`Upkeep`).
+_KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts", "dns_failures")
+
+
+class Decisions:
+    """Verdicts, pins, good files, numbers: `state` is taken by the next image's `restore`."""
+
+    def __init__(
+        self, shared: SharedState, kept_files: KeptFiles, upkeep: Upkeep, history: History | None
+    ) -> None:
+        self._shared = shared
+        self._kept_files = kept_files
+        self._upkeep = upkeep
+        self._history = history
+
+    def state(self, config: Config) -> dict[str, Any]:
+        """As JSON has it. `config` is as the file has it; the one that the pools have has a server
+        for each address, too."""
+        return {
+            "config": config.model_dump(mode="json"),
+            "applied": self._shared.config.model_dump(mode="json"),
+            **self._shared.state(),
+            "tls_files": self._kept_files.state,
+            "history": self._history.state() if self._history is not None else None,
+            **{key: getattr(self._upkeep, key) for key in _KEPT},
+        }
+
+    def restore(self, inherited: Mapping[str, Any] | None) -> list[Server]:
+        """What the last image has left, if there was one -> the servers that it knew.
+
+        The pools have to be as it had them (`applied`): what has changed in the file since then is
+        for the `reconfigure` that follows.
+        """
+        if inherited is None:
+            return []
+        for key in _KEPT:
+            setattr(self._upkeep, key, inherited.get(key, getattr(self._upkeep, key)))
+        if self._history is not None:
+            self._history.restore(inherited.get("history") or {})
+        return self._shared.restore(inherited)
+
+
+def applied(inherited: Mapping[str, Any] | None) -> Config | None:
+    """By what the last image's pools were made. None: there was none, or this code can't tell.
+
+    Older code says only what was in its file: enough, unless names of servers were looked up.
+    """
+    if inherited is None:
+        return None
+    with suppress(ValueError):
+        config = Config.model_validate(inherited.get("applied", inherited["config"]))
+        has = {(name, s.name) for name, one in config.backends.items() for s in one.servers}
+        if all((backend, server) in has for backend, server, _ in inherited["servers"]):
+            return config
+    return None

@@ -1,0 +1,48 @@
+"""The configuration file anew: what a reload may go on by, and what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING, NamedTuple
+
+from hermes_lb.config import Config, load_config
+from hermes_lb.config.changes import describe_changes, refuse_fixed
+from hermes_lb.observe.sinks import try_sink
+from hermes_lb.proxy import check_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hermes_lb.proxy.certificates import TlsFiles
+    from hermes_lb.workers.rows import Rows
+
+
+class Accepted(NamedTuple):
+    """It, its certificates by frontend, and what is different, in words."""
+
+    config: Config
+    files: Mapping[str, TlsFiles]
+    changes: list[str]
+
+
+async def accepted(file: Path, before: Config, rows: Rows) -> Accepted:
+    """What the file has now, if a balancer that runs by `before` can go on by it.
+
+    Raises ConfigError with every problem, OSError, or ValueError if there are too few `rows`.
+    """
+    new = _load(file)
+    refuse_fixed(before, new, str(file))
+    changes = describe_changes(before, new)
+    files = check_files(new)
+    rows.check(new)
+    if new.log != before.log:
+        await asyncio.to_thread(try_sink, new.log)
+    return Accepted(new, files, changes)
+
+
+def _load(file: Path) -> Config:
+    if file.is_fifo():
+        raise OSError(errno.ESPIPE, f"{file} is a FIFO, which is read only once")
+    return load_config(file)

@@ -1,0 +1,73 @@
+"""What a worker shares with others: leases, places, and what clients may take.
+
+One that is alone (`process.workers = 1`) shares nothing, which costs nothing; but it begins when
+another generation comes beside it, and ends when it is the last again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from hermes_lb.workers.peers import Peers
+from hermes_lb.workers.published import Publisher
+from hermes_lb.workers.shared_clients import SharedClients
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hermes_lb.proxy import DataPlane
+    from hermes_lb.workers.block import Block
+
+
+class Sharing:
+    """Of worker `number`, whose data path is `plane`. `bells` has an eventfd for each worker.
+
+    It is alone until `set_alone` says another thing; `key` is for `SharedClients`.
+    """
+
+    def __init__(
+        self, plane: DataPlane, block: Block, number: int, bells: Sequence[int], key: bytes
+    ) -> None:
+        self._plane = plane
+        self._block = block
+        self._number = number
+        self._bells = list(bells)
+        self._rows: Mapping[str, int] = {}
+        self._peers: Peers | None = None
+        mine, all_parts = block.parts[number], block.parts
+        self._clients = SharedClients(mine.clients, [one.clients for one in all_parts], key)
+        self._requests = SharedClients(mine.requests, [one.requests for one in all_parts], key)
+        self.publisher = Publisher(plane, mine, is_alone=True)
+
+    def __repr__(self) -> str:
+        return f"<Sharing of worker {self._number}, {'not ' * (not self.is_alone)}alone>"
+
+    @property
+    def is_alone(self) -> bool:
+        return self._peers is None
+
+    def set_rows(self, rows: Mapping[str, int]) -> None:
+        """As the supervisor dealt them out, for the pools that there are now."""
+        self._rows = rows
+        self.publisher.set_rows(rows)
+        if self._peers is not None:
+            self._peers.set_rows(self._plane.pools, rows)
+
+    def set_alone(self, is_alone: bool) -> None:
+        """Others come, or none is left. Idempotent. To be called when there are rows."""
+        if is_alone == self.is_alone:
+            return
+        context = self._plane.context
+        if self._peers is None:
+            loop = asyncio.get_running_loop()
+            self._peers = Peers(self._block, self._number, self._bells, loop)
+            self._peers.set_rows(self._plane.pools, self._rows)
+            context.turn.before_requests = self._peers.look
+            context.share(self._clients, self._requests)
+        else:
+            context.share(None, None)
+            context.turn.before_requests = None
+            self._peers.leave()
+            self._peers = None
+        self.publisher.is_alone = self.is_alone

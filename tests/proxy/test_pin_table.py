@@ -1,0 +1,146 @@
+"""What a balancer trusts of its own, and when it asks those that it shares its pins with."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hermes_lb.config import Pins
+from hermes_lb.proxy.pin_table import PinTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = b"session"
+
+
+class Others:
+    """What all balancers know together, for `expire` seconds from the last use."""
+
+    def __init__(self, clock: Callable[[], float], expire: float) -> None:
+        self.is_reachable = True
+        self.told: list[str] = []
+        self.before_answer: Callable[[], object] = lambda: None
+        self._clock, self._expire = clock, expire
+        self._known: tuple[str, float] | None = None
+
+    async def look_up(self, key: bytes) -> str | None:
+        name, until = self._known or ("", 0.0)
+        self.before_answer()
+        if not self.is_reachable or until <= self._clock():
+            return None
+        self._known = name, self._clock() + self._expire
+        return name
+
+    def tell(self, key: bytes, name: str) -> asyncio.Future[None]:
+        self.told.append(name)
+        self._known = name, self._clock() + self._expire
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    async def close(self) -> None: ...
+
+    def lose(self) -> None:
+        self._known = None
+
+
+class Shown:
+    """A table, its clock, and the others."""
+
+    def __init__(self, expire: float) -> None:
+        self.now = 100.0
+        self.others = Others(lambda: self.now, expire)
+        context: Any = SimpleNamespace(
+            clock=lambda: self.now, shared_pins=lambda backend: self.others
+        )
+        self.table = PinTable("agents", Pins(expire=expire), context)
+
+    async def asked(self) -> str | None:
+        """As a request is: what is known here, else what the others know."""
+        name = self.table.find(KEY, self.now)
+        if name is None and self.table.is_shared:
+            name = await self.table.look_up(KEY)
+        return name
+
+    async def learnt(self, name: str) -> bool:
+        """As from a response -> whether its client has to wait for the others."""
+        news = self.table.pin([KEY], name, self.now)
+        if news is not None:
+            await news
+        return news is not None
+
+
+@pytest.fixture
+def shown() -> Shown:
+    return Shown(expire=30.0)
+
+
+async def test_only_what_is_new_is_waited_for(shown: Shown) -> None:
+    assert await shown.learnt("one")
+    assert not await shown.learnt("one")
+    assert await shown.learnt("two")
+    assert shown.others.told == ["one", "two"]
+
+
+async def test_a_pin_in_use_here_lives_on_there(shown: Shown) -> None:
+    await shown.learnt("one")
+    for _ in range(100):
+        shown.now += 2.0
+        assert await shown.asked() == "one"
+        assert await shown.others.look_up(KEY) == "one"
+
+
+async def test_learning_the_same_again_is_a_use(shown: Shown) -> None:
+    await shown.learnt("one")
+    shown.now += 25.0
+    assert not await shown.learnt("one")
+    assert shown.others.told == ["one", "one"]
+
+
+async def test_what_others_have_changed_is_seen_while_the_pin_is_in_use(shown: Shown) -> None:
+    await shown.learnt("one")
+    shown.others.tell(KEY, "two")
+    seen = []
+    for _ in range(12):
+        shown.now += 1.0
+        seen.append(await shown.asked())
+    assert seen == ["one"] * 9 + ["two"] * 3  # a third of its life
+
+
+async def test_what_the_others_have_lost_they_are_told_again(shown: Shown) -> None:
+    await shown.learnt("one")
+    shown.others.lose()
+    shown.now += 20.0
+    assert await shown.asked() == "one"
+    assert shown.others.told == ["one", "one"]
+
+
+async def test_a_response_that_comes_meanwhile_knows_better(shown: Shown) -> None:
+    await shown.learnt("one")
+    shown.now += 20.0
+    shown.others.before_answer = lambda: shown.table.pin([KEY], "two", shown.now)
+    assert await shown.asked() == "two"
+    assert await shown.asked() == "two"
+
+
+async def test_while_nobody_answers_it_goes_by_what_it_knows(shown: Shown) -> None:
+    await shown.learnt("one")
+    shown.now += 20.0
+    shown.others.before_answer = lambda: setattr(shown.others, "is_reachable", False)
+    assert await shown.asked() == "one"
+    assert await shown.asked() == "one"  # without asking
+    assert shown.others.told == ["one"]
+    assert not await shown.learnt("two")
+
+
+async def test_alone_it_knows_best() -> None:
+    context: Any = SimpleNamespace(clock=lambda: 0.0, shared_pins=None)
+    table = PinTable("agents", Pins(expire=30.0), context)
+    assert table.pin([KEY], "one", 0.0) is None
+    assert table.find(KEY, 29.0) == "one"
+    assert table.find(KEY, 58.0) == "one"
+    assert not table.is_shared

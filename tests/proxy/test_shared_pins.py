@@ -1,0 +1,201 @@
+"""Sessions that several balancers know of, through Redis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.proxy.support import (
+    AtOrigin,
+    Client,
+    Stage,
+    eventually,
+    in_flight,
+    on_both_loops,
+    request,
+    response,
+    server_of,
+    turns,
+)
+from tests.proxy.test_stick import MCP, ask, mint, session_of
+from tests.proxy.test_tunnel import HANDSHAKE
+from tests.proxy.websocket import SWITCH
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from hermes_lb import LoadBalancer
+    from tests.agent_worker.redis.dropping_proxy import DroppingProxy
+
+STRICT = {**MCP, "on_lost": "strict"}
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    redis_server = pytest.importorskip("agent_worker.redis_server")
+    with redis_server.RedisServer.start() as server:
+        yield server.url
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[DroppingProxy]:
+    """A way to that Redis, which can be held up."""
+    module = pytest.importorskip("tests.agent_worker.redis.dropping_proxy")
+    async with module.DroppingProxy(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        yield proxy  # it has to outlive the balancers: it comes first in a test's arguments
+        await eventually(lambda: not proxy.open_connections)
+
+
+def shared(url: str, **more: Any) -> dict[str, Any]:
+    return {"stick": [MCP], "pins": {"redis": url, **more}}
+
+
+async def test_two_balancers_over_one_redis_agree(stage: Stage, redis_url: str) -> None:
+    origins = await mint(stage)
+    one = await stage.balancer(*origins, backend=shared(redis_url))
+    two = await stage.balancer(*origins, backend=shared(redis_url))
+    for _ in range(9):
+        session = session_of(await ask(stage, one))
+        for lb in (two, one, two):
+            assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
+
+
+class Held:
+    """A request whose response names a session, while Redis does not hear of that."""
+
+    def __init__(self, link: DroppingProxy, lb: LoadBalancer, client: Client, at_origin: AtOrigin):
+        self.link, self.lb, self.client, self.at_origin = link, lb, client, at_origin
+
+    async def names_it(self, data: bytes) -> None:
+        """The server has said so much, and Redis shall hear of it."""
+        before = self.link.commands["SET"]
+        await self.at_origin.send(data)
+        await eventually(lambda: self.link.commands["SET"] > before)
+        assert await self.client.gets_nothing()
+
+
+async def held(
+    stage: Stage,
+    link: DroppingProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    head: bytes | None = None,
+    **options: Any,
+) -> Held:
+    monkeypatch.setattr("hermes_lb.proxy.redis_pins._PATIENCE", 20.0)
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, backend=shared(link.url), **options)
+    client = await stage.client(lb)
+    # A connection to Redis, which the next command uses: opening one asks and answers.
+    await client.get("/", "Mcp-Session-Id: of-nobody")
+    at_origin = await origin.accept()
+    await at_origin.read_request()
+    await at_origin.respond(status=404)
+    assert (await client.read_response()).status == 404
+    await client.send(head or request("GET", "/"))
+    await at_origin.read_request()
+    link.go_deaf()
+    return Held(link, lb, client, at_origin)
+
+
+@on_both_loops
+async def test_the_client_learns_of_a_session_when_all_balancers_can(
+    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = await held(stage, link, monkeypatch)
+    first, last = response(b"whole" * 9, "mcp-session-id: s")[:-20], (b"whole" * 9)[-20:]
+    await it.names_it(first)
+    await it.at_origin.send(last)
+    assert await it.client.gets_nothing()
+    link.speak()
+    answer = await it.client.read_response()
+    assert (answer.body, answer.get("mcp-session-id")) == (b"whole" * 9, "s")
+    # Its connections go on.
+    await it.client.get("/", "Mcp-Session-Id: s")
+    await it.at_origin.read_request()
+    await it.at_origin.respond(b"again")
+    assert (await it.client.read_response()).body == b"again"
+    assert server_of(it.lb).counters.responses[2] == 2
+
+
+@on_both_loops
+async def test_a_server_that_closes_behind_its_response_is_passed_on_whole(
+    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = await held(stage, link, monkeypatch)
+    await it.names_it(b"HTTP/1.1 200 OK\r\nmcp-session-id: s\r\n\r\nto the end")
+    it.at_origin.close()
+    assert await it.client.gets_nothing()
+    link.speak()
+    assert (await it.client.read_response()).body == b"to the end"
+    assert (await stage.logged(it.lb, 2))[1].termination == "--"
+
+
+async def test_a_tunnel_waits_too(
+    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = await held(stage, link, monkeypatch, HANDSHAKE)
+    await it.names_it(SWITCH[:-2] + b"mcp-session-id: s\r\n\r\nframe")
+    link.speak()
+    assert (await it.client.read_head()).status == 101
+    assert await it.client.read_exactly(5) == b"frame"
+    await it.client.send(b"back")
+    assert await it.at_origin.read_exactly(4) == b"back"
+
+
+async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(
+    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = await held(stage, link, monkeypatch)
+    await it.names_it(response(b"", "mcp-session-id: s"))
+    it.client.abort()
+    assert (await stage.logged(it.lb, 2))[1].termination == "CH"
+    assert in_flight(it.lb) == [0]
+    link.speak()
+    assert await it.at_origin.read_until_cut() == b""
+
+
+async def test_a_request_that_is_finished_without_its_client_is_so_here(
+    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = {"path_prefix": "/", "backend": "agents", "on_disconnect": "detach"}
+    it = await held(stage, link, monkeypatch, frontend={"routes": [route]})
+    await it.names_it(response(b"whole", "mcp-session-id: s")[:-2])
+    it.client.abort()
+    await eventually(lambda: not it.lb._plane.context.clients)
+    link.speak()
+    await turns()
+    assert in_flight(it.lb) == [1]
+    await it.at_origin.send(b"le")
+    await eventually(lambda: in_flight(it.lb) == [0])
+    # The connection is as good as before.
+    client = await stage.client(it.lb)
+    await client.get("/")
+    await it.at_origin.read_request()
+    await it.at_origin.respond(b"next")
+    assert (await client.read_response()).body == b"next"
+
+
+async def test_a_redis_that_is_silent_is_not_waited_for_long(
+    link: DroppingProxy, stage: Stage
+) -> None:
+    lb = await stage.balancer(*await mint(stage), backend=shared(link.url))
+    link.go_mute()
+    session = session_of(await ask(stage, lb))  # a quarter of a second
+    assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
+    await eventually(lambda: any("shared pins" in problem for problem in stage.problems))
+    link.speak()
+    stage.problems.clear()
+
+
+async def test_without_its_redis_a_balancer_goes_by_what_it_knows(stage: Stage) -> None:
+    lb = await stage.balancer(
+        *await mint(stage), backend=shared(f"redis://127.0.0.1:{stage.nobody()}/0")
+    )
+    session = session_of(await ask(stage, lb))
+    assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
+    assert (await ask(stage, lb, "Mcp-Session-Id: of-nobody")).status == 404
+    await eventually(lambda: any("shared pins" in problem for problem in stage.problems))
+    assert len(stage.problems) == 1
+    stage.problems.clear()
+    assert server_of(lb).fails == 0

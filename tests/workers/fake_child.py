@@ -1,0 +1,83 @@
+"""Worker processes that are none: they note what they are told, and do what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from hermes_lb.workers import fleet
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class FakeChild:
+    """As `workers.child.Child`, and its own channel. `told` are the messages."""
+
+    def __init__(self, number: int, seat: int, heard: Any, ended: Any) -> None:
+        self.pid, self.number, self.seat = 1_000_000 + number, number, seat
+        self.is_retired = self.serves = False
+        self.is_alone: bool | None = None
+        self.listens: dict[Any, Any] = {}
+        self.exit_status: int | None = None
+        self.started_at = asyncio.get_running_loop().time()
+        self.channel = self
+        self.is_closed = self.is_amid_message = False
+        self.told: list[dict[str, Any]] = []
+        self._heard, self._ended = heard, ended
+        self._over = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<FakeChild {self.number}, seat {self.seat}>"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.exit_status is not None
+
+    @property
+    def end_in_words(self) -> str:
+        return "by the test"
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.told.append(message)
+
+    async def ask(
+        self, message: dict[str, Any], descriptors: Any = (), *, timeout: float
+    ) -> dict[str, Any]:
+        self.told.append(message)
+        return {"urls": []}
+
+    def retire(self, timeout: float) -> None:
+        self.is_retired = True
+        if timeout == 0.0:
+            self.ends()
+
+    def kill(self) -> None:
+        self.ends(-9)
+
+    def ends(self, status: int = 0) -> None:
+        if not self.has_ended:
+            self.exit_status = status
+            self._over.set()
+            self._ended(self)
+
+    async def wait(self) -> None:
+        await self._over.wait()
+
+    def what(self, do: str) -> list[dict[str, Any]]:
+        """The messages of one kind."""
+        return [message for message in self.told if message["do"] == do]
+
+
+def fake_children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
+    """All that any fleet starts from now on."""
+    started: list[FakeChild] = []
+
+    class Started(FakeChild):
+        @classmethod
+        def start(cls, loop: str, *, number: int, seat: int, heard: Any, ended: Any) -> FakeChild:
+            started.append(cls(number, seat, heard, ended))
+            return started[-1]
+
+    monkeypatch.setattr(fleet, "Child", Started)
+    return started

@@ -1,0 +1,334 @@
+"""What a supervisor tells its workers, and what it takes up of the image before: no processes."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hermes_lb.config import load_config
+from hermes_lb.control.operator import NotPossible
+from hermes_lb.testing import eventually
+from hermes_lb.workers import supervisor as supervisor_module
+from hermes_lb.workers.handover import Estate
+from hermes_lb.workers.limits import worker_count
+from hermes_lb.workers.supervisor import Supervisor
+from tests.workers.fake_child import FakeChild, fake_children
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+
+    from hermes_lb.pool import Server
+
+OFF = "enabled = false"
+
+
+def write(
+    folder: Path,
+    servers: str = "",
+    *,
+    workers: int = 1,
+    server: str = "",
+    backend: str = "",
+    admin: str = OFF,
+    frontends: str = "",
+) -> Path:
+    """Of servers a, b, c, d, or others; `server` is TOML for the first."""
+    listed = ", ".join(
+        f'{{ name = "{name}", address = "127.0.0.1:{9000 + n}"{server if n == 0 else ""} }}'
+        for n, name in enumerate(servers.split() or "abcd")
+    )
+    file = folder / "lb.toml"
+    file.write_text(
+        f"[process]\nworkers = {workers}\n[admin]\n{admin}\n"
+        '[log]\naccess = "off"\n'
+        '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+        f"{frontends}[backends.agents]\nservers = [{listed}]\n{backend}"
+    )
+    return file
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
+    """All worker processes."""
+    return fake_children(monkeypatch)
+
+
+@asynccontextmanager
+async def supervising(
+    file: Path, inherited: Mapping[str, Any] | None = None
+) -> AsyncIterator[Supervisor]:
+    """One that has started, perhaps as the next image of one that left this."""
+    config = load_config(file)
+    estate = Estate.found(worker_count(config), "asyncio")
+    estate.inherited = json.loads(json.dumps(inherited))
+    supervisor = Supervisor(config, file, estate)
+    await supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        await supervisor.stop()
+
+
+class Executed(Exception):
+    """Instead of the next image."""
+
+
+async def is_checked(file: Path) -> None:
+    """The new code takes any configuration."""
+
+
+async def what_it_leaves(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """To the next image, in an upgrade that comes to nothing."""
+    left: list[Any] = []
+
+    def execute(estate: Any, fleet: Any, inheritance: Any) -> None:
+        left.append(json.loads(json.dumps(inheritance)))
+        raise Executed
+
+    monkeypatch.setattr(supervisor_module, "check_new_code", is_checked)
+    monkeypatch.setattr(supervisor_module, "execute_anew", execute)
+    await supervisor.upgrade()
+    await eventually(lambda: bool(left))
+    return left[0]
+
+
+def first(supervisor: Supervisor) -> Server:
+    return supervisor.observed.pools["agents"].servers[0]
+
+
+def is_ejected(server: Server) -> None:
+    server.eject(1e12, "5 failures in a row")
+
+
+def is_down(server: Server) -> None:
+    server.set_up(False, "connection refused")
+
+
+def comes_back(server: Server) -> None:
+    """From maintenance."""
+    server.set_admin("maint")
+    server.set_admin("ready")
+
+
+def is_as_configured(server: Server) -> None:
+    """Nobody has decided anything."""
+
+
+SLOW = ', slow_start = "9s"'
+NO_CHECKS = "[backends.agents.health]\ninterval = 3600.0\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "decide", "after"),
+    [
+        pytest.param({}, is_as_configured, {"server": ", down = true"}, id="it is down"),
+        pytest.param({"server": ", down = true"}, is_as_configured, {}, id="it is down no more"),
+        pytest.param({"backend": "outlier = {}\n"}, is_ejected, {}, id="no outliers"),
+        pytest.param({"backend": NO_CHECKS}, is_down, {}, id="no checks"),
+        pytest.param({"server": SLOW}, comes_back, {}, id="no slow start"),
+        pytest.param({"server": ", weight = 1"}, lambda s: s.set_weight(5),
+                     {"server": ", weight = 2"}, id="another weight"),
+    ],
+)  # fmt: skip
+async def test_an_upgrade_takes_up_what_has_changed_in_the_file_as_a_reload_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[FakeChild],
+    before: dict[str, str],
+    decide: Callable[[Server], None],
+    after: dict[str, str],
+) -> None:
+    async with supervising(write(tmp_path, **before)) as supervisor:  # type: ignore[arg-type]
+        decide(first(supervisor))
+        file = write(tmp_path, **after)  # type: ignore[arg-type]
+        left = await what_it_leaves(supervisor, monkeypatch)
+        async with supervising(file, left) as upgraded:
+            await supervisor.reload()
+            found, expected = first(upgraded), first(supervisor)
+            for server in (found, expected):
+                server.last_check = ""  # what it says stays, or not
+            assert found.snapshot() == expected.snapshot()
+            assert found.state == ("maint" if "down" in str(after) else "up")
+
+
+@pytest.mark.parametrize(
+    ("settings", "decide"),
+    [
+        ({}, lambda server: server.set_admin("drain")),
+        ({}, lambda server: server.set_weight(7)),
+        ({"backend": "outlier = {}\n"}, is_ejected),
+        ({"backend": NO_CHECKS}, is_down),
+        ({"server": SLOW}, comes_back),
+    ],
+)
+async def test_an_upgrade_keeps_what_was_decided_and_has_not_changed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[FakeChild],
+    settings: dict[str, str],
+    decide: Callable[[Server], None],
+) -> None:
+    file = write(tmp_path, **settings)  # type: ignore[arg-type]
+    async with supervising(file) as supervisor:
+        decide(first(supervisor))
+        left = await what_it_leaves(supervisor, monkeypatch)
+        async with supervising(file, left) as upgraded:
+            assert first(upgraded).snapshot() == first(supervisor).snapshot()
+
+
+async def test_decisions_by_a_configuration_that_this_code_does_not_take_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
+) -> None:
+    file = write(tmp_path)
+    async with supervising(file) as supervisor:
+        first(supervisor).set_admin("drain")
+        left = await what_it_leaves(supervisor, monkeypatch)
+    for config in ({"nonsense": 1}, None):
+        left["applied"] = config
+        async with supervising(file, left) as upgraded:
+            assert first(upgraded).state == "drain"
+
+
+async def test_a_tick_that_goes_wrong_is_not_the_last(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[FakeChild],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_TICK", 0.0)
+    ticks: list[float] = []
+
+    def tick(now: float) -> None:
+        ticks.append(now)
+        raise ZeroDivisionError
+
+    async with supervising(write(tmp_path)) as supervisor:
+        monkeypatch.setattr(supervisor._shared, "tick", tick)
+        await eventually(lambda: len(ticks) > 2)
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_has_changed_since_older_code_is_taken_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
+) -> None:
+    """It says only what was in its file."""
+    async with supervising(write(tmp_path)) as supervisor:
+        supervisor.observed.pools["agents"].servers[1].set_admin("drain")
+        left = await what_it_leaves(supervisor, monkeypatch)
+    left.pop("applied", None)
+    async with supervising(write(tmp_path, server=", down = true"), left) as upgraded:
+        states = [server.state for server in upgraded.observed.pools["agents"].servers]
+        assert states == ["maint", "drain", "up", "up"]
+    left["servers"][1][1] = "b-10.0.0.1"  # of a name that was looked up
+    async with supervising(write(tmp_path, "a b-10.0.0.1"), left) as upgraded:
+        states = [server.state for server in upgraded.observed.pools["agents"].servers]
+        assert states == ["up", "drain"]
+
+
+# More workers.
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (2, 6), (8, 1)])
+async def test_an_upgrade_to_another_number_of_workers_is_not_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[FakeChild],
+    before: int,
+    after: int,
+) -> None:
+    async with supervising(write(tmp_path, workers=before)) as supervisor:
+        write(tmp_path, workers=after)
+        await what_it_leaves(supervisor, monkeypatch)
+
+
+async def test_an_upgrade_is_refused_while_too_many_generations_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
+) -> None:
+    async with supervising(write(tmp_path)) as supervisor:
+        for _ in range(3):
+            assert await supervisor._fleet.replace(0, 1.0)
+        with pytest.raises(NotPossible, match="old processes are still finishing"):
+            await what_it_leaves(supervisor, monkeypatch)
+        started[0].ends()
+        await what_it_leaves(supervisor, monkeypatch)
+
+
+# Listeners.
+
+
+async def test_an_upgrade_that_is_refused_leaves_no_listener_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
+) -> None:
+    more = '[[frontends]]\nname = "more"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+    async with supervising(write(tmp_path)) as supervisor:
+        before = list(supervisor._estate.listening.groups)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            admin = f'bind = "127.0.0.1:{taken.getsockname()[1]}"'
+            write(tmp_path, admin=admin, frontends=more)
+            with pytest.raises(NotPossible, match="can't listen on"):
+                await what_it_leaves(supervisor, monkeypatch)
+        assert list(supervisor._estate.listening.groups) == before
+
+
+async def test_a_reload_gives_each_worker_the_sockets_that_it_does_not_have(
+    tmp_path: Path, started: list[FakeChild]
+) -> None:
+    """An upgrade that has begun has opened them; the last image's workers do not have them."""
+    more = '[[frontends]]\nname = "more"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+    async with supervising(write(tmp_path)) as supervisor:
+        file = write(tmp_path, frontends=more)
+        supervisor._estate.listening.open(load_config(file))
+        await supervisor._fleet.replace(0, 1.0)
+        await supervisor.reload()
+        [told] = started[1].what("reconfigure")
+        assert told["sockets"] == [["more", "127.0.0.1:0"]]
+        await supervisor.reload()
+        assert started[1].what("reconfigure")[-1]["sockets"] == []
+
+
+async def test_an_address_that_is_opened_anew_is_given_anew(
+    tmp_path: Path, started: list[FakeChild]
+) -> None:
+    more = '[[frontends]]\nname = "more"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+    async with supervising(write(tmp_path, frontends=more)) as supervisor:
+        write(tmp_path)
+        await supervisor.reload()
+        write(tmp_path, frontends=more)
+        await supervisor.reload()
+        told = started[0].what("reconfigure")
+        assert [one["sockets"] for one in told] == [[], [["more", "127.0.0.1:0"]]]
+
+
+# Between a configuration and its use.
+
+
+def rows_it_needs(message: Mapping[str, Any]) -> set[str]:
+    config = message["config"]
+    servers = config["backends"]["agents"]["servers"]
+    return {"agents", "frontend public"} | {f"agents/{s['name']} {s['address']}" for s in servers}
+
+
+async def test_a_worker_that_starts_during_a_reload_has_rows_for_all_that_it_is_to_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
+) -> None:
+    """While names are looked up, the new configuration does not hold yet."""
+    async with supervising(write(tmp_path, "a b")) as supervisor:
+        write(tmp_path, "a b c")
+        look_up = supervisor._resolver.reconfigure
+
+        async def dies_meanwhile(backends: Any) -> None:
+            await look_up(backends)
+            assert await supervisor._fleet.replace(0, 1.0)
+
+        monkeypatch.setattr(supervisor._resolver, "reconfigure", dies_meanwhile)
+        await supervisor.reload()
+        [start] = started[1].what("start")
+        assert rows_it_needs(start) <= start["rows"].keys()
+        [after] = started[1].what("reconfigure")
+        assert rows_it_needs(after) <= after["rows"].keys()
+        assert len(after["config"]["backends"]["agents"]["servers"]) == 3

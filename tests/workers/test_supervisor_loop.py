@@ -1,0 +1,44 @@
+"""How late the supervisor's own loop is, in which checks and the admin listener run."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hermes_lb.testing import PATIENCE
+from tests.proxy.support import Stage, turns
+from tests.workers.support import run
+from tests.workers.test_admin_listener import admin_port, write
+from tests.workers.test_replacement import metrics_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with Stage(tmp_path) as running:
+        yield running
+
+
+async def test_it_is_measured_beside_those_of_the_workers(stage: Stage, tmp_path: Path) -> None:
+    async with run(write(tmp_path, stage.nobody(), workers=2)) as running:
+        port = await admin_port(running)
+        wanted = {"0", "1", "supervisor"}
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.to_thread(measured, port) != wanted:
+                await turns()
+
+
+def measured(port: int) -> set[str]:
+    """The processes that have a measurement at least."""
+    begin = 'hermes_lb_loop_lag_seconds_count{process="'
+    samples = (
+        line.removeprefix(begin).split('"} ')
+        for line in metrics_of(port).splitlines()
+        if line.startswith(begin)
+    )
+    return {process for process, count in samples if int(count) > 0}
