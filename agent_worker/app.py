@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from agent_worker.api.bodies import MAX_BODY
 from agent_worker.api.chat import ChatEndpoints
 from agent_worker.api.chat_errors import chat_errors_middleware
+from agent_worker.api.connections import Connections
 from agent_worker.api.ephemeral import EphemeralEndpoint
 from agent_worker.api.errors import errors_middleware
 from agent_worker.api.events import EventEndpoint
@@ -96,6 +97,7 @@ class Worker:
         self.name = config.name
         self.metrics = Metrics()
         self.principals = Principals(config.tokens)
+        self.connections = Connections()
         self.store = SessionStore(
             client,
             lease_s=config.lease_s,
@@ -194,7 +196,7 @@ class Worker:
 
 def build_app(worker: Worker) -> web.Application:
     """The worker's web application; stopping it cancels the turns that still run."""
-    middlewares = [errors_middleware, chat_errors_middleware]
+    middlewares = [worker.connections.middleware, errors_middleware, chat_errors_middleware]
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
     for endpoints in (
         worker.sessions,
@@ -205,6 +207,7 @@ def build_app(worker: Worker) -> web.Application:
         worker.operations,
     ):
         app.add_routes(endpoints.routes())
+    app.on_response_prepare.append(worker.connections.on_prepare)
     app.on_response_prepare.append(on_prepare(worker.metrics, worker.name, worker.load))
 
     async def start(app: web.Application) -> None:

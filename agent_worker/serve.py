@@ -127,15 +127,23 @@ async def _drain(
 ) -> bool:
     await site.stop()
     if runner.server is not None:
-        # Connections close after the request that they serve, idle ones now.
-        runner.server.pre_shutdown()
+        await worker.connections.drain(runner.server)
     await worker.drain()
-    idle = spawn(worker.turns.wait_idle(), name="drain")
+    idle = spawn(_idle(worker), name="drain")
     second_signal = spawn(signals.get(), name="second signal")
     try:
         await asyncio.wait(
             {idle, second_signal}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
-        return idle.done()
+        return not worker.turns
     finally:
         await cancel_and_wait(idle, second_signal)
+
+
+async def _idle(worker: Worker) -> None:
+    """Return once no turn is open, and none can come of what is still being read."""
+    while True:
+        await worker.connections.wait_answered()
+        await worker.turns.wait_idle()
+        if worker.connections.are_answered:
+            return

@@ -44,26 +44,36 @@ async def uncancelled(coro: Coroutine[Any, Any, T], *, name: str) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            # Cancelled again, as `cancel_and_wait` does behind a `gather` that was cancelled.
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            # Retrieved, so that asyncio does not report it as lost.
-            task.exception()
+        with contextlib.suppress(asyncio.CancelledError):
+            await _ended(task)
         raise
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel the tasks and wait until all of them have ended; their outcomes stay in them."""
+    """Cancel the tasks and wait until all of them have ended; their outcomes stay in them.
+
+    It waits even when the caller is cancelled meanwhile, however often: what the tasks have to
+    finish would go on unheard otherwise. The cancellation is raised afterwards.
+    """
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await _ended(*tasks)
+
+
+async def _ended(*tasks: asyncio.Task[Any]) -> None:
+    """Return, or raise the cancellation that came meanwhile, once all of them have ended."""
+    cancellation: asyncio.CancelledError | None = None
+    while running := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:
+            cancellation = error
     for task in tasks:
         if not task.cancelled():
             # Looked at, so that asyncio does not report it as lost.
             task.exception()
+    if cancellation is not None:
+        raise cancellation
 
 
 def _report(task: asyncio.Task[Any]) -> None:

@@ -7,6 +7,7 @@ new.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -17,23 +18,25 @@ from agent_worker.api.chat_errors import (
     PREFIX,
     ModelNotFound,
     Unsupported,
+    allow_retry,
     forbid_retry,
 )
 from agent_worker.api.chat_requests import chat_request_of
 from agent_worker.api.ephemeral import EPHEMERAL_HEADERS
 from agent_worker.api.headers import SESSION_HEADER
 from agent_worker.api.sessions import principal_of
-from agent_worker.errors import BadRequest
+from agent_worker.errors import BadRequest, TurnBusy
 from agent_worker.runtime import EphemeralRequest, TurnRequest
 from agent_worker.runtime.events import nobody
 from agent_worker.sessions import Queued
+from agent_worker.storage.base import StorageUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from agent_worker.api.chat_requests import ChatRequest
     from agent_worker.api.principals import Principals
-    from agent_worker.runtime import EphemeralTurns, Turns
+    from agent_worker.runtime import EphemeralTurns, ReplayedTurn, Turn, Turns
     from agent_worker.sessions import Message, SessionStore
 
 #: The id of the model on every worker, whatever its engine.
@@ -114,16 +117,33 @@ class ChatEndpoints:
         key = idempotency_key_of(request)
         if session_id == NEW:
             session_id = await self._store.create(principal, {})
-        async with self._turns.open(TurnRequest(session_id, principal, content, key)) as turn:
-            assert not isinstance(turn, Queued), "only another policy queues"
-            if key is None:
-                # The message is in the history now: sent again, it would be there twice.
-                forbid_retry(request)
+        asked = TurnRequest(session_id, principal, content, key)
+        async with self._opened(request, asked) as turn:
             headers = {SESSION_HEADER: session_id}
             if turn.is_replay:
                 headers["Idempotency-Replayed"] = "true"
             said: Message = {"role": "user", "content": content}
             return await _answer(request, chat, Completion(chat.model, [said], turn), headers)
+
+    @contextlib.asynccontextmanager
+    async def _opened(
+        self, request: web.Request, asked: TurnRequest
+    ) -> AsyncIterator[Turn | ReplayedTurn]:
+        """`Turns.open`. Without a key, a message that may be in the history must not be sent again.
+
+        If an answer of Redis was lost, or came too late, nobody knows whether it is there.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if asked.idempotency_key is None:
+                forbid_retry(request)
+            try:
+                turn = await stack.enter_async_context(self._turns.open(asked))
+            except (TurnBusy, StorageUnavailable):
+                # Of all that is refused before anything is written, what may help to repeat.
+                allow_retry(request)
+                raise
+            assert not isinstance(turn, Queued), "only another policy queues"
+            yield turn
 
 
 async def _answer(

@@ -59,6 +59,11 @@ def forbid_retry(request: web.Request) -> None:
     request[_NO_RETRY] = True
 
 
+def allow_retry(request: web.Request) -> None:
+    """Nothing was done after all."""
+    request.pop(_NO_RETRY, None)
+
+
 def error_body(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
     fallback = "server_error" if status >= 500 else "invalid_request_error"
     kind = _TYPES.get(status, fallback)

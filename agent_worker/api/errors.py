@@ -42,7 +42,10 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _json_error(error.status, code, message, headers)
     except ConnectionError:
-        # The client left while it was being answered: there is nobody to tell.
+        # The client left while it was being answered, or does not read: there is nobody to tell.
+        # Closed, the connection would wait for it to read what is on its way.
+        if request.transport is not None:
+            request.transport.abort()
         raise
     except Exception:
         log.exception("%s %s failed", request.method, request.path)

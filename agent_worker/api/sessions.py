@@ -21,6 +21,7 @@ from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError, BadRequest, SessionNotFound
 from agent_worker.runtime import TurnRequest
 from agent_worker.runtime.events import nobody
+from agent_worker.runtime.reading import MOST_MESSAGES, read_from
 from agent_worker.sessions import Queued
 from agent_worker.storage.base import BlobMissing
 
@@ -73,15 +74,17 @@ class SessionEndpoints:
     async def read(self, request: web.Request) -> web.Response:
         """-> `{"session_id", "step", "status", "messages", "metadata", "total", "waiting"}`.
 
-        `?first=100&count=50` gives these messages only.
+        `?first=100&count=50` gives these messages only. There are 1,000 or 1 MiB of them at most,
+        so fewer than were asked for can come; `total` says how many there are.
         """
         principal = principal_of(request, self._principals)
-        first, count = number_of(request, "first", 0), number_of(request, "count", None)
-        last = -1 if count is None else first + count - 1
+        first, count = number_of(request, "first", 0), number_of(request, "count", MOST_MESSAGES)
         if count == 0:
             raise BadRequest('"count" must be at least 1.')
         session_id = request.match_info["session_id"]
-        session = await self._store.read(session_id, principal, first=first, last=last)
+        session = await read_from(
+            self._store, session_id, principal, first=first, count=min(count, MOST_MESSAGES)
+        )
         return web.json_response(session.as_json())
 
     async def delete(self, request: web.Request) -> web.Response:

@@ -1,13 +1,13 @@
 """Turns over a WebSocket: `{"content"}` in, the turn's events out as `{"id", "event", "data"}`.
 
-One turn at a time; a message with `"policy": "interrupt"` takes the place of the one that runs.
-Closing the socket cancels the turn that runs.
+One turn at a time; a message with `"policy": "interrupt"` takes the place of the one that runs,
+and another one that comes while it waits for that is refused. Closing the socket cancels the turn
+that runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -59,7 +59,7 @@ class WebSocketEndpoint:
         if not socket.can_prepare(request):
             raise UpgradeRequired
         await socket.prepare(request)
-        connection = _Connection(socket, self._turns, session_id, principal)
+        connection = _Connection(socket, request, self._turns, session_id, principal)
         self._connections.add(connection)
         self._metrics.active_sessions.inc()
         try:
@@ -83,15 +83,24 @@ class _Connection:
     """One client. Reading goes on while a turn runs, so that its close is seen at once."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, turns: Turns, session_id: str, principal: str
+        self,
+        socket: web.WebSocketResponse,
+        request: web.Request,
+        turns: Turns,
+        session_id: str,
+        principal: str,
     ) -> None:
         self._socket = socket
+        self._request = request
         self._turns = turns
         self._session_id = session_id
         self._principal = principal
         self._running: set[asyncio.Task[object]] = set()
         #: Those of them whose end the client does not know yet.
         self._untold: set[asyncio.Task[object]] = set()
+        #: Set unless an interruption waits for the turn in whose place it comes.
+        self._has_taken_over = asyncio.Event()
+        self._has_taken_over.set()
         self._is_draining = False
 
     async def serve(self) -> None:
@@ -117,6 +126,7 @@ class _Connection:
         await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the worker is stopping")
 
     async def _start_turn(self, body: dict[str, object]) -> None:
+        """Raises TurnBusy: of one client, one turn runs and one waits at most."""
         if self._is_draining:
             raise Draining
         request = TurnRequest(
@@ -127,12 +137,21 @@ class _Connection:
                 raise TurnBusy
             # The client knows that they have ended: only the lease is still to be given back.
             await asyncio.wait(self._running)
-        task = spawn_reporting(self._run_turn(request), name="websocket turn")
+        opened = asyncio.Event()
+        if request.policy == "interrupt":
+            if not self._has_taken_over.is_set():
+                raise TurnBusy
+            self._has_taken_over = opened
+        task = spawn_reporting(self._run_turn(request, opened), name="websocket turn")
+        task.add_done_callback(lambda _: opened.set())
         for tasks in (self._running, self._untold):
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+        if request.policy == "enqueue":
+            # One at a time, so that they wait in the order in which they were said.
+            await opened.wait()
 
-    async def _run_turn(self, request: TurnRequest) -> None:
+    async def _run_turn(self, request: TurnRequest, opened: asyncio.Event) -> None:
         began = False
         task = asyncio.current_task()
 
@@ -141,10 +160,11 @@ class _Connection:
                 self._untold.discard(task)
             await self._send_event(event)
 
-        with contextlib.suppress(ConnectionError):
+        try:
             try:
                 async with self._turns.open(request) as turn:
                     began = True
+                    opened.set()
                     if isinstance(turn, Queued):
                         await self._send_event(unlogged(QUEUED, {"waiting": turn.waiting}))
                     else:
@@ -155,6 +175,10 @@ class _Connection:
                     await self._send_error(error)
             if self._is_draining:
                 await self.close()
+        except ConnectionError:
+            # It left, or does not read; then it shall not take the turn for one that goes on.
+            if not self._socket.closed and self._request.transport is not None:
+                self._request.transport.abort()
 
     async def _send_event(self, event: Event) -> None:
         event_id = f'"{event.id}"' if event.id else "null"

@@ -25,7 +25,8 @@ _PAUSE_S = 1.0
 class Archiver:
     """At least once for each message; the archive leaves alone what it knows.
 
-    What fails stays in the outbox.
+    What fails stays in the outbox. What a failover took from Redis gives way in the archive to what
+    came in its place.
     """
 
     def __init__(
@@ -76,6 +77,9 @@ class Archiver:
             if not found.messages:
                 return
             messages = [await self._large.whole(message) for message in found.messages]
-            await self._archive.append(session_id, found.owner, found.first, messages)
-            await self._store.outbox.archived(session_id, found.first + len(messages))
+            await self._archive.append(
+                session_id, found.owner, found.first, messages, fence=found.fence
+            )
+            upto = found.first + len(messages)
+            await self._store.outbox.archived(session_id, upto, fence=found.fence)
             self._metrics.archived.inc(len(messages))

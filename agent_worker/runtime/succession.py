@@ -2,7 +2,8 @@
 
     held      somebody runs it: its events come through the log
     free      nobody does, or nothing was heard of its worker for a while: it is taken over
-    over      its last event was `done` or `error`, or there will be none
+    over      its last event was `done` or `error`, or there will be none; an `error` that was not
+              the last is of a try that failed and that its client has repeated: it is left out
 
 Whoever follows gets the events of its own worker through the log as well, so that each has the
 same ones under the same ids. Several may follow: one of them gets the turn.
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent_worker.errors import AgentError, TurnInterrupted
-from agent_worker.runtime.events import DONE, ERROR, HANDOVER, nobody, unlogged
+from agent_worker.runtime.events import ERROR, HANDOVER, nobody, unlogged
 from agent_worker.runtime.turns import TurnRequest
 from agent_worker.sessions import NotTaken
 from agent_worker.sessions.event_log import channel
@@ -75,8 +76,11 @@ class Succession:
                     page = await self._page(request, after)
                     after = page.after
                     for event in page.events:
+                        if event.name == ERROR and event.id != page.ended_by:
+                            # Of a try that another has followed: the client would stop at it.
+                            continue
                         yield event
-                        if event.name in {DONE, ERROR}:
+                        if event.id == page.ended_by:
                             return
                     if page.events:
                         after = page.events[-1].id

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent_worker.errors import TurnInterrupted
 from agent_worker.runtime.events import ERROR, RESET, unlogged
+from agent_worker.runtime.reading import read_newest
 from agent_worker.sessions import Event
 from agent_worker.sessions.event_log import channel
 from agent_worker.sessions.operations import dump
@@ -59,7 +60,7 @@ class Tail:
                     yield None
 
     async def _snapshot(self, session_id: str, principal: str) -> Event:
-        view = await self._store.read(session_id, principal, first=-_SNAPSHOT_MESSAGES)
+        view = await read_newest(self._store, session_id, principal, count=_SNAPSHOT_MESSAGES)
         return Event(view.last_event, RESET, dump(view.as_json()))
 
 

@@ -200,9 +200,12 @@ async def _claim(
     strict: OnceLedger, session_id: str, key: str, call: ToolCallRecord
 ) -> tuple[str, Message] | None:
     """None: the call may run."""
-    if await strict.claim(session_id, key, _hash(call)):
+    arguments_hash = _hash(call)
+    if await strict.claim(session_id, key, arguments_hash):
         return None
-    result = await strict.result(session_id, key)
+    # Where Redis has lost its last writes, another call may have been in this place. This one may
+    # be the same in other words (a model asked again), so it does not run either.
+    result = await strict.result(session_id, key, arguments_hash)
     if result is None:
         return "unknown", _message(call, "unknown: " + _MAY_HAVE_BEEN_DONE)
     return "replayed", _message(call, result)

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 # While Redis is away, writes are tried again this often, as long as the lease can still be held.
 _STORE_RETRY_S = 0.25
-# For the last event of a turn that failed.
+# For the last event of a turn that failed to get into the log, and to the client.
 _TELL_S = 2.0
 # A turn that says nothing is known to live by this; `succession` takes those that do not.
 _RENEWAL_S = 1.0
@@ -143,7 +143,8 @@ class Turn:
         """Run the turn to its end; its events go to `emit`, `done` or `error` as the last.
 
         Raises EngineFailed, LeaseLost, TurnInterrupted, SessionNotFound (deleted meanwhile),
-        HandedOver, StoreUnavailable, AgentError (a bug, logged), and ConnectionError from `emit`.
+        HandedOver, StoreUnavailable, AgentError (a bug, logged); and ConnectionError from `emit`,
+        or when the client has not taken the last event within 2 s: then it may not have it.
         """
         self._outlet = Outlet(self._lease.fence, self._append, emit)
         work = spawn(self._work(), name="turn")
@@ -165,10 +166,7 @@ class Turn:
             raise _why_it_ended(work, *others)
         except AgentError as error:
             self.outcome = error.code
-            # The client may have left, or not read: the lease must not wait for it.
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                async with asyncio.timeout(_TELL_S):
-                    await self._tell(error)
+            await self._tell(error)
             raise
 
     # The port of the loop.
@@ -293,25 +291,48 @@ class Turn:
                 await asyncio.sleep(_STORE_RETRY_S)
 
     async def _tell(self, error: AgentError) -> None:
-        """The turn's last event: in the log if it is the turn's end, to the client in any case."""
-        data = {"code": error.code, "message": str(error)}
+        """The turn's last event: in the log if it is the turn's end, to the client in any case.
+
+        Raises ConnectionError when the client has left, or does not read.
+        """
         if isinstance(error, HandedOver):
             with contextlib.suppress(AgentError):
                 leave = self._store.hand_over(self._lease, kept_s=_HANDED_S)
                 await uncancelled(leave, name="hand over")
-            await self._outlet.deliver_rest()
-        if isinstance(error, HandedOver | LeaseLost) and self._accepts_handover:
-            await self._outlet.tell(HANDOVER, {"turn": self.name})
-        elif isinstance(error, LeaseLost | StoreUnavailable):
-            # Others may go on with it, and those who follow it with them.
-            await self._outlet.tell(ERROR, data)
-        else:
-            try:
-                async with self._outlet.writing() as events:
-                    self._outlet.put_last(events, ERROR, data)
-                    await self._store.events.append(self._lease, events)
-            except AgentError:
-                await self._outlet.tell(ERROR, data)
+        data = {"code": error.code, "message": str(error)}
+        try:
+            # Those that end no turn are not logged: others go on, and whoever follows with them.
+            ends_turn = not isinstance(error, HandedOver | LeaseLost | StoreUnavailable)
+            if ends_turn and await self._log_error(data):
+                return
+            async with asyncio.timeout(_TELL_S):
+                if isinstance(error, HandedOver):
+                    await self._outlet.deliver_rest()
+                if isinstance(error, HandedOver | LeaseLost) and self._accepts_handover:
+                    await self._outlet.tell(HANDOVER, {"turn": self.name})
+                else:
+                    await self._outlet.tell(ERROR, data)
+        except TimeoutError:
+            raise ConnectionAbortedError("the client does not read") from error
+
+    async def _log_error(self, data: dict[str, Any]) -> bool:
+        """The turn's end, into the log and then to the client; whether it is in the log.
+
+        Raises TimeoutError when the client does not read.
+        """
+        clock = asyncio.get_running_loop().time
+        is_logged = False
+        try:
+            async with asyncio.timeout(_TELL_S) as patience, self._outlet.writing() as events:
+                self._outlet.put_last(events, ERROR, data)
+                await self._store.events.append(self._lease, events)
+                is_logged = True
+                # The client has time of its own.
+                patience.reschedule(clock() + _TELL_S)
+        except (AgentError, TimeoutError):
+            if is_logged:
+                raise
+        return is_logged
 
 
 async def _awaited(write: Callable[[], Awaitable[T]]) -> T:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agent_worker.sessions.operations import Operations
     from agent_worker.sessions.records import Lease, Status
 
-_EVENT_ID = re.compile(r"\d{1,15}-\d{1,15}")
+_EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 _PAGE = 500
 
 
@@ -72,8 +72,8 @@ class EventLog:
         )
         if reply[0] == "TRIMMED":
             raise EventsGone
-        _, state, silent_ms, behind, *flat = reply
-        return TurnPage(cast("Any", state), int(silent_ms) / 1000, behind, _events(flat))
+        _, state, silent_ms, behind, ended_by, *flat = reply
+        return TurnPage(cast("Any", state), int(silent_ms) / 1000, behind, ended_by, _events(flat))
 
 
 def _events(flat: Sequence[str]) -> list[Event]:

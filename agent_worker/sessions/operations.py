@@ -6,11 +6,18 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from agent_worker.errors import LeaseLost, SessionNotFound, SessionTooNew, StoreUnavailable
+from agent_worker.errors import (
+    AgentError,
+    LeaseLost,
+    SessionNotFound,
+    SessionTooNew,
+    StoreUnavailable,
+)
 from agent_worker.sessions.keys import is_session_id, session_keys
 from agent_worker.sessions.scripts import load_scripts
 
@@ -24,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Above the client's own timeouts and retries on one dead connection, below a client's patience.
 _OPERATION_TIMEOUT_S = 5.0
+# How a server names a condition of its own, "NOREPLICAS ..."; before Redis 7 amid a script's error.
+_CONDITION = re.compile(r"\b(?!ERR |WRONGTYPE )[A-Z]{3,} ")
 
 
 class Operations:
@@ -44,7 +53,8 @@ class Operations:
     ) -> Sequence[Any]:
         """The script's reply, unless it refused: SessionNotFound, SessionTooNew, LeaseLost.
 
-        Raises StoreUnavailable when Redis does not answer; what happened is unknown then.
+        Raises StoreUnavailable when Redis does not answer; what happened is unknown then. Raises
+        AgentError when the script failed by itself (a bug, logged).
         """
         async with self.reaching(name):
             reply = await self.client.run(*self._call(name, session_id, principal, args))
@@ -73,7 +83,7 @@ class Operations:
 
     @contextlib.asynccontextmanager
     async def reaching(self, operation: str) -> AsyncIterator[None]:
-        """What fails inside for want of Redis is StoreUnavailable."""
+        """What fails inside for want of Redis is StoreUnavailable; a script's bug AgentError."""
         task = asyncio.current_task()
         assert task is not None
         cancellations = task.cancelling()
@@ -88,6 +98,9 @@ class Operations:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             check_cancelled()
+            if _is_script_error(error):
+                log.error("the script of %s failed", operation, exc_info=error)
+                raise AgentError from error
             if self._answers:
                 log.warning("Redis is lost: %s: %s", operation, error or type(error).__name__)
             self._answers = False
@@ -97,6 +110,15 @@ class Operations:
         if self._answers is False:
             log.warning("Redis answers again")
         self._answers = True
+
+
+def _is_script_error(error: Exception) -> bool:
+    """Whether a script failed by itself. Redis is there then, and would fail so again.
+
+    redis-py has a class for most conditions of a server (READONLY, OOM, ...).
+    """
+    text = str(error)
+    return type(error) is ResponseError and "user_script" in text and not _CONDITION.search(text)
 
 
 def _unless_refused(reply: Sequence[Any]) -> Sequence[Any]:

@@ -37,6 +37,8 @@ class Unarchived:
     first: int
     messages: list[Message]
     is_deleted: bool = False
+    #: The session's, under which they were read.
+    fence: int = 0
 
 
 class Outbox:
@@ -71,9 +73,14 @@ class Outbox:
     async def read(self, session_id: str) -> Unarchived:
         """The next messages for the archive, in order. Raises SessionNotFound once it expired."""
         reply = await self._operations.run("unarchived", session_id, "", _BATCH)
-        owner, first, is_deleted, *texts = reply[1:]
-        return Unarchived(session_id, owner, int(first), load(texts), is_deleted == "1")
+        owner, fence, first, is_deleted, *texts = reply[1:]
+        messages = load(texts)
+        return Unarchived(session_id, owner, int(first), messages, is_deleted == "1", int(fence))
 
-    async def archived(self, session_id: str, upto: int) -> int:
-        """The messages before index `upto` are in the archive; returns how many are not."""
-        return int((await self._operations.run("archived", session_id, "", upto))[1])
+    async def archived(self, session_id: str, upto: int, *, fence: int) -> int:
+        """The messages before index `upto` are in the archive; returns how many are not.
+
+        Those under the watermark stay it: `fence` is that under which the others were read, and if
+        it has grown since, they may be other ones after a failover, and are to be read again.
+        """
+        return int((await self._operations.run("archived", session_id, "", upto, fence))[1])

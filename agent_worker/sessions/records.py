@@ -161,6 +161,9 @@ class TurnPage:
     silent_s: float
     #: Behind which the events are.
     after: str
+    #: Id of the `done` or `error` that ended the turn; empty if none did. Any `error` before it was
+    #: the end of a try, which its client has repeated.
+    ended_by: str
     events: list[Event]
 
 

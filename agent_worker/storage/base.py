@@ -88,9 +88,20 @@ class Archive(Protocol):
     """The conversations, for longer than Redis keeps them."""
 
     async def append(
-        self, session_id: str, principal: str, first: int, messages: Sequence[Message]
+        self,
+        session_id: str,
+        principal: str,
+        first: int,
+        messages: Sequence[Message],
+        *,
+        fence: int,
     ) -> None:
-        """Keep `messages`, the first of which has the index `first`; known ones are left alone."""
+        """Keep `messages`, the first of which has the index `first`; known ones are left alone.
+
+        `fence` is the session's, under which they were read. Where a message differs from one that
+        was kept under a lower fence, Redis has lost that one and all behind it: they are forgotten.
+        Where a higher fence was here before, nothing is kept: they may be lost ones themselves.
+        """
         ...
 
     async def read(self, session_id: str, principal: str) -> Sequence[Message]:
@@ -111,8 +122,8 @@ class OnceLedger(Protocol):
         """Keep what the call gave."""
         ...
 
-    async def result(self, session_id: str, call_key: str) -> str | None:
-        """What a claimed call gave; None if nobody knows."""
+    async def result(self, session_id: str, call_key: str, arguments_hash: str) -> str | None:
+        """What a claimed call gave; None if nobody knows, or it had other arguments."""
         ...
 
 

@@ -103,7 +103,7 @@ class OpenAIEmbedder:
         try:
             entries = sorted(answer["data"], key=lambda entry: entry["index"])
             vectors = [[float(number) for number in entry["embedding"]] for entry in entries]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError("the answer is not a list of embeddings") from error
         if len(vectors) != count:
             raise ValueError(f"{len(vectors)} embeddings for {count} texts")

@@ -155,6 +155,31 @@ class PostgresMemory:
         return f"[{','.join(format(number, '.8g') for number in vector)}]"
 
 
+# $1 session, $2 principal, $3 first position, $4 messages, $5 fence. A message that differs from
+# what a lower fence brought: Redis has lost that one, and with it all behind it.
+# So fences grow with positions, and the last one tells who has read too long ago.
+_FORGET_LOST = """
+DELETE FROM hermes.archive
+WHERE session_id = $1 AND principal = $2 AND fence < $5 AND position >= (
+    SELECT min(known.position)
+    FROM hermes.archive known
+    JOIN unnest($4::text[]) WITH ORDINALITY AS new (message, number)
+      ON known.position = $3 + new.number - 1
+    WHERE known.session_id = $1 AND known.principal = $2 AND known.fence < $5
+      AND known.message::text <> new.message)
+"""
+_KEEP = """
+INSERT INTO hermes.archive (session_id, principal, position, message, fence)
+SELECT $1, $2, $3 + number - 1, message::json, $5
+FROM unnest($4::text[]) WITH ORDINALITY AS new (message, number)
+WHERE NOT EXISTS (SELECT FROM hermes.deleted_session WHERE session_id = $1)
+  AND $5 >= COALESCE((
+    SELECT fence FROM hermes.archive WHERE session_id = $1 AND principal = $2
+    ORDER BY position DESC LIMIT 1), 0)
+ON CONFLICT DO NOTHING
+"""
+
+
 class PostgresArchive:
     """Deleting a session leaves a mark for a week: a worker that is late must not bring it back."""
 
@@ -162,21 +187,20 @@ class PostgresArchive:
         self._database = database
 
     async def append(
-        self, session_id: str, principal: str, first: int, messages: Sequence[Message]
+        self,
+        session_id: str,
+        principal: str,
+        first: int,
+        messages: Sequence[Message],
+        *,
+        fence: int,
     ) -> None:
+        # Escapes whatever is not ASCII, so every text can be kept as it is.
+        texts = [json.dumps(message) for message in messages]
+        values = (identity(session_id), identity(principal), first, texts, fence)
         async with self._locked(session_id) as connection:
-            await connection.execute(
-                "INSERT INTO hermes.archive (session_id, principal, position, message)"
-                " SELECT $1, $2, $3 + number - 1, message::json"
-                " FROM unnest($4::text[]) WITH ORDINALITY AS new (message, number)"
-                " WHERE NOT EXISTS (SELECT FROM hermes.deleted_session WHERE session_id = $1)"
-                " ON CONFLICT DO NOTHING",
-                identity(session_id),
-                identity(principal),
-                first,
-                # Escapes whatever is not ASCII, so every text can be kept as it is.
-                [json.dumps(message) for message in messages],
-            )
+            await connection.execute(_FORGET_LOST, *values)
+            await connection.execute(_KEEP, *values)
 
     async def read(self, session_id: str, principal: str) -> list[Message]:
         async with self._database.connection() as connection:
@@ -243,11 +267,13 @@ class PostgresOnceLedger:
                 storable(result),
             )
 
-    async def result(self, session_id: str, call_key: str) -> str | None:
+    async def result(self, session_id: str, call_key: str, arguments_hash: str) -> str | None:
         async with self._database.connection() as connection:
             found: str | None = await connection.fetchval(
-                "SELECT result FROM hermes.once_call WHERE session_id = $1 AND call_key = $2",
+                "SELECT result FROM hermes.once_call"
+                " WHERE session_id = $1 AND call_key = $2 AND arguments_hash = $3",
                 identity(session_id),
                 identity(call_key),
+                storable(arguments_hash),
             )
         return found

@@ -68,6 +68,8 @@ CREATE TABLE hermes.once_call (
 );
 CREATE INDEX once_call_age ON hermes.once_call (claimed_at);
 """,
+    # The session's fence when the message was read from Redis.
+    "ALTER TABLE hermes.archive ADD COLUMN fence bigint NOT NULL DEFAULT 0;",
 )
 
 _MEMORY = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 import pytest
 from typer.testing import CliRunner
+from yarl import URL
 
 from agent_worker.cli import cli
 from agent_worker.sessions import connect
 from tests.agent_worker.support import all_events, deltas, read_events
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from agent_worker.redis_server import RedisServer
 
 
@@ -154,6 +158,105 @@ async def test_sigterm_lets_a_running_turn_finish(
         status, out, err = await worker.end()
         assert (status, err) == (0, "")
         assert "waiting for 1 running turn" in out
+
+
+async def test_sigterm_leaves_open_connections_their_hearing(
+    redis_server: RedisServer, http: aiohttp.ClientSession
+) -> None:
+    """A body that still arrives is answered, and a socket whose turn runs is still heard."""
+    options = ("--port", "0", "--redis-url", redis_server.url, "--token-interval", "20ms")
+    async with Process(*options) as worker:
+        url = await worker.url()
+        sid, late_sid = await new_session(http, url), await new_session(http, url)
+        half_sent, rest = asyncio.Event(), asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"content": '
+            half_sent.set()
+            await rest.wait()
+            yield b'"write 3 words"}'
+
+        async def late() -> tuple[int, str, str]:
+            path = f"{url}/api/agent/sessions/{late_sid}/messages"
+            headers = {"Content-Type": "application/json"}
+            async with http.post(path, data=body(), headers=headers) as response:
+                answer = await response.json()
+                return response.status, answer["content"], response.headers["Connection"]
+
+        async with http.ws_connect(f"{url}/api/agent/sessions/{sid}/ws") as socket:
+            await socket.send_json({"content": "write 50 words"})
+            await socket.receive_json()
+            answered = asyncio.gather(late())
+            await half_sent.wait()
+            worker.process.send_signal(signal.SIGTERM)
+            while "waiting for" not in await worker.line():
+                pass
+            await socket.send_json({"content": "once more"})
+            rest.set()
+            assert await answered == [(200, "The agent reads.", "close")]
+            frames = [json.loads(frame.data) async for frame in socket]
+        codes = [frame["data"]["code"] for frame in frames if frame["event"] == "error"]
+        assert codes == ["draining"]
+        assert frames[-1]["event"] == "done"
+        assert socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
+        assert (await worker.end())[0] == 0
+
+
+async def test_a_stopping_worker_waits_for_the_rest_of_a_request(
+    redis_server: RedisServer, http: aiohttp.ClientSession
+) -> None:
+    async with Process("--port", "0", "--redis-url", redis_server.url) as worker:
+        url = await worker.url()
+        sid = await new_session(http, url)
+        body = b'{"content": "write 3 words"}'
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+        writer.write(
+            f"POST /api/agent/sessions/{sid}/messages HTTP/1.1\r\nHost: x\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
+        writer.write(body[:5])
+        # Answered behind the other on its way: so the worker has the other too.
+        await new_session(http, url)
+        worker.process.send_signal(signal.SIGTERM)
+        while "stopping" not in await worker.line():
+            pass
+        writer.write(body[5:])
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"The agent reads." in answer
+        assert await worker.end() == (0, "", "")
+
+
+async def test_sigterm_closes_connections_that_have_nothing_more_to_wait_for(
+    redis_server: RedisServer, http: aiohttp.ClientSession
+) -> None:
+    """Idle ones at once, one with a stream behind it; the drain goes on meanwhile."""
+    options = ("--port", "0", "--redis-url", redis_server.url, "--token-interval", "20ms")
+    async with Process(*options, "--drain-timeout", "10m") as worker:
+        url = await worker.url()
+        sids = [await new_session(http, url) for _ in range(2)]
+        idle, idle_writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+        idle_writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await idle.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        busy, busy_writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+        body = b'{"content": "write 9 words"}'
+        busy_writer.write(
+            f"POST /api/agent/sessions/{sids[0]}/messages HTTP/1.1\r\nHost: x\r\n"
+            "Accept: text/event-stream\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        await busy.readuntil(b"message.delta")
+        # It runs for longer than the test may.
+        async with say(http, url, sids[1], "write 9999 words", Accept="text/event-stream") as long:
+            await anext(read_events(long))
+            worker.process.send_signal(signal.SIGTERM)
+            assert await idle.read() == b""
+            assert (await busy.read()).endswith(b"0\r\n\r\n")
+        for writer in (idle_writer, busy_writer):
+            writer.close()
+        assert (await worker.end())[0] == 0
 
 
 @pytest.mark.parametrize("how", ["second signal", "drain timeout"])

@@ -8,7 +8,7 @@ import pytest
 from hermes_lb.config import Backend
 from hermes_lb.health import HealthChecker
 from hermes_lb.pool import Pool
-from tests.agent_worker.support import GatedEngine
+from tests.agent_worker.support import GatedEngine, read_events
 from tests.health.fakes import until
 
 if TYPE_CHECKING:
@@ -68,6 +68,25 @@ async def test_the_balancers_checks_take_it_for_a_drain_and_not_for_a_failure(
         assert server.may_serve(0.0)
     finally:
         await checks.stop()
+
+
+async def test_draining_ends_no_stream_of_events(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    worker = await start_worker()
+    async with http.post(worker.sessions()) as response:
+        sid = (await response.json())["session_id"]
+    async with http.get(worker.sessions(sid, "events")) as stream:
+        async with http.post(worker.url + "/drain") as response:
+            assert response.status == 202
+        for _ in range(2):
+            async with http.post(
+                worker.sessions(sid, "messages"), json={"content": "write 1 words"}
+            ) as response:
+                assert response.status == 200
+        events = read_events(stream)
+        names = [(await anext(events)).name for _ in range(4)]
+    assert names == ["message.delta", "done"] * 2
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via"])

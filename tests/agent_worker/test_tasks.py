@@ -69,3 +69,32 @@ async def test_cancel_and_wait_waits_for_the_cleaning_up() -> None:
     await cancel_and_wait(task)
     assert task.cancelled()
     assert cleaned == [True]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_cancel_and_wait_waits_on_when_its_caller_is_cancelled(times: int) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    cleaned = []
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await gate.wait()
+            cleaned.append(True)
+
+    task = spawn(work(), name="work")
+    await begun.wait()
+    caller = spawn(cancel_and_wait(task), name="caller")
+    for _ in range(times):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        caller.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not caller.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert cleaned == [True]

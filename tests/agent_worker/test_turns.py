@@ -13,13 +13,20 @@ import pytest
 
 from agent_worker.errors import EngineFailed, LeaseLost, SessionNotFound, StoreUnavailable, TurnBusy
 from agent_worker.metrics import Metrics
-from agent_worker.models import ScriptedEngine, StepRequest, TextDelta
+from agent_worker.models import ScriptedEngine, StepRequest, TextDelta, ToolCall
 from agent_worker.runtime import AgentLoop, Bells, LargeTexts, ToolCalls, TurnRequest, Turns
+from agent_worker.runtime import turn as turn_module
 from agent_worker.sessions import SessionStore, connect, session_keys
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
-from agent_worker.tools import default_toolbox
-from tests.agent_worker.support import GatedEngine, PlannedEngine, event_order, until
+from agent_worker.tools import Effect, Toolbox, default_toolbox
+from tests.agent_worker.support import (
+    FunctionTool,
+    GatedEngine,
+    PlannedEngine,
+    event_order,
+    until,
+)
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -33,9 +40,12 @@ ME = "user:me"
 class Harness:
     """A worker's turns without HTTP; events are collected."""
 
-    def __init__(self, client: Client, store: SessionStore, engine: Any) -> None:
+    def __init__(
+        self, client: Client, store: SessionStore, engine: Any, toolbox: Toolbox | None = None
+    ) -> None:
         self.metrics = Metrics()
-        calls = ToolCalls(default_toolbox(Storages()), self.metrics, LargeTexts(None))
+        toolbox = toolbox or default_toolbox(Storages())
+        calls = ToolCalls(toolbox, self.metrics, LargeTexts(None))
         self.turns = Turns(
             store,
             AgentLoop(engine, calls, self.metrics),
@@ -68,12 +78,12 @@ class Harness:
         return self.metrics.registry.get_sample_value("hermes_active_sessions")
 
 
-MakeHarness = Callable[[Any], Harness]
+MakeHarness = Callable[..., Harness]
 
 
 @pytest.fixture
 def harness(client: Client, store: SessionStore) -> MakeHarness:
-    """`harness(engine)` is one worker."""
+    """`harness(engine)` or `harness(engine, toolbox)` is one worker."""
     return functools.partial(Harness, client, store)
 
 
@@ -376,3 +386,53 @@ async def test_cancel_all_waits_until_every_lease_is_free(
     assert [await lease_of(redis, sid) for sid in sids] == [None] * 3
     await asyncio.wait(tasks)
     assert all(task.cancelled() for task in tasks)
+
+
+async def test_cancel_all_waits_for_a_once_call_whose_client_had_left_before(
+    store: SessionStore, redis: Redis, harness: MakeHarness
+) -> None:
+    begun, gate, paid = asyncio.Event(), asyncio.Event(), []
+
+    async def pay(arguments: Any, context: Any) -> str:
+        begun.set()
+        await gate.wait()
+        paid.append(True)
+        return "paid"
+
+    sid = await store.create(ME, {})
+    toolbox = Toolbox([FunctionTool("pay", pay, Effect.ONCE)])
+    worker = harness(PlannedEngine([ToolCall("c1", "pay", {})]), toolbox)
+    client = spawn(worker.turn(sid, "x"), name="turn")
+    await begun.wait()
+    client.cancel()
+    # It is waited for now, in the turn that was cancelled.
+    for _ in range(9):
+        await asyncio.sleep(0)
+    stopping = spawn(worker.turns.cancel_all(), name="stopping")
+    await asyncio.wait({stopping}, timeout=0.2)
+    assert not stopping.done()
+    assert await lease_of(redis, sid) is not None
+    gate.set()
+    await stopping
+    assert paid == [True]
+    assert await lease_of(redis, sid) is None
+    await asyncio.wait({client})
+    assert client.cancelled()
+
+
+async def test_a_client_that_does_not_take_the_error_is_no_client_any_more(
+    store: SessionStore, redis: Redis, harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever serves it breaks the connection off then, and does not end it well."""
+    monkeypatch.setattr(turn_module, "_TELL_S", 0.05)
+    sid = await store.create(ME, {})
+    worker = harness(PlannedEngine([EngineFailed()]))
+
+    async def stuck(event: Event) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(ConnectionError):
+        async with worker.turns.open(TurnRequest(sid, ME, "hello")) as turn:
+            await turn.run(stuck)
+    assert worker.ended("engine_failed") == 1
+    assert await lease_of(redis, sid) is None

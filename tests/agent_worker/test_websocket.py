@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from agent_worker.sessions import session_keys
+from agent_worker.sessions import new_nonce, session_keys
 from tests.agent_worker.support import Event, GatedEngine, deltas, event_order, until
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
+    from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
     from tests.agent_worker.support import RunningWorker
 
@@ -196,3 +197,65 @@ async def test_draining_closes_idle_sockets_now_and_busy_ones_after_their_turn(
         assert [(await receive(busy)).name for _ in range(2)] == ["message.delta", "done"]
         closed = await busy.receive()
         assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+
+
+async def test_of_the_messages_that_interrupt_one_waits_and_the_others_are_refused(
+    http: ClientSession, start_worker: StartWorker, store: SessionStore
+) -> None:
+    worker = await start_worker()
+    sid = await create(http, worker)
+    nonce = new_nonce()
+    # A turn of a worker that hears nothing.
+    await store.begin(sid, "anonymous", {"role": "user", "content": "first"}, nonce=nonce)
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        for n in range(5):
+            await socket.send_json({"content": f"now {n}", "policy": "interrupt"})
+        for _ in range(4):
+            refused = await receive(socket)
+            assert (refused.id, refused.data["code"]) == (None, "turn_in_progress")
+        assert len(worker.worker.turns) == 1
+        await store.release(sid, "anonymous", nonce)
+        while (event := await receive(socket)).name != "done":
+            assert event.name == "message.delta"
+        # The place is free again.
+        await socket.send_json({"content": "and now", "policy": "interrupt"})
+        while (event := await receive(socket)).name != "done":
+            assert event.name == "message.delta"
+    view = await store.read(sid, "anonymous")
+    users = [message["content"] for message in view.messages if message["role"] == "user"]
+    assert users == ["first", "now 0", "and now"]
+
+
+async def test_messages_that_wait_are_taken_down_one_at_a_time_and_in_order(
+    http: ClientSession,
+    start_worker: StartWorker,
+    store: SessionStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    sid = await create(http, worker)
+    begin, gate, at_once = worker.worker.store.begin, asyncio.Event(), []
+
+    async def gated(*arguments: Any, **options: Any) -> Any:
+        at_once.append(len(worker.worker.turns))
+        await gate.wait()
+        return await begin(*arguments, **options)
+
+    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+        await socket.send_json({"content": "first"})
+        await receive(socket)
+        monkeypatch.setattr(worker.worker.store, "begin", gated)
+        for n in range(4):
+            await socket.send_json({"content": f"later {n}", "policy": "enqueue"})
+        await until(lambda: at_once)
+        async with http.get(worker.url + "/health") as response:
+            assert (await response.json())["load"] == 2
+        gate.set()
+        assert [(await receive(socket)).data for _ in range(4)] == [
+            {"waiting": n + 1} for n in range(4)
+        ]
+        engine.gate.set()
+        await until(lambda: len(worker.worker.turns) == 0)
+    view = await store.read(sid, "anonymous")
+    users = [message["content"] for message in view.messages if message["role"] == "user"]
+    assert users == ["first", *(f"later {n}" for n in range(4))]

@@ -14,6 +14,8 @@ local META, LEASE, MSGS, TOOLS, EV, REQ, INBOX = unpack(KEYS)
 local SCHEMA = 1
 local KEPT_EVENTS, MOST_EVENTS = 2000, 20000
 local EVENTS_MS = 3600 * 1000
+-- The latest attempts that had a turn, turns and commits, by which a repetition is known.
+local KNOWN = 32
 
 local PRINCIPAL, SESSION = ARGV[1], ARGV[2]
 local SLIDING_MS, ABSOLUTE_MS = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -123,6 +125,18 @@ local function state_of(turn)
   end
   local left = redis.call('PTTL', LEASE)
   return 'held', math.max(0, (tonumber(lease_ms) or left) - left)
+end
+
+-- A list of words, the latest first, without those beyond KNOWN; a space is around each.
+local function latest(words)
+  local kept, count = ' ', 0
+  for one in string.gmatch(words, '%S+') do
+    count = count + 1
+    if count <= KNOWN then
+      kept = kept .. one .. ' '
+    end
+  end
+  return kept
 end
 
 local function is_before(one, other)

@@ -25,9 +25,6 @@ local key_life_ms, max_keys = tonumber(ARGV[10]), tonumber(ARGV[11])
 local policy, max_waiting, max_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
 local taken_over, stale_ms = ARGV[15], tonumber(ARGV[16])
 
--- The latest attempts that had a turn, and the latest turns.
-local KNOWN = 32
-
 local refused = refusal()
 if refused then
   return refused
@@ -123,23 +120,34 @@ if record then
   end
 end
 
+-- Make place for one more. What waits, and what the turn at `turn_at` answers, is kept in any case;
+-- that is not more than two inboxes hold, so there are never many to look through.
 local function forget_old_keys()
-  local oldest, oldest_at, left = nil, math.huge, 0
-  local records = redis.call('HGETALL', REQ)
+  local records, rest = redis.call('HGETALL', REQ), {}
+  local left = #records / 2
+  local function forget(name)
+    redis.call('HDEL', REQ, name)
+    left = left - 1
+  end
   for i = 1, #records, 2 do
     local known = cjson.decode(records[i + 1])
     local at = tonumber(known.at)
-    if known.state ~= 'queued' and at + key_life_ms < now then
-      redis.call('HDEL', REQ, records[i])
-    else
-      left = left + 1
-      if known.state == 'done' and at < oldest_at then
-        oldest, oldest_at = records[i], at
+    if known.state == 'done' or known.state == 'running' and known.turn ~= turn_at then
+      if at + key_life_ms < now then
+        forget(records[i])
+      else
+        rest[#rest + 1] = { name = records[i], at = at }
       end
     end
   end
-  if left >= max_keys and oldest then
-    redis.call('HDEL', REQ, oldest)
+  table.sort(rest, function(one, other)
+    return one.at < other.at
+  end)
+  for _, oldest in ipairs(rest) do
+    if left < max_keys then
+      break
+    end
+    forget(oldest.name)
   end
 end
 
@@ -174,17 +182,6 @@ end
 local waiting = redis.call('LRANGE', INBOX, 0, -1)
 if message == '' and #waiting == 0 and outcome ~= 'RESUME' then
   return { 'EMPTY' }
-end
-
-local function latest(names)
-  local kept, count = ' ', 0
-  for one in string.gmatch(names, '%S+') do
-    count = count + 1
-    if count <= KNOWN then
-      kept = kept .. one .. ' '
-    end
-  end
-  return kept
 end
 
 -- The calls of a turn that was never finished get their results, so the history stays whole.

@@ -12,14 +12,16 @@ local refused = refusal()
 if refused then
   return refused
 end
-local meta = redis.call('HMGET', META, 'version', 'step', 'last_commit', 'fence', 'turn_at',
-  'requests', 'commit_version', 'turn_event')
-local version, step, last_commit, fence, turn_at, keys, commit_version, turn_event = unpack(meta)
+local meta = redis.call('HMGET', META, 'version', 'step', 'commits', 'fence', 'turn_at',
+  'requests', 'turn_event')
+local version, step, commits, fence, turn_at, keys, turn_event = unpack(meta)
+commits = commits or ' '
 
--- Before the lease is looked at: the final commit has freed it. `step` is still that commit's,
--- but `version` may have grown since, by the begin of the next turn.
-if last_commit == commit_id then
-  return { 'OK', commit_version, step, redis.call('LLEN', INBOX) }
+-- Before the lease is looked at: the final commit has freed it, and others may have committed since.
+local _, known = string.find(commits, ' ' .. commit_id .. '|', 1, true)
+if known then
+  local its_version, its_step = string.match(commits, '^(%d+)|(%d+) ', known + 1)
+  return { 'OK', its_version, its_step, redis.call('LLEN', INBOX) }
 end
 if redis.call('GET', LEASE) ~= lease then
   return { 'LOST' }
@@ -40,8 +42,8 @@ end
 local length = append_messages(texts)
 version, step = int(tonumber(version) + 1), int(tonumber(step) + tonumber(steps))
 local last_event = redis.call('HGET', META, 'last_event') or '0-0'
-redis.call('HSET', META, 'version', version, 'step', step, 'last_commit', commit_id,
-  'commit_version', version, 'step_event', last_event)
+redis.call('HSET', META, 'version', version, 'step', step, 'step_event', last_event,
+  'commits', latest(commit_id .. '|' .. version .. '|' .. step .. commits))
 if notes ~= '' then
   redis.call('HSET', META, 'notes', notes)
 end

@@ -1,7 +1,7 @@
 -- What happened in one turn behind an event, and who goes on with it.
 -- ARGV: the fence with which the turn began, the event's id ('' = the turn's beginning), most entries
 -- -> {'OK', state, ms for which its holder has not been heard of, id behind which the events are,
---     then id, name, data of each}
+--     id of the `done` or `error` that ended it or '', then id, name, data of each}
 --    state: 'held' | 'free' (it can be taken over) | 'told' (over, by a `done` or an `error`)
 --           | 'untold' (over, and no event says so)
 -- -> {'TRIMMED'}  the turn, or what is behind that event, is not kept any more
@@ -43,16 +43,18 @@ end
 local following = string.match(turns, '(%S+) ' .. turn .. ' ')
 local to = following and '(' .. following .. '-0' or '+'
 local state, silent_ms = state_of(turn)
+local ended_by = ''
 if state == 'stopping' then
   state = 'held'
 end
 if state == 'over' then
   local last = redis.call('XREVRANGE', EV, to, start, 'COUNT', 1)[1]
-  local is_told = is_current and status == 'idle'
-    or last and (last[2][2] == 'done' or last[2][2] == 'error')
-  state = is_told and 'told' or 'untold'
+  if last and (last[2][2] == 'done' or last[2][2] == 'error') then
+    ended_by = last[1]
+  end
+  state = (ended_by ~= '' or is_current and status == 'idle') and 'told' or 'untold'
 end
-local reply = { 'OK', state, int(silent_ms), after }
+local reply = { 'OK', state, int(silent_ms), after, ended_by }
 for _, entry in ipairs(redis.call('XRANGE', EV, '(' .. after, to, 'COUNT', most)) do
   reply[#reply + 1] = entry[1]
   reply[#reply + 1] = entry[2][2]

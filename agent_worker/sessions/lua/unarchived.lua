@@ -1,15 +1,16 @@
 -- For the archive, which has no principal: what was committed and is not archived yet.
 -- ARGV: most messages
--- -> {'OK', owner, index of the first, '1' if deleted, messages...} | {'NO_SESSION'}
-local owner, deleted, archived = unpack(redis.call('HMGET', META, 'owner', 'deleted', 'archived'))
+-- -> {'OK', owner, fence, index of the first, '1' if deleted, messages...} | {'NO_SESSION'}
+local owner, deleted, archived, fence = unpack(redis.call('HMGET', META, 'owner', 'deleted',
+  'archived', 'fence'))
 if not owner then
   return { 'NO_SESSION' }
 end
 if deleted then
-  return { 'OK', owner, '0', '1' }
+  return { 'OK', owner, '0', '0', '1' }
 end
 local first = tonumber(archived or 0)
-local reply = { 'OK', owner, int(first), '0' }
+local reply = { 'OK', owner, fence, int(first), '0' }
 for _, text in ipairs(redis.call('LRANGE', MSGS, first, first + tonumber(ARGV[5]) - 1)) do
   reply[#reply + 1] = text
 end

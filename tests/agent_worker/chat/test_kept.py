@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.models import TextDelta, ToolCall
+from agent_worker.storage.base import Storages
 from agent_worker.tools import Effect, Toolbox
 from tests.agent_worker.chat.support import BEARER, CLOCK, assistant, chunks_of, text_of, user
+from tests.agent_worker.redis.dropping_proxy import DroppingProxy
+from tests.agent_worker.runtime.test_large import BIG, FakeBlobs
 from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
 from tests.outside.needs import needs_package
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from aiohttp import ClientSession
 
+    from agent_worker.redis_server import RedisServer
     from tests.agent_worker.chat.conftest import StartSystem
     from tests.agent_worker.chat.support import System
 
@@ -208,6 +214,61 @@ async def test_a_turn_that_failed_is_tried_again_only_under_a_key(
         "anyone there?",
         "here",
     ]
+
+
+@pytest.fixture
+async def proxy(redis_server: RedisServer) -> AsyncIterator[DroppingProxy]:
+    """Before Redis. Name it before `start_system`, whose workers leave first then."""
+    async with DroppingProxy(redis_server.port) as proxy:
+        yield proxy
+
+
+async def behind(
+    proxy: DroppingProxy, http: ClientSession, start_system: StartSystem
+) -> tuple[System, str]:
+    """A worker whose Redis can lose replies, and a session with one finished turn."""
+    system = await start_system(redis_url=proxy.url, max_retries=1)
+    sid = await new_session(http, system)
+    await system.ask("first", session=sid)
+    return system, sid
+
+
+async def test_a_message_that_may_have_been_kept_is_not_sent_again_by_itself(
+    http: ClientSession, proxy: DroppingProxy, start_system: StartSystem
+) -> None:
+    system, sid = await behind(proxy, http, start_system)
+    proxy.lose_replies("EVALSHA", 3)
+    with pytest.raises(openai.InternalServerError) as caught:
+        await system.ask("hello", session=sid)
+    assert caught.value.code == "store_unavailable"
+    assert caught.value.response.headers["X-Should-Retry"] == "false"
+    said = [message["content"] for message in (await read(http, system, sid))["messages"]]
+    assert said.count("hello") == 1
+
+
+async def test_a_message_with_a_key_is_sent_again_and_kept_once(
+    http: ClientSession, proxy: DroppingProxy, start_system: StartSystem
+) -> None:
+    system, sid = await behind(proxy, http, start_system)
+    proxy.lose_replies("EVALSHA", 3)
+    await system.ask("hello", session=sid, extra_headers={"Idempotency-Key": "k1"})
+    said = [message["content"] for message in (await read(http, system, sid))["messages"]]
+    assert said.count("hello") == 1
+
+
+async def test_a_message_whose_blob_cannot_be_kept_may_be_sent_again(
+    http: ClientSession, start_system: StartSystem
+) -> None:
+    """Nothing was written."""
+    blobs = FakeBlobs()
+    system = await start_system(storages=Storages(blobs=blobs))
+    sid = await new_session(http, system)
+    blobs.is_away = True
+    with pytest.raises(openai.InternalServerError) as caught:
+        await system.ask(BIG, session=sid)
+    assert caught.value.code == "storage_unavailable"
+    assert "X-Should-Retry" not in caught.value.response.headers
+    assert (await read(http, system, sid))["total"] == 0
 
 
 async def test_an_error_in_a_stream_is_raised_from_it(start_system: StartSystem) -> None:

@@ -43,7 +43,13 @@ class FakeArchive:
     deleted: list[str] = field(default_factory=list)
 
     async def append(
-        self, session_id: str, principal: str, first: int, messages: Sequence[Message]
+        self,
+        session_id: str,
+        principal: str,
+        first: int,
+        messages: Sequence[Message],
+        *,
+        fence: int,
     ) -> None:
         if self.failures:
             raise self.failures.pop()
@@ -279,7 +285,7 @@ async def test_an_archiver_that_died_before_its_mark_tells_again_what_is_known(
 ) -> None:
     sid = await desk.session("one")
 
-    async def dies(session_id: str, upto: int) -> int:
+    async def dies(session_id: str, upto: int, *, fence: int) -> int:
         raise StoreUnavailable
 
     with monkeypatch.context() as patch:
@@ -311,7 +317,8 @@ async def test_two_archivers_of_one_session_lose_and_repeat_nothing(desk: Desk) 
     assert desk.archive.appends == [(sid, 0, 4)] * 2
     assert desk.archive.kept[sid] == await desk.history(sid)
     # A slower one does not take the mark back.
-    await desk.store.outbox.archived(sid, 1)
+    fence = (await desk.store.outbox.read(sid)).fence
+    await desk.store.outbox.archived(sid, 1, fence=fence)
     await desk.turn(sid, "three")
     await desk.archiver().run_once()
     assert desk.archive.appends[-1] == (sid, 4, 2)

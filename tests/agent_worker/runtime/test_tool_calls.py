@@ -64,17 +64,23 @@ class FakeLedger:
 
 @dataclass
 class FakeOnceLedger:
-    """`known`: what a call gave that somebody has claimed before, None if nobody knows."""
+    """`known`: what a call gave that somebody has claimed before, None if nobody knows.
+
+    It was the same call, unless `is_another`.
+    """
 
     known: dict[str, str | None] = field(default_factory=dict)
+    is_another: bool = False
     is_away: bool = False
     claims: list[tuple[str, str]] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
     finished: dict[str, str] = field(default_factory=dict)
 
     async def claim(self, session_id: str, call_key: str, arguments_hash: str) -> bool:
         if self.is_away:
             raise StorageUnavailable
         self.claims.append((session_id, call_key))
+        self.hashes.append(arguments_hash)
         return call_key not in self.known
 
     async def finish(self, session_id: str, call_key: str, result: str) -> None:
@@ -82,8 +88,9 @@ class FakeOnceLedger:
             raise StorageUnavailable
         self.finished[call_key] = result
 
-    async def result(self, session_id: str, call_key: str) -> str | None:
-        return self.known[call_key]
+    async def result(self, session_id: str, call_key: str, arguments_hash: str) -> str | None:
+        assert arguments_hash == self.hashes[-1]
+        return None if self.is_another else self.known[call_key]
 
 
 class Step:
@@ -483,6 +490,17 @@ async def test_a_claim_whose_end_nobody_knows_is_told_as_unknown() -> None:
     assert await step.text(call("pay")) == f"unknown: {MAYBE}"
     assert tool.ran == []
     assert step.counted("pay", "unknown") == 1
+
+
+async def test_a_place_that_another_call_had_before_is_told_as_unknown() -> None:
+    """Redis has lost its last writes, and the ledger in it with them."""
+    strict = FakeOnceLedger(known={"1.0": "sent to ada"}, is_another=True)
+    step = Step({"mail": (tool := Recorder())}, Effect.ONCE, once_ledger=strict)
+    assert await step.text(call("mail", to="bob")) == f"unknown: {MAYBE}"
+    assert tool.ran == []
+    assert step.counted("mail", "unknown") == 1
+    ((_, _, asked),) = step.ledger.begun
+    assert strict.hashes == [asked]
 
 
 async def test_without_the_strict_ledger_a_once_call_is_not_run() -> None:

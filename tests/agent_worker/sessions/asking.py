@@ -45,6 +45,8 @@ class Asking(RuleBasedStateMachine):
         self.turns: list[int] = []
         self.effects: Counter[str] = Counter()
         self.released: set[str] = set()
+        # Of the last commits: each again, and what it gave.
+        self.committed: list[tuple[Callable[[], Coroutine[Any, Any, Any]], Any]] = []
         self.seen_ids: list[str] = []
         self.look()
 

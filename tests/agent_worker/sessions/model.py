@@ -136,7 +136,7 @@ class Model:
 
     def take_over(self, turn: str, nonce: str, fence: int, *, is_silent: bool) -> Grant | NotTaken:
         """`is_silent`: nothing was heard of its holder for as long as was asked for."""
-        state, _ = self.told_of(turn)
+        state, _, _ = self.told_of(turn)
         if state in {"told", "untold"}:
             return NotTaken(None)
         if state == "held" and (self.is_asked_to_stop or not is_silent):
@@ -281,8 +281,14 @@ class Model:
         self.has_failed = self.has_failed or bool(events and events[-1].name == "error")
         return self.is_asked_to_stop
 
-    def told_of(self, turn: str) -> tuple[str, list[Event]]:
-        """Who goes on with a turn, and all of its events."""
+    def told_of(self, turn: str) -> tuple[str, str, list[Event]]:
+        """Who goes on with a turn, the event that ended it, and all of its events."""
+        state, events = self._state_of(turn)
+        is_over = state in {"told", "untold"}
+        ends = [event.id for event in events[-1:] if event.name in {"done", "error"}]
+        return state, ends[0] if is_over and ends else "", events
+
+    def _state_of(self, turn: str) -> tuple[str, list[Event]]:
         ends = dict(zip(self.begins, [*list(self.begins.values())[1:], None], strict=True))
         events = self.events[self.begins[f"{turn}-0"] : ends[f"{turn}-0"]]
         is_last = turn == self.turn

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import precondition, rule
 
 from agent_worker.sessions import Summary
 from tests.agent_worker.sessions.asking import Asking, predicted
 from tests.agent_worker.sessions.model import tool_message
-from tests.agent_worker.sessions.support import assistant
+from tests.agent_worker.sessions.support import assistant, everything
 from tests.agent_worker.sessions.workers import (
     FATES,
     Call,
@@ -75,18 +75,30 @@ class Steps(Asking):
     ) -> bool:
         """Whether it was accepted."""
         lease, version, commit_id = worker.grant.lease, worker.version, f"c{next(self.count)}"
-        answer = self.ask(
-            lambda: self.store.commit(
+
+        async def commit() -> tuple[int, int, int]:
+            return await self.store.commit(
                 lease, expected_version=version, commit_id=commit_id, messages=messages, **options
-            ),
-            is_lost,
-        )
+            )
+
+        answer = self.ask(commit, is_lost)
         assert answer == predicted(lambda: self.model.commit(lease, version, messages, **options))
         if not self.wrote(worker, answer):
             return False
         self.writes += 1
+        self.committed = [*self.committed[-20:], (commit, answer)]
         worker.version, worker.length = answer[0], worker.length + len(messages)
         return True
+
+    @precondition(lambda self: self.committed)
+    @rule(
+        which=st.runner().flatmap(lambda machine: st.integers(0, len(machine.committed) - 1)),
+    )
+    def a_commit_is_sent_again_late(self, which: int) -> None:
+        """Its reply was lost; others may have had the session since."""
+        commit, (version, step, _) = self.committed[which]
+        assert self.ask(commit) == (version, step, len(self.model.inbox))
+        assert self.wait(everything(self.redis, self.sid)) == self.held
 
     @any_worker(has_calls)
     @rule(worker=workers(has_calls), is_lost=lost)

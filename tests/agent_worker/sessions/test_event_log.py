@@ -303,7 +303,39 @@ async def test_a_bell_rings_when_something_came_and_when_the_turn_ends(
         assert await heard() == "ended"
 
 
-@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-1-1", "a-1", "1-1\n", "1" * 16 + "-1"])
+# One turn.
+
+
+async def test_an_error_that_another_try_of_the_turn_followed_has_not_ended_it(
+    store: SessionStore,
+) -> None:
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid, idempotency_key="k")
+    turn = str(grant.lease.fence)
+    failed = [delta(grant, 1, "so far"), event(grant, 2, "error")]
+
+    async def ended_by() -> tuple[str, str]:
+        page = await store.events.of_turn(sid, ME, turn, None)
+        assert page.events[:2] == failed
+        return page.state, page.ended_by
+
+    await store.events.append(grant.lease, failed)
+    assert await ended_by() == ("told", failed[1].id)
+    await store.release(sid, ME, grant.lease.nonce)
+    heir = await begin(store, sid, idempotency_key="k")
+    assert await ended_by() == ("held", "")
+    await say(store, heir, 1)
+    assert await ended_by() == ("held", "")
+    done = event(heir, 2, "done")
+    await finish(store, heir, events=[done])
+    assert await ended_by() == ("told", done.id)
+    await begin(store, sid, "next")
+    assert await ended_by() == ("told", done.id)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1-", "-1", "1-1-1", "a-1", "1-1\n", "1" * 16 + "-1", "\u0661-\u0661"]
+)
 def test_what_is_no_events_id(text: str) -> None:
     assert not is_event_id(text)
 

@@ -184,6 +184,52 @@ async def test_keys_beyond_their_life_make_place_first(redis: Redis, client: Cli
     assert set(await redis.hkeys(key_of(sid, "req"))) == {"k2", "k3"}
 
 
+async def cut_short(store: SessionStore, sid: str, key: str) -> None:
+    grant = await begin(store, sid, idempotency_key=key)
+    await store.release(sid, ME, grant.lease.nonce)
+
+
+async def test_keys_of_turns_that_were_cut_short_are_forgotten_too(
+    redis: Redis, client: Client
+) -> None:
+    store = SessionStore(client, max_idempotency_keys=3)
+    sid = await store.create(ME, {})
+    for number in range(5):
+        await cut_short(store, sid, f"k{number}")
+        await change_record(redis, sid, f"k{number}", at=str(number + 10**15))
+    assert set(await redis.hkeys(key_of(sid, "req"))) == {"k2", "k3", "k4"}
+    heir = await begin(store, sid, idempotency_key="k4")
+    assert heir.outcome == "RESUME"
+
+
+async def test_keys_that_are_far_too_many_are_brought_down_to_the_most_at_once(
+    redis: Redis, client: Client
+) -> None:
+    sid = await SessionStore(client).create(ME, {})
+    for number in range(20):
+        await cut_short(SessionStore(client, max_idempotency_keys=99), sid, f"k{number}")
+        await change_record(redis, sid, f"k{number}", at=str(number + 10**15))
+    await cut_short(SessionStore(client, max_idempotency_keys=3), sid, "new")
+    assert set(await redis.hkeys(key_of(sid, "req"))) == {"k18", "k19", "new"}
+
+
+async def test_the_keys_of_the_turn_that_runs_are_never_forgotten(
+    redis: Redis, client: Client
+) -> None:
+    store = SessionStore(client, max_idempotency_keys=1, idempotency_s=1000)
+    sid = await store.create(ME, {})
+    running = await begin(store, sid, idempotency_key="k")
+    await change_record(redis, sid, "k", at="1")
+    await store.begin(
+        sid, ME, user("later"), nonce=new_nonce(), idempotency_key="later", policy="enqueue"
+    )
+    await store.release(sid, ME, running.lease.nonce)
+    heir = await begin(store, sid, idempotency_key="k")
+    assert (heir.outcome, heir.history) == ("RESUME", [HELLO])
+    await finish(store, heir)
+    assert (await replayed(store, sid, "hello", "k")).messages == [HELLO, HI]
+
+
 async def test_a_key_that_waits_is_never_forgotten(redis: Redis, client: Client) -> None:
     store = SessionStore(client, max_idempotency_keys=1, idempotency_s=1000)
     sid = await store.create(ME, {})

@@ -46,7 +46,8 @@ class Invariants(Sessions):
         for begun in list(model.begins)[-2:]:
             turn = begun.partition("-")[0]
             of_turn = self.wait(self.store.events.of_turn(self.sid, ME, turn, None))
-            assert (of_turn.state, of_turn.events) == model.told_of(turn)
+            told = (of_turn.state, of_turn.ended_by, of_turn.events)
+            assert told == model.told_of(turn)
         assert len(self.held.get("ev", [])) == len(model.events)
         calls = {name for name in self.held.get("tools", ()) if not name.endswith(":result")}
         assert calls == model.ledger.keys()

@@ -103,7 +103,7 @@ OPERATIONS: dict[str, Operation] = {
     "not_run": lambda store, sid, grant: store.tools.not_run(grant.lease, "1.0", "attempt"),
     "read": lambda store, sid, grant: store.read(sid, ME),
     "events": lambda store, sid, grant: store.events.page(sid, ME, None),
-    "archived": lambda store, sid, grant: store.outbox.archived(sid, 1),
+    "archived": lambda store, sid, grant: store.outbox.archived(sid, 1, fence=grant.lease.fence),
 }
 
 
@@ -166,8 +166,8 @@ async def test_a_session_of_lost_replies_is_as_any_other(
     assert (view.version, view.waiting) == (9, 0)
     assert [event.id for event in (await store.events.page(sid, ME, None)).events] == []
     assert await redis.xlen(key_of(sid, "ev")) == 1
-    await store.outbox.read(sid)
-    await store.outbox.archived(sid, 6)
+    found = await store.outbox.read(sid)
+    assert await store.outbox.archived(sid, 6, fence=found.fence) == 0
     await store.check(sid, ME)
     await store.delete(sid, ME)
     assert {*lossy.ran, "append", "tool_begin"} == set(load_scripts())
@@ -214,6 +214,38 @@ async def test_the_last_commit_again_gives_what_it_gave_though_the_next_turn_run
     await begin(store, sid, "next")
     async with unchanged(redis, sid):
         assert await finish(store, grant, commit_id="again") == last
+
+
+@pytest.mark.parametrize("turns", [1, 10])
+async def test_the_last_commit_again_gives_what_it_gave_though_others_have_committed_since(
+    store: SessionStore, redis: Redis, turns: int
+) -> None:
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid)
+    # One id is the beginning of another.
+    first = await commit(store, grant, HI, commit_id="again-")
+    last = await finish(store, grant, commit_id="again", expected_version=first[0])
+    for content in range(turns):
+        await finish(store, await begin(store, sid, f"{content}"))
+    async with unchanged(redis, sid):
+        assert await finish(store, grant, commit_id="again", expected_version=first[0]) == last
+        assert await commit(store, grant, HI, commit_id="again-") == first
+
+
+async def test_no_more_commits_are_remembered_than_anybody_repeats(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid = await store.create(ME, {})
+    grant = await begin(store, sid)
+    version = grant.version
+    for number in range(40):
+        version, _, _ = await commit(
+            store, grant, HI, commit_id=f"c{number}", expected_version=version
+        )
+    kept = (await redis.hget(key_of(sid, "meta"), "commits")).split()
+    assert [each.split("|")[0] for each in kept] == [f"c{n}" for n in reversed(range(8, 40))]
+    with pytest.raises(LeaseLost):
+        await commit(store, grant, HI, commit_id="c7", expected_version=version - 1)
 
 
 async def test_a_release_again_does_not_free_what_others_hold(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.errors import (
+    AgentError,
     LeaseLost,
     SessionNotFound,
     SessionTooNew,
@@ -18,6 +19,7 @@ from agent_worker.errors import (
 )
 from agent_worker.redis_server import RedisServer
 from agent_worker.sessions import (
+    Event,
     Grant,
     SessionStore,
     Summary,
@@ -214,11 +216,11 @@ async def test_the_archive_brings_nothing_back_either(store: SessionStore, redis
     await store.delete(sid, ME)
     tombstone = await everything(redis, sid)
     with pytest.raises(SessionNotFound):
-        await store.outbox.archived(sid, 2)
+        await store.outbox.archived(sid, 2, fence=0)
     assert await everything(redis, sid) == tombstone
     await redis.delete(*session_keys(sid))
     with pytest.raises(SessionNotFound):
-        await store.outbox.archived(sid, 2)
+        await store.outbox.archived(sid, 2, fence=0)
     with pytest.raises(SessionNotFound):
         await store.outbox.read(sid)
     assert await everything(redis, sid) == {}
@@ -380,6 +382,45 @@ async def test_a_loss_of_redis_and_its_end_are_logged_once_each(
     first, last = [r.getMessage() for r in caplog.records if r.name.startswith("agent_worker")]
     assert first.startswith("Redis is lost: ping: ")
     assert last == "Redis answers again"
+
+
+async def _append_no_event(store: SessionStore, redis: Redis, grant: Grant) -> None:
+    await store.events.append(grant.lease, [Event("no id", "message.delta", "{}")])
+
+
+async def _check_what_is_no_hash(store: SessionStore, redis: Redis, grant: Grant) -> None:
+    sid = grant.lease.session_id
+    await redis.delete(key_of(sid, "meta"))
+    await redis.set(key_of(sid, "meta"), "no hash")
+    await store.check(sid, ME)
+
+
+@pytest.mark.parametrize("fail", [_append_no_event, _check_what_is_no_hash])
+async def test_a_script_that_fails_by_itself_is_no_loss_of_redis(
+    client: Client, redis: Redis, caplog: pytest.LogCaptureFixture, fail: Any
+) -> None:
+    failed: list[str] = []
+    store = SessionStore(client, on_unavailable=failed.append)
+    grant = await begin(store, await store.create(ME, {}))
+    with pytest.raises(AgentError) as caught:
+        await fail(store, redis, grant)
+    assert (type(caught.value), caught.value.status) == (AgentError, 500)
+    assert failed == []
+    (logged,) = [r for r in caplog.records if r.name.startswith("agent_worker")]
+    assert (logged.levelname, logged.getMessage().split()[-1]) == ("ERROR", "failed")
+    assert logged.exc_info is not None
+
+
+@pytest.mark.parametrize(("setting", "value"), [("maxmemory", "1"), ("min-replicas-to-write", "1")])
+async def test_a_redis_that_refuses_to_write_is_unavailable(
+    own_redis_server: RedisServer, setting: str, value: str
+) -> None:
+    client = connect(own_redis_server.url)
+    store = SessionStore(client)
+    await client.raw.config_set(setting, value)
+    with pytest.raises(StoreUnavailable):
+        await store.create(ME, {})
+    await client.aclose()
 
 
 async def test_scripts_are_loaded_again_after_redis_forgot_them(

@@ -113,6 +113,7 @@ async def test_openai_vectors_come_in_the_order_of_the_texts(
         (200, [], "not a list of embeddings"),
         (200, {"data": [{"index": 0, "embedding": None}]}, "not a list of embeddings"),
         (200, {"data": [{"index": 0, "embedding": ["a", 1]}]}, "could not convert"),
+        (200, {"data": [{"index": 0, "embedding": [10**400, 1]}]}, "not a list of embeddings"),
         (200, {"data": []}, "0 embeddings for 1 texts"),
         (200, {"data": [{"index": 0, "embedding": [1, 2, 3]}]}, "3 dimensions instead of 2"),
         (200, {"data": [{"index": 0, "embedding": [1, math.inf]}]}, "not finite"),

@@ -29,6 +29,10 @@ ANSWER: Message = {
 DAY_S = 86_400.0
 
 
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
 @contextlib.asynccontextmanager
 async def opened(
     url: str, embedder: HashingEmbedder | None = None
@@ -177,30 +181,68 @@ async def test_found_by_the_index_alone_a_crowd_hides_nobodys_own_memories(
 
 
 async def test_the_archive_gives_back_what_it_was_given(storage: PostgresStorage) -> None:
-    await storage.archive.append(S1, "ann", 0, [HELLO])
-    await storage.archive.append(S1, "ann", 1, [ANSWER])
+    await storage.archive.append(S1, "ann", 0, [HELLO], fence=1)
+    await storage.archive.append(S1, "ann", 1, [ANSWER], fence=1)
     assert await storage.archive.read(S1, "ann") == [HELLO, ANSWER]
-    await storage.archive.append(S1, "ann", 2, [])
+    await storage.archive.append(S1, "ann", 2, [], fence=1)
     assert await storage.archive.read(S1, "ann") == [HELLO, ANSWER]
 
 
 async def test_messages_that_are_known_are_left_alone(storage: PostgresStorage) -> None:
-    await storage.archive.append(S1, "ann", 0, [HELLO, ANSWER])
-    await storage.archive.append(S1, "ann", 0, [ANSWER, HELLO, HELLO])
+    await storage.archive.append(S1, "ann", 0, [HELLO, ANSWER], fence=1)
+    await storage.archive.append(S1, "ann", 0, [ANSWER, HELLO, HELLO], fence=1)
     assert await storage.archive.read(S1, "ann") == [HELLO, ANSWER, HELLO]
+
+
+async def test_what_was_lost_gives_way_to_what_came_in_its_place(storage: PostgresStorage) -> None:
+    archive = storage.archive
+    lost = user("lost")
+    await archive.append(S1, "ann", 0, [HELLO, ANSWER], fence=1)
+    await archive.append(S1, "ann", 2, [lost, ANSWER, lost, ANSWER], fence=2)
+    await archive.append(S1, "ben", 2, [lost], fence=1)
+    await archive.append(S2, "ann", 2, [lost], fence=1)
+    await archive.append(S1, "ann", 1, [ANSWER, user("new")], fence=3)
+    assert await archive.read(S1, "ann") == [HELLO, ANSWER, user("new")]
+    await archive.append(S1, "ann", 3, [HELLO], fence=3)
+    # Whoever read before the failover comes too late.
+    await archive.append(S1, "ann", 2, [lost, ANSWER, lost, ANSWER], fence=2)
+    assert await archive.read(S1, "ann") == [HELLO, ANSWER, user("new"), HELLO]
+    assert await archive.read(S1, "ben") == await archive.read(S2, "ann") == [lost]
+
+
+async def test_what_is_told_again_under_a_later_fence_takes_nothing_away(
+    storage: PostgresStorage,
+) -> None:
+    messages = [HELLO, ANSWER, HELLO, ANSWER]
+    await storage.archive.append(S1, "ann", 0, messages, fence=1)
+    await storage.archive.append(S1, "ann", 0, messages[:2], fence=2)
+    assert await storage.archive.read(S1, "ann") == messages
+
+
+async def test_an_archive_of_the_first_version_is_taken_over(
+    storage: PostgresStorage, database_url: str
+) -> None:
+    await storage.archive.append(S1, "ann", 0, [HELLO, HELLO], fence=1)
+    await sql(database_url, "ALTER TABLE hermes.archive DROP COLUMN fence")
+    await sql(database_url, "UPDATE hermes.part SET version = 1 WHERE name = 'core'")
+    async with opened(database_url) as newer:
+        await newer.archive.append(S1, "ann", 1, [ANSWER], fence=1)
+        assert await newer.archive.read(S1, "ann") == [HELLO, ANSWER]
 
 
 async def test_two_archivers_at_the_same_time_keep_each_message_once(
     storage: PostgresStorage,
 ) -> None:
     messages: list[Message] = [{"role": "user", "content": str(n)} for n in range(50)]
-    await asyncio.gather(*(storage.archive.append(S1, "ann", 0, messages) for _ in range(8)))
+    await asyncio.gather(
+        *(storage.archive.append(S1, "ann", 0, messages, fence=1) for _ in range(8))
+    )
     assert await storage.archive.read(S1, "ann") == messages
 
 
 async def test_nobody_reads_or_blocks_a_foreign_conversation(storage: PostgresStorage) -> None:
-    await storage.archive.append(S1, "ben", 0, [ANSWER])
-    await storage.archive.append(S1, "ann", 0, [HELLO])
+    await storage.archive.append(S1, "ben", 0, [ANSWER], fence=1)
+    await storage.archive.append(S1, "ann", 0, [HELLO], fence=1)
     assert await storage.archive.read(S1, "ann") == [HELLO]
     assert await storage.archive.read(S2, "ann") == []
 
@@ -208,17 +250,17 @@ async def test_nobody_reads_or_blocks_a_foreign_conversation(storage: PostgresSt
 async def test_a_deleted_session_is_not_brought_back_by_a_late_archiver(
     storage: PostgresStorage,
 ) -> None:
-    await storage.archive.append(S1, "ann", 0, [HELLO])
-    await storage.archive.append(S2, "ann", 0, [HELLO])
+    await storage.archive.append(S1, "ann", 0, [HELLO], fence=1)
+    await storage.archive.append(S2, "ann", 0, [HELLO], fence=1)
     await storage.archive.delete(S1)
     await storage.archive.delete(S1)
-    await storage.archive.append(S1, "ann", 1, [ANSWER])
+    await storage.archive.append(S1, "ann", 1, [ANSWER], fence=1)
     assert await storage.archive.read(S1, "ann") == []
     assert await storage.archive.read(S2, "ann") == [HELLO]
 
 
 async def test_a_deletion_among_appends_wins(storage: PostgresStorage) -> None:
-    appends = [storage.archive.append(S1, "ann", n, [HELLO]) for n in range(20)]
+    appends = [storage.archive.append(S1, "ann", n, [HELLO], fence=1) for n in range(20)]
     await asyncio.gather(*appends[:10], storage.archive.delete(S1), *appends[10:])
     assert await storage.archive.read(S1, "ann") == []
 
@@ -227,7 +269,7 @@ async def test_purge_forgets_what_is_old_and_nothing_else(
     storage: PostgresStorage, database_url: str
 ) -> None:
     for session in (S1, S2):
-        await storage.archive.append(session, "ann", 0, [HELLO, HELLO])
+        await storage.archive.append(session, "ann", 0, [HELLO, HELLO], fence=1)
         await storage.once_ledger.claim(session, "3.0", "hash")
     # One message of S1 is recent: the conversation goes on.
     aged = "now() - interval '40 days'"
@@ -266,15 +308,24 @@ async def test_a_claim_stays_made_whatever_its_arguments(storage: PostgresStorag
     assert not await storage.once_ledger.claim(S1, "3.0", "another hash")
 
 
+async def test_a_claim_with_other_arguments_does_not_give_the_result(
+    storage: PostgresStorage,
+) -> None:
+    ledger = storage.once_ledger
+    await ledger.claim(S1, "3.0", "hash")
+    await ledger.finish(S1, "3.0", "sent")
+    assert await ledger.result(S1, "3.0", "another hash") is None
+
+
 async def test_the_first_result_of_a_claimed_call_is_kept(storage: PostgresStorage) -> None:
     ledger = storage.once_ledger
     await ledger.finish(S1, "3.0", "never claimed")
-    assert await ledger.result(S1, "3.0") is None
+    assert await ledger.result(S1, "3.0", "hash") is None
     await ledger.claim(S1, "3.0", "hash")
-    assert await ledger.result(S1, "3.0") is None
+    assert await ledger.result(S1, "3.0", "hash") is None
     await ledger.finish(S1, "3.0", "sent")
     await ledger.finish(S1, "3.0", "sent again")
-    assert await ledger.result(S1, "3.0") == "sent"
+    assert await ledger.result(S1, "3.0", "hash") == "sent"
 
 
 # The server goes away
@@ -288,7 +339,7 @@ async def test_while_the_server_is_away_everything_says_so() -> None:
         calls = [
             storage.preferences.all("ann"),
             storage.preferences.set("ann", "colour", "green"),
-            storage.archive.append(S1, "ann", 0, [HELLO]),
+            storage.archive.append(S1, "ann", 0, [HELLO], fence=1),
             storage.archive.delete(S1),
             storage.once_ledger.claim(S1, "3.0", "hash"),
             storage.memory.remember("ann", "k", "text"),

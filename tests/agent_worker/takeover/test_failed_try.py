@@ -1,0 +1,67 @@
+"""A turn that failed, and that its client has sent again: the way back to it leads to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.agent_worker.runtime.support import PausedEngine, create, die, speech, told
+from tests.agent_worker.support import PlannedEngine, all_events, deltas, read_events
+from tests.agent_worker.takeover.support import open_turn, resume
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+    from redis.asyncio import Redis
+
+    from agent_worker.sessions import SessionStore
+    from tests.agent_worker.conftest import StartWorker
+
+KEY = {"Idempotency-Key": "k"}
+
+
+async def test_the_error_of_a_failed_try_does_not_end_the_next_one(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+) -> None:
+    """The worker of the second try dies before its first word."""
+    engine = PausedEngine([RuntimeError("boom")], [None])
+    first = await start_worker(engine=engine)
+    other = await start_worker(engine=PlannedEngine(speech("here")))
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **KEY) as failed:
+        (error,) = await all_events(failed)
+    assert (error.name, error.data["code"]) == ("error", "engine_failed")
+    again = await open_turn(http, first, sid, **KEY)
+    path = again.headers["X-Hermes-Resume"]
+    assert path == failed.headers["X-Hermes-Resume"]
+    await engine.paused.wait()
+    await die(first, redis, sid)
+    async with resume(http, other, path) as response:
+        events = await all_events(response)
+    assert [event.name for event in events] == ["message.delta", "done"]
+    assert await told(store, sid) == [("user", "go"), ("assistant", "here")]
+    again.close()
+    # So it is when all is over.
+    for after, rest in (("", events), (error.id, events), (events[0].id, events[1:])):
+        async with resume(http, other, path, after) as response:
+            assert await all_events(response) == rest
+
+
+async def test_who_follows_is_told_the_error_of_the_last_try(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    engine = PausedEngine([RuntimeError("one")], [*speech("so far"), None, RuntimeError("two")])
+    first = await start_worker(engine=engine)
+    other = await start_worker(engine=PlannedEngine())
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **KEY) as failed:
+        (old,) = await all_events(failed)
+    async with await open_turn(http, first, sid, **KEY) as again:
+        stream = read_events(again)
+        seen = await anext(stream)
+        async with resume(http, other, again.headers["X-Hermes-Resume"]) as response:
+            engine.gate.set()
+            events = await all_events(response)
+        rest = [event async for event in stream]
+    assert events == [seen, *rest]
+    assert deltas(events) == "so far"
+    assert (events[-1].name, events[-1].data["code"]) == ("error", "engine_failed")
+    assert events[-1].id != old.id
