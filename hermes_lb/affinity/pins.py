@@ -18,6 +18,7 @@ class _Pin(NamedTuple):
     name: str
     until: float
     as_of: float
+    is_told: bool
 
 
 class Pins:
@@ -40,20 +41,19 @@ class Pins:
 
     def take_over(self, other: Pins) -> None:
         """All that `other` knows, the newest if there is not room for all; by our own expiry."""
-        for key, (name, until, _) in other._pins.items():
-            self._put(key, name, until - other._expire, -inf)
+        for key, pin in other._pins.items():
+            self._put(key, pin._replace(as_of=-inf), pin.until - other._expire)
 
     def find(self, key: bytes, now: float) -> str | None:
         """The name, if the key is known; that counts as use."""
         found = self._pins.get(key)
         if found is None:
             return None
-        name, until, as_of = found
-        if until <= now:
+        if found.until <= now:
             del self._pins[key]
             return None
-        self._put(key, name, now, as_of)
-        return name
+        self._put(key, found, now)
+        return found.name
 
     def as_of(self, key: bytes) -> float:
         """When it was pinned, of which its uses tell nothing; -inf: never, or by another table."""
@@ -61,11 +61,22 @@ class Pins:
         return found.as_of if found is not None else -inf
 
     def pin(self, key: bytes, name: str, now: float) -> None:
-        self._put(key, name, now, now)
+        self._put(key, _Pin(name, now, now, is_told=True), now)
 
-    def _put(self, key: bytes, name: str, now: float, as_of: float) -> None:
+    def is_told(self, key: bytes) -> bool:
+        """False if those whom it concerns could not be told of it."""
+        found = self._pins.get(key)
+        return found is None or found.is_told
+
+    def not_told(self, key: bytes, name: str) -> None:
+        """Nobody else knows of this pin, if it is still the one that there is."""
+        found = self._pins.get(key)
+        if found is not None and found.name == name:
+            self._pins[key] = found._replace(is_told=False)
+
+    def _put(self, key: bytes, pin: _Pin, now: float) -> None:
         pins = self._pins
-        pins[key] = _Pin(name, now + self._expire, as_of)
+        pins[key] = pin._replace(until=now + self._expire)
         pins.move_to_end(key)
         # The first is the one that was used least lately: it also runs out first.
         while len(pins) > self._most or next(iter(pins.values())).until <= now:

@@ -134,7 +134,8 @@ class Pool:
         self.up: list[Server] = []  # primaries in rotation; a new list whenever anything changes
         self.weights: tuple[int, ...] = ()  # full ones, of `primaries`; new whenever one changes
         self.weights_are_equal = False
-        self._present_weights: list[float] = []  # of all servers; lower in a slow start
+        self._configured_weights: list[int] = []  # of all servers
+        self._present_weights: list[float] = []  # the same; lower in a slow start
         self._warming: list[Server] = []
         self._degraded: list[Server] = []
         self.outliers: Outliers | None = None
@@ -175,9 +176,11 @@ class Pool:
             server.when_changed = server.when_decided = _nobody_listens
             server.set_admin("maint")
         is_same = servers == self.servers
-        if not is_same:  # whoever builds on these has to build anew, even if the weights are equal
+        weights = [server.config.weight for server in servers]
+        if not is_same or weights != self._configured_weights:
+            # Whoever builds on these has to build anew, even if the present weights are equal.
             self.up, self.weights = [], ()
-        self.servers = servers
+        self.servers, self._configured_weights = servers, weights
         self.primaries = [s for s in servers if not s.config.backup]
         self.backups = [s for s in servers if s.config.backup]
         for server in servers:

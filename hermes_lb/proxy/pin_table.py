@@ -9,6 +9,7 @@ then meet a server that does not know it.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,9 +38,9 @@ class SharedPins(Protocol):
     async def look_up(self, key: bytes) -> str | None:
         """The server's name; None if nobody knows, or nobody answers in time."""
 
-    def tell(self, key: bytes, name: str) -> Awaitable[object] | None:
-        """This server has the session now -> what is over when whoever asks is told so, or nobody
-        can be; None: that is so from now on."""
+    def tell(self, key: bytes, name: str) -> asyncio.Future[bool] | None:
+        """This server has the session now -> whether whoever asks is told so, once that is known;
+        None: that is so from now on."""
 
     async def close(self) -> None: ...
 
@@ -84,10 +85,12 @@ class PinTable:
         name = await self._shared.look_up(key)
         now = self._context.clock()
         known = self._pins.find(key, now)
-        if known is not None and (name is None or self._pins.as_of(key) >= asked_at):
-            # A response was faster, or nobody answers; or the store has lost it.
-            if name is None and self.is_shared:
-                self.pin((key,), known, now)
+        is_newer = self._pins.as_of(key) >= asked_at or not self._pins.is_told(key)
+        if known is not None and (name is None or is_newer):
+            # A response was faster, or nobody answers; or the store has lost it, or never had it.
+            if name != known and self.is_shared:
+                self._pins.pin(key, known, now)
+                self._tell(key, known)
             return known
         if name is not None:
             self._pins.pin(key, name, now)
@@ -108,12 +111,22 @@ class PinTable:
                 told = self._tell(key, name)
                 if told is not None and is_news:
                     awaited.append(told)
-        return asyncio.gather(*awaited) if awaited else None
+        return asyncio.gather(*awaited, return_exceptions=True) if awaited else None
 
     def _tell(self, key: bytes, name: str) -> Awaitable[object] | None:
-        if self._shared is None or not self._shared.is_reachable:
+        if self._shared is None:
             return None
-        return self._shared.tell(key, name)
+        if not self._shared.is_reachable:
+            self._pins.not_told(key, name)
+            return None
+        told = self._shared.tell(key, name)
+        if told is not None:
+            told.add_done_callback(partial(self._was_told, key, name))
+        return told
+
+    def _was_told(self, key: bytes, name: str, told: asyncio.Future[bool]) -> None:
+        if told.cancelled() or told.exception() is not None or not told.result():
+            self._pins.not_told(key, name)
 
     def take_over(self, other: PinTable) -> None:
         """What another table knows, whose settings were others."""

@@ -46,9 +46,12 @@ class RedisPins:
         name: str | None = await self._ask("GETEX", self._key(key), "PX", self._expire_ms)
         return name
 
-    def tell(self, key: bytes, name: str) -> asyncio.Task[object]:
-        tell = self._ask("SET", self._key(key), name, "PX", self._expire_ms)
-        return self._context.tasks.spawn(tell, name="pin")
+    def tell(self, key: bytes, name: str) -> asyncio.Task[bool]:
+        return self._context.tasks.spawn(self._tell(key, name), name="pin")
+
+    async def _tell(self, key: bytes, name: str) -> bool:
+        reply = await self._ask("SET", self._key(key), name, "PX", self._expire_ms)
+        return reply is not None
 
     async def close(self) -> None:
         await self._redis.aclose()

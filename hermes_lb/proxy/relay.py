@@ -65,14 +65,15 @@ class Relay(ExchangeState):
         now = context.clock()
         backend, server = self.backend, self.server
         assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
-        if backend.sticks is not None:
-            news = backend.learn(self, server, head, now)
-            if news is not None:
-                self.response_begun()
-                self.client.deadline = float("inf")  # it has its own
-                upstream.hold(news)
-                return
-        self.response_at = now
+        if self.response_at < 0.0:
+            self.response_at = now
+            if backend.sticks is not None:
+                news = backend.learn(self, server, head, now)
+                if news is not None:
+                    self.response_begun()
+                    self.client.deadline = float("inf")  # it has its own
+                    upstream.hold(news)
+                    return
         if self.rules is not None:
             self.stream = opened_stream(self, self.rules, head)
         self.request_head = b""
@@ -83,7 +84,8 @@ class Relay(ExchangeState):
         if backend.outliers is not None:
             backend.outliers.answered(server, status, now)
         if backend.learner is not None:
-            backend.learner.answered(server, head, now - self.dispatched_at, now)
+            took = self.response_at - self.dispatched_at
+            backend.learner.answered(server, head, took, now)
         forwarded, added = head.forwarded, b""
         if (affinity := backend.affinity) is not None and affinity.knows(server):
             if head.has_set_cookie:

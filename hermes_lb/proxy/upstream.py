@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import ssl
 from typing import TYPE_CHECKING, cast
@@ -11,7 +12,6 @@ from hermes_lb.errors import BadResponse, ClosedBeforeResponse, InvalidResponse
 from hermes_lb.proxy.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable
 
     from hermes_lb.dialing import ServerDialer
@@ -189,7 +189,13 @@ class UpstreamConnection(Endpoint):
         self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
 
     async def _tell_again(self, until: Awaitable[object]) -> None:
-        await until
+        try:
+            await until
+        except asyncio.CancelledError:  # the balancer ends
+            self._is_held = False
+            if self._ended_by:
+                self._ended(self._ended_by[0])
+            raise
         self._is_held = False
         if self.exchange is None:  # it has ended in the meantime
             self.home.forget(self)

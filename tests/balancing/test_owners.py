@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import ConsistentHash, Maglev
+from hermes_lb.config import Backend
+from hermes_lb.pool import Pool
 from tests.balancing.support import assert_shares
 from tests.pool.support import make_pool
 
 if TYPE_CHECKING:
-    from random import Random
-
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.pool import Server
 
 both = pytest.mark.parametrize("strategy_type", [ConsistentHash, Maglev])
 few_steps = pytest.mark.usefixtures("_few_steps")
@@ -209,3 +210,24 @@ def test_a_strict_key_of_a_backup_stays_with_it(strategy_type: Any):
     pool.servers[1].set_up(False, "for a test")
     assert owners(pool, ring, is_strict=True) == before
     assert owners(pool, ring) == ["c"] * len(KEYS)
+
+
+def test_the_file_catches_up_with_a_weight_that_was_set_and_all_balancers_agree() -> None:
+    def backend(weight: int) -> Backend:
+        servers = [
+            {"name": name, "address": f"{name}.internal:80", "weight": weight} for name in "abc"
+        ]
+        return Backend.model_validate({"servers": servers})
+
+    def owners(pool: Pool, ring: ConsistentHash) -> list[str | None]:
+        found = [ring.owner(pool, b"%d" % n, 0.0) for n in range(500)]
+        return [server.name if server is not None else None for server in found]
+
+    running, ring = Pool("agents", backend(1), rng=Random(0)), ConsistentHash(load_factor=0.0)
+    owners(running, ring)
+    for server in running.servers:
+        server.set_weight(10)
+    owners(running, ring)
+    running.reconfigure(backend(10))
+    fresh = Pool("agents", backend(10), rng=Random(0))
+    assert owners(running, ring) == owners(fresh, ConsistentHash(load_factor=0.0))

@@ -21,7 +21,7 @@ class Others:
     """What all balancers know together, for `expire` seconds from the last use."""
 
     def __init__(self, clock: Callable[[], float], expire: float) -> None:
-        self.is_reachable = True
+        self.is_reachable = self.hears = True
         self.told: list[str] = []
         self.before_answer: Callable[[], object] = lambda: None
         self._clock, self._expire = clock, expire
@@ -35,11 +35,12 @@ class Others:
         self._known = name, self._clock() + self._expire
         return name
 
-    def tell(self, key: bytes, name: str) -> asyncio.Future[None]:
+    def tell(self, key: bytes, name: str) -> asyncio.Future[bool]:
         self.told.append(name)
-        self._known = name, self._clock() + self._expire
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
+        if self.hears:
+            self._known = name, self._clock() + self._expire
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        done.set_result(self.hears)
         return done
 
     async def close(self) -> None: ...
@@ -125,6 +126,22 @@ async def test_a_response_that_comes_meanwhile_knows_better(shown: Shown) -> Non
     shown.others.before_answer = lambda: shown.table.pin([KEY], "two", shown.now)
     assert await shown.asked() == "two"
     assert await shown.asked() == "two"
+
+
+@pytest.mark.parametrize("what", ["is_reachable", "hears"])
+async def test_what_they_could_not_be_told_is_newer_than_what_they_know(
+    shown: Shown, what: str
+) -> None:
+    await shown.learnt("one")
+    setattr(shown.others, what, False)
+    await shown.learnt("two")
+    setattr(shown.others, what, True)
+    shown.now += 20.0
+    assert await shown.asked() == "two"
+    assert await shown.others.look_up(KEY) == "two"
+    shown.others.tell(KEY, "three")
+    shown.now += 20.0
+    assert await shown.asked() == "three"
 
 
 async def test_while_nobody_answers_it_goes_by_what_it_knows(shown: Shown) -> None:

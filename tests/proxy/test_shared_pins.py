@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.testing.record import Record
 from tests.proxy.support import (
     AtOrigin,
     Client,
+    Origin,
     Stage,
     eventually,
     in_flight,
@@ -64,8 +67,10 @@ async def test_two_balancers_over_one_redis_agree(stage: Stage, redis_url: str) 
 class Held:
     """A request whose response names a session, while Redis does not hear of that."""
 
-    def __init__(self, link: DroppingProxy, lb: LoadBalancer, client: Client, at_origin: AtOrigin):
-        self.link, self.lb, self.client, self.at_origin = link, lb, client, at_origin
+    def __init__(
+        self, link: DroppingProxy, lb: LoadBalancer, client: Client, origin: Origin, at: AtOrigin
+    ) -> None:
+        self.link, self.lb, self.client, self.origin, self.at_origin = link, lb, client, origin, at
 
     async def names_it(self, data: bytes) -> None:
         """The server has said so much, and Redis shall hear of it."""
@@ -95,7 +100,7 @@ async def held(
     await client.send(head or request("GET", "/"))
     await at_origin.read_request()
     link.go_deaf()
-    return Held(link, lb, client, at_origin)
+    return Held(link, lb, client, origin, at_origin)
 
 
 @on_both_loops
@@ -174,6 +179,62 @@ async def test_a_request_that_is_finished_without_its_client_is_so_here(
     await it.at_origin.read_request()
     await it.at_origin.respond(b"next")
     assert (await client.read_response()).body == b"next"
+
+
+class TellsLater:
+    """Shared pins that know nothing yet, and hear of each one when `told` says so."""
+
+    is_reachable = True
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, asyncio.Future[bool]]] = []
+
+    async def look_up(self, key: bytes) -> str | None:
+        return None
+
+    def tell(self, key: bytes, name: str) -> asyncio.Future[bool]:
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.told.append((name, told))
+        return told
+
+    async def close(self) -> None: ...
+
+
+async def test_each_response_for_one_key_is_held_once(stage: Stage) -> None:
+    """Two servers answer at a time for a session that is new: the last one has it."""
+    origins = [await stage.origin(), await stage.origin()]
+    lb = await stage.balancer(*origins, backend={"stick": [MCP]})
+    pins = lb._plane.backends["agents"].pins
+    pins._shared = others = TellsLater()
+    clients = await stage.clients(lb, 2)
+    asked = []
+    for client, origin in zip(clients, origins, strict=True):
+        await client.get("/", "Mcp-Session-Id: new")
+        asked.append((await origin.accept_request())[0])
+    for number, at_origin in enumerate(asked):
+        await at_origin.respond(b"%d" % number)
+        await eventually(lambda n=number: len(others.told) == n + 1)
+    for number, (_, told) in enumerate(others.told):
+        told.set_result(True)
+        assert (await clients[number].read_response()).body == b"%d" % number
+    assert [name for name, _ in others.told] == ["agent1", "agent2"]
+    assert pins.find(b"new", lb._plane.context.clock()) == "agent2"
+
+
+async def test_the_wait_is_none_of_the_servers_time(
+    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = await held(stage, link, monkeypatch)
+    context = it.lb._plane.context
+    clock, later = context.clock, 0.0
+    monkeypatch.setattr(context, "clock", lambda: clock() + later)
+    await it.names_it(response(b"whole", "mcp-session-id: s"))
+    later = 100.0
+    link.speak()
+    assert (await it.client.read_response()).body == b"whole"
+    times = Record.parse((await stage.logged(it.lb, 2))[1].line).times
+    assert times["Tr"] < 50_000
+    assert times["Ta"] > 100_000
 
 
 async def test_a_redis_that_is_silent_is_not_waited_for_long(
