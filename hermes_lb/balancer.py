@@ -229,8 +229,9 @@ class LoadBalancer:
         """0 to 65535; 0 is out of rotation, None the configured one. Raises UnknownServer."""
         find_server(self.pools, backend, server).set_weight(weight)
 
-    async def settle(self) -> None:
+    async def settle(self) -> bool:
         """Nothing to wait for: what is set here holds at once."""
+        return True
 
     async def end_sessions(self, backend: str, server: str) -> int:
         """Cut what runs on a server, known or removed -> how many. Raises UnknownServer."""

@@ -107,7 +107,7 @@ async def test_a_configuration_in_a_fifo_is_not_waited_for_a_second_time(tmp_pat
     os.mkfifo(fifo)
     async with run(fifo) as running:
         text = (
-            '[admin]\nenabled = false\n[process]\nmax_connections = 100\n[log]\naccess = "off"\n'
+            '[admin]\nenabled = false\n[process]\nreload_on_change = true\n[log]\naccess = "off"\n'
             '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
             '[backends.agents]\nservers = [{ name = "a", address = "127.0.0.1:80" }]\n'
         )
@@ -115,6 +115,8 @@ async def test_a_configuration_in_a_fifo_is_not_waited_for_a_second_time(tmp_pat
         await until_it_listens(running)
         running.signal(signal.SIGHUP)
         await running.says("the old one goes on:\n.* is a FIFO, which is read only once")
+        running.signal(signal.SIGUSR2)
+        await running.says("no upgrade: .* is a FIFO, which is read only once")
         running.signal(signal.SIGTERM)
         assert await running.ended() == 0
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.control.history import History, Key, Span
     from hermes_lb.control.operator import Operator
+    from hermes_lb.pool import Pool, Server
 
 logger = logging.getLogger("hermes_lb.admin")
 
@@ -135,14 +136,16 @@ class Api:
 
     async def _server(self, request: web.Request) -> web.Response:
         self._operator.observed.refresh()
-        return self._described(*_named(request))
+        return self._described(*self._find(request))
 
-    def _described(self, backend: str, name: str) -> web.Response:
-        pools = self._operator.observed.pools
-        server = find_server(pools, backend, name)
-        return web.json_response(
-            views.describe_server(pools[backend], server, self._operator.now(), self._history)
-        )
+    def _find(self, request: web.Request) -> tuple[Pool, Server]:
+        pools, (backend, server) = self._operator.observed.pools, _named(request)
+        found = find_server(pools, backend, server)
+        return pools[backend], found
+
+    def _described(self, pool: Pool, server: Server, **more: bool) -> web.Response:
+        now = self._operator.now()
+        return web.json_response(views.describe_server(pool, server, now, self._history) | more)
 
     async def _sessions(self, request: web.Request) -> web.Response:
         backend, server = request.query.get("backend"), request.query.get("server")
@@ -215,10 +218,12 @@ class Api:
         backend, server = _named(request)
         self._operator.set_state(backend, server, state)
         logger.info("%s/%s is set to %s by an operator", backend, server, state)
-        await self._operator.settle()  # a drain is waited for by the numbers in this answer
+        found = self._find(request)  # a reload may remove it meanwhile
+        # A drain is waited for by the numbers in this answer.
+        settled = await self._operator.settle()
         self._operator.observed.refresh()
         self._history.look(self._wall())
-        return self._described(backend, server)
+        return self._described(*found, settled=settled)
 
     async def _set_weight(self, request: web.Request) -> web.Response:
         weight = (await _body(request, "weight"))["weight"]
@@ -228,7 +233,7 @@ class Api:
         self._operator.set_weight(backend, server, weight)
         said = "its configured weight" if weight is None else f"weight {weight}"
         logger.info("%s/%s is given %s by an operator", backend, server, said)
-        return self._described(backend, server)
+        return self._described(*self._find(request))
 
     async def _end_sessions(self, request: web.Request) -> web.Response:
         backend, server = _named(request)

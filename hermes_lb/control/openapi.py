@@ -128,7 +128,7 @@ def _changing() -> dict[str, Operation]:
         f"{server}/state": {
             "put": _operation(
                 "Make a server ready, let it drain, or put it into maintenance",
-                ref("Server"), body="State", errors=(400, 404), parameters=_SERVER,
+                ref("ServerSet"), body="State", errors=(400, 404), parameters=_SERVER,
             )
         },
         f"{server}/weight": {

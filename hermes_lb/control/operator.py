@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 # A server's weight at run time; 0: only those pinned to it still come (`set weight` in HAProxy).
 MAX_WEIGHT = 65_535
+# Seconds that `settle` takes at most: less than a listener that stops waits for its answers
+# (`control.admin`), so that who has set something is told, whatever comes next.
+SETTLE_TAKES = 0.7
 
 
 class OperatorError(Exception):
@@ -79,11 +82,11 @@ class Operator(Protocol):
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         """`Server.set_weight`, 0 to MAX_WEIGHT; None: as configured. Raises UnknownServer."""
 
-    async def settle(self) -> None:
+    async def settle(self) -> bool:
         """Wait until what was set holds in every process, and each has told its numbers since.
 
-        So `observed` knows of all requests that were let in before. A process that does not answer
-        is waited for no longer than a few seconds.
+        So `observed` knows of all requests that were let in before. False: a process has not
+        answered within SETTLE_TAKES; it applies what was set as soon as it listens again.
         """
 
     async def end_sessions(self, backend: str, server: str) -> int:

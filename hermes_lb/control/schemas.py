@@ -174,6 +174,14 @@ SCHEMAS: dict[str, Schema] = {
         **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")
     ),
     "Server": table(**_SERVER, counters=ref("Counters")),
+    "ServerSet": table(
+        **_SERVER, counters=ref("Counters"),
+        settled=said(
+            FLAG,
+            "all processes have applied it, and the numbers here are of after that; false: one has "
+            "not answered yet, and applies it as soon as it does",
+        ),
+    ),
     "Counters": _COUNTERS,
     "Sessions": table(total=COUNT, sessions=array(ref("Session"))),
     "Session": _SESSION,

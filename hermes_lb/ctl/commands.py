@@ -247,8 +247,9 @@ def drain(
             client.end_sessions(server)
         now = client.look_at(server)
         if then and now["state"] != "removed":
-            now = client.change(server, "state", then)
+            now = server = client.change(server, "state", then)
         _say(context, now)
+        _say_unsettled(server)
     if left and not kill:
         raise typer.Exit(1)
 
@@ -308,7 +309,9 @@ def upgrade(
 
 def _set_state(context: typer.Context, name: str, state: str) -> None:
     client = context.obj.client
-    _say(context, client.change(client.find(name), "state", state))
+    server = client.change(client.find(name), "state", state)
+    _say(context, server)
+    _say_unsettled(server)
 
 
 def _wait(context: typer.Context, server: dict[str, Any], deadline: float | None) -> int:
@@ -354,6 +357,13 @@ def _say(context: typer.Context, server: dict[str, Any]) -> None:
         f"{server['backend']}/{server['name']} is {state}{because}, "
         f"weight {server['full_weight']}{running}"
     )
+
+
+def _say_unsettled(server: dict[str, Any]) -> None:
+    """If it was set, and a process does not know of that."""
+    if not server.get("settled", True):  # balancers of older code do not say it
+        reason = "a process has not answered yet: it applies this as soon as it does"
+        print(f"hermes-lb: {reason}", file=sys.stderr)
 
 
 def _seconds(deadline: str | None) -> float | None:

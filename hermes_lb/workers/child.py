@@ -50,6 +50,7 @@ class Child:
         self.seat = seat
         self.is_retired = is_retired  # told to finish: nobody replaces it
         self.serves = serves  # it has started
+        self.is_silent = False  # it has not answered when it was asked to change
         self.is_alone: bool | None = None  # what it was told; None: nothing yet
         # Where it listens, or is about to: the very sockets, as an address may be opened anew.
         self.listens: dict[Key, list[socket.socket]] = {}

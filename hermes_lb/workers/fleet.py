@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers.channel import ChannelClosed
 from hermes_lb.workers.child import Child
-from hermes_lb.workers.company import not_alone, tell_who_is_alone
+from hermes_lb.workers.company import Company, ask_each
 from hermes_lb.workers.crash_loops import CrashLoops
 from hermes_lb.workers.signs_of_life import SignsOfLife
 from hermes_lb.workers.vacant import VacantSeats
@@ -79,6 +79,7 @@ class Fleet:
         self._refilling: set[int] = set()  # seats that somebody sees to
         self._failed: set[int] = set()  # of these, those in which no worker could be started
         self._vacant = VacantSeats(listening)
+        self._company = Company(self.children, listening.seats)
         self._signs = SignsOfLife(block)
         self._tasks = Tasks()
         self._is_ending = False
@@ -99,7 +100,8 @@ class Fleet:
         later one serves without an access log rather than not at all.
         """
         try:
-            urls = await self._start(seat, is_first)
+            with self._company.one_more():
+                urls = await self._start(seat, is_first)
         except OSError as error:  # no memory, no descriptors, no interpreter
             reason = error.strerror or error
             raise StartFailed(f"a worker process can't be executed: {reason}") from None
@@ -110,7 +112,7 @@ class Fleet:
     async def _start(self, seat: int, is_first: bool) -> list[str]:
         if self._is_ending:
             raise StartFailed("all of it is about to end")
-        await not_alone(self.children)
+        await self._company.know()
         if self._is_ending:
             raise StartFailed("all of it is about to end")
         number = next(n for n in count() if all(child.number != n for child in self.children))
@@ -121,7 +123,7 @@ class Fleet:
         )
         self.children.append(child)
         self._gathered.joined(number, child.pid)
-        child.is_alone = self._listening.seats == 1 and len(self.children) == 1
+        child.is_alone = self._company.is_all(child)
         about, sockets = self._about_it(child)
         descriptors = [self._block.fd, *self._bells, *sockets]
         message = {
@@ -145,7 +147,6 @@ class Fleet:
             raise StartFailed(answer["error"])
         self._vacant.take_back(seat)
         child.serves = True
-        self._tell_who_is_alone()
         urls: list[str] = answer["urls"]
         return urls
 
@@ -158,10 +159,6 @@ class Fleet:
         sockets = self._listening.of_seat(child.seat, new)
         message = {**about, "sockets": [list(key) for key, _ in sockets]}
         return message, [sock.fileno() for _, sock in sockets]
-
-    def _tell_who_is_alone(self) -> None:
-        if self._listening.seats == 1 and not self._is_ending:
-            tell_who_is_alone(self.children)
 
     def adopt(
         self,
@@ -217,9 +214,13 @@ class Fleet:
 
     async def ask_all(self, message: Message) -> list[Message]:
         """The answers of those that have one."""
-        asked = [child.channel.ask(message, timeout=_ANSWER_TAKES) for child in self.children]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        answers = await ask_each(self.children, message, _ANSWER_TAKES)
         return [answer for answer in answers if isinstance(answer, dict)]
+
+    async def all_answer(self, message: Message, timeout: float) -> bool:
+        """False: one has not within `timeout` seconds, and has not ended either."""
+        answers = await ask_each(self.children, message, timeout)
+        return not any(isinstance(answer, TimeoutError) for answer in answers)
 
     async def reconfigure(self, drain_timeout: float) -> list[str]:
         """All go on by what `about` says now.
@@ -243,7 +244,7 @@ class Fleet:
         except ChannelClosed:
             await child.wait()
         except TimeoutError:
-            problem = "it does not answer"
+            child.is_silent, problem = True, "it does not answer"
         if problem is None or child.has_ended or child.is_retired:
             return None
         problem = f"worker process {child.pid} can't be reconfigured: {problem}"
@@ -310,11 +311,11 @@ class Fleet:
     def _ended(self, child: Child) -> None:
         self.children.remove(child)
         self._gathered.left(child.number, self._rows.rows)
-        self._tell_who_is_alone()
+        self._company.tell_who_is_alone()
         if not child.serves:
             return  # who has started it sees to that
         self.seats_changed()
-        if child.is_retired or self._is_ending:
+        if child.is_retired or self._is_ending or child.seat >= self._listening.seats:
             if child.exit_status != 0:
                 logger.error(
                     "worker process %d has ended %s: what it was finishing is cut",
@@ -331,7 +332,7 @@ class Fleet:
         self._see_to(child.seat)
 
     def _see_to(self, seat: int) -> None:
-        if seat not in self._refilling:
+        if seat not in self._refilling and seat < self._listening.seats:
             self._refilling.add(seat)
             self._tasks.spawn(self._refill(seat), name="replace a worker")
 

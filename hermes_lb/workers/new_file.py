@@ -42,7 +42,12 @@ async def accepted(file: Path, before: Config, rows: Rows) -> Accepted:
     return Accepted(new, files, changes)
 
 
+def read_only_once(file: Path) -> str:
+    """Why nobody may open it a second time, and would wait for ever; empty: it is a real file."""
+    return f"{file} is a FIFO, which is read only once" if file.is_fifo() else ""
+
+
 def _load(file: Path) -> Config:
-    if file.is_fifo():
-        raise OSError(errno.ESPIPE, f"{file} is a FIFO, which is read only once")
+    if why := read_only_once(file):
+        raise OSError(errno.ESPIPE, why)
     return load_config(file)

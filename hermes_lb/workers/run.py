@@ -20,6 +20,7 @@ from hermes_lb.workers import systemd
 from hermes_lb.workers.fleet import StartFailed
 from hermes_lb.workers.handover import Estate
 from hermes_lb.workers.limits import raise_limit, worker_count
+from hermes_lb.workers.new_file import read_only_once
 from hermes_lb.workers.start_check import start_problems
 from hermes_lb.workers.supervisor import Supervisor
 from hermes_lb.workers.watch import changes
@@ -127,7 +128,7 @@ async def _serve(config: Config, file: Path, loop: str) -> int:
             tasks.spawn(_feed_watchdog(interval), name="watchdog")
         if systemd.is_present():
             tasks.spawn(_tell_status(supervisor), name="status")
-        if config.process.reload_on_change:
+        if config.process.reload_on_change and not read_only_once(file):
             watching = _reload_on_change(file, config, signals)
             tasks.spawn(watching, name="watch the configuration")
         await _mind_signals(supervisor, signals, tasks)

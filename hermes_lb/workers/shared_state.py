@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.control.operator import SETTLE_TAKES
 from hermes_lb.health import HealthChecker
 from hermes_lb.observe.recent import Recent
 from hermes_lb.pool import FrontendCounters, Pool
@@ -161,13 +162,14 @@ class SharedState:
         self._fleet.tell({"do": "servers", "servers": [[backend, server.name, server.snapshot()]]})
         self.on_decision()
 
-    async def settle(self) -> None:
+    async def settle(self) -> bool:
         """Until all workers have applied the decisions so far, and have published their numbers.
 
-        One that does not answer is waited for no longer than for any answer. Workers of older code
-        do not listen to `publish`, but answer.
+        False: one has not answered within SETTLE_TAKES. Workers of older code do not listen to
+        `publish`, but answer.
         """
-        await self._fleet.ask_all({"do": "servers", "servers": [], "publish": True})
+        question = {"do": "servers", "servers": [], "publish": True}
+        return await self._fleet.all_answer(question, SETTLE_TAKES)
 
     def load_reported(self, server: Server, load: float) -> None:
         """A server has told its load to a check."""

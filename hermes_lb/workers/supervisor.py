@@ -33,7 +33,7 @@ from hermes_lb.workers.handover import (
 )
 from hermes_lb.workers.kept_files import KeptFiles
 from hermes_lb.workers.limits import within_limits
-from hermes_lb.workers.new_file import accepted
+from hermes_lb.workers.new_file import accepted, read_only_once
 from hermes_lb.workers.shared_state import SharedState
 from hermes_lb.workers.status import in_words
 
@@ -264,9 +264,9 @@ class Supervisor:
         """0 to 65535, None: the configured one. Raises UnknownServer."""
         find_server(self._shared.pools, backend, server).set_weight(weight)
 
-    async def settle(self) -> None:
+    async def settle(self) -> bool:
         """Until all workers have applied what was set, and have published their numbers since."""
-        await self._shared.settle()
+        return await self._shared.settle()
 
     async def end_sessions(self, backend: str, server: str) -> int:
         """Cut what runs on a server, known or removed -> how many. Raises UnknownServer."""
@@ -338,7 +338,7 @@ class Supervisor:
 
         This process keeps its number. The sockets stay open, live streams finish in the old
         workers. Raises NotPossible, with the reason, if the new code does not accept the
-        configuration, an address in it can't be had, or another upgrade has begun.
+        configuration or can't read it, an address in it can't be had, or another upgrade has begun.
         """
         if self._is_upgrading:  # its next image would know nothing of this one
             raise NotPossible("an upgrade has begun already")
@@ -351,6 +351,8 @@ class Supervisor:
         self._tasks.spawn(self._hand_over(), name="hand over")
 
     async def _prepare_upgrade(self) -> None:
+        if why := read_only_once(self._file):
+            raise NotPossible(why)
         await check_new_code(self._file)
         async with self._reloading:
             self._refuse_when_ending()
@@ -379,6 +381,8 @@ class Supervisor:
                         self._shared.refresh()
                         left = self._decisions.state(self.config)
                         execute_anew(self._estate, self._fleet, left)
+                # It is draining, and goes on with that.
+                self._fleet.tell(self._shared.all_decisions(is_replaced=False))
             except NotPossible as error:
                 logger.error("no upgrade: %s", error)
                 await self._take_up_again()

@@ -16,7 +16,7 @@ from hermes_lb.observe.recent import Recent, record
 from hermes_lb.pool import FrontendCounters, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from hermes_lb.control.operator import Operator
     from hermes_lb.pool import Server
@@ -42,6 +42,8 @@ class FakeOperator:
         self.upgrades = 0
         self.upgrade_error: Exception | None = None
         self.untold: dict[str, int] = {}  # in flight by server, as processes know and have not told
+        self.settles = True
+        self.meanwhile: Callable[[], object] = lambda: None  # while it settles
 
     def server(self, name: str) -> Server:
         return next(s for pool in self.pools.values() for s in pool.servers if s.name == name)
@@ -55,9 +57,11 @@ class FakeOperator:
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         find_server(self.pools, backend, server).set_weight(weight)
 
-    async def settle(self) -> None:
+    async def settle(self) -> bool:
         for name, count in self.untold.items():
             self.server(name).in_flight = count
+        self.meanwhile()
+        return self.settles
 
     async def end_sessions(self, backend: str, server: str) -> int:
         doomed = [s for s in self.running if (s["backend"], s["server"]) == (backend, server)]

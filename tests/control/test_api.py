@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.config import ConfigError, load_config
+from hermes_lb.config import Backend, ConfigError, load_config
 from hermes_lb.control import api
 from hermes_lb.control.openapi import document
 from hermes_lb.control.operator import NotPossible
@@ -258,6 +259,31 @@ async def test_who_sets_a_state_is_told_what_all_processes_had_when_it_held() ->
     async with admin_listener(operator) as client:
         _, answer = await client.send("PUT", f"{AGENT1}/state", {"state": "drain"})
     assert answer["in_flight"] == answer["drain"]["at_start"] == 2
+
+
+@pytest.mark.parametrize("settles", [True, False])
+async def test_who_sets_a_state_is_told_whether_it_holds_in_all_processes(settles: bool) -> None:
+    operator = FakeOperator()
+    operator.settles = settles
+    async with admin_listener(operator) as client:
+        status, answer = await client.send("PUT", f"{AGENT1}/state", {"state": "drain"})
+    assert (status, answer["state"], answer["settled"]) == (200, "drain", settles)
+    check_answer("/api/v1/servers/{backend}/{server}/state", "put", 200, answer)
+
+
+@pytest.mark.parametrize("is_backend_removed", [True, False])
+async def test_a_state_was_set_though_a_reload_removes_the_server_meanwhile(
+    is_backend_removed: bool,
+) -> None:
+    operator = FakeOperator()
+    other = Backend.model_validate({"servers": [{"name": "other", "address": "127.0.0.1:8003"}]})
+    if is_backend_removed:
+        operator.meanwhile = operator.pools.clear
+    else:
+        operator.meanwhile = partial(operator.pools["agents"].reconfigure, other)
+    async with admin_listener(operator) as client:
+        status, answer = await client.send("PUT", f"{AGENT1}/state", {"state": "drain"})
+    assert (status, answer["name"], answer["settled"]) == (200, "agent1", True)
 
 
 async def test_what_runs_on_a_server_can_be_ended() -> None:

@@ -261,6 +261,26 @@ async def test_an_upgrade_that_is_refused_is_not_waited_for(client: Client) -> N
     assert (result.exit_code, result.stderr) == (1, "hermes-lb: it drains\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["maint"], "agents/agent1 is maint, weight 3"),
+        (["drain"], "agents/agent1 is drain, weight 3"),
+    ],
+)
+async def test_a_process_that_has_not_answered_is_told(
+    client: Client, command: list[str], said: str
+) -> None:
+    client.operator.settles = False
+    result = await ctl(*command, "agent1", url=client.url)
+    assert (result.exit_code, result.stdout) == (0, f"{said}\n")
+    assert result.stderr == (
+        "hermes-lb: a process has not answered yet: it applies this as soon as it does\n"
+    )
+    client.operator.settles = True
+    assert (await ctl(*command, "agent1", url=client.url)).stderr == ""
+
+
 # Drains that are waited for.
 
 

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 
 class FakeChild:
-    """As `workers.child.Child`, and its own channel. `told` are the messages."""
+    """As `workers.child.Child`, and its own channel.
+
+    `told` are the messages. It answers while `answers` is set; `patience` are the seconds that each
+    question was given.
+    """
 
     def __init__(self, number: int, seat: int, heard: Any, ended: Any) -> None:
         self.pid, self.number, self.seat = 1_000_000 + number, number, seat
-        self.is_retired = self.serves = False
+        self.is_retired = self.serves = self.is_silent = False
         self.is_alone: bool | None = None
         self.listens: dict[Any, Any] = {}
         self.exit_status: int | None = None
@@ -24,6 +28,9 @@ class FakeChild:
         self.channel = self
         self.is_closed = self.is_amid_message = False
         self.told: list[dict[str, Any]] = []
+        self.patience: list[float] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
         self._heard, self._ended = heard, ended
         self._over = asyncio.Event()
 
@@ -45,6 +52,8 @@ class FakeChild:
         self, message: dict[str, Any], descriptors: Any = (), *, timeout: float
     ) -> dict[str, Any]:
         self.told.append(message)
+        self.patience.append(timeout)
+        await self.answers.wait()
         return {"urls": []}
 
     def retire(self, timeout: float) -> None:

@@ -26,6 +26,8 @@ class FakeFleet:
         self.spared: list[Any] = []
         self.asked: list[dict[str, Any]] = []
         self.answers: list[dict[str, Any]] = []
+        self.all_have_answered = True
+        self.patience: list[float] = []  # seconds
 
     def tell(self, message: dict[str, Any], *, but: Any = None) -> None:
         self.told.append(message)
@@ -34,6 +36,11 @@ class FakeFleet:
     async def ask_all(self, message: dict[str, Any]) -> list[dict[str, Any]]:
         self.asked.append(message)
         return self.answers
+
+    async def all_answer(self, message: dict[str, Any], timeout: float) -> bool:
+        self.asked.append(message)
+        self.patience.append(timeout)
+        return self.all_have_answered
 
 
 class Shared:

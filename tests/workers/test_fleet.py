@@ -81,7 +81,7 @@ class Late:
 
     def __init__(self, sock: socket.socket) -> None:
         self.number, self.pid, self.seat = 0, 4711, 0
-        self.serves = self.is_retired = self.has_ended = False
+        self.serves = self.is_retired = self.is_silent = self.has_ended = False
         self.is_alone: bool | None = None
         self.listens: dict[Any, Any] = {}
         self._sock = sock
@@ -111,7 +111,7 @@ class Told:
 
     def __init__(self, number: int, seat: int, heard: Any) -> None:
         self.pid, self.number, self.seat = 4711 + number, number, seat
-        self.is_retired = self.serves = self.has_ended = False
+        self.is_retired = self.serves = self.is_silent = self.has_ended = False
         self.is_alone: bool | None = None
         self.listens: dict[Any, Any] = {}
         self.channel = self
@@ -280,4 +280,136 @@ async def test_of_several_none_is_alone(started: list[FakeChild]) -> None:
     started[0].is_retired = True
     started[0].ends()
     assert told_alone(started[1]) == [False]
+    await fleet.stop()
+
+
+async def test_who_serves_in_a_seat_that_is_no_more_is_not_replaced(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade to fewer workers has not come to it yet."""
+    fleet = an_empty_fleet()
+    monkeypatch.setattr(fleet, "_gathered", SimpleNamespace(left=lambda number, rows: None))
+    monkeypatch.setattr(fleet, "_rows", SimpleNamespace(rows={}))
+    monkeypatch.setattr(fleet, "seats_changed", lambda: None)
+    child: Any = SimpleNamespace(
+        pid=4711, seat=1, number=1, serves=True, is_retired=False, is_alone=False,
+        exit_status=-9, end_in_words="by signal 9",
+    )  # fmt: skip
+    fleet.children.append(child)
+    fleet._ended(child)
+    assert "4711 has ended by signal 9: what it was finishing is cut" in caplog.text
+    assert not fleet.failed_seats
+    assert not fleet._refilling
+
+
+async def test_of_two_that_start_at_once_none_is_alone(started: list[FakeChild]) -> None:
+    fleet, tasks = a_fleet_of(1), Tasks()
+    await fleet.start(0)
+    old = started[0]
+    old.is_retired = True
+    old.answers.clear()
+    starts = [tasks.spawn(fleet.start(0), name="start") for _ in range(2)]
+    await eventually(lambda: told_alone(old) == [True, False])
+    old.ends()
+    old.answers.set()
+    await asyncio.gather(*starts)
+    assert [told_alone(child) for child in started[1:]] == [[False], [False]]
+    await fleet.stop()
+
+
+async def test_who_ends_while_another_one_starts_leaves_nobody_alone(
+    started: list[FakeChild],
+) -> None:
+    """After an upgrade: `old` still finishes what the image before has begun."""
+    fleet = a_fleet_of(1)
+    await fleet.start(0)
+    await fleet.start(0)
+    old, serving = started
+    old.retire(1.0)
+    for child in started:
+        child.is_alone = None  # as they are adopted
+        child.told.clear()
+    serving.answers.clear()
+    starting = Tasks().spawn(fleet.start(0), name="start")
+    await eventually(lambda: told_alone(serving) == [False])
+    old.ends()
+    serving.answers.set()
+    await starting
+    assert [told_alone(child) for child in started[1:]] == [[False], [False]]
+    serving.ends()
+    assert told_alone(started[2]) == [False, True]
+    await fleet.stop()
+
+
+async def test_a_second_start_waits_for_the_answer_that_the_first_one_waits_for(
+    started: list[FakeChild],
+) -> None:
+    fleet, tasks = a_fleet_of(1), Tasks()
+    await fleet.start(0)
+    first = started[0]
+    first.answers.clear()
+    starts = [tasks.spawn(fleet.start(0), name="start") for _ in range(2)]
+    await eventually(lambda: told_alone(first) == [True, False])
+    assert started == [first]
+    first.answers.set()
+    await asyncio.gather(*starts)
+    assert [told_alone(child) for child in started] == [[True, False], [False], [False]]
+    await fleet.stop()
+
+
+async def test_the_next_one_does_not_wait_long_for_who_is_ending(started: list[FakeChild]) -> None:
+    """It may answer nothing any more, and nobody accepts."""
+    fleet = a_fleet_of(1)
+    await fleet.start(0)
+    started[0].is_retired = True
+    await fleet.start(0)
+    assert told_alone(started[0]) == [True, False]
+    assert started[0].patience[-1] < 1.0
+    await fleet.stop()
+
+
+async def test_the_next_one_does_not_wait_long_for_who_has_answered_nothing_before(
+    started: list[FakeChild], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = a_fleet_of(1)
+    await fleet.start(0)
+    first = started[0]
+
+    async def ask(
+        message: dict[str, Any], descriptors: Any = (), *, timeout: float
+    ) -> dict[str, Any]:
+        answer = await FakeChild.ask(first, message, descriptors, timeout=timeout)
+        if message["do"] == "reconfigure":
+            raise TimeoutError
+        return answer
+
+    monkeypatch.setattr(first, "ask", ask)
+    [problem] = await fleet.reconfigure(1.0)
+    assert problem.endswith("it does not answer")
+    assert told_alone(first) == [True, False]
+    assert first.patience[-1] < 1.0
+    await fleet.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "have_answered"), [(None, True), (ChannelClosed(), True), (TimeoutError(), False)]
+)
+async def test_all_have_answered_but_those_that_are_there_and_have_not(
+    started: list[FakeChild],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    have_answered: bool,
+) -> None:
+    fleet = a_fleet_of(2)
+    await fleet.start_all()
+
+    async def ask(message: Any, descriptors: Any = (), *, timeout: float) -> dict[str, Any]:
+        assert timeout == 0.5
+        if error is not None:
+            raise error
+        return {}
+
+    monkeypatch.setattr(started[1], "ask", ask)
+    assert await fleet.all_answer({"do": "servers"}, 0.5) is have_answered
+    assert started[0].told[-1] == {"do": "servers"}
     await fleet.stop()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.config import Config
+from hermes_lb.control import admin
 from tests.workers.shared import Shared, a_shared_state
 
 if TYPE_CHECKING:
@@ -194,11 +195,23 @@ async def test_a_server_has_moved_if_it_has_in_any_worker(
 
 async def test_it_has_settled_when_all_workers_have_answered_behind_the_decisions(shared: Shared):
     shared.server("b").set_admin("drain")
-    await shared.state.settle()
+    assert await shared.state.settle()
     [told], [asked] = shared.fleet.told, shared.fleet.asked
     assert [name for _, name, _ in told["servers"]] == ["b"]
     # Workers of older code answer a message of this kind, and take no notice of the rest.
     assert asked == {"do": "servers", "servers": [], "publish": True}
+
+
+async def test_it_has_not_settled_when_a_worker_has_not_answered(shared: Shared):
+    shared.fleet.all_have_answered = False
+    assert await shared.state.settle() is False
+
+
+async def test_it_waits_for_them_no_longer_than_a_listener_that_stops_waits_for_its_answer(
+    shared: Shared,
+):
+    await shared.state.settle()
+    assert shared.fleet.patience[0] < admin._STOP_WAITS
 
 
 def test_time_alone_ends_an_ejection():
