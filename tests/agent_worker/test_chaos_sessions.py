@@ -388,23 +388,33 @@ async def test_a_begin_repeated_behind_another_turn_appends_nothing(
     assert [message["content"] for message in history] == ["one", "two"]
 
 
+# What a run has to meet with; whether a conversation is deleted is left to chance.
+MET = {
+    *(INVARIANTS.keys() - {"deleted"}),
+    "turns done", "workers killed", "workers drained", "replies dropped",
+    "streams resumed to their end", "mails sent",
+}  # fmt: skip
+# In which moment of which turn a fault strikes is in no seed: so many runs may be needed for all.
+RUNS = 3
+
+
 @pytest.mark.e2e
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(RUNS * 100)
 async def test_the_invariants_hold_with_kills_drains_stops_and_lost_replies(tmp_path: Path) -> None:
     # A seed whose first two faults are a drain and a kill.
     plan = Plan(Standalone, seconds=12.0, seed=120, workers=3, sessions=5)
-    async with Run(plan, tmp_path, progress=lambda text: None) as run:
-        await run.rush()
-        await run.settle()
-        await run.judge()
-    assert run.tally.violations == []
-    never = [name for name in INVARIANTS if not run.tally.tested[name]]
-    # Whether a conversation is deleted is left to chance.
-    assert set(never) <= {"deleted"}
-    figures = run.tally.figures
-    resumed = "streams resumed to their end"
-    struck = ("workers killed", "workers drained", "replies dropped")
-    for happened in ("turns done", *struck, resumed):
-        assert figures[happened] > 0, (happened, figures)
-    assert figures["mails sent twice"] == 0
-    assert figures["mails sent"] > 0
+    missing = set(MET)
+    for number in range(RUNS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with Run(plan, folder, progress=lambda text: None) as run:
+            await run.rush()
+            await run.settle()
+            await run.judge()
+        tally = run.tally
+        assert tally.violations == []
+        assert tally.figures["mails sent twice"] == 0
+        missing -= {name for name in MET if tally.tested[name] or tally.figures[name] > 0}
+        if not missing:
+            break
+    assert missing == set()
