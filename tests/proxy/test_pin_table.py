@@ -72,6 +72,7 @@ class Shown:
         news = self.table.pin([KEY], name, self.now)
         if news is not None:
             await news
+        await asyncio.sleep(0)  # what has to be done when they were told, or could not be
         return news is not None
 
 
