@@ -264,7 +264,9 @@ class StateMachine(RuleBasedStateMachine):
                 self.waiters.remove(waiter)
                 self.leases.append(waiter.leases[0])
             while self.leases:
-                self.leases.pop().release()
+                lease = self.leases.pop()
+                lease.server.succeeded()  # of those that had failed it is the probe
+                lease.release()
         assert not self.waiters
         assert all(server.load == 0 for server in self.pool.servers)
 
