@@ -28,7 +28,7 @@ PATIENCE = {"few": 90, "all": 1800}[WHICH]
 # Many of the first 10 groups only wait; the others keep a core busy each.
 CONCURRENCY = {"few": 8, "all": 2}[WHICH]
 # Some cases ask who is faster, an echo or the end because of the frame behind it. On a busy
-# machine that differs now and then, with and without us: those are asked so often, alone.
+# machine that differs now and then: those that differ are asked so often again, alone.
 CHANCES = 3
 
 # aiohttp takes the close code 1006, which no endpoint may send. That is the server's matter.
