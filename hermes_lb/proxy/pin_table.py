@@ -89,8 +89,7 @@ class PinTable:
         if known is not None and (name is None or is_newer):
             # A response was faster, or nobody answers; or the store has lost it, or never had it.
             if name != known and self.is_shared:
-                self._pins.pin(key, known, now)
-                self._tell(key, known)
+                self._pin(key, known, now)
             return known
         if name is not None:
             self._pins.pin(key, name, now)
@@ -107,13 +106,13 @@ class PinTable:
         for key in keys:
             is_news = self._pins.find(key, now) != name
             if is_news or not self._is_trusted(key, now):
-                self._pins.pin(key, name, now)
-                told = self._tell(key, name)
+                told = self._pin(key, name, now)
                 if told is not None and is_news:
                     awaited.append(told)
         return asyncio.gather(*awaited, return_exceptions=True) if awaited else None
 
-    def _tell(self, key: bytes, name: str) -> Awaitable[object] | None:
+    def _pin(self, key: bytes, name: str, now: float) -> Awaitable[object] | None:
+        self._pins.pin(key, name, now)
         if self._shared is None:
             return None
         if not self._shared.is_reachable:
