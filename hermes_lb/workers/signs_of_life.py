@@ -22,22 +22,24 @@ class SignsOfLife:
 
     def __init__(self, block: Block) -> None:
         self._block = block
-        self._last: dict[int, tuple[float, int]] = {}  # by pid: the sign, and looks since it came
+        # By pid: the sign, and looks since it came.
+        self._last: dict[int, tuple[float | None, int]] = {}
 
     def stuck(self, children: Iterable[Child]) -> list[Child]:
         """Who of all children has given none for a while. To be called each half second.
 
         Each is named once. The first sign of one that starts is that it uses the processor: how
-        long a start takes depends on what else the machine has to do.
+        long a start takes depends on what else the machine has to do. One that hangs before its
+        first tick of the clock has used 0.0 of it for ever, which is known, too.
         """
-        seen: dict[int, tuple[float, int]] = {}
+        seen: dict[int, tuple[float | None, int]] = {}
         found = []
         for child in children:
-            sign = self._block.parts[child.number].gauges[-1]
-            if not sign and not child.serves:
+            sign = self._block.parts[child.number].gauges[-1] or None
+            if sign is None and not child.serves:
                 sign = _cpu_seconds(child.pid)
-            last, looks = self._last.get(child.pid, (0.0, 0))
-            looks = looks + 1 if sign == last and sign else 0  # 0.0: it can't be seen
+            last, looks = self._last.get(child.pid, (None, 0))
+            looks = looks + 1 if sign == last and sign is not None else 0
             seen[child.pid] = sign, looks
             if looks == _MOST_LOOKS:
                 found.append(child)
@@ -45,7 +47,7 @@ class SignsOfLife:
         return found
 
 
-def _cpu_seconds(pid: int) -> float:
-    """0.0: not known."""
+def _cpu_seconds(pid: int) -> float | None:
+    """None: not known."""
     usage = usage_of(pid)
-    return usage.cpu_seconds if usage is not None else 0.0
+    return usage.cpu_seconds if usage is not None else None

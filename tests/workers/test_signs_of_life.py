@@ -5,6 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from hermes_lb.observe.usage import Usage
+from hermes_lb.workers import signs_of_life
 from hermes_lb.workers.signs_of_life import SignsOfLife
 
 CHILD: Any = SimpleNamespace(pid=4711, number=0, serves=True)
@@ -40,3 +44,25 @@ def test_another_process_with_the_same_part_is_not_taken_for_it() -> None:
         signs.stuck([CHILD])
     successor: Any = SimpleNamespace(pid=4712, number=0, serves=True)
     assert not signs.stuck([successor])
+
+
+@pytest.mark.parametrize("cpu_seconds", [0.0, 0.01])
+def test_one_that_hangs_at_its_start_is_stuck_even_before_its_first_tick(
+    monkeypatch: pytest.MonkeyPatch, cpu_seconds: float
+) -> None:
+    signs, gauges = looking()
+    gauges[0] = 0.0
+    starting: Any = SimpleNamespace(pid=4711, number=0, serves=False)
+    monkeypatch.setattr(signs_of_life, "usage_of", lambda pid: Usage(cpu_seconds=cpu_seconds))
+    named = [signs.stuck([starting]) for _ in range(50)]
+    assert [n for n, found in enumerate(named) if found] == [20]
+
+
+def test_one_that_starts_and_whose_use_of_the_processor_is_unknown_is_not_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signs, gauges = looking()
+    gauges[0] = 0.0
+    starting: Any = SimpleNamespace(pid=4711, number=0, serves=False)
+    monkeypatch.setattr(signs_of_life, "usage_of", lambda pid: None)
+    assert not any(signs.stuck([starting]) for _ in range(50))
