@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -19,6 +18,7 @@ from bench.chaos.arena import Arena
 from bench.chaos.report import Report, print_reports, write_json
 from bench.chaos.scenario import Skipped
 from bench.chaos.scenarios import SCENARIOS
+from bench.interruption import sigterm_is_ctrl_c
 from bench.live.machine import describe_machine
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def main() -> int:
         for name in options.only:
             console.print(f"{name:18} {SCENARIOS[name].title}")
         return 0
-    # SIGTERM is as good as Ctrl-C: both unwind the contexts, which end every process started.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sigterm_is_ctrl_c()
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[-1]})
     machine = describe_machine()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 import tempfile
 from functools import partial
@@ -17,6 +16,7 @@ from rich.console import Console
 from bench.chaos_sessions.backends import BACKENDS, Sentinel
 from bench.chaos_sessions.report import print_tally
 from bench.chaos_sessions.run import Plan, Run
+from bench.interruption import sigterm_is_ctrl_c
 from bench.live.processes import ROOT
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def main() -> int:
     options = _parse_options()
     # A pipe does not say how wide it is, and a cut table is of no use.
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    # SIGTERM is as good as Ctrl-C: both unwind the contexts, which end every process started.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sigterm_is_ctrl_c()
     tallies: dict[str, Tally] = {}
     try:
         for name in options.only:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from bench.interruption import sigterm_is_ctrl_c
 from bench.live.cases import CASES
 from bench.live.errors import BenchError
 from bench.live.machine import describe_machine
@@ -30,9 +30,7 @@ def main() -> int:
     options = _parse_options()
     # A terminal says how wide it is. A pipe does not, and a cut table is of no use.
     console = Console(width=None if sys.stdout.isatty() else 150)
-    # SIGTERM is as good as Ctrl-C: both unwind the contexts, which end every process started.
-    # By way of SIGINT, because an event loop that runs has its own way to take that one.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sigterm_is_ctrl_c()
     plan = make_plan(
         [CASES[name] for name in options.cases],
         [PEERS[name] for name in options.only],
