@@ -25,7 +25,6 @@ from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
     from typing import Any
 
     from hermes_lb.config import Config, Log
@@ -72,7 +71,7 @@ class LoadBalancer:
 
     def __repr__(self) -> str:
         state = "running" if self._plane.is_running else "stopped"
-        return f"<LoadBalancer {state}, {self._plane.frontends!r}>"
+        return f"<LoadBalancer {state}, {', '.join(self.urls)}>"
 
     # Where it is reached.
 
@@ -102,12 +101,7 @@ class LoadBalancer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:

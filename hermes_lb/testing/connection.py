@@ -62,7 +62,7 @@ class Connection:
         self._is_ending = False  # no request is served any more but the one that is
         self._server = server
         self._sock = sock
-        self._unread = b""
+        self._unread = bytearray()
 
     async def run(self) -> None:
         """Until either side ends it."""
@@ -93,7 +93,7 @@ class Connection:
             reply = await server.reply(request, fault, self)
             await self._send(reply, fault)
         self._is_idle = True
-        is_last = request.is_websocket or request.header("Connection") == "close"
+        is_last = request.is_websocket or (request.header("Connection") or "").lower() == "close"
         return not (is_last or self._is_ending)
 
     async def _send(self, reply: Reply, fault: Fault) -> None:
@@ -124,20 +124,23 @@ class Connection:
         """At least a byte."""
         if not self._unread:
             await self._receive()
-        data, self._unread = self._unread, b""
-        return data
+        return self._take(len(self._unread))
 
     async def read_exactly(self, size: int) -> bytes:
         while len(self._unread) < size:
             await self._receive()
-        data, self._unread = self._unread[:size], self._unread[size:]
-        return data
+        return self._take(size)
 
     async def read_until(self, mark: bytes) -> bytes:
         """Up to the end of `mark`."""
         while (found := self._unread.find(mark)) < 0:
             await self._receive()
         return await self.read_exactly(found + len(mark))
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
+        return data
 
     async def _receive(self) -> None:
         try:

@@ -70,7 +70,10 @@ class Answer(NamedTuple):
         return cls(*returned)
 
 
-Handler: TypeAlias = Callable[[Request], "Awaitable[Answer | tuple[int, Mapping[str, str], Body]]"]
+_Head: TypeAlias = "tuple[int] | tuple[int, Mapping[str, str]]"
+Handler: TypeAlias = Callable[
+    [Request], "Awaitable[Answer | _Head | tuple[int, Mapping[str, str], Body]]"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,17 @@ def reply_to(request: Request, answer: Answer) -> Reply:
         raise TypeError(f"headers map names to values, as a dict does; not {answer.headers!r}")
     has_body = request.method != "HEAD" and answer.status not in (204, 304)
     if isinstance(answer.body, AsyncIterable):
-        head = head_of(answer.status, {"Transfer-Encoding": "chunked", **answer.headers})
+        head = head_of(answer.status, _with("Transfer-Encoding", "chunked", answer.headers))
         return Reply(_chunked(head, answer.body, has_body), is_streamed=True)
     body = _raw(answer.body)
-    head = head_of(answer.status, {"Content-Length": str(len(body)), **answer.headers})
+    head = head_of(answer.status, _with("Content-Length", str(len(body)), answer.headers))
     return Reply(_plain(head, body if has_body else b""), is_streamed=False)
+
+
+def _with(name: str, value: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """A field that is sent first, unless the answer has one of its own."""
+    is_there = any(key.lower() == name.lower() for key in headers)
+    return headers if is_there else {name: value, **headers}
 
 
 def check_status(status: object) -> None:

@@ -1,7 +1,7 @@
 """The plugin for pytest: the fixtures `balanced_servers` and `load_balancer`.
 
-It is the only module that knows pytest, and it loads nothing else before a fixture is used.
-`-p no:hermes_lb` turns it off.
+A test that fails with them shows what they noted. It is the only module that knows pytest, and it
+loads nothing else before a fixture is used. `-p no:hermes_lb` turns it off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ except ImportError:  # then another plugin must run asynchronous fixtures
     async_fixture = pytest.fixture  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 
     from hermes_lb.testing.balancer import WatchedBalancer
     from hermes_lb.testing.rig import Rig
@@ -42,3 +42,14 @@ def balanced_servers(hermes_lb_rig: Rig) -> Callable[..., Awaitable[list[Server]
 def load_balancer(hermes_lb_rig: Rig) -> Callable[..., Awaitable[WatchedBalancer]]:
     """`lb = await load_balancer(one, two, retries=1)`: a balancer before them (`Rig.balancer`)."""
     return hermes_lb_rig.balancer
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    rig: Rig | None = getattr(item, "funcargs", {}).get("hermes_lb_rig")
+    if rig is not None and report.when == "call" and report.failed:
+        report.sections.append(("what hermes_lb noted", rig.noted()))
+    return report

@@ -12,7 +12,6 @@ from hermes_lb.testing.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
     from typing import Any
 
     from aiohttp import web
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from hermes_lb.testing.messages import Handler
 
 _NAMES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_LINES_SHOWN = 20  # of each balancer: what a test that fails looked at last
 
 
 class Rig:
@@ -33,6 +33,7 @@ class Rig:
 
     def __init__(self) -> None:
         self._servers: list[Server] = []
+        self._balancers: list[WatchedBalancer] = []
         self._running_servers = AsyncExitStack()
         self._running_balancers = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -41,12 +42,7 @@ class Rig:
         self._loop = asyncio.get_running_loop()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._loop = None
         async with self._running_servers, self._running_balancers:
             pass
@@ -97,7 +93,17 @@ class Rig:
         if config is not None and (servers or options):
             raise TypeError("a whole config has its own servers and options")
         lb = WatchedBalancer(config_for(*servers, **options) if config is None else config)
+        self._balancers.append(lb)
         return await self._running_balancers.enter_async_context(lb)
+
+    def noted(self) -> str:
+        """All servers and balancers in words, with the balancers' last records: for who failed."""
+        lines = [repr(server) for server in self._servers]
+        for lb in self._balancers:
+            before = max(0, len(lb.records) - _LINES_SHOWN)
+            lines += [repr(lb), *([f"{before} records, and:"] if before else [])]
+            lines += [record.line for record in lb.records[before:]]
+        return "\n".join(lines)
 
     def _check_loop(self) -> None:
         if self._loop is None:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Self
 
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import websocket
-from hermes_lb.testing.collected import Collected
+from hermes_lb.testing.collected import PATIENCE, Collected
 from hermes_lb.testing.connection import Connection, Over
 from hermes_lb.testing.faults import Fault
 from hermes_lb.testing.messages import Answer, Reply, Request, reply_to
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
-    from types import TracebackType
     from typing import Any
 
     from hermes_lb.testing.application import Application
@@ -51,23 +50,20 @@ class Server:
         self._requests: Collected[Request] = Collected(f"requests to {name}")
         self._fault = _WELL
         self._fault_changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
         self._background: asyncio.Task[None] | None = None  # the fault's
         self._tasks = Tasks()
         self._connections: set[Connection] = set()
         self._listener: socket.socket | None = None
         self._port = _reserve()
+        host, port = self._port.getsockname()
+        self.address = f"{host}:{port}"  # the port stays while nobody listens on it
 
     def __repr__(self) -> str:
         state = "listens" if self._listener else "refuses"
         return f"<Server {self.name} {self.address} {state}, {len(self._requests)} requests>"
 
     # Where it is, and what it was asked.
-
-    @property
-    def address(self) -> str:
-        """`127.0.0.1:port`; the port stays while nobody listens on it."""
-        host, port = self._port.getsockname()
-        return f"{host}:{port}"
 
     @property
     def url(self) -> str:
@@ -88,7 +84,8 @@ class Server:
     def fault(self) -> Fault:
         """How it misbehaves; `None` is set for not at all. It may be changed at any time.
 
-        Raises TypeError for what is no fault, which changes nothing.
+        Also from another thread than its loop's, which waits until the change holds. Raises
+        TypeError for what is no fault, which changes nothing.
         """
         return self._fault
 
@@ -96,13 +93,27 @@ class Server:
     def fault(self, fault: Fault | None) -> None:
         if not isinstance(fault, Fault | None):
             raise TypeError(_not_a_fault(fault))
+        if self._loop is None:
+            self._fault = fault or _WELL  # it begins with the server
+        elif self._loop is _running_loop():
+            self._set_fault(fault or _WELL)
+        elif self._loop.is_running():
+            setting = self._set_fault_in_its_loop(fault or _WELL)
+            asyncio.run_coroutine_threadsafe(setting, self._loop).result(PATIENCE)
+        else:
+            self._loop.run_until_complete(self._set_fault_in_its_loop(fault or _WELL))
+
+    def _set_fault(self, fault: Fault) -> None:
         if self._background is not None:
             self._background.cancel()
             self._background = None
-        self._fault = fault or _WELL
+        self._fault = fault
         self._fault_changed.set()
         self._fault_changed = asyncio.Event()
-        self._fault.begin(self)
+        fault.begin(self)
+
+    async def _set_fault_in_its_loop(self, fault: Fault) -> None:
+        self._set_fault(fault)
 
     async def another_fault(self) -> None:
         """Wait until `fault` is set."""
@@ -130,18 +141,22 @@ class Server:
     # Its life.
 
     async def __aenter__(self) -> Self:
-        if self._application is not None:
-            await self._application.start()
-        self.fault.begin(self)
+        self._loop = asyncio.get_running_loop()
+        try:
+            if self._application is not None:
+                await self._application.start()
+            self.fault.begin(self)
+        except BaseException:
+            await self._stop()
+            raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
         self.stop_listening()
+        self._loop = None
         await self._tasks.cancel_all()
         if self._application is not None:
             await self._application.stop()
@@ -201,6 +216,14 @@ class Server:
     def _keep(self, error: BaseException, request: Request) -> None:
         error.add_note(f"while server {self.name} answered {request.method} {request.target}")
         self.errors.append(error)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """This thread's."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _not_a_fault(fault: object) -> str:

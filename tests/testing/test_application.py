@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -14,11 +15,13 @@ from hermes_lb.testing import (
     Answer,
     Request,
     Rig,
+    Server,
     balancer_context,
     config_for,
     eventually,
     faults,
 )
+from hermes_lb.testing.application import Application
 from tests.testing.support import Client
 
 if TYPE_CHECKING:
@@ -270,6 +273,30 @@ async def test_a_server_has_nothing_in_flight_once_its_application_has_answered(
             async with session.get(one.url + path, headers=headers) as response:
                 await response.read()
             await eventually(lambda: one.in_flight == 0)
+
+
+async def test_an_application_that_does_not_start_leaves_nothing_behind() -> None:
+    steps = []
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        steps.append("begun")
+        yield
+        steps.append("ended")
+
+    async def fail(app: web.Application) -> None:
+        raise RuntimeError("does not start")
+
+    app = web.Application()
+    app.cleanup_ctx.append(context)
+    app.on_startup.append(fail)
+    server = Server("one", application=Application(app))
+    port = int(server.address.split(":")[1])
+    with pytest.raises(RuntimeError, match="does not start"):
+        async with server:
+            pass
+    assert steps == ["begun", "ended"]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
 
 
 async def test_one_application_cannot_be_two_servers(balanced_servers: Servers) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
-from hermes_lb.testing import Answer, Request, events, eventually, faults
+from hermes_lb.testing import Answer, Request, Server, events, eventually, faults
 from tests.testing.support import Client, read_all, turns
 
 if TYPE_CHECKING:
@@ -53,6 +55,12 @@ def waiting_app(may_end: asyncio.Event) -> web.Application:
     app = web.Application()
     app.router.add_get("/", answer)
     return app
+
+
+def is_listening(server: Server) -> bool:
+    host, port = server.address.split(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
 
 
 async def test_servers_answer_with_their_names(
@@ -437,6 +445,39 @@ async def test_what_is_no_fault_is_refused_and_changes_nothing(
         one.fault = wrong
     assert one.fault is before
     assert (await client.get(one.url))[0] == 500
+
+
+async def test_a_fault_may_be_set_from_another_thread(
+    balanced_servers: Servers, load_balancer: Balanced, client: Client
+) -> None:
+    """Where a synchronous test runs, for one. It holds as soon as it is set."""
+    one, two = await balanced_servers(2)
+    lb = await load_balancer(one, two, balance="round_robin")
+    await asyncio.to_thread(setattr, one, "fault", faults.Refuse())
+    assert await client.get(lb.url) == (200, "two")
+    await asyncio.to_thread(setattr, two, "fault", faults.Stall())
+    waiting = client.start_get(lb.url)
+    await two.asked(2)
+    await asyncio.to_thread(setattr, two, "fault", None)
+    assert await waiting == (200, "two")
+
+
+@pytest.mark.parametrize("make_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_a_fault_may_be_set_while_the_loop_stands_still(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        one = Server("one")
+        one.fault = faults.Refuse()  # before it runs, too
+        runner.run(one.__aenter__())
+        assert not is_listening(one)
+        one.fault = faults.Flap(60, 60)
+        assert is_listening(one)
+        one.fault = faults.Refuse()
+        assert not is_listening(one)
+        runner.run(one.__aexit__(None, None, None))
+        one.fault = None
+        assert "refuses" in repr(one)
 
 
 async def test_a_fault_of_your_own(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from hermes_lb.testing import Answer, Request, Rig, Server, eventually, faults
+from hermes_lb.testing import PATIENCE, Answer, Request, Rig, Server, eventually, faults
 from tests.testing.support import Client
 
 if TYPE_CHECKING:
@@ -25,6 +25,33 @@ async def errors_of(server: Server) -> list[BaseException]:
     await eventually(lambda: not server.in_flight)
     taken, server.errors = server.errors, []
     return taken
+
+
+@pytest.mark.parametrize("name", ["content-length", "Transfer-Encoding", "transfer-encoding"])
+async def test_a_field_of_its_framing_is_the_answers_own_however_it_is_spelt(name: str) -> None:
+    """As it is in headers that were copied from another response."""
+
+    async def answer(request: Request) -> tuple[int, dict[str, str], Any]:
+        async def pieces() -> AsyncIterator[str]:
+            yield "abc"
+
+        return (200, {name: "3"}, "abc") if "length" in name else (200, {name: "chunked"}, pieces())
+
+    async with Rig() as rig, aiohttp.ClientSession() as session:
+        lb = await rig.balancer(*await rig.servers(handler=answer))
+        async with session.get(lb.url) as response:
+            assert (response.status, await response.text()) == (200, "abc")
+
+
+async def test_a_connection_ends_when_it_is_asked_to_however_that_is_spelt() -> None:
+    async with Rig() as rig:
+        [one] = await rig.servers()
+        reader, writer = await asyncio.open_connection(*one.address.split(":"))
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            assert (await reader.read()).endswith(b"one")
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize(

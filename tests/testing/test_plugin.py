@@ -127,6 +127,34 @@ async def test_broken(balanced_servers):
     outcome.stdout.fnmatch_lines(["*KeyError: 'this one'*"])
 
 
+def test_a_test_that_fails_shows_what_its_balancers_noted(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        SUITE.format(imports="from hermes_lb.testing import faults", mark="")
+        + """
+async def test_failing(balanced_servers, load_balancer):
+    one, two = await balanced_servers(2)
+    lb = await load_balancer(one, two, retries=0, balance="round_robin")
+    for _ in range(24):
+        assert b" 200 " in await get(lb.url)
+    one.fault = faults.Fail(500)
+    assert b" 200 " in await get(lb.url)
+"""
+    )
+    outcome = suite.runpytest_subprocess(*ARGUMENTS, "--asyncio-mode=auto")
+    outcome.assert_outcomes(passed=2, failed=1)
+    outcome.stdout.fnmatch_lines(
+        [
+            "*what hermes_lb noted*",
+            "<Server one 127.0.0.1:* listens, 13 requests>",
+            "<Server two 127.0.0.1:* listens, 12 requests>",
+            "<LoadBalancer running, http://127.0.0.1:*>",
+            "5 records, and:",
+            "127.0.0.1:* public servers/two * 200 *",
+            "127.0.0.1:* public servers/one * 500 * ---- *",
+        ]
+    )
+
+
 @pytest.mark.parametrize(
     ("stream", "error"),
     [
