@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ logger = logging.getLogger("hermes_lb.admin")
 _EVERY = 1.0
 # Live streams at a time; each dashboard has one.
 _MOST_LISTENERS = 64
+# Seconds that one of them may take nothing, and bytes that the kernel holds of it meanwhile (of its
+# own accord up to 4 MB: minutes in which nobody sees that it is stuck). Others wait for its place.
+_LONGEST_WRITE = 30.0
+_SEND_BUFFER = 65_536
 _MOST_ROWS = 1000
 
 
@@ -196,15 +201,20 @@ class Api:
         self._feed.listeners += 1
         try:
             await response.prepare(request)
+            _hold_little(request)
             seen, text = self._feed.number, self._moment()
             while True:
-                await response.write(b"data: " + text + b"\n\n")
+                async with asyncio.timeout(_LONGEST_WRITE):
+                    await response.write(b"data: " + text + b"\n\n")
                 news = await self._feed.next(seen)
                 if news is None:
                     break
                 seen, text = news
         except ConnectionError:
             pass  # the page was closed
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()  # an orderly end would wait for it too
         finally:
             self._feed.listeners -= 1
         return response
@@ -260,6 +270,12 @@ class Api:
         await _body(request)
         await self._operator.upgrade()
         return web.json_response({"status": "begun"}, status=202)
+
+
+def _hold_little(request: web.Request) -> None:
+    sock = request.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
 
 async def _columns(span: Span, keys: list[Key], fields: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hermes_lb.control.history import FIELDS, SPANS
 from hermes_lb.control.schemas import SCHEMAS, Schema, array, one_of, ref
-from hermes_lb.control.views import version
+from hermes_lb.observe.metric_table import version
 
 Operation = dict[str, Any]
 
@@ -24,6 +24,7 @@ _ERRORS = {
     422: "the configuration has errors; the old one goes on",
     503: "too many live streams are open",
 }
+_ANY_ERROR = "another refusal, such as 403 for pages of other origins, or 415"
 
 
 def _query(name: str, schema: Schema, description: str) -> Schema:
@@ -49,9 +50,10 @@ def _operation(
     media: str = "application/json",
 ) -> Operation:
     responses = {str(status): {"description": "done", "content": {media: {"schema": answer}}}}
-    for code in sorted((401, *errors)):
-        responses[str(code)] = {
-            "description": _ERRORS[code],
+    refusals = {str(code): _ERRORS[code] for code in sorted((401, *errors))}
+    for code, why in (refusals | {"default": _ANY_ERROR}).items():
+        responses[code] = {
+            "description": why,
             "content": {"application/json": {"schema": ref("Error")}},
         }
     operation: Operation = {"summary": summary, "responses": responses}
@@ -147,13 +149,13 @@ def _changing() -> dict[str, Operation]:
         "/api/v1/reload": {
             "post": _operation(
                 "Read the configuration's file anew", ref("Changes"),
-                body="Nothing", errors=(409, 422),
+                body="Nothing", errors=(400, 409, 422),
             )
         },
         "/api/v1/upgrade": {
             "post": _operation(
                 "Replace the processes one by one by new ones, which load the code anew",
-                ref("Begun"), body="Nothing", errors=(409,), status=202,
+                ref("Begun"), body="Nothing", errors=(400, 409), status=202,
             )
         },
     }  # fmt: skip

@@ -24,8 +24,15 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+
+        async def answer(request: BaseRequest) -> StreamResponse:
+            try:
+                return await made.request_handler(request)
+            except web.HTTPException as error:  # an `Expect` that aiohttp does not know
+                return error_response(error.status, error.reason)
+
         return _Server(
-            made.request_handler,
+            answer,
             request_factory=made.request_factory,
             loop=asyncio.get_running_loop(),
             **made._kwargs,

@@ -17,6 +17,7 @@ from hermes_lb.control import AdminServer
 from hermes_lb.control.quiet import QuietLog
 from hermes_lb.observe.metrics import CONTENT_TYPE
 from hermes_lb.pool import Pool
+from hermes_lb.pool.server import STATES
 from tests.control.support import FakeOperator, admin_listener
 
 if TYPE_CHECKING:
@@ -115,6 +116,31 @@ async def test_the_pages_ask_for_nothing_that_is_not_here() -> None:
             found = re.findall(r"(?:src|href)=\"([^\"#]+)\"|from \"\.(/[^\"]+)\"", text)
             wanted |= {page or f"/page{module}" for page, module in found} - seen
     assert {"/page/style.css", "/page/dashboard.js", "/api/v1/openapi.json"} <= seen
+
+
+SCHEME = re.compile(r":root \{([^}]*)\}")
+COLOUR = re.compile(r"--([a-z0-9-]+): (#[0-9a-f]{6});")
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, "relative luminance"."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    ]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+async def test_text_of_every_colour_can_be_read(scheme: int) -> None:
+    async with admin_listener() as client:
+        _, style = await client.ask("/page/style.css")
+    colours = dict(COLOUR.findall(SCHEME.findall(style)[scheme]))
+    inks = ("ink", "quiet", "accent", *STATES)
+    pairs = [(ink, on) for ink in inks for on in ("card", "page")]
+    for name, on in [*pairs, ("on-accent", "accent")]:
+        low, high = sorted(luminance(colours[one]) for one in (name, on))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, f"{name} on {on}"  # WCAG 2.2, 1.4.3
 
 
 async def test_errors_have_one_form() -> None:
@@ -231,13 +257,16 @@ PUT = (
         (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", b"400"),
         (b"GET / HTTP/3.0\r\nHost: 127.0.0.1\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: secret\r\n\r\n", b"417"),
+        (b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: secret\r\n\r\n", b"417"),
         (PUT + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello", b"415"),
         (PUT + b"Content-Encoding: br\r\nContent-Length: 5\r\n\r\nhello", b"415"),
         (PUT + b"Content-Length: 50\r\n\r\nhello", b""),
         (PUT + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel", b""),
     ],
     ids=[
-        "target", "authority", "long header", "version", "chunk", "gzip", "br", "short", "cut",
+        "target", "authority", "long header", "version", "chunk", "expect", "expect of nothing",
+        "gzip", "br", "short", "cut",
     ],
 )  # fmt: skip
 async def test_what_a_stranger_sends_has_no_traceback(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from hermes_lb.config import Backend, ConfigError, load_config
 from hermes_lb.control import api
 from hermes_lb.control.openapi import document
 from hermes_lb.control.operator import NotPossible
+from hermes_lb.pool import Pool
 from tests.control.support import FakeOperator, admin_listener, agents, session
 from tests.outside.needs import needs_package
 
@@ -37,7 +39,7 @@ def check(answer: Any, schema: dict[str, Any]) -> None:
     jsonschema.validate(answer, {**schema, "components": document()["components"]})
 
 
-def check_answer(path: str, method: str, status: int, answer: Any) -> None:
+def check_answer(path: str, method: str, status: int | str, answer: Any) -> None:
     responses = document()["paths"][path][method]["responses"]
     ((_, content),) = responses[str(status)]["content"].items()
     check(answer, content["schema"])
@@ -70,6 +72,33 @@ def test_the_description_is_valid_and_complete() -> None:
     described = {(path, method) for path, method, _ in operations()}
     assert routes - described == {("/api/v1/", "get"), ("/api/v1/openapi.json", "get")}
     assert described <= routes
+
+
+@pytest.mark.parametrize("what", ["reload", "upgrade"])
+async def test_a_body_that_is_none_is_described(what: str) -> None:
+    async with admin_listener() as client:
+        status, answer = await client.send("POST", f"/api/v1/{what}", {"more": 1})
+    assert status == 400
+    check_answer(f"/api/v1/{what}", "post", 400, answer)
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"headers": {"Origin": "http://elsewhere.example"}}, 403),
+        ({"data": "{}", "headers": {"Content-Type": "text/plain"}}, 415),
+        ({"data": " " * 5000, "headers": {"Content-Type": "application/json"}}, 413),
+    ],
+)
+async def test_what_any_request_may_be_answered_is_described(
+    options: dict[str, Any], status: int
+) -> None:
+    async with admin_listener() as client:
+        response, text = await client.ask("/api/v1/reload", "POST", **options)
+    assert response.status == status
+    for path, method, operation in operations():
+        assert str(status) not in operation["responses"]
+        check_answer(path, method, "default", json.loads(text))
 
 
 async def test_the_page_shows_every_operation() -> None:
@@ -125,6 +154,28 @@ async def test_there_are_so_many_live_streams_and_no_more(monkeypatch: pytest.Mo
         await stream.content.readline()
         response, _ = await client.ask(EVENTS)
         assert response.status == 503
+
+
+async def test_who_takes_nothing_of_the_live_stream_makes_room_for_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(api, "_MOST_LISTENERS", 1)
+    monkeypatch.setattr(api, "_EVERY", 0.01)
+    monkeypatch.setattr(api, "_LONGEST_WRITE", 0.1)
+    servers = [{"name": f"s{n}", "address": "127.0.0.1:8001"} for n in range(200)]
+    operator = FakeOperator(Pool("agents", Backend.model_validate({"servers": servers})))
+    async with admin_listener(operator) as client:
+        reader, writer = await asyncio.open_connection(*client.admin.address, limit=1)
+        writer.write(f"GET {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        await reader.read(1)  # and no more: it is full
+        status = 503
+        async with asyncio.timeout(40.0):
+            while status == 503:
+                async with client.http.get(client.url + EVENTS) as stream:
+                    status = stream.status
+        writer.close()
+    assert status == 200
+    assert caplog.records == []
 
 
 # What there is to see.

@@ -107,6 +107,24 @@ async def test_it_shows_what_there_is(chromium: Any) -> None:
         await tab.page.locator("#connection[data-state=live]").wait_for()
 
 
+async def test_a_server_says_why_nothing_comes_and_not_what_its_checks_say(chromium: Any) -> None:
+    servers = [
+        {"name": f"agent{number}", "address": f"127.0.0.1:800{number}", "slow_start": "1m"}
+        for number in (1, 2, 3)
+    ]
+    operator = FakeOperator(Pool("agents", Backend.model_validate({"servers": servers})))
+    down, failing = operator.server("agent1"), operator.server("agent2")
+    down.set_up(False, "connection refused")
+    assert down.weight < down.full_weight
+    failing.last_check = "200 in 3 ms"
+    for _ in range(3):
+        failing.failed(operator.now())
+    async with showing(chromium, operator) as tab:
+        await tab.shows("agent1", "connection refused")
+        await tab.shows("agent2", "failing")
+        await tab.shows("agent2", "3 requests failed")
+
+
 async def test_the_drain_button_asks_and_then_drains(chromium: Any) -> None:
     operator = FakeOperator()
     operator.server("agent1").in_flight = 4
@@ -222,6 +240,21 @@ async def test_a_restart_is_noticed_and_lived_through(chromium: Any) -> None:
         fresh.server("agent1").set_up(False, "after the restart")
         async with admin_listener(fresh, bind=f"127.0.0.1:{port}"):
             await tab.shows("agent1", "after the restart")
+
+
+async def test_after_an_upgrade_that_counts_anew_what_ends_badly_is_shown(chromium: Any) -> None:
+    async with showing(chromium) as tab:
+        for _ in range(3):
+            tab.operator.abort("SD--", "GET /before HTTP/1.1")
+        aborts = tab.page.get_by_role("region", name="Recent aborted requests")
+        await aborts.get_by_text("GET /before").nth(2).wait_for()
+        port = tab.client.admin.address.port
+        await tab.client.admin.stop()
+        upgraded = FakeOperator()
+        upgraded.observed.upkeep.started_at = tab.operator.observed.upkeep.started_at
+        upgraded.abort("SD--", "GET /after HTTP/1.1")
+        async with admin_listener(upgraded, bind=f"127.0.0.1:{port}"):
+            await aborts.get_by_text("GET /after").wait_for()
 
 
 async def test_a_stream_that_falls_silent_is_lost_and_opened_anew(
@@ -388,6 +421,37 @@ async def test_it_fits(chromium: Any, scheme: str) -> None:
             for colour in await tab.page.evaluate(COLOURS)
         ]
         assert (page > ink) is (scheme == "light")
+
+
+CUT = """[...document.querySelectorAll(".because, .request")]
+    .filter(text => text.scrollWidth > text.clientWidth).map(text => text.textContent)"""
+
+
+async def test_on_a_phone_reasons_and_requests_are_whole(chromium: Any) -> None:
+    operator = FakeOperator()
+    operator.server("agent1").last_check = "500, expected " + "200 or 204 or " * 5
+    async with showing(chromium, operator) as tab:
+        operator.abort("SD--", f"GET /{'x' * 150} HTTP/1.1")
+        await tab.page.get_by_text("xxx").wait_for()
+        await tab.page.set_viewport_size({"width": 390, "height": 800})
+        assert await tab.page.evaluate(CUT) == []
+        assert await tab.page.evaluate(OVERLAPS) == []
+        assert await tab.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+async def test_a_name_is_not_broken_in_two_for_its_badge(chromium: Any) -> None:
+    servers = [
+        {"name": "agents-1", "address": "127.0.0.1:8001"},
+        {"name": "agents-2", "address": "127.0.0.1:8002", "backup": True},
+    ]
+    pool = Pool("agents", Backend.model_validate({"servers": servers}))
+    async with showing(chromium, FakeOperator(pool)) as tab:
+        await tab.shows("agents-2", "backup")
+        plain, marked = [
+            await tab.row(name).locator(".who b").evaluate("name => name.offsetHeight")
+            for name in ("agents-1", "agents-2")
+        ]
+        assert marked == plain
 
 
 ATTACK = """async url => {

@@ -19,7 +19,6 @@ const aborts = new Log(by("aborts"), abortRow);
 const cards = new Map();
 let newest = null; // the last moment
 let isShown = false; // it was drawn
-let startedAt = 0; // another one: the balancer was started anew
 
 function connection(state, words) {
   setAttribute(by("connection"), "data-state", state);
@@ -62,11 +61,6 @@ async function fetchNews() {
 }
 
 async function take(moment) {
-  if (moment.status.started_at !== startedAt) {
-    startedAt = moment.status.started_at;
-    changes.clear();
-    aborts.clear();
-  }
   newest = moment;
   store.add(moment);
   showSoon();
@@ -99,10 +93,16 @@ async function start() {
 
 async function follow() {
   let pause = FIRST_PAUSE;
+  const opened = () => {
+    pause = FIRST_PAUSE;
+    // After a restart or an upgrade their numbers may begin anew.
+    changes.clear();
+    aborts.clear();
+  };
   for (;;) {
     try {
       await start();
-      await listen((moment) => take(moment).catch(ignoreRefused), () => { pause = FIRST_PAUSE; });
+      await listen((moment) => take(moment).catch(ignoreRefused), opened);
       connection("lost", "connection lost");
     } catch (error) {
       if (!(error instanceof Refused)) throw error;

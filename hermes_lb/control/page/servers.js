@@ -83,13 +83,19 @@ export class BackendCard {
   }
 }
 
+/** Its checks are good, and its requests fail. */
+function isFailing(server) {
+  return server.state === "up" && !server.available;
+}
+
 /** Why a server is in its state, and for how long if that is known. */
 function why(server, now) {
+  if (isFailing(server)) return `${plural(server.fails, "request")} failed`;
   if (server.ejected) return `${server.because}; back in ${duration(server.ejected.seconds_left)}`;
   if (server.drain && ["drain", "maint"].includes(server.state)) {
     return `${server.because}, ${duration(now - server.drain.since)} ago`;
   }
-  if (server.weight < server.full_weight) {
+  if (server.state === "up" && server.weight < server.full_weight) {
     return `slow start: ${Math.round((100 * server.weight) / server.full_weight)} % of its weight`;
   }
   return server.because;
@@ -137,8 +143,8 @@ class ServerRow {
     this.server = server;
     setText(this.address, server.address);
     this.backup.hidden = !server.backup;
-    setText(this.state, server.state === "up" && !server.available ? "failing" : server.state);
-    setAttribute(this.state, "class", `state ${server.state === "up" && !server.available ? "ejected" : server.state}`);
+    setText(this.state, isFailing(server) ? "failing" : server.state);
+    setAttribute(this.state, "class", `state ${isFailing(server) ? "ejected" : server.state}`);
     setText(this.because, why(server, now));
     setAttribute(this.because, "title", this.because.textContent);
     const past = store.of(`${this.backend}/${this.name}`);
