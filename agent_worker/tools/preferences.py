@@ -49,12 +49,11 @@ class PreferenceSet:
 class PreferenceGet:
     spec = ToolSpec(
         "preference_get",
-        "The setting of the user kept under a name",
+        "The setting of the user kept under a name; without a name, all of them",
         Effect.READ,
         {
             "type": "object",
             "properties": {"name": {"type": "string"}},
-            "required": ["name"],
         },
     )
 
@@ -62,10 +61,15 @@ class PreferenceGet:
         self._preferences = preferences
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
-        name = text_argument(arguments, "name", limit=MAX_NAME)
+        name = text_argument(arguments, "name", limit=MAX_NAME) if "name" in arguments else None
         try:
-            return (await self._preferences.all(context.principal))[name]
-        except KeyError:
-            raise ToolError(f"there is no preference {name!r}") from None
+            known = await self._preferences.all(context.principal)
         except StorageUnavailable:
             raise ToolError(_AWAY) from None
+        if name is None:
+            lines = [f"{kept} = {value}" for kept, value in sorted(known.items())]
+            return "\n".join(lines) or "there are no preferences yet"
+        try:
+            return known[name]
+        except KeyError:
+            raise ToolError(f"there is no preference {name!r}") from None

@@ -19,6 +19,12 @@ from agent_worker.models import (
 from agent_worker.models import faults as faults_module
 from agent_worker.models.scripted import MAX_WORDS, ScriptedEngine, reply, summary, tokens, words
 from agent_worker.tools import Effect, ToolSpec
+from agent_worker.tools.calculator import Calculator
+from agent_worker.tools.mail import SendMail
+from agent_worker.tools.memory import MemorySave, MemorySearch
+from agent_worker.tools.notes import NoteGet, NoteSet
+from agent_worker.tools.preferences import PreferenceGet, PreferenceSet
+from agent_worker.tools.produce import Produce
 
 TOOLS = ["clock", "calculator", "note_set", "note_get", "send_mail", "produce"]
 TOOLS += ["memory_save", "memory_search", "preference_set", "preference_get"]
@@ -152,23 +158,27 @@ def test_a_question_for_tools_is_answered_with_their_results() -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "name", "arguments"),
+    ("question", "tool", "arguments"),
     [
-        ("what is 6 * 7?", "calculator", {"expression": "6 * 7"}),
-        ("note colour: sky blue", "note_set", {"name": "colour", "value": "sky blue"}),
-        ("remember that size is 3", "note_set", {"name": "size", "value": "3"}),
-        ("recall colour", "note_get", {"name": "colour"}),
-        ("send mail to ada: see you", "send_mail", {"to": "ada", "text": "see you"}),
-        ("Remember for good: tea is at 5", "memory_save", {"text": "tea is at 5"}),
-        ("what do you remember about my tea?", "memory_search", {"query": "my tea"}),
-        ("prefer tone = very brief", "preference_set", {"name": "tone", "value": "very brief"}),
-        ("what are my preferences?", "preference_get", {}),
-        ("produce 100 KB", "produce", {"kilobytes": 100}),
+        ("what is 6 * 7?", Calculator.spec, {"expression": "6 * 7"}),
+        ("note colour: sky blue", NoteSet.spec, {"name": "colour", "value": "sky blue"}),
+        ("remember that size is 3", NoteSet.spec, {"name": "size", "value": "3"}),
+        ("recall colour", NoteGet.spec, {"name": "colour"}),
+        ("send mail to ada: see you", SendMail.spec, {"to": "ada", "text": "see you"}),
+        ("Remember for good: tea is at 5", MemorySave.spec, {"text": "tea is at 5"}),
+        ("what do you remember about my tea?", MemorySearch.spec, {"query": "my tea"}),
+        ("prefer tone = very brief", PreferenceSet.spec, {"name": "tone", "value": "very brief"}),
+        ("what are my preferences?", PreferenceGet.spec, {}),
+        ("produce 100 KB", Produce.spec, {"kilobytes": 100}),
     ],
 )
-def test_sentences_that_call_a_tool(question: str, name: str, arguments: dict[str, Any]) -> None:
+def test_sentences_that_call_a_tool(
+    question: str, tool: ToolSpec, arguments: dict[str, Any]
+) -> None:
     (call,) = reply(talk(question), TOOLS).calls
-    assert (call.name, call.arguments) == (name, arguments)
+    assert (call.name, call.arguments) == (tool.name, arguments)
+    assert set(tool.parameters.get("required", ())) <= set(arguments)
+    assert set(arguments) <= set(tool.parameters["properties"])
 
 
 def test_nothing_is_looked_for_in_a_text_that_is_passed_on() -> None:

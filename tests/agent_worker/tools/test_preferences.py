@@ -28,6 +28,15 @@ async def test_a_preference_is_the_principals_in_all_sessions(storage: PostgresS
         await get.run({"name": "colour"}, context(principal="ben3"))
 
 
+async def test_without_a_name_all_preferences_are_told(storage: PostgresStorage) -> None:
+    keep, get = PreferenceSet(storage.preferences), PreferenceGet(storage.preferences)
+    ann = context(principal="ann5")
+    assert await get.run({}, ann) == "there are no preferences yet"
+    await keep.run({"name": "tone", "value": "brief"}, ann)
+    await keep.run({"name": "colour", "value": "green"}, ann)
+    assert await get.run({}, ann) == "colour = green\ntone = brief"
+
+
 async def test_there_is_room_for_so_many_and_the_known_can_still_change(
     storage: PostgresStorage,
 ) -> None:
