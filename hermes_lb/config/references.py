@@ -60,8 +60,10 @@ def _check_servers(path: KeyPath, backend: Table) -> Iterator[Finding]:
     yield from _repeated_names(servers, "server")
     if servers and all(server.get("backup") is True for _, server in servers):
         yield (*path, "servers"), "every server is a backup; at least one must not be"
-    if not isinstance(backend.get("affinity"), dict):
+    affinity = backend.get("affinity")
+    if not isinstance(affinity, dict):
         return
+    yield from _marks_in_cookies(servers, affinity)
     owners: dict[str, tuple[KeyPath, Table]] = {}
     for server_path, server in servers:
         value = server.get("cookie") or server.get("name")
@@ -75,6 +77,20 @@ def _check_servers(path: KeyPath, backend: Table) -> Iterator[Finding]:
                 f"{quoted(value)} is the cookie's value for {dotted(other_path)} too; "
                 "it must stand for one server",
             )
+
+
+def _marks_in_cookies(servers: list[tuple[KeyPath, Table]], affinity: Table) -> Iterator[Finding]:
+    """A server's value must end where what we write behind it begins."""
+    if affinity.get("mode") == "prefix":
+        mark, why = "~", 'stands between it and the server\'s own value with mode = "prefix"'
+    elif affinity.get("max_idle") or affinity.get("max_life"):
+        mark, why = "|", "stands between it and the dates of max_idle and max_life"
+    else:
+        return
+    for path, server in servers:
+        value = server.get("cookie")
+        if isinstance(value, str) and mark in value and not affinity.get("secret"):
+            yield (*path, "cookie"), f'{quoted(value)} must have no "{mark}", which {why}'
 
 
 def _repeated_names(tables: list[tuple[KeyPath, Table]], what: str) -> Iterator[Finding]:

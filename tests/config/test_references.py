@@ -100,6 +100,26 @@ def test_a_cookie_value_stands_for_one_server(
 
 
 @pytest.mark.parametrize(
+    ("affinity", "cookie", "why"),
+    [
+        ({"max_idle": "1h"}, "zone|a", 'no "|", which stands between it and the dates'),
+        ({"max_life": "1h"}, "zone|a", 'no "|", which stands between it and the dates'),
+        ({"mode": "prefix"}, "zone~b", 'no "~", which stands between it and the server'),
+    ],
+)
+def test_a_cookie_value_ends_where_what_is_written_behind_it_begins(
+    affinity: dict[str, str], cookie: str, why: str
+) -> None:
+    server = {"name": "a", "cookie": cookie}
+    (finding,) = servers(server, affinity={"cookie": "C", **affinity})
+    assert finding.startswith("backends.agents.servers[0].cookie: ")
+    assert why in finding
+    assert servers(server, affinity={"cookie": "C"}) == []  # nothing is written behind it
+    secret = {"cookie": "C", "secret": "s", **affinity}
+    assert servers(server, affinity=secret) == []  # the client gets a digest of it
+
+
+@pytest.mark.parametrize(
     ("earlier", "later"),
     [
         ({}, {"path": "/x"}),
