@@ -33,6 +33,7 @@ class RedisPins:
         self._redis = Redis.from_url(
             configured.redis,
             decode_responses=True,
+            encoding_errors="replace",  # what others have written there names no server
             socket_timeout=_PATIENCE,
             socket_connect_timeout=_PATIENCE,
         )

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis
 
 from hermes_lb.testing.record import Record
 from tests.proxy.support import (
@@ -62,6 +63,19 @@ async def test_two_balancers_over_one_redis_agree(stage: Stage, redis_url: str) 
         session = session_of(await ask(stage, one))
         for lb in (two, one, two):
             assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
+
+
+async def test_a_pin_that_is_no_text_is_one_of_nobody(stage: Stage, redis_url: str) -> None:
+    origins = await mint(stage)
+    lb = await stage.balancer(*origins, backend=shared(redis_url))
+    another = await stage.balancer(*origins, backend=shared(redis_url))
+    session = session_of(await ask(stage, lb))
+    async with Redis.from_url(redis_url) as redis:
+        for key in await redis.keys("hermes-lb:pin:*"):
+            await redis.set(key, b"\xff\xfe")
+    assert (await ask(stage, another, f"Mcp-Session-Id: {session}")).status in (200, 404)
+    new = session_of(await ask(stage, another))
+    assert (await ask(stage, another, f"Mcp-Session-Id: {new}")).status == 200
 
 
 class Held:
