@@ -62,7 +62,7 @@ def main() -> int:
         row = figures[name] = {}
         for size, condition in COLUMNS:
             row[f"{size} {condition}".strip()] = measure(name, size, options.rounds, condition)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(_table(figures))
     if not options.strategy:
         _OUTPUT.parent.mkdir(parents=True, exist_ok=True)

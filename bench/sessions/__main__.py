@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[-1:])  # inherited by Valkey; the worker gets the first core
-    console = Console()
+    # A pipe does not say how wide it is, and a cut table is of no use.
+    console = Console(width=None if sys.stdout.isatty() else 150)
     found: dict[str, Any] = {"machine": describe_machine(), "cases": {}}
     with RedisServer.start() as server, tempfile.TemporaryDirectory() as folder:
         for name in options.only or CASES:

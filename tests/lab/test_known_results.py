@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hermes_lb.lab.engine import Job
     from hermes_lb.pool import Server
 
+pytestmark = pytest.mark.timeout(300)  # a few seconds each, where nobody else wants the processor
+
 SERVERS = 10
 
 
