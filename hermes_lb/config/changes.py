@@ -22,10 +22,12 @@ _FIXED = {
 }
 
 
-def refuse_fixed(old: Config, new: Config, source: str | None = None) -> None:
-    """Raise ConfigError if `new` asks for what only a restart can do."""
+def refuse_fixed(
+    old: Config, new: Config, source: str | None = None, *, instead: str = "restart"
+) -> None:
+    """Raise ConfigError if `new` asks for what a reload can't do; `instead`, what can."""
     problems = [
-        Problem(dotted(path), None, f"{what} can't change while it runs: restart to change it")
+        Problem(dotted(path), None, f"{what} can't change while it runs: {instead} to change it")
         for path, what in _FIXED.items()
         if _at(old, path) != _at(new, path)
     ]

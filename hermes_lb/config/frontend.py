@@ -39,6 +39,11 @@ class Bind(Section):
             raise ValueError('mode is for sockets in the file system, such as "unix:/run/lb.sock"')
         return self
 
+    @property
+    def is_any_port(self) -> bool:
+        """True for port 0, which takes a free one: two of these are at two ports."""
+        return isinstance(self.address, Address) and self.address.port == 0
+
     def __str__(self) -> str:
         return str(self.address)
 

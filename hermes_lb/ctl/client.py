@@ -115,9 +115,17 @@ class AdminClient:
         except CtlError as error:
             if error.status != 404:
                 raise
-        named = urlencode({"backend": server["backend"], "server": server["name"]})
-        left = self.get(f"sessions?limit=0&{named}")["total"]
+        left = self.running_on(server)
         return {**server, "state": "removed", "because": "", "in_flight": left, "queued": 0}
+
+    def running_on(self, server: dict[str, Any]) -> int:
+        """How many requests its processes have on it when they are asked; by its name.
+
+        Its own number lags behind if one of them stood still, and lacks those from before a reload
+        that removed it, if another one has added it again.
+        """
+        named = urlencode({"backend": server["backend"], "server": server["name"]})
+        return int(self.get(f"sessions?limit=0&{named}")["total"])
 
     def change(self, server: dict[str, Any], what: str, value: str | int | None) -> dict[str, Any]:
         """Set its "state" or "weight" -> the server, as it is then."""

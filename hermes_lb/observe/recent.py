@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 KEPT: Final = 200
 REQUEST_MAX: Final = 200  # characters of a request's first line
@@ -75,3 +75,9 @@ class Recent:
         """Those after `number`, oldest first; what is too old to be kept is not there."""
         newer = list(takewhile(lambda abort: abort["number"] > number, reversed(self._kept)))
         return newer[::-1]
+
+    def restore(self, kept: Sequence[Abort]) -> None:
+        """Go on from what another one's `since` gave, by its numbers; this one is still empty."""
+        if kept:
+            self._kept.extend(kept)
+            self.last = kept[-1]["number"]

@@ -248,6 +248,10 @@ class Pool:
         if self.on_change is not None:
             self.on_change(server)
 
+    def find(self, name: str) -> Server | None:
+        """The server of that name, which it does not share; None: there is none."""
+        return next((server for server in self.servers if server.name == name), None)
+
     @property
     def queue_length(self) -> int:
         """Requests that wait, for one server or for any, in all processes."""

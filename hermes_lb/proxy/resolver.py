@@ -32,6 +32,7 @@ from hermes_lb.tasks import Tasks
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from typing import Any
 
     from hermes_lb import config
 
@@ -169,6 +170,18 @@ class Resolver:
             name: backend.model_copy(update={"servers": self._servers(name)})
             for name, backend in self._configured.items()
         }
+
+    @property
+    def state(self) -> list[list[Any]]:
+        """As JSON has it: what is known, for `restore` by the program's next image."""
+        return [[*key, n.host, list(n.known.addresses)] for key, n in self._names.items()]
+
+    def restore(self, state: Iterable[list[Any]]) -> None:
+        """Before `start`: the addresses of names that are here too hold until an answer comes."""
+        for backend, server, host, addresses in state:
+            name = self._names.get((backend, server))
+            if name is not None and name.host == host:
+                name.known.answered(addresses)
 
     async def start(self) -> None:
         """Look every name up, and again from now on. `backends` are up to date when it returns.

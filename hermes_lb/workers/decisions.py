@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hermes_lb.control.history import History
     from hermes_lb.observe.observed import Upkeep
     from hermes_lb.pool import Server
+    from hermes_lb.proxy import Resolver
     from hermes_lb.workers.kept_files import KeptFiles
     from hermes_lb.workers.shared_state import SharedState
 
@@ -21,13 +22,19 @@ _KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts", "dns_fai
 
 
 class Decisions:
-    """Verdicts, pins, good files, numbers: `state` is taken by the next image's `restore`."""
+    """Verdicts, pins, good files, addresses, numbers: `state` is for the next image's `restore`."""
 
     def __init__(
-        self, shared: SharedState, kept_files: KeptFiles, upkeep: Upkeep, history: History | None
+        self,
+        shared: SharedState,
+        kept_files: KeptFiles,
+        resolver: Resolver,
+        upkeep: Upkeep,
+        history: History | None,
     ) -> None:
         self._shared = shared
         self._kept_files = kept_files
+        self._resolver = resolver
         self._upkeep = upkeep
         self._history = history
 
@@ -39,6 +46,7 @@ class Decisions:
             "applied": self._shared.config.model_dump(mode="json"),
             **self._shared.state(),
             "tls_files": self._kept_files.state,
+            "addresses": self._resolver.state,
             "history": self._history.state() if self._history is not None else None,
             **{key: getattr(self._upkeep, key) for key in _KEPT},
         }

@@ -311,6 +311,7 @@ class Fleet:
     def _ended(self, child: Child) -> None:
         self.children.remove(child)
         self._gathered.left(child.number, self._rows.rows)
+        self._listening.remove_files()  # it may have been the last that listened on one
         self._company.tell_who_is_alone()
         if not child.serves:
             return  # who has started it sees to that

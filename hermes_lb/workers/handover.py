@@ -97,6 +97,7 @@ class Estate:
             sockets += [sockets[0].dup() for _ in range(seats - len(sockets))]
             address = UnixAddress(path) if path else None
             listening.take_over((frontend, bind), sockets, address)
+        listening.take_over_closed(state.get("closed", ()))
         # Each living worker keeps its part, and as many as there are seats come beside them.
         numbers = [child["number"] for child in state["children"]]
         parts = max(_parts_for(seats), max(numbers, default=-1) + 1 + seats)
@@ -260,6 +261,7 @@ def _state(
             [*key, path, [theirs(sock.fileno()) for sock in sockets]]
             for key, sockets, path in estate.listening.all()
         ],
+        "closed": estate.listening.closed,
         "part": Part.size(ROWS),
         "block": theirs(estate.block.fd),
         "bells": [theirs(bell) for bell in estate.bells],

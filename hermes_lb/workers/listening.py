@@ -8,14 +8,15 @@ workers accept from one.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from hermes_lb.config.units import Address, UnixAddress
 from hermes_lb.proxy.sockets import listening_socket, remove_stale
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
     from hermes_lb.config import Bind, Config, Frontend
 
@@ -34,7 +35,7 @@ class Listening:
         self.groups: dict[Key, list[socket.socket]] = {}
         self._passed = {name: list(sockets) for name, sockets in (passed or {}).items()}
         self._unix: dict[Key, UnixAddress] = {}
-        self._closed: set[UnixAddress] = set()
+        self._closed: set[UnixAddress] = set()  # whose files may still be there
 
     def open(self, configured: Config) -> list[Key]:
         """Listen at every address that is not listened at yet -> these.
@@ -63,6 +64,15 @@ class Listening:
             for key, sockets in self.groups.items()
         ]
 
+    @property
+    def untaken(self) -> list[str]:
+        """Sockets that were passed and are nobody's: clients are let in there, and wait in vain."""
+        return [
+            f'{_in_words(sock.getsockname())} ("{name}")'
+            for name, sockets in self._passed.items()
+            for sock in sockets
+        ]
+
     def take_over(
         self, key: Key, sockets: list[socket.socket], address: UnixAddress | None
     ) -> None:
@@ -70,6 +80,15 @@ class Listening:
         self.groups[key] = sockets
         if address is not None:
             self._unix[key] = address
+
+    def take_over_closed(self, paths: Iterable[str]) -> None:
+        """Of sockets that another has closed, and whose files it has left."""
+        self._closed.update(map(UnixAddress, paths))
+
+    @property
+    def closed(self) -> list[str]:
+        """The paths of files that could not be removed yet, if they are there: `remove_files`."""
+        return sorted(address.path for address in self._closed)
 
     def of_seat(
         self, seat: int, keys: Iterable[Key] | None = None
@@ -106,6 +125,7 @@ class Listening:
 
     def remove_files(self) -> None:
         """Of sockets that are closed, if no worker listens on one any more."""
+        self._closed.difference_update(self._unix.values())
         for address in self._closed:
             remove_stale(address)
 
@@ -114,7 +134,7 @@ class Listening:
 
     def _open(self, bind: Bind, frontend: Frontend) -> list[socket.socket]:
         for (_, address), sockets in self.groups.items():
-            if address == str(bind) and not _is_any_port(bind):
+            if address == str(bind) and not bind.is_any_port:
                 return [sock.dup() for sock in sockets]  # another frontend had it, or has it still
         if (passed := self._take_passed(bind, frontend)) is not None:
             passed.setblocking(False)
@@ -156,8 +176,20 @@ def _is_at(sock: socket.socket, bind: Bind) -> bool:
     where = sock.getsockname()
     if isinstance(bind.address, UnixAddress):
         return bool(where == bind.address.path)
-    return isinstance(where, tuple) and where[:2] == (bind.address.host, bind.address.port)
+    return bool(where == _as_kernel_has_it(bind.address))
 
 
-def _is_any_port(bind: Bind) -> bool:
-    return isinstance(bind.address, Address) and bind.address.port == 0
+def _in_words(where: Any) -> str:
+    return str(Address(*where[:2]) if isinstance(where, tuple) else UnixAddress(where))
+
+
+def _as_kernel_has_it(address: Address) -> tuple[Any, ...] | None:
+    """What `getsockname` tells of a socket there, however the address is written; None: a name."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
+    except socket.gaierror:
+        return None
+    host, *rest = found[0][4]
+    return str(host).partition("%")[0], *rest  # the zone is a number of its own, behind

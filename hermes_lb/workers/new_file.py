@@ -33,7 +33,7 @@ async def accepted(file: Path, before: Config, rows: Rows) -> Accepted:
     Raises ConfigError with every problem, OSError, or ValueError if there are too few `rows`.
     """
     new = _load(file)
-    refuse_fixed(before, new, str(file))
+    refuse_fixed(before, new, str(file), instead="upgrade or restart")
     changes = describe_changes(before, new)
     files = check_files(new)
     rows.check(new)

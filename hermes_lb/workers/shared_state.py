@@ -141,8 +141,7 @@ class SharedState:
 
     def _find(self, message: Message) -> Server | None:
         pool = self.pools.get(message["backend"])
-        servers = pool.servers if pool is not None else []
-        return next((s for s in servers if s.name == message["server"]), None)
+        return pool.find(message["server"]) if pool is not None else None
 
     # What the workers are told and asked.
 
@@ -206,7 +205,11 @@ class SharedState:
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes, as JSON has it. Numbers are not in it: `Gathered` has them."""
-        return {"servers": self.snapshots(), "pins": self._pins.state()}
+        return {
+            "servers": self.snapshots(),
+            "pins": self._pins.state(),
+            "recent": self.recent.since(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> list[Server]:
         """Go on by the last image's decisions -> the servers that it knew.
@@ -214,6 +217,7 @@ class SharedState:
         To be called when the configuration is the one by which it decided: what another one says
         of its servers would be undone.
         """
+        self.recent.restore(state.get("recent", ()))  # older code has none
         known: list[Server] = []
         for backend, name, snapshot in state["servers"]:
             server = self._find({"backend": backend, "server": name})

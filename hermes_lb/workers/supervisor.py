@@ -100,7 +100,7 @@ class Supervisor:
         admin = config.admin
         self._admin = AdminListener(admin, self, estate.admin) if admin.enabled else None
         history = self._admin.history if self._admin is not None else None
-        self._decisions = Decisions(shared, self._kept_files, upkeep, history)
+        self._decisions = Decisions(shared, self._kept_files, self._resolver, upkeep, history)
 
     def __repr__(self) -> str:
         return f"<Supervisor of {self._fleet!r}>"
@@ -124,7 +124,10 @@ class Supervisor:
             starting.push_async_callback(self._tasks.cancel_all)
             # In a thread: while it looks names up, the loop hears signals.
             await asyncio.to_thread(self._estate.listening.open, self.config)
+            for passed in self._estate.listening.untaken:
+                logger.warning("systemd has opened %s, where no frontend listens", passed)
             await self._take_files()
+            self._resolver.restore((self._estate.inherited or {}).get("addresses", ()))
             starting.push_async_callback(self._resolver.stop)
             await self._resolver.start()
             await self._take_decisions(starting)

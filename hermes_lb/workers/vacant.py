@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hermes_lb.proxy.kernel import reset_socket_when_closed
 from hermes_lb.proxy.sockets import BACKLOG
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from hermes_lb.workers.listening import Key, Listening
 
-# Who is refused gets a reset (RST), as from a port where nobody listens: `struct linger`, 0 s.
-_RESET = struct.pack("ii", 1, 0)
 # Of one socket at a time; the loop has other things to do.
 _AT_ONCE = 64
 
@@ -89,8 +87,8 @@ def _refuse_all(sock: socket.socket) -> None:
     with suppress(OSError):  # nobody else, or nobody that we have a descriptor for
         for _ in range(_AT_ONCE):
             client, _ = sock.accept()
-            with client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            with client:  # who gets a reset, as from a port where nobody listens
+                reset_socket_when_closed(client)
 
 
 def _listens(sock: socket.socket) -> bool:

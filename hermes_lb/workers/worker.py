@@ -295,8 +295,7 @@ class Worker:
     def _find(self, message: Message) -> Server | None:
         """None: another configuration has come meanwhile."""
         pool = self.plane.pools.get(message["backend"])
-        servers = pool.servers if pool is not None else []
-        return next((s for s in servers if s.name == message["server"]), None)
+        return pool.find(message["server"]) if pool is not None else None
 
     # What it tells of itself.
 

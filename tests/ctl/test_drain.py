@@ -21,6 +21,7 @@ class Scripted:
     def __init__(self, *left: int, state: str = "drain", admin: str = "drain") -> None:
         self._answers = [self.server(number) for number in left]
         self._answers[-1].update(state=state, admin=admin)
+        self.untold = [0]  # what the processes say when they are asked
 
     def server(self, left: int) -> dict[str, Any]:
         return {
@@ -31,6 +32,9 @@ class Scripted:
     def look_at(self, server: dict[str, Any]) -> dict[str, Any]:
         assert (server["backend"], server["name"]) == ("a", "b")
         return self._answers.pop(0)
+
+    def running_on(self, server: dict[str, Any]) -> int:
+        return self.untold.pop(0) if len(self.untold) > 1 else self.untold[0]
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +69,18 @@ def test_on_a_terminal_it_is_a_bar() -> None:
 
 def test_a_server_without_requests_is_drained_at_once() -> None:
     assert wait(0) == 0
+
+
+def test_what_only_the_processes_know_of_is_waited_for() -> None:
+    file = StringIO()
+    script = Scripted(0, 0, 0)
+    script.untold = [2, 2, 1, 0]
+    client = cast("AdminClient", script)
+    screen = Console(file=file, highlight=False)
+    assert drain.wait_until_drained(client, script.server(0), None, screen) == 0
+    assert [line.rpartition(" after ")[0] for line in file.getvalue().splitlines()] == [
+        "a/b: 2 of 2 left", "a/b: 1 of 2 left", "a/b: 0 of 2 left",
+    ]  # fmt: skip
 
 
 def test_maintenance_meanwhile_is_no_end_of_the_wait() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from contextlib import asynccontextmanager
@@ -210,6 +211,20 @@ async def test_a_reload_keeps_what_is_known_and_looks_up_what_is_new() -> None:
         await found.resolver.reconfigure({"backend0": configured})
         assert found.now() == ["pod-10.0.0.1", "more-10.1.0.1"]
         assert found.resolver.backends["backend0"].servers[0].weight == 9
+
+
+async def test_the_next_image_begins_with_what_was_known() -> None:
+    """As far as it has the same names; nobody answers it."""
+    other = {"name": "other", "address": "other.internal:80", "resolve": 1.0}
+    found = {"pods.internal": ["10.0.0.1", "::1"], "other.internal": ["10.1.0.1"]}
+    async with resolving(POD, other, found=found) as before:
+        left = json.loads(json.dumps(before.resolver.state))
+    moved = other | {"address": "moved.internal:80"}
+    after = Names(Backend.model_validate({"servers": [POD, moved, FIXED]}))
+    after.resolver.restore(left)
+    await after.resolver.start()
+    assert after.now() == ["pod-10.0.0.1", "pod---1", "other", "fixed"]
+    await after.resolver.stop()
 
 
 async def test_without_names_nothing_runs() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.ctl.client import AdminClient
+from hermes_lb.ctl.drain import wait_until_drained
 from tests.workers.processes import Worker, a_stream, serving, write
 
 if TYPE_CHECKING:
@@ -31,3 +36,47 @@ async def test_who_drains_a_server_is_told_of_what_has_only_just_begun(
             async with client.put(url, json={"state": "ready"}) as response:
                 assert (await response.json())["in_flight"] == 0
             workers[0].go_on.clear()
+
+
+def drain(api: str) -> tuple[AdminClient, dict[str, Any]]:
+    """What `ctl drain agent1` does -> what it asks with, and the server as it is then."""
+    client = AdminClient(api.removesuffix("/api/v1"))
+    return client, client.change(client.find("agent1"), "state", "drain")
+
+
+async def left(client: AdminClient, server: dict[str, Any]) -> int:
+    """What `--wait` finds, at its first look."""
+    return await asyncio.to_thread(wait_until_drained, client, server, 0.0, None)
+
+
+async def test_a_drain_knows_what_a_server_has_from_before_it_was_removed_and_added_again(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    async with (
+        serving(write(tmp_path, workers[:1])) as (running, api),
+        a_stream(client, running.url, workers),
+    ):
+        for there in (workers[1:], workers[:1]):
+            write(tmp_path, there)
+            async with client.post(f"{api}/reload", json={}) as response:
+                assert response.status == 200
+        assert await left(*await asyncio.to_thread(drain, api)) == 1
+
+
+async def test_a_drain_that_a_process_has_not_heard_of_is_not_done(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    file = write(tmp_path, workers[:1])
+    file.write_text(file.read_text().replace("workers = 2", "workers = 1"))
+    async with (
+        serving(file) as (running, api),
+        a_stream(client, running.url, workers),  # it has only just begun, and nobody was told
+    ):
+        [process] = running.workers
+        os.kill(process, signal.SIGSTOP)
+        try:
+            asked, server = await asyncio.to_thread(drain, api)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert not server["settled"]
+        assert await left(asked, server) == 1

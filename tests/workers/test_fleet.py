@@ -70,7 +70,9 @@ async def test_nobody_takes_over_from_who_does_not_listen(monkeypatch: pytest.Mo
 def an_empty_fleet(*sockets: socket.socket) -> Fleet:
     """Of one seat."""
     of_seat = [(("public", ""), sock) for sock in sockets]
-    listening: Any = SimpleNamespace(seats=1, groups={}, of_seat=lambda seat, keys=None: of_seat)
+    listening: Any = SimpleNamespace(
+        seats=1, groups={}, of_seat=lambda seat, keys=None: of_seat, remove_files=lambda: None
+    )
     block: Any = SimpleNamespace(parts=range(4), fd=0)
     rest: Any = SimpleNamespace(joined=lambda number, pid: None, process_restarts=0)
     return Fleet("asyncio", listening, block, [], rest, rest, about=nowhere, upkeep=rest)
@@ -198,7 +200,9 @@ async def test_who_waits_at_a_seat_is_not_refused_because_one_start_has_failed(
 
 
 def a_fleet_of(seats: int) -> Fleet:
-    listening: Any = SimpleNamespace(seats=seats, groups={}, of_seat=lambda seat, keys=None: [])
+    listening: Any = SimpleNamespace(
+        seats=seats, groups={}, of_seat=lambda seat, keys=None: [], remove_files=lambda: None
+    )
     block: Any = SimpleNamespace(parts=range(9), fd=0)
     rest: Any = SimpleNamespace(
         joined=lambda number, pid: None, left=lambda number, rows: None, rows={}, process_restarts=0

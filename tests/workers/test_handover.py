@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import suppress
 from types import SimpleNamespace
@@ -120,11 +121,20 @@ def test_new_memory_has_a_part_for_each_old_worker_and_room_beside_them(
     following.close()
 
 
+def test_files_of_closed_sockets_are_known_to_the_next_image(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate.listening.take_over_closed(["/run/a.sock"])
+    following = the_next(estate, fleet(), 1, monkeypatch)
+    assert following.listening.closed == ["/run/a.sock"]
+
+
 def test_an_image_that_cannot_be_executed_leaves_nothing_behind(
     estate: Estate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Programs that are started later inherit none of it, and are not taken for successors."""
     children = fleet()
+    gc.collect()  # what other tests have left is not closed meanwhile
     before = os.listdir("/proc/self/fd")
     seen: list[bool] = []
 

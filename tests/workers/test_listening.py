@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import pytest
 
 from hermes_lb.config import Config, UnixAddress
 from hermes_lb.workers.listening import Listening
+from tests.ipv6 import needs_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +39,7 @@ def config(**binds: str | list[str]) -> Config:
 @pytest.fixture
 def listening() -> Iterator[Make]:
     """Make one; what it has opened is closed at the end, and must have been all there was."""
+    gc.collect()  # what other tests have left is not closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     made: list[Listening] = []
 
@@ -217,6 +220,24 @@ def test_the_file_goes_with_its_socket(listening: Make, tmp_path: Path):
     assert not path.exists()
 
 
+def test_the_file_stays_for_who_listens_there_still_or_again(listening: Make, tmp_path: Path):
+    group = listening(1)
+    path = tmp_path / "lb.sock"
+    configured = config(public=f"unix:{path}")
+    group.open(configured)
+    [socks] = group.groups.values()
+    with socks[0].dup():  # a worker's, that has not closed it yet
+        group.close_all()
+        assert path.exists()
+    group.remove_files()
+    assert not path.exists()
+    group.open(configured)
+    group.remove_files()
+    assert path.exists()
+    [socks] = group.groups.values()
+    assert not accepts(socks[0]), "nobody looks whether we listen there by connecting"
+
+
 def test_a_file_that_a_dead_process_left_is_in_nobodys_way(listening: Make, tmp_path: Path):
     path = tmp_path / "lb.sock"
     passed(str(path)).close()
@@ -237,6 +258,19 @@ def test_sockets_that_another_image_has_opened_are_taken_over(listening: Make, t
         following.take_over(key, [sock.dup() for sock in sockets], address)
     assert following.open(configured) == []
     assert following.all()[1][2] == str(path)
+    assert following.closed == []
+
+
+def test_the_next_image_removes_what_this_one_could_not(listening: Make, tmp_path: Path):
+    group, following = listening(1), listening(1)
+    path = tmp_path / "lb.sock"
+    group.open(config(public=f"unix:{path}"))
+    [socks] = group.groups.values()
+    with socks[0].dup():
+        group.close_all()
+    following.take_over_closed(group.closed)
+    following.remove_files()
+    assert not path.exists()
 
 
 # From systemd.
@@ -263,6 +297,16 @@ def test_a_passed_socket_is_known_by_its_address(listening: Make, tmp_path: Path
     assert group.groups["public", binds[0]][0] is given[2]
     assert group.groups["other", binds[1]][0] is given[0]
     assert group.groups["other", f"127.0.0.1:{ports[0]}"][0] is given[1]
+
+
+@needs_ipv6
+def test_a_passed_socket_is_known_however_its_address_is_written(listening: Make):
+    given = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    port = given.getsockname()[1]
+    binds = [f"[0:0:0::0001]:{port}", f"127.0.0.1:{a_port()}"]
+    group = listening(2, {"public": [given]})
+    group.open(config(public=binds))
+    assert group.groups["public", binds[0]][0] is given
 
 
 def test_a_name_alone_does_not_say_which_of_two_binds_it_is(listening: Make):

@@ -275,3 +275,14 @@ async def test_the_next_image_of_the_program_goes_on_by_what_was_decided(shared:
         known = following.state.restore(left)
     assert [server.name for server in known] == ["b"]
     assert known[0].weight == 7
+
+
+async def test_the_next_image_of_the_program_knows_what_has_ended_badly(shared: Shared):
+    child: Any = SimpleNamespace(number=0)
+    shared.state.hear(child, {"do": "recent", "aborts": [{"request": "GET /a"}]})
+    left = json.loads(json.dumps(shared.state.state()))
+    with a_shared_state(config("b c")) as following:
+        following.state.restore(left)
+        following.state.hear(child, {"do": "recent", "aborts": [{"request": "GET /b"}]})
+        kept = following.state.recent.since()
+    assert [(one["number"], one["request"]) for one in kept] == [(1, "GET /a"), (2, "GET /b")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.config import load_config
+from hermes_lb.config import ConfigError, load_config
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.testing import eventually
 from hermes_lb.workers import supervisor as supervisor_module
@@ -60,11 +60,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
 
 @asynccontextmanager
 async def supervising(
-    file: Path, inherited: Mapping[str, Any] | None = None
+    file: Path,
+    inherited: Mapping[str, Any] | None = None,
+    *,
+    passed: Mapping[str, list[socket.socket]] | None = None,
 ) -> AsyncIterator[Supervisor]:
     """One that has started, perhaps as the next image of one that left this."""
     config = load_config(file)
-    estate = Estate.found(worker_count(config), "asyncio")
+    estate = Estate.found(worker_count(config), "asyncio", passed)
     estate.inherited = json.loads(json.dumps(inherited))
     supervisor = Supervisor(config, file, estate)
     await supervisor.start()
@@ -192,6 +195,63 @@ async def test_decisions_by_a_configuration_that_this_code_does_not_take_are_kep
         left["applied"] = config
         async with supervising(file, left) as upgraded:
             assert first(upgraded).state == "drain"
+
+
+async def test_an_upgrade_without_a_name_server_keeps_the_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
+) -> None:
+    addresses = {"pods.test": "10.0.0.7"}
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
+        if host.endswith(".test") and host not in addresses:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return look_up(addresses.get(host, host), *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    file = write(tmp_path, "pod", server=', resolve = "1h"')
+    file.write_text(file.read_text().replace("127.0.0.1:9000", "pods.test:9000"))
+    async with supervising(file) as supervisor:
+        assert first(supervisor).name == "pod-10.0.0.7"
+        left = await what_it_leaves(supervisor, monkeypatch)
+    addresses.clear()
+    async with supervising(file, left) as upgraded:
+        assert first(upgraded).name == "pod-10.0.0.7"
+
+
+async def test_a_passed_socket_that_nobody_listens_on_is_told_of(
+    tmp_path: Path, started: list[FakeChild], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        where = "{}:{}".format(*given.getsockname())
+        async with supervising(file, passed={"spare": [given]}):
+            pass
+    assert f'systemd has opened {where} ("spare"), where no frontend listens' in caplog.text
+
+
+async def test_the_file_of_a_unix_socket_goes_with_the_last_worker_that_listened_there(
+    tmp_path: Path, started: list[FakeChild]
+) -> None:
+    path = tmp_path / "lb.sock"
+    more = f'[[frontends]]\nname = "b"\nbind = "unix:{path}"\ndefault_backend = "agents"\n'
+    async with supervising(write(tmp_path, frontends=more)) as supervisor:
+        [sock] = started[0].listens["b", f"unix:{path}"]
+        with sock.dup():  # of the worker, which is late
+            write(tmp_path)
+            await supervisor.reload()
+            assert path.exists()
+        started[0].ends()
+        assert not path.exists()
+
+
+async def test_who_asks_a_reload_for_what_an_upgrade_can_do_is_told_so(
+    tmp_path: Path, started: list[FakeChild]
+) -> None:
+    async with supervising(write(tmp_path)) as supervisor:
+        write(tmp_path, workers=2)
+        with pytest.raises(ConfigError, match="can't change while it runs: upgrade or restart to"):
+            await supervisor.reload()
 
 
 async def test_a_tick_that_goes_wrong_is_not_the_last(
