@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -111,11 +112,8 @@ class ServerDialer:
         `in_words` explains; the caller bounds the time.
         """
         address, options = self._address, self._tls_options
-        if self._header is None and self._is_literal:
-            if isinstance(address, UnixAddress):
-                _, protocol = await loop.create_unix_connection(factory, address.path, **options)
-            else:
-                _, protocol = await loop.create_connection(factory, *address, **options)
+        if self._header is None and self._is_literal and not isinstance(address, UnixAddress):
+            _, protocol = await loop.create_connection(factory, *address, **options)
             return protocol
         sock = await self._connect(loop)
         try:
@@ -137,13 +135,16 @@ class ServerDialer:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.setblocking(False)
             try:
-                await loop.sock_connect(sock, address.path)
+                # At once, or not: EAGAIN is a full backlog, which asyncio takes for "not yet".
+                sock.connect(address.path)
             except BaseException:
                 sock.close()
                 raise
             return sock
         if self._name is not None:
             found: Sequence[aiohappyeyeballs.AddrInfoType] = await self._name.look_up()
+        elif "%" in address.host:
+            return await _connect_in_zone(loop, address)
         else:
             found = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
         return await aiohappyeyeballs.start_connection(
@@ -154,6 +155,29 @@ class ServerDialer:
         """A connection has come so far that it has a session, which the next ones resume."""
         if self._tls is not None:
             self._tls.session = tls.session
+
+
+async def _connect_in_zone(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
+    """A socket connected to an IPv6 address with its zone, which uvloop's `sock_connect` drops."""
+    (*_, where), *_ = socket.getaddrinfo(*address, flags=socket.AI_NUMERICHOST)
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        problem = sock.connect_ex(where)
+        if problem == errno.EINPROGRESS:
+            done = asyncio.Event()
+            loop.add_writer(sock.fileno(), done.set)
+            try:
+                await done.wait()
+            finally:
+                loop.remove_writer(sock.fileno())
+            problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if problem:
+            raise OSError(problem, os.strerror(problem))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def in_words(error: OSError) -> str:

@@ -208,11 +208,11 @@ class UpstreamConnection(Endpoint):
         """The exchange is over. `is_clean`: both messages ended exactly where they should."""
         self.exchange = None
         self.body = None
+        if is_clean and self._tls is not None and not self.is_reused:
+            self.dialer.remember(self._tls)
         if is_clean and self.keep_alive and not self._is_noted:
             if self._is_reading_paused:
                 self.resume_reading()
-            if self._tls is not None and not self.is_reused:
-                self.dialer.remember(self._tls)
             self.is_reused = True
             self.home.put_idle(self, now)
         else:

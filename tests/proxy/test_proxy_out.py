@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import shutil
+import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -13,6 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from hermes_lb.config import Backend
+from hermes_lb.dialing import Dialer
+from tests.ipv6 import needs_ipv6
 from tests.proxy.support import Stage, eventually, on_both_loops, request
 from tests.proxy.test_sockets import unix_client
 from tests.proxy.tls_origin import accept_tls, pem, server_context
@@ -20,6 +26,8 @@ from tests.proxy.tls_support import site, tls_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from hermes_lb.dialing import ServerDialer
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 
@@ -36,6 +44,50 @@ async def test_the_header_comes_first_and_once(stage: Stage) -> None:
     line = await at_origin.read_until(b"\r\n")
     assert line.decode() == f"PROXY TCP4 {host} 127.0.0.1 {port} {here}\r\n"
     assert (await at_origin.read_request()).head.target == "/a"
+
+
+def dialer(address: str) -> ServerDialer:
+    server = {"name": "a", "address": address}
+    configured = Backend.model_validate({"servers": [server], "proxy_protocol": "v1"})
+    return Dialer.of("agents", configured).to(configured.servers[0])
+
+
+@on_both_loops
+async def test_the_zone_of_an_address_is_heeded() -> None:
+    """Nobody is there, but the kernel says EINVAL only where a link-local address has no zone."""
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - which one depends on the machine
+        await dialer("[fe80::1%lo]:80").dial(asyncio.get_running_loop(), asyncio.Protocol)
+    assert raised.value.errno != errno.EINVAL
+
+
+@needs_ipv6
+@on_both_loops
+async def test_a_server_in_a_zone_gets_the_header() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
+        dialed = await dialer(f"[::1%1]:{port}").dial(loop, Dialed)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.recv(100) == b"PROXY UNKNOWN\r\n"
+        dialed.transport.abort()
+
+
+@needs_ipv6
+@on_both_loops
+async def test_a_server_in_a_zone_that_does_not_listen_refuses() -> None:
+    with socket.socket(socket.AF_INET6) as bound:
+        bound.bind(("::1", 0))
+        address = f"[::1%1]:{bound.getsockname()[1]}"
+        with pytest.raises(ConnectionRefusedError):
+            await dialer(address).dial(asyncio.get_running_loop(), asyncio.Protocol)
+
+
+class Dialed(asyncio.Protocol):
+    transport: asyncio.BaseTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
 
 
 IPV6 = "TCP6 2001:db8::7 2001:db8::1 4711 443"

@@ -16,6 +16,7 @@ from hermes_lb.config import Address, Bind, UnixAddress
 from hermes_lb.proxy.addresses import plain_address, plain_network, told_address
 from hermes_lb.proxy.listener import Listener
 from hermes_lb.proxy.sockets import handed_over, listening_socket, remove_stale
+from tests.ipv6 import needs_ipv6
 from tests.proxy.support import Client, Stage, on_both_loops
 
 if TYPE_CHECKING:
@@ -137,18 +138,6 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 # IPv6.
-
-
-def has_ipv6() -> bool:
-    with socket.socket(socket.AF_INET6) as sock:
-        try:
-            sock.bind(("::1", 0))
-        except OSError:
-            return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 on this machine")
 
 
 @needs_ipv6

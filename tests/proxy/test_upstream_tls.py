@@ -259,8 +259,9 @@ async def test_a_server_that_wants_a_certificate_of_ours_says_so(
 
 
 @on_both_loops
+@pytest.mark.parametrize("fields", [(), ("Connection: close",)], ids=["kept", "closed"])
 async def test_the_next_connection_resumes_the_session(
-    stage: Stage, trusting: dict[str, Any], certificate: trustme.LeafCert
+    stage: Stage, trusting: dict[str, Any], certificate: trustme.LeafCert, fields: tuple[str, ...]
 ) -> None:
     context = server_context(certificate)
     origin = await stage.origin()
@@ -272,7 +273,7 @@ async def test_the_next_connection_resumes_the_session(
         connection = await accept_tls(origin, context)
         resumed.append(connection.tls.session_reused)
         await connection.read_request()
-        await connection.send_and_end(response(b"ok"))
+        await connection.send_and_end(response(b"ok", *fields))
         assert (await client.read_response()).body == b"ok"
     assert resumed == [False, True]
 

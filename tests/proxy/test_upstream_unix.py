@@ -46,6 +46,28 @@ async def test_nobody_at_a_unix_socket_is_said_with_its_path(stage: Stage, tmp_p
     assert f"agent1 at unix:{path}: No such file or directory" in line.reason
 
 
+@on_both_loops
+@pytest.mark.parametrize("backend", [{}, {"proxy_protocol": "v1"}], ids=["plain", "PROXY"])
+async def test_a_unix_socket_that_takes_nobody_is_a_failed_connection(
+    stage: Stage, tmp_path: Path, backend: dict[str, str]
+) -> None:
+    """Nothing was sent, so even a POST may go elsewhere; asyncio takes EAGAIN for "not yet"."""
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting.connect(str(path))  # and the backlog is full
+        lb = await stage.balancer(
+            0, server={"address": f"unix:{path}"}, backend={"retries": 0, **backend}
+        )
+        client = await stage.client(lb)
+        await client.post(b"once")
+        assert (await client.read_response()).status == 503
+    line = await stage.log_line(lb)
+    assert line.termination == "SC"
+    assert f"agent1 at unix:{path}: Resource temporarily unavailable" in line.reason
+
+
 async def test_a_server_may_be_at_an_ipv6_address(stage: Stage) -> None:
     with socket.socket(socket.AF_INET6) as listener:
         try:
