@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
 _PR_SET_PDEATHSIG = 1
 _KEPT_LINES = 20
@@ -71,12 +70,7 @@ class EmbeddedServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _tidy_up(self) -> None:

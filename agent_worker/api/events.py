@@ -16,7 +16,7 @@ from agent_worker.api.sessions import PREFIX, principal_of, resume_path
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError, BadRequest, Draining
 from agent_worker.runtime import FollowRequest
-from agent_worker.runtime.events import DONE, ERROR, unlogged
+from agent_worker.runtime.events import DONE, ERROR, error_data, unlogged
 from agent_worker.sessions.event_log import is_event_id
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class EventEndpoint:
                         await stream.keep_alive()
         except AgentError as error:
             # The head is out: the client is told in the stream, and comes back with its last id.
-            await stream.send(unlogged(ERROR, {"code": error.code, "message": str(error)}))
+            await stream.send(unlogged(ERROR, error_data(error)))
         finally:
             self._metrics.active_sessions.dec()
         return await stream.finish()

@@ -16,7 +16,7 @@ from agent_worker.api.bodies import MAX_BODY, content_of, parse_object, policy_o
 from agent_worker.api.sessions import PREFIX, principal_of
 from agent_worker.errors import AgentError, BadRequest, Draining, TurnBusy, UpgradeRequired
 from agent_worker.runtime import TurnRequest
-from agent_worker.runtime.events import DONE, ERROR, QUEUED, unlogged
+from agent_worker.runtime.events import DONE, ERROR, QUEUED, error_data, unlogged
 from agent_worker.sessions import Queued
 from agent_worker.tasks import cancel_and_wait, spawn_reporting
 
@@ -187,4 +187,4 @@ class _Connection:
 
     async def _send_error(self, error: AgentError) -> None:
         """An error outside of a turn; it has no id."""
-        await self._send_event(unlogged(ERROR, {"code": error.code, "message": str(error)}))
+        await self._send_event(unlogged(ERROR, error_data(error)))

@@ -1,4 +1,11 @@
-"""Engines by name; importing this package registers the built-in ones."""
+"""Engines by name; importing this package registers the built-in ones.
+
+base            what an engine is, and the register
+scripted        deterministic, for demonstrations and tests; its scripted_tools and faults
+openai          any server of the chat completions API
+hermes          a hermes-agent
+chat            that API for both: chat_messages, arguments and chat_answer, read by `sse`
+"""
 
 from agent_worker.models.arguments import INVALID_ARGUMENTS
 from agent_worker.models.base import (

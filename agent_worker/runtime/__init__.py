@@ -7,11 +7,14 @@ loop          model <-> tools until done; it knows neither HTTP nor Redis
 tool_calls    the calls of one step, and the ledger
 conversation  what of the history a model gets
 large         texts that are kept as blobs
+events        their names and ids
 outlet        events: into the log, then to the client
 tail          events: from the log to whoever follows it
 succession    one turn's events to its end, and its end if its worker died
 bells         what rings a worker when something happens elsewhere
+reading       a session in parts
 archiver      feeds the archive
+janitor       removes what outlived its session
 """
 
 from agent_worker.runtime.archiver import Archiver

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_worker.errors import AgentError, BadRequest
 from agent_worker.runtime.conversation import Conversation, tokens_in
-from agent_worker.runtime.events import DONE, ERROR, unlogged
+from agent_worker.runtime.events import DONE, ERROR, error_data, unlogged
 from agent_worker.runtime.large import LargeTexts
 from agent_worker.sessions import Answer, Grant, Lease, Summary, ToolStart, turn_text
 from agent_worker.tools import Toolbox, ToolError
@@ -120,7 +120,7 @@ class EphemeralTurn:
         except AgentError as error:
             outcome = error.code
             with contextlib.suppress(ConnectionError):
-                await self.emit(ERROR, {"code": error.code, "message": str(error)})
+                await self.emit(ERROR, error_data(error))
             raise
         finally:
             self._metrics.turns.labels(outcome).inc()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from agent_worker.errors import AgentError, TurnInterrupted
 from agent_worker.sessions import Event
 from agent_worker.sessions.operations import dump
 
@@ -33,6 +34,17 @@ async def nobody(event: Event) -> None:
 def unlogged(name: str, data: dict[str, Any]) -> Event:
     """An event of one connection only."""
     return Event("", name, dump(data))
+
+
+def error_data(error: AgentError) -> dict[str, Any]:
+    """What an `error` event says: `{"code", "message"}`."""
+    return {"code": error.code, "message": str(error)}
+
+
+def unfinished() -> Event:
+    """The end of a turn whose worker died: the log has none."""
+    error = TurnInterrupted("The turn was not finished; its finished steps are kept.")
+    return unlogged(ERROR, error_data(error))
 
 
 class EventNumbering:

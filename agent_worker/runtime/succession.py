@@ -15,8 +15,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent_worker.errors import AgentError, TurnInterrupted
-from agent_worker.runtime.events import ERROR, HANDOVER, nobody, unlogged
+from agent_worker.errors import AgentError
+from agent_worker.runtime.events import ERROR, HANDOVER, nobody, unfinished, unlogged
 from agent_worker.runtime.turns import TurnRequest
 from agent_worker.sessions import NotTaken
 from agent_worker.sessions.event_log import channel
@@ -87,7 +87,7 @@ class Succession:
                         continue
                     if page.state in {"told", "untold"}:
                         if page.state == "untold":
-                            yield unlogged(ERROR, {"code": TurnInterrupted.code, "message": _OVER})
+                            yield unfinished()
                         return
                     is_ours = running is not None and not running.done()
                     if self._turns.is_leaving and not is_ours:
@@ -127,6 +127,3 @@ class Succession:
         except AgentError as error:
             # What its followers have to know of that is in the log.
             log.info("session %s: turn %s: %s", asked.session_id, request.turn, error)
-
-
-_OVER = "The turn was not finished; its finished steps are kept."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent_worker.errors import TurnInterrupted
-from agent_worker.runtime.events import ERROR, RESET, unlogged
+from agent_worker.runtime.events import RESET, unfinished
 from agent_worker.runtime.reading import read_newest
 from agent_worker.sessions import Event
 from agent_worker.sessions.event_log import channel
@@ -54,7 +53,7 @@ class Tail:
                     was_running = True
                     continue
                 if page.status == "interrupted" and was_running:
-                    yield unlogged(ERROR, {"code": TurnInterrupted.code, "message": _DIED})
+                    yield unfinished()
                 was_running = page.status == "running"
                 if not await bell.wait(_LOOK_S):
                     yield None
@@ -62,6 +61,3 @@ class Tail:
     async def _snapshot(self, session_id: str, principal: str) -> Event:
         view = await read_newest(self._store, session_id, principal, count=_SNAPSHOT_MESSAGES)
         return Event(view.last_event, RESET, dump(view.as_json()))
-
-
-_DIED = "The turn was not finished; its finished steps are kept."

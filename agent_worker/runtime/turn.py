@@ -21,7 +21,7 @@ from agent_worker.errors import (
     TurnInterrupted,
 )
 from agent_worker.runtime.conversation import Conversation
-from agent_worker.runtime.events import DONE, ERROR, HANDOVER, MESSAGE_DELTA, REWIND
+from agent_worker.runtime.events import DONE, ERROR, HANDOVER, MESSAGE_DELTA, REWIND, error_data
 from agent_worker.runtime.outlet import Outlet
 from agent_worker.sessions import Answer, Event, new_nonce, turn_text
 from agent_worker.sessions.operations import dump
@@ -299,7 +299,7 @@ class Turn:
             with contextlib.suppress(AgentError):
                 leave = self._store.hand_over(self._lease, kept_s=_HANDED_S)
                 await uncancelled(leave, name="hand over")
-        data = {"code": error.code, "message": str(error)}
+        data = error_data(error)
         try:
             # Those that end no turn are not logged: others go on, and whoever follows with them.
             ends_turn = not isinstance(error, HandedOver | LeaseLost | StoreUnavailable)

@@ -2,6 +2,8 @@
 
 keys          the keys of a session
 client        Redis as it is reached: plain, TLS, Sentinel, Cluster
+redis_url     which Redis a URL means
+topology      which server holds a key now; `node`: one of them, `subscriber`: pub/sub on one
 scripts, lua  the operations themselves
 operations    runs one: refusals and failures as errors
 store         sessions and turns

@@ -20,7 +20,9 @@ class Produce:
         Effect.READ,
         {
             "type": "object",
-            "properties": {"kilobytes": {"type": "integer", "minimum": 1, "maximum": 1024}},
+            "properties": {
+                "kilobytes": {"type": "integer", "minimum": 1, "maximum": MAX_KILOBYTES}
+            },
             "required": ["kilobytes"],
         },
     )

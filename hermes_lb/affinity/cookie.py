@@ -322,18 +322,19 @@ def _is_cacheable(method: bytes, status: int, headers: tuple[tuple[bytes, bytes]
     return cacheable and has_lifetime and not is_stale
 
 
-def request_letter(value: bytes | None, named: Server | None, answered: Server | None) -> str:
+def request_letter(value: bytes | None, named: Server | None, asked: Server | None) -> str:
     """What the client's cookie was, in HAProxy's letter for the access log.
 
-    `value` comes from `extract`, `named` from `server_for`; `answered` is the server that served
-    the request, or None. N: no cookie. I: it names no server. V: it names the server that served.
-    D: it names one that is down or could not be reached, so that another served.
+    `value` comes from `extract`, `named` from `server_for`; `asked` is the server that got the
+    request, the last one if there were several, or None. N: no cookie. I: it names no server. V: it
+    names the server that was asked. D: it names one that is down or could not be reached, so that
+    another was asked.
     """
     if value is None:
         return "N"
     if named is None:
         return "I"
-    is_valid = named is answered if answered is not None else named.is_up
+    is_valid = named is asked if asked is not None else named.is_up
     return "V" if is_valid else "D"
 
 

@@ -1,4 +1,15 @@
-"""Configuration: a TOML file or a mapping -> `Config`; every problem is reported at once."""
+"""Configuration: a TOML file or a mapping -> `Config`; every problem is reported at once.
+
+loader       `load_config`: a file or a mapping -> a Config, or all that is wrong with it
+source       a file's bytes -> its tables; `lines`: on which line a key stands
+models       the whole; its sections are in process, frontend and backend
+section      what sections are made of; `units`: durations, sizes, addresses
+references   names that must exist, or be distinct; routes out of reach
+problems     what is wrong, in lines for people; `explain` and `allowed`: in their words
+changes      what differs between two configurations
+resolved     names of servers whose addresses are looked up
+token        the admin listener's token; `admin_tls`: its TLS
+"""
 
 from hermes_lb.config.backend import (
     Backend,

@@ -118,7 +118,7 @@ def find_server(pools: Mapping[str, Pool], backend: str, server: str) -> Server:
     pool = pools.get(backend)
     if pool is None:
         raise UnknownServer(f"there is no backend {backend!r}; there are {', '.join(pools)}")
-    found = next((s for s in pool.servers if s.name == server), None)
+    found = pool.find(server)
     if found is None:
         names = ", ".join(s.name for s in pool.servers)
         raise UnknownServer(f"backend {backend} has no server {server!r}; it has {names}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from hermes_lb.control.history import FIELDS
 from hermes_lb.control.operator import MAX_WEIGHT
-from hermes_lb.observe.metrics import STATUS_CLASSES
+from hermes_lb.observe.metric_table import STATUS_CLASSES
 from hermes_lb.observe.termination import PHASE
 from hermes_lb.pool.server import ADMINS, STATES
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.resolved import name_at, resolved_name
+from hermes_lb.control.operator import MAX_WEIGHT
 from hermes_lb.pool.server import ADMINS, Admin
 from hermes_lb.tasks import Tasks
 
@@ -53,8 +54,6 @@ _PAUSE = 0.5
 # Seconds from a writing that failed to the next one, twice as many each time.
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 60.0
-# As `config.Server.weight` and `control.operator.MAX_WEIGHT` have it.
-_MAX_WEIGHT = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,8 +400,8 @@ def _parse_one(saved: dict[str, Any], where: str) -> SavedState:
 
 
 def _weight(value: object, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_WEIGHT:
-        raise ValueError(f"{where}: a weight is a number from 0 to {_MAX_WEIGHT}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_WEIGHT:
+        raise ValueError(f"{where}: a weight is a number from 0 to {MAX_WEIGHT}")
     return value
 
 

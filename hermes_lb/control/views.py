@@ -6,12 +6,10 @@ Times are Unix seconds, durations seconds. `now` is the data path's clock.
 from __future__ import annotations
 
 import platform
-from functools import cache
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.control.history import available, percentiles, reason
-from hermes_lb.observe.metrics import STATUS_CLASSES
+from hermes_lb.observe.metric_table import STATUS_CLASSES, version
 from hermes_lb.observe.termination import PHASE, WHO
 
 if TYPE_CHECKING:
@@ -174,11 +172,3 @@ def describe_abort(abort: Abort) -> dict[str, Any]:
     who, phase = abort["termination"][:2]
     means = f"{WHO.get(who, who)}; waited for {PHASE.get(phase, phase)}"
     return {**abort, "means": means}
-
-
-@cache
-def version() -> str:
-    try:
-        return metadata.version("hermes-lb")
-    except metadata.PackageNotFoundError:
-        return "unknown"  # run from a source tree that was never installed

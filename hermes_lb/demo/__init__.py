@@ -8,6 +8,7 @@
     scenes      what is shown, and checked (`checks`)
     open_house  stays up: what to try, the requests as they are logged, workers that come back
     screen      how all of it looks, on a terminal and in a pipe
+    failures    what ends it before its time
 
 Nothing of the balancer or of the workers runs in this process: each is what a user would start.
 """

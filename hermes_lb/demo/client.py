@@ -16,7 +16,7 @@ from hermes_lb.demo.failures import DemoFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from types import SimpleNamespace, TracebackType
+    from types import SimpleNamespace
 
 SESSIONS = "/api/agent/sessions"
 WORKER_HEADER = "X-Hermes-Worker"
@@ -78,12 +78,7 @@ class Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._http.close()
 
     def cookie(self, name: str) -> str | None:

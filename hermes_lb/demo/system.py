@@ -97,16 +97,14 @@ class System:
 
         await self._until(is_well, balancer, "the balancer runs and sees every worker up")
 
-    async def wait_until_seen(self, worker: PlannedWorker, *, up: bool, timeout: float) -> float:
-        """Wait until the balancer sees the worker up (and in use), or down -> the seconds."""
-        began = time.monotonic()
+    async def wait_until_seen(self, worker: PlannedWorker, *, up: bool, timeout: float) -> None:
+        """Wait until the balancer sees the worker up (and in use), or down."""
 
         async def is_seen() -> bool:
             return await self._sees(worker, up=up)
 
         what = f"the balancer sees {worker.name} {'up' if up else 'down'}"
         await self._until(is_seen, self.processes[BALANCER], what, timeout)
-        return time.monotonic() - began
 
     async def server_states(self) -> list[ServerState]:
         """The balancer's opinion of all servers; empty if it does not answer."""

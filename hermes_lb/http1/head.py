@@ -19,7 +19,7 @@ class IncompleteHead(httptools.HttpParserError):
 
 
 class _Lister:
-    """The same, one by one."""
+    """Takes every field as it comes, those of one name too: the slow way, for rare heads."""
 
     def __init__(self) -> None:
         self.names: list[bytes] = []

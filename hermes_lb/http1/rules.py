@@ -21,11 +21,12 @@ _HOST = re.compile(
 
 
 class _Hosts(Memory[bytes, str]):
-    """A Host value -> the name in lower case without the port, or "" if it is malformed."""
+    """A Host value -> the name in lower case without the port and without the dot that a whole name
+    may end with (nginx too), or "" if it is malformed."""
 
     def __missing__(self, value: bytes) -> str:
         match = _HOST.fullmatch(value)
-        name = match["host"].decode("ascii").lower() if match else ""
+        name = match["host"].decode("ascii").lower().removesuffix(".") if match else ""
         return self.remember(value, len(value), name)
 
 

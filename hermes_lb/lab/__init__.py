@@ -7,9 +7,11 @@ workloads    arrivals and lengths; `trace` reads them from an access log
 engine       the virtual clock, the machines, and the life of a request
 pace         how fast a machine works, and when
 measures     what is counted
-why          explains one pick
+why          explains one pick; `explanations`: by each strategy's own numbers
 report       tables for a terminal; `html` and `plots` make the page
 live         the real balancer before real servers, beside the model
+sockets      its servers and clients; `agents`: real workers instead
+interruption SIGINT and SIGTERM end a run, and what it has started
 """
 
 from hermes_lb.lab.command import Asked, run

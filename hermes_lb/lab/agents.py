@@ -17,7 +17,6 @@ from hermes_lb.lab.workloads import Workload, exponential, poisson
 
 if TYPE_CHECKING:
     from random import Random
-    from types import TracebackType
 
 #: Seconds between two words.
 INTERVAL: Final = 0.05
@@ -80,12 +79,7 @@ class Agents:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._end()
 
     async def _start_worker(self, number: int, store: str) -> str:

@@ -11,7 +11,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hermes_lb.observe.sinks import BackgroundWriter
+from hermes_lb.observe.background import BackgroundWriter
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hermes_lb.observe.sinks import BackgroundWriter
+from hermes_lb.observe.background import BackgroundWriter
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

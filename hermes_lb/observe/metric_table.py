@@ -265,7 +265,7 @@ def _of_the_whole(seen: Observed) -> Iterator[MetricRow]:
     )
     yield MetricRow(
         "gauge", "hermes_lb_build_info", ("version", "python"),
-        "Always 1", [((_version(), platform.python_version()), 1)],
+        "Always 1", [((version(), platform.python_version()), 1)],
     )
 
 
@@ -360,7 +360,8 @@ def _refused(seen: Observed) -> Iterator[Sample]:
 
 
 @cache
-def _version() -> str:
+def version() -> str:
+    """Of this package, as it is installed."""
     try:
         return metadata.version("hermes-lb")
     except metadata.PackageNotFoundError:

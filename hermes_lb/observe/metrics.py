@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
-from hermes_lb.observe.metric_table import STATUS_CLASSES, metrics_of
+from hermes_lb.observe.metric_table import metrics_of
 from hermes_lb.pool.counters import Histogram
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from hermes_lb.observe.metric_table import MetricRow
     from hermes_lb.observe.observed import Observed
-
-__all__ = ["CONTENT_TYPE", "STATUS_CLASSES", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.listener import Frontend, Listener
+    from hermes_lb.proxy.frontend import Frontend
+    from hermes_lb.proxy.listener import Listener
 
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
@@ -176,6 +177,7 @@ class ClientConnection(Intake):
             self.context.turn.finish()
         if self.exchange is not None:
             self.exchange.client_left()
+            self._held = bytearray()  # what was to come behind it never will
         elif (self._held or self.awaits) and not self.is_closing:
             what = self.awaits or "request head"
             left = RequestRefused(0, f"the client left within a {what}", "CR")

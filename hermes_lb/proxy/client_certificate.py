@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NONE = b"X-SSL-Client-Verify: NONE\r\n"
 
-# RFC 4514 section 3: what those that call themselves by it abbreviate.
+# RFC 4514 section 3: OpenSSL's names of those types that have a short one.
 _SHORT = {
     "commonName": "CN",
     "countryName": "C",

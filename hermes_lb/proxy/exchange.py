@@ -6,7 +6,7 @@ The phases have HAProxy's letters: Q queue, C connect, H response head, D data, 
 T for a tunnel. `finish` is called exactly once, from whichever phase: it gives the lease back and
 records the exchange.
 
-Nothing is awaited on the common path: `begin` parses, picks and writes to an idle connection in one
+Nothing is awaited on the common path: `begin` routes, picks and writes to an idle connection in one
 go. Every method runs to its end in one turn of the event loop, so between two of them anything may
 have happened, and within one of them nothing.
 """

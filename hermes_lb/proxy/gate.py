@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.listener import Frontend
+    from hermes_lb.proxy.frontend import Frontend
 
 # Of the limit: so many idle connections are closed at once to make room, and so many must have
 # gone before the listeners open again. Opening them for a single client would cost more than it.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
 
-_LINGER_FOR_0_S = (1).to_bytes(4, "little") + bytes(4)  # struct linger: on, 0 s
+_LINGER_FOR_0_S = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
 def has_news(transport: asyncio.Transport, events: int) -> bool:
@@ -26,4 +27,9 @@ def reset_when_closed(transport: asyncio.Transport) -> None:
     """It will end by a TCP reset, which nobody can take for a clean end."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_FOR_0_S)
+        reset_socket_when_closed(sock)
+
+
+def reset_socket_when_closed(sock: socket.socket) -> None:
+    """The same, of a socket."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_FOR_0_S)

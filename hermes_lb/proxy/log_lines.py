@@ -72,16 +72,15 @@ def _cookie_letters(exchange: Exchange, cookie: bytes, affinity: CookieAffinity)
     if exchange.reading is not None and exchange.reading.letter:
         return exchange.reading.letter + exchange.response_letter
     named = affinity.server_for(cookie)
-    answered = exchange.server if exchange.response_at >= 0.0 else None
-    return request_letter(cookie, named, answered) + exchange.response_letter
+    return request_letter(cookie, named, exchange.server) + exchange.response_letter
 
 
-def _until_connected(exchange: Exchange) -> tuple[int, int, int]:
+def _until_connected(exchange: Exchange, now: float) -> tuple[int, int, int]:
     """HAProxy's TR, Tw and Tc in milliseconds; -1 for a phase that was not reached."""
-    head_at, dispatched = exchange.head_at, exchange.dispatched_at
-    tr = int((head_at - exchange.started_at) * 1000.0)
-    tw = int((dispatched - head_at) * 1000.0) if dispatched >= 0.0 else -1
-    tc = int((exchange.connected_at - dispatched) * 1000.0) if exchange.connected_at >= 0.0 else -1
+    connected, waited = exchange.connected_at, exchange.waited(now)
+    tr = int((exchange.head_at - exchange.started_at) * 1000.0)
+    tw = int(waited * 1000.0) if waited >= 0.0 else -1
+    tc = int((connected - exchange.dispatched_at) * 1000.0) if connected >= 0.0 else -1
     return tr, tw, tc
 
 
@@ -100,19 +99,23 @@ def _httplog_line(
     client, context, head = exchange.client, exchange.context, exchange.head
     frontend, backend, server = client.frontend, exchange.backend, exchange.server
     began, connected, response_at = exchange.started_at, exchange.connected_at, exchange.response_at
-    if backend is None or server is None:
-        where = frontend.name if backend is None else backend.name
-        served_by, in_backend, in_server = f"{where}/{NO_SERVER}", 0, 0
+    in_backend = in_server = 0
+    if backend is None:
+        served_by = f"{frontend.name}/{NO_SERVER}"
     else:
-        # A server that a reload has removed may have no name there any more.
-        served_by = backend.log_names.get(server) or f"{backend.name}/{server.name}"
-        in_backend, in_server = backend.pool.in_flight, server.in_flight
+        in_backend = backend.pool.in_flight + len(backend.pool.waiting)
+        if server is None:
+            served_by = f"{backend.name}/{NO_SERVER}"
+        else:
+            # A server that a reload has removed may have no name there any more.
+            served_by = backend.log_names.get(server) or f"{backend.name}/{server.name}"
+            in_server = server.in_flight
     return format_line(
         client.log_name if exchange.client_address is client.address else _log_name(exchange),
         int((began + context.wall_clock_offset) * 1000.0),
         frontend.name,
         served_by,
-        AT_ONCE if connected == began else "{}/{}/{}".format(*_until_connected(exchange)),
+        AT_ONCE if connected == began else "{}/{}/{}".format(*_until_connected(exchange, now)),
         int((response_at - connected) * 1000.0) if response_at >= 0.0 else -1,
         int((now - began) * 1000.0),
         exchange.status or -1,
@@ -200,7 +203,7 @@ def _json_line(exchange: Exchange, now: float, termination: str) -> str:
     client, head, captured = exchange.client, exchange.head, exchange.captured
     backend, server, response_at = exchange.backend, exchange.server, exchange.response_at
     is_at_once = exchange.connected_at == exchange.started_at
-    tr, tw, tc = (0, 0, 0) if is_at_once else _until_connected(exchange)
+    tr, tw, tc = (0, 0, 0) if is_at_once else _until_connected(exchange, now)
     return json_log.format_line(
         Entry(
             time=json_log.date(int((exchange.started_at + client.context.wall_clock_offset) * 1e3)),

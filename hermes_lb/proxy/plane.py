@@ -7,14 +7,13 @@ import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from hermes_lb.config import Address
 from hermes_lb.dialing import Dialer
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.proxy.certificates import check_certificates
 from hermes_lb.proxy.context import Context, RequestLog
 from hermes_lb.proxy.dispatch import Backend
-from hermes_lb.proxy.listener import Frontend
+from hermes_lb.proxy.frontend import Frontend
 from hermes_lb.proxy.record import Recorder
 from hermes_lb.proxy.sockets import listening_socket
 from hermes_lb.proxy.sweep import Sweep
@@ -280,7 +279,7 @@ class DataPlane:
             sock.dup()
             for frontend in self.frontends
             for listener in frontend.listeners
-            if listener.bind.address == bind.address and not _any_port(bind)
+            if listener.bind.address == bind.address and not bind.is_any_port
             for sock in listener.sockets
         ]
 
@@ -398,7 +397,3 @@ def _groups(
     if sockets is None:
         return None
     return [sockets[configured.name, str(bind)] for bind in configured.bind]
-
-
-def _any_port(bind: Bind) -> bool:
-    return isinstance(bind.address, Address) and bind.address.port == 0

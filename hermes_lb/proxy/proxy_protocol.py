@@ -84,17 +84,17 @@ def _read_v2(data: bytes | bytearray) -> ProxyHeader | None:
     size = 16 + int.from_bytes(data[14:16], "big")
     if command not in (_LOCAL, _PROXY):
         raise InvalidHeader("it has another version or command")
-    if family >> 4 not in _ADDRESS_SIZES or family & 15 > 2:
-        raise InvalidHeader("it has another family or transport")
     if size > _MOST_IN_V2:
         raise InvalidHeader("it is too long")
+    if command == _LOCAL:  # section 2.2: the family and whatever follows are ignored
+        return ProxyHeader(None, None, size) if len(data) >= size else None
+    if family >> 4 not in _ADDRESS_SIZES or family & 15 > 2:
+        raise InvalidHeader("it has another family or transport")
     addresses_end = 16 + _ADDRESS_SIZES[family >> 4]
-    if command == _PROXY and size < addresses_end:
+    if size < addresses_end:
         raise InvalidHeader("it is too short for its addresses")
     if len(data) < size:
         return None
-    if command == _LOCAL:  # section 2.2: whatever follows is skipped
-        return ProxyHeader(None, None, size)
     _check_extensions(data, addresses_end, size)
     if family not in (_TCP4, _TCP6):
         return ProxyHeader(None, None, size)

@@ -87,10 +87,9 @@ def _count_phases(exchange: Exchange, counters: RequestCounters, now: float) -> 
     """Of a request that was not sent at once, or never."""
     counters.late += 1
     connected, response_at = exchange.connected_at, exchange.response_at
-    if exchange.dispatched_at >= 0.0:
-        counters.waiting.observe(exchange.dispatched_at - exchange.head_at)
-    elif exchange.phase == "Q":
-        counters.waiting.observe(now - exchange.head_at)
+    waited = exchange.waited(now)
+    if waited >= 0.0:
+        counters.waiting.observe(waited)
     if response_at >= connected >= 0.0:
         counters.response_shift.move(response_at - exchange.started_at, response_at - connected)
 

@@ -53,8 +53,6 @@ def set_cookie(
         return _set_dated(exchange, affinity, server, head)
     named = affinity.server_for(exchange.cookie) if exchange.cookie is not None else None
     if named is server:
-        if exchange.response_letter == "-":
-            exchange.response_letter = "N"
         return b""
     exchange.response_letter = "I"
     return affinity.inserted(server, exchange.head.method, head)
@@ -66,8 +64,6 @@ def _set_dated(
     reading = exchange.reading or Reading(None)
     value = affinity.dated(server, reading, exchange.context.seconds_since_1970())
     if value is None:
-        if exchange.response_letter == "-":
-            exchange.response_letter = "N"
         return b""
     # HAProxy calls it updated if the client stays where it was.
     exchange.response_letter = "U" if reading.server is server else "I"

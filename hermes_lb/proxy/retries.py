@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.errors import ClosedBeforeResponse, Retry
+from hermes_lb.errors import ClosedBeforeResponse, ConnectTimeout, Retry
 from hermes_lb.proxy import answers
 from hermes_lb.proxy.state import ExchangeState
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hermes_lb.pool import Server
     from hermes_lb.proxy.dispatch import Backend
 
-# Seconds before the same server is tried again (HAProxy: min(timeout connect, 1 s)).
+# Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
 _TURN_AROUND = 1.0
 
 
@@ -58,7 +58,8 @@ class Retries(ExchangeState):
     ) -> None:
         """On another server, at once; a cookie's is left only for the last retry (HAProxy).
 
-        Where there is no other, the same one is tried again after a while: it may be restarting.
+        Where there is no other, the same one is tried again, after a while if it refused: it may be
+        restarting. A dial that timed out has waited long enough.
         """
         is_last = self.retries + 1 >= backend.retries
         is_pinned = self.pinned_to is server
@@ -76,10 +77,12 @@ class Retries(ExchangeState):
         self.retries += 1
         server.counters.retries += 1
         self.must_dial = is_stale
+        self.connected_at = -1.0
         lease, self.lease = self.lease, None
         if lease is not None:
             lease.release()
-        if is_stale and (is_pinned or not others):
+        timed_out = isinstance(error, ConnectTimeout)
+        if (is_stale and (is_pinned or not others)) or (stays and timed_out):
             self.dispatch(now)
         elif stays:
             self.phase = "C"

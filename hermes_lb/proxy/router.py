@@ -31,7 +31,7 @@ class _Rule:
     __slots__ = ("_host", "_is_suffix", "_path", "_prefix", "destination")
 
     def __init__(self, route: config.Route, destination: Destination) -> None:
-        host = route.host or ""
+        host = (route.host or "").removesuffix(".")
         self._is_suffix = host.startswith("*.")
         self._host = host[1:] if self._is_suffix else host
         self._path = route.path.encode() if route.path else b""

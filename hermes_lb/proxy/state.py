@@ -46,8 +46,8 @@ class ExchangeState:
         "lease",
         "server",  # the last one that was picked
         "upstream",
-        "dialing",
-        "turn_around",
+        "dialing",  # or the question where its session lives
+        "turn_around",  # the pause before another attempt
         "must_dial",
         "retries",
         "queue_position",
@@ -67,7 +67,7 @@ class ExchangeState:
         "response_at",
         "bytes_in",
         "bytes_out",
-        "response_letter",  # of the affinity cookie
+        "response_letter",  # of the affinity cookie, where there is one
         "reason",  # why it was refused or failed, for a person
         "captured",  # fields of the request that its log line shows
     )
@@ -110,7 +110,7 @@ class ExchangeState:
         self.response_at = -1.0
         self.bytes_in = 0
         self.bytes_out = 0
-        self.response_letter = "-"
+        self.response_letter = "N"
         self.reason = ""
         self.captured = NOTHING_CAPTURED
 
@@ -128,6 +128,12 @@ class ExchangeState:
     def is_queued(self) -> bool:
         """True while it waits for a free place on a server."""
         return self.phase == "Q"
+
+    def waited(self, now: float) -> float:
+        """HAProxy's Tw in seconds: in the queue, and in attempts before. -1: not come so far."""
+        if self.phase == "Q" and self.stream is None:  # in vain
+            return now - self.head_at
+        return self.dispatched_at - self.head_at if self.dispatched_at >= 0.0 else -1.0
 
     @property
     def is_request_read(self) -> bool:

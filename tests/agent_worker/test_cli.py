@@ -183,7 +183,10 @@ async def test_sigterm_leaves_open_connections_their_hearing(
                 answer = await response.json()
                 return response.status, answer["content"], response.headers["Connection"]
 
-        async with http.ws_connect(f"{url}/api/agent/sessions/{sid}/ws") as socket:
+        async with (
+            http.ws_connect(f"{url}/api/agent/sessions/{sid}/ws") as socket,
+            http.ws_connect(f"{url}/api/agent/sessions/{late_sid}/ws") as idle,
+        ):
             await socket.send_json({"content": "write 50 words"})
             await socket.receive_json()
             answered = asyncio.gather(late())
@@ -191,6 +194,8 @@ async def test_sigterm_leaves_open_connections_their_hearing(
             worker.process.send_signal(signal.SIGTERM)
             while "waiting for" not in await worker.line():
                 pass
+            # It says so a moment before its sockets know; they all do once the idle one is closed.
+            assert [frame async for frame in idle] == []
             await socket.send_json({"content": "once more"})
             rest.set()
             assert await answered == [(200, "The agent reads.", "close")]

@@ -297,7 +297,8 @@ ACCEPTED = [
         _ok(f"row19-{host!r}", _host(b"Host: " + host), host=host, host_name=name)
         for host, name in {
             b"A.B": "a.b", b"a:80": "a", b"a:": "a", b"[::1]": "[::1]", b"[::1]:80": "[::1]",
-            b"1.2.3.4:5": "1.2.3.4", b"xn--a_b": "xn--a_b", b"": "",
+            b"1.2.3.4:5": "1.2.3.4", b"xn--a_b": "xn--a_b", b"": "", b"a.b.": "a.b",
+            b"a.:80": "a",
         }.items()
     ),
     _ok("row19-none-in-http10", b"GET / HTTP/1.0\r\n\r\n", host=b"", host_name="", minor_version=0),

@@ -112,7 +112,7 @@ async def test_a_name_that_takes_long_to_resolve_holds_nobody_up(
         go_on.wait(20)
         return open_sink(str(tmp_path / "log"), tag)
 
-    monkeypatch.setattr("hermes_lb.observe.sinks.open_sink", resolves)
+    monkeypatch.setattr("hermes_lb.observe.background.open_sink", resolves)
     log = AccessLog("syslog:udp://far.away", flush_every=0.002)
     await log.start(may_be_late=True)
     log.write("a line")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.observe import sinks
-from hermes_lb.observe.sinks import BackgroundWriter, DescriptorSink, SyslogSink, open_sink
+from hermes_lb.observe.sinks import DescriptorSink, SyslogSink, open_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -376,20 +376,3 @@ def test_the_syslog_date_has_a_space_before_a_day_below_ten(now: str, date: str)
     from datetime import datetime
 
     assert sinks._syslog_date(datetime.fromisoformat(now).timestamp()) == date
-
-
-def test_the_writer_survives_a_bug_in_a_sink(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(DescriptorSink):
-        def write(self, lines: list[str]) -> sinks.Outcome:
-            if lines == ["bad"]:
-                raise RuntimeError("a bug")
-            return sinks.Outcome(0, "")
-
-    monkeypatch.setattr(sinks, "open_sink", lambda target, tag, facility: Broken(1))
-    writer = BackgroundWriter("anything", "hermes_lb")
-    writer.opened.result(10)
-    bad, good = writer.write(["bad"]), writer.write(["good"])
-    assert bad.result(10) == (1, "RuntimeError('a bug')")
-    assert good.result(10) == (0, "")
-    writer.stop(wait=True)
-    assert not writer._thread.is_alive()

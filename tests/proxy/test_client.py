@@ -356,6 +356,21 @@ async def test_a_client_that_leaves_in_its_head_is_logged(stage: Stage) -> None:
     assert (line.termination, line.status) == ("CR", -1)
 
 
+@pytest.mark.parametrize("ending", ["half_close", "close", "abort"])
+async def test_what_a_client_pipelined_before_it_left_is_no_refusal(
+    stage: Stage, ending: str
+) -> None:
+    """HAProxy and nginx have a line of the first request only."""
+    lb = await stage.balancer(await stage.origin())
+    client = await stage.client(lb)
+    await client.send(request("GET", "/1") + request("GET", "/2"))
+    await eventually(lambda: in_flight(lb) == [1])
+    getattr(client, ending)()
+    line = await stage.log_line(lb)
+    assert (line.termination[0], line.request) == ("C", "GET /1 HTTP/1.1")
+    assert not lb._plane.frontends[0].counters.refused
+
+
 @on_both_loops
 async def test_a_client_that_has_gone_before_it_was_accepted(stage: Stage) -> None:
     """The kernel may not know its address any more: nothing is done for a client without one."""

@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 
+from hermes_lb.proxy.retries import Retries
 from tests.proxy.support import (
     WEBSOCKET,
     AtOrigin,
@@ -188,7 +189,8 @@ async def test_a_client_that_leaves_leaves_the_queue(stage: Stage, ending: str) 
     await waiting(lb, 1)
     line = await stage.log_line(lb)
     assert (line.termination, line.server, line.status) == ("CQ", "<NOSRV>", -1)
-    assert line.reached == "TR"
+    assert line.reached == "TR Tw"  # it has waited, if in vain
+    assert line.connections[2:] == (2, 0)  # one at the server, and one that waits
     await at_origin.respond(b"1")
     assert (await at_origin.read_request()).head.target == "/3"
     await at_origin.respond(b"3")
@@ -208,6 +210,7 @@ async def test_waiting_too_long_is_503(stage: Stage) -> None:
     assert not pool_of(lb).waiting
     line = await stage.log_line(lb)
     assert (line.termination, line.server, line.status) == ("sQ", "<NOSRV>", 503)
+    assert (line.reached, line.connections) == ("TR Tw", (2, 2, 1, 0))
     await two.get("/again")  # the connection goes on
     await waiting(lb, 1)
     await at_origin.respond(b"1")
@@ -446,6 +449,30 @@ async def test_a_pinned_request_leaves_its_server_only_on_the_last_retry(stage: 
     line = await stage.log_line(lb)
     assert (line.server, line.retries, line.cookies) == ("agent2", "+2", "DI")
     assert server_of(lb, 1).counters.connect_errors == 2
+
+
+async def test_a_pinned_request_whose_dial_timed_out_is_tried_again_without_a_pause(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As HAProxy does: only who refuses may be restarting."""
+    pauses = Mock()
+    monkeypatch.setattr(Retries, "_turned_around", pauses)
+    second = await stage.serving(answers(b"second"))
+    lb = await stage.balancer(
+        stage.black_hole(), second, backend={**COOKIE, "retries": 2}, timeouts={"connect": 0.2}
+    )
+    assert (await ask(stage, lb, "Cookie: SERVERID=agent1")).body == b"second"
+    line = await stage.log_line(lb)
+    assert (line.server, line.retries, line.cookies) == ("agent2", "+2", "DI")
+    assert server_of(lb, 1).counters.connect_errors == 2
+    pauses.assert_not_called()
+
+
+async def test_a_pinned_request_that_nobody_takes_has_lost_its_server(stage: Stage) -> None:
+    lb = await stage.balancer(stage.nobody(), stage.nobody(), backend={**COOKIE, "retries": 1})
+    assert (await ask(stage, lb, "Cookie: SERVERID=agent1")).status == 503
+    line = await stage.log_line(lb)
+    assert (line.server, line.retries, line.cookies) == ("agent2", "+1", "DN")
 
 
 async def test_a_pinned_request_that_waits_to_be_retried_can_be_left(stage: Stage) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
+from hermes_lb.proxy.retries import Retries
 from tests.proxy.support import (
     CHUNKED_POST,
     ENDLESS_POST,
@@ -507,6 +509,20 @@ async def test_a_lone_server_that_refuses_is_tried_again(stage: Stage) -> None:
     assert (await client.read_response()).status == 503
     line = await stage.log_line(lb)
     assert (line.termination, line.retries, line.status) == ("SC", "3", 503)
+
+
+async def test_a_lone_server_whose_dial_timed_out_is_tried_again_without_a_pause(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = Mock()
+    monkeypatch.setattr(Retries, "_turned_around", pauses)
+    lb = await stage.balancer(stage.black_hole(), backend={"retries": 2}, timeouts={"connect": 0.1})
+    client = await stage.client(lb)
+    await client.get()
+    assert (await client.read_response()).status == 503
+    line = await stage.log_line(lb)
+    assert (line.termination, line.retries, line.reached) == ("sC", "2", "TR Tw")
+    pauses.assert_not_called()
 
 
 async def test_an_upload_that_moves_is_not_408(stage: Stage) -> None:

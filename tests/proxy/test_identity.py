@@ -98,6 +98,17 @@ async def test_a_mapped_address_is_the_ipv4_one(stage: Stage, chain: str) -> Non
     assert (await stage.log_line(lb)).address == "203.0.113.9"
 
 
+@pytest.mark.parametrize("chain", ["203.0.113.9 ,", "203.0.113.9, , 10.1.2.3", ",203.0.113.9,,"])
+async def test_an_empty_entry_names_nobody(stage: Stage, chain: str) -> None:
+    """RFC 9110 section 5.6.1.2: empty elements of a list are ignored; nginx does so too."""
+    origin = await stage.serving()
+    lb = await stage.balancer(origin, frontend={"trusted_proxies": ["127.0.0.1", "10.0.0.0/8"]})
+    client = await stage.client(lb)
+    await client.get("/", f"X-Forwarded-For: {chain}")
+    await client.read_response()
+    assert origin.requests[0].get("X-Real-IP") == "203.0.113.9"
+
+
 async def test_the_log_has_the_client_behind_a_trusted_proxy(stage: Stage) -> None:
     lb = await stage.balancer(
         await stage.serving(), frontend={"trusted_proxies": ["127.0.0.1", "10.0.0.0/8"]}
@@ -227,6 +238,7 @@ async def test_the_first_route_that_matches_wins(stage: Stage) -> None:
                 {"host": "*.example", "path_prefix": "/w/", "backend": "wild"},
                 {"path": "/exact", "backend": "exact"},
                 {"path_prefix": "/p", "backend": "prefix"},
+                {"host": "dotted.test.", "backend": "exact"},
             ]
         },
         backends={name: servers(name, origin.port) for name, origin in origins.items()},
@@ -235,6 +247,10 @@ async def test_the_first_route_that_matches_wins(stage: Stage) -> None:
     for host, target, expected in [
         ("one.example", "/w/", b"host"),
         ("ONE.Example:8080", "/", b"host"),
+        ("one.example.:80", "/", b"host"),  # a whole name may end with a dot
+        ("two.example.", "/w/x", b"wild"),
+        ("dotted.test", "/", b"exact"),
+        ("dotted.test.", "/", b"exact"),
         ("two.example", "/w/x", b"wild"),
         ("example", "/w/x", b"default"),
         ("other", "/exact?q=1", b"exact"),

@@ -86,6 +86,13 @@ def test_a_proxy_that_checks_speaks_for_itself() -> None:
     assert read_header(data) == ProxyHeader(None, None, len(data))
 
 
+@pytest.mark.parametrize("family", [0x13, 0x44, 0xFF])
+def test_a_proxy_that_speaks_for_itself_may_name_any_family(family: int) -> None:
+    """Section 2.2: the family is ignored with LOCAL, by HAProxy 2.6 too."""
+    data = v2(family, b"anything at all", command=0x20)
+    assert read_header(data) == ProxyHeader(None, None, len(data))
+
+
 @pytest.mark.parametrize(
     ("family", "size"),
     [(0x00, 0), (0x00, 5), (0x12, 12), (0x22, 36), (0x31, 216), (0x32, 216)],

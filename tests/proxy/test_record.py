@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.proxy.support import (
+    FIRST_THEN_SECOND,
     Stage,
     answers,
     eventually,
@@ -59,6 +60,29 @@ async def test_hostile_bytes_stay_in_one_line(stage: Stage) -> None:
     await client.get('/"quoted"#'.rstrip("#"))
     await client.read_response()
     assert (await stage.log_line(lb)).request == "GET /#22quoted#22 HTTP/1.1"
+
+
+async def test_a_connection_of_an_earlier_attempt_is_none_of_the_last(stage: Stage) -> None:
+    """Else the time for connecting would be negative: it began when the first one stood."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, stage.nobody(), each=FIRST_THEN_SECOND)
+    client = await stage.client(lb)
+    await client.get()
+    at_origin, _ = await origin.accept_request()
+    at_origin.close()
+    assert (await client.read_response()).status == 503
+    line = await stage.log_line(lb)
+    assert (line.termination, line.server, line.retries) == ("SC", "agent2", "+1")
+    assert line.reached == "TR Tw"
+
+
+async def test_an_answer_of_our_own_sets_no_cookie(stage: Stage) -> None:
+    lb = await stage.balancer(stage.nobody(), backend={"affinity": {"cookie": "C"}, "retries": 0})
+    client = await stage.client(lb)
+    await client.get()
+    assert (await client.read_response()).status == 503
+    line = await stage.log_line(lb)
+    assert (line.termination, line.cookies) == ("SC", "NN")
 
 
 async def test_times_start_with_the_first_byte_of_each_request(stage: Stage) -> None:

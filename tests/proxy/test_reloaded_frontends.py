@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hermes_lb import LoadBalancer
     from hermes_lb.config import Config
-    from hermes_lb.proxy.listener import Frontend
+    from hermes_lb.proxy.frontend import Frontend
 
 
 def with_frontends(lb: LoadBalancer, **binds: list[str]) -> Config:
