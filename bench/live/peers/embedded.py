@@ -22,7 +22,7 @@ async def serve(file: str) -> None:
     async with LoadBalancer(file):
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(10_000, 20, 50)
         await ended.wait()
 
 
