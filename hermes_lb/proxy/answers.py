@@ -75,9 +75,9 @@ def _answer(
     exchange: ExchangeState, answer: bytes, status: int, termination: str, *, keep_alive: bool
 ) -> None:
     client, context = exchange.client, exchange.context
-    now = context.clock()
+    now, is_read = context.clock(), exchange.is_request_read
     exchange.status = status
     exchange.bytes_out += len(answer)
     context.send(client.transport, answer)
     exchange.finish(termination, now)
-    client.exchange_done(now, keep_alive, exchange.is_request_read)
+    client.exchange_done(now, keep_alive, is_read)

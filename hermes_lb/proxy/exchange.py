@@ -347,6 +347,8 @@ class Exchange(Retries, Relay):
         self.is_over = True
         if self.phase != "D" and self.phase != "H":  # the common ones
             self.stop_waiting()
+        # Each refers to the exchange. A cycle would outlive it until the next garbage collection.
+        self.upload = self.tunnel = None
         if self.stream is not None:
             self.stream.stop()
         upstream, self.upstream = self.upstream, None

@@ -218,9 +218,9 @@ class Relay(ExchangeState):
     def client_caught_up(self) -> None:
         """The write buffer has drained."""
         if self.phase == "L":
-            now = self.context.clock()
+            now, is_read = self.context.clock(), self.is_request_read
             self.finish("--", now)
-            self.client.exchange_done(now, self.keeps_client, self.is_request_read)
+            self.client.exchange_done(now, self.keeps_client, is_read)
         elif self.upstream is not None:
             self.upstream.resume_reading()
             if self.phase == "D":
@@ -253,11 +253,13 @@ class Relay(ExchangeState):
         """
         self.upstream = None
         client = self.client
+        is_read = True
         if self.upload is None:
             upstream.give_back(now, is_clean)
         else:
             # The server may have answered early, and not have read it all.
-            is_sent = self.upload.is_read and upstream.transport.get_write_buffer_size() == 0
+            is_read = self.upload.is_read
+            is_sent = is_read and upstream.transport.get_write_buffer_size() == 0
             upstream.give_back(now, is_clean and is_sent)
         if client.is_writing_paused:
             # A client that has much to read yet is waited for, and holds the lease. Up to the
@@ -268,7 +270,7 @@ class Relay(ExchangeState):
             client.has_moved = False
         else:
             self.finish("--", now)
-            client.exchange_done(now, self.keeps_client, self.upload is None or self.upload.is_read)
+            client.exchange_done(now, self.keeps_client, is_read)
 
     def abort_client(self, termination: str, reason: str = "") -> None:
         """Cut the response in a way that the client can see: never by a clean end."""

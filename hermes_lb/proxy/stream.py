@@ -141,11 +141,12 @@ class EventStream:
         return f"<EventStream behind {self.body.last_id!r}, {self.resumes} resumes>"
 
     def stop(self) -> None:
-        """The exchange is over."""
+        """The exchange is over: it is not used after this, and no reference to it is kept."""
         self._stop_comments()
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
+        del self._exchange
 
     # Lost.
 

@@ -30,6 +30,7 @@ class Tunnel:
         self.client_end = _End(self, client.transport, upstream.transport, letter="C")
         self.server_end = _End(self, upstream.transport, client.transport, letter="S")
         self._is_open = True
+        self._patience: asyncio.TimerHandle | None = None  # for the last bytes to the server
 
     def open(self, *, from_client: bytes, from_server: bytes) -> None:
         """Join them; the bytes are what each had already sent behind its head."""
@@ -58,10 +59,17 @@ class Tunnel:
             context.turn.close(server_side)
             # It closes when all has left; a server that does not read gets no longer than this.
             patience = context.timeouts.client if termination == "--" else _PATIENCE
-            context.loop.call_later(patience, server_side.abort)
+            self._patience = context.loop.call_later(patience, server_side.abort)
             exchange.finish(termination, context.clock())
             client.exchange = None
             client.close()
+
+    def server_gone(self, error: Exception | None) -> None:
+        """The server's transport has closed: nothing is waited for any more."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self.upstream.connection_lost(error)
 
     def detach(self) -> None:
         """The exchange is over: what happens to the two connections concerns it no more."""
@@ -121,4 +129,5 @@ class _End(asyncio.Protocol):
         if self is tunnel.client_end:
             tunnel.client.forget()
         else:
-            tunnel.upstream.connection_lost(error)
+            tunnel.server_gone(error)
+        del self._tunnel  # each refers to the other
