@@ -20,6 +20,7 @@ MOST_IN_EVENT: Final = 64 * 1024
 
 # The end of a line, twice. Atomic: the two halves of CRLF are not two ends.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LONGEST_END: Final = 4  # bytes
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -40,6 +41,7 @@ class EventsBody:
         "_last",
         "_received",
         "_resumes",
+        "_searched",
         "excess",
         "is_done",
         "is_handed_over",
@@ -51,7 +53,8 @@ class EventsBody:
         self._after = after
         self._received: Body
         self._last = b""  # the last chunk that was passed on and holds an id
-        self._held = b""
+        self._held = bytearray()  # the beginning of an event; it grows in place
+        self._searched = 0  # of `_held`: no event ends there
         self.is_whole = True
         self.go_on(length)
 
@@ -63,7 +66,8 @@ class EventsBody:
         self._received = make_body(length, to_http11=False)
         self._is_between_chunks = isinstance(self._received, ChunkedBody)
         self._is_within_event = False  # the beginning of this one has been passed on
-        self._held = b""
+        self._held = bytearray()
+        self._searched = 0
         self.excess = b""
         self.is_done = self._received.is_done
         self.is_handed_over = False
@@ -107,13 +111,20 @@ class EventsBody:
             if self._resumes and self.is_whole:
                 raise InvalidBody("the stream ended before its last event")
             self._received.end()
-            rest = chunk(self._held)
+            rest = chunk(bytes(self._held))
         self.is_done = True
         return rest + LAST_CHUNK
 
     def _feed_anything(self, data: bytes) -> bytes:
         received = self._received
-        came = self._held + received.feed(data)
+        new = received.feed(data)
+        held = self._held
+        start = 0  # where to look for the ends of events
+        came: bytes | bytearray = new
+        if held:  # a piece costs what it has itself, however much of its event came before
+            start = max(0, self._searched - _LONGEST_END + 1)
+            held += new
+            came = held
         if isinstance(received, ChunkedBody):
             self._is_between_chunks = received.is_between_chunks
         if received.is_done:
@@ -123,8 +134,16 @@ class EventsBody:
             match = _EVENT_END.search(came)
             first = match.end() if match is not None else len(came)
             self._is_within_event = match is None
-        cut = len(came) if received.is_done else self._cut(came, first)
-        events, self._held = came[:cut], came[cut:]
+        cut = len(came) if received.is_done else self._cut(came, first, start)
+        if not cut and not received.is_done:
+            if not held:
+                held += new
+            self._searched = len(held)
+            return b""
+        events = bytes(came) if cut == len(came) else bytes(came[:cut])
+        if held or cut < len(came):
+            self._held = bytearray(came[cut:])
+            self._searched = len(self._held)
         if self._resumes and b"handover" in events:
             events = self._without_handover(events, first)
         passed = chunk(events)
@@ -132,10 +151,11 @@ class EventsBody:
             self._last = passed
         return passed + LAST_CHUNK if self.is_done and not self.is_handed_over else passed
 
-    def _cut(self, came: bytes, first: int) -> int:
-        """How much of `came` leaves now; its first event begins at `first`."""
+    def _cut(self, came: bytes | bytearray, first: int, start: int) -> int:
+        """How much of `came` leaves now; its first event begins at `first`, and no event ends
+        before `start`."""
         if not self._is_within_event:
-            cut = max(first, _end_of_last_event(came))
+            cut = max(first, _end_of_last_event(came, start))
             if len(came) - cut <= MOST_IN_EVENT:
                 return cut
             self.is_whole, self._is_within_event = False, True
@@ -163,13 +183,13 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
-def _end_of_last_event(data: bytes) -> int:
-    """The position behind the last whole event; 0 if there is none."""
+def _end_of_last_event(data: bytes | bytearray, start: int) -> int:
+    """The position behind the last whole event that ends behind `start`; 0 if there is none."""
     # Nearly always one of these two; a server that mixes line ends is looked at closely.
-    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-    if end >= 4 and b"\r\r" not in data and b"\n\r" not in data[end:]:
+    end = max(data.rfind(b"\n\n", start) + 2, data.rfind(b"\r\n\r\n", start) + 4)
+    if end >= 4 and data.find(b"\r\r", start) < 0 and data.find(b"\n\r", end) < 0:
         return end
-    return max((match.end() for match in _EVENT_END.finditer(data)), default=0)
+    return max((match.end() for match in _EVENT_END.finditer(data, start)), default=0)
 
 
 def _type_of(event: bytes) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.errors import InvalidBody
-from hermes_lb.http1 import CHUNKED, UNTIL_CLOSE
+from hermes_lb.http1 import CHUNKED, UNTIL_CLOSE, events
 from hermes_lb.http1.events import MOST_IN_EVENT, EventsBody
 
 LAST = b"0\r\n\r\n"
@@ -249,4 +249,31 @@ def test_a_stream_starts_behind_the_id_that_its_client_has_said() -> None:
     body.go_on(CHUNKED)
     assert body.last_id == b"1-0"
     body.feed(chunk(HELLO))
+    assert body.last_id == b"1-1"
+
+
+@pytest.mark.parametrize("line", [b"data: x", b"data: x\n", b"data: x\r\n", b"data: x\r"])
+def test_an_event_in_pieces_is_searched_and_copied_once(
+    line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linear in its size: the work for a piece does not grow with what is held already."""
+    searched = 0
+
+    def search(data: bytes | bytearray, start: int) -> int:
+        nonlocal searched
+        searched += len(data) - start
+        return end_of_last_event(data, start)
+
+    end_of_last_event = events._end_of_last_event
+    monkeypatch.setattr(events, "_end_of_last_event", search)
+    body = stream(UNTIL_CLOSE)
+    event = line * (MOST_IN_EVENT // len(line) // 4)
+    body.feed(event[:1])
+    held = body._held
+    for i in range(1, len(event)):
+        assert body.feed(event[i : i + 1]) == b""
+        assert body._held is held  # it has grown in place
+    assert searched <= 4 * len(event)
+    assert body.feed(b"\n\n") == chunk(event + b"\n\n")
+    assert body.feed(HELLO) == chunk(HELLO)
     assert body.last_id == b"1-1"
