@@ -296,7 +296,7 @@ class CookieAffinity:
         return self._inserted[server][is_private]
 
 
-@lru_cache(maxsize=256)  # servers say the same of most of their responses
+@lru_cache(maxsize=64)  # a head each, at most; servers say the same of most of their responses
 def _is_cacheable(method: bytes, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bool:
     cacheable = method in _CACHEABLE_METHODS and status in _CACHEABLE_STATUSES
     is_stale = has_lifetime = False

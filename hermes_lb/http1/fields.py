@@ -198,15 +198,20 @@ def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
     return kind
 
 
+# Bytes that a name costs however short it is: a head may have a hundred of one letter.
+_PER_NAME = 48
+
+
 class Plans(Memory[tuple[bytes, ...], Plan]):
     """Field names of a head, in their order -> its plan."""
 
     def __init__(self, known: Mapping[bytes, int]) -> None:
-        super().__init__(most=2048, longest=2048)
+        super().__init__(most=2048, longest=8192, room=2 * 1024 * 1024)
         self._known = known
 
     def __missing__(self, names: tuple[bytes, ...]) -> Plan:
-        return self.remember(names, sum(map(len, names)), Plan(names, self._known))
+        size = sum(map(len, names)) + _PER_NAME * len(names)
+        return self.remember(names, size, Plan(names, self._known))
 
 
 class Connection(NamedTuple):

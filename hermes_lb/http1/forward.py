@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from hermes_lb.http1.memory import Memory
 from hermes_lb.http1.request import CHUNKED, RareFields
 from hermes_lb.http1.response import UNTIL_CLOSE
 
@@ -79,9 +79,14 @@ def build_request(
 _METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
-@lru_cache(maxsize=1024)
-def _status_line(status: int, reason: bytes) -> bytes:
-    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+class _StatusLines(Memory[tuple[int, bytes], bytes]):
+    """Status and reason phrase -> the status line. Servers choose the phrase, of any length."""
+
+    def __missing__(self, key: tuple[int, bytes]) -> bytes:
+        return self.remember(key, len(key[1]), b"HTTP/1.1 %d %b\r\n" % key)
+
+
+_status_lines = _StatusLines(most=1024, longest=64)
 
 
 def build_response(
@@ -99,7 +104,7 @@ def build_response(
     (HEAD, 304) is passed on.
     """
     status, length = head.status, head.length
-    parts = [_status_line(status, head.reason), forwarded, added]
+    parts = [_status_lines[status, head.reason], forwarded, added]
     if status == 101:  # then the connection is HTTP's no more, whether it would be kept or not
         return b"".join((*parts, _UPGRADE, b"\r\n"))
     if length >= 0:

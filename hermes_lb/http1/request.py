@@ -150,7 +150,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         super().__init__(httptools.HttpRequestParser)
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
-        self._remembered: Memory[bytes, RequestHead] = Memory(most=1024, longest=2048)
+        self._remembered: Memory[bytes, RequestHead] = Memory(
+            most=1024, longest=2048, room=1024 * 1024
+        )
 
     def parse(self, data: bytes) -> RequestHead:
         """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""

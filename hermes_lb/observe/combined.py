@@ -48,7 +48,7 @@ def request_text(method: bytes, target: bytes, minor_version: int) -> str:
     return _request_text(method, target[:_REQUEST_MAX], minor_version)
 
 
-@lru_cache(maxsize=4096)  # clients ask for the same few things
+@lru_cache(maxsize=1024)  # 4 KiB each at most; clients ask for the same few things
 def _request_text(method: bytes, target: bytes, minor_version: int) -> str:
     head, version = f"{method.decode()} ", f" HTTP/1.{minor_version}"
     most = _REQUEST_MAX - len(head) - len(version)
@@ -60,7 +60,7 @@ def field_text(value: bytes) -> str:
     return _field_text(value[:_FIELD_MAX])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _field_text(value: bytes) -> str:
     return fit(value.decode("latin-1"), _FIELD_MAX, escape) or "-"
 

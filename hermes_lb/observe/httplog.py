@@ -81,7 +81,7 @@ def with_trace(attempts: str, trace_id: bytes) -> str:
     return f"{attempts} {{{trace_id.decode()}}}"
 
 
-@lru_cache(maxsize=4096)  # clients ask for the same few things
+@lru_cache(maxsize=1024)  # 4 KiB each at most; clients ask for the same few things
 def request_text(method: bytes, target: bytes, minor_version: int) -> str:
     """`GET /path HTTP/1.1`, fit for a line of the log whatever a stranger sent.
 

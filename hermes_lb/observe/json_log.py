@@ -70,7 +70,7 @@ def text(value: bytes, most: int = _MOST) -> str:
     return _text(value[:most], most) if value else NULL
 
 
-@lru_cache(maxsize=4096)  # clients say the same few things
+@lru_cache(maxsize=1024)  # 3 KiB each at most; clients say the same few things
 def _text(value: bytes, most: int) -> str:
     return _quoted(value.decode("utf-8", "backslashreplace"), most)
 

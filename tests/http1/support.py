@@ -6,9 +6,11 @@ test uses itself and which therefore only judges what we send.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import h11
 import httptools
@@ -25,13 +27,15 @@ from hermes_lb.http1 import (
     build_response,
     identity_fields,
 )
+from hermes_lb.http1.head import HeadParser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from _pytest.mark import ParameterSet
 
     from hermes_lb.http1 import Body, ResponseHead
+    from hermes_lb.http1.head import Fields
 
 MOST_FIELDS = 100
 NEXT = b"GET /next HTTP/1.1\r\nHost: n\r\n\r\n"  # what may come behind a message
@@ -136,6 +140,20 @@ ADDED = (
     b"X-Forwarded-For: 192.0.2.1\r\nX-Real-IP: 192.0.2.1\r\nX-Forwarded-Proto: http\r\n"
     b"X-Forwarded-Host: a\r\nVia: 1.1 lb\r\nX-Request-ID: new-id\r\n\r\n"
 )
+
+
+@contextmanager
+def counted_heads() -> Iterator[list[bytes]]:
+    """The heads that llhttp is asked to read, and were not known from before."""
+    read: list[bytes] = []
+    parse_fields = HeadParser.parse_fields
+
+    def count(self: HeadParser[Any], data: bytes) -> Fields:
+        read.append(data)
+        return parse_fields(self, data)
+
+    with patch.object(HeadParser, "parse_fields", count):
+        yield read
 
 
 # Bodies: the same bytes, cut in every way.

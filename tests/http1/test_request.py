@@ -21,6 +21,7 @@ from tests.http1.support import (
     HANDSHAKE,
     MOST_FIELDS,
     Incomplete,
+    counted_heads,
     examples,
     forward,
     h11_request,
@@ -500,3 +501,45 @@ def test_known_fields_excuse_no_line(line: bytes) -> None:
     parser.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     data = line + b"\r\nHost: a\r\n\r\n"
     assert outcome(parser, data) == outcome(request_parser(), data)
+
+
+# The table of heads: it is what makes a small GET cheap, so it has to be used, and to stay small.
+
+_MANY = [b"X: " + b"y" * 97] * 21  # more than is kept
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reads"),
+    [
+        row("same-fields", request(), request(line=b"GET /other?x HTTP/1.1"), 1),
+        row("of-a-head", request(b"Cookie: a=b"),
+            request(b"Cookie: a=b", line=b"HEAD / HTTP/1.1"), 1),
+        row("another-value", request(b"X: a"), request(b"X: b"), 2),
+        row("another-order", request(b"X: a", b"Y: b"), request(b"Y: b", b"X: a"), 2),
+        row("another-version", request(), request(line=b"GET / HTTP/1.0"), 2),
+        row("another-method", request(), request(line=b"DELETE / HTTP/1.1"), 2),
+        row("with-a-body", request(b"Content-Length: 1"), request(b"Content-Length: 1"), 2),
+        row("a-handshake", request(b"Connection: Upgrade"), request(b"Connection: Upgrade"), 2),
+        row("too-long", request(*_MANY), request(*_MANY), 2),
+    ],
+)  # fmt: skip
+def test_fields_that_came_before_are_not_read_again(
+    first: bytes, second: bytes, reads: int
+) -> None:
+    parser = request_parser()
+    with counted_heads() as read:
+        parser.parse(first)
+        head = parser.parse(second)
+    assert read == [first, second][:reads]
+    line = second.split(b" ")
+    assert (head.method, head.target, head.host_name) == (line[0], line[1], "a")
+
+
+def test_the_table_of_heads_stays_small() -> None:
+    parser = request_parser()
+    for i in range(3000):
+        parser.parse(request(b"X: %d" % i))
+        assert len(parser._remembered) <= 1024
+    with counted_heads() as read:  # and goes on to be of use
+        parser.parse(request(b"X: 2999", line=b"GET /again HTTP/1.1"))
+    assert read == []

@@ -13,6 +13,7 @@ from tests.http1.messages import first_head, mutated, responses
 from tests.http1.support import (
     MOST_FIELDS,
     Incomplete,
+    counted_heads,
     examples,
     h11_response,
     outcome,
@@ -275,3 +276,29 @@ def test_a_head_that_comes_again_means_the_same() -> None:
     ):
         first = outcome(parser, data)
         assert outcome(parser, data) == first == outcome(response_parser(), data)
+
+
+@pytest.mark.parametrize(
+    ("second", "reads"),
+    [
+        row("the-same", response(b"X: a"), 1),
+        row("another-value", response(b"X: b"), 2),
+        row("another-line", response(b"X: a", line=b"HTTP/1.1 201 OK"), 2),
+    ],
+)
+def test_a_head_that_came_before_is_not_read_again(second: bytes, reads: int) -> None:
+    parser = response_parser()
+    with counted_heads() as read:
+        first = parser.parse(response(b"X: a"))
+        assert (parser.parse(second) is first) == (reads == 1)
+    assert len(read) == reads
+
+
+def test_the_table_of_heads_stays_small() -> None:
+    parser = response_parser()
+    for i in range(1000):
+        parser.parse(response(b"X: %d" % i))
+        assert len(parser._remembered) <= 256
+    assert parser.parse(response(b"X: 999")) is parser.parse(response(b"X: 999"))
+    long = response(b"X: " + b"y" * 1024)
+    assert parser.parse(long) is not parser.parse(long)

@@ -1,0 +1,142 @@
+"""Caches whose keys clients or servers choose are bounded in bytes, whatever fills them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import tracemalloc
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+import hermes_lb
+from hermes_lb.affinity import cookie
+from hermes_lb.balancing import ip_hash
+from hermes_lb.config import Limits
+from hermes_lb.http1 import RequestParser, ResponseParser, build_response
+from hermes_lb.http1.fields import REQUEST_FIELDS, Plans, connections
+from hermes_lb.http1.memory import Memory
+from hermes_lb.http1.rules import host_names
+from hermes_lb.observe import combined, httplog, json_log
+from hermes_lb.proxy import admission
+from tests.http1.support import request, response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Bytes that one cache may take in a process, whatever it is filled with.
+_MOST = 5_000_000
+
+
+def _eight(number: int) -> bytes:
+    return b"%08x" % number
+
+
+def _status_lines() -> Callable[[int], object]:
+    parse = ResponseParser(100).parse
+    return lambda i: build_response(
+        parse(response(line=b"HTTP/1.1 200 " + _eight(i) * 3900)), b"", True, True, 0
+    )
+
+
+def _request_heads() -> Callable[[int], object]:
+    parse = RequestParser(Limits()).parse
+    return lambda i: parse(request(*[b"Cookie: " + _eight(i)] * 90))
+
+
+def _long_request_heads() -> Callable[[int], object]:
+    parse = RequestParser(Limits()).parse
+    return lambda i: parse(request(b"X: " + _eight(i) * 250))
+
+
+def _response_heads() -> Callable[[int], object]:
+    parse = ResponseParser(100).parse
+    return lambda i: parse(response(*[b"X: " + _eight(i)] * 50))
+
+
+def _plans() -> Callable[[int], object]:
+    plans = Plans(REQUEST_FIELDS)
+    return lambda i: plans[tuple(b"%b%x" % (_eight(i), j) for j in range(98))]
+
+
+def _plans_of_short_names() -> Callable[[int], object]:
+    plans = Plans(REQUEST_FIELDS)
+    names = [b"%02x" % i for i in range(98)]
+    return lambda i: plans[tuple(Random(i).sample(names, len(names)))]
+
+
+def _options(i: int) -> object:
+    return connections[b",".join(b"%x" % (i * 25 + j) for j in range(25))[:128]]
+
+
+def _cacheable(i: int) -> object:
+    return cookie._is_cacheable(b"GET", 200, ((b"cache-control", _eight(i) * 3900),))
+
+
+def _address(i: int) -> str:
+    return f"2001:db8:1111:2222:{i >> 16:x}:{i & 65535:x}:3333:4444"
+
+
+# The cache, what fills it, and how many entries are more than enough.
+FILLED = [
+    ("forward._status_lines", _status_lines, 300),
+    ("RequestParser: many fields", _request_heads, 1100),
+    ("RequestParser: long fields", _long_request_heads, 1100),
+    ("ResponseParser", _response_heads, 300),
+    ("fields.Plans", _plans, 1500),
+    ("fields.Plans: short names", _plans_of_short_names, 1500),
+    ("fields.connections", lambda: _options, 1100),
+    ("rules.host_names", lambda: lambda i: host_names[_eight(i) * 31], 5000),
+    ("httplog.request_text",
+     lambda: lambda i: httplog.request_text(b"GET", _eight(i) * 127, 1), 5000),
+    ("combined._request_text",
+     lambda: lambda i: combined.request_text(b"GET", _eight(i) * 225, 1), 5000),
+    ("combined._field_text", lambda: lambda i: combined.field_text(_eight(i) * 128), 5000),
+    ("json_log._text", lambda: lambda i: json_log.text(_eight(i) * 150, 1200), 5000),
+    ("json_log.name", lambda: lambda i: json_log.name(_address(i)), 5000),
+    ("cookie._is_cacheable", lambda: _cacheable, 400),
+    ("ip_hash.hash_key", lambda: lambda i: ip_hash.hash_key(_address(i)), 25_000),
+    ("admission.client_key", lambda: lambda i: admission.client_key(_address(i)), 5000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("start", "number"), [pytest.param(*case[1:], id=case[0]) for case in FILLED]
+)
+def test_strangers_fill_it(start: Callable[[], Callable[[int], object]], number: int) -> None:
+    fill = start()
+    fill(0)
+    tracemalloc.start()
+    try:
+        before, most = tracemalloc.get_traced_memory()[0], 0
+        for i in range(1, number):
+            fill(i)
+            if i % 64 == 0 or i == number - 1:
+                most = max(most, tracemalloc.get_traced_memory()[0] - before)
+    finally:
+        tracemalloc.stop()
+    assert most < _MOST
+
+
+# Those that no stranger can fill: their keys are seconds, configured, or there are none.
+_OURS = {
+    "allowed.json_schema", "combined.date", "httplog.date", "json_log._second", "maglev.table",
+    "metric_table.version", "openapi.document", "usage._booted_at",
+}  # fmt: skip
+
+
+def test_every_cache_of_a_module_is_known_here() -> None:
+    caches: dict[int, set[str]] = {}  # by identity: one may be imported by others
+    for info in pkgutil.walk_packages(hermes_lb.__path__, "hermes_lb."):
+        if info.name.endswith("__main__"):
+            continue
+        for name, value in vars(importlib.import_module(info.name)).items():
+            if isinstance(value, Memory) or (
+                hasattr(value, "cache_info") and value.__module__ == info.name
+            ):
+                names = caches.setdefault(id(value), set())
+                names.add(f"{info.name.rpartition('.')[2]}.{name}")
+    known = _OURS | {name.partition(":")[0] for name, *_ in FILLED}
+    plans = {"request._plans", "response._plans"}  # of `fields.Plans`, whose bounds they have
+    assert [names for names in caches.values() if not names & (known | plans)] == []
