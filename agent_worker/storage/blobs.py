@@ -34,14 +34,16 @@ _TIMEOUT_S = 10
 _CONNECT_TIMEOUT_S = 2
 # Puts are create-only and repeatable, so a retry is safe.
 _RETRIES = 2
+# The first one that is set and not empty counts: AWS's own order, then the library's own name.
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 def open_blobs(where: str | Path) -> Blobs:
     """Blobs in the directory `where`, made on demand, or in `s3://bucket/prefix`.
 
     Does no I/O with S3. The endpoint and the keys of S3 come from the environment: AWS_REGION,
-    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and so on; an endpoint that begins
-    with http:// is used without TLS. Raises StorageSetupError.
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and so on; `_endpoint` has the names of the endpoint.
+    Raises StorageSetupError.
     """
     try:
         import obstore  # noqa: F401
@@ -164,11 +166,14 @@ def _s3(url: str) -> ObjectStore:
     parts = urlsplit(url)
     if not parts.netloc:
         raise StorageSetupError(f"{url!r} names no bucket: s3://bucket/prefix")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    endpoint = _endpoint()
     try:
         return S3Store(
             parts.netloc,
             prefix=parts.path.strip("/") or None,
+            # This key wins over all variables, whose order in the library is that of the
+            # environment.
+            config={"aws_endpoint_url_s3": endpoint} if endpoint else None,
             client_options={
                 "timeout": timedelta(seconds=_TIMEOUT_S),
                 "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
@@ -181,3 +186,22 @@ def _s3(url: str) -> ObjectStore:
         )
     except (BaseError, ValueError) as error:
         raise StorageSetupError(f"cannot use {url}: {error}") from error
+
+
+def _endpoint() -> str:
+    """The URL of the S3 service; empty: AWS, by region. Raises StorageSetupError.
+
+    Checked here since the library accepts anything, and fails (or panics) at the first request.
+    """
+    for name in _ENDPOINT_VARIABLES:
+        if url := os.environ.get(name, ""):
+            try:
+                parts = urlsplit(url)
+                is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+                _ = parts.port
+            except ValueError:
+                is_url = False
+            if not is_url:
+                raise StorageSetupError(f"{name} must be http://host[:port] or https://host[:port]")
+            return url
+    return ""

@@ -33,8 +33,13 @@ def s3_url() -> Iterator[str]:
     server.stop()
 
 
+ENDPOINT_VARIABLES = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+
+
 @pytest.fixture
 def s3_environment(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ENDPOINT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -47,10 +52,14 @@ async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield open_blobs(tmp_path / "blobs")
         return
     request.getfixturevalue("s3_environment")
-    bucket = f"{request.getfixturevalue('s3_url')}/test-{uuid.uuid4().hex}"
-    async with aiohttp.ClientSession() as http, http.put(bucket) as made:
+    yield open_blobs(f"s3://{await make_bucket(request.getfixturevalue('s3_url'))}/some/prefix")
+
+
+async def make_bucket(s3_url: str) -> str:
+    name = f"test-{uuid.uuid4().hex}"
+    async with aiohttp.ClientSession() as http, http.put(f"{s3_url}/{name}") as made:
         assert made.status == 200
-    yield open_blobs(f"s3://{bucket.rpartition('/')[2]}/some/prefix")
+    return name
 
 
 async def test_a_blob_is_found_by_its_key(blobs: Blobs) -> None:
@@ -162,6 +171,34 @@ async def test_a_directory_that_turns_into_something_else_means_unavailable(
     (tmp_path / "blobs").write_text("a file now")
     with pytest.raises(StorageUnavailable):
         await blobs.put(new_session_id(), b"text")
+
+
+@pytest.mark.usefixtures("s3_environment")
+@pytest.mark.parametrize("used", range(3))
+async def test_each_variable_for_the_endpoint_works_and_the_first_one_wins(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, used: int
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    # In this order in the environment, of which the library takes the last.
+    for name in ENDPOINT_VARIABLES[:used]:
+        monkeypatch.setenv(name, "")
+    for name in ENDPOINT_VARIABLES[used:]:
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv(ENDPOINT_VARIABLES[used], s3_url)
+    blobs = open_blobs(f"s3://{await make_bucket(s3_url)}")
+    assert await blobs.get(await blobs.put(new_session_id(), b"text")) == b"text"
+
+
+@pytest.mark.usefixtures("s3_environment")
+@pytest.mark.parametrize("name", ENDPOINT_VARIABLES)
+@pytest.mark.parametrize("value", ["localhost:9000", "ftp://host", "http://", "http://h:x", "::"])
+def test_an_endpoint_that_is_no_url_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StorageSetupError, match=f"^{name} must be http://"):
+        open_blobs("s3://bucket/prefix")
 
 
 @pytest.mark.usefixtures("s3_environment")
