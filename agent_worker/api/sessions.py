@@ -60,7 +60,7 @@ class SessionEndpoints:
             web.get(one, self.read, allow_head=False),
             web.delete(one, self.delete),
             web.post(one + "/messages", self.send_message),
-            web.get(one + "/blobs/{hash:[0-9a-f]{64}}", self.read_blob, allow_head=False),
+            web.get(one + "/blobs/{blob:.+}", self.read_blob, allow_head=False),
         ]
 
     async def create(self, request: web.Request) -> web.Response:
@@ -99,14 +99,18 @@ class SessionEndpoints:
         return web.Response(status=204)
 
     async def read_blob(self, request: web.Request) -> web.Response:
-        """A text that was too large for the history, whole."""
+        """A text that was too large for the history, whole.
+
+        It is named as a message's `blob` names it, `<session_id>/<sha256>`, or by the hash alone.
+        """
         principal = principal_of(request, self._principals)
         session_id = request.match_info["session_id"]
         await self._store.check(session_id, principal)
-        if self._blobs is None:
+        digest = request.match_info["blob"].removeprefix(f"{session_id}/")
+        if self._blobs is None or "/" in digest:
             raise SessionNotFound
         try:
-            data = await self._blobs.get(f"{session_id}/{request.match_info['hash']}")
+            data = await self._blobs.get(f"{session_id}/{digest}")
         except BlobMissing:
             raise SessionNotFound from None
         return web.Response(body=data, content_type="text/plain", charset="utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from yarl import URL
 
 from agent_worker.runtime import LargeTexts
 from agent_worker.runtime.large import LARGE
@@ -170,9 +171,45 @@ async def test_a_large_message_is_a_reference_in_redis_and_whole_for_the_model(
     await post(http, worker, sid, "and now?")
     assert [m["content"] for m in engine.histories[0]] == [BIG]
     assert [m["content"] for m in engine.histories[1]] == [BIG, BIG + "answer", "and now?"]
-    url = worker.sessions(sid, "blobs", asked["blob"].partition("/")[2])
-    async with http.get(url) as response:
-        assert await response.text() == BIG
+
+
+async def test_the_blob_of_a_message_is_fetched_as_it_is_given(
+    http: ClientSession, start_worker: StartWorker, blobs: FakeBlobs
+) -> None:
+    engine = PlannedEngine(speech("ok"))
+    tokens = {"t-ada": "ada", "t-bob": "bob"}
+    worker = await start_worker(engine=engine, storages=Storages(blobs=blobs), tokens=tokens)
+    ada, bob = ({"Authorization": f"Bearer {token}"} for token in tokens)
+    async with http.post(worker.sessions(), headers=ada) as response:
+        sid = (await response.json())["session_id"]
+    async with http.post(worker.sessions(), headers=bob) as response:
+        other = (await response.json())["session_id"]
+    url = worker.sessions(sid, "messages")
+    async with http.post(url, json={"content": BIG}, headers=ada) as response:
+        assert response.status == 200
+    async with http.get(worker.sessions(sid), headers=ada) as response:
+        given = (await response.json())["messages"][0]["blob"]
+    digest = given.partition("/")[2]
+    # Its hash alone is enough, since it is the session's.
+    for blob in (given, given.replace("/", "%2F"), digest):
+        url = URL(worker.sessions(sid, "blobs", blob), encoded=True)
+        async with http.get(url, headers=ada) as response:
+            assert (response.status, response.content_type) == (200, "text/plain")
+            assert await response.text() == BIG
+        async with http.get(url, headers=bob) as response:
+            assert response.status == 404
+        async with http.get(url) as response:
+            assert response.status == 401
+    for path, headers in (
+        ((other, "blobs", given), bob),
+        ((other, "blobs", digest), bob),
+        ((sid, "blobs", given, "x"), ada),
+        ((sid, "blobs", f"{other}/{digest}"), ada),
+        ((sid, "blobs", "0" * 64), ada),
+        ((sid, "blobs", "x"), ada),
+    ):
+        async with http.get(worker.sessions(*path), headers=headers) as response:
+            assert response.status == 404
 
 
 async def test_a_repeated_key_replays_a_large_answer_whole(
