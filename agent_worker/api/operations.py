@@ -60,15 +60,16 @@ class OperationEndpoints:
         return web.json_response(state)
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 when new work is welcome; 503 while draining or without Redis."""
+        """200 when new work is welcome; 503 while draining, or while Redis takes no writes.
+
+        `cause` says why it takes none (`sessions.readiness.Problem`).
+        """
         state = {"worker": self._name, "active_turns": len(self._turns)}
         if self.is_draining:
             return web.json_response({"status": "draining", **state}, status=503)
-        try:
-            await self._store.ping()
-        except StoreUnavailable as error:
-            body = {"status": "degraded", "reason": "store", **state}
-            return web.json_response(body, status=503, headers=error.headers)
+        if (problem := await self._store.readiness.problem()) is not None:
+            body = {"status": "degraded", "reason": "store", "cause": problem, **state}
+            return web.json_response(body, status=503, headers=StoreUnavailable.headers)
         return web.json_response({"status": "ready", **state})
 
     async def metrics(self, request: web.Request) -> web.Response:

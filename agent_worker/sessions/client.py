@@ -119,15 +119,26 @@ class Client:
         [role] = await self._ask(key, lambda by_text: [("ROLE",)])
         return max(1, len(role[2])) if role[0] == "master" else 1
 
-    async def ping(self) -> None:
+    async def ping(self, *, patience_s: float | None = None) -> None:
         """Raise unless Redis answers; of a Cluster, unless it says that it is whole."""
 
         def probe(by_text: bool) -> list[Command]:
             return [self._topology.probe]
 
-        [reply] = await self._ask(None, probe)
+        [reply] = await self._ask(None, probe, patience_s=patience_s)
         if "cluster_state:fail" in reply:
             raise ClusterDownError("the Cluster says that its state is not ok")
+
+    async def probe_writes(self) -> None:
+        """Raise unless each master takes a write. The key that it leaves expires at once."""
+        # Without patience: wanted is what is the matter now, not what it is after a failover.
+        await self.ping(patience_s=0.0)
+
+        async def write(key: str) -> None:
+            await self._ask(key, lambda by_text: [("SET", key, "", "PX", 1)], patience_s=0.0)
+
+        keys = await self._topology.one_key_for_each_master("hermes:ready")
+        await asyncio.gather(*map(write, keys))
 
     def subscriber(
         self, *, on_message: Callable[[str, str], None], on_reconnected: Callable[[], None]
@@ -160,13 +171,19 @@ class Client:
 
         return await self._ask(keys[0], commands)
 
-    async def _ask(self, key: str | None, commands: Callable[[bool], list[Command]]) -> list[Any]:
+    async def _ask(
+        self,
+        key: str | None,
+        commands: Callable[[bool], list[Command]],
+        *,
+        patience_s: float | None = None,
+    ) -> list[Any]:
         """Ask the server that holds `key` until it has answered, within the bounds of `_Patience`.
 
         `commands` is called with True once a server does not know the script. The first reply
         decides: it is returned, or raised.
         """
-        patience = _Patience(self._topology.patience_s)
+        patience = _Patience(self._topology.patience_s if patience_s is None else patience_s)
         by_text = False
         while True:
             node: Node | None = None

@@ -20,6 +20,7 @@ from agent_worker.sessions.event_log import EventLog, flattened
 from agent_worker.sessions.keys import new_session_id
 from agent_worker.sessions.operations import Operations, dump, load, to_ms
 from agent_worker.sessions.outbox import Outbox
+from agent_worker.sessions.readiness import Readiness
 from agent_worker.sessions.records import (
     Answer,
     Grant,
@@ -85,6 +86,7 @@ class SessionStore:
         self.tools = ToolLedger(self._operations)
         self.outbox = Outbox(self._operations)
         self.ping = self._operations.ping
+        self.readiness = Readiness(client)
 
     async def create(self, principal: str, metadata: dict[str, Any]) -> str:
         """A new empty session; returns its id. `metadata` is kept as it is."""

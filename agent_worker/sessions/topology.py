@@ -49,6 +49,9 @@ class Topology(Protocol):
         Raises Unreachable, AuthenticationError.
         """
 
+    async def one_key_for_each_master(self, prefix: str) -> list[str]:
+        """A key that begins with `prefix` for each of the masters. Raises as `node` does."""
+
     def distrust(self, node: Node) -> None:
         """`node` did not answer, or said that it is not the master: look again."""
 
@@ -69,6 +72,9 @@ class Topology(Protocol):
 
 class _Base:
     probe: tuple[str, ...] = ("PING",)
+
+    async def one_key_for_each_master(self, prefix: str) -> list[str]:
+        return [prefix]
 
     def redirect(self, node: Node, error: AskError) -> Node:
         raise RedisError(
@@ -214,6 +220,20 @@ class Cluster(_Base):
             self._is_current = False
             raise Unreachable(f"no node of the Cluster serves the slot {slot}")
         return self._nodes.at(address)
+
+    async def one_key_for_each_master(self, prefix: str) -> list[str]:
+        await self.node(None)
+        keys: dict[Address, str] = {}
+        missing = self._masters()
+        # Hashes are spread evenly: a few tries for each master, unless one has few slots.
+        for number in range(REDIS_CLUSTER_HASH_SLOTS):
+            key = f"{prefix}:{number}"
+            if (address := self._slots[key_slot(key.encode())]) in missing:
+                missing.remove(address)
+                keys[address] = key
+            if not missing:
+                break
+        return list(keys.values())
 
     def distrust(self, node: Node) -> None:
         self._ask_last = node.address
