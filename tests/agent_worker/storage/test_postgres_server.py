@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from agent_worker.storage import postgres_server
 from agent_worker.storage.postgres import PostgresStorage
+from agent_worker.storage.postgres_place import Place, server_user
 from agent_worker.storage.postgres_server import PostgresServer
 from agent_worker.storage.setup import StorageSetupError
 from tests.agent_worker.support import until
@@ -93,10 +97,75 @@ def test_a_folder_with_something_else_in_it_is_not_touched(open_folder: Path) ->
     assert [path.name for path in open_folder.iterdir()] == ["letter"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as another user")
+by_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as another user")
+
+
+@by_root
 def test_started_by_root_it_runs_as_somebody_else() -> None:
     with PostgresServer.start() as server:
         assert user_of(server.pid) != 0
+
+
+@pytest.fixture
+def closed_folder(open_folder: Path) -> Path:
+    """As a clone in root's home is: PostgreSQL's user cannot enter it."""
+    folder = open_folder / "closed"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@by_root
+def test_programs_in_a_closed_folder_run_as_a_copy(
+    closed_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = postgres_server._package()
+    for part in package.parent.glob(f"{package.name}*"):
+        shutil.copytree(part, closed_folder / part.name)
+    monkeypatch.setattr(postgres_server, "_package", lambda: closed_folder / package.name)
+    with PostgresServer.start() as server:
+        assert user_of(server.pid) != 0
+        vector = "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
+        assert asyncio.run(value(server, vector)) == 1
+        place = Path(server.url.partition("host=")[2])
+        assert os.readlink(f"/proc/{server.pid}/exe").startswith(f"{place}/")
+    assert not place.exists()
+    assert closed_folder.stat().st_mode & 0o777 == 0o700
+
+
+@by_root
+def test_a_closed_directory_for_temporary_files_is_left_for_an_open_one(
+    closed_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(closed_folder))
+    with PostgresServer.start() as server:
+        assert server.is_running
+        assert list(closed_folder.iterdir()) == []
+
+
+@by_root
+def test_a_closed_folder_for_the_data_is_refused_with_the_reason(closed_folder: Path) -> None:
+    with pytest.raises(StorageSetupError, match=r"closed/data .* who cannot enter it"):
+        PostgresServer.start(closed_folder / "data")
+
+
+@by_root
+def test_a_copy_is_open_to_the_user_whatever_the_umask_was(closed_folder: Path) -> None:
+    package = closed_folder / "package"
+    for name, mode in (("pginstall/bin/run", 0o700), ("pginstall/share/text", 0o600)):
+        (package / name).parent.mkdir(mode=0o700, parents=True)
+        (package / name).touch(mode)
+    place = Place.make(server_user())
+    try:
+        programs = place.programs_for(server_user(), package)
+        copy = programs.parents[1]
+        modes = {
+            path.relative_to(copy).as_posix(): path.stat().st_mode & 0o777
+            for path in copy.rglob("*")
+        }
+    finally:
+        place.remove()
+    folders = dict.fromkeys(("pginstall", "pginstall/bin", "pginstall/share"), 0o755)
+    assert modes == {**folders, "pginstall/bin/run": 0o755, "pginstall/share/text": 0o644}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
@@ -123,3 +192,36 @@ async def test_it_ends_when_its_parent_is_killed(open_folder: Path) -> None:
     parent.kill()
     await parent.wait()
     await until(lambda: not is_running(pid))
+
+
+_LEAVES_A_SERVER = """
+from agent_worker.storage.postgres_server import PostgresServer
+server = PostgresServer.start()
+print(server.pid, server.url.partition("host=")[2], flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
+async def test_what_a_killed_one_leaves_is_removed_by_the_next_and_a_living_ones_is_not(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _LEAVES_A_SERVER),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(open_folder)},
+    )
+    assert parent.stdout is not None
+    pid, left = (await parent.stdout.readline()).decode().split()
+    with PostgresServer.start() as living:
+        assert Path(left).name in os.listdir(open_folder), "its parent lives"
+        parent.kill()
+        await parent.wait()
+        await until(lambda: not is_running(int(pid)))
+        assert Path(left).name in os.listdir(open_folder), "nobody was there to remove it"
+        with PostgresServer.start():
+            assert Path(left).name not in os.listdir(open_folder)
+            assert await value(living, "SELECT 1") == 1
+    assert os.listdir(open_folder) == []
