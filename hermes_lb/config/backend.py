@@ -245,6 +245,16 @@ class Backend(Section):
     proxy_protocol: Literal["v1", "v2"] | None = None
     servers: list[Server] = Field(min_length=1)
 
+    @property
+    def header_keys(self) -> frozenset[bytes]:
+        """Names, in lower case, of the fields that say which server a request goes to."""
+        names = [rule.response_header for rule in self.stick if rule.response_header]
+        for source in (self.strategy.hash_on, *(rule.on for rule in self.stick)):
+            kind, _, name = source.partition(":")
+            if kind == "header":
+                names.append(name)
+        return frozenset(name.lower().encode() for name in names)
+
     @model_validator(mode="after")
     def _certificates_have_names(self) -> Self:
         if self.tls is None or not self.tls.verify or self.tls.server_name:

@@ -254,6 +254,4 @@ def parse_content_length(value: bytes) -> int | None:
 
     18 digits are below 2^63, beyond which languages with 64-bit integers read another number.
     """
-    if not value.isdigit():
-        value = value.strip(BLANKS)
     return int(value) if value.isdigit() and len(value) <= 18 else None

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 
 import httptools
 
+from hermes_lb.http1.fields import BLANKS
+
 Fields = tuple[tuple[bytes, ...], tuple[bytes, ...]]  # names, values
 
 
@@ -63,7 +65,8 @@ class HeadParser(Generic[Parser]):
         self._llhttp = kind(self)
 
     def parse_fields(self, data: bytes) -> Fields:
-        """One whole head -> the names and the values of its fields, in order.
+        """One whole head -> the names and the values of its fields, in order, without the blanks
+        around a value (RFC 9110 section 5.5).
 
         Raises httptools.HttpParserError.
         """
@@ -85,11 +88,15 @@ class HeadParser(Generic[Parser]):
             raise IncompleteHead("it does not end where it should")
         # A line each, but for the first line and the empty last one.
         if len(fields) == data.count(b"\n") - 2:
-            return tuple(fields), tuple(fields.values())
-        lister = _Lister()
-        with suppress(httptools.HttpParserUpgrade):
-            self._kind(lister).feed_data(data)
-        return tuple(lister.names), tuple(lister.values)
+            names, values = tuple(fields), tuple(fields.values())
+        else:
+            lister = _Lister()
+            with suppress(httptools.HttpParserUpgrade):
+                self._kind(lister).feed_data(data)
+            names, values = tuple(lister.names), tuple(lister.values)
+        if b" \r\n" in data or b"\t\r\n" in data:  # llhttp drops only the blanks before a value
+            values = tuple(value.rstrip(BLANKS) for value in values)
+        return names, values
 
     def text(self) -> bytes:
         """The request target, or the response's reason phrase, of the head that was parsed."""

@@ -12,7 +12,6 @@ import httptools
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http1.fields import (
-    BLANKS,
     CONNECTION,
     CONTENT_LENGTH,
     COOKIE,
@@ -44,6 +43,7 @@ from hermes_lb.http1.rules import (
     host_names,
     is_websocket_handshake,
     refused_coding,
+    request_line,
     split_absolute,
 )
 from hermes_lb.http1.trace_context import TRACE_FIELDS, trace_id_of
@@ -144,10 +144,13 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     that of the next such request only the first line is left to be read.
     """
 
-    __slots__ = ("_longest_target", "_most_fields", "_remembered")
+    __slots__ = ("_kept", "_longest_target", "_most_fields", "_remembered")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, kept: frozenset[bytes] = frozenset()) -> None:
+        """`kept`: names, in lower case, that no Connection field takes away: what decides here
+        where a request goes is for all recipients (RFC 9110 section 7.6.1)."""
         super().__init__(httptools.HttpRequestParser)
+        self._kept = kept
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
         self._remembered: Memory[bytes, RequestHead] = Memory(
@@ -177,21 +180,38 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             if (same := as_http11(data)) is not None:
                 return self._parse(same)
             raise explain(data, str(error)) from None
-        if len(names) > self._most_fields:
-            raise RequestRefused(431, f"more than {self._most_fields} header fields")
         method = self._llhttp.get_method()
         target = self.text()
+        if len(target) > self._longest_target:
+            raise self._target_too_long()
+        if len(names) > self._most_fields:
+            raise RequestRefused(431, f"more than {self._most_fields} header fields")
         if data.startswith(b" HTTP/1.1\r\n", len(method) + 1 + len(target)):
             # What was parsed fills the line: single spaces, and nothing before or between.
             head = RequestHead(method, target, 1)
         else:
             head = RequestHead(method, target, _minor_version(data, method, target))
-        _interpret(head, _plans[names], names, values)
-        if len(target) > self._longest_target:
-            raise RequestRefused(414, f"a request target longer than {self._longest_target} bytes")
+        _interpret(head, _plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
             _decide_unusual_target(head)
         return head
+
+    def too_large(self, data: bytes | bytearray) -> RequestRefused:
+        """Why `data`, a head or the beginning of one, is larger than heads may be.
+
+        A target that is too long is told as such, whatever comes behind it, and whether its end
+        has come or not (RFC 9112 section 3).
+        """
+        line, is_whole = request_line(data)
+        _, space, rest = line.partition(b" ")
+        target, space_behind, _ = rest.partition(b" ")
+        is_endless = space and not (space_behind or is_whole)
+        if is_endless or len(target) > self._longest_target:
+            return self._target_too_long()
+        return RequestRefused(431, "the request head is too large")
+
+    def _target_too_long(self) -> RequestRefused:
+        return RequestRefused(414, f"a request target longer than {self._longest_target} bytes")
 
 
 # The first line of most requests without a body; all that llhttp would take it for, and no more.
@@ -229,14 +249,18 @@ def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
 
 
 def _interpret(
-    head: RequestHead, plan: Plan, names: tuple[bytes, ...], values: tuple[bytes, ...]
+    head: RequestHead,
+    plan: Plan,
+    names: tuple[bytes, ...],
+    values: tuple[bytes, ...],
+    kept: frozenset[bytes],
 ) -> None:
     """Read the fields that mean something to a proxy; refuse what is ambiguous."""
     if plan.host >= 0:
         head.host = host = values[plan.host]
         head.host_name = host_names[host]
         if not head.host_name and host:
-            _strip_host(head, host)
+            raise RequestRefused(400, "malformed Host field")
     elif head.minor_version:
         raise RequestRefused(400, "no Host field")
     upgrade = _interpret_others(head, plan, names, values) if plan.others else b""
@@ -248,9 +272,9 @@ def _interpret(
     if plan.connection >= 0:
         connection = connections[joined_connection(plan, values)]
         _apply_connection(head, connection, upgrade, names, values)
-        without = connection.nominated
+        without = connection.nominated - kept
     if plan.traceparents is not None:
-        head.trace_id = trace_id_of([values[i].strip(BLANKS) for i in plan.traceparents])
+        head.trace_id = trace_id_of([values[i] for i in plan.traceparents])
         if not head.trace_id:
             without |= TRACE_FIELDS
     if head.method == b"TRACE" or (head.rare is not None and head.rare.hops_left is not None):
@@ -258,13 +282,6 @@ def _interpret(
     if without:
         plan = Plan(names, REQUEST_FIELDS, without=without)
     head.forwarded = plan.forwarded(values)
-
-
-def _strip_host(head: RequestHead, host: bytes) -> None:
-    head.host = host = host.strip(BLANKS)
-    head.host_name = host_names[host]
-    if not head.host_name and host:
-        raise RequestRefused(400, "malformed Host field")
 
 
 def _interpret_others(
@@ -298,7 +315,7 @@ def _interpret_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> 
     if rare is None:
         head.rare = rare = RareFields()
     if kind == EXPECT:
-        if value.strip(BLANKS).lower() != b"100-continue":
+        if value.lower() != b"100-continue":
             raise RequestRefused(417, "the only expectation understood is 100-continue")
         rare.expects_continue = head.minor_version == 1
     elif kind == VIA:
@@ -347,7 +364,7 @@ def _decide_framing(head: RequestHead, plan: Plan, values: tuple[bytes, ...]) ->
     if head.minor_version == 0:
         raise RequestRefused(400, "Transfer-Encoding in HTTP/1.0")
     coding = values[plan.transfer_encoding]
-    if coding.strip(BLANKS).lower() != b"chunked":
+    if coding.lower() != b"chunked":
         raise refused_coding([coding])
     head.length = CHUNKED
 
@@ -366,7 +383,7 @@ def _apply_connection(
     if connection.upgrade and head.minor_version == 1:
         # Only what runs in a tunnel: h2c would turn this hop into one that we can't read.
         # What is no proper handshake goes on as a plain request, for the server to refuse.
-        protocol = upgrade.strip(BLANKS).lower()
+        protocol = upgrade.lower()
         if (
             protocol == b"websocket"
             and head.method == b"GET"

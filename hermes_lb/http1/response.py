@@ -13,7 +13,6 @@ import httptools
 
 from hermes_lb.errors import InvalidResponse
 from hermes_lb.http1.fields import (
-    BLANKS,
     CONTENT_LENGTH,
     RESPONSE_FIELDS,
     SET_COOKIE,
@@ -121,10 +120,12 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     of one length. What came before, byte for byte, means the same again.
     """
 
-    __slots__ = ("_most_fields", "_remembered")
+    __slots__ = ("_kept", "_most_fields", "_remembered")
 
-    def __init__(self, most_fields: int) -> None:
+    def __init__(self, most_fields: int, kept: frozenset[bytes] = frozenset()) -> None:
+        """`kept`: as for a `RequestParser`."""
         super().__init__(httptools.HttpResponseParser)
+        self._kept = kept
         self._most_fields = most_fields
         self._remembered: Memory[bytes, ResponseHead] = Memory(most=256, longest=1024)
 
@@ -166,7 +167,7 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
             _interpret_others(head, plan, values)
         if plan.connection >= 0:
             connection = connections[joined_connection(plan, values)]
-            plan = _apply_connection(head, plan, connection)
+            plan = _apply_connection(head, plan, connection, self._kept)
         head.forwarded = plan.forwarded(values)
         return head
 
@@ -178,7 +179,7 @@ def _minor_version(data: bytes) -> int:
 
 
 def _decide_chunked(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
-    coding = values[plan.transfer_encoding].strip(BLANKS).lower()
+    coding = values[plan.transfer_encoding].lower()
     if plan.content_length >= 0 or coding != b"chunked" or not head.minor_version:
         raise InvalidResponse("Transfer-Encoding that can be read in two ways")
     head.length = CHUNKED
@@ -196,12 +197,12 @@ def _interpret_others(head: ResponseHead, plan: Plan, values: tuple[bytes, ...])
             raise InvalidResponse("several Transfer-Encoding fields")
 
 
-def _apply_connection(head: ResponseHead, plan: Plan, options: Connection) -> Plan:
+def _apply_connection(
+    head: ResponseHead, plan: Plan, options: Connection, kept: frozenset[bytes]
+) -> Plan:
     head.keep_alive = not options.close and (options.keep_alive or head.keep_alive)
-    if not options.nominated:
-        return plan
-    head.nominated = options.nominated
-    return Plan(head.names, RESPONSE_FIELDS, without=options.nominated)
+    head.nominated = nominated = options.nominated - kept
+    return Plan(head.names, RESPONSE_FIELDS, without=nominated) if nominated else plan
 
 
 _plans = Plans(RESPONSE_FIELDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from binascii import Error as NotBase64
+from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
 from hermes_lb.errors import RequestRefused
@@ -14,10 +15,15 @@ from hermes_lb.http1.memory import Memory
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# RFC 9112 section 3.2: uri-host [":" port]. No userinfo, no path, no list.
+# RFC 9112 section 3.2: uri-host [":" port]. No userinfo, no path, no list. The host is that of RFC
+# 3986 section 3.2.2, but for `IPvFuture`, which there is no way to reach, and zones (RFC 6874),
+# which mean something on one machine only.
 _HOST = re.compile(
-    rb"(?P<host>[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII
-)
+    rb"(?P<host>(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])"
+    rb"(?::(?P<port>[0-9]{0,5}))?",
+    re.ASCII,
+).fullmatch
+_MOST_PORT = 65_535
 
 
 class _Hosts(Memory[bytes, str]):
@@ -25,9 +31,19 @@ class _Hosts(Memory[bytes, str]):
     may end with (nginx too), or "" if it is malformed."""
 
     def __missing__(self, value: bytes) -> str:
-        match = _HOST.fullmatch(value)
-        name = match["host"].decode("ascii").lower().removesuffix(".") if match else ""
-        return self.remember(value, len(value), name)
+        return self.remember(value, len(value), _host_name(value))
+
+
+def _host_name(value: bytes) -> str:
+    match = _HOST(value)
+    if match is None or (match["port"] and int(match["port"]) > _MOST_PORT):
+        return ""
+    if match["ipv6"] is not None:
+        try:
+            IPv6Address(match["ipv6"].decode("ascii"))
+        except AddressValueError:
+            return ""
+    return match["host"].decode("ascii").lower().removesuffix(".")
 
 
 host_names = _Hosts(most=4096, longest=255)
@@ -62,8 +78,24 @@ def as_http11(data: bytes) -> bytes | None:
     return data[: match.start(1)] + b"1" + data[match.end(1) :] if match else None
 
 
+def request_line(data: bytes | bytearray) -> tuple[bytes, bool]:
+    """The first line of a head, or of the beginning of one, and whether it has come to its end."""
+    start = 2 if data.startswith(b"\r\n") else 0
+    end = data.find(b"\r\n", start)
+    return bytes(data[start : end if end >= 0 else len(data)]), end >= 0
+
+
+# Of what llhttp says, that which the method alone is to blame for. It knows those of HTTP, and of
+# RTSP, which it refuses as methods of HTTP.
+_METHOD_PROBLEMS = frozenset(
+    ("Invalid method encountered", "Expected space after method",
+     "Invalid method for HTTP/x.x request")
+)  # fmt: skip
+_WITH_A_METHOD = re.compile(TOKEN + rb" [^ ]+ HTTP/1\.[0-9]").fullmatch
+
+
 # What a head that has not come whole may begin with, and what can't stand anywhere in one.
-_BEGINNING = re.compile(rb"(?:\r\n)?(?:[A-Z]|\Z)|\r\Z").match
+_BEGINNING = re.compile(rb"(?:\r\n)?(?:[!#$%&'*+.^_`|~0-9A-Za-z-]|\Z)|\r\Z").match
 _NEVER = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0").search
 
 
@@ -81,7 +113,9 @@ def refuse_hopeless(data: bytes | bytearray, searched: int) -> None:
 
 def explain(data: bytes, problem: str) -> RequestRefused:
     """What llhttp found wrong with a head -> the refusal."""
-    line = data[: data.find(b"\r\n")]
+    line, _ = request_line(data)
+    if problem in _METHOD_PROBLEMS and _WITH_A_METHOD(line):
+        return RequestRefused(501, "the method is not known here")  # RFC 9110 section 9.1
     if line.endswith((b" HTTP/2.0", b" HTTP/3.0")):
         return RequestRefused(505, "HTTP/1.1 is spoken here")
     if "Transfer-Encoding" in problem and "Content-Length" not in problem:
@@ -110,7 +144,7 @@ def refused_coding(values: Iterable[bytes]) -> RequestRefused:
 def is_websocket_handshake(fields: Iterable[tuple[bytes, bytes]]) -> bool:
     """Is this what opens a WebSocket: one key of 16 bytes in base64, version 13?"""
     found = [
-        (name, value.strip(BLANKS))
+        (name, value)
         for name, value in ((name.lower(), value) for name, value in fields)
         if name in (b"sec-websocket-key", b"sec-websocket-version")
     ]

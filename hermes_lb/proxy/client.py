@@ -230,7 +230,7 @@ class ClientConnection(Intake):
             self._searched = 0
             self._start(whole, end, self.context.clock())
         elif len(held) > self.context.most_in_head:
-            self.refuse(RequestRefused(431, "the request head is too large"))
+            self.refuse(self.context.request_parser.too_large(held))
         else:
             try:
                 refuse_hopeless(held, self._searched)
@@ -248,7 +248,7 @@ class ClientConnection(Intake):
             head_bytes, rest = data[:end], data[end:]
         try:
             if end > context.most_in_head:
-                raise RequestRefused(431, "the request head is too large")
+                raise context.request_parser.too_large(head_bytes)
             head = context.request_parser.parse(head_bytes)
         except RequestRefused as error:
             self.refuse(error)

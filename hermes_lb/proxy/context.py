@@ -101,8 +101,9 @@ class Context:
         self.request_rates = request_rates(
             limits, self.shared_requests, before=self.request_rates, now=self.clock()
         )
-        self.request_parser = RequestParser(limits)
-        self.response_parser = ResponseParser(limits.header_count)
+        kept = frozenset[bytes]().union(*(one.header_keys for one in configured.backends.values()))
+        self.request_parser = RequestParser(limits, kept)
+        self.response_parser = ResponseParser(limits.header_count, kept)
 
     def reconfigure(self, configured: config.Config) -> None:
         """Other limits and timeouts, for what begins from now on."""

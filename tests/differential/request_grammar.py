@@ -48,12 +48,13 @@ _hosts = mostly(
     [
         [], [b"Host: a", b"Host: a"], [b"Host: a", b"hOST: b"], [b"Host : a"], [b" Host: a"],
         [b"Host: a/b"], [b"Host: a, b"], [b"Host: u@a"], [b"Host: a:b"], [b"Ho_st: a"],
+        [b"Host: [::::]"], [b"Host: [::1]x"], [b"Host: a:65536"], [b"Host: a%zz"], [b"Host: \t "],
         [b"Host: a\x0b"], [b"Host: \xe9"], [b"Host:", b" a"], [b"X: y", b"\tz", b"Host: a"],
     ],
 )  # fmt: skip
 _fields = mostly(
     [
-        b"X-Own: y", b"Accept: */*", b"X-Empty:", b"X-Text: \xe9\xff \t!", b"Cookie: a=b; c=d",
+        b"X-Own: y", b"X-Own:\t y \t", b"Accept: */*", b"X-Empty:", b"X-Text: \xe9\xff \t!", b"Cookie: a=b; c=d",
         b"cookie:e=f", b"Authorization: Basic eA==", b"Connection: close",
         b"Connection: keep-alive",
         b"Connection: X-Own, TE", b"Connection: close, host, content-length", b"TE: trailers",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
+from hermes_lb import config
 from tests.hostile.support import Way, asking, in_two_ways, is_passed, is_turned_away, row
 from tests.proxy.support import Message, Stage, answers, request
 
@@ -97,6 +99,57 @@ async def test_no_client_can_nominate_its_affinity_away(stage: Stage) -> None:
         assert (await client.read_response()).body == b"two"
     assert [message.get("Cookie") for message in two.requests] == ["a=b"] * 3
     assert one.requests == []
+
+
+@pytest.mark.row(21)
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {"stick": [{"on": "header:X-Chat-Id"}]},
+        {"stick": [{"on": "header:X-Chat-Id", "learn": True, "response_header": "X-Chat"}]},
+        {"stick": [{"on": "query:x"}, {"on": "header:x-chat-id"}]},
+        {"balance": "consistent_hash", "strategy": {"hash_on": "header:X-Chat-Id"}},
+        {"balance": "maglev", "strategy": {"hash_on": "header:X-Chat-Id"}},
+    ],
+    ids=["stick", "learn", "second-rule", "consistent-hash", "maglev"],
+)
+async def test_no_client_can_nominate_the_key_away_that_picks_its_server(
+    stage: Stage, backend: dict[str, Any]
+) -> None:
+    """It is for all recipients (RFC 9110 section 7.6.1)."""
+    origins = [await stage.serving(answers(b"%d" % number)) for number in range(4)]
+    lb = await stage.balancer(*origins, backend=backend)
+    client = await stage.client(lb)
+    for chat in ("a", "b", "c", "d"):
+        await client.get("/", f"X-Chat-Id: {chat}")
+        first = (await client.read_response()).body
+        for option in ("X-Chat-Id", "x-chat-id, X-Own", "X-Own, X-Chat-Id"):
+            await client.get("/", f"Connection: {option}", f"X-Chat-Id: {chat}", "X-Own: 1")
+            assert (await client.read_response()).body == first
+    seen = [message for origin in origins for message in origin.requests]
+    assert sorted(message.get("X-Chat-Id") or "" for message in seen) == sorted("abcd" * 4)
+    own = [message.get("X-Own") for message in seen if message.get("X-Own")]
+    assert len(own) == 4  # of those that did not nominate it
+
+
+@pytest.mark.row(21)
+async def test_what_may_be_nominated_follows_the_configuration(stage: Stage) -> None:
+    """What was remembered of a head before a reload says nothing of the ones after it."""
+    origin = await stage.serving(answers(b"ok"))
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    before = lb.config
+    backend = before.backends["agents"]
+    stick = [config.Stick(on="header:X-Chat-Id")]
+    after = before.model_copy(
+        update={"backends": {"agents": backend.model_copy(update={"stick": stick})}}
+    )
+    for configured in (before, after, before):
+        await lb.reconfigure(configured)
+        for _ in range(2):
+            await client.get("/", "Connection: X-Chat-Id", "X-Chat-Id: a")
+            assert (await client.read_response()).status == 200
+    assert [m.get("X-Chat-Id") for m in origin.requests] == [None, None, "a", "a", None, None]
 
 
 # 21 and 22: on the way back.

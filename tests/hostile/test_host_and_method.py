@@ -33,6 +33,14 @@ REFUSED = [
     row(19, "obs-text", get(" a\xa0"), 400, "Host"),
     row(19, "no-port-number", get(" a:b"), 400, "Host"),
     row(19, "open-bracket", get(" [::1"), 400, "Host"),
+    row(19, "no-ipv6-address", get(" [::::]"), 400, "Host"),
+    row(19, "ipv4-in-brackets", get(" [127.0.0.1]"), 400, "Host"),
+    row(19, "zone", get(" [fe80::1%25eth0]"), 400, "Host"),
+    row(19, "behind-the-bracket", get(" [::1]x"), 400, "Host"),
+    row(19, "port-number-too-large", get(" a:65536"), 400, "Host"),
+    row(19, "only-a-port", get(" :80"), 400, "Host"),
+    row(19, "half-an-escape", get(" a%2"), 400, "Host"),
+    row(19, "absolute-with-no-ipv6-address", get(" a", target="http://[::::]/"), 400, "target"),
     row(19, "scheme", get(" http://a"), 400, "Host"),
     # The target wins over Host, but a request with no good Host is refused all the same.
     row(19, "absolute-and-none", get(target="http://a/"), 400, "Host"),
@@ -45,6 +53,10 @@ REFUSED = [
     row(19, "no-path", get(" a", target="evil"), 400, ""),
     row(20, "star-of-a-get", get(" a", target="*"), 400, "target"),
     row(20, "star-and-more", b"OPTIONS *x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
+    row(20, "unknown", b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method"),
+    row(20, "unknown-with-a-body",
+        b"brew / HTTP/1.1\r\nHost: a\r\nContent-Length: 38\r\n\r\n" + BEHIND, 501, "method"),
+    row(20, "no-token", b"BR(W / HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
     row(20, "connect", b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 405, "CONNECT"),
     row(20, "connect-with-a-length",
         b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nContent-Length: 38\r\n\r\n" + BEHIND, 405,
@@ -70,11 +82,18 @@ def host(value: str) -> dict[str, str | None]:
     return {"Host": value, "X-Forwarded-Host": value}
 
 
+NO_HOST: dict[str, str | None] = {"Host": "agents", "X-Forwarded-Host": ""}
+
 # What arrives; the first line and the fields that the origin sees.
 PASSED = [
     row(19, "port", get(" a:8080"), "GET / HTTP/1.1", host("a:8080")),
     row(19, "ipv6", get(" [::1]:80"), "GET / HTTP/1.1", host("[::1]:80")),
     row(19, "no-blank", get("a"), "GET / HTTP/1.1", host("a")),
+    row(19, "blanks-around", get("\t a \t"), "GET / HTTP/1.1", host("a")),
+    row(19, "no-port-number", get(" a:"), "GET / HTTP/1.1", host("a:")),
+    # As a request of HTTP/1.0 without Host: to servers, the backend's name (RFC 9112 section 3.3).
+    row(19, "empty", get(""), "GET / HTTP/1.1", NO_HOST),
+    row(19, "only-blanks", get(" \t "), "GET / HTTP/1.1", NO_HOST),
     # RFC 9112 section 3.2.2
     row(19, "absolute", get(" evil", target="http://right:8/p?q"), "GET /p?q HTTP/1.1",
         host("right:8")),
@@ -125,13 +144,17 @@ async def test_routes_go_by_the_host_that_is_forwarded(stage: Stage) -> None:
         (get(" public.test", target="http://inner.test/"), b"inner"),
         (get(" inner.test", target="http://public.test/"), b"default"),
         (get(" inner.test.evil"), b"default"),
+        (get(""), b"default"),
+        (get("", target="http://inner.test/"), b"inner"),
     ]:
         await client.send(wire)
         assert (await client.read_response()).body == body
     assert [seen.get("Host") for seen in inner.requests] == [
-        "inner.test", "INNER.test:80", "inner.test",
+        "inner.test", "INNER.test:80", "inner.test", "inner.test",
     ]  # fmt: skip
-    assert [seen.get("Host") for seen in default.requests] == ["public.test", "inner.test.evil"]
+    assert [seen.get("Host") for seen in default.requests] == [
+        "public.test", "inner.test.evil", "agents",
+    ]  # fmt: skip
 
 
 # TRACE, which would show a script what it must not see.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SMALL = {"head_size": 2048, "header_count": 10, "target_size": 1024}
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
+LONG = b"GET /%b HTTP/1.1\r\nHost: a\r\n"
 
 # What arrives where the limits are SMALL, the status, a part of the reason in the log.
 REFUSED = [
@@ -40,10 +41,20 @@ REFUSED = [
     row(17, "eleven-that-are-dropped", GET + b"TE: trailers\r\n" * 10 + b"\r\n", 431,
         "10 header fields"),
     row(17, "eleven-cookies", GET + b"Cookie: a=b\r\n" * 10 + b"\r\n", 431, "10 header fields"),
-    row(17, "target", b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * 1024), 414, "target"),
+    row(17, "target", LONG % (b"a" * 1024) + b"\r\n", 414, "target"),
     row(17, "target-in-absolute-form", b"GET http://a/%b HTTP/1.1\r\nHost: a\r\n\r\n"
         % (b"a" * 1024), 414, "target"),
-    row(17, "method", b"A" * 1000 + b" / HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
+    # RFC 9112 section 3: 414 whatever else is too large, and whether its line ever ends.
+    row(17, "target-of-a-head-too-large", LONG % (b"a" * 4096) + b"\r\n", 414, "target"),
+    row(17, "target-and-too-many-fields", LONG % (b"a" * 1024) + b"A: b\r\n" * 20 + b"\r\n", 414,
+        "target"),
+    row(17, "target-and-a-long-value", LONG % (b"a" * 1024) + b"A: %b\r\n\r\n" % (b"b" * 4096), 414,
+        "target"),
+    row(17, "target-without-an-end", b"GET /" + b"a" * 4096, 414, "target"),
+    row(17, "target-without-an-end-behind-a-line", b"\r\nGET /" + b"a" * 4096, 414, "target"),
+    row(17, "version-without-an-end", b"GET / HTTP/1.1" + b"1" * 4096, 431, "too large"),
+    row(17, "method", b"A" * 1000 + b" / HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method"),
+    row(17, "method-without-an-end", b"A" * 4096, 431, "too large"),
 ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ REFUSED = [
     row(15, "http-1.10", b"GET / HTTP/1.10\r\nHost: a\r\n\r\n", 400, ""),
     row(15, "http-1", b"GET / HTTP/1\r\nHost: a\r\n\r\n", 400, ""),
     row(15, "version-in-lower-case", b"GET / http/1.1\r\nHost: a\r\n\r\n", 400, ""),
-    row(15, "method-in-lower-case", b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
+    row(15, "method-in-lower-case", b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method"),
     row(15, "another-protocol", b"DESCRIBE / RTSP/1.0\r\nHost: a\r\n\r\n", 400, ""),
     # 16
     row(16, "fragment", b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "fragment"),

@@ -133,12 +133,11 @@ def test_options_of_connection(value: bytes, keep_alive: bool, is_upgrade: bool)
         row("one", b"1", 1),
         row("leading-zeros", b"005", 5),
         row("18-digits", b"9" * 18, 10**18 - 1),
-        row("blanks-before", b" \t5", 5),  # RFC 9110 section 5.5
-        row("blanks-behind", b"5\t ", 5),
         *(
             row(f"row5-{value[:20]!r}-{len(value)}", value, None)
             for value in (
-                b"", b" ", b"+5", b"-5", b"-0", b"0x5", b"5_0", b"5e0", b'"5"', b"5.0", b"5 5",
+                b"", b" ", b" 5", b"5\t", b"+5", b"-5", b"-0", b"0x5", b"5_0", b"5e0", b'"5"',
+                b"5.0", b"5 5",
                 b"5\n", b"5\x0b", b"5\xa0", b"5,5", b"5, 5", b"\xd9\xa5", b"\xb2", b"1" * 5000,
                 b"9223372036854775808", b"18446744073709551621",
             )

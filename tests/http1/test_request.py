@@ -153,7 +153,7 @@ REFUSED = [
             b"GET\x0b/ HTTP/1.1": 400, b"GET\xa0/ HTTP/1.1": 400, b"GET / x HTTP/1.1": 400,
             b"GET /": 400, b"GET / ": 400, b"GET": 400, b"": 400, b"GET HTTP/1.1": 400,
             b"GET / HTTP/2.0": 505, b"GET / HTTP/3.0": 505, b"GET / HTTP/0.9": 400,
-            b"GET / http/1.1": 400, b"get / HTTP/1.1": 400, b"Get / HTTP/1.1": 400,
+            b"GET / http/1.1": 400, b"get / HTTP/1.1": 501, b"Get / HTTP/1.1": 501,
             b"GET / HTTP/1.10": 400, b"GET / HTTP/01.1": 400, b"GET / HTTP/1,1": 400,
             b"GET / HTTP/1": 400, b"GET / HTTP/1.": 400, b"GET / HTTP/11": 400,
             b"GET / HTTP/1.1HTTP/1.1": 400, b"GET / HTTPS/1.1": 400, b"GET / RTSP/1.0": 400,
@@ -174,7 +174,35 @@ REFUSED = [
     row("row17-known-fields", request(*[b"Cookie: a=b"] * MOST_FIELDS), 431, "header fields"),
     row("row17-dropped-fields", request(*[b"TE: trailers"] * MOST_FIELDS), 431, "header fields"),
     row("row17-target", _line(b"GET /%b HTTP/1.1" % (b"a" * 16384)), 414, "target"),
-    row("row17-method", _line(b"A" * 1000 + b" / HTTP/1.1"), 400, ""),
+    row("row17-target-and-fields",
+        request(*[b"X: y"] * MOST_FIELDS, line=b"GET /%b HTTP/1.1" % (b"a" * 16384)), 414,
+        "target"),
+    row("row17-target-in-absolute-form", _line(b"GET http://a/%b HTTP/1.1" % (b"a" * 16384)), 414,
+        "target"),
+    row("row17-method", _line(b"A" * 1000 + b" / HTTP/1.1"), 501, "method"),
+    # RFC 9110 section 9.1: a method is a token; those that llhttp does not know, are not known.
+    *(
+        row(f"row20-{method.decode()}", _line(method + b" / HTTP/1.1"), 501, "method")
+        for method in (
+            b"BREW", b"GETX", b"GE", b"PO", b"X-1", b"!#$%&'*+-.^_`|~0a", b"0", b"post",
+            b"DESCRIBE", b"PLAY", b"FLUSH",
+        )
+    ),
+    row("row20-unknown-http10", b"BREW / HTTP/1.0\r\n\r\n", 501, "method"),
+    row("row20-unknown-http12", _line(b"BREW / HTTP/1.2"), 501, "method"),
+    row("row20-unknown-behind-a-line", b"\r\n" + _line(b"BREW / HTTP/1.1"), 501, "method"),
+    row("row20-unknown-with-two-lengths", request(b"Content-Length: 1", b"Content-Length: 2",
+        line=b"BREW / HTTP/1.1"), 501, "method"),
+    *(
+        row(f"row20-{line!r}", _line(line), 400, "")
+        for line in (
+            b"G(T / HTTP/1.1", b"G\xc9T / HTTP/1.1", b"BR EW / HTTP/1.1", b"BREW\t/ HTTP/1.1",
+            b"BREW  / HTTP/1.1", b"BREW / HTTP/1.1 ", b"BREW /", b"BREW", b"BREW / HTTP/1.10",
+            b"GET/ HTTP/1.1", b"{} / HTTP/1.1",
+        )
+    ),
+    row("row20-known-with-two-lengths", request(b"Content-Length: 1", b"Content-Length: 2",
+        line=b"LOCK / HTTP/1.1"), 400, ""),
     # 18
     *(
         row(f"row18-{name}", data, 400, "")
@@ -206,6 +234,18 @@ REFUSED = [
             b"::1", b"[::1]x", b"[g]", b"a:b", b"a:80:80", b"a:999999", b":80", b"http://a",
             b"a\tb",
             b"a\xe9", b"a\xa0", b'a"', b"a<b", b"a^b", b"a|b",
+            # RFC 3986 section 3.2.2: what is in brackets is an IPv6 address.
+            b"[::::]", b"[:]", b"[]", b"[.]", b"[1.2.3.4]", b"[1:2:3:4:5:6:7]", b"[::1", b"[::1]]",
+            b"[1:2:3:4:5:6:7:8:9]", b"[12345::]", b"[1::2::3]", b"[::1.2.3]", b"[::1.2.3.256]",
+            b"[::1]:x", b"[::1]:65536", b"[::1] :80", b"a[::1]", b"[fe80::1%25eth0]", b"[v1.a]",
+            b"[fe80::1%eth0]", b"[ ::1]",
+            b"a:65536", b"a:99999", b"a:-1", b"a:+1", b"a:1 2", b"a%", b"a%2", b"a%zz", b".",
+            b".:80",
+        )
+    ),
+    *(
+        row(f"row19-absolute-{host!r}", _line(b"GET http://%b/ HTTP/1.1" % host), 400, "authority")
+        for host in (b"[::::]", b"[1.2.3.4]", b"a:65536", b"a%zz", b"[::1]x"
         )
     ),
     row("row19-absolute-without-host", _host()[:4] + b"http://b" + _host()[4:], 400, ""),
@@ -257,6 +297,16 @@ ACCEPTED = [
         for name, data, expected in (
             ("length", request(b"Content-Length: 5 "), {"length": 5}),
             ("coding", request(b"Transfer-Encoding: chunked "), {"length": CHUNKED}),
+            ("length-tab", request(b"Content-Length: \t5 \t"), {"length": 5}),
+            ("hops", request(b"Max-Forwards: 0 ", line=b"TRACE / HTTP/1.1"), {"method": b"TRACE"}),
+            ("request-id", request(b"X-Request-ID: \tabc \t"), {"request_id": b"abc"}),
+            ("cookie", request(b"Cookie: a=b \t"), {"cookies": [b"a=b"]}),
+            ("upgrade", request(b"Connection: Upgrade\t", b"Upgrade: websocket\t", *HANDSHAKE),
+                {"upgrade": b"websocket"}),
+            ("any", request(b"A: \t b c \t "), {"forwarded": b"A: b c\r\n"}),
+            ("repeated", request(b"A: b ", b"A: c\t", b"B:  "),
+                {"forwarded": b"A: b\r\nA: c\r\nB: \r\n"}),
+            ("no-host", request(host=b"Host: \t "), {"host": b"", "host_name": ""}),
             ("host", request(host=b"Host: a "), {"host": b"a"}),
             ("host-tab", request(host=b"Host:\ta\t"), {"host": b"a", "host_name": "a"}),
             ("expect", request(b"Expect: 100-continue "), {"expects_continue": True}),
@@ -299,6 +349,9 @@ ACCEPTED = [
         for host, name in {
             b"A.B": "a.b", b"a:80": "a", b"a:": "a", b"[::1]": "[::1]", b"[::1]:80": "[::1]",
             b"1.2.3.4:5": "1.2.3.4", b"xn--a_b": "xn--a_b", b"": "", b"a.b.": "a.b",
+            b"[2001:DB8::A]:8080": "[2001:db8::a]", b"[::]": "[::]", b"[::1]:": "[::1]",
+            b"[::ffff:192.0.2.1]": "[::ffff:192.0.2.1]", b"[1:2:3:4:5:6:7:8]": "[1:2:3:4:5:6:7:8]",
+            b"a:65535": "a", b"a:0": "a", b"a%41": "a%41",
             b"a.:80": "a",
         }.items()
     ),

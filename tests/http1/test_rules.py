@@ -30,7 +30,7 @@ HOPELESS = [
     row("row14-cr", b"\rG"),
     row("row14-two-crlf", b"\r\n\r\nG"),
     row("row14-space", b" GET"),
-    row("row15-lower-case", b"get / HTTP/1.1"),
+    row("row15-no-token", b"(GET"),
     row("row18-tls", b"\x16\x03\x01\x02\x00\x01\x00"),
     row("row18-socks", b"\x05\x01\x00"),
     row("row18-high", b"\xff"),
@@ -49,7 +49,17 @@ def test_hopeless(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\r", b"\r\n", b"\r\nGET / HTTP/1.1\r\nA: b\r", b"G", b"M-SEARCH", request()[:-1]],
+    [
+        b"",
+        b"\r",
+        b"\r\n",
+        b"\r\nGET / HTTP/1.1\r\nA: b\r",
+        b"G",
+        b"M-SEARCH",
+        b"get",
+        b"!",
+        request()[:-1],
+    ],
 )
 def test_there_is_hope(data: bytes) -> None:
     _arrives(data)
