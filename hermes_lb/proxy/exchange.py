@@ -94,7 +94,11 @@ class Exchange(Retries, Relay):
         if rare is not None and rare.hops_left == 0:
             answers.as_final_recipient(self, rest)
             return
-        if head.length and head.length == len(rest) <= context.most_for_retry:
+        if (
+            head.length
+            and head.length == len(rest) <= context.most_for_retry
+            and not head.expects_continue
+        ):
             self.request_head += rest  # all of it came at once, and a retry needs no more
             self.bytes_in = len(rest)
         elif head.length:

@@ -253,14 +253,8 @@ class Relay(ExchangeState):
         """
         self.upstream = None
         client = self.client
-        is_read = True
-        if self.upload is None:
-            upstream.give_back(now, is_clean)
-        else:
-            # The server may have answered early, and not have read it all.
-            is_read = self.upload.is_read
-            is_sent = is_read and upstream.transport.get_write_buffer_size() == 0
-            upstream.give_back(now, is_clean and is_sent)
+        is_read = self.upload is None or self.upload.is_read
+        upstream.give_back(now, is_clean)
         if client.is_writing_paused:
             # A client that has much to read yet is waited for, and holds the lease. Up to the
             # high-water mark the rest leaves without us: to wait for it would cost each request.

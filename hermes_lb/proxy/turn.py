@@ -103,6 +103,10 @@ class Turn:
             self._open()
         self._ended.append((exchange, now, termination))
 
+    def holds(self, transport: asyncio.Transport) -> bool:
+        """True if something that was sent to `transport` has not been written yet."""
+        return any(held is transport for held, _ in self._writes)
+
     def write_all(self) -> None:
         """Write what was sent, now."""
         writes = self._writes

@@ -29,6 +29,7 @@ class Upload:
         "_kept",
         "_kept_size",
         "_most",
+        "_was_asked_for",
         "awaits_continue",
         "is_forgotten",
         "is_read",
@@ -44,6 +45,7 @@ class Upload:
         self.is_read = False
         self.is_stopped = False
         self.awaits_continue = head.expects_continue
+        self._was_asked_for = not head.expects_continue
         self.is_forgotten = False
 
     @property
@@ -55,6 +57,15 @@ class Upload:
             or self.awaits_continue
             or (upstream is not None and upstream.is_writing_paused)
         )
+
+    def is_sent(self, upstream: UpstreamConnection) -> bool:
+        """Asked when the response begins: has the whole body gone to the transport of `upstream`?
+
+        False for a body that the server has not asked for with a 100: it may have refused the
+        expectation and then read the body, or not (RFC 9110 section 10.1.1).
+        """
+        turn = self._exchange.context.turn
+        return self.is_read and self._was_asked_for and not turn.holds(upstream.transport)
 
     def receive(self, data: bytes) -> None:
         """Bytes from the client: of the body, or, behind its end, of the next request."""
@@ -94,7 +105,7 @@ class Upload:
         """Send the head, and what has come of the body, on a new connection."""
         exchange = self._exchange
         assert self._kept is not None
-        upstream.send_request(exchange, b"".join((request_head, *self._kept)))
+        upstream.send_request(exchange, b"".join((request_head, *self._kept)), self)
         self._bound()
         if not upstream.is_writing_paused:
             exchange.client.resume_reading()
@@ -110,6 +121,7 @@ class Upload:
 
     def continued(self) -> None:
         """The server has said 100: now it is the client's turn."""
+        self._was_asked_for = True
         if self.awaits_continue:
             self._moved()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.detached import Detached
     from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.upload import Upload
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -41,10 +42,12 @@ class UpstreamConnection(Endpoint):
         "exchange",
         "home",
         "idle_since",
+        "is_early",
         "is_lost",
         "is_reused",
         "keep_alive",
         "seen",
+        "upload",
     )
 
     def __init__(self, home: ServerConnections, context: Context, dialer: ServerDialer) -> None:
@@ -58,6 +61,8 @@ class UpstreamConnection(Endpoint):
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
+        self.upload: Upload | None = None  # of the request, if its body is more than one piece
+        self.is_early = False  # the response began before all of the request had been sent
         self.seen: tuple[tuple[float, int], float] | None = None  # of `liveness`, where it looks
         self._is_noted = False  # bytes of a head wait for the end of the turn
         self._more = b""  # those that came behind them in the same turn
@@ -88,6 +93,13 @@ class UpstreamConnection(Endpoint):
         elif self._is_noted:
             self._more += data
         else:
+            if not self._pending:
+                # The first bytes of a head. Sent is what the kernel has, and not what is on its way
+                # there: it could leave in this very loop iteration, behind the answer.
+                upload = self.upload
+                self.is_early = (upload is not None and not upload.is_sent(self)) or (
+                    self.transport.get_write_buffer_size() > 0
+                )
             self._is_noted = True
             self._context.turn.response_came(self, data)
 
@@ -153,9 +165,13 @@ class UpstreamConnection(Endpoint):
 
     # What the exchange calls.
 
-    def send_request(self, exchange: Exchange, data: bytes) -> None:
-        """Start to serve `exchange`: its head, and what has come of its body."""
+    def send_request(self, exchange: Exchange, data: bytes, upload: Upload | None = None) -> None:
+        """Start to serve `exchange`: its head, and what has come of its body.
+
+        `upload` sends the rest of that.
+        """
         self.exchange = exchange
+        self.upload = upload
         self.body = None
         self._context.send(self.transport, data)
 
@@ -205,12 +221,17 @@ class UpstreamConnection(Endpoint):
         self._context.turn.response_came(self, b"")
 
     def give_back(self, now: float, is_clean: bool) -> None:
-        """The exchange is over. `is_clean`: both messages ended exactly where they should."""
+        """The exchange is over. `is_clean`: both messages ended exactly where they should.
+
+        A server that answered early may take what it has not read for the next request. nginx asks
+        for the same (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
+        """
         self.exchange = None
+        self.upload = None
         self.body = None
         if is_clean and self._tls is not None and not self.is_reused:
             self.dialer.remember(self._tls)
-        if is_clean and self.keep_alive and not self._is_noted:
+        if is_clean and self.keep_alive and not (self.is_early or self._is_noted):
             if self._is_reading_paused:
                 self.resume_reading()
             self.is_reused = True
@@ -221,6 +242,7 @@ class UpstreamConnection(Endpoint):
     def abort(self) -> None:
         """End the exchange on this side at once: the server sees its client leave."""
         self.exchange = None
+        self.upload = None
         self.transport.abort()
 
     def close(self) -> None:
