@@ -114,8 +114,20 @@ class ClosedBeforeResponse(ServerFailed):
     retry = Retry.REPEATABLE_ONLY
 
 
+class ClosedInHead(ServerFailed):
+    """The connection closed within the response's head: the client has seen nothing of it.
+
+    nginx retries it as any `error`; HAProxy's letters are the same ("before sending its full HTTP
+    response headers").
+    """
+
+    status = 502
+    termination = "SH"
+    retry = Retry.REPEATABLE_ONLY
+
+
 class BadResponse(ServerFailed):
-    """The response is malformed or ambiguous, or ended within its head."""
+    """The response is malformed or ambiguous."""
 
     status = 502
     termination = "PH"

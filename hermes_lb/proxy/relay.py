@@ -31,8 +31,7 @@ class Relay(ExchangeState):
     # The response's head.
 
     def response_begun(self) -> None:
-        """The first bytes of a response have come: the server has executed the request."""
-        self.head.can_repeat = False
+        """A part of a response's head has come. The client has seen nothing, so a retry is safe."""
 
     def informational(self, head: ResponseHead) -> bool:
         """A 1xx other than 101: relayed to clients that know them. False: the exchange is over."""
@@ -40,7 +39,7 @@ class Relay(ExchangeState):
         if self.informational_responses > INFORMATIONAL_RESPONSES:
             self.server_failed(BadResponse("too many informational responses"))
             return False
-        self.response_begun()
+        self.head.can_repeat = False  # the server is at work, and the client knows
         if self.upload is not None and head.status == 100:
             self.upload.continued()
         if self.head.minor_version == 1 and self.stream is None:  # or it is within its response
@@ -70,7 +69,7 @@ class Relay(ExchangeState):
             if backend.sticks is not None:
                 news = backend.learn(self, server, head, now)
                 if news is not None:
-                    self.response_begun()
+                    self.head.can_repeat = False  # it has executed it
                     self.client.deadline = float("inf")  # it has its own
                     upstream.hold(news)
                     return

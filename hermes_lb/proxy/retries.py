@@ -58,12 +58,20 @@ class Retries(ExchangeState):
     ) -> None:
         """On another server, at once; a cookie's is left only for the last retry (HAProxy).
 
+        A server whose kept connection was stale may be restarting, so others are asked first. It
+        has refused nothing, though: when all others have been tried, it is asked again.
+
         Where there is no other, the same one is tried again, after a while if it refused: it may be
         restarting. A dial that timed out has waited long enough.
         """
         is_last = self.retries + 1 >= backend.retries
         is_pinned = self.pinned_to is server
-        others = backend.pool.can_wait((*self.tried, server), now)
+        tried = (*self.tried, server)
+        others = backend.pool.can_wait(tried, now)
+        if self.passed_over is not None and not others:
+            tried = tuple(other for other in tried if other is not self.passed_over)
+            self.passed_over = None
+            others = backend.pool.can_wait(tried, now)
         if is_pinned and self.is_strict:
             others, is_last = False, False
         stays = (
@@ -76,7 +84,7 @@ class Retries(ExchangeState):
             return
         self.retries += 1
         server.counters.retries += 1
-        self.must_dial = is_stale
+        self.must_dial = self.must_dial or is_stale
         self.connected_at = -1.0
         lease, self.lease = self.lease, None
         if lease is not None:
@@ -91,7 +99,9 @@ class Retries(ExchangeState):
             self.turn_around = self.context.loop.call_later(delay, self._turned_around)
         else:
             self.pinned_to = None
-            self.tried = (*self.tried, server)
+            self.tried = tried
+            if is_stale:
+                self.passed_over = server
             self.dispatch(now)
 
     def _turned_around(self) -> None:

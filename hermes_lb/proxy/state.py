@@ -48,7 +48,8 @@ class ExchangeState:
         "upstream",
         "dialing",  # or the question where its session lives
         "turn_around",  # the pause before another attempt
-        "must_dial",
+        "must_dial",  # a kept connection was found closed: others may be, too
+        "passed_over",  # the server that had it, until it has been asked on a fresh one
         "retries",
         "queue_position",
         # The response.
@@ -94,6 +95,7 @@ class ExchangeState:
         self.dialing: asyncio.Task[None] | None = None
         self.turn_around: asyncio.TimerHandle | None = None
         self.must_dial = False
+        self.passed_over: Server | None = None
         self.retries = 0
         self.queue_position = 0
         self.status = 0

@@ -8,7 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, cast
 
 from hermes_lb.dialing import in_words
-from hermes_lb.errors import BadResponse, ClosedBeforeResponse, InvalidResponse
+from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, InvalidResponse
 from hermes_lb.proxy.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class UpstreamConnection(Endpoint):
         elif self.body is not None:
             exchange.response_ended(self.body, error)
         elif self._pending:
-            exchange.server_failed(BadResponse(f"{name} closed in the middle of a response head"))
+            exchange.server_failed(ClosedInHead(f"{name} closed in the middle of a response head"))
         else:
             why = f": {in_words(error)}" if isinstance(error, ssl.SSLError) else ""
             exchange.server_failed(ClosedBeforeResponse(f"{name} closed without a response{why}"))

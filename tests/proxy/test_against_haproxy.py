@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from tests.proxy.support import LogLine
+    from tests.proxy.support import AtOrigin, LogLine, Message
 
     Fronts = Ours | HAProxys
     Scenario = Callable[[Stage, Fronts], Awaitable[object]]
@@ -83,6 +83,14 @@ async def no_answer_in_time(stage: Stage, fronts: Fronts) -> object:
 async def garbage(stage: Stage, fronts: Fronts) -> object:
     origin = await stage.serving(lambda connection, _: connection.send(b"garbage\r\n\r\n"))
     return await one(stage, fronts, origin.port)
+
+
+async def closed_in_the_head(stage: Stage, fronts: Fronts) -> object:
+    async def handle(connection: AtOrigin, _: Message) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Le")
+        raise Ended(b"", by_reset=False)
+
+    return await one(stage, fronts, (await stage.serving(handle)).port)
 
 
 async def silence_in_the_body(stage: Stage, fronts: Fronts) -> object:
@@ -154,6 +162,7 @@ async def the_server_set_the_cookie_itself(stage: Stage, fronts: Fronts) -> obje
         not_connected_in_time,
         no_answer_in_time,
         garbage,
+        closed_in_the_head,
         silence_in_the_body,
         the_queue_was_too_long,
         the_client_left_the_answer,

@@ -360,15 +360,17 @@ async def test_a_body_over_the_retry_buffer_is_sent_to_the_next_server_if_none_w
 
 
 @pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\nContent-Le"])
-async def test_a_response_that_has_begun_is_not_asked_for_again(stage: Stage, begun: bytes) -> None:
+async def test_a_response_that_ends_within_its_head_is_not_asked_for_again_for_a_post(
+    stage: Stage, begun: bytes
+) -> None:
     lb, client, first, second = await stage.with_backup()
-    await client.get()
+    await client.post(b"pay")
     at_first, _ = await first.accept_request()
     await at_first.send(begun)
     at_first.close()
     assert (await client.read_response()).status == 502
     assert second.requests == []
-    assert (await stage.log_line(lb)).termination in ("PH", "SH")
+    assert (await stage.log_line(lb)).termination == "SH"
 
 
 @on_both_loops
