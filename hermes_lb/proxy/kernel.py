@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterator
+
+_READ = 64 * 1024
 
 _LINGER_FOR_0_S = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
@@ -21,6 +25,19 @@ def has_news(transport: asyncio.Transport, events: int) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), events)
     return bool(poll.poll(0))
+
+
+def received(transport: asyncio.Transport) -> Iterator[bytes]:
+    """What has come on a connection and has not been read, up to its end or an error.
+
+    For `connection_lost` only: nothing else reads any more, and both event loops close the
+    descriptor behind that call.
+    """
+    try:
+        while data := os.read(transport.get_extra_info("socket").fileno(), _READ):
+            yield data
+    except OSError:
+        return
 
 
 def reset_when_closed(transport: asyncio.Transport) -> None:

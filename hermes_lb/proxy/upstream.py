@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from hermes_lb.dialing import in_words
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, InvalidResponse
 from hermes_lb.proxy.endpoint import Endpoint
+from hermes_lb.proxy.kernel import received
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -118,12 +119,31 @@ class UpstreamConnection(Endpoint):
     def connection_lost(self, error: Exception | None) -> None:
         if self._is_noted:
             self._context.turn.finish()
+        if error is not None and self.exchange is not None:
+            self._read_what_is_left()
         self.is_lost = True
         self._context.upstreams.discard(self)
         if self._tls is not None and error is None:
             error = self._cut(self._tls)
         self._ended(error)
         self._context.connection_gone()
+
+    def _read_what_is_left(self) -> None:
+        """Read what the kernel had received before the end: both loops stop at a failed write.
+
+        A server that answers an upload from its head, and closes, has the rest of that unread, so
+        its kernel resets the connection: our next write fails, with the answer in our receive
+        buffer. nginx and HAProxy read on after a failed write, too. TLS has its bytes decrypted by
+        the loop alone.
+        """
+        if self._tls is not None:
+            return
+        for data in received(self.transport):
+            self.data_received(data)
+            if self._is_noted:
+                self._context.turn.finish()
+            if self.exchange is None or self._is_reading_paused:
+                return
 
     @staticmethod
     def _cut(tls: ssl.SSLObject) -> Exception | None:
