@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -82,10 +83,8 @@ class Context:
         self.gate = Gate(configured.process.max_connections, self)
         self.is_draining = False
         self.keeps_clients = True  # behind a response: neither draining nor full
-        instance = secrets.token_hex(8)
-        self.pseudonym = f"hermes-lb-{instance}".encode("ascii")  # in Via; must be ours alone
-        self.via = (b"1.0 " + self.pseudonym, b"1.1 " + self.pseudonym)  # by minor version
-        self._request_id = instance.encode("ascii") + b"%016x"
+        self.key = secrets.token_bytes(16)  # until a supervisor says what all its processes have
+        self._request_id = secrets.token_hex(8).encode("ascii") + b"%016x"
         self._request_numbers = count(1)
         # Added to the clock, seconds since 1970; the sweep keeps it right when the time is set.
         self.wall_clock_offset = 0.0
@@ -122,8 +121,14 @@ class Context:
         if self.request_rates is not None:
             self.request_rates.share(requests)
 
+    def pseudonym(self, frontend: str) -> bytes:
+        """What a frontend is called in Via: in all processes of this balancer the same, and after
+        an upgrade too, and on no other."""
+        digest = blake2b(frontend.encode(), key=self.key, digest_size=8, person=b"via").hexdigest()
+        return b"hermes-lb-" + digest.encode("ascii")
+
     def new_request_id(self) -> bytes:
-        """32 hexadecimal digits: this balancer's random half, and a number."""
+        """32 hexadecimal digits: this process's random half, and a number."""
         return self._request_id % next(self._request_numbers)
 
     def set_wall_clock(self) -> None:

@@ -66,7 +66,7 @@ class Exchange(Retries, Relay):
             return
         if (destination := client.frontend.router.route(head.host_name, head.target)) is None:
             raise RequestRefused(404, "nothing is served here")
-        if rare is not None and context.pseudonym in b",".join(rare.via):
+        if rare is not None and client.frontend.pseudonym in b",".join(rare.via):
             raise RequestRefused(508, "this request has been here before")
         self.backend, self.is_logged, self.rules = destination
         if head.method == b"TRACE" and not client.frontend.allows_trace:
@@ -86,7 +86,7 @@ class Exchange(Retries, Relay):
             head.request_id = context.new_request_id()
         if not head.trace_id and context.recorder.makes_traces:
             start_trace(head, context.rng)
-        host, via = head.host or backend.host, context.via[head.minor_version]
+        host, via = head.host or backend.host, client.frontend.via[head.minor_version]
         self.request_head = build_request(head, host, identity, forwarded_host, via)
         if self.rules is not None and self.rules.resumes and gets_chunks(head):
             self.request_head = self.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"

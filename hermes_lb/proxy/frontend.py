@@ -47,6 +47,9 @@ class Frontend:
         """
         self.name = configured.name
         self.counters = FrontendCounters()
+        # In Via. Frontends differ in it: one may be a server of another's.
+        self.pseudonym = pseudonym = context.pseudonym(configured.name)
+        self.via = (b"1.0 " + pseudonym, b"1.1 " + pseudonym)  # by minor version
         self.listeners: list[Listener] = []  # once it has started
         self.certificates: Certificates | None = None
         self._unusable: object = None  # the stamps of files that could not be used

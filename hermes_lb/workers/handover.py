@@ -63,7 +63,7 @@ class Estate:
     bells: list[int]
     rows: Rows
     gathered: Gathered
-    key: str  # hexadecimal, for `SharedClients`
+    key: str  # hexadecimal, for `SharedClients` and the names in Via
     tickets: TicketSecret
     inherited: dict[str, Any] | None = None  # from the last image
     children: list[dict[str, Any]] = field(default_factory=list)

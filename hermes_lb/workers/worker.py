@@ -159,14 +159,13 @@ class Worker:
             configured, process_number=number, tls_files=_tls_files(message.get("tls_files"))
         )
         tickets = TicketSecret.restore(message["tickets"])
+        key = bytes.fromhex(message["key"])
         await plane.open(
-            before_backends=partial(self._join, tickets),
+            before_backends=partial(self._join, tickets, key),
             log_may_be_late=not message.get("is_first", True),
         )
         self._plane = plane
-        self._sharing = sharing = Sharing(
-            plane, block, number, descriptors[1 : 1 + bells], bytes.fromhex(message["key"])
-        )
+        self._sharing = sharing = Sharing(plane, block, number, descriptors[1 : 1 + bells], key)
         plane.context.recent.on_add = self._note_abort
         self._set_rows(message["rows"])
         sharing.set_alone(message["is_alone"])
@@ -178,9 +177,10 @@ class Worker:
         gc.set_threshold(*_GC_THRESHOLDS)
         return {"urls": [u.url for f in plane.frontends for u in f.listeners]}
 
-    def _join(self, tickets: TicketSecret, plane: DataPlane) -> None:
+    def _join(self, tickets: TicketSecret, key: bytes, plane: DataPlane) -> None:
         """Before there is anything that is shared: what it is shared by."""
         plane.context.tickets = tickets
+        plane.context.key = key
         plane.context.shared_pins = lambda backend: ChannelPins(
             self._channel, backend, lambda: self._is_supervisor_replaced
         )

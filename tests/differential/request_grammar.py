@@ -54,8 +54,8 @@ _hosts = mostly(
 )  # fmt: skip
 _fields = mostly(
     [
-        b"X-Own: y", b"X-Own:\t y \t", b"Accept: */*", b"X-Empty:", b"X-Text: \xe9\xff \t!", b"Cookie: a=b; c=d",
-        b"cookie:e=f", b"Authorization: Basic eA==", b"Connection: close",
+        b"X-Own: y", b"X-Own:\t y \t", b"Accept: */*", b"X-Empty:", b"X-Text: \xe9\xff \t!",
+        b"Cookie: a=b; c=d", b"cookie:e=f", b"Authorization: Basic eA==", b"Connection: close",
         b"Connection: keep-alive",
         b"Connection: X-Own, TE", b"Connection: close, host, content-length", b"TE: trailers",
         b"Expect: 100-continue", b"Expect: 100-Continue", b"Keep-Alive: timeout=5",

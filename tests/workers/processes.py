@@ -27,8 +27,10 @@ class Worker:
         self.served = 0
         self.go_on = asyncio.Event()
         self.port = 0
+        self.via = ""  # what the last request said
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.via = request.headers.get("Via", "")
         self.running += 1
         self.most = max(self.most, self.running)
         self.served += 1

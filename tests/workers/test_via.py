@@ -1,0 +1,81 @@
+"""Loops, and what only looks like one: a frontend that is a server of another frontend's."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+from tests.workers.processes import Worker, becomes, serving
+from tests.workers.support import reserved_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import aiohttp
+
+_MANY = 16  # at a time, so that both processes serve each of the frontends
+
+
+def _write(folder: Path, outer: int, inner: int, worker: int) -> Path:
+    """The server of `outer` is `inner`, whose server is the worker; /loop leads from `outer` to
+    itself, /ring by way of `inner`.
+
+    An idle connection would stay with one process; none is kept.
+    """
+    file = folder / "lb.toml"
+    backends = "".join(
+        f"[backends.{name}]\nkeep_alive = 0\n"
+        f'servers = [{{ name = "s", address = "127.0.0.1:{port}" }}]\n'
+        for name, port in (("outer", outer), ("inner", inner), ("workers", worker))
+    )
+    file.write_text(
+        "[process]\nworkers = 2\nmax_connections = 400\n"
+        '[admin]\nbind = "127.0.0.1:0"\n[log]\naccess = "off"\n'
+        f'[[frontends]]\nname = "outer"\nbind = "127.0.0.1:{outer}"\ndefault_backend = "inner"\n'
+        'routes = [{ path = "/loop", backend = "outer" }]\n'
+        f'[[frontends]]\nname = "inner"\nbind = "127.0.0.1:{inner}"\ndefault_backend = "workers"\n'
+        f'routes = [{{ path = "/ring", backend = "outer" }}]\n{backends}'
+    )
+    return file
+
+
+async def _statuses(client: aiohttp.ClientSession, url: str) -> set[int]:
+    async def get() -> int:
+        async with client.get(url) as response:
+            return response.status
+
+    return set(await asyncio.gather(*(get() for _ in range(_MANY))))
+
+
+async def _requests(client: aiohttp.ClientSession, api: str) -> dict[str, int]:
+    async with client.get(f"{api}/status") as response:
+        return {one["name"]: one["requests"] for one in (await response.json())["frontends"]}
+
+
+async def test_a_frontend_may_be_a_server_of_another_and_loops_end(
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+) -> None:
+    """Whichever processes they come to: before, and after a reload and an upgrade."""
+    with reserved_port() as outer, reserved_port() as inner:
+        file = _write(tmp_path, outer, inner, workers[0].port)
+        url = f"http://127.0.0.1:{outer}"
+        async with serving(file) as (running, api):
+            # What a request costs, by frontend, before it is answered or seen to come again.
+            costs = {"/": (200, 1, 1), "/loop": (508, 2, 0), "/ring": (508, 2, 1)}
+            seen = {"outer": 0, "inner": 0}
+            for path, (status, at_outer, at_inner) in costs.items():
+                assert await _statuses(client, url + path) == {status}
+                seen["outer"] += at_outer * _MANY
+                seen["inner"] += at_inner * _MANY
+                await becomes(lambda: _requests(client, api), seen)
+            via = workers[0].via
+            first, second = via.split(", ")
+            assert first != second
+            for number, done in ((signal.SIGHUP, "reloaded"), (signal.SIGUSR2, "upgraded")):
+                running.signal(number)
+                await running.says(done)
+                for path, (status, *_) in costs.items():
+                    assert await _statuses(client, url + path) == {status}
+                assert workers[0].via == via
+            assert "Traceback" not in running.said
