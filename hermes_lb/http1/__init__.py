@@ -4,6 +4,7 @@ from hermes_lb.http1.body import Body, ChunkedBody, LengthBody, UntilCloseBody, 
 from hermes_lb.http1.forward import (
     build_request,
     build_response,
+    date_field,
     identity_fields,
     trusted_identity_fields,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "UntilCloseBody",
     "build_request",
     "build_response",
+    "date_field",
     "identity_fields",
     "make_body",
     "trusted_identity_fields",

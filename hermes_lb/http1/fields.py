@@ -115,6 +115,7 @@ class Plan:
     - `pick` and `template`: of the values, those that are forwarded, and how; `pick` None: all.
     - `cache_fields`: (name in lower case, position) of those that say what a cache may do.
     - `has_validator`, `has_idempotency_key`: what the names alone answer.
+    - `has_date`: a Date is among those that are forwarded.
     - `traceparents`: positions of these, or of none; None if there is no tracestate either.
     """
 
@@ -122,6 +123,7 @@ class Plan:
         "cache_fields",
         "connection",
         "content_length",
+        "has_date",
         "has_idempotency_key",
         "has_validator",
         "host",
@@ -165,6 +167,7 @@ class Plan:
             for i in numbered
             if (kinds[i] or NOTED) >= NOTED and lower[i] not in without and i not in omit
         ]
+        self.has_date = any(lower[i] == b"date" for i in forwarded)
         # "%" may stand in a name (RFC 9110 section 5.6.2).
         template = b"".join(names[i].replace(b"%", b"%%") + b": %b\r\n" for i in forwarded)
         self.template = template

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from hermes_lb.http1.memory import Memory
@@ -77,6 +78,14 @@ def build_request(
 
 
 _METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+
+
+def date_field(second: int) -> bytes:
+    """`Date: Tue, 01 Dec 2026 08:14:00 GMT` with its CRLF (RFC 9110 sections 5.6.7 and 6.6.1).
+
+    `second`: since 1970.
+    """
+    return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
 
 
 class _StatusLines(Memory[tuple[int, bytes], bytes]):

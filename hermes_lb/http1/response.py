@@ -41,13 +41,14 @@ class ResponseHead:
     """A response as it will be understood and forwarded. It never changes.
 
     `names` and `values` are its fields; `forwarded` has those that pass as they are, each with its
-    CRLF, and `forwarded_without` leaves out some more.
+    CRLF, and `forwarded_without` leaves out some more. `has_date`: a Date is among them.
     `length` is what the head says of the body: bytes, `CHUNKED` or `UNTIL_CLOSE`. Whether there is
     a body at all, the method and the status decide: `body_length`.
     """
 
     __slots__ = (
         "forwarded",
+        "has_date",
         "has_set_cookie",
         "keep_alive",
         "length",
@@ -80,6 +81,7 @@ class ResponseHead:
         self.length = UNTIL_CLOSE
         self.upgrade = b""
         self.has_set_cookie = False
+        self.has_date = False
         self.forwarded = b""
         self.nominated: Collection[bytes] = ()
 
@@ -168,6 +170,7 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         if plan.connection >= 0:
             connection = connections[joined_connection(plan, values)]
             plan = _apply_connection(head, plan, connection, self._kept)
+        head.has_date = plan.has_date
         head.forwarded = plan.forwarded(values)
         return head
 

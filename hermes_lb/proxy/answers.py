@@ -30,16 +30,20 @@ def refuse(exchange: ExchangeState, error: RequestRefused, rest: bytes = b"") ->
     exchange.client.frontend.counters.refuse(error.status, error.reason)
     exchange.reason = error.reason
     with_body = exchange.head.method != b"HEAD"
-    answer = refusal(error, keep_alive=keep_alive, with_body=with_body)
-    _answer(exchange, answer, error.status, error.termination, keep_alive=keep_alive)
+    now = exchange.context.clock()
+    date = exchange.context.date(now)
+    answer = refusal(error, date, keep_alive=keep_alive, with_body=with_body)
+    _answer(exchange, answer, now, error.status, error.termination, keep_alive=keep_alive)
 
 
 def fail(exchange: ExchangeState, error: ExchangeFailed) -> None:
     """No server answers it."""
     keep_alive = exchange.may_keep_client
     exchange.reason = str(error)
-    answer = failure(error, method=exchange.head.method, keep_alive=keep_alive)
-    _answer(exchange, answer, error.status, error.termination, keep_alive=keep_alive)
+    now = exchange.context.clock()
+    date = exchange.context.date(now)
+    answer = failure(error, date, method=exchange.head.method, keep_alive=keep_alive)
+    _answer(exchange, answer, now, error.status, error.termination, keep_alive=keep_alive)
 
 
 def came_by_tls(exchange: ExchangeState) -> bool:
@@ -58,8 +62,9 @@ def redirect(exchange: ExchangeState, to: Redirect, rest: bytes) -> None:
     if rest and not exchange.head.length:
         exchange.client.hold(rest)
     keep_alive = exchange.may_keep_client
-    answer = redirection(to.status, location, keep_alive=keep_alive)
-    _answer(exchange, answer, to.status, "LR", keep_alive=keep_alive)
+    now = exchange.context.clock()
+    answer = redirection(to.status, location, exchange.context.date(now), keep_alive=keep_alive)
+    _answer(exchange, answer, now, to.status, "LR", keep_alive=keep_alive)
 
 
 def as_final_recipient(exchange: ExchangeState, rest: bytes) -> None:
@@ -67,15 +72,23 @@ def as_final_recipient(exchange: ExchangeState, rest: bytes) -> None:
     if rest:
         exchange.client.hold(rest)
     keep_alive = exchange.may_keep_client
-    answer = final_recipient(exchange.head.method, exchange.request_head, keep_alive=keep_alive)
-    _answer(exchange, answer, 200, "LR", keep_alive=keep_alive)
+    now = exchange.context.clock()
+    date, request_head = exchange.context.date(now), exchange.request_head
+    answer = final_recipient(exchange.head.method, request_head, date, keep_alive=keep_alive)
+    _answer(exchange, answer, now, 200, "LR", keep_alive=keep_alive)
 
 
 def _answer(
-    exchange: ExchangeState, answer: bytes, status: int, termination: str, *, keep_alive: bool
+    exchange: ExchangeState,
+    answer: bytes,
+    now: float,
+    status: int,
+    termination: str,
+    *,
+    keep_alive: bool,
 ) -> None:
     client, context = exchange.client, exchange.context
-    now, is_read = context.clock(), exchange.is_request_read
+    is_read = exchange.is_request_read
     exchange.status = status
     exchange.bytes_out += len(answer)
     context.send(client.transport, answer)

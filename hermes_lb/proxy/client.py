@@ -301,7 +301,7 @@ class ClientConnection(Intake):
     def refuse(self, error: RequestRefused) -> None:
         """Answer a request that was not understood; its end is unknown, so this is the last."""
         now = self.context.clock()
-        answer = refusal(error)
+        answer = refusal(error, self.context.date(now))
         record_refusal(self, now, error, len(answer))
         self.context.send(self.transport, answer)
         self.close(lingering=True)

@@ -12,7 +12,7 @@ from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from hermes_lb.http1 import RequestParser, ResponseParser
+from hermes_lb.http1 import RequestParser, ResponseParser, date_field
 from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy.admission import ConnectionCounts, request_rates
 from hermes_lb.proxy.gate import Gate
@@ -89,6 +89,8 @@ class Context:
         # Added to the clock, seconds since 1970; the sweep keeps it right when the time is set.
         self.wall_clock_offset = 0.0
         self.set_wall_clock()
+        self._date = b""
+        self._date_of = -1  # the second that it is of
         self._quiet = asyncio.Event()
 
     def _set_limits(self, configured: config.Config) -> None:
@@ -138,6 +140,13 @@ class Context:
     def seconds_since_1970(self) -> int:
         """By the clock that is set, to a second or so."""
         return int(self.clock() + self.wall_clock_offset)
+
+    def date(self, now: float) -> bytes:
+        """The Date field of a response that gets its head `now`, with its CRLF."""
+        second = int(now + self.wall_clock_offset)
+        if second != self._date_of:
+            self._date, self._date_of = date_field(second), second
+        return self._date
 
     def start_draining(self) -> None:
         """Nothing is kept for another request from now on."""

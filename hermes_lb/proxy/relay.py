@@ -93,6 +93,8 @@ class Relay(ExchangeState):
                 added = set_cookie(self, affinity, server, head)
         if (hsts := self.client.frontend.hsts) and self.client.via.tls:
             added += hsts_unless_said(hsts, forwarded)
+        if not head.has_date and status >= 200:
+            added += context.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
         to_http11 = request.minor_version == 1
         keeps = context.keeps_clients and request.keep_alive and (upload is None or upload.is_read)

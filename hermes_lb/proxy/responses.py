@@ -1,4 +1,7 @@
-"""The one place where an error becomes a response to the client."""
+"""The one place where an error becomes a response to the client.
+
+`date` is the field Date, with its CRLF (`Context.date`).
+"""
 
 from __future__ import annotations
 
@@ -14,41 +17,45 @@ _RETRY_AFTER = 5
 _ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
-def refusal(error: RequestRefused, *, keep_alive: bool = False, with_body: bool = True) -> bytes:
+def refusal(
+    error: RequestRefused, date: bytes, *, keep_alive: bool = False, with_body: bool = True
+) -> bytes:
     """For a request that was not accepted. Mostly its end is unknown: the connection closes."""
     return _response(
         error.status,
         error.reason,
+        date,
         keep_alive=keep_alive,
         with_body=with_body,
         retry_after=error.retry_after,
     )
 
 
-def final_recipient(method: bytes, request_head: bytes, *, keep_alive: bool) -> bytes:
+def final_recipient(method: bytes, request_head: bytes, date: bytes, *, keep_alive: bool) -> bytes:
     """For OPTIONS or TRACE whose hops are used up (RFC 9110 sections 7.6.2, 9.3.7 and 9.3.8)."""
     body = request_head if method == b"TRACE" else b""
-    head = b"HTTP/1.1 200 OK\r\nAllow: %b\r\n" % _ALLOW
+    head = b"HTTP/1.1 200 OK\r\nAllow: %b\r\n%b" % (_ALLOW, date)
     if body:
         head += b"Content-Type: message/http\r\n"
     head += b"Content-Length: %d\r\n" % len(body)
     return head + (b"" if keep_alive else b"Connection: close\r\n") + b"\r\n" + body
 
 
-def redirection(status: int, location: bytes, *, keep_alive: bool) -> bytes:
+def redirection(status: int, location: bytes, date: bytes, *, keep_alive: bool) -> bytes:
     """To another address; without a body, so that it answers HEAD too."""
     return (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
-        + b"Location: %b\r\nContent-Length: 0\r\n" % location
+        + b"Location: %b\r\nContent-Length: 0\r\n%b" % (location, date)
         + (b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n")
     )
 
 
-def failure(error: ExchangeFailed, *, method: bytes, keep_alive: bool) -> bytes:
+def failure(error: ExchangeFailed, date: bytes, *, method: bytes, keep_alive: bool) -> bytes:
     """For a request that no server answered. What it says of servers is for the log only."""
     return _response(
         error.status,
         _PUBLIC[error.status],
+        date,
         keep_alive=keep_alive,
         with_body=method != b"HEAD",
         retry_after=_RETRY_AFTER if error.status == 503 else 0,
@@ -63,7 +70,7 @@ _PUBLIC = {
 
 
 def _response(
-    status: int, detail: str, *, keep_alive: bool, with_body: bool, retry_after: int
+    status: int, detail: str, date: bytes, *, keep_alive: bool, with_body: bool, retry_after: int
 ) -> bytes:
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}: {detail}\n".encode("ascii", "replace")
@@ -77,5 +84,5 @@ def _response(
         head += f"Retry-After: {retry_after}\r\n"
     if status == 405:
         head += f"Allow: {_ALLOW.decode()}\r\n"
-    head += f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
-    return head.encode("ascii") + (body if with_body else b"")
+    head += f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"
+    return head.encode("ascii") + date + b"\r\n" + (body if with_body else b"")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 # What a client asks for behind a generated response, and what it must get.
 MARKER_REQUEST = b"GET /marker HTTP/1.1\r\nHost: a\r\n\r\n"
-MARKER_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nmarker"
+MARKER_RESPONSE = (
+    b"HTTP/1.1 200 OK\r\nDate: Tue, 01 Dec 2026 08:00:00 GMT\r\nContent-Length: 6\r\n\r\nmarker"
+)
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 

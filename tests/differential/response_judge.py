@@ -4,6 +4,7 @@
   all of them see that it is cut.
 - A whole response is one that the origin's bytes mean, and the same to every reader of these.
 - Or it is our own 502.
+- It has a Date: the origin's, or ours if the origin gave none.
 - What comes behind it is the answer to the client's next request, and nothing else; and another
   client behind this one gets its own answer.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _STRICT = ("h11", "llhttp")
 _LAST_CHUNK = re.compile(rb"(\n0+(?:;[^\r\n]*)?\r\n)")
+_DATE = re.compile(rb"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT").fullmatch
 _FRAMING = re.compile(rb"(?:content-length|transfer-encoding)(?=:)", re.IGNORECASE)
 
 
@@ -39,6 +41,8 @@ def judge_response(outcome: ResponseOutcome) -> Verdict:
     marker = ["200"] if outcome.is_kept else []
     if got is None:
         return _refused("cut", [], meanings)
+    if not _dates(got):  # RFC 9110 section 6.6.1
+        disagree("a response without a Date", meanings, got)
     if got.status == 502 and (method == b"HEAD" or got.body.startswith(b"502 Bad Gateway: ")):
         return _refused("502", marker, meanings)
     if not _is_known_to_a_strict_reader(outcome, method):
@@ -96,9 +100,22 @@ def _is_known_to_a_strict_reader(outcome: ResponseOutcome, method: bytes) -> boo
 
 def _compare(got: Response, meanings: dict[str, Answer], *, is_http11: bool) -> None:
     """It is what the origin said, to everybody who understands that."""
+    dates = _dates(got)
     for name, answer in meanings.items():
-        if answer.response is not None and (problem := _differ(got, answer.response, is_http11)):
+        meant = answer.response
+        if meant is None:
+            continue
+        theirs = got
+        if b"date" in meant.options or not _dates(meant):  # that of the origin does not go on
+            if len(dates) != 1 or not _DATE(dates[0]):
+                disagree("a Date of ours that is none", meanings, got)
+            theirs = got._replace(fields=tuple(f for f in got.fields if f[0] != b"date"))
+        if problem := _differ(theirs, meant, is_http11):
             disagree(f"{name} reads another {problem.split(':')[0]}", meanings, problem, got)
+
+
+def _dates(response: Response) -> list[bytes]:
+    return [value for name, value in response.fields if name == b"date"]
 
 
 def _differ(got: Response, meant: Response, is_http11: bool) -> str:

@@ -14,12 +14,14 @@ from tests.http1.support import request, response
 GET = request()
 HEAD = request(line=b"HEAD / HTTP/1.1")
 GET_10 = request(line=b"GET / HTTP/1.0")
-CHUNKED = response(b"Transfer-Encoding: chunked")
-PLAIN = response(b"Content-Length: 5") + b"hello"
-UNTIL_CLOSE = response() + b"hello"
+DATE = b"Date: Tue, 01 Dec 2026 08:00:00 GMT"
+CHUNKED = response(DATE, b"Transfer-Encoding: chunked")
+PLAIN = response(DATE, b"Content-Length: 5") + b"hello"
+UNDATED = response(b"Content-Length: 5") + b"hello"
+UNTIL_CLOSE = response(DATE) + b"hello"
 NO_LAST_CHUNK = CHUNKED + b"5\r\nhello\r\n"
 OURS = b"502 Bad Gateway: no"
-BAD_GATEWAY = response(b"Content-Length: 19", line=b"HTTP/1.1 502 Bad Gateway") + OURS
+BAD_GATEWAY = response(DATE, b"Content-Length: 19", line=b"HTTP/1.1 502 Bad Gateway") + OURS
 
 
 def _judge(
@@ -37,6 +39,7 @@ def _judge(
     [
         (PLAIN, PLAIN, OPEN, OPEN, ["200", "200"]),
         (PLAIN, PLAIN, FIN, OPEN, ["200"]),
+        (UNDATED, PLAIN, OPEN, OPEN, ["200", "200"]),
         (UNTIL_CLOSE, NO_LAST_CHUNK + b"0\r\n\r\n", OPEN, FIN, ["200", "200"]),
         (NO_LAST_CHUNK, NO_LAST_CHUNK, FIN, FIN, ["cut"]),
         (NO_LAST_CHUNK, UNTIL_CLOSE, RESET, FIN, ["cut"]),
@@ -76,6 +79,15 @@ def test_a_refusal_of_what_all_understand_is_noted(got: bytes, closed: str) -> N
             "received: h11 and llhttp differ"),
         (PLAIN, response(b"X: y", b" folded", b"Content-Length: 5") + b"hello", FIN, OPEN,
             "received: h11 and llhttp differ"),
+        # Dates.
+        (PLAIN, UNDATED, OPEN, OPEN, "a response without a Date"),
+        (UNDATED, UNDATED, OPEN, OPEN, "a response without a Date"),
+        (b"garbage", BAD_GATEWAY.replace(DATE + b"\r\n", b""), OPEN, FIN,
+            "a response without a Date"),
+        (PLAIN, PLAIN.replace(b"08:00", b"09:00"), OPEN, OPEN, "h11 reads another field"),
+        (UNDATED, PLAIN.replace(b"GMT", b"UTC"), OPEN, OPEN, "a Date of ours that is none"),
+        (UNDATED, PLAIN.replace(DATE, DATE + b"\r\n" + DATE), OPEN, OPEN,
+            "a Date of ours that is none"),
         # More, or less, than one response for each request.
         (PLAIN, PLAIN + b"x", FIN, OPEN, "received: bytes behind the response"),
         (PLAIN + PLAIN, PLAIN + PLAIN, OPEN, OPEN, "received: bytes behind the response"),
