@@ -31,7 +31,8 @@ def record(
     """What is kept of one: plain values, fit for JSON.
 
     `at` is when it ended, in seconds since 1970, and `duration` in seconds; `termination` has four
-    letters; `status` is 0 if none was sent; `request` is fit for a line of a log.
+    letters; `status` is 0 if none was sent, which becomes the log's -1; `request` is fit for a line
+    of a log.
     """
     return {
         "at": round(at, 3),
@@ -40,7 +41,7 @@ def record(
         "backend": backend,
         "server": server,
         "termination": termination,
-        "status": status,
+        "status": status or -1,
         "duration_ms": int(duration * 1000.0),
         "request": request[:REQUEST_MAX],
         "reason": reason,

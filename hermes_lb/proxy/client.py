@@ -130,7 +130,7 @@ class ClientConnection(Intake):
             self.is_closing = True
             self.transport.abort()
         elif self.via.bind.proxy_protocol:
-            self.log_name = "{}:{}".format(*self.peer())  # until it has said who its client is
+            self._is_named(*self.peer())  # until it has said who its client is
         else:
             self.came_from(*self.peer())
         context.gate.client_came()
@@ -142,9 +142,7 @@ class ClientConnection(Intake):
 
     def came_from(self, address: str, port: int) -> None:
         """Whose connection it is, for the log, the limits, the strategies and the servers."""
-        self.address = address = plain_address(address)
-        self.port = port
-        self.log_name = f"{address}:{port}"
+        address = self._is_named(address, port)
         self.identity = identity_fields(address, self.via.scheme)
         self.is_trusted = self.frontend.trusts(address)
         self._is_counted = not self.is_trusted and self.context.connection_counts.came(address)
@@ -154,6 +152,13 @@ class ClientConnection(Intake):
                 self.reject(error.reason)
             else:
                 self.refuse(error)
+
+    def _is_named(self, address: str, port: int) -> str:
+        """Who the log says that it is -> the plain address."""
+        self.address = address = plain_address(address)
+        self.port = port
+        self.log_name = f"{address}:{port}"
+        return address
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange

@@ -86,12 +86,14 @@ class FakeOperator:
         self.asked += 1
         return self.running
 
-    def abort(self, termination: str = "SD--", request: str = "GET /chat HTTP/1.1") -> None:
+    def abort(
+        self, termination: str = "SD--", request: str = "GET /chat HTTP/1.1", status: int = 200
+    ) -> None:
         """A request has just ended badly."""
         self.recent.add(
             record(
                 at=time.time(), client="192.0.2.7:40312", frontend="public", backend="agents",
-                server="agent1", termination=termination, status=200, duration=1.5,
+                server="agent1", termination=termination, status=status, duration=1.5,
                 request=request, reason="",
             )
         )  # fmt: skip

@@ -268,6 +268,9 @@ async def test_what_is_new_since_a_number() -> None:
             client.operator.abort(request=f"GET /{n} HTTP/1.1")
         answer = await client.get("/api/v1/recent?since=1")
         assert [abort["number"] for abort in answer] == [2, 3]
+        client.operator.abort("CH--", status=0)
+        (left,) = await client.get("/api/v1/recent?since=3")
+        assert left["status"] == -1
         for state in ("drain", "ready"):
             await client.send("PUT", f"{AGENT1}/state", {"state": state})
         assert [c["state"] for c in await client.get("/api/v1/changes")] == ["drain", "up"]

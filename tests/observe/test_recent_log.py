@@ -24,6 +24,10 @@ def test_a_record_is_fit_for_json() -> None:
     assert len(made["request"]) == REQUEST_MAX
 
 
+def test_a_status_that_was_never_sent_is_the_logs() -> None:
+    assert [abort(status=status)["status"] for status in (0, 200, 502)] == [-1, 200, 502]
+
+
 def test_those_after_a_number_come_oldest_first() -> None:
     recent = Recent()
     for status in (1, 2, 3):

@@ -20,6 +20,7 @@ async def logging_balancer(
     *origins: Origin | int,
     backend: dict[str, Any] | None = None,
     frontend: dict[str, Any] | None = None,
+    timeouts: dict[str, Any] | None = None,
     **log: Any,
 ) -> AsyncIterator[LoadBalancer]:
     """One before agent1, agent2, ...; `log`: keys of the table. The file is whole behind it."""
@@ -30,6 +31,7 @@ async def logging_balancer(
     config = {
         "admin": {"enabled": False},
         "log": {"access": str(path), **log},
+        "timeouts": timeouts or {},
         "frontends": [
             {
                 "name": "public",

@@ -119,6 +119,33 @@ async def test_json_has_a_line_for_what_was_no_request(stage: Stage, tmp_path: P
     assert (left_within["status"], left_within["termination"]) == (None, "CR--")
 
 
+@pytest.mark.parametrize("way", ["refused", "left", "late"])
+async def test_the_peer_is_named_whose_proxy_header_is_none(
+    stage: Stage, tmp_path: Path, way: str
+) -> None:
+    """There is no client that it speaks for, and an operator wants to know who that was."""
+    proxied = {"bind": {"address": "127.0.0.1:0", "proxy_protocol": True}}
+    peers = []
+    for log_format in ("json", "combined"):
+        async with logging_balancer(
+            tmp_path / log_format,
+            stage.nobody(),
+            frontend=proxied,
+            format=log_format,
+            timeouts={"request_head": "50ms" if way == "late" else "10s"},
+        ) as lb:
+            client = await stage.client(lb)
+            peers.append(client.sock.getsockname())
+            await client.send(b"GET / HTTP/1.1\r\n\r\n" if way == "refused" else b"PROXY TCP4")
+            if way == "left":
+                client.half_close()
+            await client.read_until_cut()
+    (line,) = objects(tmp_path / "json")
+    assert (line["client"], line["client_port"], line["status"]) == (*peers[0], None)
+    assert "PROXY header" in line["reason"]
+    assert (tmp_path / "combined").read_text().startswith(f"{peers[1][0]} - - [")
+
+
 async def test_combined_shows_who_asked_and_from_where(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.serving(answers(b"hello"))
     async with logging_balancer(tmp_path / "log", origin, format="combined") as lb:
@@ -231,6 +258,23 @@ async def test_requests_that_ended_badly_are_remembered(stage: Stage, tmp_path: 
     assert abort["request"].startswith("GET /long?xxx")
     assert len(abort["request"]) == 200
     assert json.loads(json.dumps(abort)) == abort
+
+
+async def test_one_without_an_answer_has_the_status_that_the_log_has(
+    stage: Stage, tmp_path: Path
+) -> None:
+    origin = await stage.origin()
+    async with logging_balancer(tmp_path / "log", origin) as lb:
+        client = await stage.client(lb)
+        await client.get()
+        await origin.accept_request()
+        client.close()
+        recent = lb._plane.recent
+        await eventually(recent.since)
+    (abort,) = recent.since()
+    fields = (tmp_path / "log").read_text().split()
+    assert (fields[5], fields[9]) == ("-1", "CH--")
+    assert (abort["status"], abort["termination"]) == (-1, "CH--")
 
 
 async def test_what_went_well_or_was_refused_is_not_remembered(

@@ -91,7 +91,7 @@ export function abortRow(abort) {
     make("time", {}, clock(abort.at)),
     make("code", { class: "termination" }, abort.termination),
     make("span", {}, make("b", {}, where), make("span", { class: "quiet" },
-      ` ${abort.status || "no status"} after ${latency(abort.duration_ms / 1000)}, from ${abort.client}`)),
+      ` ${abort.status > 0 ? abort.status : "no status"} after ${latency(abort.duration_ms / 1000)}, from ${abort.client}`)),
     make("span", { class: "why" }, make("span", { class: "means" }, abort.means),
       make("code", { class: "request" }, abort.request)),
   ];
