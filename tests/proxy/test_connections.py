@@ -72,8 +72,27 @@ def test_what_may_not_be_repeated_takes_a_fresh_one_only(home: ServerConnections
     assert home.idle == 1
 
 
-def test_what_is_too_much_is_closed(home: ServerConnections) -> None:
-    assert [given_back(home, 1.0).is_closed for _ in range(3)] == [False, False, True]
+def test_what_is_too_much_is_closed_the_oldest_first(home: ServerConnections) -> None:
+    kept = [given_back(home, now) for now in (1.0, 2.0, 3.0, 4.0)]
+    assert [connection.is_closed for connection in kept] == [True, True, False, False]
+    assert [home.take_idle(4.1, fresh_only=False) for _ in range(3)] == [kept[3], kept[2], None]
+
+
+def test_after_a_pause_what_may_not_be_repeated_finds_fresh_ones_again(
+    home: ServerConnections,
+) -> None:
+    """One dial for each place, and no more: stale connections do not keep fresh ones out."""
+    dials = 0
+    for burst in range(5):
+        now = burst * 10.0
+        for _ in range(100):
+            now += FRESH / 100
+            at_once = [home.take_idle(now, fresh_only=True) for _ in range(2)]
+            for connection in at_once:
+                dials += connection is None
+                home.put_idle(connection or cast("Any", Idle(home)), now)
+    assert dials == 5 * 2
+    assert home.idle == 2
 
 
 def test_after_a_reload_that_changes_nothing_they_stay(home: ServerConnections) -> None:
