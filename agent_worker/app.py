@@ -29,6 +29,7 @@ from agent_worker.runtime import (
     Bells,
     EphemeralTurns,
     LargeTexts,
+    Orphans,
     Succession,
     Tail,
     ToolCalls,
@@ -133,7 +134,8 @@ class Worker:
             if storages.archive is not None
             else None
         )
-        tail = Tail(self.store, self.bells)
+        self.orphans = Orphans(self.store, self.turns)
+        tail = Tail(self.store, self.bells, self.orphans)
         self.sessions = SessionEndpoints(self.store, self.turns, self.principals, storages.blobs)
         succession = Succession(self.store, self.turns, self.bells)
         self.events = EventEndpoint(
@@ -164,7 +166,10 @@ class Worker:
 
     async def start(self) -> None:
         """What runs beside the requests. Needs no Redis yet."""
-        self._background = [spawn_reporting(self.turns.start(), name="worker channel")]
+        self._background = [
+            spawn_reporting(self.turns.start(), name="worker channel"),
+            spawn_reporting(self.orphans.run(), name="orphans"),
+        ]
         if self._cleaning:
             cleaner = clean_now_and_then(self._cleaning)
             self._background.append(spawn_reporting(cleaner, name="janitor"))

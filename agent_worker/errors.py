@@ -25,6 +25,10 @@ class AgentError(Exception):
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
 
+    def as_json(self) -> dict[str, str]:
+        """The data of an `error` event."""
+        return {"code": self.code, "message": str(self)}
+
 
 # The client's fault.
 
@@ -95,6 +99,17 @@ class TurnBusy(AgentError):
     retry_after_s = 1
 
 
+class TurnInProgress(TurnBusy):
+    """The key's own turn is running. Its holder may be dead: then it can be resumed soon.
+
+    `free_in_s`: seconds until that, unless the holder is heard of meanwhile.
+    """
+
+    def __init__(self, *, retry_after_s: int, free_in_s: float) -> None:
+        super().__init__(retry_after_s=retry_after_s)
+        self.free_in_s = free_in_s
+
+
 class IdempotencyMismatch(AgentError):
     status = 409
     code = "idempotency_mismatch"
@@ -152,6 +167,14 @@ class LeaseLost(AgentError):
     code = "lease_lost"
     message = "The turn was taken from this worker before it was finished."
     retry_after_s = 1
+
+
+class TurnGivenUp(AgentError):
+    """Each worker that resumed the turn died at the same place; its finished steps are kept."""
+
+    status = 500
+    code = "turn_given_up"
+    message = "The turn was given up: several workers failed while they ran it."
 
 
 class HandedOver(AgentError):

@@ -11,6 +11,8 @@ events        their names and ids
 outlet        events: into the log, then to the client
 tail          events: from the log to whoever follows it
 succession    one turn's events to its end, and its end if its worker died
+orphans       turns that lost their worker, and that nobody follows
+outage        how long a reader waits while Redis is away
 bells         what rings a worker when something happens elsewhere
 reading       a session in parts
 archiver      feeds the archive
@@ -23,6 +25,7 @@ from agent_worker.runtime.ephemeral import EphemeralRequest, EphemeralTurn, Ephe
 from agent_worker.runtime.events import Emit
 from agent_worker.runtime.large import LargeTexts
 from agent_worker.runtime.loop import AgentLoop
+from agent_worker.runtime.orphans import Orphans
 from agent_worker.runtime.succession import FollowRequest, Succession
 from agent_worker.runtime.tail import Tail
 from agent_worker.runtime.tool_calls import ToolCalls
@@ -39,6 +42,7 @@ __all__ = [
     "EphemeralTurns",
     "FollowRequest",
     "LargeTexts",
+    "Orphans",
     "Policy",
     "ReplayedTurn",
     "Succession",

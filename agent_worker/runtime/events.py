@@ -38,7 +38,7 @@ def unlogged(name: str, data: dict[str, Any]) -> Event:
 
 def error_data(error: AgentError) -> dict[str, Any]:
     """What an `error` event says: `{"code", "message"}`."""
-    return {"code": error.code, "message": str(error)}
+    return error.as_json()
 
 
 def unfinished() -> Event:

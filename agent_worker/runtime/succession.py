@@ -11,19 +11,20 @@ same ones under the same ids. Several may follow: one of them gets the turn.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent_worker.errors import AgentError
+from agent_worker.errors import AgentError, StoreUnavailable
 from agent_worker.runtime.events import ERROR, HANDOVER, nobody, unfinished, unlogged
-from agent_worker.runtime.turns import TurnRequest
+from agent_worker.runtime.outage import Outage
+from agent_worker.runtime.turns import SILENT_S, TurnRequest
 from agent_worker.sessions import NotTaken
 from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import cancel_and_wait, spawn
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator
 
     from agent_worker.runtime.bells import Bells
@@ -32,11 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds. A turn that runs renews its lease each second; so this one has missed two renewals, and
-# what a client notices of a worker's death stays below 4 s.
-_SILENT_S = 2.5
-# A bell can be missed, and a worker that died rings none: look at least this often, and not more
-# often than that.
+# Seconds. A bell can be missed, and a worker that died rings none: look at least this often, and
+# not more often than that.
 _LOOK_S, _PAUSE_S = 2.0, 0.05
 
 
@@ -66,14 +64,29 @@ class Succession:
         """The turn's events to its end; `handover` in its place if this worker shuts down.
 
         None in between says that there was nothing for a while. Whoever leaves takes along the
-        turn that it has taken over here: it is free again. Raises what the store does, EventsGone.
+        turn that it has taken over here: it is free again. While Redis is away it waits for as
+        long as a turn would; then a client that goes on elsewhere is told `handover`, and for any
+        other StoreUnavailable is raised. Raises what else the store does, EventsGone.
         """
         after = request.after
         running: asyncio.Task[None] | None = None
+        outage = Outage(self._store.lease_s)
         async with self._bells.listen(channel(request.session_id)) as bell:
             try:
                 while True:
-                    page = await self._page(request, after)
+                    is_ours = running is not None and not running.done()
+                    try:
+                        page = await self._page(request, after)
+                    except StoreUnavailable as error:
+                        if is_ours:
+                            # The turn itself knows how long it can wait, and ends then.
+                            outage.over()
+                        elif self._turns.is_leaving:
+                            raise
+                        await asyncio.sleep(outage.pause_s(error))
+                        yield None
+                        continue
+                    outage.over()
                     after = page.after
                     for event in page.events:
                         if event.name == ERROR and event.id != page.ended_by:
@@ -94,13 +107,19 @@ class Succession:
                         if request.accepts_handover:
                             yield unlogged(HANDOVER, {"turn": request.turn})
                         return
-                    is_free = page.state == "free" or page.silent_s >= _SILENT_S
+                    # A holder is not silent whose heartbeats were lost with Redis.
+                    silent_s = min(page.silent_s, self._store.index.steady_s)
+                    is_free = page.state == "free" or silent_s >= SILENT_S
                     if is_free and not is_ours:
                         running = spawn(self._go_on(request), name="turn of another worker")
                         running.add_done_callback(lambda _: bell.ring(""))
-                    pause = min(_LOOK_S, max(_SILENT_S - page.silent_s, _PAUSE_S))
+                    pause = min(_LOOK_S, max(SILENT_S - silent_s, _PAUSE_S))
                     if not await bell.wait(pause if not is_free else _LOOK_S):
                         yield None
+            except StoreUnavailable:
+                if not request.accepts_handover:
+                    raise
+                yield unlogged(HANDOVER, {"turn": request.turn})
             finally:
                 if running is not None:
                     await cancel_and_wait(running)
@@ -118,7 +137,7 @@ class Succession:
             None,
             accepts_handover=request.accepts_handover,
         )
-        taking = self._turns.take_over(asked, request.turn, silent_s=_SILENT_S)
+        taking = self._turns.take_over(asked, request.turn, silent_s=SILENT_S)
         try:
             async with taking as turn:
                 if not isinstance(turn, NotTaken):

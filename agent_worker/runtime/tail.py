@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from agent_worker.errors import StoreUnavailable
 from agent_worker.runtime.events import RESET, unfinished
+from agent_worker.runtime.outage import Outage
 from agent_worker.runtime.reading import read_newest
+from agent_worker.runtime.turns import SILENT_S
 from agent_worker.sessions import Event
 from agent_worker.sessions.event_log import channel
 from agent_worker.sessions.operations import dump
@@ -14,18 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from agent_worker.runtime.bells import Bells
+    from agent_worker.runtime.orphans import Orphans
     from agent_worker.sessions import SessionStore
 
-# A bell can be missed, and a worker that died rings none: look at least this often (seconds).
-_LOOK_S = 2.0
+# A bell can be missed, and a worker that died rings none: look at least this often, and not more
+# often than that (seconds).
+_LOOK_S, _PAUSE_S = 2.0, 0.05
 # Of a snapshot, the newest: more would be no answer to a reconnection.
 _SNAPSHOT_MESSAGES = 200
 
 
 class Tail:
-    def __init__(self, store: SessionStore, bells: Bells) -> None:
+    def __init__(self, store: SessionStore, bells: Bells, orphans: Orphans) -> None:
         self._store = store
         self._bells = bells
+        self._orphans = orphans
 
     async def follow(
         self, session_id: str, principal: str, after: str | None
@@ -33,16 +40,24 @@ class Tail:
         """Events behind the id `after` (None: of the turn that runs), then those to come.
 
         None in between says that there was nothing for a while. If some are not kept any more, a
-        `reset` with the session as it stands comes instead. A turn whose worker died ends with an
-        `error` that has no id. Never ends by itself; raises what the store does, SessionNotFound
-        once the session is deleted.
+        `reset` with the session as it stands comes instead. A turn whose worker died goes on at
+        another worker, this one if need be; one that was given up half-way ends with an `error`
+        that has no id. Never ends by itself; raises what the store does (StoreUnavailable if
+        Redis is away for longer than a lease), SessionNotFound once the session is deleted.
         """
-        was_running = False
+        was_unfinished = False
+        outage = Outage(self._store.lease_s)
         async with self._bells.listen(channel(session_id)) as bell:
             while True:
-                page = await self._store.events.page(session_id, principal, after)
-                if page.is_trimmed:
-                    reset = await self._snapshot(session_id, principal)
+                try:
+                    page = await self._store.events.page(session_id, principal, after)
+                    reset = await self._snapshot(session_id, principal) if page.is_trimmed else None
+                except StoreUnavailable as error:
+                    await asyncio.sleep(outage.pause_s(error))
+                    yield None
+                    continue
+                outage.over()
+                if reset is not None:
                     after = reset.id
                     yield reset
                     continue
@@ -50,12 +65,19 @@ class Tail:
                 for event in page.events:
                     yield event
                 if page.events:
-                    was_running = True
+                    was_unfinished = True
                     continue
-                if page.status == "interrupted" and was_running:
+                if page.state == "over" and page.status == "interrupted" and was_unfinished:
                     yield unfinished()
-                was_running = page.status == "running"
-                if not await bell.wait(_LOOK_S):
+                was_unfinished = page.state != "over"
+                pause = _LOOK_S
+                if page.state == "held":
+                    silent_s = min(page.silent_s, self._store.index.steady_s)
+                    pause = min(_LOOK_S, max(SILENT_S - silent_s, _PAUSE_S))
+                if page.state == "free" or (page.state == "held" and silent_s >= SILENT_S):
+                    self._orphans.adopt(session_id, principal, page.turn)
+                    pause = _LOOK_S
+                if not await bell.wait(pause):
                     yield None
 
     async def _snapshot(self, session_id: str, principal: str) -> Event:

@@ -308,7 +308,7 @@ class Turn:
             async with asyncio.timeout(_TELL_S):
                 if isinstance(error, HandedOver):
                     await self._outlet.deliver_rest()
-                if isinstance(error, HandedOver | LeaseLost) and self._accepts_handover:
+                if not ends_turn and self._accepts_handover:
                     await self._outlet.tell(HANDOVER, {"turn": self.name})
                 else:
                     await self._outlet.tell(ERROR, data)

@@ -19,10 +19,18 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from agent_worker.errors import AgentError, Draining, SessionNotFound, StoreUnavailable, TurnBusy
+from agent_worker.errors import (
+    AgentError,
+    Draining,
+    LeaseLost,
+    SessionNotFound,
+    StoreUnavailable,
+    TurnBusy,
+    TurnInProgress,
+)
 from agent_worker.runtime.events import nobody
 from agent_worker.runtime.turn import ReplayedTurn, Turn
-from agent_worker.sessions import Grant, Nothing, NotTaken, Queued, Replay, new_nonce
+from agent_worker.sessions import Grant, Nothing, NotTaken, Queued, new_nonce
 from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import spawn_reporting, uncancelled
 
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from agent_worker.metrics import Metrics
     from agent_worker.runtime.bells import Bell, Bells
     from agent_worker.runtime.loop import AgentLoop
-    from agent_worker.sessions import Message, SessionStore
+    from agent_worker.sessions import Message, Replay, SessionStore
 
 T = TypeVar("T")
 
@@ -40,10 +48,16 @@ log = logging.getLogger(__name__)
 
 Policy = Literal["reject", "enqueue", "interrupt"]
 
+#: Seconds. A turn that runs renews its lease each second; so one that was not heard of for longer
+#: has missed two renewals, and what a client notices of a worker's death stays below 4 s.
+SILENT_S = 2.5
 # A bell can be missed: whoever waits for a turn to end looks at least this often (seconds).
 _LOOK_S = 2.0
 # Beyond the lease that is waited for, for clocks that do not agree.
 _GRACE_S = 1.0
+# Whoever waits for the heartbeat of another worker looks this often; that one was heard of if its
+# turn would be free by so much later than before (seconds).
+_HEARTBEAT_LOOK_S, _HEARD_S = 0.5, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +119,26 @@ class Turns:
 
         Leaving the block gives the lease back, whatever happened inside.
         """
+        nonce = f"{self._name}.{new_nonce()}"
         with self._tracked():
-            nonce = f"{self._name}.{new_nonce()}"
-            granted, lease_until = await self._take(request, nonce)
-            if isinstance(granted, Queued):
-                self._look_after(request)
-                yield granted
-            elif isinstance(granted, Nothing):
-                raise _NothingWaits
-            elif isinstance(granted, Replay):
-                self._metrics.turns.labels("replayed").inc()
-                messages = await self._loop.tool_calls.large.restore(granted.messages)
-                yield ReplayedTurn(granted, messages)
-            else:
-                async with self._leased(request, nonce, granted, lease_until) as turn:
-                    yield turn
+            async with self._indexed(request, nonce) as entry:
+                with _refused(entry):
+                    granted, lease_until = await self._take(request, nonce)
+                if isinstance(granted, Grant):
+                    leased = self._leased(request, nonce, granted, lease_until, entry)
+                    async with leased as turn:
+                        yield turn
+                    return
+                entry.is_over = True
+                if isinstance(granted, Queued):
+                    self._look_after(request)
+                    yield granted
+                elif isinstance(granted, Nothing):
+                    raise _NothingWaits
+                else:
+                    self._metrics.turns.labels("replayed").inc()
+                    messages = await self._loop.tool_calls.large.restore(granted.messages)
+                    yield ReplayedTurn(granted, messages)
 
     @contextlib.asynccontextmanager
     async def take_over(
@@ -129,23 +148,28 @@ class Turns:
 
         Raises Draining.
         """
+        nonce = f"{self._name}.{new_nonce()}"
         with self._tracked():
             if self.is_leaving:
                 raise Draining
-            nonce = f"{self._name}.{new_nonce()}"
-            lease_until = asyncio.get_running_loop().time() + self._store.lease_s
-            taken = await self._ask(
-                self._store.take_over(
+            async with self._indexed(request, nonce) as entry:
+                lease_until = asyncio.get_running_loop().time() + self._store.lease_s
+                take = self._store.take_over(
                     request.session_id, request.principal, turn, nonce=nonce, silent_s=silent_s
-                ),
-                request,
-                nonce,
-            )
-            if isinstance(taken, NotTaken):
-                yield taken
-            else:
-                async with self._leased(request, nonce, taken, lease_until) as running:
-                    yield running
+                )
+                with _refused(entry):
+                    taken = await self._ask(take, request, nonce)
+                if isinstance(taken, NotTaken):
+                    entry.is_over = True
+                    yield taken
+                else:
+                    leased = self._leased(request, nonce, taken, lease_until, entry)
+                    async with leased as running:
+                        yield running
+
+    def look_after(self, session_id: str, principal: str) -> None:
+        """See to it that what waits in the session gets its turn."""
+        self._look_after(TurnRequest(session_id, principal, None))
 
     def hand_over(self) -> None:
         """From now on, end turns behind their next commit if their clients can go on elsewhere."""
@@ -180,10 +204,37 @@ class Turns:
         until = clock() + self._store.lease_s
         try:
             return await self._begin(request, message, nonce), until
-        except TurnBusy:
-            if request.policy != "interrupt":
+        except TurnBusy as busy:
+            if request.policy == "interrupt":
+                return await self._take_place(request, message, nonce, give_up_at=until + _GRACE_S)
+            if not isinstance(busy, TurnInProgress):
                 raise
-        give_up_at = until + _GRACE_S
+            return await self._resume(request, message, nonce, clock() + busy.free_in_s)
+
+    async def _resume(
+        self, request: TurnRequest, message: Message | None, nonce: str, free_at: float
+    ) -> tuple[Any, float]:
+        """The turn of the request's key, which another worker has: it may be dead.
+
+        Its heartbeat says that it is not: raises TurnInProgress then. A client whose worker died
+        so gets its turn with its first retry, be that early.
+        """
+        clock = asyncio.get_running_loop().time
+        async with self._bells.listen(channel(request.session_id)) as bell:
+            while True:
+                await bell.wait(min(max(free_at - clock(), 0.0), _HEARTBEAT_LOOK_S))
+                until = clock() + self._store.lease_s
+                try:
+                    return await self._begin(request, message, nonce), until
+                except TurnInProgress as busy:
+                    if clock() + busy.free_in_s > free_at + _HEARD_S:
+                        raise
+
+    async def _take_place(
+        self, request: TurnRequest, message: Message | None, nonce: str, *, give_up_at: float
+    ) -> tuple[Any, float]:
+        """Stop the turn that runs, and begin in its place. Raises TurnBusy if it does not stop."""
+        clock = asyncio.get_running_loop().time
         async with self._bells.listen(channel(request.session_id)) as bell:
             while True:
                 # Again each time: the turn that runs by now may be another one.
@@ -212,6 +263,8 @@ class Turns:
             nonce=nonce,
             idempotency_key=request.idempotency_key,
             policy="enqueue" if request.policy == "enqueue" else "reject",
+            # A holder is not silent whose heartbeats were lost with Redis.
+            silent_s=SILENT_S if self._store.index.steady_s >= SILENT_S else None,
         )
         return await self._ask(begin, request, nonce)
 
@@ -225,8 +278,18 @@ class Turns:
             raise
 
     @contextlib.asynccontextmanager
+    async def _indexed(self, request: TurnRequest, nonce: str) -> AsyncIterator[_Entry]:
+        """The attempt is in the index of running turns, for the time when this worker is dead."""
+        index, entry = self._store.index, _Entry()
+        await index.enter(request.session_id, nonce)
+        try:
+            yield entry
+        finally:
+            index.leave(request.session_id, nonce, is_over=entry.is_over)
+
+    @contextlib.asynccontextmanager
     async def _leased(
-        self, request: TurnRequest, nonce: str, grant: Grant, lease_until: float
+        self, request: TurnRequest, nonce: str, grant: Grant, lease_until: float, entry: _Entry
     ) -> AsyncIterator[Turn]:
         if grant.outcome != "GRANTED":
             log.info("session %s: turn begins as %s", request.session_id, grant.outcome)
@@ -246,7 +309,13 @@ class Turns:
         try:
             yield turn
         finally:
-            waiting = turn.waiting if turn.finished else await self._release(request, nonce)
+            if turn.finished:
+                waiting, entry.is_over = turn.waiting, True
+            else:
+                # A worker that stops leaves its turns to the others; a client that left does not.
+                is_left = self._is_stopping and turn.outcome == "interrupted"
+                waiting = await self._release(request, nonce, is_left=is_left)
+                entry.is_over = waiting is not None and not is_left
             del self._running[turn.lease_value]
             self._metrics.active_sessions.dec()
             self._metrics.turns.labels(turn.outcome).inc()
@@ -255,9 +324,11 @@ class Turns:
                 # A drain waits for what waited for this turn.
                 self._track(task)
 
-    async def _release(self, request: TurnRequest, nonce: str) -> int | None:
+    async def _release(
+        self, request: TurnRequest, nonce: str, *, is_left: bool = False
+    ) -> int | None:
         """How many messages wait; None when there was nothing to give back."""
-        release = self._store.release(request.session_id, request.principal, nonce)
+        release = self._store.release(request.session_id, request.principal, nonce, is_left=is_left)
         try:
             return await uncancelled(release, name="release")
         except SessionNotFound:
@@ -334,6 +405,25 @@ class Turns:
         self._open.discard(task)
         if not self._open:
             self._idle.set()
+
+
+@dataclass(slots=True)
+class _Entry:
+    """Of an attempt, in the index. `is_over`: nobody has to go on with it."""
+
+    is_over: bool = False
+
+
+@contextlib.contextmanager
+def _refused(entry: _Entry) -> Iterator[None]:
+    """What is refused inside has begun nothing, unless it is not known."""
+    try:
+        yield
+    except (StoreUnavailable, LeaseLost):
+        raise
+    except AgentError:
+        entry.is_over = True
+        raise
 
 
 async def _run_unheard(turn: Turn) -> None:

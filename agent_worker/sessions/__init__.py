@@ -8,6 +8,7 @@ scripts, lua  the operations themselves
 operations    runs one: refusals and failures as errors
 store         sessions and turns
 event_log     what happened, for whoever reconnects
+turn_index    which turns run, for those whose worker died
 tool_ledger   what tools have been begun, and gave
 outbox        what the archive has not got yet
 records       what all of them take and give

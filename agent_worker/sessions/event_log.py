@@ -57,8 +57,16 @@ class EventLog:
         reply = await self._operations.run("events", session_id, principal, after or "", _PAGE)
         if reply[0] == "TRIMMED":
             return EventPage("idle", reply[1], after or "", [], is_trimmed=True)
-        _, status, last, behind, *flat = reply
-        return EventPage(cast("Status", status), last, behind, _events(flat))
+        _, status, last, behind, turn, state, silent_ms, *flat = reply
+        return EventPage(
+            cast("Status", status),
+            last,
+            behind,
+            _events(flat),
+            turn=turn,
+            state=cast("Any", state),
+            silent_s=int(silent_ms) / 1000,
+        )
 
     async def of_turn(
         self, session_id: str, principal: str, turn: str, after: str | None

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -69,6 +69,17 @@ class Operations:
             wanted = await self.client.replicas_wanted(keys[0])
             reply, copies = await self.client.run_replicated(script, keys, arguments, wanted)
         return _unless_refused(reply), copies >= wanted
+
+    async def run_shared(self, name: str, key: str, *args: str | int) -> Sequence[Any]:
+        """The reply of a script that is about no session: `key` is all that it touches.
+
+        Raises StoreUnavailable, AgentError.
+        """
+        async with self.reaching(name):
+            return cast(
+                "Sequence[Any]",
+                await self.client.run(self._scripts[name], [key], ["", "", *self._life, *args]),
+            )
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 if TYPE_CHECKING:
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["idle", "running", "interrupted"]
+#: Who goes on with a turn. `free`: nobody has it. `stopping`: it shall end for another message.
+#: `over`: nobody shall go on.
+TurnState = Literal["held", "free", "stopping", "over"]
 
 
 class ToolCallRecord(TypedDict):
@@ -149,6 +152,10 @@ class EventPage:
     events: list[Event]
     #: The event asked for is not kept any more: some behind it may be missing, `events` is empty.
     is_trimmed: bool = False
+    #: The session's last turn, as in `Orphan`.
+    turn: str = "0"
+    state: TurnState = "over"
+    silent_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +172,24 @@ class TurnPage:
     #: the end of a try, which its client has repeated.
     ended_by: str
     events: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """The last turn of a session, which may have lost its worker.
+
+    `turn` is the fence of its begin. A turn that its worker has given back is `over`.
+    """
+
+    owner: str
+    turn: str
+    state: TurnState
+    #: Seconds for which nothing was heard of its holder.
+    silent_s: float = field(compare=False)
+    #: Of the last attempt.
+    nonce: str
+    #: How many messages wait for the turn after it.
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from agent_worker.errors import (
     SessionFull,
     TurnAbandoned,
     TurnBusy,
+    TurnGivenUp,
+    TurnInProgress,
 )
 from agent_worker.sessions.event_log import EventLog, flattened
 from agent_worker.sessions.keys import new_session_id
@@ -34,6 +36,7 @@ from agent_worker.sessions.records import (
     turn_text,
 )
 from agent_worker.sessions.tool_ledger import ToolLedger
+from agent_worker.sessions.turn_index import TurnIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +53,9 @@ _TOMBSTONE_S = _HOUR_S
 # The holder may be done any moment, or be dead until its lease runs out.
 _MAX_RETRY_AFTER_S = 5
 _MAX_WAITING = 32
+# Without progress in between. Twice can be bad luck in a rolling restart; nginx's
+# `proxy_next_upstream_tries` and HAProxy's `retries` are commonly 3.
+_MAX_DEATHS = 3
 # Of messages, as JSON. Beyond it a session is no conversation any more, and a restart of Redis
 # would feel it.
 _MAX_HISTORY = 64 * 1024 * 1024
@@ -81,10 +87,12 @@ class SessionStore:
         self._operations = Operations(client, (sliding_s, absolute_s), on_unavailable)
         self._run = self._operations.run
         self._limits = (max_waiting, max_history)
+        self._giving_up = (_MAX_DEATHS, dump(TurnGivenUp().as_json()))
         self._idempotency = (to_ms(idempotency_s), max_idempotency_keys)
         self.events = EventLog(self._operations)
         self.tools = ToolLedger(self._operations)
         self.outbox = Outbox(self._operations)
+        self.index = TurnIndex(self._operations)
         self.ping = self._operations.ping
         self.readiness = Readiness(client)
 
@@ -104,14 +112,18 @@ class SessionStore:
         idempotency_key: str | None = None,
         fingerprint: str = "",
         policy: Policy = "reject",
+        silent_s: float | None = None,
     ) -> Grant | Replay | Queued | Nothing:
         """Take the lease and append the user's message, or say why not.
 
         What waits in the inbox opens the same turn, before `message`; with None only that does.
         `nonce` lets the caller `release` even if it never sees the reply; its part before a dot
         names the worker. `fingerprint` tells whether a repeated key comes with the same request;
-        by default the message's content does. Raises TurnBusy, IdempotencyMismatch,
-        TurnAbandoned, InboxFull, SessionFull, LeaseLost; nothing was written then.
+        by default the message's content does. A holder that was not heard of for `silent_s` keeps
+        nobody from its turn who comes with the turn's key, and a turn that was asked to stop from
+        nobody; by default only the end of its lease helps. Raises TurnBusy, TurnInProgress,
+        IdempotencyMismatch, TurnAbandoned, InboxFull, SessionFull, LeaseLost; nothing was written
+        then. Raises TurnGivenUp.
         """
         if message is not None and not fingerprint:
             fingerprint = hashlib.sha256(message["content"].encode()).hexdigest()
@@ -128,7 +140,8 @@ class SessionStore:
             policy,
             *self._limits,
             "",
-            0,
+            "" if silent_s is None else to_ms(silent_s),
+            *self._giving_up,
         )
         match reply:
             case ["GRANTED" | "RESUME" | "ORPHAN", *_]:
@@ -150,8 +163,9 @@ class SessionStore:
         """Go on with the unfinished turn that began with the fence `turn`.
 
         Its lease is taken if it is free, or if its holder was not heard of for `silent_s`; that
-        one can write nothing from then on. `nonce` is as in `begin`. Raises LeaseLost when this
-        very attempt had the lease, and lost it.
+        one can write nothing from then on. A turn whose holders died again and again is ended here
+        by an `error`, and over. `nonce` is as in `begin`. Raises LeaseLost when this very attempt
+        had the lease, and lost it.
         """
         reply = await self._run(
             "begin",
@@ -165,6 +179,7 @@ class SessionStore:
             *self._limits,
             turn,
             to_ms(silent_s),
+            *self._giving_up,
         )
         match reply:
             case ["OVER"]:
@@ -222,13 +237,16 @@ class SessionStore:
         )
         return bool(reply[1] == "1")
 
-    async def release(self, session_id: str, principal: str, nonce: str) -> int | None:
+    async def release(
+        self, session_id: str, principal: str, nonce: str, *, is_left: bool = False
+    ) -> int | None:
         """Free the lease of an unfinished turn; None when it was not held (any more).
 
-        Returns how many messages wait.
+        `is_left`: the turn is an orphan, for another worker to go on with. Returns how many
+        messages wait.
         """
         try:
-            reply = await self._run("release", session_id, principal, nonce)
+            reply = await self._run("release", session_id, principal, nonce, int(is_left))
         except LeaseLost:
             return None
         return int(reply[1])
@@ -302,9 +320,14 @@ def _grant(reply: Sequence[Any], session_id: str, principal: str, nonce: str) ->
 
 def _refused_begin(reply: Sequence[Any]) -> Exception:
     match reply:
-        case ["BUSY" | "IN_PROGRESS", remaining_ms]:
-            seconds = math.ceil(int(remaining_ms) / 1000)
-            return TurnBusy(retry_after_s=max(1, min(seconds, _MAX_RETRY_AFTER_S)))
+        case ["BUSY", remaining_ms]:
+            return TurnBusy(retry_after_s=_retry_after_s(remaining_ms))
+        case ["IN_PROGRESS", remaining_ms, free_in_ms]:
+            return TurnInProgress(
+                retry_after_s=_retry_after_s(remaining_ms), free_in_s=int(free_in_ms) / 1000
+            )
+        case ["GIVEN_UP"]:
+            return TurnGivenUp()
         case ["IDEMPOTENCY_MISMATCH"]:
             return IdempotencyMismatch()
         case ["ABANDONED"]:
@@ -314,3 +337,7 @@ def _refused_begin(reply: Sequence[Any]) -> Exception:
         case ["FULL"]:
             return SessionFull()
     return AssertionError(reply[0])
+
+
+def _retry_after_s(remaining_ms: str | int) -> int:
+    return max(1, min(math.ceil(int(remaining_ms) / 1000), _MAX_RETRY_AFTER_S))

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+import redis.asyncio as redis_asyncio
 
 from agent_worker.app import Worker, WorkerConfig
 from agent_worker.redis_server import RedisServer
 from agent_worker.sessions import SessionStore, connect
+from agent_worker.sessions.turn_index import INDEX
 from tests.agent_worker.support import RunningWorker
 
 if TYPE_CHECKING:
@@ -57,6 +60,9 @@ def store(client: Client) -> SessionStore:
 async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
     """Start workers in this process: `await start_worker(engine=..., name=..., lease_s=...)`."""
     running: list[tuple[RunningWorker, Client]] = []
+    # What the workers of other tests left behind is none of this one's.
+    async with aclosing(redis_asyncio.from_url(redis_server.url)) as raw:
+        await raw.delete(INDEX)
 
     async def start(
         *,

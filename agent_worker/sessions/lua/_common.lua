@@ -80,13 +80,13 @@ local function rest_events(now)
     int(math.min(now + math.min(EVENTS_MS, SLIDING_MS), created + ABSOLUTE_MS)))
 end
 
--- ARGV from `first`: a count, then id, name and data of each event -> the index behind them.
+-- `words` from `first` on: a count, then id, name and data of each event -> the index behind them.
 -- An id that is not above the last one was appended before: this is a repetition.
-local function append_events(first)
-  local count = tonumber(ARGV[first])
+local function append_events(words, first)
+  local count = tonumber(words[first])
   for i = first + 1, first + 3 * count, 3 do
-    local added = redis.pcall('XADD', EV, 'MAXLEN', '~', MOST_EVENTS, ARGV[i],
-      'e', ARGV[i + 1], 'd', ARGV[i + 2])
+    local added = redis.pcall('XADD', EV, 'MAXLEN', '~', MOST_EVENTS, words[i],
+      'e', words[i + 1], 'd', words[i + 2])
     if type(added) == 'string' then
       redis.call('HSETNX', META, 'first_event', added)
       redis.call('HSET', META, 'last_event', added)
@@ -107,12 +107,18 @@ local function nonce_of(lease)
   return lease and string.match(lease, '|(.*)$')
 end
 
+-- For how many ms the holder of the lease has not been heard of: each of its writes renews it.
+local function silence_ms()
+  local left = redis.call('PTTL', LEASE)
+  return math.max(0, (tonumber(redis.call('HGET', META, 'lease_ms')) or left) - left)
+end
+
 -- Who goes on with the turn that began with the fence `turn`: 'over' (nobody shall: it is finished,
 -- has failed, was stopped for another message, or another turn has begun), 'stopping' (it shall
 -- end for another message), 'free', or 'held'; and for how many ms its holder was not heard of.
 local function state_of(turn)
-  local current, status, failed, stop, lease_ms = unpack(redis.call('HMGET', META, 'turn_event',
-    'status', 'turn_failed', 'stop', 'lease_ms'))
+  local current, status, failed, stop = unpack(redis.call('HMGET', META, 'turn_event',
+    'status', 'turn_failed', 'stop'))
   if current ~= turn .. '-0' or status == 'idle' or failed then
     return 'over', 0
   end
@@ -123,8 +129,17 @@ local function state_of(turn)
   if not lease or string.find(lease, '|handed.', 1, true) then
     return 'free', 0
   end
-  local left = redis.call('PTTL', LEASE)
-  return 'held', math.max(0, (tonumber(lease_ms) or left) - left)
+  return 'held', silence_ms()
+end
+
+-- The session's last turn: the fence of its begin ('0': there was none), who goes on with it (as
+-- `state_of`, but 'over' if it was given back and not left to others), and for how many ms its holder was not
+-- heard of.
+local function last_turn()
+  local turn_event, status, left = unpack(redis.call('HMGET', META, 'turn_event', 'status', 'left'))
+  local turn = string.match(turn_event or '', '^%d+') or '0'
+  local state, silent_ms = state_of(turn)
+  return turn, status == 'interrupted' and not left and 'over' or state, int(silent_ms)
 end
 
 -- A list of words, the latest first, without those beyond KNOWN; a space is around each.

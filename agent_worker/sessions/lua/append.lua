@@ -6,7 +6,7 @@ local refused = refused_holder(ARGV[5])
 if refused then
   return refused
 end
-append_events(6)
+append_events(ARGV, 6)
 local lease_ms = redis.call('HGET', META, 'lease_ms')
 if lease_ms then
   redis.call('PEXPIRE', LEASE, lease_ms)

@@ -3,7 +3,9 @@
 -- ARGV: nonce, lease ms, message (JSON, '' = only what waits), Idempotency-Key or '', fingerprint,
 --       key life ms, most keys kept, policy ('reject' | 'enqueue'), most that may wait,
 --       most bytes of a history, fence with which the turn began that is to be taken over or '',
---       how long (ms) its holder must not have been heard of
+--       how long (ms) a holder must not have been heard of for its turn to be resumed ('' = until
+--       its lease is over), how often in a row a turn may be resumed without progress after its
+--       holder died, data (JSON) of the `error` that ends it then
 -- -> {'GRANTED' | 'RESUME' | 'ORPHAN', fence, version, step, index of the turn's first message,
 --     notes (JSON), summary, index of the first message below, last event's id, id of the last
 --     event before the unfinished step, text of that step that was emitted, `<fence>-0` of the
@@ -15,7 +17,9 @@
 -- -> {'REPLAY', fence, step, is_final, id of its `done`, `<fence>-0` of its first begin or '',
 --     messages of the finished turn...}
 -- -> {'QUEUED', how many wait} | {'INBOX_FULL'} | {'EMPTY'} nothing waits
--- -> {'BUSY' | 'IN_PROGRESS', remaining lease ms} | {'IDEMPOTENCY_MISMATCH'} | {'ABANDONED'}
+-- -> {'BUSY', remaining lease ms} | {'IDEMPOTENCY_MISMATCH'} | {'ABANDONED'}
+-- -> {'IN_PROGRESS', remaining lease ms, ms until its turn may be resumed if nothing is heard}
+-- -> {'GIVEN_UP'}  the key's turn ended because its holders died again and again
 -- -> {'FULL'} the history is too large
 -- -> {'OVER'} | {'HELD', ms until it may be asked again}  the turn to be taken over
 -- -> {'LOST'}  this very attempt had its turn, and its lease ran out before it asked again
@@ -23,7 +27,8 @@ local nonce, lease_ms, message = ARGV[5], ARGV[6], ARGV[7]
 local key, fingerprint = ARGV[8], ARGV[9]
 local key_life_ms, max_keys = tonumber(ARGV[10]), tonumber(ARGV[11])
 local policy, max_waiting, max_bytes = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
-local taken_over, stale_ms = ARGV[15], tonumber(ARGV[16])
+local taken_over, stale_ms = ARGV[15], tonumber(ARGV[16]) or math.huge
+local most_deaths, given_up_data = tonumber(ARGV[17]), ARGV[18]
 
 local refused = refusal()
 if refused then
@@ -32,11 +37,11 @@ end
 local now = now_ms()
 local meta = redis.call('HMGET', META, 'fence', 'version', 'step', 'status', 'turn_at', 'notes',
   'turn_nonce', 'turn_outcome', 'summary', 'summary_at', 'step_event', 'last_event', 'bytes',
-  'begun', 'turns')
+  'begun', 'turns', 'deaths')
 local fence, version, step, status, turn_at, notes, turn_nonce, turn_outcome = unpack(meta, 1, 8)
 local summary, summary_at = meta[9] or '', meta[10] or '0'
 local step_event, last_event, bytes = meta[11] or '0-0', meta[12] or '0-0', tonumber(meta[13] or 0)
-local begun, turns = meta[14] or ' ', meta[15] or ' '
+local begun, turns, deaths = meta[14] or ' ', meta[15] or ' ', meta[16] or ''
 local lease = redis.call('GET', LEASE)
 
 local function emitted_text()
@@ -72,6 +77,8 @@ if string.find(begun, ' ' .. attempt, 1, true) then
 end
 
 local outcome = status == 'idle' and 'GRANTED' or 'ORPHAN'
+-- The turn whose holder is passed over, or whose lease was left: the fence makes it safe.
+local has_died = status == 'running' and not (lease and string.find(lease, '|handed.', 1, true))
 if taken_over ~= '' then
   local state, silent_ms = state_of(taken_over)
   if state == 'over' then
@@ -80,7 +87,6 @@ if taken_over ~= '' then
   if state == 'stopping' or state == 'held' and silent_ms < stale_ms then
     return { 'HELD', int(stale_ms - silent_ms) }
   end
-  -- The fence makes it safe, whatever has become of the holder.
   outcome, lease = 'RESUME', false
 end
 -- Without a key of the client's, what is queued is known by its attempt. No client's key has a
@@ -113,10 +119,15 @@ if record then
     return { 'QUEUED', redis.call('LLEN', INBOX) }
   elseif record.turn ~= turn_at or status == 'idle' then
     return { 'ABANDONED' }
-  elseif lease then
-    return { 'IN_PROGRESS', redis.call('PTTL', LEASE) }
+  elseif string.match(deaths, '^%d+') and tonumber(string.match(deaths, '^%d+')) > most_deaths then
+    return { 'GIVEN_UP' }
   else
-    outcome = 'RESUME'
+    local state, silent_ms = state_of(string.match(redis.call('HGET', META, 'turn_event'), '^%d+'))
+    if lease and state ~= 'free' and not (state == 'held' and silent_ms >= stale_ms) then
+      local left = redis.call('PTTL', LEASE)
+      return { 'IN_PROGRESS', left, int(math.min(left, stale_ms - silent_ms)) }
+    end
+    outcome, lease = 'RESUME', false
   end
 end
 
@@ -160,6 +171,10 @@ local function keep_record(name, state, turn, print)
   }))
 end
 
+if lease and redis.call('HGET', META, 'stop') and silence_ms() >= stale_ms then
+  -- It was asked to stop for another message, and will never hear that.
+  lease = false
+end
 local is_new = message ~= '' and not is_waiting and outcome ~= 'RESUME'
 if is_new and bytes >= max_bytes then
   return { 'FULL' }
@@ -209,6 +224,29 @@ local function close_open_calls()
   redis.call('DEL', TOOLS)
 end
 
+-- Holders that died in a row, while the turn got no further: no commit, and no more text in the step
+-- than any of them had given before. A turn that kills its workers must not kill all of them.
+local function count_death()
+  local count, step, most_said = string.match(deaths, '^(%d+)|([^|]*)|(%d+)$')
+  local said = #emitted_text()
+  if step ~= step_event or said > tonumber(most_said) then
+    count = 0
+  end
+  deaths = int(tonumber(count) + 1) .. '|' .. step_event .. '|' .. int(said)
+  redis.call('HSET', META, 'deaths', deaths)
+  return tonumber(count) + 1
+end
+
+local function give_up()
+  append_events({ '1', fence .. '-1', 'error', given_up_data }, 1)
+  redis.call('DEL', LEASE)
+  redis.call('HSET', META, 'fence', fence, 'version', version, 'status', 'interrupted',
+    'turn_failed', '1', 'turn_nonce', '')
+  rest_events(now)
+  touch(now)
+  redis.call('PUBLISH', 'hermes:events:' .. SESSION, 'ended')
+end
+
 -- The clock keeps it monotonic across a failover that lost the last increment.
 fence = int(math.max(tonumber(fence) + 1, now))
 version = int(tonumber(version) + 1)
@@ -219,6 +257,10 @@ if outcome == 'RESUME' then
   if tonumber(string.match(last_event, '%d+')) < tonumber(string.match(turn_event, '%d+')) then
     -- Whoever had this turn before died without a word.
     redis.call('HSET', META, 'turn_first', fence .. '-1')
+  end
+  if has_died and count_death() > most_deaths then
+    give_up()
+    return { taken_over ~= '' and 'OVER' or 'GIVEN_UP' }
   end
 else
   if outcome == 'ORPHAN' then
@@ -246,12 +288,13 @@ else
   step_event = fence .. '-0'
   redis.call('HSET', META, 'turn_event', step_event, 'turn_first', fence .. '-1',
     'turn_before', last_event, 'turns', latest(fence .. turns))
+  redis.call('HDEL', META, 'deaths')
 end
 redis.call('SET', LEASE, fence .. '|' .. nonce, 'PX', lease_ms)
 redis.call('HSET', META, 'fence', fence, 'version', version, 'status', 'running',
   'turn_at', turn_at, 'turn_nonce', nonce, 'turn_outcome', outcome, 'step_event', step_event,
   'begun', latest(attempt .. begun), 'lease_ms', lease_ms,
   'requests', #keys > 0 and cjson.encode(keys) or '[]')
-redis.call('HDEL', META, 'stop', 'turn_failed')
+redis.call('HDEL', META, 'stop', 'turn_failed', 'left')
 touch(now)
 return granted(outcome)

@@ -30,7 +30,7 @@ if version ~= expected then
   return { 'CONFLICT', version }
 end
 
-local at = append_events(14)
+local at = append_events(ARGV, 14)
 local settled = tonumber(ARGV[at])
 for i = at + 1, at + settled do
   redis.call('HDEL', TOOLS, ARGV[i], ARGV[i] .. ':result')

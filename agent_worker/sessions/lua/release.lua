@@ -1,6 +1,6 @@
 -- Give the lease back without finishing the turn. By nonce alone: whoever lost the reply of
 -- `begin` does not know its fence.
--- ARGV: nonce -> {'OK', how many messages wait} | {'LOST'}
+-- ARGV: nonce, '1' if another worker shall go on with it -> {'OK', how many messages wait} | {'LOST'}
 local refused = refusal()
 if refused then
   return refused
@@ -17,6 +17,9 @@ end
 local now = now_ms()
 redis.call('DEL', LEASE)
 redis.call('HSET', META, 'status', 'interrupted')
+if ARGV[6] == '1' then
+  redis.call('HSET', META, 'left', '1')
+end
 redis.call('HINCRBY', META, 'version', 1)
 rest_events(now)
 touch(now)

@@ -308,23 +308,41 @@ async def test_a_follower_without_until_stays_for_the_next_turn(
             assert (await anext(stream)).data["content"] == word
 
 
-async def test_who_follows_is_told_once_that_the_worker_of_the_turn_died(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, quick_looks: None
+async def test_who_follows_is_told_once_that_a_turn_was_given_back(
+    http: ClientSession, start_worker: StartWorker, quick_looks: None
 ) -> None:
+    """By a worker whose client left: that is no loss of a worker, and nobody goes on with it."""
     first = await start_worker(engine=(engine := PausedEngine([*speech("one"), None])))
     other = await start_worker(engine=PlannedEngine(speech("two")))
     sid, running = await amid_a_turn(http, first, engine.paused)
     async with follow(http, other, sid) as response:
         stream = read_events(response)
         assert (await anext(stream)).data == {"content": "one"}
-        await die(first, redis, sid)
+        running.cancel()
         lost = await anext(stream)
         assert (lost.id, lost.name, lost.data["code"]) == ("", "error", "turn_interrupted")
         for _ in range(3):
             await asks_of_the_log(other).wait()
         await post(http, other, sid, "again")
         assert (await anext(stream)).data == {"content": "two"}
-    assert not running.done()
+
+
+async def test_a_turn_whose_worker_died_goes_on_for_who_follows_the_session(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, quick_looks: None
+) -> None:
+    first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
+    other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
+    sid, running = await amid_a_turn(http, first, engine.paused)
+    async with follow(http, other, sid) as response:
+        stream = read_events(response)
+        seen = await anext(stream)
+        await die(first, redis, sid)
+    async with http.get(
+        other.sessions(sid, "events?until=done"), headers={"Last-Event-ID": seen.id}
+    ) as response:
+        seen_after = await all_events(response)
+    assert deltas([seen, *seen_after]) == seen_after[-1].data["content"] == "one two"
+    running.cancel()
 
 
 # What is not kept any more.
@@ -453,7 +471,8 @@ async def test_a_session_that_is_deleted_ends_the_stream_with_an_error(
 async def test_a_store_that_is_lost_ends_the_stream_with_an_error(
     http: ClientSession, start_worker: StartWorker, redis: Redis, quick_looks: None
 ) -> None:
-    worker = await start_worker(engine=PlannedEngine(speech("one")))
+    """Once it is lost for longer than a lease."""
+    worker = await start_worker(engine=PlannedEngine(speech("one")), lease_s=0.5)
     sid = await finished_session(http, worker)
     first = (await log_of(redis, sid))[0].id
     async with follow(http, worker, sid, first) as response:

@@ -41,6 +41,7 @@ class Asking(RuleBasedStateMachine):
         self.grants: list[Grant] = []
         self.writers: list[int] = []
         self.writes = 0
+        self.last_fence = 0
         self.accepted: set[str] = set()
         self.turns: list[int] = []
         self.effects: Counter[str] = Counter()
@@ -56,16 +57,30 @@ class Asking(RuleBasedStateMachine):
     def is_holder(self, worker: Worker) -> bool:
         return worker.grant.lease == self.model.lease
 
-    def ask(self, operation: Callable[[], Coroutine[Any, Any, Any]], is_lost: bool = False) -> Any:
-        """What the store answers, or the class of its error; twice, if the reply is lost."""
+    def ask(
+        self,
+        operation: Callable[[], Coroutine[Any, Any, Any]],
+        is_lost: bool = False,
+        *,
+        may_end_turn: bool = False,
+    ) -> Any:
+        """What the store answers, or the class of its error; twice, if the reply is lost.
+
+        `may_end_turn`: also by an answer that grants nothing.
+        """
         answer = self.wait(answer_of(operation))
         after = self.wait(everything(self.redis, self.sid))
-        if is_an_error(answer) or isinstance(answer, NotTaken):
+        is_refused = is_an_error(answer) or isinstance(answer, NotTaken)
+        if is_refused and not (may_end_turn and self.fence_in(after) > self.fence_in(self.held)):
             assert after == self.held, "what was refused has changed nothing"
         if is_lost:
             assert self.wait(answer_of(operation)) == answer, "again, it gives what it gave"
             assert self.wait(everything(self.redis, self.sid)) == after, "and has no second effect"
         return answer
+
+    @staticmethod
+    def fence_in(held: dict[str, Any]) -> int:
+        return int(held["meta"].get("fence", 0))
 
     def wrote(self, worker: Worker, answer: Any) -> bool:
         """Whether the write was accepted. Who wrote is kept; who is refused gives up."""

@@ -10,7 +10,7 @@ Each answer is compared with the plain-Python model's. `test_invariants` adds wh
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -27,6 +27,7 @@ from tests.agent_worker.sessions.workers import (
     any_worker,
     has_no_calls,
     lost,
+    rarely,
     some_calls,
     some_names,
     workers,
@@ -42,25 +43,29 @@ class Sessions(Steps):
     @rule(
         has_key=st.sampled_from([True, True, False]),
         policy=st.sampled_from(["reject", "enqueue"]),
+        is_silent=rarely,
         is_lost=lost,
     )
-    def begin(self, has_key: bool, policy: str, is_lost: bool) -> None:
+    def begin(self, has_key: bool, policy: str, is_silent: bool, is_lost: bool) -> None:
         number = next(self.count)
         key, content = f"k{number}" if has_key else "", f"message {number}"
         if has_key:
             self.contents[key] = content
-        self._begin(user(content), key, policy, is_lost)
+        self._begin(user(content), key, policy, is_lost, is_silent=is_silent)
 
     @precondition(lambda self: self.contents)
     @rule(
         key=st.runner().flatmap(lambda machine: st.sampled_from(list(machine.contents)[::-1])),
         is_other=st.sampled_from([False, False, False, True]),
         policy=st.sampled_from(["reject", "enqueue"]),
+        is_silent=rarely,
         is_lost=lost,
     )
-    def begin_with_a_known_key(self, key: str, is_other: bool, policy: str, is_lost: bool) -> None:
+    def begin_with_a_known_key(
+        self, key: str, is_other: bool, policy: str, is_silent: bool, is_lost: bool
+    ) -> None:
         content = f"message {next(self.count)}" if is_other else self.contents[key]
-        self._begin(user(content), key, policy, is_lost)
+        self._begin(user(content), key, policy, is_lost, is_silent=is_silent)
         if content in self.accepted:  # what came with this key before was not
             self.contents[key] = content
 
@@ -100,16 +105,33 @@ class Sessions(Steps):
         """But for those of messages that came without one."""
         return [key for key in self.model.of_turn if key in self.contents]
 
-    def _begin(self, message: Message | None, key: str, policy: str, is_lost: bool) -> None:
+    def _begin(
+        self,
+        message: Message | None,
+        key: str,
+        policy: str,
+        is_lost: bool,
+        *,
+        is_silent: bool = False,
+    ) -> None:
         nonce = f"worker.{next(self.count)}"
-        answer = self.ask(
-            lambda: self.store.begin(
-                self.sid, ME, message, nonce=nonce, idempotency_key=key or None, policy=policy
-            ),
-            is_lost,
+
+        async def begin() -> Any:
+            return await self.store.begin(
+                self.sid,
+                ME,
+                message,
+                nonce=nonce,
+                idempotency_key=key or None,
+                policy=policy,  # type: ignore[arg-type]
+                silent_s=0 if is_silent else None,
+            )
+
+        answer = self.ask(begin, is_lost, may_end_turn=True)
+        fence = self._new_fence(answer)
+        assert answer == predicted(
+            lambda: self.model.begin(nonce, message, key, policy, fence, is_silent=is_silent)
         )
-        fence = answer.lease.fence if isinstance(answer, Grant) else 0
-        assert answer == predicted(lambda: self.model.begin(nonce, message, key, policy, fence))
         if isinstance(answer, Grant):
             self._took(answer)
             if answer.outcome != "RESUME":
@@ -117,6 +139,14 @@ class Sessions(Steps):
         is_kept = isinstance(answer, Queued) or getattr(answer, "outcome", "RESUME") != "RESUME"
         if message is not None and is_kept:
             self.accepted.add(message["content"])
+
+    def _new_fence(self, answer: object) -> int:
+        """The session's fence now. Without a grant it is raised if the turn is given up."""
+        fence = self.fence_in(self.wait(everything(self.redis, self.sid)))
+        if fence != self.last_fence and not isinstance(answer, Grant):
+            self.writes += 1
+        self.last_fence = fence
+        return fence
 
     def _took(self, grant: Grant) -> None:
         self.grants.append(grant)
@@ -143,11 +173,36 @@ class Sessions(Steps):
             is_held = isinstance(taken, NotTaken) and taken.held_s is not None
             return NotTaken(FOR_A_WHILE) if is_held else taken
 
-        answer = self.ask(take, is_lost)
-        fence = answer.lease.fence if isinstance(answer, Grant) else 0
+        answer = self.ask(take, is_lost, may_end_turn=True)
+        fence = self._new_fence(answer)
         assert answer == self.model.take_over(turn, nonce, fence, is_silent=is_silent)
         if isinstance(answer, Grant):
             self._took(answer)
+
+    @precondition(lambda self: self.model.begins and self.model.state == "running")
+    @rule(
+        times=st.integers(2, 6),
+        last_words=some_names,
+        by_key=st.booleans(),
+        is_left=st.booleans(),
+        is_lost=lost,
+    )
+    def all_who_take_it_over_die(
+        self, times: int, last_words: list[str], by_key: bool, is_left: bool, is_lost: bool
+    ) -> None:
+        """At the same place; the first of them may get further than the one before."""
+        for number in range(times):
+            if is_left and self.model.is_held:
+                self.the_lease_runs_out()
+            self.look()
+            if by_key and self.keys_of_turn:
+                key = self.keys_of_turn[0]
+                self._begin(user(self.contents[key]), key, "reject", is_lost, is_silent=True)
+            else:
+                self.who_follows_takes_the_turn_over(True, True, is_lost)
+            if number == 0 and last_words and self.workers and self.is_holder(self.workers[-1]):
+                self.look()
+                self.say(self.workers[-1], last_words, is_lost)
 
     @any_worker()
     @rule(worker=workers(), is_lost=lost)

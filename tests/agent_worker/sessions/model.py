@@ -15,6 +15,8 @@ from agent_worker.errors import (
     LeaseLost,
     TurnAbandoned,
     TurnBusy,
+    TurnGivenUp,
+    TurnInProgress,
 )
 from agent_worker.sessions import (
     Answer,
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
 
 MOST_WAITING = 3
 NO_SUMMARY = Summary("", 0)
+MOST_DEATHS = 3
 FOR_A_WHILE = 1.0
+GIVEN_UP = json.dumps(TurnGivenUp().as_json(), separators=(",", ":"))
 IT_MAY_HAVE_BEEN_DONE = "unknown: interrupted; it may have been done, and is not repeated"
 
 
@@ -90,6 +94,8 @@ class Model:
     #: Whether the last turn told of an error as its end; whose lease was handed over, and is kept.
     has_failed: bool = False
     handed: Lease | None = None
+    #: How many holders died in a row, in which step, and the most that one of them had said in it.
+    deaths: tuple[int, str, int] = (0, "", 0)
 
     @property
     def status(self) -> Status:
@@ -104,7 +110,14 @@ class Model:
     # Turns.
 
     def begin(
-        self, nonce: str, message: Message | None, key: str, policy: str, fence: int
+        self,
+        nonce: str,
+        message: Message | None,
+        key: str,
+        policy: str,
+        fence: int,
+        *,
+        is_silent: bool,
     ) -> Grant | Replay | Queued | type[Nothing]:
         if not key and policy == "enqueue":
             key = f" {nonce}"
@@ -119,19 +132,20 @@ class Model:
             if known.state == "running":
                 if self.turn_at != known.turn_at or self.state == "idle":
                     raise TurnAbandoned
-                if self.is_held:
-                    raise TurnBusy
-                outcome = "RESUME"
+                if self.deaths[0] > MOST_DEATHS:
+                    raise TurnGivenUp
+                if self.is_held and not self._is_free(is_silent):
+                    raise TurnInProgress(retry_after_s=1, free_in_s=1.0)
+                return self._resume(nonce, fence)
             elif self.is_held:
                 return Queued(len(self.inbox))
             else:
                 message = None  # it is in the inbox
-        if self.is_held:
+        if self.is_held and not (self.is_asked_to_stop and is_silent):
             return self._wait(message, key, policy)
-        if outcome != "RESUME":
-            if message is None and not self.inbox:
-                return Nothing
-            self._open(outcome, message, key, fence)
+        if message is None and not self.inbox:
+            return Nothing
+        self._open(outcome, message, key, fence)
         return self._take(nonce, fence, outcome)
 
     def take_over(self, turn: str, nonce: str, fence: int, *, is_silent: bool) -> Grant | NotTaken:
@@ -139,9 +153,37 @@ class Model:
         state, _, _ = self.told_of(turn)
         if state in {"told", "untold"}:
             return NotTaken(None)
-        if state == "held" and (self.is_asked_to_stop or not is_silent):
+        if not self._is_free(is_silent):
             return NotTaken(FOR_A_WHILE)
+        try:
+            return self._resume(nonce, fence)
+        except TurnGivenUp:
+            return NotTaken(None)
+
+    def _is_free(self, is_silent: bool) -> bool:
+        """Whether the last turn, which is held or not finished, can be resumed."""
+        if self.has_failed or self.is_asked_to_stop:
+            return False
+        return self.lease is None or is_silent
+
+    def _resume(self, nonce: str, fence: int) -> Grant:
+        if self.state == "running" and self.handed is None:
+            count, step, most_said = self.deaths
+            said = len(self._emitted())
+            is_further = step != self.step_event or said > most_said
+            self.deaths = (1 if is_further else count + 1, self.step_event, said)
+            if self.deaths[0] > MOST_DEATHS:
+                self.events.append(Event(f"{fence}-1", "error", GIVEN_UP))
+                self.lease, self.state, self.has_failed = None, "interrupted", True
+                self.nonce, self.version = "", self.version + 1
+                raise TurnGivenUp
         return self._take(nonce, fence, "RESUME")
+
+    def _emitted(self) -> str:
+        emitted = ""
+        for event in self.events[self.step_from :]:
+            emitted = "" if event.name == "rewind" else emitted + content_of(event)
+        return emitted
 
     def hand_over(self, lease: Lease) -> None:
         if self.handed != lease:
@@ -187,6 +229,7 @@ class Model:
                 self.of_turn.append(its_key)
                 self.keys[its_key] = Key(each["content"], "running", self.turn_at)
         self.step_event, self.step_from = f"{fence}-0", len(self.events)
+        self.deaths = (0, "", 0)
         self.begins[self.step_event] = len(self.events)
 
     def _close_open_calls(self) -> None:
@@ -203,9 +246,6 @@ class Model:
 
     def _grant(self, outcome: str) -> Grant:
         assert self.lease is not None
-        emitted = ""
-        for event in self.events[self.step_from :]:
-            emitted = "" if event.name == "rewind" else emitted + content_of(event)
         return Grant(
             outcome=outcome,
             lease=self.lease,
@@ -217,7 +257,7 @@ class Model:
             notes={},
             last_event=self.last_event,
             step_event=self.step_event,
-            emitted=emitted if outcome == "RESUME" else "",
+            emitted=self._emitted() if outcome == "RESUME" else "",
             turn_event=f"{self.turn}-0",
         )
 
@@ -299,6 +339,15 @@ class Model:
             return "free" if is_free else "held", events
         is_told = events and events[-1].name in {"done", "error"}
         return "told" if is_told else "untold", events
+
+    @property
+    def last_turn_state(self) -> str:
+        """Who goes on with the last turn, for those who only look."""
+        if self.state in {"idle", "interrupted"} or self.has_failed:
+            return "over"
+        if self.is_asked_to_stop:
+            return "stopping" if self.is_held else "over"
+        return "free" if self.lease is None else "held"
 
     def _log(self, events: Sequence[Event]) -> None:
         known = {event.id for event in self.events}

@@ -48,6 +48,9 @@ class Invariants(Sessions):
             of_turn = self.wait(self.store.events.of_turn(self.sid, ME, turn, None))
             told = (of_turn.state, of_turn.ended_by, of_turn.events)
             assert told == model.told_of(turn)
+        orphan = self.wait(self.store.index.look(self.sid))
+        assert (orphan.turn, orphan.state) == (model.turn or "0", model.last_turn_state)
+        assert (page.turn, page.state) == (orphan.turn, orphan.state)
         assert len(self.held.get("ev", [])) == len(model.events)
         calls = {name for name in self.held.get("tools", ()) if not name.endswith(":result")}
         assert calls == model.ledger.keys()
@@ -58,7 +61,8 @@ class Invariants(Sessions):
         assert self.writers == sorted(self.writers)
         fences = [grant.lease.fence for grant in self.grants]
         assert fences == sorted(set(fences))
-        assert self.held["meta"]["fence"] == str(fences[-1] if fences else 0)
+        assert self.held["meta"]["fence"] == str(self.last_fence)
+        assert not fences or self.last_fence >= fences[-1]
 
     @invariant()
     def i_2_the_version_grows_by_1_per_accepted_write(self) -> None:

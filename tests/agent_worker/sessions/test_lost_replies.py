@@ -103,6 +103,7 @@ OPERATIONS: dict[str, Operation] = {
     "not_run": lambda store, sid, grant: store.tools.not_run(grant.lease, "1.0", "attempt"),
     "read": lambda store, sid, grant: store.read(sid, ME),
     "events": lambda store, sid, grant: store.events.page(sid, ME, None),
+    "orphan": lambda store, sid, grant: store.index.look(sid),
     "archived": lambda store, sid, grant: store.outbox.archived(sid, 1, fence=grant.lease.fence),
 }
 
@@ -168,6 +169,8 @@ async def test_a_session_of_lost_replies_is_as_any_other(
     assert await redis.xlen(key_of(sid, "ev")) == 1
     found = await store.outbox.read(sid)
     assert await store.outbox.archived(sid, 6, fence=found.fence) == 0
+    await store.index.enter(sid, "worker.nonce")
+    assert (await store.index.look(sid)).state == "over"
     await store.check(sid, ME)
     await store.delete(sid, ME)
     assert {*lossy.ran, "append", "tool_begin"} == set(load_scripts())

@@ -107,6 +107,7 @@ def has_said(worker: Worker) -> bool:
 
 
 lost = st.booleans()
+rarely = st.sampled_from([False, False, False, True])
 some_calls = st.lists(
     st.tuples(st.sampled_from(EFFECTS), st.sampled_from([*FATES, "is not begun"])),
     min_size=1,

@@ -231,7 +231,7 @@ async def test_a_silent_holder_loses_its_turn_before_its_lease_runs_out(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(succession, "_SILENT_S", 0.2)
+    monkeypatch.setattr(succession, "SILENT_S", 0.2)
     engine = PausedEngine([*speech("one "), None, *speech("never")])
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))

@@ -1,0 +1,129 @@
+"""Turns whose worker died: found by the index of running turns, and gone on with here.
+
+    heartbeat   one command a second renews this worker's entries, and claims stale ones of others
+    look        what is true of a claimed turn is in its session: most have an end already
+    adopt       its lease is taken (`Turns.take_over`, fenced), and it runs to its end; nobody
+                listens but the log
+
+A turn that somebody follows (`succession`) is taken over by that one before it is stale here. The
+workers' looks are spread by jitter, each claims a few at a time, and has a bounded number of
+adopted turns. A turn that kills whoever runs it is ended by the store after some attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable
+from agent_worker.runtime.events import nobody
+from agent_worker.runtime.turns import SILENT_S, TurnRequest
+from agent_worker.sessions import NotTaken
+from agent_worker.tasks import cancel_and_wait, spawn_reporting
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from agent_worker.runtime.turns import Turns
+    from agent_worker.sessions import SessionStore
+
+log = logging.getLogger(__name__)
+
+# Seconds between two heartbeats, give or take a quarter.
+_BEAT_S = 1.0
+# Seconds without a heartbeat after which a turn is looked at: beyond what followers wait
+# (`SILENT_S`), so that a turn stays with its client if there is one.
+_STALE_S = 4.0
+# Entries that one heartbeat claims, and turns that run here for nobody at the same time.
+_MOST_CLAIMED, _MOST_ADOPTED = 8, 32
+
+
+class Orphans:
+    def __init__(self, store: SessionStore, turns: Turns) -> None:
+        self._store = store
+        self._turns = turns
+        #: By session.
+        self._adopted: dict[str, asyncio.Task[object]] = {}
+
+    def __len__(self) -> int:
+        return len(self._adopted)
+
+    async def run(self) -> None:
+        """Until cancelled; then adopted turns are left to other workers."""
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        index = self._store.index
+        try:
+            while True:
+                await asyncio.sleep(_BEAT_S * random.uniform(0.75, 1.25))
+                # After an interruption the heartbeats of others may be as late as ours.
+                is_sure = min(index.steady_s, clock() - started) >= _STALE_S
+                room = min(_MOST_CLAIMED, _MOST_ADOPTED - len(self._adopted))
+                can_claim = is_sure and room > 0 and not self._turns.is_leaving
+                try:
+                    claimed = await index.beat(stale_s=_STALE_S, most=room if can_claim else 0)
+                except AgentError:
+                    continue
+                for entry in claimed:
+                    self._start(entry.partition(" ")[0], self._look(entry))
+        finally:
+            await cancel_and_wait(*self._adopted.values())
+
+    def adopt(self, session_id: str, principal: str, turn: str) -> None:
+        """Go on with the turn, as soon as its lease can be taken; if there is room for it."""
+        if len(self._adopted) < _MOST_ADOPTED and not self._turns.is_leaving:
+            self._start(session_id, self._go_on(session_id, principal, turn))
+
+    def _start(self, session_id: str, work: Coroutine[None, None, object]) -> None:
+        if session_id in self._adopted:
+            work.close()
+            return
+        task = spawn_reporting(work, name="orphan")
+        self._adopted[session_id] = task
+        task.add_done_callback(lambda _: self._adopted.pop(session_id))
+
+    async def _look(self, entry: str) -> None:
+        session_id, _, nonce = entry.partition(" ")
+        index = self._store.index
+        try:
+            orphan = await index.look(session_id)
+        except SessionNotFound:
+            index.forget(entry)
+            return
+        except StoreUnavailable:
+            return
+        match orphan.state:
+            case "stopping":
+                return
+            case "held" if orphan.silent_s < SILENT_S:
+                if orphan.nonce != nonce:
+                    # Its holder has an entry of its own.
+                    index.forget(entry)
+                return
+            case "held" | "free":
+                is_settled = await self._go_on(session_id, orphan.owner, orphan.turn)
+            case "over":
+                is_settled = True
+                if orphan.waiting:
+                    self._turns.look_after(session_id, orphan.owner)
+        if is_settled:
+            index.forget(entry)
+
+    async def _go_on(self, session_id: str, principal: str, turn: str) -> bool:
+        """Run the turn to its end. False: somebody shall look at it again."""
+        asked = TurnRequest(session_id, principal, None, accepts_handover=True)
+        has_taken = False
+        try:
+            async with self._turns.take_over(asked, turn, silent_s=SILENT_S) as running:
+                if isinstance(running, NotTaken):
+                    return running.held_s is None
+                has_taken = True
+                log.info("session %s: turn %s of a lost worker goes on here", session_id, turn)
+                await running.run(nobody)
+        except AgentError as error:
+            # Whoever follows the turn has it from the log.
+            log.info("session %s: turn %s: %s", session_id, turn, error)
+        # From then on there is another entry for it.
+        return has_taken
