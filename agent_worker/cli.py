@@ -66,6 +66,7 @@ def worker(
     base_url: options.BaseUrl = "",
     api_key: options.ApiKey = "",
     model: options.Model = "",
+    continuation: options.Continuation = "none",
     first_token_timeout: options.FirstToken = "2m",
     idle_timeout: options.IdleTime = "1m",
     tries: options.Tries = 3,
@@ -106,6 +107,7 @@ def worker(
             base_url=base_url,
             api_key=api_key,
             model=model,
+            continuation=continuation,
             first_token_timeout_s=duration(
                 "--first-token-timeout", first_token_timeout, at_least_s=0.001
             ),

@@ -209,5 +209,9 @@ class EngineFailed(AgentError):
     message = "The model failed to answer."
 
 
+class EngineCut(EngineFailed):
+    """The answer broke off, and asking the model again is safe and may help."""
+
+
 class CannotContinue(EngineFailed):
     """The engine can't go on behind the text that was told already; it can start anew."""

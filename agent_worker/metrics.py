@@ -30,6 +30,12 @@ class Metrics:
         self.summaries = Counter(
             "hermes_summaries", "Summaries of what outgrew a model's window", registry=self.registry
         )
+        self.engine_retries = Counter(
+            "hermes_engine_retries",
+            "Answers of the engine that broke off and were asked for again, by how they went on",
+            ["how"],
+            registry=self.registry,
+        )
         self.archived = Counter(
             "hermes_archived_messages", "Messages given to the archive", registry=self.registry
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from agent_worker.durations import format_duration, parse_duration
-from agent_worker.models import engine_names
+from agent_worker.models import CONTINUATIONS, engine_names
 
 # It is renewed at a third: shorter ones run out when a process is busy for a moment.
 LEAST_LEASE_S = 0.1
@@ -103,6 +103,14 @@ ApiKey = Annotated[
 Model = Annotated[
     str,
     _option(_ENGINE, "NAME", "openai, hermes: the model to ask for.", envvar="HERMES_ENGINE_MODEL"),
+]
+Continuation = Annotated[
+    str,
+    _option(
+        _ENGINE,
+        "HOW",
+        f"openai: how the server goes on behind a given text: {', '.join(CONTINUATIONS)}.",
+    ),
 ]
 FirstToken = Annotated[
     str, _option(_ENGINE, "DURATION", "openai, hermes: how long the first piece may take.")

@@ -117,7 +117,8 @@ class ChatEndpoints:
         key = idempotency_key_of(request)
         if session_id == NEW:
             session_id = await self._store.create(principal, {})
-        asked = TurnRequest(session_id, principal, content, key)
+        # A chunk that was sent cannot be taken back.
+        asked = TurnRequest(session_id, principal, content, key, accepts_rewind=not chat.is_stream)
         async with self._opened(request, asked) as turn:
             headers = {SESSION_HEADER: session_id}
             if turn.is_replay:

@@ -19,7 +19,7 @@ from agent_worker.models.base import (
     register_engine,
 )
 from agent_worker.models.hermes import HermesEngine
-from agent_worker.models.openai import OpenAIEngine
+from agent_worker.models.openai import CONTINUATIONS, OpenAIEngine
 from agent_worker.models.scripted import ScriptedEngine
 
 register_engine(
@@ -32,6 +32,7 @@ register_engine("openai", OpenAIEngine)
 register_engine("hermes", HermesEngine)
 
 __all__ = [
+    "CONTINUATIONS",
     "INVALID_ARGUMENTS",
     "Engine",
     "EngineOptions",

@@ -52,8 +52,9 @@ class Engine(Protocol):
     def step(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
         """One model step: text in pieces, and the tool calls it ends with (none: it is done).
 
-        The generator is closed early when the turn is cancelled. Raises EngineFailed; before the
-        first item CannotContinue, if it can't go on behind this `prefix`.
+        The generator is closed early when the turn is cancelled. Raises EngineFailed; EngineCut
+        where the answer broke off and may be asked for again; before the first item
+        CannotContinue, if it can't go on behind this `prefix`.
         """
         ...
 
@@ -86,8 +87,10 @@ class EngineOptions:
     first_token_timeout_s: float = 120.0
     #: Between two pieces of a response that has begun.
     idle_timeout_s: float = 60.0
-    #: Tries before the first piece has come; none after it.
+    #: Tries before the first piece has come; behind that it is up to the agent loop.
     tries: int = 3
+    #: How a server is asked to go on behind a given text, one of `CONTINUATIONS` (openai).
+    continuation: str = "none"
 
 
 _engines: dict[str, Callable[[EngineOptions], Engine]] = {}

@@ -1,7 +1,8 @@
 """A server of the chat completions API: requests, their retries, and answers as they stream in.
 
 A try goes: connect, send, wait for the first event, read until the answer's end. It is repeated
-only before its first piece has been given out; what the client has seen is never said twice.
+here only before its first piece has been given out. An answer that breaks off behind that is
+EngineCut where it may be asked for again, which is then up to the caller.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from agent_worker.errors import EngineFailed
+from agent_worker.errors import EngineCut, EngineFailed
 from agent_worker.models.base import TextDelta
 from agent_worker.models.chat_answer import BadAnswer, ChatAnswer
 from agent_worker.models.sse import EventParser, EventTooLarge
@@ -61,11 +62,24 @@ class _Failure(Exception):
     """A try that failed; the sentence is for the log."""
 
     def __init__(
-        self, reason: str, *, may_retry: bool = False, retry_after_s: float | None = None
+        self,
+        reason: str,
+        *,
+        may_retry: bool = False,
+        is_cut: bool = False,
+        status: int = 0,
+        retry_after_s: float | None = None,
     ) -> None:
+        """`is_cut`: once the answer has begun, it may be asked for again. `status` of a refusal."""
         super().__init__(reason)
         self.may_retry = may_retry
+        self.is_cut = is_cut
+        self.status = status
         self.retry_after_s = retry_after_s
+
+
+class Refused(EngineFailed):
+    """The server takes the request for a mistake (400, 422)."""
 
 
 class ChatClient:
@@ -94,12 +108,15 @@ class ChatClient:
         *,
         tools: Sequence[dict[str, Any]] = (),
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[TextDelta | ToolCall, None]:
-        """The answer to `messages`: its text as it comes, then its calls. Raises EngineFailed.
+        """The answer to `messages`: its text as it comes, then its calls.
+
+        `more` are further fields of the request. Raises EngineFailed, EngineCut, Refused.
 
         Closing the generator closes the connection, so that the server can stop.
         """
-        body = self._body(messages, tools)
+        body = self._body(messages, tools, more or {})
         attempt = 0
         while True:
             attempt += 1
@@ -112,11 +129,11 @@ class ChatClient:
                 return
             except _Failure as failure:
                 if has_begun or not failure.may_retry or attempt >= self._options.tries:
-                    raise self._given_up(failure, attempt) from None
+                    raise self._given_up(failure, attempt, has_begun=has_begun) from None
                 delay_s = self._delay_s(failure, attempt)
                 log.info("%s; again in %.2f s", self._told(failure, attempt), delay_s)
             except (BadAnswer, EventTooLarge) as error:
-                raise self._given_up(error, attempt) from None
+                raise self._given_up(error, attempt, has_begun=has_begun) from None
             await asyncio.sleep(delay_s)
 
     async def text(self, messages: Sequence[dict[str, Any]]) -> str:
@@ -206,20 +223,30 @@ class ChatClient:
             return _Failure(f"not an event stream but {response.content_type}: {shown}")
         return _Failure(
             f"status {response.status}: {shown}",
+            status=response.status,
             may_retry=response.status in self._traits.retry_statuses,
             retry_after_s=_seconds(response.headers.get("Retry-After", "")),
         )
 
     def _silent(self, patience: _Patience) -> _Failure:
-        return _Failure(f"silent for {patience.limit_s:g} s")
+        return _Failure(f"silent for {patience.limit_s:g} s", is_cut=self._traits.may_resend)
 
     def _lost(self, error: aiohttp.ClientError) -> _Failure:
         reason = self._shown(str(error) or type(error).__name__)
         return _Failure(f"the connection was lost: {reason}", may_retry=self._traits.may_resend)
 
-    def _given_up(self, error: Exception, attempt: int) -> EngineFailed:
+    def _given_up(self, error: Exception, attempt: int, *, has_begun: bool) -> EngineFailed:
         """What the client gets: nothing of what the server said, which may tell of the operator."""
         log.warning("%s", self._told(error, attempt))
+        match error:
+            case _Failure(may_retry=True):
+                return EngineCut()
+            case _Failure(is_cut=True) if has_begun:
+                return EngineCut()
+            case _Failure(status=400 | 422):
+                return Refused()
+            case BadAnswer(is_server_error=True) if has_begun and self._traits.may_resend:
+                return EngineCut()
         return EngineFailed()
 
     def _told(self, error: Exception, attempt: int) -> str:
@@ -239,8 +266,13 @@ class ChatClient:
         # Spread, so that the steps that one outage has failed do not come back at one moment.
         return self._random.uniform(longest / 2, longest)
 
-    def _body(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> bytes:
-        body: dict[str, Any] = {"messages": messages, "stream": True}
+    def _body(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]],
+        more: Mapping[str, Any],
+    ) -> bytes:
+        body: dict[str, Any] = {"messages": messages, "stream": True, **more}
         if self._options.model:
             body["model"] = self._options.model
         if tools:
@@ -306,7 +338,7 @@ def _check_end(answer: ChatAnswer, *, is_empty: bool) -> None:
         case "content_filter":
             raise EngineFailed("The model's content filter stopped the answer.")
         case "error":
-            raise BadAnswer("the server says that its model failed")
+            raise BadAnswer("the server says that its model failed", is_server_error=True)
         case "length" if is_empty:
             raise BadAnswer("the token limit was met before anything was said")
         case "length":

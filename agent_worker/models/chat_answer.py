@@ -32,8 +32,13 @@ _UNNAMED = ("", "message", "error")
 class BadAnswer(Exception):
     """The server's stream is not what the API promises, or says that the model failed.
 
-    The sentence is for the log: it may quote the server.
+    The sentence is for the log: it may quote the server. `is_server_error`: by the server's word it
+    is no mistake of the request.
     """
+
+    def __init__(self, reason: str, *, is_server_error: bool = False) -> None:
+        super().__init__(reason)
+        self.is_server_error = is_server_error
 
 
 @dataclass(slots=True)
@@ -73,7 +78,10 @@ class ChatAnswer:
                 return ""
             raise BadAnswer(f"not a JSON object: {event.data[:200]!r}")
         if not is_named and (chunk.get("error") or event.name == "error"):
-            raise BadAnswer(f"an error within the answer: {event.data[:500]!r}")
+            raise BadAnswer(
+                f"an error within the answer: {event.data[:500]!r}",
+                is_server_error=_is_server_error(chunk.get("error")),
+            )
         choices = chunk.get("choices")
         # A chunk with the usage has no choice; more than one was not asked for.
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -149,6 +157,14 @@ class ChatAnswer:
         self._size += size
         if self._size > self._max_size:
             raise BadAnswer(f"over {self._max_size} characters in one answer")
+
+
+def _is_server_error(error: object) -> bool:
+    """OpenAI says so by `type` "server_error"; vLLM and LiteLLM by `code` 500 (or "500")."""
+    if not isinstance(error, dict):
+        return False
+    code = str(error.get("code") or error.get("status") or "")
+    return error.get("type") == "server_error" or (len(code) == 3 and code.startswith("5"))
 
 
 def _text(value: object) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from agent_worker.errors import EngineFailed
-from agent_worker.models.chat import ChatClient, ServerTraits
+from agent_worker.errors import CannotContinue, EngineFailed
+from agent_worker.models.chat import ChatClient, Refused, ServerTraits
 from agent_worker.models.chat_messages import chat_messages, function_specs, summary_request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from agent_worker.models.base import EngineOptions, StepRequest, TextDelta, ToolCall
     from agent_worker.sessions import Message
@@ -25,21 +27,66 @@ _TRAITS = ServerTraits(
 )
 
 
-class OpenAIEngine:
-    """The model gets our tools and the whole conversation with each step."""
+@dataclass(frozen=True, slots=True)
+class _Continuation:
+    """Fields that make a server go on behind a last message of the assistant's."""
 
-    can_continue = False
+    of_message: Mapping[str, Any] = field(default_factory=dict)
+    of_request: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: By what a server documents. A server that does not know the fields would answer from the start.
+CONTINUATIONS: Mapping[str, _Continuation] = {
+    "none": _Continuation(),
+    # vLLM, SGLang.
+    "continue_final_message": _Continuation(
+        of_request={"continue_final_message": True, "add_generation_prompt": False}
+    ),
+    # DeepSeek ("chat prefix completion").
+    "prefix": _Continuation(of_message={"prefix": True}),
+    # A last message of the assistant's is enough: llama.cpp's server, OpenRouter.
+    "prefill": _Continuation(),
+}
+
+
+class OpenAIEngine:
+    """The model gets our tools and the whole conversation with each step.
+
+    Raises ValueError for options that do not fit.
+    """
 
     def __init__(self, options: EngineOptions) -> None:
+        if options.continuation not in CONTINUATIONS:
+            known = ", ".join(CONTINUATIONS)
+            raise ValueError(f"no continuation {options.continuation!r}; known: {known}")
+        self.can_continue = options.continuation != "none"
+        self._continuation = CONTINUATIONS[options.continuation]
         self._client = ChatClient(_TRAITS, options)
 
     def __repr__(self) -> str:
         return f"OpenAIEngine({self._client!r})"
 
     def step(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
+        if request.prefix:
+            return self._continued(request)
         return self._client.answer(
             chat_messages(request.messages), tools=function_specs(request.tools)
         )
+
+    async def _continued(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
+        """The rest behind the prefix. Raises CannotContinue if the server takes no such request."""
+        begun = {"role": "assistant", "content": request.prefix, **self._continuation.of_message}
+        answer = self._client.answer(
+            [*chat_messages(request.messages), begun],
+            tools=function_specs(request.tools),
+            more=self._continuation.of_request,
+        )
+        try:
+            async with contextlib.aclosing(answer) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except Refused:
+            raise CannotContinue from None
 
     async def summarise(self, messages: Sequence[Message]) -> str:
         return await summary_by(self._client, messages)

@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent_worker.errors import CannotContinue, EngineFailed
+from agent_worker.errors import CannotContinue, EngineCut, EngineFailed
 from agent_worker.models.base import TextDelta, ToolCall
 from agent_worker.models.faults import Faults
 from agent_worker.models.scripted_tools import told_results, wanted_calls
@@ -108,7 +108,7 @@ class ScriptedEngine:
             yield TextDelta(token)
         if fault_at is not None:
             log.info("a seeded fault after %d of %d words", fault_at, len(pieces))
-            raise EngineFailed
+            raise EngineCut
         for call in answer.calls:
             yield call
 

@@ -89,6 +89,8 @@ class EphemeralTurn:
     """A turn that keeps everything in memory. Used once: `run`."""
 
     is_replay = False
+    #: Its events have no ids.
+    can_rewind = False
 
     def __init__(
         self, loop: AgentLoop, conversation: Conversation, *, are_tools_clients: bool
@@ -158,6 +160,12 @@ class EphemeralTurn:
         if self._are_tools_clients and calls:
             self.calls, self._is_final = calls, False
             raise _ClientsMove
+
+    async def rewind(self) -> None:
+        """Not for this client."""
+
+    def speaking(self, *, can_continue: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     async def tool_begin(
         self, call_key: str, effect: Effect, arguments_hash: str, attempt: str

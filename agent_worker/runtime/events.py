@@ -48,12 +48,14 @@ def unfinished() -> Event:
 
 
 class EventNumbering:
-    """Gives a turn's events their ids, `<fence>-<seq>` from 1 on."""
+    """Gives a turn's events their ids, `<fence>-<seq>` from 1 on; `last` is empty before that."""
 
     def __init__(self, fence: int) -> None:
+        self.last = ""
         self._fence = fence
         self._seq = 0
 
     def event(self, name: str, data: dict[str, Any]) -> Event:
         self._seq += 1
-        return Event(f"{self._fence}-{self._seq}", name, dump(data))
+        self.last = f"{self._fence}-{self._seq}"
+        return Event(self.last, name, dump(data))

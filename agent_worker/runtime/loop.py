@@ -8,18 +8,21 @@ model would make up the second time.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agent_worker.errors import AgentError, CannotContinue, EngineFailed
+from agent_worker.errors import AgentError, CannotContinue, EngineCut, EngineFailed
 from agent_worker.models import StepRequest, TextDelta, ToolCall
 from agent_worker.runtime.events import MESSAGE_DELTA
 from agent_worker.runtime.tool_calls import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
+    from contextlib import AbstractContextManager
 
     from agent_worker.metrics import Metrics
     from agent_worker.models import Engine
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from agent_worker.sessions import Message, Summary
 
 log = logging.getLogger(__name__)
+
+# Before an answer that broke off is asked for again (seconds).
+_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,20 @@ class Part:
 class LoopPort(Ledger, Protocol):
     """Where a running turn puts what it brings forth."""
 
+    @property
+    def can_rewind(self) -> bool:
+        """Whether the client can drop what it has got of a step."""
+        ...
+
     async def commit(self, part: Part) -> None: ...
+
+    async def rewind(self) -> None:
+        """All that was emitted of the step is void: it starts again."""
+        ...
+
+    def speaking(self, *, can_continue: bool) -> AbstractContextManager[None]:
+        """Inside, the model speaks; `can_continue`: another worker could go on at any moment."""
+        ...
 
 
 class BegunStep(Protocol):
@@ -56,11 +75,7 @@ class BegunStep(Protocol):
     text: str
 
     async def go_on(self) -> None:
-        """It stands: the model goes on right behind it."""
-        ...
-
-    async def rewind(self) -> None:
-        """It is void: the step starts anew."""
+        """It stands, the model goes on right behind it; this client has not got it yet."""
         ...
 
 
@@ -70,6 +85,8 @@ class AgentLoop:
     tool_calls: ToolCalls
     metrics: Metrics
     step_limit: int = 16
+    #: How often one step may ask again whose answer broke off.
+    engine_retries: int = 4
 
     async def run(
         self, port: LoopPort, conversation: Conversation, begun: BegunStep | None = None
@@ -120,20 +137,51 @@ class AgentLoop:
     async def _model_step(
         self, port: LoopPort, conversation: Conversation, begun: BegunStep | None
     ) -> tuple[str, list[ToolCall]]:
-        if begun is not None:
-            with contextlib.suppress(CannotContinue):
-                return await self._stream(port, conversation, begun)
-            await begun.rewind()
-        return await self._stream(port, conversation, None)
+        """The text and the calls of one step.
 
-    async def _stream(
-        self, port: LoopPort, conversation: Conversation, begun: BegunStep | None
-    ) -> tuple[str, list[ToolCall]]:
-        """The text and the calls of one step. Raises CannotContinue before anything is told."""
-        if begun is not None and not self.engine.can_continue:
+        An answer that breaks off is continued behind its text, or rewound if the engine can't do
+        that. No call of it has run by then: they come with its end.
+        """
+        step = _Step(begun)
+        retries = 0
+        with port.speaking(can_continue=self.engine.can_continue):
+            while True:
+                try:
+                    calls = await self._answer(port, conversation, step)
+                    return step.text, calls
+                except CannotContinue:
+                    if not step.can_rewind(port):
+                        raise
+                    await port.rewind()
+                    step.rewind()
+                except EngineCut:
+                    # One that has said nothing is the engine's own to ask again (`tries`).
+                    can_go_on = self.engine.can_continue or step.can_rewind(port)
+                    if not step.text or not can_go_on or retries == self.engine_retries:
+                        raise
+                    retries += 1
+                    how = "continue" if self.engine.can_continue else "rewind"
+                    self.metrics.engine_retries.labels(how).inc()
+                    log.warning(
+                        "session %s: the engine's answer broke off; %s, retry %d of %d",
+                        conversation.session_id,
+                        how,
+                        retries,
+                        self.engine_retries,
+                    )
+                    await asyncio.sleep(_backoff_s(retries))
+
+    async def _answer(
+        self, port: LoopPort, conversation: Conversation, step: _Step
+    ) -> list[ToolCall]:
+        """One answer of the engine, behind the text of `step`, which grows; returns its calls.
+
+        Raises CannotContinue before anything is told, EngineCut, EngineFailed.
+        """
+        prefix, parts = step.text, step.parts
+        if prefix and not self.engine.can_continue:
             raise CannotContinue
-        prefix = begun.text if begun is not None else ""
-        parts, calls = [prefix], []
+        calls = []
         request = StepRequest(
             messages=conversation.for_model(),
             tools=self.tool_calls.toolbox.specs,
@@ -142,8 +190,7 @@ class AgentLoop:
         )
         async with contextlib.aclosing(self.engine.step(request)) as stream:
             item = await _next_item(stream)
-            if begun is not None:
-                await begun.go_on()
+            await step.go_on()
             while item is not None:
                 if isinstance(item, TextDelta):
                     parts.append(item.text)
@@ -152,7 +199,7 @@ class AgentLoop:
                 else:
                     calls.append(item)
                 item = await _next_item(stream)
-        return "".join(parts), calls
+        return calls
 
     async def _run_tools(
         self, port: LoopPort, conversation: Conversation, *, ends_turn: bool
@@ -174,6 +221,36 @@ class AgentLoop:
             settled=settled,
         )
         await port.commit(part)
+
+
+class _Step:
+    """What was told of the step that runs: by another worker (`begun`), and here."""
+
+    def __init__(self, begun: BegunStep | None) -> None:
+        self.parts = [begun.text] if begun is not None else []
+        self._begun = begun
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    def can_rewind(self, port: LoopPort) -> bool:
+        """Also for a client that has got nothing of the step yet."""
+        return port.can_rewind or self._begun is not None
+
+    def rewind(self) -> None:
+        self.parts, self._begun = [], None
+
+    async def go_on(self) -> None:
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            await begun.go_on()
+
+
+def _backoff_s(retry: int) -> float:
+    """Spread, so that the steps that one outage has cut do not come back at one moment."""
+    longest = min(_BACKOFF_S * 2.0 ** (retry - 1), _MAX_BACKOFF_S)
+    return random.uniform(longest / 2, longest)
 
 
 async def _next_item(

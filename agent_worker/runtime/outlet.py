@@ -56,11 +56,16 @@ class Outlet:
                 if events:
                     await self._append(events)
 
+    @property
+    def last_id(self) -> str:
+        """Of the last event that was put down; empty if there was none."""
+        return self._numbering.last
+
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[list[Event]]:
+    async def writing(self, *, delivers: bool = True) -> AsyncIterator[list[Event]]:
         """What waits: the block puts it into the log, and then it goes to the client.
 
-        If the block fails, it waits again.
+        If the block fails, it waits again. Unless `delivers`, the client gets it by `deliver`.
         """
         async with self._writing:
             events, self._waiting = self._waiting, []
@@ -72,7 +77,8 @@ class Outlet:
                 raise
             self._has_room.set()
             self._logged.extend(events)
-            await self._deliver()
+            if delivers:
+                await self.deliver()
 
     def put_last(self, events: list[Event], name: str, data: dict[str, Any]) -> None:
         """Inside of `writing`: one more, behind all that waits."""
@@ -84,13 +90,14 @@ class Outlet:
         """To the client what is in the log, but whose way there was cut off."""
         self._logged.extend(self._waiting)
         self._waiting = []
-        await self._deliver()
+        await self.deliver()
 
     async def tell(self, name: str, data: dict[str, Any], *, event_id: str = "") -> None:
         """To this client only."""
         await self._client(Event(event_id, name, dump(data)))
 
-    async def _deliver(self) -> None:
+    async def deliver(self) -> None:
+        """To the client what is in the log."""
         while self._logged:
             # Taken out first: one that is cut off while it is sent may have arrived.
             await self._client(self._logged.popleft())

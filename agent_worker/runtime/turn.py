@@ -28,7 +28,7 @@ from agent_worker.sessions.operations import dump
 from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from agent_worker.runtime.events import Emit
     from agent_worker.runtime.loop import AgentLoop, Part
@@ -71,7 +71,7 @@ class ReplayedTurn:
 
 
 class _BegunStep:
-    """See `loop.BegunStep`. Who follows the log has its text, and is told only if it is void."""
+    """See `loop.BegunStep`. Who follows the log has its text already."""
 
     def __init__(self, grant: Grant, outlet: Outlet) -> None:
         self.text = grant.emitted
@@ -81,9 +81,6 @@ class _BegunStep:
     async def go_on(self) -> None:
         last = self._grant.last_event
         await self._outlet.tell(MESSAGE_DELTA, {"content": self.text}, event_id=last)
-
-    async def rewind(self) -> None:
-        await self._outlet.emit(REWIND, {"id": self._grant.step_event})
 
 
 class Turn:
@@ -100,6 +97,7 @@ class Turn:
         lease_until: float,
         window: int,
         accepts_handover: bool = False,
+        accepts_rewind: bool = True,
     ) -> None:
         #: The fence of its first begin, by which it is known wherever it goes on.
         self.name = grant.turn_event.partition("-")[0]
@@ -122,7 +120,13 @@ class Turn:
         self._write_lock = asyncio.Lock()
         self._lease_until = lease_until
         self._accepts_handover = accepts_handover
-        self._is_leaving = False
+        #: See `loop.LoopPort`.
+        self.can_rewind = accepts_rewind
+        # The last event before the step that runs: what is behind it can be void.
+        self._step_event = grant.step_event
+        # The worker shuts down, and the client goes on elsewhere; the step that runs can be left.
+        self._is_leaving = asyncio.Event()
+        self._can_leave = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"Turn(session {self._lease.session_id}, fence {self._lease.fence})"
@@ -136,8 +140,13 @@ class Turn:
         self._is_stopped.set()
 
     def hand_over(self) -> None:
-        """The worker shuts down: end behind the next commit, if the client can go on elsewhere."""
-        self._is_leaving = self._accepts_handover
+        """The worker shuts down: end as soon as the turn can go on elsewhere, if the client can.
+
+        That is at once while a model speaks that can go on behind a given text, else behind the
+        next commit.
+        """
+        if self._accepts_handover:
+            self._is_leaving.set()
 
     async def run(self, emit: Emit) -> Answer:
         """Run the turn to its end; its events go to `emit`, `done` or `error` as the last.
@@ -152,6 +161,7 @@ class Turn:
             spawn(self._keep_lease(), name="lease renewal"),
             spawn(self._outlet.run(), name="turn events"),
             spawn(self._stopped(), name="turn stop"),
+            spawn(self._left(), name="turn handover"),
         ]
         try:
             await asyncio.wait({work, *others}, return_when=asyncio.FIRST_COMPLETED)
@@ -205,8 +215,21 @@ class Turn:
                     self.outcome = "completed" if part.is_final else "step_limit"
 
             await self._persist(commit, name="commit")
-        if self._is_leaving and not part.ends_turn:
+            self._step_event = self._outlet.last_id or self._grant.last_event
+        if self._is_leaving.is_set() and not part.ends_turn:
             raise HandedOver
+
+    async def rewind(self) -> None:
+        await self._outlet.emit(REWIND, {"id": self._step_event})
+
+    @contextlib.contextmanager
+    def speaking(self, *, can_continue: bool) -> Iterator[None]:
+        if can_continue:
+            self._can_leave.set()
+        try:
+            yield
+        finally:
+            self._can_leave.clear()
 
     async def tool_begin(
         self, call_key: str, effect: Effect, arguments_hash: str, attempt: str
@@ -280,6 +303,11 @@ class Turn:
         await self._is_stopped.wait()
         raise TurnInterrupted
 
+    async def _left(self) -> None:
+        await self._is_leaving.wait()
+        await self._can_leave.wait()
+        raise HandedOver
+
     async def _persist(self, write: Callable[[], Awaitable[T]], *, name: str) -> T:
         """A write of the lease's holder, tried again while Redis is away and the lease is ours."""
         while True:
@@ -297,8 +325,7 @@ class Turn:
         """
         if isinstance(error, HandedOver):
             with contextlib.suppress(AgentError):
-                leave = self._store.hand_over(self._lease, kept_s=_HANDED_S)
-                await uncancelled(leave, name="hand over")
+                await self._leave()
         data = error_data(error)
         try:
             # Those that end no turn are not logged: others go on, and whoever follows with them.
@@ -306,14 +333,23 @@ class Turn:
             if ends_turn and await self._log_error(data):
                 return
             async with asyncio.timeout(_TELL_S):
-                if isinstance(error, HandedOver):
-                    await self._outlet.deliver_rest()
+                # What is not in the log never was.
+                await self._outlet.deliver()
                 if not ends_turn and self._accepts_handover:
                     await self._outlet.tell(HANDOVER, {"turn": self.name})
                 else:
                     await self._outlet.tell(ERROR, data)
         except TimeoutError:
             raise ConnectionAbortedError("the client does not read") from error
+
+    async def _leave(self) -> None:
+        """Give the lease to whoever takes the turn over, behind all that was said here."""
+        async with self._outlet.writing(delivers=False) as events:
+            if events:
+                append = self._store.events.append(self._lease, events)
+                await uncancelled(append, name="log")
+        leave = self._store.hand_over(self._lease, kept_s=_HANDED_S)
+        await uncancelled(leave, name="hand over")
 
     async def _log_error(self, data: dict[str, Any]) -> bool:
         """The turn's end, into the log and then to the client; whether it is in the log.

@@ -71,6 +71,8 @@ class TurnRequest:
     policy: Policy = "reject"
     #: Whether the client goes on elsewhere when it is told `handover`.
     accepts_handover: bool = False
+    #: Whether the client drops what it has of a step when it is told `rewind`.
+    accepts_rewind: bool = True
 
 
 class Turns:
@@ -172,7 +174,7 @@ class Turns:
         self._look_after(TurnRequest(session_id, principal, None))
 
     def hand_over(self) -> None:
-        """From now on, end turns behind their next commit if their clients can go on elsewhere."""
+        """From now on, end turns that can go on elsewhere (`Turn.hand_over`)."""
         self.is_leaving = True
         for turn in self._running.values():
             turn.hand_over()
@@ -300,6 +302,7 @@ class Turns:
             lease_until=lease_until,
             window=self._window,
             accepts_handover=request.accepts_handover,
+            accepts_rewind=request.accepts_rewind,
         )
         if self.is_leaving:
             turn.hand_over()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent_worker.errors import EngineFailed
+from agent_worker.errors import CannotContinue, EngineCut, EngineFailed
 from agent_worker.metrics import Metrics
 from agent_worker.models import ScriptedEngine, TextDelta, ToolCall
 from agent_worker.runtime import AgentLoop, LargeTexts, ToolCalls
+from agent_worker.runtime import loop as loop_module
 from agent_worker.runtime.conversation import Conversation
 from agent_worker.runtime.loop import Part
 from agent_worker.sessions import Grant, Lease, Summary, ToolStart
@@ -20,13 +23,27 @@ from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox, ToolError, default_toolbox
 from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 USER = {"role": "user", "content": "go"}
 
 
 class RecordingPort:
-    def __init__(self) -> None:
+    def __init__(self, *, can_rewind: bool = True) -> None:
+        self.can_rewind = can_rewind
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.commits: list[Part] = []
+        #: Of each step, whether another worker could have gone on with it.
+        self.spoken: list[bool] = []
+
+    @contextlib.contextmanager
+    def speaking(self, *, can_continue: bool) -> Iterator[None]:
+        self.spoken.append(can_continue)
+        yield
+
+    async def rewind(self) -> None:
+        self.events.append(("rewind", {}))
 
     async def emit(self, name: str, data: dict[str, Any]) -> None:
         self.events.append((name, data))
@@ -222,3 +239,125 @@ async def test_a_client_that_leaves_during_tools_stops_them_all() -> None:
     with pytest.raises(ConnectionResetError):
         await make_loop(PlannedEngine(calls), FunctionTool("hang", hang)).run(LeavingPort(), talk())
     assert stopped.is_set()
+
+
+# An engine whose answer breaks off.
+
+
+@pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "_backoff_s", lambda retry: 0.0)
+
+
+def words(*texts: str) -> list[Any]:
+    return [TextDelta(text) for text in texts]
+
+
+def engine_that(*steps: list[Any], can_continue: bool) -> PlannedEngine:
+    engine = PlannedEngine(*steps)
+    engine.can_continue = can_continue
+    return engine
+
+
+def told(port: RecordingPort) -> list[str]:
+    """The texts, and the names of other events."""
+    return [data.get("content", name) for name, data in port.events]
+
+
+@pytest.mark.parametrize(
+    ("can_continue", "rest", "expected", "text"),
+    [
+        (True, words("c"), ["a ", "b ", "c"], "a b c"),
+        (False, words("x ", "y"), ["a ", "b ", "rewind", "x ", "y"], "x y"),
+    ],
+)
+async def test_an_answer_that_breaks_off_goes_on(
+    no_backoff: None, can_continue: bool, rest: list[Any], expected: list[str], text: str
+) -> None:
+    engine = engine_that([*words("a ", "b "), EngineCut()], rest, can_continue=can_continue)
+    port, loop = RecordingPort(), make_loop(engine)
+    await loop.run(port, talk())
+    assert told(port) == expected
+    assert [request.prefix for request in engine.requests] == ["", "a b " if can_continue else ""]
+    [part] = port.commits
+    assert part.messages == [{"role": "assistant", "content": text}]
+    assert port.spoken == [can_continue]
+    how = "continue" if can_continue else "rewind"
+    assert f'hermes_engine_retries_total{{how="{how}"}} 1.0' in loop.metrics.render().decode()
+
+
+@pytest.mark.parametrize("can_continue", [True, False])
+async def test_the_calls_of_an_answer_that_breaks_off_run_once(
+    no_backoff: None, can_continue: bool
+) -> None:
+    """Its calls count only with its end; those of the step before are not run again."""
+    runs: list[str] = []
+
+    async def look(arguments: Any, context: Any) -> str:
+        runs.append(context.idempotency_key)
+        return "seen"
+
+    call = ToolCall("c1", "look")
+    whole = [call] if can_continue else [*words("I look. "), call]
+    engine = engine_that(
+        [*words("I look. "), call, EngineCut()],
+        whole,
+        [*words("I "), EngineCut()],
+        words("see." if can_continue else "I see."),
+        can_continue=can_continue,
+    )
+    port = RecordingPort()
+    await make_loop(engine, FunctionTool("look", look, Effect.ONCE)).run(port, talk())
+    assert len(runs) == 1
+    assert [m["content"] for part in port.commits for m in part.messages] == [
+        "I look. ", "seen", "I see."
+    ]  # fmt: skip
+
+
+async def test_a_continuation_that_is_refused_is_rewound(no_backoff: None) -> None:
+    engine = engine_that(
+        [*words("a "), EngineCut()], [CannotContinue()], words("b"), can_continue=True
+    )
+    port = RecordingPort()
+    await make_loop(engine).run(port, talk())
+    assert told(port) == ["a ", "rewind", "b"]
+    assert [request.prefix for request in engine.requests] == ["", "a ", ""]
+
+
+@pytest.mark.parametrize(
+    ("steps", "can_continue", "can_rewind", "requests"),
+    [
+        # Before the first piece it is the engine's own to try again.
+        ([[EngineCut()]], True, True, 1),
+        # What is no cut may come again just so.
+        ([[*words("a"), EngineFailed()]], True, True, 1),
+        # The client could not drop what it has.
+        ([[*words("a"), EngineCut()]], False, False, 1),
+        ([[*words("a"), EngineCut()], [CannotContinue()]], True, False, 2),
+        # Two retries, whether anything comes in between or not.
+        ([[*words("a"), EngineCut()]] * 3, True, True, 3),
+        ([[*words("a"), EngineCut()], [EngineCut()], [EngineCut()]], True, True, 3),
+        ([[*words("a"), EngineCut()]] * 3, False, True, 3),
+    ],
+)
+async def test_an_answer_is_asked_for_again_within_bounds(
+    no_backoff: None,
+    steps: list[list[Any]],
+    can_continue: bool,
+    can_rewind: bool,
+    requests: int,
+) -> None:
+    engine = engine_that(*steps, can_continue=can_continue)
+    loop = replace(make_loop(engine), engine_retries=2)
+    port = RecordingPort(can_rewind=can_rewind)
+    with pytest.raises(EngineFailed):
+        await loop.run(port, talk())
+    assert len(engine.requests) == requests
+    assert port.commits == []
+
+
+def test_the_pauses_grow_and_are_bounded() -> None:
+    pauses = [[loop_module._backoff_s(retry) for _ in range(50)] for retry in range(1, 7)]
+    longest = [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
+    for drawn, most in zip(pauses, longest, strict=True):
+        assert most / 2 <= min(drawn) < max(drawn) <= most

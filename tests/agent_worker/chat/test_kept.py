@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.models import TextDelta, ToolCall
+from agent_worker.sessions.scripts import load_scripts
 from agent_worker.storage.base import Storages
 from agent_worker.tools import Effect, Toolbox
 from tests.agent_worker.chat.support import BEARER, CLOCK, assistant, chunks_of, text_of, user
@@ -237,7 +238,7 @@ async def test_a_message_that_may_have_been_kept_is_not_sent_again_by_itself(
     http: ClientSession, proxy: DroppingProxy, start_system: StartSystem
 ) -> None:
     system, sid = await behind(proxy, http, start_system)
-    proxy.lose_replies("EVALSHA", 3)
+    proxy.lose_replies(load_scripts()["begin"].sha, 3)
     with pytest.raises(openai.InternalServerError) as caught:
         await system.ask("hello", session=sid)
     assert caught.value.code == "store_unavailable"
@@ -250,7 +251,7 @@ async def test_a_message_with_a_key_is_sent_again_and_kept_once(
     http: ClientSession, proxy: DroppingProxy, start_system: StartSystem
 ) -> None:
     system, sid = await behind(proxy, http, start_system)
-    proxy.lose_replies("EVALSHA", 3)
+    proxy.lose_replies(load_scripts()["begin"].sha, 3)
     await system.ask("hello", session=sid, extra_headers={"Idempotency-Key": "k1"})
     said = [message["content"] for message in (await read(http, system, sid))["messages"]]
     assert said.count("hello") == 1

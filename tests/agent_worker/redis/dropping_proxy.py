@@ -28,7 +28,7 @@ class DroppingProxy:
     def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.target = port
         self.port = 0
-        #: Of every command that a client sent, by name ("EVALSHA").
+        #: Of every command that a client sent, by name ("EVALSHA"); of a script also by its digest.
         self.commands: Counter[str] = Counter()
         #: Connections that were let in, ever.
         self.accepted = 0
@@ -68,7 +68,10 @@ class DroppingProxy:
         return len(self._links)
 
     def lose_replies(self, command: str, times: int = 1) -> None:
-        """The next `times` commands of that name arrive, and end in a closed connection."""
+        """The next `times` commands of that name arrive, and end in a closed connection.
+
+        `command` may be the digest of a script.
+        """
         self._to_lose[command] += times
 
     def go_mute(self) -> None:
@@ -119,13 +122,16 @@ class DroppingProxy:
     async def may_hear(self) -> None:
         await self._hears.wait()
 
-    def sees(self, command: str) -> bool:
-        """Count it; whether its reply is to be lost."""
-        self.commands[command] += 1
-        if not self._to_lose[command]:
-            return False
-        self._to_lose[command] -= 1
-        return True
+    def sees(self, words: list[bytes]) -> bool:
+        """Count the command; whether its reply is to be lost."""
+        is_lost = False
+        for name in words[:2] if words[0] == b"EVALSHA" else words[:1]:
+            command = name.decode()
+            self.commands[command] += 1
+            if self._to_lose[command]:
+                self._to_lose[command] -= 1
+                is_lost = True
+        return is_lost
 
 
 _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -164,7 +170,7 @@ class _Link:
             while data := await self._client_reader.read(_CHUNK):
                 self._parser.feed(data)
                 while (words := self._parser.gets()) is not False:
-                    self._loses_next_reply |= self._proxy.sees(words[0].decode())
+                    self._loses_next_reply |= self._proxy.sees(words)
                 await self._proxy.may_hear()
                 self._server_writer.write(data)
                 await self._server_writer.drain()
