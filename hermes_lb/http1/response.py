@@ -32,8 +32,12 @@ from hermes_lb.http1.request import CHUNKED
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-_LATER_MINOR = re.compile(rb"HTTP/1\.[2-9] ").match
+_LATER_MINOR = re.compile(rb"(?:\r\n)?HTTP/1\.[2-9] ").match
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 4
+# Behind its last body a server may have sent an empty line too many, which comes before its next
+# status line then. One is forgiven, as before a request line (RFC 9112 section 2.2); HAProxy
+# forgives any number.
+STRAY_LINE = b"\r\n"
 UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
 
 
@@ -142,8 +146,8 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         try:
             names, values = self.parse_fields(data)
         except httptools.HttpParserError as error:
-            if _LATER_MINOR(data):  # HTTP/1.2 and so on: they include 1.1 (RFC 9110 section 2.5)
-                return self._parse(b"HTTP/1.1" + data[len(b"HTTP/1.x") :])
+            if later := _LATER_MINOR(data):  # HTTP/1.2 and so on include 1.1 (RFC 9110 section 2.5)
+                return self._parse(b"HTTP/1.1" + data[later.end() - 1 :])
             if "Pause on" in str(error):  # llhttp takes a 101 for the end of HTTP, which it isn't
                 raise InvalidResponse("101 without an Upgrade field") from None
             raise InvalidResponse(f"malformed response ({error})") from None
@@ -176,7 +180,10 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
 
 
 def _minor_version(data: bytes) -> int:
-    if data.startswith(b"HTTP/1.0 "):
+    start = 2 if data.startswith(STRAY_LINE) else 0
+    if data.startswith(b"HTTP/1.1 ", start):
+        return 1
+    if data.startswith(b"HTTP/1.0 ", start):
         return 0
     raise InvalidResponse("the response is not HTTP/1.0 or 1.1")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from hermes_lb.dialing import in_words
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, InvalidResponse
+from hermes_lb.http1.response import STRAY_LINE
 from hermes_lb.proxy.endpoint import Endpoint
 from hermes_lb.proxy.kernel import received
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.upload import Upload
 
 _HEAD_END = b"\r\n\r\n"
+
+# What is no part of a response yet: nothing, or some of an empty line before it.
+_NOTHING = frozenset((b"", STRAY_LINE[:1], STRAY_LINE))
 
 
 class UpstreamConnection(Endpoint):
@@ -167,7 +171,7 @@ class UpstreamConnection(Endpoint):
             self.home.forget(self)
         elif self.body is not None:
             exchange.response_ended(self.body, error)
-        elif self._pending:
+        elif self._pending not in _NOTHING:
             exchange.server_failed(ClosedInHead(f"{name} closed in the middle of a response head"))
         else:
             why = f": {in_words(error)}" if isinstance(error, ssl.SSLError) else ""
@@ -324,4 +328,5 @@ class UpstreamConnection(Endpoint):
             exchange.server_failed(BadResponse("the response head is too large"))
         else:
             self._pending = data
-            exchange.response_begun()
+            if data not in _NOTHING:
+                exchange.response_begun()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.hostile.support import Way, answers_the_next_one, asking, deliver, in_two_ways, row
-from tests.proxy.support import Stage, eventually, request
+from tests.proxy.support import Stage, eventually, request, server_of, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -37,6 +37,7 @@ RESPONSES = [
 BEHIND = [
     row(28, "a-response", EVIL),
     row(28, "four-bytes", b"evil"),
+    row(28, "an-empty-line", b"\r\n"),
     row(28, "chunks", b"4\r\nevil\r\n0\r\n\r\n"),
 ]
 
@@ -116,7 +117,8 @@ async def test_a_body_that_is_announced_and_must_not_come_may_come_late(
 
 
 @pytest.mark.row(28)
-async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage) -> None:
+@pytest.mark.parametrize("late", [EVIL, b"\r\n", b"\r"], ids=["a-response", "crlf", "cr"])
+async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage, late: bytes) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin)
     one, two = await stage.clients(lb, 2)
@@ -124,7 +126,7 @@ async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage) -> No
     at_origin, _ = await origin.accept_request()
     await at_origin.respond(b"one")
     assert (await one.read_response()).body == b"one"
-    await at_origin.send(EVIL)
+    await at_origin.send(late)
     await eventually(lambda: not _upstreams(lb))
     await two.get("/next")
     await answers_the_next_one(two, origin)
@@ -134,3 +136,69 @@ async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage) -> No
 def _upstreams(lb: LoadBalancer) -> int:
     assert lb._context is not None
     return len(lb._context.upstreams)
+
+
+# An empty line behind a body that comes so late that the next request is on its way already. It is
+# no part of any response: one is forgiven, as before a request line.
+
+
+@pytest.mark.row(28)
+@in_two_ways
+async def test_an_empty_line_before_a_response_is_forgiven(stage: Stage, way: Way) -> None:
+    origin, _, client, at_origin = await asking(stage, request("GET", "/1"))
+    await at_origin.respond(b"one")
+    assert (await client.read_response()).body == b"one"
+    for n in (2, 3):
+        await client.get(f"/{n}")
+        assert (await at_origin.read_request()).head.target == f"/{n}"
+        await at_origin.send(b"\r\n")
+        await turns()
+        interim = b"HTTP/1.1 100 Continue\r\n\r\n\r\n" if n == 3 else b""
+        await deliver(at_origin, interim + OK + b"Content-Length: 2\r\n\r\nok", way)
+        if interim:
+            assert (await client.read_head()).start.startswith("HTTP/1.1 100")
+        answer = await client.read_response()
+        assert (answer.status, answer.body) == (200, b"ok")
+    await client.get("/4")  # the connection is as good as before
+    assert (await at_origin.read_request()).head.target == "/4"
+    await at_origin.send(b"\r\n")
+    await turns()
+    await at_origin.send(b"\r\n")  # but not more than one
+    assert (await client.read_response()).status == 502
+    assert await at_origin.read_until_cut() == b""
+    await client.get("/next")
+    await answers_the_next_one(client, origin)
+
+
+@pytest.mark.row(28)
+@pytest.mark.parametrize("line", [b"\r\n", b"\r"])
+async def test_an_empty_line_does_not_show_that_a_request_was_executed(
+    stage: Stage, line: bytes
+) -> None:
+    """The server closes a connection that was idle: what may be repeated is."""
+    origin, lb, client, at_origin = await asking(stage, request("GET", "/1"))
+    await at_origin.respond(b"one")
+    assert (await client.read_response()).body == b"one"
+    await client.get("/next")
+    assert (await at_origin.read_request()).head.target == "/next"
+    await at_origin.send(line)
+    await turns()
+    at_origin.close()
+    await answers_the_next_one(client, origin)
+    assert [(line.status, line.retries) for line in await stage.logged(lb, 2)] == [
+        (200, "0"), (200, "1"),
+    ]  # fmt: skip
+    assert server_of(lb).fails == 0
+
+
+@pytest.mark.row(28)
+async def test_a_fresh_connection_that_says_an_empty_line_and_closes_has_not_answered(
+    stage: Stage,
+) -> None:
+    _, lb, client, at_origin = await asking(stage, request("POST", "/1", body=b"x"))
+    await at_origin.send(b"\r\n")
+    await turns()
+    at_origin.close()
+    assert (await client.read_response()).status == 502
+    line = await stage.log_line(lb)
+    assert (line.termination, line.reason) == ("SH", "agent1 closed without a response")

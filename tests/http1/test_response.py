@@ -101,7 +101,10 @@ INVALID = [
             b"HTTP/1.1 600 OK", b"HTTP/1.1 999 OK", b"HTTP/1.1", b"HTTP/1.1 ", b"HTTP/1.1 OK", b"",
             b"HTTP/2.0 200 OK", b"HTTP/2 200 OK", b"HTTP/0.9 200 OK", b"HTTP/1.10 200 OK",
             b"http/1.1 200 OK", b"ICY 200 OK", b"RTSP/1.0 200 OK", b"HTTPS/1.1 200 OK", b"garbage",
-            b"GET / HTTP/1.1", b" HTTP/1.1 200 OK", b"\r\nHTTP/1.1 200 OK", b"\nHTTP/1.1 200 OK",
+            b"GET / HTTP/1.1", b" HTTP/1.1 200 OK", b"\r\n\r\nHTTP/1.1 200 OK",
+            b"\nHTTP/1.1 200 OK",
+            b"\rHTTP/1.1 200 OK", b"\r\n\nHTTP/1.1 200 OK", b"\r\n HTTP/1.1 200 OK",
+            b"\r\nICY 200 OK",
             b"xHTTP/1.1 200 OK", b"HTTP/1.1 200 O\rK", b"HTTP/1.1 200 O\nK", b"HTTP/1.1 200\rA: b",
             b"HTTP/1.1 200\nA: b", b"HTTP/1.1 200 O\0K", b"HTTP/1.1 200 O\x01K",
             b"HTTP/1.1 200 O\x7fK",
@@ -133,6 +136,10 @@ VALID = [
     _ok("chunked", response(b"Transfer-Encoding: chunked"), length=CHUNKED),
     _ok("chunked-odd-case", response(b"transfer-ENCODING:CHUNKED"), length=CHUNKED),
     _ok("row13-white-space-behind-length", response(b"Content-Length: 5 "), length=5),
+    _ok("row13-white-space-around", response(b"A: \t b c \t ", b"A: d\t", b"B: \t"),
+        forwarded=b"A: b c\r\nA: d\r\nB: \r\n"),
+    _ok("row13-white-space-behind-upgrade", response(b"Connection: Upgrade ",
+        b"Upgrade: websocket\t", line=b"HTTP/1.1 101 x"), upgrade=b"websocket"),
     _ok("row13-white-space-behind-coding", response(b"Transfer-Encoding: chunked "),
         length=CHUNKED),
     _ok("row4-underscores", response(b"Content_Length: 5", b"Transfer_Encoding: chunked"),
@@ -144,6 +151,13 @@ VALID = [
     _ok("http10-keep-alive", response(b"Connection: Keep-Alive", line=b"HTTP/1.0 200 OK"),
         keep_alive=True),
     _ok("row15-http12", _line(b"HTTP/1.2 200 OK"), minor_version=1, keep_alive=True),
+    *(
+        _ok(f"row26-one-empty-line-before-{line!r}", b"\r\n" + response(b"A: b", line=line),
+            status=200, minor_version=minor, forwarded=b"A: b\r\n")
+        for line, minor in (
+            (b"HTTP/1.1 200 OK", 1), (b"HTTP/1.0 200 OK", 0), (b"HTTP/1.2 200 OK", 1),
+        )
+    ),
     _ok("close", response(b"Connection: Close"), keep_alive=False),
     _ok("close-and-keep-alive", response(b"Connection: close", b"Connection: keep-alive"),
         keep_alive=False),
@@ -258,7 +272,8 @@ def test_what_is_accepted_is_what_others_read(data: bytes) -> None:
     body = {CHUNKED: b"3\r\nabc\r\n0\r\n\r\n", UNTIL_CLOSE: b"abc"}.get(length, b"x" * length)
     follower = b"" if length == UNTIL_CLOSE else response(line=b"HTTP/1.1 299 follower")
     try:
-        theirs, payload, rest = h11_response(b"GET", data + body + follower, closed=True)
+        sent = data.removeprefix(b"\r\n") + body + follower
+        theirs, payload, rest = h11_response(b"GET", sent, closed=True)
     except (h11.RemoteProtocolError, Incomplete) as error:
         pytest.fail(f"accepted, but h11 says: {error!r}")
     assert theirs.status_code == head.status
