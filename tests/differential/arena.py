@@ -46,13 +46,21 @@ class RequestOutcome:
 
     sent: bytes
     early: int = 0  # the status with which the origin answered heads, if it did not wait for bodies
+    refuses: int = 0  # that with which it answered what expects a 100
+    reused: dict[str, bytes] = field(default_factory=dict)  # behind what; see `Answering`
     streams: list[bytes] = field(default_factory=list)  # that the origin got, by connection
     order: list[int] = field(default_factory=list)  # the connection of each request's head
     methods: list[bytes] = field(default_factory=list)  # of what the origin answered
+    statuses: list[int] = field(default_factory=list)  # of its answers
     answers: bytes = b""  # that the client got
     is_closed: bool = False  # by the balancer, before the client did
     witness: bytes = b""  # what the other client got
     trouble: list[str] = field(default_factory=list)
+
+    @property
+    def is_early(self) -> bool:
+        """The origin may have answered a part of a request."""
+        return self.early > 0 or self.refuses > 0
 
 
 @dataclass
@@ -110,6 +118,7 @@ class Arena:
         self._meter = Meter()
         self._client = Peer()
         self._connections: list[Peer] = []  # that the origin has accepted in this case
+        self._said_before = 0  # by origins, before this case
         self._accept: Callable[[], Peer] = Scripted
         self._stage: Stage
         self._port = 0
@@ -149,24 +158,34 @@ class Arena:
 
     # The two kinds of cases.
 
-    def requests(self, pieces: Sequence[bytes], *, early: int = 0) -> RequestOutcome:
-        """A client sends these; an origin answers what it gets, `early` if that is a status."""
-        return self._run(self._requests(pieces, early))
+    def requests(
+        self, pieces: Sequence[bytes], *, early: int = 0, refuses: int = 0
+    ) -> RequestOutcome:
+        """A client sends these; an origin answers what it gets: see `Answers`."""
+        return self._run(self._requests(pieces, Answers(early, refuses)))
 
-    async def _requests(self, pieces: Sequence[bytes], early: int) -> RequestOutcome:
-        answers = Answers(early)
-        order: list[Peer] = []
+    async def _requests(self, pieces: Sequence[bytes], answers: Answers) -> RequestOutcome:
+        order: list[Answering] = []
         self._accept = lambda: Answering(answers, order.append)
-        outcome = RequestOutcome(b"".join(pieces), early)
+        outcome = RequestOutcome(b"".join(pieces), answers.early, answers.refuses)
         async with self._case(outcome):
             client = self._client
-            await self._send(client, pieces, self._of_clients)
+            for piece in pieces:
+                await self._send(client, [piece], self._of_clients)
+                if outcome.is_early:  # or it would be chance what has been sent before the answer
+                    await self._settle(self._is_told, "the early answer is not read")
+            for peer in dict.fromkeys(order):
+                peer.pay()
             await self._settle(self._awaits_client, "the balancer has all of it, and goes on")
             outcome.is_closed = client.ending != OPEN
         outcome.answers = bytes(client.received)
         outcome.streams = [bytes(peer.received) for peer in self._connections]
         outcome.order = [self._connections.index(peer) for peer in order]
+        outcome.reused = {
+            peer.reused_behind: bytes(peer.received) for peer in order if peer.reused_behind
+        }
         outcome.methods = answers.methods
+        outcome.statuses = answers.statuses
         return outcome
 
     def response(
@@ -214,6 +233,7 @@ class Arena:
         All end by a FIN, first the clients, then the origin, so that they get what was on its way.
         """
         self._connections = []
+        self._said_before = self._meter.of_servers
         await self._connect()
         try:
             yield
@@ -293,6 +313,12 @@ class Arena:
             e.phase in "HD" and e.upload is not None and not e.upload.awaits_server
             for e in self._exchanges()
         )
+
+    def _is_told(self) -> bool:
+        """The origin has what was sent to it, and the balancer has read what that answered."""
+        return self._meter.of_servers >= self._said_before + sum(
+            peer.sent for peer in self._connections
+        ) and all(e.upstream is not None for e in self._exchanges())
 
     def _awaits_origin(self) -> bool:
         return all(e.phase in "HD" for e in self._exchanges())

@@ -17,6 +17,7 @@ that are sent are written as `\r\n`. There are also `\t`, `\0`, `\\`, `\xff`, an
   request, which another answer of the origin must reach, with 200;
 - `origin`: a line for each whole request that the origin gets: its method, its target, its body;
 - `early`: the status with which the origin answers a head at once, before its body;
+- `refuses`: the status with which it answers what expects a 100, before its body;
 - `request`: the bytes below are an origin's answer to this request, of which only the first line
   and the fields are given, separated by `|`; else they are what a client sends;
 - `body`: of the response, as the client gets it;
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).with_name("corpus")
 
 _LINE = "---\n"
-_KEYS = {"what", "row", "client", "origin", "early", "request", "body", "ending"}
+_KEYS = {"what", "row", "client", "origin", "early", "refuses", "request", "body", "ending"}
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Case:
     client: list[str] | None = None  # None: whatever comes of it, the referees agree
     origin: list[bytes] = field(default_factory=list)
     early: int = 0
+    refuses: int = 0
     request: bytes = b""
     body: bytes | None = None
     ending: str = FIN
@@ -74,6 +76,7 @@ def read(name: str, text: str) -> Case:
     case = Case(name, values["what"], unescape(below))
     case.origin = [unescape(value) for key, _, value in keys if key == "origin"]
     case.early = int(values.get("early", 0))
+    case.refuses = int(values.get("refuses", 0))
     case.ending = values.get("ending", FIN)
     if "row" in values:
         case.row = int(values["row"])
@@ -98,6 +101,8 @@ def write(case: Case) -> str:
     lines = [f"what: {case.what}"]
     if case.early:
         lines.append(f"early: {case.early}")
+    if case.refuses:
+        lines.append(f"refuses: {case.refuses}")
     if case.request:
         head = case.request.partition(b"\r\n\r\n")[0].replace(b"\r\n", b"|")
         lines += [f"request: {escape(head)}", f"ending: {case.ending}"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.http1.support import byte_by_byte, cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _T = TypeVar("_T")
 
@@ -134,9 +134,14 @@ _cut_ways = st.sampled_from(["whole", "whole", "cut", "cut", "bytes"])
 _cut_places = st.binary(min_size=1, max_size=6)
 
 
-def in_pieces(draw: st.DrawFn, wire: bytes) -> list[bytes]:
-    """Whole, cut at a few places, or byte by byte."""
+def in_pieces(draw: st.DrawFn) -> Callable[[bytes], list[bytes]]:
+    """A way to cut any bytes: whole, at a few places, or byte by byte."""
     way = draw(_cut_ways)
-    if way == "cut":
-        return cut(wire, [place * len(wire) // 256 for place in draw(_cut_places)])
-    return byte_by_byte(wire) if way == "bytes" and len(wire) < 1000 else [wire]
+    places = draw(_cut_places) if way == "cut" else b""
+
+    def pieces(wire: bytes) -> list[bytes]:
+        if places:
+            return cut(wire, [place * len(wire) // 256 for place in places])
+        return byte_by_byte(wire) if way == "bytes" and len(wire) < 1000 else [wire]
+
+    return pieces

@@ -55,7 +55,7 @@ class Found:
         what = f"{self.kind} (seed {self.seed}, in {len(self.case.pieces)} pieces)"
         name = f"found-{self.side}-{hashlib.sha256(wire).hexdigest()[:8]}"
         if isinstance(self.case, RequestCase):
-            return Case(name, what, wire, early=self.case.early)
+            return Case(name, what, wire, early=self.case.early, refuses=self.case.refuses)
         return Case(name, what, wire, request=self.case.request, ending=self.case.ending)
 
 

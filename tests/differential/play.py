@@ -17,5 +17,5 @@ if TYPE_CHECKING:
 def play(arena: Arena, case: RequestCase | ResponseCase) -> Verdict:
     """Raises Disagreement."""
     if isinstance(case, RequestCase):
-        return judge_requests(arena.requests(case.pieces, early=case.early))
+        return judge_requests(arena.requests(case.pieces, early=case.early, refuses=case.refuses))
     return judge_response(arena.response(case.request, case.pieces, case.ending))

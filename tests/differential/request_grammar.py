@@ -11,10 +11,11 @@ from tests.http1.messages import requests
 
 
 class RequestCase(NamedTuple):
-    """The pieces that a client sends; `early`: see `Answers`."""
+    """The pieces that a client sends; `early`, `refuses`: see `Answers`."""
 
     pieces: list[bytes]
-    early: int
+    early: int = 0
+    refuses: int = 0
 
 
 # `<i>` is the request's number, so that each can be told from the others.
@@ -119,7 +120,9 @@ _framings = mostly(
     share=0.12,
 )
 _counts = st.sampled_from([1, 1, 1, 2, 2, 3])
-_earlies = st.sampled_from([0] * 8 + [200, 413])
+# How an origin answers that does not wait for bodies: early, or what expects a 100.
+_origins = st.sampled_from([(0, 0)] * 13 + [(200, 0), (200, 0), (413, 0), (0, 200), (0, 417)])
+_HOST = b"\r\nHost: a\r\n"
 _sources = st.sampled_from(["ours"] * 9 + ["any"])
 
 
@@ -143,4 +146,9 @@ def request_cases(draw: st.DrawFn) -> RequestCase:
         wire = message.head + message.body
     else:
         wire = b"".join(_request(draw, number) for number in range(draw(_counts)))
-    return RequestCase(in_pieces(draw, damaged(draw, wire)), draw(_earlies))
+    wire = damaged(draw, wire)
+    pieces = in_pieces(draw)
+    early, refuses = draw(_origins)
+    if refuses:
+        wire = wire.replace(_HOST, _HOST + b"Expect: 100-continue\r\n")
+    return RequestCase(pieces(wire), early, refuses)

@@ -50,6 +50,7 @@ class LlhttpRequests:
         self.messages: list[Request] = []
         self.problem = ""
         self.methods: list[bytes] = []  # of all heads that are complete
+        self.expectations: list[bool] = []  # of the same: has it a body that waits for a 100?
         self.awaits_continue = False
         self._is_between = True  # no request has begun
         self._position = 0
@@ -102,7 +103,10 @@ class LlhttpRequests:
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self.methods.append(self._parser.get_method())
-        self.awaits_continue = any(name.lower() == b"expect" for name, _ in self._fields)
+        fields = {name.lower(): value for name, value in self._fields}
+        self.awaits_continue = b"expect" in fields
+        has_body = b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
+        self.expectations.append(self.awaits_continue and has_body)
 
     def on_body(self, part: bytes) -> None:
         self._body += part

@@ -135,5 +135,6 @@ def response_cases(draw: st.DrawFn) -> ResponseCase:
         wire = message.head + message.body
     else:
         wire = _response(draw)
-    pieces = in_pieces(draw, damaged(draw, wire))
+    wire = damaged(draw, wire)
+    pieces = in_pieces(draw)(wire)
     return ResponseCase(draw(_requests), pieces, draw(_endings))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 
+from hermes_lb.proxy.upstream import UpstreamConnection
 from tests.differential.arena import Arena
 from tests.differential.peers import MARKER_RESPONSE, Answers
 from tests.differential.response_referees import FIN, OPEN, RESET
@@ -53,6 +55,33 @@ def test_an_origin_that_answers_before_the_body(arena: Arena) -> None:
     assert outcome.is_closed
 
 
+EXPECTING = request(b"Expect: 100-continue", b"Content-Length: 5", line=b"POST / HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    ("origin", "pieces", "status"),
+    [
+        ({"early": 200}, [POST[:-2], POST[-2:]], b"200"),
+        ({"refuses": 417}, [EXPECTING + b"hello"], b"417"),
+    ],
+)
+def test_an_origin_that_must_not_be_used_again(
+    origin: dict[str, int], pieces: list[bytes], status: bytes
+) -> None:
+    """It says so where the balancer does it all the same."""
+    give_back = UpstreamConnection.give_back
+
+    def careless(connection: UpstreamConnection, now: float, is_clean: bool) -> None:
+        connection.is_early = False
+        give_back(connection, now, is_clean)
+
+    with Arena() as arena, patch.object(UpstreamConnection, "give_back", careless):
+        outcome = arena.requests(pieces, **origin)
+    assert outcome.answers.startswith(b"HTTP/1.1 " + status)
+    assert len(outcome.streams) == 1
+    assert len(outcome.reused) == 1
+
+
 def test_one_case_leaves_nothing_to_the_next(arena: Arena) -> None:
     arena.requests([POST + POST[:-2]])
     arena.response(request(), [PLAIN[:-1]])
@@ -87,7 +116,7 @@ def test_a_reset_of_the_client_is_told(arena: Arena) -> None:
 
 
 def test_what_never_happens_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Answers, "next", lambda self, method: b"")  # an origin that is silent
+    monkeypatch.setattr(Answers, "next", lambda *_: b"")  # an origin that is silent
     with Arena(patience=0.1) as arena:
         outcome = arena.requests([NEXT])
         assert len(outcome.trouble) == 1

@@ -41,7 +41,7 @@ def test_corpus(arena: Arena, case: Case) -> None:
         if case.request:
             verdict = play(arena, ResponseCase(case.request, pieces, case.ending))
         else:
-            verdict = play(arena, RequestCase(pieces, case.early))
+            verdict = play(arena, RequestCase(pieces, case.early, case.refuses))
         if case.client is not None:
             assert (verdict.client, verdict.origin) == (case.client, case.origin), pieces
         if case.body is not None:
@@ -89,9 +89,9 @@ _wires = st.one_of(
 
 
 @examples(200)
-@given(wire=_wires, early=st.sampled_from([0, 413]))
-def test_what_is_written_is_read(wire: bytes, early: int) -> None:
-    case = Case("name", "what it is", wire, early=early)
+@given(wire=_wires, early=st.sampled_from([0, 413]), refuses=st.sampled_from([0, 417]))
+def test_what_is_written_is_read(wire: bytes, early: int, refuses: int) -> None:
+    case = Case("name", "what it is", wire, early=early, refuses=refuses)
     assert corpus.read("name", corpus.write(case)) == case
 
 

@@ -34,6 +34,7 @@ def _passed_on(sent: bytes, stream: bytes | None = None, *, early: int = 0) -> R
         order=[0] * _heads(stream) + [1],
         answers=b"".join(answers.next(message.method) for message in messages),
         methods=answers.methods,
+        statuses=answers.statuses,
         witness=answers.next(b"GET"),
     )
 
@@ -171,3 +172,9 @@ def test_behind_the_answers_comes_a_refusal_or_nothing(behind: bytes, is_closed:
     with pytest.raises(Disagreement) as problem:
         judge_requests(replace(outcome, answers=outcome.answers + behind, is_closed=is_closed))
     assert problem.value.kind == "behind the answers comes no refusal"
+
+
+@pytest.mark.parametrize("behind", ["an early answer", "a refused expectation"])
+def test_no_connection_is_used_again_behind_such_an_answer(behind: str) -> None:
+    with pytest.raises(Disagreement, match=f"used again behind {behind}"):
+        judge_requests(replace(_passed_on(ONE), reused={behind: ONE}))
