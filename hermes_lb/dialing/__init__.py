@@ -4,5 +4,6 @@ header, TLS."""
 from hermes_lb.dialing.dialer import Dialer, ServerDialer, in_words
 from hermes_lb.dialing.host_name import HostName
 from hermes_lb.dialing.proxy_header import Peers, build_v1, build_v2
+from hermes_lb.dialing.tls import Tls
 
-__all__ = ["Dialer", "HostName", "Peers", "ServerDialer", "build_v1", "build_v2", "in_words"]
+__all__ = ["Dialer", "HostName", "Peers", "ServerDialer", "Tls", "build_v1", "build_v2", "in_words"]

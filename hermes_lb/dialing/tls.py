@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, cast
 from hermes_lb.config import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from hermes_lb import config
 
+_READ = 64 * 1024
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -20,6 +23,7 @@ def client_context(configured: config.ServerTls, key: str) -> ssl.SSLContext:
     Raises ConfigError, with `key` as the table's place, if a file can't be had or is no good.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslobject_class = Tls
     context.minimum_version = _VERSIONS[configured.min_version]
     context.set_alpn_protocols(["http/1.1"])
     if not configured.verify:
@@ -84,6 +88,25 @@ def _unusable(key: str, file: str, error: OSError, what: str) -> ConfigError:
     return ConfigError([Problem(key, None, message)], None)
 
 
+class Tls(ssl.SSLObject):
+    """One connection's TLS. `incoming` takes what comes of the server, encrypted as it is."""
+
+    incoming: ssl.MemoryBIO
+
+    def decrypt(self, received: Iterable[bytes]) -> Iterator[bytes]:
+        """Go on where the event loop has stopped, up to the end, or to what is no TLS."""
+        for data in received:
+            self.incoming.write(data)
+            try:
+                while plain := self.read(_READ):
+                    yield plain
+            except ssl.SSLWantReadError:
+                continue  # a record is not complete
+            except ssl.SSLError:
+                return
+            return  # its close_notify
+
+
 class Resuming:
     """A context for connections to one server, each of which resumes the session of an earlier one.
 
@@ -104,9 +127,10 @@ class Resuming:
         server_side: bool = False,
         server_hostname: str | bytes | None = None,
     ) -> ssl.SSLObject:
-        return self._context.wrap_bio(
-            incoming, outgoing, server_side, server_hostname, self.session
-        )
+        tls = self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, self.session)
+        if isinstance(tls, Tls):
+            tls.incoming = incoming
+        return tls
 
     @property
     def as_context(self) -> ssl.SSLContext:

@@ -27,14 +27,21 @@ def has_news(transport: asyncio.Transport, events: int) -> bool:
     return bool(poll.poll(0))
 
 
-def received(transport: asyncio.Transport) -> Iterator[bytes]:
+def duplicate(transport: asyncio.Transport) -> int:
+    """Another descriptor of its connection, or -1: the limit is reached, or it has gone."""
+    try:
+        return os.dup(transport.get_extra_info("socket").fileno())
+    except OSError:
+        return -1
+
+
+def received(descriptor: int) -> Iterator[bytes]:
     """What has come on a connection and has not been read, up to its end or an error.
 
-    For `connection_lost` only: nothing else reads any more, and both event loops close the
-    descriptor behind that call.
+    For connections that the event loop does not read any more.
     """
     try:
-        while data := os.read(transport.get_extra_info("socket").fileno(), _READ):
+        while data := os.read(descriptor, _READ):
             yield data
     except OSError:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import ssl
 from typing import TYPE_CHECKING, cast
@@ -11,12 +12,12 @@ from hermes_lb.dialing import in_words
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, InvalidResponse
 from hermes_lb.http1.response import STRAY_LINE
 from hermes_lb.proxy.endpoint import Endpoint
-from hermes_lb.proxy.kernel import received
+from hermes_lb.proxy.kernel import duplicate, received
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
-    from hermes_lb.dialing import ServerDialer
+    from hermes_lb.dialing import ServerDialer, Tls
     from hermes_lb.http1 import Body
     from hermes_lb.proxy.connections import ServerConnections
     from hermes_lb.proxy.context import Context
@@ -35,6 +36,7 @@ class UpstreamConnection(Endpoint):
 
     __slots__ = (
         "_context",
+        "_duplicate",
         "_ended_by",
         "_is_held",
         "_is_noted",
@@ -75,7 +77,8 @@ class UpstreamConnection(Endpoint):
         self._ended_by: list[Exception | None] = []  # while that is so
         self._poll: select.poll | None = None
         self._pending = b""  # of a response head that is not complete
-        self._tls: ssl.SSLObject | None = None
+        self._tls: Tls | None = None
+        self._duplicate = -1  # of the descriptor, while an upload goes on over TLS
 
     def __repr__(self) -> str:
         state = f"serves {self.exchange!r}" if self.exchange else "idle"
@@ -125,6 +128,7 @@ class UpstreamConnection(Endpoint):
             self._context.turn.finish()
         if error is not None and self.exchange is not None:
             self._read_what_is_left()
+        self._upload_over()
         self.is_lost = True
         self._context.upstreams.discard(self)
         if self._tls is not None and error is None:
@@ -137,12 +141,14 @@ class UpstreamConnection(Endpoint):
 
         A server that answers an upload from its head, and closes, has the rest of that unread, so
         its kernel resets the connection: our next write fails, with the answer in our receive
-        buffer. nginx and HAProxy read on after a failed write, too. TLS has its bytes decrypted by
-        the loop alone.
+        buffer. nginx and HAProxy read on after a failed write, too.
         """
+        left: Iterator[bytes]
         if self._tls is not None:
-            return
-        for data in received(self.transport):
+            left = self._tls.decrypt(received(self._duplicate))
+        else:  # both loops close the descriptor behind this call
+            left = received(self.transport.get_extra_info("socket").fileno())
+        for data in left:
             self.data_received(data)
             if self._is_noted:
                 self._context.turn.finish()
@@ -195,8 +201,12 @@ class UpstreamConnection(Endpoint):
         `upload` sends the rest of that.
         """
         self.exchange = exchange
-        self.upload = upload
         self.body = None
+        if upload is not None:
+            self.upload = upload
+            if self._tls is not None:
+                # Above TLS the descriptor is closed before `connection_lost` can read.
+                self._duplicate = duplicate(self.transport)
         self._context.send(self.transport, data)
 
     def has_news(self) -> bool:
@@ -251,8 +261,9 @@ class UpstreamConnection(Endpoint):
         for the same (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
         """
         self.exchange = None
-        self.upload = None
         self.body = None
+        if self.upload is not None:
+            self._upload_over()
         if is_clean and self._tls is not None and not self.is_reused:
             self.dialer.remember(self._tls)
         if is_clean and self.keep_alive and not (self.is_early or self._is_noted):
@@ -266,8 +277,15 @@ class UpstreamConnection(Endpoint):
     def abort(self) -> None:
         """End the exchange on this side at once: the server sees its client leave."""
         self.exchange = None
-        self.upload = None
+        self._upload_over()
         self.transport.abort()
+
+    def _upload_over(self) -> None:
+        """No part of a request's body is sent any more."""
+        self.upload = None
+        if self._duplicate >= 0:
+            os.close(self._duplicate)
+            self._duplicate = -1
 
     def close(self) -> None:
         """An idle connection that is no longer needed."""

@@ -7,11 +7,14 @@ in the receive buffer still: it is read, as in nginx and HAProxy, and no failure
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from tests.proxy.support import (
     ENDLESS_POST,
@@ -29,6 +32,7 @@ from tests.proxy.support import (
     server_of,
     turns,
 )
+from tests.proxy.tls_origin import TlsAtOrigin, accept_tls, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +59,11 @@ class Upload:
 
     def closed_behind(self, answer: bytes) -> None:
         """The origin closes, and before the loop can read, more of the upload comes."""
-        assert self.at_origin.sock.send(answer) == len(answer)
+        at_origin = self.at_origin
+        if isinstance(at_origin, TlsAtOrigin):
+            at_origin.tls.write(answer)
+            answer = at_origin.outgoing.read()
+        assert at_origin.sock.send(answer) == len(answer)
         assert select.select([self.at_origin.sock], [], [], 0)[0]  # something is unread
         self.at_origin.close()
         self._end.data_received(PIECE)
@@ -117,6 +125,58 @@ async def test_the_answer_of_a_server_at_a_unix_socket_is_relayed(
     assert server_of(lb).fails == 0
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("more", [b"", b"y" * 40_000], ids=["short", "of several records"])
+async def test_the_answer_of_a_server_that_speaks_tls_is_relayed(
+    stage: Stage, version: str, more: bytes
+) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, backend={"tls": {"verify": False}})
+    client = await stage.client(lb)
+    await client.send(ENDLESS_POST + b"begin")
+    context = server_context(trustme.CA().issue_cert("127.0.0.1"))
+    if version == "1.2":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    at_origin = await accept_tls(origin, context)
+    await at_origin.read_until(b"\r\n\r\nbegin")
+    before = len(os.listdir("/proc/self/fd"))
+    upload = await begun(lb, client, at_origin)
+    upload.closed_behind(response(b"too large" + more, status=413))
+    answer = await client.read_response()
+    assert (answer.status, answer.body) == (413, b"too large" + more)
+    assert await client.read_to_end() == b""
+    assert server_of(lb).fails == 0
+    await eventually(lambda: not lb._plane.context.upstreams)
+    # The origin's socket, and of ours the descriptor and its duplicate.
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) == before - 3)
+
+
+async def test_an_upload_over_tls_leaves_no_descriptor_behind(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, backend={"tls": {"verify": False}})
+    client = await stage.client(lb)
+    context = server_context(trustme.CA().issue_cert("127.0.0.1"))
+    await client.get()
+    at_origin = await accept_tls(origin, context)
+    await at_origin.read_request()
+    await at_origin.respond(b"got")
+    assert (await client.read_response()).body == b"got"
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
+        await at_origin.read_head()
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        await client.send(b"abc")
+        await at_origin.read_until(b"abc")
+        await at_origin.respond(b"done")
+        assert (await client.read_response()).body == b"done"
+        assert len(os.listdir("/proc/self/fd")) == before
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
+    await at_origin.read_head()
+    client.close()  # and the server sees it at once
+    await at_origin.read_until_cut()
+
+
 async def test_an_informational_response_before_it_is_relayed_too(stage: Stage) -> None:
     upload, _ = await uploading(stage)
     upload.closed_behind(b"HTTP/1.1 103 Early Hints\r\n\r\n" + REFUSAL)
@@ -142,6 +202,24 @@ async def test_the_rest_of_an_answer_is_relayed(stage: Stage) -> None:
     assert await upload.client.read_to_end() == b"rly"
     assert (await stage.log_line(upload.lb)).termination == "--"
     await serves(stage, upload, origin)
+
+
+async def test_for_a_client_that_is_slow_no_more_than_one_read_is_held(stage: Stage) -> None:
+    """The kernel may have megabytes of the answer: they are not read into our memory."""
+    lb, client, origin = await stage.line(client_buffer=4096)
+    await client.send(ENDLESS_POST + b"begin")
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"\r\n\r\nbegin")
+    upload = await begun(lb, client, at_origin)
+    await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99000000\r\n\r\n")
+    await at_origin.send_until_stuck(b"z" * 65_536, most=90_000_000)
+    (end,) = lb._plane.context.clients
+    assert end.exchange is not None
+    passed = end.exchange.bytes_out
+    upload.closed_behind(b"")
+    line = await stage.log_line(lb)
+    assert (line.status, line.termination) == (200, "SD")
+    assert line.bytes - passed <= 64 * 1024
 
 
 async def test_an_answer_that_is_not_whole_is_cut(stage: Stage) -> None:
