@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from agent_worker.api.bodies import MAX_BODY
 from agent_worker.api.chat import ChatEndpoints
 from agent_worker.api.chat_errors import chat_errors_middleware
+from agent_worker.api.chat_resume import ChatResumeEndpoint
 from agent_worker.api.connections import Connections
 from agent_worker.api.ephemeral import EphemeralEndpoint
 from agent_worker.api.errors import errors_middleware
@@ -35,7 +36,9 @@ from agent_worker.runtime import (
     ToolCalls,
     Turns,
 )
+from agent_worker.runtime.ephemeral import ClientsConversation
 from agent_worker.runtime.janitor import clean_now_and_then
+from agent_worker.runtime.journal import Journals, chat_store
 from agent_worker.sessions import SessionStore
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import cancel_and_wait, spawn_reporting
@@ -142,7 +145,19 @@ class Worker:
             self.store, self.turns, tail, succession, self.principals, self.metrics
         )
         self.websocket = WebSocketEndpoint(self.store, self.turns, self.principals, self.metrics)
-        ephemeral = EphemeralTurns(loop, self.turns, window=config.context_tokens)
+        chats = chat_store(client, lease_s=config.lease_s)
+        journals = Journals(chats)
+        ephemeral = EphemeralTurns(loop, self.turns, journals, window=config.context_tokens)
+        #: Turns of chats without a session that go on here.
+        self.chat_turns = Turns(
+            chats,
+            loop,
+            self.bells,
+            self.metrics,
+            window=config.context_tokens,
+            converse=ClientsConversation,
+            counted_by=self.turns,
+        )
         self.ephemeral = EphemeralEndpoint(ephemeral, self.principals)
         self.chat = ChatEndpoints(
             self.store,
@@ -150,6 +165,15 @@ class Worker:
             ephemeral,
             self.principals,
             models=[config.engine, config.engine_options.model],
+        )
+        self.chat_resume = ChatResumeEndpoint(
+            succession,
+            Succession(chats, self.chat_turns, self.bells),
+            journals,
+            ephemeral,
+            self.turns,
+            self.principals,
+            self.metrics,
         )
         self.operations = OperationEndpoints(
             self.name, self.store, self.turns, self.metrics, self.hand_over
@@ -180,6 +204,7 @@ class Worker:
         """Ask for no new work; what can go on elsewhere shall."""
         self.operations.is_draining = True
         self.turns.hand_over()
+        self.chat_turns.hand_over()
         self.bells.ring_all()
 
     async def drain(self) -> None:
@@ -209,6 +234,7 @@ def build_app(worker: Worker) -> web.Application:
         worker.websocket,
         worker.ephemeral,
         worker.chat,
+        worker.chat_resume,
         worker.operations,
     ):
         app.add_routes(endpoints.routes())

@@ -215,3 +215,13 @@ class EngineCut(EngineFailed):
 
 class CannotContinue(EngineFailed):
     """The engine can't go on behind the text that was told already; it can start anew."""
+
+
+def status_of(code: str) -> int:
+    """Of the error with this code; 500 if none has it."""
+    kinds = [AgentError]
+    for kind in kinds:
+        if kind.code == code:
+            return kind.status
+        kinds += kind.__subclasses__()
+    return AgentError.status

@@ -4,7 +4,8 @@ sessions      create, read, delete, and turns as JSON or as events
 events        a session's events, from an id on
 websocket     turns over a WebSocket
 ephemeral     turns that keep nothing
-chat          OpenAI's API: chat_requests and chat_messages in, chat_chunks and chat_errors out
+chat          OpenAI's API: chat_requests and chat_messages in, chat_chunks and chat_errors out;
+              chat_resume: a stream goes on
 operations    health, readiness, drain, metrics
 
 bodies        what clients send, checked

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from agent_worker.api.bodies import idempotency_key_of, json_object
-from agent_worker.api.chat_chunks import ChunkStream, Completion, stream_completion
+from agent_worker.api.chat_chunks import ChunkStream, Completion
 from agent_worker.api.chat_errors import (
     PREFIX,
     ModelNotFound,
@@ -22,11 +22,13 @@ from agent_worker.api.chat_errors import (
     forbid_retry,
 )
 from agent_worker.api.chat_requests import chat_request_of
+from agent_worker.api.chat_resume import Resumable, resume_headers
 from agent_worker.api.ephemeral import EPHEMERAL_HEADERS
-from agent_worker.api.headers import SESSION_HEADER
+from agent_worker.api.headers import SESSION_HEADER, accepts_handover
 from agent_worker.api.sessions import principal_of
-from agent_worker.errors import BadRequest, TurnBusy
+from agent_worker.errors import AgentError, BadRequest, TurnBusy
 from agent_worker.runtime import EphemeralRequest, TurnRequest
+from agent_worker.runtime.conversation import tokens_in
 from agent_worker.runtime.events import nobody
 from agent_worker.sessions import Queued
 from agent_worker.storage.base import StorageUnavailable
@@ -101,10 +103,20 @@ class ChatEndpoints:
             messages=chat.messages.messages,
             instructions=chat.messages.instructions,
             client_tools=chat.tools if chat.may_call_tools else [],
+            is_resumable=chat.is_stream and accepts_handover(request),
+            accepts_rewind=True,
         )
-        with self._ephemeral.open(asked) as turn:
-            completion = Completion(chat.model, turn.sent, turn)
-            return await _answer(request, chat, completion, EPHEMERAL_HEADERS)
+        async with self._ephemeral.open(asked) as opened:
+            completion = _completion(chat, opened.prompt_tokens)
+            if not chat.is_stream:
+                return await _whole(opened.turn, completion, EPHEMERAL_HEADERS)
+            journal, turn = opened.journal, opened.turn
+            there = Resumable(completion, journal.session_id, turn.name, is_journal=True)
+            headers = EPHEMERAL_HEADERS | resume_headers(there)
+            stream = ChunkStream(
+                request, headers, completion, turn.name, is_kept=lambda: journal.is_kept
+            )
+            return await _stream(turn, stream)
 
     async def _complete_kept(
         self, request: web.Request, chat: ChatRequest, principal: str, session_id: str
@@ -117,14 +129,23 @@ class ChatEndpoints:
         key = idempotency_key_of(request)
         if session_id == NEW:
             session_id = await self._store.create(principal, {})
-        # A chunk that was sent cannot be taken back.
-        asked = TurnRequest(session_id, principal, content, key, accepts_rewind=not chat.is_stream)
+        asked = TurnRequest(
+            session_id,
+            principal,
+            content,
+            key,
+            accepts_handover=chat.is_stream and accepts_handover(request),
+        )
         async with self._opened(request, asked) as turn:
             headers = {SESSION_HEADER: session_id}
             if turn.is_replay:
                 headers["Idempotency-Replayed"] = "true"
             said: Message = {"role": "user", "content": content}
-            return await _answer(request, chat, Completion(chat.model, [said], turn), headers)
+            completion = _completion(chat, tokens_in([said]))
+            if not chat.is_stream:
+                return await _whole(turn, completion, headers)
+            headers |= resume_headers(Resumable(completion, session_id, turn.name))
+            return await _stream(turn, ChunkStream(request, headers, completion, turn.name))
 
     @contextlib.asynccontextmanager
     async def _opened(
@@ -147,14 +168,23 @@ class ChatEndpoints:
             yield turn
 
 
-async def _answer(
-    request: web.Request, chat: ChatRequest, completion: Completion, headers: Mapping[str, str]
-) -> web.StreamResponse:
-    if chat.is_stream:
-        stream = ChunkStream(request, dict(headers))
-        return await stream_completion(completion, stream, includes_usage=chat.includes_usage)
-    answer = await completion.turn.run(nobody)
+def _completion(chat: ChatRequest, prompt_tokens: int) -> Completion:
+    return Completion.new(chat.model, prompt_tokens, includes_usage=chat.includes_usage)
+
+
+async def _whole(
+    turn: Turn | ReplayedTurn, completion: Completion, headers: Mapping[str, str]
+) -> web.Response:
+    answer = await turn.run(nobody)
     return web.json_response(completion.whole(answer), headers=headers)
+
+
+async def _stream(turn: Turn | ReplayedTurn, stream: ChunkStream) -> web.StreamResponse:
+    """A stream without `[DONE]` has failed; its last chunk is the error then."""
+    await stream.prepare()
+    with contextlib.suppress(AgentError):
+        await turn.run(stream.send)
+    return await stream.finish()
 
 
 def _session_id_of(request: web.Request) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from agent_worker.api.errors import errors_middleware
-from agent_worker.errors import AgentError, BadRequest
+from agent_worker.errors import AgentError, BadRequest, status_of
 
 if TYPE_CHECKING:
     from agent_worker.api.errors import Handler
@@ -70,9 +70,9 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def error_event(error: AgentError) -> dict[str, Any]:
-    """The last chunk of a stream that failed."""
-    return error_body(error.status, error.code, str(error), getattr(error, "param", None))
+def error_chunk(code: str, message: str) -> dict[str, Any]:
+    """The last chunk of a stream that failed; the arguments are the data of its event `error`."""
+    return error_body(status_of(code), code, message)
 
 
 @web.middleware

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -18,7 +19,7 @@ from agent_worker.runtime.events import nobody
 if TYPE_CHECKING:
     from agent_worker.api.principals import Principals
     from agent_worker.runtime import EphemeralTurns
-    from agent_worker.sessions import Message
+    from agent_worker.sessions import Event, Message
 
 #: Of each answer to a turn of which nothing is kept.
 EPHEMERAL_HEADERS = {"X-Session-Durability": "ephemeral"}
@@ -42,13 +43,18 @@ class EphemeralEndpoint:
         said: Message = {"role": "user", "content": content_of(body)}
         history = messages_of(body.get("history", []), "history")
         asked = EphemeralRequest(principal, [*history.messages, said], history.instructions)
-        with self._turns.open(asked) as turn:
+        async with self._turns.open(asked) as opened:
             if accepts_event_stream(request):
                 stream = EventStream(request, dict(EPHEMERAL_HEADERS))
+
+                async def send(event: Event) -> None:
+                    # There is no log in which its id would be found.
+                    await stream.send(replace(event, id=""))
+
                 await stream.prepare()
                 # An error is the stream's last event, sent by the turn: the head is out already.
                 with contextlib.suppress(AgentError):
-                    await turn.run(stream.send)
+                    await opened.turn.run(send)
                 return await stream.finish()
-            answer = await turn.run(nobody)
+            answer = await opened.turn.run(nobody)
         return web.json_response(answer.as_json(), headers=EPHEMERAL_HEADERS)

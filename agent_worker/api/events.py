@@ -76,7 +76,8 @@ class EventEndpoint:
             raise Draining
         await self._store.check(session_id, principal)
         events = self._tail.follow(session_id, principal, after)
-        return await self._answer(request, {}, self._until(events, until_done=until_done))
+        events = self._until(events, until_done=until_done)
+        return await answer_with(EventStream(request, {}), events, self._metrics)
 
     async def _follow_turn(
         self, request: web.Request, session_id: str, principal: str, turn: str, after: str | None
@@ -88,7 +89,8 @@ class EventEndpoint:
         asked = FollowRequest(session_id, principal, turn, after, accepts_handover(request))
         await self._succession.check(asked)
         headers = {RESUME_HEADER: resume_path(session_id, turn)}
-        return await self._answer(request, headers, self._succession.follow(asked))
+        stream = EventStream(request, headers)
+        return await answer_with(stream, self._succession.follow(asked), self._metrics)
 
     async def _until(
         self, events: AsyncGenerator[Event | None, None], *, until_done: bool
@@ -102,28 +104,26 @@ class EventEndpoint:
                 ):
                     return
 
-    async def _answer(
-        self,
-        request: web.Request,
-        headers: dict[str, str],
-        events: AsyncGenerator[Event | None, None],
-    ) -> web.StreamResponse:
-        stream = EventStream(request, headers)
-        await stream.prepare()
-        self._metrics.active_sessions.inc()
-        silences = 0
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    if event is not None:
-                        await stream.send(event)
-                        continue
-                    silences += 1
-                    if silences % _SILENCES == 0:
-                        await stream.keep_alive()
-        except AgentError as error:
-            # The head is out: the client is told in the stream, and comes back with its last id.
-            await stream.send(unlogged(ERROR, error_data(error)))
-        finally:
-            self._metrics.active_sessions.dec()
-        return await stream.finish()
+
+async def answer_with(
+    stream: EventStream, events: AsyncGenerator[Event | None, None], metrics: Metrics
+) -> web.StreamResponse:
+    """The response: `events` to their end, and a comment now and then where None is among them."""
+    await stream.prepare()
+    metrics.active_sessions.inc()
+    silences = 0
+    try:
+        async with aclosing(events):
+            async for event in events:
+                if event is not None:
+                    await stream.send(event)
+                    continue
+                silences += 1
+                if silences % _SILENCES == 0:
+                    await stream.keep_alive()
+    except AgentError as error:
+        # The head is out: the client is told in the stream, and comes back with its last id.
+        await stream.send(unlogged(ERROR, error_data(error)))
+    finally:
+        metrics.active_sessions.dec()
+    return await stream.finish()

@@ -2,7 +2,8 @@
 
 turns         who may begin a turn, what waits, how all of them end
 turn          one turn under its lease
-ephemeral     turns of no session, which keep nothing
+ephemeral     turns of no session
+journal       and what is kept of them while they run
 loop          model <-> tools until done; it knows neither HTTP nor Redis
 tool_calls    the calls of one step, and the ledger
 conversation  what of the history a model gets
@@ -21,7 +22,7 @@ janitor       removes what outlived its session
 
 from agent_worker.runtime.archiver import Archiver
 from agent_worker.runtime.bells import Bells
-from agent_worker.runtime.ephemeral import EphemeralRequest, EphemeralTurn, EphemeralTurns
+from agent_worker.runtime.ephemeral import EphemeralRequest, EphemeralTurns
 from agent_worker.runtime.events import Emit
 from agent_worker.runtime.large import LargeTexts
 from agent_worker.runtime.loop import AgentLoop
@@ -38,7 +39,6 @@ __all__ = [
     "Bells",
     "Emit",
     "EphemeralRequest",
-    "EphemeralTurn",
     "EphemeralTurns",
     "FollowRequest",
     "LargeTexts",

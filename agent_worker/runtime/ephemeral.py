@@ -1,36 +1,35 @@
-"""Turns of no session: the client sends the whole conversation, and nothing of it is kept.
+"""Turns of no session: the client sends the whole conversation, and no session keeps it.
 
 They need no Redis, so they run while it is away. As nobody keeps a record of what was begun, only
 tools that change nothing are run here. A client may bring tools of its own instead: they are
 offered to the model, and a call of one ends the turn, since only the client can run it.
+
+If the client can go on elsewhere, its turn is kept in a journal for as long as it runs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from agent_worker.errors import AgentError, BadRequest
+from agent_worker.errors import BadRequest
 from agent_worker.runtime.conversation import Conversation, tokens_in
-from agent_worker.runtime.events import DONE, ERROR, error_data, unlogged
+from agent_worker.runtime.journal import Journal
 from agent_worker.runtime.large import LargeTexts
-from agent_worker.sessions import Answer, Grant, Lease, Summary, ToolStart, turn_text
-from agent_worker.tools import Toolbox, ToolError
+from agent_worker.runtime.turn import Turn
+from agent_worker.sessions import Grant, Lease, Summary
+from agent_worker.tools import Effect, Toolbox, ToolError, ToolSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from agent_worker.metrics import Metrics
-    from agent_worker.runtime.events import Emit
-    from agent_worker.runtime.loop import AgentLoop, Part
+    from agent_worker.runtime.journal import Journals
+    from agent_worker.runtime.loop import AgentLoop
     from agent_worker.runtime.turns import Turns
     from agent_worker.sessions import Message
-    from agent_worker.sessions.records import ToolCallRecord
-    from agent_worker.tools import Effect, ToolContext, ToolSpec
-
-log = logging.getLogger(__name__)
+    from agent_worker.tools import ToolContext
 
 
 class ConversationTooLong(BadRequest):
@@ -50,12 +49,26 @@ class EphemeralRequest:
     instructions: str = ""
     #: The client's own tools, in place of ours; None: ours.
     client_tools: Sequence[ToolSpec] | None = None
+    #: Whether the client goes on elsewhere when this worker is lost, or tells `handover`.
+    is_resumable: bool = False
+    #: As in `TurnRequest`.
+    accepts_rewind: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ephemeral:
+    """A turn that was opened, and its journal."""
+
+    turn: Turn
+    journal: Journal
+    #: Of what the model is asked first; an estimate.
+    prompt_tokens: int
 
 
 class EphemeralTurns:
     """Opens them. `turns` counts them among the worker's; `window` is in tokens."""
 
-    def __init__(self, loop: AgentLoop, turns: Turns, *, window: int) -> None:
+    def __init__(self, loop: AgentLoop, turns: Turns, journals: Journals, *, window: int) -> None:
         tool_calls = replace(
             loop.tool_calls,
             toolbox=loop.tool_calls.toolbox.read_only(),
@@ -64,141 +77,95 @@ class EphemeralTurns:
         )
         self._loop = replace(loop, tool_calls=tool_calls)
         self._turns = turns
+        self._journals = journals
         self._window = window
 
-    @contextlib.contextmanager
-    def open(self, request: EphemeralRequest) -> Iterator[EphemeralTurn]:
+    @contextlib.asynccontextmanager
+    async def open(self, request: EphemeralRequest) -> AsyncIterator[Ephemeral]:
         """Raises ConversationTooLong."""
-        conversation = _ClientsConversation(request, self._window)
-        if tokens_in(conversation.for_model()) > self._window:
+        grant = _grant(request)
+        prompt_tokens = tokens_in(ClientsConversation(grant, self._window).for_model())
+        if prompt_tokens > self._window:
             raise ConversationTooLong
-        are_clients = request.client_tools is not None
         with self._turns.without_session():
-            yield EphemeralTurn(
-                self._loop_for(request), conversation, are_tools_clients=are_clients
+            journal = Journal(None)
+            if request.is_resumable:
+                tools = request.client_tools
+                spec = {"tools": None if tools is None else [_as_json(tool) for tool in tools]}
+                grant, journal = await self._journals.begin(grant, spec) or (grant, journal)
+            turn = Turn(
+                grant,
+                journal,
+                self.loop_for(request.client_tools),
+                ClientsConversation(grant, self._window),
+                lease_until=asyncio.get_running_loop().time() + journal.lease_s,
+                accepts_handover=journal.is_kept,
+                accepts_rewind=request.accepts_rewind,
             )
+            journal.on_lost = turn.keep_here
+            try:
+                with self._turns.reaching(turn):
+                    yield Ephemeral(turn, journal, prompt_tokens)
+            finally:
+                self._loop.metrics.turns.labels(turn.outcome).inc()
+                if not turn.finished:
+                    await journal.release()
 
-    def _loop_for(self, request: EphemeralRequest) -> AgentLoop:
-        if request.client_tools is None:
+    def loop_for(self, client_tools: Sequence[ToolSpec] | None) -> AgentLoop:
+        """None: with our own tools."""
+        if client_tools is None:
             return self._loop
-        toolbox = Toolbox(_ClientsTool(spec) for spec in request.client_tools)
-        return replace(self._loop, tool_calls=replace(self._loop.tool_calls, toolbox=toolbox))
+        toolbox = Toolbox(_ClientsTool(spec) for spec in client_tools)
+        tool_calls = replace(self._loop.tool_calls, toolbox=toolbox)
+        return replace(self._loop, tool_calls=tool_calls, calls_end_turn=True)
+
+    def loop_of(self, spec: dict[str, Any]) -> AgentLoop:
+        """Of a turn whose journal has this `spec`."""
+        tools = spec["tools"]
+        return self.loop_for(None if tools is None else [_tool_of(tool) for tool in tools])
 
 
-class EphemeralTurn:
-    """A turn that keeps everything in memory. Used once: `run`."""
-
-    is_replay = False
-    #: Its events have no ids.
-    can_rewind = False
-
-    def __init__(
-        self, loop: AgentLoop, conversation: Conversation, *, are_tools_clients: bool
-    ) -> None:
-        #: What the model is asked first.
-        self.sent = conversation.for_model()
-        #: What the client has to run now; the turn is over, and its answer not final.
-        self.calls: list[ToolCallRecord] = []
-        self._loop = loop
-        self._conversation = conversation
-        self._are_tools_clients = are_tools_clients
-        self._client: Emit
-        self._steps = 0
-        self._is_final = True
-
-    def __repr__(self) -> str:
-        return f"EphemeralTurn({self._steps} steps)"
-
-    async def run(self, emit: Emit) -> Answer:
-        """Run the turn to its end; its events go to `emit`, `done` or `error` as the last.
-
-        Raises EngineFailed, AgentError (a bug, logged), and ConnectionError from `emit`.
-        """
-        self._client = emit
-        outcome = "interrupted"
-        try:
-            await self._run()
-            outcome = "completed" if self._is_final or self.calls else "step_limit"
-        except AgentError as error:
-            outcome = error.code
-            with contextlib.suppress(ConnectionError):
-                await self.emit(ERROR, error_data(error))
-            raise
-        finally:
-            self._metrics.turns.labels(outcome).inc()
-        content = turn_text(self._conversation.of_turn)
-        answer = Answer(self._conversation.session_id, self._steps, content, self._is_final)
-        await self.emit(DONE, answer.as_json())
-        return answer
-
-    @property
-    def _metrics(self) -> Metrics:
-        return self._loop.metrics
-
-    async def _run(self) -> None:
-        try:
-            await self._loop.run(self, self._conversation)
-        except _ClientsMove:
-            pass
-        except (AgentError, ConnectionError):
-            raise
-        except Exception as error:
-            log.exception("a turn without a session failed")
-            raise AgentError from error
-
-    # The port of the loop.
-
-    async def emit(self, name: str, data: dict[str, Any]) -> None:
-        await self._client(unlogged(name, data))
-
-    async def commit(self, part: Part) -> None:
-        """Nothing is kept; the conversation has the part's messages already."""
-        self._steps += part.is_step
-        if part.ends_turn:
-            self._is_final = part.is_final
-        calls = part.messages[0].get("tool_calls") if part.is_step else None
-        if self._are_tools_clients and calls:
-            self.calls, self._is_final = calls, False
-            raise _ClientsMove
-
-    async def rewind(self) -> None:
-        """Not for this client."""
-
-    def speaking(self, *, can_continue: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    async def tool_begin(
-        self, call_key: str, effect: Effect, arguments_hash: str, attempt: str
-    ) -> ToolStart:
-        return ToolStart("RUN")
-
-    async def tool_end(self, call_key: str, attempt: str, message: Message | None) -> None:
-        """Nobody will ask."""
-
-
-class _ClientsConversation(Conversation):
+class ClientsConversation(Conversation):
     """The turn is what comes behind the client's messages. These are never summed up."""
 
-    def __init__(self, request: EphemeralRequest, window: int) -> None:
-        grant = Grant(
-            "GRANTED",
-            # No session's: an engine or a tool that is told of one would look for it.
-            Lease("", request.principal, fence=0, nonce=""),
-            version=0,
-            step=0,
-            # The place where an engine looks for what goes before all messages.
-            summary=Summary(request.instructions, 0),
-            history=list(request.messages),
-            turn_at=len(request.messages),
-            notes={},
-            last_event="",
-            step_event="",
-        )
+    def __init__(self, grant: Grant, window: int) -> None:
         super().__init__(grant, window)
+        # No session's: an engine or a tool that is told of one would look for it.
+        self.session_id = ""
 
     def outgrown(self) -> list[Message]:
         # A summary would take the place of the client's instructions, and be lost afterwards.
         return []
+
+
+def _grant(request: EphemeralRequest) -> Grant:
+    """As the store gives it, but for what it is called there."""
+    return Grant(
+        "GRANTED",
+        Lease("", request.principal, fence=0, nonce=""),
+        version=0,
+        step=0,
+        # The place where an engine looks for what goes before all messages.
+        summary=Summary(request.instructions, 0),
+        history=list(request.messages),
+        turn_at=len(request.messages) - 1,
+        notes={},
+        last_event="0-0",
+        step_event="0-0",
+    )
+
+
+def _as_json(tool: ToolSpec) -> dict[str, Any]:
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "effect": tool.effect.value,
+        "parameters": tool.parameters,
+    }
+
+
+def _tool_of(kept: dict[str, Any]) -> ToolSpec:
+    return ToolSpec(kept["name"], kept["description"], Effect(kept["effect"]), kept["parameters"])
 
 
 class _ClientsTool:
@@ -209,7 +176,3 @@ class _ClientsTool:
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
         raise ToolError("only the client can run this tool")
-
-
-class _ClientsMove(Exception):
-    """The model asked for tools that only the client can run."""

@@ -43,6 +43,7 @@ class Part:
     messages: Sequence[Message]
     is_step: bool
     ends_turn: bool = False
+    #: Of the turn's end.
     is_final: bool = True
     #: None where they have not changed, and so is `summary`.
     notes: dict[str, str] | None = None
@@ -87,6 +88,8 @@ class AgentLoop:
     step_limit: int = 16
     #: How often one step may ask again whose answer broke off.
     engine_retries: int = 4
+    #: The tools are the client's: a call of one ends the turn, since only the client can run it.
+    calls_end_turn: bool = False
 
     async def run(
         self, port: LoopPort, conversation: Conversation, begun: BegunStep | None = None
@@ -107,9 +110,13 @@ class AgentLoop:
             message = _assistant_message(text, calls)
             kept = await self.tool_calls.large.keep(conversation.session_id, message)
             conversation.messages.append(message)
-            await port.commit(Part([kept], is_step=True, ends_turn=not calls, summary=summary))
+            ends_turn = not calls or self.calls_end_turn
+            part = Part(
+                [kept], is_step=True, ends_turn=ends_turn, is_final=not calls, summary=summary
+            )
+            await port.commit(part)
             self.metrics.steps.inc()
-            if not calls:
+            if ends_turn:
                 return
             await self._run_tools(port, conversation, ends_turn=self._is_last(conversation))
             if self._is_last(conversation):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from agent_worker.runtime.bells import Bells
+    from agent_worker.runtime.loop import AgentLoop
     from agent_worker.runtime.turns import Turns
     from agent_worker.sessions import Event, SessionStore, TurnPage
 
@@ -48,6 +49,8 @@ class FollowRequest:
     after: str | None
     #: Whether the client goes on elsewhere when it is told `handover`.
     accepts_handover: bool = False
+    #: As in `TurnRequest`.
+    loop: AgentLoop | None = None
 
 
 class Succession:
@@ -136,6 +139,7 @@ class Succession:
             request.principal,
             None,
             accepts_handover=request.accepts_handover,
+            loop=request.loop,
         )
         taking = self._turns.take_over(asked, request.turn, silent_s=SILENT_S)
         try:

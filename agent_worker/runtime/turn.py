@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from agent_worker.errors import (
     AgentError,
@@ -20,7 +20,6 @@ from agent_worker.errors import (
     StoreUnavailable,
     TurnInterrupted,
 )
-from agent_worker.runtime.conversation import Conversation
 from agent_worker.runtime.events import DONE, ERROR, HANDOVER, MESSAGE_DELTA, REWIND, error_data
 from agent_worker.runtime.outlet import Outlet
 from agent_worker.sessions import Answer, Event, new_nonce, turn_text
@@ -30,9 +29,10 @@ from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+    from agent_worker.runtime.conversation import Conversation
     from agent_worker.runtime.events import Emit
     from agent_worker.runtime.loop import AgentLoop, Part
-    from agent_worker.sessions import Grant, Message, Replay, SessionStore, ToolStart
+    from agent_worker.sessions import Grant, Lease, Message, Replay, Summary, ToolStart
     from agent_worker.tools import Effect
 
 T = TypeVar("T")
@@ -47,6 +47,53 @@ _TELL_S = 2.0
 _RENEWAL_S = 1.0
 # Of a turn that was handed over: beyond what a balancer needs to find another worker.
 _HANDED_S = 5.0
+
+
+class EventSink(Protocol):
+    async def append(self, lease: Lease, events: Sequence[Event]) -> bool: ...
+
+
+class ToolRecords(Protocol):
+    async def begin(
+        self, lease: Lease, call_key: str, effect: str, arguments_hash: str, attempt: str
+    ) -> ToolStart: ...
+
+    async def end(self, lease: Lease, call_key: str, attempt: str, message: Message) -> None: ...
+
+    async def not_run(self, lease: Lease, call_key: str, attempt: str) -> None: ...
+
+
+class TurnStore(Protocol):
+    """What a turn needs of a `SessionStore`, whose methods these are."""
+
+    @property
+    def lease_s(self) -> float: ...
+
+    @property
+    def events(self) -> EventSink: ...
+
+    @property
+    def tools(self) -> ToolRecords: ...
+
+    async def commit(
+        self,
+        lease: Lease,
+        *,
+        expected_version: int,
+        commit_id: str,
+        messages: Sequence[Message],
+        is_step: bool,
+        ends_turn: bool,
+        is_final: bool,
+        notes: dict[str, str] | None,
+        summary: Summary | None,
+        events: Sequence[Event],
+        settled: Sequence[str],
+    ) -> tuple[int, int, int]: ...
+
+    async def renew(self, lease: Lease) -> bool: ...
+
+    async def hand_over(self, lease: Lease, *, kept_s: float) -> None: ...
 
 
 class ReplayedTurn:
@@ -91,11 +138,11 @@ class Turn:
     def __init__(
         self,
         grant: Grant,
-        store: SessionStore,
+        store: TurnStore,
         loop: AgentLoop,
+        conversation: Conversation,
         *,
         lease_until: float,
-        window: int,
         accepts_handover: bool = False,
         accepts_rewind: bool = True,
     ) -> None:
@@ -110,7 +157,7 @@ class Turn:
         self._lease = grant.lease
         self._store = store
         self._loop = loop
-        self._conversation = Conversation(grant, window)
+        self._conversation = conversation
         self._version, self._step = grant.version, grant.step
         self._answer: Answer | None = None
         self._outlet: Outlet
@@ -147,6 +194,11 @@ class Turn:
         """
         if self._accepts_handover:
             self._is_leaving.set()
+
+    def keep_here(self) -> None:
+        """It can't go on elsewhere any more."""
+        self._accepts_handover = False
+        self._is_leaving.clear()
 
     async def run(self, emit: Emit) -> Answer:
         """Run the turn to its end; its events go to `emit`, `done` or `error` as the last.
@@ -189,9 +241,13 @@ class Turn:
         async with self._outlet.writing() as events, self._write_lock:
             answer = None
             if part.ends_turn:
-                content = turn_text(self._conversation.of_turn)
-                step = self._step + part.is_step
-                answer = Answer(self._lease.session_id, step, content, part.is_final)
+                answer = Answer(
+                    self._conversation.session_id,
+                    self._step + part.is_step,
+                    turn_text(self._conversation.of_turn),
+                    part.is_final,
+                    part.messages[0].get("tool_calls", ()) if part.is_step else (),
+                )
                 self._outlet.put_last(events, DONE, answer.as_json())
 
             async def commit() -> None:
@@ -212,7 +268,8 @@ class Turn:
 
                 if answer is not None:
                     self.finished, self._answer = True, answer
-                    self.outcome = "completed" if part.is_final else "step_limit"
+                    is_whole = part.is_final or answer.calls
+                    self.outcome = "completed" if is_whole else "step_limit"
 
             await self._persist(commit, name="commit")
             self._step_event = self._outlet.last_id or self._grant.last_event

@@ -28,6 +28,7 @@ from agent_worker.errors import (
     TurnBusy,
     TurnInProgress,
 )
+from agent_worker.runtime.conversation import Conversation
 from agent_worker.runtime.events import nobody
 from agent_worker.runtime.turn import ReplayedTurn, Turn
 from agent_worker.sessions import Grant, Nothing, NotTaken, Queued, new_nonce
@@ -35,7 +36,7 @@ from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import spawn_reporting, uncancelled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from agent_worker.metrics import Metrics
     from agent_worker.runtime.bells import Bell, Bells
@@ -73,10 +74,16 @@ class TurnRequest:
     accepts_handover: bool = False
     #: Whether the client drops what it has of a step when it is told `rewind`.
     accepts_rewind: bool = True
+    #: In place of the worker's own.
+    loop: AgentLoop | None = None
 
 
 class Turns:
-    """`window` is what a model may get, in tokens. `start` before, `stop` after."""
+    """`window` is what a model may get, in tokens. `start` before, `stop` after.
+
+    `converse` makes the conversation of a grant. The turns count as those of `counted_by` too,
+    which ends them.
+    """
 
     def __init__(
         self,
@@ -87,6 +94,8 @@ class Turns:
         *,
         window: int,
         has_archive: bool = False,
+        converse: Callable[[Grant, int], Conversation] = Conversation,
+        counted_by: Turns | None = None,
     ) -> None:
         self._store = store
         self._loop = loop
@@ -94,6 +103,8 @@ class Turns:
         self._metrics = metrics
         self._window = window
         self._has_archive = has_archive
+        self._converse = converse
+        self._counted_by = counted_by
         #: Names this worker in the leases that it takes.
         self._name = secrets.token_hex(8)
         self._open: set[asyncio.Task[Any]] = set()
@@ -178,6 +189,17 @@ class Turns:
         self.is_leaving = True
         for turn in self._running.values():
             turn.hand_over()
+
+    @contextlib.contextmanager
+    def reaching(self, turn: Turn) -> Iterator[None]:
+        """A turn that hears inside of the block when it shall stop or be handed over."""
+        if self.is_leaving:
+            turn.hand_over()
+        self._running[turn.lease_value] = turn
+        try:
+            yield
+        finally:
+            del self._running[turn.lease_value]
 
     @contextlib.contextmanager
     def without_session(self) -> Iterator[None]:
@@ -298,19 +320,17 @@ class Turns:
         turn = Turn(
             grant,
             self._store,
-            self._loop,
+            request.loop or self._loop,
+            self._converse(grant, self._window),
             lease_until=lease_until,
-            window=self._window,
             accepts_handover=request.accepts_handover,
             accepts_rewind=request.accepts_rewind,
         )
-        if self.is_leaving:
-            turn.hand_over()
-        self._running[turn.lease_value] = turn
         self._metrics.active_sessions.inc()
         waiting: int | None = None
         try:
-            yield turn
+            with self.reaching(turn):
+                yield turn
         finally:
             if turn.finished:
                 waiting, entry.is_over = turn.waiting, True
@@ -319,7 +339,6 @@ class Turns:
                 is_left = self._is_stopping and turn.outcome == "interrupted"
                 waiting = await self._release(request, nonce, is_left=is_left)
                 entry.is_over = waiting is not None and not is_left
-            del self._running[turn.lease_value]
             self._metrics.active_sessions.dec()
             self._metrics.turns.labels(turn.outcome).inc()
             await self.announce(request.session_id)
@@ -399,11 +418,15 @@ class Turns:
             self._untrack(task)
 
     def _track(self, task: asyncio.Task[Any]) -> None:
+        if self._counted_by is not None:
+            self._counted_by._track(task)
         self._open.add(task)
         self._idle.clear()
         task.add_done_callback(self._untrack)
 
     def _untrack(self, task: asyncio.Task[Any]) -> None:
+        if self._counted_by is not None:
+            self._counted_by._untrack(task)
         task.remove_done_callback(self._untrack)
         self._open.discard(task)
         if not self._open:

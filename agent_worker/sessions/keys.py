@@ -9,6 +9,10 @@ import secrets
 _ID_BYTES = 24
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
 
+#: What keys begin with: of sessions, and of chats that are kept while they run. Neither is found
+#: where the other is looked for.
+SESSIONS, CHATS = "hermes", "hermes:chat"
+
 #: The order in which every script receives them (`lua/_common.lua` names them so).
 KINDS = ("meta", "lease", "msgs", "tools", "ev", "req", "inbox")
 
@@ -23,9 +27,9 @@ def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
 
 
-def session_keys(session_id: str) -> list[str]:
+def session_keys(session_id: str, space: str = SESSIONS) -> list[str]:
     """All keys of the session, in the order of `KINDS`; the hash tag puts them in one slot."""
-    return [f"hermes:{{{session_id}}}:{kind}" for kind in KINDS]
+    return [f"{space}:{{{session_id}}}:{kind}" for kind in KINDS]
 
 
 def session_id_of(key: str) -> str:

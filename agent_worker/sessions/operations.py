@@ -18,7 +18,7 @@ from agent_worker.errors import (
     SessionTooNew,
     StoreUnavailable,
 )
-from agent_worker.sessions.keys import is_session_id, session_keys
+from agent_worker.sessions.keys import SESSIONS, is_session_id, session_keys
 from agent_worker.sessions.scripts import load_scripts
 
 if TYPE_CHECKING:
@@ -36,12 +36,20 @@ _CONDITION = re.compile(r"\b(?!ERR |WRONGTYPE )[A-Z]{3,} ")
 
 
 class Operations:
-    """Runs the scripts by name. `life_s` is the sliding and the absolute life of a session."""
+    """Runs the scripts by name. `life_s` is the sliding and the absolute life of a session.
+
+    `space`: see `keys`.
+    """
 
     def __init__(
-        self, client: Client, life_s: tuple[float, float], on_unavailable: Callable[[str], None]
+        self,
+        client: Client,
+        life_s: tuple[float, float],
+        on_unavailable: Callable[[str], None],
+        space: str = SESSIONS,
     ) -> None:
         self.client = client
+        self._space = space
         self._scripts = load_scripts()
         self._life = tuple(map(to_ms, life_s))
         self._on_unavailable = on_unavailable
@@ -90,7 +98,7 @@ class Operations:
         if not is_session_id(session_id):
             raise SessionNotFound
         arguments = [principal, session_id, *self._life, *args]
-        return self._scripts[name], session_keys(session_id), arguments
+        return self._scripts[name], session_keys(session_id, self._space), arguments
 
     @contextlib.asynccontextmanager
     async def reaching(self, operation: str) -> AsyncIterator[None]:

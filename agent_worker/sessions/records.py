@@ -211,14 +211,17 @@ class Answer:
     content: str
     #: False when the step limit stopped the agent before it was done.
     is_final: bool
+    #: What the client has to run, if it brought tools of its own; the answer is not final then.
+    calls: Sequence[ToolCallRecord] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        answer: dict[str, Any] = {
             "session_id": self.session_id,
             "step": self.step,
             "content": self.content,
             "is_final": self.is_final,
         }
+        return answer | {"tool_calls": list(self.calls)} if self.calls else answer
 
 
 @dataclass(frozen=True, slots=True)

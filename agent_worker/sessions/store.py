@@ -19,7 +19,7 @@ from agent_worker.errors import (
     TurnInProgress,
 )
 from agent_worker.sessions.event_log import EventLog, flattened
-from agent_worker.sessions.keys import new_session_id
+from agent_worker.sessions.keys import SESSIONS, new_session_id
 from agent_worker.sessions.operations import Operations, dump, load, to_ms
 from agent_worker.sessions.outbox import Outbox
 from agent_worker.sessions.readiness import Readiness
@@ -82,9 +82,11 @@ class SessionStore:
         max_waiting: int = _MAX_WAITING,
         max_history: int = _MAX_HISTORY,
         on_unavailable: Callable[[str], None] = lambda operation: None,
+        space: str = SESSIONS,
     ) -> None:
         self.lease_s = lease_s
-        self._operations = Operations(client, (sliding_s, absolute_s), on_unavailable)
+        life_s = (sliding_s, absolute_s)
+        self._operations = Operations(client, life_s, on_unavailable, space)
         self._run = self._operations.run
         self._limits = (max_waiting, max_history)
         self._giving_up = (_MAX_DEATHS, dump(TurnGivenUp().as_json()))
@@ -96,10 +98,31 @@ class SessionStore:
         self.ping = self._operations.ping
         self.readiness = Readiness(client)
 
-    async def create(self, principal: str, metadata: dict[str, Any]) -> str:
-        """A new empty session; returns its id. `metadata` is kept as it is."""
+    async def create(
+        self,
+        principal: str,
+        metadata: dict[str, Any],
+        *,
+        messages: Sequence[Message] = (),
+        summary: str = "",
+        rest_s: float | None = None,
+    ) -> str:
+        """A new session; returns its id. `metadata` is kept as it is.
+
+        It begins with `messages`, and `summary` before them, which stands for none. `rest_s`: how
+        long it lives while no turn runs, if that is less than its sliding life.
+        """
         session_id = new_session_id()
-        await self._run("create", session_id, principal, new_nonce(), dump(metadata))
+        await self._run(
+            "create",
+            session_id,
+            principal,
+            new_nonce(),
+            dump(metadata),
+            "" if rest_s is None else to_ms(rest_s),
+            summary,
+            *map(dump, messages),
+        )
         return session_id
 
     async def begin(

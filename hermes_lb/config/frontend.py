@@ -119,6 +119,7 @@ class Route(Section):
     resume: bool = False
     resume_attempts: int = Field(5, ge=1, le=100)
     resume_timeout: PositiveDuration = 30.0
+    resume_ids: Literal["keep", "strip"] = "keep"
     sse_keep_alive: PositiveDuration | None = None
     on_disconnect: Literal["abort", "detach", "drain"] = "abort"
     disconnect_timeout: PositiveDuration = 30.0
@@ -149,6 +150,12 @@ class Route(Section):
     def _one_kind_of_path(self) -> Self:
         if self.path is not None and self.path_prefix is not None:
             raise ValueError("give path (exact) or path_prefix, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _strips_ids_of_what_it_resumes(self) -> Self:
+        if self.resume_ids == "strip" and not self.resume:
+            raise ValueError('resume_ids = "strip" is about resumed streams: give resume = true')
         return self
 
 

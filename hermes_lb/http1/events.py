@@ -22,6 +22,7 @@ MOST_IN_EVENT: Final = 64 * 1024
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END: Final = 4  # bytes
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_ID_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))id(?::[^\r\n]*)?(?>\r\n|\n|\r)")
 
 
 class EventsBody:
@@ -171,6 +172,28 @@ class EventsBody:
                 return events[:start]
             start = match.end()
         return events
+
+
+class UnnumberedEventsBody(EventsBody):
+    """The same, with the `id` lines left out of what is passed on."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> bytes:
+        is_within_event = self._is_within_event
+        passed = super().feed(data)
+        match = SIZE_LINE(passed)
+        start = match.end() if match is not None else 0
+        end = start + int(match[1], 16) if match is not None else 0
+        if start == end:
+            return passed  # nothing, or the last chunk
+        events = passed[start:end]
+        first = 0  # where the first event begins
+        if is_within_event:
+            event_end = _EVENT_END.search(events)
+            first = event_end.end() if event_end is not None else len(events)
+        events = events[:first] + _ID_LINE.sub(b"", events[first:])
+        return chunk(events) + passed[end + 2 :]
 
 
 def _ends_crlf(data: bytes, start: int) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hermes_lb.http1.events import EventsBody, chunk
+from hermes_lb.http1.events import EventsBody, UnnumberedEventsBody, chunk
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,6 +54,7 @@ class StreamRules(NamedTuple):
     keep_alive: float | None
     on_disconnect: Literal["abort", "detach", "drain"]
     disconnect_timeout: float
+    strips_ids: bool = False
 
 
 def stream_rules(route: config.Route) -> StreamRules | None:
@@ -67,6 +68,7 @@ def stream_rules(route: config.Route) -> StreamRules | None:
         route.sse_keep_alive,
         route.on_disconnect,
         route.disconnect_timeout,
+        route.resume_ids == "strip",
     )
 
 
@@ -122,7 +124,8 @@ class EventStream:
             self._fields = _fields_to_resume(lines)
             start = _last_event_id(lines)
         self._has_known_start = start is not None
-        self.body = EventsBody(length, resumes=bool(path), after=start or b"")
+        body = UnnumberedEventsBody if rules.strips_ids else EventsBody
+        self.body = body(length, resumes=bool(path), after=start or b"")
         self.resumes = 0
         self.said = 0  # bytes of comments: of `bytes_out`, those that no server has sent
         self.was_redispatched = bool(exchange.tried)  # before there was anything to resume

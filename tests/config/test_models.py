@@ -64,6 +64,12 @@ def test_a_route_has_one_kind_of_path() -> None:
         Route(path="/a", path_prefix="/a", backend="b")
 
 
+def test_a_route_strips_the_ids_of_streams_that_it_resumes() -> None:
+    assert Route(path="/a", backend="b", resume=True, resume_ids="strip").resume_ids == "strip"
+    with pytest.raises(ValidationError, match="give resume = true"):
+        Route(path="/a", backend="b", resume_ids="strip")
+
+
 @pytest.mark.parametrize("bind", ["127.0.0.1:1", "127.1.2.3:0", "localhost:1", "[::1]:1"])
 def test_the_admin_listener_may_be_on_loopback(bind: str) -> None:
     assert str(Admin.model_validate({"bind": bind}).bind) == bind

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.errors import InvalidBody
 from hermes_lb.http1 import CHUNKED, UNTIL_CLOSE, events
-from hermes_lb.http1.events import MOST_IN_EVENT, EventsBody
+from hermes_lb.http1.events import MOST_IN_EVENT, EventsBody, UnnumberedEventsBody
 
 LAST = b"0\r\n\r\n"
 HELLO = b'id: 1-1\nevent: message.delta\ndata: {"content":"hello"}\n\n'
@@ -277,3 +277,60 @@ def test_an_event_in_pieces_is_searched_and_copied_once(
     assert body.feed(b"\n\n") == chunk(event + b"\n\n")
     assert body.feed(HELLO) == chunk(HELLO)
     assert body.last_id == b"1-1"
+
+
+# Without ids.
+
+
+def unnumbered(length: int = CHUNKED) -> UnnumberedEventsBody:
+    return UnnumberedEventsBody(length, resumes=True)
+
+
+@pytest.mark.parametrize(
+    ("events", "passed"),
+    [
+        (HELLO, HELLO.removeprefix(b"id: 1-1\n")),
+        (b"id: 7\r\ndata: x\r\n\r\n", b"data: x\r\n\r\n"),
+        (b"data: x\rid: 7\n\n", b"data: x\r\n"),
+        (b"data: a\nid:7\ndata: b\n\nid\ndata: c\n\n", b"data: a\ndata: b\n\ndata: c\n\n"),
+        (b"id: 7\n\n", b"\n"),
+        # No ids.
+        (b"idle: 7\ndata: id: 7\nid : 7\n: id\n\n", b"idle: 7\ndata: id: 7\nid : 7\n: id\n\n"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 5, 1000])
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_ids_are_left_out_and_known_all_the_same(
+    events: bytes, passed: bytes, step: int, is_chunked: bool
+) -> None:
+    body = unnumbered(CHUNKED if is_chunked else UNTIL_CLOSE)
+    known = stream(CHUNKED if is_chunked else UNTIL_CLOSE)
+    events += DONE
+    sent = chunk(events) + LAST if is_chunked else events
+    wire = b"".join(body.feed(sent[i : i + step]) for i in range(0, len(sent), step))
+    known.feed(sent)
+    if not is_chunked:
+        wire += body.end()
+        known.end()
+    assert unchunked(wire) == passed + DONE.removeprefix(b"id: 1-2\n")
+    assert wire.endswith(LAST)
+    assert body.last_id == known.last_id == b"1-2"
+    assert body.is_done
+    assert body.has_ended
+
+
+def test_what_looks_like_an_id_within_an_event_that_passes_in_parts_stays() -> None:
+    body = unnumbered()
+    long = b"data: " + b"x" * MOST_IN_EVENT
+    rest = b"id: y\n\nid: 8\ndata: z\n\n"
+    wire = body.feed(chunk(b"id: 7\n" + long)) + body.feed(chunk(rest))
+    assert unchunked(wire) == long + b"id: y\n\ndata: z\n\n"
+
+
+def test_a_stream_without_ids_is_handed_over_and_goes_on() -> None:
+    body = unnumbered()
+    assert unchunked(body.feed(chunk(HELLO + HANDOVER))) == HELLO.removeprefix(b"id: 1-1\n")
+    assert body.is_handed_over
+    assert body.last_id == b"1-1"
+    body.go_on(CHUNKED)
+    assert body.feed(chunk(DONE) + LAST) == chunk(DONE.removeprefix(b"id: 1-2\n")) + LAST

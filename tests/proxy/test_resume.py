@@ -465,3 +465,26 @@ async def test_half_a_request_is_never_detached(stage: Stage) -> None:
     with pytest.raises(Ended):
         await at_origin.read_exactly(100)
     await eventually(lambda: in_flight(lb) == [0])
+
+
+async def test_ids_that_the_client_shall_not_see_are_known_to_the_next_server(stage: Stage) -> None:
+    origins = [await stage.origin() for _ in range(2)]
+    lb = await balancer(stage, *origins, route={"resume_ids": "strip"})
+    client = await stage.client(lb)
+    await client.post(b"{}", "Content-Type: application/json")
+    first, _ = await origins[0].accept_request()
+    done = b"id: 17-3\ndata: [DONE]\n\n"
+    await first.send(RESUMABLE + chunk(b"id: 17-1\ndata: a\n\n") + chunk(b"id: 17-2\nda"))
+    assert (await client.read_head()).status == 200
+    assert await client.read_chunk() == b"data: a\n\n"
+    first.close()
+    second, asked = await origins[1].accept_request()
+    assert asked.get("Last-Event-ID") == "17-1"
+    await second.send(RESUMABLE + chunk(b"id: 17-2\ndata: b\n\n" + done))
+    assert await client.read_chunk() == b"data: b\n\ndata: [DONE]\n\n"
+    # Only the last chunk is missing: whoever goes on has nothing to add.
+    second.close()
+    third, asked = await origins[0].accept_request()
+    assert asked.get("Last-Event-ID") == "17-3"
+    await third.send(RESUMABLE + LAST)
+    assert await client.read_chunk() == b""

@@ -59,11 +59,13 @@ local function refused_holder(lease)
   return nil
 end
 
--- The keys of a session expire together: SLIDING_MS from now, ABSOLUTE_MS from its creation.
--- Two have a shorter life of their own: the lease, and the events once no turn runs.
+-- The keys of a session expire together: SLIDING_MS from now (or `rest_ms`, if it has one, while no
+-- turn runs), ABSOLUTE_MS from its creation. Two have a shorter life of their own: the lease, and
+-- the events once no turn runs.
 local function touch(now)
-  local created, status = unpack(redis.call('HMGET', META, 'created', 'status'))
-  local at = math.min(now + SLIDING_MS, tonumber(created) + ABSOLUTE_MS)
+  local created, status, rest_ms = unpack(redis.call('HMGET', META, 'created', 'status', 'rest_ms'))
+  local life = status ~= 'running' and tonumber(rest_ms) or SLIDING_MS
+  local at = math.min(now + life, tonumber(created) + ABSOLUTE_MS)
   for _, key in ipairs({ META, MSGS, TOOLS, REQ, INBOX }) do
     redis.call('PEXPIREAT', key, int(at))
   end
@@ -74,10 +76,10 @@ end
 
 -- No turn runs any more: the events are kept for those who reconnect.
 local function rest_events(now)
-  local created = tonumber(redis.call('HGET', META, 'created'))
+  local created, rest_ms = unpack(redis.call('HMGET', META, 'created', 'rest_ms'))
+  local life = math.min(EVENTS_MS, tonumber(rest_ms) or SLIDING_MS)
   redis.call('XTRIM', EV, 'MAXLEN', '~', KEPT_EVENTS)
-  redis.call('PEXPIREAT', EV,
-    int(math.min(now + math.min(EVENTS_MS, SLIDING_MS), created + ABSOLUTE_MS)))
+  redis.call('PEXPIREAT', EV, int(math.min(now + life, tonumber(created) + ABSOLUTE_MS)))
 end
 
 -- `words` from `first` on: a count, then id, name and data of each event -> the index behind them.

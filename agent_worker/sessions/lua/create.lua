@@ -1,5 +1,6 @@
--- ARGV: nonce, metadata (JSON) -> {'OK'} | {'EXISTS'}
-local nonce, metadata = ARGV[5], ARGV[6]
+-- ARGV: nonce, metadata (JSON), life while no turn runs (ms, '' = the sliding one), summary,
+--       messages (JSON)... -> {'OK'} | {'EXISTS'}
+local nonce, metadata, rest_ms, summary = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 if redis.call('EXISTS', META) == 1 then
   local meta = redis.call('HMGET', META, 'owner', 'nonce')
@@ -12,5 +13,16 @@ local now = now_ms()
 redis.call('HSET', META, 'schema', SCHEMA, 'owner', PRINCIPAL, 'nonce', nonce,
   'created', int(now), 'version', 1, 'fence', 0, 'step', 0, 'status', 'idle', 'bytes', 0,
   'metadata', metadata, 'notes', '{}')
+if rest_ms ~= '' then
+  redis.call('HSET', META, 'rest_ms', rest_ms)
+end
+if summary ~= '' then
+  redis.call('HSET', META, 'summary', summary, 'summary_at', 0)
+end
+local messages = {}
+for i = 9, #ARGV do
+  messages[#messages + 1] = ARGV[i]
+end
+append_messages(messages)
 touch(now)
 return { 'OK' }
