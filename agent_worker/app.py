@@ -144,7 +144,9 @@ class Worker:
         self.events = EventEndpoint(
             self.store, self.turns, tail, succession, self.principals, self.metrics
         )
-        self.websocket = WebSocketEndpoint(self.store, self.turns, self.principals, self.metrics)
+        self.websocket = WebSocketEndpoint(
+            self.store, self.turns, tail, self.principals, self.metrics
+        )
         chats = chat_store(client, lease_s=config.lease_s)
         journals = Journals(chats)
         ephemeral = EphemeralTurns(loop, self.turns, journals, window=config.context_tokens)

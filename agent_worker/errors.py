@@ -148,6 +148,12 @@ class TurnInterrupted(AgentError):
     message = "The turn was stopped for another message of this session."
 
 
+class NoTurnRuns(AgentError):
+    status = 409
+    code = "no_turn"
+    message = "No turn of this session is running."
+
+
 class SessionTooNew(AgentError):
     status = 409
     code = "session_too_new"

@@ -98,6 +98,16 @@ def idempotency_key_of(request: web.Request) -> str | None:
     return keys[0]
 
 
+def told_idempotency_key(body: dict[str, Any]) -> str | None:
+    """The same as a field of a message. Raises BadRequest."""
+    key = body.get("idempotency_key")
+    if key is None:
+        return None
+    if not isinstance(key, str) or not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise BadRequest('"idempotency_key" must be 1 to 255 visible ASCII characters.')
+    return key
+
+
 def number_of(request: web.Request, name: str, default: T) -> int | T:
     """A whole number of the query, 0 or more. Raises BadRequest."""
     text = request.query.get(name)

@@ -66,9 +66,7 @@ class EventEndpoint:
         """
         session_id = request.match_info["session_id"]
         principal = principal_of(request, self._principals)
-        after = request.headers.get("Last-Event-ID", request.query.get("last_event_id"))
-        if after is not None and not is_event_id(after):
-            raise BadRequest("Last-Event-ID must be an id of this session's events.")
+        after = last_event_id_of(request)
         if (turn := request.query.get("turn")) is not None:
             return await self._follow_turn(request, session_id, principal, turn, after)
         until_done = request.query.get("until") == "done"
@@ -103,6 +101,14 @@ class EventEndpoint:
                     until_done and event is not None and event.name in {DONE, ERROR}
                 ):
                     return
+
+
+def last_event_id_of(request: web.Request) -> str | None:
+    """Of the header, or else of the query. Raises BadRequest."""
+    after = request.headers.get("Last-Event-ID", request.query.get("last_event_id"))
+    if after is not None and not is_event_id(after):
+        raise BadRequest("Last-Event-ID must be an id of this session's events.")
+    return after
 
 
 async def answer_with(

@@ -35,15 +35,16 @@ class Tail:
         self._orphans = orphans
 
     async def follow(
-        self, session_id: str, principal: str, after: str | None
+        self, session_id: str, principal: str, after: str | None, *, until_idle: bool = False
     ) -> AsyncGenerator[Event | None, None]:
         """Events behind the id `after` (None: of the turn that runs), then those to come.
 
         None in between says that there was nothing for a while. If some are not kept any more, a
         `reset` with the session as it stands comes instead. A turn whose worker died goes on at
         another worker, this one if need be; one that was given up half-way ends with an `error`
-        that has no id. Never ends by itself; raises what the store does (StoreUnavailable if
-        Redis is away for longer than a lease), SessionNotFound once the session is deleted.
+        that has no id. Ends by itself only if `until_idle`, when no turn runs. Raises what the
+        store does (StoreUnavailable if Redis is away for longer than a lease), SessionNotFound once
+        the session is deleted.
         """
         was_unfinished = False
         outage = Outage(self._store.lease_s)
@@ -70,6 +71,8 @@ class Tail:
                 if page.state == "over" and page.status == "interrupted" and was_unfinished:
                     yield unfinished()
                 was_unfinished = page.state != "over"
+                if until_idle and not was_unfinished:
+                    return
                 pause = _LOOK_S
                 if page.state == "held":
                     silent_s = min(page.silent_s, self._store.index.steady_s)

@@ -23,6 +23,7 @@ from agent_worker.errors import (
 from agent_worker.runtime.events import DONE, ERROR, HANDOVER, MESSAGE_DELTA, REWIND, error_data
 from agent_worker.runtime.outlet import Outlet
 from agent_worker.sessions import Answer, Event, new_nonce, turn_text
+from agent_worker.sessions.event_log import event_order
 from agent_worker.sessions.operations import dump
 from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
 
@@ -105,6 +106,12 @@ class ReplayedTurn:
         self._answer = replace(replay.answer, content=turn_text(messages))
         self._done_event = replay.done_event
         self.name = replay.turn_event.partition("-")[0]
+
+    def is_behind(self, event_id: str) -> bool:
+        """Whether this event is the turn's, and not its last one."""
+        return bool(self.name) and (
+            (int(self.name), 0) < event_order(event_id) < event_order(self._done_event)
+        )
 
     async def run(self, emit: Emit) -> Answer:
         """Its text in one event, which takes the place of the last one before `done`."""

@@ -26,6 +26,12 @@ def is_event_id(text: str) -> bool:
     return _EVENT_ID.fullmatch(text) is not None
 
 
+def event_order(event_id: str) -> tuple[int, int]:
+    """What ids of one session are compared by."""
+    fence, _, seq = event_id.partition("-")
+    return int(fence), int(seq)
+
+
 def channel(session_id: str) -> str:
     """Where a bell rings whenever the session's log has grown or its turn has ended."""
     return f"hermes:events:{session_id}"

@@ -54,17 +54,41 @@ async def test_turns_over_one_socket(http: ClientSession, start_worker: StartWor
     assert order == sorted(set(order))
 
 
-async def test_closing_the_socket_cancels_the_turn(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+@pytest.mark.parametrize(
+    ("query", "field", "is_cancelled"),
+    [
+        ("", None, False),
+        ("?on_disconnect=continue", "cancel", True),
+        ("?on_disconnect=cancel", None, True),
+        ("?on_disconnect=cancel", "continue", False),
+    ],
+)
+async def test_a_turn_outlives_its_socket_unless_it_shall_not(
+    http: ClientSession,
+    start_worker: StartWorker,
+    redis: Redis,
+    query: str,
+    field: str | None,
+    is_cancelled: bool,
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
     sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
-        await socket.send_json({"content": "x"})
+    message = {"content": "x"} | ({"on_disconnect": field} if field else {})
+    async with http.ws_connect(worker.sessions(sid, "ws") + query) as socket:
+        await socket.send_json(message)
         assert (await receive(socket)).data == {"content": "one "}
+    await until(lambda: not worker.worker.websocket._connections)
+    if not is_cancelled:
+        assert not engine.closed.is_set()
+        engine.gate.set()
     await engine.closed.wait()
-    await until(lambda: len(worker.worker.turns) == 0)
+    await worker.worker.turns.wait_idle()
     assert await redis.exists(session_keys(sid)[1]) == 0
+    async with http.get(worker.sessions(sid)) as response:
+        view = await response.json()
+    said = [message["content"] for message in view["messages"]]
+    assert said == (["x"] if is_cancelled else ["x", "one two"])
+    assert view["status"] == ("interrupted" if is_cancelled else "idle")
 
 
 async def test_a_second_turn_is_refused_without_harming_the_first(

@@ -1,6 +1,6 @@
--- ARGV: nonce, metadata (JSON), life while no turn runs (ms, '' = the sliding one), summary,
---       messages (JSON)... -> {'OK'} | {'EXISTS'}
-local nonce, metadata, rest_ms, summary = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+-- ARGV: nonce, metadata (JSON), and if they are given: life while no turn runs (ms, '' = the
+--       sliding one), summary, messages (JSON)... -> {'OK'} | {'EXISTS'}
+local nonce, metadata, rest_ms, summary = ARGV[5], ARGV[6], ARGV[7] or '', ARGV[8] or ''
 
 if redis.call('EXISTS', META) == 1 then
   local meta = redis.call('HMGET', META, 'owner', 'nonce')
