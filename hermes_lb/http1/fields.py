@@ -8,7 +8,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hermes_lb.http1.memory import Memory
+from hermes_lb.http1.memory import Memory, SizedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -205,7 +205,7 @@ def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
 _PER_NAME = 48
 
 
-class Plans(Memory[tuple[bytes, ...], Plan]):
+class Plans(SizedMemory[tuple[bytes, ...], Plan]):
     """Field names of a head, in their order -> its plan."""
 
     def __init__(self, known: Mapping[bytes, int]) -> None:

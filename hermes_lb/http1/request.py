@@ -36,7 +36,7 @@ from hermes_lb.http1.fields import (
     parse_content_length,
 )
 from hermes_lb.http1.head import HeadParser
-from hermes_lb.http1.memory import Memory
+from hermes_lb.http1.memory import SizedMemory
 from hermes_lb.http1.rules import (
     as_http11,
     explain,
@@ -153,7 +153,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         self._kept = kept
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
-        self._remembered: Memory[bytes, RequestHead] = Memory(
+        self._remembered: SizedMemory[bytes, RequestHead] = SizedMemory(
             most=1024, longest=2048, room=1024 * 1024
         )
 
@@ -272,7 +272,8 @@ def _interpret(
     if plan.connection >= 0:
         connection = connections[joined_connection(plan, values)]
         _apply_connection(head, connection, upgrade, names, values)
-        without = connection.nominated - kept
+        if connection.nominated:
+            without = connection.nominated - kept
     if plan.traceparents is not None:
         head.trace_id = trace_id_of([values[i] for i in plan.traceparents])
         if not head.trace_id:

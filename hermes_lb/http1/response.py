@@ -85,7 +85,7 @@ class ResponseHead:
         self.length = UNTIL_CLOSE
         self.upgrade = b""
         self.has_set_cookie = False
-        self.has_date = False
+        self.has_date = plan.has_date
         self.forwarded = b""
         self.nominated: Collection[bytes] = ()
 
@@ -174,7 +174,6 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         if plan.connection >= 0:
             connection = connections[joined_connection(plan, values)]
             plan = _apply_connection(head, plan, connection, self._kept)
-        head.has_date = plan.has_date
         head.forwarded = plan.forwarded(values)
         return head
 
@@ -211,8 +210,12 @@ def _apply_connection(
     head: ResponseHead, plan: Plan, options: Connection, kept: frozenset[bytes]
 ) -> Plan:
     head.keep_alive = not options.close and (options.keep_alive or head.keep_alive)
-    head.nominated = nominated = options.nominated - kept
-    return Plan(head.names, RESPONSE_FIELDS, without=nominated) if nominated else plan
+    if not options.nominated:
+        return plan
+    head.nominated = options.nominated - kept
+    plan = Plan(head.names, RESPONSE_FIELDS, without=head.nominated)
+    head.has_date = plan.has_date
+    return plan
 
 
 _plans = Plans(RESPONSE_FIELDS)

@@ -14,6 +14,7 @@ from hermes_lb.http1 import fields
 from hermes_lb.http1 import request as request_module
 from hermes_lb.http1 import response as response_module
 from hermes_lb.http1.fields import REQUEST_FIELDS, RESPONSE_FIELDS, parse_content_length
+from hermes_lb.http1.memory import SizedMemory
 from tests.http1.support import (
     ADDED,
     HANDSHAKE,
@@ -197,3 +198,14 @@ def test_row17_large_heads_leave_nothing_behind(chosen: str) -> None:
     make = _CHOSEN[chosen]
     size = 15_000 if chosen == "authority" else len(_FILLER)  # below the limit of a target
     assert _growth(make(b"%d,%b" % (i, _FILLER[:size])) for i in range(150)) < 1024 * 1024
+
+
+def test_a_memory_of_keys_that_differ_in_size_is_emptied_when_they_are_too_many_or_too_much() -> (
+    None
+):
+    memory: SizedMemory[str, int] = SizedMemory(most=4, longest=10, room=25)
+    for number, (size, kept) in enumerate(
+        [(10, 1), (10, 2), (11, 2), (5, 3), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 1), (10, 2)]
+    ):
+        assert memory.remember(str(number), size, number) == number
+        assert len(memory) == kept
