@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +31,7 @@ from tests.agent_worker.support import (
     read_events,
     until,
 )
-from tests.agent_worker.takeover.support import ACCEPTS, open_turn, resume
+from tests.agent_worker.takeover.support import ACCEPTS, Client, open_turn, resume
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -265,3 +266,129 @@ async def test_who_lost_its_turn_to_another_worker_is_sent_there(
         engine.gate.set()
         assert [event.name async for event in events] == ["handover"]
     assert deltas(seen) == "one two"
+
+
+# Within a step.
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "POST /drain"])
+async def test_a_turn_leaves_amid_a_step_if_its_engine_can_continue(
+    http: ClientSession, start_worker: StartWorker, store: SessionStore, how: str
+) -> None:
+    """Its gate is never opened: the step would last for ever."""
+    engine = PausedEngine([*speech("one ", "two "), None], can_continue=True)
+    first = await start_worker(engine=engine)
+    next_engine = PausedEngine(speech("three"), can_continue=True)
+    other = await start_worker(engine=next_engine)
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+        path = stream.headers["X-Hermes-Resume"]
+        await engine.paused.wait()
+        await leave(http, first, how)
+        seen = await all_events(stream)
+    assert (seen[-1].id, seen.pop().name) == ("", "handover")
+    assert deltas(seen) == "one two "
+    await first.worker.turns.wait_idle()
+    async with resume(http, other, path, seen[-1].id) as response:
+        seen += await all_events(response)
+    assert deltas(seen) == seen[-1].data["content"] == "one two three"
+    assert next_engine.requests[0].prefix == "one two "
+    assert "rewind" not in [event.name for event in seen]
+    assert await told(store, sid) == [("user", "go"), ("assistant", "one two three")]
+
+
+async def test_a_turn_without_a_word_leaves_at_once(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    first = await start_worker(engine=(engine := PausedEngine([None], can_continue=True)))
+    other = await start_worker(engine=PlannedEngine(speech("here")))
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+        await engine.paused.wait()
+        await first.worker.drain()
+        assert [event.name for event in await all_events(stream)] == ["handover"]
+        async with resume(http, other, stream.headers["X-Hermes-Resume"]) as response:
+            assert deltas(await all_events(response)) == "here"
+
+
+async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
+    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write is under way, and more words wait for the next one."""
+    engine = PausedEngine([*speech("one ", "two ", "three "), None], can_continue=True)
+    first = await start_worker(engine=engine)
+    other = await start_worker(engine=PausedEngine(speech("four"), can_continue=True))
+    sid = await create(http, first)
+    events, is_writing, gate = first.worker.store.events, asyncio.Event(), asyncio.Event()
+    append = events.append
+
+    async def slow(lease: Any, said: Any = ()) -> bool:
+        is_writing.set()
+        await gate.wait()
+        return await append(lease, said)
+
+    monkeypatch.setattr(events, "append", slow)
+    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+        path = stream.headers["X-Hermes-Resume"]
+        await is_writing.wait()
+        await engine.paused.wait()
+        await first.worker.drain()
+        gate.set()
+        seen = await all_events(stream)
+    assert seen.pop().name == "handover"
+    assert deltas(seen) == "one two three "
+    async with resume(http, other, path, seen[-1].id) as response:
+        seen += await all_events(response)
+    assert deltas(seen) == seen[-1].data["content"] == "one two three four"
+
+
+async def test_a_tool_that_runs_is_not_left_amid_its_work(
+    http: ClientSession, start_worker: StartWorker, store: SessionStore
+) -> None:
+    runs, is_running, gate = [], asyncio.Event(), asyncio.Event()
+
+    async def work(arguments: Any, context: Any) -> str:
+        runs.append(context.idempotency_key)
+        is_running.set()
+        await gate.wait()
+        return "seen"
+
+    box = Toolbox([FunctionTool("look", work)])
+    engine = PausedEngine([*speech("I look. "), asks("look")], can_continue=True)
+    first = await start_worker(engine=engine, toolbox=box)
+    engine = PausedEngine(speech("I see."), can_continue=True)
+    other = await start_worker(engine=engine, toolbox=box)
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+        await is_running.wait()
+        await first.worker.drain()
+        gate.set()
+        seen = await all_events(stream)
+        path = stream.headers["X-Hermes-Resume"]
+    assert seen.pop().name == "handover"
+    async with resume(http, other, path, seen[-1].id) as response:
+        await all_events(response)
+    assert await told(store, sid) == GONE_ON
+    assert len(runs) == 1
+
+
+async def test_a_step_that_outlasts_the_drain_is_rewound_elsewhere(
+    http: ClientSession, start_worker: StartWorker, store: SessionStore
+) -> None:
+    """Its engine can't continue: it had all of the drain's time to end by itself."""
+    first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
+    other = await start_worker(engine=PlannedEngine(speech("uno")))
+    client = Client(http, [other.url], await create(http, first))
+    stream = await open_turn(http, first, client.sid, **ACCEPTS)
+    client.path = stream.headers["X-Hermes-Resume"]
+    client.events = [await anext(read_events(stream))]
+    await engine.paused.wait()
+    await first.worker.drain()
+    assert len(first.worker.turns) == 1
+    await first.worker.turns.cancel_all()  # its time is over
+    await client.follow(other.url)
+    assert [event.name for event in client.events] == [
+        "message.delta", "rewind", "message.delta", "done"
+    ]  # fmt: skip
+    assert client.check()["content"] == "uno"
+    stream.close()

@@ -1,0 +1,272 @@
+"""Redis is away for a while: streams go on behind it, those that were taken over as well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent_worker.redis_server import RedisServer
+from agent_worker.runtime import succession, turns
+from agent_worker.sessions import connect, operations
+from tests.agent_worker.runtime.support import PausedEngine, create, cut_off, die, speech
+from tests.agent_worker.support import PlannedEngine, all_events, deltas, read_events, until
+from tests.agent_worker.takeover.support import ACCEPTS, Process, new_session, open_turn, resume
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from aiohttp import ClientResponse, ClientSession
+
+    from agent_worker.sessions import Client
+    from tests.agent_worker.conftest import StartWorker
+    from tests.agent_worker.support import RunningWorker
+
+
+@pytest.fixture(autouse=True)
+def quick_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that stands still is noticed early."""
+    monkeypatch.setattr(operations, "_OPERATION_TIMEOUT_S", 0.1)
+
+
+@pytest.fixture
+def own_redis_server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path) as server:
+        yield server
+
+
+class Server:
+    """A Redis with an append-only file, which can be away."""
+
+    def __init__(self, folder: Path) -> None:
+        self._options = {"appendonly": "yes", "appendfsync": "always", "dir": str(folder)}
+
+    def __enter__(self) -> Server:
+        self.server = RedisServer.start(options=self._options)
+        self.url = self.server.url
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.stop()
+
+    @contextlib.contextmanager
+    def away(self, how: str) -> Iterator[None]:
+        if how == "stopped":
+            os.kill(self.server.pid, signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                os.kill(self.server.pid, signal.SIGCONT)
+            return
+        self.server.kill()
+        yield
+        self.server = RedisServer.start(self.server.port, options=self._options)
+
+
+@pytest.fixture
+async def own_client(own_redis_server: Server) -> AsyncIterator[Client]:
+    client = connect(own_redis_server.url)
+    yield client
+    await client.aclose()
+
+
+async def failures(worker: RunningWorker, operation: str, more: int) -> None:
+    """Until Redis has not answered so many more operations of that name."""
+    counter = worker.worker.metrics.store_errors.labels(operation)._value
+    before = counter.get()
+    await until(lambda: counter.get() >= before + more)
+
+
+async def began(
+    http: ClientSession, worker: RunningWorker, **headers: str
+) -> tuple[str, str, ClientResponse]:
+    """Session, path and stream of a turn."""
+    sid = await create(http, worker)
+    stream = await open_turn(http, worker, sid, **headers)
+    return sid, stream.headers["X-Hermes-Resume"], stream
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_a_stream_that_was_taken_over_goes_on(
+    http: ClientSession,
+    start_worker: StartWorker,
+    own_redis_server: Server,
+    own_client: Client,
+    how: str,
+) -> None:
+    first = await start_worker(
+        redis_url=own_redis_server.url, engine=PausedEngine([*speech("one "), None])
+    )
+    engine = PausedEngine([*speech("two "), None, *speech("three")], can_continue=True)
+    second = await start_worker(redis_url=own_redis_server.url, engine=engine)
+    sid, path, stream = await began(http, first)
+    seen = [await anext(read_events(stream))]
+    await die(first, own_client.raw, sid)
+    async with resume(http, second, path, seen[0].id) as response:
+        events = read_events(response)
+        seen.append(await anext(events))
+        with own_redis_server.away(how):
+            await failures(second, "turn_events", 2)
+            engine.gate.set()
+            await failures(second, "commit", 1)
+        seen += [event async for event in events]
+    assert [event.name for event in seen] == [*["message.delta"] * 3, "done"]
+    assert deltas(seen) == seen[-1].data["content"] == "one two three"
+    assert len(engine.requests) == 1
+    stream.close()
+
+
+async def test_who_follows_the_turn_of_a_living_worker_goes_on_too(
+    http: ClientSession, start_worker: StartWorker, own_redis_server: Server
+) -> None:
+    engine = PausedEngine([*speech("one "), None, *speech("two")])
+    first = await start_worker(redis_url=own_redis_server.url, engine=engine)
+    other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
+    sid, path, stream = await began(http, first)
+    plain = await http.get(other.sessions(sid, "events?until=done"))
+    async with resume(http, other, path) as response:
+        followed, all_followed = read_events(response), read_events(plain)
+        seen, seen_plain = [await anext(followed)], [await anext(all_followed)]
+        with own_redis_server.away("stopped"):
+            await failures(other, "turn_events", 2)
+            await failures(other, "events", 2)
+            engine.gate.set()
+        seen += [event async for event in followed]
+        seen_plain += [event async for event in all_followed]
+    assert seen == seen_plain == await all_events(stream)
+    assert deltas(seen) == "one two"
+
+
+@pytest.mark.parametrize("headers", [ACCEPTS, {}], ids=["balancer", "client"])
+async def test_beyond_a_lease_a_stream_ends_and_a_balancer_goes_on_elsewhere(
+    http: ClientSession,
+    start_worker: StartWorker,
+    own_redis_server: Server,
+    headers: dict[str, str],
+) -> None:
+    """The one of the worker that runs the turn, and one that follows it."""
+    first = await start_worker(
+        redis_url=own_redis_server.url,
+        engine=PausedEngine([*speech("one "), None, *speech("two")]),
+        lease_s=0.6,
+    )
+    other = await start_worker(
+        redis_url=own_redis_server.url,
+        engine=PausedEngine(speech("two"), can_continue=True),
+        lease_s=0.6,
+    )
+    _, path, stream = await began(http, first, **headers)
+    async with resume(http, other, path, **headers) as response:
+        streams = [read_events(stream), read_events(response)]
+        seen = [await anext(events) for events in streams]
+        with own_redis_server.away("stopped"):
+            ends = [[event async for event in events] for events in streams]
+    for (end,) in ends:
+        assert not end.id
+        if headers:
+            assert (end.name, end.data) == ("handover", {"turn": path.partition("=")[2]})
+        else:
+            assert (end.name, end.data["code"]) == ("error", "store_unavailable")
+    async with resume(http, other, path, seen[0].id) as response:
+        rest = await all_events(response)
+    assert deltas([seen[0], *rest]) == rest[-1].data["content"] == "one two"
+
+
+async def test_a_worker_that_leaves_does_not_wait_for_redis(
+    http: ClientSession, start_worker: StartWorker
+) -> None:
+    """Neither for the one who follows the turn of another."""
+    first = await start_worker(engine=PausedEngine([*speech("one "), None]))
+    leaving = await start_worker(engine=PlannedEngine())
+    _, path, stream = await began(http, first)
+    async with resume(http, leaving, path, **ACCEPTS) as response:
+        events = read_events(response)
+        await anext(events)
+        cut_off(leaving)
+        await leaving.worker.drain()
+        assert [event.name async for event in events] == ["handover"]
+    stream.close()
+
+
+async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
+    http: ClientSession,
+    start_worker: StartWorker,
+    own_redis_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Redis stands still for longer than a holder may be silent; a tool may be under way."""
+    monkeypatch.setattr(succession, "SILENT_S", 1.5)
+    monkeypatch.setattr(turns, "SILENT_S", 1.5)
+    engine = PausedEngine([*speech("one "), None, *speech("two")])
+    first = await start_worker(redis_url=own_redis_server.url, engine=engine)
+    other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
+    sid, path, stream = await began(http, first, **{"Idempotency-Key": "k"})
+    async with resume(http, other, path) as response:
+        events = read_events(response)
+        seen = [await anext(events)]
+        # Its next heartbeats do not come, as if they were still on their way.
+        wake_up = cut_off(first)
+        with own_redis_server.away("stopped"):
+            await failures(other, "beat", 1)
+            await until(lambda: other.worker.store.index.steady_s < 0.05)
+            await asyncio.sleep(1.5)
+        page = await other.worker.store.events.of_turn(
+            sid, "anonymous", path.partition("=")[2], None
+        )
+        assert page.state == "held"
+        assert page.silent_s > 1.5, "it could be taken"
+        wake_up()
+        engine.gate.set()
+        seen += [event async for event in events]
+    assert seen == await all_events(stream)
+    assert deltas(seen) == "one two"
+
+
+async def test_the_index_knows_whether_redis_was_there(
+    start_worker: StartWorker, own_redis_server: Server, own_client: Client
+) -> None:
+    worker = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
+    index = worker.worker.store.index
+    assert index.steady_s == float("inf")
+    with own_redis_server.away("stopped"):
+        await failures(worker, "beat", 1)
+        assert index.steady_s < 60
+    await until(lambda: index.steady_s > 0.2)
+    assert await own_client.raw.exists("hermes:turns") == 0
+    del own_client
+
+
+async def test_three_seconds_without_redis_with_real_workers(
+    http: ClientSession, own_redis_server: Server
+) -> None:
+    """The worker that took the stream over loses Redis, restarted from its file."""
+    seconds = float(os.environ.get("OUTAGE_S", "0.5"))
+    options = ("--port", "0", "--redis-url", own_redis_server.url, "--blobs", "off")
+    options = (*options, "--token-interval", "20ms")
+    async with Process(*options) as one, Process(*options) as two:
+        sid = await new_session(http, one.url)
+        url = f"{one.url}/api/agent/sessions/{sid}/messages"
+        headers = {"Accept": "text/event-stream"}
+        stream = await http.post(url, json={"content": "write 150 words"}, headers=headers)
+        path = stream.headers["X-Hermes-Resume"]
+        events = read_events(stream)
+        seen = [await anext(events) for _ in range(10)]
+        await one.kill()
+        headers["Last-Event-ID"] = seen[-1].id
+        async with http.get(two.url + path, headers=headers) as response:
+            events = read_events(response)
+            seen += [await anext(events) for _ in range(20)]
+            for how in ("killed", "stopped"):
+                with own_redis_server.away(how):
+                    await asyncio.sleep(seconds)
+                seen += [await anext(events) for _ in range(20)]
+            seen += [event async for event in events]
+        stream.close()
+    assert seen[-1].name == "done"
+    assert deltas(seen) == seen[-1].data["content"]
+    assert len(deltas(seen).split()) == 150
