@@ -30,8 +30,8 @@ _KEY = re.compile(r"hermes:\{([^}]*)\}:(\w+)")
 _WRITES = {"set", "del", "hset", "hdel", "hincrby", "rpush", "xadd"}
 # Of the lease's holder: the lease is their first own argument.
 _HOLDERS = {"append", "commit", "renew", "tool_begin", "tool_end", "hand_over"}
-# Among the arguments of `begin`: the turn to take over ("": none), and for how many ms its holder
-# must not have been heard of.
+# Among the arguments of `begin`: the turn to take over ("": none), and for how many ms a holder
+# must not have been heard of for its turn to be resumed ("": until its lease is over).
 _TAKEN_OVER, _SILENT_MS = 10, 11
 # Seconds that MONITOR's clock may be behind the one that a script's expiries are judged by.
 _CLOCK = 0.02
@@ -102,6 +102,8 @@ class Known:
     #: `once` calls that ran: which attempt, by the call's key.
     once: dict[str, str] = field(default_factory=dict)
     is_deleted: bool = False
+    #: The turn that runs was asked to stop for another message.
+    is_stopped: bool = False
     messages: list[str] = field(default_factory=list)
     #: Of each message, the fence that wrote it.
     fences: list[int] = field(default_factory=list)
@@ -229,6 +231,10 @@ class Audit:
             self._judge_handover(script, known, say)
         elif script.of("set", "lease"):
             self._judge_grant(script, known, say)
+        elif script.name == "begin" and script.of("del", "lease"):
+            self._judge_given_up(script, known, say)
+        elif script.name == "interrupt":
+            known.is_stopped |= bool(script.of("hset", "meta"))
         self._judge_lease_end(script, known)
         self._judge_log(script, known, say)
 
@@ -278,20 +284,38 @@ class Audit:
         [(value, _px, ms)] = script.of("set", "lease")
         fence = int(value.partition("|")[0])
         is_free = known.lease is None or script.at >= known.lease_until - _CLOCK
-        if turn := script.args[_TAKEN_OVER]:
-            silent_s = int(script.args[_SILENT_MS]) / 1000
+        turn = script.args[_TAKEN_OVER]
+        is_resumed = bool(turn) or "RESUME" in [
+            word for words in script.of("hset", "meta") for word in words
+        ]
+        if is_resumed or known.is_stopped:
             how = "freed" if is_free else "left silent"
             if known.lease is not None and _is_handed(known.lease):
                 is_free, how = True, "handed over"
-            is_free |= script.at - known.heard_at >= silent_s - _CLOCK
-            self._tally.figures[f"turns taken over: {how}"] += 1
+            is_free |= _is_silent(script, known)
+            self._tally.figures[f"turns taken over: {how}"] += bool(turn)
+        if turn:
             what = f"{turn} is taken over, and the last turn is {known.turns[-1:]}: {say}"
             self._check("1", int(turn) in known.turns[-1:], what, script)
         self._check("1", is_free, f"granted while another holds it: {say}", script)
         self._check("1", fence > known.fence, f"fence {known.fence} -> {fence}: {say}", script)
-        known.fence, known.lease = fence, value
+        known.fence, known.lease, known.is_stopped = fence, value, False
         known.lease_until, known.heard_at = script.at + int(ms) / 1000, script.at
         known.turns += [fence] * any("turn_event" in words for words in script.of("hset", "meta"))
+
+    def _judge_given_up(self, script: Script, known: Known, say: str) -> None:
+        """A turn that kills its workers ends under a fence of its own, which nobody holds."""
+        [fence] = [
+            int(words[words.index("fence") + 1])
+            for words in script.of("hset", "meta")
+            if "fence" in words
+        ]
+        is_free = known.lease is None or script.at >= known.lease_until - _CLOCK
+        is_free |= _is_silent(script, known)
+        self._check("1", is_free, f"given up while another holds it: {say}", script)
+        self._check("1", fence > known.fence, f"fence {known.fence} -> {fence}: {say}", script)
+        known.fence = fence
+        self._tally.figures["turns given up"] += 1
 
     def _judge_handover(self, script: Script, known: Known, say: str) -> None:
         """The lease is kept for whoever takes the turn over, and nobody can write under it."""
@@ -324,6 +348,12 @@ class Audit:
 
     def _check(self, invariant: str, holds: bool, what: str, script: Script) -> None:
         self._tally.check(invariant, holds, what, script.session_id)
+
+
+def _is_silent(script: Script, known: Known) -> bool:
+    """Whether the holder was not heard of for as long as this `begin` asks."""
+    silent_ms = script.args[_SILENT_MS]
+    return bool(silent_ms) and script.at - known.heard_at >= int(silent_ms) / 1000 - _CLOCK
 
 
 def _runs_once(script: Script) -> bool:

@@ -48,15 +48,28 @@ class Redis:
             self.audit.feed(Line(self.at, "lua", each))
         self.audit.flush()
 
-    def begin(self, fence: int, version: int, message: str = "hi", *, taken_over: str = "") -> str:
-        """`taken_over`: the turn to go on with; nothing was heard of its holder for 300 ms."""
+    def begin(
+        self,
+        fence: int,
+        version: int,
+        message: str = "hi",
+        *,
+        taken_over: str = "",
+        is_resumed: bool = False,
+    ) -> str:
+        """`taken_over`: the turn to go on with; nothing was heard of its holder for 300 ms.
+
+        `is_resumed`: by its key.
+        """
         lease = f"{fence}|worker.{fence}"
         arguments = ["nonce", *["-"] * 9, taken_over, "300"]
         writes = [
             ("SET", LEASE, lease, "PX", "1000"),
             ("HSET", META, "fence", str(fence), "version", str(version)),
         ]
-        if not taken_over:
+        if is_resumed:
+            writes.append(("HSET", META, "turn_outcome", "RESUME"))
+        elif not taken_over:
             new_turn = ("HSET", META, "turn_event", f"{fence}-0")
             writes = [("RPUSH", MSGS, message), new_turn, *writes]
         self.run("begin", *arguments, writes=writes)
@@ -153,6 +166,44 @@ def test_a_turn_that_was_handed_over_or_left_silent_may_be_taken_over() -> None:
     figures = redis.tally.figures
     assert figures["turns handed over"] == figures["turns taken over: handed over"] == 1
     assert figures["turns taken over: left silent"] == 1
+
+
+@pytest.mark.parametrize(
+    ("pause", "is_stopped", "is_resumed", "breaks"),
+    [
+        (0.2, False, True, ["1"]),
+        (0.4, False, True, []),
+        (0.2, True, False, ["1"]),
+        (0.4, True, False, []),
+        (0.4, False, False, ["1"]),
+    ],
+)
+def test_a_silent_turn_may_be_resumed_by_its_key_or_replaced_if_it_shall_stop(
+    pause: float, is_stopped: bool, is_resumed: bool, breaks: list[str]
+) -> None:
+    redis = Redis()
+    redis.begin(100, 2)
+    if is_stopped:
+        redis.run("interrupt", writes=[("HSET", META, "stop", "100|worker.100")])
+    redis.at += pause
+    redis.begin(101, 3, is_resumed=is_resumed)
+    assert broken(redis.tally) == breaks
+
+
+@pytest.mark.parametrize(("pause", "breaks"), [(0.2, ["1"]), (0.4, [])])
+def test_a_turn_is_given_up_only_when_it_is_silent(pause: float, breaks: list[str]) -> None:
+    redis = Redis()
+    zombie = redis.begin(100, 2)
+    redis.at += pause
+    writes = [
+        ("XADD", EV, "101-1", "e", "error", "d", "{}"),
+        ("DEL", LEASE),
+        ("HSET", META, "fence", "101", "version", "3", "status", "interrupted"),
+    ]
+    redis.run("begin", "nonce", *["-"] * 9, "100", "300", writes=writes)
+    assert broken(redis.tally) == breaks
+    redis.append(zombie, "101-2")
+    assert broken(redis.tally) == [*breaks, "1"]
 
 
 def test_a_takeover_breaks_1_while_its_holder_is_heard_of() -> None:
