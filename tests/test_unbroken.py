@@ -121,10 +121,10 @@ class Turn:
                 self.gap, last = max(self.gap, now - last), now
                 self.events.append(event)
 
-    def check(self) -> None:
+    def check(self, words: int = WORDS) -> None:
         """All of it, once, in order."""
         assert self.events[-1].name == "done"
-        assert len(deltas(self.events).split()) == WORDS
+        assert len(deltas(self.events).split()) == words
         assert deltas(self.events) == self.events[-1].data["content"]
         order = [event_order(event.id) for event in self.events]
         assert order == sorted(set(order))
@@ -178,6 +178,24 @@ async def test_a_worker_that_is_told_to_end_hands_its_turns_over(fleet: Fleet, a
     assert deltas(turn.events) == turn.events[-1].data["content"]
     assert "handover" not in {event.name for event in turn.events}
     assert await fleet.processes[number].wait() == 0
+
+
+async def test_a_worker_that_is_told_to_end_leaves_amid_a_sentence(fleet: Fleet, api: str) -> None:
+    """It is gone long before its text could have ended: 400 words take 8 s."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+        turns = [Turn() for _ in range(6)]
+        async with asyncio.TaskGroup() as group:
+            for turn in turns:
+                group.create_task(turn.run(http, api, "write 400 words"))
+            await until(lambda: all(len(turn.events) >= 10 for turn in turns))
+            process = fleet.processes[int(turns[0].worker.removeprefix("w"))]
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            assert max(len(turn.events) for turn in turns) < 400
+    for turn in turns:
+        turn.check(words=400)
+        assert {event.name for event in turn.events} == {"message.delta", "done"}
+    print("longest gaps:", sorted(round(turn.gap, 2) for turn in turns))
 
 
 async def test_a_client_comes_back_through_another_balancer(fleet: Fleet) -> None:

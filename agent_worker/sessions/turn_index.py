@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 INDEX = "hermes:turns"
 # Seconds. A heartbeat that takes longer than the first, or comes later than the second after the
-# one before, is an interruption: nothing is known of the heartbeats of others meanwhile.
-_SLOW_S, _LATE_S = 0.5, 2.5
+# one before, is an interruption: nothing is known of the heartbeats of others meanwhile. With less
+# than the first, a renewal each second is never older than what costs a holder its turn (2.5 s).
+_SLOW_S, _LATE_S = 1.0, 2.5
 
 
 class TurnIndex:

@@ -393,6 +393,7 @@ async def test_a_message_takes_the_place_of_a_silent_turn(
         ("killed", "in-tool", "unknown: it may have been done, and is not repeated"),
         ("stopped", "amid-last", "seen"),
     ],
+    ids=["killed", "stopped"],
 )
 async def test_a_turn_of_a_lost_process_is_finished_without_its_client(
     redis_server: RedisServer,
