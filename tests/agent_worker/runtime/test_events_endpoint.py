@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.api import events as endpoint
+from agent_worker.runtime import orphans
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
 from agent_worker.tools import Toolbox
@@ -328,8 +329,14 @@ async def test_who_follows_is_told_once_that_a_turn_was_given_back(
 
 
 async def test_a_turn_whose_worker_died_goes_on_for_who_follows_the_session(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, quick_looks: None
+    http: ClientSession,
+    start_worker: StartWorker,
+    redis: Redis,
+    quick_looks: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Before any worker has found it by itself."""
+    monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
     sid, running = await amid_a_turn(http, first, engine.paused)

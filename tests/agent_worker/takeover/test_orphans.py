@@ -267,6 +267,24 @@ async def test_after_an_interruption_nobody_is_taken_for_dead_at_once(
     assert claiming >= 10, "half a second of heartbeats"
 
 
+async def test_an_attempt_is_in_the_index_before_it_begins(
+    http: ClientSession, start_worker: StartWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a worker that dies behind `begin` would leave a turn that nobody finds."""
+    worker = await start_worker(engine=PlannedEngine(speech("one")))
+    sid = await create(http, worker)
+    begin = worker.worker.store.begin
+    seen: list[set[str]] = []
+
+    async def watched(*args: Any, **options: Any) -> Any:
+        seen.append(await entries(redis))
+        return await begin(*args, **options)
+
+    monkeypatch.setattr(worker.worker.store, "begin", watched)
+    assert (await post(http, worker, sid, "go")).status == 200
+    assert [sid in found for found in seen] == [True]
+
+
 # A turn that kills its workers.
 
 
