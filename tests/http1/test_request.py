@@ -596,3 +596,24 @@ def test_the_table_of_heads_stays_small() -> None:
     with counted_heads() as read:  # and goes on to be of use
         parser.parse(request(b"X: 2999", line=b"GET /again HTTP/1.1"))
     assert read == []
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /" + b"a" * 100, 414),
+        (b"GET /" + b"a" * 50 + b" HTTP/1.1\r\nA: b\r\n", 414),
+        (b"GET /" + b"a" * 50 + b" HTTP/1.1", 414),
+        (b"\r\nGET /" + b"a" * 50 + b" HTTP/1.1\r\nA: b\r\n", 414),
+        (b"GET /a", 414),  # its end has not come, although the head is as long as heads may be
+        (b"\r\nGET /a", 414),
+        (b"GET /a HTTP/1.1", 431),
+        (b"GET /a HTTP/1.1\r\nA: " + b"b" * 100, 431),
+        (b"GET /a b c d e f g h i j k l m n o p q r s t u v w x y z", 431),
+        (b"A" * 100, 431),
+        (b"A" * 100 + b"\r\n", 431),
+    ],
+)
+def test_row17_a_head_that_is_too_large_for_its_target_is_a_414(data: bytes, status: int) -> None:
+    parser = RequestParser(Limits.model_construct(target_size=50, header_count=MOST_FIELDS))
+    assert parser.too_large(data).status == parser.too_large(bytearray(data)).status == status

@@ -11,11 +11,13 @@ import pytest
 
 from hermes_lb.http1 import date_field
 from hermes_lb.proxy import context
+from tests.http1.support import HANDSHAKE
 from tests.proxy.support import Message, Stage, answers, request, response
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
 
+SOCKET = (b"Connection: Upgrade", b"Upgrade: websocket", *HANDSHAKE)
 GIVEN = "Tue, 01 Dec 2026 08:00:00 GMT"
 
 
@@ -96,6 +98,21 @@ async def test_an_answer_of_a_server_has_its_own_or_gets_one(
     await at_origin.send(wire)
     answer = await client.read_response(method=method)
     assert dates(answer) == given if given else is_of_now(answer, since)
+
+
+async def test_a_101_gets_none(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"\r\n".join([*SOCKET, b"", b""]))
+    at_origin, _ = await origin.accept_request()
+    switch = (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    await at_origin.send(switch)
+    head = await client.read_head()
+    assert head.start.startswith("HTTP/1.1 101 ")
+    assert "date" not in [name.lower() for name, _ in head.fields]
 
 
 def _at(lb: LoadBalancer, second: int) -> None:
