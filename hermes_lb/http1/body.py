@@ -20,11 +20,23 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 # RFC 9112 section 7.1. 15 hexadecimal digits are below 2^63.
 SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
-_SIZE_LINE_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,15});[\t\x20-\x7e\x80-\xff]*").fullmatch
+# chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] ), section 7.1.1. The
+# repetitions are possessive, so a malformed line costs no more than its length.
+_NAME = TOKEN + rb"+"
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+'
+_EXTENSION = (
+    rb"(?:[\t ]*+;[\t ]*+" + _NAME
+    + rb"(?:[\t ]*+=[\t ]*+(?:" + _NAME + rb"|" + _QUOTED + rb'"))?+)'
+)  # fmt: skip
+_EXTENSION_BEGUN = (
+    rb"[\t ]*+(?:;[\t ]*+(?:" + _NAME
+    + rb"[\t ]*+(?:=[\t ]*+(?:" + _NAME + rb"|" + _QUOTED + rb"\\?+)?+)?+)?+)?+"
+)  # fmt: skip
+_SIZE_LINE_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,15})" + _EXTENSION + rb"*+\r\n").match
 _TRAILER = re.compile(TOKEN + rb":[\t\x20-\x7e\x80-\xff]*").fullmatch
 # What may still become one of these lines when more of it comes.
 _SIZE_LINE_BEGUN = re.compile(
-    rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?"
+    rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}" + _EXTENSION + rb"*(?:\r|" + _EXTENSION_BEGUN + rb")"
 ).fullmatch
 _TRAILER_BEGUN = re.compile(rb"\r?|" + TOKEN + rb"(?::[\t\x20-\x7e\x80-\xff]*\r?)?").fullmatch
 _LONGEST_SIZE_LINE = 15 + 1 + CHUNK_EXTENSION_SIZE
@@ -182,17 +194,14 @@ class ChunkedBody:
 
     def _unusual_size(self, data: bytes, position: int) -> tuple[int, int] | None:
         """A size line with an extension -> its size and its end, or None: not all here yet."""
-        end = data.find(b"\r\n", position, position + _LONGEST_SIZE_LINE + 2)
-        if end < 0:
-            if len(data) - position > _LONGEST_SIZE_LINE:
-                raise InvalidBody("too long a chunk size line")
-            if not _SIZE_LINE_BEGUN(data, position):
-                raise InvalidBody("malformed chunk size line")
-            return None
-        match = _SIZE_LINE_EXTENDED(data, position, end)
-        if match is None:
+        match = _SIZE_LINE_EXTENDED(data, position, position + _LONGEST_SIZE_LINE + 2)
+        if match is not None:
+            return int(match[1], 16), match.end()
+        if len(data) - position > _LONGEST_SIZE_LINE + 1:
+            raise InvalidBody("a chunk size line is malformed or too long")
+        if not _SIZE_LINE_BEGUN(data, position):
             raise InvalidBody("malformed chunk size line")
-        return int(match[1], 16), end + 2
+        return None
 
     def _feed_trailers(self, data: bytes) -> bytes:
         start = 0

@@ -38,11 +38,13 @@ payloads = st.sampled_from(
 _sizes = mostly(
     [
         b"%x", b"%x", b"%X", b"0%x", b"000%X", b"0000000000000%x", b"%x;a", b"%x;a=b",
-        b'%x;a="b;c"',
+        b'%x;a="b;c"', b"%x ;a=b", b"%x; a = b", b'%x;a="\\""\t;b',
     ],
     [
-        b"+%x", b"-%x", b"0x%x", b" %x", b"%x ", b"\t%x", b"%x\t", b"%x;", b"%x ;a=b", b"%x; a = b",
-        b"%x;a\nb", b"%x;\n", b"%x\n", b"%x\r", b"%x;a\rb", b"%x;\0", b"%x,5", b"%x_0", b"%xg", b"",
+        b"+%x", b"-%x", b"0x%x", b" %x", b"%x ", b"\t%x", b"%x\t", b"%x;",
+        b"%x;=b", b"%x;a=", b'%x;a="b',
+        b"%x;a ", b"%x;a b", b"%x;a\nb", b"%x;\n", b"%x\n", b"%x\r", b"%x;a\rb", b"%x;\0",
+        b"%x,5", b"%x_0", b"%xg", b"",
         b"00000000000000000%x", b"fffffffffffffff%x", b"1000000000000000%x", b"%x\r\n%x",
         b'%x;a="\r\n"', b"\xd9\xa1%x", b"%x.0", b"%xe0", b"0%x;\xff\xfe", b"%x\x0b", b"%x\x85",
     ],

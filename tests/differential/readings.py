@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from typing import NamedTuple
 
@@ -89,6 +90,17 @@ def options(fields: Fields) -> set[bytes]:
     """The options of all Connection fields, in lower case."""
     values = b",".join(value for name, value in fields if name == b"connection")
     return {option.strip(b" \t") for option in values.lower().split(b",")} - {b""}
+
+
+_EXTENDED = re.compile(rb"(?<=\n)([0-9A-Fa-f]+)[ \t]*;[^\r\n]*(?=\r\n)")
+
+
+def without_extensions(stream: bytes) -> bytes:
+    """Chunks as those have to read them who know all of RFC 9112 section 7.1.1.
+
+    It allows blanks around the parts of an extension, which each of the referees refuses somewhere.
+    """
+    return _EXTENDED.sub(rb"\1", stream)
 
 
 def _line(*parts: bytes) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from tests.differential.readings import INCOMPLETE, Requests
+from tests.differential.readings import INCOMPLETE, Requests, without_extensions
 from tests.differential.request_referees import CAREFUL, REFEREES
 from tests.differential.verdict import Disagreement, Verdict, difference, disagree
 from tests.http1.support import Incomplete, h11_response
@@ -45,11 +45,14 @@ def judge_requests(outcome: RequestOutcome) -> Verdict:
     for behind, stream in outcome.reused.items():
         raise Disagreement(f"a connection is used again behind {behind}", stream)
     meanings = {name: _for_origin(read(outcome.sent)) for name, read in CAREFUL.items()}
+    plain = without_extensions(outcome.sent)
+    plain_meanings = {name: _for_origin(read(plain)) for name, read in CAREFUL.items()}
     forwarded = _forwarded(outcome)
     _check_witness(outcome, forwarded)
     for number, got in enumerate(forwarded):
         if got is not None:
-            _compare(number, got, meanings)
+            is_known = any(number < len(reading.messages) for reading in meanings.values())
+            _compare(number, got, meanings if is_known else plain_meanings)
     client, refusal = _answers(outcome)
     if not outcome.is_early:
         if None in forwarded[:-1]:

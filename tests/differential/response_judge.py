@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tests.differential.peers import MARKER_RESPONSE
-from tests.differential.readings import INCOMPLETE, Answer
+from tests.differential.readings import INCOMPLETE, Answer, without_extensions
 from tests.differential.response_referees import REFEREES
 from tests.differential.verdict import Disagreement, Verdict, difference, disagree
 
@@ -93,7 +93,7 @@ def _is_known_to_a_strict_reader(outcome: ResponseOutcome, method: bytes) -> boo
     without = b"".join([*before, trailers])
     return any(
         REFEREES[name](sent, method, outcome.ending).response
-        for sent in (outcome.sent, without)
+        for sent in (outcome.sent, without, without_extensions(without))
         for name in _STRICT
     )
 

@@ -130,6 +130,17 @@ def test_what_was_not_sent_is_noticed(sent: bytes, stream: bytes, kind: str) -> 
     assert problem.value.kind == kind
 
 
+@pytest.mark.parametrize("payload", [b"hello", b"HELLO"])
+def test_blanks_before_an_extension_are_read_though_no_referee_does(payload: bytes) -> None:
+    sent = _post(_CHUNKED, body=b"5 ;a = b\r\nhello\r\n0\t;c\r\n\r\n")
+    stream = _post(_CHUNKED, body=b"5\r\n%b\r\n0\r\n\r\n" % payload)
+    if payload == b"hello":
+        assert judge_requests(_passed_on(sent, stream)).refusal == ""
+    else:
+        with pytest.raises(Disagreement, match="reads another body"):
+            judge_requests(_passed_on(sent, stream))
+
+
 def test_a_name_that_cgi_takes_for_another_is_noticed() -> None:
     with pytest.raises(Disagreement, match="a name that CGI reads as another"):
         judge_requests(_passed_on(request(b"Content_Length: 5")))

@@ -53,6 +53,11 @@ def test_what_is_right(
     assert _judge(sent, got, closed, ending).client == client
 
 
+def test_blanks_before_an_extension_are_read_though_no_strict_reader_does() -> None:
+    sent = CHUNKED + b"5 ;a = b\r\nhello\r\n0\t;c\r\n\r\n"
+    assert _judge(sent, NO_LAST_CHUNK + b"0\r\n\r\n").client == ["200", "200"]
+
+
 @pytest.mark.parametrize(("got", "closed"), [(BAD_GATEWAY, OPEN), (PLAIN[:-1], FIN)])
 def test_a_refusal_of_what_all_understand_is_noted(got: bytes, closed: str) -> None:
     assert _judge(PLAIN, got, closed).strict in ("502", "cut")

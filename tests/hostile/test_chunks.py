@@ -57,6 +57,10 @@ REFUSED = [
     row(10, "del-in-quotes", b'5;a="\x7f"\r\nhello\r\n' + LAST),
     row(10, "over-4-kib", b"5;" + b"a" * 4200 + b"\r\nhello\r\n" + LAST),
     row(10, "over-4-kib-without-an-end", b"5;" + b"a" * 4200),
+    row(10, "no-name", b"5;\r\nhello\r\n" + LAST),
+    row(10, "no-value", b"5;a=\r\nhello\r\n" + LAST),
+    row(10, "open-quotes", b'5;a="b\r\nhello\r\n' + LAST),
+    row(10, "blank-at-the-end", b"5;a \r\nhello\r\n" + LAST),
     row(10, "on-the-last-chunk", b"0;a\nb\r\n\r\n"),
     # 11: trailers that are no fields.
     row(11, "lf", b"0\r\nA: b\nC: d\r\n\r\n"),
@@ -171,6 +175,7 @@ PASSED = [
     # 10: nobody uses extensions, and the next one along might misread them.
     row(10, "name", b"5;a\r\nhello\r\n" + LAST, HELLO, KEPT),
     row(10, "value-in-quotes", b'5;a="b;\t\xff";c=d\r\nhello\r\n0;e\r\n\r\n', HELLO, KEPT),
+    row(10, "blanks", b"5 ;a\t= b ; c\r\nhello\r\n0\t;d\r\n\r\n", HELLO, KEPT),
     row(10, "4-kib", b"5;%b\r\nhello\r\n" % (b"a" * 4096) + LAST, HELLO, KEPT),
     # 11: a trailer must not become what the head did not say.
     row(11, "framing", b"5\r\nhello\r\n0\r\nContent-Length: 0\r\nTransfer-Encoding: gzip\r\n\r\n",

@@ -118,7 +118,7 @@ async def test_a_body_that_is_announced_too_large_is_413_at_once(
 
 
 @pytest.mark.parametrize("excess", [
-    row(17, "one-byte-over", b"0;\r\n\r\n"),
+    row(17, "one-byte-over", b"00\r\n\r\n"),
     row(17, "one-more-chunk", b"1\r\n!\r\n" + LAST),
     row(17, "one-large-chunk", b"ffffff\r\n" + b"!" * 100),
     row(17, "trailers", b"0\r\nA: b\r\n\r\n"),
