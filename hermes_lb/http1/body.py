@@ -3,6 +3,9 @@
 Each kind has `feed(data)`, which returns the bytes to pass on in the outgoing framing, `is_done`,
 the `excess` that came behind the end, and `end()` for when the sender's connection ends. Chunks
 pass as the bytes they arrived in: there is no object per chunk, and in the common case no copy.
+
+The work of one `feed` is bounded, whatever the bytes are: 256 KiB may hold 40,000 chunks. What it
+does not get to is counted in `behind`, and `feed(b"")`, in a later loop iteration, goes on with it.
 """
 
 from __future__ import annotations
@@ -41,6 +44,12 @@ _SIZE_LINE_BEGUN = re.compile(
 _TRAILER_BEGUN = re.compile(rb"\r?|" + TOKEN + rb"(?::[\t\x20-\x7e\x80-\xff]*\r?)?").fullmatch
 _LONGEST_SIZE_LINE = 15 + 1 + CHUNK_EXTENSION_SIZE
 
+# Chunks that one `feed` parses: a quarter of a millisecond, as long as a few small requests take.
+MOST_CHUNKS = 256
+_SMALLEST_CHUNK = len(b"1\r\na\r\n")
+#: Bytes; a read up to this size is never left behind, not even a part of a chunk before it.
+NEVER_BEHIND = (MOST_CHUNKS - 1) * _SMALLEST_CHUNK
+
 _AT_SIZE = -1
 _AT_TRAILERS = -2
 
@@ -50,6 +59,10 @@ class Body(Protocol):
 
     is_done: bool
     excess: bytes
+
+    @property
+    def behind(self) -> int:
+        """Bytes that were fed and not parsed yet: `feed` again, with or without more."""
 
     def feed(self, data: bytes) -> bytes:
         """Bytes as they came -> bytes to pass on (maybe none). Raises InvalidBody."""
@@ -62,6 +75,8 @@ class LengthBody:
     """A body of a known length (Content-Length)."""
 
     __slots__ = ("_left", "excess", "is_done")
+
+    behind = 0  # a feed costs the same whatever the bytes are
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -89,6 +104,8 @@ class UntilCloseBody:
 
     __slots__ = ("_chunked", "excess", "is_done")
 
+    behind = 0
+
     def __init__(self, *, chunked: bool) -> None:
         self._chunked = chunked
         self.is_done = False
@@ -110,13 +127,24 @@ class ChunkedBody:
     A part of a size line or of a chunk's end waits here until the rest of it has come.
     """
 
-    __slots__ = ("_held", "_keep", "_left", "_trailers_left", "excess", "is_done")
+    __slots__ = (
+        "_held",
+        "_keep",
+        "_left",
+        "_position",
+        "_trailers_left",
+        "behind",
+        "excess",
+        "is_done",
+    )
 
     def __init__(self, *, keep_chunks: bool) -> None:
         self._trailers_left = TRAILERS_SIZE
         self._keep = keep_chunks
         self._held = b""
+        self._position = 0  # in `_held`: what is before has been parsed
         self._left = _AT_SIZE  # or bytes of chunk data still to come, or _AT_TRAILERS
+        self.behind = 0
         self.is_done = False
         self.excess = b""
 
@@ -137,15 +165,20 @@ class ChunkedBody:
         return self._feed_anything(data)
 
     def _feed_anything(self, data: bytes) -> bytes:
+        start = 0
         if self._held:
-            data = self._held + data
+            if data:
+                data = self._held[self._position :] + data
+            else:
+                data, start = self._held, self._position
             self._held = b""
+            self._position = self.behind = 0
         size = len(data)
         keep = self._keep
         left = self._left
         passed: list[bytes] = []  # what leaves before `data[start:]`
-        start = position = 0
-        while position < size and left != _AT_TRAILERS:
+        position = start
+        for _ in range(MOST_CHUNKS):
             if left == _AT_SIZE:
                 match = SIZE_LINE(data, position)
                 if match is not None:
@@ -165,28 +198,37 @@ class ChunkedBody:
                     break  # the rest of the line has not come yet
                 if left == 0:
                     left = _AT_TRAILERS
-                    break
+            if left == _AT_TRAILERS:
+                break
             end = position + left
             if size < end:
                 left = end - size
                 position = size
-            elif data.startswith(b"\r\n", end):
+                break
+            if data.startswith(b"\r\n", end):
                 if not keep:
                     passed.append(data[start:end])
                     start = end + 2
                 position = end + 2
                 left = _AT_SIZE
+                if position == size:
+                    break
             elif size - end >= 2 or not b"\r\n".startswith(data[end:]):
                 raise InvalidBody("a chunk is longer than its size")
             else:
                 left = 0
                 position = end
                 break  # half of the chunk's end has not come yet
+        else:
+            self.behind = size - position
         self._left = left
         if start == 0 and position == size:
             return data
         passed.append(data[start:position])
-        if left == _AT_TRAILERS:
+        if self.behind:
+            self._held = data
+            self._position = position
+        elif left == _AT_TRAILERS:
             passed.append(self._feed_trailers(data[position:]))
         else:
             self._held = data[position:]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Bytes of one event; a longer one is passed on in parts, and its stream can't be resumed any more.
 MOST_IN_EVENT: Final = 64 * 1024
 
+# Bytes that one `feed` looks at: they may be 8,000 events, each of which may be a handover.
+MOST_AT_ONCE: Final = 16 * 1024
+
 # The end of a line, twice. Atomic: the two halves of CRLF are not two ends.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END: Final = 4  # bytes
@@ -41,6 +44,7 @@ class EventsBody:
         "_is_within_event",
         "_last",
         "_received",
+        "_rest",
         "_resumes",
         "_searched",
         "excess",
@@ -65,6 +69,7 @@ class EventsBody:
         What the one before has left of an event is dropped.
         """
         self._received = make_body(length, to_http11=False)
+        self._rest = b""
         self._is_between_chunks = isinstance(self._received, ChunkedBody)
         self._is_within_event = False  # the beginning of this one has been passed on
         self._held = bytearray()
@@ -72,6 +77,11 @@ class EventsBody:
         self.excess = b""
         self.is_done = self._received.is_done
         self.is_handed_over = False
+
+    @property
+    def behind(self) -> int:
+        """As of any `Body`: here also bytes that may hold too many events for one feed."""
+        return 0 if self.is_done else self._received.behind + len(self._rest)
 
     @property
     def last_id(self) -> bytes:
@@ -103,7 +113,24 @@ class EventsBody:
                 ):
                     self._last = data
                     return data
-        return self._feed_anything(data)
+        passed = self._feed_anything(self._portion(data))
+        if self._rest:
+            self._is_between_chunks = False  # the next bytes are those that wait
+            if self.is_done:
+                self.excess += self._rest
+                self._rest = b""
+        return passed
+
+    def _portion(self, data: bytes) -> bytes:
+        """What this feed looks at; the rest waits."""
+        if len(data) <= MOST_AT_ONCE and not self.behind:
+            return data
+        self._rest += data
+        if self._received.behind:
+            return b""
+        data = self._rest
+        self._rest = data[MOST_AT_ONCE:]
+        return data[:MOST_AT_ONCE]
 
     def end(self) -> bytes:
         """Not too early, if the last event was `done`: then only the framing is missing."""

@@ -23,6 +23,7 @@ answers       ends an exchange with one, or with a redirect
 record        counters and the access log, whose lines are from `log_lines`
 
 turn          what one turn of the event loop still has to do, stage by stage
+run_queue     connections that have had their share of a turn, and go on in a later one
 sweep         all deadlines
 liveness      does a server that leaves a check unanswered still send?
 context       what the connections of one balancer share

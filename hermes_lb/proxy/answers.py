@@ -17,16 +17,12 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.state import ExchangeState
 
 
-def refuse(exchange: ExchangeState, error: RequestRefused, rest: bytes = b"") -> None:
-    """The request is not accepted; `rest` came behind its head.
+def refuse(exchange: ExchangeState, error: RequestRefused) -> None:
+    """The request is not accepted.
 
     The connection closes, but for a client that may ask the same again later.
     """
-    keep_alive = False
-    if error.retry_after:
-        if rest:
-            exchange.client.hold(rest)
-        keep_alive = exchange.may_keep_client
+    keep_alive = bool(error.retry_after) and exchange.may_keep_client
     exchange.client.frontend.counters.refuse(error.status, error.reason)
     exchange.reason = error.reason
     with_body = exchange.head.method != b"HEAD"
@@ -53,24 +49,20 @@ def came_by_tls(exchange: ExchangeState) -> bool:
     return (said.lower() or client.via.scheme) == b"https"
 
 
-def redirect(exchange: ExchangeState, to: Redirect, rest: bytes) -> None:
-    """To the same thing by TLS; `rest` came behind the request's head."""
+def redirect(exchange: ExchangeState, to: Redirect) -> None:
+    """To the same thing by TLS."""
     location = to.location(exchange.head)
     if location is None:
         refuse(exchange, RequestRefused(400, "TLS is wanted here, and this request has no host"))
         return
-    if rest and not exchange.head.length:
-        exchange.client.hold(rest)
     keep_alive = exchange.may_keep_client
     now = exchange.context.clock()
     answer = redirection(to.status, location, exchange.context.date(now), keep_alive=keep_alive)
     _answer(exchange, answer, now, to.status, "LR", keep_alive=keep_alive)
 
 
-def as_final_recipient(exchange: ExchangeState, rest: bytes) -> None:
-    """Max-Forwards is used up (RFC 9110 section 7.6.2); `rest` came behind the head."""
-    if rest:
-        exchange.client.hold(rest)
+def as_final_recipient(exchange: ExchangeState) -> None:
+    """Max-Forwards is used up (RFC 9110 section 7.6.2)."""
     keep_alive = exchange.may_keep_client
     now = exchange.context.clock()
     date, request_head = exchange.context.date(now), exchange.request_head

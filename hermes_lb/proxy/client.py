@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http1 import identity_fields
+from hermes_lb.http1.body import NEVER_BEHIND
 from hermes_lb.http1.rules import refuse_hopeless
 from hermes_lb.proxy import answers
 from hermes_lb.proxy.addresses import UNIX, plain_address
+from hermes_lb.proxy.endpoint import FULL, SHARE
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.intake import Intake
 from hermes_lb.proxy.kernel import has_news, reset_when_closed
@@ -22,6 +24,7 @@ from hermes_lb.proxy.responses import refusal
 if TYPE_CHECKING:
     import asyncio
 
+    from hermes_lb.http1 import RequestHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.frontend import Frontend
     from hermes_lb.proxy.listener import Listener
@@ -167,6 +170,19 @@ class ClientConnection(Intake):
             self.context.turn.request_came(self, data)
         else:
             exchange.receive(data)
+        if len(data) > NEVER_BEHIND:
+            self.context.run_queue.received(self, len(data))
+
+    @property
+    def behind(self) -> int:
+        exchange = self.exchange
+        if exchange is None or exchange.upload is None:
+            return 0
+        return exchange.upload.behind
+
+    def go_on(self) -> None:
+        if self.exchange is not None:
+            self.exchange.receive(b"")
 
     def eof_received(self) -> bool:
         """The client has left, as far as one can know (nginx does the same, with a 499)."""
@@ -199,6 +215,8 @@ class ClientConnection(Intake):
         self.is_writing_paused = False
         if self.exchange is not None:
             self.exchange.client_caught_up()
+        elif self._held:
+            self._next_pipelined()
 
     # Request heads.
 
@@ -208,12 +226,15 @@ class ClientConnection(Intake):
         exchange = self.exchange
         if exchange is not None:  # what came before it has begun a request
             exchange.receive(data)
+            self.context.run_queue.received(self, len(data))
         elif self.is_closing:
             self._discards_left -= len(data)
             if self._discards_left < 0:
                 self.transport.abort()
+        elif self.is_writing_paused:  # it reads the answers that it has before it gets more
+            self.hold(data)
         elif self._held:
-            self._held += data
+            self.hold(data)
             self._start_held()
         else:
             self.received_at = now = self.context.clock()
@@ -230,10 +251,12 @@ class ClientConnection(Intake):
         held = self._held
         end = held.find(_HEAD_END, self._searched) + 4
         if end >= 4:
-            whole = bytes(held)
-            self._held = bytearray()
             self._searched = 0
-            self._start(whole, end, self.context.clock())
+            now = self.context.clock()
+            head = self._parse(self._take(end))
+            if head is not None:
+                self._begin(head, self._take_body(head.length) if head.length else b"", now)
+                self._read_on_for_heads()
         elif len(held) > self.context.most_in_head:
             self.refuse(self.context.request_parser.too_large(held))
         else:
@@ -243,29 +266,49 @@ class ClientConnection(Intake):
                 self.refuse(error)
                 return
             self._searched = max(0, len(held) - 3)
+            self.resume_reading(FULL)
 
     def _start(self, data: bytes, end: int, now: float) -> None:
-        """`data[:end]` is one head."""
-        context = self.context
+        """`data[:end]` is one head; what is behind it is its body's, or of the next request."""
         if end == len(data):
-            head_bytes, rest = data, b""
+            head, rest = self._parse(data), b""
         else:
-            head_bytes, rest = data[:end], data[end:]
+            head, rest = self._parse(data[:end]), data[end:]
+        if head is not None:
+            if rest and 0 <= head.length < len(rest):
+                self.hold(rest[head.length :])
+                rest = rest[: head.length]
+            self._begin(head, rest, now)
+
+    def _parse(self, data: bytes) -> RequestHead | None:
+        """One head; None: it was refused."""
+        context = self.context
         try:
-            if end > context.most_in_head:
-                raise context.request_parser.too_large(head_bytes)
-            head = context.request_parser.parse(head_bytes)
+            if len(data) > context.most_in_head:
+                raise context.request_parser.too_large(data)
+            head = context.request_parser.parse(data)
         except RequestRefused as error:
             self.refuse(error)
-            return
+            return None
         if self.frontend.is_stopped:  # whatever the client says, this is the last one
             head.keep_alive = False
+        return head
+
+    def _begin(self, head: RequestHead, rest: bytes, now: float) -> None:
+        """`rest` came behind the head; if the body is chunked, more than that may have come."""
         self.frontend.counters.requests += 1
         self.exchange = exchange = Exchange(self, head, now)
         try:
             exchange.begin(head, rest, now)
         except RequestRefused as error:
-            answers.refuse(exchange, error, rest)
+            answers.refuse(exchange, error)
+            return
+        upload = exchange.upload
+        if upload is not None and exchange is self.exchange:
+            if self._held and not upload.is_read:
+                exchange.receive(self._take(len(self._held)))
+            if self.behind:
+                self.context.run_queue.put_off(self)
 
     # Ends.
 
@@ -279,16 +322,18 @@ class ClientConnection(Intake):
             self.has_moved = False
             self._has_served = True
             self._is_spared = False
-            if self._is_reading_paused:
+            if self._paused_by:
                 self.resume_reading()
             if self._held:
-                # Not from here: a thousand pipelined requests must not become a thousand frames.
+                # Not from here: a thousand pipelined requests must not become a thousand frames,
+                # and one of them in each loop iteration is this client's share.
                 context.loop.call_soon(self._next_pipelined)
         else:
             self.close(lingering=not is_read or bool(self._held))
 
     def _next_pipelined(self) -> None:
-        if self.exchange is None and not self.is_closing and not self.transport.is_closing():
+        is_free = self.exchange is None and not self.is_writing_paused
+        if is_free and not self.is_closing and not self.transport.is_closing():
             self.received_at = now = self.context.clock()
             self.deadline = now + self.context.timeouts.request_head
             self._start_held()
@@ -342,7 +387,10 @@ class ClientConnection(Intake):
             self.deadline = now + _LINGER
             self.start_discarding()
             self.context.turn.write_all()
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # asyncio's own loop, and a client that has gone while it was not read
+                self.transport.abort()
         else:
             self.deadline = now + self.context.timeouts.client
             self.context.turn.close(self.transport)
@@ -379,7 +427,7 @@ class ClientConnection(Intake):
             self.deadline = now + self.idle_timeout
         elif self.deadline <= now:
             self._expire(now)
-        if self._is_reading_paused:
+        if self._paused_by & ~SHARE:
             self._look_for_its_end()
 
     def _look_for_its_end(self) -> None:
@@ -403,7 +451,7 @@ class ClientConnection(Intake):
             self.exchange.expired(now)
         elif self.is_closing:
             self.transport.abort()
-        elif self._held:
+        elif self._held and not self.is_writing_paused:
             self.refuse(RequestRefused(408, "the request head took too long", "cR"))
         elif self.awaits:
             self.reject(f"the {self.awaits} took too long", "cR")

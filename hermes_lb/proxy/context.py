@@ -16,6 +16,7 @@ from hermes_lb.http1 import RequestParser, ResponseParser, date_field
 from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy.admission import ConnectionCounts, request_rates
 from hermes_lb.proxy.gate import Gate
+from hermes_lb.proxy.run_queue import RunQueue
 from hermes_lb.proxy.ticket_keys import TicketSecret
 from hermes_lb.proxy.turn import Turn
 
@@ -78,6 +79,7 @@ class Context:
         self._set_limits(configured)
         self.turn = Turn(loop)
         self.send = self.turn.send
+        self.run_queue = RunQueue(loop)
         self.clients: set[ClientConnection] = set()
         self.upstreams: set[UpstreamConnection] = set()
         self.gate = Gate(configured.process.max_connections, self)

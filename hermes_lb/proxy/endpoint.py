@@ -1,30 +1,62 @@
-"""What the connections on both sides of an exchange have in common: they can be held back."""
+"""What the connections on both sides of an exchange have in common: they can be held back.
+
+Reading is paused for several reasons at once, and each has an owner, who alone ends it:
+
+    PEER     the receiver can't take more: its write buffer is full, or it does not exist yet
+    FULL     enough is held that belongs to later requests (`intake`)
+    SHARE    the connection has had its share of this loop iteration (`run_queue`)
+    VERDICT  a response head waits for a decision that takes time (`upstream`)
+    UNREAD   it does not read the answers that it has asked TLS for (`tls`)
+
+A connection is read from while there is no reason, so none of them ends another one's pause.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Final, cast
+
+PEER: Final = 1
+FULL: Final = 2
+SHARE: Final = 4
+VERDICT: Final = 8
+UNREAD: Final = 16
+
+
+def pause(transport: asyncio.Transport, reasons: int, reason: int) -> int:
+    """Another `reason` beside those that there are -> all of them."""
+    if not reasons and not transport.is_closing():
+        transport.pause_reading()
+    return reasons | reason
+
+
+def resume(transport: asyncio.Transport, reasons: int, ended: int) -> int:
+    """These have `ended`, if they were among the reasons -> those that are left."""
+    left = reasons & ~ended
+    if reasons and not left and not transport.is_closing():
+        transport.resume_reading()
+    return left
 
 
 class Endpoint(asyncio.Protocol):
-    """A connection that is not read from while nobody can take what it would bring.
+    """One side of an exchange.
 
     `is_writing_paused`: its own write buffer is above the high-water mark.
     """
 
-    __slots__ = ("_is_reading_paused", "is_writing_paused", "transport")
+    __slots__ = ("_paused_by", "is_writing_paused", "transport")
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.is_writing_paused = False
-        self._is_reading_paused = False
+        self._paused_by = 0  # the reasons
 
-    def pause_reading(self) -> None:
-        if not self._is_reading_paused and not self.transport.is_closing():
-            self._is_reading_paused = True
-            self.transport.pause_reading()
+    @property
+    def has_had_its_share(self) -> bool:
+        return bool(self._paused_by & SHARE)
 
-    def resume_reading(self) -> None:
-        if self._is_reading_paused and not self.transport.is_closing():
-            self._is_reading_paused = False
-            self.transport.resume_reading()
+    def pause_reading(self, reason: int = PEER) -> None:
+        self._paused_by = pause(self.transport, self._paused_by, reason)
+
+    def resume_reading(self, reason: int = PEER) -> None:
+        self._paused_by = resume(self.transport, self._paused_by, reason)

@@ -57,12 +57,13 @@ class Exchange(Retries, Relay):
     # R: the request head has come.
 
     def begin(self, head: RequestHead, rest: bytes, now: float) -> None:
-        """Route and dispatch the request; `rest` came behind its head. Raises RequestRefused."""
+        """Route and dispatch the request; `rest` is what has come of its body, and, if that is
+        chunked, what is behind it. Raises RequestRefused."""
         client, context, rare = self.client, self.context, head.rare
         if context.recorder.captures:
             self.captured = capture(head.forwarded)
         if client.frontend.redirect is not None and not answers.came_by_tls(self):
-            answers.redirect(self, client.frontend.redirect, rest)
+            answers.redirect(self, client.frontend.redirect)
             return
         if (destination := client.frontend.router.route(head.host_name, head.target)) is None:
             raise RequestRefused(404, "nothing is served here")
@@ -92,7 +93,7 @@ class Exchange(Retries, Relay):
             self.request_head = self.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
         head.forwarded = b""  # a stream lasts for minutes, and needs it no more
         if rare is not None and rare.hops_left == 0:
-            answers.as_final_recipient(self, rest)
+            answers.as_final_recipient(self)
             return
         if (
             head.length
@@ -101,11 +102,8 @@ class Exchange(Retries, Relay):
         ):
             self.request_head += rest  # all of it came at once, and a retry needs no more
             self.bytes_in = len(rest)
-        elif head.length:
-            if not self._start_upload(head, rest):
-                return
-        elif rest:
-            client.hold(rest)
+        elif head.length and not self._start_upload(head, rest):
+            return
         if backend.sticks is not None and self.pinned_to is None:
             self._stick(backend, now)
         else:

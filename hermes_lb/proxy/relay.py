@@ -2,7 +2,7 @@
 
 A chunk of a response leaves in the loop turn in which it came; there is no object and no task for
 it. `pause_writing` on one side pauses reading on the other, so a slow reader costs the two socket
-buffers and one high-water mark.
+buffers, one high-water mark and one read.
 """
 
 from __future__ import annotations

@@ -20,16 +20,22 @@ from hermes_lb.errors import RequestRefused
 from hermes_lb.proxy.certificates import PROTOCOLS
 from hermes_lb.proxy.client_certificate import certificate_fields
 from hermes_lb.proxy.client_hello import Malformed, NotTls, read_client_hello
+from hermes_lb.proxy.endpoint import PEER, SHARE, UNREAD, pause, resume
 from hermes_lb.proxy.tls_records import MOST_BARREN, Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from hermes_lb.proxy.certificates import Certificates
     from hermes_lb.proxy.client import ClientConnection
 
 # Bytes that OpenSSL gives at a time at most: what fits into a record (RFC 8446 section 5.1).
 _RECORD = 16 * 1024
+# Parts of `Records.split` that are decrypted at once: 128 records, a third of a millisecond. A
+# record of one byte has 23 or more, so 256 KiB may be 11,000 of them.
+_MOST_PARTS = 4
+# Bytes; a read up to this size is never left behind.
+_NEVER_BEHIND = _MOST_PARTS * MOST_BARREN * 5
 
 # Fatal alerts (RFC 8446 section 6; RFC 7301 section 3.2) as whole records.
 _UNRECOGNIZED_NAME = bytes.fromhex("15030300020270")
@@ -69,16 +75,16 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         "_has_said_goodbye",
         "_hello",
         "_in",
-        "_is_held_back",
         "_is_open",
-        "_is_reading_paused",
         "_is_writing_paused",
         "_needs",
         "_out",
+        "_paused_by",
         "_raw",
         "_records",
         "_tls",
         "_version",
+        "_waiting",
     )
 
     def __init__(self, client: ClientConnection, certificates: Certificates) -> None:
@@ -94,9 +100,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._version: str | None = None  # once the handshake is done
         self._records = Records()
         self._barren = 0  # records since the last one with data
-        self._is_reading_paused = False  # by the one above
+        self._waiting: list[tuple[bytes, int]] = []  # parts that are still to be decrypted
+        self._paused_by = 0  # reasons not to read from the socket
         self._is_writing_paused = False
-        self._is_held_back = False  # not read from until it reads what it asked for
         self._is_open = False
         self._has_ended = False  # the client has said that it is done
         self._has_said_goodbye = False
@@ -114,7 +120,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_open:
-            self._decrypt(data)
+            self._decrypt(self._records.split(data))
+            if len(data) > _NEVER_BEHIND and self._tls is not None:
+                self._client.context.run_queue.received(self, len(data))
         elif self._hello is not None:
             self._hear(self._hello, data)
         elif self._tls is not None:
@@ -138,6 +146,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         above, self._above = self._above, None
         above.connection_lost(error or self._error)
         self._tls = self._certificates = None
+        self._waiting = []
         self._client = cast("ClientConnection", None)  # a circle less for the garbage collector
 
     def pause_writing(self) -> None:
@@ -146,10 +155,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
-        if self._is_held_back:
-            self._is_held_back = False
-            if not self._is_reading_paused:
-                self._raw.resume_reading()
+        self.resume_reading(UNREAD)
         self._above.resume_writing()
 
     # The handshake.
@@ -221,16 +227,28 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             client.identity = client.certificate + client.identity
         self._certificates = None
         if self._in.pending:  # the beginning of a record: OpenSSL reads no further than it must
-            self._decrypt(self._in.read())
+            self._decrypt(self._records.split(self._in.read()))
 
     # What comes.
 
-    def _decrypt(self, data: bytes) -> None:
+    @property
+    def behind(self) -> int:
+        return len(self._waiting)
+
+    def go_on(self) -> None:
+        self._decrypt(())
+
+    def _decrypt(self, parts: Sequence[tuple[bytes, int]]) -> None:
+        """These parts, behind those that wait; what is too much for one go waits."""
         tls, waiting = self._tls, self._in
         if tls is None:
             return
+        if self._waiting or len(parts) > _MOST_PARTS:
+            self._waiting += parts
+            parts = self._waiting[:_MOST_PARTS]
+            del self._waiting[:_MOST_PARTS]
         records: list[bytes] = []
-        for part, begun in self._records.split(data):
+        for part, begun in parts:
             waiting.write(part)
             self._barren += begun
             try:
@@ -248,6 +266,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
                 self._break(ConnectionAbortedError(f"the client's TLS broke ({_reason(error)})"))
                 break
             if self._barren - len(records) > MOST_BARREN:
+                self._waiting = []
                 self._client.cut(_TOO_MANY)
                 return
             if self._has_ended:
@@ -257,19 +276,21 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         if records:
             self._barren = 0
             self._above.data_received(records[0] if len(records) == 1 else b"".join(records))
-        if self._has_ended and not self._above.eof_received():
-            self.close()
+        if self._has_ended:
+            self._waiting = []
+            if not self._above.eof_received():
+                self.close()
 
     def _answer(self) -> None:
         """An alert, or new keys. Who does not read them gets no more of them."""
         self._flush()
-        if self._is_writing_paused and not self._is_held_back and not self._raw.is_closing():
-            self._is_held_back = True
-            self._raw.pause_reading()
+        if self._is_writing_paused:
+            self.pause_reading(UNREAD)
 
     def _break(self, error: Exception) -> None:
         """End at once, and not as if it were the client's will."""
         self._error = error
+        self._waiting = []
         self._raw.abort()
 
     def _flush(self) -> None:
@@ -320,14 +341,15 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def is_reading(self) -> bool:
         return self._raw.is_reading()
 
-    def pause_reading(self) -> None:
-        self._is_reading_paused = True
-        self._raw.pause_reading()
+    @property
+    def has_had_its_share(self) -> bool:
+        return bool(self._paused_by & SHARE)
 
-    def resume_reading(self) -> None:
-        self._is_reading_paused = False
-        if not self._is_held_back:
-            self._raw.resume_reading()
+    def pause_reading(self, reason: int = PEER) -> None:
+        self._paused_by = pause(self._raw, self._paused_by, reason)
+
+    def resume_reading(self, reason: int = PEER) -> None:
+        self._paused_by = resume(self._raw, self._paused_by, reason)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._above = protocol

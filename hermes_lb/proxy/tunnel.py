@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from hermes_lb.proxy.run_queue import LARGE_READ
+
 if TYPE_CHECKING:
     from hermes_lb.proxy.client import ClientConnection
     from hermes_lb.proxy.relay import Relay
@@ -27,8 +29,8 @@ class Tunnel:
         self.exchange = exchange
         self.client = client
         self.upstream = upstream
-        self.client_end = _End(self, client.transport, upstream.transport, letter="C")
-        self.server_end = _End(self, upstream.transport, client.transport, letter="S")
+        self.client_end = _End(self, client, upstream.transport, letter="C")
+        self.server_end = _End(self, upstream, client.transport, letter="S")
         self._is_open = True
         self._patience: asyncio.TimerHandle | None = None  # for the last bytes to the server
 
@@ -80,10 +82,16 @@ class _End(asyncio.Protocol):
     """One side's bytes go to the other side."""
 
     def __init__(
-        self, tunnel: Tunnel, mine: asyncio.Transport, other: asyncio.Transport, *, letter: str
+        self,
+        tunnel: Tunnel,
+        side: ClientConnection | UpstreamConnection,
+        other: asyncio.Transport,
+        *,
+        letter: str,
     ) -> None:
         self._tunnel = tunnel
-        self._mine = mine
+        self._side = side
+        self._mine = side.transport
         self._other = other
         self._letter = letter
         self.has_ended = False
@@ -95,7 +103,10 @@ class _End(asyncio.Protocol):
             tunnel.exchange.bytes_out += len(data)
         else:
             tunnel.exchange.bytes_in += len(data)
-        tunnel.exchange.context.turn.relay(self._other, data)
+        context = tunnel.exchange.context
+        context.turn.relay(self._other, data)
+        if len(data) >= LARGE_READ:
+            context.run_queue.put_off(self._side)
 
     def eof_received(self) -> bool:
         self.has_ended = True

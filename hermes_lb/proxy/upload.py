@@ -58,6 +58,11 @@ class Upload:
             or (upstream is not None and upstream.is_writing_paused)
         )
 
+    @property
+    def behind(self) -> int:
+        """Bytes that have come and are not parsed yet; `receive` goes on with them."""
+        return 0 if self.is_read or self.is_stopped else self._body.behind
+
     def is_sent(self, upstream: UpstreamConnection) -> bool:
         """Asked when the response begins: has the whole body gone to the transport of `upstream`?
 
@@ -81,7 +86,7 @@ class Upload:
         body = self._body
         try:
             passed = body.feed(data)
-            if exchange.bytes_in - len(body.excess) > self._most:
+            if exchange.bytes_in - len(body.excess) - body.behind > self._most:
                 raise RequestRefused(413, "the request body is too large")
         except (InvalidBody, RequestRefused) as error:
             exchange.refuse_body(error)
@@ -97,7 +102,7 @@ class Upload:
         if body.is_done:
             self.is_read = True
             if body.excess:
-                client.hold(body.excess)
+                client.put_back(body.excess)
         if upstream is not None:
             self._moved()
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 
 from hermes_lb.dialing import in_words
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, InvalidResponse
+from hermes_lb.http1.body import NEVER_BEHIND
 from hermes_lb.http1.response import STRAY_LINE
-from hermes_lb.proxy.endpoint import Endpoint
+from hermes_lb.proxy.endpoint import SHARE, VERDICT, Endpoint
 from hermes_lb.proxy.kernel import duplicate, received
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class UpstreamConnection(Endpoint):
         self._is_noted = False  # bytes of a head wait for the end of the turn
         self._more = b""  # those that came behind them in the same turn
         self._is_held = False  # a response head, which is in `_pending` with all behind it
-        self._ended_by: list[Exception | None] = []  # while that is so
+        self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
         self._poll: select.poll | None = None
         self._pending = b""  # of a response head that is not complete
         self._tls: Tls | None = None
@@ -96,20 +97,35 @@ class UpstreamConnection(Endpoint):
             # Bytes that nobody asked for: whatever they are, they belong to no request.
             self.home.forget(self)
             self.transport.abort()
-        elif self.body is not None:
-            exchange.response_data(self, self.body, data)
-        elif self._is_noted:
-            self._more += data
         else:
-            if not self._pending:
-                # The first bytes of a head. Sent is what the kernel has, and not what is on its way
-                # there: it could leave in this very loop iteration, behind the answer.
-                upload = self.upload
-                self.is_early = (upload is not None and not upload.is_sent(self)) or (
-                    self.transport.get_write_buffer_size() > 0
-                )
-            self._is_noted = True
-            self._context.turn.response_came(self, data)
+            if self.body is not None:
+                exchange.response_data(self, self.body, data)
+            elif self._is_noted:
+                self._more += data
+            else:
+                if not self._pending:
+                    # The first bytes of a head. Sent is what the kernel has, and not what is on its
+                    # way there: it could leave in this very loop iteration, behind the answer.
+                    upload = self.upload
+                    self.is_early = (upload is not None and not upload.is_sent(self)) or (
+                        self.transport.get_write_buffer_size() > 0
+                    )
+                self._is_noted = True
+                self._context.turn.response_came(self, data)
+            if len(data) > NEVER_BEHIND:
+                self._context.run_queue.received(self, len(data))
+
+    @property
+    def behind(self) -> int:
+        if self.body is None or self.exchange is None:
+            return 0
+        return self.body.behind
+
+    def go_on(self) -> None:
+        if self.body is not None and self.exchange is not None:
+            self.exchange.response_data(self, self.body, b"")
+        if self._ended_by and not self.behind:
+            self._ended(self._ended_by[0])
 
     def eof_received(self) -> bool:
         """The server has ended its side: it will say no more, and gets no more.
@@ -152,7 +168,7 @@ class UpstreamConnection(Endpoint):
             self.data_received(data)
             if self._is_noted:
                 self._context.turn.finish()
-            if self.exchange is None or self._is_reading_paused:
+            if self.exchange is None or self.behind or self._paused_by & ~SHARE:
                 return
 
     @staticmethod
@@ -168,7 +184,7 @@ class UpstreamConnection(Endpoint):
         return ConnectionResetError("the connection ended without a TLS close_notify")
 
     def _ended(self, error: Exception | None) -> None:
-        if self._is_held:
+        if self._is_held or self.behind:
             self._ended_by.append(error)
             return
         exchange, self.exchange = self.exchange, None
@@ -235,7 +251,7 @@ class UpstreamConnection(Endpoint):
     def hold(self, until: Awaitable[object]) -> None:
         """Keep the response head that is just being told, and tell it again when this is over."""
         self._is_held = True
-        self.pause_reading()
+        self.pause_reading(VERDICT)
         self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
 
     async def _tell_again(self, until: Awaitable[object]) -> None:
@@ -250,7 +266,7 @@ class UpstreamConnection(Endpoint):
         if self.exchange is None:  # it has ended in the meantime
             self.home.forget(self)
             return
-        self.resume_reading()
+        self.resume_reading(VERDICT)
         self._is_noted = True
         self._context.turn.response_came(self, b"")
 
@@ -266,8 +282,9 @@ class UpstreamConnection(Endpoint):
             self._upload_over()
         if is_clean and self._tls is not None and not self.is_reused:
             self.dialer.remember(self._tls)
-        if is_clean and self.keep_alive and not (self.is_early or self._is_noted):
-            if self._is_reading_paused:
+        is_over = self._is_noted or self._ended_by
+        if is_clean and self.keep_alive and not (self.is_early or is_over):
+            if self._paused_by:
                 self.resume_reading()
             self.is_reused = True
             self.home.put_idle(self, now)
@@ -304,6 +321,7 @@ class UpstreamConnection(Endpoint):
             return
         if self.body is not None:  # what came before was its response head
             exchange.response_data(self, self.body, data)
+            self._context.run_queue.received(self, len(data))
             return
         if self._pending:
             data = self._pending + data
@@ -312,7 +330,9 @@ class UpstreamConnection(Endpoint):
             self._pending = data
             return
         self._process_heads(exchange, data)
-        if self._ended_by and not self._is_held:
+        if len(data) > NEVER_BEHIND and self.behind:
+            self._context.run_queue.put_off(self)
+        elif self._ended_by and not self._is_held:
             self._ended(self._ended_by[0])
 
     def _process_heads(self, exchange: Exchange | Detached, data: bytes) -> None:

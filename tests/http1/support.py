@@ -181,11 +181,19 @@ def ways(data: bytes) -> list[list[bytes]]:
     ]
 
 
+def feed_all(body: Body, data: bytes) -> bytes:
+    """Feed, and go on until nothing is left behind."""
+    passed = body.feed(data)
+    while body.behind:
+        passed += body.feed(b"")
+    return passed
+
+
 def feed(body: Body, pieces: Sequence[bytes]) -> tuple[bytes, bytes]:
     """Feed until it is done -> what left, and all that came behind the end."""
     passed = b""
     for i, piece in enumerate(pieces, 1):
-        passed += body.feed(piece)
+        passed += feed_all(body, piece)
         if body.is_done:
             return passed, body.excess + b"".join(pieces[i:])
     return passed + body.end(), body.excess

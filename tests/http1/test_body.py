@@ -18,6 +18,7 @@ from hermes_lb.http1 import (
     UntilCloseBody,
     make_body,
 )
+from hermes_lb.http1.body import MOST_CHUNKS, NEVER_BEHIND
 from tests.http1.messages import chunked_bodies, mutated
 from tests.http1.support import (
     NEXT,
@@ -25,6 +26,7 @@ from tests.http1.support import (
     cut,
     examples,
     feed,
+    feed_all,
     h11_chunked,
     is_whole,
     read_chunks,
@@ -253,8 +255,64 @@ def test_row10_small_chunks_cost_no_more_than_their_bytes(chunk: bytes, keep_chu
     data = chunk * (512 * 1024 // len(chunk))
     body = ChunkedBody(keep_chunks=keep_chunks)
     start = time.process_time()
-    body.feed(data)
+    feed_all(body, data)
     assert time.process_time() - start < 0.5
+
+
+MANY = 5 * MOST_CHUNKS
+
+
+@pytest.mark.parametrize("keep_chunks", [True, False])
+@pytest.mark.parametrize("chunk", [b"1\r\na\r\n", b"1;x\r\na\r\n"])
+def test_one_feed_parses_a_bounded_number_of_chunks(chunk: bytes, keep_chunks: bool) -> None:
+    body = ChunkedBody(keep_chunks=keep_chunks)
+    left = b"a" if not keep_chunks else b"1\r\na\r\n"
+    wire = chunk * MANY + b"0\r\nA: b\r\n\r\n" + NEXT
+    assert body.feed(wire) == left * MOST_CHUNKS
+    for parsed in range(MOST_CHUNKS, MANY, MOST_CHUNKS):
+        assert body.behind == len(wire) - parsed * len(chunk)
+        assert not body.is_done
+        assert not body.is_between_chunks
+        assert body.feed(b"") == left * MOST_CHUNKS
+    assert body.behind
+    assert body.feed(b"") == (LAST if keep_chunks else b"")
+    assert (body.behind, body.is_done, body.excess) == (0, True, NEXT)
+
+
+def test_what_is_behind_is_not_copied_by_each_feed() -> None:
+    body = ChunkedBody(keep_chunks=True)
+    body.feed(b"1\r\na\r\n" * MANY)
+    held = body._held
+    body.feed(b"")
+    assert body._held is held
+
+
+@pytest.mark.parametrize("keep_chunks", [True, False])
+def test_bytes_that_come_while_some_are_behind_follow_them(keep_chunks: bool) -> None:
+    wire = b"1\r\na\r\n" * MANY + b"5\r\nhello\r\n" + LAST
+    body = ChunkedBody(keep_chunks=keep_chunks)
+    passed = b"".join(body.feed(piece) for piece in cut(wire, [len(wire) // 2, len(wire) - 3]))
+    assert body.behind
+    passed += feed_all(body, b"")
+    assert passed == (wire if keep_chunks else b"a" * MANY + b"hello")
+    assert body.is_done
+
+
+def test_what_is_behind_may_be_malformed() -> None:
+    body = ChunkedBody(keep_chunks=True)
+    assert body.feed(b"1\r\na\r\n" * MOST_CHUNKS + b"x") == b"1\r\na\r\n" * MOST_CHUNKS
+    with pytest.raises(InvalidBody):
+        body.feed(b"")
+
+
+@pytest.mark.parametrize("keep_chunks", [True, False])
+@pytest.mark.parametrize("held", [b"", b"1", b"1\r\na", b"1;" + b"x" * 4000 + b"\r"])
+def test_a_short_read_is_never_behind(held: bytes, keep_chunks: bool) -> None:
+    body = ChunkedBody(keep_chunks=keep_chunks)
+    whole = held.partition(b"\r")[0] + b"\r\na\r\n" if held else b""
+    body.feed(held)
+    body.feed((whole.removeprefix(held) + b"1\r\na\r\n" * MOST_CHUNKS)[:NEVER_BEHIND])
+    assert not body.behind
 
 
 @examples(100)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from hermes_lb.errors import InvalidBody
 from hermes_lb.http1 import CHUNKED, UNTIL_CLOSE, events
-from hermes_lb.http1.events import MOST_IN_EVENT, EventsBody, UnnumberedEventsBody
+from hermes_lb.http1.events import (
+    MOST_AT_ONCE,
+    MOST_IN_EVENT,
+    EventsBody,
+    UnnumberedEventsBody,
+)
+from tests.http1.support import feed_all
 
 LAST = b"0\r\n\r\n"
 HELLO = b'id: 1-1\nevent: message.delta\ndata: {"content":"hello"}\n\n'
@@ -123,7 +129,7 @@ def test_a_text_about_handovers_is_none() -> None:
 def test_an_event_that_is_too_large_passes_and_ends_resuming() -> None:
     body = stream(UNTIL_CLOSE)
     start = b"data: " + b"x" * MOST_IN_EVENT
-    assert body.feed(start) == chunk(start)
+    assert feed_all(body, start) == chunk(start)
     assert not body.is_whole
     assert body.feed(b"y\n\nda") == chunk(b"y\n\n")
     assert body.end() == chunk(b"da") + LAST
@@ -215,7 +221,7 @@ def test_a_handover_behind_an_event_that_was_too_long_is_not_for_the_client(
 ) -> None:
     body = stream()
     wire = LONG + end
-    passed = body.feed(chunk(wire[:cut]))
+    passed = feed_all(body, chunk(wire[:cut]))
     for i in range(cut, len(wire)):
         passed += body.feed(chunk(wire[i : i + 1]))
     passed += body.feed(chunk(HELLO + HANDOVER))
@@ -226,7 +232,7 @@ def test_a_handover_behind_an_event_that_was_too_long_is_not_for_the_client(
 @pytest.mark.parametrize("cut", range(len(HANDOVER)))
 def test_a_handover_that_comes_in_parts_is_found_behind_a_long_event(cut: int) -> None:
     body = stream()
-    passed = body.feed(chunk(LONG)) + body.feed(chunk(b"\n\n" + HANDOVER[:cut]))
+    passed = feed_all(body, chunk(LONG)) + body.feed(chunk(b"\n\n" + HANDOVER[:cut]))
     passed += body.feed(chunk(HANDOVER[cut:]))
     assert unchunked(passed) == LONG + b"\n\n"
     assert body.is_handed_over
@@ -236,10 +242,47 @@ def test_what_looks_like_a_handover_within_a_long_event_is_none() -> None:
     body = stream()
     parts = [LONG, HANDOVER, b"id: 1-3\n\n", LONG, b"id: 1-3\n\n", b"data: behind it\n\n"]
     wire = [chunk(part) for part in parts]
-    assert unchunked(b"".join(map(body.feed, wire))) == b"".join(parts)
+    assert unchunked(b"".join(feed_all(body, part) for part in wire)) == b"".join(parts)
     assert not body.is_done
     assert body.feed(chunk(HANDOVER)) == b""
     assert body.is_handed_over
+
+
+@pytest.mark.parametrize("length", [CHUNKED, UNTIL_CLOSE])
+def test_one_feed_looks_at_a_bounded_number_of_bytes(length: int) -> None:
+    body = stream(length)
+    events = HELLO * (3 * MOST_AT_ONCE // len(HELLO))
+    wire = chunk(events) + chunk(HELLO) + LAST if length == CHUNKED else events
+    passed = body.feed(wire)
+    assert body.behind
+    assert 0 < len(passed) <= 2 * MOST_AT_ONCE
+    if length == CHUNKED:
+        passed += body.feed(chunk(DONE))  # it comes behind what waits, the end: it is too much
+    passed += feed_all(body, b"")
+    assert (body.behind, body.is_done) == (0, length == CHUNKED)
+    assert unchunked(passed) == events + (HELLO if length == CHUNKED else b"")
+    assert body.excess == (chunk(DONE) if length == CHUNKED else b"")
+    assert body.last_id == b"1-1"
+
+
+def test_many_small_chunks_of_events_are_parsed_in_parts() -> None:
+    body = stream()
+    wire = b"".join(chunk(HELLO[i : i + 1]) for i in range(len(HELLO))) * 20
+    assert len(wire) <= MOST_AT_ONCE
+    passed = body.feed(wire)
+    assert body.behind
+    passed += body.feed(chunk(DONE))
+    passed += feed_all(body, b"")
+    assert unchunked(passed) == HELLO * 20 + DONE
+    assert body.has_ended
+
+
+def test_a_handover_leaves_nothing_behind() -> None:
+    body = stream()
+    passed = body.feed(chunk(HELLO + HANDOVER) + chunk(HELLO * MOST_AT_ONCE))
+    assert (passed, body.is_handed_over, body.behind) == (chunk(HELLO), True, 0)
+    body.go_on(CHUNKED)
+    assert body.feed(chunk(DONE)) == chunk(DONE)
 
 
 def test_a_stream_starts_behind_the_id_that_its_client_has_said() -> None:

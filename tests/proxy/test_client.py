@@ -548,7 +548,7 @@ async def test_a_client_that_leaves_while_we_do_not_read_is_noticed(stage: Stage
     )
     assert lb._context is not None
     (connection,) = lb._context.clients
-    while not connection._is_reading_paused:
+    while not connection._paused_by:
         await client.send(b"x" * 65536)
         await turns(2)
     await client.send(b"a few more")

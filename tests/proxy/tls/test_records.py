@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from itertools import cycle
@@ -19,7 +20,6 @@ from tests.proxy.tls_support import refused, serving, tls_client, with_tls
 from tests.proxy.websocket import switch
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.proxy.tls_support import TlsClient
 
 MOST = 32  # in a row
+AT_A_TIME = 128  # records that are decrypted in one iteration of the loop
 AT_ONCE = 64  # of those that come in one read, before it is seen that they are too many
 ANSWER = 27  # bytes of a KeyUpdate of TLS 1.3
 TOO_MANY = "TLS: too many records without data"
@@ -146,6 +147,32 @@ async def test_records_may_come_in_pieces(stage: Stage, certificate: str, size: 
             await client.wire.send(record[at : at + size])
             await turns(3)
         assert (await client.read_response()).status == 200
+
+
+@on_both_loops
+@both_versions
+async def test_many_records_in_one_read_are_decrypted_in_parts(
+    stage: Stage, tmp_path: Path, certificate: str, version: ssl.TLSVersion
+) -> None:
+    """256 KiB may be 11,000 of them, which would stop the loop for 30 ms."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, frontend=with_tls(certificate))
+    client, writer = await writing_client(stage, lb, tmp_path, version)
+    data = bytes(i % 251 for i in range(5 * AT_A_TIME))
+    await client.wire.send(writer.record(request("POST", "/", f"Content-Length: {len(data)}")))
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    connection = the_client(lb)
+    layer = connection.transport
+    layer.data_received(b"".join(writer.record(data[i : i + 1]) for i in range(len(data))))
+    for parts in range(1, 6):
+        assert connection.exchange.bytes_in <= parts * AT_A_TIME
+        assert layer.is_reading() is (layer.behind == 0)
+        await asyncio.sleep(0)
+    assert await at_origin.read_exactly(len(data)) == data
+    await eventually(layer.is_reading)
+    await at_origin.respond(b"done")
+    assert (await client.read_response()).body == b"done"
 
 
 # Who does not read the answers.
