@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from bench.chaos.balancer import configuration, running_balancer
+from bench.chaos.flood import READY
 from bench.chaos.journal import Journal
+from bench.chaos.waiting import NeverCame, until
 from bench.chaos.workers import Worker
+from bench.live.processes import Process, python_module
 
 if TYPE_CHECKING:
     import socket
@@ -55,6 +59,7 @@ class Arena:
         self._load_core = load_core
         self._workers: list[Worker] = []
         self._balancers = itertools.count(1)
+        self._floods = itertools.count(1)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -89,6 +94,30 @@ class Arena:
 
     async def workers(self, count: int) -> list[Worker]:
         return [await self.worker(f"agent{number}") for number in range(1, count + 1)]
+
+    @asynccontextmanager
+    async def flood(self, *arguments: str) -> AsyncIterator[Process]:
+        """`python -m bench.chaos.flood`, once it says that it is ready."""
+        log = self.folder / f"flood{next(self._floods)}.log"
+        command = python_module("bench.chaos.flood", *arguments)
+        with Process(
+            command, core=self._load_core, log=log, orphan_signal=signal.SIGKILL
+        ) as process:
+
+            async def is_ready() -> bool:
+                if not process.is_running():
+                    raise NeverCame(process.output())
+                return READY in log.read_text()
+
+            await until(is_ready, f"flood {arguments[0]} is ready")
+            yield process
+
+    @asynccontextmanager
+    async def flood_server(self) -> AsyncIterator[tuple[str, int]]:
+        """Its address."""
+        host, port = own_host(), next(_PORTS)
+        async with self.flood("serve", host, str(port)):
+            yield host, port
 
     @asynccontextmanager
     async def balancer(

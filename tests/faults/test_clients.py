@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.chaos.scenarios.cancelled import Cancelled
+from bench.chaos.scenarios.floods import Pipelining, UnreadResponses
 from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
 from bench.chaos.scenarios.stuck_readers import StuckReaders
 from tests.faults.support import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bench.chaos.scenario import Scenario
 
 
 @pytest.mark.row(31)
@@ -38,3 +41,20 @@ async def test_the_work_for_a_client_that_has_left_is_cancelled(tmp_path: Path) 
 async def test_stuck_readers_hold_the_worker_back_and_not_their_response(tmp_path: Path) -> None:
     report = await holds(StuckReaders(readers=10, most_growth=4.0), tmp_path)
     assert report.count("a response, MB") == pytest.approx(200, abs=0.1)
+
+
+# How late others are served is judged by `make chaos`: here the machine is shared.
+_ANY = float("inf")
+
+
+@pytest.mark.row(36)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        UnreadResponses(readers=60, seconds=1.0, most_p50=_ANY),
+        Pipelining(clients=1, seconds=2.0, most_p50=_ANY, least_answers=100),
+    ],
+    ids=lambda scenario: scenario.name,
+)
+async def test_a_flood_costs_bounded_memory(scenario: Scenario, tmp_path: Path) -> None:
+    await holds(scenario, tmp_path)

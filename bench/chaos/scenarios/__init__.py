@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING
 
 from bench.chaos.scenarios.cancelled import Cancelled
 from bench.chaos.scenarios.descriptors import Descriptors
+from bench.chaos.scenarios.floods import (
+    Pipelining,
+    TinyResponses,
+    TinyUploads,
+    UnreadResponses,
+)
 from bench.chaos.scenarios.half_open import HalfOpen
 from bench.chaos.scenarios.mix_up import MixUp
 from bench.chaos.scenarios.mute_worker import MuteWorker
@@ -29,6 +35,10 @@ SCENARIOS: dict[str, type[Scenario]] = {
         MuteWorker,
         Descriptors,
         StuckReaders,
+        UnreadResponses,
+        Pipelining,
+        TinyUploads,
+        TinyResponses,
         SlowHeads,
         SlowBodies,
         WallClock,

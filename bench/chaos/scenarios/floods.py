@@ -1,0 +1,219 @@
+"""m. Clients and servers that send as much as they can, and readers that take nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.chaos.flood import LARGE
+from bench.chaos.report import percentile
+from bench.chaos.scenario import Scenario
+from bench.chaos.waiting import PATIENCE, NeverCame, until
+
+if TYPE_CHECKING:
+    from bench.chaos.arena import Arena
+    from bench.chaos.balancer import Balancer
+    from bench.chaos.caller import Caller
+    from bench.live.processes import Process
+
+_MB = 1_000_000
+# The balancer answers it by itself: no server's slowness is in the measurement.
+_SMALL = b"OPTIONS * HTTP/1.1\r\nHost: chaos.test\r\nMax-Forwards: 0\r\n\r\n"
+_GET_LARGE = b"GET /large HTTP/1.1\r\nHost: chaos.test\r\n\r\n"
+# Bytes of one connection that the balancer holds: 64 KiB, and a read of 256 KiB.
+_BOUND = 320 * 1024
+# MB beside these: the allocator's, whose blocks are not all full.
+_SLACK = 12.0
+
+
+async def _well_behaved(balancer: Balancer, seconds: float) -> list[float]:
+    """How long small requests on one connection take, in seconds."""
+    took: list[float] = []
+    end = time.monotonic() + seconds
+    async with await balancer.connect() as caller:
+        while time.monotonic() < end:
+            began = time.perf_counter()
+            await caller.send(_SMALL)
+            response = await caller.read_response()
+            took.append(time.perf_counter() - began)
+            if response.status != 200:
+                raise AssertionError(f"a small request: {response}")
+            await asyncio.sleep(0.002)
+    return took
+
+
+class _Growth:
+    """The most by which the balancer's memory grows while the block runs, in MB."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self._balancer = balancer
+        self.most = 0.0
+
+    async def _watch(self, before: float) -> None:
+        while True:
+            now = self._balancer.process.resident_kb() / 1000
+            self.most = max(self.most, now - before)
+            await asyncio.sleep(0.05)
+
+    async def __aenter__(self) -> _Growth:
+        before = self._balancer.process.resident_kb() / 1000
+        self._task = asyncio.get_running_loop().create_task(self._watch(before))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+
+
+@dataclass
+class Flood(Scenario):
+    """One kind of it, beside a client that behaves. Subclasses say what is special."""
+
+    kind: ClassVar[str]
+
+    clients: int = 4
+    seconds: float = 3.0
+    most_p50: float = 0.1  # seconds, of the client that behaves
+
+    async def run(self, arena: Arena) -> None:
+        async with (
+            arena.flood_server() as server,
+            arena.balancer({"agent1": server}) as balancer,
+        ):
+            quiet = await _well_behaved(balancer, self.seconds / 3)
+            host, port = balancer.address
+            sizes = str(self.clients), str(self.seconds)
+            async with (
+                _Growth(balancer) as growth,
+                arena.flood(self.kind, host, str(port), *sizes) as flood,
+            ):
+                beside = await _well_behaved(balancer, self.seconds * 0.8)
+                sent, answers = await _result(flood)
+            balancer.hang_up()
+        figure, must = arena.report.figure, arena.report.must
+        figure("clients", self.clients)
+        figure("MB that they sent", sent / _MB)
+        for name, took in (("without them", quiet), ("beside them", beside)):
+            figure(f"small requests {name}", len(took))
+            figure(f"... p50 ms, {name}", percentile(took, 0.5) * 1000)
+            figure(f"... p99 ms, {name}", percentile(took, 0.99) * 1000)
+        figure("the balancer's memory, growth in MB", growth.most)
+        p50 = percentile(beside, 0.5)
+        must(p50 <= self.most_p50, f"others' p50 is below {self.most_p50 * 1000:g} ms", p50)
+        most = _SLACK + self.clients * 2 * _BOUND / _MB  # both sides of an exchange
+        must(growth.most <= most, f"memory grows by at most {most:.0f} MB", growth.most)
+        self.judge(arena, answers)
+
+    @abstractmethod
+    def judge(self, arena: Arena, answers: int) -> None: ...
+
+
+@dataclass
+class Pipelining(Flood):
+    """Requests one behind the other, without end; the answers are read."""
+
+    name: ClassVar[str] = "pipelining"
+    title: ClassVar[str] = "m. Requests one behind the other, without end"
+    kind: ClassVar[str] = "requests"
+
+    least_answers: int = 1000  # in all
+
+    def judge(self, arena: Arena, answers: int) -> None:
+        arena.report.figure("answers that they got", answers)
+        arena.report.must(
+            answers >= self.least_answers, f"they get {self.least_answers} answers", answers
+        )
+
+
+@dataclass
+class TinyUploads(Flood):
+    """Uploads in chunks of one byte, each with an extension, without end."""
+
+    name: ClassVar[str] = "tiny-uploads"
+    title: ClassVar[str] = "m. Uploads in chunks of one byte"
+    kind: ClassVar[str] = "chunks"
+
+    def judge(self, arena: Arena, answers: int) -> None:
+        arena.report.must(answers == 0, "nobody answers them", answers)
+
+
+@dataclass
+class TinyResponses(Flood):
+    """Responses in chunks of one byte, without end."""
+
+    name: ClassVar[str] = "tiny-responses"
+    title: ClassVar[str] = "m. Responses in chunks of one byte"
+    kind: ClassVar[str] = "responses"
+
+    def judge(self, arena: Arena, answers: int) -> None:
+        arena.report.must(answers == self.clients, "each has begun", answers)
+
+
+@dataclass
+class UnreadResponses(Scenario):
+    """Many clients ask for 2 MB and read nothing, over connections with large windows.
+
+    Others have read the same before, so that the kernel takes a whole response at a time.
+    """
+
+    name: ClassVar[str] = "unread-responses"
+    title: ClassVar[str] = "m. Responses of 2 MB that nobody reads"
+
+    readers: int = 200
+    seconds: float = 3.0
+    most_p50: float = 0.1  # seconds
+
+    async def run(self, arena: Arena) -> None:
+        async with (
+            arena.flood_server() as server,
+            arena.balancer({"agent1": server}, backend={"keep_alive": 1000}) as balancer,
+        ):
+            await self._widen(balancer)
+            quiet = await _well_behaved(balancer, self.seconds / 3)
+            async with _Growth(balancer) as growth:
+                for _ in range(self.readers):
+                    caller = await balancer.connect(receive_buffer=4096)
+                    caller.stop_reading()
+                    await caller.send(_GET_LARGE)
+                beside = await _well_behaved(balancer, self.seconds)
+            balancer.hang_up()
+            await balancer.until_quiet()
+            after = await _well_behaved(balancer, self.seconds / 3)
+        figure, must = arena.report.figure, arena.report.must
+        figure("readers", self.readers)
+        figure("a response, MB", LARGE / _MB)
+        figure("the balancer's memory, growth in MB", growth.most)
+        for name, took in (("before", quiet), ("beside them", beside), ("after them", after)):
+            figure(f"small requests {name}: p50 ms", percentile(took, 0.5) * 1000)
+            figure(f"small requests {name}: slowest ms", max(took) * 1000)
+        most = _SLACK + self.readers * _BOUND / _MB
+        must(growth.most <= most, f"memory grows by at most {most:.0f} MB", growth.most)
+        p50 = percentile(beside, 0.5)
+        must(p50 <= self.most_p50, f"others' p50 is below {self.most_p50 * 1000:g} ms", p50)
+
+    async def _widen(self, balancer: Balancer) -> None:
+        async def read(caller: Caller) -> None:
+            for _ in range(3):
+                await caller.send(_GET_LARGE)
+                await caller.read_response()
+
+        callers = [await balancer.connect() for _ in range(self.readers)]
+        await asyncio.gather(*map(read, callers))
+        balancer.hang_up()
+
+
+async def _result(flood: Process) -> tuple[int, int]:
+    """-> the bytes that its clients have sent, and the answers that they got."""
+
+    async def has_ended() -> bool:
+        return not flood.is_running()
+
+    await until(has_ended, "the clients end", patience=PATIENCE)
+    last = flood.log.read_text().split("\n")[-2]
+    try:
+        sent, answers = map(int, last.split())
+    except ValueError:
+        raise NeverCame(f"the clients broke: {flood.output()}") from None
+    return sent, answers
