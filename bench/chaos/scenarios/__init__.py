@@ -17,6 +17,7 @@ from bench.chaos.scenarios.mix_up import MixUp
 from bench.chaos.scenarios.mute_worker import MuteWorker
 from bench.chaos.scenarios.post_once import PostOnce
 from bench.chaos.scenarios.processes import Processes
+from bench.chaos.scenarios.refused_uploads import RefusedUploads
 from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
 from bench.chaos.scenarios.stuck_readers import StuckReaders
 from bench.chaos.scenarios.wall_clock import WallClock
@@ -33,6 +34,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
         WorkerDies,
         HalfOpen,
         MuteWorker,
+        RefusedUploads,
         Descriptors,
         StuckReaders,
         UnreadResponses,
