@@ -5,6 +5,7 @@
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
 #   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
 #   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
+#   make mutants   faults put into the code, each of which a test must catch (ARGS="--only queue")
 
 PYTHON ?= python3
 ARGS ?=
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 PURE_TESTS := tests/config tests/http1 tests/pool tests/balancing tests/affinity
 SOURCES := hermes_lb agent_worker tests bench
 
-.PHONY: demo test check format bench chaos chaos-sessions fuzz clean
+.PHONY: demo test check format bench chaos chaos-sessions fuzz mutants clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -51,6 +52,9 @@ chaos-sessions: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.differential $(ARGS)
+
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info bench/results
