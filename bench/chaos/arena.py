@@ -126,6 +126,7 @@ class Arena:
         *,
         server: Mapping[str, Any] | None = None,
         backend: Mapping[str, Any] | None = None,
+        frontend: Mapping[str, Any] | None = None,
         bind: str = "127.0.0.1",
         unix: Path | None = None,
         loop: str = "uvloop",
@@ -149,6 +150,7 @@ class Arena:
                 unix=unix,
                 server=server,
                 backend=backend,
+                frontend=frontend,
                 sections=sections,
             )
         )

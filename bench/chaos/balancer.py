@@ -248,6 +248,7 @@ def configuration(
     unix: Path | None = None,
     server: Mapping[str, Any] | None = None,
     backend: Mapping[str, Any] | None = None,
+    frontend: Mapping[str, Any] | None = None,
     sections: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """TOML for a balancer before `servers`; what is given is added to what every run needs.
@@ -261,12 +262,13 @@ def configuration(
         for name, (host, port) in servers.items()
     ]
     binds = [f"{bind}:0", *([f"unix:{unix}"] if unix else [])]
+    public = {"name": "public", "bind": binds, "default_backend": BACKEND, **(frontend or {})}
     tables: dict[str, Any] = {
         **more,
         "process": process,
         "admin": {"bind": "127.0.0.1:0"},
         "log": {"access": str(access_log)},
-        "frontends": [{"name": "public", "bind": binds, "default_backend": BACKEND}],
+        "frontends": [public],
         "backends": {BACKEND: {"servers": listed, **(backend or {})}},
     }
     return "".join(f"{key} = {_toml(value)}\n" for key, value in tables.items())

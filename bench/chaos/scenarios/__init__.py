@@ -17,6 +17,7 @@ from bench.chaos.scenarios.mix_up import MixUp
 from bench.chaos.scenarios.mute_worker import MuteWorker
 from bench.chaos.scenarios.post_once import PostOnce
 from bench.chaos.scenarios.processes import Processes
+from bench.chaos.scenarios.refusals import Refusals
 from bench.chaos.scenarios.refused_uploads import RefusedUploads
 from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
 from bench.chaos.scenarios.stuck_readers import StuckReaders
@@ -46,5 +47,6 @@ SCENARIOS: dict[str, type[Scenario]] = {
         WallClock,
         Cancelled,
         Processes,
+        Refusals,
     )
 }
