@@ -4,6 +4,7 @@
 # Also: make check (format, lint, types, layers, unit tests), make format, make bench, make clean;
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
 #   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
+#   make chaos-streams    streams that go on while workers, Redis and the balancer are killed
 #   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
 #   make mutants   faults put into the code, each of which a test must catch (ARGS="--only queue")
 
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 PURE_TESTS := tests/config tests/http1 tests/pool tests/balancing tests/affinity
 SOURCES := hermes_lb agent_worker tests bench
 
-.PHONY: demo test check format bench chaos chaos-sessions fuzz mutants clean
+.PHONY: demo test check format bench chaos chaos-sessions chaos-streams fuzz mutants clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -49,6 +50,9 @@ chaos: $(VENV)/.installed-dev
 
 chaos-sessions: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.chaos_sessions $(ARGS)
+
+chaos-streams: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.chaos_streams $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.differential $(ARGS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from bench.chaos.waiting import until
+from bench.chaos.waiting import PATIENCE, until
 from bench.live.processes import Process, free_ports
 
 if TYPE_CHECKING:
@@ -30,28 +30,29 @@ _CLIENT_LEFT = re.compile(r"\n(aiohttp\.\S*\.)?(ClientConnection|Connection)\w*E
 class WorkerOptions:
     redis_url: str
     mail_file: Path
-    lease_s: float
     token_interval_s: float
+    lease_s: float = 30.0
+    drain_timeout_s: float = 30.0
+    context_tokens: int = 100_000
 
 
 class Worker:
     """One port, at which a process listens, or not. The caller ends it."""
 
-    def __init__(self, number: int, options: WorkerOptions, folder: Path) -> None:
-        [port] = free_ports(1)
-        self.name = f"worker-{number}"
-        # Turns of each third are taken over for their silence, before the lease is over.
-        self.lease_s = options.lease_s * (4 if number % 3 == 2 else 1)
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, name: str, options: WorkerOptions, folder: Path) -> None:
+        [self.port] = free_ports(1)
+        self.name = name
+        self.lease_s = options.lease_s
+        self.url = f"http://127.0.0.1:{self.port}"
         self.is_up = False
         self._heard = 0
-        self._log = folder / f"{self.name}.log"
-        argv = [sys.executable, "-m", "agent_worker", "--port", str(port), "--name", self.name]
-        argv += ["--redis-url", options.redis_url, "--blobs", "off", "--drain-timeout", "2s"]
-        argv += ["--lease", f"{self.lease_s * 1000:.0f}ms"]
-        argv += ["--token-interval", f"{options.token_interval_s * 1000:.0f}ms"]
-        # A small window, so that conversations are summed up as well.
-        argv += ["--mail-file", str(options.mail_file), "--context-tokens", "2000"]
+        self._log = folder / f"{name}.log"
+        argv = [sys.executable, "-m", "agent_worker", "--port", str(self.port), "--name", name]
+        argv += ["--redis-url", options.redis_url, "--blobs", "off"]
+        argv += ["--drain-timeout", _ms(options.drain_timeout_s), "--lease", _ms(options.lease_s)]
+        argv += ["--token-interval", _ms(options.token_interval_s)]
+        argv += ["--mail-file", str(options.mail_file)]
+        argv += ["--context-tokens", str(options.context_tokens)]
         self._process = Process(argv, core=None, log=self._log, orphan_signal=signal.SIGKILL)
 
     async def start(self) -> None:
@@ -65,7 +66,7 @@ class Worker:
         self.is_up = False
         self._process.kill()
 
-    async def drain(self, *, is_told_first: bool) -> None:
+    async def drain(self, *, is_told_first: bool, patience: float = PATIENCE) -> None:
         """SIGTERM, and return when it has ended; perhaps `POST /drain` a moment before.
 
         Raises NeverCame.
@@ -80,7 +81,7 @@ class Worker:
         async def has_ended() -> bool:
             return not self._process.is_running()
 
-        await until(has_ended, f"{self.name} drains")
+        await until(has_ended, f"{self.name} drains", patience=patience)
 
     def stop(self) -> None:
         """SIGSTOP: its connections stay open, and nobody answers."""
@@ -112,3 +113,7 @@ class Worker:
 
     def _said(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}ms"

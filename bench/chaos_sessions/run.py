@@ -79,11 +79,9 @@ class Run:
         async with AsyncExitStack() as undo:
             self.backend = await undo.enter_async_context(self._plan.backend())
             self._witness = await undo.enter_async_context(Witness(self.backend, self.audit))
-            options = WorkerOptions(
-                self.backend.url, self._mails, self._plan.lease_s, self._plan.token_interval_s
-            )
             for number in range(self._plan.workers):
-                self._workers.append(Worker(number, options, self._folder))
+                options = self._worker_options(number)
+                self._workers.append(Worker(f"worker-{number}", options, self._folder))
                 undo.callback(self._workers[-1].end)
             await asyncio.gather(*(worker.start() for worker in self._workers))
             self.crowd = Crowd(self._workers, self.tally, self._rng)
@@ -185,6 +183,19 @@ class Run:
         found["failovers"] = self.backend.failovers
         found["mails"] = [line for line in _lines(self._mails) if session_id in line]
         return found
+
+    def _worker_options(self, number: int) -> WorkerOptions:
+        # Turns of each third are taken over for their silence, before the lease is over.
+        lease_s = self._plan.lease_s * (4 if number % 3 == 2 else 1)
+        return WorkerOptions(
+            self.backend.url,
+            self._mails,
+            self._plan.token_interval_s,
+            lease_s,
+            drain_timeout_s=2.0,
+            # A small window, so that conversations are summed up as well.
+            context_tokens=2000,
+        )
 
     # During the run.
 

@@ -1,0 +1,1 @@
+"""Streamed turns through the balancer, all processes real, while all of these fail."""
