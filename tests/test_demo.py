@@ -169,17 +169,21 @@ def test_once_shows_everything_and_ends(start: Callable[..., Demo]) -> None:
         "Accept: text/event-stream",
         'tool calculator(expression="17 * 23") → 391',
         "Upgrade: websocket",
-        "was ended by SIGKILL",
+        "✓ the sentence went on: 40 words, 25 of them behind the kill",
+        "✓ the tokens, joined, are the answer",
         "✓ another worker answered",
         '"Your name is Ada."',
         "has a cat called Moxie",
-        "✓ all 4 turns are there, in order, none twice",
-        "✓ all 22 checks held",
+        "✓ all 5 turns are there, in order, none twice",
+        "✓ all 26 checks held",
     ):
         assert line in output
-    killed = re.search(r"kill -9: (agent\d), which served last", output)
+    killed = re.search(r"(agent\d) \(pid \d+\) was ended by SIGKILL", output)
     assert killed
-    assert re.findall(r"← (?:200|201|101) (agent\d)", output)[:4] == [killed[1]] * 4
+    assert re.findall(r"← (?:200|201|101) (agent\d)", output)[:5] == [killed[1]] * 5
+    heir = re.search(r"✓ (agent\d) went on with it", output)
+    assert heir
+    assert heir[1] != killed[1]
     assert f"● {killed[1]} down" in output
     assert "✗" not in output
     assert "Traceback" not in output
@@ -233,7 +237,9 @@ def test_children_die_with_a_demo_that_is_killed(start: Callable[..., Demo]) -> 
 def test_a_check_that_fails_is_said_and_is_the_status(
     start: Callable[..., Demo], tmp_path: Path
 ) -> None:
-    """Workers that forget: everything else goes well."""
+    """Workers that forget: everything else goes well. Without `resume`, too."""
+    config = tmp_path / "lb.toml"
+    config.write_text(config.read_text().replace("resume = true", "resume = false"))
     (tmp_path / "forgetful").mkdir()
     (tmp_path / "forgetful/sitecustomize.py").write_text(
         "import sys\n"
@@ -246,6 +252,7 @@ def test_a_check_that_fails_is_said_and_is_the_status(
     failure = "✗ the answer contains \"Ada\": expected Ada, got 'I forgot.'"
     assert demo.output.count(failure) == 2, "where it happened, and at the end"
     assert "✗ 1 of 22 checks failed" in demo.output
+    assert re.search(r"kill -9: agent\d, which served last, is gone", demo.output)
 
 
 def test_a_process_that_does_not_start_is_named_with_its_log(

@@ -38,6 +38,19 @@ def same_worker(cookie: str, before: str | None, now: str | None) -> Check:
     return _equal(f"the cookie {cookie} leads back to the same worker", before, now)
 
 
+def went_on(turn: Turn, told: int, words: int) -> Check:
+    """`told` tokens had come when the worker was killed; the rest came in the same response."""
+    expected = f"{words} words, {words - told} of them behind the kill"
+    got = f"{len(turn.tokens)} words, {len(turn.tokens) - told} of them behind the kill"
+    return Check(f"the sentence went on: {expected}", expected == got, expected, got)
+
+
+def took_over(killed: str, workers: Sequence[str]) -> Check:
+    held = len(workers) == 1 and killed not in workers
+    text = f"{' and '.join(workers) or 'nobody'} went on with it"
+    return Check(text, held, f"one, and not {killed}", str(list(workers)))
+
+
 def another_worker(killed: str, now: str | None) -> Check:
     held = now is not None and now != killed
     return Check("another worker answered", held, f"anyone but {killed}", str(now))

@@ -15,7 +15,7 @@ import aiohttp
 from hermes_lb.demo.failures import DemoFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import SimpleNamespace
 
 SESSIONS = "/api/agent/sessions"
@@ -103,8 +103,10 @@ class Client:
         self._listener.answered(200, self.worker, _quoted(turn.answer))
         return turn
 
-    async def stream(self, question: str) -> Turn:
-        """A turn, answered as server-sent events."""
+    async def stream(
+        self, question: str, *, after: int = 0, do: Callable[[], Awaitable[None]] | None = None
+    ) -> Turn:
+        """A turn, answered as server-sent events; `do` is awaited once, behind `after` tokens."""
         path = f"{self._path}/messages"
         headers = {"Accept": "text/event-stream"}
         self._listener.sent("POST", path, "Accept: text/event-stream", _quoted(question))
@@ -117,6 +119,9 @@ class Client:
                 events = _Events(Turn(question, self.worker), self._listener)
                 async for name, data in _server_sent_events(response.content):
                     events.take(name, data)
+                    if do is not None and len(events.turn.tokens) == after:
+                        await do()
+                        do = None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._lost("POST", path, error) from error
         return self._finished(events, path)

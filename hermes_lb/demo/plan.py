@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hermes_lb.config.units import Address
+from hermes_lb.demo.client import SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +53,8 @@ class Plan:
     admin_url: str
     workers: Sequence[PlannedWorker]
     listeners: Sequence[Listener]
+    #: The route of the sessions lets a stream go on when its worker dies.
+    resumes: bool = False
 
     def worker(self, name: str | None) -> PlannedWorker | None:
         return next((worker for worker in self.workers if worker.name == name), None)
@@ -95,7 +98,16 @@ def make_plan(config: Config, source: Path) -> Plan:
                 for w in workers
             ),
         ],
+        resumes=_resumes(frontend),
     )
+
+
+def _resumes(frontend: Frontend) -> bool:
+    for route in frontend.routes:
+        # The client's host is an address, for which a route with a host is not made.
+        if not (route.path or route.host) and SESSIONS.startswith(route.path_prefix or ""):
+            return route.resume
+    return False
 
 
 def _url(frontend: Frontend, source: Path) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME, CAT = "Ada", "Moxie"
 _WORDS = 40
+_TOLD = 15  # of them, when the worker is killed
 _TOKEN_INTERVAL = TOKEN_INTERVAL_MS / 1000
 
 # The access log is written four times a second.
@@ -88,14 +89,42 @@ class Scenes:
         self._check_affinity(before)
 
     async def _kill(self) -> PlannedWorker:
-        """The worker that served last."""
+        """Kill the worker that serves, in mid-sentence where the configuration lets it go on."""
         worker = self._system.plan.worker(self._client.worker) or self._system.plan.workers[0]
-        self._screen.scene(f"kill -9: {worker.name}, which served last, is gone")
+        if not self._system.plan.resumes:
+            self._screen.scene(f"kill -9: {worker.name}, which served last, is gone")
+            await self._kill_worker(worker)
+            return worker
+        self._screen.scene("kill -9 in the middle of a sentence")
+        before = await self._resumes()
+
+        async def kill() -> None:
+            nonlocal worker
+            # A cookie that the configuration does not promise may have led elsewhere.
+            worker = self._system.plan.worker(self._client.worker) or worker
+            self._screen.ended()
+            await self._kill_worker(worker)
+
+        turn = await self._client.stream(f"Write {_WORDS} words", after=_TOLD, do=kill)
+        self._keep(turn)
+        pause = turn.times[_TOLD] - turn.times[_TOLD - 1] if len(turn.times) > _TOLD else 0.0
+        self._screen.line(f"after {pause:.1f} s, in the same response", "dim")
+        self._check(checks.went_on(turn, _TOLD, _WORDS))
+        self._check(checks.tokens_are_the_answer(turn))
+        now = await self._resumes()
+        took_over = [name for name, count in now.items() if count > before.get(name, 0)]
+        self._check(checks.took_over(worker.name, took_over))
+        return worker
+
+    async def _kill_worker(self, worker: PlannedWorker) -> None:
         process = self._system.processes[worker.name]
         self._screen.line(f"$ kill -9 {process.pid}", "bold")
         await process.kill()
         self._screen.line(f"{worker.name} (pid {process.pid}) {process.how_it_ended}", "dim")
-        return worker
+
+    async def _resumes(self) -> dict[str, int]:
+        """By server, the streams that it took over."""
+        return {state.name: state.resumes for state in await self._system.server_states()}
 
     async def _turn_after_the_kill(self, killed: PlannedWorker) -> None:
         self._screen.scene("The next turn of the same session")

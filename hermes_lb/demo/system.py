@@ -46,6 +46,7 @@ class ServerState(NamedTuple):
     address: str
     state: str  # as the API calls it: up, degraded, drain, ejected, down, maint
     may_serve: bool
+    resumes: int  # streams that it took over from a lost one
 
 
 class System:
@@ -110,7 +111,10 @@ class System:
         """The balancer's opinion of all servers; empty if it does not answer."""
         servers = await _get(f"{self.plan.admin_url}/api/v1/servers")
         return [
-            ServerState(s["name"], s["address"], s["state"], s["available"]) for s in servers or []
+            ServerState(
+                s["name"], s["address"], s["state"], s["available"], s["counters"]["resumes"]
+            )
+            for s in servers or []
         ]
 
     def logged(self) -> list[str]:

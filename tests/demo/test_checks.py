@@ -55,6 +55,20 @@ def test_tokens_that_were_held_back() -> None:
     assert not checks.came_one_by_one(a_turn("?"), 0.1).held, "no tokens at all"
 
 
+def test_a_sentence_goes_on_only_if_words_came_behind_the_kill() -> None:
+    turn = a_turn("?", "a", "b", "c")
+    assert checks.went_on(turn, told=1, words=3).held
+    assert not checks.went_on(turn, told=3, words=4).held, "cut there"
+    assert not checks.went_on(turn, told=1, words=2).held, "a word too many"
+
+
+def test_who_went_on_with_it() -> None:
+    assert checks.took_over("a", ["b"]).text == "b went on with it"
+    assert checks.took_over("a", ["b"]).held
+    for workers in ([], ["a"], ["b", "c"]):
+        assert not checks.took_over("a", workers).held
+
+
 def test_who_served() -> None:
     assert checks.says_who_served("a", ["a", "b"]).held
     assert checks.says_who_served(None, ["a", "b"]).got == "None"

@@ -54,12 +54,12 @@ def says(body: bytes, *, status: int = 200, content_type: str = "text/event-stre
     return handle
 
 
-async def stream(handler: Handler, heard: Heard) -> Any:
+async def stream(handler: Handler, heard: Heard, **options: Any) -> Any:
     application = web.Application()
     application.router.add_post(f"{SESSIONS}/s/messages", handler)
     async with TestServer(application) as server, Client(str(server.make_url("/")), heard) as c:
         c.session_id = "s"
-        return await c.stream("why?")
+        return await c.stream("why?", **options)
 
 
 async def test_a_stream_with_a_tool() -> None:
@@ -83,6 +83,19 @@ async def test_a_stream_with_a_tool() -> None:
         "token 'A'",
         "ended",
     ]
+
+
+async def test_something_is_done_once_in_the_middle_of_a_stream() -> None:
+    heard = Heard()
+
+    async def do() -> None:
+        heard.lines.append("done once")
+
+    deltas = [event("message.delta", {"content": text}) for text in "ABC"]
+    notice = event("tool.started", {"tool_call_id": "c1", "arguments": {}})
+    body = b"".join((*deltas[:2], notice, deltas[2], event("done", DONE)))
+    await stream(says(body), heard, after=2, do=do)
+    assert heard.lines[2:] == ["token 'A'", "token 'B'", "done once", "token 'C'", "ended"]
 
 
 @pytest.mark.parametrize(

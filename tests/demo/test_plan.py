@@ -38,6 +38,22 @@ def test_the_plan_of_the_shipped_configuration() -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "resumes"),
+    [
+        ("", "", True),
+        ("resume = true", "resume = false", False),
+        ('path_prefix = "/api/agent/"', 'path_prefix = "/v1/"', False),
+        ('path_prefix = "/api/agent/"', 'path_prefix = "/"', True),
+        ('path_prefix = "/api/agent/"', 'host = "agents.example.com"', False),
+    ],
+)
+def test_whether_a_sentence_outlives_its_worker_is_read_from_the_route(
+    old: str, new: str, resumes: bool
+) -> None:
+    assert plan_of(SHIPPED.replace(old, new)).resumes is resumes
+
+
+@pytest.mark.parametrize(
     ("old", "new", "why"),
     [
         ("[admin]", "[admin]\nenabled = false", r"set \[admin\] enabled = true in lb.toml"),

@@ -51,7 +51,7 @@ def test_long_lines_hang_and_session_ids_are_short() -> None:
 def test_a_pipe_of_ascii_gets_ascii() -> None:
     shown = Shown(encoding="ascii")
     shown.screen.answered(200, "agent1", "hello")
-    shown.screen.servers([ServerState("agent1", "127.0.0.1:1", "down", False)])
+    shown.screen.servers([ServerState("agent1", "127.0.0.1:1", "down", False, 0)])
     shown.screen.bad("worse")
     assert shown.text.splitlines() == [
         "   <- 200 agent1  hello",
@@ -64,7 +64,7 @@ def test_a_pipe_of_ascii_gets_ascii() -> None:
 def test_a_state_is_shown_by_the_name_that_the_api_has_for_it(state: str) -> None:
     shown = Shown()
     shown.screen.servers(
-        [ServerState("agent1", "", state, True), ServerState("agent2", "", "up", True)]
+        [ServerState("agent1", "", state, True, 0), ServerState("agent2", "", "up", True, 0)]
     )
     assert shown.text.split()[1:3] == ["agent1", state]
     assert shown.text.split()[4:] == ["agent2", "up"]
@@ -75,7 +75,7 @@ def test_a_state_is_shown_by_the_name_that_the_api_has_for_it(state: str) -> Non
 )
 def test_green_serves_yellow_serves_some_red_serves_nobody(state: str, colour: int) -> None:
     shown = Shown(terminal=True)
-    shown.screen.servers([ServerState("agent1", "", state, True)])
+    shown.screen.servers([ServerState("agent1", "", state, True, 0)])
     assert f"\x1b[{colour}m" in shown.text
 
 
