@@ -366,7 +366,7 @@ def test_what_looks_like_an_id_within_an_event_that_passes_in_parts_stays() -> N
     body = unnumbered()
     long = b"data: " + b"x" * MOST_IN_EVENT
     rest = b"id: y\n\nid: 8\ndata: z\n\n"
-    wire = body.feed(chunk(b"id: 7\n" + long)) + body.feed(chunk(rest))
+    wire = feed_all(body, chunk(b"id: 7\n" + long)) + feed_all(body, chunk(rest))
     assert unchunked(wire) == long + b"id: y\n\ndata: z\n\n"
 
 
