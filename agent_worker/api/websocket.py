@@ -15,6 +15,7 @@ and another one that comes while it waits for that is refused.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,13 +36,14 @@ from agent_worker.errors import (
     AgentError,
     BadRequest,
     Draining,
+    LeaseLost,
     NoTurnRuns,
     TurnBusy,
     TurnInProgress,
     UpgradeRequired,
 )
 from agent_worker.runtime import ReplayedTurn, TurnRequest
-from agent_worker.runtime.events import ERROR, QUEUED, error_data, nobody, unlogged
+from agent_worker.runtime.events import DONE, ERROR, QUEUED, error_data, unlogged
 from agent_worker.sessions import Queued
 from agent_worker.tasks import cancel_and_wait, spawn_reporting
 
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 _PING_INTERVAL_S = 30.0
 # For the client's half of the closing handshake; a worker that stops waits no longer.
 _CLOSE_TIMEOUT_S = 2.0
+# For a client to take a turn's last event; one that stalls comes back for it by its last id.
+_END_TAKES_S = 30.0
 
 
 class WebSocketEndpoint:
@@ -283,7 +287,18 @@ class _Connection:
             self._begun.append(_this_task())
             self._events.want_turn(turn.name)
             self._follow()
-            await turn.run(nobody)
+            await turn.run(self._turn_says)
+
+    async def _turn_says(self, event: Event) -> None:
+        """What is in the log comes from there; what is not is that the log cannot be written."""
+        if event.id or event.name != ERROR:
+            return
+        if json.loads(event.data)["code"] == LeaseLost.code:
+            # The turn goes on elsewhere.
+            return
+        if self._following is not None:
+            await cancel_and_wait(self._following)
+        await self._send_event(event)
 
     async def _follow_running(self) -> bool:
         """The message's turn runs already: the client gets what it lacks. False: it has ended."""
@@ -323,7 +338,14 @@ class _Connection:
     async def _send_event(self, event: Event) -> None:
         event_id = f'"{event.id}"' if event.id else "null"
         frame = f'{{"id":{event_id},"event":"{event.name}","data":{event.data}}}'
-        await self._socket.send_str(frame)
+        if event.name not in {DONE, ERROR}:
+            await self._socket.send_str(frame)
+            return
+        try:
+            async with asyncio.timeout(_END_TAKES_S):
+                await self._socket.send_str(frame)
+        except TimeoutError as error:
+            raise ConnectionAbortedError("the client does not read") from error
 
     async def _send_error(self, error: AgentError) -> None:
         """An error outside of a turn; it has no id."""

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from agent_worker.api import websocket
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import EngineFailed
 from agent_worker.runtime import turn
@@ -131,7 +132,7 @@ async def test_a_stream_whose_last_event_does_not_get_through_is_broken_off(
 async def test_a_socket_whose_last_event_does_not_get_through_is_broken_off(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turn, "_TELL_S", 0.05)
+    monkeypatch.setattr(websocket, "_END_TAKES_S", 0.05)
     send = web.WebSocketResponse.send_str
 
     async def stuck(self: web.WebSocketResponse, data: str, compress: Any = None) -> None:
