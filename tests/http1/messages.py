@@ -146,7 +146,6 @@ def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
         st.just(b""),
         st.builds(lambda name: b";" + name, tokens),
         st.builds(lambda name, value: b';%b="%b"' % (name, value), tokens, tokens),
-        st.builds(lambda name, value: b'; %b =\t%b;%b="\\""' % (name, value, name), tokens, tokens),
     )
     sizes = st.sampled_from(["%x", "%X", "%03x", "%015X"])
     wire = b""
