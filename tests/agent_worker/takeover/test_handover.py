@@ -315,7 +315,9 @@ async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write is under way, and more words wait for the next one."""
-    engine = PausedEngine([*speech("one ", "two ", "three "), None], can_continue=True)
+    more = asyncio.Event()
+    words = [*speech("one "), more, *speech("two ", "three "), None]
+    engine = PausedEngine(words, can_continue=True)
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PausedEngine(speech("four"), can_continue=True))
     sid = await create(http, first)
@@ -331,6 +333,8 @@ async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
     async with await open_turn(http, first, sid, **ACCEPTS) as stream:
         path = stream.headers["X-Hermes-Resume"]
         await is_writing.wait()
+        engine.paused.clear()
+        more.set()
         await engine.paused.wait()
         await first.worker.drain()
         gate.set()
@@ -362,6 +366,9 @@ async def test_a_tool_that_runs_is_not_left_amid_its_work(
     async with await open_turn(http, first, sid, **ACCEPTS) as stream:
         await is_running.wait()
         await first.worker.drain()
+        for _ in range(20):
+            # Time enough to be cut off.
+            await asyncio.sleep(0)
         gate.set()
         seen = await all_events(stream)
         path = stream.headers["X-Hermes-Resume"]

@@ -84,6 +84,20 @@ async def entries(redis: Redis) -> set[str]:
     return {entry.partition(" ")[0] for entry in await redis.zrange(INDEX, 0, -1)}
 
 
+def recorded_beats(worker: RunningWorker) -> list[int]:
+    """How many entries each heartbeat of this worker may claim, from now on."""
+    beats: list[int] = []
+    index = worker.worker.store.index
+    beat = index.beat
+
+    async def recorded(*, stale_s: float, most: int) -> list[str]:
+        beats.append(most)
+        return await beat(stale_s=stale_s, most=most)
+
+    index.beat = recorded  # type: ignore[method-assign]
+    return beats
+
+
 # What is found.
 
 
@@ -142,11 +156,15 @@ async def test_a_worker_that_leaves_adopts_nothing(
     dying = PausedEngine([*speech("one "), None])
     sid = await orphan(http, redis, await start_worker(engine=dying), dying)
     leaving = await start_worker(engine=PlannedEngine())
+    beats = recorded_beats(leaving)
     await leaving.worker.drain()
+    # Long enough that it could claim what is stale.
+    await until(lambda: len(beats) > 50)
+    assert set(beats) == {0}
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
     await until(is_idle(store, sid))
     assert len(leaving.worker.orphans) == 0
-    assert other.worker.store.index.steady_s > 0
+    assert len(other.worker.engine.requests) == 1  # type: ignore[attr-defined]
 
 
 async def test_a_living_turn_and_one_that_was_given_back_are_left_alone(
@@ -253,14 +271,7 @@ async def test_after_an_interruption_nobody_is_taken_for_dead_at_once(
     async def is_claimed() -> bool:
         return "s" * 32 not in await entries(redis)
 
-    beats = []
-    beat = index.beat
-
-    async def recorded(*, stale_s: float, most: int) -> list[str]:
-        beats.append(most)
-        return await beat(stale_s=stale_s, most=most)
-
-    index.beat = recorded  # type: ignore[method-assign]
+    beats = recorded_beats(worker)
     await until(is_claimed)
     claiming = beats.index(8)
     assert set(beats[:claiming]) == {0}
@@ -338,6 +349,7 @@ async def test_the_retry_of_a_key_takes_over_what_is_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At the bound for silence, with its first request; the lease has half a minute to go."""
+    monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     monkeypatch.setattr(turns, "SILENT_S", 1.5)
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
