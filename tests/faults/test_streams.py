@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.chaos_streams.kinds import KINDS
 from bench.chaos_streams.streams import Streams
 from tests.faults.support import holds
 
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
 async def test_streams_are_whole_while_workers_redis_and_the_balancer_fail(tmp_path: Path) -> None:
     report = await holds(
         Streams(
-            clients=10,
+            clients=12,
             processes=1,
             seconds=8.0,
             seed=7,
             words=40,
             token_interval=0.1,
-            kinds=("sessions",),
             phases=("storm",),
-            faults={"kill": 4.0, "redis": 3.0, "reload": 2.0, "upgrade": 4.0},
+            faults={"kill": 2.0, "stop": 4.0, "redis": 3.0, "reload": 2.0, "upgrade": 4.0},
             judges_gaps=False,
         ),
         tmp_path,
     )
-    assert report.count("storm: sessions: streams whole") >= 10
+    for kind in KINDS:
+        assert report.count(f"storm: {kind}: streams whole") >= 4
     for fault in ("workers killed", "Redis killed and restarted", "streams taken over"):
         assert report.count(f"storm: {fault}") > 0
