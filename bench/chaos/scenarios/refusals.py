@@ -1,4 +1,4 @@
-"""m. Each server refuses for a second in turn, as in a rolling restart; the others are well."""
+"""n. Each server refuses for a second in turn, as in a rolling restart; the others are well."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Refusals(Scenario):
     """
 
     name: ClassVar[str] = "refusals"
-    title: ClassVar[str] = "m. Each of three servers refuses for a second, one after the other"
+    title: ClassVar[str] = "n. Each of three servers refuses for a second, one after the other"
 
     clients: int = 8
     seconds: float = 1.0  # that each server refuses for
