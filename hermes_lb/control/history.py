@@ -305,6 +305,10 @@ def reason(server: Server) -> str:
     """Why a server is in its state, in words."""
     if server.state == "ejected":
         return server.ejected_because
+    if server.state == "failing":
+        failures = "1 failure" if server.fails == 1 else f"{server.fails} failures"
+        others = ", but no other server is left" if server.in_panic else ""
+        return f"{failures}{others}: {server.failed_because}"
     if server.state == server.admin:
         return f"set to {server.admin}"
     return "announced by itself" if server.state == "drain" else server.last_check

@@ -8,6 +8,7 @@ from hermes_lb.control.history import FIELDS
 from hermes_lb.control.operator import MAX_WEIGHT
 from hermes_lb.observe.metric_table import STATUS_CLASSES
 from hermes_lb.observe.termination import PHASE
+from hermes_lb.pool.counters import RESUME_OUTCOMES
 from hermes_lb.pool.server import ADMINS, STATES
 
 Schema = dict[str, Any]
@@ -62,7 +63,7 @@ _SERVER = {
     "state": said(one_of(STATES), "what it is; the worst that holds"),
     "admin": said(one_of(ADMINS), "what the operator wants it to be"),
     "because": said(TEXT, "why it is in this state"),
-    "available": said(FLAG, "it may serve: neither down, ejected nor failed"),
+    "available": said(FLAG, "it may serve: neither down, ejected nor out for its failures"),
     "ejected": or_null(table(seconds_left=SECONDS, because=TEXT)),
     "drain": or_null(table(since=TIME, at_start=said(COUNT, "requests that it had then"))),
     "weight": said(NUMBER, "less than the full one in a slow start"),
@@ -101,6 +102,10 @@ _BACKEND = {
     "available": said(COUNT, "servers that may get new requests"),
     "in_flight": COUNT,
     "queued": COUNT,
+    "resumes": said(
+        table(**dict.fromkeys(RESUME_OUTCOMES, COUNT)),
+        "streams of events whose server was lost, by what became of them: docs/metrics.md",
+    ),
 }
 
 _SESSION = table(

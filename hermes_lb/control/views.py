@@ -9,7 +9,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.control.history import available, percentiles, reason
-from hermes_lb.observe.metric_table import STATUS_CLASSES, version
+from hermes_lb.observe.metric_table import STATUS_CLASSES, resumes_of, version
 from hermes_lb.observe.termination import PHASE, WHO
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
             "available": available(pool, now),
             "in_flight": pool.in_flight,
             "queued": pool.queue_length,
+            "resumes": resumes_of(pool),
             "unserved": _counters(pool.unserved),
         }
         for pool in observed.pools.values()

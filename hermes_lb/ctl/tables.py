@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Of each state; "failing" is up, but its requests fail.
+# Of each state.
 STYLES = {
     "up": "green",
     "degraded": "yellow",
@@ -100,13 +100,13 @@ def status(answer: Row) -> Iterable[Table | Text]:
         f"loaded {duration(now - answer['loaded_at'])} ago{draining}\n"
     )
     yield Table(
-        ["BACKEND", ">AVAILABLE", ">SERVERS", ">IN FLIGHT", ">QUEUED"],
+        ["BACKEND", ">AVAILABLE", ">SERVERS", ">IN FLIGHT", ">QUEUED", ">RESUMED", ">CUT"],
         [
             (b["name"], count(b["available"]), count(b["servers"]), count(b["in_flight"]),
-             count(b["queued"]))
+             count(b["queued"]), *resumes(b))
             for b in answer["backends"]
         ],
-        less=["SERVERS", "QUEUED"],
+        less=["CUT", "RESUMED", "SERVERS", "QUEUED"],
     )  # fmt: skip
     yield Text()
     yield Table(
@@ -171,10 +171,16 @@ def sessions(answer: Row) -> Iterable[Table | Text]:
 
 
 def state(server: Row) -> Text:
-    shown = server["state"]
-    if shown == "up" and not server["available"]:
-        shown = "failing"
-    return Text(shown, STYLES.get(shown, ""))
+    return Text(server["state"], STYLES.get(server["state"], ""))
+
+
+def resumes(backend: Row) -> tuple[str, str]:
+    """Streams whose server was lost: how many went on, and how many were cut for it."""
+    outcomes = backend["resumes"]
+    return (
+        count(sum(outcomes[name] for name in ("resumed", "handed_over", "moved"))),
+        count(sum(outcomes[name] for name in ("gave_up", "gone", "not_resumable"))),
+    )
 
 
 def flight(server: Row) -> str:

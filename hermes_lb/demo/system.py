@@ -44,7 +44,7 @@ class ServerState(NamedTuple):
 
     name: str
     address: str
-    state: str  # as the API calls it: up, degraded, drain, ejected, down, maint
+    state: str  # as the API calls it: up, degraded, drain, failing, ejected, down, maint
     may_serve: bool
     resumes: int  # streams that it took over from a lost one
 

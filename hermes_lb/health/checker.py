@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -46,10 +47,15 @@ def jittered(interval: float, rng: random.Random) -> float:
     return interval * rng.uniform(1 - JITTER, 1 + JITTER)
 
 
+# The host gives no sign of life, as far as the kernel can tell.
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT)
+
+
 class _Result(NamedTuple):
     passed: bool
     because: str
     timed_out: bool = False
+    is_silent: bool = False  # it timed out, or the host is unreachable
     announces_drain: bool = False
 
 
@@ -233,12 +239,15 @@ class HealthChecker:
             return
         if target.maintenances != server.maintenances:
             target.start_anew()
+        began = self._clock()
         result = await self._check(target)
         if result is None:
             return
-        is_busy = result.timed_out and target.state.is_up and await self._is_streaming(target)
+        moves = result.is_silent and target.state.is_up and await self._is_streaming(target)
         if target.maintenances == server.maintenances:
-            self._judge(target, result, is_busy=is_busy)
+            if result.passed:
+                target.pool.check_passed(server, began)
+            self._judge(target, result, moves=moves)
 
     async def _check(self, target: _Target) -> _Result | None:
         """None: it could not be asked, for a reason of ours, which says nothing of the server."""
@@ -252,8 +261,10 @@ class HealthChecker:
                 return None
             # The kernel's own, for a connection, has a number.
             if isinstance(error, TimeoutError) and error.errno is None:
-                return _Result(False, f"timeout after {target.timeout:g}s", timed_out=True)
-            return _Result(False, _describe(error))
+                because = f"timeout after {target.timeout:g}s"
+                return _Result(False, because, timed_out=True, is_silent=True)
+            is_silent = isinstance(error, OSError) and error.errno in _UNREACHABLE
+            return _Result(False, _describe(error), is_silent=is_silent)
         took = self._own_time() - started
         status = answer.head.status
         load = reported_load(answer.header("X-Hermes-Load"), answer.body)
@@ -270,7 +281,8 @@ class HealthChecker:
         """A clock that stands still while the loop does."""
         return self._clock() - self._lateness.lost(asyncio.get_running_loop().time())
 
-    def _judge(self, target: _Target, result: _Result, *, is_busy: bool) -> None:
+    def _judge(self, target: _Target, result: _Result, *, moves: bool) -> None:
+        """`moves`: it is silent, but its streams go on."""
         server, state, because = target.server, target.state, result.because
         before = server.state
         server.last_check = because
@@ -280,13 +292,17 @@ class HealthChecker:
             state.passed()
             if state.is_up:
                 server.set_up(True, because)
-        elif is_busy:
+        elif result.timed_out and moves:
             because += ", but its streams go on"
             server.set_degraded(because)
         else:
+            was_up = state.is_up
             state.failed()
             if not state.is_up:
                 server.set_up(False, because)
+            stood_still = was_up and not state.is_up and result.is_silent and not moves
+            if stood_still and target.pool.on_standstill is not None:
+                target.pool.on_standstill(server)
         if server.state != before:
             _log_change(target, because)
 

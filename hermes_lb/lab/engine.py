@@ -203,7 +203,7 @@ class Run:
             server = self.strategy.pick(pool, job, now, self.rng)
             if self.after_pick is not None:
                 self.after_pick(job, server)
-            if server is None and not pool.can_wait(job.tried, now):
+            if server is None and not pool.can_wait(job.tried):
                 self.measures.failed(job.number, "no server")
                 return
         if server is not None:
@@ -256,7 +256,7 @@ class Run:
 
     def _refused(self, job: Job, now: float) -> None:
         server = job.lease.server
-        server.failed(now)
+        self.pool.failed(server, now, "it refuses")
         self.measures.refused += 1
         job.lease.release()
         job.tried = (*job.tried, server)
@@ -289,7 +289,7 @@ class Run:
         """The head of the response."""
         machine = job.machine
         if machine.server.fails:
-            machine.server.succeeded()
+            self.pool.answered(machine.server)
         if self._learner is not None:
             head = cast("ResponseHead", Head(job.status or 200, machine.load))
             self._learner.answered(machine.server, head, now - job.picked_at, now)

@@ -64,7 +64,7 @@ class Why:
             f"{pool.in_flight} in flight",
         ]
         if server is None:
-            waits = pool.can_wait(job.tried, view.now)
+            waits = pool.can_wait(job.tried)
             self.lines.append(f"picked: nobody; it {'waits' if waits else 'fails'}")
             return
         told = EXPLAINED[type(view.strategy)](view, server)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.observe.usage import usage_of
+from hermes_lb.pool.counters import RESUME_OUTCOMES
 from hermes_lb.pool.server import STATES
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.observe.loop_lag import LoopLag
     from hermes_lb.observe.observed import Observed, ProcessView
-    from hermes_lb.pool import FrontendCounters, Histogram, RequestCounters, Server
+    from hermes_lb.pool import FrontendCounters, Histogram, Pool, RequestCounters, Server
 
     Sample = tuple[tuple[str, ...], float | Histogram]  # values of the labels, value
 
@@ -84,6 +85,10 @@ def _of_requests(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "counter", "hermes_lb_resumes_total", _SERVER,
         "Streams that a server took over from a lost one", _counted(seen, lambda c: c.resumes),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_stream_resumes_total", (*_BACKEND, "outcome"),
+        "Streams of events whose server was lost, by what became of them", _resumes(seen),
     )
     yield MetricRow(
         "counter", "hermes_lb_connect_errors_total", _SERVER,
@@ -315,6 +320,18 @@ def _aborted(seen: Observed) -> Iterator[Sample]:
     for labels, counters in _backends(seen):
         yield (*labels, "client"), counters.aborted_by_client
         yield (*labels, "server"), counters.aborted_by_server
+
+
+def _resumes(seen: Observed) -> Iterator[Sample]:
+    for pool in list(seen.pools.values()):
+        for outcome, count in resumes_of(pool).items():
+            yield (pool.name, outcome), count
+
+
+def resumes_of(pool: Pool) -> dict[str, int]:
+    """Streams whose server was lost, by each of `RESUME_OUTCOMES`."""
+    rows = [pool.unserved.resume_outcomes, *(s.counters.resume_outcomes for s in pool.servers)]
+    return dict(zip(RESUME_OUTCOMES, map(sum, zip(*rows, strict=True)), strict=True))
 
 
 def _servers(seen: Observed, read: Callable[[Server], float]) -> Iterator[Sample]:

@@ -27,6 +27,17 @@ WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 
 # text change with the configuration.
 MOST_REASONS = 100
 
+# What became of a stream of events whose server was lost, by the rules of `proxy.stream`.
+RESUME_OUTCOMES = (
+    "resumed",  # another server went on
+    "handed_over",  # the same, and the server had asked for it
+    "moved",  # the same, and its checks had found that the server stood still
+    "gave_up",  # no server went on: the client's connection was cut
+    "gone",  # a server knew that there is nothing to go on with: the same
+    "not_resumable",  # it could not be resumed where it was: the same
+    "client_left",  # while another server was looked for
+)
+
 
 class Histogram:
     """Counts of observations by upper bound, the last cell for what is above all bounds."""
@@ -96,6 +107,7 @@ class RequestCounters:
         "latency",
         "response_shift",
         "responses",
+        "resume_outcomes",
         "resumes",
         "retries",
         "stream_length",
@@ -114,6 +126,7 @@ class RequestCounters:
         self.connect_errors = 0
         self.aborted_by_client = 0
         self.aborted_by_server = 0
+        self.resume_outcomes = [0] * len(RESUME_OUTCOMES)
         self.late = 0  # requests that were not sent at once, or never
         self.at_once = Histogram(LATENCY_BOUNDS)
         self.latency = Histogram(LATENCY_BOUNDS)
@@ -161,6 +174,7 @@ class RequestCounters:
             *self.stream_length.counts, self.stream_length.total,
             *self.waiting.counts, self.waiting.total,
             *self.dial.counts, self.dial.total,
+            *self.resume_outcomes,
         ]  # fmt: skip
 
     def load(self, cells: Sequence[float]) -> None:
@@ -175,6 +189,7 @@ class RequestCounters:
             self.stream_length, self.waiting, self.dial,
         ):  # fmt: skip
             histogram.load(list(islice(rest, histogram.width)))
+        self.resume_outcomes[:] = _integers(rest, len(RESUME_OUTCOMES))
 
 
 RequestCounters.WIDTH = len(RequestCounters().cells())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hermes_lb.errors import NoServer
 from hermes_lb.pool.counters import RequestCounters
+from hermes_lb.pool.failures import FailureLog, are_all
 from hermes_lb.pool.outliers import Outliers
 from hermes_lb.pool.server import Server
 
@@ -119,9 +120,10 @@ class Pool:
         self.primaries: list[Server] = []
         self.backups: list[Server] = []
         self.peers: Peers | None = None
-        # Other processes want to know what has failed here, and what has recovered.
-        self.on_failed: Callable[[Server, float], None] | None = None
-        self.on_recovered: Callable[[Server], None] | None = None
+        # Other processes want to know what has failed here, when and why, and what has recovered:
+        # by an answer (None), or by a check that began at this time.
+        self.on_failed: Callable[[Server, float, str], None] | None = None
+        self.on_recovered: Callable[[Server, float | None], None] | None = None
         self._is_settled = False  # while it is reconfigured nobody is served
         self._are_many_changing = False
         self._yields = True  # to requests that have waited longer in other processes
@@ -139,14 +141,20 @@ class Pool:
         self._warming: list[Server] = []
         self._degraded: list[Server] = []
         self.outliers: Outliers | None = None
-        # False: another process decides for all when too many are out, and tells this one.
-        self.lifts_ejections = True
+        # False: another process decides for all when too many are out, tells this one, and has the
+        # log.
+        self.is_leading = True
+        self.in_panic = False  # all are out by passive failures alone, which count for nothing then
+        self._failure_log = FailureLog(self)
         self.version = 0  # another one whenever anything about the servers has changed
         # A strategy that wants to know whose load has changed puts a set here, and clears it.
         self.touched: set[Server] | None = None
         self.is_sound = False  # nobody of `up` has failed: all are candidates that are not full
         self.is_steady = False  # and nobody can be full
         self.unserved = RequestCounters()  # requests that ended without a server
+        # Hears of a server that its checks took down because it stands still: it left them
+        # unanswered, and none of its responses has moved meanwhile.
+        self.on_standstill: Callable[[Server], None] | None = None
         # Hears of each change of a server's `snapshot`, the steps of a slow start aside.
         self.on_change: Callable[[Server], None] | None = None
         self.reconfigure(configured)
@@ -211,7 +219,7 @@ class Pool:
         """
         if self._are_many_changing:
             return
-        outliers = self.outliers if self.lifts_ejections else None
+        outliers = self.outliers if self.is_leading else None
         if outliers is not None and outliers.lift_what_is_too_much():
             return  # and it has all been done again
         self.version += 1
@@ -228,6 +236,7 @@ class Pool:
         self._warming = [s for s in self.servers if s.warmth < 1.0 and s.is_up]
         self.is_sound = bool(up) and not any(s.fails for s in up)
         self.is_steady = self.is_sound and not any(s.max_connections for s in up)
+        self._judge_failures()
         if self._is_settled:
             self.look_at_queue()
 
@@ -248,6 +257,73 @@ class Pool:
         if self.on_change is not None:
             self.on_change(server)
 
+    # Passive failures.
+
+    def failed(self, server: Server, now: float, because: str) -> None:
+        """A failure of the server's, as nginx's `max_fails` counts it; of any process."""
+        self._now = max(self._now, now)
+        server.failed(now, because)
+        if self.is_leading:
+            self._failure_log.changed(server, now)
+
+    def answered(self, server: Server) -> None:
+        """A server that had failures has answered a request here."""
+        server.succeeded()
+        if not server.fails:
+            self._log_return(server, "it has answered a request")
+            if self.on_recovered is not None:
+                self.on_recovered(server, None)
+
+    def check_passed(self, server: Server, began: float) -> None:
+        """A check that began then was good: failures of before are forgiven."""
+        if self.recovered(server, began) and self.on_recovered is not None:
+            self.on_recovered(server, began)
+
+    def recovered(self, server: Server, began: float | None) -> bool:
+        """Another process says that it has answered a request (None), or a check that began then.
+
+        False: there is nothing to forgive.
+        """
+        if not server.fails or (began is not None and began <= server.failed_at):
+            return False
+        server.recovered()
+        self._log_return(
+            server, "it has answered a request" if began is None else "its check is good"
+        )
+        return True
+
+    def _log_return(self, server: Server, because: str) -> None:
+        if self.is_leading:
+            self._failure_log.changed(server, self._now, because)
+
+    def _judge_failures(self) -> bool:
+        """Begin or end a panic -> whether it did.
+
+        It begins when no server that is in rotation otherwise may serve. Time alone does not end
+        it, as that would show nothing: it ends when one of them is not failing any more, or none
+        is in rotation. Each of the others is tried by one request then.
+        """
+        now = self._now
+        if self.in_panic:
+            holds = are_all(self.servers, lambda server: server.is_failing)
+        elif self.is_sound:
+            holds = False
+        else:
+            holds = are_all(self.servers, lambda server: server.has_failed(now))
+        if holds == self.in_panic:
+            return False
+        self.in_panic = holds
+        self.version += 1
+        for server in self.servers:
+            server.in_panic = holds
+            if not holds:
+                server.allow_probe()
+        if self.is_leading:
+            self._failure_log.panic_changed(now)
+        return True
+
+    # Who may serve.
+
     def find(self, name: str) -> Server | None:
         """The server of that name, which it does not share; None: there is none."""
         return next((server for server in self.servers if server.name == name), None)
@@ -259,7 +335,8 @@ class Pool:
 
     def candidates(self, tried: Collection[Server], now: float) -> list[Server]:
         """Servers that can take a request now: the primaries, or the backups if there is none, or
-        degraded ones if nobody else may serve, now or soon.
+        degraded ones if nobody else may serve, now or soon; or those that are out for their
+        failures, if all others have been tried.
 
         The list may be the pool's own: read it, and do not keep or change it.
         """
@@ -270,9 +347,21 @@ class Pool:
             if found:
                 return found
         if self._degraded and self._is_last_resort(tried, now):
-            return [
+            found = [
                 s for s in self._degraded if s not in tried and s.may_serve(now) and not s.is_full
             ]
+            if found:
+                return found
+        if self.may_any_serve(tried, now):
+            return []
+        for group in (self.up, self.backups, self._degraded):
+            found = [
+                s
+                for s in group
+                if s.is_able and s.is_in_rotation and s not in tried and not s.is_full
+            ]
+            if found:
+                return found
         return []
 
     def _is_last_resort(self, tried: Collection[Server], now: float) -> bool:
@@ -281,15 +370,24 @@ class Pool:
             s.weight and s.takes_new and s not in tried and s.may_serve(now) for s in self.servers
         )
 
-    def can_wait(self, tried: Collection[Server], now: float) -> bool:
-        """True if some server could serve as soon as it is no longer full."""
+    def may_any_serve(self, tried: Collection[Server], now: float) -> bool:
+        """False if only servers that are out for their failures are left for such a request."""
         return any(s.is_in_rotation and s not in tried and s.may_serve(now) for s in self.servers)
+
+    def can_wait(self, tried: Collection[Server]) -> bool:
+        """True if some server could serve as soon as it is no longer full.
+
+        Passive failures do not matter: where all others have been tried, those that failed serve.
+        """
+        return any(s.is_in_rotation and s not in tried and s.is_able for s in self.servers)
 
     def lease(self, server: Server, now: float) -> Lease:
         """Start using `server`, which a strategy picked from `candidates`."""
         self._now = now
         if server.fails:
             server.picked(now)
+            if server.is_failing:
+                self._judge_failures()
         return Lease(self, server)
 
     def claim(self, server: Server, now: float) -> Lease | None:
@@ -331,7 +429,7 @@ class Pool:
         A server that failed is judged by the last time we were told, which may only make it wait
         for the next `tick` to be tried again.
         """
-        while not server.is_full and server.may_serve(self._now):
+        while not server.is_full and server.is_able:
             waiter = next((w for w in self.waiting if self._accepts(w, server)), None)
             if waiter is None:
                 return
@@ -352,6 +450,9 @@ class Pool:
             self.outliers.tick(now)
         for server in self._warming:
             server.warm_up(now)
+        self._judge_failures()
+        if self.is_leading:
+            self._failure_log.tick(now)
         self._yields = False  # who waits elsewhere may be unable to use the place
         self.look_at_queue()
         self._yields = True
@@ -396,10 +497,12 @@ class Pool:
     def _accepts(self, waiter: Waiter, server: Server) -> bool:
         if waiter.pinned_to is not None:
             return waiter.pinned_to is server
+        now, tried = self._now, waiter.tried
         return (
             server.is_in_rotation
-            and server not in waiter.tried
-            and (not server.is_degraded or self._is_last_resort(waiter.tried, self._now))
+            and server not in tried
+            and (not server.is_degraded or self._is_last_resort(tried, now))
+            and (server.may_serve(now) or not self.may_any_serve(tried, now))
         )
 
 

@@ -4,6 +4,7 @@
     up         the checks, or nobody                      yes                     yes
     degraded   a check timed out, but its streams moved   if nobody else can      yes
     drain      the operator, or the server itself         no                      yes
+    failing    its requests failed `max_fails` times      no                      no
     ejected    it stood out by its failures, for a time   no                      no
     down       the checks                                 no                      no
     maint      the operator, or the configuration         no                      no
@@ -13,10 +14,12 @@ What runs goes on in each of them. An operator's `ready | drain | maint` are HAP
 an operator says `ready`. Who comes back from maintenance or a drain has a slow start, as it was
 most likely started anew; HAProxy (2.6) has none after a drain.
 
-Passive failures are apart from these. They follow nginx's `max_fails` and `fail_timeout`
-(`ngx_http_upstream_round_robin.c`: `get_peer`, `free_..._peer`), whose fields `accessed` and
-`checked` are `failed_at` and `window_start` here. `now` is an argument: nothing in this package
-reads a clock.
+Passive failures follow nginx's `max_fails` and `fail_timeout` (`ngx_http_upstream_round_robin.c`:
+`get_peer`, `free_..._peer`), whose fields `accessed` and `checked` are `failed_at` and
+`window_start` here. A failing server is out of rotation for `fail_timeout` (`has_failed`), then one
+request is the probe; a success behind the last failure, or a good check that began behind it, ends
+the state. While all servers of a backend are out for that reason alone, failures count for nothing
+(`in_panic`, which the pool sets). `now` is an argument: nothing in this package reads a clock.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from hermes_lb import config
 
 # From the best to the worst.
-State = Literal["up", "degraded", "drain", "ejected", "down", "maint"]
+State = Literal["up", "degraded", "drain", "failing", "ejected", "down", "maint"]
 STATES: tuple[State, ...] = get_args(State)
 
 # What the operator asks for.
@@ -78,9 +81,11 @@ class Server:
         "ejected_until",
         "ejections",
         "failed_at",
+        "failed_because",
         "fails",
         "full_weight",
         "in_flight",
+        "in_panic",
         "is_announcing_drain",
         "is_degraded",
         "is_draining",
@@ -129,10 +134,12 @@ class Server:
         self.ejections = 0
         self.takes_new = self.is_up  # requests that are pinned to nobody
         self.is_lone = False
+        self.in_panic = False
         self.current_weight: float = 0
         self.effective_weight: float = configured.weight
         self.fails = 0
         self.failed_at = _NEVER
+        self.failed_because = ""  # the last failure, in words
         self.window_start = _NEVER
         # The pool listens here: to all that changes who may serve, and to what a snapshot tells.
         self.when_changed: Callable[[], None] = lambda: None
@@ -153,6 +160,8 @@ class Server:
             return "down"
         if self.is_ejected:
             return "ejected"
+        if self.is_failing:
+            return "failing"
         if self.is_draining:
             return "drain"
         return "degraded" if self.is_degraded else "up"
@@ -160,6 +169,19 @@ class Server:
     @property
     def is_ejected(self) -> bool:
         return self.ejected_until > 0.0
+
+    @property
+    def is_failing(self) -> bool:
+        """It has reached `max_fails`, and neither a request nor a check has succeeded since.
+
+        Whether it is out of rotation for that at a given time: `has_failed`.
+        """
+        return 0 < self.config.max_fails <= self.fails and not self.is_lone
+
+    @property
+    def is_able(self) -> bool:
+        """It may serve, passive failures aside."""
+        return self.is_up and not self.ejected_until
 
     @property
     def is_in_rotation(self) -> bool:
@@ -177,12 +199,14 @@ class Server:
         return 0 < self.max_connections <= self.in_flight
 
     def has_failed(self, now: float) -> bool:
-        """True while passive failures keep it out of rotation. A lone server never is."""
+        """True while passive failures keep it out of rotation. A lone server never is, nor is any
+        in a panic."""
         limit = self.config.max_fails
         return (
             0 < limit <= self.fails
             and now - self.window_start <= self.config.fail_timeout
             and not self.is_lone
+            and not self.in_panic
         )
 
     def may_serve(self, now: float) -> bool:
@@ -202,14 +226,18 @@ class Server:
         )
 
     def picked(self, now: float) -> None:
-        """A request goes to it: after a window with failures, this one is the probe."""
-        if self.fails and now - self.window_start > self.config.fail_timeout:
+        """A request goes to it: after a window with failures, this one is the probe.
+
+        So is one that comes within the window, since no other server is left for it.
+        """
+        if self.fails and (self.is_failing or now - self.window_start > self.config.fail_timeout):
             self.window_start = now
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, because: str = "") -> None:
         """A connect error, a timeout or an invalid response: its fault, not the client's."""
         self.fails += 1
         self.failed_at = self.window_start = now
+        self.failed_because = because
         limit = self.config.max_fails
         if limit and self.warmth == 1.0:  # a slow start has reduced it already
             self.effective_weight = max(0, self.effective_weight - self.weight // limit)
@@ -225,6 +253,11 @@ class Server:
         """Its failures are forgiven."""
         self.fails = 0
         self.when_changed()
+
+    def allow_probe(self) -> None:
+        """The next request is its probe, however short ago it failed."""
+        if self.is_failing:
+            self.window_start = _NEVER
 
     # What the operator says.
 

@@ -16,6 +16,7 @@ connections   reuse an idle connection to the server, or dial               C
 upstream      faces the server: bytes -> response heads                     H
 relay         bodies both ways, back-pressure, the end of the message       D L
 stream        events that go on from another server when theirs is lost
+moving        streams leave a server that stands still
 tunnel        after a 101: raw bytes both ways                              T
 detached      what the server may finish although its client has left
 responses     the one place where an error becomes a response

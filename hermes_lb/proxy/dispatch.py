@@ -10,6 +10,7 @@ from hermes_lb.dialing import Dialer
 from hermes_lb.errors import NoServer
 from hermes_lb.pool import Pool
 from hermes_lb.proxy.connections import ServerConnections
+from hermes_lb.proxy.moving import move_streams
 from hermes_lb.proxy.pin_table import PinTable
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Backend:
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
         self.pool = Pool(name, configured, rng=context.rng)
+        self.pool.on_standstill = self.move_streams
         self.connections: dict[Server, ServerConnections] = {}
         self.log_names: dict[Server, str] = {}
         # Where keys live that nobody has to learn: the same on every balancer.
@@ -105,19 +107,18 @@ class Backend:
     def is_quiet(self) -> bool:
         return not (self.pool.in_flight or self.pool.waiting)
 
-    def failed(self, server: Server, now: float) -> None:
+    def failed(self, server: Server, now: float, because: str) -> None:
         """A failure of the server's, as nginx's `max_fails` counts it."""
-        server.failed(now)
+        self.pool.failed(server, now, because)
         if self.outliers is not None:
             self.outliers.failed(server, now)
         if self.pool.on_failed is not None:
-            self.pool.on_failed(server, now)
+            self.pool.on_failed(server, now, because)
 
-    def succeeded(self, server: Server) -> None:
-        """A server that had failures has answered."""
-        server.succeeded()
-        if not server.fails and self.pool.on_recovered is not None:
-            self.pool.on_recovered(server)
+    def move_streams(self, server: Server) -> None:
+        """The checks of `server` have found that it stands still: streams go on elsewhere."""
+        moving = move_streams(self._context, self.pool, server)
+        self._context.tasks.spawn(moving, name=f"streams leave {self.log_names[server]}")
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """A server, of this backend or another, says how much it has to do."""
@@ -185,7 +186,7 @@ class Backend:
             server = self.strategy.pick(pool, exchange, now, self._rng)
             if server is not None:
                 return server
-            if not pool.can_wait(exchange.tried, now):
+            if not pool.can_wait(exchange.tried):
                 raise NoServer(f"no server of {self.name} is available")
             exchange.queue_position = len(pool.waiting)
             return None
@@ -208,12 +209,17 @@ class Backend:
 
     def _heir(self, exchange: Exchange, now: float) -> Server | None:
         """Where a hashed key goes without those tried, as its next requests do; None: no such key,
-        or nobody may serve. Raises NoServer if only the server that it is pinned to will do."""
-        stuck = exchange.stuck
+        or nobody may serve. Raises NoServer if only the server that it is pinned to will do.
+
+        Passive failures do not take out such a server: no other one can answer instead.
+        """
+        stuck, pinned = exchange.stuck, exchange.pinned_to
         if stuck is None:
             return None
-        if stuck.rule.is_strict and exchange.pinned_to is not None:
-            raise NoServer(f"{exchange.pinned_to.name}, which has the session, is not available")
+        if stuck.rule.is_strict and pinned is not None:
+            if pinned.is_able:
+                return pinned
+            raise NoServer(f"{pinned.name}, which has the session, is not available")
         if stuck.rule.learns:
             return None
         return self._ring.owner(self.pool, stuck.key, now, tried=exchange.tried)

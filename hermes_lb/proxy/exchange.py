@@ -352,7 +352,7 @@ class Exchange(Retries, Relay):
         # Each refers to the exchange. A cycle would outlive it until the next garbage collection.
         self.upload = self.tunnel = None
         if self.stream is not None:
-            self.stream.stop()
+            self.stream.stop(termination)
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()

@@ -79,7 +79,7 @@ class Relay(ExchangeState):
         if upload is not None:
             upload.forget()
         if server.fails:
-            backend.succeeded(server)
+            backend.pool.answered(server)
         if backend.outliers is not None:
             backend.outliers.answered(server, status, now)
         if backend.learner is not None:
@@ -190,13 +190,13 @@ class Relay(ExchangeState):
 
     def _body_done(self, upstream: UpstreamConnection, body: Body, now: float) -> None:
         if self.stream is not None and self.stream.body.is_handed_over:
-            self._lose_server("it has handed over")
+            self._lose_server("it has handed over", "handed_over")
         else:
             self._complete(upstream, now, not body.excess)
 
-    def _lose_server(self, reason: str) -> None:
+    def _lose_server(self, reason: str, outcome: str = "resumed") -> None:
         """The server's part of the response has ended before the response did."""
-        if self.stream is None or not self.stream.server_lost(reason):
+        if self.stream is None or not self.stream.server_lost(reason, outcome):
             self.abort_client("SD", reason)
 
     def let_go_of_server(self) -> None:

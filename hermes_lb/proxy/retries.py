@@ -40,9 +40,9 @@ class Retries(ExchangeState):
             is_stale = upstream.is_reused and isinstance(error, ClosedBeforeResponse)
             upstream.abort()
         if not is_stale:
-            backend.failed(server, now)
+            backend.failed(server, now, str(error))
         if self.stream is not None:
-            self.stream.attempt_failed(str(error))
+            self.stream.attempt_failed(error)
             return
         may_repeat = error.retry is Retry.SAFE or (
             error.retry is Retry.REPEATABLE_ONLY and self.head.can_repeat
@@ -66,12 +66,14 @@ class Retries(ExchangeState):
         """
         is_last = self.retries + 1 >= backend.retries
         is_pinned = self.pinned_to is server
-        tried = (*self.tried, server)
-        others = backend.pool.can_wait(tried, now)
+        pool, tried = backend.pool, (*self.tried, server)
+        others = pool.may_any_serve(tried, now)
         if self.passed_over is not None and not others:
             tried = tuple(other for other in tried if other is not self.passed_over)
             self.passed_over = None
-            others = backend.pool.can_wait(tried, now)
+            others = pool.may_any_serve(tried, now)
+        # One whose connection was only stale is better than those that are out for their failures.
+        others = others or (not is_stale and pool.can_wait(tried))
         if is_pinned and self.is_strict:
             others, is_last = False, False
         stays = (
@@ -111,6 +113,6 @@ class Retries(ExchangeState):
     def fail(self, error: ExchangeFailed) -> None:
         """No server will answer it."""
         if self.stream is not None:
-            self.stream.attempt_failed(str(error))
+            self.stream.attempt_failed(error)
         else:
             answers.fail(self, error)

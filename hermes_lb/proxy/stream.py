@@ -1,8 +1,12 @@
 """A stream of events on a route with rules for it: it goes on when its server is lost.
 
-    lost        the server's part ended before the stream did, or it has handed over
+    lost        the server's part ended before the stream did, it stands still, or has handed over
     search      GET on the resume path, with the last event's id, at one server after another
     go on       its events follow in the client's same response
+
+A search lasts as long as `resume_timeout`. A server that refused rests for a while, and when all
+rest, or none is up, the search pauses. `resume_attempts` bounds how many servers may fail in other
+ways, with growing pauses between them: each of these may have begun to work on the turn.
 
 docs/unbroken-streams.md has the contract with servers. In silence, comments keep the client.
 """
@@ -12,13 +16,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from hermes_lb.errors import ConnectFailed, ConnectTimeout, Exhausted, NoServer, QueueTimeout
 from hermes_lb.http1.events import EventsBody, UnnumberedEventsBody, chunk
+from hermes_lb.pool.counters import RESUME_OUTCOMES
 
 if TYPE_CHECKING:
     import asyncio
 
     from hermes_lb import config
+    from hermes_lb.errors import ExchangeFailed
     from hermes_lb.http1 import RequestHead, ResponseHead
+    from hermes_lb.pool import Server
     from hermes_lb.proxy.relay import Relay
     from hermes_lb.proxy.upstream import UpstreamConnection
 
@@ -38,11 +46,23 @@ _LEFT_OUT = (
 _RESUMING, _KEEP_ALIVE = b": resuming\n\n", b": keep-alive\n\n"
 # Seconds. A takeover is mostly shorter than the first; then nobody has to read a comment.
 _FIRST_COMMENT, _NEXT_COMMENTS = 1.0, 5.0
-_FIRST_PAUSE, _PAUSE_GROWTH = 0.1, 3.0
+# Seconds that a server rests which could not go on, in one search; each time longer. So are the
+# pauses of the search behind attempts, without the limit.
+_FIRST_REST, _REST_GROWTH, _LONGEST_REST = 0.1, 3.0, 1.0
+# Seconds that a server rests in all searches after any request has failed there.
+_REST_AFTER_FAILURE = 0.25
+# Seconds between two looks while no server is up, and the least that a search pauses.
+_NEXT_LOOK, _SHORTEST_PAUSE = 0.25, 0.02
+# Of a pause, on top: streams that were lost together do not come back together.
+_JITTER = 0.25
 # For one attempt: a server answers this request at once, or is not well.
 _MOST_FOR_ATTEMPT = 5.0
 # A worker that is gone for good, and a session that is: no other server knows better.
 _FINAL = frozenset((404, 410))
+# The server can't now (its store is away, it is full or shuts down), and has begun nothing.
+_NOT_NOW = frozenset((429, 503))
+# What else begins nothing at a server.
+_NOTHING_BEGUN = (ConnectFailed, ConnectTimeout, Exhausted, NoServer)
 
 
 class StreamRules(NamedTuple):
@@ -102,9 +122,12 @@ class EventStream:
         "_give_up_at",
         "_has_known_start",
         "_keeper",
+        "_not_before",
+        "_outcome",
         "_path",
         "_quiet_since",
         "_reason",
+        "_rests",
         "_rules",
         "_seen",
         "body",
@@ -129,7 +152,10 @@ class EventStream:
         self.resumes = 0
         self.said = 0  # bytes of comments: of `bytes_out`, those that no server has sent
         self.was_redispatched = bool(exchange.tried)  # before there was anything to resume
-        self._attempts = 0
+        self._attempts = 0  # servers that were asked in this search and failed
+        self._rests: dict[Server, tuple[int, float]] = {}  # how often, and until when
+        self._not_before = 0.0
+        self._outcome = ""  # of this search, if a server goes on; empty: there is none
         self._give_up_at = 0.0
         self._due = 0.0
         self._reason = ""
@@ -143,8 +169,10 @@ class EventStream:
     def __repr__(self) -> str:
         return f"<EventStream behind {self.body.last_id!r}, {self.resumes} resumes>"
 
-    def stop(self) -> None:
+    def stop(self, termination: str) -> None:
         """The exchange is over: it is not used after this, and no reference to it is kept."""
+        if self._outcome and termination[0] in "Cc":
+            self._count("client_left")
         self._stop_comments()
         if self._keeper is not None:
             self._keeper.cancel()
@@ -153,37 +181,58 @@ class EventStream:
 
     # Lost.
 
-    def server_lost(self, reason: str) -> bool:
-        """Look for another server. False: the stream can't go on."""
-        exchange = self._exchange
-        if not (self._path and self.body.is_whole and exchange.is_request_read):
+    @property
+    def can_go_on(self) -> bool:
+        """Another server can go on with it, as far as it has come."""
+        if not (self._path and self.body.is_whole and self._exchange.is_request_read):
             return False
-        if not (self._has_known_start or self.body.last_id):
-            return False  # what the client has already could come again
+        # Else what the client has already could come again.
+        return self._has_known_start or bool(self.body.last_id)
+
+    def server_lost(self, reason: str, outcome: str = "resumed") -> bool:
+        """Look for another server. False: the stream can't go on.
+
+        `outcome`: what it is (`RESUME_OUTCOMES`) if one is found.
+        """
+        exchange = self._exchange
+        if not self.can_go_on:
+            if self._path:
+                self._count("not_resumable")
+            return False
         exchange.let_go_of_server()
         self._reason = reason
+        self._outcome = outcome
         self._attempts = 0
-        self._give_up_at = exchange.context.clock() + self._rules.timeout
+        now = exchange.context.clock()
+        self._give_up_at = now + self._rules.timeout
         exchange.upload = None
-        exchange.tried = () if exchange.server is None else (exchange.server,)
+        self._not_before = now
+        self._rests.clear()
+        self._rest(now)
         self._comment_in(_FIRST_COMMENT)
-        self._try()
+        self._try(now)
         return True
 
     # Search.
 
-    def _try(self) -> None:
+    def _go_on_searching(self) -> None:
+        self._try(self._exchange.context.clock())
+
+    def _try(self, now: float) -> None:
         exchange, backend = self._exchange, self._exchange.backend
         assert backend is not None
-        now = exchange.context.clock()
         exchange.turn_around = None
         exchange.pinned_to = None
         exchange.head.can_repeat = True  # it is a GET from now on
         exchange.informational_responses = 0
-        self._attempts += 1
+        exchange.must_dial = (
+            len(self._rests) > 1
+        )  # after a failure: no connection that may be stale
         self._due = self._give_up_at
-        if not backend.pool.can_wait(exchange.tried, now):
-            exchange.tried = ()  # all have been asked: from the beginning
+        exchange.tried = tuple(s for s in backend.pool.servers if self._rests_until(s) > now)
+        if now < self._not_before or not backend.pool.can_wait(exchange.tried):
+            self._pause(now)
+            return
         last_id = self.body.last_id
         exchange.request_head = b"".join(
             (
@@ -202,26 +251,74 @@ class EventStream:
 
     def bound(self) -> None:
         """The exchange is in another phase: its deadline is not later than ours."""
-        client = self._exchange.client
-        client.deadline = min(client.deadline, self._due)
-
-    def attempt_failed(self, reason: str, *, is_final: bool = False) -> None:
-        """One server could not go on."""
         exchange = self._exchange
+        exchange.client.deadline = min(exchange.client.deadline, self._due)
+        if exchange.phase == "Q":
+            exchange.tried = ()  # a server that rests may have room sooner than the others
+
+    def attempt_failed(self, error: ExchangeFailed) -> None:
+        """One server could not go on, or there was none."""
+        is_refusal = isinstance(error, _NOTHING_BEGUN) and not isinstance(error, QueueTimeout)
+        self._failed(str(error), uses_up=not is_refusal)
+
+    def _failed(self, reason: str, *, uses_up: bool, outcome: str = "") -> None:
+        """`uses_up`: it counts towards `resume_attempts`. `outcome`: the search is over."""
+        exchange = self._exchange
+        in_queue = exchange.phase == "Q"
         exchange.stop_waiting()
         exchange.phase = "C"  # it has left the queue, and must not leave it again
         exchange.let_go_of_server()
         now = exchange.context.clock()
-        if is_final or self._attempts >= self._rules.attempts or now >= self._give_up_at:
+        if uses_up:
+            self._not_before = now + _FIRST_REST * _REST_GROWTH**self._attempts
+            self._attempts += 1
+        if self._attempts >= self._rules.attempts or now >= self._give_up_at:
+            outcome = outcome or "gave_up"
+        if outcome:
+            self._count(outcome)
             exchange.abort_client("SD", f"{self._reason}; {reason}")
             return
-        if exchange.server is not None:
-            exchange.tried = (*exchange.tried, exchange.server)
+        if not in_queue:
+            self._rest(now)
+        self._try(now)
+
+    def _rest(self, now: float) -> None:
+        """The server that was asked last is not asked again at once."""
+        server = self._exchange.server
+        if server is not None:
+            count = self._rests.get(server, (0, 0.0))[0]
+            rest = min(_LONGEST_REST, _FIRST_REST * _REST_GROWTH**count)
+            self._rests[server] = count + 1, now + rest
+
+    def _rests_until(self, server: Server) -> float:
+        return max(self._rests.get(server, (0, 0.0))[1], server.failed_at + _REST_AFTER_FAILURE)
+
+    def _pause(self, now: float) -> None:
+        """No server can be asked now: until the first has rested, or to see whether one is up."""
+        exchange = self._exchange
+        assert exchange.backend is not None
+        if now >= self._give_up_at:
+            self._failed("no server went on in time", uses_up=False)
+            return
+        exchange.phase = "C"
         exchange.client.deadline = float("inf")
         exchange.client.has_moved = False
-        pause = _FIRST_PAUSE * _PAUSE_GROWTH ** (self._attempts - 1)
-        pause = max(0.0, min(pause, self._give_up_at - now))
-        exchange.turn_around = exchange.context.loop.call_later(pause, self._try)
+        rests = [self._rests_until(s) for s in exchange.backend.pool.servers if s.is_able]
+        context = exchange.context
+        next_look = min([now + _NEXT_LOOK, *(rest for rest in rests if rest > now)])
+        wanted = max(next_look, self._not_before)
+        pause = (wanted - now) * context.rng.uniform(1, 1 + _JITTER)
+        pause = max(min(pause, self._give_up_at - now), _SHORTEST_PAUSE)
+        exchange.turn_around = context.loop.call_later(pause, self._go_on_searching)
+
+    def _count(self, outcome: str) -> None:
+        """The search is over, or there is none."""
+        exchange = self._exchange
+        assert exchange.backend is not None
+        server = exchange.server
+        counters = exchange.backend.pool.unserved if server is None else server.counters
+        counters.resume_outcomes[RESUME_OUTCOMES.index(outcome)] += 1
+        self._outcome = ""
 
     def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
         """The answer to the request for the rest of the events."""
@@ -231,12 +328,16 @@ class EventStream:
         assert backend is not None
         length = head.body_length(b"GET")
         if head.status != 200 or not length or not _has_plain_events(head):
-            reason = f"{server.name} answered {head.status}"
-            self.attempt_failed(reason, is_final=head.status in _FINAL)
+            self._failed(
+                f"{server.name} answered {head.status}",
+                uses_up=head.status not in _NOT_NOW,
+                outcome="gone" if head.status in _FINAL else "",
+            )
             return
         self._stop_comments()
         if server.fails:
-            backend.succeeded(server)
+            backend.pool.answered(server)
+        self._count(self._outcome)
         self.resumes += 1
         server.counters.resumes += 1
         exchange.reason = f"resumes={self.resumes}"

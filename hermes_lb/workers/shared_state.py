@@ -62,6 +62,8 @@ class SharedState:
             if pool is None:
                 self.pools[name] = pool = Pool(name, configured)
                 pool.on_change = partial(self._decided, name)
+                pool.on_recovered = partial(self._recovered, name)
+                pool.on_standstill = partial(self._stands_still, name)
             else:
                 pool.reconfigure(configured)
         for name in self.pools.keys() - config.backends.keys():
@@ -101,11 +103,12 @@ class SharedState:
         match message["do"]:
             case "failed":
                 if (server := self._find(message)) is not None:
-                    server.failed(message["at"])
+                    pool = self.pools[message["backend"]]
+                    pool.failed(server, message["at"], message.get("because", ""))
                 self._fleet.tell(message, but=child)
             case "recovered":
                 if (server := self._find(message)) is not None:
-                    server.recovered()
+                    self.pools[message["backend"]].recovered(server, None)
                 self._fleet.tell(message, but=child)
             case "ejected":
                 if (server := self._find(message)) is not None:
@@ -160,6 +163,16 @@ class SharedState:
     def _decided(self, backend: str, server: Server) -> None:
         self._fleet.tell({"do": "servers", "servers": [[backend, server.name, server.snapshot()]]})
         self.on_decision()
+
+    def _recovered(self, backend: str, server: Server, began: float | None) -> None:
+        """A good check has forgiven its failures here."""
+        message = {"do": "recovered", "backend": backend, "server": server.name, "began": began}
+        self._fleet.tell(message)
+
+    def _stands_still(self, backend: str, server: Server) -> None:
+        """Told with `servers`, where workers of older code take no notice of it."""
+        message = {"do": "servers", "servers": [], "standstill": [backend, server.name]}
+        self._fleet.tell(message)
 
     async def settle(self) -> bool:
         """Until all workers have applied the decisions so far, and have published their numbers.

@@ -8,11 +8,13 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. What it 
     reconfigure  another configuration; answered when it holds
     servers      what operators and checks have decided about servers; and perhaps `is_alone`, when
                  that changes, `is_replaced`: the supervisor's image is, and answers only later, and
-                 `publish`: do that now; the answer tells that all so far is applied.
+                 `publish`: do that now; the answer tells that all so far is applied; and
+                 `standstill`: backend and name of a server that is down since it stands still.
                  (Workers of older code take no notice of a field that they do not know.)
     load         what a server said of its load to a check
     failed       a passive failure that another worker has seen
-    recovered    the server has answered one of another's requests since
+    recovered    the server has answered one of another's requests since; or a check that `began` at
+                 this time is good
     pin          a session that another worker has learnt
     reopen       log files anew, by their names
     sessions     the requests that run now; answered
@@ -201,6 +203,11 @@ class Worker:
         if "is_alone" in message and self._sharing is not None:
             self._sharing.set_alone(message["is_alone"])
         self._is_supervisor_replaced = message.get("is_replaced", self._is_supervisor_replaced)
+        if "standstill" in message:
+            backend, name = message["standstill"]
+            server = self._find({"backend": backend, "server": name})
+            if server is not None:
+                self.plane.backends[backend].move_streams(server)
         if message.get("publish"):
             self._publish()
 
@@ -210,11 +217,13 @@ class Worker:
 
     def _on_failed(self, message: Message, descriptors: list[int]) -> None:
         if (server := self._find(message)) is not None:
-            server.failed(message["at"])
+            self.plane.pools[message["backend"]].failed(
+                server, message["at"], message.get("because", "")
+            )
 
     def _on_recovered(self, message: Message, descriptors: list[int]) -> None:
-        if (server := self._find(message)) is not None and server.fails:
-            server.recovered()
+        if (server := self._find(message)) is not None:
+            self.plane.pools[message["backend"]].recovered(server, message.get("began"))
 
     def _on_pin(self, message: Message, descriptors: list[int]) -> None:
         backend = self.plane.backends.get(message["backend"])
@@ -259,7 +268,7 @@ class Worker:
     def _set_rows(self, rows: dict[str, int]) -> None:
         self.sharing.set_rows(rows)
         for pool in self.plane.pools.values():
-            pool.lifts_ejections = False
+            pool.is_leading = False
             pool.on_change = partial(self._changed, pool.name)
             pool.on_failed = partial(self._failed, pool.name)
             pool.on_recovered = partial(self._recovered, pool.name)
@@ -287,10 +296,11 @@ class Worker:
                 }
             )  # fmt: skip
 
-    def _failed(self, backend: str, server: Server, at: float) -> None:
-        self._channel.send({"do": "failed", "backend": backend, "server": server.name, "at": at})
+    def _failed(self, backend: str, server: Server, at: float, because: str) -> None:
+        named = {"backend": backend, "server": server.name}
+        self._channel.send({"do": "failed", "at": at, "because": because, **named})
 
-    def _recovered(self, backend: str, server: Server) -> None:
+    def _recovered(self, backend: str, server: Server, began: float | None) -> None:
         self._channel.send({"do": "recovered", "backend": backend, "server": server.name})
 
     def _find(self, message: Message) -> Server | None:

@@ -240,14 +240,14 @@ async def test_an_ejected_server_says_why_and_for_how_long() -> None:
 
 
 @pytest.mark.parametrize(("now", "available"), [(101.0, False), (131.0, True)])
-async def test_passive_failures_make_it_unavailable_though_up(now: float, available: bool) -> None:
+async def test_passive_failures_make_it_unavailable_for_a_time(now: float, available: bool) -> None:
     operator = FakeOperator()
     operator.time = now
-    operator.server("agent2").failed(100.0)
+    operator.server("agent2").failed(100.0, "connection refused")
     async with admin_listener(operator) as client:
         described = (await client.get("/api/v1/servers"))[1]
-    assert described["state"] == "up"
-    assert described["fails"] == 1
+    assert (described["state"], described["fails"]) == ("failing", 1)
+    assert described["because"] == "1 failure: connection refused"
     assert described["available"] is available
 
 

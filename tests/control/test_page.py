@@ -118,11 +118,11 @@ async def test_a_server_says_why_nothing_comes_and_not_what_its_checks_say(chrom
     assert down.weight < down.full_weight
     failing.last_check = "200 in 3 ms"
     for _ in range(3):
-        failing.failed(operator.now())
+        failing.failed(operator.now(), "connection refused")
     async with showing(chromium, operator) as tab:
         await tab.shows("agent1", "connection refused")
         await tab.shows("agent2", "failing")
-        await tab.shows("agent2", "3 requests failed")
+        await tab.shows("agent2", "3 failures: connection refused")
 
 
 async def test_the_drain_button_asks_and_then_drains(chromium: Any) -> None:

@@ -75,19 +75,20 @@ async def test_servers_in_a_table(client: Client) -> None:
     agent1.in_flight = 4
     agent1.counters.responses[2] = 1234
     agent1.counters.responses[5] = 6
-    client.operator.server("agent2").failed(client.operator.now())
+    client.operator.server("agent2").failed(client.operator.now(), "refused")
     assert lines(await ctl("servers", url=client.url)) == [
         "SERVER ADDRESS STATE WHY IN FLIGHT QUEUED WEIGHT REQUESTS 5XX ABORTED",
         "agents/agent1 127.0.0.1:8001 up 200 in 3 ms 4/9 0 3 1,240 6 0",
-        "agents/agent2 (backup) [::1]:8002 failing 0 0 1 0 0 0",
+        "agents/agent2 (backup) [::1]:8002 failing 1 failure: refused 0 0 1 0 0 0",
     ]
 
 
 async def test_status_in_tables(client: Client) -> None:
     client.operator.frontend.connections = 12
+    client.operator.server("agent1").counters.resume_outcomes[:] = [1, 2, 3, 4, 5, 6, 7]
     shown = lines(await ctl("status", url=client.url))
     assert shown[0].startswith("hermes_lb ")
-    assert "agents 2 2 0 0" in shown
+    assert "agents 2 2 0 0 6 15" in shown
     assert "public 12 0 0" in shown
     assert any(line.startswith("0 4711 ") for line in shown)
 

@@ -394,6 +394,49 @@ async def test_when_its_streams_stand_still_it_goes_down_after_fall_checks() -> 
         assert seen == ["down"]
 
 
+async def test_a_server_that_goes_down_by_silence_stands_still_once() -> None:
+    async with FakeServer(hangs) as fake, checking(a_backend(fake.port, **BRIEF)) as pool:
+        still: list[str] = []
+        server = pool.servers[0]
+        pool.on_standstill = lambda server: still.append(server.state)
+        await until(lambda: server.state == "down")
+        checks = fake.accepted
+        await until(lambda: fake.accepted > checks + 3)
+        assert still == ["down"]
+        fake.behaviour = answers(200)
+        await until(lambda: server.state == "up")
+        fake.behaviour = hangs
+        await until(lambda: server.state == "down")
+        assert still == ["down", "down"]
+
+
+@pytest.mark.parametrize("behaviour", [answers(503), resets, says(b"")])
+async def test_a_server_that_goes_down_by_its_answers_does_not_stand_still(
+    behaviour: Behaviour,
+) -> None:
+    async with FakeServer(behaviour) as fake, checking(a_backend(fake.port, **BRIEF)) as pool:
+        pool.on_standstill = lambda server: pytest.fail("it answers")
+        await until(lambda: pool.servers[0].state == "down")
+
+
+@pytest.mark.parametrize(("moves", "stands_still"), [(False, 1), (True, 0)])
+async def test_a_host_that_is_unreachable_stands_still_unless_its_streams_move(
+    monkeypatch: pytest.MonkeyPatch, moves: bool, stands_still: int
+) -> None:
+    async def unreachable(*_: object) -> None:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    async def moved(server: Server, seconds: float) -> bool:
+        return moves
+
+    monkeypatch.setattr("hermes_lb.health.checker.ask", unreachable)
+    async with checking(a_backend(1, **BRIEF), moved=moved) as pool:
+        still: list[Server] = []
+        pool.on_standstill = still.append
+        await until(lambda: pool.servers[0].state == "down")
+        assert len(still) == stands_still
+
+
 @pytest.mark.parametrize("behaviour", [answers(503), resets, says(b"")])
 async def test_only_a_timeout_can_mean_busy(behaviour: Behaviour) -> None:
     health = {"interval": "60s", "timeout": "10s", "rise": 1, "fall": 1}

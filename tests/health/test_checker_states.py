@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +21,37 @@ if TYPE_CHECKING:
 
 OFTEN = {"interval": "5ms", "timeout": "5s"}
 DRAINS = answers(503, headers=b"X-Hermes-Draining: 1\r\n")
+
+
+# Requests that failed.
+
+
+async def test_a_good_check_forgives_what_failed_before_it_began() -> None:
+    async with FakeServer(answers(200)) as fake, checking(a_backend(fake.port, fake.port)) as pool:
+        server = pool.servers[0]
+        for _ in range(server.config.max_fails):
+            pool.failed(server, time.monotonic(), "connection refused")
+        assert server.state == "failing"
+        await until(lambda: server.last_check.startswith("200"))
+        assert server.state == "up"
+
+
+async def test_a_good_check_does_not_forgive_what_failed_behind_its_begin() -> None:
+    async with FakeServer(hangs) as fake:
+        asked = asyncio.Event()
+
+        async def answers_late(*streams: Any) -> None:
+            await asked.wait()
+            await answers(200)(*streams)
+
+        fake.behaviour = answers_late
+        async with checking(a_backend(fake.port, fake.port)) as pool:
+            server = pool.servers[0]
+            await until(lambda: fake.open)
+            pool.failed(server, time.monotonic(), "connection refused")
+            asked.set()
+            await until(lambda: server.last_check.startswith("200"))
+            assert server.fails == 1
 
 
 # A server that announces its drain.

@@ -105,7 +105,7 @@ def test_rather_than_to_a_degraded_one_a_request_waits_for_a_full_one():
     pool = first_degraded({}, {"max_connections": 1})
     lease = pool.lease(pool.servers[1], 0.0)
     assert pool.candidates((), 0.0) == []
-    assert pool.can_wait((), 0.0)
+    assert pool.can_wait(())
     waiter = FakeWaiter()
     pool.wait(waiter)
     pool.tick(1.0)

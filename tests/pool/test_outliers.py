@@ -236,7 +236,7 @@ def test_who_is_out_for_a_time_that_is_over_counts_no_more():
 def test_a_process_that_is_told_lifts_nothing_by_itself():
     """It hears of ejections one by one, in whatever order; who tells knows when it is too much."""
     pool = a_pool(4)
-    pool.lifts_ejections = False
+    pool.is_leading = False
     for server in pool.servers[:3]:
         server.restore({"ejected_until": 10.0, "ejected_because": "5 failures in a row"})
     assert states(pool) == "ejected ejected ejected up"

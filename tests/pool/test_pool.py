@@ -53,18 +53,18 @@ class TestCandidates:
         assert pool.candidates(tried, 0.0) == [backup]
 
     def test_all_out(self):
-        pool = make_pool({"max_fails": 1}, {"max_fails": 1}, {"backup": True, "max_fails": 1})
+        pool = make_pool({}, {}, {"backup": True})
         for server in pool.servers:
-            server.failed(now=0.0)
+            server.set_up(False, "")
         assert pool.candidates((), 0.0) == []
-        assert not pool.can_wait((), 0.0)
+        assert not pool.can_wait(())
 
     def test_waiting_helps_only_where_a_server_is_merely_full(self):
         pool, _ = full_pool(2)
         assert pool.candidates((), 0.0) == []
-        assert pool.can_wait((), 0.0)
-        assert pool.can_wait([pool.servers[0]], 0.0)
-        assert not pool.can_wait(pool.servers, 0.0)
+        assert pool.can_wait(())
+        assert pool.can_wait([pool.servers[0]])
+        assert not pool.can_wait(pool.servers)
 
 
 class TestLease:
@@ -262,7 +262,7 @@ def test_a_weight_of_nought_takes_no_new_requests():
     pool = make_pool({}, {})
     pool.servers[0].set_weight(0)
     assert names(pool.candidates((), 0.0)) == "b"
-    assert not pool.can_wait(pool.servers[1:], 0.0)
+    assert not pool.can_wait(pool.servers[1:])
     assert pool.servers[0].may_serve(0.0)
 
 

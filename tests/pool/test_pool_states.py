@@ -49,6 +49,8 @@ class Waiter(FakeWaiter):
         assert self.pinned_to is not None
         assert not self.pinned_to.may_serve(now)
         if self.kind == "strict":
+            if self.pinned_to.is_able:
+                return self.pinned_to
             raise NoServer("for a test")
         if self.kind == "any":
             return None
@@ -68,7 +70,7 @@ class Waiter(FakeWaiter):
         assert self not in self.machine.pool.waiting
         assert lease.server not in self.tried or self.pinned_to is lease.server
         assert self.pinned_to in (None, lease.server)
-        self.machine.began(lease)
+        self.machine.began(lease, self)
         self.machine.waiters.remove(self)
 
 
@@ -84,16 +86,24 @@ class PoolMachine(RuleBasedStateMachine):
         self.waiters: list[Waiter] = []
         self.probed: dict[Any, float] = {}
 
-    def began(self, lease: Any) -> None:
+    def began(self, lease: Any, request: FakeWaiter) -> None:
         """A lease was given out: was that right?"""
         server = lease.server
         self.leases.append(lease)
         assert server.is_up
         assert not server.max_connections or server.in_flight <= server.max_connections
-        if 0 < server.config.max_fails <= server.fails and not server.is_lone:
+        is_to_spare = server.is_failing and not server.in_panic
+        if is_to_spare and request.pinned_to is None and self.had_choice(server, request):
             assert server.window_start == self.told, "given in the middle of its window"
             assert self.probed.get(server) != server.window_start, "a second probe"
             self.probed[server] = server.window_start
+
+    def had_choice(self, server: Any, request: FakeWaiter) -> bool:
+        """Another server may serve the request, so one that failed gets it as a probe only."""
+        return any(
+            s is not server and s not in request.tried and s.may_serve(self.told)
+            for s in self.pool.servers
+        )
 
     def server(self, index: int) -> Any:
         return self.pool.servers[index % len(self.pool.servers)]
@@ -149,11 +159,12 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             pinned = None
             usable = pool.candidates(failed_on, self.now)
-            if not usable and not pool.can_wait(failed_on, self.now):
+            if not usable and not pool.can_wait(failed_on):
                 return
         if usable:
             self.told = self.now
-            self.began(pool.lease(usable[choice % len(usable)], self.now))
+            lease = pool.lease(usable[choice % len(usable)], self.now)
+            self.began(lease, FakeWaiter(pinned, failed_on))
         else:
             waiter = Waiter(self, kind, choice, meanwhile, pinned_to=pinned, tried=failed_on)
             self.waiters.append(waiter)
@@ -209,10 +220,14 @@ class PoolMachine(RuleBasedStateMachine):
     def nobody_waits_while_a_server_has_room(self):
         """What time alone has made of a failed server is noticed by the next tick."""
         for server in self.pool.servers:
-            if server.may_serve(self.ticked) and not server.is_full:
-                for waiter in self.waiters:
+            if server.is_full:
+                continue
+            for waiter in self.waiters:
+                if server.may_serve(self.ticked):
                     assert waiter.pinned_to is not server
                     assert waiter.pinned_to is not None or server in waiter.tried
+                elif server.is_able and waiter.pinned_to is None and server not in waiter.tried:
+                    assert self.had_choice(server, waiter)
 
     @invariant()
     def nobody_is_bound_to_a_server_that_is_out(self):
@@ -229,9 +244,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def candidates_are_fit(self):
-        for server in self.pool.candidates((), self.now):
-            assert server.may_serve(self.now)
-            assert not server.is_full
+        able = [server for server in self.pool.servers if server.is_able]
+        found = self.pool.candidates((), self.now)
+        usable = [server for server in able if server.may_serve(self.now)] or able
+        assert all(server in usable and not server.is_full for server in found)
+        assert bool(found) == any(not server.is_full for server in usable)
+        assert self.pool.can_wait(()) == bool(able)
 
     def teardown(self):
         """All goes well again: everyone is served in the end."""

@@ -38,6 +38,7 @@ def test_the_worst_state_that_holds_is_told():
         lambda: None,
         lambda: server.set_degraded("timeout after 5s"),
         lambda: server.set_admin("drain"),
+        lambda: [server.failed(0.0) for _ in range(server.config.max_fails)],
         lambda: server.eject(30.0, "5 failures in a row"),
         lambda: server.set_up(False, "connection refused"),
         lambda: server.set_admin("maint"),
@@ -185,7 +186,7 @@ def test_when_all_drain_new_requests_need_not_wait():
     for server in pool.servers:
         server.set_admin("drain")
     assert pool.candidates((), 0.0) == []
-    assert not pool.can_wait((), 0.0)
+    assert not pool.can_wait(())
 
 
 def test_a_busy_server_that_drains_is_no_last_resort():
@@ -194,7 +195,7 @@ def test_a_busy_server_that_drains_is_no_last_resort():
     pool.servers[0].set_admin("drain")
     pool.servers[1].set_up(False, "connection refused")
     assert pool.candidates((), 0.0) == []
-    assert not pool.can_wait((), 0.0)
+    assert not pool.can_wait(())
 
 
 def test_who_is_pinned_waits_for_a_drained_server_and_the_others_do_not():

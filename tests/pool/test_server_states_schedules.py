@@ -147,10 +147,14 @@ class StateMachine(RuleBasedStateMachine):
     @rule(which=ANY, is_good=st.booleans())
     def a_request_ends(self, which: int, is_good: bool):
         server = self.server(which)
+        other = self.mirror.servers[self.pool.servers.index(server)]
         if is_good:
             server.succeeded()
+            if not server.fails:
+                other.recovered()
         else:
             server.failed(self.now)
+            other.failed(self.now)
 
     @rule(seconds=st.sampled_from([0.5, WINDOW, 11.0]))
     def time_passes(self, seconds: float):
@@ -166,7 +170,7 @@ class StateMachine(RuleBasedStateMachine):
         if pinned is None or not pinned.may_serve(self.now):
             pinned = None
             room = self.pool.candidates((), self.now)
-            if not room and not self.pool.can_wait((), self.now):
+            if not room and not self.pool.can_wait(()):
                 return
         else:
             room = [] if pinned.is_full else [pinned]
@@ -188,14 +192,15 @@ class StateMachine(RuleBasedStateMachine):
     @invariant()
     def the_state_is_the_worst_that_holds(self):
         for server, model in self.models.items():
-            assert server.state == model.state
+            is_failing = server.is_failing and not model.is_out
+            assert server.state == ("failing" if is_failing else model.state)
             assert server.is_up == (model.state not in ("down", "maint"))
             assert server.may_serve(self.now) == (
                 not model.is_out and not server.has_failed(self.now)
             )
 
     @invariant()
-    def only_those_up_get_new_requests_or_else_the_busy_ones(self):
+    def only_those_up_get_new_requests_or_else_the_busy_ones_or_else_those_failing(self):
         def able(state: str) -> set[Any]:
             return {
                 server
@@ -206,10 +211,15 @@ class StateMachine(RuleBasedStateMachine):
 
         found = set(self.pool.candidates((), self.now))
         up, busy = able("up"), able("degraded")
-        expected = {s for s in up or busy if not s.is_full}
+        failed = {
+            server
+            for server, model in self.models.items()
+            if model.state in ("up", "degraded") and model.weight and server not in up | busy
+        }
+        expected = {s for s in up or busy or failed if not s.is_full}
         assert found <= expected
         assert bool(found) == bool(expected)
-        assert self.pool.can_wait((), self.now) == bool(up or busy)
+        assert self.pool.can_wait(()) == bool(up or busy or failed)
 
     @invariant()
     def the_weight_is_the_operators_or_the_configured_one(self):

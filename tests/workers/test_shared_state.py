@@ -11,6 +11,7 @@ import pytest
 
 from hermes_lb.config import Config
 from hermes_lb.control import admin
+from hermes_lb.control.history import reason
 from tests.workers.shared import Shared, a_shared_state
 
 if TYPE_CHECKING:
@@ -67,6 +68,27 @@ def test_a_recovery_counts_here_and_is_told_to_all_but_who_saw_it(shared: Shared
     shared.state.hear(A_WORKER, message)
     assert shared.server("a").fails == 0
     assert (shared.fleet.told, shared.fleet.spared) == ([message], [A_WORKER])
+
+
+def test_why_a_server_failed_is_known_here(shared: Shared):
+    for _ in range(shared.server("a").config.max_fails):
+        shared.state.hear(A_WORKER, {"do": "failed", "at": 5.0, "because": "refused", **A})
+    assert shared.server("a").state == "failing"
+    assert reason(shared.server("a")) == "3 failures: refused"
+
+
+def test_a_good_check_is_told_to_all_with_its_begin(shared: Shared):
+    shared.server("a").failed(5.0)
+    for began in (5.0, 6.0, 7.0):
+        shared.state.pools["agents"].check_passed(shared.server("a"), began)
+    assert shared.fleet.told == [{"do": "recovered", "began": 6.0, **A}]
+
+
+def test_that_a_server_stands_still_is_told_to_all(shared: Shared):
+    on_standstill = shared.state.pools["agents"].on_standstill
+    assert on_standstill is not None
+    on_standstill(shared.server("a"))
+    assert shared.fleet.told == [{"do": "servers", "servers": [], "standstill": ["agents", "a"]}]
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ export class BackendCard {
   show(backend, servers, store, now) {
     const usable = `${backend.available} of ${plural(backend.servers, "server")} available`;
     const waits = backend.queued ? `, ${count(backend.queued)} queued` : "";
-    setText(this.summary, `${usable}, ${count(backend.in_flight)} in flight${waits}`);
+    setText(this.summary, `${usable}, ${count(backend.in_flight)} in flight${waits}${resumes(backend.resumes)}`);
     setAttribute(this.summary, "class", backend.available ? "quiet" : "alarm"); // nobody serves
     for (const chart of this.charts) chart.show(store.times, store.of(this.name), now, store.seconds);
     const names = servers.map((server) => server.name);
@@ -83,14 +83,16 @@ export class BackendCard {
   }
 }
 
-/** Its checks are good, and its requests fail. */
-function isFailing(server) {
-  return server.state === "up" && !server.available;
+/** What became of streams whose server was lost, if there were any. */
+function resumes(outcomes) {
+  const resumed = outcomes.resumed + outcomes.handed_over + outcomes.moved;
+  const cut = outcomes.gave_up + outcomes.gone + outcomes.not_resumable;
+  if (!resumed && !cut) return "";
+  return `, ${plural(resumed, "stream")} resumed${cut ? `, ${count(cut)} cut` : ""}`;
 }
 
 /** Why a server is in its state, and for how long if that is known. */
 function why(server, now) {
-  if (isFailing(server)) return `${plural(server.fails, "request")} failed`;
   if (server.ejected) return `${server.because}; back in ${duration(server.ejected.seconds_left)}`;
   if (server.drain && ["drain", "maint"].includes(server.state)) {
     return `${server.because}, ${duration(now - server.drain.since)} ago`;
@@ -143,8 +145,8 @@ class ServerRow {
     this.server = server;
     setText(this.address, server.address);
     this.backup.hidden = !server.backup;
-    setText(this.state, isFailing(server) ? "failing" : server.state);
-    setAttribute(this.state, "class", `state ${isFailing(server) ? "ejected" : server.state}`);
+    setText(this.state, server.state);
+    setAttribute(this.state, "class", `state ${server.state}`);
     setText(this.because, why(server, now));
     setAttribute(this.because, "title", this.because.textContent);
     const past = store.of(`${this.backend}/${this.name}`);
