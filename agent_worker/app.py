@@ -147,7 +147,7 @@ class Worker:
         self.websocket = WebSocketEndpoint(
             self.store, self.turns, tail, self.principals, self.metrics
         )
-        chats = chat_store(client, lease_s=config.lease_s)
+        chats = chat_store(client, self.store)
         journals = Journals(chats)
         ephemeral = EphemeralTurns(loop, self.turns, journals, window=config.context_tokens)
         #: Turns of chats without a session that go on here.

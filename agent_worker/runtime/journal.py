@@ -39,9 +39,20 @@ _REST_S = 60.0
 _FOREVER_S = 1e9
 
 
-def chat_store(client: Client, *, lease_s: float) -> SessionStore:
-    """Where journals are."""
-    return SessionStore(client, lease_s=lease_s, sliding_s=_LIFE_S, absolute_s=_LIFE_S, space=CHATS)
+def chat_store(client: Client, sessions: SessionStore) -> SessionStore:
+    """Where journals are; of the worker whose `sessions` are these.
+
+    Nobody finishes a chat whose client does not come back: a search for orphans does not find its
+    journal among the sessions, and drops its entry of the index.
+    """
+    return SessionStore(
+        client,
+        lease_s=sessions.lease_s,
+        sliding_s=_LIFE_S,
+        absolute_s=_LIFE_S,
+        space=CHATS,
+        index=sessions.index,
+    )
 
 
 class Journals:

@@ -83,7 +83,9 @@ class SessionStore:
         max_history: int = _MAX_HISTORY,
         on_unavailable: Callable[[str], None] = lambda operation: None,
         space: str = SESSIONS,
+        index: TurnIndex | None = None,
     ) -> None:
+        """`index`: of a store of the same worker, whose heartbeats are for both."""
         self.lease_s = lease_s
         life_s = (sliding_s, absolute_s)
         self._operations = Operations(client, life_s, on_unavailable, space)
@@ -94,7 +96,7 @@ class SessionStore:
         self.events = EventLog(self._operations)
         self.tools = ToolLedger(self._operations)
         self.outbox = Outbox(self._operations)
-        self.index = TurnIndex(self._operations)
+        self.index = index or TurnIndex(self._operations)
         self.ping = self._operations.ping
         self.readiness = Readiness(client)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def quick_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that stands still is noticed early."""
-    monkeypatch.setattr(operations, "_OPERATION_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(operations, "_OPERATION_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
