@@ -247,3 +247,20 @@ async def test_a_server_is_asked_for_each_in_turn(stage: Stage) -> None:
     await client.send(request("GET", "/") * 1000)
     for _ in range(1000):
         assert (await client.read_response()).body == b"ok"
+
+
+async def test_a_request_that_comes_while_answers_wait_is_begun_when_they_are_read(
+    stage: Stage,
+) -> None:
+    lb = await stage.balancer(await stage.serving(echo))
+    client = await stage.client(lb)
+    await client.get("/first")
+    assert (await client.read_response()).body == b"/first "
+    connection = client_side(lb)
+    connection.pause_writing()
+    await client.get("/second")
+    await eventually(lambda: len(connection._held) > 0)
+    await turns(20)
+    assert lb._plane.frontends[0].counters.requests == 1
+    connection.resume_writing()
+    assert (await client.read_response()).body == b"/second "

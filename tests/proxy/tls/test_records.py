@@ -175,6 +175,22 @@ async def test_many_records_in_one_read_are_decrypted_in_parts(
     assert (await client.read_response()).body == b"done"
 
 
+async def test_a_reader_that_catches_up_does_not_end_another_pause(
+    stage: Stage, certificate: str
+) -> None:
+    lb = await serving(stage, certificate)
+    client = await tls_client(stage, lb)
+    await client.get()
+    assert (await client.read_response()).status == 200
+    layer = the_client(lb).transport
+    layer.pause_reading()
+    layer.pause_writing()
+    layer.resume_writing()
+    assert not layer.is_reading()
+    layer.resume_reading()
+    assert layer.is_reading()
+
+
 # Who does not read the answers.
 
 
