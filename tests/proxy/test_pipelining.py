@@ -180,6 +180,23 @@ async def test_the_body_of_a_request_that_ends_here_is_no_request(stage: Stage) 
     assert await client.read_until_cut() == b""
 
 
+async def test_what_is_behind_the_last_request_is_read_and_thrown_away(stage: Stage) -> None:
+    """Also if so much of it came before that the client was not read from."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.get("/", "Connection: close")
+    at_origin, _ = await origin.accept_request()
+    connection = client_side(lb)
+    read(connection.transport, full(NEXT))
+    await turns()
+    assert not connection.transport.is_reading()
+    await at_origin.respond(b"the last")
+    assert (await client.read_response()).body == b"the last"
+    await eventually(connection.transport.is_reading)
+    assert await client.read_until_cut() == b""
+
+
 async def test_a_rate_limit_and_the_requests_behind_it(stage: Stage) -> None:
     limits = {"request_rate": 1, "request_burst": 1}
     lb = await stage.balancer(await stage.serving(echo), limits=limits)

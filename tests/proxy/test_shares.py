@@ -277,8 +277,27 @@ async def test_a_server_that_ends_behind_many_chunks_has_said_them_all(
     head = await client.read_head()
     if ends:
         assert await client.read_body(head) == b"a" * 5000
+        assert server.home.idle == 0  # it has ended
     else:
         assert await client.read_until_cut() == TINY * 5000
+
+
+async def test_a_connection_that_has_ended_is_not_for_the_next_in_the_queue(stage: Stage) -> None:
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, server={"max_connections": 1})
+    first, second = await stage.client(lb), await stage.client(lb)
+    await first.get()
+    await origin.accept_request()
+    await second.get("/second")
+    await eventually(lambda: len(lb.pools["agents"].waiting) == 1)
+    server = server_side(lb)
+    read(server.transport, CHUNKED + TINY * 5000 + b"0\r\n\r\n")
+    server.eof_received()
+    assert (await first.read_response()).body == b"a" * 5000
+    at_origin, message = await origin.accept_request()
+    assert message.head.target == "/second"
+    await at_origin.respond(b"fresh")
+    assert (await second.read_response()).body == b"fresh"
 
 
 async def test_a_server_with_much_behind_is_used_again(stage: Stage) -> None:
