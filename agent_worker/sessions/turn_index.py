@@ -50,7 +50,7 @@ class TurnIndex:
         now = asyncio.get_running_loop().time()
         if now - self._asked_at > _SLOW_S or now - self._answered_at > _LATE_S:
             return 0.0
-        return now - self._steady_since
+        return max(now - self._steady_since, 0.0)
 
     async def enter(self, session_id: str, nonce: str) -> None:
         """An attempt at a turn is about to begin. Raises StoreUnavailable."""
@@ -84,7 +84,9 @@ class TurnIndex:
         finally:
             now = clock()
             late = now - self._answered_at > _LATE_S
-            if not is_answered or late or now - self._asked_at > _SLOW_S:
+            if not is_answered:
+                self._steady_since = math.inf
+            elif late or now - self._asked_at > _SLOW_S or self._steady_since == math.inf:
                 self._steady_since = now
             self._asked_at, self._answered_at = math.inf, now
         self._over.difference_update(over)

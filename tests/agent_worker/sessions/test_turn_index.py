@@ -190,6 +190,8 @@ async def test_a_heartbeat_that_fails_is_an_interruption(proxy: DroppingProxy) -
     index.leave("s1", "a.1", is_over=True)
     with pytest.raises(StoreUnavailable):
         await index.beat(stale_s=30, most=0)
+    # It counts from the first one that is answered again.
+    assert index.steady_s == 0.0
     proxy.refuses = False
     await index.beat(stale_s=30, most=0)
     assert 0 <= index.steady_s < 60

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent_worker.redis_server import RedisServer
-from agent_worker.runtime import succession, turns
+from agent_worker.runtime import succession, tail
+from agent_worker.runtime.turns import SILENT_S
 from agent_worker.sessions import connect, operations
 from tests.agent_worker.runtime.support import PausedEngine, create, cut_off, die, speech
 from tests.agent_worker.support import PlannedEngine, all_events, deltas, read_events, until
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def quick_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that stands still is noticed early."""
-    monkeypatch.setattr(operations, "_OPERATION_TIMEOUT_S", 0.5)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for reader in (succession, tail):
+        monkeypatch.setattr(reader, "_LOOK_S", 0.1)
 
 
 @pytest.fixture
@@ -56,6 +57,14 @@ class Server:
 
     @contextlib.contextmanager
     def away(self, how: str) -> Iterator[None]:
+        """That is noticed early."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(operations, "_OPERATION_TIMEOUT_S", 0.2)
+            with self._away(how):
+                yield
+
+    @contextlib.contextmanager
+    def _away(self, how: str) -> Iterator[None]:
         if how == "stopped":
             os.kill(self.server.pid, signal.SIGSTOP)
             try:
@@ -200,8 +209,6 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Redis stands still for longer than a holder may be silent; a tool may be under way."""
-    monkeypatch.setattr(succession, "SILENT_S", 1.5)
-    monkeypatch.setattr(turns, "SILENT_S", 1.5)
     engine = PausedEngine([*speech("one "), None, *speech("two")])
     first = await start_worker(redis_url=own_redis_server.url, engine=engine)
     other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
@@ -221,9 +228,9 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
         wake_up = cut_off(first)
         with own_redis_server.away("stopped"):
             await failures(other, "beat", 1)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(SILENT_S)
         # The follower looks, and could take it.
-        await until(lambda: pages and pages[-1].silent_s > 1.5)
+        await until(lambda: pages and pages[-1].silent_s > SILENT_S)
         assert pages[-1].state == "held"
         for _ in range(10):
             await other.worker.store.index.look(sid)
