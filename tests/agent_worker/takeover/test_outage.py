@@ -84,11 +84,12 @@ async def own_client(own_redis_server: Server) -> AsyncIterator[Client]:
     await client.aclose()
 
 
-async def failures(worker: RunningWorker, operation: str, more: int) -> None:
-    """Until Redis has not answered so many more operations of that name."""
-    counter = worker.worker.metrics.store_errors.labels(operation)._value
-    before = counter.get()
-    await until(lambda: counter.get() >= before + more)
+async def failures(worker: RunningWorker, *operations: str, more: int) -> None:
+    """Until Redis has not answered so many more operations of these names."""
+    errors = worker.worker.metrics.store_errors
+    counters = [errors.labels(operation)._value for operation in operations]
+    before = sum(counter.get() for counter in counters)
+    await until(lambda: sum(counter.get() for counter in counters) >= before + more)
 
 
 async def began(
@@ -120,9 +121,9 @@ async def test_a_stream_that_was_taken_over_goes_on(
         events = read_events(response)
         seen.append(await anext(events))
         with own_redis_server.away(how):
-            await failures(second, "turn_events", 2)
+            await failures(second, "turn_events", more=2)
             engine.gate.set()
-            await failures(second, "commit", 1)
+            await failures(second, "append", "commit", more=1)
         seen += [event async for event in events]
     assert [event.name for event in seen] == [*["message.delta"] * 3, "done"]
     assert deltas(seen) == seen[-1].data["content"] == "one two three"
@@ -142,8 +143,8 @@ async def test_who_follows_the_turn_of_a_living_worker_goes_on_too(
         followed, all_followed = read_events(response), read_events(plain)
         seen, seen_plain = [await anext(followed)], [await anext(all_followed)]
         with own_redis_server.away("stopped"):
-            await failures(other, "turn_events", 2)
-            await failures(other, "events", 2)
+            await failures(other, "turn_events", more=2)
+            await failures(other, "events", more=2)
             engine.gate.set()
         seen += [event async for event in followed]
         seen_plain += [event async for event in all_followed]
@@ -227,7 +228,7 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
         # Its next heartbeats do not come, as if they were still on their way.
         wake_up = cut_off(first)
         with own_redis_server.away("stopped"):
-            await failures(other, "beat", 1)
+            await failures(other, "beat", more=1)
             await asyncio.sleep(SILENT_S)
         # The follower looks, and could take it.
         await until(lambda: pages and pages[-1].silent_s > SILENT_S)
@@ -248,7 +249,7 @@ async def test_the_index_knows_whether_redis_was_there(
     index = worker.worker.store.index
     assert index.steady_s == float("inf")
     with own_redis_server.away("stopped"):
-        await failures(worker, "beat", 1)
+        await failures(worker, "beat", more=1)
         assert index.steady_s < 60
     await until(lambda: index.steady_s > 0.2)
     assert await own_client.raw.exists("hermes:turns") == 0
