@@ -123,7 +123,7 @@ async def test_a_stream_that_was_taken_over_goes_on(
         with own_redis_server.away(how):
             await failures(second, "turn_events", more=2)
             engine.gate.set()
-            await failures(second, "append", "commit", more=1)
+            await failures(second, "append", "commit", "renew", more=1)
         seen += [event async for event in events]
     assert [event.name for event in seen] == [*["message.delta"] * 3, "done"]
     assert deltas(seen) == seen[-1].data["content"] == "one two three"
