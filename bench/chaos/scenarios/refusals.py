@@ -49,7 +49,8 @@ class Refusals(Scenario):
                         group.create_task(load.run(number))
                     for worker in workers:
                         await self._refuse(worker)
-                    await load.go_on(workers, self.after)
+                    # Without checks a server that has failed is left alone for `fail_timeout`.
+                    await load.go_on(workers if backend else [], self.after)
             load.judge(arena)
 
     async def _refuse(self, worker: Worker) -> None:
@@ -88,7 +89,7 @@ class _Load:
                 await asyncio.sleep(_PACE)
 
     async def go_on(self, workers: list[Worker], seconds: float) -> None:
-        """All are well again: until each has served, and for some seconds more."""
+        """All are well again: until each of these has served, and for some seconds more."""
         before = self._served.copy()
 
         async def have_served() -> bool:
