@@ -2,7 +2,7 @@
 
 sessions      create, read, delete, and turns as JSON or as events
 events        a session's events, from an id on
-websocket     turns over a WebSocket
+websocket     turns over a WebSocket; socket_events: the session's log on its way to a socket
 ephemeral     turns that keep nothing
 chat          OpenAI's API: chat_requests and chat_messages in, chat_chunks and chat_errors out;
               chat_resume: a stream goes on

@@ -10,6 +10,7 @@ store         sessions and turns
 event_log     what happened, for whoever reconnects
 turn_index    which turns run, for those whose worker died
 tool_ledger   what tools have been begun, and gave
+readiness     does Redis accept writes? for /ready
 outbox        what the archive has not got yet
 records       what all of them take and give
 """

@@ -6,5 +6,5 @@ blobs              large texts, in a directory or in S3
 postgres           all but blobs, over postgres_database; its tables: postgres_schema
 qdrant             memories, instead of pgvector
 embedding          texts as vectors
-postgres_server    an embedded PostgreSQL
+postgres_server    an embedded PostgreSQL; postgres_place: its directory, and programs where need be
 """
