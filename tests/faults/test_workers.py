@@ -24,7 +24,6 @@ async def test_streams_of_a_dead_worker_are_cut_and_a_stopped_one_is_taken_out(
     assert report.figures["stopped: 504s"] == 5
 
 
-@pytest.mark.xfail(reason="passive failures empty the pool", strict=True)
 @pytest.mark.timeout(120)  # 10 s on two idle cores
 async def test_servers_that_refuse_for_a_moment_in_turn_cost_no_answer(tmp_path: Path) -> None:
     report = await holds(Refusals(clients=4, seconds=0.5, after=0.5), tmp_path)
