@@ -10,8 +10,10 @@ from hermes_lb.proxy.endpoint import FULL, PEER, Endpoint
 _MOST_HELD = 64 * 1024
 # Reading begins again where so much is left, and not with each request that is taken.
 _LOW_WATER = _MOST_HELD // 2
-# Bytes of a request that has been answered before its end; the rest is not read.
-_MOST_DISCARDED = 1024 * 1024
+# Bytes of a request that has been answered before its end; the rest is not read. Most clients read
+# the answer only behind the last byte of their upload, so this is more than most uploads have
+# (images and documents of a prompt); nginx has no bound in bytes, only `lingering_time`.
+_MOST_DISCARDED = 16 * 1024 * 1024
 
 
 class Intake(Endpoint):

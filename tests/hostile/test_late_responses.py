@@ -125,6 +125,19 @@ async def test_an_upload_stops_with_the_head_of_an_early_refusal(
     assert len(at_origin.received) <= told + len(b"\r\n")
 
 
+async def test_a_client_that_writes_all_before_it_reads_gets_an_early_answer(stage: Stage) -> None:
+    """Most HTTP libraries do so. A reset in mid-upload would be all that they see."""
+    size = 14_000_000  # more than both kernels hold
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
+    _, _, client, at_origin = await uploading(stage, head + b"hello")
+    await at_origin.respond(b"too large", "Connection: close", status=413)
+    at_origin.close()
+    await client.send(b"x" * (size - len(b"hello")))
+    answer = await client.read_response()
+    assert (answer.status, answer.body) == (413, b"too large")
+    assert await client.read_to_end() == b""
+
+
 @pytest.mark.parametrize(("wire", "more"), UPLOADS)
 async def test_an_answered_client_that_never_stops_is_not_listened_to_for_ever(
     stage: Stage, wire: bytes, more: bytes
