@@ -141,9 +141,10 @@ async def _drain(
 
 
 async def _idle(worker: Worker) -> None:
-    """Return once no turn is open, and none can come of what is still being read."""
+    """Return once no turn is open or still being told, and none can come of what is being read."""
     while True:
         await worker.connections.wait_answered()
         await worker.turns.wait_idle()
+        await worker.websocket.wait_told()
         if worker.connections.are_answered:
             return

@@ -15,6 +15,7 @@ and another one that comes while it waits for that is refused.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from dataclasses import dataclass
@@ -120,6 +121,16 @@ class WebSocketEndpoint:
         self._is_draining = True
         await asyncio.gather(*(connection.drain() for connection in self._connections))
 
+    async def wait_told(self) -> None:
+        """Return once the clients have the end of each turn that was started here and is over.
+
+        A client that stalls is not waited for: it comes back for the rest by its last id.
+        """
+        told = [connection.wait_told() for connection in self._connections]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await asyncio.gather(*told)
+
     async def close_all(self) -> None:
         """Close every socket now."""
         await asyncio.gather(*(connection.close() for connection in self._connections))
@@ -199,6 +210,11 @@ class _Connection:
         self._is_draining = True
         if not self._running and self._following is None:
             await self.close()
+
+    async def wait_told(self) -> None:
+        """The events of a turn come from the log, so the last ones leave behind the turn's end."""
+        while self._begun and self._following is not None:
+            await asyncio.wait({self._following})
 
     async def close(self) -> None:
         await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the worker is stopping")
