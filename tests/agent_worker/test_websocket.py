@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from agent_worker.api import websocket
 from agent_worker.sessions import new_nonce, session_keys
+from agent_worker.tasks import spawn
 from tests.agent_worker.support import Event, GatedEngine, deltas, event_order, until
 
 if TYPE_CHECKING:
@@ -283,3 +285,38 @@ async def test_messages_that_wait_are_taken_down_one_at_a_time_and_in_order(
     view = await store.read(sid, "anonymous")
     users = [message["content"] for message in view.messages if message["role"] == "user"]
     assert users == ["first", *(f"later {n}" for n in range(4))]
+
+
+@pytest.mark.parametrize("is_stalled", [False, True])
+async def test_a_drain_waits_for_what_a_socket_still_sends(
+    http: ClientSession,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    is_stalled: bool,
+) -> None:
+    """The last events come from the log, behind the turn's end. A stalled one holds up nothing."""
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    endpoint, gate = worker.worker.websocket, asyncio.Event()
+    async with http.ws_connect(worker.sessions(await create(http, worker), "ws")) as socket:
+        await socket.send_json({"content": "x"})
+        assert (await receive(socket)).data == {"content": "one "}
+        [connection] = endpoint._connections
+        send = connection._events._send
+
+        async def send_late(event: Any) -> None:
+            await gate.wait()
+            await send(event)
+
+        monkeypatch.setattr(connection._events, "_send", send_late)
+        monkeypatch.setattr(websocket, "_CLOSE_TIMEOUT_S", 0.05 if is_stalled else 60.0)
+        engine.gate.set()
+        await worker.worker.turns.wait_idle()
+        told = spawn(endpoint.wait_told(), name="told")
+        if is_stalled:
+            await told
+        else:
+            await asyncio.wait({told}, timeout=0.05)
+            assert not told.done()
+        gate.set()
+        assert [(await receive(socket)).name for _ in range(2)] == ["message.delta", "done"]
+        await told
