@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_errors
@@ -10,7 +10,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import AuthenticationError, ResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -53,7 +53,8 @@ class Node:
         AuthenticationError.
         """
         try:
-            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            with _lost_if_closed():
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except AuthenticationError:
             raise
         except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
@@ -63,7 +64,8 @@ class Node:
                 # Taken while it was idle, it may be among those that `aclose` disconnects just now.
                 raise Unreachable(f"{self.name}: it was closed")
             packed = connection.pack_commands(commands)
-            await connection.send_packed_command(packed)
+            with _lost_if_closed():
+                await connection.send_packed_command(packed)
             return [await _reply(connection) for _ in commands]
         finally:
             if self._closed:
@@ -75,7 +77,8 @@ class Node:
         """A connection outside the pool. Raises redis-py's ConnectionError, TimeoutError."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            with _lost_if_closed():
+                await connection.connect()  # type: ignore[no-untyped-call]
             yield connection
         finally:
             await connection.disconnect(nowait=True)
@@ -108,6 +111,15 @@ class Nodes:
         gone = [address for address in self._nodes if address not in addresses]
         for node in [self._nodes.pop(address) for address in gone]:
             await node.aclose()
+
+
+@contextmanager
+def _lost_if_closed() -> Iterator[None]:
+    """uvloop raises RuntimeError for a transport that the server has closed already."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise redis_errors.ConnectionError(str(error)) from error
 
 
 async def _reply(connection: AbstractConnection) -> Any:

@@ -165,7 +165,8 @@ class Subscriber:
                 if is_wanted:
                     self._unconfirmed.extend(self._live[name] for name in channels)
             # AttributeError: the reader has closed it between redis-py's check and its write.
-            with contextlib.suppress(RedisError, OSError, AttributeError):
+            # RuntimeError: the server has, and uvloop's transport is closed already.
+            with contextlib.suppress(RedisError, OSError, AttributeError, RuntimeError):
                 # Its own health check is a PING that expects the next reply: here, a message.
                 await connection.send_command(command, *channels, check_health=False)
 
