@@ -24,7 +24,6 @@ from hermes_lb.proxy.responses import refusal
 if TYPE_CHECKING:
     import asyncio
 
-    from hermes_lb.http1 import RequestHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.frontend import Frontend
     from hermes_lb.proxy.listener import Listener
@@ -240,7 +239,8 @@ class ClientConnection(Intake):
             self.received_at = now = self.context.clock()
             end = data.find(_HEAD_END) + 4
             if end >= 4:
-                self._start(data, end, now)
+                is_all = end == len(data)
+                self._start(data if is_all else data[:end], b"" if is_all else data[end:], now)
             else:
                 self.deadline = now + self.context.timeouts.request_head
                 self._held += data
@@ -252,11 +252,8 @@ class ClientConnection(Intake):
         end = held.find(_HEAD_END, self._searched) + 4
         if end >= 4:
             self._searched = 0
-            now = self.context.clock()
-            head = self._parse(self._take(end))
-            if head is not None:
-                self._begin(head, self._take_body(head.length) if head.length else b"", now)
-                self._read_on_for_heads()
+            self._start(self._take(end), None, self.context.clock())
+            self._read_on_for_heads()
         elif len(held) > self.context.most_in_head:
             self.refuse(self.context.request_parser.too_large(held))
         else:
@@ -268,20 +265,9 @@ class ClientConnection(Intake):
             self._searched = max(0, len(held) - 3)
             self.resume_reading(FULL)
 
-    def _start(self, data: bytes, end: int, now: float) -> None:
-        """`data[:end]` is one head; what is behind it is its body's, or of the next request."""
-        if end == len(data):
-            head, rest = self._parse(data), b""
-        else:
-            head, rest = self._parse(data[:end]), data[end:]
-        if head is not None:
-            if rest and 0 <= head.length < len(rest):
-                self.hold(rest[head.length :])
-                rest = rest[: head.length]
-            self._begin(head, rest, now)
-
-    def _parse(self, data: bytes) -> RequestHead | None:
-        """One head; None: it was refused."""
+    def _start(self, data: bytes, rest: bytes | None, now: float) -> None:
+        """`data` is one head. `rest` came behind it, of its body or of the next request; None: that
+        is held."""
         context = self.context
         try:
             if len(data) > context.most_in_head:
@@ -289,13 +275,14 @@ class ClientConnection(Intake):
             head = context.request_parser.parse(data)
         except RequestRefused as error:
             self.refuse(error)
-            return None
+            return
         if self.frontend.is_stopped:  # whatever the client says, this is the last one
             head.keep_alive = False
-        return head
-
-    def _begin(self, head: RequestHead, rest: bytes, now: float) -> None:
-        """`rest` came behind the head; if the body is chunked, more than that may have come."""
+        if rest is None:
+            rest = self._take_body(head.length) if head.length else b""
+        elif rest and 0 <= head.length < len(rest):
+            self.hold(rest[head.length :])
+            rest = rest[: head.length]
         self.frontend.counters.requests += 1
         self.exchange = exchange = Exchange(self, head, now)
         try:

@@ -98,7 +98,7 @@ class Exchange(Retries, Relay):
         if (
             head.length
             and head.length == len(rest) <= context.most_for_retry
-            and not head.expects_continue
+            and (rare is None or not rare.expects_continue)
         ):
             self.request_head += rest  # all of it came at once, and a retry needs no more
             self.bytes_in = len(rest)

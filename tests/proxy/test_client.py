@@ -148,6 +148,18 @@ async def test_http_1_0_gets_a_body_until_close_as_it_is(stage: Stage) -> None:
     assert await client.read_to_end() == b"it"
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+async def test_a_head_may_begin_with_any_few_bytes(stage: Stage, size: int) -> None:
+    """Three bytes are as many as the position behind an end that was not found."""
+    origin = await stage.serving(echo_target)
+    client = await stage.client(await stage.balancer(origin))
+    wire = request("GET", "/in-two")
+    await client.send(wire[:size])
+    await turns(5)
+    await client.send(wire[size:])
+    assert (await client.read_response()).body == b"/in-two"
+
+
 # Pipelining.
 
 
