@@ -57,7 +57,8 @@ def judge_requests(outcome: RequestOutcome) -> Verdict:
     if not outcome.is_early:
         if None in forwarded[:-1]:
             raise Disagreement("a request behind one that is cut", *outcome.streams)
-        if None in forwarded and not (refusal or _is_incomplete(meanings)):
+        is_incomplete = _is_incomplete(meanings) or _is_incomplete(plain_meanings)
+        if None in forwarded and not (refusal or is_incomplete):
             disagree("a request is cut, and nobody is told", meanings, *outcome.streams)
     whole = [got for got in forwarded if got is not None]
     is_clear = _is_clear(meanings)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tests.differential.readings import Response
 
 _STRICT = ("h11", "llhttp")
+_STRAY_LINE = re.compile(
+    rb"\A((?:HTTP/1\.[01] 1[0-9]{2}[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)*)\r\n(?=HTTP/1\.)"
+)
 _LAST_CHUNK = re.compile(rb"(\n0+(?:;[^\r\n]*)?\r\n)")
 _DATE = re.compile(rb"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT").fullmatch
 _FRAMING = re.compile(rb"(?:content-length|transfer-encoding)(?=:)", re.IGNORECASE)
@@ -91,9 +94,11 @@ def _is_known_to_a_strict_reader(outcome: ResponseOutcome, method: bytes) -> boo
     if before:
         trailers = _FRAMING.sub(lambda name: b"x" * len(name[0]), trailers)
     without = b"".join([*before, trailers])
+    # Nor do they read an empty line before a status line; the balancer forgives one.
+    forgiven = _STRAY_LINE.sub(rb"\1", without)
     return any(
         REFEREES[name](sent, method, outcome.ending).response
-        for sent in (outcome.sent, without, without_extensions(without))
+        for sent in (outcome.sent, without, without_extensions(without), forgiven)
         for name in _STRICT
     )
 

@@ -141,6 +141,12 @@ def test_blanks_before_an_extension_are_read_though_no_referee_does(payload: byt
             judge_requests(_passed_on(sent, stream))
 
 
+def test_blanks_before_an_extension_of_a_request_that_is_not_whole() -> None:
+    sent = _post(_CHUNKED, body=b"5 ;a=b\r\nhello\r\n0\r\n\r")
+    stream = _post(_CHUNKED, body=b"5\r\nhello\r\n")
+    assert judge_requests(_passed_on(sent, stream)).refusal == ""
+
+
 def test_a_name_that_cgi_takes_for_another_is_noticed() -> None:
     with pytest.raises(Disagreement, match="a name that CGI reads as another"):
         judge_requests(_passed_on(request(b"Content_Length: 5")))

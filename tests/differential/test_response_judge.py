@@ -58,6 +58,19 @@ def test_blanks_before_an_extension_are_read_though_no_strict_reader_does() -> N
     assert _judge(sent, NO_LAST_CHUNK + b"0\r\n\r\n").client == ["200", "200"]
 
 
+def test_an_empty_line_before_a_status_line_is_read_though_no_strict_reader_does() -> None:
+    sent = b"HTTP/1.1 199 X\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert _judge(sent + b"\r\n" + PLAIN, b"HTTP/1.1 199 X\r\n\r\n" + PLAIN).client == [
+        "200",
+        "200",
+    ]
+
+
+def test_a_setting_for_a_proxy_does_not_go_on() -> None:
+    sent = PLAIN.replace(b"\r\n\r\n", b"\r\nProxy: x\r\n\r\n", 1)
+    assert _judge(sent, PLAIN).client == ["200", "200"]
+
+
 @pytest.mark.parametrize(("got", "closed"), [(BAD_GATEWAY, OPEN), (PLAIN[:-1], FIN)])
 def test_a_refusal_of_what_all_understand_is_noted(got: bytes, closed: str) -> None:
     assert _judge(PLAIN, got, closed).strict in ("502", "cut")

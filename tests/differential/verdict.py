@@ -63,4 +63,4 @@ _HOP_BY_HOP = {
 
 def _ends_here(name: bytes) -> bool:
     """Names with an underscore may be dropped: CGI can't tell them from those with a hyphen."""
-    return name in _HOP_BY_HOP or b"_" in name or name.startswith(b"proxy-")
+    return name in _HOP_BY_HOP or b"_" in name or name == b"proxy" or name.startswith(b"proxy-")
