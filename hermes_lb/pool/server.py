@@ -235,13 +235,14 @@ class Server:
 
     def failed(self, now: float, because: str = "") -> None:
         """A connect error, a timeout or an invalid response: its fault, not the client's."""
+        was_out = self.has_failed(now)
         self.fails += 1
         self.failed_at = self.window_start = now
         self.failed_because = because
         limit = self.config.max_fails
         if limit and self.warmth == 1.0:  # a slow start has reduced it already
             self.effective_weight = max(0, self.effective_weight - self.weight // limit)
-        if self.fails in (1, limit):
+        if self.fails in (1, limit) or (not was_out and self.has_failed(now)):
             self.when_changed()
 
     def succeeded(self) -> None:

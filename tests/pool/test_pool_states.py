@@ -149,6 +149,8 @@ class PoolMachine(RuleBasedStateMachine):
         failed_on = [] if tried is None else [self.server(tried)]
         pinned = None if pin is None else self.server(pin)
         if kind == "hashed":
+            if not pool.may_any_serve(failed_on, self.now):
+                return  # a last resort that waits for any server: not modelled here
             pinned = self.owner(choice, failed_on, self.now)
         if pinned in failed_on:
             return  # who has given up on its server is not bound to it any more

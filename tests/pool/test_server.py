@@ -185,3 +185,16 @@ def test_repr_tells_the_state():
     server.failed(now=0.0)
     server.set_up(False, "")
     assert repr(server) == ("<Server a 10.0.0.1:80 down, weight 3, 0 in flight, 0 queued, 1 fails>")
+
+
+def test_a_failure_behind_its_window_takes_it_out_again_and_tells_the_pool():
+    """Who waits may be served by another one now, and must not wait for the next tick."""
+    _, server = two(max_fails=1, fail_timeout=5.0)
+    server.failed(0.0)
+    assert not server.has_failed(10.0)
+    changes: list[bool] = []
+    server.when_changed = lambda: changes.append(server.has_failed(10.0))
+    server.failed(10.0)
+    assert changes == [True]
+    server.failed(10.0)
+    assert changes == [True]
