@@ -19,7 +19,7 @@ VENV := .venv
 endif
 BIN := $(VENV)/bin
 
-PURE_TESTS := tests/config tests/http1 tests/pool tests/balancing tests/affinity
+PURE_TESTS := tests/config tests/http tests/backends tests/balancing tests/affinity
 SOURCES := hermes_lb agent_worker tests bench
 
 .PHONY: demo test check format bench chaos chaos-sessions chaos-streams fuzz mutants clean

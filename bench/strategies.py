@@ -23,9 +23,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hermes_lb.backends import Pool
 from hermes_lb.balancing import STRATEGIES, Learner
 from hermes_lb.config import Backend, StrategyOptions
-from hermes_lb.pool import Pool
 
 COLUMNS = [
     *((size, condition) for size in (3, 100, 1000) for condition in ("", "limits")),

@@ -17,24 +17,24 @@ from hermes_lb.config.changes import describe_changes, refuse_fixed
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import NotPossible, find_server
 from hermes_lb.control.state_file import RuntimeStates
+from hermes_lb.discovery import Resolver
 from hermes_lb.health import HealthChecker
 from hermes_lb.observe.observed import Observed
-from hermes_lb.proxy import DataPlane, Resolver, end_sessions, has_moved, running_sessions
-from hermes_lb.proxy.plane import request_log
+from hermes_lb.plane import DataPlane, request_log
+from hermes_lb.proxy import end_sessions, has_moved, running_sessions
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from hermes_lb.backends import Pool, Server
+    from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config, Log
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import Session
     from hermes_lb.observe.recent import Recent
-    from hermes_lb.pool import Pool, Server
-    from hermes_lb.pool.server import Admin
-    from hermes_lb.proxy import Context
-    from hermes_lb.proxy.context import RequestLog
+    from hermes_lb.proxy.context import Context, RequestLog
 
 
 class LoadBalancer:

@@ -1,6 +1,6 @@
 """What can go wrong with a request: whose fault, in which phase, and is a retry safe.
 
-An error becomes a response to the client in one place only, `hermes_lb.proxy.responses`. The two
+An error becomes a response to the client in one place only, `hermes_lb.proxy.reply_texts`. The two
 letters of `termination` are HAProxy's (configuration manual, section 8.5, "Session state at
 disconnection"): who ended it (C client, S server, P proxy, R resource; c and s: their timeouts),
 and in which phase (R request head, Q queue, C connect, H response head, D data, L last bytes).

@@ -14,13 +14,13 @@ import hermes_lb
 from hermes_lb.affinity import cookie
 from hermes_lb.balancing import ip_hash
 from hermes_lb.config import Limits
-from hermes_lb.http1 import RequestParser, ResponseParser, build_response
-from hermes_lb.http1.fields import REQUEST_FIELDS, Plans, connections
-from hermes_lb.http1.memory import Memory
-from hermes_lb.http1.rules import host_names
+from hermes_lb.http import RequestParser, ResponseParser, build_response
+from hermes_lb.http.fields import REQUEST_FIELDS, Plans, connections
+from hermes_lb.http.memory import Memory
+from hermes_lb.http.rules import host_names
+from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
-from hermes_lb.proxy import admission
-from tests.http1.support import request, response
+from tests.http.support import request, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ FILLED = [
     ("json_log.name", lambda: lambda i: json_log.name(_address(i)), 5000),
     ("cookie._is_cacheable", lambda: _cacheable, 400),
     ("ip_hash.hash_key", lambda: lambda i: ip_hash.hash_key(_address(i)), 25_000),
-    ("admission.client_key", lambda: lambda i: admission.client_key(_address(i)), 5000),
+    ("per_client.client_key", lambda: lambda i: per_client.client_key(_address(i)), 5000),
 ]  # fmt: skip
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hermes_lb import config
-    from hermes_lb.http1 import ResponseHead
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
+    from hermes_lb.http import ResponseHead
 
 
 class Reading(NamedTuple):

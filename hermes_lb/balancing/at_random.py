@@ -15,8 +15,8 @@ from hermes_lb.balancing.lots import Lots
 if TYPE_CHECKING:
     from random import Random
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
-    from hermes_lb.pool import Pool, Server
 
 
 class AtRandom:

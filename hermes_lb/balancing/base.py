@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from random import Random
 
-    from hermes_lb.http1 import ResponseHead
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
+    from hermes_lb.http import ResponseHead
 
 
 class Request(Protocol):

@@ -22,7 +22,7 @@ from hermes_lb.balancing.hashing import CLIENT, STEPS, Hashed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 POINTS: Final = 160
 # The usual weight is up to 7 units, so it has 112 to 1,120 points. Far from 10 and 100, which

@@ -11,14 +11,14 @@ from hashlib import blake2b
 from math import log
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.http1.keys import key_finder
+from hermes_lb.http.keys import key_finder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from random import Random
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
-    from hermes_lb.pool import Pool, Server
 
     KeySource = Callable[[Request], bytes]
 

@@ -20,9 +20,9 @@ from hermes_lb.balancing.lots import Lots, any_of
 if TYPE_CHECKING:
     from random import Random
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
-    from hermes_lb.http1 import ResponseHead
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.http import ResponseHead
 
 HEADER: Final = b"x-hermes-load"
 COMPARED: Final = 8

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
-    from hermes_lb.pool import Pool, Server
 
 
 class LeastConn:

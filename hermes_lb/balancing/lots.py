@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from random import Random
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
-    from hermes_lb.pool import Pool, Server
 
 # With half of the servers full, one request of 65,536 lists them all.
 _DRAWS = 16

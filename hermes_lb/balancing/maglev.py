@@ -22,7 +22,7 @@ from hermes_lb.balancing.hashing import CLIENT, STEPS, Hashed, hash64
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 
 class Maglev(Hashed):

@@ -19,9 +19,9 @@ from hermes_lb.balancing.response_times import ResponseTimes, seconds_after_fail
 if TYPE_CHECKING:
     from random import Random
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
-    from hermes_lb.http1 import ResponseHead
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.http import ResponseHead
 
 # Of two whose costs differ by less than a tenth the first drawn is taken, which is by weight. By
 # the cost alone who has answered less lately would win between equals, as its average has faded

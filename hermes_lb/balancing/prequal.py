@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
-    from hermes_lb.http1 import ResponseHead
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.http import ResponseHead
 
     # What its answers took, in seconds; when it was probed; who.
     _Probe = tuple[float, float, Server]

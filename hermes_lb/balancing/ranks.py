@@ -18,7 +18,7 @@ from hermes_lb.balancing.turns import FEW, Turns
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 _FULL: Final = inf  # as a load
 # Sums of such weights, and their products with counts, are never rounded.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 # Seconds; more than any answer takes (Finagle: `Penalty`). It still grows with what is in flight.
 PENALTY: Final = 1e6

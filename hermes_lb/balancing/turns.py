@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
     # (-credit at turn 0, place, server): the richest first, of equals the first in order.
     Entry = tuple[float, int, Server]

@@ -127,7 +127,7 @@ def _size(default: int, *, least: int, most: int) -> Any:
 
 
 class Limits(Section):
-    """Bounds on what one client may send. Those nobody has to change: `hermes_lb.http1.limits`."""
+    """Bounds on what one client may send. Those nobody has to change: `hermes_lb.http.limits`."""
 
     # nginx 4 buffers of 8 KiB, HAProxy 16 KiB, Node 16 KiB, Envoy 60 KiB. Cookies and bearer
     # tokens of several KiB are not rare.

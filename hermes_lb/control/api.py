@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from hermes_lb.backends.server import ADMINS, STATES
 from hermes_lb.config import ConfigError
 from hermes_lb.control import views
 from hermes_lb.control.feed import Feed
@@ -24,15 +25,14 @@ from hermes_lb.control.operator import (
     find_server,
 )
 from hermes_lb.control.quiet import CLIENT_ERRORS
-from hermes_lb.pool.server import ADMINS, STATES
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.control.history import History, Key, Span
     from hermes_lb.control.operator import Operator
-    from hermes_lb.pool import Pool, Server
 
 logger = logging.getLogger("hermes_lb.admin")
 

@@ -14,13 +14,13 @@ from itertools import accumulate
 from operator import add, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hermes_lb.pool.counters import LATENCY_BOUNDS
-from hermes_lb.pool.server import STATES
+from hermes_lb.backends.counters import LATENCY_BOUNDS
+from hermes_lb.backends.server import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hermes_lb.pool import Pool, RequestCounters, Server
+    from hermes_lb.backends import Pool, RequestCounters, Server
 
 Key = tuple[str, str | None]  # backend and server; None: the backend as a whole
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hermes_lb.backends import Pool, Server
+    from hermes_lb.backends.server import Admin
     from hermes_lb.observe.observed import Observed
     from hermes_lb.observe.recent import Recent
-    from hermes_lb.pool import Pool, Server
-    from hermes_lb.pool.server import Admin
 
 # A server's weight at run time; 0: only those pinned to it still come (`set weight` in HAProxy).
 MAX_WEIGHT = 65_535

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from hermes_lb.backends.counters import RESUME_OUTCOMES
+from hermes_lb.backends.server import ADMINS, STATES
 from hermes_lb.control.history import FIELDS
 from hermes_lb.control.operator import MAX_WEIGHT
 from hermes_lb.observe.metric_table import STATUS_CLASSES
 from hermes_lb.observe.termination import PHASE
-from hermes_lb.pool.counters import RESUME_OUTCOMES
-from hermes_lb.pool.server import ADMINS, STATES
 
 Schema = dict[str, Any]
 

@@ -31,15 +31,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.backends.server import ADMINS, Admin
 from hermes_lb.config.resolved import name_at, resolved_name
 from hermes_lb.control.operator import MAX_WEIGHT
-from hermes_lb.pool.server import ADMINS, Admin
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 logger = logging.getLogger("hermes_lb.admin")
 

@@ -13,11 +13,11 @@ from hermes_lb.observe.metric_table import STATUS_CLASSES, resumes_of, version
 from hermes_lb.observe.termination import PHASE, WHO
 
 if TYPE_CHECKING:
+    from hermes_lb.backends import Pool, RequestCounters, Server
     from hermes_lb.control.history import History
     from hermes_lb.control.operator import Operator
     from hermes_lb.observe.observed import Observed, ProcessView
     from hermes_lb.observe.recent import Abort
-    from hermes_lb.pool import Pool, RequestCounters, Server
 
 
 def describe_status(operator: Operator) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def describe_servers(
 ) -> list[dict[str, Any]]:
     """One object a server, in the order of the configuration. `counters` only grow.
 
-    `state` and who sets it: `hermes_lb.pool.server`. `available` is false too while passive
+    `state` and who sets it: `hermes_lb.backends.server`. `available` is false too while passive
     failures keep the server out.
     """
     return [

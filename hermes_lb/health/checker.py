@@ -11,13 +11,13 @@ import ssl
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from hermes_lb.dialing import Dialer, in_words
+from hermes_lb.backends.dialing import Dialer, in_words
 from hermes_lb.errors import EXHAUSTION
 from hermes_lb.health.expect import Expectation, announces_drain, reported_load
 from hermes_lb.health.lateness import Lateness
 from hermes_lb.health.probe import NoAnswer, ask
 from hermes_lb.health.rise_fall import RiseFall
-from hermes_lb.http1 import ResponseParser
+from hermes_lb.http import ResponseParser
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from hermes_lb import config
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 logger = logging.getLogger("hermes_lb.health")
 

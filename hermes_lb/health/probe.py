@@ -1,5 +1,5 @@
 """One request of a check, on a connection of its own: the way there, and what is an answer, are
-those of requests (`hermes_lb.dialing`, `hermes_lb.http1`).
+those of requests (`hermes_lb.backends.dialing`, `hermes_lb.http`).
 
 Not aiohttp's client, which knows no PROXY header, sends a request again whose connection was lost,
 and takes half as much CPU again, which counts with thousands of servers.
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from hermes_lb.errors import InvalidBody, InvalidResponse
 from hermes_lb.health.expect import BODY_MAX
-from hermes_lb.http1 import make_body
-from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.http import make_body
+from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
 
 if TYPE_CHECKING:
-    from hermes_lb.dialing import ServerDialer
-    from hermes_lb.http1 import Body, ResponseHead, ResponseParser
+    from hermes_lb.backends.dialing import ServerDialer
+    from hermes_lb.http import Body, ResponseHead, ResponseParser
 
 _HEAD_END = b"\r\n\r\n"
 # Bytes of the answer's head, and of all before it. As the default of `limits.head_size`.

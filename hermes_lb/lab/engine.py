@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
+    from hermes_lb.backends import Lease, Pool, Server
     from hermes_lb.balancing import Strategy
     from hermes_lb.errors import NoServer
-    from hermes_lb.http1 import ResponseHead
+    from hermes_lb.http import ResponseHead
     from hermes_lb.lab.workloads import Workload
-    from hermes_lb.pool import Lease, Pool, Server
 
     Change = tuple[float, Callable[[float], None]]
 

@@ -27,9 +27,9 @@ from hermes_lb.config import StrategyOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.prequal import Probed
     from hermes_lb.lab.engine import Job
-    from hermes_lb.pool import Pool, Server
 
 _MOST_NAMES = 3
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 PERCENTILES: Final = (50, 90, 99, 99.9)
 # Of so many servers each one's requests in flight are kept, for the plots.

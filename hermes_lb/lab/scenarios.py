@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Address, Backend, Server
 from hermes_lb.lab.engine import Machine
 from hermes_lb.lab.pace import Pace
 from hermes_lb.lab.workloads import Lengths, exponential, lognormal, pareto, poisson
-from hermes_lb.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,8 +26,8 @@ from hermes_lb.lab.explanations import EXPLAINED, RULES, View, figure, names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hermes_lb.backends import Server
     from hermes_lb.lab.engine import Job, Run
-    from hermes_lb.pool import Server
 
 _MOST_ROWS = 12
 

@@ -1,5 +1,6 @@
 """What can be seen from outside: access log, termination codes, metrics.
 
+record        one finished request: counters, and its line by `log_lines`
 access_log    lines that wait for a thread to write them
 background    the thread
 sinks         where lines go: files, descriptors, syslog

@@ -15,17 +15,17 @@ from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from hermes_lb.backends.counters import RESUME_OUTCOMES
+from hermes_lb.backends.server import STATES
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.observe.usage import usage_of
-from hermes_lb.pool.counters import RESUME_OUTCOMES
-from hermes_lb.pool.server import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from hermes_lb.backends import FrontendCounters, Histogram, Pool, RequestCounters, Server
     from hermes_lb.observe.loop_lag import LoopLag
     from hermes_lb.observe.observed import Observed, ProcessView
-    from hermes_lb.pool import FrontendCounters, Histogram, Pool, RequestCounters, Server
 
     Sample = tuple[tuple[str, ...], float | Histogram]  # values of the labels, value
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
+from hermes_lb.backends.counters import Histogram
 from hermes_lb.observe.metric_table import metrics_of
-from hermes_lb.pool.counters import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

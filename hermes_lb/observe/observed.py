@@ -12,7 +12,7 @@ from hermes_lb.observe.usage import Usage, usage_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hermes_lb.pool import FrontendCounters, Pool
+    from hermes_lb.backends import FrontendCounters, Pool
 
 
 @dataclass(slots=True)

@@ -12,24 +12,24 @@ from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from hermes_lb.http1 import RequestParser, ResponseParser, date_field
+from hermes_lb.http import RequestParser, ResponseParser, date_field
+from hermes_lb.limits.per_client import ConnectionCounts, request_rates
+from hermes_lb.listen.connection_limit import Gate
 from hermes_lb.observe.recent import Recent
-from hermes_lb.proxy.admission import ConnectionCounts, request_rates
-from hermes_lb.proxy.gate import Gate
-from hermes_lb.proxy.run_queue import RunQueue
-from hermes_lb.proxy.ticket_keys import TicketSecret
-from hermes_lb.proxy.turn import Turn
+from hermes_lb.proxy.batch import Turn
+from hermes_lb.tls.ticket_keys import TicketSecret
+from hermes_lb.transport.run_queue import RunQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb import config
+    from hermes_lb.affinity.table import SharedPins
+    from hermes_lb.limits.per_client import RequestRates, SharedCounts
     from hermes_lb.observe.access_log import AccessLog
-    from hermes_lb.proxy.admission import RequestRates, SharedCounts
-    from hermes_lb.proxy.client import ClientConnection
-    from hermes_lb.proxy.pin_table import SharedPins
-    from hermes_lb.proxy.record import Recorder
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.observe.record import Recorder
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
     from hermes_lb.tasks import Tasks
 
 

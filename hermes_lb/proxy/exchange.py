@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.dialing import Peers
+from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
     ConnectFailed,
     ConnectTimeout,
@@ -26,27 +26,27 @@ from hermes_lb.errors import (
     RequestRefused,
     ResponseTimeout,
 )
-from hermes_lb.http1 import build_request, trusted_identity_fields
-from hermes_lb.http1.trace_context import start_trace
+from hermes_lb.http import build_request, trusted_identity_fields
+from hermes_lb.http.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
-from hermes_lb.proxy import answers
-from hermes_lb.proxy.addresses import plain_address
-from hermes_lb.proxy.client_certificate import tells_of_certificate
-from hermes_lb.proxy.detached import Detached
+from hermes_lb.proxy import local_replies
+from hermes_lb.proxy.abandoned import Detached
+from hermes_lb.proxy.inflight import describe
 from hermes_lb.proxy.relay import Relay
-from hermes_lb.proxy.retries import Retries
-from hermes_lb.proxy.sessions import describe
-from hermes_lb.proxy.stream import ACCEPTS_HANDOVER, gets_chunks
+from hermes_lb.proxy.resume import ACCEPTS_HANDOVER, gets_chunks
+from hermes_lb.proxy.retry import Retries
 from hermes_lb.proxy.upload import Upload
+from hermes_lb.tls.client_certificate import tells_of_certificate
+from hermes_lb.transport.addresses import plain_address
 
 if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
-    from hermes_lb.http1 import RequestHead
-    from hermes_lb.pool import Lease, Server
-    from hermes_lb.proxy.connections import ServerConnections
-    from hermes_lb.proxy.dispatch import Backend
-    from hermes_lb.proxy.stream import StreamRules
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.backends import Lease, Server
+    from hermes_lb.http import RequestHead
+    from hermes_lb.proxy.http1.connection_pool import ServerConnections
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.resume import StreamRules
+    from hermes_lb.proxy.select import Backend
 
 
 class Exchange(Retries, Relay):
@@ -62,8 +62,8 @@ class Exchange(Retries, Relay):
         client, context, rare = self.client, self.context, head.rare
         if context.recorder.captures:
             self.captured = capture(head.forwarded)
-        if client.frontend.redirect is not None and not answers.came_by_tls(self):
-            answers.redirect(self, client.frontend.redirect)
+        if client.frontend.redirect is not None and not local_replies.came_by_tls(self):
+            local_replies.redirect(self, client.frontend.redirect)
             return
         if (destination := client.frontend.router.route(head.host_name, head.target)) is None:
             raise RequestRefused(404, "nothing is served here")
@@ -93,7 +93,7 @@ class Exchange(Retries, Relay):
             self.request_head = self.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
         head.forwarded = b""  # a stream lasts for minutes, and needs it no more
         if rare is not None and rare.hops_left == 0:
-            answers.as_final_recipient(self)
+            local_replies.as_final_recipient(self)
             return
         if (
             head.length
@@ -288,7 +288,9 @@ class Exchange(Retries, Relay):
             if self.upload is None or self.upload.awaits_server:
                 self.server_failed(ResponseTimeout("no response head in time"))
             else:
-                answers.refuse(self, RequestRefused(408, "the request body took too long", "cH"))
+                local_replies.refuse(
+                    self, RequestRefused(408, "the request body took too long", "cH")
+                )
         else:
             self.relay_expired()
 
@@ -338,7 +340,7 @@ class Exchange(Retries, Relay):
             assert self.upload is not None
             self.upload.stop()
         else:
-            answers.refuse(self, refused)
+            local_replies.refuse(self, refused)
 
     # The end.
 

@@ -11,13 +11,13 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.detached import Detached
+from hermes_lb.proxy.abandoned import Detached
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
 
 # `tcpi_last_data_recv` of `struct tcp_info` (linux/tcp.h), in milliseconds.
 _LAST_DATA = slice(52, 56)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.detached import Detached
+from hermes_lb.proxy.abandoned import Detached
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.stream import EventStream
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.resume import EventStream
 
 # Streams that leave in one turn of the loop, and seconds until the next ones: 2,000 a second. Each
 # means a dial, and work for another server.

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_lb.affinity.response_cookies import set_cookie, without_the_servers
 from hermes_lb.errors import BadResponse, InvalidBody
-from hermes_lb.http1 import UNTIL_CLOSE, build_response, make_body
-from hermes_lb.http1.limits import INFORMATIONAL_RESPONSES
-from hermes_lb.proxy.https import hsts_unless_said
-from hermes_lb.proxy.response_cookies import set_cookie, without_the_servers
+from hermes_lb.http import UNTIL_CLOSE, build_response, make_body
+from hermes_lb.http.https import hsts_unless_said
+from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.proxy.resume import opened_stream
 from hermes_lb.proxy.state import ExchangeState
-from hermes_lb.proxy.stream import opened_stream
 from hermes_lb.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from hermes_lb.http1 import Body, ResponseHead
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.http import Body, ResponseHead
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
 
 
 class Relay(ExchangeState):

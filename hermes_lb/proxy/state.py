@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     import asyncio
 
     from hermes_lb.affinity import Reading, Stuck
+    from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import ServerFailed
-    from hermes_lb.http1 import RequestHead
-    from hermes_lb.pool import Lease, Server
-    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.http import RequestHead
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.dispatch import Backend
-    from hermes_lb.proxy.stream import EventStream, StreamRules
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.resume import EventStream, StreamRules
+    from hermes_lb.proxy.select import Backend
     from hermes_lb.proxy.tunnel import Tunnel
     from hermes_lb.proxy.upload import Upload
-    from hermes_lb.proxy.upstream import UpstreamConnection
 
 
 class ExchangeState:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.run_queue import LARGE_READ
+from hermes_lb.transport.run_queue import LARGE_READ
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
     from hermes_lb.proxy.relay import Relay
-    from hermes_lb.proxy.upstream import UpstreamConnection
 
 # Seconds that a side has to take the last bytes when the other one has gone.
 _PATIENCE = 5.0

@@ -6,12 +6,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from hermes_lb.errors import InvalidBody, RequestRefused
-from hermes_lb.http1 import make_body
+from hermes_lb.http import make_body
 
 if TYPE_CHECKING:
-    from hermes_lb.http1 import RequestHead
+    from hermes_lb.http import RequestHead
     from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
 
 
 class Upload:

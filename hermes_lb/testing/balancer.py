@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.balancer import LoadBalancer
 from hermes_lb.config import Config
 from hermes_lb.observe.access_log import AccessLog
-from hermes_lb.proxy.plane import request_log
+from hermes_lb.plane import request_log
 from hermes_lb.testing.collected import Collected
 from hermes_lb.testing.record import Record
 from hermes_lb.testing.servers import Server

@@ -26,7 +26,7 @@ from array import array
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hermes_lb.pool.counters import RequestCounters
+from hermes_lb.backends.counters import RequestCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

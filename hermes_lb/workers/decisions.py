@@ -10,10 +10,10 @@ from hermes_lb.config import Config
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hermes_lb.backends import Server
     from hermes_lb.control.history import History
+    from hermes_lb.discovery import Resolver
     from hermes_lb.observe.observed import Upkeep
-    from hermes_lb.pool import Server
-    from hermes_lb.proxy import Resolver
     from hermes_lb.workers.kept_files import KeptFiles
     from hermes_lb.workers.shared_state import SharedState
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.backends import FrontendCounters, RequestCounters
+from hermes_lb.backends.counters import add_up
 from hermes_lb.observe.observed import ProcessView
-from hermes_lb.pool import FrontendCounters, RequestCounters
-from hermes_lb.pool.counters import add_up
 from hermes_lb.workers.peers import row_of
 from hermes_lb.workers.published import frontend_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hermes_lb.pool import Pool
+    from hermes_lb.backends import Pool
     from hermes_lb.workers.block import Block
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config import Tls
-from hermes_lb.proxy.certificates import Certificates, TlsFiles, stamps_of
+from hermes_lb.tls.certificates import Certificates, TlsFiles, stamps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

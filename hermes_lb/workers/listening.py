@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from hermes_lb.config.units import Address, UnixAddress
-from hermes_lb.proxy.sockets import listening_socket, remove_stale
+from hermes_lb.listen.sockets import listening_socket, remove_stale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.config import Config, load_config
 from hermes_lb.config.changes import describe_changes, refuse_fixed
+from hermes_lb.listen import check_files
 from hermes_lb.observe.sinks import try_sink
-from hermes_lb.proxy import check_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hermes_lb.proxy.certificates import TlsFiles
+    from hermes_lb.tls.certificates import TlsFiles
     from hermes_lb.workers.rows import Rows
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
-    from hermes_lb.pool import Pool, Server, Waiter
+    from hermes_lb.backends import Pool, Server, Waiter
     from hermes_lb.workers.block import Block, Part
 
 # Seconds between two looks, for each row that there is: with 1,000 servers one a millisecond.

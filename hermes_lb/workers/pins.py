@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.affinity.pins import Pins
+from hermes_lb.affinity.stores.memory import Pins
 from hermes_lb.workers.channel import ChannelClosed
 
 if TYPE_CHECKING:

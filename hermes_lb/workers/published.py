@@ -12,8 +12,8 @@ from hermes_lb.workers.peers import row_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from hermes_lb.pool import FrontendCounters, RequestCounters
-    from hermes_lb.proxy import DataPlane
+    from hermes_lb.backends import FrontendCounters, RequestCounters
+    from hermes_lb.plane import DataPlane
     from hermes_lb.workers.block import Part
 
 EVERY = 0.2

@@ -11,8 +11,8 @@ from hermes_lb.workers.published import frontend_row
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from hermes_lb.backends import Pool
     from hermes_lb.config import Config
-    from hermes_lb.pool import Pool
     from hermes_lb.workers.block import Block
 
 

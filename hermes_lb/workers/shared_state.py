@@ -13,17 +13,17 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.backends import FrontendCounters, Pool
 from hermes_lb.control.operator import SETTLE_TAKES
 from hermes_lb.health import HealthChecker
 from hermes_lb.observe.recent import Recent
-from hermes_lb.pool import FrontendCounters, Pool
 from hermes_lb.workers.pins import AllPins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from hermes_lb.backends import Server
     from hermes_lb.config import Config
-    from hermes_lb.pool import Server
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.child import Child
     from hermes_lb.workers.fleet import Fleet

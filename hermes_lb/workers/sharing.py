@@ -16,7 +16,7 @@ from hermes_lb.workers.shared_clients import SharedClients
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hermes_lb.proxy import DataPlane
+    from hermes_lb.plane import DataPlane
     from hermes_lb.workers.block import Block
 
 

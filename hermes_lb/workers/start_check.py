@@ -30,7 +30,7 @@ def start_problems(configured: Config) -> Iterator[OSError | ValueError]:
 def _check_tls(configured: Config) -> None:
     backends = configured.backends.values()
     if any(one.tls for one in configured.frontends) or any(one.tls for one in backends):
-        from hermes_lb.proxy.files import check_files  # the whole data path, for those who need it
+        from hermes_lb.listen.files import check_files  # the whole data path, for those who need it
 
         check_files(configured)
 

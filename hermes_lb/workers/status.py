@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hermes_lb.pool import Pool
+    from hermes_lb.backends import Pool
 
 
 def in_words(

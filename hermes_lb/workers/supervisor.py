@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from hermes_lb.config import ConfigError, load_config
 from hermes_lb.control.operator import NotPossible, find_server
 from hermes_lb.control.state_file import RuntimeStates
+from hermes_lb.discovery import Resolver
+from hermes_lb.listen import check_files
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed, Upkeep
-from hermes_lb.proxy import Resolver, check_files
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers.admin_listener import AdminListener
 from hermes_lb.workers.decisions import Decisions, applied
@@ -40,11 +41,11 @@ from hermes_lb.workers.status import in_words
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import Session
     from hermes_lb.health import HealthChecker
-    from hermes_lb.pool.server import Admin
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.listening import Key
 

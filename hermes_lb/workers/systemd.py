@@ -15,7 +15,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.sockets import handed_over
+from hermes_lb.listen.sockets import handed_over
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

@@ -12,8 +12,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.kernel import reset_socket_when_closed
-from hermes_lb.proxy.sockets import BACKLOG
+from hermes_lb.listen.sockets import BACKLOG
+from hermes_lb.transport.kernel import reset_socket_when_closed
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -40,12 +40,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config import Config
-from hermes_lb.proxy import DataPlane, end_sessions, has_moved, running_sessions
-from hermes_lb.proxy.certificates import TlsFiles
-from hermes_lb.proxy.sockets import handed_over
-from hermes_lb.proxy.ticket_keys import TicketSecret
+from hermes_lb.listen.sockets import handed_over
+from hermes_lb.plane import DataPlane
+from hermes_lb.proxy import end_sessions, has_moved, running_sessions
 from hermes_lb.signals import HANDLED
 from hermes_lb.tasks import Tasks
+from hermes_lb.tls.certificates import TlsFiles
+from hermes_lb.tls.ticket_keys import TicketSecret
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.channel import Channel
 from hermes_lb.workers.pins import ChannelPins
@@ -55,7 +56,7 @@ from hermes_lb.workers.sharing import Sharing
 if TYPE_CHECKING:
     import socket
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
     from hermes_lb.workers.block import Part
     from hermes_lb.workers.channel import Message
 

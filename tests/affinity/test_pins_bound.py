@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hermes_lb.affinity.pins import Pins
+from hermes_lb.affinity.stores.memory import Pins
 
 
 def test_the_pin_that_was_used_least_lately_goes_first() -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.affinity.pins import Pins
-from hermes_lb.affinity.stick import MOST_IN_KEY, StickRules
+from hermes_lb.affinity.keys import MOST_IN_KEY, StickRules
+from hermes_lb.affinity.stores.memory import Pins
 from hermes_lb.config import Stick
-from hermes_lb.http1 import ResponseParser
-from hermes_lb.http1.keys import key_finder
+from hermes_lb.http import ResponseParser
+from hermes_lb.http.keys import key_finder
 
 HEAD = (
     b"POST /api/agent/sessions/s-1/messages?user=ada&session=q%201 HTTP/1.1\r\nHost: x\r\n"

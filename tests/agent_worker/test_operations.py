@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.health import HealthChecker
-from hermes_lb.pool import Pool
 from tests.agent_worker.support import GatedEngine, read_events
 from tests.health.fakes import until
 

@@ -6,14 +6,14 @@ from math import sqrt
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tests.pool.support import FakeRequest, make_pool
+from tests.backends.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
 
+    from hermes_lb.backends import Pool
     from hermes_lb.balancing import Strategy
-    from hermes_lb.pool import Pool
 
 
 class FakeAnswer:

@@ -9,14 +9,14 @@ import pytest
 
 from hermes_lb.balancing import STRATEGIES, IpHash, ip_hash
 from hermes_lb.config import StrategyOptions
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.real_nginx import DEAD, needs_nginx, running_nginx
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hermes_lb.backends import Pool
     from hermes_lb.balancing import Strategy
-    from hermes_lb.pool import Pool
     from tests.balancing.real_nginx import Nginx
 
 pytestmark = needs_nginx

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hermes_lb.balancing import ConsistentHash, consistent_hash
 from hermes_lb.balancing.consistent_hash import MOST_POINTS, points_by_weight
 from hermes_lb.balancing.hashing import hash64
+from tests.backends.support import make_pool
 from tests.balancing.support import homes, many
-from tests.pool.support import make_pool
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Pool
+    from hermes_lb.backends import Pool
 
 KEYS = [f"10.{i // 256}.{i % 256}.9" for i in range(4000)]
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import ConsistentHash, Maglev
 from hermes_lb.balancing.hashing import hash64, key_source
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import assert_shares, home, homes, load
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 both = pytest.mark.parametrize("strategy_type", [ConsistentHash, Maglev])
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing import LeastLoad
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, assert_shares, load, many
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 
 def says(strategy: LeastLoad, server: Server, value: bytes, now: float = 0.0) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import LeastConn
-from tests.pool.support import FakeRequest, FakeWaiter, make_pool
+from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 
 
 def pick(pool, **request: object) -> str:

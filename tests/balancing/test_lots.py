@@ -10,11 +10,11 @@ import pytest
 
 from hermes_lb.balancing import AtRandom
 from hermes_lb.balancing.lots import Lots
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import assert_shares, many
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Pool
+    from hermes_lb.backends import Pool
 
 DRAWS = 20_000
 

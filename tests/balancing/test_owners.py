@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hermes_lb.backends import Pool
 from hermes_lb.balancing import ConsistentHash, Maglev
 from hermes_lb.config import Backend
-from hermes_lb.pool import Pool
+from tests.backends.support import make_pool
 from tests.balancing.support import assert_shares
-from tests.pool.support import make_pool
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 both = pytest.mark.parametrize("strategy_type", [ConsistentHash, Maglev])
 few_steps = pytest.mark.usefixtures("_few_steps")

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from hermes_lb.balancing import AtRandom, PowerOfTwo
+from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 from tests.balancing.support import assert_shares, load, many
-from tests.pool.support import FakeRequest, FakeWaiter, make_pool
 
 
 def picks(pool, count: int = 20_000) -> Counter[str]:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import PeakEwma
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, load
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 TAU = 10.0
 

@@ -10,11 +10,11 @@ import pytest
 
 from hermes_lb.balancing import Prequal
 from hermes_lb.balancing.prequal import MAX_AGE, PROBES, quantile_place
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, load, many
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 
 def answered(strategy: Prequal, server: Server, seconds: float, now: float, status: int = 200):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import LeastConn, RoundRobin, ranks, turns
 from hermes_lb.balancing.ranks import Ranks
+from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 from tests.balancing.support import many
-from tests.pool.support import FakeRequest, FakeWaiter, make_pool
 
 both = pytest.mark.parametrize("strategy_type", [RoundRobin, LeastConn])
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import RoundRobin
-from tests.pool.support import FakeRequest, make_pool
+from tests.backends.support import FakeRequest, make_pool
 
 
 def picks(pool, count: int, **request: object) -> str:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import STRATEGIES, Learner
 from hermes_lb.config import Backend, StrategyOptions
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, assert_shares, many
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hermes_lb.backends import Lease, Pool, Server
     from hermes_lb.balancing import Strategy
-    from hermes_lb.pool import Lease, Pool, Server
 
 every_strategy = pytest.mark.parametrize("name", sorted(STRATEGIES))
 

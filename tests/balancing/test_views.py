@@ -10,11 +10,11 @@ import pytest
 
 from hermes_lb.balancing import IpHash, LeastConn, Prequal, RoundRobin
 from hermes_lb.balancing.prequal import PROBES
+from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, many
-from tests.pool.support import FakeRequest, make_pool
 
 if TYPE_CHECKING:
-    from hermes_lb.pool import Lease, Pool, Server
+    from hermes_lb.backends import Lease, Pool, Server
 
 both = pytest.mark.parametrize("strategy_type", [RoundRobin, LeastConn])
 

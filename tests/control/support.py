@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 
+from hermes_lb.backends import FrontendCounters, Pool
 from hermes_lb.config import Admin, Backend
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import Session, find_server
 from hermes_lb.observe.observed import Observed, ProcessView
 from hermes_lb.observe.recent import Recent, record
-from hermes_lb.pool import FrontendCounters, Pool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from hermes_lb.backends import Server
     from hermes_lb.control.operator import Operator
-    from hermes_lb.pool import Server
 
 TOKEN = "open-sesame-0123456789"
 

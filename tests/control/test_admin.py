@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hermes_lb.backends import Pool
+from hermes_lb.backends.server import STATES
 from hermes_lb.config import Admin, Backend
 from hermes_lb.control import AdminServer
 from hermes_lb.control.quiet import QuietLog
 from hermes_lb.observe.metrics import CONTENT_TYPE
-from hermes_lb.pool import Pool
-from hermes_lb.pool.server import STATES
 from tests.control.support import FakeOperator, admin_listener
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend, ConfigError, load_config
 from hermes_lb.control import api
 from hermes_lb.control.openapi import document
 from hermes_lb.control.operator import NotPossible
-from hermes_lb.pool import Pool
 from tests.control.support import FakeOperator, admin_listener, agents, session
 from tests.outside.needs import needs_package
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hermes_lb.backends import Histogram, Pool
+from hermes_lb.backends.counters import LATENCY_BOUNDS
+from hermes_lb.backends.server import STATES
 from hermes_lb.config import Backend
 from hermes_lb.control.history import FIELDS, SPANS, History, percentiles, reason
-from hermes_lb.pool import Histogram, Pool
-from hermes_lb.pool.counters import LATENCY_BOUNDS
-from hermes_lb.pool.server import STATES
 from tests.control.support import agents
 
 WALL = 1_000_000.0  # Unix time at 0 on the clock

@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.control import api, guard
 from hermes_lb.control.operator import NotPossible
-from hermes_lb.pool import Pool
 from tests.control.support import TOKEN, FakeOperator, admin_listener, agents
 from tests.outside.needs import needs_package, needs_program
 

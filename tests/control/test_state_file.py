@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.control.operator import find_server
 from hermes_lb.control.state_file import (
@@ -22,16 +23,15 @@ from hermes_lb.control.state_file import (
     apply,
     states_of,
 )
-from hermes_lb.pool import Pool
-from hermes_lb.proxy.resolver import expand
+from hermes_lb.discovery.dns import expand
+from tests.backends.support import make_pool
 from tests.health.fakes import until
-from tests.pool.support import make_pool
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hermes_lb.backends.server import Admin
     from hermes_lb.control.state_file import SavedStates
-    from hermes_lb.pool.server import Admin
 
 ONE = SavedState("drain", 7, configured_weight=1, configured_down=False)
 

@@ -18,8 +18,8 @@ from unittest.mock import patch
 
 import uvloop
 
-from hermes_lb.proxy.client import ClientConnection
-from hermes_lb.proxy.upstream import UpstreamConnection
+from hermes_lb.proxy.http1.client import ClientConnection
+from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from tests.differential.peers import MARKER_REQUEST, Answering, Answers, Peer, Scripted
 from tests.differential.response_referees import FIN, OPEN
 from tests.proxy.support import Stage

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from tests.differential.fragments import chunks, damaged, in_pieces, mostly, payloads, with_lengths
-from tests.http1.messages import requests
+from tests.http.messages import requests
 
 
 class RequestCase(NamedTuple):

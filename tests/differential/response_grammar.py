@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.differential.fragments import chunks, damaged, in_pieces, mostly, payloads, with_lengths
 from tests.differential.response_referees import FIN, RESET
-from tests.http1.messages import responses
+from tests.http.messages import responses
 
 
 class ResponseCase(NamedTuple):

@@ -8,11 +8,11 @@ from unittest.mock import patch
 
 import pytest
 
-from hermes_lb.proxy.upstream import UpstreamConnection
+from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from tests.differential.arena import Arena
 from tests.differential.peers import MARKER_RESPONSE, Answers
 from tests.differential.response_referees import FIN, OPEN, RESET
-from tests.http1.support import NEXT, byte_by_byte, request, response
+from tests.http.support import NEXT, byte_by_byte, request, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from tests.differential.corpus import Case
 from tests.differential.play import play
 from tests.differential.request_grammar import RequestCase
 from tests.differential.response_grammar import ResponseCase
-from tests.http1.support import byte_by_byte, cut, examples
+from tests.http.support import byte_by_byte, cut, examples
 
 if TYPE_CHECKING:
     from tests.differential.arena import Arena

@@ -8,8 +8,8 @@ from hypothesis import given
 from tests.differential import request_referees, response_referees
 from tests.differential.readings import INCOMPLETE, Answer, Request
 from tests.differential.response_referees import FIN, OPEN, RESET
-from tests.http1.messages import Message, requests, responses
-from tests.http1.support import NEXT, byte_by_byte, examples, request, response
+from tests.http.messages import Message, requests, responses
+from tests.http.support import NEXT, byte_by_byte, examples, request, response
 
 CHUNKED = request(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1")
 

@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 import pytest
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.health import HealthChecker
 from hermes_lb.health.checker import first_delay, jittered
 from hermes_lb.health.expect import BODY_MAX
-from hermes_lb.pool import Pool
 from hermes_lb.tasks import Tasks
 from tests.health.fakes import (
     FakeServer,
@@ -34,7 +34,7 @@ from tests.health.fakes import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
     from tests.health.fakes import Behaviour
 
 
@@ -204,7 +204,7 @@ async def test_what_this_machine_lacks_is_not_held_against_a_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     lacking = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    with patch("hermes_lb.dialing.ServerDialer.dial", side_effect=lacking):
+    with patch("hermes_lb.backends.dialing.ServerDialer.dial", side_effect=lacking):
         async with checking(a_backend(8000)) as pool:
             await until(lambda: "was not checked: Too many open files" in caplog.text)
             assert pool.servers[0].is_up

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hermes_lb.backends import Pool
 from hermes_lb.balancing import LeastLoad
 from hermes_lb.config import Address, Backend, Health, Server
 from hermes_lb.health.expect import Expectation, reported_load
-from hermes_lb.http1 import ResponseParser
-from hermes_lb.pool import Pool
+from hermes_lb.http import ResponseParser
 
 
 def fault(body: bytes = b"", header: str | None = None, status: int = 200, **health: Any) -> object:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.health import HealthChecker
-from hermes_lb.pool import Pool
 from tests.health.fakes import until
 from tests.proxy.tls_origin import pem, server_context
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 
 class AtOnce(random.Random):

@@ -16,7 +16,7 @@ from tests.hostile.support import (
     read_until_cut,
     row,
 )
-from tests.http1.support import is_whole
+from tests.http.support import is_whole
 from tests.proxy.support import Stage, eventually, in_flight, pool_of, response, turns
 
 POST = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"

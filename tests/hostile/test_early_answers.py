@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hermes_lb import LoadBalancer
-    from hermes_lb.proxy.client import ClientConnection
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
     from tests.proxy.support import AtOrigin, Client, Origin
 
 EXPECT = "Expect: 100-continue"

@@ -21,7 +21,7 @@ from tests.hostile.support import (
     read_until_cut,
     row,
 )
-from tests.http1.support import is_whole
+from tests.http.support import is_whole
 from tests.proxy.support import Client, Stage, eventually, request, response, turns
 
 if TYPE_CHECKING:

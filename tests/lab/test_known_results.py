@@ -21,8 +21,8 @@ from tests.lab.support import make_run, mean_and_error
 from tests.lab.test_theory import erlang_c
 
 if TYPE_CHECKING:
+    from hermes_lb.backends import Server
     from hermes_lb.lab.engine import Job
-    from hermes_lb.pool import Server
 
 pytestmark = pytest.mark.timeout(300)  # a few seconds each, where nobody else wants the processor
 

@@ -17,8 +17,8 @@ from tests.lab.support import make_run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.backends import Server
     from hermes_lb.lab.engine import Job, Run
-    from hermes_lb.pool import Server
 
 REQUESTS = 300
 _ROW = re.compile(r"  s(\d+) +(\d+) in flight, weight ([\d.]+)(.*)").fullmatch

@@ -2,11 +2,11 @@
 
     [pick-a-name]
     breaks = "what goes wrong with it, for a user"
-    file = "hermes_lb/http1/body.py"
+    file = "hermes_lb/http/body.py"
     after = "def feed"         # optional: a text that occurs once; `old` is looked for behind it
     old = "return data[:left]"
     new = "return data"
-    tests = ["tests/http1/test_body.py::test_name"]
+    tests = ["tests/http/test_body.py::test_name"]
 
 `old` occurs exactly once in the file, or, with `after`, at least once behind that: the first one is
 meant. `tests` are pytest's node ids without parameters; each is run until one fails.

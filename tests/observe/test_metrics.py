@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hermes_lb.backends import FrontendCounters, Lease, Pool, Server
+from hermes_lb.backends.server import STATES
 from hermes_lb.config import Backend
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.metric_table import metrics_of
 from hermes_lb.observe.metrics import render
 from hermes_lb.observe.observed import Observed, ProcessView
-from hermes_lb.pool import FrontendCounters, Lease, Pool, Server
-from hermes_lb.pool.server import STATES
 
 if TYPE_CHECKING:
     from hermes_lb.errors import NoServer

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from hermes_lb.backends import FrontendCounters, Pool
+from hermes_lb.backends.server import STATES
 from hermes_lb.config import Backend, Process
 from hermes_lb.observe.metric_table import metrics_of
 from hermes_lb.observe.observed import Observed, ProcessView
-from hermes_lb.pool import FrontendCounters, Pool
-from hermes_lb.pool.server import STATES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Grafana's variables, as it puts them in.

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.proxy.client import ClientConnection
 from hermes_lb.proxy.exchange import Exchange
-from hermes_lb.proxy.upstream import UpstreamConnection
+from hermes_lb.proxy.http1.client import ClientConnection
+from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from tests.outside.needs import needs_program
 from tests.outside.support import log_lines, run
 from tests.proxy.support import answers, eventually, unsent

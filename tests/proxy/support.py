@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from hermes_lb.pool import Pool, Server
+    from hermes_lb.backends import Pool, Server
 
 _READ = 64 * 1024
 
@@ -604,7 +604,7 @@ class Stage:
         path = self._folder / f"access-{len(self._balancers)}.log"
         defaults = {"admin": {"enabled": False}, "log": {"access": str(path)}}
         # Tests wait for lines of the log; it need not be a quarter of a second each time.
-        with patch("hermes_lb.proxy.plane.AccessLog", partial(AccessLog, flush_every=0.01)):
+        with patch("hermes_lb.plane.AccessLog", partial(AccessLog, flush_every=0.01)):
             lb = LoadBalancer({**defaults, **config})
             await lb.start()
         self._balancers.append((lb, lb._context, path))
@@ -722,7 +722,7 @@ class _Noise(logging.Handler):
         self._problems = problems
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.module == "failures":  # hermes_lb.pool.failures
+        if record.module == "failures":  # hermes_lb.backends.failures
             return
         text = record.getMessage()
         if record.exc_info:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.proxy.admission import ConnectionCounts, RequestRates, client_key
-from tests.http1.support import examples
+from hermes_lb.limits.per_client import ConnectionCounts, RequestRates, client_key
+from tests.http.support import examples
 from tests.proxy.support import Stage, request
 
 ADDRESSES = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
@@ -208,7 +208,7 @@ def _copy(rates: RequestRates) -> RequestRates:
 
 @pytest.mark.parametrize("shared", [None, _Elsewhere()])
 def test_strangers_do_not_fill_the_memory(shared: _Elsewhere | None) -> None:
-    with patch("hermes_lb.proxy.admission._MOST_BUCKETS", 100):
+    with patch("hermes_lb.limits.per_client._MOST_BUCKETS", 100):
         rates = RequestRates(1.0, 10, shared)
         for n in range(1000):
             assert rates.came(f"10.0.{n // 250}.{n % 250}", 5.0) == 0

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hermes_lb.cli import app
 from hermes_lb.config import Tls, load_config
-from hermes_lb.proxy.certificates import Certificates, check_certificates
+from hermes_lb.tls.certificates import Certificates, check_certificates
 from tests.proxy.tls_support import authority, ca_file, site, trusting
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from hermes_lb.proxy.client import ClientConnection
+from hermes_lb.proxy.http1.client import ClientConnection
 from tests.proxy.support import (
     AtOrigin,
     Client,
@@ -437,8 +437,8 @@ async def test_a_listener_is_not_lost_for_want_of_descriptors(
     (listener,) = lb._plane.frontends[0].listeners
     await eventually(lambda: not listener._servers)
     said: list[str] = []
-    monkeypatch.setattr("hermes_lb.proxy.listener.logger.warning", lambda *args: said.append(args))
-    monkeypatch.setattr("hermes_lb.proxy.listener._TRY_AGAIN", 0.01)
+    monkeypatch.setattr("hermes_lb.listen.listener.logger.warning", lambda *args: said.append(args))
+    monkeypatch.setattr("hermes_lb.listen.listener._TRY_AGAIN", 0.01)
     lacking = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     with patch.object(socket.socket, "dup", side_effect=[socket.socket(), lacking, lacking]) as dup:
         busy.close()
@@ -594,7 +594,7 @@ async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No turn of the loop ends more than so many of them."""
-    monkeypatch.setattr("hermes_lb.proxy.sweep._AT_ONCE", 2)
+    monkeypatch.setattr("hermes_lb.proxy.deadlines._AT_ONCE", 2)
     expired: list[int] = []
     turn = 0
     real = ClientConnection._expire

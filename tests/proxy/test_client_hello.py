@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.proxy.client_hello import (
+from hermes_lb.tls.client_hello import (
     MOST_IN_HELLO,
     ClientHello,
     Malformed,

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from hermes_lb.backends import Server
+from hermes_lb.backends.dialing import Dialer
 from hermes_lb.config import Backend
-from hermes_lb.dialing import Dialer
-from hermes_lb.pool import Server
-from hermes_lb.proxy.connections import FRESH, ServerConnections
+from hermes_lb.proxy.http1.connection_pool import FRESH, ServerConnections
 
 SERVER = {"name": "agent1", "address": "127.0.0.1:8000"}
 

@@ -9,9 +9,9 @@ from unittest.mock import patch
 
 import pytest
 
-from hermes_lb.http1 import date_field
+from hermes_lb.http import date_field
 from hermes_lb.proxy import context
-from tests.http1.support import HANDSHAKE
+from tests.http.support import HANDSHAKE
 from tests.proxy.support import Message, Stage, answers, request, response
 
 if TYPE_CHECKING:

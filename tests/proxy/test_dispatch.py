@@ -9,7 +9,7 @@ from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 
-from hermes_lb.proxy.retries import Retries
+from hermes_lb.proxy.retry import Retries
 from tests.proxy.support import (
     WEBSOCKET,
     AtOrigin,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
-    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.http1.client import ClientConnection
 
 pytestmark = on_both_loops
 

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from hermes_lb.proxy.retries import Retries
+from hermes_lb.proxy.retry import Retries
 from tests.proxy.support import (
     CHUNKED_POST,
     ENDLESS_POST,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.config import Tls
-from hermes_lb.proxy.https import hsts_field
+from hermes_lb.http.https import hsts_field
 from tests.proxy.support import Stage, answers, request
 from tests.proxy.tls_support import site, tls_client, with_tls
 

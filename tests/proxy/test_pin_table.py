@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.affinity.table import PinTable
 from hermes_lb.config import Pins
-from hermes_lb.proxy.pin_table import PinTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from hermes_lb.backends.dialing import Dialer
 from hermes_lb.config import Backend
-from hermes_lb.dialing import Dialer
 from tests.ipv6 import needs_ipv6
 from tests.proxy.support import Stage, eventually, on_both_loops, request
 from tests.proxy.test_sockets import unix_client
@@ -27,7 +27,7 @@ from tests.proxy.tls_support import site, tls_client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.dialing import ServerDialer
+    from hermes_lb.backends.dialing import ServerDialer
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 

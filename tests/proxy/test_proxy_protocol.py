@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.proxy.proxy_protocol import InvalidHeader, ProxyHeader, read_header
+from hermes_lb.listen.proxy_protocol import InvalidHeader, ProxyHeader, read_header
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 PORTS = st.integers(0, 65535)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from hermes_lb.config import Bind
-from hermes_lb.proxy.listener import Listener
+from hermes_lb.listen.listener import Listener
 from tests.proxy.support import Stage, eventually, on_both_loops
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hermes_lb import LoadBalancer
     from hermes_lb.config import Config
-    from hermes_lb.proxy.frontend import Frontend
+    from hermes_lb.listen.frontend import Frontend
 
 
 def with_frontends(lb: LoadBalancer, **binds: list[str]) -> Config:
@@ -47,8 +47,8 @@ async def test_a_reload_without_descriptors_to_accept_with_is_a_whole_one(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[object] = []
-    monkeypatch.setattr("hermes_lb.proxy.listener.logger.warning", lambda *args: said.append(args))
-    monkeypatch.setattr("hermes_lb.proxy.listener._TRY_AGAIN", 0.01)
+    monkeypatch.setattr("hermes_lb.listen.listener.logger.warning", lambda *args: said.append(args))
+    monkeypatch.setattr("hermes_lb.listen.listener._TRY_AGAIN", 0.01)
     lb = await stage.balancer(await stage.serving())
     new = with_frontends(lb, public=["127.0.0.1:0", "localhost:0"], more=["127.0.0.1:0"])
     lacking = OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.pool.counters import RESUME_OUTCOMES
+from hermes_lb.backends.counters import RESUME_OUTCOMES
 from tests.proxy.support import (
     AtOrigin,
     Client,
@@ -24,7 +24,7 @@ from tests.proxy.support import (
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 PATH = "/api/agent/sessions/s1/events?turn=17"
 LAST = b"0\r\n\r\n"
@@ -260,8 +260,8 @@ async def test_there_is_a_time_for_all_attempts_together(stage: Stage) -> None:
 async def test_while_it_searches_comments_keep_the_client(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hermes_lb.proxy.stream._FIRST_COMMENT", 0.01)
-    monkeypatch.setattr("hermes_lb.proxy.stream._NEXT_COMMENTS", 0.01)
+    monkeypatch.setattr("hermes_lb.proxy.resume._FIRST_COMMENT", 0.01)
+    monkeypatch.setattr("hermes_lb.proxy.resume._NEXT_COMMENTS", 0.01)
     talk = await Talk.begin(stage)
     talk.first.close()
     second, _ = await talk.taken_up()

@@ -118,7 +118,7 @@ async def test_the_time_for_all_attempts_bounds_the_dial_too(stage: Stage) -> No
 async def test_a_server_that_can_not_be_dialed_in_time_is_one_attempt(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hermes_lb.proxy.stream._MOST_FOR_ATTEMPT", 0.5)
+    monkeypatch.setattr("hermes_lb.proxy.resume._MOST_FOR_ATTEMPT", 0.5)
     origins = [await stage.origin() for _ in range(2)]
     lb = await balancer(
         stage,

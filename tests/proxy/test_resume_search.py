@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hermes_lb.proxy.stream import EventStream
+from hermes_lb.proxy.resume import EventStream
 from tests.proxy.support import Ended, Stage, eventually, server_of
 from tests.proxy.test_resume import (
     HANDOVER,
@@ -26,8 +26,8 @@ ONCE = {"resume_attempts": 1}
 async def test_refused_connections_use_up_no_attempts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hermes_lb.proxy.stream._LONGEST_REST", 0.02)
-    monkeypatch.setattr("hermes_lb.proxy.stream._REST_AFTER_FAILURE", 0.02)
+    monkeypatch.setattr("hermes_lb.proxy.resume._LONGEST_REST", 0.02)
+    monkeypatch.setattr("hermes_lb.proxy.resume._REST_AFTER_FAILURE", 0.02)
     talk = await Talk.begin(stage, route=ONCE)
     for origin in talk.origins:
         origin.stop_listening()

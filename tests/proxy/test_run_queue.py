@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.proxy.endpoint import FULL, PEER, SHARE, UNREAD, VERDICT, Endpoint
-from hermes_lb.proxy.run_queue import LARGE_READ, RunQueue
+from hermes_lb.transport.endpoint import FULL, PEER, SHARE, UNREAD, VERDICT, Endpoint
+from hermes_lb.transport.run_queue import LARGE_READ, RunQueue
 
 REASONS = (PEER, FULL, SHARE, VERDICT, UNREAD)
 

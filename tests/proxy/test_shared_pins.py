@@ -101,7 +101,7 @@ async def held(
     head: bytes | None = None,
     **options: Any,
 ) -> Held:
-    monkeypatch.setattr("hermes_lb.proxy.redis_pins._PATIENCE", 20.0)
+    monkeypatch.setattr("hermes_lb.affinity.stores.redis._PATIENCE", 20.0)
     origin = await stage.origin()
     lb = await stage.balancer(origin, backend=shared(link.url), **options)
     client = await stage.client(lb)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.http1.body import MOST_CHUNKS
+from hermes_lb.http.body import MOST_CHUNKS
 from hermes_lb.testing import eventually
 from tests.proxy.support import (
     CHUNKED_POST,
@@ -28,8 +28,8 @@ from tests.proxy.websocket import switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from hermes_lb.proxy.client import ClientConnection
-    from hermes_lb.proxy.upstream import UpstreamConnection
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
     from tests.proxy.support import AtOrigin, Client, Message, Stage
 
 FULL_READ = 256 * 1024

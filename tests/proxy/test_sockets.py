@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.config import Address, Bind, UnixAddress
-from hermes_lb.proxy.addresses import plain_address, plain_network, told_address
-from hermes_lb.proxy.listener import Listener
-from hermes_lb.proxy.sockets import handed_over, listening_socket, remove_stale
+from hermes_lb.listen.listener import Listener
+from hermes_lb.listen.sockets import handed_over, listening_socket, remove_stale
+from hermes_lb.transport.addresses import plain_address, plain_network, told_address
 from tests.ipv6 import needs_ipv6
 from tests.proxy.support import Client, Stage, on_both_loops
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from hermes_lb import LoadBalancer
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 HASHES = {"on": "header:K"}
 LEARNS = {"on": "header:K", "learn": True}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes_lb.proxy.context import PlainTimeouts
-from hermes_lb.proxy.sweep import Sweep
+from hermes_lb.proxy.deadlines import Sweep
 
 
 class Swept:
@@ -79,7 +79,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hermes_lb.proxy.sweep._AT_ONCE", 2)
+    monkeypatch.setattr("hermes_lb.proxy.deadlines._AT_ONCE", 2)
 
 
 def test_one_client_with_a_bug_is_given_up_and_all_others_are_swept(

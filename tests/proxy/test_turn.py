@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hermes_lb.proxy import turn as turn_module
-from hermes_lb.proxy.turn import Turn
+from hermes_lb.proxy import batch
+from hermes_lb.proxy.batch import Turn
 
 
 class Notes:
@@ -94,7 +94,7 @@ def test_the_stages_have_an_order(turn: Turn, loop: Notes, monkeypatch: pytest.M
             seen.append("write")
 
     monkeypatch.setattr(
-        turn_module, "record_exchange", lambda exchange, now, termination: seen.append("record")
+        batch, "record_exchange", lambda exchange, now, termination: seen.append("record")
     )
     turn.exchange_ended(object(), 1.0, "--")  # type: ignore[arg-type]
     turn.send(Noted(), b"bytes")  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from tests.proxy.support import (
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.http1.client import ClientConnection
     from tests.proxy.support import Client
 
 # Nobody waits in a queue here; the sweep is as fine as the shortest deadline wants it.
@@ -125,7 +125,7 @@ async def test_who_asks_nothing_is_not_waited_for(stage: Stage, wind_up: WindUp)
     lb = await stage.balancer(await stage.serving(), timeouts={**QUICK, "request_head": "1h"})
     idle = await served_before(stage, lb)
     silent = await come(stage, lb)
-    with patch("hermes_lb.proxy.client._FRESH", -1.0):
+    with patch("hermes_lb.proxy.http1.client._FRESH", -1.0):
         is_over = await wind_up(stage, lb)
     await eventually(is_over)
     assert await idle.read_to_end() == b""

@@ -11,7 +11,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.proxy.x509 import read_certificate
+from hermes_lb.tls.x509 import read_certificate
 from tests.proxy.tls_support import authority
 
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.pool import Pool
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.peers import Peers
 from hermes_lb.workers.published import Publisher
@@ -17,8 +17,8 @@ from hermes_lb.workers.rows import Rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import NoServer
-    from hermes_lb.pool import Lease, Server
 
 BACKEND = "agents"
 

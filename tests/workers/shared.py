@@ -13,8 +13,8 @@ from hermes_lb.workers.shared_state import SharedState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hermes_lb.backends import Server
     from hermes_lb.config import Config
-    from hermes_lb.pool import Server
 
 
 class FakeFleet:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.pool import RequestCounters
+from hermes_lb.backends import RequestCounters
 from hermes_lb.workers.block import CLIENT_SLOTS, GAUGES, ROWS, Block, Part
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.config import load_config
-from hermes_lb.proxy import DataPlane
-from hermes_lb.proxy.certificates import Certificates, TlsFiles, check_certificates
+from hermes_lb.plane import DataPlane
+from hermes_lb.tls.certificates import Certificates, TlsFiles, check_certificates
 from hermes_lb.workers.kept_files import KeptFiles
 from tests.proxy.tls_support import ca_file, site
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from hermes_lb.workers.peers import row_of
-from tests.pool.support import make_pool
+from tests.backends.support import make_pool
 from tests.workers.interleaved import Interleaved
 from tests.workers.several import Request, Several, Worker
 

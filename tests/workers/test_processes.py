@@ -220,7 +220,7 @@ async def test_who_has_just_started_when_an_upgrade_comes_finishes_what_it_serve
 IS_TOLD_WHILE_IT_STARTS = """
 if "hermes_lb.workers --loop" in argv:
     import asyncio
-    from hermes_lb.proxy.plane import DataPlane
+    from hermes_lb.plane import DataPlane
     _listen = DataPlane.listen
     async def listen(plane, sockets):
         if os.path.exists({asked!r}):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.backends import FrontendCounters, RequestCounters
 from hermes_lb.config import load_config
 from hermes_lb.observe.observed import ProcessView
-from hermes_lb.pool import FrontendCounters, RequestCounters
-from hermes_lb.proxy import DataPlane
+from hermes_lb.plane import DataPlane
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.published import Publisher, frontend_row
-from tests.pool.support import FakeWaiter, make_pool
+from tests.backends.support import FakeWaiter, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

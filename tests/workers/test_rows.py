@@ -9,12 +9,12 @@ import pytest
 
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.rows import Rows
-from tests.pool.support import make_pool
+from tests.backends.support import make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.pool import Pool
+    from hermes_lb.backends import Pool
 
 
 @pytest.fixture

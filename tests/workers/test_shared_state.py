@@ -17,7 +17,7 @@ from tests.workers.shared import Shared, a_shared_state
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 A_WORKER: Any = SimpleNamespace(number=1)
 A = {"backend": "agents", "server": "a"}

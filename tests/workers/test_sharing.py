@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.proxy.admission import ConnectionCounts, RequestRates
+from hermes_lb.limits.per_client import ConnectionCounts, RequestRates
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.rows import Rows
 from hermes_lb.workers.sharing import Sharing
-from tests.pool.support import FakeWaiter, make_pool
+from tests.backends.support import FakeWaiter, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.pool import Lease, Server
+    from hermes_lb.backends import Lease, Server
 
 
 class Plane:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.pool import Pool
 from hermes_lb.workers.status import in_words
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
-    from hermes_lb.pool import Server
+    from hermes_lb.backends import Server
 
 OFF = "enabled = false"
 

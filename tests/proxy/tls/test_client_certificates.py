@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from hermes_lb.proxy.client_certificate import distinguished_name
+from hermes_lb.tls.client_certificate import distinguished_name
 from tests.proxy.support import Ended
 from tests.proxy.tls_support import (
     TlsClient,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.proxy.tls_records import Records
 from hermes_lb.testing import eventually
+from hermes_lb.tls.records import Records
 from tests.proxy.support import WEBSOCKET, in_flight, on_both_loops, request, turns
 from tests.proxy.tls.own_records import Writer13, writing_client
 from tests.proxy.tls_support import refused, serving, tls_client, with_tls

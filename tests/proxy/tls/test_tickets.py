@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from hermes_lb.proxy import ticket_keys
-from hermes_lb.proxy.certificates import Certificates
-from hermes_lb.proxy.ticket_keys import TicketSecret, set_ticket_keys
 from hermes_lb.testing import eventually
+from hermes_lb.tls import ticket_keys
+from hermes_lb.tls.certificates import Certificates
+from hermes_lb.tls.ticket_keys import TicketSecret, set_ticket_keys
 from tests.proxy.tls_support import resuming_client, serving, site, tls_client, trusting, with_tls
 from tests.workers.support import run
 
@@ -34,7 +34,7 @@ class Calendar:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.day = 20_000
         monkeypatch.setattr(ticket_keys, "_today", lambda: self.day)
-        monkeypatch.setattr("hermes_lb.proxy.frontend.until_tomorrow", lambda: 0.01)
+        monkeypatch.setattr("hermes_lb.listen.frontend.until_tomorrow", lambda: 0.01)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ async def test_keys_that_cannot_be_changed_stay_and_it_is_tried_again(
 ) -> None:
     lb = await serving(stage, certificate, reload_interval=0)
     [frontend] = lb._plane.frontends
-    monkeypatch.setattr("hermes_lb.proxy.frontend._LOOKS_AT_CLOCK", 0.01)
+    monkeypatch.setattr("hermes_lb.listen.frontend._LOOKS_AT_CLOCK", 0.01)
 
     def fail(_: Certificates) -> NoReturn:
         raise OSError(errno.EMFILE, "Too many open files")

@@ -1,0 +1,70 @@
+"""The affinity cookie in a response: what becomes of the server's own, and when ours is set.
+
+`affinity/cookie.py` knows the cookie; here is what one exchange does with it, and the letter of
+the log that says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.affinity import Reading
+
+if TYPE_CHECKING:
+    from hermes_lb.affinity import CookieAffinity
+    from hermes_lb.backends import Server
+    from hermes_lb.http import ResponseHead
+    from hermes_lb.proxy.state import ExchangeState
+
+
+def without_the_servers(
+    exchange: ExchangeState, affinity: CookieAffinity, server: Server, head: ResponseHead
+) -> tuple[bytes, bytes]:
+    """What is forwarded, without the server's own cookie of our name; and what replaces it.
+
+    Both are field lines, each with its CRLF.
+    """
+    cookies = [
+        (position, value)
+        for position, (name, value) in enumerate(head.fields())
+        if name.lower() == b"set-cookie"
+    ]
+    if any(affinity.preserves(value) for _, value in cookies):
+        exchange.response_letter = "P"
+    doomed = [position for position, value in cookies if affinity.strips(value)]
+    if not doomed:
+        return head.forwarded, b""
+    if affinity.inserts:
+        exchange.response_letter = "D"
+        return head.forwarded_without(doomed), b""
+    exchange.response_letter = "R"
+    rewritten = [affinity.rewritten(head.values[position], server) for position in doomed]
+    lines = b"".join(b"Set-Cookie: %b\r\n" % value for value in rewritten)
+    return head.forwarded_without(doomed), lines
+
+
+def set_cookie(
+    exchange: ExchangeState, affinity: CookieAffinity, server: Server, head: ResponseHead
+) -> bytes:
+    """Our cookie, if the client's did not name this server, and the server sent none."""
+    if exchange.response_letter == "P":
+        return b""
+    if affinity.has_dates:
+        return _set_dated(exchange, affinity, server, head)
+    named = affinity.server_for(exchange.cookie) if exchange.cookie is not None else None
+    if named is server:
+        return b""
+    exchange.response_letter = "I"
+    return affinity.inserted(server, exchange.head.method, head)
+
+
+def _set_dated(
+    exchange: ExchangeState, affinity: CookieAffinity, server: Server, head: ResponseHead
+) -> bytes:
+    reading = exchange.reading or Reading(None)
+    value = affinity.dated(server, reading, exchange.context.seconds_since_1970())
+    if value is None:
+        return b""
+    # HAProxy calls it updated if the client stays where it was.
+    exchange.response_letter = "U" if reading.server is server else "I"
+    return affinity.inserted(server, exchange.head.method, head, value)

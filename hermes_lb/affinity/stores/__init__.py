@@ -1,0 +1,1 @@
+"""Where session tables are kept: in memory, or in Redis."""

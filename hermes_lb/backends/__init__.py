@@ -1,0 +1,15 @@
+"""Who MAY serve: servers, their states, leases, counters, and the wait queue."""
+
+from hermes_lb.backends.counters import FrontendCounters, Histogram, RequestCounters
+from hermes_lb.backends.pool import Lease, Pool, Waiter
+from hermes_lb.backends.server import Server
+
+__all__ = [
+    "FrontendCounters",
+    "Histogram",
+    "Lease",
+    "Pool",
+    "RequestCounters",
+    "Server",
+    "Waiter",
+]

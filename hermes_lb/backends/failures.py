@@ -1,0 +1,102 @@
+"""Passive failures of the servers of one backend: are all of them out, and what the log says."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from hermes_lb.backends.pool import Pool
+    from hermes_lb.backends.server import Server
+
+logger = logging.getLogger("hermes_lb.health")
+
+# Seconds between two lines of one server: in a panic it may come and go with each request.
+_EVERY = 1.0
+
+
+def are_all(servers: Iterable[Server], failing: Callable[[Server], bool]) -> bool:
+    """True if `failing` holds for each server that is in rotation otherwise, and there is one.
+
+    Mostly the first answers it.
+    """
+    is_any = False
+    for server in servers:
+        if server.is_able and server.is_in_rotation:
+            if not failing(server):
+                return False
+            is_any = True
+    return is_any
+
+
+class _Logged:
+    """What the log has last said of a server, or of the panic."""
+
+    __slots__ = ("at", "because", "is_out")
+
+    def __init__(self) -> None:
+        self.is_out = False
+        self.at = float("-inf")
+        self.because = ""  # why it is back
+
+
+class FailureLog:
+    """A line when a server begins and ends to be failing, and when a panic begins and ends.
+
+    Of each at most one line a second: what has changed within that time, and stays so, is logged
+    by a later `tick`.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._logged: dict[Server, _Logged] = {}
+        self._panic = _Logged()
+
+    def changed(self, server: Server, now: float, because: str = "") -> None:
+        """It has failed, or its failures are forgiven: `because`."""
+        logged = self._logged.setdefault(server, _Logged())
+        logged.because = because
+        self._look(server, logged, now)
+
+    def tick(self, now: float) -> None:
+        """Log what is due. A server that checks or an operator took out meanwhile needs no line."""
+        for server, logged in list(self._logged.items()):
+            self._look(server, logged, now)
+            if not logged.is_out and now - logged.at >= _EVERY:
+                del self._logged[server]
+        self.panic_changed(now)
+
+    def panic_changed(self, now: float) -> None:
+        """A panic has begun or ended."""
+        pool, logged = self._pool, self._panic
+        if pool.in_panic == logged.is_out or now - logged.at < _EVERY:
+            return
+        logged.is_out, logged.at = pool.in_panic, now
+        if pool.in_panic:
+            text = "all servers of %s are failing: requests go to all of them as if none were"
+            logger.error(text, pool.name)
+        else:
+            logger.info("%s: not all servers are failing any more", pool.name)
+
+    def _look(self, server: Server, logged: _Logged, now: float) -> None:
+        if server.is_failing == logged.is_out or now - logged.at < _EVERY:
+            return
+        logged.is_out = server.is_failing
+        if not (logged.is_out or logged.because):
+            return
+        logged.at = now
+        name = f"{self._pool.name}/{server.name}"
+        if logged.is_out:
+            left = sum(
+                s.is_up and not s.is_draining and not s.is_failing for s in self._pool.servers
+            )
+            logger.warning(
+                "%s is FAILING, taken out for %g s after %d failure%s: %s; %s server%s left",
+                name, server.config.fail_timeout,
+                server.fails, "" if server.fails == 1 else "s", server.failed_because,
+                left or "no", "" if left == 1 else "s",
+            )  # fmt: skip
+        else:
+            logger.info("%s is back: %s", name, logged.because)

@@ -1,0 +1,439 @@
+"""A server's state at run time, apart from its configured identity.
+
+    state      who set it                                 new requests            those pinned to it
+    up         the checks, or nobody                      yes                     yes
+    degraded   a check timed out, but its streams moved   if nobody else can      yes
+    drain      the operator, or the server itself         no                      yes
+    failing    its requests failed `max_fails` times      no                      no
+    ejected    it stood out by its failures, for a time   no                      no
+    down       the checks                                 no                      no
+    maint      the operator, or the configuration         no                      no
+
+What runs goes on in each of them. An operator's `ready | drain | maint` are HAProxy's
+(`set server ... state`), and `down = true` is its `disabled`: in maintenance from the start, until
+an operator says `ready`. Who comes back from maintenance or a drain has a slow start, as it was
+most likely started anew; HAProxy (2.6) has none after a drain.
+
+Passive failures follow nginx's `max_fails` and `fail_timeout` (`ngx_http_upstream_round_robin.c`:
+`get_peer`, `free_..._peer`), whose fields `accessed` and `checked` are `failed_at` and
+`window_start` here. A failing server is out of rotation for `fail_timeout` (`has_failed`), then one
+request is the probe; a success behind the last failure, or a good check that began behind it, ends
+the state. While all servers of a backend are out for that reason alone, failures count for nothing
+(`in_panic`, which the pool sets). `now` is an argument: nothing in this package reads a clock.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from hermes_lb.backends.counters import RequestCounters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb import config
+
+# From the best to the worst.
+State = Literal["up", "degraded", "drain", "failing", "ejected", "down", "maint"]
+STATES: tuple[State, ...] = get_args(State)
+
+# What the operator asks for.
+Admin = Literal["ready", "drain", "maint"]
+ADMINS: tuple[Admin, ...] = get_args(Admin)
+
+_NEVER = float("-inf")
+_NOT_CHECKED = "not checked yet"
+
+# Of a slow start, as in HAProxy (`BE_WEIGHT_SCALE`): sixteenths are exact as floats.
+_STEPS = 16
+
+
+# What operators, checks and outlier detection have decided. Times are monotonic seconds, which all
+# processes of a machine share.
+_DECIDED = (
+    "admin",
+    "operator_weight",
+    "is_healthy",
+    "is_degraded",
+    "is_announcing_drain",
+    "starts_down",
+    "last_check",
+    "ejected_until",
+    "ejected_because",
+    "ejections",
+    "warm_since",
+    "warmth",
+)
+Snapshot = dict[str, Any]
+
+
+class Server:
+    """One worker: what is configured, and how it is doing."""
+
+    __slots__ = (
+        "admin",
+        "config",
+        "counters",
+        "current_weight",
+        "effective_weight",
+        "ejected_because",
+        "ejected_until",
+        "ejections",
+        "failed_at",
+        "failed_because",
+        "fails",
+        "full_weight",
+        "in_flight",
+        "in_panic",
+        "is_announcing_drain",
+        "is_degraded",
+        "is_draining",
+        "is_healthy",
+        "is_lone",
+        "is_up",
+        "last_check",
+        "maintenances",
+        "max_connections",
+        "name",
+        "operator_weight",
+        "queued",
+        "starts_down",
+        "takes_new",
+        "warm_since",
+        "warmth",
+        "weight",
+        "when_changed",
+        "when_decided",
+        "window_start",
+    )
+
+    def __init__(self, configured: config.Server) -> None:
+        self.config = configured
+        self.name = configured.name
+        self.admin: Admin = _configured_admin(configured)
+        self.maintenances = int(configured.down)  # how often it went into maintenance
+        self.operator_weight: int | None = None  # None: the configured one holds
+        self.full_weight = configured.weight
+        self.weight: float = configured.weight  # less than the full one in a slow start
+        self.warmth = 1.0  # what of its full weight it has
+        self.warm_since: float | None = None  # monotonic seconds
+        self.max_connections = configured.max_connections
+        self.counters = RequestCounters()
+        self.in_flight = 0  # leases held
+        self.queued = 0  # requests that wait for this server and no other
+        self.is_healthy = True  # the verdict of its checks
+        self.starts_down = False  # it has to pass a check before it is up
+        self.last_check = "" if not configured.down else "marked down in the configuration"
+        self.is_degraded = False
+        self.is_announcing_drain = False  # it asks for no new requests
+        self.is_draining = False  # it, or the operator
+        self.is_up = not configured.down  # neither down nor in maintenance
+        self.ejected_until = 0.0  # monotonic seconds; 0: it is not ejected
+        self.ejected_because = ""
+        self.ejections = 0
+        self.takes_new = self.is_up  # requests that are pinned to nobody
+        self.is_lone = False
+        self.in_panic = False
+        self.current_weight: float = 0
+        self.effective_weight: float = configured.weight
+        self.fails = 0
+        self.failed_at = _NEVER
+        self.failed_because = ""  # the last failure, in words
+        self.window_start = _NEVER
+        # The pool listens here: to all that changes who may serve, and to what a snapshot tells.
+        self.when_changed: Callable[[], None] = lambda: None
+        self.when_decided: Callable[[Server], None] = lambda server: None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Server {self.name} {self.config.address} {self.state}, weight {self.weight:g}, "
+            f"{self.in_flight} in flight, {self.queued} queued, {self.fails} fails>"
+        )
+
+    @property
+    def state(self) -> State:
+        """Of the table above; the worst that holds."""
+        if self.admin == "maint":
+            return "maint"
+        if not self.is_healthy:
+            return "down"
+        if self.is_ejected:
+            return "ejected"
+        if self.is_failing:
+            return "failing"
+        if self.is_draining:
+            return "drain"
+        return "degraded" if self.is_degraded else "up"
+
+    @property
+    def is_ejected(self) -> bool:
+        return self.ejected_until > 0.0
+
+    @property
+    def is_failing(self) -> bool:
+        """It has reached `max_fails`, and neither a request nor a check has succeeded since.
+
+        Whether it is out of rotation for that at a given time: `has_failed`.
+        """
+        return 0 < self.config.max_fails <= self.fails and not self.is_lone
+
+    @property
+    def is_able(self) -> bool:
+        """It may serve, passive failures aside."""
+        return self.is_up and not self.ejected_until
+
+    @property
+    def is_in_rotation(self) -> bool:
+        """Requests that are pinned to nobody may come, as far as the operator and it itself say."""
+        return self.full_weight > 0 and not self.is_draining
+
+    @property
+    def load(self) -> int:
+        """Leases held and requests waiting for this very server: what `leastconn` compares, and
+        what is left of a drain."""
+        return self.in_flight + self.queued
+
+    @property
+    def is_full(self) -> bool:
+        return 0 < self.max_connections <= self.in_flight
+
+    def has_failed(self, now: float) -> bool:
+        """True while passive failures keep it out of rotation. A lone server never is, nor is any
+        in a panic."""
+        limit = self.config.max_fails
+        return (
+            0 < limit <= self.fails
+            and now - self.window_start <= self.config.fail_timeout
+            and not self.is_lone
+            and not self.in_panic
+        )
+
+    def may_serve(self, now: float) -> bool:
+        """Neither down, in maintenance, ejected nor failed: good for those pinned to it.
+
+        It may still be full.
+        """
+        return self.is_up and not self.ejected_until and not self.has_failed(now)
+
+    def can_take(self, now: float) -> bool:
+        """Good for any request: it may serve, is neither degraded nor draining, and not full."""
+        limit = self.max_connections
+        return (
+            self.takes_new
+            and not (0 < limit <= self.in_flight)
+            and not (self.fails and self.has_failed(now))
+        )
+
+    def picked(self, now: float) -> None:
+        """A request goes to it: after a window with failures, this one is the probe.
+
+        So is one that comes within the window, since no other server is left for it.
+        """
+        if self.fails and (self.is_failing or now - self.window_start > self.config.fail_timeout):
+            self.window_start = now
+
+    def failed(self, now: float, because: str = "") -> None:
+        """A connect error, a timeout or an invalid response: its fault, not the client's."""
+        was_out = self.has_failed(now)
+        self.fails += 1
+        self.failed_at = self.window_start = now
+        self.failed_because = because
+        limit = self.config.max_fails
+        if limit and self.warmth == 1.0:  # a slow start has reduced it already
+            self.effective_weight = max(0, self.effective_weight - self.weight // limit)
+        if self.fails in (1, limit) or (not was_out and self.has_failed(now)):
+            self.when_changed()
+
+    def succeeded(self) -> None:
+        """A response head arrived. Clears the failures only of a window before this one."""
+        if self.fails and (self.failed_at < self.window_start or self.is_lone):
+            self.recovered()
+
+    def recovered(self) -> None:
+        """Its failures are forgiven."""
+        self.fails = 0
+        self.when_changed()
+
+    def allow_probe(self) -> None:
+        """The next request is its probe, however short ago it failed."""
+        if self.is_failing:
+            self.window_start = _NEVER
+
+    # What the operator says.
+
+    def set_admin(self, admin: Admin) -> None:
+        """Ready, drain or maint. Raises ValueError for anything else.
+
+        After a maintenance the old verdict of the checks is void: it is up, or waits for its first
+        good check if its backend has `start = "down"`.
+        """
+        if admin not in ADMINS:
+            raise ValueError(f"a server can be set to ready, drain or maint, not {admin!r}")
+        if admin == self.admin:
+            return
+        before, self.admin = self.admin, admin
+        if admin == "maint":
+            self.maintenances += 1
+            self.is_announcing_drain = False
+        elif before == "maint":
+            self.is_healthy = not self.starts_down
+            self.last_check = _NOT_CHECKED if self.starts_down else ""
+            self._cool_down()
+        elif before == "drain" and not self.is_announcing_drain:
+            self._cool_down()
+        self._changed()
+
+    def set_weight(self, weight: int | None) -> None:
+        """0 takes it out of rotation, as in HAProxy: only those pinned to it still come.
+
+        None: the configured one.
+        """
+        if weight != self.operator_weight:
+            self.operator_weight = weight
+            self._set_warmth(self.warmth)
+            self._changed()
+
+    def reconfigure(self, configured: config.Server) -> None:
+        """A reload. What the operator has set stays, unless the configuration changed just that."""
+        before, self.config = self.config, configured
+        if configured == before:
+            return
+        if configured.weight != before.weight:
+            self.operator_weight = None
+        self._set_warmth(self.warmth if configured.slow_start else 1.0)
+        if configured.down != before.down:
+            self.set_admin(_configured_admin(configured))
+        self._changed()
+
+    # What the checks say. In maintenance, nobody listens to them.
+
+    def await_first_check(self) -> None:
+        """Down until its first good check, as `start = "down"` asks; that is no failure."""
+        self.is_healthy = False
+        self.starts_down = True
+        if self.admin != "maint":
+            self.last_check = _NOT_CHECKED
+        self._changed()
+
+    def set_up(self, up: bool, because: str) -> None:
+        """The verdict of the active checks. A good one ends a drain that the server announced."""
+        if self.admin == "maint":
+            return
+        self.last_check = because
+        was_announcing, self.is_announcing_drain = self.is_announcing_drain, False
+        if not up or (was_announcing and self.admin == "ready"):
+            self._cool_down()
+        if up != self.is_healthy or self.is_degraded or was_announcing:
+            self.is_healthy = up
+            self.is_degraded = False
+            self._changed()
+
+    def set_degraded(self, because: str) -> None:
+        """Busy is not dead: its check timed out while its streams moved. Only from up."""
+        if self.admin == "maint":
+            return
+        self.last_check = because
+        if self.is_up and not self.is_degraded:
+            self.is_degraded = True
+            self._changed()
+
+    def announce_drain(self, because: str) -> None:
+        """It answered its check with the wish for no new requests; its next good check ends it."""
+        if self.admin == "maint":
+            return
+        self.last_check = because
+        if not self.is_announcing_drain or self.is_degraded:
+            self.is_announcing_drain = True
+            self.is_degraded = False
+            self._changed()
+
+    # What the others of its backend say of it (`pool.outliers`).
+
+    def eject(self, until: float, because: str) -> None:
+        """Out of rotation for a time; who is pinned to it goes elsewhere too."""
+        self.ejected_until = until
+        self.ejected_because = because
+        self.ejections += 1
+        self._changed()
+
+    def readmit(self) -> None:
+        """An ejection has ended."""
+        self.ejected_until = 0.0
+        self.effective_weight = self.weight
+        self._changed()
+
+    # Slow start.
+
+    def warm_up(self, now: float) -> None:
+        """Call it about once a second while `warmth` is below 1; the first call is the start.
+
+        HAProxy, `server_recalc_eweight`: steps of equal length and height, the first at once. Whose
+        warmth another process has told, by a configuration with a slow start, and who has none by
+        this one, is warm at once.
+        """
+        if self.warm_since is None:
+            self.warm_since = now
+        whole = self.config.slow_start
+        step = int(_STEPS * (now - self.warm_since) / whole) + 1 if whole else _STEPS
+        warmth = min(1.0, step / _STEPS)
+        if warmth > self.warmth:
+            self._set_warmth(warmth)
+            self.when_changed()
+
+    def _cool_down(self) -> None:
+        """It has the first step of a slow start, now or when it comes back."""
+        if self.config.slow_start:
+            self.warm_since = None
+            self._set_warmth(1 / _STEPS)
+
+    def _set_warmth(self, warmth: float) -> None:
+        self.warmth = warmth
+        own = self.operator_weight
+        self.full_weight = self.config.weight if own is None else own
+        limit = self.config.max_connections
+        if warmth == 1.0:
+            self.weight, self.max_connections = self.full_weight, limit
+        else:
+            self.weight, self.max_connections = self.full_weight * warmth, ceil(limit * warmth)
+        self.effective_weight = self.weight
+
+    # For other processes.
+
+    def snapshot(self) -> Snapshot:
+        """What has been decided, as JSON has it: `restore` makes another process's server the same.
+
+        Leases, counters and passive failures are not in it.
+        """
+        return {name: getattr(self, name) for name in _DECIDED}
+
+    def restore(self, saved: Snapshot) -> None:
+        """Become what a `snapshot` tells; what is missing in it stays as it is."""
+        changed = {name for name, value in saved.items() if value != getattr(self, name)}
+        if saved.get("admin") == "maint" and "admin" in changed:
+            self.maintenances += 1
+        for name in changed:
+            setattr(self, name, saved[name])
+        if changed & {"warmth", "operator_weight"}:
+            self._set_warmth(self.warmth)
+        if changed - {"last_check"}:
+            self._changed()
+
+    def _changed(self) -> None:
+        """What follows from what was decided. Who comes up starts with a clean slate."""
+        was_up, self.is_up = self.is_up, self.is_healthy and self.admin != "maint"
+        if not self.is_up:
+            self.is_degraded = False
+            self.ejected_until = 0.0
+        elif not was_up:
+            self.fails = 0
+            self.effective_weight = self.weight
+        self.is_draining = self.admin == "drain" or self.is_announcing_drain
+        is_kept_back = self.is_degraded or self.is_draining or self.is_ejected
+        self.takes_new = self.is_up and not is_kept_back
+        self.when_changed()
+        self.when_decided(self)
+
+
+def _configured_admin(configured: config.Server) -> Admin:
+    return "maint" if configured.down else "ready"

@@ -1,0 +1,267 @@
+"""Host names of servers, looked up again and again: each address is a server of its own.
+
+A server with `resolve` stands for all addresses of its host name. What they are is asked of the
+system (`getaddrinfo`: /etc/hosts, DNS, whatever the machine is set up for) at that interval. It
+does not tell how long an answer holds, so there is no TTL here; a resolver on the machine keeps
+answers by their TTL, and is asked in vain at no great cost.
+
+A server's name has its address in it: pod-10.0.1.12. However the answers are permuted, a server
+keeps its name, and with it its counters, its affinity cookies and its place on hash rings.
+HAProxy's `server-template` deals out numbers instead: those names are fewer, but one of them may
+mean another machine tomorrow.
+
+When the lookup fails, the last answer holds: health checks know better than a broken resolver who
+is alive. An address goes when several answers in a row do not have it, since some DNS servers give
+a part of what they have each time (HAProxy, `hold obsolete`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from hermes_lb.backends.dialing import HostName
+from hermes_lb.config import Address
+from hermes_lb.config.resolved import name_at
+from hermes_lb.tasks import Tasks
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from typing import Any
+
+    from hermes_lb import config
+
+    Lookup = Callable[[str], Awaitable[Iterable[str]]]
+    Changed = Callable[[str, list[config.Server]], None]
+
+logger = logging.getLogger("hermes_lb.resolver")
+
+GONE_AFTER = 3
+"""Answers in a row without an address after which its server goes; as `fall` of health checks."""
+
+MOST_ADDRESSES = 256
+"""Of one name; the lowest count. A wrong answer must not make thousands of servers."""
+
+# Seconds that a start waits for the first answers; whoever has none by then is as configured.
+_PATIENCE = 5.0
+# Of each interval, either way, as for health checks.
+_JITTER = 0.1
+
+_IP = IPv4Address | IPv6Address
+
+
+class Known:
+    """The addresses of one host name, by what the answers so far said. No I/O."""
+
+    def __init__(self) -> None:
+        self.addresses: tuple[str, ...] = ()  # lowest first
+        self._missed: dict[str, int] = {}  # in how many answers in a row
+
+    def answered(self, answer: Iterable[str]) -> bool:
+        """Take an answer, in any order -> whether the addresses are others now.
+
+        An answer without addresses is none: tell it by an error.
+        """
+        present = set(answer)
+        self._missed = {
+            address: self._missed.get(address, 0) + 1
+            for address in self.addresses
+            if address not in present
+        }
+        kept = {address for address, times in self._missed.items() if times < GONE_AFTER}
+        before = self.addresses
+        self.addresses = tuple(sorted(present | kept, key=_place)[:MOST_ADDRESSES])
+        return self.addresses != before
+
+
+def _place(address: str) -> tuple[int, _IP]:
+    parsed = ip_address(address)
+    return parsed.version, parsed
+
+
+def expand(
+    server: config.Server, tls: config.ServerTls | None, addresses: Iterable[str]
+) -> list[config.Server]:
+    """One server for each address of a host name, with all that is set for the name.
+
+    Their certificates are still checked for the name. Without an address: the server as it is,
+    whose every connection looks the name up by itself.
+    """
+    assert isinstance(server.address, Address)
+    host, port = server.address
+    name = server.server_name or (tls and tls.server_name) or host.rstrip(".")
+    expanded = []
+    for address in addresses:
+        known = {
+            "name": name_at(server.name, address),
+            "address": Address(address, port),
+            "server_name": name,
+            "cookie": server.cookie and name_at(server.cookie, address),
+            "resolve": None,
+        }
+        expanded.append(server.model_copy(update=known))
+    return expanded or [server]
+
+
+async def system_lookup(host: str) -> list[str]:
+    """What the system knows of a name; raises OSError."""
+    found = await HostName(host).look_up()
+    return [str(entry[4][0]).partition("%")[0] for entry in found]
+
+
+class _Name:
+    """A server with `resolve`, in its backend."""
+
+    def __init__(self, backend: str, server: config.Server) -> None:
+        assert isinstance(server.address, Address)
+        assert server.resolve is not None
+        self.backend = backend
+        self.server = server
+        self.host = server.address.host
+        self.interval = server.resolve
+        self.known = Known()
+        self.is_failing = False
+        self.was_asked = asyncio.Event()
+
+    def __str__(self) -> str:
+        return f"{self.backend}/{self.server.name}"
+
+
+class Resolver:
+    """Keeps the servers of all backends as their names say.
+
+    `backends` are the configured ones with the addresses of now; after `start`, `changed(backend,
+    servers)` hears of each change, in the loop's own thread, and `failed(backend)` of each lookup
+    that came to nothing.
+    """
+
+    def __init__(
+        self,
+        configured: Mapping[str, config.Backend],
+        changed: Changed,
+        *,
+        rng: random.Random,
+        lookup: Lookup = system_lookup,
+        failed: Callable[[str], None] = lambda backend: None,
+    ) -> None:
+        self._configured = configured
+        self._changed = changed
+        self._rng = rng
+        self._lookup = lookup
+        self._failed = failed
+        self._tasks = Tasks()
+        self._names = _names_in(configured)
+        self._is_starting = False  # what changes is in `backends`, and told to nobody
+
+    def __repr__(self) -> str:
+        return f"<Resolver of {len(self._names)} names>"
+
+    @property
+    def backends(self) -> dict[str, config.Backend]:
+        """The configured ones, with a server for each address that is known."""
+        if not self._names:
+            return dict(self._configured)
+        return {
+            name: backend.model_copy(update={"servers": self._servers(name)})
+            for name, backend in self._configured.items()
+        }
+
+    @property
+    def state(self) -> list[list[Any]]:
+        """As JSON has it: what is known, for `restore` by the program's next image."""
+        return [[*key, n.host, list(n.known.addresses)] for key, n in self._names.items()]
+
+    def restore(self, state: Iterable[list[Any]]) -> None:
+        """Before `start`: the addresses of names that are here too hold until an answer comes."""
+        for backend, server, host, addresses in state:
+            name = self._names.get((backend, server))
+            if name is not None and name.host == host:
+                name.known.answered(addresses)
+
+    async def start(self) -> None:
+        """Look every name up, and again from now on. `backends` are up to date when it returns.
+
+        Whoever does not answer within 5 s, or is not known, is tried again; its server stands as
+        configured until then.
+        """
+        self._is_starting = True
+        for name in self._names.values():
+            self._tasks.spawn(self._watch(name), name=f"resolver of {name}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                for name in self._names.values():
+                    await name.was_asked.wait()
+        self._is_starting = False
+
+    async def reconfigure(self, configured: Mapping[str, config.Backend]) -> None:
+        """After a reload: start again; names that were there before keep what is known."""
+        before, self._configured = self._names, configured
+        self._names = _names_in(configured)
+        for key, name in self._names.items():
+            old = before.get(key)
+            if old is not None and old.host == name.host:
+                name.known, name.is_failing = old.known, old.is_failing
+        await self.stop()
+        await self.start()
+
+    async def stop(self) -> None:
+        """Ask no more; what is known stays. Idempotent."""
+        await self._tasks.cancel_all()
+
+    def _servers(self, backend: str) -> list[config.Server]:
+        configured = self._configured[backend]
+        servers = chain.from_iterable(
+            expand(server, configured.tls, name.known.addresses)
+            if (name := self._names.get((backend, server.name))) is not None
+            else [server]
+            for server in configured.servers
+        )
+        # A name that is taken belongs to the server that has it in the file.
+        by_name = {server.name: server for server in servers}
+        taken = {server.name: server for server in configured.servers if server.resolve is None}
+        return list((by_name | taken).values())
+
+    async def _watch(self, name: _Name) -> None:
+        while True:
+            if await self._ask(name) and not self._is_starting:
+                self._changed(name.backend, self._servers(name.backend))
+            name.was_asked.set()
+            await asyncio.sleep(name.interval * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+
+    async def _ask(self, name: _Name) -> bool:
+        """One lookup -> whether the addresses are others now."""
+        try:
+            answer = list(await self._lookup(name.host))
+        except OSError as error:
+            self._failed(name.backend)
+            if not name.is_failing:
+                name.is_failing = True
+                reason = error.strerror or error
+                logger.warning("%s: %s can't be looked up: %s", name, name.host, reason)
+            return False
+        if name.is_failing:
+            name.is_failing = False
+            logger.info("%s: %s can be looked up again", name, name.host)
+        before = name.known.addresses
+        if not answer or not name.known.answered(answer):
+            return False
+        logger.info("%s is %s, was %s", name, _listed(name.known.addresses), _listed(before))
+        return True
+
+
+def _names_in(configured: Mapping[str, config.Backend]) -> dict[tuple[str, str], _Name]:
+    return {
+        (backend, server.name): _Name(backend, server)
+        for backend, table in configured.items()
+        for server in table.servers
+        if server.resolve is not None
+    }
+
+
+def _listed(addresses: Iterable[str]) -> str:
+    return ", ".join(addresses) or "unknown"

@@ -1,0 +1,129 @@
+"""Heads as we send them, rebuilt from parsed values. No I/O."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from hermes_lb.http.memory import Memory
+from hermes_lb.http.request import CHUNKED, RareFields
+from hermes_lb.http.response import UNTIL_CLOSE
+
+if TYPE_CHECKING:
+    from hermes_lb.http.request import RequestHead
+    from hermes_lb.http.response import ResponseHead
+
+_UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+def identity_fields(address: str, scheme: bytes) -> bytes:
+    """What we say of a client whose own word does not count; made once a connection."""
+    client = address.encode("ascii")
+    return (
+        b"X-Forwarded-For: %b\r\nX-Real-IP: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: "
+    ) % (client, client, scheme)
+
+
+def trusted_identity_fields(
+    head: RequestHead, peer: str, client: str, scheme: bytes
+) -> tuple[bytes, bytes]:
+    """The same for a request that came by a trusted proxy -> identity fields, forwarded host.
+
+    `peer` is the proxy's address, `client` the one that it speaks for.
+    """
+    said = head.rare or RareFields()
+    by_way_of = peer.encode("ascii")
+    chain = b", ".join([*said.forwarded_for, by_way_of])
+    fields = b"".join(said.forwarded_more)
+    if said.forwarded:  # RFC 7239 section 4: an IPv6 address has brackets, and so quotes
+        node = b'"[%b]"' % by_way_of if b":" in by_way_of else by_way_of
+        fields += b"Forwarded: %b, for=%b\r\n" % (b", ".join(said.forwarded), node)
+    fields += (
+        b"X-Forwarded-For: %b\r\nX-Real-IP: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: "
+    ) % (chain, client.encode("ascii"), said.forwarded_proto or scheme)
+    return fields, said.forwarded_host or head.host
+
+
+def build_request(
+    head: RequestHead, host: bytes, identity: bytes, forwarded_host: bytes, via: bytes
+) -> bytes:
+    """The request head for the server. `via`: our own entry, such as b"1.1 hermes-lb-1f00"."""
+    parts = [
+        head.method, b" ", head.target, b" HTTP/1.1\r\nHost: ", host, b"\r\n",
+        head.forwarded,
+    ]  # fmt: skip
+    if head.length:
+        if head.length == CHUNKED:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            parts.append(b"Content-Length: %d\r\n" % head.length)
+    elif head.method in _METHODS_WITH_BODY:
+        parts.append(b"Content-Length: 0\r\n")  # RFC 9110 section 8.6
+    if head.cookies:
+        for cookie in head.cookies:
+            parts += (b"Cookie: ", cookie, b"\r\n")
+    if head.upgrade:
+        parts.append(_UPGRADE)
+    if (rare := head.rare) is not None:
+        if rare.expects_continue:
+            parts.append(b"Expect: 100-continue\r\n")
+        if rare.hops_left:
+            parts.append(b"Max-Forwards: %d\r\n" % (rare.hops_left - 1))
+        via = b", ".join([*rare.via, via])
+    parts += (
+        identity, forwarded_host, b"\r\nVia: ", via,
+        b"\r\nX-Request-ID: ", head.request_id, b"\r\n\r\n",
+    )  # fmt: skip
+    return b"".join(parts)
+
+
+_METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+
+
+def date_field(second: int) -> bytes:
+    """`Date: Tue, 01 Dec 2026 08:14:00 GMT` with its CRLF (RFC 9110 sections 5.6.7 and 6.6.1).
+
+    `second`: since 1970.
+    """
+    return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
+
+
+class _StatusLines(Memory[tuple[int, bytes], bytes]):
+    """Status and reason phrase -> the status line. Servers choose the phrase, of any length."""
+
+    def __missing__(self, key: tuple[int, bytes]) -> bytes:
+        return self.remember(key, len(key[1]), b"HTTP/1.1 %d %b\r\n" % key)
+
+
+_status_lines = _StatusLines(most=1024, longest=64)
+
+
+def build_response(
+    head: ResponseHead,
+    forwarded: bytes,
+    to_http11: bool,
+    keep_alive: bool,
+    body_length: int,
+    added: bytes = b"",
+) -> bytes:
+    """The response head for the client.
+
+    `forwarded` is the head's own, or less; `added`: more fields, each with its CRLF. `body_length`
+    is what follows (bytes, `CHUNKED`, `UNTIL_CLOSE`, or 0); a length that the head only announces
+    (HEAD, 304) is passed on.
+    """
+    status, length = head.status, head.length
+    parts = [_status_lines[status, head.reason], forwarded, added]
+    if status == 101:  # then the connection is HTTP's no more, whether it would be kept or not
+        return b"".join((*parts, _UPGRADE, b"\r\n"))
+    if length >= 0:
+        if status >= 200 and status != 204:
+            parts.append(b"Content-Length: %d\r\n" % length)
+    elif to_http11 and body_length in (CHUNKED, UNTIL_CLOSE):
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if not keep_alive:
+        parts.append(b"Connection: close\r\n")
+    elif not to_http11:
+        parts.append(b"Connection: keep-alive\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

@@ -1,0 +1,46 @@
+"""From HTTP to HTTPS: a redirect for those who came without TLS, and HSTS for those who have it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from hermes_lb import config
+    from hermes_lb.http import RequestHead
+
+
+class Redirect(NamedTuple):
+    """Answers plain HTTP with the address of the same thing by TLS."""
+
+    status: int
+    port: bytes  # as it stands behind the host: b":8443", or nothing
+
+    @classmethod
+    def of(cls, configured: config.Frontend) -> Self | None:
+        if configured.redirect_to_https is None:
+            return None
+        port = b"" if configured.https_port == 443 else b":%d" % configured.https_port
+        return cls(configured.redirect_to_https, port)
+
+    def location(self, head: RequestHead) -> bytes | None:
+        """None for a request that has no such address: without a host, or not for a path."""
+        if not head.host_name or not head.target.startswith(b"/"):
+            return None
+        return b"https://%b%b%b" % (head.host_name.encode("ascii"), self.port, head.target)
+
+
+def hsts_unless_said(field: bytes, forwarded: bytes) -> bytes:
+    """Nothing if the server has said its own: browsers heed one only (RFC 6797 section 8.1)."""
+    return b"" if b"strict-transport-security:" in forwarded.lower() else field
+
+
+def hsts_field(tls: config.Tls | None) -> bytes:
+    """RFC 6797 section 6.1, as a line; nothing if it is not wanted."""
+    if tls is None or tls.hsts is None:
+        return b""
+    field = b"Strict-Transport-Security: max-age=%d" % tls.hsts
+    if tls.hsts_subdomains:
+        field += b"; includeSubDomains"
+    if tls.hsts_preload:
+        field += b"; preload"
+    return field + b"\r\n"

@@ -1,0 +1,414 @@
+"""A request head: bytes -> what it means, or a refusal. No I/O.
+
+llhttp checks the syntax; what it lets pass although it is ambiguous is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+from hermes_lb.errors import RequestRefused
+from hermes_lb.http.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    COOKIE,
+    EXPECT,
+    FORWARDED,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_MORE,
+    FORWARDED_PROTO,
+    HOST,
+    MAX_FORWARDS,
+    REQUEST_FIELDS,
+    REQUEST_ID,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    VIA,
+    Connection,
+    Plan,
+    Plans,
+    connections,
+    joined_connection,
+    parse_content_length,
+)
+from hermes_lb.http.head import HeadParser
+from hermes_lb.http.memory import SizedMemory
+from hermes_lb.http.rules import (
+    as_http11,
+    explain,
+    host_names,
+    is_websocket_handshake,
+    refused_coding,
+    request_line,
+    split_absolute,
+)
+from hermes_lb.http.trace_context import TRACE_FIELDS, trace_id_of
+
+if TYPE_CHECKING:
+    from hermes_lb.config import Limits
+
+CHUNKED: Final = -1  # a body's length where it is chunked
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_plans = Plans(REQUEST_FIELDS)
+
+
+class RequestHead:
+    """A request as it will be understood, routed and forwarded.
+
+    `forwarded` has the fields that pass as they are, each with its CRLF.
+    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
+    """
+
+    __slots__ = (
+        "can_repeat",
+        "cookies",
+        "forwarded",
+        "host",
+        "host_name",
+        "keep_alive",
+        "length",
+        "method",
+        "minor_version",
+        "rare",
+        "request_id",
+        "target",
+        "trace_id",
+        "upgrade",
+    )
+
+    def __init__(self, method: bytes, target: bytes, minor_version: int) -> None:
+        self.method = method
+        self.target = target
+        self.minor_version = minor_version
+        self.forwarded = b""
+        self.host = b""
+        self.host_name = ""  # lower case, without the port
+        self.length = 0
+        self.keep_alive = minor_version == 1
+        # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
+        self.can_repeat = method in _IDEMPOTENT
+        self.upgrade = b""
+        self.cookies: list[bytes] | None = None
+        self.request_id = b""
+        self.trace_id = b""
+        self.rare: RareFields | None = None
+
+    @property
+    def expects_continue(self) -> bool:
+        """True if the client holds its body back until it is told to go on."""
+        return self.rare is not None and self.rare.expects_continue
+
+
+class RareFields:
+    """What few requests say: by way of other proxies, or with an expectation.
+
+    `forwarded_more`: field lines of other X-Forwarded-* fields. `hops_left`: of Max-Forwards in
+    OPTIONS and TRACE, where 0 is for us to answer (RFC 9110 section 7.6.2).
+    """
+
+    __slots__ = (
+        "expects_continue",
+        "forwarded",
+        "forwarded_for",
+        "forwarded_host",
+        "forwarded_more",
+        "forwarded_proto",
+        "hops_left",
+        "via",
+    )
+
+    def __init__(self) -> None:
+        self.expects_continue = False
+        self.forwarded_for: list[bytes] = []
+        self.forwarded_host = b""
+        self.forwarded_proto = b""
+        self.forwarded: list[bytes] = []
+        self.forwarded_more: list[bytes] = []
+        self.hops_left: int | None = None
+        self.via: list[bytes] = []
+
+
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
+
+
+class RequestParser(HeadParser[httptools.HttpRequestParser]):
+    """Turns whole request heads into `RequestHead`s, one at a time.
+
+    A client repeats its fields from request to request (HTTP/2 has HPACK for that). Those of
+    requests without a body are remembered as they came, byte for byte, with what they mean, so
+    that of the next such request only the first line is left to be read.
+    """
+
+    __slots__ = ("_kept", "_longest_target", "_most_fields", "_remembered")
+
+    def __init__(self, limits: Limits, kept: frozenset[bytes] = frozenset()) -> None:
+        """`kept`: names, in lower case, that no Connection field takes away: what decides here
+        where a request goes is for all recipients (RFC 9110 section 7.6.1)."""
+        super().__init__(httptools.HttpRequestParser)
+        self._kept = kept
+        self._most_fields = limits.header_count
+        self._longest_target = limits.target_size
+        self._remembered: SizedMemory[bytes, RequestHead] = SizedMemory(
+            most=1024, longest=2048, room=1024 * 1024
+        )
+
+    def parse(self, data: bytes) -> RequestHead:
+        """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""
+        line = _PLAIN_LINE(data)
+        if line is None:
+            return self._parse(data)
+        fields = data[line.end() :]
+        like = self._remembered.get(fields)
+        if like is None:
+            head = self._parse(data)
+            # Whether it asks for a tunnel, the method decides too.
+            if head.length == 0 and b"upgrade" not in fields.lower():
+                kept = _copy(head, head.method, head.target)
+                self._remembered.remember(fields, len(fields), kept)
+            return head
+        return _copy(like, *line.groups())
+
+    def _parse(self, data: bytes) -> RequestHead:
+        try:
+            names, values = self.parse_fields(data)
+        except httptools.HttpParserError as error:
+            if (same := as_http11(data)) is not None:
+                return self._parse(same)
+            raise explain(data, str(error)) from None
+        method = self._llhttp.get_method()
+        target = self.text()
+        if len(target) > self._longest_target:
+            raise self._target_too_long()
+        if len(names) > self._most_fields:
+            raise RequestRefused(431, f"more than {self._most_fields} header fields")
+        if data.startswith(b" HTTP/1.1\r\n", len(method) + 1 + len(target)):
+            # What was parsed fills the line: single spaces, and nothing before or between.
+            head = RequestHead(method, target, 1)
+        else:
+            head = RequestHead(method, target, _minor_version(data, method, target))
+        _interpret(head, _plans[names], names, values, self._kept)
+        if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
+            _decide_unusual_target(head)
+        return head
+
+    def too_large(self, data: bytes | bytearray) -> RequestRefused:
+        """Why `data`, a head or the beginning of one, is larger than heads may be.
+
+        A target that is too long is told as such, whatever comes behind it, and whether its end
+        has come or not (RFC 9112 section 3).
+        """
+        line, is_whole = request_line(data)
+        _, space, rest = line.partition(b" ")
+        target, space_behind, _ = rest.partition(b" ")
+        is_endless = space and not (space_behind or is_whole)
+        if is_endless or len(target) > self._longest_target:
+            return self._target_too_long()
+        return RequestRefused(431, "the request head is too large")
+
+    def _target_too_long(self) -> RequestRefused:
+        return RequestRefused(414, f"a request target longer than {self._longest_target} bytes")
+
+
+# The first line of most requests without a body; all that llhttp would take it for, and no more.
+_PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[!\"$-~]{0,1000}) HTTP/1\.1\r\n").match
+
+
+def _copy(head: RequestHead, method: bytes, target: bytes) -> RequestHead:
+    """The same fields in another request. What they mean is never changed, only replaced."""
+    copy = RequestHead(method, target, 1)
+    copy.forwarded = head.forwarded
+    copy.host = head.host
+    copy.host_name = head.host_name
+    copy.keep_alive = head.keep_alive
+    copy.upgrade = head.upgrade
+    copy.cookies = head.cookies
+    copy.request_id = head.request_id
+    copy.trace_id = head.trace_id
+    copy.rare = head.rare
+    return copy
+
+
+def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
+    """The request line must be what was parsed from it, to the byte: single spaces, a version."""
+    if data.startswith(b"\r\n"):  # one empty line is forgiven (RFC 9112 section 2.2)
+        data = data[2:]
+    start = method + b" " + target
+    if data.startswith(b"HTTP/1.1\r\n", len(start) + 1) and data.startswith(start):
+        return 1
+    line = data[: data.find(b"\r\n")]
+    if line == start + b" HTTP/1.0":
+        return 0
+    if line.startswith((start + b" HTTP/2", start + b" HTTP/3")):
+        raise RequestRefused(505, "HTTP/1.1 is spoken here")
+    raise RequestRefused(400, "malformed request line")
+
+
+def _interpret(
+    head: RequestHead,
+    plan: Plan,
+    names: tuple[bytes, ...],
+    values: tuple[bytes, ...],
+    kept: frozenset[bytes],
+) -> None:
+    """Read the fields that mean something to a proxy; refuse what is ambiguous."""
+    if plan.host >= 0:
+        head.host = host = values[plan.host]
+        head.host_name = host_names[host]
+        if not head.host_name and host:
+            raise RequestRefused(400, "malformed Host field")
+    elif head.minor_version:
+        raise RequestRefused(400, "no Host field")
+    upgrade = _interpret_others(head, plan, names, values) if plan.others else b""
+    if plan.content_length >= 0 or plan.transfer_encoding >= 0:
+        _decide_framing(head, plan, values)
+    if plan.has_idempotency_key:
+        head.can_repeat = True
+    without: frozenset[bytes] = frozenset()
+    if plan.connection >= 0:
+        connection = connections[joined_connection(plan, values)]
+        _apply_connection(head, connection, upgrade, names, values)
+        if connection.nominated:
+            without = connection.nominated - kept
+    if plan.traceparents is not None:
+        head.trace_id = trace_id_of([values[i] for i in plan.traceparents])
+        if not head.trace_id:
+            without |= TRACE_FIELDS
+    if head.method == b"TRACE" or (head.rare is not None and head.rare.hops_left is not None):
+        without |= _decide_for_trace(head)
+    if without:
+        plan = Plan(names, REQUEST_FIELDS, without=without)
+    head.forwarded = plan.forwarded(values)
+
+
+def _interpret_others(
+    head: RequestHead, plan: Plan, names: tuple[bytes, ...], values: tuple[bytes, ...]
+) -> bytes:
+    """The fields that most requests do not have -> the protocol of Upgrade, if any."""
+    upgrade = b""
+    for kind, position in plan.others:
+        value = values[position]
+        if kind == COOKIE:
+            head.cookies = [*head.cookies, value] if head.cookies else [value]
+        elif kind == UPGRADE:
+            upgrade = upgrade + b"," + value if upgrade else value
+        elif kind == HOST:
+            raise RequestRefused(400, "several Host fields")
+        elif kind == CONTENT_LENGTH:
+            raise RequestRefused(400, "several Content-Length fields")
+        elif kind == TRANSFER_ENCODING:
+            raise RequestRefused(400, "several Transfer-Encoding fields")
+        elif kind != CONNECTION:
+            _interpret_rare(head, kind, names[position], value)
+    return upgrade
+
+
+def _interpret_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> None:
+    if kind == REQUEST_ID:
+        if _REQUEST_ID.fullmatch(value) and not head.request_id:
+            head.request_id = value
+        return
+    rare = head.rare
+    if rare is None:
+        head.rare = rare = RareFields()
+    if kind == EXPECT:
+        if value.lower() != b"100-continue":
+            raise RequestRefused(417, "the only expectation understood is 100-continue")
+        rare.expects_continue = head.minor_version == 1
+    elif kind == VIA:
+        rare.via.append(value)
+    elif kind == FORWARDED_FOR:
+        rare.forwarded_for.append(value)
+    elif kind == FORWARDED_HOST:
+        rare.forwarded_host = value
+    elif kind == FORWARDED_PROTO:
+        rare.forwarded_proto = value
+    elif kind == FORWARDED:
+        rare.forwarded.append(value)
+    elif kind == FORWARDED_MORE:
+        rare.forwarded_more.append(b"%b: %b\r\n" % (name, value))
+    elif kind == MAX_FORWARDS and head.method in (b"OPTIONS", b"TRACE"):
+        # RFC 9110 section 7.6.2; in other methods it means nothing to us.
+        hops = parse_content_length(value)
+        if hops is None or rare.hops_left is not None:
+            raise RequestRefused(400, "malformed Max-Forwards")
+        rare.hops_left = hops
+
+
+_CREDENTIALS = frozenset((b"authorization",))  # and cookies, which are kept apart
+
+
+def _decide_for_trace(head: RequestHead) -> frozenset[bytes]:
+    """-> fields that are not forwarded as they are, for a method that counts its hops."""
+    if head.method != b"TRACE":
+        return frozenset((b"max-forwards",))
+    if head.length:
+        raise RequestRefused(400, "TRACE with a body")  # RFC 9110 section 9.3.8
+    head.cookies = None
+    return _CREDENTIALS | {b"max-forwards"}
+
+
+def _decide_framing(head: RequestHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+    """RFC 9112 section 6.3; where it allows two readings, refuse."""
+    if plan.transfer_encoding < 0:
+        length = parse_content_length(values[plan.content_length])
+        if length is None:
+            raise RequestRefused(400, "malformed Content-Length")
+        head.length = length
+        return
+    if plan.content_length >= 0:
+        raise RequestRefused(400, "Content-Length together with Transfer-Encoding")
+    if head.minor_version == 0:
+        raise RequestRefused(400, "Transfer-Encoding in HTTP/1.0")
+    coding = values[plan.transfer_encoding]
+    if coding.lower() != b"chunked":
+        raise refused_coding([coding])
+    head.length = CHUNKED
+
+
+def _apply_connection(
+    head: RequestHead,
+    connection: Connection,
+    upgrade: bytes,
+    names: tuple[bytes, ...],
+    values: tuple[bytes, ...],
+) -> None:
+    if connection.close:
+        head.keep_alive = False
+    elif connection.keep_alive:
+        head.keep_alive = True
+    if connection.upgrade and head.minor_version == 1:
+        # Only what runs in a tunnel: h2c would turn this hop into one that we can't read.
+        # What is no proper handshake goes on as a plain request, for the server to refuse.
+        protocol = upgrade.lower()
+        if (
+            protocol == b"websocket"
+            and head.method == b"GET"
+            and head.length == 0
+            and is_websocket_handshake(zip(names, values, strict=True))
+        ):
+            head.upgrade = protocol
+
+
+_SLASH = ord("/")
+
+
+def _decide_unusual_target(head: RequestHead) -> None:
+    """CONNECT, and targets other than a path."""
+    target = head.target
+    if head.method == b"CONNECT":
+        raise RequestRefused(405, "this is not a forward proxy: CONNECT is not served")
+    if b"#" in target:
+        raise RequestRefused(400, "a fragment in the request target")
+    if absolute := split_absolute(head.method, target):
+        # RFC 9112 section 3.2.2: the target's authority replaces the Host field.
+        head.host, head.target = absolute
+        head.host_name = host_names[head.host]
+        if not head.host_name:
+            raise RequestRefused(400, "malformed authority in the request target")
+    elif target != b"*" or head.method != b"OPTIONS":
+        raise RequestRefused(400, "malformed request target")

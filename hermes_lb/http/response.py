@@ -1,0 +1,221 @@
+"""A response head: bytes -> what it means, or InvalidResponse. No I/O.
+
+Servers are trusted more than clients, but not with framing: a response that can be read in two
+ways would hand one client another's bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import httptools
+
+from hermes_lb.errors import InvalidResponse
+from hermes_lb.http.fields import (
+    CONTENT_LENGTH,
+    RESPONSE_FIELDS,
+    SET_COOKIE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    Connection,
+    Plan,
+    Plans,
+    connections,
+    joined_connection,
+    parse_content_length,
+)
+from hermes_lb.http.head import HeadParser
+from hermes_lb.http.memory import Memory
+from hermes_lb.http.request import CHUNKED
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+_LATER_MINOR = re.compile(rb"(?:\r\n)?HTTP/1\.[2-9] ").match
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 4
+# Behind its last body a server may have sent an empty line too many, which comes before its next
+# status line then. One is forgiven, as before a request line (RFC 9112 section 2.2); HAProxy
+# forgives any number.
+STRAY_LINE = b"\r\n"
+UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
+
+
+class ResponseHead:
+    """A response as it will be understood and forwarded. It never changes.
+
+    `names` and `values` are its fields; `forwarded` has those that pass as they are, each with its
+    CRLF, and `forwarded_without` leaves out some more. `has_date`: a Date is among them.
+    `length` is what the head says of the body: bytes, `CHUNKED` or `UNTIL_CLOSE`. Whether there is
+    a body at all, the method and the status decide: `body_length`.
+    """
+
+    __slots__ = (
+        "forwarded",
+        "has_date",
+        "has_set_cookie",
+        "keep_alive",
+        "length",
+        "minor_version",
+        "names",
+        "nominated",
+        "plan",
+        "reason",
+        "status",
+        "upgrade",
+        "values",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        minor_version: int,
+        names: tuple[bytes, ...],
+        values: tuple[bytes, ...],
+        plan: Plan,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.minor_version = minor_version
+        self.names = names
+        self.values = values
+        self.plan = plan
+        self.keep_alive = minor_version == 1
+        self.length = UNTIL_CLOSE
+        self.upgrade = b""
+        self.has_set_cookie = False
+        self.has_date = plan.has_date
+        self.forwarded = b""
+        self.nominated: Collection[bytes] = ()
+
+    def body_length(self, method: bytes) -> int:
+        """The length of the body that follows: RFC 9112 section 6.3, rules 1 and 4 to 8."""
+        status = self.status
+        if method == b"HEAD" or status < 200 or status in (204, 304):
+            return 0
+        return self.length
+
+    def fields(self) -> Iterator[tuple[bytes, bytes]]:
+        """All (name, value), the ones that are not forwarded too."""
+        return zip(self.names, self.values, strict=True)
+
+    def cache_fields(self) -> Iterable[tuple[bytes, bytes]]:
+        """(name in lower case, value) of what a shared cache goes by; of validators, one name."""
+        plan = self.plan
+        fields = [(name, self.values[i]) for name, i in plan.cache_fields]
+        return [*fields, (b"etag", b"")] if plan.has_validator else fields
+
+    @property
+    def is_event_stream(self) -> bool:
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in self.fields()
+        )
+
+    def forwarded_without(self, positions: Collection[int]) -> bytes:
+        """`forwarded`, without the fields at these positions of `names`."""
+        plan = Plan(self.names, RESPONSE_FIELDS, without=self.nominated, omit=positions)
+        return plan.forwarded(self.values)
+
+
+class ResponseParser(HeadParser[httptools.HttpResponseParser]):
+    """Turns whole response heads into `ResponseHead`s, one at a time.
+
+    Servers send the same head to many: of one second, those of all event streams, of all answers
+    of one length. What came before, byte for byte, means the same again.
+    """
+
+    __slots__ = ("_kept", "_most_fields", "_remembered")
+
+    def __init__(self, most_fields: int, kept: frozenset[bytes] = frozenset()) -> None:
+        """`kept`: as for a `RequestParser`."""
+        super().__init__(httptools.HttpResponseParser)
+        self._kept = kept
+        self._most_fields = most_fields
+        self._remembered: Memory[bytes, ResponseHead] = Memory(most=256, longest=1024)
+
+    def parse(self, data: bytes) -> ResponseHead:
+        """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
+        head = self._remembered.get(data)
+        if head is None:
+            head = self._remembered.remember(data, len(data), self._parse(data))
+        return head
+
+    def _parse(self, data: bytes) -> ResponseHead:
+        try:
+            names, values = self.parse_fields(data)
+        except httptools.HttpParserError as error:
+            if later := _LATER_MINOR(data):  # HTTP/1.2 and so on include 1.1 (RFC 9110 section 2.5)
+                return self._parse(b"HTTP/1.1" + data[later.end() - 1 :])
+            if "Pause on" in str(error):  # llhttp takes a 101 for the end of HTTP, which it isn't
+                raise InvalidResponse("101 without an Upgrade field") from None
+            raise InvalidResponse(f"malformed response ({error})") from None
+        if len(names) > self._most_fields:
+            raise InvalidResponse(f"more than {self._most_fields} header fields")
+        status = self._llhttp.get_status_code()
+        if not 100 <= status <= 599:
+            raise InvalidResponse(f"status {status}")
+        reason = self.text()
+        if not reason.isalpha() and not _REASON(reason):
+            raise InvalidResponse("a control character in the reason phrase")
+        minor_version = 1 if data.startswith(b"HTTP/1.1 ") else _minor_version(data)
+        plan = _plans[names]
+        head = ResponseHead(status, reason, minor_version, names, values, plan)
+        if plan.transfer_encoding >= 0:
+            _decide_chunked(head, plan, values)
+        elif plan.content_length >= 0:
+            length = parse_content_length(values[plan.content_length])
+            if length is None:
+                raise InvalidResponse("malformed Content-Length")
+            head.length = length
+        if plan.others:
+            _interpret_others(head, plan, values)
+        if plan.connection >= 0:
+            connection = connections[joined_connection(plan, values)]
+            plan = _apply_connection(head, plan, connection, self._kept)
+        head.forwarded = plan.forwarded(values)
+        return head
+
+
+def _minor_version(data: bytes) -> int:
+    start = 2 if data.startswith(STRAY_LINE) else 0
+    if data.startswith(b"HTTP/1.1 ", start):
+        return 1
+    if data.startswith(b"HTTP/1.0 ", start):
+        return 0
+    raise InvalidResponse("the response is not HTTP/1.0 or 1.1")
+
+
+def _decide_chunked(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+    coding = values[plan.transfer_encoding].lower()
+    if plan.content_length >= 0 or coding != b"chunked" or not head.minor_version:
+        raise InvalidResponse("Transfer-Encoding that can be read in two ways")
+    head.length = CHUNKED
+
+
+def _interpret_others(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+    for kind, position in plan.others:
+        if kind == SET_COOKIE:
+            head.has_set_cookie = True
+        elif kind == UPGRADE:
+            head.upgrade = values[position]
+        elif kind == CONTENT_LENGTH:
+            raise InvalidResponse("several Content-Length fields")
+        elif kind == TRANSFER_ENCODING:
+            raise InvalidResponse("several Transfer-Encoding fields")
+
+
+def _apply_connection(
+    head: ResponseHead, plan: Plan, options: Connection, kept: frozenset[bytes]
+) -> Plan:
+    head.keep_alive = not options.close and (options.keep_alive or head.keep_alive)
+    if not options.nominated:
+        return plan
+    head.nominated = options.nominated - kept
+    plan = Plan(head.names, RESPONSE_FIELDS, without=head.nominated)
+    head.has_date = plan.has_date
+    return plan
+
+
+_plans = Plans(RESPONSE_FIELDS)

@@ -1,0 +1,15 @@
+"""Public entrances: where clients connect, and what is decided before a request.
+
+frontend          an entrance: routes, certificates, trusted proxies
+router            host, path -> backend
+listener          one of its binds: sockets, accept
+connection_limit  the limit on client connections of a process
+sockets           listening sockets
+proxied           a connection that begins with a PROXY header, which `proxy_protocol` parses
+files             the files that a configuration names
+"""
+
+from hermes_lb.listen.files import check_files
+from hermes_lb.listen.frontend import Frontend
+
+__all__ = ["Frontend", "check_files"]

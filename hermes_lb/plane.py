@@ -1,0 +1,399 @@
+"""The whole data path of one process: frontends, backends, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from hermes_lb.backends.dialing import Dialer
+from hermes_lb.listen.frontend import Frontend
+from hermes_lb.listen.sockets import listening_socket
+from hermes_lb.observe.access_log import AccessLog
+from hermes_lb.observe.observed import ProcessView
+from hermes_lb.observe.record import Recorder
+from hermes_lb.proxy.context import Context, RequestLog
+from hermes_lb.proxy.deadlines import Sweep
+from hermes_lb.proxy.select import Backend
+from hermes_lb.tasks import Tasks
+from hermes_lb.tls.certificates import check_certificates
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from hermes_lb import config
+    from hermes_lb.backends import FrontendCounters, Pool, Server
+    from hermes_lb.config import Bind, Config
+    from hermes_lb.observe.recent import Recent
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.tls.certificates import TlsFiles
+
+    # Ready-made listening sockets: a group for each bind, by the frontend's name and the address.
+    Sockets = Mapping[tuple[str, str], Sequence[socket.socket]]
+
+# Seconds for transports that were closed to say so; they do in the next turns of the loop.
+_CLOSING_TAKES = 5.0
+
+
+def request_log(
+    configured: config.Log, access_log: Callable[..., AccessLog] | None = None
+) -> RequestLog:
+    """As `[log]` has it, not started. `access_log` makes one of a kind of its own."""
+    make = access_log or AccessLog
+    log = make(configured.access, facility=configured.facility, tag=configured.tag)
+    return RequestLog(Recorder(configured), log)
+
+
+class DataPlane:
+    """`await open()`, `await listen()`, and at the end perhaps `drain`, and `await stop()`.
+
+    `pools` and `counters` are live: they have whatever a `reconfigure` has added. `tls_files` by
+    frontend: files that were found good before, in use until there are good ones on the disk.
+    `make_log` makes every log of requests that it has, at the start and whenever `[log]` changes.
+    """
+
+    def __init__(
+        self,
+        configured: Config,
+        *,
+        process_number: int = 0,
+        tls_files: Mapping[str, TlsFiles] | None = None,
+        make_log: Callable[[config.Log], RequestLog] = request_log,
+    ) -> None:
+        self.config = configured
+        self._make_log = make_log
+        self._tls_files = tls_files or {}
+        self.process = ProcessView(process_number, os.getpid())
+        self.frontends: list[Frontend] = []
+        self.backends: dict[str, Backend] = {}
+        self.pools: dict[str, Pool] = {}
+        self.counters: dict[str, FrontendCounters] = {}
+        self._leaving: list[Backend] = []  # gone from the configuration, but not quiet yet
+        self._tasks = Tasks()
+        self._running = AsyncExitStack()
+        self._context: Context | None = None
+
+    def __repr__(self) -> str:
+        return f"<DataPlane {'running' if self._context else 'stopped'}, {self.frontends!r}>"
+
+    @property
+    def context(self) -> Context:
+        """What all connections share; there is one while it runs."""
+        if self._context is None:
+            raise RuntimeError("it does not run")
+        return self._context
+
+    @property
+    def recent(self) -> Recent:
+        """The last requests that ended abnormally."""
+        return self.context.recent
+
+    @property
+    def is_running(self) -> bool:
+        return self._context is not None
+
+    # Its life.
+
+    async def open(
+        self,
+        before_backends: Callable[[DataPlane], None] | None = None,
+        *,
+        log_may_be_late: bool = False,
+    ) -> None:
+        """All but the listeners. If anything can't be had, nothing is left open.
+
+        `log_may_be_late`: an access log that can't be opened is no reason not to serve.
+        """
+        self.frontends.clear()
+        for register in (self.backends, self.pools, self.counters):
+            register.clear()
+        async with AsyncExitStack() as starting:
+            log = self._make_log(self.config.log)
+            self._log = log.access_log
+            await self._log.start(may_be_late=log_may_be_late)
+            starting.push_async_callback(self._close_log)
+            loop = asyncio.get_running_loop()
+            self._context = context = Context(self.config, loop, log, self._tasks)
+            starting.callback(self._forget)
+            if before_backends is not None:
+                before_backends(self)
+            for name, configured in self.config.backends.items():
+                self._add_backend(Backend(name, configured, context))
+            starting.push_async_callback(self._close_pins)
+            sweep = Sweep(context, self._swept)
+            sweep.start()
+            starting.callback(sweep.stop)
+            self.process.loop_lag.start()
+            starting.callback(self.process.loop_lag.stop)
+            self.frontends += map(self._frontend, self.config.frontends)
+            self.counters.update((one.name, one.counters) for one in self.frontends)
+            starting.push_async_callback(self._stop_frontends)
+            self._running = starting.pop_all()
+
+    async def listen(self, sockets: Sockets | None = None) -> None:
+        """Let clients in. Raises OSError if an address can't be had; `stop` is due then."""
+        for frontend, configured in zip(self.frontends, self.config.frontends, strict=True):
+            await frontend.start(_groups(configured, sockets))
+
+    async def drain(self, timeout: float) -> bool:
+        """Stop accepting and let what runs finish, for `timeout` seconds at most.
+
+        Who has just come is served, and who is idle may ask once more within a second: its request
+        may be on its way. Returns whether all of it has finished. It still has to be stopped.
+        """
+        context = self._context
+        if context is None:
+            return True
+        context.start_draining()
+        await self._stop_frontends()
+        self._wind_up(context.clients)
+        for backend in self._all_backends():
+            for connections in backend.connections.values():
+                connections.close_idle()
+        return await context.wait_until_quiet(timeout)
+
+    async def stop(self) -> None:
+        """End at once whatever still runs. Idempotent."""
+        if self._context is not None:
+            await self.end_all()
+        running, self._running = self._running, AsyncExitStack()
+        await running.aclose()
+
+    def reopen_log(self) -> None:
+        """Log files anew, by their names: somebody has moved them away."""
+        self._log.reopen()
+
+    def load_reported(self, server: Server, load: float) -> None:
+        """A health check says how much a server has to do; some strategies want to know."""
+        now = self.context.clock()
+        for backend in self.backends.values():
+            backend.load_reported(server, load, now)
+
+    def look(self) -> None:
+        """Make what is known of this process current."""
+        self.look_inside()
+        self.process.look()
+
+    def look_inside(self) -> None:
+        """The same, but for what the kernel knows, which others can ask for themselves."""
+        context, process = self._context, self.process
+        if context is not None:  # else it is ending, and what was known is the last
+            process.is_draining = context.is_draining
+            process.clients = len(context.clients)
+            process.access_log_dropped = context.access_log.dropped
+
+    # Another configuration, in place.
+
+    def set_servers(self, backend: str, servers: list[config.Server]) -> None:
+        """Other addresses of the same names (`proxy.resolver`)."""
+        configured = self.config.backends[backend].model_copy(update={"servers": servers})
+        backends = {**self.config.backends, backend: configured}
+        self.config = self.config.model_copy(update={"backends": backends})
+        present = self.backends[backend]
+        present.reconfigure(configured, present.dialer)
+
+    async def reconfigure(
+        self,
+        new: Config,
+        sockets: Sockets | None = None,
+        before_serving: Callable[[], None] = lambda: None,
+        tls_files: Mapping[str, TlsFiles] | None = None,
+    ) -> None:
+        """Go on by `new`: what is on its way never notices, unless it is about itself.
+
+        All that can't be had is found out first, listeners above all: OSError or ValueError is
+        raised then, and all is as before. `new` differs in nothing that only a restart can change.
+        Where descriptors are lacking to accept with, clients wait in the backlog until there are.
+        `before_serving` is called when the pools are as they shall be, and nobody has used them.
+        `tls_files`: as in the beginning; None: what is on the disk has to be good.
+        """
+        dialers = {
+            name: Dialer.of(name, backend, self.backends[name].dialer)
+            if name in self.backends
+            else Dialer.of(name, backend)
+            for name, backend in new.backends.items()
+        }
+        if tls_files is None:
+            check_certificates(new)
+        log = None
+        if new.log != self.config.log:
+            log = self._make_log(new.log)
+            await log.access_log.start()
+        try:
+            groups = self._sockets_for_new_binds(new, sockets or {})
+        except BaseException:
+            if log is not None:
+                await log.access_log.close()
+            raise
+        self.config = new
+        self._tls_files = tls_files or {}
+        self.context.reconfigure(new)
+        before = self._log
+        if log is not None:
+            self._log = log.access_log
+            self.context.log_to(log)
+        try:
+            self._set_backends(new, dialers)
+            before_serving()
+            await self._set_frontends(new, groups)
+        finally:
+            if log is not None:
+                await before.close()
+
+    def _sockets_for_new_binds(
+        self, new: Config, given: Sockets
+    ) -> dict[tuple[str, str], Sequence[socket.socket]]:
+        """For each bind that is new or has other options; raises OSError if one can't be had."""
+        groups: dict[tuple[str, str], Sequence[socket.socket]] = {}
+        try:
+            for configured in new.frontends:
+                for bind in configured.bind:
+                    if not self._listens(configured.name, bind):
+                        key = configured.name, str(bind)
+                        groups[key] = (
+                            given.get(key)
+                            or self._duplicates(bind)
+                            or [listening_socket(bind, configured.name)]
+                        )
+        except BaseException:
+            for group in (*groups.values(), *given.values()):
+                for sock in group:
+                    sock.close()
+            raise
+        for key in given.keys() - groups.keys():  # it listens there already
+            for sock in given[key]:
+                sock.close()
+        return groups
+
+    def _listens(self, frontend: str, bind: Bind) -> bool:
+        return any(
+            one.name == frontend and any(listener.bind == bind for listener in one.listeners)
+            for one in self.frontends
+        )
+
+    def _duplicates(self, bind: Bind) -> list[socket.socket]:
+        """Of the sockets that listen there already, by other rules or for another frontend."""
+        return [
+            sock.dup()
+            for frontend in self.frontends
+            for listener in frontend.listeners
+            if listener.bind.address == bind.address and not bind.is_any_port
+            for sock in listener.sockets
+        ]
+
+    def _set_backends(self, new: Config, dialers: Mapping[str, Dialer]) -> None:
+        for name, configured in new.backends.items():
+            if name in self.backends:
+                self.backends[name].reconfigure(configured, dialers[name])
+            else:
+                self._add_backend(Backend(name, configured, self.context))
+        for name in [name for name in self.backends if name not in new.backends]:
+            backend = self.backends.pop(name)
+            del self.pools[name]
+            backend.retire()
+            self._leaving.append(backend)
+
+    async def _set_frontends(self, new: Config, groups: Sockets) -> None:
+        present = {frontend.name: frontend for frontend in self.frontends}
+        wanted = [present.get(one.name) or self._frontend(one) for one in new.frontends]
+        leaving = [frontend for frontend in self.frontends if frontend not in wanted]
+        self.frontends = wanted + leaving  # who ends all of it amid this stops every one
+        for frontend, configured in zip(wanted, new.frontends, strict=True):
+            if frontend.name in self.counters:
+                tls_files = self._tls_files.get(frontend.name)
+                frontend.reconfigure(configured, self.backends, tls_files)
+                await _set_binds(frontend, configured, groups)
+            else:
+                self.counters[frontend.name] = frontend.counters
+                await frontend.start(_groups(configured, groups), may_be_late=True)
+        for frontend in leaving:
+            await frontend.stop()
+            self.frontends.remove(frontend)
+            del self.counters[frontend.name]
+            self.context.gate.frontends.remove(frontend)
+            self._wind_up(one for one in self.context.clients if one.frontend is frontend)
+
+    # The parts.
+
+    def _add_backend(self, backend: Backend) -> None:
+        self.backends[backend.name] = backend
+        self.pools[backend.name] = backend.pool
+
+    def _frontend(self, configured: config.Frontend) -> Frontend:
+        tls_files = self._tls_files.get(configured.name)
+        return Frontend(configured, self.backends, self.context, tls_files)
+
+    async def _stop_frontends(self) -> None:
+        for frontend in list(self.frontends):
+            await frontend.stop()
+
+    def _all_backends(self) -> Iterator[Backend]:
+        yield from self.backends.values()
+        yield from self._leaving
+
+    def _swept(self) -> list[Backend]:
+        """All backends, for the sweep; those that are gone and quiet are forgotten on the way."""
+        for backend in [one for one in self._leaving if one.is_quiet]:
+            self._leaving.remove(backend)
+            self._tasks.spawn(backend.pins.close(), name="close pins")
+        return list(self._all_backends())
+
+    def _wind_up(self, clients: Iterable[ClientConnection]) -> None:
+        """Of frontends that have stopped: who is connected may finish, and begin one more."""
+        self.context.turn.finish()
+        now = self.context.clock()
+        for client in list(clients):
+            client.wind_up(now)
+
+    # The end.
+
+    def _forget(self) -> None:
+        self._context = None
+
+    async def _close_log(self) -> None:
+        await self._log.close()
+
+    async def _close_pins(self) -> None:
+        for backend in self._all_backends():
+            await backend.pins.close()
+
+    async def end_all(self) -> None:
+        """Cut what still runs, each in a way that its client can see."""
+        context = self.context
+        context.start_draining()
+        context.turn.finish()
+        # Those in the queue first: what the others give back is for nobody any more.
+        for client in sorted(
+            context.clients, key=lambda c: not (c.exchange and c.exchange.is_queued)
+        ):
+            if client.exchange is not None:
+                client.exchange.shut_down()
+            else:
+                client.abort()
+        for upstream in list(context.upstreams):
+            upstream.transport.abort()
+        await self._tasks.cancel_all()
+        await context.wait_until_quiet(_CLOSING_TAKES)
+        context.turn.finish()
+
+
+async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: Sockets) -> None:
+    """Have it listen at these and no others, first at those that are new."""
+    before = list(frontend.listeners)
+    for bind in configured.bind:
+        if all(listener.bind != bind for listener in before):
+            await frontend.add(bind, groups[configured.name, str(bind)])
+    for listener in before:
+        if listener.bind not in configured.bind:
+            await frontend.remove(listener.bind)
+
+
+def _groups(
+    configured: config.Frontend, sockets: Sockets | None
+) -> list[Sequence[socket.socket]] | None:
+    """The sockets of each bind, if they are ready-made."""
+    if sockets is None:
+        return None
+    return [sockets[configured.name, str(bind)] for bind in configured.bind]

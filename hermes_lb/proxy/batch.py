@@ -1,0 +1,159 @@
+"""One turn of the event loop, stage by stage: requests, responses, writes, records.
+
+What the loop reports is put down and worked off at the end of the turn, all of a kind together.
+Nothing waits for longer than the turn in which it came, and two things get much cheaper:
+
+- A stage runs the same code for all its items while that code is in the processor's cache. One
+  event after the other, each of 40 functions is fetched anew for each of them.
+- Writes that leave together wake the peer's process once. Each on its own wakes it again, and the
+  kernel spends more on that than on the bytes.
+
+docs/architecture.md has the measurements. Streams' chunks skip the first two stages.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from hermes_lb.observe.record import record_exchange
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+
+logger = logging.getLogger("hermes_lb")
+
+# Bytes. More than this is a bulk transfer, which gains nothing, and whose back-pressure must be
+# felt before the next read: libuv reads up to 32 times 256 KiB from one connection in one turn.
+_BULK = 16 * 1024
+
+
+class Turn:
+    """What one balancer still has to do in this turn.
+
+    All writes go through `send`, so each connection's bytes keep their order. Before anything else
+    is done to a transport, call `write_all`; before anything else that the loop reports is acted
+    upon (an end, a deadline), call `finish`: the bytes came first.
+    """
+
+    __slots__ = (
+        "before_requests",
+        "_ended",
+        "_is_open",
+        "_loop",
+        "_requests",
+        "_responses",
+        "_writes",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_open = False  # the end of the turn has been asked for
+        # What is to be known of other processes before a server is picked.
+        self.before_requests: Callable[[], None] | None = None
+        self._requests: list[tuple[ClientConnection, bytes]] = []
+        self._responses: list[tuple[UpstreamConnection, bytes]] = []
+        self._writes: list[tuple[asyncio.Transport, bytes | None]] = []
+        self._ended: list[tuple[Exchange, float, str]] = []
+
+    def request_came(self, client: ClientConnection, data: bytes) -> None:
+        """Bytes of a request head."""
+        if not self._is_open:
+            self._open()
+        self._requests.append((client, data))
+
+    def response_came(self, upstream: UpstreamConnection, data: bytes) -> None:
+        """Bytes of a response head."""
+        if not self._is_open:
+            self._open()
+        self._responses.append((upstream, data))
+
+    def send(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write `data`. A transport that has been closed in the meantime drops it."""
+        if not self._is_open:
+            self._open()
+        self._writes.append((transport, data))
+        if len(data) > _BULK:
+            self.write_all()
+
+    def relay(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write a chunk of a stream: at once, unless something else is on its way before it.
+
+        Tokens come one by one, not in bursts; the end of a turn would cost more than it saves.
+        """
+        if self._writes:
+            self.send(transport, data)
+        elif not transport.is_closing():
+            transport.write(data)
+
+    def close(self, transport: asyncio.Transport) -> None:
+        """Close `transport` behind what was sent."""
+        if not self._is_open:
+            self._open()
+        self._writes.append((transport, None))
+
+    def exchange_ended(self, exchange: Exchange, now: float, termination: str) -> None:
+        """Record it, once its last bytes have left."""
+        if not self._is_open:
+            self._open()
+        self._ended.append((exchange, now, termination))
+
+    def holds(self, transport: asyncio.Transport) -> bool:
+        """True if something that was sent to `transport` has not been written yet."""
+        return any(held is transport for held, _ in self._writes)
+
+    def write_all(self) -> None:
+        """Write what was sent, now."""
+        writes = self._writes
+        if writes:
+            self._writes = []
+            for transport, data in writes:
+                try:
+                    if data is None:
+                        transport.close()
+                    elif not transport.is_closing():
+                        transport.write(data)
+                except Exception:
+                    self._give_up(transport, transport)
+
+    def finish(self) -> None:
+        """Work off all that came in this turn."""
+        self._is_open = False
+        if self._requests:
+            requests, self._requests = self._requests, []
+            if self.before_requests is not None:
+                self.before_requests()
+            for client, data in requests:
+                try:
+                    client.process(data)
+                except Exception:
+                    self._give_up(client, client.transport)
+        if self._responses:
+            responses, self._responses = self._responses, []
+            for upstream, data in responses:
+                try:
+                    upstream.process(data)
+                except Exception:
+                    self._give_up(upstream, upstream.transport)
+        self.write_all()
+        if self._ended:
+            ended, self._ended = self._ended, []
+            for exchange, now, termination in ended:
+                try:
+                    record_exchange(exchange, now, termination)
+                except Exception:
+                    logger.exception("while recording %r", exchange)
+
+    def _give_up(self, what: object, transport: asyncio.Transport) -> None:
+        """A bug of ours must cost one connection, not all that share its turn."""
+        logger.exception("while serving %r", what)
+        transport.abort()
+
+    def _open(self) -> None:
+        self._is_open = True
+        self._loop.call_soon(self.finish)

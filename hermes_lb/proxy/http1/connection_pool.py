@@ -1,0 +1,149 @@
+"""Connections to servers: reuse an idle one, or dial.
+
+An idle connection is a guess: the server may be closing it right now. So a request that must not
+be executed twice only takes one that was in use a moment ago, and dials otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.backends.dialing import in_words
+from hermes_lb.errors import EXHAUSTION, ConnectFailed, Exhausted
+from hermes_lb.proxy.http1.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from hermes_lb.backends import Server
+    from hermes_lb.backends.dialing import Dialer, Peers
+    from hermes_lb.proxy.context import Context
+
+# Seconds. Uvicorn and Node close idle connections after 5 s, so within 1 s none is being closed.
+FRESH = 1.0
+
+
+class ServerConnections:
+    """The idle connections to one server, last used last.
+
+    `keep`: how many at most. If the dialer tells the server whose a connection is, it is nobody
+    else's, and none is kept.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        context: Context,
+        *,
+        keep: int,
+        idle_timeout: float,
+        dialer: Dialer,
+    ) -> None:
+        self.server = server
+        self._context = context
+        self._idle: list[UpstreamConnection] = []
+        self._dialer = dialer.to(server.config)
+        self.reconfigure(keep=keep, idle_timeout=idle_timeout, dialer=dialer)
+
+    def __repr__(self) -> str:
+        return f"<ServerConnections to {self.server.name}, {len(self._idle)} idle>"
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait to be used again."""
+        return len(self._idle)
+
+    def take_idle(self, now: float, *, fresh_only: bool) -> UpstreamConnection | None:
+        """The connection that was used last, if there is one that may be used.
+
+        Those with news are passed over: the loop is about to tell what it is. That may be an end,
+        or with TLS a session ticket, after which the connection is as good as before.
+        """
+        idle = self._idle
+        position = len(idle)
+        while position:
+            position -= 1
+            connection = idle[position]
+            if fresh_only and now - connection.idle_since > FRESH:
+                return None
+            if not (connection.transport.is_closing() or connection.has_news()):
+                del idle[position]
+                return connection
+        return None
+
+    def put_idle(self, connection: UpstreamConnection, now: float) -> None:
+        """Keep `connection` for another request; above `keep` the least recently used is closed.
+
+        It is the freshest, which is the only kind that a request takes that must not be repeated.
+        nginx evicts in the same order (ngx_http_upstream_free_keepalive_peer).
+        """
+        if (
+            self._keep
+            and connection.dialer is self._dialer  # and not made in a way of before a reload
+            and not self._context.is_draining
+        ):
+            connection.idle_since = now
+            idle = self._idle
+            idle.append(connection)
+            while len(idle) > self._keep:
+                idle.pop(0).close()
+        else:
+            connection.close()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The server closed an idle connection, or sent bytes nobody had asked for."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def dial(self, peers: Peers | None) -> UpstreamConnection:
+        """A new connection, told to be for the client's connection between `peers`, or nobody's.
+
+        Raises ConnectFailed or Exhausted; the caller bounds the time.
+        """
+        server, context, dialer = self.server, self._context, self._dialer
+        began = context.clock()
+        try:
+            connection = await dialer.dial(
+                context.loop, lambda: UpstreamConnection(self, context, dialer), peers
+            )
+        except OSError as error:
+            reason = in_words(error)
+            if error.errno in EXHAUSTION:
+                raise Exhausted(f"no connection to {server.name}: {reason}") from None
+            raise ConnectFailed(f"{server.name} at {server.config.address}: {reason}") from None
+        if connection.is_lost:
+            raise ConnectFailed(f"{server.name} at {server.config.address}: closed at once")
+        # Only now: uvloop tells a protocol nothing of its end if the dial is cancelled.
+        context.upstreams.add(connection)
+        server.counters.dial.observe(context.clock() - began)
+        return connection
+
+    def reconfigure(self, *, keep: int, idle_timeout: float, dialer: Dialer) -> None:
+        """Other ways and limits from now on; what is too much goes as it is used, or not used."""
+        present = dialer.to(self.server.config)
+        if present.way != self._dialer.way:
+            self._dialer = present
+            self.close_idle()
+        self.tells_client = dialer.tells_client
+        self._keep = 0 if dialer.tells_client else keep
+        self._idle_timeout = idle_timeout
+
+    def retire(self) -> None:
+        """Its server is gone from the configuration: nothing is kept any more."""
+        self._keep = 0
+        self.close_idle()
+
+    def close_idle(self, unused_since: float | None = None) -> None:
+        """Close idle connections that were last used before then, or all of them."""
+        if unused_since is None:
+            doomed, self._idle = self._idle, []
+        else:
+            keep_from = 0
+            while keep_from < len(self._idle) and self._idle[keep_from].idle_since < unused_since:
+                keep_from += 1
+            doomed, self._idle = self._idle[:keep_from], self._idle[keep_from:]
+        for connection in doomed:
+            connection.close()
+
+    def sweep(self, now: float) -> None:
+        """Close what nobody has used for `keep_alive_timeout`."""
+        if self._idle:
+            self.close_idle(now - self._idle_timeout)

@@ -1,0 +1,80 @@
+"""What a client sends while nobody takes it: kept for later, thrown away, or left in the kernel."""
+
+from __future__ import annotations
+
+from hermes_lb.http.body import LAST_CHUNK
+from hermes_lb.transport.endpoint import FULL, PEER, Endpoint
+
+# Bytes of further requests that may wait behind the one being served. Beyond it the client is not
+# read from, so at most one read more is held (256 KiB; the same of TLS).
+_MOST_HELD = 64 * 1024
+# Reading begins again where so much is left, and not with each request that is taken.
+_LOW_WATER = _MOST_HELD // 2
+# Bytes of a request that has been answered before its end; the rest is not read. Most clients read
+# the answer only behind the last byte of their upload, so this is more than most uploads have
+# (images and documents of a prompt); nginx has no bound in bytes, only `lingering_time`.
+_MOST_DISCARDED = 16 * 1024 * 1024
+
+
+class Intake(Endpoint):
+    """A client's connection, and what has come of it that is no part of the present request.
+
+    `_held` is taken from its front; CPython does that without moving the rest.
+    """
+
+    __slots__ = ("_discards_left", "_held")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held = bytearray()  # a head that is not complete, or requests behind this one
+        self._discards_left = 0
+
+    def hold(self, data: bytes) -> None:
+        """Bytes behind the request that is being served."""
+        self._held += data
+        if len(self._held) > _MOST_HELD:
+            self.pause_reading(FULL)
+
+    def put_back(self, data: bytes) -> None:
+        """Bytes that were taken for a part of the body, and are behind its end."""
+        self._held[:0] = data
+        if len(self._held) > _MOST_HELD:
+            self.pause_reading(FULL)
+
+    def _take(self, size: int) -> bytes:
+        """The first `size` bytes of what is held, or all."""
+        held = self._held
+        if size >= len(held):
+            self._held = bytearray()
+            return bytes(held)
+        taken = bytes(memoryview(held)[:size])
+        del held[:size]
+        return taken
+
+    def _take_body(self, length: int) -> bytes:
+        """What is held of the body of this length; of a chunked one all up to its possible end."""
+        if length >= 0:
+            return self._take(length)
+        end = self._held.find(LAST_CHUNK)
+        return self._take(end + len(LAST_CHUNK) if end >= 0 else len(self._held))
+
+    def _read_on_for_heads(self) -> None:
+        """A request has been taken from what is held."""
+        if len(self._held) <= _LOW_WATER:
+            self.resume_reading(FULL)
+
+    def take_held(self) -> bytes:
+        """What the client sent behind its request, for a tunnel."""
+        held = self._take(len(self._held))
+        self.resume_reading(FULL)
+        return held
+
+    def start_discarding(self) -> None:
+        """What else the client sends of its request is read and thrown away, within bounds."""
+        self._discards_left = _MOST_DISCARDED
+        self.resume_reading(PEER | FULL)
+
+    def discard(self, data: bytes) -> None:
+        self._discards_left -= len(data)
+        if self._discards_left < 0:
+            self.pause_reading(FULL)

@@ -1,0 +1,370 @@
+"""The side that faces a server: bytes -> response heads, and the body to the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from hermes_lb.backends.dialing import in_words
+from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, InvalidResponse
+from hermes_lb.http.body import NEVER_BEHIND
+from hermes_lb.http.response import STRAY_LINE
+from hermes_lb.transport.endpoint import SHARE, VERDICT, Endpoint
+from hermes_lb.transport.kernel import duplicate, received
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+
+    from hermes_lb.backends.dialing import ServerDialer, Tls
+    from hermes_lb.http import Body
+    from hermes_lb.proxy.abandoned import Detached
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.http1.connection_pool import ServerConnections
+    from hermes_lb.proxy.upload import Upload
+
+_HEAD_END = b"\r\n\r\n"
+
+# What is no part of a response yet: nothing, or some of an empty line before it.
+_NOTHING = frozenset((b"", STRAY_LINE[:1], STRAY_LINE))
+
+
+class UpstreamConnection(Endpoint):
+    """One connection to a server; it serves one exchange at a time, or is idle."""
+
+    __slots__ = (
+        "_context",
+        "_duplicate",
+        "_ended_by",
+        "_is_held",
+        "_is_noted",
+        "_more",
+        "_pending",
+        "_poll",
+        "_tls",
+        "body",
+        "dialer",
+        "exchange",
+        "home",
+        "idle_since",
+        "is_early",
+        "is_lost",
+        "is_reused",
+        "keep_alive",
+        "seen",
+        "upload",
+    )
+
+    def __init__(self, home: ServerConnections, context: Context, dialer: ServerDialer) -> None:
+        super().__init__()
+        self.home = home
+        self.dialer = dialer  # who made it
+        self._context = context
+        self.exchange: Exchange | Detached | None = None
+        self.body: Body | None = None  # of the response, once its head has come
+        self.keep_alive = True  # what the response head said
+        self.idle_since = 0.0
+        self.is_lost = False
+        self.is_reused = False
+        self.upload: Upload | None = None  # of the request, if its body is more than one piece
+        self.is_early = False  # the response began before all of the request had been sent
+        self.seen: tuple[tuple[float, int], float] | None = None  # of `liveness`, where it looks
+        self._is_noted = False  # bytes of a head wait for the end of the turn
+        self._more = b""  # those that came behind them in the same turn
+        self._is_held = False  # a response head, which is in `_pending` with all behind it
+        self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
+        self._poll: select.poll | None = None
+        self._pending = b""  # of a response head that is not complete
+        self._tls: Tls | None = None
+        self._duplicate = -1  # of the descriptor, while an upload goes on over TLS
+
+    def __repr__(self) -> str:
+        state = f"serves {self.exchange!r}" if self.exchange else "idle"
+        return f"<UpstreamConnection to {self.home.server.name}, {state}>"
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._tls = transport.get_extra_info("ssl_object")
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            # Bytes that nobody asked for: whatever they are, they belong to no request.
+            self.home.forget(self)
+            self.transport.abort()
+        else:
+            if self.body is not None:
+                exchange.response_data(self, self.body, data)
+            elif self._is_noted:
+                self._more += data
+            else:
+                if not self._pending:
+                    # The first bytes of a head. Sent is what the kernel has, and not what is on its
+                    # way there: it could leave in this very loop iteration, behind the answer.
+                    upload = self.upload
+                    self.is_early = (upload is not None and not upload.is_sent(self)) or (
+                        self.transport.get_write_buffer_size() > 0
+                    )
+                self._is_noted = True
+                self._context.turn.response_came(self, data)
+            if len(data) > NEVER_BEHIND:
+                self._context.run_queue.received(self, len(data))
+
+    @property
+    def behind(self) -> int:
+        if self.body is None or self.exchange is None:
+            return 0
+        return self.body.behind
+
+    def go_on(self) -> None:
+        if self.body is not None and self.exchange is not None:
+            self.exchange.response_data(self, self.body, b"")
+        if self._ended_by and not self.behind:
+            self._ended(self._ended_by[0])
+
+    def eof_received(self) -> bool:
+        """The server has ended its side: it will say no more, and gets no more.
+
+        With TLS this is its close_notify. For an end without one uvloop calls `connection_lost`
+        alone, but asyncio's own loop calls this.
+        """
+        if self._is_noted:
+            self._context.turn.finish()
+        self._ended(self._cut(self._tls) if self._tls is not None else None)
+        self.transport.abort()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._is_noted:
+            self._context.turn.finish()
+        if error is not None and self.exchange is not None:
+            self._read_what_is_left()
+        self._upload_over()
+        self.is_lost = True
+        self._context.upstreams.discard(self)
+        if self._tls is not None and error is None:
+            error = self._cut(self._tls)
+        self._ended(error)
+        self._context.connection_gone()
+
+    def _read_what_is_left(self) -> None:
+        """Read what the kernel had received before the end: both loops stop at a failed write.
+
+        A server that answers an upload from its head, and closes, has the rest of that unread, so
+        its kernel resets the connection: our next write fails, with the answer in our receive
+        buffer. nginx and HAProxy read on after a failed write, too.
+        """
+        left: Iterator[bytes]
+        if self._tls is not None:
+            left = self._tls.decrypt(received(self._duplicate))
+        else:  # both loops close the descriptor behind this call
+            left = received(self.transport.get_extra_info("socket").fileno())
+        for data in left:
+            self.data_received(data)
+            if self._is_noted:
+                self._context.turn.finish()
+            if self.exchange is None or self.behind or self._paused_by & ~SHARE:
+                return
+
+    @staticmethod
+    def _cut(tls: ssl.SSLObject) -> Exception | None:
+        """An end without a close_notify can be anybody's on the way (RFC 9112 section 9.8)."""
+        try:
+            if not tls.read(1):
+                return None
+        except ssl.SSLZeroReturnError:
+            return None
+        except ssl.SSLError:
+            pass
+        return ConnectionResetError("the connection ended without a TLS close_notify")
+
+    def _ended(self, error: Exception | None) -> None:
+        if self._is_held or self.behind:
+            self._ended_by.append(error)
+            return
+        exchange, self.exchange = self.exchange, None
+        name = self.home.server.name
+        if exchange is None:
+            self.home.forget(self)
+        elif self.body is not None:
+            exchange.response_ended(self.body, error)
+        elif self._pending not in _NOTHING:
+            exchange.server_failed(ClosedInHead(f"{name} closed in the middle of a response head"))
+        else:
+            why = f": {in_words(error)}" if isinstance(error, ssl.SSLError) else ""
+            exchange.server_failed(ClosedBeforeResponse(f"{name} closed without a response{why}"))
+
+    def pause_writing(self) -> None:
+        self.is_writing_paused = True
+        if self.exchange is not None:
+            self.exchange.server_is_slow()
+
+    def resume_writing(self) -> None:
+        self.is_writing_paused = False
+        if self.exchange is not None:
+            self.exchange.server_caught_up()
+
+    # What the exchange calls.
+
+    def send_request(self, exchange: Exchange, data: bytes, upload: Upload | None = None) -> None:
+        """Start to serve `exchange`: its head, and what has come of its body.
+
+        `upload` sends the rest of that.
+        """
+        self.exchange = exchange
+        self.body = None
+        if upload is not None:
+            self.upload = upload
+            if self._tls is not None:
+                # Above TLS the descriptor is closed before `connection_lost` can read.
+                self._duplicate = duplicate(self.transport)
+        self._context.send(self.transport, data)
+
+    def has_news(self) -> bool:
+        """True if something of an idle connection is here that the loop has not told yet.
+
+        Of TCP that can only be its end, or bytes that nobody asked for; of TLS also a session
+        ticket. TLS may besides hold an end that the kernel has handed over already.
+        """
+        if self._poll is None:
+            self._poll = select.poll()
+            sock = self.transport.get_extra_info("socket")
+            self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        return bool(self._poll.poll(0)) or (self._tls is not None and self._has_tls_news(self._tls))
+
+    def _has_tls_news(self, tls: ssl.SSLObject) -> bool:
+        try:
+            tls.read(1)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            pass
+        # An end, or a byte that nobody asked for, and that the loop will not find any more.
+        self.transport.abort()
+        return True
+
+    def hold(self, until: Awaitable[object]) -> None:
+        """Keep the response head that is just being told, and tell it again when this is over."""
+        self._is_held = True
+        self.pause_reading(VERDICT)
+        self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
+
+    async def _tell_again(self, until: Awaitable[object]) -> None:
+        try:
+            await until
+        except asyncio.CancelledError:  # the balancer ends
+            self._is_held = False
+            if self._ended_by:
+                self._ended(self._ended_by[0])
+            raise
+        self._is_held = False
+        if self.exchange is None:  # it has ended in the meantime
+            self.home.forget(self)
+            return
+        self.resume_reading(VERDICT)
+        self._is_noted = True
+        self._context.turn.response_came(self, b"")
+
+    def give_back(self, now: float, is_clean: bool) -> None:
+        """The exchange is over. `is_clean`: both messages ended exactly where they should.
+
+        A server that answered early may take what it has not read for the next request. nginx asks
+        for the same (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
+        """
+        self.exchange = None
+        self.body = None
+        if self.upload is not None:
+            self._upload_over()
+        if is_clean and self._tls is not None and not self.is_reused:
+            self.dialer.remember(self._tls)
+        is_over = self._is_noted or self._ended_by
+        if is_clean and self.keep_alive and not (self.is_early or is_over):
+            if self._paused_by:
+                self.resume_reading()
+            self.is_reused = True
+            self.home.put_idle(self, now)
+        else:
+            self.transport.abort()
+
+    def abort(self) -> None:
+        """End the exchange on this side at once: the server sees its client leave."""
+        self.exchange = None
+        self._upload_over()
+        self.transport.abort()
+
+    def _upload_over(self) -> None:
+        """No part of a request's body is sent any more."""
+        self.upload = None
+        if self._duplicate >= 0:
+            os.close(self._duplicate)
+            self._duplicate = -1
+
+    def close(self) -> None:
+        """An idle connection that is no longer needed."""
+        self.transport.close()
+
+    def process(self, data: bytes) -> None:
+        """What `data_received` put down for the end of the turn."""
+        self._is_noted = False
+        if self._more:
+            data += self._more
+            self._more = b""
+        exchange = self.exchange
+        if exchange is None:  # it has ended in the meantime
+            self.home.forget(self)
+            self.transport.abort()
+            return
+        if self.body is not None:  # what came before was its response head
+            exchange.response_data(self, self.body, data)
+            self._context.run_queue.received(self, len(data))
+            return
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        if self._is_held:
+            self._pending = data
+            return
+        self._process_heads(exchange, data)
+        if len(data) > NEVER_BEHIND and self.behind:
+            self._context.run_queue.put_off(self)
+        elif self._ended_by and not self._is_held:
+            self._ended(self._ended_by[0])
+
+    def _process_heads(self, exchange: Exchange | Detached, data: bytes) -> None:
+        context = self._context
+        while data:
+            end = data.find(_HEAD_END) + 4
+            if not 4 <= end <= context.most_in_head:
+                self._wait_for_more(exchange, data)
+                return
+            rest = b""
+            if end != len(data):
+                data, rest = data[:end], data[end:]
+            try:
+                head = context.response_parser.parse(data)
+            except InvalidResponse as problem:
+                exchange.server_failed(BadResponse(f"{self.home.server.name}: {problem}"))
+                return
+            self.keep_alive = head.keep_alive
+            if head.status >= 200 or head.status == 101:
+                exchange.response_head(self, head, rest)
+                if self._is_held:
+                    self._pending = data + rest
+                return
+            if not exchange.informational(head):
+                return
+            data = rest
+
+    def _wait_for_more(self, exchange: Exchange | Detached, data: bytes) -> None:
+        """A head that is not complete."""
+        if len(data) > self._context.most_in_head:
+            exchange.server_failed(BadResponse("the response head is too large"))
+        else:
+            self._pending = data
+            if data not in _NOTHING:
+                exchange.response_begun()

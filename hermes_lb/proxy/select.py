@@ -1,0 +1,225 @@
+"""Affinity, then strategy: which server takes a request, or must it wait?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.affinity import CookieAffinity, StickRules
+from hermes_lb.affinity.table import PinTable
+from hermes_lb.backends import Pool
+from hermes_lb.backends.dialing import Dialer
+from hermes_lb.balancing import STRATEGIES, ConsistentHash, Keeper, Learner, LeastLoad
+from hermes_lb.errors import NoServer
+from hermes_lb.proxy.http1.connection_pool import ServerConnections
+from hermes_lb.proxy.moving import move_streams
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from hermes_lb import config
+    from hermes_lb.affinity import Stuck
+    from hermes_lb.backends import Lease, Server
+    from hermes_lb.http import ResponseHead
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.relay import Relay
+
+
+class Backend:
+    """A pool of servers with what picks among them and the connections to them."""
+
+    def __init__(self, name: str, configured: config.Backend, context: Context) -> None:
+        """Raises ConfigError if a file that TLS to the servers needs can't be had."""
+        self.name = name
+        self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
+        self.pool = Pool(name, configured, rng=context.rng)
+        self.pool.on_standstill = self.move_streams
+        self.connections: dict[Server, ServerConnections] = {}
+        self.log_names: dict[Server, str] = {}
+        # Where keys live that nobody has to learn: the same on every balancer.
+        self._ring = ConsistentHash(load_factor=0.0)
+        self._rng = context.rng
+        self._context = context
+        self._configured = configured
+        self.pins = PinTable(name, configured.pins, context)
+        self._set_strategy(configured)
+        self._set_up(configured, Dialer.of(name, configured))
+
+    def _set_strategy(self, configured: config.Backend) -> None:
+        self.strategy = STRATEGIES[configured.balance](configured.strategy)
+        self.learner = self.strategy if isinstance(self.strategy, Learner) else None
+
+    def _set_up(self, configured: config.Backend, dialer: Dialer) -> None:
+        """All that is cheap to make anew, for the servers that the pool has now."""
+        servers = self.pool.servers
+        self.dialer = dialer
+        self.retries = configured.retries
+        self.outliers = self.pool.outliers
+        self.affinity = (
+            CookieAffinity(configured.affinity, servers) if configured.affinity else None
+        )
+        self.sticks = StickRules(configured.stick) if configured.stick else None
+        self._by_name = {server.name: server for server in servers}
+        for server in servers:
+            if server not in self.connections:
+                self.connections[server] = ServerConnections(
+                    server,
+                    self._context,
+                    keep=configured.keep_alive,
+                    idle_timeout=configured.keep_alive_timeout,
+                    dialer=dialer,
+                )
+                self.log_names[server] = f"{self.name}/{server.name}"
+            else:
+                self.connections[server].reconfigure(
+                    keep=configured.keep_alive,
+                    idle_timeout=configured.keep_alive_timeout,
+                    dialer=dialer,
+                )
+        for server in self.connections.keys() - servers:
+            self.connections[server].retire()
+            if not server.in_flight:  # or the next time
+                del self.connections[server], self.log_names[server]
+                if self.learner is not None:
+                    self.learner.forget(server)
+
+    def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
+        """Go on by other rules, in place: requests on their way never notice."""
+        before, self._configured = self._configured, configured
+        if (before.balance, before.strategy) != (configured.balance, configured.strategy):
+            if isinstance(self.strategy, Keeper):
+                self.strategy.leave(self.pool)
+            self._set_strategy(configured)
+        self.pool.reconfigure(configured)
+        self._set_up(configured, dialer)
+        if before.pins != configured.pins:
+            old, self.pins = self.pins, PinTable(self.name, configured.pins, self._context)
+            self.pins.take_over(old)
+            self._context.tasks.spawn(old.close(), name="close pins")
+        self.pool.look_at_queue()
+
+    def retire(self) -> None:
+        """No more requests come; those on their way go on, and those that wait are served."""
+        for connections in self.connections.values():
+            connections.retire()
+
+    @property
+    def is_quiet(self) -> bool:
+        return not (self.pool.in_flight or self.pool.waiting)
+
+    def failed(self, server: Server, now: float, because: str) -> None:
+        """A failure of the server's, as nginx's `max_fails` counts it."""
+        self.pool.failed(server, now, because)
+        if self.outliers is not None:
+            self.outliers.failed(server, now)
+        if self.pool.on_failed is not None:
+            self.pool.on_failed(server, now, because)
+
+    def move_streams(self, server: Server) -> None:
+        """The checks of `server` have found that it stands still: streams go on elsewhere."""
+        moving = move_streams(self._context, self.pool, server)
+        self._context.tasks.spawn(moving, name=f"streams leave {self.log_names[server]}")
+
+    def load_reported(self, server: Server, load: float, now: float) -> None:
+        """A server, of this backend or another, says how much it has to do."""
+        if isinstance(self.strategy, LeastLoad) and server in self.connections:
+            self.strategy.reported(server, load, now)
+
+    def stick(self, exchange: Exchange, now: float) -> bool:
+        """Pin the exchange by its key, if it has one. False: ask `find_shared` first.
+
+        Raises NoServer if its session's server is gone, and nobody else may have it.
+        """
+        assert self.sticks is not None
+        stuck = self.sticks.find(exchange.request_head, exchange.client_address)
+        if stuck is None:
+            return True
+        exchange.stuck = stuck
+        if not stuck.rule.learns:
+            is_strict = stuck.rule.is_strict
+            exchange.pinned_to = self._ring.owner(self.pool, stuck.key, now, is_strict=is_strict)
+            return True
+        name = self.pins.find(stuck.key, now)
+        exchange.pinned_to = self._learnt_owner(stuck, name)
+        return name is not None or not self.pins.is_shared
+
+    async def find_shared(self, stuck: Stuck) -> Server | None:
+        """The server that another balancer knows of. Raises NoServer as `stick` does."""
+        return self._learnt_owner(stuck, await self.pins.look_up(stuck.key))
+
+    def _learnt_owner(self, stuck: Stuck, name: str | None) -> Server | None:
+        if name is None:
+            return None
+        server = self._by_name.get(name)
+        if server is None and stuck.rule.is_strict:
+            raise NoServer(f"{name}, which has the session, is no server of {self.name} any more")
+        return server
+
+    def learn(
+        self, exchange: Relay, server: Server, head: ResponseHead, now: float
+    ) -> Awaitable[object] | None:
+        """A response tells whose session it is -> what is over when other balancers know it, who
+        may be asked as soon as the client has the response; None: they do."""
+        assert self.sticks is not None
+        return self.pins.pin(self.sticks.learnt(exchange.stuck, head), server.name, now)
+
+    def choose(self, exchange: Exchange, now: float) -> Lease | None:
+        """A lease on the server that shall take the request; None: it has to wait in the queue.
+
+        Raises NoServer if nobody can take it, now or soon.
+        """
+        pool = self.pool
+        while (server := self._pick(exchange, now)) is not None:
+            if pool.peers is None:
+                return pool.lease(server, now)
+            lease = pool.claim(server, now)
+            if lease is not None:
+                return lease  # otherwise it is full by now: another one, or the queue
+        return None
+
+    def _pick(self, exchange: Exchange, now: float) -> Server | None:
+        pool = self.pool
+        pinned = exchange.pinned_to
+        if pinned is None or not pinned.may_serve(now):
+            pinned = exchange.pinned_to = self._heir(exchange, now)
+        if pinned is None:
+            server = self.strategy.pick(pool, exchange, now, self._rng)
+            if server is not None:
+                return server
+            if not pool.can_wait(exchange.tried):
+                raise NoServer(f"no server of {self.name} is available")
+            exchange.queue_position = len(pool.waiting)
+            return None
+        if not pinned.is_full:
+            return pinned
+        exchange.queue_position = pinned.queued
+        return None
+
+    def server_lost(self, exchange: Exchange, now: float) -> Server | None:
+        """For whom a queued exchange waits now that its server is out; None: for anybody.
+
+        While nobody may serve, a hashed key waits where it is: else whoever came back first would
+        serve it, and not whoever has the key then. Raises NoServer if nobody else may have it.
+        """
+        stuck = exchange.stuck
+        heir = self._heir(exchange, now)
+        if heir is None and stuck is not None and not stuck.rule.learns:
+            return exchange.pinned_to
+        return heir
+
+    def _heir(self, exchange: Exchange, now: float) -> Server | None:
+        """Where a hashed key goes without those tried, as its next requests do; None: no such key,
+        or nobody may serve. Raises NoServer if only the server that it is pinned to will do.
+
+        Passive failures do not take out such a server: no other one can answer instead.
+        """
+        stuck, pinned = exchange.stuck, exchange.pinned_to
+        if stuck is None:
+            return None
+        if stuck.rule.is_strict and pinned is not None:
+            if pinned.is_able:
+                return pinned
+            raise NoServer(f"{pinned.name}, which has the session, is not available")
+        if stuck.rule.learns:
+            return None
+        return self._ring.owner(self.pool, stuck.key, now, tried=exchange.tried)

@@ -1,0 +1,274 @@
+"""Whatever happens in whatever order: counts are right, limits hold, and nobody is forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hermes_lb.errors import NoServer
+from tests.backends.support import FakeWaiter, make_pool
+
+WINDOW = 5.0
+
+# What a request wants whose server is out: any other, the next in an order of its own, or nobody.
+KINDS = st.sampled_from(["any", "hashed", "strict"])
+# What happens in the middle of a refusal: its client asks again, a request ends, a server fails.
+MEANWHILE = st.sampled_from(["nothing", "asks", "ends", "fails"])
+
+# Small limits, so that servers are often full and often out.
+SERVERS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "max_connections": st.sampled_from([1, 1, 1, 2, 0]),
+            "max_fails": st.sampled_from([1, 1, 2, 0]),
+            "backup": st.sampled_from([False, False, True]),
+            "fail_timeout": st.just(WINDOW),
+        }
+    ),
+    min_size=1,
+    max_size=3,
+)
+ANY = st.integers(0, 1000)
+
+
+class Waiter(FakeWaiter):
+    def __init__(
+        self, machine: PoolMachine, kind: str, choice: int, meanwhile: str, **more: Any
+    ) -> None:
+        super().__init__(**more)
+        self.machine = machine
+        self.kind = kind
+        self.choice = choice
+        self.meanwhile = meanwhile
+
+    def server_lost(self, now):
+        assert self in self.machine.pool.waiting
+        assert self.pinned_to is not None
+        assert not self.pinned_to.may_serve(now)
+        if self.kind == "strict":
+            if self.pinned_to.is_able:
+                return self.pinned_to
+            raise NoServer("for a test")
+        if self.kind == "any":
+            return None
+        return self.machine.owner(self.choice, self.tried, now) or self.pinned_to
+
+    def fail(self, error):
+        assert self.kind == "strict"
+        assert not self.refused
+        self.refused += 1
+        self.machine.pool.leave(self)
+        self.machine.waiters.remove(self)
+        self.machine.happens(self.meanwhile, self.choice)
+
+    def lease_granted(self, lease):
+        super().lease_granted(lease)
+        assert not self.leases[1:], "granted twice"
+        assert self not in self.machine.pool.waiting
+        assert lease.server not in self.tried or self.pinned_to is lease.server
+        assert self.pinned_to in (None, lease.server)
+        self.machine.began(lease, self)
+        self.machine.waiters.remove(self)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Plays the data path: asks for candidates, leases, waits, releases; and the checks."""
+
+    @initialize(servers=SERVERS)
+    def start(self, servers: list[dict[str, Any]]):
+        servers[0]["backup"] = False
+        self.pool = make_pool(*servers)
+        self.now = self.told = self.ticked = 0.0
+        self.leases: list[Any] = []
+        self.waiters: list[Waiter] = []
+        self.probed: dict[Any, float] = {}
+
+    def began(self, lease: Any, request: FakeWaiter) -> None:
+        """A lease was given out: was that right?"""
+        server = lease.server
+        self.leases.append(lease)
+        assert server.is_up
+        assert not server.max_connections or server.in_flight <= server.max_connections
+        is_to_spare = server.is_failing and not server.in_panic
+        if is_to_spare and request.pinned_to is None and self.had_choice(server, request):
+            assert server.window_start == self.told, "given in the middle of its window"
+            assert self.probed.get(server) != server.window_start, "a second probe"
+            self.probed[server] = server.window_start
+
+    def had_choice(self, server: Any, request: FakeWaiter) -> bool:
+        """Another server may serve the request, so one that failed gets it as a probe only."""
+        return any(
+            s is not server and s not in request.tried and s.may_serve(self.told)
+            for s in self.pool.servers
+        )
+
+    def server(self, index: int) -> Any:
+        return self.pool.servers[index % len(self.pool.servers)]
+
+    def owner(self, key: int, tried: Any, now: float) -> Any:
+        """The first in the order of a hashed key that may serve it."""
+        order = [self.server(key + place) for place in range(len(self.pool.servers))]
+        return next((s for s in order if s not in tried and s.may_serve(now)), None)
+
+    def happens(self, what: str, which: int) -> None:
+        if what == "asks":
+            self.arrives(which, None, which)
+        elif what == "ends" and self.leases:
+            self.release(which)
+        elif what == "fails":
+            self.fail(which)
+
+    @rule(count=st.integers(1, 4), choice=ANY)
+    def several_arrive(self, count: int, choice: int):
+        for _ in range(count):
+            self.arrives(None, None, choice)
+
+    @rule(count=st.integers(2, 4), which=ANY, kind=KINDS, meanwhile=MEANWHILE)
+    def several_arrive_for_one(self, count: int, which: int, kind: str, meanwhile: str):
+        for _ in range(count):
+            self.arrives(which, None, which, kind, meanwhile)
+
+    @rule(pin=st.none() | ANY, tried=st.none() | ANY, choice=ANY, kind=KINDS, meanwhile=MEANWHILE)
+    def one_arrives(
+        self, pin: int | None, tried: int | None, choice: int, kind: str, meanwhile: str
+    ):
+        self.arrives(pin, tried, choice, kind, meanwhile)
+
+    def arrives(
+        self,
+        pin: int | None,
+        tried: int | None,
+        choice: int,
+        kind: str = "any",
+        meanwhile: str = "nothing",
+    ):
+        pool = self.pool
+        failed_on = [] if tried is None else [self.server(tried)]
+        pinned = None if pin is None else self.server(pin)
+        if kind == "hashed":
+            if not pool.may_any_serve(failed_on, self.now):
+                return  # a last resort that waits for any server: not modelled here
+            pinned = self.owner(choice, failed_on, self.now)
+        if pinned in failed_on:
+            return  # who has given up on its server is not bound to it any more
+        if pinned is not None and pinned.may_serve(self.now):
+            usable = [] if pinned.is_full else [pinned]
+        elif pinned is not None and kind == "strict":
+            return
+        else:
+            pinned = None
+            usable = pool.candidates(failed_on, self.now)
+            if not usable and not pool.can_wait(failed_on):
+                return
+        if usable:
+            self.told = self.now
+            lease = pool.lease(usable[choice % len(usable)], self.now)
+            self.began(lease, FakeWaiter(pinned, failed_on))
+        else:
+            waiter = Waiter(self, kind, choice, meanwhile, pinned_to=pinned, tried=failed_on)
+            self.waiters.append(waiter)
+            pool.wait(waiter)
+
+    @precondition(lambda self: self.leases)
+    @rule(which=ANY)
+    def release(self, which: int):
+        self.leases.pop(which % len(self.leases)).release()
+
+    @precondition(lambda self: self.waiters)
+    @rule(which=ANY)
+    def leave(self, which: int):
+        self.pool.leave(self.waiters.pop(which % len(self.waiters)))
+
+    @precondition(lambda self: self.leases)
+    @rule(which=ANY, succeeds=st.booleans())
+    def release_with_outcome(self, which: int, succeeds: bool):
+        lease = self.leases.pop(which % len(self.leases))
+        if succeeds:
+            lease.server.succeeded()
+        else:
+            lease.server.failed(self.now)
+        lease.release()
+
+    @rule(which=ANY)
+    def fail(self, which: int):
+        self.server(which).failed(self.now)
+
+    @rule(which=ANY, up=st.booleans())
+    def check(self, which: int, up: bool):
+        self.server(which).set_up(up, "")
+
+    @rule(seconds=st.sampled_from([0.5, WINDOW, WINDOW + 1]), ticks=st.booleans())
+    def time_passes(self, seconds: float, ticks: bool):
+        self.now += seconds
+        if ticks:
+            self.tick()
+
+    def tick(self):
+        self.told = self.ticked = self.now
+        self.pool.tick(self.now)
+
+    @invariant()
+    def counts_are_right(self):
+        for server in self.pool.servers:
+            assert server.in_flight == sum(lease.server is server for lease in self.leases)
+            assert server.queued == sum(waiter.pinned_to is server for waiter in self.waiters)
+            assert 0 <= server.effective_weight <= server.weight
+        assert list(self.pool.waiting) == self.waiters
+
+    @invariant()
+    def nobody_waits_while_a_server_has_room(self):
+        """What time alone has made of a failed server is noticed by the next tick."""
+        for server in self.pool.servers:
+            if server.is_full:
+                continue
+            for waiter in self.waiters:
+                if server.may_serve(self.ticked):
+                    assert waiter.pinned_to is not server
+                    assert waiter.pinned_to is not None or server in waiter.tried
+                elif server.is_able and waiter.pinned_to is None and server not in waiter.tried:
+                    assert self.had_choice(server, waiter)
+
+    @invariant()
+    def nobody_is_bound_to_a_server_that_is_out(self):
+        """But for hashed keys while nobody may serve them: they have to stay somewhere."""
+        for waiter in self.waiters:
+            pinned = waiter.pinned_to
+            if pinned is not None and not pinned.is_up:
+                assert waiter.kind == "hashed"
+                assert self.owner(waiter.choice, waiter.tried, self.ticked) is None
+
+    @invariant()
+    def hashed_keys_never_wait_for_just_anybody(self):
+        assert all(w.pinned_to is not None for w in self.waiters if w.kind == "hashed")
+
+    @invariant()
+    def candidates_are_fit(self):
+        able = [server for server in self.pool.servers if server.is_able]
+        found = self.pool.candidates((), self.now)
+        usable = [server for server in able if server.may_serve(self.now)] or able
+        assert all(server in usable and not server.is_full for server in found)
+        assert bool(found) == any(not server.is_full for server in usable)
+        assert self.pool.can_wait(()) == bool(able)
+
+    def teardown(self):
+        """All goes well again: everyone is served in the end."""
+        if not hasattr(self, "pool"):
+            return
+        for server in self.pool.servers:
+            server.set_up(True, "")
+        self.now += WINDOW + 1
+        for _ in range(len(self.waiters) + len(self.leases)):
+            self.tick()
+            while self.leases:
+                lease = self.leases.pop()
+                lease.server.succeeded()
+                lease.release()
+        # Who has failed on every server is turned away by `can_wait`, not put into the queue.
+        assert not self.waiters
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(deadline=None, max_examples=50, stateful_step_count=40)
