@@ -77,7 +77,7 @@ def _cookie_letters(exchange: Exchange, cookie: bytes, affinity: CookieAffinity)
 
 def _until_connected(exchange: Exchange, now: float) -> tuple[int, int, int]:
     """HAProxy's TR, Tw and Tc in milliseconds; -1 for a phase that was not reached."""
-    connected, waited = exchange.connected_at, exchange.waited(now)
+    connected, waited = exchange.connected_at, exchange.waited()
     tr = int((exchange.head_at - exchange.started_at) * 1000.0)
     tw = int(waited * 1000.0) if waited >= 0.0 else -1
     tc = int((connected - exchange.dispatched_at) * 1000.0) if connected >= 0.0 else -1

@@ -87,7 +87,7 @@ def _count_phases(exchange: Exchange, counters: RequestCounters, now: float) -> 
     """Of a request that was not sent at once, or never."""
     counters.late += 1
     connected, response_at = exchange.connected_at, exchange.response_at
-    waited = exchange.waited(now)
+    waited = exchange.waited()
     if waited >= 0.0:
         counters.waiting.observe(waited)
     if response_at >= connected >= 0.0:

@@ -16,6 +16,7 @@ from hermes_lb.http import RequestParser, ResponseParser, date_field
 from hermes_lb.limits.per_client import ConnectionCounts, request_rates
 from hermes_lb.listen.connection_limit import Gate
 from hermes_lb.observe.recent import Recent
+from hermes_lb.proxy import phases
 from hermes_lb.proxy.batch import Turn
 from hermes_lb.tls.ticket_keys import TicketSecret
 from hermes_lb.transport.run_queue import RunQueue
@@ -98,6 +99,7 @@ class Context:
     def _set_limits(self, configured: config.Config) -> None:
         self._limits = limits = configured.limits
         self.timeouts = PlainTimeouts(**configured.timeouts.model_dump())
+        self.phase_limits = phases.limits(self.timeouts)
         self.most_in_head = limits.head_size
         self.most_for_retry = limits.retry_buffer
         self.most_in_body = limits.body_size or sys.maxsize

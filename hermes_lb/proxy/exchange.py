@@ -29,7 +29,7 @@ from hermes_lb.errors import (
 from hermes_lb.http import build_request, trusted_identity_fields
 from hermes_lb.http.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
-from hermes_lb.proxy import local_replies
+from hermes_lb.proxy import local_replies, phases
 from hermes_lb.proxy.abandoned import Detached
 from hermes_lb.proxy.inflight import describe
 from hermes_lb.proxy.relay import Relay
@@ -163,8 +163,7 @@ class Exchange(Retries, Relay):
 
     def _ask_for_pin(self, backend: Backend) -> None:
         """Another balancer may know where this session lives."""
-        self.phase = "C"
-        self.client.deadline = float("inf")  # it has its own
+        self.enter(phases.LOOKUP, self.context.clock())
         self.dialing = self.context.tasks.spawn(self._pin(backend), name="pin of a session")
 
     async def _pin(self, backend: Backend) -> None:
@@ -191,11 +190,9 @@ class Exchange(Retries, Relay):
         if lease is not None:
             self._connect(backend, lease, now)
         else:
-            self.phase = "Q"
-            self.client.deadline = now + self.context.timeouts.queue
-            self.client.has_moved = False
+            self.enter(phases.QUEUE, now, self._resume_due())
             if self.stream is not None:
-                self.stream.bound()
+                self.tried = ()  # a server that rests may have room sooner than the others
             backend.pool.wait(self)
 
     def lease_granted(self, lease: Lease) -> None:
@@ -211,7 +208,6 @@ class Exchange(Retries, Relay):
     # C: a connection.
 
     def _connect(self, backend: Backend, lease: Lease, now: float) -> None:
-        self.phase = "C"
         self.lease = lease
         self.server = server = lease.server
         if self.stream is None:
@@ -224,10 +220,7 @@ class Exchange(Retries, Relay):
             if idle is not None:
                 self._send(idle, now)
                 return
-        self.client.deadline = now + self.context.timeouts.connect
-        self.client.has_moved = False
-        if self.stream is not None:
-            self.stream.bound()
+        self.enter(phases.DIAL, now, self._resume_due())
         self.dialing = self.context.tasks.spawn(self._dial(connections), name="dial")
 
     async def _dial(self, connections: ServerConnections) -> None:
@@ -255,42 +248,51 @@ class Exchange(Retries, Relay):
     # H: the request leaves; its response head is awaited.
 
     def _send(self, connection: UpstreamConnection, now: float) -> None:
-        self.phase = "H"
         self.upstream = connection
-        client = self.client
-        client.has_moved = False
-        timeouts = self.context.timeouts
         upload = self.upload
-        if upload is None:
-            connection.send_request(self, self.request_head)
-            client.deadline = now + timeouts.server
-            if self.stream is None:
-                self.connected_at = now
-            else:
-                self.stream.bound()
+        if upload is not None:
+            self.connected_at = now
+            upload.start(connection, self.request_head)
+            self.enter(upload.phase, now)
             return
-        self.connected_at = now
-        client.idle_timeout = timeouts.client
-        upload.start(connection, self.request_head)
-        client.deadline = now + (timeouts.server if upload.awaits_server else timeouts.client)
+        connection.send_request(self, self.request_head)
+        if self.stream is None:
+            self.connected_at = now
+            self.enter(phases.AWAIT, now)
+        else:
+            self.enter(phases.AWAIT, now, self.stream.due)
+
+    def _resume_due(self) -> float:
+        """The limit of a resumed stream's search, which bounds the phases of its attempts."""
+        return float("inf") if self.stream is None else self.stream.due
 
     # Deadlines, and leaving.
 
-    def expired(self, now: float) -> None:
-        """The deadline of the present phase has passed (called by the sweep)."""
+    def sweep(self, now: float) -> None:
+        """Look at the deadline; called a few times a second."""
         phase = self.phase
-        if phase == "Q":
+        if self.saw_traffic and phases.IS_IDLE[phase]:
+            self.saw_traffic = False
+            self.deadline = now + self.limits[phase]
+        elif self.deadline <= now:
+            if phases.HAS_PROGRESS[phase] and self.client.made_progress():
+                self.deadline = now + self.limits[phase]
+            else:
+                self._expired()
+
+    def _expired(self) -> None:
+        """The deadline of the present phase has passed."""
+        phase = self.phase
+        if phase == phases.QUEUE:
             self.fail(QueueTimeout("every server was full for too long"))
-        elif phase == "C":
+        elif phase == phases.DIAL:
             self._stop_dialing()
             self.server_failed(ConnectTimeout("the connection took too long"))
-        elif phase == "H":
-            if self.upload is None or self.upload.awaits_server:
-                self.server_failed(ResponseTimeout("no response head in time"))
-            else:
-                local_replies.refuse(
-                    self, RequestRefused(408, "the request body took too long", "cH")
-                )
+        elif phase == phases.SEND:
+            refused = RequestRefused(408, "the request body took too long", "cH")
+            local_replies.refuse(self, refused)
+        elif phase in (phases.BLOCKED, phases.AWAIT):
+            self.server_failed(ResponseTimeout("no response head in time"))
         else:
             self.relay_expired()
 
@@ -300,7 +302,7 @@ class Exchange(Retries, Relay):
             return
         if self.rules is not None and self.rules.on_disconnect != "abort":
             self._detach(self.rules)
-        if self.phase in "DLT":
+        if self.phase >= phases.DATA:
             self.abort_client("C" + self.letter)
         else:
             self.client.exchange = None
@@ -309,7 +311,7 @@ class Exchange(Retries, Relay):
     def _detach(self, rules: StreamRules) -> None:
         """The server shall finish what it has begun, if it has got the whole request."""
         upstream, lease = self.upstream, self.lease
-        may_finish = self.phase in "HD" and self.is_request_read
+        may_finish = phases.SEND <= self.phase <= phases.DATA_SLOW and self.is_request_read
         if may_finish and upstream is not None and lease is not None:
             self.upstream = self.lease = None
             limit = rules.disconnect_timeout if rules.on_disconnect == "drain" else None
@@ -332,11 +334,11 @@ class Exchange(Retries, Relay):
     def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
         """The request's body broke its framing, or is larger than it may be."""
         status = error.status if isinstance(error, RequestRefused) else 400
-        refused = RequestRefused(status, str(error), "PR" if self.phase == "R" else "PD")
-        if self.phase == "D":
+        refused = RequestRefused(status, str(error), "PR" if self.phase == phases.ROUTE else "PD")
+        if self.phase in (phases.DATA, phases.DATA_SLOW):
             self.client.frontend.counters.refuse(status, refused.reason)
             self.abort_client("PD", refused.reason)
-        elif self.phase == "L":  # the whole response is on its way already
+        elif self.phase == phases.FLUSH:  # the whole response is on its way already
             assert self.upload is not None
             self.upload.stop()
         else:
@@ -346,11 +348,9 @@ class Exchange(Retries, Relay):
 
     def finish(self, termination: str, now: float) -> None:
         """The one end: whatever is still held is given back, and the exchange is recorded."""
-        if self.is_over:
-            raise RuntimeError(f"{self!r} has ended twice")
-        self.is_over = True
-        if self.phase != "D" and self.phase != "H":  # the common ones
-            self.stop_waiting()
+        if not phases.SEND <= self.phase <= phases.FLUSH:  # the common ones
+            self.stop_waiting(now)
+        self.enter(phases.END, now)
         # Each refers to the exchange. A cycle would outlive it until the next garbage collection.
         self.upload = self.tunnel = None
         if self.stream is not None:
@@ -363,11 +363,13 @@ class Exchange(Retries, Relay):
             lease.release()
         self.context.turn.exchange_ended(self, now, termination)
 
-    def stop_waiting(self) -> None:
-        if self.phase == "Q":
+    def stop_waiting(self, now: float) -> None:
+        if self.phase == phases.QUEUE:
             assert self.backend is not None
             self.backend.pool.leave(self)
-        elif self.phase == "C":
+            if self.stream is None:  # in vain
+                self.dispatched_at = now
+        elif self.phase in (phases.LOOKUP, phases.DIAL, phases.PAUSE):
             self._stop_dialing()
         elif self.tunnel is not None:
             self.tunnel.detach()

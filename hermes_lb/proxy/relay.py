@@ -14,6 +14,7 @@ from hermes_lb.errors import BadResponse, InvalidBody
 from hermes_lb.http import UNTIL_CLOSE, build_response, make_body
 from hermes_lb.http.https import hsts_unless_said
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.proxy import phases
 from hermes_lb.proxy.resume import opened_stream
 from hermes_lb.proxy.state import ExchangeState
 from hermes_lb.proxy.tunnel import Tunnel
@@ -70,7 +71,7 @@ class Relay(ExchangeState):
                 news = backend.learn(self, server, head, now)
                 if news is not None:
                     self.head.can_repeat = False  # it has executed it
-                    self.client.deadline = float("inf")  # it has its own
+                    self.enter(phases.HELD, now)
                     upstream.hold(news)
                     return
         if self.rules is not None:
@@ -147,14 +148,12 @@ class Relay(ExchangeState):
 
     def start_data(self, upstream: UpstreamConnection, body: Body, now: float) -> None:
         """The body of the response comes from `upstream`, until it is done."""
-        self.phase = "D"
-        client = self.client
-        client.idle_timeout = self.context.timeouts.server
-        client.deadline = now + client.idle_timeout
-        client.has_moved = False
         upstream.body = body
-        if client.is_writing_paused:
-            self.client_is_slow()
+        if self.client.is_writing_paused:
+            upstream.pause_reading()
+            self.enter(phases.DATA_SLOW, now)
+        else:
+            self.enter(phases.DATA, now)
 
     # D: the response's body.
 
@@ -165,10 +164,9 @@ class Relay(ExchangeState):
         except InvalidBody as problem:
             self._lose_server(str(problem))
             return
-        client = self.client
-        client.has_moved = True
+        self.saw_traffic = True
         self.bytes_out += len(passed)
-        self.context.turn.relay(client.transport, passed)
+        self.context.turn.relay(self.client.transport, passed)
         if body.is_done:
             self._body_done(upstream, body, self.context.clock())
 
@@ -212,37 +210,31 @@ class Relay(ExchangeState):
         """The client's write buffer is above its high-water mark: hold the server back."""
         if self.tunnel is None and self.upstream is not None:
             self.upstream.pause_reading()
-            if self.phase == "D":
-                self.client.idle_timeout = self.context.timeouts.client
-                self.client.has_moved = True
+            if self.phase == phases.DATA:
+                self.enter(phases.DATA_SLOW, self.context.clock())
 
     def client_caught_up(self) -> None:
         """The write buffer has drained."""
-        if self.phase == "L":
+        if self.phase == phases.FLUSH:
             now, is_read = self.context.clock(), self.is_request_read
             self.finish("--", now)
             self.client.exchange_done(now, self.keeps_client, is_read)
         elif self.upstream is not None:
             self.upstream.resume_reading()
-            if self.phase == "D":
-                self.client.idle_timeout = self.context.timeouts.server
-                self.client.has_moved = True
+            if self.phase == phases.DATA_SLOW:
+                self.enter(phases.DATA, self.context.clock())
 
     def server_is_slow(self) -> None:
         """The server's write buffer is above its high-water mark: hold the client back."""
-        client = self.client
-        client.pause_reading()
-        if self.phase == "H":
-            client.idle_timeout = self.context.timeouts.server
-            client.has_moved = True
+        self.client.pause_reading()
+        if self.phase == phases.SEND:
+            self.enter(phases.BLOCKED, self.context.clock())
 
     def server_caught_up(self) -> None:
         """The write buffer has drained."""
-        client = self.client
-        client.resume_reading()
-        if self.phase == "H" and not self.is_request_read:
-            client.idle_timeout = self.context.timeouts.client
-            client.has_moved = True
+        self.client.resume_reading()
+        if self.phase == phases.BLOCKED:
+            self.enter(phases.SEND, self.context.clock())
 
     # L: the last bytes.
 
@@ -259,10 +251,7 @@ class Relay(ExchangeState):
         if client.is_writing_paused:
             # A client that has much to read yet is waited for, and holds the lease. Up to the
             # high-water mark the rest leaves without us: to wait for it would cost each request.
-            self.phase = "L"
-            client.idle_timeout = self.context.timeouts.client
-            client.deadline = now + client.idle_timeout
-            client.has_moved = False
+            self.enter(phases.FLUSH, now)
         else:
             self.finish("--", now)
             client.exchange_done(now, self.keeps_client, is_read)
@@ -279,20 +268,18 @@ class Relay(ExchangeState):
         client.abort(reset=self.head.minor_version == 0)
 
     def relay_expired(self) -> None:
-        """Silence for too long in phase D, L or T."""
-        if self.phase == "L" or self.client.is_writing_paused:
-            self.abort_client("c" + ("L" if self.phase == "L" else "D"))
+        """Silence for too long behind the response head."""
+        if self.phase == phases.FLUSH or self.client.is_writing_paused:
+            self.abort_client("c" + self.letter)
         elif self.stream is None or not self.stream.server_lost("it was silent for too long"):
             self.abort_client("sD")
 
     # T: a tunnel.
 
     def _open_tunnel(self, upstream: UpstreamConnection, block: bytes, rest: bytes) -> None:
-        self.phase = "T"
+        self.enter(phases.TUNNEL, self.context.clock())
         self.is_stream = True
         client = self.client
-        client.idle_timeout = self.context.timeouts.tunnel
-        client.has_moved = True
         self.bytes_out += len(block)
         self.context.send(client.transport, block)
         self.tunnel = tunnel = Tunnel(self, client, upstream)

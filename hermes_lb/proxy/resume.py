@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from hermes_lb.backends.counters import RESUME_OUTCOMES
 from hermes_lb.errors import ConnectFailed, ConnectTimeout, Exhausted, NoServer, QueueTimeout
 from hermes_lb.http.sse import EventsBody, UnnumberedEventsBody, chunk
+from hermes_lb.proxy import phases
 
 if TYPE_CHECKING:
     import asyncio
@@ -116,7 +117,7 @@ class EventStream:
     __slots__ = (
         "_attempts",
         "_comments",
-        "_due",
+        "due",
         "_exchange",
         "_fields",
         "_give_up_at",
@@ -157,7 +158,7 @@ class EventStream:
         self._not_before = 0.0
         self._outcome = ""  # of this search, if a server goes on; empty: there is none
         self._give_up_at = 0.0
-        self._due = 0.0
+        self.due = 0.0
         self._reason = ""
         self._comments: asyncio.TimerHandle | None = None
         self._keeper: asyncio.TimerHandle | None = None
@@ -228,7 +229,7 @@ class EventStream:
         exchange.must_dial = (
             len(self._rests) > 1
         )  # after a failure: no connection that may be stale
-        self._due = self._give_up_at
+        self.due = self._give_up_at
         exchange.tried = tuple(s for s in backend.pool.servers if self._rests_until(s) > now)
         if now < self._not_before or not backend.pool.can_wait(exchange.tried):
             self._pause(now)
@@ -247,14 +248,7 @@ class EventStream:
 
     def picked(self, now: float) -> None:
         """A server has been picked: its answer is due soon, the dial included."""
-        self._due = min(now + _MOST_FOR_ATTEMPT, self._give_up_at)
-
-    def bound(self) -> None:
-        """The exchange is in another phase: its deadline is not later than ours."""
-        exchange = self._exchange
-        exchange.client.deadline = min(exchange.client.deadline, self._due)
-        if exchange.phase == "Q":
-            exchange.tried = ()  # a server that rests may have room sooner than the others
+        self.due = min(now + _MOST_FOR_ATTEMPT, self._give_up_at)
 
     def attempt_failed(self, error: ExchangeFailed) -> None:
         """One server could not go on, or there was none."""
@@ -264,11 +258,11 @@ class EventStream:
     def _failed(self, reason: str, *, uses_up: bool, outcome: str = "") -> None:
         """`uses_up`: it counts towards `resume_attempts`. `outcome`: the search is over."""
         exchange = self._exchange
-        in_queue = exchange.phase == "Q"
-        exchange.stop_waiting()
-        exchange.phase = "C"  # it has left the queue, and must not leave it again
-        exchange.let_go_of_server()
         now = exchange.context.clock()
+        in_queue = exchange.is_queued
+        exchange.stop_waiting(now)
+        exchange.enter(phases.PAUSE, now)  # it must not leave the queue twice
+        exchange.let_go_of_server()
         if uses_up:
             self._not_before = now + _FIRST_REST * _REST_GROWTH**self._attempts
             self._attempts += 1
@@ -300,9 +294,7 @@ class EventStream:
         if now >= self._give_up_at:
             self._failed("no server went on in time", uses_up=False)
             return
-        exchange.phase = "C"
-        exchange.client.deadline = float("inf")
-        exchange.client.has_moved = False
+        exchange.enter(phases.PAUSE, now)
         rests = [self._rests_until(s) for s in exchange.backend.pool.servers if s.is_able]
         context = exchange.context
         next_look = min([now + _NEXT_LOOK, *(rest for rest in rests if rest > now)])
@@ -368,7 +360,7 @@ class EventStream:
         now = exchange.context.clock()
         if exchange.bytes_out != self._seen:
             self._seen, self._quiet_since = exchange.bytes_out, now
-        elif now - self._quiet_since >= allowed and exchange.phase == "D":
+        elif now - self._quiet_since >= allowed and exchange.phase == phases.DATA:
             self._say(_KEEP_ALIVE)
             self._seen, self._quiet_since = exchange.bytes_out, now
         self._keeper = exchange.context.loop.call_later(allowed / 4, self._look_for_silence)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.errors import ClosedBeforeResponse, ConnectTimeout, Retry
-from hermes_lb.proxy import local_replies
+from hermes_lb.proxy import local_replies, phases
 from hermes_lb.proxy.state import ExchangeState
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ class Retries(ExchangeState):
         if (is_stale and (is_pinned or not others)) or (stays and timed_out):
             self.dispatch(now)
         elif stays:
-            self.phase = "C"
-            self.client.deadline = float("inf")
+            self.enter(phases.PAUSE, now)
             delay = min(self.context.timeouts.connect, _TURN_AROUND)
             self.turn_around = self.context.loop.call_later(delay, self._turned_around)
         else:

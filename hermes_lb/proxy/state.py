@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
+from hermes_lb.proxy import phases
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.upload import Upload
 
 
+_NEVER = float("inf")
+
+
 class ExchangeState:
     """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes."""
 
@@ -29,8 +33,11 @@ class ExchangeState:
         # The request.
         "client",
         "context",
+        # Which phase, and until when: written by `enter` alone.
         "phase",
-        "is_over",
+        "deadline",
+        "saw_traffic",  # since then, or the last sweep: an IDLE deadline restarts
+        "limits",  # by phase; those of before a reload stay
         "head",
         "client_address",
         "request_head",  # as the server gets it; kept until its response begins
@@ -76,8 +83,10 @@ class ExchangeState:
     def __init__(self, client: ClientConnection, head: RequestHead, now: float) -> None:
         self.client = client
         self.context: Context = client.context
-        self.phase = "R"
-        self.is_over = False
+        self.phase = phases.ROUTE
+        self.deadline = _NEVER
+        self.saw_traffic = False
+        self.limits = self.context.phase_limits
         self.head = head
         self.client_address = client.address
         self.request_head = b""
@@ -119,22 +128,36 @@ class ExchangeState:
     def __repr__(self) -> str:
         where = f" at {self.server.name}" if self.server else ""
         request = f"{self.head.method.decode()} {self.head.target!r}"
-        return f"<Exchange {request}, phase {self.phase}{where}>"
+        return f"<Exchange {request}, {phases.NAMES[self.phase]}{where}>"
+
+    def enter(self, phase: int, now: float, until: float = _NEVER) -> None:
+        """The next phase begins `now`; its deadline is `until` at the latest.
+
+        Raises IllegalTransition if the table does not have it, and changes nothing then.
+        """
+        if not phases.FOLLOWED_BY[self.phase] >> phase & 1:
+            raise phases.IllegalTransition(self.phase, phase)
+        self.phase = phase
+        deadline = now + self.limits[phase]
+        self.deadline = deadline if deadline < until else until
+        self.saw_traffic = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase == phases.END
 
     @property
     def letter(self) -> str:
-        """The phase for the log, where a tunnel is data like any other."""
-        return "D" if self.phase == "T" else self.phase
+        """The phase as the log has it."""
+        return phases.LETTERS[self.phase]
 
     @property
     def is_queued(self) -> bool:
         """True while it waits for a free place on a server."""
-        return self.phase == "Q"
+        return self.phase == phases.QUEUE
 
-    def waited(self, now: float) -> float:
+    def waited(self) -> float:
         """HAProxy's Tw in seconds: in the queue, and in attempts before. -1: not come so far."""
-        if self.phase == "Q" and self.stream is None:  # in vain
-            return now - self.head_at
         return self.dispatched_at - self.head_at if self.dispatched_at >= 0.0 else -1.0
 
     @property
@@ -162,7 +185,7 @@ class ExchangeState:
     def dispatch(self, now: float) -> None:
         raise NotImplementedError
 
-    def stop_waiting(self) -> None:
+    def stop_waiting(self, now: float) -> None:
         raise NotImplementedError
 
     def finish(self, termination: str, now: float) -> None:

@@ -98,7 +98,7 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         tunnel = self._tunnel
-        tunnel.client.has_moved = True
+        tunnel.exchange.saw_traffic = True
         if self._letter == "S":
             tunnel.exchange.bytes_out += len(data)
         else:
@@ -122,7 +122,7 @@ class _End(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self is self._tunnel.client_end:
-            self._tunnel.client.is_writing_paused = True
+            self._tunnel.client.writing_paused()
             self._tunnel.upstream.pause_reading()
         else:
             self._tunnel.client.pause_reading()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import make_body
+from hermes_lb.proxy import phases
 
 if TYPE_CHECKING:
     from hermes_lb.http import RequestHead
@@ -49,14 +50,13 @@ class Upload:
         self.is_forgotten = False
 
     @property
-    def awaits_server(self) -> bool:
-        """True if it is the server's turn: to answer, to say 100, or to read on."""
+    def phase(self) -> int:
+        """The phase of an exchange that sends it: for which side it waits."""
+        if self.is_read or self.awaits_continue:
+            return phases.AWAIT
         upstream = self._exchange.upstream
-        return (
-            self.is_read
-            or self.awaits_continue
-            or (upstream is not None and upstream.is_writing_paused)
-        )
+        is_blocked = upstream is not None and upstream.is_writing_paused
+        return phases.BLOCKED if is_blocked else phases.SEND
 
     @property
     def behind(self) -> int:
@@ -131,17 +131,14 @@ class Upload:
             self._moved()
 
     def _moved(self) -> None:
-        """Bytes went to the server: whom does the deadline wait for now?"""
+        """Bytes went to the server, or it has asked for them: which side is waited for now?"""
         exchange = self._exchange
-        client = exchange.client
-        if exchange.phase == "H" and self.is_read:
-            client.deadline = exchange.context.clock() + exchange.context.timeouts.server
-            client.has_moved = False
-            return
-        if self.awaits_continue:
-            self.awaits_continue = False
-            client.idle_timeout = exchange.context.timeouts.client
-        client.has_moved = True
+        was_awaited, self.awaits_continue = self.awaits_continue, False
+        is_sending = phases.SEND <= exchange.phase <= phases.AWAIT
+        if is_sending and (self.is_read or was_awaited):
+            exchange.enter(self.phase, exchange.context.clock())
+        else:
+            exchange.saw_traffic = True
 
     def _bound(self) -> None:
         """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""

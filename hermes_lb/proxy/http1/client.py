@@ -47,8 +47,8 @@ _FRESH = 1.0
 class ClientConnection(Intake):
     """One connection from a client.
 
-    `deadline` is checked by the sweep; `has_moved` tells it that bytes went either way, so the
-    deadline moves to `idle_timeout` from now. No timer is set and no clock is read per chunk.
+    `deadline` is for the time between exchanges, which have their own. The sweep looks at both, and
+    no timer is set.
     """
 
     __slots__ = (
@@ -66,9 +66,7 @@ class ClientConnection(Intake):
         "destination",
         "exchange",
         "frontend",
-        "has_moved",
         "identity",
-        "idle_timeout",
         "is_closing",
         "is_trusted",
         "log_name",
@@ -92,8 +90,6 @@ class ClientConnection(Intake):
         self.certificate = b""  # what servers are told of it, if they are
         self.is_trusted = False
         self.deadline = _NEVER
-        self.idle_timeout = _NEVER
-        self.has_moved = False
         self.received_at = 0.0  # the first byte of the head that is being received
         self.is_closing = False
         self._has_served = False  # a request at least
@@ -205,10 +201,21 @@ class ClientConnection(Intake):
             self._held, self.awaits = bytearray(), ""
 
     def pause_writing(self) -> None:
-        self.is_writing_paused = True
-        self._unsent = self.transport.get_write_buffer_size()
+        self.writing_paused()
         if self.exchange is not None:
             self.exchange.client_is_slow()
+
+    def writing_paused(self) -> None:
+        """The write buffer is above its high-water mark."""
+        self.is_writing_paused = True
+        self._unsent = self.transport.get_write_buffer_size()
+
+    def made_progress(self) -> bool:
+        """True if the client is slow, but has read some of what it did not before."""
+        if not self.is_writing_paused:
+            return False
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        return self._unsent < before
 
     def resume_writing(self) -> None:
         self.is_writing_paused = False
@@ -306,7 +313,6 @@ class ClientConnection(Intake):
         is_last = self.frontend.is_stopped  # which nobody knew yet when the response began
         if keep_alive and is_read and (context.keeps_clients or is_last):
             self.deadline = now + (_GRACE if is_last else context.timeouts.keep_alive)
-            self.has_moved = False
             self._has_served = True
             self._is_spared = False
             if self._paused_by:
@@ -369,7 +375,6 @@ class ClientConnection(Intake):
         self.is_closing = True
         self._held = bytearray()
         now = self.context.clock()
-        self.has_moved = False
         if lingering and self.transport.can_write_eof():
             self.deadline = now + _LINGER
             self.start_discarding()
@@ -409,9 +414,8 @@ class ClientConnection(Intake):
 
     def sweep(self, now: float) -> None:
         """Called by the sweep, a few times a second at most."""
-        if self.has_moved:
-            self.has_moved = False
-            self.deadline = now + self.idle_timeout
+        if self.exchange is not None:
+            self.exchange.sweep(now)
         elif self.deadline <= now:
             self._expire(now)
         if self._paused_by & ~SHARE:
@@ -428,14 +432,8 @@ class ClientConnection(Intake):
             self.transport.abort()
 
     def _expire(self, now: float) -> None:
-        if self.is_writing_paused:
-            unsent = self.transport.get_write_buffer_size()
-            if unsent < self._unsent:  # slow, but alive
-                self._unsent = unsent
-                self.deadline = now + self.idle_timeout
-                return
-        if self.exchange is not None:
-            self.exchange.expired(now)
+        if self.made_progress():
+            self.deadline = now + self.context.timeouts.client
         elif self.is_closing:
             self.transport.abort()
         elif self._held and not self.is_writing_paused:

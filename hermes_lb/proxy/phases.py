@@ -1,0 +1,108 @@
+"""The phases of an exchange: the only place that says what may follow, and which deadline runs.
+
+The rules:
+
+1. An exchange is in exactly one phase. `Exchange.enter` alone changes it, and with it the deadline.
+2. A transition that the table does not list is an error of ours: `enter` raises, and changes
+   nothing.
+3. A deadline has one of four kinds. ABSOLUTE: the timeout counts from `enter`. IDLE: traffic
+   restarts it; the sweep does that, so no clock is read per chunk. OWN: a timer or a task of the
+   phase's own ends it, and the sweep does not. NONE: the phase ends before its event has been
+   processed.
+4. `waits_for` names the side whose fault an expiry is. While the client's socket takes bytes, a
+   phase that waits for the client has not expired, however slow that is (`has_progress`).
+5. Traffic of a phase that is not IDLE moves no deadline, and none of it outlives its phase.
+
+The letters are HAProxy's, for the log (configuration.txt, section 8.5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hermes_lb.proxy.context import PlainTimeouts
+
+# Plain integers: an Enum costs three times as much to compare, and this is read per chunk.
+ROUTE: Final = 0  # the head has come; no backend yet
+QUEUE: Final = 1  # every server is full
+LOOKUP: Final = 2  # the shared session table is asked
+DIAL: Final = 3
+PAUSE: Final = 4  # before another attempt: turn-around, or the pause of a resume
+SEND: Final = 5  # the rest of the request's body is due from the client
+BLOCKED: Final = 6  # the server does not read the request's body
+AWAIT: Final = 7  # the response head, or a 100, is due from the server
+HELD: Final = 8  # a response head waits until its session is stored
+DATA: Final = 9  # the response's body comes
+DATA_SLOW: Final = 10  # the client does not read it
+FLUSH: Final = 11  # the server is done, and the client still reads
+TUNNEL: Final = 12  # after a 101
+END: Final = 13
+
+NONE: Final = 0
+ABSOLUTE: Final = 1
+IDLE: Final = 2
+OWN: Final = 3
+
+_ATTEMPT: Final = (QUEUE, DIAL, AWAIT, SEND, BLOCKED, PAUSE, END)  # one more, or no more
+_RESPONSE: Final = (HELD, DATA, DATA_SLOW, FLUSH, TUNNEL)
+_REQUEST: Final = (SEND, BLOCKED, AWAIT)
+
+
+class Phase(NamedTuple):
+    """One row. `timeout`: of `PlainTimeouts`; "" for a phase without a configured limit."""
+
+    number: int
+    name: str
+    letter: str
+    timeout: str
+    kind: int
+    waits_for: str
+    has_progress: bool
+    followed_by: Iterable[int]
+
+
+TABLE: Final = (
+    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (LOOKUP, *_ATTEMPT)),
+    Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, _ATTEMPT),
+    Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, _ATTEMPT),
+    Phase(DIAL, "DIAL", "C", "connect", ABSOLUTE, "server", False, _ATTEMPT),
+    Phase(PAUSE, "PAUSE", "C", "", OWN, "us", False, _ATTEMPT),
+    Phase(SEND, "SEND", "H", "client", IDLE, "client", True, (*_REQUEST, *_RESPONSE, *_ATTEMPT)),
+    Phase(
+        BLOCKED, "BLOCKED", "H", "server", IDLE, "server", False,
+        (*_REQUEST, *_RESPONSE, *_ATTEMPT),
+    ),
+    Phase(
+        AWAIT, "AWAIT", "H", "server", ABSOLUTE, "server", False,
+        (*_REQUEST, *_RESPONSE, *_ATTEMPT),
+    ),
+    Phase(HELD, "HELD", "H", "", OWN, "peer", False, (*_RESPONSE[1:], *_ATTEMPT)),
+    Phase(DATA, "DATA", "D", "server", IDLE, "server", False, (DATA_SLOW, FLUSH, *_ATTEMPT)),
+    Phase(DATA_SLOW, "DATA_SLOW", "D", "client", IDLE, "client", True, (DATA, FLUSH, *_ATTEMPT)),
+    Phase(FLUSH, "FLUSH", "L", "client", ABSOLUTE, "client", True, (END,)),
+    Phase(TUNNEL, "TUNNEL", "D", "tunnel", IDLE, "either", True, (END,)),
+    Phase(END, "END", "-", "", NONE, "", False, ()),
+)  # fmt: skip
+
+# The table in the shapes in which it is read.
+NAMES: Final = [row.name for row in TABLE]
+LETTERS: Final = [row.letter for row in TABLE]
+IS_IDLE: Final = [row.kind == IDLE for row in TABLE]
+HAS_PROGRESS: Final = [row.has_progress for row in TABLE]
+#: By phase: the phases that may follow, as bits.
+FOLLOWED_BY: Final = [sum({1 << following for following in row.followed_by}) for row in TABLE]
+
+
+class IllegalTransition(RuntimeError):
+    """A phase that must not follow this one: an error of ours."""
+
+    def __init__(self, present: int, wanted: int) -> None:
+        super().__init__(f"{NAMES[wanted]} must not follow {NAMES[present]}")
+
+
+def limits(timeouts: PlainTimeouts) -> list[float]:
+    """Seconds by phase; infinite where no configured timeout applies."""
+    return [getattr(timeouts, row.timeout) if row.timeout else float("inf") for row in TABLE]

@@ -1,0 +1,123 @@
+"""The table of phases: what may follow what, which deadline runs, and who is waited for."""
+
+from __future__ import annotations
+
+from math import inf
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hermes_lb.proxy import phases
+from hermes_lb.proxy.context import PlainTimeouts
+from hermes_lb.proxy.exchange import Exchange
+
+TIMEOUTS = PlainTimeouts(
+    request_head=1.0, connect=2.0, client=3.0, server=4.0, tunnel=5.0, keep_alive=6.0, queue=7.0
+)
+NOW = 100.0
+ALL = range(len(phases.TABLE))
+name = phases.NAMES.__getitem__
+
+
+class Client:
+    """As much of a client's connection as an exchange needs to have deadlines."""
+
+    def __init__(self) -> None:
+        self.context = SimpleNamespace(phase_limits=phases.limits(TIMEOUTS))
+        self.address = "192.0.2.1"
+        self.received_at = NOW
+        self.is_reading = False
+
+    def made_progress(self) -> bool:
+        return self.is_reading
+
+
+class Watched(Exchange):
+    """An exchange that counts its expiries instead of ending by them."""
+
+    __slots__ = ("expiries",)
+
+    def _expired(self) -> None:
+        self.expiries += 1
+
+
+def exchange_in(phase: int) -> Any:
+    head = SimpleNamespace(method=b"GET", target=b"/")
+    exchange: Any = Watched(Client(), head, NOW)  # type: ignore[arg-type]
+    exchange.phase = phase
+    exchange.expiries = 0
+    return exchange
+
+
+def test_each_row_stands_at_its_number() -> None:
+    assert [row.number for row in phases.TABLE] == list(ALL)
+
+
+@pytest.mark.parametrize("before", ALL, ids=name)
+@pytest.mark.parametrize("after", ALL, ids=name)
+def test_only_transitions_of_the_table_are_made(before: int, after: int) -> None:
+    exchange = exchange_in(before)
+    exchange.deadline, exchange.saw_traffic = 55.0, True
+    if after in phases.TABLE[before].followed_by:
+        exchange.enter(after, NOW)
+        assert (exchange.phase, exchange.saw_traffic) == (after, False)
+    else:
+        with pytest.raises(phases.IllegalTransition, match=rf"^{name(after)} must not follow"):
+            exchange.enter(after, NOW)
+        assert (exchange.phase, exchange.deadline, exchange.saw_traffic) == (before, 55.0, True)
+
+
+def test_an_exchange_ends_once() -> None:
+    assert not any(phases.END in row.followed_by for row in phases.TABLE[phases.END :])
+    assert all(phases.END in row.followed_by for row in phases.TABLE[: phases.END])
+
+
+@pytest.mark.parametrize("row", phases.TABLE[1:], ids=lambda row: row.name)
+def test_its_deadline_is_the_timeout_of_its_row(row: phases.Phase) -> None:
+    before = next(one.number for one in phases.TABLE if row.number in one.followed_by)
+    exchange = exchange_in(before)
+    exchange.enter(row.number, NOW)
+    limit = getattr(TIMEOUTS, row.timeout) if row.timeout else inf
+    assert exchange.deadline == NOW + limit
+    assert (row.kind in (phases.NONE, phases.OWN)) == (limit == inf)
+
+
+@pytest.mark.parametrize("phase", [phases.QUEUE, phases.DIAL, phases.AWAIT], ids=name)
+def test_another_limit_may_be_earlier_and_never_later(phase: int) -> None:
+    own = NOW + phases.limits(TIMEOUTS)[phase]
+    for until in (NOW + 1.0, NOW + 60.0):
+        exchange = exchange_in(phases.ROUTE)
+        exchange.enter(phase, NOW, until)
+        assert exchange.deadline == min(until, own)
+
+
+@pytest.mark.parametrize("row", phases.TABLE, ids=lambda row: row.name)
+def test_traffic_restarts_an_idle_deadline_and_no_other(row: phases.Phase) -> None:
+    exchange = exchange_in(row.number)
+    exchange.deadline, exchange.saw_traffic = NOW - 1.0, True
+    exchange.sweep(NOW)
+    if row.kind == phases.IDLE:
+        assert (exchange.expiries, exchange.saw_traffic) == (0, False)
+        assert exchange.deadline == NOW + exchange.limits[row.number]
+        exchange.sweep(exchange.deadline)
+    assert exchange.expiries == 1
+
+
+@pytest.mark.parametrize("row", phases.TABLE, ids=lambda row: row.name)
+def test_a_client_that_reads_slowly_ends_no_phase_that_waits_for_it(row: phases.Phase) -> None:
+    exchange = exchange_in(row.number)
+    exchange.client.is_reading = True
+    exchange.deadline = NOW - 1.0
+    exchange.sweep(NOW)
+    assert exchange.expiries == (0 if row.waits_for in ("client", "either") else 1)
+    exchange.client.is_reading = False
+    exchange.sweep(NOW + 60.0)
+    assert exchange.expiries == (1 if row.waits_for in ("client", "either") else 2)
+
+
+def test_limits_of_before_a_reload_stay() -> None:
+    exchange = exchange_in(phases.ROUTE)
+    exchange.client.context.phase_limits = [0.0] * len(phases.TABLE)
+    exchange.enter(phases.QUEUE, NOW)
+    assert exchange.deadline == NOW + TIMEOUTS.queue
