@@ -20,6 +20,7 @@ from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.stream import EventStream
 from hermes_lb.proxy.tunnel import _End
+from hermes_lb.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def _state_of(exchange: Exchange) -> str:
     if phase == "H":
         if upstream is None:
             return "LOST"
-        if upstream._is_held:
+        if exchange.response_at >= 0.0 and exchange.stream is None:
             return "HELD"
         if upstream.is_writing_paused:
             return "BLOCKED"
@@ -142,13 +143,14 @@ class Entry(NamedTuple):
     """An entry point: a method that the loop, a timer, a task or another exchange calls.
 
     `event`: its name in a recording, from the object and the arguments. `is_quiet`: it is recorded
-    only if it changes something, since how often it is called depends on the time.
+    only if it changes something, since how often it is called depends on the time. `client`: None
+    if the object serves none.
     """
 
     owner: type
     method: str
     event: Callable[..., str]
-    client: Callable[[Any], ClientConnection]
+    client: Callable[[Any], ClientConnection | None]
     is_quiet: bool = False
 
 
@@ -158,6 +160,10 @@ def _itself(client: Any) -> Any:
 
 def _its_client(exchange: Any) -> Any:
     return exchange.client
+
+
+def _client_of_upstream(upstream: Any) -> Any:
+    return upstream.exchange.client if isinstance(upstream.exchange, Exchange) else None
 
 
 def _client_of_stream(stream: Any) -> Any:
@@ -230,8 +236,8 @@ ENTRIES = [
     ),
     Entry(Exchange, "response_data", _named("response data"), _its_client),
     Entry(Exchange, "response_ended", _named("response ended"), _its_client),
-    Entry(Exchange, "server_is_slow", _named("server slow"), _its_client),
-    Entry(Exchange, "server_caught_up", _named("server caught up"), _its_client),
+    Entry(UpstreamConnection, "pause_writing", _named("server slow"), _client_of_upstream),
+    Entry(UpstreamConnection, "resume_writing", _named("server caught up"), _client_of_upstream),
     # Ends.
     Entry(Exchange, "shut_down", _named("shut down"), _its_client),
     # Tunnels.
@@ -244,5 +250,9 @@ ENTRIES = [
 
 #: Called with `(exchange, termination, now)` at the one end of an exchange.
 FINISH = (Exchange, "finish")
-#: Called with a client whose connection ends at once: its deadline means nothing from then on.
-ABORTS = [(ClientConnection, "abort"), (ClientConnection, "eof_received")]
+#: Methods behind which a client's connection ends at once, and its deadline means nothing any more.
+ABORTS = [
+    (ClientConnection, "abort", _itself),
+    (ClientConnection, "eof_received", _itself),
+    (Exchange, "client_left", _its_client),
+]

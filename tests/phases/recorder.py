@@ -45,8 +45,8 @@ class Recorder:
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         owner, method = adapter.FINISH
         patch.setattr(owner, method, self._noting_end(getattr(owner, method)))
-        for owner, method in adapter.ABORTS:
-            patch.setattr(owner, method, self._noting_abort(getattr(owner, method)))
+        for owner, method, client in adapter.ABORTS:
+            patch.setattr(owner, method, self._noting_abort(getattr(owner, method), client))
         for entry in adapter.ENTRIES:
             wrapped = self._wrapped(entry, getattr(entry.owner, entry.method))
             patch.setattr(entry.owner, entry.method, wrapped)
@@ -63,7 +63,7 @@ class Recorder:
         @wraps(method)
         def call(target: Any, *given: Any, **named: Any) -> Any:
             client = entry.client(target)
-            if client in self._inside:
+            if client is None or client in self._inside:
                 return method(target, *given, **named)
             event = entry.event(target, *given)
             before, look = self._state(client), adapter.look_at(client)
@@ -97,11 +97,13 @@ class Recorder:
 
         return finish
 
-    def _noting_abort(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting_abort(
+        self, method: Callable[..., Any], client_of: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         @wraps(method)
-        def abort(client: Any, **named: Any) -> Any:
-            self._aborted.add(client)
-            return method(client, **named)
+        def abort(target: Any, **named: Any) -> Any:
+            self._aborted.add(client_of(target))
+            return method(target, **named)
 
         return abort
 

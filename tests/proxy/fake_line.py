@@ -1,6 +1,6 @@
-"""A client and its servers as fake transports before a real data path, and a clock by hand.
+"""Fake transports on both sides of a real data path, and a clock that the test moves.
 
-    async with Line(tmp_path, timeouts={"server": 100}) as line:
+    async with Line(timeouts={"server": 100}) as line:
         await line.client.sends(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await line.server.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
         await line.passes(101)
