@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from hermes_lb.proxy import client as client_module
-from hermes_lb.proxy import stream as stream_module
-from hermes_lb.proxy.client import ClientConnection
+from hermes_lb.proxy import resume as stream_module
 from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
-from hermes_lb.proxy.stream import EventStream
+from hermes_lb.proxy.http1 import client as client_module
+from hermes_lb.proxy.http1.client import ClientConnection
+from hermes_lb.proxy.http1.upstream import UpstreamConnection
+from hermes_lb.proxy.resume import EventStream
 from hermes_lb.proxy.tunnel import _End
-from hermes_lb.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

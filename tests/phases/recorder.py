@@ -14,7 +14,7 @@ from tests.phases.recording import Recording, State, Transition
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hermes_lb.proxy.client import ClientConnection
+    from hermes_lb.proxy.http1.client import ClientConnection
     from tests.phases.adapter import Entry, Look
 
 #: The event of a change between two events: an entry point is missing in the adapter.

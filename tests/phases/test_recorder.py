@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.proxy.client import ClientConnection
 from hermes_lb.proxy.context import PlainTimeouts
+from hermes_lb.proxy.http1.client import ClientConnection
 from tests.phases.plugin import _Plugin
 from tests.phases.recorder import UNSEEN, Recorder
 from tests.phases.recording import Recording

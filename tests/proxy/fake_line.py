@@ -19,15 +19,15 @@ import pytest
 
 from hermes_lb.config import Config
 from hermes_lb.errors import ConnectFailed
-from hermes_lb.proxy import connections
-from hermes_lb.proxy.dispatch import Backend
-from hermes_lb.proxy.plane import DataPlane
-from hermes_lb.proxy.upstream import UpstreamConnection
+from hermes_lb.plane import DataPlane
+from hermes_lb.proxy.http1 import connection_pool as connections
+from hermes_lb.proxy.http1.upstream import UpstreamConnection
+from hermes_lb.proxy.select import Backend
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.client import ClientConnection
-    from hermes_lb.proxy.connections import ServerConnections
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.connection_pool import ServerConnections
 
 #: Bytes: the water marks of transports, in both loops.
 HIGH, LOW = 64 * 1024, 16 * 1024
@@ -171,7 +171,7 @@ class Line:
         self.connection: ClientConnection
 
     async def __aenter__(self) -> Self:
-        self._patch.setattr("hermes_lb.proxy.sweep.Sweep.start", lambda _: None)
+        self._patch.setattr("hermes_lb.proxy.deadlines.Sweep.start", lambda _: None)
         self._patch.setattr(connections.ServerConnections, "dial", lambda home, _: self._dial(home))
         self._patch.setattr(Backend, "failed", lambda *given: self.failures.append(given[-1]))
         self._plane = DataPlane(self._config)

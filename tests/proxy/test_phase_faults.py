@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.proxy.dispatch import Backend
-from hermes_lb.proxy.pin_table import PinTable
+from hermes_lb.affinity.table import PinTable
+from hermes_lb.proxy.select import Backend
 from tests.proxy.fake_line import HIGH, Line
 from tests.proxy.support import WEBSOCKET, eventually, request, response
 
@@ -215,7 +215,7 @@ async def test_a_slow_client_does_not_extend_the_search_for_a_server(state: str)
 async def test_a_comment_that_fills_the_clients_buffer_does_not_stop_a_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hermes_lb.proxy.stream._FIRST_COMMENT", 0.0)
+    monkeypatch.setattr("hermes_lb.proxy.resume._FIRST_COMMENT", 0.0)
     async with Line(servers=2, frontend=resuming()) as line:
         await line.client.sends(GET)
         line.client.is_stuck = True
