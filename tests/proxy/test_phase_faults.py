@@ -143,14 +143,18 @@ async def test_a_client_that_takes_what_was_written_after_it_became_slow_is_not_
 
 # A tunnel: a side that takes bytes is alive.
 
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+async def open_tunnel(line: Line) -> None:
+    await line.client.sends(request("GET", "/", *WEBSOCKET))
+    await line.server.sends(SWITCH)
+
 
 @fault("a tunnel does not note how much is unsent")
 async def test_a_tunnel_waits_for_a_slow_client_that_reads() -> None:
     async with Line(timeouts={"tunnel": 10}) as line:
-        await line.client.sends(request("GET", "/", *WEBSOCKET))
-        await line.server.sends(
-            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-        )
+        await open_tunnel(line)
         line.client.is_stuck = True
         await line.server.sends(bytes(200_000))
         await line.passes(1)
@@ -160,6 +164,22 @@ async def test_a_tunnel_waits_for_a_slow_client_that_reads() -> None:
         assert line.ends == []
         await line.passes(11)
         assert line.ends == ["cD"]
+
+
+@fault("a tunnel does not note how much is unsent")
+async def test_a_client_that_reads_gets_the_last_bytes_of_a_tunnel() -> None:
+    async with Line(timeouts={"client": 10}) as line:
+        await open_tunnel(line)
+        line.client.is_stuck = True
+        await line.server.sends(bytes(150_000))
+        await line.server.leaves()
+        for _ in range(3):
+            await line.client.takes(20_000)
+            await line.passes(11)
+        assert line.client.is_open
+        await line.client.takes(ALL)
+        assert line.client.got.endswith(bytes(150_000))
+        assert not line.client.is_open
 
 
 @fault("a tunnel has the mark of the response before it")
