@@ -199,6 +199,38 @@ async def test_a_client_of_a_tunnel_that_reads_nothing_is_cut_in_time() -> None:
         assert line.ends == ["cD"]
 
 
+# A server that takes bytes is alive, too (nginx `proxy_send_timeout` runs between two writes).
+
+
+async def tunnel_from_client(line: Line) -> None:
+    await open_tunnel(line)
+    line.server.is_stuck = True
+    await line.client.sends(bytes(200_000))
+
+
+async def upload(line: Line) -> None:
+    await line.client.sends(post(200_000))
+    line.server.is_stuck = True
+    for _ in range(10):
+        await line.client.sends(bytes(20_000))
+
+
+@fault("bytes that a server takes do not move the deadline")
+@pytest.mark.parametrize("fill", [tunnel_from_client, upload], ids=lambda case: case.__name__)
+async def test_a_slow_server_that_reads_is_waited_for(
+    fill: Callable[[Line], Coroutine[None, None, None]],
+) -> None:
+    async with Line(timeouts={"server": 10, "tunnel": 10}) as line:
+        await fill(line)
+        await line.passes(1)
+        for _ in range(2):
+            await line.server.takes(10_000)
+            await line.passes(11)
+        assert (line.ends, line.failures) == ([], [])
+        await line.passes(11)
+        assert line.ends != []
+
+
 # A stream that looks for another server: its limits hold whatever its client does.
 
 RESUMABLE = (
