@@ -103,9 +103,9 @@ class Turn:
             self._open()
         self._ended.append((exchange, now, termination))
 
-    def holds(self, transport: asyncio.Transport) -> bool:
-        """True if something that was sent to `transport` has not been written yet."""
-        return any(held is transport for held, _ in self._writes)
+    def pending(self, transport: asyncio.Transport) -> int:
+        """Bytes that were sent to `transport` and have not been written yet."""
+        return sum(len(data or b"") for held, data in self._writes if held is transport)
 
     def write_all(self) -> None:
         """Write what was sent, now."""

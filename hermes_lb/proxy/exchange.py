@@ -273,12 +273,19 @@ class Exchange(Retries, Relay):
         phase = self.phase
         if self.saw_traffic and phases.IS_IDLE[phase]:
             self.saw_traffic = False
-            self.deadline = now + self.limits[phase]
-        elif self.deadline <= now:
-            if phases.HAS_PROGRESS[phase] and self.client.made_progress():
-                self.deadline = now + self.limits[phase]
-            else:
-                self._expired()
+            if phases.HAS_PROGRESS[phase]:
+                self._taken = self.bytes_taken()
+        elif self.deadline > now:
+            return
+        elif not (phases.HAS_PROGRESS[phase] and self._made_progress()):
+            self._expired()
+            return
+        self.deadline = now + self.limits[phase]
+
+    def _made_progress(self) -> bool:
+        """True if either side has read some of what it had not at the last look."""
+        before, self._taken = self._taken, self.bytes_taken()
+        return self._taken > before
 
     def _expired(self) -> None:
         """The deadline of the present phase has passed."""

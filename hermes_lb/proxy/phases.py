@@ -9,8 +9,9 @@ The rules:
    restarts it; the sweep does that, so no clock is read per chunk. OWN: a timer or a task of the
    phase's own ends it, and the sweep does not. NONE: the phase ends before its event has been
    processed.
-4. `waits_for` names the side whose fault an expiry is. While the client's socket takes bytes, a
-   phase that waits for the client has not expired, however slow that is (`has_progress`).
+4. `waits_for` names the side whose fault an expiry is. A phase that waits for a side to read has
+   not expired while its socket takes bytes, however slowly (`has_progress`; nginx's `send_timeout`
+   and `proxy_send_timeout` run between two writes).
 5. Traffic of a phase that is not IDLE moves no deadline, and none of it outlives its phase.
 
 The letters are HAProxy's, for the log (configuration.txt, section 8.5).
@@ -70,9 +71,9 @@ TABLE: Final = (
     Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, _ATTEMPT),
     Phase(DIAL, "DIAL", "C", "connect", ABSOLUTE, "server", False, _ATTEMPT),
     Phase(PAUSE, "PAUSE", "C", "", OWN, "us", False, _ATTEMPT),
-    Phase(SEND, "SEND", "H", "client", IDLE, "client", True, (*_REQUEST, *_RESPONSE, *_ATTEMPT)),
+    Phase(SEND, "SEND", "H", "client", IDLE, "client", False, (*_REQUEST, *_RESPONSE, *_ATTEMPT)),
     Phase(
-        BLOCKED, "BLOCKED", "H", "server", IDLE, "server", False,
+        BLOCKED, "BLOCKED", "H", "server", IDLE, "server", True,
         (*_REQUEST, *_RESPONSE, *_ATTEMPT),
     ),
     Phase(

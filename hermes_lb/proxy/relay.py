@@ -207,11 +207,13 @@ class Relay(ExchangeState):
             lease.release()
 
     def client_is_slow(self) -> None:
-        """The client's write buffer is above its high-water mark: hold the server back."""
-        if self.tunnel is None and self.upstream is not None:
+        """The client's write buffer is above its high-water mark: hold the server back.
+
+        Before the body there is little to hold back, and the server's timeout runs.
+        """
+        if self.phase == phases.DATA and self.upstream is not None:
             self.upstream.pause_reading()
-            if self.phase == phases.DATA:
-                self.enter(phases.DATA_SLOW, self.context.clock())
+            self.enter(phases.DATA_SLOW, self.context.clock())
 
     def client_caught_up(self) -> None:
         """The write buffer has drained."""
@@ -219,10 +221,9 @@ class Relay(ExchangeState):
             now, is_read = self.context.clock(), self.is_request_read
             self.finish("--", now)
             self.client.exchange_done(now, self.keeps_client, is_read)
-        elif self.upstream is not None:
+        elif self.phase == phases.DATA_SLOW and self.upstream is not None:
             self.upstream.resume_reading()
-            if self.phase == phases.DATA_SLOW:
-                self.enter(phases.DATA, self.context.clock())
+            self.enter(phases.DATA, self.context.clock())
 
     def server_is_slow(self) -> None:
         """The server's write buffer is above its high-water mark: hold the client back."""

@@ -38,6 +38,7 @@ class ExchangeState:
         "deadline",
         "saw_traffic",  # since then, or the last sweep: an IDLE deadline restarts
         "limits",  # by phase; those of before a reload stay
+        "_taken",  # bytes that both sides had read at the last look
         "head",
         "client_address",
         "request_head",  # as the server gets it; kept until its response begins
@@ -87,6 +88,7 @@ class ExchangeState:
         self.deadline = _NEVER
         self.saw_traffic = False
         self.limits = self.context.phase_limits
+        self._taken = 0
         self.head = head
         self.client_address = client.address
         self.request_head = b""
@@ -141,6 +143,15 @@ class ExchangeState:
         deadline = now + self.limits[phase]
         self.deadline = deadline if deadline < until else until
         self.saw_traffic = False
+        if phases.HAS_PROGRESS[phase]:
+            self._taken = self.bytes_taken()
+
+    def bytes_taken(self) -> int:
+        """How much of what was written to either side its socket has taken."""
+        unsent = self.client.unsent
+        if self.upstream is not None:
+            unsent += self.upstream.unsent
+        return self.bytes_in + self.bytes_out - unsent
 
     @property
     def is_over(self) -> bool:

@@ -122,7 +122,7 @@ class _End(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self is self._tunnel.client_end:
-            self._tunnel.client.writing_paused()
+            self._tunnel.client.is_writing_paused = True
             self._tunnel.upstream.pause_reading()
         else:
             self._tunnel.client.pause_reading()

@@ -70,7 +70,7 @@ class Upload:
         expectation and then read the body, or not (RFC 9110 section 10.1.1).
         """
         turn = self._exchange.context.turn
-        return self.is_read and self._was_asked_for and not turn.holds(upstream.transport)
+        return self.is_read and self._was_asked_for and not turn.pending(upstream.transport)
 
     def receive(self, data: bytes) -> None:
         """Bytes from the client: of the body, or, behind its end, of the next request."""
@@ -105,6 +105,8 @@ class Upload:
                 client.put_back(body.excess)
         if upstream is not None:
             self._moved()
+        else:
+            self.awaits_continue = False  # it has not waited for a 100
 
     def start(self, upstream: UpstreamConnection, request_head: bytes) -> None:
         """Send the head, and what has come of the body, on a new connection."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from hermes_lb.proxy import phases
 from hermes_lb.proxy import resume as stream_module
 from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
@@ -73,7 +74,7 @@ def named_timeouts() -> Iterator[None]:
 class Look(NamedTuple):
     """A client's connection and its exchange at one moment.
 
-    `timeout`: which one set the deadline. `idle`: which one moves it. `has_moved`: the next sweep
+    `timeout`: which one set the deadline. `idle`: which one moves it. `saw_traffic`: the next sweep
     will do so.
     """
 
@@ -81,18 +82,24 @@ class Look(NamedTuple):
     deadline: float
     timeout: str
     idle: str
-    has_moved: bool
+    saw_traffic: bool
     is_writing_paused: bool
 
 
 def look_at(client: ClientConnection) -> Look:
-    deadline = client.deadline
+    exchange = client.exchange
+    if exchange is None:
+        deadline, idle, saw_traffic = client.deadline, "unnamed", False
+    else:
+        deadline, phase = exchange.deadline, exchange.phase
+        idle = _name_of(exchange.limits[phase]) if phases.IS_IDLE[phase] else "unnamed"
+        saw_traffic = exchange.saw_traffic and phases.IS_IDLE[phase]
     return Look(
         _phase_of(client),
         deadline,
         "none" if deadline == math.inf else _name_of(deadline),
-        _name_of(client.idle_timeout),
-        client.has_moved,
+        idle,
+        saw_traffic,
         client.is_writing_paused,
     )
 
@@ -111,32 +118,17 @@ def _phase_of(client: ClientConnection) -> str:
         if client.is_closing:
             return "CLOSING"
         return "IDLE" if client._has_served and not client._held else "HEAD"
-    resumes = "+resume" if exchange.stream is not None and exchange.phase in "QCH" else ""
-    return f"{exchange.phase} {_state_of(exchange)}{resumes}"
-
-
-def _state_of(exchange: Exchange) -> str:
-    phase, upload, upstream = exchange.phase, exchange.upload, exchange.upstream
-    if phase == "C":
-        if exchange.turn_around is not None:
-            return "PAUSE"
-        return "DIAL" if exchange.lease is not None else "LOOKUP"
-    if phase == "H":
-        if upstream is None:
-            return "LOST"
-        if exchange.response_at >= 0.0 and exchange.stream is None:
-            return "HELD"
-        if upstream.is_writing_paused:
-            return "BLOCKED"
-        return "AWAIT" if upload is None or upload.awaits_server else "SEND"
-    if phase == "D":
-        return "DATA_SLOW" if exchange.client.is_writing_paused else "DATA"
-    return {"R": "ROUTE", "Q": "QUEUE", "L": "FLUSH", "T": "TUNNEL"}[phase]
+    name = phases.NAMES[exchange.phase]
+    letter = "T" if name == "TUNNEL" else exchange.letter
+    if name == "AWAIT" and exchange.upstream is None:
+        name = "LOST"
+    resumes = "+resume" if exchange.stream is not None and letter in "QCH" else ""
+    return f"{letter} {name}{resumes}"
 
 
 def has_expired(look: Look, now: float) -> bool:
     """True if a sweep at `now` finds the deadline passed."""
-    return look.deadline <= now and not look.has_moved
+    return look.deadline <= now and not look.saw_traffic
 
 
 class Entry(NamedTuple):

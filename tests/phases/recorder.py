@@ -113,7 +113,7 @@ class Recorder:
             return State(look.phase, "-")
         if client in self._aborted:
             return _OVER
-        if look.has_moved:
+        if look.saw_traffic:
             return State(look.phase, f"idle {look.idle}")
         if look.timeout == "none":
             return State(look.phase, "none")
@@ -129,7 +129,7 @@ class Recorder:
             and after.deadline != before.deadline
             and after.timeout == before.idle
         )
-        if before.has_moved or is_progress:
+        if before.saw_traffic or is_progress:
             self._rearmed[client] = after.deadline
 
     def _record(self, transition: Transition) -> None:

@@ -42,7 +42,7 @@ async def test_a_change_between_two_events_is_seen(tmp_path: Path) -> None:
         async with Stage(tmp_path) as stage:
             lb, client, at_origin = await stage.asked()
             (connection,) = lb._context.clients
-            connection.deadline = float("inf")
+            connection.exchange.deadline = float("inf")
             await at_origin.respond(b"ok")
             await client.read_response()
     (unseen,) = (one for one in recorder.recording.transitions if one.event == UNSEEN)

@@ -22,11 +22,6 @@ EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\
 ALL = 10_000_000  # bytes: whatever is unsent
 
 
-def fault(reason: str) -> pytest.MarkDecorator:
-    """A test that the present code fails, by an assertion and not in another way."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
 def post(length: int, *fields: str) -> bytes:
     return request("POST", "/", *fields, f"Content-Length: {length}")
 
@@ -79,7 +74,6 @@ async def server_reads_on(line: Line) -> None:
     await line.server.takes(ALL)
 
 
-@fault("a head that is held has the deadline of the upload")
 @pytest.mark.parametrize(
     "upload",
     [server_did_not_read, upload_had_moved, upload_goes_on, upload_ends, server_reads_on],
@@ -105,7 +99,6 @@ async def test_a_slow_pin_write_is_no_timeout(
 # A body of the response: silence of the server is bounded by `server`, of the client by `client`.
 
 
-@fault("the body after an unanswered Expect sets the client's timeout")
 async def test_an_upload_without_a_100_leaves_the_servers_time_as_it_is() -> None:
     async with Line(timeouts={"client": 10, "server": 100}) as line:
         await line.client.sends(post(5, "Expect: 100-continue"))
@@ -118,7 +111,6 @@ async def test_an_upload_without_a_100_leaves_the_servers_time_as_it_is() -> Non
         assert line.client.got.endswith(b"\r\n\r\nok")
 
 
-@fault("the mark of what is unsent is that of the first write that was too much")
 @pytest.mark.parametrize("phase", ["D", "L"])
 async def test_a_client_that_takes_what_was_written_after_it_became_slow_is_not_cut(
     phase: str,
@@ -151,7 +143,6 @@ async def open_tunnel(line: Line) -> None:
     await line.server.sends(SWITCH)
 
 
-@fault("a tunnel does not note how much is unsent")
 async def test_a_tunnel_waits_for_a_slow_client_that_reads() -> None:
     async with Line(timeouts={"tunnel": 10}) as line:
         await open_tunnel(line)
@@ -166,7 +157,6 @@ async def test_a_tunnel_waits_for_a_slow_client_that_reads() -> None:
         assert line.ends == ["cD"]
 
 
-@fault("a tunnel does not note how much is unsent")
 async def test_a_client_that_reads_gets_the_last_bytes_of_a_tunnel() -> None:
     async with Line(timeouts={"client": 10}) as line:
         await open_tunnel(line)
@@ -182,7 +172,6 @@ async def test_a_client_that_reads_gets_the_last_bytes_of_a_tunnel() -> None:
         assert not line.client.is_open
 
 
-@fault("a tunnel has the mark of the response before it")
 async def test_a_client_of_a_tunnel_that_reads_nothing_is_cut_in_time() -> None:
     async with Line(timeouts={"tunnel": 10}) as line:
         await line.client.sends(GET)
@@ -215,7 +204,6 @@ async def upload(line: Line) -> None:
         await line.client.sends(bytes(20_000))
 
 
-@fault("bytes that a server takes do not move the deadline")
 @pytest.mark.parametrize("fill", [tunnel_from_client, upload], ids=lambda case: case.__name__)
 async def test_a_slow_server_that_reads_is_waited_for(
     fill: Callable[[Line], Coroutine[None, None, None]],
@@ -247,7 +235,6 @@ def resuming(**rules: object) -> dict[str, object]:
     return {"routes": [{"path_prefix": "/", "backend": "b", "resume": True, **rules}]}
 
 
-@fault("a client that takes some bytes extends every deadline")
 @pytest.mark.parametrize("state", ["H", "C"])
 async def test_a_slow_client_does_not_extend_the_search_for_a_server(state: str) -> None:
     async with Line(servers=2, frontend=resuming(resume_timeout=8)) as line:
@@ -263,7 +250,6 @@ async def test_a_slow_client_does_not_extend_the_search_for_a_server(state: str)
         assert line.ends == ["SD"]
 
 
-@fault("a client that is slow holds back the head of a response")
 async def test_a_comment_that_fills_the_clients_buffer_does_not_stop_a_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -298,7 +284,6 @@ async def with_slow_client(line: Line) -> None:
     assert line.connection.is_writing_paused
 
 
-@fault("a client that is slow holds back the head of a response")
 async def test_an_interim_response_to_a_slow_client_is_no_failure_of_the_server() -> None:
     async with Line(timeouts={"server": 10}) as line:
         await with_slow_client(line)
@@ -309,7 +294,6 @@ async def test_an_interim_response_to_a_slow_client_is_no_failure_of_the_server(
         assert line.client.got.endswith(b"ok")
 
 
-@fault("a client that takes some bytes extends every deadline")
 async def test_a_slow_client_does_not_extend_the_servers_time() -> None:
     async with Line(timeouts={"server": 10}) as line:
         await with_slow_client(line)
@@ -318,7 +302,6 @@ async def test_a_slow_client_does_not_extend_the_servers_time() -> None:
         assert line.ends == ["sH"]
 
 
-@fault("a client that did not wait for the 100 is not waited for")
 async def test_a_client_that_sends_before_the_100_and_stalls_is_no_failure_of_the_server() -> None:
     async with Line(timeouts={"client": 10, "server": 10}) as line:
         line.may_dial.clear()
@@ -334,7 +317,6 @@ async def test_a_client_that_sends_before_the_100_and_stalls_is_no_failure_of_th
 # Between two requests.
 
 
-@fault("the deadline moves by the timeout of no request at all")
 async def test_a_client_that_stops_reading_whole_responses_is_closed() -> None:
     async with Line(timeouts={"keep_alive": 10, "client": 10}) as line:
         line.client.is_stuck = True

@@ -27,10 +27,7 @@ class Client:
         self.context = SimpleNamespace(phase_limits=phases.limits(TIMEOUTS))
         self.address = "192.0.2.1"
         self.received_at = NOW
-        self.is_reading = False
-
-    def made_progress(self) -> bool:
-        return self.is_reading
+        self.unsent = 1000
 
 
 class Watched(Exchange):
@@ -105,15 +102,32 @@ def test_traffic_restarts_an_idle_deadline_and_no_other(row: phases.Phase) -> No
 
 
 @pytest.mark.parametrize("row", phases.TABLE, ids=lambda row: row.name)
-def test_a_client_that_reads_slowly_ends_no_phase_that_waits_for_it(row: phases.Phase) -> None:
+def test_a_phase_that_waits_for_a_reader_lasts_while_that_reads(row: phases.Phase) -> None:
     exchange = exchange_in(row.number)
-    exchange.client.is_reading = True
+    exchange._taken = exchange.bytes_taken()
+    exchange.client.unsent -= 1
     exchange.deadline = NOW - 1.0
     exchange.sweep(NOW)
-    assert exchange.expiries == (0 if row.waits_for in ("client", "either") else 1)
-    exchange.client.is_reading = False
+    assert exchange.expiries == (0 if row.has_progress else 1)
     exchange.sweep(NOW + 60.0)
-    assert exchange.expiries == (1 if row.waits_for in ("client", "either") else 2)
+    assert exchange.expiries == (1 if row.has_progress else 2)
+
+
+def test_what_was_read_before_a_phase_is_no_progress_in_it() -> None:
+    exchange = exchange_in(phases.DATA)
+    exchange.client.unsent -= 1
+    exchange.enter(phases.DATA_SLOW, NOW)
+    exchange.sweep(NOW + TIMEOUTS.client)
+    assert exchange.expiries == 1
+
+
+def test_what_was_read_before_traffic_is_no_progress_behind_it() -> None:
+    exchange = exchange_in(phases.TUNNEL)
+    exchange.client.unsent -= 1
+    exchange.saw_traffic = True
+    exchange.sweep(NOW)
+    exchange.sweep(NOW + TIMEOUTS.tunnel)
+    assert exchange.expiries == 1
 
 
 def test_limits_of_before_a_reload_stay() -> None:

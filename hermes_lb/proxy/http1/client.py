@@ -169,6 +169,12 @@ class ClientConnection(Intake):
             self.context.run_queue.received(self, len(data))
 
     @property
+    def unsent(self) -> int:
+        """Bytes that were sent and that the kernel has not taken."""
+        transport = self.transport
+        return transport.get_write_buffer_size() + self.context.turn.pending(transport)
+
+    @property
     def behind(self) -> int:
         exchange = self.exchange
         if exchange is None or exchange.upload is None:
@@ -201,21 +207,9 @@ class ClientConnection(Intake):
             self._held, self.awaits = bytearray(), ""
 
     def pause_writing(self) -> None:
-        self.writing_paused()
+        self.is_writing_paused = True
         if self.exchange is not None:
             self.exchange.client_is_slow()
-
-    def writing_paused(self) -> None:
-        """The write buffer is above its high-water mark."""
-        self.is_writing_paused = True
-        self._unsent = self.transport.get_write_buffer_size()
-
-    def made_progress(self) -> bool:
-        """True if the client is slow, but has read some of what it did not before."""
-        if not self.is_writing_paused:
-            return False
-        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-        return self._unsent < before
 
     def resume_writing(self) -> None:
         self.is_writing_paused = False
@@ -374,6 +368,7 @@ class ClientConnection(Intake):
             return
         self.is_closing = True
         self._held = bytearray()
+        self._unsent = self.unsent
         now = self.context.clock()
         if lingering and self.transport.can_write_eof():
             self.deadline = now + _LINGER
@@ -432,7 +427,9 @@ class ClientConnection(Intake):
             self.transport.abort()
 
     def _expire(self, now: float) -> None:
-        if self.made_progress():
+        unsent = self.unsent
+        if unsent < self._unsent:  # slow, but it reads
+            self._unsent = unsent
             self.deadline = now + self.context.timeouts.client
         elif self.is_closing:
             self.transport.abort()

@@ -116,6 +116,12 @@ class UpstreamConnection(Endpoint):
                 self._context.run_queue.received(self, len(data))
 
     @property
+    def unsent(self) -> int:
+        """Bytes that were sent and that the kernel has not taken."""
+        transport = self.transport
+        return transport.get_write_buffer_size() + self._context.turn.pending(transport)
+
+    @property
     def behind(self) -> int:
         if self.body is None or self.exchange is None:
             return 0
