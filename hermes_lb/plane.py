@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from hermes_lb.backends.dialing import Dialer
+from hermes_lb.listen.connection_limit import ConnectionLimit
 from hermes_lb.listen.frontend import Frontend
 from hermes_lb.listen.sockets import listening_socket
 from hermes_lb.observe.access_log import AccessLog
@@ -15,6 +16,7 @@ from hermes_lb.observe.observed import ProcessView
 from hermes_lb.observe.record import Recorder
 from hermes_lb.proxy.context import Context, RequestLog
 from hermes_lb.proxy.deadlines import Sweep
+from hermes_lb.proxy.http1.connection_pool import ServerConnections
 from hermes_lb.proxy.select import Backend
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import check_certificates
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from hermes_lb.backends import FrontendCounters, Pool, Server
     from hermes_lb.config import Bind, Config
     from hermes_lb.observe.recent import Recent
-    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.ports import Connection
     from hermes_lb.tls.certificates import TlsFiles
 
     # Ready-made listening sockets: a group for each bind, by the frontend's name and the address.
@@ -116,11 +118,12 @@ class DataPlane:
             starting.push_async_callback(self._close_log)
             loop = asyncio.get_running_loop()
             self._context = context = Context(self.config, loop, log, self._tasks)
+            context.gate = ConnectionLimit(self.config.process.max_connections, context)
             starting.callback(self._forget)
             if before_backends is not None:
                 before_backends(self)
             for name, configured in self.config.backends.items():
-                self._add_backend(Backend(name, configured, context))
+                self._add_backend(Backend(name, configured, context, ServerConnections))
             starting.push_async_callback(self._close_pins)
             sweep = Sweep(context, self._swept)
             sweep.start()
@@ -148,7 +151,7 @@ class DataPlane:
             return True
         context.start_draining()
         await self._stop_frontends()
-        self._wind_up(context.clients)
+        self._close_gracefully(context.clients)
         for backend in self._all_backends():
             for connections in backend.connections.values():
                 connections.close_idle()
@@ -288,7 +291,7 @@ class DataPlane:
             if name in self.backends:
                 self.backends[name].reconfigure(configured, dialers[name])
             else:
-                self._add_backend(Backend(name, configured, self.context))
+                self._add_backend(Backend(name, configured, self.context, ServerConnections))
         for name in [name for name in self.backends if name not in new.backends]:
             backend = self.backends.pop(name)
             del self.pools[name]
@@ -312,8 +315,10 @@ class DataPlane:
             await frontend.stop()
             self.frontends.remove(frontend)
             del self.counters[frontend.name]
-            self.context.gate.frontends.remove(frontend)
-            self._wind_up(one for one in self.context.clients if one.frontend is frontend)
+            self.context.gate.forget(frontend)
+            self._close_gracefully(
+                one for one in self.context.clients if one.peer.frontend is frontend
+            )
 
     # The parts.
 
@@ -340,12 +345,12 @@ class DataPlane:
             self._tasks.spawn(backend.pins.close(), name="close pins")
         return list(self._all_backends())
 
-    def _wind_up(self, clients: Iterable[ClientConnection]) -> None:
+    def _close_gracefully(self, clients: Iterable[Connection]) -> None:
         """Of frontends that have stopped: who is connected may finish, and begin one more."""
-        self.context.turn.finish()
+        self.context.batch.flush()
         now = self.context.clock()
         for client in list(clients):
-            client.wind_up(now)
+            client.close_gracefully(now)
 
     # The end.
 
@@ -363,20 +368,21 @@ class DataPlane:
         """Cut what still runs, each in a way that its client can see."""
         context = self.context
         context.start_draining()
-        context.turn.finish()
+        context.batch.flush()
         # Those in the queue first: what the others give back is for nobody any more.
         for client in sorted(
-            context.clients, key=lambda c: not (c.exchange and c.exchange.is_queued)
+            context.clients, key=lambda one: not any(each.is_queued for each in one.exchanges())
         ):
-            if client.exchange is not None:
-                client.exchange.shut_down()
-            else:
+            running = client.exchanges()
+            for exchange in running:
+                exchange.shut_down()
+            if not running:
                 client.abort()
         for upstream in list(context.upstreams):
-            upstream.transport.abort()
+            upstream.abort()
         await self._tasks.cancel_all()
         await context.wait_until_quiet(_CLOSING_TAKES)
-        context.turn.finish()
+        context.batch.flush()
 
 
 async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: Sockets) -> None:

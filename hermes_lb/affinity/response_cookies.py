@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.state import ExchangeState
+    from hermes_lb.proxy.exchange import Exchange
 
 
 def without_the_servers(
-    exchange: ExchangeState, affinity: CookieAffinity, server: Server, head: ResponseHead
+    exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
 ) -> tuple[bytes, bytes]:
     """What is forwarded, without the server's own cookie of our name; and what replaces it.
 
@@ -44,7 +44,7 @@ def without_the_servers(
 
 
 def set_cookie(
-    exchange: ExchangeState, affinity: CookieAffinity, server: Server, head: ResponseHead
+    exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
 ) -> bytes:
     """Our cookie, if the client's did not name this server, and the server sent none."""
     if exchange.response_letter == "P":
@@ -59,7 +59,7 @@ def set_cookie(
 
 
 def _set_dated(
-    exchange: ExchangeState, affinity: CookieAffinity, server: Server, head: ResponseHead
+    exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
 ) -> bytes:
     reading = exchange.reading or Reading(None)
     value = affinity.dated(server, reading, exchange.context.seconds_since_1970())

@@ -9,32 +9,37 @@ from heapq import nsmallest
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from hermes_lb.proxy.ports import AcceptLimit
+
 if TYPE_CHECKING:
-    from hermes_lb.listen.frontend import Frontend
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import Entrance
 
 # Of the limit: so many idle connections are closed at once to make room, and so many must have
 # gone before the listeners open again. Opening them for a single client would cost more than it.
 _ROOM = 1 / 20
 
 
-class Gate:
+class ConnectionLimit(AcceptLimit):
     """Stands before all frontends of a balancer.
 
     A loop turn may bring a few connections more than the limit (`listener._ACCEPTS_PER_TURN`).
     """
 
     def __init__(self, most: int, context: Context) -> None:
-        self.frontends: list[Frontend] = []
+        self.frontends: list[Entrance] = []
         self._is_open = True
         self._context = context
         self._set_most(most)
 
-    def guard(self, frontend: Frontend) -> None:
+    def guard(self, frontend: Entrance) -> None:
         """Stand before one more, which is about to accept: without room, it begins paused."""
         self.frontends.append(frontend)
         if not self._is_open:
             frontend.pause()
+
+    def forget(self, frontend: Entrance) -> None:
+        self.frontends.remove(frontend)
 
     def _set_most(self, most: int) -> None:
         self._most = most
@@ -43,9 +48,9 @@ class Gate:
     def reconfigure(self, most: int) -> None:
         """Another limit from now on. Nobody is put out for it."""
         self._set_most(most)
-        self.client_gone()  # there may be room now
+        self.release()  # there may be room now
 
-    def client_came(self) -> None:
+    def acquire(self) -> None:
         """Called for each connection, once it is in `context.clients`."""
         clients = self._context.clients
         if len(clients) >= self._most and self._is_open:
@@ -58,7 +63,7 @@ class Gate:
             for client in nsmallest(self._room, idle, key=attrgetter("deadline")):
                 client.close()
 
-    def client_gone(self) -> None:
+    def release(self) -> None:
         """Called for each connection, once it has left `context.clients`."""
         if not self._is_open and len(self._context.clients) <= self._most - self._room:
             self._is_open = True

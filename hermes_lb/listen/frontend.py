@@ -10,6 +10,7 @@ from hermes_lb.backends import FrontendCounters
 from hermes_lb.http.https import Redirect, hsts_field
 from hermes_lb.listen.listener import Listener
 from hermes_lb.listen.router import Router
+from hermes_lb.proxy.ports import Entrance
 from hermes_lb.tls.certificates import Certificates, stamps_of
 from hermes_lb.tls.ticket_keys import until_tomorrow
 from hermes_lb.transport.addresses import UNIX, plain_network, told_address
@@ -31,7 +32,7 @@ _LOOKS_AT_CLOCK = 600.0
 logger = logging.getLogger("hermes_lb")
 
 
-class Frontend:
+class Frontend(Entrance):
     """A public entrance: its addresses, its routes, and whom it believes."""
 
     def __init__(

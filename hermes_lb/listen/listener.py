@@ -10,6 +10,7 @@ from hermes_lb.config.units import Address
 from hermes_lb.listen.proxied import ProxyHeaderReader
 from hermes_lb.listen.sockets import BACKLOG, listening_socket, remove_stale
 from hermes_lb.proxy.http1.client import ClientConnection
+from hermes_lb.proxy.ports import Peer
 from hermes_lb.tls.handshake import TlsLayer
 
 if TYPE_CHECKING:
@@ -165,7 +166,12 @@ class Listener:
     def _connection(self) -> asyncio.Protocol:
         """What a client's bytes go through, from its socket on."""
         frontend = self._frontend
-        client = ClientConnection(frontend, self._context, self)
+        client = ClientConnection(
+            Peer(frontend, self.scheme),
+            self._context,
+            bind_number=self.number,
+            is_proxied=self.bind.proxy_protocol,
+        )
         layer: ClientConnection | TlsLayer = client
         if self.tls:
             assert frontend.certificates is not None  # or its configuration would be refused

@@ -46,8 +46,8 @@ class ProxyHeaderReader(asyncio.Protocol):
             return
         client.awaits = ""
         self._raw.set_protocol(self._behind)
-        client.destination = header.destination
-        client.came_from(*(header.source or client.peer()))
+        client.peer.destination = header.destination
+        client.came_from(*(header.source or client.peer_name()))
         if rest := bytes(held[header.size :]):
             self._behind.data_received(rest)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import RequestRefused
     from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.ports import Peer
 
 
 class LineFormat(NamedTuple):
@@ -96,8 +97,8 @@ def _was_redispatched(exchange: Exchange) -> bool:
 def _httplog_line(
     exchange: Exchange, now: float, termination: str, shows_trace: bool = False
 ) -> str:
-    client, context, head = exchange.client, exchange.context, exchange.head
-    frontend, backend, server = client.frontend, exchange.backend, exchange.server
+    peer, context, head = exchange.peer, exchange.context, exchange.head
+    frontend, backend, server = peer.frontend, exchange.backend, exchange.server
     began, connected, response_at = exchange.started_at, exchange.connected_at, exchange.response_at
     in_backend = in_server = 0
     if backend is None:
@@ -111,7 +112,7 @@ def _httplog_line(
             served_by = backend.log_names.get(server) or f"{backend.name}/{server.name}"
             in_server = server.in_flight
     return format_line(
-        client.log_name if exchange.client_address is client.address else _log_name(exchange),
+        peer.log_name if exchange.client_address is peer.address else _log_name(exchange),
         int((began + context.wall_clock_offset) * 1000.0),
         frontend.name,
         served_by,
@@ -136,7 +137,7 @@ def _httplog_line(
 
 def _log_name(exchange: Exchange) -> str:
     """The client that a trusted proxy speaks for; the port is the proxy's (HAProxy `set-src`)."""
-    return f"{exchange.client_address}:{exchange.client.port}"
+    return f"{exchange.client_address}:{exchange.peer.port}"
 
 
 def _attempts(exchange: Exchange, shows_trace: bool) -> str:
@@ -159,10 +160,10 @@ def _httplog_refusal(
     size: int,
     shows_trace: bool = False,
 ) -> str:
-    frontend, began = client.frontend, client.received_at
+    frontend, began = client.peer.frontend, client.received_at
     attempts = with_trace(FIRST_ATTEMPT, b"") if shows_trace else FIRST_ATTEMPT
     return format_line(
-        client.log_name,
+        client.peer.log_name,
         int((began + client.context.wall_clock_offset) * 1000.0),
         frontend.name, f"{frontend.name}/{NO_SERVER}",
         "-1/-1/-1", -1, int((now - began) * 1000.0),
@@ -193,23 +194,25 @@ def _combined_refusal(
 ) -> str:
     began = int(client.received_at + client.context.wall_clock_offset)
     status = combined.shown_status(error.status, error.termination)
-    return combined.format_line(client.address or "-", began, "-", status, size, "-", "-")
+    return combined.format_line(client.peer.address or "-", began, "-", status, size, "-", "-")
 
 
 # json
 
 
 def _json_line(exchange: Exchange, now: float, termination: str) -> str:
-    client, head, captured = exchange.client, exchange.head, exchange.captured
+    peer, head, captured = exchange.peer, exchange.head, exchange.captured
     backend, server, response_at = exchange.backend, exchange.server, exchange.response_at
     is_at_once = exchange.connected_at == exchange.started_at
     tr, tw, tc = (0, 0, 0) if is_at_once else _until_connected(exchange, now)
     return json_log.format_line(
         Entry(
-            time=json_log.date(int((exchange.started_at + client.context.wall_clock_offset) * 1e3)),
+            time=json_log.date(
+                int((exchange.started_at + exchange.context.wall_clock_offset) * 1e3)
+            ),
             client=name(exchange.client_address),
-            client_port=client.port,
-            frontend=name(client.frontend.name),
+            client_port=peer.port,
+            frontend=name(peer.frontend.name),
             backend=NULL if backend is None else name(backend.name),
             server=NULL if server is None else name(server.name),
             head_ms=tr,
@@ -234,7 +237,7 @@ def _json_line(exchange: Exchange, now: float, termination: str) -> str:
             user_agent=text(captured.user_agent),
             request_id=unique(head.request_id),
             trace_id=unique(head.trace_id),
-            tls=_tls(client),
+            tls=_tls(peer),
             reason=name(exchange.reason),
         )
     )
@@ -245,9 +248,9 @@ def _json_refusal(client: ClientConnection, now: float, error: RequestRefused, s
     return json_log.format_line(
         Entry(
             time=json_log.date(int((began + client.context.wall_clock_offset) * 1000.0)),
-            client=name(client.address),
-            client_port=client.port,
-            frontend=name(client.frontend.name),
+            client=name(client.peer.address),
+            client_port=client.peer.port,
+            frontend=name(client.peer.frontend.name),
             backend=NULL, server=NULL,
             head_ms=NULL, queue_ms=NULL, connect_ms=NULL, response_ms=NULL,
             total_ms=int((now - began) * 1000.0),
@@ -258,12 +261,12 @@ def _json_refusal(client: ClientConnection, now: float, error: RequestRefused, s
             retries=0, redispatched=FALSE, queued_behind=0,
             method=NULL, target=NULL, version=NULL, host=NULL, referer=NULL, user_agent=NULL,
             request_id=NULL, trace_id=NULL,
-            tls=_tls(client),
+            tls=_tls(client.peer),
             reason=name(error.reason),
         )
     )  # fmt: skip
 
 
-def _tls(client: ClientConnection) -> str:
-    version = client.transport.get_extra_info("tls_version")
+def _tls(peer: Peer) -> str:
+    version = peer.tls_version
     return f'"{version}"' if version else NULL

@@ -117,12 +117,12 @@ def _remember(exchange: Exchange, now: float, termination: str) -> None:
     """For who looks at the dashboard. What we refused was no request that went wrong."""
     if termination == "PR" or aborted_by(termination) is None:
         return
-    client, head, context = exchange.client, exchange.head, exchange.context
+    peer, head, context = exchange.peer, exchange.head, exchange.context
     context.recent.add(
         recent.record(
             at=now + context.wall_clock_offset,
             client=exchange.client_address,
-            frontend=client.frontend.name,
+            frontend=peer.frontend.name,
             backend=exchange.backend.name if exchange.backend is not None else None,
             server=exchange.server.name if exchange.server is not None else None,
             termination=letters(exchange, termination),
@@ -138,7 +138,7 @@ def record_refusal(
     client: ClientConnection, now: float, error: RequestRefused, size: int = 0
 ) -> None:
     """The same for bytes that never became a request. Status 0: nothing was sent."""
-    client.frontend.counters.refuse(error.status, error.reason)
+    client.peer.frontend.counters.refuse(error.status, error.reason)
     context = client.context
     if context.access_log.enabled:
         context.access_log.write(context.recorder.line_of_refusal(client, now, error, size))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.errors import InvalidBody
 from hermes_lb.http import make_body
+from hermes_lb.proxy.ports import ResponseSink
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     from hermes_lb.errors import ServerFailed
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.ports import ServerSide
 
 
-class Detached:
+class Abandoned(ResponseSink):
     """`method`: of the request. `limit`: seconds for all of it; None: as long as bytes come.
 
     `about`: what `proxy.sessions` had to tell of the exchange at its end, which is `left_at`.
-    `progress` grows with all that comes from the server.
     """
 
     __slots__ = (
+        "_came",
         "_context",
         "_lease",
         "_limit",
@@ -38,13 +39,12 @@ class Detached:
         "_upstream",
         "about",
         "left_at",
-        "progress",
     )
 
     def __init__(
         self,
         context: Context,
-        upstream: UpstreamConnection,
+        upstream: ServerSide,
         lease: Lease,
         method: bytes,
         limit: float | None,
@@ -52,8 +52,8 @@ class Detached:
     ) -> None:
         self.about = about
         self.left_at = context.clock()
-        self.progress = 0
-        self._seen = 0  # of `progress`
+        self._came = 0  # chunks of the response
+        self._seen = 0  # of those
         self._context = context
         self._upstream = upstream
         self._lease = lease
@@ -61,34 +61,43 @@ class Detached:
         self._limit = limit
         wait = context.timeouts.server if limit is None else limit
         self._timer: asyncio.TimerHandle = context.loop.call_later(wait, self._expired)
-        upstream.exchange = self
+        upstream.pass_to(self)
         # The client may have been slow, before it left.
         upstream.resume_reading()
 
     def __repr__(self) -> str:
-        return f"<Detached {self._method.decode()} at {self._upstream.home.server.name}>"
+        return f"<Abandoned {self._method.decode()} at {self._upstream.server.name}>"
 
     @property
-    def has_head(self) -> bool:
-        """Its response has begun."""
-        return self._upstream.body is not None
+    def progress(self) -> tuple[float, int]:
+        return self.left_at, self._came
 
-    def cut(self) -> None:
-        """End it at once: the server sees its client leave."""
+    def describe(self, now: float) -> dict[str, Any]:
+        return {
+            **self.about,
+            "client": None,
+            "kind": "detached",
+            "phase": "D" if self._upstream.body is not None else "H",
+            "seconds": round(self.about["seconds"] + now - self.left_at, 3),
+        }
+
+    def shut_down(self) -> None:
+        """The server sees its client leave."""
         self._end(is_clean=False)
 
-    def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+    def response_head(self, upstream: ServerSide, head: ResponseHead, rest: bytes) -> None:
         length = head.body_length(self._method)
-        upstream.body = make_body(length, to_http11=True)
+        body = make_body(length, to_http11=True)
+        upstream.expect(body)
         if head.status == 101:
             self._end(is_clean=False)
-        elif upstream.body.is_done:
+        elif body.is_done:
             self._end(is_clean=not rest)
         elif rest:
-            self.response_data(upstream, upstream.body, rest)
+            self.response_data(upstream, body, rest)
 
-    def response_data(self, upstream: UpstreamConnection, body: Body, data: bytes) -> None:
-        self.progress += 1
+    def response_data(self, upstream: ServerSide, body: Body, data: bytes) -> None:
+        self._came += 1
         try:
             body.feed(data)
         except InvalidBody:
@@ -103,9 +112,6 @@ class Detached:
     def informational(self, head: ResponseHead) -> bool:
         return True
 
-    def response_begun(self) -> None:
-        self.progress += 1
-
     def server_failed(self, error: ServerFailed) -> None:
         self._end(is_clean=False)
 
@@ -116,8 +122,8 @@ class Detached:
         """Nothing more is sent to it."""
 
     def _expired(self) -> None:
-        if self._limit is None and self.progress != self._seen:
-            self._seen = self.progress
+        if self._limit is None and self._came != self._seen:
+            self._seen = self._came
             wait = self._context.timeouts.server
             self._timer = self._context.loop.call_later(wait, self._expired)
         else:
@@ -125,6 +131,6 @@ class Detached:
 
     def _end(self, *, is_clean: bool) -> None:
         self._timer.cancel()
-        if self._upstream.exchange is self:
+        if self._upstream.sink is self:
             self._upstream.give_back(self._context.clock(), is_clean)
         self._lease.release()

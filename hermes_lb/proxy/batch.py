@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.http1.client import ClientConnection
-    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.ports import Source
 
 logger = logging.getLogger("hermes_lb")
 
@@ -33,12 +32,12 @@ logger = logging.getLogger("hermes_lb")
 _BULK = 16 * 1024
 
 
-class Turn:
+class IoBatch:
     """What one balancer still has to do in this turn.
 
     All writes go through `send`, so each connection's bytes keep their order. Before anything else
     is done to a transport, call `write_all`; before anything else that the loop reports is acted
-    upon (an end, a deadline), call `finish`: the bytes came first.
+    upon (an end, a deadline), call `flush`: the bytes came first.
     """
 
     __slots__ = (
@@ -48,7 +47,7 @@ class Turn:
         "_loop",
         "_requests",
         "_responses",
-        "_writes",
+        "writes",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -56,18 +55,18 @@ class Turn:
         self._is_open = False  # the end of the turn has been asked for
         # What is to be known of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
-        self._requests: list[tuple[ClientConnection, bytes]] = []
-        self._responses: list[tuple[UpstreamConnection, bytes]] = []
-        self._writes: list[tuple[asyncio.Transport, bytes | None]] = []
+        self._requests: list[tuple[Source, bytes]] = []
+        self._responses: list[tuple[Source, bytes]] = []
+        self.writes: list[tuple[asyncio.Transport, bytes | None]] = []
         self._ended: list[tuple[Exchange, float, str]] = []
 
-    def request_came(self, client: ClientConnection, data: bytes) -> None:
+    def request_came(self, client: Source, data: bytes) -> None:
         """Bytes of a request head."""
         if not self._is_open:
             self._open()
         self._requests.append((client, data))
 
-    def response_came(self, upstream: UpstreamConnection, data: bytes) -> None:
+    def response_came(self, upstream: Source, data: bytes) -> None:
         """Bytes of a response head."""
         if not self._is_open:
             self._open()
@@ -77,7 +76,7 @@ class Turn:
         """Write `data`. A transport that has been closed in the meantime drops it."""
         if not self._is_open:
             self._open()
-        self._writes.append((transport, data))
+        self.writes.append((transport, data))
         if len(data) > _BULK:
             self.write_all()
 
@@ -86,7 +85,7 @@ class Turn:
 
         Tokens come one by one, not in bursts; the end of a turn would cost more than it saves.
         """
-        if self._writes:
+        if self.writes:
             self.send(transport, data)
         elif not transport.is_closing():
             transport.write(data)
@@ -95,7 +94,7 @@ class Turn:
         """Close `transport` behind what was sent."""
         if not self._is_open:
             self._open()
-        self._writes.append((transport, None))
+        self.writes.append((transport, None))
 
     def exchange_ended(self, exchange: Exchange, now: float, termination: str) -> None:
         """Record it, once its last bytes have left."""
@@ -105,13 +104,13 @@ class Turn:
 
     def pending(self, transport: asyncio.Transport) -> int:
         """Bytes that were sent to `transport` and have not been written yet."""
-        return sum(len(data or b"") for held, data in self._writes if held is transport)
+        return sum(len(data or b"") for held, data in self.writes if held is transport)
 
     def write_all(self) -> None:
         """Write what was sent, now."""
-        writes = self._writes
+        writes = self.writes
         if writes:
-            self._writes = []
+            self.writes = []
             for transport, data in writes:
                 try:
                     if data is None:
@@ -121,7 +120,7 @@ class Turn:
                 except Exception:
                     self._give_up(transport, transport)
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Work off all that came in this turn."""
         self._is_open = False
         if self._requests:
@@ -156,4 +155,4 @@ class Turn:
 
     def _open(self) -> None:
         self._is_open = True
-        self._loop.call_soon(self.finish)
+        self._loop.call_soon(self.flush)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.http import RequestParser, ResponseParser, date_field
 from hermes_lb.limits.per_client import ConnectionCounts, request_rates
-from hermes_lb.listen.connection_limit import Gate
 from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy import phases
-from hermes_lb.proxy.batch import Turn
+from hermes_lb.proxy.batch import IoBatch
+from hermes_lb.proxy.ports import AcceptLimit
 from hermes_lb.tls.ticket_keys import TicketSecret
 from hermes_lb.transport.run_queue import RunQueue
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from hermes_lb.limits.per_client import RequestRates, SharedCounts
     from hermes_lb.observe.access_log import AccessLog
     from hermes_lb.observe.record import Recorder
-    from hermes_lb.proxy.http1.client import ClientConnection
-    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.ports import Connection, ServerSide
     from hermes_lb.tasks import Tasks
 
 
@@ -78,12 +77,12 @@ class Context:
         self.tickets = TicketSecret.new()  # until a supervisor says what all its processes have
         self.connection_counts = ConnectionCounts(configured.limits.connections_per_client)
         self._set_limits(configured)
-        self.turn = Turn(loop)
-        self.send = self.turn.send
+        self.batch = IoBatch(loop)
+        self.send = self.batch.send
         self.run_queue = RunQueue(loop)
-        self.clients: set[ClientConnection] = set()
-        self.upstreams: set[UpstreamConnection] = set()
-        self.gate = Gate(configured.process.max_connections, self)
+        self.clients: set[Connection] = set()
+        self.upstreams: set[ServerSide] = set()
+        self.gate: AcceptLimit = AcceptLimit()  # none, until there are listeners
         self.is_draining = False
         self.keeps_clients = True  # behind a response: neither draining nor full
         self.key = secrets.token_bytes(16)  # until a supervisor says what all its processes have

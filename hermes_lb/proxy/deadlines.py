@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from hermes_lb.proxy.context import Context, PlainTimeouts
-    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.ports import Connection
     from hermes_lb.proxy.select import Backend
 
 logger = logging.getLogger("hermes_lb")
@@ -59,18 +59,18 @@ class Sweep:
                 except Exception:
                     logger.exception("while sweeping %r", connections)
 
-    def _sweep_clients(self, clients: list[ClientConnection], now: float) -> None:
+    def _sweep_clients(self, clients: list[Connection], now: float) -> None:
         """Some now, the rest in the next turn: thousands may expire at once, and others wait.
 
         One that has moved on in between has another deadline, or is gone and has none.
         """
-        self._context.turn.finish()
+        self._context.batch.flush()
         for client in clients[:_AT_ONCE]:
             try:
                 client.sweep(now)
             except Exception:
                 logger.exception("while sweeping %r", client)
-                client.transport.abort()
+                client.abort()
         if rest := clients[_AT_ONCE:]:
             self._context.loop.call_soon(self._sweep_clients, rest, now)
 

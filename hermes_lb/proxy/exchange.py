@@ -1,22 +1,23 @@
-"""One request and its response: the way up to the server, and the one end of every path.
+"""One request and its response: its phases from the head to the one end.
 
-`retries.py` has what may fail on the way, `relay.py` the way back, `state.py` what is known.
+The phase and the deadline change in `enter` alone, by the table of `phases`. Both sides are ports;
+what may be read apart stands apart: `admit` (may it be served, and where), `select` (by which
+server), `upload` (its body), `retry` (after a failure), `response` (the head for the client),
+`resume` (a stream that goes on elsewhere), `tunnel` (after a 101), `local_replies`.
 
-The phases have HAProxy's letters: Q queue, C connect, H response head, D data, L last bytes, and
-T for a tunnel. `finish` is called exactly once, from whichever phase: it gives the lease back and
-records the exchange.
-
-Nothing is awaited on the common path: `begin` routes, picks and writes to an idle connection in one
-go. Every method runs to its end in one turn of the event loop, so between two of them anything may
-have happened, and within one of them nothing.
+A chunk of a response leaves in the loop iteration in which it came; there is no object and no task
+for it. `is_writing_paused` on one side pauses reading on the other, so a slow reader costs the two
+socket buffers, one high-water mark and one read.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
+    BadResponse,
+    ClosedBeforeResponse,
     ConnectFailed,
     ConnectTimeout,
     Exhausted,
@@ -26,83 +27,245 @@ from hermes_lb.errors import (
     RequestRefused,
     ResponseTimeout,
 )
-from hermes_lb.http import build_request, trusted_identity_fields
-from hermes_lb.http.trace_context import start_trace
-from hermes_lb.observe.escaping import capture
+from hermes_lb.http import UNTIL_CLOSE
+from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.proxy import local_replies, phases
-from hermes_lb.proxy.abandoned import Detached
-from hermes_lb.proxy.inflight import describe
-from hermes_lb.proxy.relay import Relay
-from hermes_lb.proxy.resume import ACCEPTS_HANDOVER, gets_chunks
-from hermes_lb.proxy.retry import Retries
+from hermes_lb.proxy.abandoned import Abandoned
+from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.ports import ResponseSink
+from hermes_lb.proxy.response import forwarded_head
+from hermes_lb.proxy.resume import opened_stream
+from hermes_lb.proxy.retry import Action, Attempt, decide
+from hermes_lb.proxy.tunnel import Tunnel
 from hermes_lb.proxy.upload import Upload
-from hermes_lb.tls.client_certificate import tells_of_certificate
-from hermes_lb.transport.addresses import plain_address
 
 if TYPE_CHECKING:
-    from hermes_lb.affinity import CookieAffinity
+    import asyncio
+
+    from hermes_lb.affinity import Reading, Stuck
     from hermes_lb.backends import Lease, Server
-    from hermes_lb.http import RequestHead
-    from hermes_lb.proxy.http1.connection_pool import ServerConnections
-    from hermes_lb.proxy.http1.upstream import UpstreamConnection
-    from hermes_lb.proxy.resume import StreamRules
+    from hermes_lb.errors import ExchangeFailed, ServerFailed
+    from hermes_lb.http import Body, RequestHead, ResponseHead
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide
+    from hermes_lb.proxy.resume import EventStream, StreamRules
     from hermes_lb.proxy.select import Backend
 
+_NEVER = float("inf")
 
-class Exchange(Retries, Relay):
-    """The way up to the server, and the end; `Relay` has the way back, `Retries` what may fail."""
+# Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
+_TURN_AROUND = 1.0
 
-    __slots__ = ()
 
-    # R: the request head has come.
+class Exchange(ResponseSink):
+    """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes."""
 
-    def begin(self, head: RequestHead, rest: bytes, now: float) -> None:
+    __slots__ = (
+        # The request.
+        "client",
+        "peer",
+        "context",
+        # Which phase, and until when: written by `enter` alone.
+        "phase",
+        "deadline",
+        "saw_traffic",  # since then, or the last sweep: an IDLE deadline restarts
+        "limits",  # by phase; those of before a reload stay
+        "_taken",  # bytes that both sides had read at the last look
+        "head",
+        "client_address",
+        "request_head",  # as the server gets it; kept until its response begins
+        "upload",  # its body, if it has one
+        # Where it goes.
+        "backend",
+        "is_logged",
+        "cookie",
+        "reading",  # what it says, if it has dates
+        "pinned_to",
+        "stuck",  # the key that pinned it, and its rule
+        "tried",
+        "lease",
+        "server",  # the last one that was picked
+        "upstream",
+        "dialing",  # a task; or the look-up of its session
+        "turn_around",  # the pause before another attempt
+        "must_dial",  # a kept connection was found closed: others may be, too
+        "passed_over",  # the server that had it, until it has been asked on a fresh one
+        "retries",
+        "queue_position",
+        # The response.
+        "status",
+        "is_stream",
+        "informational_responses",
+        "tunnel",
+        "rules",  # of its route, for streams
+        "stream",  # of events, if it has rules
+        # For the record.
+        "started_at",
+        "head_at",
+        "dispatched_at",
+        "connected_at",
+        "response_at",
+        "bytes_in",
+        "bytes_out",
+        "response_letter",  # of the affinity cookie, where there is one
+        "reason",  # why it was refused or failed, for a person
+        "captured",  # fields of the request that its log line shows
+    )
+
+    def __init__(self, client: Downstream, head: RequestHead, context: Context, now: float) -> None:
+        self.client = client
+        self.peer = client.peer
+        self.context = context
+        self.phase = phases.ROUTE
+        self.deadline = _NEVER
+        self.saw_traffic = False
+        self.limits = context.phase_limits
+        self._taken = 0
+        self.head = head
+        self.client_address = client.peer.address
+        self.request_head = b""
+        self.upload: Upload | None = None
+        self.backend: Backend | None = None
+        self.is_logged = True
+        self.cookie: bytes | None = None
+        self.reading: Reading | None = None
+        self.pinned_to: Server | None = None
+        self.stuck: Stuck | None = None
+        self.tried: tuple[Server, ...] = ()
+        self.lease: Lease | None = None
+        self.server: Server | None = None
+        self.upstream: ServerSide | None = None
+        self.dialing: asyncio.Task[None] | None = None
+        self.turn_around: asyncio.TimerHandle | None = None
+        self.must_dial = False
+        self.passed_over: Server | None = None
+        self.retries = 0
+        self.queue_position = 0
+        self.status = 0
+        self.is_stream = False
+        self.informational_responses = 0
+        self.tunnel: Tunnel | None = None
+        self.rules: StreamRules | None = None
+        self.stream: EventStream | None = None
+        self.started_at = client.received_at
+        self.head_at = now
+        self.dispatched_at = -1.0
+        self.connected_at = -1.0
+        self.response_at = -1.0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.response_letter = "N"
+        self.reason = ""
+        self.captured = NOTHING_CAPTURED
+
+    def __repr__(self) -> str:
+        where = f" at {self.server.name}" if self.server else ""
+        request = f"{self.head.method.decode()} {self.head.target!r}"
+        return f"<Exchange {request}, {phases.NAMES[self.phase]}{where}>"
+
+    # Phase and deadline.
+
+    def enter(self, phase: int, now: float, until: float = _NEVER) -> None:
+        """The next phase begins `now`; its deadline is `until` at the latest.
+
+        Raises IllegalTransition if the table does not have it, and changes nothing then.
+        """
+        if not phases.FOLLOWED_BY[self.phase] >> phase & 1:
+            raise phases.IllegalTransition(self.phase, phase)
+        self.phase = phase
+        deadline = now + self.limits[phase]
+        self.deadline = deadline if deadline <= until else until
+        self.saw_traffic = False
+        if phases.HAS_PROGRESS[phase]:
+            self._taken = self.bytes_in + self.bytes_out - self._unsent()
+
+    def _unsent(self) -> int:
+        """Bytes that were written to either side and that its kernel has not taken."""
+        unsent = self.client.unsent
+        return unsent if self.upstream is None else unsent + self.upstream.unsent
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadline; called a few times a second."""
+        phase = self.phase
+        if self.saw_traffic and phases.IS_IDLE[phase]:
+            self.saw_traffic = False
+            if phases.HAS_PROGRESS[phase]:
+                self._taken = self.bytes_in + self.bytes_out - self._unsent()
+        elif self.deadline > now:
+            return
+        elif not (phases.HAS_PROGRESS[phase] and self._made_progress()):
+            self._expired()
+            return
+        self.deadline = now + self.limits[phase]
+
+    def _made_progress(self) -> bool:
+        """True if a side that has not read all has read more than at the last look."""
+        unsent = self._unsent()
+        before, self._taken = self._taken, self.bytes_in + self.bytes_out - unsent
+        return unsent > 0 and self._taken > before
+
+    def _expired(self) -> None:
+        """The deadline of the present phase has passed."""
+        phase = self.phase
+        if phase == phases.QUEUE:
+            self.fail(QueueTimeout("every server was full for too long"))
+        elif phase == phases.DIAL:
+            self._stop_dialing()
+            self.server_failed(ConnectTimeout("the connection took too long"))
+        elif phase == phases.SEND:
+            refused = RequestRefused(408, "the request body took too long", "cH")
+            local_replies.refuse(self, refused)
+        elif phase in (phases.BLOCKED, phases.AWAIT):
+            self.server_failed(ResponseTimeout("no response head in time"))
+        else:
+            self._silent()
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase == phases.END
+
+    @property
+    def letter(self) -> str:
+        """The phase as the log has it."""
+        return phases.LETTERS[self.phase]
+
+    @property
+    def is_queued(self) -> bool:
+        """True while it waits for a free place on a server."""
+        return self.phase == phases.QUEUE
+
+    def waited(self) -> float:
+        """HAProxy's Tw in seconds: in the queue, and in attempts before. -1: not come so far."""
+        return self.dispatched_at - self.head_at if self.dispatched_at >= 0.0 else -1.0
+
+    @property
+    def is_request_read(self) -> bool:
+        """True once all of the request has been received."""
+        if self.upload is not None:
+            return self.upload.is_read
+        return not self.head.length or self.bytes_in > 0  # it came whole, or was not looked at
+
+    @property
+    def is_strict(self) -> bool:
+        """Only the server that its key is pinned to will do."""
+        return self.stuck is not None and self.stuck.rule.is_strict
+
+    @property
+    def may_keep_client(self) -> bool:
+        """True if the client's connection can go on behind an answer of our own."""
+        return self.head.keep_alive and self.is_request_read and self.context.keeps_clients
+
+    # ROUTE: the request's head has come.
+
+    def begin(self, rest: bytes, now: float) -> None:
         """Route and dispatch the request; `rest` is what has come of its body, and, if that is
         chunked, what is behind it. Raises RequestRefused."""
-        client, context, rare = self.client, self.context, head.rare
-        if context.recorder.captures:
-            self.captured = capture(head.forwarded)
-        if client.frontend.redirect is not None and not local_replies.came_by_tls(self):
-            local_replies.redirect(self, client.frontend.redirect)
+        if not admit(self, now):
             return
-        if (destination := client.frontend.router.route(head.host_name, head.target)) is None:
-            raise RequestRefused(404, "nothing is served here")
-        if rare is not None and client.frontend.pseudonym in b",".join(rare.via):
-            raise RequestRefused(508, "this request has been here before")
-        self.backend, self.is_logged, self.rules = destination
-        if head.method == b"TRACE" and not client.frontend.allows_trace:
-            raise RequestRefused(405, "TRACE is not served")
-        if head.length > context.most_in_body:
-            raise RequestRefused(413, "the request body is too large")
-        backend = self.backend
-        if head.cookies is not None and backend.affinity is not None:
-            self._read_cookie(backend.affinity, head, head.cookies)
-        identity, forwarded_host = client.identity, head.host
-        if client.is_trusted:
-            identity, forwarded_host = self._identity_from_proxy(head)
-        rates = context.request_rates
-        if rates is not None and (wait := rates.came(self.client_address, now)):
-            raise RequestRefused(429, "too many requests from this address", retry_after=wait)
-        if not head.request_id:
-            head.request_id = context.new_request_id()
-        if not head.trace_id and context.recorder.makes_traces:
-            start_trace(head, context.rng)
-        host, via = head.host or backend.host, client.frontend.via[head.minor_version]
-        self.request_head = build_request(head, host, identity, forwarded_host, via)
-        if self.rules is not None and self.rules.resumes and gets_chunks(head):
-            self.request_head = self.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
-        head.forwarded = b""  # a stream lasts for minutes, and needs it no more
-        if rare is not None and rare.hops_left == 0:
-            local_replies.as_final_recipient(self)
-            return
-        if (
-            head.length
-            and head.length == len(rest) <= context.most_for_retry
-            and (rare is None or not rare.expects_continue)
-        ):
-            self.request_head += rest  # all of it came at once, and a retry needs no more
-            self.bytes_in = len(rest)
-        elif head.length and not self._start_upload(head, rest):
+        head, backend = self.head, self.backend
+        assert backend is not None
+        if head.length and not self._start_upload(head, rest):
             return
         if backend.sticks is not None and self.pinned_to is None:
             self._stick(backend, now)
@@ -114,36 +277,22 @@ class Exchange(Retries, Relay):
         if self.upload is not None:
             self.upload.receive(data)
         else:
-            self.client.hold(data)
+            self.client.unread(data)
 
-    def _read_cookie(
-        self, affinity: CookieAffinity, head: RequestHead, cookies: list[bytes]
-    ) -> None:
-        self.cookie, head.cookies = affinity.extract(cookies)
-        if self.cookie is None:
-            return
-        if affinity.has_dates:
-            self.reading = affinity.read(self.cookie, self.context.seconds_since_1970())
-            self.pinned_to = self.reading.server
-        else:
-            self.pinned_to = affinity.server_for(self.cookie)
-
-    def _identity_from_proxy(self, head: RequestHead) -> tuple[bytes, bytes]:
-        """The client's identity and host, as the trusted proxy before us tells them."""
-        client = self.client
-        if head.rare is not None:
-            self.client_address = client.frontend.real_client(
-                head.rare.forwarded_for, client.address
-            )
-        identity, host = trusted_identity_fields(
-            head, client.address, self.client_address, client.via.scheme
-        )
-        if client.certificate and not (head.rare and tells_of_certificate(head.rare)):
-            identity = client.certificate + identity
-        return identity, host
+    @property
+    def behind(self) -> int:
+        """Bytes of the request's body that have come and are not parsed yet."""
+        return 0 if self.upload is None else self.upload.behind
 
     def _start_upload(self, head: RequestHead, rest: bytes) -> bool:
-        """A body that comes in parts, or is too long to be kept. False: it was refused."""
+        """Take the body, or what has come of it. False: it was refused."""
+        if head.length == len(rest) <= self.context.most_for_retry and (
+            head.rare is None or not head.rare.expects_continue
+        ):
+            self.request_head += rest  # all of it came at once, and a retry needs no more
+            self.bytes_in = len(rest)
+            return True
+        # It comes in parts, or is too long to be kept.
         self.upload = Upload(self, head)
         if rest:
             self.upload.receive(rest)
@@ -177,7 +326,7 @@ class Exchange(Retries, Relay):
         self.dialing = None
         self.dispatch(self.context.clock())
 
-    # Q: who takes it?
+    # QUEUE: a server takes it.
 
     def dispatch(self, now: float) -> None:
         backend = self.backend
@@ -205,7 +354,7 @@ class Exchange(Retries, Relay):
         assert self.backend is not None
         return self.backend.server_lost(self, now)
 
-    # C: a connection.
+    # DIAL: a connection.
 
     def _connect(self, backend: Backend, lease: Lease, now: float) -> None:
         self.lease = lease
@@ -223,7 +372,7 @@ class Exchange(Retries, Relay):
         self.enter(phases.DIAL, now, self._resume_due())
         self.dialing = self.context.tasks.spawn(self._dial(connections), name="dial")
 
-    async def _dial(self, connections: ServerConnections) -> None:
+    async def _dial(self, connections: ConnectionPool) -> None:
         try:
             peers = self._peers() if connections.tells_client else None
             connection = await connections.dial(peers)
@@ -239,15 +388,14 @@ class Exchange(Retries, Relay):
         self._send(connection, self.context.clock())
 
     def _peers(self) -> Peers:
-        """The client's connection, as one PROXY header tells it to the next."""
-        client = self.client
-        here = client.destination or client.transport.get_extra_info("sockname")
-        destination = (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
-        return Peers((client.address, client.port), destination)
+        """The client's connection, for a PROXY header."""
+        peer = self.peer
+        destination = peer.destination or self.client.local_address()
+        return Peers((peer.address, peer.port), destination)
 
-    # H: the request leaves; its response head is awaited.
+    # SEND, BLOCKED, AWAIT: the request leaves, and its response head is due.
 
-    def _send(self, connection: UpstreamConnection, now: float) -> None:
+    def _send(self, connection: ServerSide, now: float) -> None:
         self.upstream = connection
         upload = self.upload
         if upload is not None:
@@ -266,42 +414,287 @@ class Exchange(Retries, Relay):
         """The limit of a resumed stream's search, which bounds the phases of its attempts."""
         return float("inf") if self.stream is None else self.stream.due
 
-    # Deadlines, and leaving.
-
-    def sweep(self, now: float) -> None:
-        """Look at the deadline; called a few times a second."""
-        phase = self.phase
-        if self.saw_traffic and phases.IS_IDLE[phase]:
-            self.saw_traffic = False
-            if phases.HAS_PROGRESS[phase]:
-                self._taken = self.bytes_taken()
-        elif self.deadline > now:
-            return
-        elif not (phases.HAS_PROGRESS[phase] and self._made_progress()):
-            self._expired()
-            return
-        self.deadline = now + self.limits[phase]
-
-    def _made_progress(self) -> bool:
-        """True if either side has read some of what it had not at the last look."""
-        before, self._taken = self._taken, self.bytes_taken()
-        return self._taken > before
-
-    def _expired(self) -> None:
-        """The deadline of the present phase has passed."""
-        phase = self.phase
-        if phase == phases.QUEUE:
-            self.fail(QueueTimeout("every server was full for too long"))
-        elif phase == phases.DIAL:
-            self._stop_dialing()
-            self.server_failed(ConnectTimeout("the connection took too long"))
-        elif phase == phases.SEND:
-            refused = RequestRefused(408, "the request body took too long", "cH")
-            local_replies.refuse(self, refused)
-        elif phase in (phases.BLOCKED, phases.AWAIT):
-            self.server_failed(ResponseTimeout("no response head in time"))
+    def server_failed(self, error: ServerFailed) -> None:
+        """The server failed before its response head: retry, or give up (`retry.decide`)."""
+        now = self.context.clock()
+        server, backend = self.server, self.backend
+        assert server is not None
+        assert backend is not None
+        upstream, self.upstream = self.upstream, None
+        is_stale = False
+        if upstream is None:
+            server.counters.connect_errors += 1
         else:
-            self.relay_expired()
+            is_stale = upstream.is_reused and isinstance(error, ClosedBeforeResponse)
+            upstream.abort()
+        if not is_stale:
+            backend.failed(server, now, str(error))
+        if self.stream is not None:
+            self.stream.attempt_failed(error)
+            return
+        attempt = Attempt(
+            server,
+            is_stale,
+            can_repeat=self.head.can_repeat,
+            is_whole=self.upload is None or not self.upload.is_forgotten,
+            is_pinned=self.pinned_to is server,
+            is_strict=self.is_strict,
+            tried=self.tried,
+            passed_over=self.passed_over,
+            retries=self.retries,
+            most_retries=backend.retries,
+        )
+        decision = decide(error, attempt, backend.pool, now)
+        self.passed_over = decision.passed_over
+        if decision.action is Action.FAIL:
+            self.fail(error)
+            return
+        self.retries += 1
+        server.counters.retries += 1
+        self.must_dial = self.must_dial or is_stale
+        self.connected_at = -1.0
+        self.let_go_of_server()
+        if decision.action is Action.PAUSE:
+            self.enter(phases.PAUSE, now)
+            delay = min(self.context.timeouts.connect, _TURN_AROUND)
+            self.turn_around = self.context.loop.call_later(delay, self._turned_around)
+            return
+        if decision.action is Action.OTHER:
+            self.pinned_to = None
+            self.tried = decision.tried
+        self.dispatch(now)
+
+    def _turned_around(self) -> None:
+        self.turn_around = None
+        self.dispatch(self.context.clock())
+
+    def fail(self, error: ExchangeFailed) -> None:
+        """No server will answer it."""
+        if self.stream is not None:
+            self.stream.attempt_failed(error)
+        else:
+            local_replies.fail(self, error)
+
+    # The response's head.
+
+    def informational(self, head: ResponseHead) -> bool:
+        self.informational_responses += 1
+        if self.informational_responses > INFORMATIONAL_RESPONSES:
+            self.server_failed(BadResponse("too many informational responses"))
+            return False
+        self.head.can_repeat = False  # the server is at work, and the client knows
+        if self.upload is not None and head.status == 100:
+            self.upload.continued()
+        if self.stream is None:  # or it is within its response
+            self.bytes_out += self.client.send_informational(head)
+        return True
+
+    def response_head(self, upstream: ServerSide, head: ResponseHead, rest: bytes) -> None:
+        if self.stream is not None:  # the rest of a response that has begun
+            self.stream.response_head(upstream, head, rest)
+            return
+        request, upload = self.head, self.upload
+        self.status = status = head.status
+        if status == 101 and not (request.upgrade and head.upgrade.lower() == request.upgrade):
+            self.server_failed(BadResponse("101 without having been asked to switch protocols"))
+            return
+        now = self.context.clock()
+        backend, server = self.backend, self.server
+        assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
+        if self.response_at < 0.0:
+            self.response_at = now
+            if backend.sticks is not None:
+                news = backend.learn(self, server, head, now)
+                if news is not None:
+                    request.can_repeat = False  # it has executed it
+                    self.enter(phases.HELD, now)
+                    upstream.hold(news)
+                    return
+        if self.rules is not None:
+            self.stream = opened_stream(self, self.rules, head)
+        self.request_head = b""
+        if upload is not None:
+            upload.forget()
+        backend.answered(server, head, self.response_at - self.dispatched_at, now)
+        length = head.body_length(request.method)
+        block = forwarded_head(self, backend, server, head, length, now)
+        if status == 101:
+            self._open_tunnel(upstream, block, rest, now)
+        elif length != len(rest):
+            self._start_body(upstream, head, length, block, rest, now)
+        else:  # the common case: all of it came at once
+            block += rest
+            self.bytes_out += len(block)
+            self.client.send(block)
+            said = head.length
+            is_clean = length == said or (said == UNTIL_CLOSE and request.method != b"HEAD")
+            self._complete(upstream, now, is_clean)
+
+    def _start_body(
+        self,
+        upstream: ServerSide,
+        head: ResponseHead,
+        length: int,
+        block: bytes,
+        rest: bytes,
+        now: float,
+    ) -> None:
+        """`block` is the head for the client; the body has begun with `rest`, or comes later."""
+        if self.upload is not None and not self.upload.is_read and head.status >= 300:
+            self.upload.stop()
+        self.is_stream = length < 0 and head.is_event_stream
+        body: Body
+        body = self.client.body_for(length) if self.stream is None else self.stream.body
+        self.start_data(upstream, body, now)
+        problem = ""
+        if rest:
+            try:
+                block += body.feed(rest)
+            except InvalidBody as error:
+                problem = str(error)
+        self.bytes_out += len(block)
+        self.client.send(block)
+        if problem:
+            self._lose_server(problem)
+        elif body.is_done:
+            self._body_done(upstream, body, now)
+
+    def start_data(self, upstream: ServerSide, body: Body, now: float) -> None:
+        """The body of the response comes from `upstream`, until it is done."""
+        upstream.expect(body)
+        if self.client.is_writing_paused:
+            upstream.pause_reading()
+            self.enter(phases.DATA_SLOW, now)
+        else:
+            self.enter(phases.DATA, now)
+
+    # DATA: the response's body.
+
+    def response_data(self, upstream: ServerSide, body: Body, data: bytes) -> None:
+        """A chunk from the server leaves for the client: the path of every token."""
+        try:
+            passed = body.feed(data)
+        except InvalidBody as problem:
+            self._lose_server(str(problem))
+            return
+        self.saw_traffic = True
+        self.bytes_out += len(passed)
+        self.client.send_data(passed)
+        if body.is_done:
+            self._body_done(upstream, body, self.context.clock())
+
+    def response_ended(self, body: Body, error: Exception | None) -> None:
+        """The server's connection has gone; that may be the end of the body, or cut it."""
+        upstream, self.upstream = self.upstream, None
+        assert upstream is not None
+        try:
+            is_whole = self.stream is not None and self.stream.body.has_ended
+            if error is not None and not is_whole:
+                raise InvalidBody(str(error))
+            last = body.end()
+        except InvalidBody as problem:
+            self._lose_server(str(problem))
+            return
+        self.bytes_out += len(last)
+        self.client.send(last)
+        self._complete(upstream, self.context.clock(), False)
+
+    def _body_done(self, upstream: ServerSide, body: Body, now: float) -> None:
+        if self.stream is not None and self.stream.body.is_handed_over:
+            self._lose_server("it has handed over", "handed_over")
+        else:
+            self._complete(upstream, now, not body.excess)
+
+    def _lose_server(self, reason: str, outcome: str = "resumed") -> None:
+        """The server's part of the response has ended before the response did."""
+        if self.stream is None or not self.stream.server_lost(reason, outcome):
+            self.abort_client("SD", reason)
+
+    def let_go_of_server(self) -> None:
+        """Give back what is held of the present server."""
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.abort()
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
+
+    def client_is_slow(self) -> None:
+        """The client's write buffer is above its high-water mark: hold the server back.
+
+        Before the body there is little to hold back, and the server's timeout runs.
+        """
+        if self.phase == phases.DATA and self.upstream is not None:
+            self.upstream.pause_reading()
+            self.enter(phases.DATA_SLOW, self.context.clock())
+
+    def client_caught_up(self) -> None:
+        """The write buffer has drained."""
+        if self.phase == phases.FLUSH:
+            now, is_read = self.context.clock(), self.is_request_read
+            self.finish("--", now)
+            self.client.done(now, is_read)
+        elif self.phase == phases.DATA_SLOW and self.upstream is not None:
+            self.upstream.resume_reading()
+            self.enter(phases.DATA, self.context.clock())
+
+    def server_is_slow(self) -> None:
+        """The server's write buffer is above its high-water mark: hold the client back."""
+        self.client.pause_reading()
+        if self.phase == phases.SEND:
+            self.enter(phases.BLOCKED, self.context.clock())
+
+    def server_caught_up(self) -> None:
+        """The write buffer has drained."""
+        self.client.resume_reading()
+        if self.phase == phases.BLOCKED:
+            self.enter(phases.SEND, self.context.clock())
+
+    # FLUSH: the last bytes.
+
+    def _complete(self, upstream: ServerSide, now: float, is_clean: bool) -> None:
+        """The server is done. `is_clean`: its connection can serve another request.
+
+        It can't behind a body that was announced and must not come (HEAD, 304): that may come
+        late, and would then be the next client's response.
+        """
+        self.upstream = None
+        client = self.client
+        is_read = self.upload is None or self.upload.is_read
+        upstream.give_back(now, is_clean)
+        if client.is_writing_paused:
+            # A client that has much to read yet is waited for, and holds the lease. Up to the
+            # high-water mark the rest leaves without us: to wait for it would cost each request.
+            self.enter(phases.FLUSH, now)
+        else:
+            self.finish("--", now)
+            client.done(now, is_read)
+
+    def abort_client(self, termination: str, reason: str = "") -> None:
+        """Cut the response in a way that the client can see: never by a clean end."""
+        # A stream has noted how often it was resumed.
+        self.reason = "; ".join(filter(None, (self.reason, reason)))
+        self.finish(termination, self.context.clock())
+        self.client.abort_response()
+
+    def _silent(self) -> None:
+        """Silence for too long behind the response head."""
+        if self.phase == phases.FLUSH or self.client.is_writing_paused:
+            self.abort_client("c" + self.letter)
+        elif self.stream is None or not self.stream.server_lost("it was silent for too long"):
+            self.abort_client("sD")
+
+    # TUNNEL: after a 101.
+
+    def _open_tunnel(self, upstream: ServerSide, block: bytes, rest: bytes, now: float) -> None:
+        self.enter(phases.TUNNEL, now)
+        self.is_stream = True
+        self.bytes_out += len(block)
+        self.client.send(block)
+        self.tunnel = Tunnel(self, self.client, upstream)
+        self.tunnel.start(from_server=rest)
+
+    # Leaving.
 
     def client_left(self) -> None:
         """The client's connection has ended: so does the work for it, at once."""
@@ -312,8 +705,8 @@ class Exchange(Retries, Relay):
         if self.phase >= phases.DATA:
             self.abort_client("C" + self.letter)
         else:
-            self.client.exchange = None
             self.finish("C" + self.letter, self.context.clock())
+            self.client.left()
 
     def _detach(self, rules: StreamRules) -> None:
         """The server shall finish what it has begun, if it has got the whole request."""
@@ -322,8 +715,8 @@ class Exchange(Retries, Relay):
         if may_finish and upstream is not None and lease is not None:
             self.upstream = self.lease = None
             limit = rules.disconnect_timeout if rules.on_disconnect == "drain" else None
-            about = describe(self, self.context.clock())
-            Detached(self.context, upstream, lease, self.head.method, limit, about)
+            about = self.describe(self.context.clock())
+            Abandoned(self.context, upstream, lease, self.head.method, limit, about)
 
     def shut_down(self) -> None:
         """The balancer ends before this exchange does."""
@@ -343,7 +736,7 @@ class Exchange(Retries, Relay):
         status = error.status if isinstance(error, RequestRefused) else 400
         refused = RequestRefused(status, str(error), "PR" if self.phase == phases.ROUTE else "PD")
         if self.phase in (phases.DATA, phases.DATA_SLOW):
-            self.client.frontend.counters.refuse(status, refused.reason)
+            self.peer.frontend.counters.refuse(status, refused.reason)
             self.abort_client("PD", refused.reason)
         elif self.phase == phases.FLUSH:  # the whole response is on its way already
             assert self.upload is not None
@@ -368,7 +761,7 @@ class Exchange(Retries, Relay):
         lease, self.lease = self.lease, None
         if lease is not None:
             lease.release()
-        self.context.turn.exchange_ended(self, now, termination)
+        self.context.batch.exchange_ended(self, now, termination)
 
     def stop_waiting(self, now: float) -> None:
         if self.phase == phases.QUEUE:
@@ -380,3 +773,29 @@ class Exchange(Retries, Relay):
             self._stop_dialing()
         elif self.tunnel is not None:
             self.tunnel.detach()
+
+    # For the operator, and for checks that time out.
+
+    @property
+    def progress(self) -> tuple[float, int]:
+        said = 0 if self.stream is None else self.stream.said
+        return self.head_at, self.bytes_out - said
+
+    def describe(self, now: float) -> dict[str, Any]:
+        head, server, backend = self.head, self.server, self.backend
+        pinned = self.pinned_to is not None
+        is_tunnel = self.tunnel is not None
+        return {
+            "client": self.peer.log_name,
+            "frontend": self.peer.frontend.name,
+            "backend": backend.name if backend is not None else "",
+            "server": server.name if server is not None else None,
+            "kind": "tunnel" if is_tunnel else "stream" if self.is_stream else "request",
+            "phase": self.letter,
+            "seconds": round(now - self.head_at, 3),
+            "method": head.method.decode("latin-1"),
+            "target": head.target.partition(b"?")[0].decode("latin-1"),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "pinned_by": None if not pinned else "stick" if self.stuck is not None else "cookie",
+        }

@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.abandoned import Detached
+from hermes_lb.proxy.exchange import Exchange
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.ports import ServerSide
     from hermes_lb.proxy.resume import EventStream
 
 # Streams that leave in one turn of the loop, and seconds until the next ones: 2,000 a second. Each
@@ -35,10 +35,10 @@ async def move_streams(context: Context, pool: Pool, server: Server) -> None:
     left = {
         upstream: stream
         for upstream in context.upstreams
-        if upstream.home.server is server and (stream := _movable(upstream)) is not None
+        if upstream.server is server and (stream := _movable(upstream)) is not None
     }
     while left and not server.is_up:
-        context.turn.finish()
+        context.batch.flush()
         moved = 0
         for upstream, stream in list(left.items()):
             if moved == AT_ONCE or not _has_other(pool, server, context.clock()):
@@ -54,10 +54,10 @@ def _has_other(pool: Pool, server: Server, now: float) -> bool:
     return any(other is not server and other.can_take(now) for other in pool.servers)
 
 
-def _movable(upstream: UpstreamConnection) -> EventStream | None:
+def _movable(upstream: ServerSide) -> EventStream | None:
     """The stream in the middle of which it is, if another server can go on with that."""
-    exchange = upstream.exchange
-    if upstream.body is None or exchange is None or isinstance(exchange, Detached):
+    exchange = upstream.sink
+    if upstream.body is None or not isinstance(exchange, Exchange):
         return None
     stream = exchange.stream
     return stream if stream is not None and stream.can_go_on else None

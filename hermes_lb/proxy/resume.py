@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hermes_lb.backends.counters import RESUME_OUTCOMES
 from hermes_lb.errors import ConnectFailed, ConnectTimeout, Exhausted, NoServer, QueueTimeout
-from hermes_lb.http.sse import EventsBody, UnnumberedEventsBody, chunk
+from hermes_lb.http.sse import EventsBody, UnnumberedEventsBody
 from hermes_lb.proxy import phases
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from hermes_lb import config
     from hermes_lb.backends import Server
     from hermes_lb.errors import ExchangeFailed
-    from hermes_lb.http import RequestHead, ResponseHead
-    from hermes_lb.proxy.http1.upstream import UpstreamConnection
-    from hermes_lb.proxy.relay import Relay
+    from hermes_lb.http import ResponseHead
+    from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.ports import ServerSide
 
 #: What tells a server that its stream can be handed over.
 ACCEPTS_HANDOVER = b"X-Hermes-Handover: accept\r\n"
@@ -93,14 +93,14 @@ def stream_rules(route: config.Route) -> StreamRules | None:
     )
 
 
-def opened_stream(exchange: Relay, rules: StreamRules, head: ResponseHead) -> EventStream | None:
+def opened_stream(exchange: Exchange, rules: StreamRules, head: ResponseHead) -> EventStream | None:
     """The stream that `head` begins; None: its bytes pass as those of any other response.
 
     `exchange.request_head` still has the request's.
     """
     if head.status != 200 or head.length >= 0 or not _has_plain_events(head):
         return None
-    if not gets_chunks(exchange.head):
+    if not can_insert(exchange):
         return None
     path = _resume_path(head) if rules.resumes else b""
     if not path and rules.keep_alive is None:
@@ -137,7 +137,7 @@ class EventStream:
         "was_redispatched",
     )
 
-    def __init__(self, exchange: Relay, rules: StreamRules, length: int, path: bytes) -> None:
+    def __init__(self, exchange: Exchange, rules: StreamRules, length: int, path: bytes) -> None:
         self._exchange = exchange
         self._rules = rules
         self._path = path
@@ -312,7 +312,7 @@ class EventStream:
         counters.resume_outcomes[RESUME_OUTCOMES.index(outcome)] += 1
         self._outcome = ""
 
-    def response_head(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+    def response_head(self, upstream: ServerSide, head: ResponseHead, rest: bytes) -> None:
         """The answer to the request for the rest of the events."""
         exchange = self._exchange
         server, backend = exchange.server, exchange.backend
@@ -368,15 +368,15 @@ class EventStream:
     def _say(self, comment: bytes) -> None:
         exchange = self._exchange
         if self.body.is_whole and not exchange.client.is_writing_paused:
-            said = chunk(comment)
+            said = exchange.client.frame(comment)
             exchange.bytes_out += len(said)
             self.said += len(said)
-            exchange.context.send(exchange.client.transport, said)
+            exchange.client.send(said)
 
 
-def gets_chunks(request: RequestHead) -> bool:
-    """True if its client can: then comments can be put between events, and handovers left out."""
-    return request.minor_version == 1 and request.method != b"HEAD"
+def can_insert(exchange: Exchange) -> bool:
+    """True if comments can be put between the events for its client, and handovers left out."""
+    return exchange.client.can_insert and exchange.head.method != b"HEAD"
 
 
 def _has_plain_events(head: ResponseHead) -> bool:

@@ -1,117 +1,96 @@
-"""What may fail before the response head, and what becomes of the request then: the retry table.
+"""What becomes of a request whose server failed before the response head: the retry table.
 
-docs/life-of-a-request.md has it as a table.
+`decide` is pure. docs/life-of-a-request.md has its rules as a table.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
-from hermes_lb.errors import ClosedBeforeResponse, ConnectTimeout, Retry
-from hermes_lb.proxy import local_replies, phases
-from hermes_lb.proxy.state import ExchangeState
+from hermes_lb.errors import ConnectTimeout, Retry
 
 if TYPE_CHECKING:
-    from hermes_lb.backends import Server
-    from hermes_lb.errors import ExchangeFailed, ServerFailed
-    from hermes_lb.proxy.select import Backend
-
-# Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
-_TURN_AROUND = 1.0
+    from hermes_lb.backends import Pool, Server
+    from hermes_lb.errors import ServerFailed
 
 
-class Retries(ExchangeState):
-    """An exchange whose server has let it down, or that has none."""
+class Attempt(NamedTuple):
+    """An attempt that failed at `server`.
 
-    __slots__ = ()
+    - `is_stale`: a kept connection was found closed, which says nothing of the server's health.
+    - `can_repeat`: the request may be executed twice.
+    - `is_whole`: all of it can be sent again.
+    - `is_pinned`: its session lives at `server`. `is_strict`: and nowhere else will do.
+    - `tried`: servers that failed before. `passed_over`: the one of them that was only stale.
+    - `retries`, `most_retries`: so far, and allowed.
+    """
 
-    def server_failed(self, error: ServerFailed) -> None:
-        """The server let us down before its response head: retry, or give up (the retry table)."""
-        now = self.context.clock()
-        server, backend = self.server, self.backend
-        assert server is not None
-        assert backend is not None
-        upstream, self.upstream = self.upstream, None
-        is_stale = False
-        if upstream is None:
-            server.counters.connect_errors += 1
-        else:
-            # A kept connection that is found closed says nothing of the server's health.
-            is_stale = upstream.is_reused and isinstance(error, ClosedBeforeResponse)
-            upstream.abort()
-        if not is_stale:
-            backend.failed(server, now, str(error))
-        if self.stream is not None:
-            self.stream.attempt_failed(error)
-            return
-        may_repeat = error.retry is Retry.SAFE or (
-            error.retry is Retry.REPEATABLE_ONLY and self.head.can_repeat
-        )
-        is_whole = self.upload is None or not self.upload.is_forgotten
-        if may_repeat and is_whole and self.retries < backend.retries:
-            self._retry(error, server, backend, now, is_stale=is_stale)
-        else:
-            self.fail(error)
+    server: Server
+    is_stale: bool
+    can_repeat: bool
+    is_whole: bool
+    is_pinned: bool
+    is_strict: bool
+    tried: tuple[Server, ...]
+    passed_over: Server | None
+    retries: int
+    most_retries: int
 
-    def _retry(
-        self, error: ServerFailed, server: Server, backend: Backend, now: float, *, is_stale: bool
-    ) -> None:
-        """On another server, at once; a cookie's is left only for the last retry (HAProxy).
 
-        A server whose kept connection was stale may be restarting, so others are asked first. It
-        has refused nothing, though: when all others have been tried, it is asked again.
+class Action(Enum):
+    """What happens next."""
 
-        Where there is no other, the same one is tried again, after a while if it refused: it may be
-        restarting. A dial that timed out has waited long enough.
-        """
-        is_last = self.retries + 1 >= backend.retries
-        is_pinned = self.pinned_to is server
-        pool, tried = backend.pool, (*self.tried, server)
+    FAIL = "the client gets the error"
+    SAME = "the same choice again, at once: the session stays where it is pinned"
+    PAUSE = "the same server again, after a pause: it refused, and may be restarting"
+    OTHER = "another server, at once"
+
+
+class Decision(NamedTuple):
+    """`tried`, `passed_over`: as the next attempt has them."""
+
+    action: Action
+    tried: tuple[Server, ...]
+    passed_over: Server | None
+
+
+def decide(error: ServerFailed, attempt: Attempt, pool: Pool, now: float) -> Decision:
+    """Retry on another server; a pinned one is left only for the last retry (HAProxy).
+
+    A server whose kept connection was stale may be restarting, so others are asked first. It has
+    refused nothing, though: when all others have been tried, it is asked again.
+
+    Without another server the same one is tried again, after a pause if it refused. A dial that
+    timed out has waited long enough.
+    """
+    server, is_stale, is_pinned = attempt.server, attempt.is_stale, attempt.is_pinned
+    before = attempt.tried, attempt.passed_over
+    may_repeat = error.retry is Retry.SAFE or (
+        error.retry is Retry.REPEATABLE_ONLY and attempt.can_repeat
+    )
+    if not (may_repeat and attempt.is_whole and attempt.retries < attempt.most_retries):
+        return Decision(Action.FAIL, *before)
+    is_last = attempt.retries + 1 >= attempt.most_retries
+    tried, passed_over = (*attempt.tried, server), attempt.passed_over
+    others = pool.may_any_serve(tried, now)
+    if passed_over is not None and not others:
+        tried = tuple(other for other in tried if other is not passed_over)
+        passed_over = None
         others = pool.may_any_serve(tried, now)
-        if self.passed_over is not None and not others:
-            tried = tuple(other for other in tried if other is not self.passed_over)
-            self.passed_over = None
-            others = pool.may_any_serve(tried, now)
-        # One whose connection was only stale is better than those that are out for their failures.
-        others = others or (not is_stale and pool.can_wait(tried))
-        if is_pinned and self.is_strict:
-            others, is_last = False, False
-        stays = (
-            error.retry is Retry.SAFE
-            and server.may_serve(now)
-            and (server.is_lone or (is_pinned and not is_last))
-        )
-        if not (others or stays or is_stale):
-            self.fail(error)
-            return
-        self.retries += 1
-        server.counters.retries += 1
-        self.must_dial = self.must_dial or is_stale
-        self.connected_at = -1.0
-        lease, self.lease = self.lease, None
-        if lease is not None:
-            lease.release()
-        timed_out = isinstance(error, ConnectTimeout)
-        if (is_stale and (is_pinned or not others)) or (stays and timed_out):
-            self.dispatch(now)
-        elif stays:
-            self.enter(phases.PAUSE, now)
-            delay = min(self.context.timeouts.connect, _TURN_AROUND)
-            self.turn_around = self.context.loop.call_later(delay, self._turned_around)
-        else:
-            self.pinned_to = None
-            self.tried = tried
-            if is_stale:
-                self.passed_over = server
-            self.dispatch(now)
-
-    def _turned_around(self) -> None:
-        self.turn_around = None
-        self.dispatch(self.context.clock())
-
-    def fail(self, error: ExchangeFailed) -> None:
-        """No server will answer it."""
-        if self.stream is not None:
-            self.stream.attempt_failed(error)
-        else:
-            local_replies.fail(self, error)
+    # A server whose connection was only stale is better than those that are out for failures.
+    others = others or (not is_stale and pool.can_wait(tried))
+    if is_pinned and attempt.is_strict:
+        others, is_last = False, False
+    stays = (
+        error.retry is Retry.SAFE
+        and server.may_serve(now)
+        and (server.is_lone or (is_pinned and not is_last))
+    )
+    if not (others or stays or is_stale):
+        return Decision(Action.FAIL, attempt.tried, passed_over)
+    if (is_stale and (is_pinned or not others)) or (stays and isinstance(error, ConnectTimeout)):
+        return Decision(Action.SAME, attempt.tried, passed_over)
+    if stays:
+        return Decision(Action.PAUSE, attempt.tried, passed_over)
+    return Decision(Action.OTHER, tried, server if is_stale else passed_over)

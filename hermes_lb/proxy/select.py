@@ -10,7 +10,6 @@ from hermes_lb.backends import Pool
 from hermes_lb.backends.dialing import Dialer
 from hermes_lb.balancing import STRATEGIES, ConsistentHash, Keeper, Learner, LeastLoad
 from hermes_lb.errors import NoServer
-from hermes_lb.proxy.http1.connection_pool import ServerConnections
 from hermes_lb.proxy.moving import move_streams
 
 if TYPE_CHECKING:
@@ -22,19 +21,22 @@ if TYPE_CHECKING:
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.relay import Relay
+    from hermes_lb.proxy.ports import ConnectionPool, MakePool
 
 
 class Backend:
     """A pool of servers with what picks among them and the connections to them."""
 
-    def __init__(self, name: str, configured: config.Backend, context: Context) -> None:
+    def __init__(
+        self, name: str, configured: config.Backend, context: Context, make_pool: MakePool
+    ) -> None:
         """Raises ConfigError if a file that TLS to the servers needs can't be had."""
+        self._make_pool = make_pool
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
         self.pool = Pool(name, configured, rng=context.rng)
         self.pool.on_standstill = self.move_streams
-        self.connections: dict[Server, ServerConnections] = {}
+        self.connections: dict[Server, ConnectionPool] = {}
         self.log_names: dict[Server, str] = {}
         # Where keys live that nobody has to learn: the same on every balancer.
         self._ring = ConsistentHash(load_factor=0.0)
@@ -62,7 +64,7 @@ class Backend:
         self._by_name = {server.name: server for server in servers}
         for server in servers:
             if server not in self.connections:
-                self.connections[server] = ServerConnections(
+                self.connections[server] = self._make_pool(
                     server,
                     self._context,
                     keep=configured.keep_alive,
@@ -106,6 +108,15 @@ class Backend:
     @property
     def is_quiet(self) -> bool:
         return not (self.pool.in_flight or self.pool.waiting)
+
+    def answered(self, server: Server, head: ResponseHead, took: float, now: float) -> None:
+        """A response's head has come; `took`: seconds since the request was dispatched."""
+        if server.fails:
+            self.pool.answered(server)
+        if self.outliers is not None:
+            self.outliers.answered(server, head.status, now)
+        if self.learner is not None:
+            self.learner.answered(server, head, took, now)
 
     def failed(self, server: Server, now: float, because: str) -> None:
         """A failure of the server's, as nginx's `max_fails` counts it."""
@@ -156,7 +167,7 @@ class Backend:
         return server
 
     def learn(
-        self, exchange: Relay, server: Server, head: ResponseHead, now: float
+        self, exchange: Exchange, server: Server, head: ResponseHead, now: float
     ) -> Awaitable[object] | None:
         """A response tells whose session it is -> what is over when other balancers know it, who
         may be asked as soon as the client has the response; None: they do."""

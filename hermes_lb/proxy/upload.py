@@ -12,7 +12,7 @@ from hermes_lb.proxy import phases
 if TYPE_CHECKING:
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.ports import ServerSide
 
 
 class Upload:
@@ -63,21 +63,20 @@ class Upload:
         """Bytes that have come and are not parsed yet; `receive` goes on with them."""
         return 0 if self.is_read or self.is_stopped else self._body.behind
 
-    def is_sent(self, upstream: UpstreamConnection) -> bool:
-        """Asked when the response begins: has the whole body gone to the transport of `upstream`?
+    def is_sent(self, upstream: ServerSide) -> bool:
+        """Asked when the response begins: has the whole body been written?
 
         False for a body that the server has not asked for with a 100: it may have refused the
         expectation and then read the body, or not (RFC 9110 section 10.1.1).
         """
-        turn = self._exchange.context.turn
-        return self.is_read and self._was_asked_for and not turn.pending(upstream.transport)
+        return self.is_read and self._was_asked_for and not upstream.has_unwritten
 
     def receive(self, data: bytes) -> None:
         """Bytes from the client: of the body, or, behind its end, of the next request."""
         exchange = self._exchange
         client = exchange.client
         if self.is_read:
-            client.hold(data)
+            client.unread(data)
             return
         if self.is_stopped:
             client.discard(data)
@@ -98,17 +97,17 @@ class Upload:
                 self._kept_size += len(passed)
                 self._bound()
             if upstream is not None:
-                exchange.context.send(upstream.transport, passed)
+                upstream.send(passed)
         if body.is_done:
             self.is_read = True
             if body.excess:
-                client.put_back(body.excess)
+                client.unread_first(body.excess)
         if upstream is not None:
             self._moved()
         else:
             self.awaits_continue = False  # it has not waited for a 100
 
-    def start(self, upstream: UpstreamConnection, request_head: bytes) -> None:
+    def start(self, upstream: ServerSide, request_head: bytes) -> None:
         """Send the head, and what has come of the body, on a new connection."""
         exchange = self._exchange
         assert self._kept is not None
@@ -120,7 +119,7 @@ class Upload:
     def stop(self) -> None:
         """The server has answered before the end of the body, with an error."""
         self.is_stopped = True
-        self._exchange.client.start_discarding()
+        self._exchange.client.refuse_rest()
 
     def forget(self) -> None:
         """The response has begun: there will be no retry."""

@@ -83,7 +83,6 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         "_raw",
         "_records",
         "_tls",
-        "_version",
         "_waiting",
     )
 
@@ -97,7 +96,6 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._needs = 1  # bytes of it, before it is worth a look
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
-        self._version: str | None = None  # once the handshake is done
         self._records = Records()
         self._barren = 0  # records since the last one with data
         self._waiting: list[tuple[bytes, int]] = []  # parts that are still to be decrypted
@@ -142,7 +140,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         has_begun = self._hello is None or len(self._hello) > 0  # or it never said a word
         if has_begun and not self._is_open:
-            self._client.frontend.counters.tls_failures += 1
+            self._client.peer.frontend.counters.tls_failures += 1
         above, self._above = self._above, None
         above.connection_lost(error or self._error)
         self._tls = self._certificates = None
@@ -220,11 +218,12 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             return
         self._flush()
         self._is_open = True
-        self._version = sys.intern(tls.version() or "")
+        client.peer.tls_version = sys.intern(tls.version() or "")
         client.awaits = ""
         if self._certificates is not None and self._certificates.tells_of_clients:
-            client.certificate = certificate_fields(tls)
-            client.identity = client.certificate + client.identity
+            peer = client.peer
+            peer.certificate = certificate_fields(tls)
+            peer.identity = peer.certificate + peer.identity
         self._certificates = None
         if self._in.pending:  # the beginning of a record: OpenSSL reads no further than it must
             self._decrypt(self._records.split(self._in.read()))
@@ -366,8 +365,6 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "ssl_object":
             return self._tls
-        if name == "tls_version":  # it outlives the connection: the log asks last
-            return self._version
         return self._raw.get_extra_info(name, default)
 
 

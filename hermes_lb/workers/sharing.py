@@ -63,11 +63,11 @@ class Sharing:
             loop = asyncio.get_running_loop()
             self._peers = Peers(self._block, self._number, self._bells, loop)
             self._peers.set_rows(self._plane.pools, self._rows)
-            context.turn.before_requests = self._peers.look
+            context.batch.before_requests = self._peers.look
             context.share(self._clients, self._requests)
         else:
             context.share(None, None)
-            context.turn.before_requests = None
+            context.batch.before_requests = None
             self._peers.leave()
             self._peers = None
         self.publisher.is_alone = self.is_alone

@@ -19,9 +19,9 @@ from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1 import client as client_module
 from hermes_lb.proxy.http1.client import ClientConnection
+from hermes_lb.proxy.http1.tunnel_end import ClientEnd, ServerEnd
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from hermes_lb.proxy.resume import EventStream
-from hermes_lb.proxy.tunnel import _End
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,7 +155,7 @@ def _its_client(exchange: Any) -> Any:
 
 
 def _client_of_upstream(upstream: Any) -> Any:
-    return upstream.exchange.client if isinstance(upstream.exchange, Exchange) else None
+    return upstream.sink.client if isinstance(upstream.sink, Exchange) else None
 
 
 def _client_of_stream(stream: Any) -> Any:
@@ -163,7 +163,7 @@ def _client_of_stream(stream: Any) -> Any:
 
 
 def _client_of_tunnel(end: Any) -> Any:
-    return end._tunnel.client
+    return end._exchange.client
 
 
 def _named(name: str) -> Callable[..., str]:
@@ -175,7 +175,9 @@ def _by_error(name: str) -> Callable[..., str]:
 
 
 def _by_side(name: str) -> Callable[..., str]:
-    return lambda end, *_: f"tunnel: {name} of the {'client' if end._letter == 'C' else 'server'}"
+    return lambda end, *_: (
+        f"tunnel: {name} of the {'client' if isinstance(end, ClientEnd) else 'server'}"
+    )
 
 
 def _swept(client: ClientConnection, now: float) -> str:
@@ -198,7 +200,7 @@ ENTRIES = [
     Entry(ClientConnection, "pause_writing", _named("client slow"), _itself),
     Entry(ClientConnection, "resume_writing", _named("client caught up"), _itself),
     Entry(ClientConnection, "sweep", _swept, _itself, is_quiet=True),
-    Entry(ClientConnection, "wind_up", _named("frontend stopped"), _itself),
+    Entry(ClientConnection, "close_gracefully", _named("frontend stopped"), _itself),
     Entry(ClientConnection, "refuse", _named("refused"), _itself),
     Entry(ClientConnection, "reject", _named("rejected"), _itself),
     Entry(ClientConnection, "cut", _named("cut"), _itself),
@@ -218,7 +220,6 @@ ENTRIES = [
     Entry(EventStream, "_look_for_silence", _named("comment"), _client_of_stream, is_quiet=True),
     # What its server says.
     Entry(Exchange, "server_failed", _by_error("server failed"), _its_client),
-    Entry(Exchange, "response_begun", _named("response begun"), _its_client),
     Entry(Exchange, "informational", lambda _, head: f"informational {head.status}", _its_client),
     Entry(
         Exchange,
@@ -233,11 +234,16 @@ ENTRIES = [
     # Ends.
     Entry(Exchange, "shut_down", _named("shut down"), _its_client),
     # Tunnels.
-    Entry(_End, "data_received", _by_side("data"), _client_of_tunnel),
-    Entry(_End, "eof_received", _by_side("end"), _client_of_tunnel),
-    Entry(_End, "pause_writing", _by_side("slow"), _client_of_tunnel),
-    Entry(_End, "resume_writing", _by_side("caught up"), _client_of_tunnel),
-    Entry(_End, "connection_lost", _by_side("loss"), _client_of_tunnel),
+    Entry(ClientEnd, "data_received", _by_side("data"), _client_of_tunnel),
+    Entry(ClientEnd, "eof_received", _by_side("end"), _client_of_tunnel),
+    Entry(ClientEnd, "pause_writing", _by_side("slow"), _client_of_tunnel),
+    Entry(ClientEnd, "resume_writing", _by_side("caught up"), _client_of_tunnel),
+    Entry(ClientEnd, "connection_lost", _by_side("loss"), _client_of_tunnel),
+    Entry(ServerEnd, "data_received", _by_side("data"), _client_of_tunnel),
+    Entry(ServerEnd, "eof_received", _by_side("end"), _client_of_tunnel),
+    Entry(ServerEnd, "pause_writing", _by_side("slow"), _client_of_tunnel),
+    Entry(ServerEnd, "resume_writing", _by_side("caught up"), _client_of_tunnel),
+    Entry(ServerEnd, "connection_lost", _by_side("loss"), _client_of_tunnel),
 ]
 
 #: Called with `(exchange, termination, now)` at the one end of an exchange.

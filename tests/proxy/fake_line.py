@@ -213,6 +213,6 @@ class Line:
     async def passes(self, seconds: float) -> None:
         """Time passes, and then deadlines are looked at."""
         self._now += seconds
-        self.context.turn.finish()
+        self.context.batch.flush()
         self.connection.sweep(self._now)
         await turns()

@@ -9,7 +9,7 @@ from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 
-from hermes_lb.proxy.retry import Retries
+from hermes_lb.proxy.exchange import Exchange
 from tests.proxy.support import (
     WEBSOCKET,
     AtOrigin,
@@ -456,7 +456,7 @@ async def test_a_pinned_request_whose_dial_timed_out_is_tried_again_without_a_pa
 ) -> None:
     """As HAProxy does: only who refuses may be restarting."""
     pauses = Mock()
-    monkeypatch.setattr(Retries, "_turned_around", pauses)
+    monkeypatch.setattr(Exchange, "_turned_around", pauses)
     second = await stage.serving(answers(b"second"))
     lb = await stage.balancer(
         stage.black_hole(), second, backend={**COOKIE, "retries": 2}, timeouts={"connect": 0.2}

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from hermes_lb.proxy.retry import Retries
+from hermes_lb.proxy.exchange import Exchange
 from tests.proxy.support import (
     CHUNKED_POST,
     ENDLESS_POST,
@@ -517,7 +517,7 @@ async def test_a_lone_server_whose_dial_timed_out_is_tried_again_without_a_pause
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses = Mock()
-    monkeypatch.setattr(Retries, "_turned_around", pauses)
+    monkeypatch.setattr(Exchange, "_turned_around", pauses)
     lb = await stage.balancer(stage.black_hole(), backend={"retries": 2}, timeouts={"connect": 0.1})
     client = await stage.client(lb)
     await client.get()

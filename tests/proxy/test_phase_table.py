@@ -11,6 +11,7 @@ import pytest
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
+from hermes_lb.proxy.ports import Downstream, Entrance, Peer
 
 TIMEOUTS = PlainTimeouts(
     request_head=1.0, connect=2.0, client=3.0, server=4.0, tunnel=5.0, keep_alive=6.0, queue=7.0
@@ -20,14 +21,19 @@ ALL = range(len(phases.TABLE))
 name = phases.NAMES.__getitem__
 
 
-class Client:
-    """As much of a client's connection as an exchange needs to have deadlines."""
+class Client(Downstream):
+    """As much of a client's side as an exchange needs to have deadlines."""
+
+    __slots__ = ("peer", "received_at", "unread")
 
     def __init__(self) -> None:
-        self.context = SimpleNamespace(phase_limits=phases.limits(TIMEOUTS))
-        self.address = "192.0.2.1"
+        self.peer = Peer(Entrance(), b"http")
         self.received_at = NOW
-        self.unsent = 1000
+        self.unread = 1000
+
+    @property
+    def unsent(self) -> int:
+        return self.unread
 
 
 class Watched(Exchange):
@@ -40,8 +46,9 @@ class Watched(Exchange):
 
 
 def exchange_in(phase: int) -> Any:
-    head = SimpleNamespace(method=b"GET", target=b"/")
-    exchange: Any = Watched(Client(), head, NOW)  # type: ignore[arg-type]
+    head: Any = SimpleNamespace(method=b"GET", target=b"/")
+    context: Any = SimpleNamespace(phase_limits=phases.limits(TIMEOUTS))
+    exchange: Any = Watched(Client(), head, context, NOW)
     exchange.phase = phase
     exchange.expiries = 0
     return exchange
@@ -104,8 +111,8 @@ def test_traffic_restarts_an_idle_deadline_and_no_other(row: phases.Phase) -> No
 @pytest.mark.parametrize("row", phases.TABLE, ids=lambda row: row.name)
 def test_a_phase_that_waits_for_a_reader_lasts_while_that_reads(row: phases.Phase) -> None:
     exchange = exchange_in(row.number)
-    exchange._taken = exchange.bytes_taken()
-    exchange.client.unsent -= 1
+    exchange._taken = -exchange.client.unread
+    exchange.client.unread -= 1
     exchange.deadline = NOW - 1.0
     exchange.sweep(NOW)
     assert exchange.expiries == (0 if row.has_progress else 1)
@@ -115,7 +122,7 @@ def test_a_phase_that_waits_for_a_reader_lasts_while_that_reads(row: phases.Phas
 
 def test_what_was_read_before_a_phase_is_no_progress_in_it() -> None:
     exchange = exchange_in(phases.DATA)
-    exchange.client.unsent -= 1
+    exchange.client.unread -= 1
     exchange.enter(phases.DATA_SLOW, NOW)
     exchange.sweep(NOW + TIMEOUTS.client)
     assert exchange.expiries == 1
@@ -123,7 +130,7 @@ def test_what_was_read_before_a_phase_is_no_progress_in_it() -> None:
 
 def test_what_was_read_before_traffic_is_no_progress_behind_it() -> None:
     exchange = exchange_in(phases.TUNNEL)
-    exchange.client.unsent -= 1
+    exchange.client.unread -= 1
     exchange.saw_traffic = True
     exchange.sweep(NOW)
     exchange.sweep(NOW + TIMEOUTS.tunnel)
@@ -132,6 +139,6 @@ def test_what_was_read_before_traffic_is_no_progress_behind_it() -> None:
 
 def test_limits_of_before_a_reload_stay() -> None:
     exchange = exchange_in(phases.ROUTE)
-    exchange.client.context.phase_limits = [0.0] * len(phases.TABLE)
+    exchange.context.phase_limits = [0.0] * len(phases.TABLE)
     exchange.enter(phases.QUEUE, NOW)
     assert exchange.deadline == NOW + TIMEOUTS.queue

@@ -48,7 +48,7 @@ class World:
 
     def __init__(self, *clients: Swept) -> None:
         self.clients = clients
-        self.loop = self.turn = self
+        self.loop = self.batch = self
         self.timeouts = PlainTimeouts(*[60.0] * 7)
         self.soon: list[Any] = []
         self.later: list[Any] = []
@@ -59,7 +59,7 @@ class World:
     def set_wall_clock(self) -> None:
         pass
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         pass
 
     def call_soon(self, call: Any, *given: Any) -> None:

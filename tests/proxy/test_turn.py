@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hermes_lb.proxy import batch
-from hermes_lb.proxy.batch import Turn
+from hermes_lb.proxy.batch import IoBatch
 
 
 class Notes:
@@ -60,8 +60,8 @@ def loop() -> Notes:
 
 
 @pytest.fixture
-def turn(loop: Notes) -> Turn:
-    return Turn(loop)  # type: ignore[arg-type]
+def turn(loop: Notes) -> IoBatch:
+    return IoBatch(loop)  # type: ignore[arg-type]
 
 
 def end(loop: Notes) -> None:
@@ -70,7 +70,7 @@ def end(loop: Notes) -> None:
     callback()
 
 
-def test_nothing_is_done_before_the_end_of_the_turn(turn: Turn, loop: Notes) -> None:
+def test_nothing_is_done_before_the_end_of_the_turn(turn: IoBatch, loop: Notes) -> None:
     client, server, peer = Notes(), Notes(), Notes()
     turn.response_came(server, b"response")  # type: ignore[arg-type]
     turn.request_came(client, b"request")  # type: ignore[arg-type]
@@ -83,7 +83,9 @@ def test_nothing_is_done_before_the_end_of_the_turn(turn: Turn, loop: Notes) -> 
     assert loop.asked == []
 
 
-def test_the_stages_have_an_order(turn: Turn, loop: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stages_have_an_order(
+    turn: IoBatch, loop: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
 
     class Noted(Notes):
@@ -104,7 +106,7 @@ def test_the_stages_have_an_order(turn: Turn, loop: Notes, monkeypatch: pytest.M
     assert seen == ["request", "response", "write", "record"]
 
 
-def test_a_connection_keeps_the_order_of_its_bytes(turn: Turn, loop: Notes) -> None:
+def test_a_connection_keeps_the_order_of_its_bytes(turn: IoBatch, loop: Notes) -> None:
     peer = Notes()
     turn.send(peer, b"head")  # type: ignore[arg-type]
     turn.relay(peer, b"chunk")  # type: ignore[arg-type]
@@ -113,14 +115,14 @@ def test_a_connection_keeps_the_order_of_its_bytes(turn: Turn, loop: Notes) -> N
     assert peer.happened == [b"head", b"chunk", "closed"]
 
 
-def test_a_chunk_leaves_at_once_if_nothing_is_before_it(turn: Turn, loop: Notes) -> None:
+def test_a_chunk_leaves_at_once_if_nothing_is_before_it(turn: IoBatch, loop: Notes) -> None:
     peer = Notes()
     turn.relay(peer, b"token")  # type: ignore[arg-type]
     assert peer.happened == [b"token"]
     assert loop.asked == []
 
 
-def test_bulk_takes_all_that_was_before_it_along(turn: Turn) -> None:
+def test_bulk_takes_all_that_was_before_it_along(turn: IoBatch) -> None:
     first, second = Notes(), Notes()
     turn.send(first, b"small")  # type: ignore[arg-type]
     turn.send(second, bytes(100_000))  # type: ignore[arg-type]
@@ -128,7 +130,7 @@ def test_bulk_takes_all_that_was_before_it_along(turn: Turn) -> None:
     assert second.happened == [bytes(100_000)]
 
 
-def test_what_is_closed_gets_nothing_more(turn: Turn, loop: Notes) -> None:
+def test_what_is_closed_gets_nothing_more(turn: IoBatch, loop: Notes) -> None:
     peer = Notes()
     turn.send(peer, b"late")  # type: ignore[arg-type]
     peer.is_gone = True
@@ -138,7 +140,7 @@ def test_what_is_closed_gets_nothing_more(turn: Turn, loop: Notes) -> None:
 
 
 def test_a_bug_costs_one_connection(
-    turn: Turn, loop: Notes, caplog: pytest.LogCaptureFixture
+    turn: IoBatch, loop: Notes, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, sound = Notes(fails=True), Notes()
     broken_server, sound_server = Notes(fails=True), Notes()
@@ -160,7 +162,7 @@ def test_a_bug_costs_one_connection(
 
 
 async def test_it_ends_with_the_turn_of_a_real_loop() -> None:
-    turn, peer = Turn(asyncio.get_running_loop()), Notes()
+    turn, peer = IoBatch(asyncio.get_running_loop()), Notes()
     turn.send(peer, b"bytes")  # type: ignore[arg-type]
     assert peer.happened == []
     await asyncio.sleep(0)

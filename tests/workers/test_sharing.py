@@ -75,7 +75,7 @@ def test_who_is_alone_has_nobody_to_look_at(two: tuple[Worker, Worker]) -> None:
     one, _ = two
     assert one.sharing.is_alone
     assert one.pool.peers is None
-    assert one.plane.context.turn.before_requests is None
+    assert one.plane.context.batch.before_requests is None
     assert one.plane.counts.shared is None
 
 
@@ -135,7 +135,7 @@ async def test_who_is_alone_again_has_its_own_leases_and_no_others(
     assert new.pool.in_flight == 2
     assert new.part.loads[row] == 1
     assert not any(new.part.waiting)
-    assert new.plane.context.turn.before_requests is None
+    assert new.plane.context.batch.before_requests is None
     assert waiter.server == "a"
     waiter.leases[0].release()
     second.release()

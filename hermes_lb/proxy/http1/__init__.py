@@ -4,4 +4,5 @@ client           faces the client: bytes -> request heads
 intake           what a client sends that is no part of the present request
 upstream         faces the server: bytes -> response heads
 connection_pool  idle connections to a server, or a new one
+tunnel_end       one side of a tunnel
 """

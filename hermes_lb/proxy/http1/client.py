@@ -6,17 +6,21 @@ Requests that are pipelined wait here, as bytes, until the response before them 
 from __future__ import annotations
 
 import select
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.errors import RequestRefused
-from hermes_lb.http import identity_fields
+from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
+from hermes_lb.http.sse import chunk
 from hermes_lb.observe.record import record_refusal
 from hermes_lb.proxy import local_replies
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
-from hermes_lb.proxy.reply_texts import refusal
+from hermes_lb.proxy.http1.tunnel_end import ClientEnd
+from hermes_lb.proxy.local_replies import refusal
+from hermes_lb.proxy.ports import Connection, Downstream, Source
 from hermes_lb.transport.addresses import UNIX, plain_address
 from hermes_lb.transport.endpoint import FULL, SHARE
 from hermes_lb.transport.kernel import has_news, reset_when_closed
@@ -24,9 +28,11 @@ from hermes_lb.transport.kernel import has_news, reset_when_closed
 if TYPE_CHECKING:
     import asyncio
 
-    from hermes_lb.listen.frontend import Frontend
-    from hermes_lb.listen.listener import Listener
+    from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.local_replies import LocalReply
+    from hermes_lb.proxy.ports import Peer, TunnelEnd
+    from hermes_lb.proxy.tunnel import Tunnel
 
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
@@ -44,7 +50,7 @@ _GRACE = 0.5
 _FRESH = 1.0
 
 
-class ClientConnection(Intake):
+class ClientConnection(Intake, Connection, Downstream, Source):
     """One connection from a client.
 
     `deadline` is for the time between exchanges, which have their own. The sweep looks at both, and
@@ -52,43 +58,40 @@ class ClientConnection(Intake):
     """
 
     __slots__ = (
+        "_batch",
+        "_bind_number",
         "_has_served",
+        "_is_http11",
+        "_is_proxied",
+        "_may_keep",
         "_is_spared",
         "_is_counted",
         "_is_noted",
         "_searched",
         "_unsent",
-        "address",
         "awaits",
-        "certificate",
         "context",
         "deadline",
-        "destination",
         "exchange",
-        "frontend",
-        "identity",
         "is_closing",
-        "is_trusted",
-        "log_name",
-        "port",
+        "peer",
         "received_at",
-        "via",
     )
 
-    def __init__(self, frontend: Frontend, context: Context, via: Listener) -> None:
+    def __init__(
+        self, peer: Peer, context: Context, *, bind_number: int = 1, is_proxied: bool = False
+    ) -> None:
+        """`bind_number`: of the frontend's binds. `is_proxied`: a PROXY header comes first."""
         super().__init__()
-        self.frontend = frontend
+        self.peer = peer
         self.context = context
-        self.via = via
+        self._batch = context.batch
+        self._bind_number = bind_number
+        self._is_proxied = is_proxied
+        self._is_http11 = True
+        self._may_keep = False  # the head of the present response says so
         self.exchange: Exchange | None = None
         self.awaits = ""  # what has begun to come and must come first: TLS, a PROXY header
-        self.address = ""
-        self.port = 0
-        self.destination: tuple[str, int] | None = None  # by a PROXY header, if one said it
-        self.log_name = ""
-        self.identity = b""
-        self.certificate = b""  # what servers are told of it, if they are
-        self.is_trusted = False
         self.deadline = _NEVER
         self.received_at = 0.0  # the first byte of the head that is being received
         self.is_closing = False
@@ -101,7 +104,7 @@ class ClientConnection(Intake):
 
     def __repr__(self) -> str:
         state = "closing" if self.is_closing else repr(self.exchange) if self.exchange else "idle"
-        return f"<ClientConnection {self.address}:{self.port}, {state}>"
+        return f"<ClientConnection {self.peer.log_name}, {state}>"
 
     @property
     def is_idle(self) -> bool:
@@ -121,48 +124,52 @@ class ClientConnection(Intake):
         self.received_at = now = context.clock()
         self.deadline = now + context.timeouts.request_head
         context.clients.add(self)
-        counters = self.frontend.counters
+        counters = self.peer.frontend.counters
         counters.connections += 1
         counters.connections_total += 1
         if transport.get_extra_info("peername") is None:  # reset before it was accepted
             self.is_closing = True
             self.transport.abort()
-        elif self.via.bind.proxy_protocol:
-            self._is_named(*self.peer())  # until it has said who its client is
+        elif self._is_proxied:
+            self._is_named(*self.peer_name())  # until it has said who its client is
         else:
-            self.came_from(*self.peer())
-        context.gate.client_came()
+            self.came_from(*self.peer_name())
+        context.gate.acquire()
 
-    def peer(self) -> tuple[str, int]:
+    def peer_name(self) -> tuple[str, int]:
         """Address and port of the other end; of a unix socket, HAProxy's `unix:1`."""
         peer: Any = self.transport.get_extra_info("peername")
-        return (peer[0], peer[1]) if peer else (UNIX, self.via.number)
+        return (peer[0], peer[1]) if peer else (UNIX, self._bind_number)
 
     def came_from(self, address: str, port: int) -> None:
         """Whose connection it is, for the log, the limits, the strategies and the servers."""
         address = self._is_named(address, port)
-        self.identity = identity_fields(address, self.via.scheme)
-        self.is_trusted = self.frontend.trusts(address)
-        self._is_counted = not self.is_trusted and self.context.connection_counts.came(address)
-        if not (self.is_trusted or self._is_counted):
+        peer = self.peer
+        peer.identity = identity_fields(address, peer.scheme)
+        peer.is_trusted = peer.frontend.trusts(address)
+        self._is_counted = not peer.is_trusted and self.context.connection_counts.came(address)
+        if not (peer.is_trusted or self._is_counted):
             error = RequestRefused(429, "too many connections from this address", "PR")
-            if self.via.tls:  # nothing can be said before the handshake, which costs too much
+            if (
+                peer.scheme == b"https"
+            ):  # nothing can be said before the handshake, which costs too much
                 self.reject(error.reason)
             else:
                 self.refuse(error)
 
     def _is_named(self, address: str, port: int) -> str:
         """Who the log says that it is -> the plain address."""
-        self.address = address = plain_address(address)
-        self.port = port
-        self.log_name = f"{address}:{port}"
+        peer = self.peer
+        peer.address = address = plain_address(address)
+        peer.port = port
+        peer.log_name = f"{address}:{port}"
         return address
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
             self._is_noted = True
-            self.context.turn.request_came(self, data)
+            self._batch.request_came(self, data)
         else:
             exchange.receive(data)
         if len(data) > NEVER_BEHIND:
@@ -172,14 +179,12 @@ class ClientConnection(Intake):
     def unsent(self) -> int:
         """Bytes that were sent and that the kernel has not taken."""
         transport = self.transport
-        return transport.get_write_buffer_size() + self.context.turn.pending(transport)
+        return transport.get_write_buffer_size() + self._batch.pending(transport)
 
     @property
     def behind(self) -> int:
         exchange = self.exchange
-        if exchange is None or exchange.upload is None:
-            return 0
-        return exchange.upload.behind
+        return 0 if exchange is None else exchange.behind
 
     def go_on(self) -> None:
         if self.exchange is not None:
@@ -196,7 +201,7 @@ class ClientConnection(Intake):
 
     def _left(self) -> None:
         if self._is_noted:
-            self.context.turn.finish()
+            self._batch.flush()
         if self.exchange is not None:
             self.exchange.client_left()
             self._held = bytearray()  # what was to come behind it never will
@@ -218,6 +223,67 @@ class ClientConnection(Intake):
         elif self._held:
             self._next_pipelined()
 
+    # What the exchange calls.
+
+    @property
+    def can_insert(self) -> bool:
+        return self._is_http11
+
+    def local_address(self) -> tuple[str, int]:
+        here = self.transport.get_extra_info("sockname")
+        return (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
+
+    def body_for(self, length: int) -> Body:
+        return make_body(length, to_http11=self._is_http11)
+
+    def send_informational(self, head: ResponseHead) -> int:
+        if not self._is_http11:
+            return 0
+        block = build_response(head, head.forwarded, True, True, 0)
+        self._batch.send(self.transport, block)
+        return len(block)
+
+    def head(
+        self, head: ResponseHead, lines: bytes, added: bytes, length: int, may_keep: bool
+    ) -> bytes:
+        is_http11 = self._is_http11
+        self._may_keep = may_keep = may_keep and (is_http11 or length >= 0)
+        return build_response(head, lines, is_http11, may_keep, length, added)
+
+    def send(self, data: bytes) -> None:
+        self._batch.send(self.transport, data)
+
+    def send_data(self, data: bytes) -> None:
+        batch, transport = self._batch, self.transport
+        if batch.writes:
+            batch.send(transport, data)
+        elif not transport.is_closing():
+            transport.write(data)
+
+    def frame(self, payload: bytes) -> bytes:
+        return chunk(payload)
+
+    def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
+        self._may_keep = may_keep
+        context = self.context
+        block = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\nConnection: %b\r\n%b\r\n%b" % (
+            reply.status,
+            HTTPStatus(reply.status).phrase.encode("ascii"),
+            reply.fields,
+            len(reply.body),
+            b"keep-alive" if may_keep else b"close",
+            context.date(context.clock()),
+            b"" if reply.is_head else reply.body,
+        )
+        self._batch.send(self.transport, block)
+        return len(block)
+
+    def exchanges(self) -> tuple[Exchange, ...]:
+        return () if self.exchange is None else (self.exchange,)
+
+    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+        return ClientEnd(tunnel, self, self._batch, self.context.run_queue)
+
     # Request heads.
 
     def process(self, data: bytes) -> None:
@@ -232,9 +298,9 @@ class ClientConnection(Intake):
             if self._discards_left < 0:
                 self.transport.abort()
         elif self.is_writing_paused:  # it reads the answers that it has before it gets more
-            self.hold(data)
+            self.unread(data)
         elif self._held:
-            self.hold(data)
+            self.unread(data)
             self._start_held()
         else:
             self.received_at = now = self.context.clock()
@@ -277,35 +343,34 @@ class ClientConnection(Intake):
         except RequestRefused as error:
             self.refuse(error)
             return
-        if self.frontend.is_stopped:  # whatever the client says, this is the last one
+        self._is_http11 = head.minor_version == 1
+        if self.peer.frontend.is_stopped:  # whatever the client says, this is the last one
             head.keep_alive = False
         if rest is None:
             rest = self._take_body(head.length) if head.length else b""
         elif rest and 0 <= head.length < len(rest):
-            self.hold(rest[head.length :])
+            self.unread(rest[head.length :])
             rest = rest[: head.length]
-        self.frontend.counters.requests += 1
-        self.exchange = exchange = Exchange(self, head, now)
+        self.peer.frontend.counters.requests += 1
+        self.exchange = exchange = Exchange(self, head, context, now)
         try:
-            exchange.begin(head, rest, now)
+            exchange.begin(rest, now)
         except RequestRefused as error:
             local_replies.refuse(exchange, error)
             return
-        upload = exchange.upload
-        if upload is not None and exchange is self.exchange:
-            if self._held and not upload.is_read:
+        if exchange.upload is not None and exchange is self.exchange:
+            if self._held and not exchange.is_request_read:
                 exchange.receive(self._take(len(self._held)))
             if self.behind:
                 self.context.run_queue.put_off(self)
 
     # Ends.
 
-    def exchange_done(self, now: float, keep_alive: bool, is_read: bool) -> None:
-        """The response has left. `is_read`: so has all of the request, and we may go on."""
+    def done(self, now: float, is_read: bool) -> None:
         self.exchange = None
         context = self.context
-        is_last = self.frontend.is_stopped  # which nobody knew yet when the response began
-        if keep_alive and is_read and (context.keeps_clients or is_last):
+        is_last = self.peer.frontend.is_stopped  # perhaps since the response began
+        if self._may_keep and is_read and (context.keeps_clients or is_last):
             self.deadline = now + (_GRACE if is_last else context.timeouts.keep_alive)
             self._has_served = True
             self._is_spared = False
@@ -318,6 +383,14 @@ class ClientConnection(Intake):
         else:
             self.close(lingering=not is_read or bool(self._held))
 
+    def left(self) -> None:
+        self.exchange = None
+
+    def abort_response(self) -> None:
+        self.exchange = None
+        # Chunks and lengths show that something is missing. Without them only a reset does.
+        self.abort(reset=not self._is_http11)
+
     def _next_pipelined(self) -> None:
         is_free = self.exchange is None and not self.is_writing_paused
         if is_free and not self.is_closing and not self.transport.is_closing():
@@ -325,8 +398,8 @@ class ClientConnection(Intake):
             self.deadline = now + self.context.timeouts.request_head
             self._start_held()
 
-    def wind_up(self, now: float) -> None:
-        """Its frontend has stopped: what runs is the last, and what is about to come.
+    def close_gracefully(self, now: float) -> None:
+        """Idle connections may ask once more within `_GRACE`.
 
         nginx spares those who have not asked yet as well (`ngx_close_idle_connections`).
         """
@@ -337,10 +410,9 @@ class ClientConnection(Intake):
 
     def refuse(self, error: RequestRefused) -> None:
         """Answer a request that was not understood; its end is unknown, so this is the last."""
-        now = self.context.clock()
-        answer = refusal(error, self.context.date(now))
-        record_refusal(self, now, error, len(answer))
-        self.context.send(self.transport, answer)
+        record_refusal(
+            self, self.context.clock(), error, self.reply(refusal(error), may_keep=False)
+        )
         self.close(lingering=True)
 
     def reject(self, reason: str, termination: str = "PR") -> None:
@@ -352,10 +424,10 @@ class ClientConnection(Intake):
     def cut(self, reason: str) -> None:
         """End at once, for what the client does to its connection whatever it asks for."""
         if self._is_noted:
-            self.context.turn.finish()
+            self._batch.flush()
         error = RequestRefused(0, reason)
         if self.exchange is not None:
-            self.frontend.counters.refuse(error.status, reason)
+            self.peer.frontend.counters.refuse(error.status, reason)
             self.exchange.abort_client("P" + self.exchange.letter, reason)
             return
         if not self.is_closing:
@@ -372,15 +444,15 @@ class ClientConnection(Intake):
         now = self.context.clock()
         if lingering and self.transport.can_write_eof():
             self.deadline = now + _LINGER
-            self.start_discarding()
-            self.context.turn.write_all()
+            self.refuse_rest()
+            self._batch.write_all()
             try:
                 self.transport.write_eof()
             except OSError:  # asyncio's own loop, and a client that has gone while it was not read
                 self.transport.abort()
         else:
             self.deadline = now + self.context.timeouts.client
-            self.context.turn.close(self.transport)
+            self._batch.close(self.transport)
 
     def abort(self, *, reset: bool = False) -> None:
         """End at once, in a way that the client can't take for a clean end.
@@ -388,7 +460,7 @@ class ClientConnection(Intake):
         `reset`: by a TCP reset, for a response that only the end of the connection ends.
         """
         self.is_closing = True
-        self.context.turn.write_all()
+        self._batch.write_all()
         if reset:
             reset_when_closed(self.transport)
         self.transport.abort()
@@ -399,10 +471,10 @@ class ClientConnection(Intake):
         self.deadline = _NEVER
         if self in self.context.clients:
             self.context.clients.remove(self)
-            self.frontend.counters.connections -= 1
+            self.peer.frontend.counters.connections -= 1
             if self._is_counted:
-                self.context.connection_counts.gone(self.address)
-            self.context.gate.client_gone()
+                self.context.connection_counts.gone(self.peer.address)
+            self.context.gate.release()
             self.context.connection_gone()
 
     # Deadlines.
@@ -428,7 +500,7 @@ class ClientConnection(Intake):
 
     def _expire(self, now: float) -> None:
         unsent = self.unsent
-        if unsent < self._unsent:  # slow, but it reads
+        if 0 < unsent < self._unsent:  # slow, but it reads
             self._unsent = unsent
             self.deadline = now + self.context.timeouts.client
         elif self.is_closing:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.backends.dialing import in_words
 from hermes_lb.errors import EXHAUSTION, ConnectFailed, Exhausted
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
+from hermes_lb.proxy.ports import ConnectionPool
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 FRESH = 1.0
 
 
-class ServerConnections:
+class ServerConnections(ConnectionPool):
     """The idle connections to one server, last used last.
 
     `keep`: how many at most. If the dialer tells the server whose a connection is, it is nobody

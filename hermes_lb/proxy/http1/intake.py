@@ -29,13 +29,13 @@ class Intake(Endpoint):
         self._held = bytearray()  # a head that is not complete, or requests behind this one
         self._discards_left = 0
 
-    def hold(self, data: bytes) -> None:
+    def unread(self, data: bytes) -> None:
         """Bytes behind the request that is being served."""
         self._held += data
         if len(self._held) > _MOST_HELD:
             self.pause_reading(FULL)
 
-    def put_back(self, data: bytes) -> None:
+    def unread_first(self, data: bytes) -> None:
         """Bytes that were taken for a part of the body, and are behind its end."""
         self._held[:0] = data
         if len(self._held) > _MOST_HELD:
@@ -69,7 +69,7 @@ class Intake(Endpoint):
         self.resume_reading(FULL)
         return held
 
-    def start_discarding(self) -> None:
+    def refuse_rest(self) -> None:
         """What else the client sends of its request is read and thrown away, within bounds."""
         self._discards_left = _MOST_DISCARDED
         self.resume_reading(PEER | FULL)

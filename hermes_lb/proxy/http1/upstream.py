@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 import ssl
+import sys
 from typing import TYPE_CHECKING, cast
 
 from hermes_lb.backends.dialing import in_words
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, InvalidResponse
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.response import STRAY_LINE
+from hermes_lb.proxy.http1.tunnel_end import ServerEnd
+from hermes_lb.proxy.ports import ServerSide, Source
 from hermes_lb.transport.endpoint import SHARE, VERDICT, Endpoint
 from hermes_lb.transport.kernel import duplicate, received
 
@@ -20,11 +24,14 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends.dialing import ServerDialer, Tls
     from hermes_lb.http import Body
-    from hermes_lb.proxy.abandoned import Detached
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.http1.connection_pool import ServerConnections
+    from hermes_lb.proxy.ports import ResponseSink, TunnelEnd
+    from hermes_lb.proxy.tunnel import Tunnel
     from hermes_lb.proxy.upload import Upload
+
+# `tcpi_last_data_recv` of `struct tcp_info` (linux/tcp.h), in milliseconds.
+_LAST_DATA = slice(52, 56)
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -32,7 +39,7 @@ _HEAD_END = b"\r\n\r\n"
 _NOTHING = frozenset((b"", STRAY_LINE[:1], STRAY_LINE))
 
 
-class UpstreamConnection(Endpoint):
+class UpstreamConnection(Endpoint, ServerSide, Source):
     """One connection to a server; it serves one exchange at a time, or is idle."""
 
     __slots__ = (
@@ -47,23 +54,26 @@ class UpstreamConnection(Endpoint):
         "_tls",
         "body",
         "dialer",
-        "exchange",
         "home",
         "idle_since",
         "is_early",
         "is_lost",
         "is_reused",
         "keep_alive",
-        "seen",
+        "_is_tunnel",
+        "_seen",
+        "server",
+        "sink",
         "upload",
     )
 
     def __init__(self, home: ServerConnections, context: Context, dialer: ServerDialer) -> None:
         super().__init__()
         self.home = home
+        self.server = home.server
         self.dialer = dialer  # who made it
         self._context = context
-        self.exchange: Exchange | Detached | None = None
+        self.sink: ResponseSink | None = None
         self.body: Body | None = None  # of the response, once its head has come
         self.keep_alive = True  # what the response head said
         self.idle_since = 0.0
@@ -71,7 +81,8 @@ class UpstreamConnection(Endpoint):
         self.is_reused = False
         self.upload: Upload | None = None  # of the request, if its body is more than one piece
         self.is_early = False  # the response began before all of the request had been sent
-        self.seen: tuple[tuple[float, int], float] | None = None  # of `liveness`, where it looks
+        self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
+        self._is_tunnel = False
         self._is_noted = False  # bytes of a head wait for the end of the turn
         self._more = b""  # those that came behind them in the same turn
         self._is_held = False  # a response head, which is in `_pending` with all behind it
@@ -82,8 +93,8 @@ class UpstreamConnection(Endpoint):
         self._duplicate = -1  # of the descriptor, while an upload goes on over TLS
 
     def __repr__(self) -> str:
-        state = f"serves {self.exchange!r}" if self.exchange else "idle"
-        return f"<UpstreamConnection to {self.home.server.name}, {state}>"
+        state = f"serves {self.sink!r}" if self.sink else "idle"
+        return f"<UpstreamConnection to {self.server.name}, {state}>"
 
     # What the event loop calls.
 
@@ -92,14 +103,14 @@ class UpstreamConnection(Endpoint):
         self._tls = transport.get_extra_info("ssl_object")
 
     def data_received(self, data: bytes) -> None:
-        exchange = self.exchange
-        if exchange is None:
+        sink = self.sink
+        if sink is None:
             # Bytes that nobody asked for: whatever they are, they belong to no request.
             self.home.forget(self)
             self.transport.abort()
         else:
             if self.body is not None:
-                exchange.response_data(self, self.body, data)
+                sink.response_data(self, self.body, data)
             elif self._is_noted:
                 self._more += data
             else:
@@ -111,7 +122,7 @@ class UpstreamConnection(Endpoint):
                         self.transport.get_write_buffer_size() > 0
                     )
                 self._is_noted = True
-                self._context.turn.response_came(self, data)
+                self._context.batch.response_came(self, data)
             if len(data) > NEVER_BEHIND:
                 self._context.run_queue.received(self, len(data))
 
@@ -119,17 +130,17 @@ class UpstreamConnection(Endpoint):
     def unsent(self) -> int:
         """Bytes that were sent and that the kernel has not taken."""
         transport = self.transport
-        return transport.get_write_buffer_size() + self._context.turn.pending(transport)
+        return transport.get_write_buffer_size() + self._context.batch.pending(transport)
 
     @property
     def behind(self) -> int:
-        if self.body is None or self.exchange is None:
+        if self.body is None or self.sink is None:
             return 0
         return self.body.behind
 
     def go_on(self) -> None:
-        if self.body is not None and self.exchange is not None:
-            self.exchange.response_data(self, self.body, b"")
+        if self.body is not None and self.sink is not None:
+            self.sink.response_data(self, self.body, b"")
         if self._ended_by and not self.behind:
             self._ended(self._ended_by[0])
 
@@ -140,15 +151,15 @@ class UpstreamConnection(Endpoint):
         alone, but asyncio's own loop calls this.
         """
         if self._is_noted:
-            self._context.turn.finish()
+            self._context.batch.flush()
         self._ended(self._cut(self._tls) if self._tls is not None else None)
         self.transport.abort()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._is_noted:
-            self._context.turn.finish()
-        if error is not None and self.exchange is not None:
+            self._context.batch.flush()
+        if error is not None and self.sink is not None:
             self._read_what_is_left()
         self._upload_over()
         self.is_lost = True
@@ -173,8 +184,8 @@ class UpstreamConnection(Endpoint):
         for data in left:
             self.data_received(data)
             if self._is_noted:
-                self._context.turn.finish()
-            if self.exchange is None or self.behind or self._paused_by & ~SHARE:
+                self._context.batch.flush()
+            if self.sink is None or self.behind or self._paused_by & ~SHARE:
                 return
 
     @staticmethod
@@ -193,36 +204,36 @@ class UpstreamConnection(Endpoint):
         if self._is_held or self.behind:
             self._ended_by.append(error)
             return
-        exchange, self.exchange = self.exchange, None
-        name = self.home.server.name
-        if exchange is None:
+        sink, self.sink = self.sink, None
+        name = self.server.name
+        if sink is None:
             self.home.forget(self)
         elif self.body is not None:
-            exchange.response_ended(self.body, error)
+            sink.response_ended(self.body, error)
         elif self._pending not in _NOTHING:
-            exchange.server_failed(ClosedInHead(f"{name} closed in the middle of a response head"))
+            sink.server_failed(ClosedInHead(f"{name} closed in the middle of a response head"))
         else:
             why = f": {in_words(error)}" if isinstance(error, ssl.SSLError) else ""
-            exchange.server_failed(ClosedBeforeResponse(f"{name} closed without a response{why}"))
+            sink.server_failed(ClosedBeforeResponse(f"{name} closed without a response{why}"))
 
     def pause_writing(self) -> None:
         self.is_writing_paused = True
-        if self.exchange is not None:
-            self.exchange.server_is_slow()
+        if self.sink is not None:
+            self.sink.server_is_slow()
 
     def resume_writing(self) -> None:
         self.is_writing_paused = False
-        if self.exchange is not None:
-            self.exchange.server_caught_up()
+        if self.sink is not None:
+            self.sink.server_caught_up()
 
     # What the exchange calls.
 
-    def send_request(self, exchange: Exchange, data: bytes, upload: Upload | None = None) -> None:
-        """Start to serve `exchange`: its head, and what has come of its body.
+    def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
+        """Start to serve `sink`: its head, and what has come of its body.
 
         `upload` sends the rest of that.
         """
-        self.exchange = exchange
+        self.sink = sink
         self.body = None
         if upload is not None:
             self.upload = upload
@@ -230,6 +241,42 @@ class UpstreamConnection(Endpoint):
                 # Above TLS the descriptor is closed before `connection_lost` can read.
                 self._duplicate = duplicate(self.transport)
         self._context.send(self.transport, data)
+
+    def send(self, data: bytes) -> None:
+        self._context.send(self.transport, data)
+
+    def expect(self, body: Body) -> None:
+        self.body = body
+
+    def pass_to(self, sink: ResponseSink) -> None:
+        self.sink = sink
+
+    @property
+    def has_unwritten(self) -> bool:
+        return self._context.batch.pending(self.transport) > 0
+
+    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+        self._is_tunnel = True
+        return ServerEnd(tunnel, self, self._context.batch, self._context.run_queue)
+
+    def silence(self, now: float) -> float | None:
+        """The kernel knows when the last bytes came by TCP. Of a Unix socket it does not, so the
+        progress of the exchange is compared with that of the last look; the first look counts as
+        progress.
+        """
+        sink = self.sink
+        if sink is None or self.transport.is_closing():
+            return None
+        if self.body is None and not self._is_tunnel:
+            return None
+        sock = self.transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.stop)
+            return int.from_bytes(info[_LAST_DATA], sys.byteorder) / 1000.0
+        progress = sink.progress
+        if self._seen is None or self._seen[0] != progress:
+            self._seen = progress, now
+        return now - self._seen[1]
 
     def has_news(self) -> bool:
         """True if something of an idle connection is here that the loop has not told yet.
@@ -269,12 +316,12 @@ class UpstreamConnection(Endpoint):
                 self._ended(self._ended_by[0])
             raise
         self._is_held = False
-        if self.exchange is None:  # it has ended in the meantime
+        if self.sink is None:  # it has ended in the meantime
             self.home.forget(self)
             return
         self.resume_reading(VERDICT)
         self._is_noted = True
-        self._context.turn.response_came(self, b"")
+        self._context.batch.response_came(self, b"")
 
     def give_back(self, now: float, is_clean: bool) -> None:
         """The exchange is over. `is_clean`: both messages ended exactly where they should.
@@ -282,7 +329,7 @@ class UpstreamConnection(Endpoint):
         A server that answered early may take what it has not read for the next request. nginx asks
         for the same (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
         """
-        self.exchange = None
+        self.sink = None
         self.body = None
         if self.upload is not None:
             self._upload_over()
@@ -299,7 +346,7 @@ class UpstreamConnection(Endpoint):
 
     def abort(self) -> None:
         """End the exchange on this side at once: the server sees its client leave."""
-        self.exchange = None
+        self.sink = None
         self._upload_over()
         self.transport.abort()
 
@@ -320,13 +367,13 @@ class UpstreamConnection(Endpoint):
         if self._more:
             data += self._more
             self._more = b""
-        exchange = self.exchange
-        if exchange is None:  # it has ended in the meantime
+        sink = self.sink
+        if sink is None:  # it has ended in the meantime
             self.home.forget(self)
             self.transport.abort()
             return
         if self.body is not None:  # what came before was its response head
-            exchange.response_data(self, self.body, data)
+            sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
             return
         if self._pending:
@@ -335,18 +382,18 @@ class UpstreamConnection(Endpoint):
         if self._is_held:
             self._pending = data
             return
-        self._process_heads(exchange, data)
+        self._process_heads(sink, data)
         if len(data) > NEVER_BEHIND and self.behind:
             self._context.run_queue.put_off(self)
         elif self._ended_by and not self._is_held:
             self._ended(self._ended_by[0])
 
-    def _process_heads(self, exchange: Exchange | Detached, data: bytes) -> None:
+    def _process_heads(self, sink: ResponseSink, data: bytes) -> None:
         context = self._context
         while data:
             end = data.find(_HEAD_END) + 4
             if not 4 <= end <= context.most_in_head:
-                self._wait_for_more(exchange, data)
+                self._wait_for_more(sink, data)
                 return
             rest = b""
             if end != len(data):
@@ -354,23 +401,21 @@ class UpstreamConnection(Endpoint):
             try:
                 head = context.response_parser.parse(data)
             except InvalidResponse as problem:
-                exchange.server_failed(BadResponse(f"{self.home.server.name}: {problem}"))
+                sink.server_failed(BadResponse(f"{self.server.name}: {problem}"))
                 return
             self.keep_alive = head.keep_alive
             if head.status >= 200 or head.status == 101:
-                exchange.response_head(self, head, rest)
+                sink.response_head(self, head, rest)
                 if self._is_held:
                     self._pending = data + rest
                 return
-            if not exchange.informational(head):
+            if not sink.informational(head):
                 return
             data = rest
 
-    def _wait_for_more(self, exchange: Exchange | Detached, data: bytes) -> None:
+    def _wait_for_more(self, sink: ResponseSink, data: bytes) -> None:
         """A head that is not complete."""
         if len(data) > self._context.most_in_head:
-            exchange.server_failed(BadResponse("the response head is too large"))
+            sink.server_failed(BadResponse("the response head is too large"))
         else:
             self._pending = data
-            if data not in _NOTHING:
-                exchange.response_begun()

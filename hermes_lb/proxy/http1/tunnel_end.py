@@ -1,0 +1,140 @@
+"""One side of a tunnel on a connection of its own: raw bytes, without HTTP.
+
+The transport gets a new protocol, so a frame costs one callback and one write, and the HTTP
+protocols need no branch for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from hermes_lb.proxy.ports import TunnelEnd
+from hermes_lb.transport.run_queue import LARGE_READ
+
+if TYPE_CHECKING:
+    from hermes_lb.proxy.batch import IoBatch
+    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
+    from hermes_lb.proxy.tunnel import Tunnel
+    from hermes_lb.transport.run_queue import RunQueue
+
+
+class _RawEnd(asyncio.Protocol, TunnelEnd):
+    """What both sides have in common."""
+
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        side: ClientConnection | UpstreamConnection,
+        batch: IoBatch,
+        run_queue: RunQueue,
+    ) -> None:
+        self._tunnel = tunnel
+        self._exchange = tunnel.exchange
+        self._side = side
+        self._transport = side.transport
+        self._batch = batch
+        self._run_queue = run_queue
+        self._other: TunnelEnd = cast("TunnelEnd", None)
+        self.has_ended = False
+
+    # What the event loop calls.
+
+    def _pass_on(self, data: bytes) -> None:
+        self._exchange.saw_traffic = True
+        self._other.write(data)
+        if len(data) >= LARGE_READ:
+            self._run_queue.put_off(self._side)
+
+    def eof_received(self) -> bool:
+        self.has_ended = True
+        return self._tunnel.half_closed(self, self._other)
+
+    def pause_writing(self) -> None:
+        self._side.is_writing_paused = True
+        self._other.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._side.is_writing_paused = False
+        self._other.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._tunnel.lost(self, error)
+        self._forget(error)
+        del self._tunnel, self._exchange, self._other  # each refers to the others
+
+    def _forget(self, error: Exception | None) -> None:
+        raise NotImplementedError
+
+    # What the tunnel and the other end call.
+
+    def start(self, other: TunnelEnd, first: bytes) -> None:
+        self._other = other
+        self._transport.set_protocol(self)
+        self._side.resume_reading()
+        if self._side.is_writing_paused:
+            other.pause_reading()
+        if first:
+            self.data_received(first)
+
+    def write(self, data: bytes) -> None:
+        self._batch.relay(self._transport, data)
+
+    def can_half_close(self) -> bool:
+        return self._transport.can_write_eof()
+
+    def write_eof(self) -> None:
+        self._batch.write_all()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def pause_reading(self) -> None:
+        self._side.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._side.resume_reading()
+
+
+class ClientEnd(_RawEnd):
+    """The client's side; `start` passes on what the client has sent behind its request."""
+
+    _side: ClientConnection
+
+    def start(self, other: TunnelEnd, first: bytes) -> None:
+        super().start(other, self._side.take_held())
+
+    def data_received(self, data: bytes) -> None:
+        self._exchange.bytes_in += len(data)
+        self._pass_on(data)
+
+    def close(self, patience: float) -> None:
+        """The connection waits for the client as for any other."""
+        self._side.exchange = None
+        self._side.close()
+
+    def _forget(self, error: Exception | None) -> None:
+        self._side.forget()
+
+
+class ServerEnd(_RawEnd):
+    """The server's side."""
+
+    _side: UpstreamConnection
+    _patience: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self._exchange.bytes_out += len(data)
+        self._pass_on(data)
+
+    def close(self, patience: float) -> None:
+        self._side.sink = None
+        self._batch.close(self._transport)
+        loop = self._exchange.context.loop
+        self._patience = loop.call_later(patience, self._transport.abort)
+
+    def _forget(self, error: Exception | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._side.connection_lost(error)
