@@ -1,7 +1,7 @@
 # Two commands need nothing prepared but Python 3.11 or newer, python3-venv and make:
 #   make demo    the whole system on this machine; ARGS=--once shows it and ends
 #   make test    all tests; ARGS="-k cookie" some of them; PYTHON=python3.13 on another Python
-# Also: make check (format, lint, types, layers, unit tests), make format, make bench, make clean;
+# Also: make check (format, lint, types, layers, words, unit tests), make format, make bench, make clean;
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
 #   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
 #   make chaos-streams    streams that go on while workers, Redis and the balancer are killed
@@ -36,6 +36,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tests.language
 	$(BIN)/python -m pytest -q -n auto $(PURE_TESTS)
 
 format: $(VENV)/.installed-dev

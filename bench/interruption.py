@@ -6,7 +6,7 @@ import signal
 
 
 def sigterm_is_ctrl_c() -> None:
-    """From now on SIGTERM raises what SIGINT does.
+    """Let SIGTERM raise what SIGINT does.
 
     By way of SIGINT, because an event loop that runs has its own way to take that one. A shell has
     the jobs of a script ignore SIGINT: it is taken up again, or neither would end anything.

@@ -41,7 +41,7 @@ class _Sampled(HermesLb):
     def __init__(self, sampler: str, stacks: Path, seconds: int, options: list[str]) -> None:
         self._command = [sampler, "record", "--format", "raw", "--output", str(stacks)]
         self._command += ["--subprocesses", "--rate", str(_SAMPLES_PER_SECOND)]
-        # Longer than any case: py-spy ends with the balancer, or is told to.
+        # Longer than any case: py-spy ends with the balancer, or by a signal.
         self._command += ["--duration", str(seconds + 60)]
         self._command += options
 

@@ -20,10 +20,10 @@ _PIECE = 64 * 1024  # bytes of a large body that are made at a time
 # How a response's body is framed.
 LENGTH, CHUNKED, EVENTS, NONE = "length", "chunked", "events", "none"
 # What a worker does beside or instead of an honest answer: nothing; half of the body and then a
-# reset, or a clean end; an end without a head; another response behind it, for which nobody asked.
+# reset, or a clean end; an end without a head; another response after it, which was not requested.
 HONEST, CUT, SHUT, DIE, MORE = "-", "cut", "shut", "die", "more"
 
-# The fields of a request for a tunnel, which says back all that it is told (RFC 6455, 1.3).
+# The fields of a request for a tunnel, which echoes all bytes (RFC 6455, 1.3).
 WEBSOCKET = (
     "Connection: Upgrade",
     "Upgrade: websocket",

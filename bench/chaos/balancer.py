@@ -29,7 +29,7 @@ _ADMIN = re.compile(r"admin on http://(.+):(\d+)")
 # What asyncio says, with a traceback, each second in which it can't accept for want of descriptors.
 _ACCEPT_FAILED = "socket.accept() out of system resource"
 _SLACK = 0.010  # s
-_MOST_SAID = 500  # characters of its log that a problem is told with
+_MOST_SAID = 500  # characters of its log that are shown with a problem
 BACKEND = "agents"
 
 
@@ -234,7 +234,7 @@ class Balancer:
         await until(is_quiet, "everything is given back")
 
     async def loop_lag(self) -> float | None:
-        """The worst delay of a timer of its event loop so far, in seconds; None: not told."""
+        """The worst delay of a timer of its event loop so far, in seconds; None: unknown."""
         metrics = await self.metrics()
         name = "hermes_lb_loop_lag_worst_seconds"
         return metrics.total(name) if metrics.has(name) else None

@@ -34,7 +34,7 @@ class Cut(Exception):
 
 
 class NotHttp(Exception):
-    """What came is no HTTP response."""
+    """The bytes received are not an HTTP response."""
 
 
 class Head(NamedTuple):
@@ -108,7 +108,7 @@ class Caller:
         return await self.read_response(ask.method)
 
     def stop_reading(self) -> None:
-        """From now on what comes stays in the kernel."""
+        """Stop reading: bytes stay in the kernel."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
     def read_on(self) -> None:

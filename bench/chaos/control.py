@@ -42,7 +42,7 @@ class Control(NamedTuple):
         return cls(float(late), [Look(*map(float, line.split())) for line in lines])
 
     def most_waited(self, window: float) -> float:
-        """The most that the process waited for a core within so many seconds."""
+        """The most that the process waited for a core within this number of seconds."""
         most = 0.0
         first = 0
         for look in self.looks:

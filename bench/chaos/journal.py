@@ -1,4 +1,4 @@
-"""What the workers wrote down, as it stands on the disk, whoever has been killed since."""
+"""The workers' records, as they are on the disk, whichever workers have been killed since."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Two networks of our own, joined by a cable that can be cut: packets vanish, and nobody is told.
+"""Two networks of our own, joined by a cable that can be cut: packets vanish, without an error.
 
     near (the balancer)  10.231.7.1 ---- 10.231.7.2  far (clients and workers that vanish)
 
 They are network namespaces, which only root may make. Cutting gives either end a wrong link-layer
-address of the other: what is sent has a route and leaves, but nobody takes it. No FIN, no RST and
+address of the other: what is sent has a route and leaves, but is not received. No FIN, no RST and
 no ICMP error comes back, and the link stays up.
 """
 

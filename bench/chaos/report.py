@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Seconds that nothing may hold up the balancer's event loop.
 MOST_LAG = 0.050
-_MOST_SEEN = 600  # characters that are told of what was seen instead
+_MOST_SEEN = 600  # characters shown of the observed value
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Report:
         self.figures[name] = value
 
     def must(self, holds: bool, what: str, saw: object = None) -> None:
-        """An invariant, as a statement; `saw` is told with it if it does not hold."""
+        """An invariant, as a statement; `saw` is shown with it if it does not hold."""
         if holds:
             self.held.append(what)
         else:

@@ -1,4 +1,4 @@
-"""A client that follows an event stream until it is told, or sees, that it is over."""
+"""A client that follows an event stream until it is stopped, or the stream is over."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Stream:
         return expected.startswith(self._body)
 
     async def until_events(self, count: int) -> None:
-        """Wait until it has had so many, or is over."""
+        """Wait until it has received this number, or is over."""
 
         async def is_there() -> bool:
             return self.events >= count or bool(self.end)

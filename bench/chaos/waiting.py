@@ -1,4 +1,4 @@
-"""Waiting for what nobody tells us: another process's state."""
+"""Waiting by polling, for another process's state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 20.0
 
 
 class NeverCame(Exception):
-    """What was waited for did not come true in time."""
+    """The condition did not become true in time."""
 
 
 async def until(

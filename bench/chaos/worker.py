@@ -6,7 +6,7 @@ the answer.
 
     arrives ID NAME                the head of a request has come, and its body has not yet
     began ID NAME                  the request has been read, and is being executed by NAME
-    stuck ID BYTES                 nobody has taken more than so much for a while
+    stuck ID BYTES                 no more than this was read for a while
     left ID NANOSECONDS BYTES      its client has left before the end; so much was sent
 
 The nanoseconds are of CLOCK_MONOTONIC, which all processes of a machine share.
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._orders: Orders | None = None  # that are being followed
         self._arriving = ""  # the id of a request whose head has come, and whose body has not
-        self._is_tunnel = False  # says back what it is told
+        self._is_tunnel = False  # echoes its input
         self._sent = 0
         self._stuck: asyncio.TimerHandle | None = None
         self._may_write = asyncio.Event()
@@ -186,8 +186,8 @@ class Connection(asyncio.Protocol):
         else:
             pieces = _body(orders)
         if orders.fault == MORE:
-            # In one write with the answer. What comes later than its end can't be told from the
-            # answer to the next request, by anybody.
+            # In one write with the answer. Bytes after its end can't be distinguished from the
+            # answer to the next request, by any reader.
             await self._write(b"".join((head, *pieces, _UNASKED)))
         else:
             await self._write(head)

@@ -22,7 +22,7 @@ _UID = re.compile(r"\bmail to ada: (\S+)")
 
 
 def question(uid: str, words: int) -> str:
-    """A mail, whose text is `uid`; then so many numbered words."""
+    """A mail, whose text is `uid`; then this number of numbered words."""
     return f"send mail to ada: {uid}\nnote story: {' '.join(map(str, range(words)))}"
 
 

@@ -143,7 +143,7 @@ class Process:
         return [pid for pid in self.pids() if pid != self.pid]
 
     def pids(self) -> list[int]:
-        """The child, its descendants, and whoever else is of its session (and is no zombie)."""
+        """The child, its descendants, and other processes of its session, without zombies."""
         found: list[int] = []
         family = {self.pid}
         for pid, parent, session, state in sorted(_all_processes()):

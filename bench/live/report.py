@@ -23,7 +23,7 @@ _BASES = ("haproxy", "nginx", "envoy", "aiohttp")  # what ratios refer to: the f
 
 
 def choose_base(results: Results) -> str:
-    """The peer that ratios refer to: HAProxy, or who stands in where it is missing."""
+    """The peer that ratios refer to: HAProxy, or its substitute where it is missing."""
     measured = {peer for case in results.cases() for peer in results.peers(case)}
     return next((peer for peer in _BASES if peer in measured), US)
 

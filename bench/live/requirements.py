@@ -1,4 +1,4 @@
-"""What is asked of this balancer, as data, and whether a run shows it."""
+"""The performance requirements, as data, and whether a run meets them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and what is not and why."""
+    """The measurements of a run, and those left out, with the reason."""
 
     cases: Sequence[Case]
     peers: Sequence[Peer]

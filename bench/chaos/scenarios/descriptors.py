@@ -124,7 +124,7 @@ class Descriptors(Scenario):
         must(await _is_served(balancer), f"{name}: a new client is served when the crowd has left")
 
     async def _come_at_once(self, balancer: Balancer) -> list[Caller]:
-        """All are in the backlog before the first is accepted: the worst case for a loop turn."""
+        """All are in the backlog before the first is accepted: the worst loop iteration."""
         with balancer.frozen():
             return [await balancer.connect() for _ in range(self.clients)]
 
@@ -169,7 +169,7 @@ def _limit(balancer: Balancer, soft: int) -> None:
 
 
 async def _ask(caller: Caller, ident: str, wait: int) -> str:
-    """-> what the client is told by a worker that thinks for `wait` ms."""
+    """-> the response of a worker that takes `wait` ms."""
     try:
         return str((await caller.ask(Ask(ident, wait=wait))).status)
     except Cut:

@@ -27,7 +27,7 @@ _TCP_RETRIES = "3"
 _CLIENTS = {
     "in its head": "cR",  # request_head
     "in its upload": "cH",  # client
-    "waiting for a head": "sH",  # server: the answer goes to nobody
+    "waiting for a head": "sH",  # server: the response is not received
     "in a large response": "cD",  # client
     # Each token goes into the kernel's buffer, so no timeout of the balancer ever fires: the
     # kernel gives up (and only where something has been sent can it notice).
@@ -37,7 +37,7 @@ _CLIENTS = {
 
 @dataclass
 class HalfOpen(Scenario):
-    """Behind a cable that is cut: nobody says good-bye, and the balancer has only its timeouts."""
+    """Behind a cable that is cut: no FIN or RST arrives, and the balancer has only its timeouts."""
 
     name: ClassVar[str] = "half-open"
     title: ClassVar[str] = "d. Half-open connections: peers vanish without FIN or RST"

@@ -1,4 +1,4 @@
-"""a. Nobody gets another's bytes, whatever else goes wrong."""
+"""a. No client gets another's bytes, whatever else goes wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BATCH = 6  # pipelined requests, at most
 _FAULTS = (CUT, SHUT, DIE, MORE)
 # Statuses by which the balancer may say that no worker has answered.
 _REFUSALS = (502, 503, 504)
-# Of a hundred batches: in so many the client leaves, within the head, the body or the response.
+# The number of a hundred batches in which the client leaves, in head, body or response.
 _LEAVING = 3
 
 
@@ -226,7 +226,7 @@ async def _leave(caller: Caller, first: Ask, wire: bytes, how: int, rng: random.
 class _Killer:
     """kill -9 for one worker after the other, and a start a while later.
 
-    The seed fixes whom and after how many requests; at least two workers always run.
+    The seed fixes which worker and after how many requests; at least two workers always run.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class MuteWorker(Scenario):
 
     async def run(self, arena: Arena) -> None:
         workers = await arena.workers(2)
-        # Nobody accepts: the kernel does, and takes what is sent, up to a buffer's size.
+        # The worker does not accept: the kernel does, and receives up to a buffer's size.
         with socket.create_server((own_host(), 0), backlog=1024) as mute:
             servers = {_MUTE: mute.getsockname(), **{w.name: w.address for w in workers}}
             async with arena.balancer(

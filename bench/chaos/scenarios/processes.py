@@ -1,4 +1,4 @@
-"""l. The balancer's own processes are upgraded, reloaded, killed, told to end, and stopped."""
+"""l. The balancer's own processes are upgraded, reloaded, killed, terminated, and stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Connect = Callable[[], Awaitable[Caller]]
 
-# Seconds for all to become as it is to be: an upgrade starts each process anew, on a busy machine.
+# Seconds for all to become as it is to be: an upgrade restarts each process, on a busy machine.
 _PATIENCE = 90.0
 # Seconds. The balancer kills who has not moved for ten.
 _LONGEST_STOP, _TOO_LONG = 1.9, 8.0
@@ -101,7 +101,7 @@ class _Life:
         self._unix: Path = fixed["unix"]
         self._is_over = asyncio.Event()
         self._killed: dict[str, float] = {}  # connections that a killed process had: when
-        self._doomed: set[int] = set()  # processes that are being killed: nobody lets them go on
+        self._doomed: set[int] = set()  # processes that are being killed: not to be continued
         self._have_listened: set[int] = set()
         self._has_hit_start = False  # a process was killed that had not listened yet
         self._all_counters: dict[str, float] = {}
@@ -232,7 +232,7 @@ class _Life:
 
     def _compare(self, metrics: Metrics) -> None:
         for key, value in metrics.counters.items():
-            # A process begins anew; so does a server that has been away.
+            # A new process begins at zero; so does a server that returns.
             if "'process'" in key or f"'{_COMES_AND_GOES}'" in key:
                 continue
             before = self._all_counters.get(key, 0.0)

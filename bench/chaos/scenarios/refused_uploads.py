@@ -44,7 +44,7 @@ class _Refusing(asyncio.Protocol):
         self._transport.write(_TOO_LARGE if is_upload else _OK)
         if is_upload:
             self._transport.pause_reading()
-            # When more of it has come, which nobody reads.
+            # When more of it has come, which is not read.
             asyncio.get_running_loop().call_later(0.005, self._transport.abort)
 
 

@@ -141,7 +141,7 @@ class WorkerDies(Scenario):
         return tasks
 
     async def _served_by(self, balancer: Balancer, worker: Worker, name: str) -> set[str]:
-        """Who answers requests whose cookie names this worker."""
+        """The worker that answers requests whose cookie names this worker."""
         served = set()
         async with await balancer.connect() as caller:
             for n in range(20):

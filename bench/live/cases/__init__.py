@@ -1,4 +1,4 @@
-"""What is measured."""
+"""The cases: one kind of measurement a file."""
 
 from __future__ import annotations
 

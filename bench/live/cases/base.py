@@ -51,7 +51,7 @@ class Case(ABC):
 
     @abstractmethod
     def measure(self, peer: Peer, bench: Bench) -> Sample:
-        """Start `peer` afresh, measure it once for `bench.seconds`, end it."""
+        """Start a new `peer`, measure it once for `bench.seconds`, end it."""
 
 
 # Beside most figures, so that a reader can judge them.

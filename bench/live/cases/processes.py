@@ -36,8 +36,8 @@ class Processes(Case):
     are four cores, as many as two of them can do.
 
     At a fixed rate CPU per request tells what sharing costs, apart from what a second core brings.
-    Each of two workers has half of the requests, so less is worked off together in a turn of its
-    loop; one worker at half the rate does as little at a time, and is what two compare with.
+    Each of two workers has half of the requests, so fewer are processed together in a loop
+    iteration; one worker at half the rate does as little at a time, and is what two compare with.
     """
 
     name = "processes"
@@ -101,7 +101,7 @@ async def _measure_cost(proxy: Running, bench: Bench) -> Sample:
 
 
 async def _offer(proxy: Running, bench: Bench, connections: int) -> tuple[Window, int]:
-    """Requests on so many connections for `bench.seconds` -> what happened, how many answers."""
+    """Requests on `connections` for `bench.seconds` -> what happened, how many answers."""
     fleet = Fleet()
     pacer = Pacer(asyncio.get_running_loop(), _RATE)
     request = get_request(proxy.port)

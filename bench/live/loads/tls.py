@@ -1,7 +1,7 @@
 """What wrk speaks over TLS: one version, one cipher and one group, so that all peers do the same.
 
 A peer can't choose where the client offers one of each. hermes_lb (Python's `ssl`) and Envoy
-(BoringSSL) could not be told their cipher of TLS 1.3 anyway. wrk has no options for it, but its
+(BoringSSL) can't be given a cipher of TLS 1.3 anyway. wrk has no options for it, but its
 OpenSSL reads a file.
 """
 
@@ -64,7 +64,7 @@ def what_wrk_speaks(certificate: Certificate, directory: Path) -> str:
 
 
 def _shake_hands(server: socket.socket, context: ssl.SSLContext, found: list[str]) -> None:
-    """With the first who wants to: before that wrk tries whether there is somebody at all."""
+    """With the first who wants to: before that wrk tests whether the address answers."""
     while not found:
         try:
             client, _ = server.accept()

@@ -28,7 +28,7 @@ function done(summary, latency, requests)
     errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end
 """
-# With it every head is made anew, and no two are alike.
+# With it every head is created separately, and no two are equal.
 _VARIED = """
 local sent = 0
 function request()

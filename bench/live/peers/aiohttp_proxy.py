@@ -2,7 +2,7 @@
 
 The low-level server API (no application, no router) and one tuned ClientSession, on uvloop.
 Least connections and a log line, but no affinity, no health checks, no metrics, and of retries
-only those that aiohttp makes unasked.
+only those that aiohttp makes by default.
 """
 
 from __future__ import annotations
