@@ -11,6 +11,7 @@ moving         streams leave a server that stands still
 tunnel         after a 101: raw bytes both ways                              T
 abandoned      a response that the server may finish although the client has left
 local_replies  responses of our own end an exchange; `reply_texts` writes them
+record         an exchange that has ended: the counters, and its line in the access log
 
 batch          the events of one loop iteration, processed stage by stage
 deadlines      the sweep over all deadlines

@@ -12,10 +12,10 @@ from hermes_lb.errors import RequestRefused
 from hermes_lb.http import identity_fields
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
-from hermes_lb.observe.record import record_refusal
 from hermes_lb.proxy import local_replies
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
+from hermes_lb.proxy.record import record_refusal
 from hermes_lb.proxy.reply_texts import refusal
 from hermes_lb.transport.addresses import UNIX, plain_address
 from hermes_lb.transport.endpoint import FULL, SHARE
