@@ -116,9 +116,11 @@ def test_new_memory_has_a_part_for_each_old_worker_and_room_beside_them(
     """The new code counts other things, and there are fewer seats."""
     estate = found(8)
     estate._is_closed = True  # by the next image
+    estate.block.parts[0].loads[5] = 7
     following = the_next(estate, fleet(*range(8)), 1, monkeypatch, **other)
     assert len(following.block.parts) > 8
     assert len(following.bells) == len(following.block.parts)
+    assert following.block.parts[0].loads[5] == 0
     close_children(following)
     following.close()
 
