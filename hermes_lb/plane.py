@@ -13,7 +13,7 @@ from hermes_lb.listen.frontend import Frontend
 from hermes_lb.listen.sockets import listening_socket
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
-from hermes_lb.observe.record import Recorder
+from hermes_lb.observe.recorder import Recorder
 from hermes_lb.proxy.context import Context, RequestLog
 from hermes_lb.proxy.deadlines import Sweep
 from hermes_lb.proxy.http1.connection_pool import ServerConnections

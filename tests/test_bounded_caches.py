@@ -90,9 +90,9 @@ FILLED = [
     ("rules.host_names", lambda: lambda i: host_names[_eight(i) * 31], 5000),
     ("httplog.request_text",
      lambda: lambda i: httplog.request_text(b"GET", _eight(i) * 127, 1), 5000),
-    ("combined._request_text",
+    ("combined.request_text",
      lambda: lambda i: combined.request_text(b"GET", _eight(i) * 225, 1), 5000),
-    ("combined._field_text", lambda: lambda i: combined.field_text(_eight(i) * 128), 5000),
+    ("combined.field_text", lambda: lambda i: combined.field_text(_eight(i) * 128), 5000),
     ("json_log._text", lambda: lambda i: json_log.text(_eight(i) * 150, 1200), 5000),
     ("json_log.name", lambda: lambda i: json_log.name(_address(i)), 5000),
     ("cookie._is_cacheable", lambda: _cacheable, 400),
@@ -121,8 +121,8 @@ def test_strangers_fill_it(start: Callable[[], Callable[[int], object]], number:
 
 # Those that no stranger can fill: their keys are seconds, configured, or there are none.
 _OURS = {
-    "allowed.json_schema", "combined.date", "httplog.date", "json_log._second", "maglev.table",
-    "metric_table.version", "openapi.document", "usage._booted_at",
+    "allowed.json_schema", "combined.date", "httplog._moment", "httplog.date", "json_log._second",
+    "maglev.table", "metric_table.version", "openapi.document", "usage._booted_at",
 }  # fmt: skip
 
 

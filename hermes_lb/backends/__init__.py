@@ -1,6 +1,7 @@
 """Who MAY serve: servers, their states, leases, counters, and the wait queue."""
 
-from hermes_lb.backends.counters import FrontendCounters, Histogram, RequestCounters
+from hermes_lb.backends.counters import FrontendCounters, RequestCounters
+from hermes_lb.backends.histogram import Histogram
 from hermes_lb.backends.pool import Lease, Pool, Waiter
 from hermes_lb.backends.server import Server
 

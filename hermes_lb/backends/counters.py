@@ -1,17 +1,15 @@
-"""Plain numbers that the data path adds to; `hermes_lb.observe.metrics` reads them at a scrape.
+"""The table of statistics: plain numbers that the data path adds to.
 
-Each record is also a row of `cells`, of a fixed width and all numbers: a worker process writes its
-rows to shared memory, and whoever looks loads the sum of all processes' rows.
+`hermes_lb.backends.statistics` says what becomes of a row. A new one needs nothing more than the
+line here, the place that counts it, and its line in docs/metrics.md.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import field
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+from hermes_lb.backends.histogram import Histogram
+from hermes_lb.backends.statistics import Counters, number, numbers, seconds, statistics
 
 # Seconds. From a cached answer on loopback to a long agent turn.
 LATENCY_BOUNDS = (
@@ -22,6 +20,8 @@ STREAM_BOUNDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800
 # Seconds. A dial takes a round trip, or as many as TLS needs; 1 and 3 s are the kernel's first
 # retries of a lost SYN. A wait in the queue may take as long as what it waits for.
 WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0, 60.0)
+
+_ABORTED = "Requests cut off before their end, by who did it: client or server"
 
 # Of refusals, each a time series of every frontend. There are some 40; limits that are part of the
 # text change with the configuration.
@@ -39,54 +39,12 @@ RESUME_OUTCOMES = (
 )
 
 
-class Histogram:
-    """Counts of observations by upper bound, the last cell for what is above all bounds."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Add one observation. A value equal to a bound belongs to it (Prometheus: `le`)."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
-
-    def move(self, seconds: float, to: float) -> None:
-        """Count an observation of `seconds` as one of `to`."""
-        self.counts[bisect_left(self.bounds, seconds)] -= 1
-        self.counts[bisect_left(self.bounds, to)] += 1
-        self.total += to - seconds
-
-    def __add__(self, other: Histogram) -> Histogram:
-        """Both together; they have the same bounds."""
-        both = Histogram(self.bounds)
-        both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        both.total = self.total + other.total
-        return both
-
-    @property
-    def count(self) -> int:
-        """Of all observations."""
-        return sum(self.counts)
-
-    @property
-    def width(self) -> int:
-        """How many cells it is."""
-        return len(self.bounds) + 2
-
-    def cells(self) -> list[float]:
-        return [*self.counts, self.total]
-
-    def load(self, cells: Sequence[float]) -> None:
-        """Become what `cells` told of another."""
-        *counts, self.total = cells
-        self.counts[:] = map(int, counts)
+# By index of `RequestCounters.responses`; "none": ended without a status.
+STATUS_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
-class RequestCounters:
+@statistics
+class RequestCounters(Counters):
     """Requests that ended at one server, or in a backend that had none to give them.
 
     Most responses come whole, on a connection that was there already. Such a request costs one
@@ -95,46 +53,38 @@ class RequestCounters:
     requests that were not sent at once. The properties put them together.
     """
 
-    __slots__ = (
-        "aborted_by_client",
-        "aborted_by_server",
-        "at_once",
-        "bytes_in",
-        "bytes_out",
-        "connect_errors",
-        "dial",
-        "late",
-        "latency",
-        "response_shift",
-        "responses",
-        "resume_outcomes",
-        "resumes",
-        "retries",
-        "stream_length",
-        "time_to_first_byte",
-        "waiting",
+    bytes_in: int = number("hermes_lb_received_bytes_total", "Bytes received from clients")
+    bytes_out: int = number("hermes_lb_sent_bytes_total", "Bytes sent to clients")
+    retries: int = number("hermes_lb_retries_total", "Attempts after the first of a request")
+    resumes: int = number(
+        "hermes_lb_resumes_total", "Streams that a server took over from a lost one"
     )
-
-    WIDTH: ClassVar[int]
-
-    def __init__(self) -> None:
-        self.responses = [0] * 6  # by status class; [0]: ended without a status
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.retries = 0
-        self.resumes = 0
-        self.connect_errors = 0
-        self.aborted_by_client = 0
-        self.aborted_by_server = 0
-        self.resume_outcomes = [0] * len(RESUME_OUTCOMES)
-        self.late = 0  # requests that were not sent at once, or never
-        self.at_once = Histogram(LATENCY_BOUNDS)
-        self.latency = Histogram(LATENCY_BOUNDS)
-        self.time_to_first_byte = Histogram(LATENCY_BOUNDS)
-        self.response_shift = Histogram(LATENCY_BOUNDS)  # its counts may be below 0
-        self.stream_length = Histogram(STREAM_BOUNDS)
-        self.waiting = Histogram(WAIT_BOUNDS)
-        self.dial = Histogram(WAIT_BOUNDS)  # connections made, and how long that took
+    connect_errors: int = number("hermes_lb_connect_errors_total", "Failed connections to a server")
+    aborted_by_client: int = number("hermes_lb_aborted_total", _ABORTED, by="client")
+    aborted_by_server: int = number("hermes_lb_aborted_total", _ABORTED, by="server")
+    late: int = number()  # requests that were not sent at once, or never
+    responses: list[int] = numbers(
+        "hermes_lb_requests_total",
+        "Requests that ended, by class of their status",
+        label="code",
+        values=STATUS_CLASSES,
+    )
+    at_once: Histogram = seconds(LATENCY_BOUNDS)
+    latency: Histogram = seconds(LATENCY_BOUNDS)
+    time_to_first_byte: Histogram = seconds(LATENCY_BOUNDS)
+    response_shift: Histogram = seconds(LATENCY_BOUNDS)  # its counts may be below 0
+    stream_length: Histogram = seconds(
+        STREAM_BOUNDS,
+        "hermes_lb_stream_duration_seconds",
+        "How long event streams and tunnels lived",
+    )
+    waiting: Histogram = seconds(WAIT_BOUNDS)
+    dial: Histogram = seconds(
+        WAIT_BOUNDS,
+        "hermes_lb_connect_duration_seconds",
+        "How long it took to make a connection to the server, TLS included",
+    )
+    resume_outcomes: list[int] = numbers(values=RESUME_OUTCOMES)  # a metric of each backend
 
     # Of all requests.
 
@@ -160,54 +110,23 @@ class RequestCounters:
         waits.counts[0] += self.duration.count - self.late
         return waits
 
-    # As a row.
 
-    def cells(self) -> list[float]:
-        """`WIDTH` numbers, for `load` and `add_up`. Below 1 us."""
-        return [
-            self.bytes_in, self.bytes_out, self.retries, self.resumes, self.connect_errors,
-            self.aborted_by_client, self.aborted_by_server, self.late, *self.responses,
-            *self.at_once.counts, self.at_once.total,
-            *self.latency.counts, self.latency.total,
-            *self.time_to_first_byte.counts, self.time_to_first_byte.total,
-            *self.response_shift.counts, self.response_shift.total,
-            *self.stream_length.counts, self.stream_length.total,
-            *self.waiting.counts, self.waiting.total,
-            *self.dial.counts, self.dial.total,
-            *self.resume_outcomes,
-        ]  # fmt: skip
-
-    def load(self, cells: Sequence[float]) -> None:
-        """Become what `cells` told of another, or of several (`add_up`)."""
-        rest = iter(cells)
-        self.bytes_in, self.bytes_out, self.retries, self.resumes = _integers(rest, 4)
-        self.connect_errors, self.aborted_by_client, self.aborted_by_server = _integers(rest, 3)
-        (self.late,) = _integers(rest, 1)
-        self.responses[:] = _integers(rest, len(self.responses))
-        for histogram in (
-            self.at_once, self.latency, self.time_to_first_byte, self.response_shift,
-            self.stream_length, self.waiting, self.dial,
-        ):  # fmt: skip
-            histogram.load(list(islice(rest, histogram.width)))
-        self.resume_outcomes[:] = _integers(rest, len(RESUME_OUTCOMES))
-
-
-RequestCounters.WIDTH = len(RequestCounters().cells())
-
-
-class FrontendCounters:
+@statistics
+class FrontendCounters(Counters):
     """Client connections of one frontend, and what it answered without asking a backend."""
 
-    __slots__ = ("connections", "connections_total", "refused", "requests", "tls_failures")
-
-    WIDTH: ClassVar[int]
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self.connections_total = 0
-        self.requests = 0
-        self.tls_failures = 0  # handshakes that came to nothing
-        self.refused: dict[tuple[int, str], int] = {}  # by status and reason
+    connections: int = number("hermes_lb_connections", "Open client connections", kind="gauge")
+    connections_total: int = number(
+        "hermes_lb_connections_accepted_total", "Accepted client connections"
+    )
+    requests: int = number("hermes_lb_frontend_requests_total", "Requests received")
+    tls_failures: int = number(
+        "hermes_lb_tls_handshake_failures_total",
+        "TLS handshakes that came to nothing",
+        in_api=False,
+    )
+    # By status and reason. Not a row: it grows with the reasons that occur.
+    refused: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def refuse(self, status: int, reason: str) -> None:
         """Count one refusal. `reason` is one of a fixed number of texts, never a stranger's."""
@@ -215,24 +134,8 @@ class FrontendCounters:
             reason = "other"
         self.refused[status, reason] = self.refused.get((status, reason), 0) + 1
 
-    def cells(self) -> list[float]:
-        """`WIDTH` numbers: all but `refused`, which grows with the reasons that occur."""
-        return [self.connections, self.connections_total, self.requests, self.tls_failures]
 
-    def load(self, cells: Sequence[float]) -> None:
-        """Become what `cells` told of another, or of several (`add_up`)."""
-        numbers = _integers(iter(cells), self.WIDTH)
-        self.connections, self.connections_total, self.requests, self.tls_failures = numbers
-
-
-FrontendCounters.WIDTH = len(FrontendCounters().cells())
-
-
-def add_up(rows: Iterable[Sequence[float]]) -> list[float]:
-    """The sum of the rows of several processes, cell by cell; at least one row."""
-    return list(map(sum, zip(*rows, strict=True)))
-
-
-def _integers(cells: Iterator[float], count: int) -> list[int]:
-    """They are integers, and shared memory made floats of them (exact up to 2**53)."""
-    return list(map(int, islice(cells, count)))
+def layout() -> list[list[str | int]]:
+    """The cells of both records, in words: processes of other code may have others."""
+    rows = (*RequestCounters.ROWS, *FrontendCounters.ROWS)
+    return [[row.slot, row.width] for row in rows]

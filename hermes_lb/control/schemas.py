@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hermes_lb.backends.counters import RESUME_OUTCOMES
+from hermes_lb.backends.counters import RESUME_OUTCOMES, FrontendCounters, RequestCounters
 from hermes_lb.backends.server import ADMINS, STATES
 from hermes_lb.control.history import FIELDS
 from hermes_lb.control.operator import MAX_WEIGHT
-from hermes_lb.observe.metric_table import STATUS_CLASSES
 from hermes_lb.observe.termination import PHASE
+
+if TYPE_CHECKING:
+    from hermes_lb.backends.statistics import Counters
 
 Schema = dict[str, Any]
 
@@ -56,6 +58,15 @@ def said(schema: Schema, description: str) -> Schema:
     return {**schema, "description": description}
 
 
+def _shown(counters: type[Counters]) -> dict[str, Schema]:
+    """What `Counters.shown` gives."""
+    return {
+        row.slot: table(**dict.fromkeys(row.values, COUNT)) if row.is_list else COUNT
+        for row in counters.ROWS
+        if row.in_api
+    }
+
+
 _SERVER = {
     "backend": TEXT,
     "name": TEXT,
@@ -77,17 +88,6 @@ _SERVER = {
     "last_check": TEXT,
     "ejections": COUNT,
 }
-
-_COUNTERS = table(
-    responses=table(**dict.fromkeys(STATUS_CLASSES, COUNT)),
-    **dict.fromkeys(
-        (
-            "bytes_in", "bytes_out", "retries", "resumes", "connect_errors",
-            "aborted_by_client", "aborted_by_server",
-        ),
-        COUNT,
-    ),
-)  # fmt: skip
 
 _SAMPLE = {
     "type": "object",
@@ -172,9 +172,7 @@ SCHEMAS: dict[str, Schema] = {
         open_files=COUNT, max_files=COUNT, log_lines_dropped=COUNT,
         loop_lag_p99=SECONDS, loop_lag_worst=SECONDS,
     ),
-    "Frontend": table(
-        name=TEXT, connections=COUNT, connections_total=COUNT, requests=COUNT, refused=COUNT
-    ),
+    "Frontend": table(name=TEXT, **_shown(FrontendCounters), refused=COUNT),
     "Backend": table(
         **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")
     ),
@@ -187,7 +185,7 @@ SCHEMAS: dict[str, Schema] = {
             "not answered yet, and applies it as soon as it does",
         ),
     ),
-    "Counters": _COUNTERS,
+    "Counters": table(**_shown(RequestCounters)),
     "Sessions": table(total=COUNT, sessions=array(ref("Session"))),
     "Session": _SESSION,
     "Abort": _ABORT,

@@ -9,11 +9,11 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.control.history import available, percentiles, reason
-from hermes_lb.observe.metric_table import STATUS_CLASSES, resumes_of, version
+from hermes_lb.observe.metric_table import resumes_of, version
 from hermes_lb.observe.termination import PHASE, WHO
 
 if TYPE_CHECKING:
-    from hermes_lb.backends import Pool, RequestCounters, Server
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.control.history import History
     from hermes_lb.control.operator import Operator
     from hermes_lb.observe.observed import Observed, ProcessView
@@ -37,9 +37,7 @@ def describe_status(operator: Operator) -> dict[str, Any]:
         "frontends": [
             {
                 "name": name,
-                "connections": counters.connections,
-                "connections_total": counters.connections_total,
-                "requests": counters.requests,
+                **counters.shown(),
                 "refused": sum(counters.refused.values()),
             }
             for name, counters in observed.frontends.items()
@@ -77,7 +75,7 @@ def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
             "in_flight": pool.in_flight,
             "queued": pool.queue_length,
             "resumes": resumes_of(pool),
-            "unserved": _counters(pool.unserved),
+            "unserved": pool.unserved.shown(),
         }
         for pool in observed.pools.values()
     ]
@@ -122,7 +120,7 @@ def describe_server(
         "fails": server.fails,
         "last_check": server.last_check,
         "ejections": server.ejections,
-        "counters": _counters(server.counters),
+        "counters": server.counters.shown(),
     }
 
 
@@ -131,19 +129,6 @@ def _ejection(server: Server, now: float) -> dict[str, Any] | None:
         return None
     left = max(0.0, server.ejected_until - now)
     return {"seconds_left": round(left, 1), "because": server.ejected_because}
-
-
-def _counters(counters: RequestCounters) -> dict[str, Any]:
-    return {
-        "responses": dict(zip(STATUS_CLASSES, counters.responses, strict=True)),
-        "bytes_in": counters.bytes_in,
-        "bytes_out": counters.bytes_out,
-        "retries": counters.retries,
-        "resumes": counters.resumes,
-        "connect_errors": counters.connect_errors,
-        "aborted_by_client": counters.aborted_by_client,
-        "aborted_by_server": counters.aborted_by_server,
-    }
 
 
 def describe_moment(operator: Operator, history: History, wall: float) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What can be seen from outside: access log, termination codes, metrics.
 
-record        one finished request: counters, and its line by `log_lines`
-access_log    lines that wait for a thread to write them
-background    the thread
-sinks         where lines go: files, descriptors, syslog
-httplog       a line in HAProxy's format; `combined` and `json_log`: in the others
+record        a request that has ended, in plain values; `hermes_lb.proxy.record` builds it
+recorder      `[log]`: which format, and which requests
+httplog       a record -> a line in HAProxy's format; `combined` and `json_log`: in the others
 escaping      what strangers sent, made fit for a line
 sampling      which requests are shown, if not all are
 termination   how a request ended, in HAProxy's letters
+access_log    lines that wait for a thread to write them
+background    the thread
+sinks         where lines go: files, descriptors, syslog
 messages      what the balancer says of itself, by the same means
 
 observed      what metrics and admin listener look at

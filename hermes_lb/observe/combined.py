@@ -10,9 +10,13 @@ from __future__ import annotations
 import re
 import time
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from hermes_lb.observe.escaping import fit
 from hermes_lb.observe.httplog import MONTHS
+
+if TYPE_CHECKING:
+    from hermes_lb.observe.record import LogRecord
 
 _LINE = '%s - - [%s] "%s" %d %d "%s" "%s"'
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")  # all but 32 to 126, and of those '"' and "\"
@@ -26,42 +30,37 @@ _CLIENT_LEFT = 499
 _CLOSED = 444
 
 
-def format_line(
-    client: str, began: int, request: str, status: int, size: int, referer: str, user_agent: str
-) -> str:
-    """One line without its end; whatever strangers sent, it has six quotes and no line break.
+def line(record: LogRecord) -> str:
+    """Without its end; whatever strangers sent, it has six quotes and no line break."""
+    request, captured = record.request, record.captured
+    return _LINE % (
+        record.client or "-",
+        date(int(record.began)),
+        "-"
+        if request is None
+        else request_text(request.method, request.target[:_REQUEST_MAX], request.minor_version),
+        record.status or _status_of_none(record.termination),
+        record.bytes_sent,
+        field_text(captured.referer[:_FIELD_MAX]),
+        field_text(captured.user_agent[:_FIELD_MAX]),
+    )
 
-    - `client` is an address; `began`: seconds since 1970, in local time.
-    - `request` comes from `request_text`, `referer` and `user_agent` from `field_text`.
-    - `status` comes from `shown_status`; `size` is in bytes, heads included.
-    """
-    return _LINE % (client, date(began), request, status, size, referer, user_agent)
 
-
-def shown_status(status: int, termination: str) -> int:
-    """`status` (0: none was sent), or the one that nginx has for it."""
-    return status or (_CLIENT_LEFT if termination[0] == "C" else _CLOSED)
-
-
-def request_text(method: bytes, target: bytes, minor_version: int) -> str:
-    """`GET /path HTTP/1.1`; a `target` that is too long is cut."""
-    return _request_text(method, target[:_REQUEST_MAX], minor_version)
+def _status_of_none(termination: str) -> int:
+    return _CLIENT_LEFT if termination[0] == "C" else _CLOSED
 
 
 @lru_cache(maxsize=1024)  # 4 KiB each at most; clients ask for the same few things
-def _request_text(method: bytes, target: bytes, minor_version: int) -> str:
+def request_text(method: bytes, target: bytes, minor_version: int) -> str:
+    """`GET /path HTTP/1.1`, cut to `_REQUEST_MAX`: the rest of `target` need not be given."""
     head, version = f"{method.decode()} ", f" HTTP/1.{minor_version}"
     most = _REQUEST_MAX - len(head) - len(version)
     return head + fit(target.decode("latin-1"), most, escape) + version
 
 
-def field_text(value: bytes) -> str:
-    """The value of a field; "-" if it is empty."""
-    return _field_text(value[:_FIELD_MAX])
-
-
 @lru_cache(maxsize=1024)
-def _field_text(value: bytes) -> str:
+def field_text(value: bytes) -> str:
+    """The value of a field, of which no more than `_FIELD_MAX` is shown; "-" if it is empty."""
     return fit(value.decode("latin-1"), _FIELD_MAX, escape) or "-"
 
 

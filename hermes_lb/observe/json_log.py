@@ -9,60 +9,64 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from hermes_lb.observe.escaping import fit
 
+if TYPE_CHECKING:
+    from hermes_lb.observe.record import LogRecord
+
 NULL = "null"
-TRUE, FALSE = "true", "false"
 
 # Characters, quotes not counted. With the longest of everything a line is below `LONGEST_LINE`.
 _MOST = 360
 TARGET_MOST = 1200
 
 
-class Entry(NamedTuple):
-    """The fields, by name and in their order. Each is an integer, or JSON as text.
+def line(record: LogRecord) -> str:
+    """Without its end. What was not reached or is not there is null."""
+    request, captured = record.request, record.captured
+    to_server, attempts = record.to_server, record.attempts
+    if request is None:
+        method = target = version = host = request_id = trace_id = NULL
+    else:
+        method, target = text(request.method), text(request.target, TARGET_MOST)
+        version, host = f'"HTTP/1.{request.minor_version}"', text(request.host)
+        request_id, trace_id = unique(request.request_id), unique(request.trace_id)
+    return (
+        f'{{"time":{date(int(record.began * 1000.0))}'
+        f',"client":{name(record.client)}'
+        f',"client_port":{record.port}'
+        f',"frontend":{name(record.frontend)}'
+        f',"backend":{name(record.backend)}'
+        f',"server":{name(record.server)}'
+        f',"head_ms":{_milliseconds(to_server.head)}'
+        f',"queue_ms":{_milliseconds(to_server.queue)}'
+        f',"connect_ms":{_milliseconds(to_server.connect)}'
+        f',"response_ms":{_milliseconds(record.response)}'
+        f',"total_ms":{_milliseconds(record.total)}'
+        f',"status":{record.status or NULL}'
+        f',"bytes_received":{record.bytes_received}'
+        f',"bytes_sent":{record.bytes_sent}'
+        f',"termination":"{record.termination}"'
+        f',"retries":{attempts.retries}'
+        f',"redispatched":{"true" if attempts.is_redispatched else "false"}'
+        f',"queued_behind":{attempts.queue_position}'
+        f',"method":{method}'
+        f',"target":{target}'
+        f',"version":{version}'
+        f',"host":{host}'
+        f',"referer":{text(captured.referer)}'
+        f',"user_agent":{text(captured.user_agent)}'
+        f',"request_id":{request_id}'
+        f',"trace_id":{trace_id}'
+        f',"tls":{name(record.tls)}'
+        f',"reason":{name(record.reason)}}}'
+    )
 
-    Text that strangers sent comes from `text`; what was not reached or is not there is `NULL`.
-    """
 
-    time: str  # when the request's first byte came: RFC 3339, UTC, with milliseconds
-    client: str
-    client_port: int
-    frontend: str
-    backend: str
-    server: str
-    head_ms: int | str  # TR: from the first byte to the last of the head
-    queue_ms: int | str  # Tw: in the queue, and in earlier attempts
-    connect_ms: int | str  # Tc
-    response_ms: int | str  # Tr: from there to the response's head
-    total_ms: int  # Ta
-    status: int | str
-    bytes_received: int  # of the body, or through a tunnel
-    bytes_sent: int  # heads included
-    termination: str  # four letters, `hermes_lb.observe.termination`
-    retries: int
-    redispatched: str
-    queued_behind: int  # requests that were before it in the queue
-    method: str
-    target: str
-    version: str
-    host: str
-    referer: str
-    user_agent: str
-    request_id: str
-    trace_id: str
-    tls: str  # the version of TLS
-    reason: str  # why it was refused or failed
-
-
-_LINE = "{" + ",".join(f'"{name}":%s' for name in Entry._fields) + "}"
-
-
-def format_line(entry: Entry) -> str:
-    """One line without its end."""
-    return _LINE % entry
+def _milliseconds(seconds: float | None) -> int | str:
+    return NULL if seconds is None else int(seconds * 1000.0)
 
 
 def text(value: bytes, most: int = _MOST) -> str:

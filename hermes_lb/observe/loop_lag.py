@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hermes_lb.backends.counters import Histogram
+from hermes_lb.backends.histogram import Histogram
 
 # Seconds between two looks. A shorter block than this may stay unseen. 50 looks a second cost
 # 0.03 % of a core.

@@ -1,5 +1,8 @@
 """Every metric: its name, its labels, what it says, and where its numbers are.
 
+What the data path counts is in the table of statistics (`hermes_lb.backends.counters`), and its
+metrics follow from that. Here are those of states, processes and the whole.
+
 A name tells the unit, as Prometheus' "Metric and label naming" asks: `_total` counts events,
 `_bytes_total` bytes, `_seconds` is a histogram of seconds, and a gauge is a plain number.
 docs/metrics.md has the same list for operators, and says what bounds each label; a test holds the
@@ -10,27 +13,26 @@ from __future__ import annotations
 
 import os
 import platform
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hermes_lb.backends.counters import RESUME_OUTCOMES
+from hermes_lb.backends.counters import RESUME_OUTCOMES, FrontendCounters, RequestCounters
 from hermes_lb.backends.server import STATES
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.observe.usage import usage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from hermes_lb.backends import FrontendCounters, Histogram, Pool, RequestCounters, Server
+    from hermes_lb.backends import Histogram, Pool, Server
+    from hermes_lb.backends.statistics import Counters, Statistic
     from hermes_lb.observe.loop_lag import LoopLag
     from hermes_lb.observe.observed import Observed, ProcessView
 
     Sample = tuple[tuple[str, ...], float | Histogram]  # values of the labels, value
-
-# The `code` label, by index of `RequestCounters.responses`; "none": ended without a status.
-STATUS_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 class MetricRow(NamedTuple):
@@ -66,69 +68,34 @@ def metrics_of(seen: Observed) -> Iterator[MetricRow]:
 
 # fmt: off
 def _of_requests(seen: Observed) -> Iterator[MetricRow]:
-    yield MetricRow(
-        "counter", "hermes_lb_requests_total", (*_SERVER, "code"),
-        "Requests that ended, by class of their status", _by_code(seen),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_received_bytes_total", _SERVER,
-        "Bytes received from clients", _counted(seen, lambda c: c.bytes_in),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_sent_bytes_total", _SERVER,
-        "Bytes sent to clients", _counted(seen, lambda c: c.bytes_out),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_retries_total", _SERVER,
-        "Attempts after the first of a request", _counted(seen, lambda c: c.retries),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_resumes_total", _SERVER,
-        "Streams that a server took over from a lost one", _counted(seen, lambda c: c.resumes),
-    )
+    yield from _counted(RequestCounters, _SERVER, partial(_backends, seen))
     yield MetricRow(
         "counter", "hermes_lb_stream_resumes_total", (*_BACKEND, "outcome"),
         "Streams of events whose server was lost, by what became of them", _resumes(seen),
     )
-    yield MetricRow(
-        "counter", "hermes_lb_connect_errors_total", _SERVER,
-        "Failed connections to a server", _counted(seen, lambda c: c.connect_errors),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_aborted_total", (*_SERVER, "by"),
-        "Requests cut off before their end, by who did it: client or server", _aborted(seen),
-    )
 
 
 def _of_phases(seen: Observed) -> Iterator[MetricRow]:
+    """Those that several rows of the table make up."""
     yield MetricRow(
         "histogram", "hermes_lb_request_duration_seconds", _SERVER,
         "From the first byte of the request to the last of the response",
-        _counted(seen, lambda c: c.duration),
+        _made_up(seen, lambda c: c.duration),
     )
     yield MetricRow(
         "histogram", "hermes_lb_time_to_first_byte_seconds", _SERVER,
         "From the first byte of the request to the first of the response",
-        _counted(seen, lambda c: c.first_byte),
+        _made_up(seen, lambda c: c.first_byte),
     )
     yield MetricRow(
         "histogram", "hermes_lb_queue_duration_seconds", _SERVER,
         "From the request head to a server: waiting in the queue and between retries",
-        _counted(seen, lambda c: c.queue_wait),
-    )
-    yield MetricRow(
-        "histogram", "hermes_lb_connect_duration_seconds", _SERVER,
-        "How long it took to make a connection to the server, TLS included",
-        _counted(seen, lambda c: c.dial),
+        _made_up(seen, lambda c: c.queue_wait),
     )
     yield MetricRow(
         "histogram", "hermes_lb_response_head_duration_seconds", _SERVER,
         "From the connection to the server to the first byte of its response",
-        _counted(seen, lambda c: c.response_head),
-    )
-    yield MetricRow(
-        "histogram", "hermes_lb_stream_duration_seconds", _SERVER,
-        "How long event streams and tunnels lived", _counted(seen, lambda c: c.stream_length),
+        _made_up(seen, lambda c: c.response_head),
     )
 
 
@@ -175,25 +142,10 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
 
 
 def _of_frontends(seen: Observed) -> Iterator[MetricRow]:
-    yield MetricRow(
-        "gauge", "hermes_lb_connections", _FRONTEND,
-        "Open client connections", _frontends(seen, lambda f: f.connections),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_connections_accepted_total", _FRONTEND,
-        "Accepted client connections", _frontends(seen, lambda f: f.connections_total),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_frontend_requests_total", _FRONTEND,
-        "Requests received", _frontends(seen, lambda f: f.requests),
-    )
+    yield from _counted(FrontendCounters, _FRONTEND, partial(_frontends, seen))
     yield MetricRow(
         "counter", "hermes_lb_refused_total", (*_FRONTEND, "status", "reason"),
         "Requests that were not accepted, by status (0: none was sent) and reason", _refused(seen),
-    )
-    yield MetricRow(
-        "counter", "hermes_lb_tls_handshake_failures_total", _FRONTEND,
-        "TLS handshakes that came to nothing", _frontends(seen, lambda f: f.tls_failures),
     )
 
 
@@ -305,21 +257,30 @@ def _backends(seen: Observed) -> Iterator[tuple[tuple[str, str], RequestCounters
 
 
 def _counted(
-    seen: Observed, read: Callable[[RequestCounters], float | Histogram]
+    table: type[Counters],
+    labels: tuple[str, ...],
+    records: Callable[[], Iterator[tuple[tuple[str, ...], Counters]]],
+) -> Iterator[MetricRow]:
+    """The metrics of a table of statistics, of records with these labels."""
+    for name, rows in groupby(table.ROWS, attrgetter("metric")):
+        if name:
+            group = tuple(rows)
+            row = group[0]
+            all_labels = (*labels, row.label) if row.label else labels
+            yield MetricRow(row.kind, name, all_labels, row.help, _samples(group, records()))
+
+
+def _samples(
+    rows: Sequence[Statistic], records: Iterator[tuple[tuple[str, ...], Counters]]
 ) -> Iterator[Sample]:
+    for labels, counters in records:
+        for row in rows:
+            for values, value in row.samples(counters):
+                yield (*labels, *values), value
+
+
+def _made_up(seen: Observed, read: Callable[[RequestCounters], Histogram]) -> Iterator[Sample]:
     return ((labels, read(counters)) for labels, counters in _backends(seen))
-
-
-def _by_code(seen: Observed) -> Iterator[Sample]:
-    for labels, counters in _backends(seen):
-        for code, count in zip(STATUS_CLASSES, counters.responses, strict=True):
-            yield (*labels, code), count
-
-
-def _aborted(seen: Observed) -> Iterator[Sample]:
-    for labels, counters in _backends(seen):
-        yield (*labels, "client"), counters.aborted_by_client
-        yield (*labels, "server"), counters.aborted_by_server
 
 
 def _resumes(seen: Observed) -> Iterator[Sample]:
@@ -354,8 +315,8 @@ def _queued(seen: Observed) -> Iterator[Sample]:
         yield (pool.name, NO_SERVER), pool.queue_length - pinned
 
 
-def _frontends(seen: Observed, read: Callable[[FrontendCounters], int]) -> Iterator[Sample]:
-    return (((name,), read(frontend)) for name, frontend in list(seen.frontends.items()))
+def _frontends(seen: Observed) -> Iterator[tuple[tuple[str], FrontendCounters]]:
+    return (((name,), frontend) for name, frontend in list(seen.frontends.items()))
 
 
 def _processes(

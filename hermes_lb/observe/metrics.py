@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
-from hermes_lb.backends.counters import Histogram
+from hermes_lb.backends.histogram import Histogram
 from hermes_lb.observe.metric_table import metrics_of
 
 if TYPE_CHECKING:

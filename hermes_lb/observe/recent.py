@@ -6,8 +6,12 @@ from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
+from hermes_lb.observe import httplog
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from hermes_lb.observe.record import LogRecord
 
 KEPT: Final = 200
 REQUEST_MAX: Final = 200  # characters of a request's first line
@@ -15,36 +19,27 @@ REQUEST_MAX: Final = 200  # characters of a request's first line
 Abort = dict[str, Any]
 
 
-def record(
-    *,
-    at: float,
-    client: str,
-    frontend: str,
-    backend: str | None,
-    server: str | None,
-    termination: str,
-    status: int,
-    duration: float,
-    request: str,
-    reason: str,
-) -> Abort:
-    """What is kept of one: plain values, fit for JSON.
+def abort(record: LogRecord, at: float) -> Abort:
+    """What is kept of one that ended `at`, in seconds since 1970: plain values, fit for JSON.
 
-    `at` is when it ended, in seconds since 1970, and `duration` in seconds; `termination` has four
-    letters; `status` is 0 if none was sent, which becomes the log's -1; `request` is fit for a line
-    of a log.
+    A status that there was not is the log's -1.
     """
+    request = record.request
     return {
         "at": round(at, 3),
-        "client": client,
-        "frontend": frontend,
-        "backend": backend,
-        "server": server,
-        "termination": termination,
-        "status": status or -1,
-        "duration_ms": int(duration * 1000.0),
-        "request": request[:REQUEST_MAX],
-        "reason": reason,
+        "client": record.client,
+        "frontend": record.frontend,
+        "backend": record.backend or None,
+        "server": record.server or None,
+        "termination": record.termination,
+        "status": record.status or -1,
+        "duration_ms": int(record.total * 1000.0),
+        "request": ""
+        if request is None
+        else httplog.request_text(
+            request.method, request.target[:REQUEST_MAX], request.minor_version
+        )[:REQUEST_MAX],
+        "reason": record.reason,
     }
 
 

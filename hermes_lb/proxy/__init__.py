@@ -13,6 +13,7 @@ resume         event streams that go on from another server when theirs is lost
 tunnel         after a 101: raw bytes both ways
 abandoned      a response that the server may finish although the client has left
 local_replies  responses of our own: the one place where an error becomes one
+record         an exchange that has ended: the counters, and its line in the access log
 
 batch          the events of one loop iteration, processed stage by stage
 deadlines      the sweep over all deadlines

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from hermes_lb.observe.record import record_exchange
+from hermes_lb.proxy.record import record_exchange
 
 if TYPE_CHECKING:
     import asyncio

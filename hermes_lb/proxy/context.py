@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hermes_lb.affinity.table import SharedPins
     from hermes_lb.limits.per_client import RequestRates, SharedCounts
     from hermes_lb.observe.access_log import AccessLog
-    from hermes_lb.observe.record import Recorder
+    from hermes_lb.observe.recorder import Recorder
     from hermes_lb.proxy.ports import Connection, ServerSide
     from hermes_lb.tasks import Tasks
 

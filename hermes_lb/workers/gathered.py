@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends import FrontendCounters, RequestCounters
-from hermes_lb.backends.counters import add_up
+from hermes_lb.backends.statistics import add_up
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.workers.peers import row_of
 from hermes_lb.workers.published import frontend_row

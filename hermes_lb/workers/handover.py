@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.backends.counters import layout
 from hermes_lb.config.units import UnixAddress
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.listen.sockets import handed_over
@@ -103,7 +104,8 @@ class Estate:
         parts = max(_parts_for(seats), max(numbers, default=-1) + 1 + seats)
         bells = [_ours(fd) for fd in state["bells"]]
         block_fd = _ours(state["block"])
-        if state["part"] == Part.size(ROWS):
+        # Code that does not say its layout has the one of the same size.
+        if state["part"] == Part.size(ROWS) and state.get("layout") in (None, layout()):
             block = Block.take_over(block_fd, parts)
             rows, gathered = Rows(block), Gathered(block)
             rows.restore(state["rows"])
@@ -263,6 +265,7 @@ def _state(
         ],
         "closed": estate.listening.closed,
         "part": Part.size(ROWS),
+        "layout": layout(),
         "block": theirs(estate.block.fd),
         "bells": [theirs(bell) for bell in estate.bells],
         "rows": estate.rows.state(),

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.backends import FrontendCounters, Histogram, RequestCounters
-from hermes_lb.backends.counters import MOST_REASONS, add_up
+from hermes_lb.backends.counters import MOST_REASONS
+from hermes_lb.backends.statistics import add_up
 
 Record = type[RequestCounters] | type[FrontendCounters]
 

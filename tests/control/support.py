@@ -13,7 +13,8 @@ from hermes_lb.config import Admin, Backend
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import Session, find_server
 from hermes_lb.observe.observed import Observed, ProcessView
-from hermes_lb.observe.recent import Recent, record
+from hermes_lb.observe.recent import Recent, abort
+from tests.observe.records import a_head, a_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -90,13 +91,13 @@ class FakeOperator:
         self, termination: str = "SD--", request: str = "GET /chat HTTP/1.1", status: int = 200
     ) -> None:
         """A request has just ended badly."""
-        self.recent.add(
-            record(
-                at=time.time(), client="192.0.2.7:40312", frontend="public", backend="agents",
-                server="agent1", termination=termination, status=status, duration=1.5,
-                request=request, reason="",
-            )
+        method, _, rest = request.partition(" ")
+        head = a_head(method.encode(), rest.removesuffix(" HTTP/1.1").encode())
+        ended = a_record(
+            client="192.0.2.7:40312", frontend="public", backend="agents", server="agent1",
+            termination=termination, status=status, total=1.5, request=head,
         )  # fmt: skip
+        self.recent.add(abort(ended, time.time()))
 
 
 def _is_an_operator(fake: FakeOperator) -> Operator:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hermes_lb.lab.trace import read_trace
-from hermes_lb.observe.httplog import format_line
+from hermes_lb.observe import httplog
+from tests.observe.records import a_record
 
 # Written by HAProxy 2.6.12 with `option httplog`; the first through a syslog server.
 HAPROXY = [
@@ -16,11 +17,15 @@ HAPROXY = [
 ]
 
 
-def line(began: int, *, client: str = "10.1.2.3:5", served_by: str = "be/s1", th: int = 5) -> str:
-    return format_line(
-        client, began, "fe", served_by, "0/0/0", th, 20, 200, 51, "--NI", 1, 1, 0, 0, "0 0/0",
-        "GET /ok HTTP/1.1",
-    )  # fmt: skip
+def line(
+    began: int, *, client: str = "10.1.2.3", served_by: str = "be/s1", response: float | None = 0.0
+) -> str:
+    backend, _, server = served_by.partition("/")
+    return httplog.line(
+        a_record(
+            began=began / 1000, client=client, backend=backend, server=server, response=response
+        )
+    )
 
 
 def test_requests_are_in_order_of_arrival_with_what_the_server_took() -> None:
@@ -37,7 +42,7 @@ def test_our_own_lines_are_read() -> None:
     began = 1_795_000_000_000
     lines = [
         line(began),
-        line(began + 1500, client="2001:db8::7:80", served_by="be/s2"),
+        line(began + 1500, client="2001:db8::7", served_by="be/s2"),
         line(began + 2000),
     ]
     trace = read_trace(lines)
@@ -51,8 +56,8 @@ def test_lines_without_an_answer_and_strangers_are_skipped_and_counted() -> None
     trace = read_trace(
         [
             line(1_795_000_000_000),
-            line(1_795_000_001_000, served_by="fe/<NOSRV>"),
-            line(1_795_000_001_000, th=-1),
+            line(1_795_000_001_000, served_by=""),
+            line(1_795_000_001_000, response=None),
             "hello",
             HAPROXY[0].replace("24/Nov", "44/Nov"),
             HAPROXY[0].replace("Nov/2026", "Nox/2026"),

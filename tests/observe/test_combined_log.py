@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.observe import combined
-from hermes_lb.observe.combined import field_text, format_line, request_text, shown_status
-from hermes_lb.observe.escaping import LONGEST_LINE
+from hermes_lb.observe.escaping import LONGEST_LINE, Captured
+from tests.observe.records import a_head, a_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +34,13 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def line(
-    target: bytes = b"/", referer: bytes = b"", user_agent: bytes = b"", client: str = "127.0.0.1"
+    target: bytes = b"/", referer: bytes = b"", user_agent: bytes = b"", **changed: Any
 ) -> str:
-    return format_line(
-        client, 0, request_text(b"GET", target, 1), 200, 2,
-        field_text(referer), field_text(user_agent),
+    return combined.line(
+        a_record(
+            request=a_head(target=target), captured=Captured(referer, user_agent), bytes_sent=2,
+            **changed,
+        )
     )  # fmt: skip
 
 
@@ -50,11 +52,8 @@ def test_the_line_is_nginxs(zone: pytest.MonkeyPatch) -> None:
     zone.setenv("TZ", "UTC")
     time.tzset()
     combined.date.cache_clear()
-    began = int(datetime.fromisoformat("2026-11-25T14:09:55+00:00").timestamp())
-    written = format_line(
-        "127.0.0.1", began, request_text(b"GET", b'/a"b\\c', 1), 200, 2,
-        field_text(b"http://r/"), field_text(b'x"y\\z\x7f\x80\xc3\xa9\t!'),
-    )  # fmt: skip
+    began = datetime.fromisoformat("2026-11-25T14:09:55+00:00").timestamp()
+    written = line(b'/a"b\\c', b"http://r/", b'x"y\\z\x7f\x80\xc3\xa9\t!', began=began)
     assert written == (
         r'127.0.0.1 - - [25/Nov/2026:14:09:55 +0000] "GET /a\x22b\x5Cc HTTP/1.1" 200 2 '
         r'"http://r/" "x\x22y\x5Cz\x7F\x80\xC3\xA9\x09!"'
@@ -79,6 +78,9 @@ def test_the_date_is_local_time_with_its_zone(
 
 def test_what_is_not_there_is_a_dash() -> None:
     assert line().endswith('"-" "-"')
+    refused = combined.line(a_record(client="", request=None, status=400))
+    assert refused.startswith("- - - [")
+    assert refused.endswith('] "-" 400 51 "-" "-"')
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,8 @@ def test_what_is_not_there_is_a_dash() -> None:
 def test_an_end_without_a_response_has_nginxs_status_for_it(
     status: int, termination: str, shown: int
 ) -> None:
-    assert shown_status(status, termination) == shown
+    written = line(status=status, termination=termination)
+    assert f'HTTP/1.1" {shown} 2 ' in written
 
 
 @given(target=st.binary(), referer=st.binary(), user_agent=st.binary())

@@ -14,28 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.observe import httplog
-from hermes_lb.observe.httplog import (
-    BAD_REQUEST,
-    NO_SERVER,
-    REQUEST_MAX,
-    attempts_text,
-    escape,
-    format_line,
-)
+from hermes_lb.observe.httplog import REQUEST_MAX, escape
+from hermes_lb.observe.record import FIRST_ATTEMPT, NEVER_SENT, Attempts, ToServer
+from tests.observe.records import a_head, a_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-FIELDS: dict[str, Any] = {
-    "client": "127.0.0.1", "port": 38554, "wall_time": 0.0,
-    "frontend": "fe", "backend": "be", "server": "s1",
-    "tr": 0, "tw": 0, "tc": 0, "th": 0, "ta": 0,
-    "status": 200, "size": 51, "termination": "--NI",
-    "actconn": 1, "feconn": 1, "beconn": 0, "srvconn": 0, "retries": 0, "redispatched": False,
-    "srv_queue": 0, "backend_queue": 0,
-    "method": "GET", "target": "/ok", "version": "HTTP/1.1",
-}  # fmt: skip
 
 LINE = re.compile(
     r"(?P<client>[0-9a-f.:]+):(?P<port>\d+) \[(?P<date>[^]]+)\] (?P<frontend>\S+) "
@@ -45,31 +30,24 @@ LINE = re.compile(
 )
 
 
-def line(**fields: Any) -> str:
-    f = FIELDS | fields
-    text = f"{f['method']} {f['target']} {f['version']}"
-    return format_line(
-        f"{f['client']}:{f['port']}", int(f["wall_time"] * 1000), f["frontend"],
-        f"{f['backend']}/{f['server']}", f"{f['tr']}/{f['tw']}/{f['tc']}", f["th"], f["ta"],
-        f["status"], f["size"], f["termination"],
-        f["actconn"], f["feconn"], f["beconn"], f["srvconn"],
-        attempts_text(
-            f["retries"], is_redispatched=f["redispatched"],
-            server_queue=f["srv_queue"], backend_queue=f["backend_queue"],
-        ),
-        escape(text) if f["method"] else BAD_REQUEST,
-    )  # fmt: skip
+def line(shows_trace: bool = False, **changed: Any) -> str:
+    return httplog.line(a_record(**changed), shows_trace=shows_trace)
+
+
+def clear_dates() -> None:
+    httplog.date.cache_clear()
+    httplog._moment.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    httplog.date.cache_clear()
+    clear_dates()
     yield
     monkeypatch.undo()
     time.tzset()
-    httplog.date.cache_clear()
+    clear_dates()
 
 
 def at(moment: str) -> float:
@@ -81,16 +59,17 @@ def at(moment: str) -> float:
     ("fields", "theirs"),
     [
         pytest.param(
-            {"wall_time": at("2026-11-24 13:09:30.827")},
+            {"began": at("2026-11-24 13:09:30.827")},
             '127.0.0.1:38554 [24/Nov/2026:13:09:30.827] fe be/s1 0/0/0/0/0 200 51 - - --NI '
             '1/1/0/0/0 0/0 "GET /ok HTTP/1.1"',
             id="normal, cookie inserted",
         ),
         pytest.param(
             {
-                "port": 38568, "wall_time": at("2026-11-24 13:09:30.878"), "backend": "re",
-                "server": "d2", "termination": "----", "retries": 1, "redispatched": True,
-                "target": "/re",
+                "port": 38568, "began": at("2026-11-24 13:09:30.878"), "backend": "re",
+                "server": "d2", "termination": "----",
+                "attempts": FIRST_ATTEMPT._replace(retries=1, is_redispatched=True),
+                "request": a_head(target=b"/re"),
             },
             '127.0.0.1:38568 [24/Nov/2026:13:09:30.878] fe re/d2 0/0/0/0/0 200 51 - - ---- '
             '1/1/0/0/+1 0/0 "GET /re HTTP/1.1"',
@@ -98,9 +77,10 @@ def at(moment: str) -> float:
         ),
         pytest.param(
             {
-                "port": 38570, "wall_time": at("2026-11-24 13:09:30.930"), "backend": "dead",
-                "server": "d1", "tw": 1001, "tc": -1, "th": -1, "ta": 1001, "status": 503,
-                "size": 217, "termination": "SC--", "retries": 1, "target": "/dead",
+                "port": 38570, "began": at("2026-11-24 13:09:30.930"), "backend": "dead",
+                "server": "d1", "to_server": ToServer(0.0, 1.0011, None), "response": None,
+                "total": 1.0011, "status": 503, "bytes_sent": 217, "termination": "SC--",
+                "attempts": FIRST_ATTEMPT._replace(retries=1), "request": a_head(target=b"/dead"),
             },
             '127.0.0.1:38570 [24/Nov/2026:13:09:30.930] fe dead/d1 0/1001/-1/-1/1001 503 217 - - '
             'SC-- 1/1/0/0/1 0/0 "GET /dead HTTP/1.1"',
@@ -108,9 +88,10 @@ def at(moment: str) -> float:
         ),
         pytest.param(
             {
-                "port": 38576, "wall_time": at("2026-11-24 13:09:31.982"), "backend": "down",
-                "server": NO_SERVER, "tw": -1, "tc": -1, "th": -1, "status": 503, "size": 217,
-                "termination": "SC--", "target": "/down",
+                "port": 38576, "began": at("2026-11-24 13:09:31.982"), "backend": "down",
+                "server": "", "to_server": ToServer(0.0, None, None), "response": None,
+                "status": 503, "bytes_sent": 217, "termination": "SC--",
+                "request": a_head(target=b"/down"),
             },
             '127.0.0.1:38576 [24/Nov/2026:13:09:31.982] fe down/<NOSRV> 0/-1/-1/-1/0 503 217 - - '
             'SC-- 1/1/0/0/0 0/0 "GET /down HTTP/1.1"',
@@ -118,9 +99,9 @@ def at(moment: str) -> float:
         ),
         pytest.param(
             {
-                "port": 38608, "wall_time": at("2026-11-24 13:09:32.135"), "backend": "fe",
-                "server": NO_SERVER, "tr": -1, "tw": -1, "tc": -1, "th": -1, "status": 400,
-                "size": 0, "termination": "PR--", "method": "", "target": "", "version": "",
+                "port": 38608, "began": at("2026-11-24 13:09:32.135"), "backend": "",
+                "server": "", "to_server": NEVER_SENT, "response": None, "status": 400,
+                "bytes_sent": 0, "termination": "PR--", "request": None,
             },
             '127.0.0.1:38608 [24/Nov/2026:13:09:32.135] fe fe/<NOSRV> -1/-1/-1/-1/0 400 0 - - '
             'PR-- 1/1/0/0/0 0/0 "<BADREQ>"',
@@ -145,80 +126,108 @@ def test_the_line_is_haproxys(fields: dict[str, Any], theirs: str) -> None:
     ],
 )  # fmt: skip
 def test_what_could_break_a_line_is_escaped_as_haproxy_does(target: str, logged: str) -> None:
-    assert line(target=target).endswith(f'"GET {logged} HTTP/1.1"')
+    assert escape(target) == logged
 
 
 @pytest.mark.parametrize(("first", "logged"), [("x", "x"), ("\x80", "#80")])
 def test_a_long_request_line_is_cut_where_haproxy_cuts_it(first: str, logged: str) -> None:
-    whole = line(method="POST", target="/" + first + "x" * 1500)
+    target = f"/{first}{'x' * 1500}".encode("latin-1")
+    whole = line(request=a_head(b"POST", target))
     cut = REQUEST_MAX - len("POST /x")
     assert whole.endswith(f'"POST /{logged}' + "x" * cut + '"')
 
 
-@given(
-    method=st.text(min_size=1), target=st.text() | st.binary().map(lambda b: b.decode("latin-1"))
-)
-def test_no_request_can_break_a_line(method: str, target: str) -> None:
-    written = line(method=method, target=target)
+@given(method=st.binary(min_size=1), target=st.binary())
+def test_no_request_can_break_a_line(method: bytes, target: bytes) -> None:
+    written = line(request=a_head(method, target))
     match = LINE.fullmatch(written)
     assert match
     assert written.isascii()
     assert written.isprintable()
-    assert match["request"] == httplog.escape(f"{method} {target} HTTP/1.1")
+    sent = b"%b %b HTTP/1.1" % (method, target)
+    assert match["request"] == escape(sent.decode("latin-1"))
+
+
+@given(text=st.text())
+def test_no_reason_can_break_a_line(text: str) -> None:
+    written = line(reason=f"why {text}")
+    assert written.isascii()
+    assert written.isprintable()
+    assert re.fullmatch(r'.* 0/0 \{why [^{|}"]*\} "GET /ok HTTP/1.1"', written)
+
+
+@pytest.mark.parametrize(
+    ("changed", "braces"),
+    [
+        ({"reason": "no server"}, "{no server} "),
+        ({"shows_trace": True, "request": a_head(trace_id=b"ab12")}, "{ab12} "),
+        ({"shows_trace": True, "request": a_head()}, "{} "),
+        ({"shows_trace": True, "request": None, "reason": "bad"}, "{} {bad} "),
+        ({"shows_trace": False, "request": a_head(trace_id=b"ab12")}, ""),
+    ],
+)
+def test_trace_and_reason_are_where_haproxy_has_captured_headers(
+    changed: dict[str, Any], braces: str
+) -> None:
+    request = "<BADREQ>" if changed.get("request", True) is None else "GET /ok HTTP/1.1"
+    assert line(**changed).endswith(f' 0/0 {braces}"{request}"')
 
 
 @given(
-    numbers=st.lists(st.integers(0, 10**9), min_size=9, max_size=9),
-    times=st.lists(st.integers(-1, 10**7), min_size=5, max_size=5),
-    redispatched=st.booleans(),
+    numbers=st.lists(st.integers(0, 10**9), min_size=8, max_size=8),
+    times=st.lists(st.none() | st.integers(0, 10**7), min_size=5, max_size=5),
+    is_redispatched=st.booleans(),
+    is_pinned=st.booleans(),
 )
 def test_every_value_is_in_its_place(
-    numbers: list[int], times: list[int], redispatched: bool
+    numbers: list[int], times: list[int | None], is_redispatched: bool, is_pinned: bool
 ) -> None:
-    names = [
-        "status", "size", "actconn", "feconn", "beconn", "srvconn", "retries",
-        "srv_queue", "backend_queue",
-    ]  # fmt: skip
+    status, size, *connections, retries, position = numbers
+    # Half a millisecond on top, so that a float below its integer does not matter.
+    tr, tw, tc, th, ta = [None if time is None else (time + 0.5) / 1000 for time in times]
     match = LINE.fullmatch(
         line(
-            **dict(zip(names, numbers, strict=True)),
-            **dict(zip(["tr", "tw", "tc", "th", "ta"], times, strict=True)),
-            redispatched=redispatched,
-            client="2001:db8::1",
+            client="2001:db8::1", status=status, bytes_sent=size,
+            to_server=ToServer(tr, tw, tc), response=th, total=ta or 0.0005,
+            **dict(zip(
+                ("connections", "frontend_connections", "backend_load", "server_load"),
+                connections, strict=True,
+            )),
+            attempts=Attempts(retries, is_redispatched, position, is_pinned),
         )
-    )
+    )  # fmt: skip
     assert match
-    status, size, *connections, retries, srv_queue, backend_queue = numbers
     assert match["client"] == "2001:db8::1"
-    assert match["times"] == "/".join(map(str, times))
-    assert (match["status"], match["size"]) == (str(status), str(size))
-    shown = [*map(str, connections), f"+{retries}" if redispatched else str(retries)]
+    times[4] = times[4] or 0
+    assert match["times"] == "/".join("-1" if time is None else str(time) for time in times)
+    assert (match["status"], match["size"]) == (str(status or -1), str(size))
+    shown = [*map(str, connections), f"+{retries}" if is_redispatched else str(retries)]
     assert match["connections"] == "/".join(shown)
-    assert match["queues"] == f"{srv_queue}/{backend_queue}"
+    assert match["queues"] == (f"{position}/0" if is_pinned else f"0/{position}")
 
 
-@given(wall_time=st.floats(0, 4e9))
-def test_the_date_is_the_moment_to_the_millisecond(wall_time: float) -> None:
-    match = LINE.fullmatch(line(wall_time=wall_time))
+@given(began=st.floats(0, 4e9))
+def test_the_date_is_the_moment_to_the_millisecond(began: float) -> None:
+    match = LINE.fullmatch(line(began=began))
     assert match
     shown = datetime.strptime(match["date"] + "+0000", "%d/%b/%Y:%H:%M:%S.%f%z").timestamp()
-    assert 0 <= wall_time - shown < 0.0011
+    assert 0 <= began - shown < 0.0011
 
 
 def test_the_date_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
-    httplog.date.cache_clear()
-    assert "[25/Nov/2026:08:00:00.000]" in line(wall_time=at("2026-11-24 23:00:00"))
+    clear_dates()
+    assert "[25/Nov/2026:08:00:00.000]" in line(began=at("2026-11-24 23:00:00"))
 
 
 @pytest.mark.skipif(shutil.which("halog") is None, reason="halog comes with HAProxy")
 def test_halog_reads_the_lines(tmp_path: Path) -> None:
     prefix = "Nov 24 13:09:30 host hermes_lb[1]: "
     lines = [
-        line(status=200, server="s1", target="/a"),
-        line(status=200, server="s2", target='/b"'),
-        line(status=503, server=NO_SERVER, termination="SC--"),
+        line(request=a_head(target=b"/a")),
+        line(server="s2", request=a_head(target=b'/b"')),
+        line(status=503, server="", termination="SC--"),
     ]
     log = tmp_path / "log"
     log.write_text("".join(f"{prefix}{written}\n" for written in lines))

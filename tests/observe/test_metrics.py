@@ -314,7 +314,7 @@ def test_servers_may_leave_between_two_parts() -> None:
         body += part
         pools.pop("b", None)
     families = {family.name: family for family in text_string_to_metric_families(body.decode())}
-    first, last = (families[f"hermes_lb_{name}"] for name in ("requests", "server_weight"))
+    first, last = (families[f"hermes_lb_{name}"] for name in ("received_bytes", "server_weight"))
     assert {sample.labels["backend"] for sample in first.samples} == {"a", "b"}
     assert {sample.labels["backend"] for sample in last.samples} == {"a"}
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hermes_lb.observe.recent import KEPT, REQUEST_MAX, Abort, Recent, record
+from hermes_lb.observe import recent
+from hermes_lb.observe.recent import KEPT, REQUEST_MAX, Abort, Recent
+from tests.observe.records import a_head, a_record
 
 
-def abort(**fields: Any) -> Abort:
-    plain: dict[str, Any] = {
-        "at": 1_764_079_795.0071, "client": "10.0.0.1", "frontend": "public", "backend": "agents",
-        "server": None, "termination": "CD--", "status": 200, "duration": 1.5,
-        "request": "GET / HTTP/1.1", "reason": "",
-    }  # fmt: skip
-    return record(**{**plain, **fields})
+def abort(**changed: Any) -> Abort:
+    return recent.abort(a_record(**changed), at=1_764_079_795.0071)
 
 
-def test_a_record_is_fit_for_json() -> None:
-    made = abort(request="GET /" + "x" * 1000)
+def test_it_is_fit_for_json() -> None:
+    made = abort(request=a_head(target=b"/" + b"x" * 1000), server="", total=1.5)
     assert json.loads(json.dumps(made)) == made
     assert (made["at"], made["duration_ms"]) == (1_764_079_795.007, 1500)
+    assert (made["backend"], made["server"]) == ("be", None)
     assert len(made["request"]) == REQUEST_MAX
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.backends import counters
 from hermes_lb.workers import handover
 from hermes_lb.workers.handover import Estate, execute_anew
 from hermes_lb.workers.image import HANDOVER
@@ -51,14 +52,14 @@ class Executed(Exception):
 
 
 def the_next(
-    estate: Estate, fleet: Any, seats: int, monkeypatch: pytest.MonkeyPatch, rows: int = 0
+    estate: Estate, fleet: Any, seats: int, monkeypatch: pytest.MonkeyPatch, **other: Any
 ) -> Estate:
-    """What the next image has, with so many seats; its code has other parts if it has `rows`."""
+    """What the next image has, with so many seats. `other`: what its code has in `handover`."""
     following: list[Estate | None] = []
 
     def execute(*command: Any) -> None:
-        if rows:
-            monkeypatch.setattr(handover, "ROWS", rows)
+        for name, value in other.items():
+            monkeypatch.setattr(handover, name, value)
         following.append(Estate.inherit(seats, "asyncio"))
         raise Executed
 
@@ -108,17 +109,31 @@ def test_memory_that_is_large_enough_stays_as_it_is(
     close_children(following)
 
 
+@pytest.mark.parametrize("other", [{"ROWS": 100}, {"layout": lambda: [["another", 1]]}])
 def test_new_memory_has_a_part_for_each_old_worker_and_room_beside_them(
-    found: Found, monkeypatch: pytest.MonkeyPatch
+    found: Found, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
 ) -> None:
     """The new code counts other things, and there are fewer seats."""
     estate = found(8)
     estate._is_closed = True  # by the next image
-    following = the_next(estate, fleet(*range(8)), 1, monkeypatch, rows=100)
+    estate.block.parts[0].loads[5] = 7
+    following = the_next(estate, fleet(*range(8)), 1, monkeypatch, **other)
     assert len(following.block.parts) > 8
     assert len(following.bells) == len(following.block.parts)
+    assert following.block.parts[0].loads[5] == 0
     close_children(following)
     following.close()
+
+
+def test_the_layout_of_code_that_does_not_say_it_is_taken_by_its_size(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of version 0.1."""
+    monkeypatch.setattr(handover, "layout", lambda: None)
+    estate.block.parts[0].loads[5] = 7
+    following = the_next(estate, fleet(0), 1, monkeypatch, layout=counters.layout)
+    assert following.block.parts[0].loads[5] == 7
+    close_children(following)
 
 
 def test_files_of_closed_sockets_are_known_to_the_next_image(

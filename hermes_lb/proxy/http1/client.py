@@ -14,13 +14,13 @@ from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
 from hermes_lb.http.sse import chunk
-from hermes_lb.observe.record import record_refusal
 from hermes_lb.proxy import local_replies
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
 from hermes_lb.proxy.http1.tunnel_end import ClientEnd
 from hermes_lb.proxy.local_replies import refusal
 from hermes_lb.proxy.ports import Connection, Downstream, Source
+from hermes_lb.proxy.record import record_refusal
 from hermes_lb.transport.addresses import UNIX, plain_address
 from hermes_lb.transport.endpoint import FULL, SHARE
 from hermes_lb.transport.kernel import has_news, reset_when_closed
@@ -208,7 +208,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         elif (self._held or self.awaits) and not self.is_closing:
             what = self.awaits or "request head"
             left = RequestRefused(0, f"the client left within a {what}", "CR")
-            record_refusal(self, self.context.clock(), left)
+            self._record(left)
             self._held, self.awaits = bytearray(), ""
 
     def pause_writing(self) -> None:
@@ -410,15 +410,16 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     def refuse(self, error: RequestRefused) -> None:
         """Answer a request that was not understood; its end is unknown, so this is the last."""
-        record_refusal(
-            self, self.context.clock(), error, self.reply(refusal(error), may_keep=False)
-        )
+        self._record(error, self.reply(refusal(error), may_keep=False))
         self.close(lingering=True)
+
+    def _record(self, error: RequestRefused, size: int = 0) -> None:
+        record_refusal(self, self.context, self.context.clock(), error, size)
 
     def reject(self, reason: str, termination: str = "PR") -> None:
         """Close without a word, before the first request: there was no way to say anything."""
         self.awaits = ""
-        record_refusal(self, self.context.clock(), RequestRefused(0, reason, termination))
+        self._record(RequestRefused(0, reason, termination))
         self.close()
 
     def cut(self, reason: str) -> None:
@@ -431,7 +432,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self.exchange.abort_client("P" + self.exchange.letter, reason)
             return
         if not self.is_closing:
-            record_refusal(self, self.context.clock(), error)
+            self._record(error)
         self.abort()
 
     def close(self, *, lingering: bool = False) -> None:

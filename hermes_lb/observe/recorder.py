@@ -1,0 +1,51 @@
+"""How requests are logged, as `[log]` has it: one of the formats, and which requests."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from hermes_lb.observe import combined, httplog, json_log
+from hermes_lb.observe.sampling import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb import config
+    from hermes_lb.observe.record import LogRecord
+
+
+class Format(NamedTuple):
+    """A format of the access log."""
+
+    line: Callable[[LogRecord], str]  # without its end
+    captures: bool = False  # it shows what `observe.escaping.capture` finds
+
+
+FORMATS = {
+    "httplog": Format(httplog.line),
+    "combined": Format(combined.line, captures=True),
+    "json": Format(json_log.line, captures=True),
+}
+
+
+class Recorder:
+    """Chosen once, when the configuration is loaded.
+
+    - `line`: the format.
+    - `captures`: the format shows fields of the head that nothing else needs.
+    - `sampler`: None if every request has a line.
+    - `makes_traces`: a request that comes without a trace gets one.
+    """
+
+    __slots__ = ("captures", "line", "makes_traces", "sampler")
+
+    def __init__(self, configured: config.Log) -> None:
+        self.line, captures = FORMATS[configured.format]
+        if configured.format == "httplog" and configured.capture_trace:
+            self.line = partial(httplog.line, shows_trace=True)
+        self.captures = captures and configured.access != "off"
+        self.makes_traces = configured.traceparent == "make"
+        self.sampler = (
+            Sampler(configured.sample, configured.slow) if configured.sample < 1.0 else None
+        )

@@ -1,0 +1,95 @@
+"""A new counter of requests is a row of the table and the line that counts it; no other file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "hermes_lb"
+
+# File, a line of it, and what the changed copy has before it.
+CHANGES = {
+    ("backends/counters.py", "    late: int = number()"):
+        '    whole: int = number("hermes_lb_whole_total", "Responses that came whole")\n',
+    ("proxy/record.py", "            histogram = counters.at_once\n"):
+        "            counters.whole += 1\n",
+}  # fmt: skip
+
+# What a balancer with this code tells of a request, in each place.
+PROGRAM = """
+import asyncio, json
+from urllib.parse import urlsplit
+import hermes_lb
+from hermes_lb.backends.counters import RequestCounters, layout
+from hermes_lb.control.openapi import document
+from hermes_lb.control.views import describe_servers
+from hermes_lb.observe.metrics import render
+from hermes_lb.testing import config_for
+from hermes_lb.workers.block import Block
+
+async def origin(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+
+async def main():
+    server = await asyncio.start_server(origin, "127.0.0.1", 0)
+    address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    async with hermes_lb.LoadBalancer(config_for(address)) as balancer:
+        url = urlsplit(balancer.urls[0])
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        writer.write(b"GET / HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n")
+        await reader.readuntil(b"\\r\\n\\r\\nok")
+        [counters] = [one.counters for one in balancer.pools["servers"].servers]
+        while not sum(counters.responses):
+            await asyncio.sleep(0)
+        [described] = describe_servers(balancer.observed, 0.0)
+        lines = b"".join(render(balancer.observed)).decode().splitlines()
+        writer.close()
+    server.close()
+    block = Block.create(1, rows=1)
+    block.parts[0].write_counters(0, counters.cells())
+    read = RequestCounters()
+    read.load(block.parts[0].read_counters(0))
+    print(json.dumps({
+        "file": hermes_lb.__file__,
+        "metric": [line for line in lines if line.startswith("hermes_lb_whole_total{")],
+        "api": described["counters"]["whole"],
+        "schema": document()["components"]["schemas"]["Counters"]["properties"]["whole"],
+        "shared": read.whole,
+        "layout": ["whole", 1] in layout(),
+    }))
+
+asyncio.run(main())
+"""
+
+
+def test_a_new_counter_is_a_row_and_the_line_that_counts(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "hermes_lb", ignore=shutil.ignore_patterns("__pycache__"))
+    for (name, line), added in CHANGES.items():
+        path = tmp_path / "hermes_lb" / name
+        text = path.read_text()
+        assert text.count(line) == 1, f"{name} has changed: this test has to follow"
+        path.write_text(text.replace(line, added + line))
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout)
+    assert Path(seen.pop("file")).is_relative_to(tmp_path)
+    assert seen == {
+        "metric": [
+            'hermes_lb_whole_total{backend="servers",server="address1"} 1',
+            'hermes_lb_whole_total{backend="servers",server="<NOSRV>"} 0',
+        ],
+        "api": 1,
+        "schema": {"type": "integer", "minimum": 0},
+        "shared": 1,
+        "layout": True,
+    }
