@@ -89,6 +89,7 @@ class Streams(Scenario):
                 # A worker that stands still is noticed within 1.4 s: with the 2.5 s of a takeover
                 # that it has interrupted, this is below 4 s.
                 "health": {"path": "/health", "interval": "300ms", "timeout": "400ms", "fall": 2},
+                "on_marked_down": "shutdown_sessions",
             },
             "process": {"workers": self.processes, "drain_timeout": "10m"},
             "timeouts": {"server": f"{60 + number}s"},

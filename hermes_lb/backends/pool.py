@@ -152,9 +152,9 @@ class Pool:
         self.is_sound = False  # nobody of `up` has failed: all are candidates that are not full
         self.is_steady = False  # and nobody can be full
         self.unserved = RequestCounters()  # requests that ended without a server
-        # Hears of a server that its checks took down because it stands still: it left them
+        # Hears of a server that its checks took down, and whether it stands still: it left them
         # unanswered, and none of its responses has moved meanwhile.
-        self.on_standstill: Callable[[Server], None] | None = None
+        self.on_marked_down: Callable[[Server, bool], None] | None = None
         # Hears of each change of a server's `snapshot`, the steps of a slow start aside.
         self.on_change: Callable[[Server], None] | None = None
         self.reconfigure(configured)

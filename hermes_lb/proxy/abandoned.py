@@ -73,6 +73,10 @@ class Detached:
         """Its response has begun."""
         return self._upstream.body is not None
 
+    @property
+    def is_over(self) -> bool:
+        return self._upstream.exchange is not self
+
     def cut(self) -> None:
         """End it at once: the server sees its client leave."""
         self._end(is_clean=False)

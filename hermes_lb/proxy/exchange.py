@@ -21,6 +21,7 @@ from hermes_lb.errors import (
     ConnectTimeout,
     Exhausted,
     InvalidBody,
+    MarkedDown,
     NoServer,
     QueueTimeout,
     RequestRefused,
@@ -320,6 +321,17 @@ class Exchange(Retries, Relay):
         """The balancer ends before this exchange does."""
         if not self.is_over:
             self.abort_client("K" + self.letter)
+
+    def server_marked_down(self, reason: str) -> None:
+        """Its server's checks have marked it down (`moving`): retry the request, or cut it."""
+        if self.tunnel is not None:
+            self.reason = reason
+            self.tunnel.close("DD")
+        elif self.phase == "D":
+            self.abort_client("DD", reason)
+        else:
+            self._stop_dialing()
+            self.server_failed(MarkedDown(reason))
 
     def _stop_dialing(self) -> None:
         if self.dialing is not None:
