@@ -11,7 +11,6 @@ same ones under the same ids. Several may follow: one of them gets the turn.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import cancel_and_wait, spawn
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator
 
     from agent_worker.runtime.bells import Bells
@@ -86,7 +86,7 @@ class Succession:
                             outage.over()
                         elif self._turns.is_leaving:
                             raise
-                        await asyncio.sleep(outage.pause_s(error))
+                        await bell.wait(outage.pause_s(error))  # all ring when Redis is back
                         yield None
                         continue
                     outage.over()

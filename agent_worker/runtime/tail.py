@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from agent_worker.errors import StoreUnavailable
@@ -57,7 +56,7 @@ class Tail:
                     page = await self._store.events.page(session_id, principal, after)
                     reset = await self._snapshot(session_id, principal) if page.is_trimmed else None
                 except StoreUnavailable as error:
-                    await asyncio.sleep(outage.pause_s(error))
+                    await bell.wait(outage.pause_s(error))  # all ring when Redis is back
                     yield None
                     continue
                 outage.over()
