@@ -153,8 +153,9 @@ async def test_by_default_streams_stay_with_a_server_that_answers_its_checks(sta
 
 @pytest.mark.parametrize("backend", [SHUTS_DOWN, {}], ids=["option", "default"])
 async def test_a_search_does_not_wait_for_a_server_that_stands_still(
-    stage: Stage, backend: dict[str, Any]
+    stage: Stage, backend: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hermes_lb.proxy.resume._MOST_FOR_ATTEMPT", 3600.0)
     talk = await Talk.begin(stage, 3, backend=backend)
     talk.first.close()
     await talk.taken_up(1)  # and hears nothing
