@@ -2,8 +2,9 @@
 
 An error becomes a response to the client in one place only, `hermes_lb.proxy.reply_texts`. The two
 letters of `termination` are HAProxy's (configuration manual, section 8.5, "Session state at
-disconnection"): who ended it (C client, S server, P proxy, R resource; c and s: their timeouts),
-and in which phase (R request head, Q queue, C connect, H response head, D data, L last bytes).
+disconnection"): who ended it (C client, S server, D server marked down, P proxy, R resource; c
+and s: their timeouts), and in which phase (R request head, Q queue, C connect, H response head,
+D data, L last bytes).
 
     HermesError
       RequestRefused    the client's request can't be accepted: 4xx, 501, 505, 508
@@ -123,6 +124,17 @@ class ClosedInHead(ServerFailed):
 
     status = 502
     termination = "SH"
+    retry = Retry.REPEATABLE_ONLY
+
+
+class MarkedDown(ServerFailed):
+    """Its checks have marked it down before the response's head, and nothing waits for it any more.
+
+    HAProxy's letter is D (`on-marked-down shutdown-sessions`).
+    """
+
+    status = 502
+    termination = "DH"
     retry = Retry.REPEATABLE_ONLY
 
 

@@ -11,7 +11,6 @@ same ones under the same ids. Several may follow: one of them gets the turn.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,12 +18,13 @@ from typing import TYPE_CHECKING
 from agent_worker.errors import AgentError, StoreUnavailable
 from agent_worker.runtime.events import ERROR, HANDOVER, nobody, unfinished, unlogged
 from agent_worker.runtime.outage import Outage
-from agent_worker.runtime.turns import SILENT_S, TurnRequest
+from agent_worker.runtime.turns import TurnRequest
 from agent_worker.sessions import NotTaken
 from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import cancel_and_wait, spawn
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator
 
     from agent_worker.runtime.bells import Bells
@@ -86,7 +86,7 @@ class Succession:
                             outage.over()
                         elif self._turns.is_leaving:
                             raise
-                        await asyncio.sleep(outage.pause_s(error))
+                        await bell.wait(outage.pause_s(error))  # all ring when Redis is back
                         yield None
                         continue
                     outage.over()
@@ -110,13 +110,14 @@ class Succession:
                         if request.accepts_handover:
                             yield unlogged(HANDOVER, {"turn": request.turn})
                         return
-                    # A holder is not silent whose heartbeats were lost with Redis.
-                    silent_s = min(page.silent_s, self._store.index.steady_s)
-                    is_free = page.state == "free" or silent_s >= SILENT_S
+                    wait_s = 0.0
+                    if page.state == "held":
+                        wait_s = await self._turns.holders.wait_s(page.holder, page.silent_s)
+                    is_free = not wait_s
                     if is_free and not is_ours:
                         running = spawn(self._go_on(request), name="turn of another worker")
                         running.add_done_callback(lambda _: bell.ring(""))
-                    pause = min(_LOOK_S, max(SILENT_S - silent_s, _PAUSE_S))
+                    pause = min(_LOOK_S, max(wait_s, _PAUSE_S))
                     if not await bell.wait(pause if not is_free else _LOOK_S):
                         yield None
             except StoreUnavailable:
@@ -141,7 +142,7 @@ class Succession:
             accepts_handover=request.accepts_handover,
             loop=request.loop,
         )
-        taking = self._turns.take_over(asked, request.turn, silent_s=SILENT_S)
+        taking = self._turns.take_over(asked, request.turn)
         try:
             async with taking as turn:
                 if not isinstance(turn, NotTaken):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from agent_worker.errors import StoreUnavailable
 from agent_worker.runtime.events import RESET, unfinished
 from agent_worker.runtime.outage import Outage
 from agent_worker.runtime.reading import read_newest
-from agent_worker.runtime.turns import SILENT_S
 from agent_worker.sessions import Event
 from agent_worker.sessions.event_log import channel
 from agent_worker.sessions.operations import dump
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from agent_worker.runtime.bells import Bells
+    from agent_worker.runtime.holders import Holders
     from agent_worker.runtime.orphans import Orphans
     from agent_worker.sessions import SessionStore
 
@@ -29,8 +28,11 @@ _SNAPSHOT_MESSAGES = 200
 
 
 class Tail:
-    def __init__(self, store: SessionStore, bells: Bells, orphans: Orphans) -> None:
+    def __init__(
+        self, store: SessionStore, bells: Bells, orphans: Orphans, holders: Holders
+    ) -> None:
         self._store = store
+        self._holders = holders
         self._bells = bells
         self._orphans = orphans
 
@@ -54,7 +56,7 @@ class Tail:
                     page = await self._store.events.page(session_id, principal, after)
                     reset = await self._snapshot(session_id, principal) if page.is_trimmed else None
                 except StoreUnavailable as error:
-                    await asyncio.sleep(outage.pause_s(error))
+                    await bell.wait(outage.pause_s(error))  # all ring when Redis is back
                     yield None
                     continue
                 outage.over()
@@ -73,11 +75,11 @@ class Tail:
                 was_unfinished = page.state != "over"
                 if until_idle and not was_unfinished:
                     return
-                pause = _LOOK_S
+                pause, wait_s = _LOOK_S, 0.0
                 if page.state == "held":
-                    silent_s = min(page.silent_s, self._store.index.steady_s)
-                    pause = min(_LOOK_S, max(SILENT_S - silent_s, _PAUSE_S))
-                if page.state == "free" or (page.state == "held" and silent_s >= SILENT_S):
+                    wait_s = await self._holders.wait_s(page.holder, page.silent_s)
+                    pause = min(_LOOK_S, max(wait_s, _PAUSE_S))
+                if page.state in {"free", "held"} and not wait_s:
                     self._orphans.adopt(session_id, principal, page.turn)
                     pause = _LOOK_S
                 if not await bell.wait(pause):

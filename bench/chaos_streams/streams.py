@@ -71,7 +71,8 @@ class Streams(Scenario):
 
                 uids = itertools.count(1)
                 for name in self.phases:
-                    run = PhaseRun(self, name, PHASES[name], balancer, ledger, uids)
+                    gaps = arena.folder / "gaps.log"
+                    run = PhaseRun(self, name, PHASES[name], balancer, ledger, uids, gaps)
                     system = balancer, reconfigure, workers, store, ledger
                     log = arena.folder / "faults.log"
                     faults = Faults(*system, run.served_by, run.figures, log)
@@ -88,6 +89,7 @@ class Streams(Scenario):
                 # A worker that stands still is noticed within 1.4 s: with the 2.5 s of a takeover
                 # that it has interrupted, this is below 4 s.
                 "health": {"path": "/health", "interval": "300ms", "timeout": "400ms", "fall": 2},
+                "on_marked_down": "shutdown_sessions",
             },
             "process": {"workers": self.processes, "drain_timeout": "10m"},
             "timeouts": {"server": f"{60 + number}s"},

@@ -152,9 +152,9 @@ class Pool:
         self.is_sound = False  # nobody of `up` has failed: all are candidates that are not full
         self.is_steady = False  # and nobody can be full
         self.unserved = RequestCounters()  # requests that ended without a server
-        # Hears of a server that its checks took down because it stands still: it left them
+        # Hears of a server that its checks took down, and whether it stands still: it left them
         # unanswered, and none of its responses has moved meanwhile.
-        self.on_standstill: Callable[[Server], None] | None = None
+        self.on_marked_down: Callable[[Server, bool], None] | None = None
         # Hears of each change of a server's `snapshot`, the steps of a slow start aside.
         self.on_change: Callable[[Server], None] | None = None
         self.reconfigure(configured)
@@ -383,23 +383,39 @@ class Pool:
 
     def lease(self, server: Server, now: float) -> Lease:
         """Start using `server`, which a strategy picked from `candidates`."""
+        lease, has_news = self._start(server, now)
+        if has_news:
+            self.look_at_queue()
+        return lease
+
+    def _start(self, server: Server, now: float) -> tuple[Lease, bool]:
+        """The lease, and whether to look at the queue then.
+
+        A probe takes its server out for another window. That can begin a panic, or leave a waiting
+        request nothing but servers that fail, which serve it as a last resort.
+        """
         self._now = now
+        has_news = False
         if server.fails:
+            was_out = server.has_failed(now)
             server.picked(now)
             if server.is_failing:
-                self._judge_failures()
-        return Lease(self, server)
+                has_news = not was_out and server.has_failed(now)
+                has_news |= self._judge_failures()
+        return Lease(self, server), has_news
 
     def claim(self, server: Server, now: float) -> Lease | None:
         """The same, where other processes lease too: None if one was faster at the last place.
 
         Each notes its lease first and looks at the others' then, so there are never too many.
         """
-        lease = self.lease(server, now)
-        if self.peers is not None and server.max_connections and self.peers.is_over(server):
+        lease, has_news = self._start(server, now)
+        is_over = self.peers is not None and server.max_connections and self.peers.is_over(server)
+        if is_over:
             lease.release()
-            return None
-        return lease
+        if has_news:
+            self.look_at_queue()
+        return None if is_over else lease
 
     def wait(self, waiter: Waiter) -> None:
         """Join the queue. Leave it by `leave`, or by `lease_granted` being called."""
@@ -436,11 +452,14 @@ class Pool:
             peers = self.peers if self._yields else None
             if peers is not None and peers.is_others_turn(self, server, waiter):
                 return
-            lease = self.claim(server, self._now)
-            if lease is None:
+            lease, has_news = self._start(server, self._now)
+            if self.peers is not None and server.max_connections and self.peers.is_over(server):
+                lease.release()
                 return
             self.leave(waiter)
             waiter.lease_granted(lease)
+            if has_news:
+                self.look_at_queue()
 
     def tick(self, now: float) -> None:
         """Call it about once a second: time alone lets a failed server be tried again, ends

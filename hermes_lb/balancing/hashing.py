@@ -98,7 +98,8 @@ class Hashed:
         tried: Collection[Server] = (),
     ) -> Server | None:
         """Whose the key is, loads aside: of those that may serve, or of all (`is_strict`), without
-        those `tried`. None: there is nobody whose weight is not 0.
+        those `tried`. If none of these may serve, of those that only their failures keep out.
+        None: there is none whose weight is not 0.
 
         Each key has an order of all servers, the backups behind the primaries, in which its owner
         is the first. It goes by full weights, so that a slow start moves no key.
@@ -110,20 +111,15 @@ class Hashed:
         for server in self._preferred(hashed):
             if server not in tried and (is_strict or server.may_serve(now)):
                 return server
-        for group in (pool.primaries, pool.backups):
-            owner = _by_rendezvous(
-                (
-                    (server, server.full_weight)
-                    for server in group
-                    if server.full_weight
-                    and server not in tried
-                    and (is_strict or server.may_serve(now))
-                ),
-                hashed,
-            )
-            if owner is not None:
-                return owner
-        return None
+        weighted = [s for s in (*pool.primaries, *pool.backups) if s.full_weight and s not in tried]
+        fit = weighted if is_strict else [s for s in weighted if s.may_serve(now)]
+        if not fit:
+            fit = [s for s in weighted if s.is_able]
+            for server in self._preferred(hashed):
+                if server in fit:
+                    return server
+        first = [s for s in fit if not s.config.backup] or fit
+        return _by_rendezvous(((s, s.full_weight) for s in first), hashed)
 
     def _build(self, servers: list[Server]) -> None:
         """Prepare for these servers, which may be down; weights of 0 have no share."""

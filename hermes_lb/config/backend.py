@@ -243,6 +243,7 @@ class Backend(Section):
     retries: int = Field(3, ge=0, le=100)
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
+    on_marked_down: Literal["shutdown_sessions"] | None = None
     servers: list[Server] = Field(min_length=1)
 
     @property
@@ -254,6 +255,12 @@ class Backend(Section):
             if kind == "header":
                 names.append(name)
         return frozenset(name.lower().encode() for name in names)
+
+    @model_validator(mode="after")
+    def _checks_mark_down(self) -> Self:
+        if self.on_marked_down is not None and self.health is None:
+            raise ValueError("on_marked_down needs a health table: only checks mark a server down")
+        return self
 
     @model_validator(mode="after")
     def _certificates_have_names(self) -> Self:

@@ -300,9 +300,8 @@ class HealthChecker:
             state.failed()
             if not state.is_up:
                 server.set_up(False, because)
-            stood_still = was_up and not state.is_up and result.is_silent and not moves
-            if stood_still and target.pool.on_standstill is not None:
-                target.pool.on_standstill(server)
+            if was_up and not state.is_up and target.pool.on_marked_down is not None:
+                target.pool.on_marked_down(server, result.is_silent and not moves)
         if server.state != before:
             _log_change(target, because)
 

@@ -12,6 +12,7 @@ WHO = {
     "-": "normal end",
     "C": "the client aborted",
     "S": "the server aborted, or refused the connection",
+    "D": "the server was marked down (`on_marked_down`)",
     "P": "the proxy refused or blocked it",
     "L": "answered by the proxy itself, no server was asked",
     "R": "a resource of the proxy ran out: memory, sockets, ports",
@@ -58,7 +59,7 @@ NO_COOKIE = "--"
 
 _ABORTED_BY = {
     "C": "client", "c": "client",
-    "S": "server", "s": "server",
+    "S": "server", "s": "server", "D": "server",
     "P": "proxy", "R": "proxy", "K": "proxy",
 }  # fmt: skip
 

@@ -72,6 +72,10 @@ class Abandoned(ResponseSink):
     def progress(self) -> tuple[float, int]:
         return self.left_at, self._came
 
+    @property
+    def is_over(self) -> bool:
+        return self._upstream.sink is not self
+
     def describe(self, now: float) -> dict[str, Any]:
         return {
             **self.about,

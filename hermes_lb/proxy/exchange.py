@@ -22,6 +22,7 @@ from hermes_lb.errors import (
     ConnectTimeout,
     Exhausted,
     InvalidBody,
+    MarkedDown,
     NoServer,
     QueueTimeout,
     RequestRefused,
@@ -722,6 +723,17 @@ class Exchange(ResponseSink):
         """The balancer ends before this exchange does."""
         if not self.is_over:
             self.abort_client("K" + self.letter)
+
+    def server_marked_down(self, reason: str) -> None:
+        """The health checks have marked its server down (`moving`): retry the request, or cut it."""
+        if self.tunnel is not None:
+            self.reason = reason
+            self.tunnel.close("DD")
+        elif self.phase in (phases.DATA, phases.DATA_SLOW):
+            self.abort_client("DD", reason)
+        else:
+            self._stop_dialing()
+            self.server_failed(MarkedDown(reason))
 
     def _stop_dialing(self) -> None:
         if self.dialing is not None:

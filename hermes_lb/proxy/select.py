@@ -10,7 +10,7 @@ from hermes_lb.backends import Pool
 from hermes_lb.backends.dialing import Dialer
 from hermes_lb.balancing import STRATEGIES, ConsistentHash, Keeper, Learner, LeastLoad
 from hermes_lb.errors import NoServer
-from hermes_lb.proxy.moving import move_streams
+from hermes_lb.proxy.moving import leave_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -35,7 +35,7 @@ class Backend:
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
         self.pool = Pool(name, configured, rng=context.rng)
-        self.pool.on_standstill = self.move_streams
+        self.pool.on_standstill = self.leave_server
         self.connections: dict[Server, ConnectionPool] = {}
         self.log_names: dict[Server, str] = {}
         # Where keys live that nobody has to learn: the same on every balancer.
@@ -126,10 +126,12 @@ class Backend:
         if self.pool.on_failed is not None:
             self.pool.on_failed(server, now, because)
 
-    def move_streams(self, server: Server) -> None:
-        """The checks of `server` have found that it stands still: streams go on elsewhere."""
-        moving = move_streams(self._context, self.pool, server)
-        self._context.tasks.spawn(moving, name=f"streams leave {self.log_names[server]}")
+    def marked_down(self, server: Server, stands_still: bool) -> None:
+        """The checks of `server` have taken it down: what has to leave it does."""
+        shuts_down = self._configured.on_marked_down == "shutdown_sessions"
+        if shuts_down or stands_still:
+            leaving = leave_server(self._context, self.pool, server, shuts_down=shuts_down)
+            self._context.tasks.spawn(leaving, name=f"requests leave {self.log_names[server]}")
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """A server, of this backend or another, says how much it has to do."""

@@ -63,7 +63,7 @@ class SharedState:
                 self.pools[name] = pool = Pool(name, configured)
                 pool.on_change = partial(self._decided, name)
                 pool.on_recovered = partial(self._recovered, name)
-                pool.on_standstill = partial(self._stands_still, name)
+                pool.on_marked_down = partial(self._marked_down, name)
             else:
                 pool.reconfigure(configured)
         for name in self.pools.keys() - config.backends.keys():
@@ -169,9 +169,10 @@ class SharedState:
         message = {"do": "recovered", "backend": backend, "server": server.name, "began": began}
         self._fleet.tell(message)
 
-    def _stands_still(self, backend: str, server: Server) -> None:
+    def _marked_down(self, backend: str, server: Server, stands_still: bool) -> None:
         """Told with `servers`, where workers of older code take no notice of it."""
-        message = {"do": "servers", "servers": [], "standstill": [backend, server.name]}
+        marked_down = [backend, server.name, stands_still]
+        message = {"do": "servers", "servers": [], "marked_down": marked_down}
         self._fleet.tell(message)
 
     async def settle(self) -> bool:

@@ -9,7 +9,8 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. What it 
     servers      what operators and checks have decided about servers; and perhaps `is_alone`, when
                  that changes, `is_replaced`: the supervisor's image is, and answers only later, and
                  `publish`: do that now; the answer tells that all so far is applied; and
-                 `standstill`: backend and name of a server that is down since it stands still.
+                 `marked_down`: backend and name of a server that its checks took down, and whether
+                 it stands still.
                  (Workers of older code take no notice of a field that they do not know.)
     load         what a server said of its load to a check
     failed       a passive failure that another worker has seen
@@ -204,11 +205,11 @@ class Worker:
         if "is_alone" in message and self._sharing is not None:
             self._sharing.set_alone(message["is_alone"])
         self._is_supervisor_replaced = message.get("is_replaced", self._is_supervisor_replaced)
-        if "standstill" in message:
-            backend, name = message["standstill"]
+        if "marked_down" in message:
+            backend, name, stands_still = message["marked_down"]
             server = self._find({"backend": backend, "server": name})
             if server is not None:
-                self.plane.backends[backend].move_streams(server)
+                self.plane.backends[backend].marked_down(server, stands_still)
         if message.get("publish"):
             self._publish()
 

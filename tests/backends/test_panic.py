@@ -248,3 +248,36 @@ def test_a_process_that_follows_another_one_does_not_log(caplog: pytest.LogCaptu
     answer(pool, pool.servers[0], 1.0)
     pool.tick(5.0)
     assert not caplog.messages
+
+
+# What a probe leaves to those that wait.
+
+
+def test_a_probe_that_begins_a_panic_lets_others_be_served():
+    """Waiting requests waited for b alone; from then on a will do as well."""
+    pool = pool_of({}, {"max_connections": 1})
+    a, b = pool.servers
+    held = pool.lease(b, 0.0)
+    fail(pool, b, now=0.0)
+    fail(pool, a, now=WINDOW + 1)
+    assert not pool.in_panic  # b is due for its probe
+    waiters = [FakeWaiter(), FakeWaiter()]
+    for waiter in waiters:
+        pool.wait(waiter)
+    held.release()
+    assert pool.in_panic
+    assert [waiter.server for waiter in waiters] == ["b", "a"]
+
+
+def test_a_probe_leaves_those_that_have_tried_all_others_the_last_resort():
+    pool = pool_of({}, {}, {"max_connections": 1})
+    a, b, c = pool.servers
+    held = pool.lease(c, 0.0)
+    fail(pool, c, now=0.0)
+    fail(pool, b, now=WINDOW + 1)
+    first, second = FakeWaiter(tried=(a,)), FakeWaiter(tried=(a,))
+    pool.wait(first)
+    pool.wait(second)
+    held.release()
+    assert not pool.in_panic
+    assert (first.server, second.server) == ("c", "b")

@@ -85,6 +85,15 @@ class PoolMachine(RuleBasedStateMachine):
         self.leases: list[Any] = []
         self.waiters: list[Waiter] = []
         self.probed: dict[Any, float] = {}
+        self.judge_failures = self.pool._judge_failures
+        self.pool._judge_failures = self.panic_changed  # type: ignore[method-assign]
+
+    def panic_changed(self) -> bool:
+        """After a panic each failing server gets a probe, even if it had one at this very time."""
+        has_changed = self.judge_failures()
+        if has_changed and not self.pool.in_panic:
+            self.probed.clear()
+        return has_changed
 
     def began(self, lease: Any, request: FakeWaiter) -> None:
         """A lease was given out: was that right?"""
@@ -92,16 +101,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.leases.append(lease)
         assert server.is_up
         assert not server.max_connections or server.in_flight <= server.max_connections
-        is_to_spare = server.is_failing and not server.in_panic
-        if is_to_spare and request.pinned_to is None and self.had_choice(server, request):
+        is_to_spare = server.is_failing and not server.in_panic and request.pinned_to is None
+        if is_to_spare and self.had_choice(server, request, self.told):
             assert server.window_start == self.told, "given in the middle of its window"
             assert self.probed.get(server) != server.window_start, "a second probe"
             self.probed[server] = server.window_start
 
-    def had_choice(self, server: Any, request: FakeWaiter) -> bool:
+    def had_choice(self, server: Any, request: FakeWaiter, now: float) -> bool:
         """Another server may serve the request, so one that failed gets it as a probe only."""
         return any(
-            s is not server and s not in request.tried and s.may_serve(self.told)
+            s is not server and s not in request.tried and s.may_serve(now)
             for s in self.pool.servers
         )
 
@@ -109,9 +118,11 @@ class PoolMachine(RuleBasedStateMachine):
         return self.pool.servers[index % len(self.pool.servers)]
 
     def owner(self, key: int, tried: Any, now: float) -> Any:
-        """The first in the order of a hashed key that may serve it."""
+        """The first in the order of a hashed key that may serve it, or that only failed."""
         order = [self.server(key + place) for place in range(len(self.pool.servers))]
-        return next((s for s in order if s not in tried and s.may_serve(now)), None)
+        order = [server for server in order if server not in tried]
+        fit = [s for s in order if s.may_serve(now)] or [s for s in order if s.is_able]
+        return fit[0] if fit else None
 
     def happens(self, what: str, which: int) -> None:
         if what == "asks":
@@ -149,12 +160,10 @@ class PoolMachine(RuleBasedStateMachine):
         failed_on = [] if tried is None else [self.server(tried)]
         pinned = None if pin is None else self.server(pin)
         if kind == "hashed":
-            if not pool.may_any_serve(failed_on, self.now):
-                return  # a last resort that waits for any server: not modelled here
             pinned = self.owner(choice, failed_on, self.now)
         if pinned in failed_on:
             return  # who has given up on its server is not bound to it any more
-        if pinned is not None and pinned.may_serve(self.now):
+        if pinned is not None and (kind == "hashed" or pinned.may_serve(self.now)):
             usable = [] if pinned.is_full else [pinned]
         elif pinned is not None and kind == "strict":
             return
@@ -225,11 +234,13 @@ class PoolMachine(RuleBasedStateMachine):
             if server.is_full:
                 continue
             for waiter in self.waiters:
-                if server.may_serve(self.ticked):
+                if server.may_serve(self.ticked) or (server.is_able and waiter.kind == "hashed"):
                     assert waiter.pinned_to is not server
                     assert waiter.pinned_to is not None or server in waiter.tried
                 elif server.is_able and waiter.pinned_to is None and server not in waiter.tried:
-                    assert self.had_choice(server, waiter)
+                    # By the time of which the pool was told last, or by that of its arrival.
+                    times = self.told, self.now
+                    assert any(self.had_choice(server, waiter, time) for time in times)
 
     @invariant()
     def nobody_is_bound_to_a_server_that_is_out(self):

@@ -84,6 +84,24 @@ WAYS = st.sampled_from(["checks", "maintenance", "outlier"])
 
 @few_steps
 @both
+def test_where_all_that_may_serve_were_tried_those_that_failed_own_the_keys(strategy_type: Any):
+    """As if they had not failed, and never one that is out for another reason."""
+    pool = make_pool({}, *({"max_fails": 1} for _ in range(3)))
+    well, *failed, down = pool.servers
+    ring = strategy_type()
+    untouched = owners(pool, ring, MANY_KEYS, tried=[well, down])
+    for server in (*failed, down):
+        pool.failed(server, 0.0, "for a test")
+    down.set_up(False, "for a test")
+    assert set(owners(pool, ring)) == {well.name}
+    assert owners(pool, ring, MANY_KEYS, tried=[well]) == untouched
+    assert set(untouched) == {server.name for server in failed}
+    down.set_up(True, "for a test")
+    assert set(owners(pool, ring, tried=[well])) == {down.name}
+
+
+@few_steps
+@both
 @settings(deadline=None, max_examples=100)
 @given(servers=SERVERS, out=st.sets(PLACES), tried=st.sets(PLACES), rng=st.randoms())
 def test_a_key_has_an_owner_while_anybody_may_serve_and_on_every_balancer_the_same(

@@ -109,3 +109,17 @@ def test_a_label_of_a_host_name_has_63_characters_at_most() -> None:
 
 def test_a_certificate_s_name_has_no_dot_at_its_end() -> None:
     assert server(server_name="agents.internal.").server_name == "agents.internal"
+
+
+def test_on_marked_down_says_what_it_is_about() -> None:
+    health = {"path": "/health"}
+    assert problems(health=health, on_marked_down="close") == [
+        'backends.a.on_marked_down: "close" is not allowed; allowed is "shutdown_sessions"'
+    ]
+    assert problems(on_marked_down="shutdown_sessions") == [
+        "backends.a: on_marked_down needs a health table: only checks mark a server down"
+    ]
+    backend = {"health": health, "servers": [SERVER]}
+    assert Backend.model_validate(backend).on_marked_down is None
+    backend["on_marked_down"] = "shutdown_sessions"
+    assert Backend.model_validate(backend).on_marked_down == "shutdown_sessions"

@@ -398,7 +398,7 @@ async def test_a_server_that_goes_down_by_silence_stands_still_once() -> None:
     async with FakeServer(hangs) as fake, checking(a_backend(fake.port, **BRIEF)) as pool:
         still: list[str] = []
         server = pool.servers[0]
-        pool.on_standstill = lambda server: still.append(server.state)
+        pool.on_marked_down = lambda server, is_still: is_still and still.append(server.state)
         await until(lambda: server.state == "down")
         checks = fake.accepted
         await until(lambda: fake.accepted > checks + 3)
@@ -415,8 +415,10 @@ async def test_a_server_that_goes_down_by_its_answers_does_not_stand_still(
     behaviour: Behaviour,
 ) -> None:
     async with FakeServer(behaviour) as fake, checking(a_backend(fake.port, **BRIEF)) as pool:
-        pool.on_standstill = lambda server: pytest.fail("it answers")
+        marked_down: list[bool] = []
+        pool.on_marked_down = lambda server, stands_still: marked_down.append(stands_still)
         await until(lambda: pool.servers[0].state == "down")
+        assert marked_down == [False]
 
 
 @pytest.mark.parametrize(("moves", "stands_still"), [(False, 1), (True, 0)])
@@ -431,10 +433,10 @@ async def test_a_host_that_is_unreachable_stands_still_unless_its_streams_move(
 
     monkeypatch.setattr("hermes_lb.health.checker.ask", unreachable)
     async with checking(a_backend(1, **BRIEF), moved=moved) as pool:
-        still: list[Server] = []
-        pool.on_standstill = still.append
+        still: list[bool] = []
+        pool.on_marked_down = lambda server, is_still: still.append(is_still)
         await until(lambda: pool.servers[0].state == "down")
-        assert len(still) == stands_still
+        assert still == [bool(stands_still)]
 
 
 @pytest.mark.parametrize("behaviour", [answers(503), resets, says(b"")])

@@ -26,8 +26,8 @@ def stands_still(lb: LoadBalancer, number: int = 1) -> None:
     pool = lb.pools["agents"]
     server = pool.servers[number - 1]
     server.set_up(False, "timeout after 5s")
-    assert pool.on_standstill is not None
-    pool.on_standstill(server)
+    assert pool.on_marked_down is not None
+    pool.on_marked_down(server, True)
 
 
 @on_both_loops

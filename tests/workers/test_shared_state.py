@@ -84,11 +84,15 @@ def test_a_good_check_is_told_to_all_with_its_begin(shared: Shared):
     assert shared.fleet.told == [{"do": "recovered", "began": 6.0, **A}]
 
 
-def test_that_a_server_stands_still_is_told_to_all(shared: Shared):
-    on_standstill = shared.state.pools["agents"].on_standstill
-    assert on_standstill is not None
-    on_standstill(shared.server("a"))
-    assert shared.fleet.told == [{"do": "servers", "servers": [], "standstill": ["agents", "a"]}]
+def test_that_a_server_is_marked_down_is_told_to_all(shared: Shared):
+    on_marked_down = shared.state.pools["agents"].on_marked_down
+    assert on_marked_down is not None
+    on_marked_down(shared.server("a"), True)
+    on_marked_down(shared.server("b"), False)
+    assert shared.fleet.told == [
+        {"do": "servers", "servers": [], "marked_down": ["agents", "a", True]},
+        {"do": "servers", "servers": [], "marked_down": ["agents", "b", False]},
+    ]
 
 
 @pytest.fixture

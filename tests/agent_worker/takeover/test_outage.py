@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent_worker.redis_server import RedisServer
-from agent_worker.runtime import succession, tail
-from agent_worker.runtime.turns import SILENT_S
+from agent_worker.runtime import orphans, succession, tail
+from agent_worker.runtime.holders import SILENT_S
 from agent_worker.sessions import connect, operations
 from tests.agent_worker.runtime.support import PausedEngine, create, cut_off, die, speech
 from tests.agent_worker.support import PlannedEngine, all_events, deltas, read_events, until
@@ -242,8 +242,41 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
     assert deltas(seen) == "one two"
 
 
+async def test_followers_look_at_once_when_redis_is_back(
+    http: ClientSession,
+    start_worker: StartWorker,
+    own_redis_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bells ring then, whatever the pause between two tries has grown to."""
+    monkeypatch.setattr("agent_worker.runtime.outage._FIRST_S", 3600.0)
+    monkeypatch.setattr("agent_worker.runtime.outage._LONGEST_S", 3600.0)
+    engine = PausedEngine([*speech("one "), None, *speech("two")])
+    first = await start_worker(redis_url=own_redis_server.url, engine=engine)
+    other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
+    _, path, stream = await began(http, first)
+    of_session = path.partition("?")[0]
+    async with resume(http, other, path) as turn, resume(http, other, of_session) as session:
+        assert (turn.status, session.status) == (200, 200)
+        events = read_events(turn), read_events(session)
+        seen = [await anext(each) for each in events]
+        with own_redis_server.away("killed"):
+            other.worker.bells.ring_all()
+            await failures(other, "turn_events", "events", more=2)
+        engine.gate.set()
+        for each, one in zip(events, seen, strict=True):
+            told = [one]
+            while told[-1].name != "done":
+                told.append(await anext(each))
+            assert deltas(told) == "one two"
+    stream.close()
+
+
 async def test_the_index_knows_whether_redis_was_there(
-    start_worker: StartWorker, own_redis_server: Server, own_client: Client
+    start_worker: StartWorker,
+    own_redis_server: Server,
+    own_client: Client,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
     index = worker.worker.store.index
@@ -251,6 +284,9 @@ async def test_the_index_knows_whether_redis_was_there(
     with own_redis_server.away("stopped"):
         await failures(worker, "beat", more=1)
         assert index.steady_s < 60
+        # After one that failed the next is not as late as others are.
+        monkeypatch.setattr(orphans, "_BEAT_S", 3600.0)
+        await failures(worker, "beat", more=2)
     await until(lambda: index.steady_s > 0.2)
     assert await own_client.raw.exists("hermes:turns") == 0
     del own_client
