@@ -1,8 +1,8 @@
 """What an answer's time to first byte says of its server, for strategies that go by it.
 
-An error is often the fastest answer of all, and would draw all requests to the server that is
-broken. So it never counts as what it took. A failure before any answer leaves no time at all: who
-has failed comes last for a while.
+An error is often the fastest answer of all, and would draw all requests to the broken server; so it
+never counts with its own time. A failure before any answer leaves no time at all: a server that has
+failed comes last for a while.
 """
 
 from __future__ import annotations
@@ -42,8 +42,20 @@ class ResponseTimes:
 def seconds_after_failure(server: Server, now: float) -> float:
     """What a server with `fails` counts as: `PENALTY` for its `fail_timeout`, then nothing.
 
-    As nginx's `max_fails` forgets failures after that time, so does this. One request may try the
-    server then, whatever is known of it; as the probe that it is (`Server.picked`) it starts the
-    time anew, until its answer has cleared the failures.
+    nginx's `max_fails` forgets failures after that time too. One request may try the server then;
+    as a probe (`Server.picked`) it restarts the time, until its answer has cleared the failures.
     """
     return PENALTY if now - server.window_start <= server.config.fail_timeout else 0.0
+
+
+def seconds_in_words(product: float, load: float, *, unknown: float = PENALTY) -> str:
+    """A time (seconds) x (load + 1). `unknown`: the time that stands for no answer yet."""
+    average = round(product / (load + 1.0), 9)
+    if not average:
+        return "0 s (no answer of late: worth a try)"
+    text = f"{product:.4g} s = {average:.4g} s x {load + 1.0:.4g}"
+    if average >= PENALTY:
+        text += " (for its failures)"
+    elif average == unknown:
+        text += " (it has never answered)"
+    return text

@@ -20,14 +20,13 @@ from hermes_lb.config.backend import (
     Server,
     ServerTls,
     Stick,
-    StrategyOptions,
 )
 from hermes_lb.config.frontend import Bind, Certificate, Frontend, Route, Tls
 from hermes_lb.config.loader import load_config
 from hermes_lb.config.models import Config
-from hermes_lb.config.problems import ConfigError, Problem
 from hermes_lb.config.process import Admin, AdminTls, Limits, Log, Process, Timeouts
-from hermes_lb.config.units import Address, UnixAddress, status_range
+from hermes_lb.options.problems import ConfigError, Problem
+from hermes_lb.options.units import Address, UnixAddress, status_range
 
 __all__ = [
     "Address",
@@ -51,7 +50,6 @@ __all__ = [
     "Server",
     "ServerTls",
     "Stick",
-    "StrategyOptions",
     "Timeouts",
     "Tls",
     "UnixAddress",

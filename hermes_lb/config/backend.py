@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from hermes_lb.config.section import (
+from hermes_lb.balancing import STRATEGIES, StrategyOptions
+from hermes_lb.options.kinds import Kinds
+from hermes_lb.options.section import (
     COOKIE_NAME,
     COOKIE_VALUE,
     DOMAIN,
-    HASH_ON,
     HEADER_EXPECTED,
     HOST,
     PATH,
@@ -21,7 +31,7 @@ from hermes_lb.config.section import (
     Section,
     as_list,
 )
-from hermes_lb.config.units import (
+from hermes_lb.options.units import (
     Address,
     Duration,
     Endpoint,
@@ -201,38 +211,34 @@ class Server(Section):
         return self
 
 
-class StrategyOptions(Section):
-    """What some strategies can be told; the others take no notice."""
+if TYPE_CHECKING:
+    StrategyName = str
+else:
+    StrategyName = Literal[*STRATEGIES]
 
-    hash_on: str = Field("client", pattern=HASH_ON)
-    # Envoy and HAProxy have no bound by default. A tighter one sends more keys to strangers.
-    load_factor: float = Field(1.25, ge=0.0, le=1000.0)
-    tau: PositiveDuration = 10.0
+_STRATEGY_OPTIONS = Kinds("balance", {name: one.options for name, one in STRATEGIES.items()})
 
-    @field_validator("load_factor")
-    @classmethod
-    def _leaves_room(cls, factor: float) -> float:
-        if 0.0 < factor < 1.0:
-            raise ValueError("write 1.0 or more, or 0.0 for no bound")
-        return factor
+
+def _options(given: Any, info: ValidationInfo) -> StrategyOptions:
+    """Those of the backend's strategy; none if that is unknown, which is an error of its own."""
+    balance = info.data.get("balance")
+    if balance is None:
+        return StrategyOptions()
+    return cast("StrategyOptions", _STRATEGY_OPTIONS.validate(balance, given, info.context))
+
+
+OptionsOfStrategy = Annotated[
+    SerializeAsAny[StrategyOptions],
+    PlainValidator(_options),
+    WithJsonSchema(_STRATEGY_OPTIONS.json_schema()),
+]
 
 
 class Backend(Section):
     """A group of servers that can stand in for each other."""
 
-    balance: Literal[
-        "round_robin",
-        "leastconn",
-        "ip_hash",
-        "random",
-        "consistent_hash",
-        "maglev",
-        "p2c",
-        "peak_ewma",
-        "prequal",
-        "least_load",
-    ] = "round_robin"
-    strategy: StrategyOptions = StrategyOptions()
+    balance: StrategyName = "round_robin"
+    strategy: OptionsOfStrategy = Field({}, validate_default=True)
     affinity: CookieAffinity | None = None
     stick: list[Stick] = Field([])
     pins: Pins = Pins()
@@ -247,13 +253,12 @@ class Backend(Section):
 
     @property
     def header_keys(self) -> frozenset[bytes]:
-        """Names, in lower case, of the fields that say which server a request goes to."""
-        names = [rule.response_header for rule in self.stick if rule.response_header]
-        for source in (self.strategy.hash_on, *(rule.on for rule in self.stick)):
-            kind, _, name = source.partition(":")
-            if kind == "header":
-                names.append(name)
-        return frozenset(name.lower().encode() for name in names)
+        """Names, in lower case, of the fields that the choice of a server depends on."""
+        names = list(self.strategy.header_keys)
+        for rule in self.stick:
+            kind, _, name = rule.on.partition(":")
+            names += [rule.response_header or "", name if kind == "header" else ""]
+        return frozenset(name.lower().encode() for name in names if name)
 
     @model_validator(mode="after")
     def _certificates_have_names(self) -> Self:

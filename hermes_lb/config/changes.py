@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from hermes_lb.config.problems import ConfigError, Problem, dotted, quoted
-from hermes_lb.config.section import Section
+from hermes_lb.options.problems import ConfigError, Problem, dotted, quoted
+from hermes_lb.options.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hermes_lb.config.models import Config
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 # What is decided at the start, and by whom; everything else changes in place.
 _FIXED = {

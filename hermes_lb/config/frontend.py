@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from hermes_lb.config.section import UNIX_MODE, Name, Section, as_list
-from hermes_lb.config.units import (
+from hermes_lb.options.section import UNIX_MODE, Name, Section, as_list
+from hermes_lb.options.units import (
     Address,
     Duration,
     Endpoint,

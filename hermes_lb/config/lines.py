@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 # How the last line of a statement of several lines ends. Parsing waits for such a line, so that a
 # long array costs few trials. ("}" alone: TOML 1.1 lets an inline table have several lines.)

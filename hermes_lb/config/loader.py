@@ -11,12 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from hermes_lb.config.lines import LineIndex
 from hermes_lb.config.models import Config
-from hermes_lb.config.problems import ConfigError, Problem, dotted
 from hermes_lb.config.references import check_references
 from hermes_lb.config.source import read_source
+from hermes_lb.options.problems import ConfigError, Problem, dotted
 
 if TYPE_CHECKING:
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 
 def load_config(source: Config | Mapping[str, Any] | str | Path) -> Config:

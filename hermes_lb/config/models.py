@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 
 from hermes_lb.config.backend import Backend
 from hermes_lb.config.frontend import Frontend
-from hermes_lb.config.problems import dotted
 from hermes_lb.config.process import Admin, Limits, Log, Process, Timeouts
 from hermes_lb.config.references import check_references
-from hermes_lb.config.section import Name, Section
+from hermes_lb.options.problems import dotted
+from hermes_lb.options.section import Name, Section
 
 
 class Config(Section):

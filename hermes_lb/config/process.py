@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 
 from hermes_lb.config.references import ADMIN_BIND
-from hermes_lb.config.section import VISIBLE, Name, Section
-from hermes_lb.config.units import (
+from hermes_lb.options.section import VISIBLE, Name, Section
+from hermes_lb.options.units import (
     Address,
     Duration,
     HostPort,

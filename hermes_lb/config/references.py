@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.config.problems import did_you_mean, dotted, quoted
-from hermes_lb.config.units import Address, UnixAddress, parse_endpoint
+from hermes_lb.options.problems import did_you_mean, dotted, quoted
+from hermes_lb.options.units import Address, UnixAddress, parse_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
     Finding = tuple[KeyPath, str]
     Table = dict[str, Any]

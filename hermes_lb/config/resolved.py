@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.units import Address
+from hermes_lb.options.units import Address
 
 if TYPE_CHECKING:
     from hermes_lb.config.backend import Server

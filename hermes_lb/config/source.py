@@ -7,7 +7,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hermes_lb.config.lines import LineIndex
-from hermes_lb.config.problems import ConfigError, Problem
+from hermes_lb.options.problems import ConfigError, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,8 @@ from hermes_lb.affinity import CookieAffinity, StickRules
 from hermes_lb.affinity.table import PinTable
 from hermes_lb.backends import Pool
 from hermes_lb.backends.dialing import Dialer
-from hermes_lb.balancing import STRATEGIES, ConsistentHash, Keeper, Learner, LeastLoad
+from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner
+from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.errors import NoServer
 from hermes_lb.proxy.http1.connection_pool import ServerConnections
 from hermes_lb.proxy.moving import move_streams
@@ -37,7 +38,7 @@ class Backend:
         self.connections: dict[Server, ServerConnections] = {}
         self.log_names: dict[Server, str] = {}
         # Where keys live that nobody has to learn: the same on every balancer.
-        self._ring = ConsistentHash(load_factor=0.0)
+        self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._rng = context.rng
         self._context = context
         self._configured = configured
@@ -87,8 +88,7 @@ class Backend:
         """Go on by other rules, in place: requests on their way never notice."""
         before, self._configured = self._configured, configured
         if (before.balance, before.strategy) != (configured.balance, configured.strategy):
-            if isinstance(self.strategy, Keeper):
-                self.strategy.leave(self.pool)
+            self.strategy.detach(self.pool)
             self._set_strategy(configured)
         self.pool.reconfigure(configured)
         self._set_up(configured, dialer)
@@ -121,9 +121,9 @@ class Backend:
         self._context.tasks.spawn(moving, name=f"streams leave {self.log_names[server]}")
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
-        """A server, of this backend or another, says how much it has to do."""
-        if isinstance(self.strategy, LeastLoad) and server in self.connections:
-            self.strategy.reported(server, load, now)
+        """A server, of this backend or another, has reported its load in a health check."""
+        if server in self.connections:
+            self.strategy.load_reported(server, load, now)
 
     def stick(self, exchange: Exchange, now: float) -> bool:
         """Pin the exchange by its key, if it has one. False: ask `find_shared` first.

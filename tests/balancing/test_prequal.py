@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.balancing import Prequal
-from hermes_lb.balancing.prequal import MAX_AGE, PROBES, quantile_place
+from hermes_lb.balancing.prequal import MAX_AGE, PROBES, Prequal, quantile_place
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, load, many
 
@@ -111,7 +110,7 @@ def test_one_that_nobody_knows_is_tried():
 
 
 def test_a_latency_is_forgotten_and_its_server_is_tried_again():
-    pool, strategy = make_pool({}, {}), Prequal(tau=10.0)
+    pool, strategy = make_pool({}, {}), Prequal(Prequal.options(tau=10.0))
     answered(strategy, pool.servers[0], 9.0, 0.0)
     for now in (0.0, 5.0, 9.0):
         answered(strategy, pool.servers[1], 0.1, now)

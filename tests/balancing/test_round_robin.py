@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import RoundRobin
+from hermes_lb.balancing.round_robin import RoundRobin
 from tests.backends.support import FakeRequest, make_pool
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.balancing import IpHash, LeastConn, Prequal, RoundRobin
-from hermes_lb.balancing.prequal import PROBES
+from hermes_lb.balancing.ip_hash import IpHash
+from hermes_lb.balancing.leastconn import LeastConn
+from hermes_lb.balancing.prequal import PROBES, Prequal
+from hermes_lb.balancing.round_robin import RoundRobin
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, many
 

@@ -12,7 +12,7 @@ import pytest
 from hermes_lb.config import Config, backend, frontend, load_config, process
 
 if TYPE_CHECKING:
-    from hermes_lb.config.section import Section
+    from hermes_lb.options.section import Section
 
 PAGE = (Path(__file__).parents[2] / "docs/coming-from-nginx-and-haproxy.md").read_text()
 BLOCKS = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

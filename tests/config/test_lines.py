@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 
 def found(text: str) -> dict[KeyPath, int | None]:

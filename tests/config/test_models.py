@@ -7,6 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.config import (
     Admin,
     CookieAffinity,
@@ -14,7 +15,6 @@ from hermes_lb.config import (
     Health,
     Route,
     Server,
-    StrategyOptions,
 )
 from hermes_lb.config.allowed import allowed, json_schema, keys_of, node_at
 
@@ -101,20 +101,20 @@ def test_a_cookie_value_has_the_characters_of_rfc_6265(wrong: str) -> None:
 
 @pytest.mark.parametrize("hash_on", ["client", "header:X-Key", "cookie:sid", "query:session_id"])
 def test_what_a_hash_may_go_by(hash_on: str) -> None:
-    assert StrategyOptions.model_validate({"hash_on": hash_on}).hash_on == hash_on
+    assert HashOptions.model_validate({"hash_on": hash_on}).hash_on == hash_on
 
 
 @pytest.mark.parametrize("wrong", ["", "header", "header:", "path:/x", "header:a b", "client:x"])
 def test_a_hash_goes_by_nothing_else(wrong: str) -> None:
     with pytest.raises(ValidationError, match="hash_on"):
-        StrategyOptions.model_validate({"hash_on": wrong})
+        HashOptions.model_validate({"hash_on": wrong})
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.0, 1.25, 1000.0])
 def test_a_load_factor_is_none_or_leaves_room_for_everyone(factor: float) -> None:
-    assert StrategyOptions.model_validate({"load_factor": factor}).load_factor == factor
+    assert HashOptions.model_validate({"load_factor": factor}).load_factor == factor
     with pytest.raises(ValidationError, match=r"1\.0 or more"):
-        StrategyOptions.model_validate({"load_factor": 0.99})
+        HashOptions.model_validate({"load_factor": 0.99})
 
 
 def test_a_table_is_immutable() -> None:

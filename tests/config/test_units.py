@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.config.units import (
+from hermes_lb.options.units import (
     MAX_DURATION,
     Address,
     format_duration,

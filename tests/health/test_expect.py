@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from hermes_lb.backends import Pool
-from hermes_lb.balancing import LeastLoad
+from hermes_lb.balancing.least_load import LeastLoad
 from hermes_lb.config import Address, Backend, Health, Server
 from hermes_lb.health.expect import Expectation, reported_load
 from hermes_lb.http import ResponseParser

@@ -83,6 +83,11 @@ def quoted(value: object) -> str:
     return _shorten(str(value))
 
 
+def any_of(words: list[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
     """The known word that is nearest to a mistyped one, or None if none is near."""
     by_letters = {_letters(word): word for word in known}
