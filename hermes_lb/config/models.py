@@ -6,7 +6,7 @@ The keys are the contract with users, in HAProxy's and nginx's own words where t
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from hermes_lb.config.backend import Backend
 from hermes_lb.config.frontend import Frontend
 from hermes_lb.config.process import Admin, Limits, Log, Process, Timeouts
 from hermes_lb.config.references import check_references
+from hermes_lb.options.kinds import INHERITED
 from hermes_lb.options.problems import dotted
 from hermes_lb.options.section import Name, Section
 
@@ -28,6 +29,12 @@ class Config(Section):
     limits: Limits = Limits()
     frontends: list[Frontend] = Field(min_length=1)
     backends: dict[Name, Backend] = Field(min_length=1)
+
+    @classmethod
+    def inherited(cls, tables: dict[str, Any]) -> Self:
+        """The configuration that runs, from a process that may be of an earlier version: options
+        which that one accepted and ignored are dropped."""
+        return cls.model_validate(tables, context=INHERITED)
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

@@ -21,8 +21,7 @@ OTHER_KIND = "other_kind"
 """The type of the error for a key of another kind. Its message is for people as it is."""
 
 INHERITED = {"is_inherited": True}
-"""pydantic's context for a configuration that an earlier version accepted: keys of other kinds are
-dropped."""
+"""pydantic's context with which keys of other kinds are dropped instead of refused."""
 
 
 class Kinds:
