@@ -12,12 +12,12 @@ or if loads change much faster than reports come.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.balancing.base import Learner, StrategyOptions
 from hermes_lb.balancing.explanation import Explanation, drawn, for_weight
 from hermes_lb.balancing.weighted_sampler import WeightedSampler, weighted_choice
+from hermes_lb.http.load_report import LOAD_FIELD, parse_load
 from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
@@ -29,15 +29,7 @@ if TYPE_CHECKING:
     from hermes_lb.balancing.explanation import View
     from hermes_lb.http import ResponseHead
 
-HEADER: Final = b"x-hermes-load"
 COMPARED: Final = 8
-# 17 digits of a fraction are what a computed float may have: 0.30000000000000004.
-_NUMBER = re.compile(rb"\d{1,9}(?:\.\d{1,20})?").fullmatch
-
-
-def load_from(text: bytes) -> float | None:
-    """A reported load, in requests; None for anything but digits with an optional fraction."""
-    return float(text) if _NUMBER(text) else None
 
 
 class Options(StrategyOptions):
@@ -123,8 +115,8 @@ class LeastLoad(Learner):
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         """Take the load from the head, if it reports one."""
         for name, value in head.fields():
-            if len(name) == len(HEADER) and name.lower() == HEADER:
-                if (load := load_from(value)) is not None:
+            if len(name) == len(LOAD_FIELD) and name.lower() == LOAD_FIELD:
+                if (load := parse_load(value)) is not None:
                     self.load_reported(server, load, now)
                 return
 

@@ -14,7 +14,6 @@ token        the admin listener's token; `admin_tls`: its TLS
 from hermes_lb.config.backend import (
     Backend,
     CookieAffinity,
-    Health,
     Outlier,
     Pins,
     Server,
@@ -39,7 +38,6 @@ __all__ = [
     "ConfigError",
     "CookieAffinity",
     "Frontend",
-    "Health",
     "Limits",
     "Log",
     "Outlier",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
@@ -17,19 +16,18 @@ from pydantic import (
 )
 
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
+from hermes_lb.health.probes.base import ProbeOptions
+from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
+from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.kinds import Kinds
 from hermes_lb.options.section import (
     COOKIE_NAME,
     COOKIE_VALUE,
     DOMAIN,
-    HEADER_EXPECTED,
-    HOST,
-    PATH,
     REDIS_URL,
     STICK_ON,
     Name,
     Section,
-    as_list,
 )
 from hermes_lb.options.units import (
     Address,
@@ -37,15 +35,8 @@ from hermes_lb.options.units import (
     Endpoint,
     PositiveDuration,
     ServerName,
-    Status,
     UnixAddress,
 )
-
-_StatusList = Annotated[list[Status], Field(min_length=1)]
-# One value may stand without its brackets: `expect_status = 200`.
-OneOrMoreStatuses = Annotated[
-    _StatusList, BeforeValidator(as_list, json_schema_input_type=_StatusList | Status)
-]
 
 
 class CookieAffinity(Section):
@@ -88,43 +79,6 @@ class Pins(Section):
     size: int = Field(100_000, ge=1, le=10_000_000)
     expire: PositiveDuration = 3600.0
     redis: str | None = Field(None, pattern=REDIS_URL, repr=False)  # may have a password
-
-
-class Health(Section):
-    """Active checks, by HAProxy's `option httpchk`: inter, fastinter, downinter, rise, fall."""
-
-    path: str = Field("/health", pattern=PATH)
-    method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
-    host: str | None = Field(None, pattern=HOST)
-    expect_status: OneOrMoreStatuses = Field([200])
-    expect_header: str | None = Field(None, pattern=HEADER_EXPECTED)
-    expect_body: str | None = Field(None, min_length=1)
-    interval: PositiveDuration = 5.0
-    fast_interval: PositiveDuration | None = None
-    down_interval: PositiveDuration | None = None
-    timeout: PositiveDuration | None = None
-    rise: int = Field(2, ge=1, le=1000)
-    fall: int = Field(3, ge=1, le=1000)
-    start: Literal["up", "down"] = "up"
-
-    @field_validator("expect_header", "expect_body")
-    @classmethod
-    def _a_valid_expression(cls, expected: str | None, info: ValidationInfo) -> str | None:
-        text = expected or ""
-        if info.field_name == "expect_header":
-            text = text.partition(":")[2].strip()
-        if text.startswith("~"):
-            try:
-                re.compile(text[1:].strip().encode())
-            except re.error as error:
-                raise ValueError(f"this is no regular expression: {error}") from None
-        return expected
-
-    @model_validator(mode="after")
-    def _a_body_to_look_at(self) -> Self:
-        if self.method == "HEAD" and self.expect_body is not None:
-            raise ValueError('a response to HEAD has no body: use method = "GET" with expect_body')
-        return self
 
 
 class Outlier(Section):
@@ -226,6 +180,22 @@ def _options(given: Any, info: ValidationInfo) -> StrategyOptions:
         return StrategyOptions()
     return cast("StrategyOptions", _STRATEGY_OPTIONS.validate(balance, given, info.context))
 
+
+_PROBE_OPTIONS = Kinds("probe", {name: one.options for name, one in PROBES.items()})
+
+
+def _health(given: Any, info: ValidationInfo) -> ProbeOptions | None:
+    if given is None:
+        return None
+    options = _PROBE_OPTIONS.validate_own(given, DEFAULT_PROBE, info.context)
+    return cast("ProbeOptions", options)
+
+
+Health = Annotated[
+    SerializeAsAny[ProbeOptions],
+    PlainValidator(_health),
+    WithJsonSchema(_PROBE_OPTIONS.json_schema()),
+]
 
 OptionsOfStrategy = Annotated[
     SerializeAsAny[StrategyOptions],

@@ -1,4 +1,4 @@
-"""Active checks: one HTTP request to each server at every interval, each on a fresh connection."""
+"""Active checks: each server is probed at every interval, and the results set its state."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.backends.dialing import Dialer, in_words
 from hermes_lb.errors import EXHAUSTION
-from hermes_lb.health.expect import Expectation, announces_drain, reported_load
 from hermes_lb.health.lateness import Lateness
-from hermes_lb.health.probe import NoAnswer, ask
+from hermes_lb.health.probes.base import NoAnswer
+from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.health.rise_fall import RiseFall
-from hermes_lb.http import ResponseParser
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -26,14 +25,12 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.backends import Pool, Server
+    from hermes_lb.health.probes.base import Probe, ProbeOptions
 
 logger = logging.getLogger("hermes_lb.health")
 
-USER_AGENT = "hermes-lb-check"
 # Of each interval, either way, so that the checks of many balancers do not fall into step.
 JITTER = 0.1
-# Fields of an answer's head. As the default of `limits.header_count`.
-_MOST_FIELDS = 100
 
 
 def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
@@ -62,27 +59,23 @@ class _Result(NamedTuple):
 class _Target:
     """One server, what to ask it, and how it has answered so far."""
 
-    def __init__(self, pool: Pool, server: Server, health: config.Health, *, is_new: bool) -> None:
+    def __init__(
+        self, pool: Pool, server: Server, health: ProbeOptions, probe: Probe, *, is_new: bool
+    ) -> None:
         self.pool = pool
         self.server = server
         self.health = health
+        self.probe = probe
         self.is_new = is_new
         up = health.start == "up" if is_new else server.is_healthy
         self.state = RiseFall(health.rise, health.fall, up=up)
         self.maintenances = server.maintenances
-        self.method = health.method.encode()
-        self.expected = Expectation(health)
         # HAProxy, `timeout check`: when it is not set, `inter` is the time for the whole check.
         self.timeout = health.timeout or health.interval
 
     def reach_by(self, dialer: Dialer) -> None:
         """Connect in this way from the next check on."""
         self.dialer = dialer.to(self.server.config)
-        health = self.health
-        self.request = (
-            f"{health.method} {health.path} HTTP/1.1\r\nHost: {health.host or self.dialer.host}\r\n"
-            f"User-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-        ).encode()
 
     @property
     def name(self) -> str:
@@ -141,7 +134,6 @@ class HealthChecker:
         self._reported = reported
         self._clock = clock
         self._lateness = Lateness()
-        self._parser = ResponseParser(_MOST_FIELDS)
         self._tasks = Tasks()
         self._is_running = False
         self._dialers: dict[str, Dialer] = {}
@@ -200,10 +192,11 @@ class HealthChecker:
                 continue
             dialer = Dialer.of(name, configured[name], self._dialers.get(name))
             self._dialers[name] = dialer
+            probe = PROBES[health.probe](health)
             for server in pool.servers:
                 target = before.get(server)
                 if target is None or target.health != health:
-                    target = _Target(pool, server, health, is_new=server not in self._known)
+                    target = _Target(pool, server, health, probe, is_new=server not in self._known)
                 target.reach_by(dialer)
                 self._targets[server] = target
         self._known = {server for pool in self._pools.values() for server in pool.servers}
@@ -254,7 +247,7 @@ class HealthChecker:
         started = self._own_time()
         try:
             async with self._lateness.timeout(target.timeout):
-                answer = await ask(target.dialer, target.method, target.request, self._parser)
+                finding = await target.probe.check(target.dialer)
         except Exception as error:  # of any kind: the check failed, and that is all
             if isinstance(error, OSError) and error.errno in EXHAUSTION:
                 logger.warning("%s was not checked: %s", target.name, os.strerror(error.errno))
@@ -266,16 +259,11 @@ class HealthChecker:
             is_silent = isinstance(error, OSError) and error.errno in _UNREACHABLE
             return _Result(False, _describe(error), is_silent=is_silent)
         took = self._own_time() - started
-        status = answer.head.status
-        load = reported_load(answer.header("X-Hermes-Load"), answer.body)
-        if load is not None:
-            self._reported(target.server, load)
-        if status == 503 and announces_drain(answer.header("X-Hermes-Draining")):
-            return _Result(False, "503, it announces its drain", announces_drain=True)
-        fault = target.expected.fault(status, answer.header, answer.body)
-        if fault is not None:
-            return _Result(False, fault)
-        return _Result(True, f"{status} in {took * 1000:.0f} ms")
+        if finding.load is not None:
+            self._reported(target.server, finding.load)
+        if finding.passed:
+            return _Result(True, f"{finding.text} in {took * 1000:.0f} ms")
+        return _Result(False, finding.text, announces_drain=finding.announces_drain)
 
     def _own_time(self) -> float:
         """A clock that stands still while the loop does."""

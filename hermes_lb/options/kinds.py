@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from hermes_lb.options.problems import any_of, did_you_mean, quoted
+from hermes_lb.options.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from hermes_lb.options.section import Section
 
 OTHER_KIND = "other_kind"
 """The type of the error for a key of another kind. Its message is for people as it is."""
@@ -62,6 +61,21 @@ class Kinds:
             raise ValidationError.from_exception_data(model.__name__, problems)
         return options
 
+    def validate_own(self, given: Any, default: str, context: Any = None) -> Section:
+        """Of a table that has the selector itself. Raises ValidationError."""
+        kind = default
+        if isinstance(given, dict):
+            kind = given.get(self._selector, default)
+        elif isinstance(given, Section):
+            kind = getattr(given, self._selector)
+        if isinstance(kind, str) and kind in self._models:
+            return self.validate(kind, given, context)
+        expected = any_of([repr(name) for name in self._models])
+        unknown = InitErrorDetails(
+            type="literal_error", loc=(self._selector,), input=kind, ctx={"expected": expected}
+        )
+        raise ValidationError.from_exception_data(self._selector, [unknown])
+
     def _foreign(self, kind: str, key: str) -> str | None:
         """What is wrong with a key that only other kinds have; None for any other key."""
         if key in self._models[kind].model_fields:
@@ -89,4 +103,6 @@ class Kinds:
         for model in self._models.values():
             for key, schema in model.model_json_schema().get("properties", {}).items():
                 properties.setdefault(key, schema)
+        if self._selector in properties:
+            properties[self._selector] = {"type": "string", "enum": list(self._models)}
         return {"type": "object", "additionalProperties": False, "properties": properties}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.config import Config, backend, frontend, load_config, process
+from hermes_lb.health.probes.http import HttpOptions
 
 if TYPE_CHECKING:
     from hermes_lb.options.section import Section
@@ -56,7 +57,7 @@ def tables() -> dict[str, set[str]]:
     """The keys of each table of a configuration, by the name that the page gives it."""
     models: dict[str, type[Section]] = {
         "process": process.Process, "log": process.Log, "timeouts": process.Timeouts,
-        "limits": process.Limits, "health": backend.Health, "stick": backend.Stick,
+        "limits": process.Limits, "health": HttpOptions, "stick": backend.Stick,
         "pins": backend.Pins,
     }  # fmt: skip
     keys = {name: set(model.model_fields) for name, model in models.items()}

@@ -12,11 +12,11 @@ from hermes_lb.config import (
     Admin,
     CookieAffinity,
     Frontend,
-    Health,
     Route,
     Server,
 )
 from hermes_lb.config.allowed import allowed, json_schema, keys_of, node_at
+from hermes_lb.health.probes.http import HttpOptions
 
 
 def test_one_value_may_stand_without_its_brackets() -> None:
@@ -26,8 +26,8 @@ def test_one_value_may_stand_without_its_brackets() -> None:
 
     assert bind("*:1") == [("0.0.0.0", 1)]
     assert bind(["h:1", "h:2"]) == [("h", 1), ("h", 2)]
-    assert Health.model_validate({"expect_status": "2xx"}).expect_status == ["2xx"]
-    assert Health.model_validate({"expect_status": [200, "3xx"]}).expect_status == [200, "3xx"]
+    assert HttpOptions.model_validate({"expect_status": "2xx"}).expect_status == ["2xx"]
+    assert HttpOptions.model_validate({"expect_status": [200, "3xx"]}).expect_status == [200, "3xx"]
 
 
 def test_hosts_are_compared_in_lower_case() -> None:
@@ -82,9 +82,9 @@ def test_the_admin_listener_may_be_nowhere_else(bind: str) -> None:
 
 
 def test_a_deadline_is_above_zero_even_where_it_may_be_absent() -> None:
-    assert Health.model_validate({"timeout": "2s"}).timeout == 2.0
+    assert HttpOptions.model_validate({"timeout": "2s"}).timeout == 2.0
     with pytest.raises(ValidationError, match="greater than 0"):
-        Health.model_validate({"timeout": "0s"})
+        HttpOptions.model_validate({"timeout": "0s"})
 
 
 def test_a_server_has_a_real_port() -> None:

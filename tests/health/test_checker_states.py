@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.backends import Pool
-from hermes_lb.health import HealthChecker
+from hermes_lb.health.checker import HealthChecker
 from tests.health.fakes import FakeServer, answers, hangs, resets, until
 from tests.health.test_checker import AtOnce, a_backend, checking
 

@@ -15,7 +15,7 @@ import trustme
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.health import HealthChecker
+from hermes_lb.health.checker import HealthChecker
 from tests.health.fakes import until
 from tests.proxy.tls_origin import pem, server_context
 
