@@ -1,4 +1,4 @@
-"""The sections about servers: backends, and how one is chosen, checked and kept to."""
+"""The sections about servers: backends, with the options of strategy, affinity and probe."""
 
 from __future__ import annotations
 
@@ -15,20 +15,15 @@ from pydantic import (
     model_validator,
 )
 
+from hermes_lb.affinity.cookie import CookieOptions
+from hermes_lb.affinity.keys import KeyOptions
+from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
 from hermes_lb.health.probes.base import ProbeOptions
 from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.kinds import Kinds
-from hermes_lb.options.section import (
-    COOKIE_NAME,
-    COOKIE_VALUE,
-    DOMAIN,
-    REDIS_URL,
-    STICK_ON,
-    Name,
-    Section,
-)
+from hermes_lb.options.section import COOKIE_VALUE, Name, Section
 from hermes_lb.options.units import (
     Address,
     Duration,
@@ -39,50 +34,8 @@ from hermes_lb.options.units import (
 )
 
 
-class CookieAffinity(Section):
-    """HAProxy's `cookie NAME insert indirect nocache`, or `rewrite`, or `prefix`."""
-
-    cookie: str = Field(pattern=COOKIE_NAME)
-    secret: str | None = Field(None, min_length=1, repr=False)
-    mode: Literal["insert", "rewrite", "prefix"] = "insert"
-    indirect: Literal[True] = True
-    nocache: bool = True
-    preserve: bool = False
-    max_idle: PositiveDuration | None = None
-    max_life: PositiveDuration | None = None
-    domain: str | None = Field(None, pattern=DOMAIN)
-    httponly: bool = False
-    secure: bool = False
-    samesite: Literal["Strict", "Lax", "None"] | None = None
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.samesite == "None" and not self.secure:
-            raise ValueError('samesite = "None" needs secure = true, or browsers drop the cookie')
-        if self.mode != "insert" and (self.max_idle or self.max_life):
-            raise ValueError('max_idle and max_life are for mode = "insert": the dates are ours')
-        return self
-
-
-class Stick(Section):
-    """A key in the request decides the server: HAProxy's `stick on`, `stick store-response`."""
-
-    on: str = Field(pattern=STICK_ON)
-    learn: bool = False
-    response_header: str | None = Field(None, pattern=COOKIE_NAME)
-    on_lost: Literal["prefer", "strict"] = "prefer"
-
-
-class Pins(Section):
-    """Where learnt keys are kept, for all stick rules of a backend."""
-
-    size: int = Field(100_000, ge=1, le=10_000_000)
-    expire: PositiveDuration = 3600.0
-    redis: str | None = Field(None, pattern=REDIS_URL, repr=False)  # may have a password
-
-
 class Outlier(Section):
-    """Envoy's outlier detection: who fails while the others do not is left out for a time."""
+    """Envoy's outlier detection: a server that fails while others do not is ejected for a time."""
 
     consecutive_failures: int = Field(5, ge=0, le=1_000_000)
     failure_share: float = Field(0.85, ge=0.0, le=1.0)
@@ -107,7 +60,7 @@ class ServerTls(Section):
         if self.key is not None and self.certificate is None:
             raise ValueError("key belongs to a certificate: give that, too")
         if self.ca is not None and not self.verify:
-            raise ValueError("with verify = false nobody looks at ca: take one of them out")
+            raise ValueError("with verify = false ca is not used: remove one of them")
         return self
 
 
@@ -123,13 +76,13 @@ OptionalTls = Annotated[
     BeforeValidator(_tls_table, json_schema_input_type=ServerTls | bool | None),
 ]
 
-# What is behind the server's name in the name of one of its addresses: "-" and at most 39
-# characters, of the 64 that a name may have.
+# A server at an address of a host name has "-" and at most 39 characters after its name, of the 64
+# that a name may have.
 _NAME_TO_RESOLVE_MAX = 24
 
 
 class Server(Section):
-    """One worker behind the balancer, or with `resolve` all those behind one host name."""
+    """One server, or with `resolve` one at each address of a host name."""
 
     name: Name
     address: Endpoint
@@ -156,11 +109,11 @@ class Server(Section):
         if self.resolve is None:
             return self
         if isinstance(self.address, UnixAddress) or self.address.is_literal:
-            raise ValueError(f"resolve is for host names, and {self.address} is none: take it out")
+            raise ValueError(f"resolve is for host names, and {self.address} is not one: remove it")
         if len(self.name) > _NAME_TO_RESOLVE_MAX:
             raise ValueError(
                 f"with resolve, a name has {_NAME_TO_RESOLVE_MAX} characters at most: "
-                "each address goes behind it"
+                "each address is appended to it"
             )
         return self
 
@@ -205,13 +158,13 @@ OptionsOfStrategy = Annotated[
 
 
 class Backend(Section):
-    """A group of servers that can stand in for each other."""
+    """A group of servers any of which can serve a request."""
 
     balance: StrategyName = "round_robin"
     strategy: OptionsOfStrategy = Field({}, validate_default=True)
-    affinity: CookieAffinity | None = None
-    stick: list[Stick] = Field([])
-    pins: Pins = Pins()
+    affinity: CookieOptions | None = None
+    stick: list[KeyOptions] = Field([])
+    pins: TableOptions = TableOptions()
     health: Health | None = None
     outlier: Outlier | None = None
     keep_alive: int = Field(32, ge=0, le=10_000)
@@ -226,9 +179,8 @@ class Backend(Section):
         """Names, in lower case, of the fields that the choice of a server depends on."""
         names = list(self.strategy.header_keys)
         for rule in self.stick:
-            kind, _, name = rule.on.partition(":")
-            names += [rule.response_header or "", name if kind == "header" else ""]
-        return frozenset(name.lower().encode() for name in names if name)
+            names += rule.header_keys
+        return frozenset(name.lower().encode() for name in names)
 
     @model_validator(mode="after")
     def _certificates_have_names(self) -> Self:
@@ -237,7 +189,7 @@ class Backend(Section):
         for server in self.servers:
             if isinstance(server.address, UnixAddress) and server.server_name is None:
                 raise ValueError(
-                    f"{server.name} has no host name that its certificate could be checked for: "
+                    f"{server.name} has no host name to check its certificate for: "
                     "give server_name, there or in tls"
                 )
         return self

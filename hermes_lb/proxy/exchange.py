@@ -104,7 +104,7 @@ class Exchange(Retries, Relay):
             self.bytes_in = len(rest)
         elif head.length and not self._start_upload(head, rest):
             return
-        if backend.sticks is not None and self.pinned_to is None:
+        if backend.key_rules is not None and self.pinned_to is None:
             self._stick(backend, now)
         else:
             self.dispatch(now)
@@ -168,9 +168,9 @@ class Exchange(Retries, Relay):
         self.dialing = self.context.tasks.spawn(self._pin(backend), name="pin of a session")
 
     async def _pin(self, backend: Backend) -> None:
-        assert self.stuck is not None
+        assert self.session_key is not None
         try:
-            self.pinned_to = await backend.find_shared(self.stuck)
+            self.pinned_to = await backend.find_shared(self.session_key)
         except NoServer as error:
             self.dialing = None
             self.fail(error)

@@ -76,7 +76,11 @@ def describe(exchange: Exchange, now: float) -> dict[str, Any]:
         "target": head.target.partition(b"?")[0].decode("latin-1"),
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
-        "pinned_by": None if not pinned else "stick" if exchange.stuck is not None else "cookie",
+        "pinned_by": None
+        if not pinned
+        else "stick"
+        if exchange.session_key is not None
+        else "cookie",
     }
 
 

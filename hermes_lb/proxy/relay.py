@@ -66,7 +66,7 @@ class Relay(ExchangeState):
         assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
         if self.response_at < 0.0:
             self.response_at = now
-            if backend.sticks is not None:
+            if backend.key_rules is not None:
                 news = backend.learn(self, server, head, now)
                 if news is not None:
                     self.head.can_repeat = False  # it has executed it

@@ -9,7 +9,7 @@ from hermes_lb.observe.escaping import NOTHING_CAPTURED
 if TYPE_CHECKING:
     import asyncio
 
-    from hermes_lb.affinity import Reading, Stuck
+    from hermes_lb.affinity import Reading, SessionKey
     from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import ServerFailed
     from hermes_lb.http import RequestHead
@@ -41,7 +41,7 @@ class ExchangeState:
         "cookie",
         "reading",  # what it says, if it has dates
         "pinned_to",
-        "stuck",  # the key that pinned it, and its rule
+        "session_key",
         "tried",
         "lease",
         "server",  # the last one that was picked
@@ -87,7 +87,7 @@ class ExchangeState:
         self.cookie: bytes | None = None
         self.reading: Reading | None = None
         self.pinned_to: Server | None = None
-        self.stuck: Stuck | None = None
+        self.session_key: SessionKey | None = None
         self.tried: tuple[Server, ...] = ()
         self.lease: Lease | None = None
         self.server: Server | None = None
@@ -147,7 +147,7 @@ class ExchangeState:
     @property
     def is_strict(self) -> bool:
         """Only the server that its key is pinned to will do."""
-        return self.stuck is not None and self.stuck.rule.is_strict
+        return self.session_key is not None and self.session_key.rule.is_strict
 
     @property
     def may_keep_client(self) -> bool:

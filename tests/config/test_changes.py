@@ -89,8 +89,8 @@ def test_what_is_inside_a_table_is_told_alone():
     new = backend(health={"interval": "2s", "expect_status": "2xx"}, pins={"size": 20})
     assert describe_changes(old, new) == [
         "backends.agents.pins.size: 10 -> 20",
-        'backends.agents.health.expect_status: [200] -> ["2xx"]',
         "backends.agents.health.interval: 5 -> 2",
+        'backends.agents.health.expect_status: [200] -> ["2xx"]',
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import MappingProxyType
@@ -234,9 +236,9 @@ def test_a_key_of_a_sub_table_is_told_its_table() -> None:
           '6: backends."my agents": the name "my agents" is not allowed; '
           'write 1 to 64 letters, digits, "_", "." or "-"']),
         (GOOD + "health = true\nkeep_alive = [1]",
-         ["8: backends.agents.health: true is not a table; allowed is a table with the keys path, "
-          "method, host, expect_status, expect_header, expect_body, interval, fast_interval, "
-          "down_interval, timeout, rise, fall, start",
+         ["8: backends.agents.health: true is not a table; allowed is a table with the keys probe, "
+          "interval, fast_interval, down_interval, timeout, rise, fall, start, path, method, host, "
+          "expect_status, expect_header, expect_body",
           "9: backends.agents.keep_alive: [1] is not an integer; "
           "allowed is an integer from 0 to 10000"]),
         (GOOD.replace('default_backend = "agents"', ""),
@@ -418,3 +420,21 @@ def test_an_inherited_configuration_may_have_options_of_other_strategies() -> No
     assert options.model_dump() == {"tau": 3.0}
     with pytest.raises(ValidationError, match="hash_on"):
         Config.model_validate(tables)
+
+
+def test_a_configuration_is_validated_without_the_network() -> None:
+    """The options of strategies, probes and stores are read, and none of their I/O."""
+    names = (
+        "'asyncio', 'ssl', 'aiohttp', 'redis', 'uvloop', 'hermes_lb.backends', 'hermes_lb.proxy'"
+    )
+    use = (
+        "import sys, hermes_lb.config; "
+        f"hermes_lb.config.load_config('lb.toml'); print({{{names}}} & set(sys.modules))"
+    )
+    Path("lb.toml").write_text(
+        GOOD
+        + "health = {}\npins = { redis = 'redis://127.0.0.1:1' }\n"
+        + "[[backends.agents.stick]]\non = 'header:X'\nlearn = true\n"
+    )
+    done = subprocess.run([sys.executable, "-c", use], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

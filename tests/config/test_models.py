@@ -7,10 +7,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from hermes_lb.affinity.cookie import CookieOptions
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.config import (
     Admin,
-    CookieAffinity,
     Frontend,
     Route,
     Server,
@@ -118,7 +118,7 @@ def test_a_load_factor_is_none_or_leaves_room_for_everyone(factor: float) -> Non
 
 
 def test_a_table_is_immutable() -> None:
-    affinity = CookieAffinity(cookie="C")
+    affinity = CookieOptions(cookie="C")
     with pytest.raises(ValidationError, match="frozen"):
         affinity.cookie = "D"  # type: ignore[misc]
 

@@ -11,6 +11,8 @@ import pytest
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
 from hermes_lb.config import Config, load_config
 from hermes_lb.config.lines import LineIndex
+from hermes_lb.health.probes.base import ProbeOptions
+from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.section import Section
 
 if TYPE_CHECKING:
@@ -80,11 +82,12 @@ def test_reference_has_every_key_of_every_table() -> None:
     given: dict[type[Section], set[str]] = {}
     for path, _, section in fields():
         given.setdefault(type(section), set()).add(str(path[-1]))
-    options = {one.options for one in STRATEGIES.values()}
-    assert len(given.keys() - options) == len(set(Section.__subclasses__()) - {StrategyOptions})
+    options = {one.options for one in (*STRATEGIES.values(), *PROBES.values())}
+    by_kind = {StrategyOptions, ProbeOptions}
+    assert len(given.keys() - options) == len(set(Section.__subclasses__()) - by_kind)
     for section_type, names in given.items():
         assert names == set(section_type.model_fields), section_type.__name__
-    # Strategies with the same options share an example.
+    # Kinds with the same options share an example.
     assert {key for one in options for key in one.model_fields} == {
         key for one in options & given.keys() for key in given[one]
     }
