@@ -1,4 +1,4 @@
-"""The server whose next answer should come soonest: recent time to first byte x what is in flight.
+"""The server with the soonest expected answer: recent time to first byte x requests in flight.
 
 Finagle, `PeakEwma.scala`; linkerd2, Tower's `peak_ewma.rs`. A time above the average replaces it at
 once, one below draws it down by exp(-dt / tau): a server that becomes slow is avoided at once and
@@ -84,8 +84,8 @@ class PeakEwma(Learner):
         """Seconds until the next answer, roughly.
 
         A server that has never answered and has requests in flight gets no other while another
-        server can take it. The weight is in the draw already, and here it only divides what is in
-        flight.
+        server can take it. The weight is in the draw already, and here it only divides the
+        requests in flight.
         """
         waiting = server.load / server.weight
         average = self._averages.get(server)

@@ -1,7 +1,7 @@
 """The fastest of the servers that are not busy, among those that were probed recently.
 
 Wydrowski et al., "Load is not what you should balance: Introducing Prequal" (NSDI 2024,
-arXiv 2312.10172). A probe tells a server's requests in flight and its latency; a server is hot if
+arXiv 2312.10172). A probe gives a server's requests in flight and its latency; a server is hot if
 its requests in flight are above the 0.84 quantile of the probed ones. Of the cold ones the lowest
 latency wins: its recent times to first byte x its requests in flight now; of equals the last
 drawn, which is by weight. (The paper's servers report the latency of requests that met about as

@@ -1,4 +1,4 @@
-"""What an answer's time to first byte says of its server, for strategies that go by it.
+"""Time to first byte as a measure of a server, for the strategies that use it.
 
 An error is often the fastest answer of all, and would draw all requests to the broken server; so it
 never counts with its own time. A failure before any answer leaves no time at all: a server that has
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
 
-# Seconds; more than any answer takes (Finagle: `Penalty`). It still grows with what is in flight.
+# Seconds; more than any answer takes (Finagle: `Penalty`). It still grows with requests in flight.
 PENALTY: Final = 1e6
-# An error counts as so many times what a good answer of this pool takes,
+# An error counts as this multiple of the time of a good answer of this pool,
 _ERROR_FACTOR: Final = 10.0
-# and as no less than this, in seconds, while no good answer is known.
+# and as at least this, in seconds, before the first good answer.
 _ERROR_FLOOR: Final = 1.0
 # How fast the pool's usual time follows: about the last 20 answers.
 _SHARE: Final = 0.05
@@ -28,10 +28,10 @@ class ResponseTimes:
     __slots__ = ("usual",)
 
     def __init__(self) -> None:
-        self.usual = -1.0  # what a good answer takes; negative: none has come yet
+        self.usual = -1.0  # seconds of a good answer; negative: there was none yet
 
     def sample(self, status: int, seconds: float) -> float:
-        """What an answer of this status after `seconds` counts as."""
+        """The sample for an answer of this status after `seconds`."""
         if status >= 500 or status == 429:
             floor = _ERROR_FLOOR if self.usual < 0.0 else _ERROR_FACTOR * self.usual
             return max(seconds, floor)

@@ -1,4 +1,4 @@
-"""What a key accepts, in words: read from the JSON Schema, so that it cannot be out of date."""
+"""What a key accepts, in words: from the JSON Schema, so that it is never out of date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between two configurations: in words, and what no running balancer can change."""
+"""The differences between two configurations in words; and those that need a restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hermes_lb.config.models import Config
     from hermes_lb.options.problems import KeyPath
 
-# What is decided at the start, and by whom; everything else changes in place.
+# What only a restart can change; everything else changes in place.
 _FIXED = {
     ("process", "workers"): "the number of processes",
     ("process", "state_file"): "the state file",
@@ -27,7 +27,7 @@ _FIXED = {
 def refuse_fixed(
     old: Config, new: Config, source: str | None = None, *, instead: str = "restart"
 ) -> None:
-    """Raise ConfigError if `new` asks for what a reload can't do; `instead`, what can."""
+    """Raise ConfigError if `new` has changes that a reload can't make; `instead`: what can."""
     problems = [
         Problem(dotted(path), None, f"{what} can't change while it runs: {instead} to change it")
         for path, what in _FIXED.items()

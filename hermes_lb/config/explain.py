@@ -1,7 +1,7 @@
-"""pydantic's findings -> what a person can act on: the value given, what is allowed, what is near.
+"""pydantic's errors in words for operators: the value given, what is allowed, the nearest match.
 
-pydantic's own texts speak of Python ("Input should be a valid dictionary or instance of ..."), and
-name neither both bounds of a range nor the key that was probably meant.
+pydantic's own messages are about Python ("Input should be a valid dictionary or instance of ..."),
+and name neither both bounds of a range nor the key that was probably meant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.options.problems import KeyPath
 
-# Words of nginx, HAProxy and others for what has another name here.
+# Names in nginx, HAProxy and others of what has another name here.
 _SAME_THING = {
     "source": "ip_hash",
     "rr": "round_robin",

@@ -91,7 +91,7 @@ def _in_file(place: KeyPath, tables: dict[str, Any]) -> tuple[KeyPath, Any]:
 
 
 def _plain(value: object) -> Any:
-    """Mappings, sequences and our own models within a mapping -> what TOML would have given."""
+    """Mappings, sequences and models within a mapping -> the values that TOML would have."""
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""What a configuration may say: names, types, limits and defaults. No I/O.
+"""The model of a configuration file: names, types, limits and defaults. No I/O.
 
-The keys are the contract with users, in HAProxy's and nginx's own words where they have one.
-`configs/reference.toml` lists them all; a test holds the two together.
+The keys are the contract with users, and have HAProxy's and nginx's names where these have one.
+`configs/reference.toml` lists them all, which a test checks.
 """
 
 from __future__ import annotations

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.health")
 
-# Of each interval, either way, so that the checks of many balancers do not fall into step.
+# Of each interval, either way, so that the checks of many balancers do not synchronise.
 JITTER = 0.1
 
 
 def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
-    """Seconds until the first check of the `place`th (from 0) of `count` servers: somewhere in its
-    own slice of the interval, so that they never come all at once."""
+    """Seconds until the first check of the `place`th (from 0) of `count` servers: a random time in
+    its own slice of the interval, so that the checks are spread over it."""
     return interval * (place + rng.random()) / count
 
 
@@ -44,7 +44,7 @@ def jittered(interval: float, rng: random.Random) -> float:
     return interval * rng.uniform(1 - JITTER, 1 + JITTER)
 
 
-# The host gives no sign of life, as far as the kernel can tell.
+# The kernel has found the host unreachable.
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT)
 
 
@@ -57,7 +57,7 @@ class _Result(NamedTuple):
 
 
 class _Target:
-    """One server, what to ask it, and how it has answered so far."""
+    """One server, its probe, and the results so far."""
 
     def __init__(
         self, pool: Pool, server: Server, health: ProbeOptions, probe: Probe, *, is_new: bool
@@ -74,7 +74,7 @@ class _Target:
         self.timeout = health.timeout or health.interval
 
     def reach_by(self, dialer: Dialer) -> None:
-        """Connect in this way from the next check on."""
+        """Connect by `dialer` from the next check on."""
         self.dialer = dialer.to(self.server.config)
 
     @property
@@ -88,8 +88,8 @@ class _Target:
             return health.fast_interval or health.interval
         return self.state.interval(health.interval, health.fast_interval, health.down_interval)
 
-    def start_anew(self) -> None:
-        """It was in maintenance, and what was known of it says nothing any more.
+    def reset(self) -> None:
+        """Forget the results: the server was in maintenance since.
 
         As in HAProxy it is up, and one failure takes it down; unless it starts down.
         """
@@ -98,24 +98,24 @@ class _Target:
 
 
 async def _nothing_moves(server: Server, seconds: float) -> bool:
-    """Where nobody knows of streams."""
+    """The default of `moved`."""
     return False
 
 
 class HealthChecker:
     """Checks every server of the pools whose backend has a health section.
 
-    `configured` has the backend of every name in `pools`. A server in maintenance is left alone.
-    `clock` is monotonic, in seconds. Verdicts go to the server, in the loop's own thread, and every
+    `configured` has the backend of every name in `pools`. A server in maintenance is not checked.
+    `clock` is monotonic, in seconds. The server's state is set in the loop's own thread, and every
     change of state is one line of the log `hermes_lb.health`.
 
-    A server may announce that it drains: it answers 503 with `X-Hermes-Draining`. That counts
-    towards nothing, and its next good check ends it.
+    A server may announce that it drains. That counts as neither passed nor failed, and the next
+    passed check ends it.
 
-    Busy is not dead: `moved(server, seconds)` tells whether a response that the server is in the
-    middle of has moved within so many seconds. If so, a check that timed out makes a server that
-    is up degraded, and counts towards nothing. `reported(server, load)` hears what an answer says
-    of the server's load. `known` are servers that have been checked before: what was found holds.
+    Busy is not dead: `moved(server, seconds)` says whether a response of the server has made
+    progress within so many seconds. If so, a check that timed out makes a server that is up
+    degraded, and counts as neither. `reported(server, load)` is called with the load that a server
+    reports. `known` are servers that have been checked before, whose state is kept.
     """
 
     def __init__(
@@ -148,9 +148,9 @@ class HealthChecker:
         return f"<HealthChecker {state}, {len(self._targets)} servers>"
 
     async def start(self) -> None:
-        """Begin. Servers with `start = "down"` are down when this returns: accept clients after.
+        """Start. Servers with `start = "down"` are down when this returns: accept clients after it.
 
-        The first checks are spread over each one's interval.
+        The first checks are spread over the interval.
         """
         if self._is_running:
             raise RuntimeError("the health checks were started already")
@@ -158,10 +158,10 @@ class HealthChecker:
         self._watch_all()
 
     async def reconfigure(self, configured: Mapping[str, config.Backend]) -> None:
-        """After a reload: `pools` has other servers by now, or they are checked in other ways.
+        """After a reload: the servers in `pools`, or their checks, have changed.
 
-        What was found out about a server that stays is kept, and `start` is for new ones only. Who
-        is not checked any more counts as up.
+        The results of a server that stays are kept, and `start` is for new ones only. A server that
+        is no longer checked counts as up.
         """
         before = set(self._targets)
         self._retarget(configured)
@@ -177,14 +177,14 @@ class HealthChecker:
             self._watch_all()
 
     async def stop(self) -> None:
-        """End all checks and close their connections. The last verdicts stay. Idempotent."""
+        """End all checks and close their connections. The servers keep their states. Idempotent."""
         await self._tasks.cancel_all()
         self._lateness.stop()
         self._watches.clear()
         self._is_running = False
 
     def _retarget(self, configured: Mapping[str, config.Backend]) -> None:
-        """Decide whom to check, and how."""
+        """Decide which servers are checked, and how."""
         before, self._targets = self._targets, {}
         for name, pool in self._pools.items():
             health = configured[name].health
@@ -202,7 +202,7 @@ class HealthChecker:
         self._known = {server for pool in self._pools.values() for server in pool.servers}
 
     def _watch_all(self) -> None:
-        """Begin with those that are not watched yet."""
+        """Start the checks of new targets."""
         if self._targets:
             self._lateness.start()
         new = [target for target in self._targets.values() if target not in self._watches]
@@ -226,12 +226,12 @@ class HealthChecker:
             delay = jittered(target.interval, self._rng)
 
     async def _look_at(self, target: _Target) -> None:
-        """One check and its verdict, unless the server is or has been in maintenance meanwhile."""
+        """One check and its result, unless the server is or was in maintenance meanwhile."""
         server = target.server
         if server.admin == "maint":
             return
         if target.maintenances != server.maintenances:
-            target.start_anew()
+            target.reset()
         began = self._clock()
         result = await self._check(target)
         if result is None:
@@ -243,7 +243,7 @@ class HealthChecker:
             self._judge(target, result, moves=moves)
 
     async def _check(self, target: _Target) -> _Result | None:
-        """None: it could not be asked, for a reason of ours, which says nothing of the server."""
+        """None: this machine could not make the check, which says nothing about the server."""
         started = self._own_time()
         try:
             async with self._lateness.timeout(target.timeout):
@@ -266,11 +266,11 @@ class HealthChecker:
         return _Result(False, finding.text, announces_drain=finding.announces_drain)
 
     def _own_time(self) -> float:
-        """A clock that stands still while the loop does."""
+        """A clock that stops while the loop is late."""
         return self._clock() - self._lateness.lost(asyncio.get_running_loop().time())
 
     def _judge(self, target: _Target, result: _Result, *, moves: bool) -> None:
-        """`moves`: it is silent, but its streams go on."""
+        """Apply a result. `moves`: no answer, but the server's streams make progress."""
         server, state, because = target.server, target.state, result.because
         before = server.state
         server.last_check = because
@@ -299,7 +299,7 @@ class HealthChecker:
 
 
 def _describe(error: Exception) -> str:
-    """A few words for a person: "connection refused", "no valid HTTP response: ..."."""
+    """A few words for people: "connection refused", "no valid HTTP response: ..."."""
     if isinstance(error, NoAnswer):
         return _one_line(str(error))
     if isinstance(error, socket.gaierror):
@@ -312,16 +312,13 @@ def _describe(error: Exception) -> str:
 
 
 def _one_line(text: str) -> str:
-    """What a server sent may be quoted in an error: keep it short, printable and on one line."""
+    """A short, printable line, as an error may quote what a server has sent."""
     line = " ".join(text.split())[:100]
     return line if line.isprintable() else ascii(line)
 
 
 def _log_change(target: _Target, because: str) -> None:
-    """As HAProxy says it: a server that left is a warning, the last one that left an error.
-
-    One that drains has said so before it leaves, and is none of the others' trouble.
-    """
+    """As in HAProxy: a server that goes down is a warning, the last one an error."""
     up = sum(server.is_up and not server.is_draining for server in target.pool.servers)
     state = target.server.state
     left = f"{up or 'no'} server{'' if up == 1 else 's'} up"

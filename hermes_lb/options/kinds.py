@@ -77,7 +77,7 @@ class Kinds:
         raise ValidationError.from_exception_data(self._selector, [unknown])
 
     def _foreign(self, kind: str, key: str) -> str | None:
-        """What is wrong with a key that only other kinds have; None for any other key."""
+        """The problem of a key that only other kinds have; None for any other key."""
         if key in self._models[kind].model_fields:
             return None
         owners = self._owners(key)

@@ -92,7 +92,7 @@ class _Exchange(asyncio.Protocol):
         self._content = bytearray()
 
     def close(self) -> None:
-        """The check is over, with or without an answer."""
+        """End the check, with or without an answer."""
         if not self.answer.cancel() and not self.answer.cancelled():
             self.answer.exception()  # retrieved, or asyncio reports it: no task may be waiting
         if self._transport is None:
@@ -142,7 +142,7 @@ class _Exchange(asyncio.Protocol):
         elif not self.answer.done():
             self._fail(error)
 
-    # What is in the bytes.
+    # The parts of a response.
 
     def _take_head(self, data: bytes) -> None:
         data = self._received + data
