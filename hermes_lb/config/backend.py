@@ -137,9 +137,7 @@ def _options(given: Any, info: ValidationInfo) -> StrategyOptions:
 _PROBE_OPTIONS = Kinds("probe", {name: one.options for name, one in PROBES.items()})
 
 
-def _health(given: Any, info: ValidationInfo) -> ProbeOptions | None:
-    if given is None:
-        return None
+def _health(given: Any, info: ValidationInfo) -> ProbeOptions:
     options = _PROBE_OPTIONS.validate_own(given, DEFAULT_PROBE, info.context)
     return cast("ProbeOptions", options)
 

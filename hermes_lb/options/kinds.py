@@ -62,7 +62,7 @@ class Kinds:
         return options
 
     def validate_own(self, given: Any, default: str, context: Any = None) -> Section:
-        """Of a table that has the selector itself. Raises ValidationError."""
+        """The same for a table that has the selector itself. Raises ValidationError."""
         kind = default
         if isinstance(given, dict):
             kind = given.get(self._selector, default)
@@ -98,7 +98,8 @@ class Kinds:
         return any_of([quoted(name) for name in names]) if names else ""
 
     def json_schema(self) -> dict[str, Any]:
-        """The JSON Schema of a table with the keys of all kinds."""
+        """The JSON Schema of a table with the keys of all kinds; kinds that share a key share its
+        schema."""
         properties: dict[str, Any] = {}
         for model in self._models.values():
             for key, schema in model.model_json_schema().get("properties", {}).items():

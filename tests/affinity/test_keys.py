@@ -1,4 +1,4 @@
-"""Keys in requests, and what is learnt about them."""
+"""Session keys: in requests, and learnt from responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a balancer trusts of its own, and when it asks those that it shares its pins with."""
+"""When a session table uses its local entries, and when it asks the shared store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = b"session"
 
 
 class Others(SharedStore):
-    """What all balancers know together, for `expire` seconds from the last use."""
+    """A shared store with one entry, for `expire` seconds from the last use."""
 
     def __init__(self, clock: Callable[[], float], expire: float) -> None:
         self.reachable = self.hears = True
@@ -55,7 +55,7 @@ class Others(SharedStore):
 
 
 class Shown:
-    """A table, its clock, and the others."""
+    """A table, its clock, and the store that it shares with others."""
 
     def __init__(self, expire: float) -> None:
         self.now = 100.0
@@ -69,14 +69,14 @@ class Shown:
         )
 
     async def asked(self) -> str | None:
-        """As a request is: what is known here, else what the others know."""
+        """As for a request: the local entry, else that of the store."""
         name = self.table.find(KEY, self.now)
         if name is None and self.table.is_shared:
             name = await self.table.look_up(KEY)
         return name
 
     async def learnt(self, name: str) -> bool:
-        """As from a response -> whether its client has to wait for the others."""
+        """As from a response -> whether its client waits for the store."""
         news = self.table.store([KEY], name, self.now)
         if news is not None:
             await news

@@ -1,4 +1,4 @@
-"""The ring: where its points are, whose keys move, and how evenly they lie."""
+"""The ring: the places of its points, the keys that move, and the evenness of the spread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = [f"10.{i // 256}.{i % 256}.9" for i in range(4000)]
 
 
 def naive(names: dict[str, int], key: str) -> str:
-    """The ring as the documents have it: 160 points a unit of weight, the next one clockwise."""
+    """The documented ring: 160 points a unit of weight, the next one clockwise."""
     ring = {}
     for name, weight in names.items():
         for number in range(160 * weight // 8):
@@ -42,7 +42,7 @@ def test_a_key_belongs_to_the_next_point():
 
 
 def test_behind_the_last_point_the_ring_begins_again():
-    """Of 20,000 keys some lie behind the last of 160 points."""
+    """Of 20,000 keys some are above the last of 160 points."""
     ring = sorted(
         int.from_bytes(blake2b(f"a#{n}".encode()).digest()[i : i + 8], "big")
         for n in range(20)
@@ -124,7 +124,7 @@ def assert_only_its_own_moved(before: dict[str, str], after: dict[str, str], nam
 @settings(deadline=None, max_examples=60)
 @given(weights=fleets(), data=st.data())
 def test_one_that_leaves_moves_only_its_own_keys(weights: dict[str, int], data: st.DataObject):
-    """And one that joins takes keys only for itself: the same, read backwards."""
+    """Conversely, a server that joins only takes keys for itself."""
     gone = data.draw(st.sampled_from(sorted(weights)))
     rest = {name: weights[name] for name in reversed(weights) if name != gone}
     before = homes(pool_of(weights), ConsistentHash(HashOptions(load_factor=0)), KEYS[:400])
@@ -211,7 +211,7 @@ def test_more_weight_only_attracts():
 
 
 def shares_of(pool: Pool) -> dict[str, float]:
-    """What of the ring each server has."""
+    """Each server's share of the ring."""
     strategy = ConsistentHash()
     strategy._build(pool.primaries)
     points, owned = strategy._points, Counter[str]()

@@ -151,7 +151,7 @@ def test_backups_are_hashed_too_and_by_weight(strategy_type: Any):
 
 @both
 def test_the_one_left_among_many_is_found(strategy_type: Any):
-    """Farther than any key looks on its way."""
+    """More steps than a key takes."""
     pool = make_pool(*[{"name": f"s{i}", "max_connections": 1} for i in range(400)])
     for server in pool.servers[:-1]:
         pool.lease(server, 0.0)
@@ -276,7 +276,7 @@ def test_without_those_tried_keys_are_where_they_are_without_those_that_are_down
 @both
 @pytest.mark.parametrize("state", ["degraded", "drain"])
 def test_keys_that_stick_stay_with_a_server_that_takes_nobody_new(strategy_type: Any, state: str):
-    """Nobody can tell a key whose session has begun from a new one, so none is torn away."""
+    """A key with a session looks like a new one, so no key is moved."""
     pool, ring = make_pool({}, {}, {}), strategy_type()
     before = owners(pool, ring, KEYS)
     if state == "degraded":
@@ -311,7 +311,7 @@ def test_keys_that_only_balance_go_on_to_others_and_come_back(strategy_type: Any
 
 
 def test_a_weight_of_nought_moves_the_keys_that_stick_and_no_others():
-    """What an operator does who wants them away: the server has no points on the ring any more."""
+    """How an operator moves them: the server has no more points on the ring."""
     pool, ring = make_pool({}, {}, {}), ConsistentHash()
     before = owners(pool, ring, KEYS)
     pool.servers[1].set_weight(0)

@@ -1,4 +1,4 @@
-"""What workers report decides, corrected by what was sent since."""
+"""Reported loads decide, corrected by the requests since the report."""
 
 from __future__ import annotations
 

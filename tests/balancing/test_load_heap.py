@@ -1,4 +1,4 @@
-"""What is kept from pick to pick changes no pick: beside the loops over all servers."""
+"""The heaps pick exactly what loops over all servers do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("strategy_type", [RoundRobin, LeastConn])
 
 
 class Loops:
-    """nginx's loops, told once more."""
+    """nginx's loops, written a second time."""
 
     def __init__(self, strategy_type: type) -> None:
         self.by_load = strategy_type is LeastConn
@@ -57,7 +57,7 @@ EVENT = st.tuples(
 def play(
     strategy: Any, weights: list[int], events: list[tuple[str, int]], limits: list[int]
 ) -> list[str]:
-    """Some traffic -> what was picked, and in the end what each server has left of its credit."""
+    """Some traffic -> the picks, and each server's credit at the end."""
     pool = make_pool(
         *[
             {
@@ -210,7 +210,7 @@ def test_a_new_limit_counts_at_once(strategy_type: Any):
 
 @both
 def test_who_leaves_gives_back_what_it_kept(strategy_type: Any):
-    """So that another strategy goes on from here, as nginx's would."""
+    """Another strategy continues from these credits, as nginx's would."""
     strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1, max_connections=9)
     kept_for(strategy, pool)
     assert pool.touched is not None

@@ -1,4 +1,4 @@
-"""Whose a key is that sticks by hashing (`owner`): always somebody's, everywhere the same."""
+"""`owner`: a key that sticks by hashing always has a server, the same on every balancer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _a_small_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys give up soon on their way, as otherwise only beside a server of a great weight."""
+    """Few steps for each key, which otherwise happens only beside a server of a great weight."""
     for module in ("consistent_hash", "maglev"):
         monkeypatch.setattr(f"hermes_lb.balancing.{module}.STEPS", 2)
 

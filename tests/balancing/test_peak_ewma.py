@@ -1,4 +1,4 @@
-"""Cost: peaks count at once, recovery takes its time, and errors are never fast."""
+"""Cost: peaks count at once, recovery is slow, and errors are never fast."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_by_hand():
 
 
 def naive(samples: list[tuple[float, float]], now: float) -> float:
-    """The rule, told once more from the first sample on: (when, seconds) -> the average."""
+    """The rule, written a second time from the first sample on: (when, seconds) -> the average."""
     average, at = -inf, 0.0
     for when, seconds in samples:
         weight = exp(-(when - at) / TAU)
@@ -171,7 +171,7 @@ def test_one_that_refused_a_connection_comes_behind_one_whose_first_answer_is_aw
 
 
 def test_one_that_failed_is_tried_by_one_request_when_its_time_is_over():
-    """Whatever else it has in flight: a stream that began before says nothing of it."""
+    """Whatever it has in flight: a stream that began before the failure proves nothing."""
     pool, strategy = make_pool({"fail_timeout": 5}, {}), PeakEwma()
     a, b = pool.servers
     load(pool, 1, 0)

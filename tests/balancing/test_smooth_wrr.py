@@ -18,7 +18,7 @@ def test_the_heaps_do_not_grow_with_those_that_have_left():
 
 
 def test_guests_take_turns_with_those_who_are_at_home():
-    """5, 1, 1 gives a a b a c a a, whoever of them is a guest."""
+    """5, 1, 1 gives a a b a c a a, whichever of them are guests."""
     pool = make_pool({"weight": 5}, {}, {})
     a, b, c = pool.servers
     for guests in ({a: 0}, {b: 1}, {a: 0, c: 2}, {a: 0, b: 1, c: 2}):

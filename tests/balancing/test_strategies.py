@@ -1,4 +1,4 @@
-"""What holds for every strategy."""
+"""Properties of every strategy."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_holds_no_lease(name: str):
 
 
 def picked(name: str, pool: Pool, tried: Sequence[Server] = (), count: int = 60) -> set[str]:
-    """Everyone that was picked for requests from many clients."""
+    """All servers picked for requests from many clients."""
     strategy, rng = STRATEGIES[name](), Random(5)
     found = [strategy.pick(pool, FakeRequest(f"10.{i}.0.1", tried), 0.0, rng) for i in range(count)]
     return {server.name if server else "-" for server in found}
@@ -137,7 +137,7 @@ def test_weights_of_nought_get_nothing(name: str):
 
 @every_strategy
 def test_changes_count_at_once(name: str):
-    """The same strategy, while servers come and go: nothing that it remembers is out of date."""
+    """The same strategy, while servers join and leave: its state is never out of date."""
     pool, strategy, rng = make_pool({}, {}, {}, {}), STRATEGIES[name](), Random(6)
     for turn in range(300):
         server = rng.choice(pool.servers)

@@ -1,4 +1,4 @@
-"""Draws by weight: the shares are right, whoever cannot take the request."""
+"""Draws by weight: the shares are right, whichever servers cannot take the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reload would change, in words; what it can't change; and what it never shows."""
+"""The changes of a reload in words, those that need a restart, and secrets that are not shown."""
 
 from __future__ import annotations
 

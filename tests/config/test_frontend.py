@@ -1,4 +1,4 @@
-"""Binds and TLS: what may be written, and what a person reads about what may not."""
+"""Binds and TLS: valid values, and the messages for invalid ones."""
 
 from __future__ import annotations
 

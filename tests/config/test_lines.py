@@ -1,4 +1,4 @@
-"""The lines of keys, held against a writer that knows on which line it wrote what."""
+"""The lines of keys, compared with a writer that records the line of each key."""
 
 from __future__ import annotations
 

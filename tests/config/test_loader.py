@@ -1,4 +1,4 @@
-"""What a person reads about a configuration that cannot be used: exact lines, all at once."""
+"""The messages for an invalid configuration: exact lines, all at once."""
 
 from __future__ import annotations
 

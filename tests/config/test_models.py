@@ -1,4 +1,4 @@
-"""What the models refuse by themselves, and the words in which their schema is told."""
+"""What the models refuse, and their schema in words."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_schema_in_words(path: tuple[str | int, ...], words: str) -> None:
 
 
 def test_every_pattern_has_words() -> None:
-    """No regular expression reaches a person."""
+    """No message contains a regular expression."""
 
     def walk(node: object) -> None:
         if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""The files of `configs/`: they load, and `reference.toml` says what the code does."""
+"""The files of `configs/`: they load, and `reference.toml` agrees with the code."""
 
 from __future__ import annotations
 

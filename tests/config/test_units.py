@@ -1,4 +1,4 @@
-"""Durations, sizes, addresses, networks, statuses: what is read, and what is refused."""
+"""Durations, sizes, addresses, networks, statuses: accepted and refused texts."""
 
 from __future__ import annotations
 

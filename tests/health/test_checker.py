@@ -88,7 +88,7 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port of ours on which nobody listens."""
+    """A bound port without a listener."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

@@ -1,4 +1,4 @@
-"""`HealthChecker` and what is not its own to decide: announced drains, maintenance, reloads."""
+"""`HealthChecker` with announced drains, maintenance and reloads."""
 
 from __future__ import annotations
 

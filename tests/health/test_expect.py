@@ -1,4 +1,4 @@
-"""What a check takes for a good answer."""
+"""Which responses are good to a check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hermes_lb.http import ResponseParser
 
 
 def fault(body: bytes = b"", header: str | None = None, status: int = 200, **health: Any) -> object:
-    """What is wrong with an answer that has this body and one header field, or none."""
+    """The fault of a response with this body and one header field, or none."""
     name, _, value = (header or "").partition(": ")
     return Expectation(HttpOptions.model_validate(health)).fault(
         status, lambda asked: [value] if header and asked.lower() == name.lower() else [], body

@@ -34,7 +34,7 @@ class AtOnce(random.Random):
 
 
 class Fake:
-    """Answers 200 to everybody; `received` is what came, up to the end of the first head."""
+    """Answers 200; `received` is all bytes up to the end of the first head."""
 
     def __init__(self) -> None:
         self.received = b""
