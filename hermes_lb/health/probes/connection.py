@@ -43,18 +43,22 @@ class Answer(NamedTuple):
 
 async def connect(dialer: ServerDialer) -> None:
     """Connect and close. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    made: asyncio.Future[asyncio.BaseTransport] = loop.create_future()
-    await dialer.dial(loop, lambda: _Connection(made))
-    (await made).close()
+    connection = _Connection()
+    try:
+        await dialer.dial(asyncio.get_running_loop(), lambda: connection)
+    finally:
+        connection.close()
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, made: asyncio.Future[asyncio.BaseTransport]) -> None:
-        self._made = made
+    _transport: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._made.set_result(transport)
+        self._transport = transport
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
 
 async def ask(
