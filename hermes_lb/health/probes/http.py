@@ -64,6 +64,10 @@ class HttpProbe(Probe):
     options = HttpOptions
 
     def __init__(self, options: HttpOptions) -> None:
+        # Here, as a configuration is validated without asyncio.
+        from hermes_lb.health.probes.connection import ask
+
+        self._ask = ask
         self._method = options.method.encode()
         self._request_line = f"{options.method} {options.path} HTTP/1.1\r\n"
         self._host = options.host
@@ -71,14 +75,11 @@ class HttpProbe(Probe):
         self._parser = ResponseParser(_MOST_FIELDS)
 
     async def check(self, dialer: ServerDialer) -> Finding:
-        # Here, as a configuration is validated without asyncio.
-        from hermes_lb.health.probes.connection import ask
-
         request = (
             f"{self._request_line}Host: {self._host or dialer.host}\r\n"
             f"User-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         ).encode()
-        answer = await ask(dialer, self._method, request, self._parser)
+        answer = await self._ask(dialer, self._method, request, self._parser)
         status = answer.head.status
         load = reported_load(answer.header("X-Hermes-Load"), answer.body)
         if status == 503 and announces_drain(answer.header("X-Hermes-Draining")):

@@ -21,8 +21,11 @@ class TcpOptions(ProbeOptions):
 class TcpProbe(Probe):
     options = TcpOptions
 
-    async def check(self, dialer: ServerDialer) -> Finding:
+    def __init__(self, options: TcpOptions) -> None:
         from hermes_lb.health.probes.connection import connect  # see `http`
 
-        await connect(dialer)
+        self._connect = connect
+
+    async def check(self, dialer: ServerDialer) -> Finding:
+        await self._connect(dialer)
         return Finding(True, "connected")
