@@ -25,7 +25,7 @@ from rich.table import Table
 
 from hermes_lb.backends import Pool
 from hermes_lb.balancing import STRATEGIES, Learner
-from hermes_lb.config import Backend, StrategyOptions
+from hermes_lb.config import Backend
 
 COLUMNS = [
     *((size, condition) for size in (3, 100, 1000) for condition in ("", "limits")),
@@ -84,7 +84,7 @@ def measure(name: str, size: int, rounds: int, condition: str = "") -> float:
         for i in range(size)
     ]
     pool = Pool("bench", Backend.model_validate({"servers": servers}))
-    strategy = STRATEGIES[name](StrategyOptions())
+    strategy = STRATEGIES[name]()
     requests = cycle([_Request(f"10.1.{i % 256}.{i // 256}") for i in range(5000)])
     leases = deque(pool.lease(server, 0.0) for server in pool.servers for _ in range(2))
     rng.shuffle(leases)

@@ -18,7 +18,7 @@ from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import NotPossible, find_server
 from hermes_lb.control.state_file import RuntimeStates
 from hermes_lb.discovery import Resolver
-from hermes_lb.health import HealthChecker
+from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe.observed import Observed
 from hermes_lb.plane import DataPlane, request_log
 from hermes_lb.proxy import end_sessions, has_moved, running_sessions

@@ -342,7 +342,7 @@ class DataPlane:
         """All backends, for the sweep; those that are gone and quiet are forgotten on the way."""
         for backend in [one for one in self._leaving if one.is_quiet]:
             self._leaving.remove(backend)
-            self._tasks.spawn(backend.pins.close(), name="close pins")
+            self._tasks.spawn(backend.session_table.close(), name="close pins")
         return list(self._all_backends())
 
     def _close_gracefully(self, clients: Iterable[Connection]) -> None:
@@ -362,7 +362,7 @@ class DataPlane:
 
     async def _close_pins(self) -> None:
         for backend in self._all_backends():
-            await backend.pins.close()
+            await backend.session_table.close()
 
     async def end_all(self) -> None:
         """Cut what still runs, each in a way that its client can see."""

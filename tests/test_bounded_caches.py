@@ -15,8 +15,8 @@ from hermes_lb.affinity import cookie
 from hermes_lb.balancing import ip_hash
 from hermes_lb.config import Limits
 from hermes_lb.http import RequestParser, ResponseParser, build_response
-from hermes_lb.http.fields import REQUEST_FIELDS, Plans, connections
-from hermes_lb.http.memory import Memory
+from hermes_lb.http.bounded_cache import BoundedCache
+from hermes_lb.http.fields import REQUEST_FIELDS, HeaderPlans, connections
 from hermes_lb.http.rules import host_names
 from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
@@ -56,12 +56,12 @@ def _response_heads() -> Callable[[int], object]:
 
 
 def _plans() -> Callable[[int], object]:
-    plans = Plans(REQUEST_FIELDS)
+    plans = HeaderPlans(REQUEST_FIELDS)
     return lambda i: plans[tuple(b"%b%x" % (_eight(i), j) for j in range(98))]
 
 
 def _plans_of_short_names() -> Callable[[int], object]:
-    plans = Plans(REQUEST_FIELDS)
+    plans = HeaderPlans(REQUEST_FIELDS)
     names = [b"%02x" % i for i in range(98)]
     return lambda i: plans[tuple(Random(i).sample(names, len(names)))]
 
@@ -84,8 +84,8 @@ FILLED = [
     ("RequestParser: many fields", _request_heads, 1100),
     ("RequestParser: long fields", _long_request_heads, 1100),
     ("ResponseParser", _response_heads, 300),
-    ("fields.Plans", _plans, 1500),
-    ("fields.Plans: short names", _plans_of_short_names, 1500),
+    ("fields.HeaderPlans", _plans, 1500),
+    ("fields.HeaderPlans: short names", _plans_of_short_names, 1500),
     ("fields.connections", lambda: _options, 1100),
     ("rules.host_names", lambda: lambda i: host_names[_eight(i) * 31], 5000),
     ("httplog.request_text",
@@ -132,11 +132,11 @@ def test_every_cache_of_a_module_is_known_here() -> None:
         if info.name.endswith("__main__"):
             continue
         for name, value in vars(importlib.import_module(info.name)).items():
-            if isinstance(value, Memory) or (
+            if isinstance(value, BoundedCache) or (
                 hasattr(value, "cache_info") and value.__module__ == info.name
             ):
                 names = caches.setdefault(id(value), set())
                 names.add(f"{info.name.rpartition('.')[2]}.{name}")
     known = _OURS | {name.partition(":")[0] for name, *_ in FILLED}
-    plans = {"request._plans", "response._plans"}  # of `fields.Plans`, whose bounds they have
+    plans = {"request._plans", "response._plans"}  # of `fields.HeaderPlans`, whose bounds they have
     assert [names for names in caches.values() if not names & (known | plans)] == []

@@ -1,11 +1,11 @@
 """Cookie affinity: HAProxy's `cookie NAME insert indirect nocache`, `rewrite` and `prefix`.
 
-    insert     a cookie of ours, which the servers do not see
-    rewrite    a cookie of the servers', whose value is ours on its way
-    prefix     a cookie of the servers', whose value has ours before it, for the client only
+    insert     the balancer's own cookie, which is removed from requests
+    rewrite    a cookie of the servers, whose value the balancer replaces
+    prefix     a cookie of the servers, to whose value the balancer adds a prefix on the client side
 
 HAProxy, `http_ana.c`: `http_manage_client_side_cookies`, `http_manage_server_side_cookies`,
-`http_process_res_common`. Checked against a running HAProxy 2.6; where this differs, it says why.
+`http_process_res_common`. Checked against a running HAProxy 2.6; every difference is explained.
 Every byte that is sent comes from the configuration, so nothing can be injected into a header.
 """
 
@@ -14,20 +14,23 @@ from __future__ import annotations
 import hmac
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
 
 from hermes_lb.affinity.dates import from_text, is_past, to_text
+from hermes_lb.options.section import COOKIE_NAME, DOMAIN, Section
+from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from hermes_lb import config
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
 
 
 class Reading(NamedTuple):
-    """What a client's cookie says now. `letter`: E or O if it is too old, else empty."""
+    """A client's cookie at present. `letter`: E or O if it is too old, else empty."""
 
     server: Server | None
     letter: str = ""
@@ -50,10 +53,36 @@ _FRESHNESS = (b"max-age", b"s-maxage")
 _VALIDATORS = frozenset([b"etag", b"last-modified"])
 
 
-class CookieAffinity:
-    """Which server a client's cookie names, and the cookie that names a server."""
+class CookieOptions(Section):
+    """`[backends.NAME.affinity]`: HAProxy's `cookie NAME insert indirect nocache`, `rewrite` or
+    `prefix`."""
 
-    def __init__(self, configured: config.CookieAffinity, servers: Sequence[Server]) -> None:
+    cookie: str = Field(pattern=COOKIE_NAME)
+    secret: str | None = Field(None, min_length=1, repr=False)
+    mode: Literal["insert", "rewrite", "prefix"] = "insert"
+    indirect: Literal[True] = True
+    nocache: bool = True
+    preserve: bool = False
+    max_idle: PositiveDuration | None = None
+    max_life: PositiveDuration | None = None
+    domain: str | None = Field(None, pattern=DOMAIN)
+    httponly: bool = False
+    secure: bool = False
+    samesite: Literal["Strict", "Lax", "None"] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.samesite == "None" and not self.secure:
+            raise ValueError('samesite = "None" needs secure = true, or browsers drop the cookie')
+        if self.mode != "insert" and (self.max_idle or self.max_life):
+            raise ValueError('max_idle and max_life are for mode = "insert": the dates are ours')
+        return self
+
+
+class CookieAffinity:
+    """The server that a client's cookie names, and the cookie that names a server."""
+
+    def __init__(self, configured: CookieOptions, servers: Sequence[Server]) -> None:
         self._name = configured.cookie.encode("ascii")
         self._prefix = self._name + b"="
         self.inserts = configured.mode == "insert"
@@ -82,8 +111,8 @@ class CookieAffinity:
     def extract(self, values: list[bytes]) -> tuple[bytes | None, list[bytes]]:
         """The affinity cookie's value, None if absent, and the Cookie headers without it.
 
-        `rewrite` leaves them as they are, `prefix` takes our part of the value out. The other
-        cookies stay byte for byte as they were, and a header that has none left is dropped. Every
+        `rewrite` leaves them unchanged, `prefix` removes the balancer's part of the value. The
+        other cookies stay byte for byte the same, and a header without cookies is dropped. Every
         pair of that name is removed. Of several, the first that names a server that is up counts,
         else the first that names one, else the first (HAProxy's order).
 
@@ -117,7 +146,7 @@ class CookieAffinity:
         return (self._most_useful(found) if found else None), kept
 
     def _without_prefix(self, pair: bytes, found: list[bytes]) -> bytes:
-        """The pair as the server shall see it; our part of its value goes to `found`."""
+        """The pair for the server; the balancer's part of its value is added to `found`."""
         stripped = pair.strip(_SPACE)
         if not stripped.startswith(self._prefix):
             return pair
@@ -127,12 +156,12 @@ class CookieAffinity:
             return pair
         ours, mark, own = value.partition(_PREFIX_END)
         if not mark:
-            return pair  # the server's alone: it was set before we were there
+            return pair  # only the server's part: it was set without the balancer
         found.append(ours)
         return pair[: len(pair) - len(pair.lstrip(_SPACE))] + self._prefix + own
 
     def _removed(self, value: bytes, found: list[bytes]) -> bytes:
-        """What is left of one Cookie header; the affinity cookie's values go to `found`."""
+        """One Cookie header without the affinity cookie, whose values are added to `found`."""
         prefix = self._prefix
         start = value.find(prefix)
         if start < 0:
@@ -161,7 +190,7 @@ class CookieAffinity:
             else:
                 kept.append(pair)
         rest = b";".join(kept)
-        # A leading space belonged after the pair that has gone.
+        # A leading space belonged to the removed pair before it.
         return rest.lstrip(_SPACE) if kept and kept[0] is not pairs[0] else rest
 
     def _most_useful(self, found: list[bytes]) -> bytes:
@@ -172,14 +201,14 @@ class CookieAffinity:
         return named[0][0] if named else found[0]
 
     def knows(self, server: Server) -> bool:
-        """False for one that is gone from the configuration: nobody shall come back to it."""
+        """False for a server that has left the configuration: no cookie may name it."""
         return server in self._values
 
     def server_for(self, value: bytes) -> Server | None:
         """The server a cookie names, up or not; None if it names none.
 
         The dates that HAProxy adds after a `|` for `maxidle` and `maxlife` are ignored, so that
-        its cookies stay good.
+        its cookies stay valid.
         """
         server = self._named.get(value)
         if server is None and b"|" in value:
@@ -198,9 +227,9 @@ class CookieAffinity:
         return Reading(self._named.get(name), "", last, first)
 
     def dated(self, server: Server, reading: Reading, now: int) -> bytes | None:
-        """The Set-Cookie value that keeps the client on `server`; None: its own is good enough.
+        """The Set-Cookie value that keeps the client on `server`; None: its own cookie does.
 
-        HAProxy's rule: with `max_idle` the date of last use is told anew once it has passed.
+        HAProxy's rule: with `max_idle` the date of last use is sent again once it is in the past.
         """
         is_due = (
             reading.server is not server
@@ -223,11 +252,11 @@ class CookieAffinity:
         return self._set_cookies[server]
 
     def strips(self, set_cookie_value: bytes) -> bool:
-        """True if a server's own Set-Cookie must be removed: it bears our name."""
+        """True if a server's own Set-Cookie must be removed: it has the affinity cookie's name."""
         return not self._preserve and self._is_ours(set_cookie_value)
 
     def rewritten(self, set_cookie_value: bytes, server: Server) -> bytes:
-        """A server's own Set-Cookie of our name, as the client shall get it (not `insert`)."""
+        """A server's own Set-Cookie of that name, as the client gets it (not `insert`)."""
         name, _, rest = set_cookie_value.partition(b"=")
         own, semicolon, attributes = rest.partition(b";")
         value = self._values[server]
@@ -236,7 +265,7 @@ class CookieAffinity:
         return name + b"=" + value + semicolon + attributes
 
     def preserves(self, set_cookie_value: bytes) -> bool:
-        """True if a server's own Set-Cookie bears our name and stays; then ours is not sent."""
+        """True if a server's own Set-Cookie of that name is kept, and no other is sent."""
         return self._preserve and self._is_ours(set_cookie_value)
 
     def _is_ours(self, set_cookie_value: bytes) -> bool:
@@ -275,7 +304,7 @@ class CookieAffinity:
     def inserted(
         self, server: Server, method: bytes, head: ResponseHead, value: bytes | None = None
     ) -> bytes:
-        """The fields that insert our cookie into a response, each with its CRLF.
+        """The fields that insert the cookie into a response, each with its CRLF.
 
         `value`: of `dated`, for cookies with dates.
         """
@@ -284,7 +313,7 @@ class CookieAffinity:
             is_private = False
         elif plan.cache_fields:
             is_private = self.makes_private(method, status, head.cache_fields())
-        else:  # the same, without asking about values that are not there
+        else:  # the same, if there are no such fields
             is_private = (
                 plan.has_validator
                 and status in _CACHEABLE_STATUSES
@@ -296,7 +325,7 @@ class CookieAffinity:
         return self._inserted[server][is_private]
 
 
-@lru_cache(maxsize=64)  # a head each, at most; servers say the same of most of their responses
+@lru_cache(maxsize=64)  # at most a head each; most responses of a server have the same values
 def _is_cacheable(method: bytes, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bool:
     cacheable = method in _CACHEABLE_METHODS and status in _CACHEABLE_STATUSES
     is_stale = has_lifetime = False
@@ -323,7 +352,7 @@ def _is_cacheable(method: bytes, status: int, headers: tuple[tuple[bytes, bytes]
 
 
 def request_letter(value: bytes | None, named: Server | None, asked: Server | None) -> str:
-    """What the client's cookie was, in HAProxy's letter for the access log.
+    """HAProxy's letter for the client's cookie, in the access log.
 
     `value` comes from `extract`, `named` from `server_for`; `asked` is the server that got the
     request, the last one if there were several, or None. N: no cookie. I: it names no server. V: it
@@ -339,14 +368,14 @@ def request_letter(value: bytes | None, named: Server | None, asked: Server | No
 
 
 def keyed(secret: str, value: bytes) -> bytes:
-    """What stands for `value` and can't be guessed without `secret`: 32 hexadecimal digits.
+    """A value for the cookie that can't be guessed without `secret`: 32 hexadecimal digits.
 
-    Balancers with the same secret agree, and a client can't make up a server's cookie.
+    Balancers with the same secret agree, and a client can't forge a server's cookie.
     """
     return hmac.digest(secret.encode(), value, "sha256").hex()[:32].encode("ascii")
 
 
-def _attributes(configured: config.CookieAffinity) -> bytes:
+def _attributes(configured: CookieOptions) -> bytes:
     """The attributes after the value, in HAProxy's order and form."""
     text = "; path=/"
     if configured.domain is not None:

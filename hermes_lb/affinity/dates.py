@@ -1,7 +1,7 @@
-"""The dates in a cookie that is good for a time only, as HAProxy writes them.
+"""The dates in a cookie with `max_idle` or `max_life`, as HAProxy writes them.
 
-`value|last|first`: when the client was last seen, and when it came first, each in steps of four
-seconds, as five base64 digits (HAProxy, `s30tob64`, `http_process_res_common`).
+`value|last|first`: the client's last and first request, each in steps of four seconds, as five
+base64 digits (HAProxy, `s30tob64`, `http_process_res_common`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _PLACES = 5
 _STEP = 4
-#: A date this far ahead (seconds) is a wrong clock's, not a mistake of a moment.
+#: A date further ahead than this (seconds) comes from a wrong clock.
 MOST_AHEAD = 86_400
 
 
@@ -33,5 +33,5 @@ def from_text(text: bytes) -> int:
 
 
 def is_past(date: int, allowed: float, now: int) -> bool:
-    """Whether more than `allowed` seconds have gone since `date`, or it is far in the future."""
+    """Whether `date` is more than `allowed` seconds ago, or far in the future."""
     return now - date > allowed or date - now > MOST_AHEAD

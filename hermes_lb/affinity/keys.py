@@ -1,35 +1,53 @@
-"""Stick rules: a key in the request decides the server. Pure.
+"""Session keys: a key in the request decides the server. Pure.
 
-In order, the first rule whose key is in the request counts. A rule that hashes finds the same
-server on every balancer; one that learns knows what responses told it.
+The first rule whose key is in the request counts. A rule that hashes finds the same server on every
+balancer; one that learns finds the server whose response has named the key (`table`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import Field
 
 from hermes_lb.http.keys import key_finder
+from hermes_lb.options.section import COOKIE_NAME, STICK_ON, Section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hermes_lb import config
     from hermes_lb.http import ResponseHead
 
-#: Bytes of a key; a longer one is no session's id, and is not kept.
+#: Bytes of a key; a longer one is not a session's id, and is ignored.
 MOST_IN_KEY = 256
 
 
-class StickRule:
+class KeyOptions(Section):
+    """`[[backends.NAME.stick]]`: HAProxy's `stick on`, `stick store-response`."""
+
+    on: str = Field(pattern=STICK_ON)
+    learn: bool = False
+    response_header: str | None = Field(None, pattern=COOKIE_NAME)
+    on_lost: Literal["prefer", "strict"] = "prefer"
+
+    @property
+    def header_keys(self) -> list[str]:
+        """Names of the header fields that the rule depends on."""
+        kind, _, name = self.on.partition(":")
+        names = [name] if kind == "header" else []
+        return [*names, self.response_header] if self.response_header else names
+
+
+class KeyRule:
     """One `[[backends.NAME.stick]]`."""
 
-    def __init__(self, configured: config.Stick) -> None:
+    def __init__(self, configured: KeyOptions) -> None:
         self.learns = configured.learn
         self.is_strict = configured.on_lost == "strict"
         self._find = None if configured.on == "client" else key_finder(configured.on)
         kind, _, name = configured.on.partition(":")
-        told = configured.response_header or (name if kind == "header" else "")
-        self._response_field = told.lower().encode()
+        field = configured.response_header or (name if kind == "header" else "")
+        self._response_field = field.lower().encode()
 
     def key_of(self, request_head: bytes, client_address: str) -> bytes:
         """b"" if the request has none."""
@@ -39,7 +57,7 @@ class StickRule:
         return key if len(key) <= MOST_IN_KEY else b""
 
     def key_in_response(self, head: ResponseHead) -> bytes:
-        """What the server calls the session; b"" if it says nothing."""
+        """The key that the response names; b"" if it names none."""
         wanted = self._response_field
         if wanted:
             for name, value in head.fields():
@@ -48,30 +66,30 @@ class StickRule:
         return b""
 
 
-class Stuck(NamedTuple):
-    """A request's key, and the rule that it goes by."""
+class SessionKey(NamedTuple):
+    """A request's key, and the rule that found it."""
 
-    rule: StickRule
+    rule: KeyRule
     key: bytes
 
 
-class StickRules:
+class KeyRules:
     """All of one backend."""
 
-    def __init__(self, configured: Sequence[config.Stick]) -> None:
-        self._rules = [StickRule(rule) for rule in configured]
+    def __init__(self, configured: Sequence[KeyOptions]) -> None:
+        self._rules = [KeyRule(rule) for rule in configured]
         self.learning = [rule for rule in self._rules if rule.learns]
 
-    def find(self, request_head: bytes, client_address: str) -> Stuck | None:
+    def find(self, request_head: bytes, client_address: str) -> SessionKey | None:
         for rule in self._rules:
             if key := rule.key_of(request_head, client_address):
-                return Stuck(rule, key)
+                return SessionKey(rule, key)
         return None
 
-    def learnt(self, stuck: Stuck | None, head: ResponseHead) -> list[bytes]:
-        """The keys that belong to the server which answered with `head`."""
+    def learnt(self, asked: SessionKey | None, head: ResponseHead) -> list[bytes]:
+        """The keys of the server that responded with `head`; `asked`: the request's own key."""
         keys = [key for rule in self.learning if (key := rule.key_in_response(head))]
-        # Unknown before, or moved: a server that does not know the session would say so.
-        if stuck is not None and stuck.rule.learns and head.status < 400:
-            keys.append(stuck.key)
+        # Unknown before, or moved: a server that does not know the session responds with an error.
+        if asked is not None and asked.rule.learns and head.status < 400:
+            keys.append(asked.key)
         return keys

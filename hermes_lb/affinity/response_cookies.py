@@ -1,7 +1,6 @@
-"""The affinity cookie in a response: what becomes of the server's own, and when ours is set.
+"""The affinity cookie in the response of one exchange, and its letter in the access log.
 
-`affinity/cookie.py` knows the cookie; here is what one exchange does with it, and the letter of
-the log that says so.
+The server's own cookie of that name is removed, rewritten or kept; the balancer's is set.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def without_the_servers(
     exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
 ) -> tuple[bytes, bytes]:
-    """What is forwarded, without the server's own cookie of our name; and what replaces it.
+    """The forwarded fields without the server's own affinity cookie, and those that replace it.
 
     Both are field lines, each with its CRLF.
     """
@@ -46,7 +45,7 @@ def without_the_servers(
 def set_cookie(
     exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
 ) -> bytes:
-    """Our cookie, if the client's did not name this server, and the server sent none."""
+    """The affinity cookie, unless the client's names this server, or the server's was kept."""
     if exchange.response_letter == "P":
         return b""
     if affinity.has_dates:

@@ -2,9 +2,9 @@
 
 Karger et al., "Consistent Hashing and Random Trees" (1997); 160 points for each unit of weight, as
 in libketama and nginx (`hash ... consistent`), though at other places. Costs a hash and a binary
-search; the ring is built once, in about 1 us a point. Best where a server has something of its
-client's: a cache, a session in memory. A server that leaves moves only its own keys, and they
-spread over all others; it moves more only if the unit becomes another one (`unit_of`). Misleads
+search; the ring is built once, in about 1 us a point. Best where a server keeps something for its
+clients: a cache, a session in memory. A server that leaves moves only its own keys, and they spread
+over all others; more keys move only if the unit of weight changes (`unit_of`). Misleads
 where few keys make most of the requests (one NAT, one tenant), and it spreads keys by about 8 %
 unevenly (160 points): `maglev` is evener.
 """
@@ -17,7 +17,7 @@ from hashlib import blake2b
 from struct import unpack
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.balancing.hashing import CLIENT, STEPS, Hashed
+from hermes_lb.balancing.hashing import DEFAULTS, STEPS, Hashed, HashOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +34,13 @@ _AT_ONCE: Final = 8  # points from one digest of 64 bytes
 
 
 class ConsistentHash(Hashed):
-    """Keys belong to names: the order of the servers does not matter, nor do their addresses."""
+    """`balance = "consistent_hash"`. Keys belong to names, whatever the order of the servers and
+    their addresses."""
 
-    def __init__(self, hash_on: str = CLIENT, load_factor: float = 1.25) -> None:
-        super().__init__(hash_on, load_factor)
+    rule = "the key's own server, or the next on the ring while one is over the bound"
+
+    def __init__(self, options: HashOptions = DEFAULTS) -> None:
+        super().__init__(options)
         self._points = array("Q")
         self._owners: list[Server] = []
 
@@ -65,7 +68,7 @@ def points_by_weight(weights: list[int], configured: list[int]) -> list[int]:
 
 
 def unit_of(weights: list[int], configured: list[int]) -> int:
-    """The weight that has 160 points; another one moves the keys of all servers.
+    """The weight that has 160 points; a change of it moves the keys of all servers.
 
     It is the least power of ten of which the usual weight has 7 at most; the usual weight is the
     mean of the heavier two thirds of the configured ones, so that no canary counts. A step as
@@ -86,7 +89,7 @@ def unit_of(weights: list[int], configured: list[int]) -> int:
 
 
 def _points(name: str, count: int) -> list[int]:
-    """The first `count` of an endless row: a greater weight only adds points."""
+    """The first `count` of an endless sequence: a greater weight only adds points."""
     points: list[int] = []
     for number in range(-(-count // _AT_ONCE)):
         points += unpack(">8Q", blake2b(f"{name}#{number}".encode()).digest())

@@ -1,17 +1,21 @@
-"""The same key goes to the same server: what the strategies that hash have in common.
+"""Consistent hashing with bounded loads: the base of the strategies that hash a key.
 
 A key is hashed by BLAKE2b without a secret, so that several balancers with the same servers agree.
-That also means that a client which chooses its key can choose its server; the bound on loads keeps
-what that can do small.
+A client that chooses its key can therefore choose its server; the bound on loads limits the damage.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
-from math import log
+from math import ceil, log
 from typing import TYPE_CHECKING, Final
 
+from pydantic import Field, field_validator
+
+from hermes_lb.balancing.base import Strategy, StrategyOptions
+from hermes_lb.balancing.explanation import Explanation, hindrance, names
 from hermes_lb.http.keys import key_finder
+from hermes_lb.options.section import HASH_ON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -19,11 +23,12 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
+    from hermes_lb.balancing.explanation import View
 
     KeySource = Callable[[Request], bytes]
 
 CLIENT: Final = "client"
-# How far a key looks for a server that can take it before all candidates are listed, in O(n).
+# Servers that are tried for a key before all candidates are listed, in O(n).
 STEPS: Final = 64
 
 
@@ -33,10 +38,8 @@ def hash64(key: bytes) -> int:
 
 
 def key_source(hash_on: str) -> KeySource:
-    """`"client"`, `"header:NAME"`, `"cookie:NAME"` or `"query:NAME"` -> what finds the key.
-
-    A request without it, or with an empty one, is hashed by its client's address.
-    """
+    """`"client"`, `"header:NAME"`, `"cookie:NAME"` or `"query:NAME"` -> a function that returns the
+    key of a request, or its client's address if it has no such key or an empty one."""
     if hash_on == CLIENT:
         return _client_address
     find = key_finder(hash_on)
@@ -51,17 +54,40 @@ def _client_address(request: Request) -> bytes:
     return request.client_address.encode()
 
 
-class Hashed:
-    """A key's servers in the order of its preference; the first that can take the request gets it.
+class HashOptions(StrategyOptions):
+    hash_on: str = Field(CLIENT, pattern=HASH_ON)
+    # Envoy and HAProxy have no bound by default. A tighter one sends more keys to other servers.
+    load_factor: float = Field(1.25, ge=0.0, le=1000.0)
 
-    With a `load_factor` of 1.25 none gets more than 1.25 times its share of what is in flight, by
-    weight and rounded up (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads",
-    2017): over that the key's next server is asked. 0: no bound.
+    @field_validator("load_factor")
+    @classmethod
+    def _leaves_room(cls, factor: float) -> float:
+        if 0.0 < factor < 1.0:
+            raise ValueError("write 1.0 or more, or 0.0 for no bound")
+        return factor
+
+    @property
+    def header_keys(self) -> tuple[str, ...]:
+        kind, _, name = self.hash_on.partition(":")
+        return (name,) if kind == "header" else ()
+
+
+DEFAULTS: Final = HashOptions()
+
+
+class Hashed(Strategy):
+    """A key has an order of all servers; the first that can take the request gets it.
+
+    With a `load_factor` of 1.25 a server has at most 1.25 times its share of the requests in
+    flight, by weight and rounded up (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with
+    Bounded Loads", 2017); a key whose server is over the bound goes to its next one. 0: no bound.
     """
 
-    def __init__(self, hash_on: str = CLIENT, load_factor: float = 1.25) -> None:
-        self._key = key_source(hash_on)
-        self._factor = load_factor
+    options = HashOptions
+
+    def __init__(self, options: HashOptions = DEFAULTS) -> None:
+        self._key = key_source(options.hash_on)
+        self._factor: float = options.load_factor
         self._up: list[Server] = []
         self._weight_up: float = 0
         self._weights: tuple[int, ...] | None = None
@@ -97,12 +123,12 @@ class Hashed:
         is_strict: bool = False,
         tried: Collection[Server] = (),
     ) -> Server | None:
-        """Whose the key is, loads aside: of those that may serve, or of all (`is_strict`), without
-        those `tried`. If none of these may serve, of those that only their failures keep out.
-        None: there is none whose weight is not 0.
+        """The key's server, whatever the loads are: of those that may serve, or of all
+        (`is_strict`), without those `tried`. None: there is no server with a weight above 0.
+        If none of these may serve, of those that only their failures keep out.
 
-        Each key has an order of all servers, the backups behind the primaries, in which its owner
-        is the first. It goes by full weights, so that a slow start moves no key.
+        Each key has an order of all servers, the backups after the primaries, in which its owner
+        is the first. It depends on full weights, so that a slow start moves no key.
         """
         if pool.weights is not self._weights:
             self._weights = pool.weights
@@ -126,11 +152,11 @@ class Hashed:
         raise NotImplementedError
 
     def _preferred(self, hashed: int) -> Iterator[Server]:
-        """At most `STEPS` servers, the key's own first; the same one may come again."""
+        """At most `STEPS` servers, the key's own first, with repetition."""
         raise NotImplementedError
 
     def _among(self, candidates: list[Server], hashed: int) -> Server | None:
-        """Of servers on no table, or too far on it; the bound is that of these alone."""
+        """A server that is in no table, or too far in it; the bound is that of these alone."""
         total = sum(server.weight for server in candidates)
         allowed = self._factor * (sum(s.in_flight for s in candidates) + 1) or float("inf")
         return _by_rendezvous(
@@ -138,11 +164,47 @@ class Hashed:
             hashed,
         )
 
+    def explain(self, view: View) -> Callable[[Server], Explanation]:
+        return lambda picked: self._explanation(view, picked)
+
+    def _explanation(self, view: View, picked: Server) -> Explanation:
+        pool, key = view.pool, self._key(view.request)
+        total = sum(server.weight for server in pool.up)
+        allowed = self._factor * (pool.in_flight + 1) or float("inf")
+        asked: list[Server] = []
+        rows: list[tuple[Server, str]] = []
+        while picked not in asked:
+            server = self.owner(pool, key, view.now, is_strict=True, tried=asked)
+            if server is None:
+                break
+            asked.append(server)
+            text = hindrance(server, view)
+            if not text and self._factor:
+                text = f", bound {ceil(allowed * server.weight / total)}"
+                text += ": no room" if server.in_flight * total >= allowed * server.weight else ""
+            rows.append((server, text))
+        fact = (
+            f"the key belongs to {names(asked[:1]) or 'no server'}, by the hash of "
+            f"{key.decode(errors='replace')}; "
+            "the bound is the most a server may have in flight, with this request"
+        )
+        if picked not in asked:
+            because = (
+                "is the choice of rendezvous hashing among all that can: none of the key's own can"
+            )
+        elif len(asked) == 1:
+            because = "is the key's own server"
+        else:
+            because = (
+                f"is the first of the key's servers with room; {len(asked) - 1} came before it"
+            )
+        return Explanation(rows, because, fact)
+
 
 def _by_rendezvous(weighted: Iterable[tuple[Server, float]], hashed: int) -> Server | None:
     """The key's first of these (server, weight), by a hash of key and name: it needs no table.
 
-    Each is first as often as its weight says (Schindelhauer, Schomaker, 2005).
+    Each is first in proportion to its weight (Schindelhauer, Schomaker, 2005).
     """
 
     def score(one: tuple[Server, float]) -> float:

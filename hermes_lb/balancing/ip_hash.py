@@ -13,14 +13,17 @@ from ipaddress import IPv4Address, ip_address
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from hermes_lb.balancing.base import NO_OPTIONS, Strategy, StrategyOptions
+from hermes_lb.balancing.explanation import Explanation, explain_turns, hindrance, names
 from hermes_lb.balancing.round_robin import RoundRobin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from random import Random
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
+    from hermes_lb.balancing.explanation import View
 
 _SEED = 89
 _MODULUS = 6271
@@ -39,19 +42,21 @@ def hash_key(client_address: str) -> bytes:
     return address.packed[:3] if isinstance(address, IPv4Address) else address.packed
 
 
-class IpHash:
-    """Affinity without cookies, for clients that keep their address."""
+class IpHash(Strategy):
+    """`balance = "ip_hash"`: affinity without cookies, for clients that keep their address."""
 
-    def __init__(self) -> None:
+    rule = "the hash of the client's network, whatever the loads are"
+
+    def __init__(self, options: StrategyOptions = NO_OPTIONS) -> None:
         self._round_robin = RoundRobin()
         self._weights: tuple[int, ...] = ()
         self._sums: list[int] = []  # of the weights up to each server
 
-    def leave(self, pool: Pool) -> None:
-        self._round_robin.leave(pool)
+    def detach(self, pool: Pool) -> None:
+        self._round_robin.detach(pool)
 
     def asked(self, pool: Pool, client_address: str) -> Iterator[Server]:
-        """Whom `pick` asks, one by one, before round-robin takes over."""
+        """The servers that `pick` tries, in order, before round-robin takes over."""
         sums = list(accumulate(pool.weights))
         if len(sums) > 1 and (total := sums[-1]):
             key = hash_key(client_address)
@@ -62,7 +67,7 @@ class IpHash:
                 yield pool.primaries[bisect_right(sums, hashed % total)]
 
     def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
-        """As of `RoundRobin`, for when that takes over."""
+        """Those of `RoundRobin`, which takes over after the last try."""
         return self._round_robin.credits(servers)
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
@@ -81,3 +86,21 @@ class IpHash:
                 if server not in request.tried and server.can_take(now):
                     return server
         return self._round_robin.pick(pool, request, now, rng)
+
+    def explain(self, view: View) -> Callable[[Server], Explanation]:
+        in_turn = explain_turns(view, self.credits, by_load=False)
+
+        def explanation(picked: Server) -> Explanation:
+            asked = list(dict.fromkeys(self.asked(view.pool, view.request.client_address)))
+            if picked in asked:
+                asked = asked[: asked.index(picked) + 1]
+                because = "has the hash of the client's network"
+                if len(asked) > 1:
+                    because += f"; by the hash {len(asked) - 1} came before it that cannot take it"
+                return Explanation([(server, hindrance(server, view)) for server in asked], because)
+            if not asked:
+                return in_turn
+            fact = f"the hash has tried {names(asked)}, none of which can take it: in turn"
+            return in_turn._replace(fact=fact)
+
+        return explanation

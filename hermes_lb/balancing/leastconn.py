@@ -10,36 +10,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.balancing.ranks import Kept
-from hermes_lb.balancing.turns import next_in_turn
+from hermes_lb.balancing.base import NO_OPTIONS, Strategy, StrategyOptions
+from hermes_lb.balancing.explanation import explain_turns
+from hermes_lb.balancing.load_heap import LoadHeapCache
+from hermes_lb.balancing.smooth_wrr import next_by_wrr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from random import Random
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.base import Request
+    from hermes_lb.balancing.explanation import Explanation, View
 
 
-class LeastConn:
-    """The least loaded server; best for requests of very different lengths."""
+class LeastConn(Strategy):
+    """`balance = "leastconn"`; best for requests of very different lengths."""
 
-    def __init__(self) -> None:
-        self._kept = Kept(by_load=True)
+    rule = (
+        "the fewest in flight for its weight; of equals the one whose turn it is: each of "
+        "them gains its weight as credit, the richest is picked and pays what all have gained"
+    )
 
-    def leave(self, pool: Pool) -> None:
-        self._kept.settle()
+    def __init__(self, options: StrategyOptions = NO_OPTIONS) -> None:
+        self._cache = LoadHeapCache(by_load=True)
+
+    def detach(self, pool: Pool) -> None:
+        self._cache.settle()
 
     def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
-        """What each has of its turns; a pick adds the effective weights first."""
-        return self._kept.credits(servers)
+        """The credit of each before a pick, which adds the effective weights first."""
+        return self._cache.credits(servers)
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
-        kept = self._kept
-        if pool.version != kept.version:
-            kept.refresh(pool)
-        ranks = kept.ranks
-        if ranks is not None and (server := ranks.next(request.tried, now)) is not None:
+        cache = self._cache
+        if pool.version != cache.version:
+            cache.refresh(pool)
+        heap = cache.heap
+        if heap is not None and (server := heap.next(request.tried, now)) is not None:
             return server
         candidates = pool.candidates(request.tried, now)
         if not candidates:
@@ -53,6 +61,10 @@ class LeastConn:
         if ties == 1:
             return candidates[loads.index(least)]
         if ties == len(loads):
-            return next_in_turn(candidates)
+            return next_by_wrr(candidates)
         tied = zip(candidates, loads, strict=True)
-        return next_in_turn([server for server, load in tied if load == least])
+        return next_by_wrr([server for server, load in tied if load == least])
+
+    def explain(self, view: View) -> Callable[[Server], Explanation]:
+        explanation = explain_turns(view, self.credits, by_load=True)
+        return lambda picked: explanation

@@ -1,8 +1,8 @@
-"""What an answer's time to first byte says of its server, for strategies that go by it.
+"""Time to first byte as a measure of a server, for the strategies that use it.
 
-An error is often the fastest answer of all, and would draw all requests to the server that is
-broken. So it never counts as what it took. A failure before any answer leaves no time at all: who
-has failed comes last for a while.
+An error is often the fastest answer of all, and would draw all requests to the broken server; so it
+never counts with its own time. A failure before any answer leaves no time at all: a server that has
+failed comes last for a while.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
 
-# Seconds; more than any answer takes (Finagle: `Penalty`). It still grows with what is in flight.
+# Seconds; more than any answer takes (Finagle: `Penalty`). It still grows with requests in flight.
 PENALTY: Final = 1e6
-# An error counts as so many times what a good answer of this pool takes,
+# An error counts as this multiple of the time of a good answer of this pool,
 _ERROR_FACTOR: Final = 10.0
-# and as no less than this, in seconds, while no good answer is known.
+# and as at least this, in seconds, before the first good answer.
 _ERROR_FLOOR: Final = 1.0
 # How fast the pool's usual time follows: about the last 20 answers.
 _SHARE: Final = 0.05
@@ -28,10 +28,10 @@ class ResponseTimes:
     __slots__ = ("usual",)
 
     def __init__(self) -> None:
-        self.usual = -1.0  # what a good answer takes; negative: none has come yet
+        self.usual = -1.0  # seconds of a good answer; negative: there was none yet
 
     def sample(self, status: int, seconds: float) -> float:
-        """What an answer of this status after `seconds` counts as."""
+        """The sample for an answer of this status after `seconds`."""
         if status >= 500 or status == 429:
             floor = _ERROR_FLOOR if self.usual < 0.0 else _ERROR_FACTOR * self.usual
             return max(seconds, floor)
@@ -42,8 +42,20 @@ class ResponseTimes:
 def seconds_after_failure(server: Server, now: float) -> float:
     """What a server with `fails` counts as: `PENALTY` for its `fail_timeout`, then nothing.
 
-    As nginx's `max_fails` forgets failures after that time, so does this. One request may try the
-    server then, whatever is known of it; as the probe that it is (`Server.picked`) it starts the
-    time anew, until its answer has cleared the failures.
+    nginx's `max_fails` forgets failures after that time too. One request may try the server then;
+    as a probe (`Server.picked`) it restarts the time, until its answer has cleared the failures.
     """
     return PENALTY if now - server.window_start <= server.config.fail_timeout else 0.0
+
+
+def seconds_in_words(product: float, load: float, *, unknown: float = PENALTY) -> str:
+    """A time (seconds) x (load + 1). `unknown`: the time that stands for no answer yet."""
+    average = round(product / (load + 1.0), 9)
+    if not average:
+        return "0 s (no answer of late: worth a try)"
+    text = f"{product:.4g} s = {average:.4g} s x {load + 1.0:.4g}"
+    if average >= PENALTY:
+        text += " (for its failures)"
+    elif average == unknown:
+        text += " (it has never answered)"
+    return text

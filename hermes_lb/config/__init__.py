@@ -3,31 +3,28 @@
 loader       `load_config`: a file or a mapping -> a Config, or all that is wrong with it
 source       a file's bytes -> its tables; `lines`: on which line a key stands
 models       the whole; its sections are in process, frontend and backend
-section      what sections are made of; `units`: durations, sizes, addresses
 references   names that must exist, or be distinct; routes out of reach
-problems     what is wrong, in lines for people; `explain` and `allowed`: in their words
+explain      pydantic's errors in words for people; `allowed`: what a key accepts
 changes      what differs between two configurations
-resolved     names of servers whose addresses are looked up
+resolved     names of servers at the addresses of a host name
 token        the admin listener's token; `admin_tls`: its TLS
+
+Strategies, affinity and probes declare their own options, by `hermes_lb.options`; `backend` puts
+these together, so this package is above them.
 """
 
 from hermes_lb.config.backend import (
     Backend,
-    CookieAffinity,
-    Health,
     Outlier,
-    Pins,
     Server,
     ServerTls,
-    Stick,
-    StrategyOptions,
 )
 from hermes_lb.config.frontend import Bind, Certificate, Frontend, Route, Tls
 from hermes_lb.config.loader import load_config
 from hermes_lb.config.models import Config
-from hermes_lb.config.problems import ConfigError, Problem
 from hermes_lb.config.process import Admin, AdminTls, Limits, Log, Process, Timeouts
-from hermes_lb.config.units import Address, UnixAddress, status_range
+from hermes_lb.options.problems import ConfigError, Problem
+from hermes_lb.options.units import Address, UnixAddress, status_range
 
 __all__ = [
     "Address",
@@ -38,20 +35,15 @@ __all__ = [
     "Certificate",
     "Config",
     "ConfigError",
-    "CookieAffinity",
     "Frontend",
-    "Health",
     "Limits",
     "Log",
     "Outlier",
-    "Pins",
     "Problem",
     "Process",
     "Route",
     "Server",
     "ServerTls",
-    "Stick",
-    "StrategyOptions",
     "Timeouts",
     "Tls",
     "UnixAddress",

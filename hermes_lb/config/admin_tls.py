@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def admin_context(configured: AdminTls) -> ssl.SSLContext:
-    """Raises OSError for a file that can't be read, ValueError for one that is no good."""
+    """Raises OSError for a file that can't be read, ValueError for an unusable one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # And no other group, in TLS 1.3 either: OpenSSL's default lets a stranger choose one that
-    # takes 0.1 s of our time (`proxy.client_hello`).
+    # And no other group, in TLS 1.3 either: OpenSSL's default lets a client choose one that costs
+    # us 0.1 s of CPU (`proxy.client_hello`).
     context.set_ecdh_curve("prime256v1")
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     try:
@@ -34,4 +34,4 @@ def admin_context(configured: AdminTls) -> ssl.SSLContext:
 
 
 def _no_passphrase() -> str:
-    raise ValueError("the key of [admin.tls] has a passphrase, and nobody is there to give it")
+    raise ValueError("the key of [admin.tls] has a passphrase, which can't be entered here")

@@ -1,4 +1,4 @@
-"""What a key accepts, in words: read from the JSON Schema, so that it cannot be out of date."""
+"""What a key accepts, in words: from the JSON Schema, so that it is never out of date."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.models import Config
-from hermes_lb.config.problems import quoted
-from hermes_lb.config.section import PATTERNS_IN_WORDS
-from hermes_lb.config.units import format_duration, format_size
+from hermes_lb.options.problems import any_of, quoted
+from hermes_lb.options.section import PATTERNS_IN_WORDS
+from hermes_lb.options.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 Node = dict[str, Any]
 """A part of the JSON Schema; every `$ref` that `node_at` passes is followed."""
@@ -81,11 +81,6 @@ def allowed(node: Node | None) -> str:
 
 def _kinds(node: Node) -> list[Node]:
     return [_follow(one) for one in node.get("anyOf", [node])]
-
-
-def any_of(words: list[str]) -> str:
-    """`a, b or c`."""
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _table(node: Node) -> str:

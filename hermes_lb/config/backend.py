@@ -1,124 +1,41 @@
-"""The sections about servers: backends, and how one is chosen, checked and kept to."""
+"""The sections about servers: backends, with the options of strategy, affinity and probe."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
-
-from hermes_lb.config.section import (
-    COOKIE_NAME,
-    COOKIE_VALUE,
-    DOMAIN,
-    HASH_ON,
-    HEADER_EXPECTED,
-    HOST,
-    PATH,
-    REDIS_URL,
-    STICK_ON,
-    Name,
-    Section,
-    as_list,
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
 )
-from hermes_lb.config.units import (
+
+from hermes_lb.affinity.cookie import CookieOptions
+from hermes_lb.affinity.keys import KeyOptions
+from hermes_lb.affinity.stores.registry import TableOptions
+from hermes_lb.balancing import STRATEGIES, StrategyOptions
+from hermes_lb.health.probes.base import ProbeOptions
+from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
+from hermes_lb.health.probes.registry import PROBES
+from hermes_lb.options.kinds import Kinds
+from hermes_lb.options.section import COOKIE_VALUE, Name, Section
+from hermes_lb.options.units import (
     Address,
     Duration,
     Endpoint,
     PositiveDuration,
     ServerName,
-    Status,
     UnixAddress,
 )
 
-_StatusList = Annotated[list[Status], Field(min_length=1)]
-# One value may stand without its brackets: `expect_status = 200`.
-OneOrMoreStatuses = Annotated[
-    _StatusList, BeforeValidator(as_list, json_schema_input_type=_StatusList | Status)
-]
-
-
-class CookieAffinity(Section):
-    """HAProxy's `cookie NAME insert indirect nocache`, or `rewrite`, or `prefix`."""
-
-    cookie: str = Field(pattern=COOKIE_NAME)
-    secret: str | None = Field(None, min_length=1, repr=False)
-    mode: Literal["insert", "rewrite", "prefix"] = "insert"
-    indirect: Literal[True] = True
-    nocache: bool = True
-    preserve: bool = False
-    max_idle: PositiveDuration | None = None
-    max_life: PositiveDuration | None = None
-    domain: str | None = Field(None, pattern=DOMAIN)
-    httponly: bool = False
-    secure: bool = False
-    samesite: Literal["Strict", "Lax", "None"] | None = None
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.samesite == "None" and not self.secure:
-            raise ValueError('samesite = "None" needs secure = true, or browsers drop the cookie')
-        if self.mode != "insert" and (self.max_idle or self.max_life):
-            raise ValueError('max_idle and max_life are for mode = "insert": the dates are ours')
-        return self
-
-
-class Stick(Section):
-    """A key in the request decides the server: HAProxy's `stick on`, `stick store-response`."""
-
-    on: str = Field(pattern=STICK_ON)
-    learn: bool = False
-    response_header: str | None = Field(None, pattern=COOKIE_NAME)
-    on_lost: Literal["prefer", "strict"] = "prefer"
-
-
-class Pins(Section):
-    """Where learnt keys are kept, for all stick rules of a backend."""
-
-    size: int = Field(100_000, ge=1, le=10_000_000)
-    expire: PositiveDuration = 3600.0
-    redis: str | None = Field(None, pattern=REDIS_URL, repr=False)  # may have a password
-
-
-class Health(Section):
-    """Active checks, by HAProxy's `option httpchk`: inter, fastinter, downinter, rise, fall."""
-
-    path: str = Field("/health", pattern=PATH)
-    method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
-    host: str | None = Field(None, pattern=HOST)
-    expect_status: OneOrMoreStatuses = Field([200])
-    expect_header: str | None = Field(None, pattern=HEADER_EXPECTED)
-    expect_body: str | None = Field(None, min_length=1)
-    interval: PositiveDuration = 5.0
-    fast_interval: PositiveDuration | None = None
-    down_interval: PositiveDuration | None = None
-    timeout: PositiveDuration | None = None
-    rise: int = Field(2, ge=1, le=1000)
-    fall: int = Field(3, ge=1, le=1000)
-    start: Literal["up", "down"] = "up"
-
-    @field_validator("expect_header", "expect_body")
-    @classmethod
-    def _a_valid_expression(cls, expected: str | None, info: ValidationInfo) -> str | None:
-        text = expected or ""
-        if info.field_name == "expect_header":
-            text = text.partition(":")[2].strip()
-        if text.startswith("~"):
-            try:
-                re.compile(text[1:].strip().encode())
-            except re.error as error:
-                raise ValueError(f"this is no regular expression: {error}") from None
-        return expected
-
-    @model_validator(mode="after")
-    def _a_body_to_look_at(self) -> Self:
-        if self.method == "HEAD" and self.expect_body is not None:
-            raise ValueError('a response to HEAD has no body: use method = "GET" with expect_body')
-        return self
-
 
 class Outlier(Section):
-    """Envoy's outlier detection: who fails while the others do not is left out for a time."""
+    """Envoy's outlier detection: a server that fails while others do not is ejected for a time."""
 
     consecutive_failures: int = Field(5, ge=0, le=1_000_000)
     failure_share: float = Field(0.85, ge=0.0, le=1.0)
@@ -143,7 +60,7 @@ class ServerTls(Section):
         if self.key is not None and self.certificate is None:
             raise ValueError("key belongs to a certificate: give that, too")
         if self.ca is not None and not self.verify:
-            raise ValueError("with verify = false nobody looks at ca: take one of them out")
+            raise ValueError("with verify = false ca is not used: remove one of them")
         return self
 
 
@@ -159,13 +76,13 @@ OptionalTls = Annotated[
     BeforeValidator(_tls_table, json_schema_input_type=ServerTls | bool | None),
 ]
 
-# What is behind the server's name in the name of one of its addresses: "-" and at most 39
-# characters, of the 64 that a name may have.
+# A server at an address of a host name has "-" and at most 39 characters after its name, of the 64
+# that a name may have.
 _NAME_TO_RESOLVE_MAX = 24
 
 
 class Server(Section):
-    """One worker behind the balancer, or with `resolve` all those behind one host name."""
+    """One server, or with `resolve` one at each address of a host name."""
 
     name: Name
     address: Endpoint
@@ -192,50 +109,60 @@ class Server(Section):
         if self.resolve is None:
             return self
         if isinstance(self.address, UnixAddress) or self.address.is_literal:
-            raise ValueError(f"resolve is for host names, and {self.address} is none: take it out")
+            raise ValueError(f"resolve is for host names, and {self.address} is not one: remove it")
         if len(self.name) > _NAME_TO_RESOLVE_MAX:
             raise ValueError(
                 f"with resolve, a name has {_NAME_TO_RESOLVE_MAX} characters at most: "
-                "each address goes behind it"
+                "each address is appended to it"
             )
         return self
 
 
-class StrategyOptions(Section):
-    """What some strategies can be told; the others take no notice."""
+if TYPE_CHECKING:
+    StrategyName = str
+else:
+    StrategyName = Literal[*STRATEGIES]
 
-    hash_on: str = Field("client", pattern=HASH_ON)
-    # Envoy and HAProxy have no bound by default. A tighter one sends more keys to strangers.
-    load_factor: float = Field(1.25, ge=0.0, le=1000.0)
-    tau: PositiveDuration = 10.0
+_STRATEGY_OPTIONS = Kinds("balance", {name: one.options for name, one in STRATEGIES.items()})
 
-    @field_validator("load_factor")
-    @classmethod
-    def _leaves_room(cls, factor: float) -> float:
-        if 0.0 < factor < 1.0:
-            raise ValueError("write 1.0 or more, or 0.0 for no bound")
-        return factor
+
+def _options(given: Any, info: ValidationInfo) -> StrategyOptions:
+    """Those of the backend's strategy; none if that is unknown, which is an error of its own."""
+    balance = info.data.get("balance")
+    if balance is None:
+        return StrategyOptions()
+    return cast("StrategyOptions", _STRATEGY_OPTIONS.validate(balance, given, info.context))
+
+
+_PROBE_OPTIONS = Kinds("probe", {name: one.options for name, one in PROBES.items()})
+
+
+def _health(given: Any, info: ValidationInfo) -> ProbeOptions:
+    options = _PROBE_OPTIONS.validate_own(given, DEFAULT_PROBE, info.context)
+    return cast("ProbeOptions", options)
+
+
+Health = Annotated[
+    SerializeAsAny[ProbeOptions],
+    PlainValidator(_health),
+    WithJsonSchema(_PROBE_OPTIONS.json_schema()),
+]
+
+OptionsOfStrategy = Annotated[
+    SerializeAsAny[StrategyOptions],
+    PlainValidator(_options),
+    WithJsonSchema(_STRATEGY_OPTIONS.json_schema()),
+]
 
 
 class Backend(Section):
-    """A group of servers that can stand in for each other."""
+    """A group of servers any of which can serve a request."""
 
-    balance: Literal[
-        "round_robin",
-        "leastconn",
-        "ip_hash",
-        "random",
-        "consistent_hash",
-        "maglev",
-        "p2c",
-        "peak_ewma",
-        "prequal",
-        "least_load",
-    ] = "round_robin"
-    strategy: StrategyOptions = StrategyOptions()
-    affinity: CookieAffinity | None = None
-    stick: list[Stick] = Field([])
-    pins: Pins = Pins()
+    balance: StrategyName = "round_robin"
+    strategy: OptionsOfStrategy = Field({}, validate_default=True)
+    affinity: CookieOptions | None = None
+    stick: list[KeyOptions] = Field([])
+    pins: TableOptions = TableOptions()
     health: Health | None = None
     outlier: Outlier | None = None
     keep_alive: int = Field(32, ge=0, le=10_000)
@@ -248,12 +175,10 @@ class Backend(Section):
 
     @property
     def header_keys(self) -> frozenset[bytes]:
-        """Names, in lower case, of the fields that say which server a request goes to."""
-        names = [rule.response_header for rule in self.stick if rule.response_header]
-        for source in (self.strategy.hash_on, *(rule.on for rule in self.stick)):
-            kind, _, name = source.partition(":")
-            if kind == "header":
-                names.append(name)
+        """Names, in lower case, of the fields that the choice of a server depends on."""
+        names = list(self.strategy.header_keys)
+        for rule in self.stick:
+            names += rule.header_keys
         return frozenset(name.lower().encode() for name in names)
 
     @model_validator(mode="after")
@@ -269,7 +194,7 @@ class Backend(Section):
         for server in self.servers:
             if isinstance(server.address, UnixAddress) and server.server_name is None:
                 raise ValueError(
-                    f"{server.name} has no host name that its certificate could be checked for: "
+                    f"{server.name} has no host name to check its certificate for: "
                     "give server_name, there or in tls"
                 )
         return self

@@ -1,19 +1,21 @@
-"""What differs between two configurations: in words, and what no running balancer can change."""
+"""The differences between two configurations in words; and those that need a restart."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from hermes_lb.config.problems import ConfigError, Problem, dotted, quoted
-from hermes_lb.config.section import Section
+from hermes_lb.options.problems import ConfigError, Problem, dotted, quoted
+from hermes_lb.options.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.config.models import Config
-    from hermes_lb.config.problems import KeyPath
+    from pydantic.fields import FieldInfo
 
-# What is decided at the start, and by whom; everything else changes in place.
+    from hermes_lb.config.models import Config
+    from hermes_lb.options.problems import KeyPath
+
+# What only a restart can change; everything else changes in place.
 _FIXED = {
     ("process", "workers"): "the number of processes",
     ("process", "state_file"): "the state file",
@@ -25,7 +27,7 @@ _FIXED = {
 def refuse_fixed(
     old: Config, new: Config, source: str | None = None, *, instead: str = "restart"
 ) -> None:
-    """Raise ConfigError if `new` asks for what a reload can't do; `instead`, what can."""
+    """Raise ConfigError if `new` has changes that a reload can't make; `instead`: what can."""
     problems = [
         Problem(dotted(path), None, f"{what} can't change while it runs: {instead} to change it")
         for path, what in _FIXED.items()
@@ -53,11 +55,13 @@ def _at(config: Config, path: KeyPath) -> object:
 def _differences(old: Any, new: Any, path: KeyPath, *, is_secret: bool = False) -> Iterator[str]:
     if old == new:
         return
-    if isinstance(old, Section) and isinstance(new, Section) and type(old) is type(new):
-        for key, field in type(new).model_fields.items():
+    if isinstance(old, Section) and isinstance(new, Section):
+        # Of different types if the kind has changed: a key that only one has is not given there.
+        for key, field in (type(old).model_fields | type(new).model_fields).items():
             yield from _differences(
-                getattr(old, key), getattr(new, key), (*path, key), is_secret=not field.repr
-            )
+                _given(old, key, field), _given(new, key, field), (*path, key),
+                is_secret=not field.repr,
+            )  # fmt: skip
     elif isinstance(old, dict) and isinstance(new, dict):
         yield from _by_name(old, new, path)
     elif _are_named(old) and _are_named(new) and (old or new):
@@ -68,6 +72,10 @@ def _differences(old: Any, new: Any, path: KeyPath, *, is_secret: bool = False) 
         yield f"{dotted(path)}: changed"
     else:
         yield f"{dotted(path)}: {_text(old)} -> {_text(new)}"
+
+
+def _given(section: Section, key: str, field: FieldInfo) -> Any:
+    return getattr(section, key, field.default)
 
 
 def _by_name(old: dict[str, Any], new: dict[str, Any], path: KeyPath) -> Iterator[str]:

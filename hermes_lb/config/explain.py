@@ -1,7 +1,7 @@
-"""pydantic's findings -> what a person can act on: the value given, what is allowed, what is near.
+"""pydantic's errors in words for operators: the value given, what is allowed, the nearest match.
 
-pydantic's own texts speak of Python ("Input should be a valid dictionary or instance of ..."), and
-name neither both bounds of a range nor the key that was probably meant.
+pydantic's own messages are about Python ("Input should be a valid dictionary or instance of ..."),
+and name neither both bounds of a range nor the key that was probably meant.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.allowed import allowed, keys_of, node_at
-from hermes_lb.config.problems import did_you_mean, dotted, quoted
-from hermes_lb.config.section import PATTERNS_IN_WORDS
+from hermes_lb.options.kinds import OTHER_KIND
+from hermes_lb.options.problems import did_you_mean, dotted, quoted
+from hermes_lb.options.section import PATTERNS_IN_WORDS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
-# Words of nginx, HAProxy and others for what has another name here.
+# Names in nginx, HAProxy and others of what has another name here.
 _SAME_THING = {
     "source": "ip_hash",
     "rr": "round_robin",
@@ -55,6 +56,8 @@ def explain(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     itself has only what a validator made of it, such as seconds.
     """
     kind, node = error["type"], node_at(path)
+    if kind == OTHER_KIND:
+        return error["msg"]
     if kind == "missing":
         return f"missing; {_how_to_add(path)}"
     if kind == "extra_forbidden":

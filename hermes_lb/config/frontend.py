@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from hermes_lb.config.section import UNIX_MODE, Name, Section, as_list
-from hermes_lb.config.units import (
+from hermes_lb.options.section import UNIX_MODE, Name, Section, as_list
+from hermes_lb.options.units import (
     Address,
     Duration,
     Endpoint,
@@ -21,7 +21,7 @@ FileName = Annotated[str, Field(min_length=1)]
 
 
 class Bind(Section):
-    """Where a frontend listens, and what the bytes there come in."""
+    """Where a frontend listens, and by which protocols."""
 
     address: Endpoint
     tls: bool = False
@@ -57,7 +57,7 @@ OneOrMoreBinds = Annotated[
 
 
 class Certificate(Section):
-    """A further certificate of a frontend; the names in it decide who gets it."""
+    """A further certificate of a frontend, chosen by the names in it (SNI)."""
 
     certificate: FileName
     key: FileName | None = None
@@ -93,7 +93,7 @@ class Tls(Section):
     @model_validator(mode="after")
     def _means_something(self) -> Self:
         if self.client_headers and self.client_ca is None:
-            raise ValueError("client_headers tells of clients' certificates: give client_ca")
+            raise ValueError("client_headers needs clients' certificates: give client_ca")
         if self.hsts is None and (self.hsts_subdomains or self.hsts_preload):
             raise ValueError('hsts_subdomains and hsts_preload go with hsts, such as hsts = "365d"')
         is_for_good = self.hsts_subdomains and (self.hsts or 0.0) >= _PRELOAD_LEAST

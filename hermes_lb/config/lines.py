@@ -1,7 +1,7 @@
-"""On which line of a TOML file a key stands: what `tomllib` knows and does not tell.
+"""The line of each key of a TOML file, which `tomllib` does not report.
 
-There is no second TOML grammar here to drift from the first. A statement is the shortest run of
-lines that `tomllib` parses by itself, and what it parses to tells which keys it gives; only two
+There is no second TOML grammar here that could differ from the first. A statement is the shortest
+run of lines that `tomllib` parses on its own, and the result shows which keys it gives; only two
 facts of the syntax are used besides: a statement that starts with "[" is a table's header, and one
 of several lines ends with the bracket or the quotes that close its value. The whole file is parsed
 about twice over, one statement at a time: linear, where parsing every prefix would be quadratic.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 # How the last line of a statement of several lines ends. Parsing waits for such a line, so that a
 # long array costs few trials. ("}" alone: TOML 1.1 lets an inline table have several lines.)
@@ -56,7 +56,7 @@ class LineIndex:
         return path in self._lines
 
     def _statements(self, source: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Each statement's first line, its text, and what it parses to by itself."""
+        """Each statement's first line, its text, and what it parses to on its own."""
         pending: list[str] = []
         start = 1
         for number, line in enumerate(source.replace("\r\n", "\n").split("\n"), start=1):

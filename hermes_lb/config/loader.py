@@ -11,12 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from hermes_lb.config.lines import LineIndex
 from hermes_lb.config.models import Config
-from hermes_lb.config.problems import ConfigError, Problem, dotted
 from hermes_lb.config.references import check_references
 from hermes_lb.config.source import read_source
+from hermes_lb.options.problems import ConfigError, Problem, dotted
 
 if TYPE_CHECKING:
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 
 def load_config(source: Config | Mapping[str, Any] | str | Path) -> Config:
@@ -91,7 +91,7 @@ def _in_file(place: KeyPath, tables: dict[str, Any]) -> tuple[KeyPath, Any]:
 
 
 def _plain(value: object) -> Any:
-    """Mappings, sequences and our own models within a mapping -> what TOML would have given."""
+    """Mappings, sequences and models within a mapping -> the values that TOML would have."""
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, Mapping):

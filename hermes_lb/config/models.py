@@ -1,21 +1,22 @@
-"""What a configuration may say: names, types, limits and defaults. No I/O.
+"""The model of a configuration file: names, types, limits and defaults. No I/O.
 
-The keys are the contract with users, in HAProxy's and nginx's own words where they have one.
-`configs/reference.toml` lists them all; a test holds the two together.
+The keys are the contract with users, and have HAProxy's and nginx's names where these have one.
+`configs/reference.toml` lists them all, which a test checks.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from hermes_lb.config.backend import Backend
 from hermes_lb.config.frontend import Frontend
-from hermes_lb.config.problems import dotted
 from hermes_lb.config.process import Admin, Limits, Log, Process, Timeouts
 from hermes_lb.config.references import check_references
-from hermes_lb.config.section import Name, Section
+from hermes_lb.options.kinds import INHERITED
+from hermes_lb.options.problems import dotted
+from hermes_lb.options.section import Name, Section
 
 
 class Config(Section):
@@ -28,6 +29,12 @@ class Config(Section):
     limits: Limits = Limits()
     frontends: list[Frontend] = Field(min_length=1)
     backends: dict[Name, Backend] = Field(min_length=1)
+
+    @classmethod
+    def inherited(cls, tables: dict[str, Any]) -> Self:
+        """The configuration that runs, from a process that may be of an earlier version: options
+        which that one accepted and ignored are dropped."""
+        return cls.model_validate(tables, context=INHERITED)
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

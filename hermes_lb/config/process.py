@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 
 from hermes_lb.config.references import ADMIN_BIND
-from hermes_lb.config.section import VISIBLE, Name, Section
-from hermes_lb.config.units import (
+from hermes_lb.options.section import VISIBLE, Name, Section
+from hermes_lb.options.units import (
     Address,
     Duration,
     HostPort,
@@ -65,15 +65,15 @@ class AdminTls(Section):
 class Admin(Section):
     """The listener of the operator: dashboard, /api/v1, /metrics, /healthz.
 
-    Whoever has its token may change what runs. Without a token everybody on the machine may, and
-    it must be on loopback.
+    A client with its token may change the running balancer. Without a token every process of the
+    machine may, and the listener must be on loopback.
     """
 
     enabled: bool = True
     token: str | None = Field(None, pattern=VISIBLE, min_length=_SHORTEST_TOKEN, repr=False)
     token_file: str | None = Field(None, min_length=1)
     tls: AdminTls | None = None
-    # Behind the tokens: its check looks at them.
+    # After the tokens, which its validator reads.
     bind: HostPort = Field(ADMIN_BIND, json_schema_extra={"default": str(ADMIN_BIND)})
 
     @field_validator("bind")
@@ -97,7 +97,7 @@ Facility = Literal[
 
 
 class Log(Section):
-    """The access log, and the trace that its lines name."""
+    """The access log, and trace contexts."""
 
     access: str = Field("stdout", min_length=1)
     format: Literal["httplog", "json", "combined"] = "httplog"
@@ -110,7 +110,7 @@ class Log(Section):
 
 
 class Timeouts(Section):
-    """Deadlines, in seconds; each one's meaning is HAProxy's of the same name."""
+    """Timeouts, in seconds; each has the meaning of HAProxy's of the same name."""
 
     request_head: PositiveDuration = 10.0
     connect: PositiveDuration = 5.0
@@ -127,7 +127,7 @@ def _size(default: int, *, least: int, most: int) -> Any:
 
 
 class Limits(Section):
-    """Bounds on what one client may send. Those nobody has to change: `hermes_lb.http.limits`."""
+    """Bounds on what one client may send. Constant ones are in `hermes_lb.http.limits`."""
 
     # nginx 4 buffers of 8 KiB, HAProxy 16 KiB, Node 16 KiB, Envoy 60 KiB. Cookies and bearer
     # tokens of several KiB are not rare.
@@ -143,6 +143,6 @@ class Limits(Section):
     # nginx (`limit_conn`) and HAProxy (`src_conn_cur`) none. A tenth of `max_connections`: one
     # address can't take them all, and a gateway or a NAT before many users still fits.
     connections_per_client: int = Field(5_000, ge=0, le=1_000_000)
-    # nginx (`limit_req`) and HAProxy (`http_req_rate`) none: only the operator knows what is much.
+    # nginx (`limit_req`) and HAProxy (`http_req_rate`) none: the limit depends on the service.
     request_rate: float = Field(0.0, ge=0.0, le=1_000_000.0)
     request_burst: int = Field(100, ge=1, le=1_000_000)

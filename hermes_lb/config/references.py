@@ -1,20 +1,20 @@
-"""What no single value shows: names that must exist, or must be distinct; routes out of reach.
+"""Checks across sections: names that must exist or be distinct; routes that are never reached.
 
-The checks read plain tables, as TOML gives them, and pass over whatever has a wrong shape: so they
-run, and report, beside the problems of single values instead of after these are mended.
+They read plain tables, as TOML gives them, and skip values of a wrong shape: so their problems are
+reported together with those of single values, not after these are fixed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.config.problems import did_you_mean, dotted, quoted
-from hermes_lb.config.units import Address, UnixAddress, parse_endpoint
+from hermes_lb.options.problems import did_you_mean, dotted, quoted
+from hermes_lb.options.units import Address, UnixAddress, parse_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
     Finding = tuple[KeyPath, str]
     Table = dict[str, Any]
@@ -80,7 +80,7 @@ def _check_servers(path: KeyPath, backend: Table) -> Iterator[Finding]:
 
 
 def _marks_in_cookies(servers: list[tuple[KeyPath, Table]], affinity: Table) -> Iterator[Finding]:
-    """A server's value must end where what we write behind it begins."""
+    """A server's cookie value must not have the mark that separates it from what follows."""
     if affinity.get("mode") == "prefix":
         mark, why = "~", 'stands between it and the server\'s own value with mode = "prefix"'
     elif affinity.get("max_idle") or affinity.get("max_life"):

@@ -1,28 +1,28 @@
-"""The names of servers that are addresses of a host name (`resolve`): pod-10.0.1.12 is one of pod.
+"""The names of servers at the addresses of a host name (`resolve`): pod-10.0.1.12 is one of pod.
 
-No addresses are looked up here: that is `proxy.resolver`.
+The look-up itself is in `discovery.dns`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.units import Address
+from hermes_lb.options.units import Address
 
 if TYPE_CHECKING:
     from hermes_lb.config.backend import Server
 
 
 def name_at(name: str, address: str) -> str:
-    """What the server `name` of the file is called at one of its addresses."""
+    """The name of the server `name` of the file at one of its addresses."""
     return f"{name}-{address.replace(':', '-')}"
 
 
 def resolved_name(server: Server) -> str | None:
     """The name in the file of a server that is looked up, or of one that was made so.
 
-    None for all others. Who is made so is known by its parts: an address, a `server_name`, which
-    is the host name, and a name that ends with the address.
+    None for all others. A server that was made so has an address, a `server_name`, which is the
+    host name, and a name that ends with the address.
     """
     if server.resolve is not None:
         return server.name

@@ -7,7 +7,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hermes_lb.config.lines import LineIndex
-from hermes_lb.config.problems import ConfigError, Problem
+from hermes_lb.options.problems import ConfigError, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _NAMESPACE = re.compile(r"\((.*?),?\)")
 _QUOTES_HINT = 'text, durations and addresses need quotes, such as interval = "5s"'
-# tomllib's texts that need more for a person than the place: a pattern, and what to add or say.
+# tomllib's messages that need an explanation: a pattern, and the text that replaces it.
 _IN_WORDS = [
     (r"Invalid value", f"this is no value of TOML; {_QUOTES_HINT}"),
     (

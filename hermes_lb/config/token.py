@@ -1,4 +1,4 @@
-"""The admin listener's token, wherever it is kept."""
+"""The admin listener's token, from file, configuration or environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_token(configured: Admin) -> str | None:
-    """From the file, the configuration or the environment, in this order; None: there is none.
+    """From the file, the configuration or the environment, in this order; None: no token is set.
 
     Raises OSError if the file can't be read, and ValueError if it is empty or no text.
     """

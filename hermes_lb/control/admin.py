@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from hermes_lb.config.admin_tls import admin_context
-from hermes_lb.config.units import Address
 from hermes_lb.control import strangers
 from hermes_lb.control.api import Api, answer_for, error_response
 from hermes_lb.control.guard import HEADERS, Guard
@@ -25,6 +24,7 @@ from hermes_lb.control.quiet import QuietLog
 from hermes_lb.control.runner import Runner
 from hermes_lb.control.token import Token
 from hermes_lb.observe.metrics import CONTENT_TYPE, render
+from hermes_lb.options.units import Address
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from hermes_lb.config.units import is_loopback
+from hermes_lb.options.units import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

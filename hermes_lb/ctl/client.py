@@ -9,8 +9,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from hermes_lb.config.problems import did_you_mean
 from hermes_lb.ctl.errors import CtlError
+from hermes_lb.options.problems import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -367,7 +367,7 @@ def _say_unsettled(server: dict[str, Any]) -> None:
 
 
 def _seconds(deadline: str | None) -> float | None:
-    from hermes_lb.config.units import parse_duration
+    from hermes_lb.options.units import parse_duration
 
     if deadline is None:
         return None

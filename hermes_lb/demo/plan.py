@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.units import Address
 from hermes_lb.demo.client import SESSIONS
+from hermes_lb.options.units import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

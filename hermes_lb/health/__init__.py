@@ -1,6 +1,9 @@
-"""Is it well: active checks, and what makes of them a verdict."""
+"""Active health checks: probes, what their results mean, and when they run.
 
-from hermes_lb.health.checker import HealthChecker
-from hermes_lb.health.rise_fall import RiseFall
+checker      runs the probes and turns their results into server states
+rise_fall    HAProxy's `rise` and `fall`
+lateness     does not count the event loop's own delays against a server
+probes       one kind of probe a file, with its options; `registry` lists them
 
-__all__ = ["HealthChecker", "RiseFall"]
+Nothing is imported here: the configuration reads the probes' options without the rest.
+"""

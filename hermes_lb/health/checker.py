@@ -1,4 +1,4 @@
-"""Active checks: one HTTP request to each server at every interval, each on a fresh connection."""
+"""Active checks: each server is probed at every interval, and the results set its state."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.backends.dialing import Dialer, in_words
 from hermes_lb.errors import EXHAUSTION
-from hermes_lb.health.expect import Expectation, announces_drain, reported_load
 from hermes_lb.health.lateness import Lateness
-from hermes_lb.health.probe import NoAnswer, ask
+from hermes_lb.health.probes.base import NoAnswer
+from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.health.rise_fall import RiseFall
-from hermes_lb.http import ResponseParser
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -26,19 +25,17 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.backends import Pool, Server
+    from hermes_lb.health.probes.base import Probe, ProbeOptions
 
 logger = logging.getLogger("hermes_lb.health")
 
-USER_AGENT = "hermes-lb-check"
-# Of each interval, either way, so that the checks of many balancers do not fall into step.
+# Of each interval, either way, so that the checks of many balancers do not synchronise.
 JITTER = 0.1
-# Fields of an answer's head. As the default of `limits.header_count`.
-_MOST_FIELDS = 100
 
 
 def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
-    """Seconds until the first check of the `place`th (from 0) of `count` servers: somewhere in its
-    own slice of the interval, so that they never come all at once."""
+    """Seconds until the first check of the `place`th (from 0) of `count` servers: a random time in
+    its own slice of the interval, so that the checks are spread over it."""
     return interval * (place + rng.random()) / count
 
 
@@ -47,7 +44,7 @@ def jittered(interval: float, rng: random.Random) -> float:
     return interval * rng.uniform(1 - JITTER, 1 + JITTER)
 
 
-# The host gives no sign of life, as far as the kernel can tell.
+# The kernel has found the host unreachable.
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT)
 
 
@@ -60,29 +57,25 @@ class _Result(NamedTuple):
 
 
 class _Target:
-    """One server, what to ask it, and how it has answered so far."""
+    """One server, its probe, and the results so far."""
 
-    def __init__(self, pool: Pool, server: Server, health: config.Health, *, is_new: bool) -> None:
+    def __init__(
+        self, pool: Pool, server: Server, health: ProbeOptions, probe: Probe, *, is_new: bool
+    ) -> None:
         self.pool = pool
         self.server = server
         self.health = health
+        self.probe = probe
         self.is_new = is_new
         up = health.start == "up" if is_new else server.is_healthy
         self.state = RiseFall(health.rise, health.fall, up=up)
         self.maintenances = server.maintenances
-        self.method = health.method.encode()
-        self.expected = Expectation(health)
         # HAProxy, `timeout check`: when it is not set, `inter` is the time for the whole check.
         self.timeout = health.timeout or health.interval
 
     def reach_by(self, dialer: Dialer) -> None:
-        """Connect in this way from the next check on."""
+        """Connect by `dialer` from the next check on."""
         self.dialer = dialer.to(self.server.config)
-        health = self.health
-        self.request = (
-            f"{health.method} {health.path} HTTP/1.1\r\nHost: {health.host or self.dialer.host}\r\n"
-            f"User-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-        ).encode()
 
     @property
     def name(self) -> str:
@@ -95,8 +88,8 @@ class _Target:
             return health.fast_interval or health.interval
         return self.state.interval(health.interval, health.fast_interval, health.down_interval)
 
-    def start_anew(self) -> None:
-        """It was in maintenance, and what was known of it says nothing any more.
+    def reset(self) -> None:
+        """Forget the results: the server was in maintenance since.
 
         As in HAProxy it is up, and one failure takes it down; unless it starts down.
         """
@@ -105,24 +98,24 @@ class _Target:
 
 
 async def _nothing_moves(server: Server, seconds: float) -> bool:
-    """Where nobody knows of streams."""
+    """The default of `moved`."""
     return False
 
 
 class HealthChecker:
     """Checks every server of the pools whose backend has a health section.
 
-    `configured` has the backend of every name in `pools`. A server in maintenance is left alone.
-    `clock` is monotonic, in seconds. Verdicts go to the server, in the loop's own thread, and every
+    `configured` has the backend of every name in `pools`. A server in maintenance is not checked.
+    `clock` is monotonic, in seconds. The server's state is set in the loop's own thread, and every
     change of state is one line of the log `hermes_lb.health`.
 
-    A server may announce that it drains: it answers 503 with `X-Hermes-Draining`. That counts
-    towards nothing, and its next good check ends it.
+    A server may announce that it drains. That counts as neither passed nor failed, and the next
+    passed check ends it.
 
-    Busy is not dead: `moved(server, seconds)` tells whether a response that the server is in the
-    middle of has moved within so many seconds. If so, a check that timed out makes a server that
-    is up degraded, and counts towards nothing. `reported(server, load)` hears what an answer says
-    of the server's load. `known` are servers that have been checked before: what was found holds.
+    Busy is not dead: `moved(server, seconds)` says whether a response of the server has made
+    progress within so many seconds. If so, a check that timed out makes a server that is up
+    degraded, and counts as neither. `reported(server, load)` is called with the load that a server
+    reports. `known` are servers that have been checked before, whose state is kept.
     """
 
     def __init__(
@@ -141,7 +134,6 @@ class HealthChecker:
         self._reported = reported
         self._clock = clock
         self._lateness = Lateness()
-        self._parser = ResponseParser(_MOST_FIELDS)
         self._tasks = Tasks()
         self._is_running = False
         self._dialers: dict[str, Dialer] = {}
@@ -156,9 +148,9 @@ class HealthChecker:
         return f"<HealthChecker {state}, {len(self._targets)} servers>"
 
     async def start(self) -> None:
-        """Begin. Servers with `start = "down"` are down when this returns: accept clients after.
+        """Start. Servers with `start = "down"` are down when this returns: accept clients after it.
 
-        The first checks are spread over each one's interval.
+        The first checks are spread over the interval.
         """
         if self._is_running:
             raise RuntimeError("the health checks were started already")
@@ -166,10 +158,10 @@ class HealthChecker:
         self._watch_all()
 
     async def reconfigure(self, configured: Mapping[str, config.Backend]) -> None:
-        """After a reload: `pools` has other servers by now, or they are checked in other ways.
+        """After a reload: the servers in `pools`, or their checks, have changed.
 
-        What was found out about a server that stays is kept, and `start` is for new ones only. Who
-        is not checked any more counts as up.
+        The results of a server that stays are kept, and `start` is for new ones only. A server that
+        is no longer checked counts as up.
         """
         before = set(self._targets)
         self._retarget(configured)
@@ -185,14 +177,14 @@ class HealthChecker:
             self._watch_all()
 
     async def stop(self) -> None:
-        """End all checks and close their connections. The last verdicts stay. Idempotent."""
+        """End all checks and close their connections. The servers keep their states. Idempotent."""
         await self._tasks.cancel_all()
         self._lateness.stop()
         self._watches.clear()
         self._is_running = False
 
     def _retarget(self, configured: Mapping[str, config.Backend]) -> None:
-        """Decide whom to check, and how."""
+        """Decide which servers are checked, and how."""
         before, self._targets = self._targets, {}
         for name, pool in self._pools.items():
             health = configured[name].health
@@ -200,16 +192,17 @@ class HealthChecker:
                 continue
             dialer = Dialer.of(name, configured[name], self._dialers.get(name))
             self._dialers[name] = dialer
+            probe = PROBES[health.probe](health)
             for server in pool.servers:
                 target = before.get(server)
                 if target is None or target.health != health:
-                    target = _Target(pool, server, health, is_new=server not in self._known)
+                    target = _Target(pool, server, health, probe, is_new=server not in self._known)
                 target.reach_by(dialer)
                 self._targets[server] = target
         self._known = {server for pool in self._pools.values() for server in pool.servers}
 
     def _watch_all(self) -> None:
-        """Begin with those that are not watched yet."""
+        """Start the checks of new targets."""
         if self._targets:
             self._lateness.start()
         new = [target for target in self._targets.values() if target not in self._watches]
@@ -233,12 +226,12 @@ class HealthChecker:
             delay = jittered(target.interval, self._rng)
 
     async def _look_at(self, target: _Target) -> None:
-        """One check and its verdict, unless the server is or has been in maintenance meanwhile."""
+        """One check and its result, unless the server is or was in maintenance meanwhile."""
         server = target.server
         if server.admin == "maint":
             return
         if target.maintenances != server.maintenances:
-            target.start_anew()
+            target.reset()
         began = self._clock()
         result = await self._check(target)
         if result is None:
@@ -250,11 +243,11 @@ class HealthChecker:
             self._judge(target, result, moves=moves)
 
     async def _check(self, target: _Target) -> _Result | None:
-        """None: it could not be asked, for a reason of ours, which says nothing of the server."""
+        """None: this machine could not make the check, which says nothing about the server."""
         started = self._own_time()
         try:
             async with self._lateness.timeout(target.timeout):
-                answer = await ask(target.dialer, target.method, target.request, self._parser)
+                finding = await target.probe.check(target.dialer)
         except Exception as error:  # of any kind: the check failed, and that is all
             if isinstance(error, OSError) and error.errno in EXHAUSTION:
                 logger.warning("%s was not checked: %s", target.name, os.strerror(error.errno))
@@ -266,23 +259,18 @@ class HealthChecker:
             is_silent = isinstance(error, OSError) and error.errno in _UNREACHABLE
             return _Result(False, _describe(error), is_silent=is_silent)
         took = self._own_time() - started
-        status = answer.head.status
-        load = reported_load(answer.header("X-Hermes-Load"), answer.body)
-        if load is not None:
-            self._reported(target.server, load)
-        if status == 503 and announces_drain(answer.header("X-Hermes-Draining")):
-            return _Result(False, "503, it announces its drain", announces_drain=True)
-        fault = target.expected.fault(status, answer.header, answer.body)
-        if fault is not None:
-            return _Result(False, fault)
-        return _Result(True, f"{status} in {took * 1000:.0f} ms")
+        if finding.load is not None:
+            self._reported(target.server, finding.load)
+        if finding.passed:
+            return _Result(True, f"{finding.text} in {took * 1000:.0f} ms")
+        return _Result(False, finding.text, announces_drain=finding.announces_drain)
 
     def _own_time(self) -> float:
-        """A clock that stands still while the loop does."""
+        """A clock that stops while the loop is late."""
         return self._clock() - self._lateness.lost(asyncio.get_running_loop().time())
 
     def _judge(self, target: _Target, result: _Result, *, moves: bool) -> None:
-        """`moves`: it is silent, but its streams go on."""
+        """Apply a result. `moves`: no answer, but the server's streams make progress."""
         server, state, because = target.server, target.state, result.because
         before = server.state
         server.last_check = because
@@ -310,7 +298,7 @@ class HealthChecker:
 
 
 def _describe(error: Exception) -> str:
-    """A few words for a person: "connection refused", "no valid HTTP response: ..."."""
+    """A few words for people: "connection refused", "no valid HTTP response: ..."."""
     if isinstance(error, NoAnswer):
         return _one_line(str(error))
     if isinstance(error, socket.gaierror):
@@ -323,16 +311,13 @@ def _describe(error: Exception) -> str:
 
 
 def _one_line(text: str) -> str:
-    """What a server sent may be quoted in an error: keep it short, printable and on one line."""
+    """A short, printable line, as an error may quote what a server has sent."""
     line = " ".join(text.split())[:100]
     return line if line.isprintable() else ascii(line)
 
 
 def _log_change(target: _Target, because: str) -> None:
-    """As HAProxy says it: a server that left is a warning, the last one that left an error.
-
-    One that drains has said so before it leaves, and is none of the others' trouble.
-    """
+    """As in HAProxy: a server that goes down is a warning, the last one an error."""
     up = sum(server.is_up and not server.is_draining for server in target.pool.servers)
     state = target.server.state
     left = f"{up or 'no'} server{'' if up == 1 else 's'} up"

@@ -1,7 +1,7 @@
-"""Time that the event loop has lost: something kept it, or the machine did not let it run.
+"""The lateness of the event loop: a callback blocked it, or the machine did not run it.
 
-An answer that came in time and was read too late says nothing of the server. So a check's time is
-the loop's own: what the loop has lost meanwhile does not count.
+A response that arrived in time and was read late says nothing about the server. So time that the
+loop was late does not count towards a check's timeout.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-# Seconds between two looks: 0.02 % of a core.
+# Seconds between two measurements: 0.02 % of a core.
 _EVERY = 0.05
 
 
 class Lateness:
-    """Adds up how late a timer of the running loop fires, from `start` to `stop`."""
+    """The sum of the delays of a timer of the running loop, from `start` to `stop`."""
 
     def __init__(self) -> None:
         self._lost = 0.0
@@ -46,12 +46,12 @@ class Lateness:
         self._wait(loop)
 
     def lost(self, now: float) -> float:
-        """Seconds so far; `now` is the loop's time. Only differences mean something."""
+        """Seconds of lateness so far; `now` is the loop's time. Only differences have a meaning."""
         return self._lost + max(0.0, now - self._due)
 
     @asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[None]:
-        """`asyncio.timeout`, in the loop's own time. Raises TimeoutError."""
+        """`asyncio.timeout` without the loop's lateness. Raises TimeoutError."""
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle
         ends = loop.time() + seconds - self.lost(loop.time())

@@ -1,4 +1,4 @@
-"""When a server's checks make it up or down, by HAProxy's `rise` and `fall`. No I/O, no clock.
+"""HAProxy's `rise` and `fall`: when checks make a server up or down. No I/O, no clock.
 
 Source: HAProxy 2.6 `src/check.c`, `set_server_check_status`, and `include/haproxy/server.h`,
 `srv_getinter`. The state is one integer, here for rise = 2, fall = 3:
@@ -11,7 +11,7 @@ Source: HAProxy 2.6 `src/check.c`, `set_server_check_status`, and `include/hapro
     failure  0     -> 0      -> 0         2         3      one less; below `rise` it drops to 0
 
 So a server that is fully up needs `fall` failures in a row to go down, one that is fully down
-needs `rise` passes in a row to come up, and a single opposite result starts the count anew.
+needs `rise` passes in a row to come up, and a single opposite result resets the count.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class RiseFall:
         return self.value >= self.rise
 
     def passed(self) -> None:
-        """A check went well."""
+        """A check has passed."""
         if self.value < self.top:
             self.value += 1
             if self.value >= self.rise:
                 self.value = self.top
 
     def failed(self) -> None:
-        """A check went wrong, in whatever way."""
+        """A check has failed, for any reason."""
         if self.value > 0:
             self.value -= 1
             if self.value < self.rise:

@@ -1,6 +1,6 @@
 """What a header field means to a proxy: is it forwarded, interpreted, or dropped?
 
-A head's names, in their order, decide what becomes of each field; `Plan` remembers the decision.
+A head's names, in their order, decide what becomes of each field; `HeaderPlan` stores that.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hermes_lb.http.memory import Memory, SizedMemory
+from hermes_lb.http.bounded_cache import BoundedCache, SizedCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -35,7 +35,7 @@ FORWARDED_MORE: Final = 15  # what else a proxy before us may say of its client
 NOTED: Final = 16
 SET_COOKIE: Final = 16
 MAX_FORWARDS: Final = 17
-# and of those from here on, `Plan` alone takes notice.
+# and of those from here on, `HeaderPlan` alone takes notice.
 PASSIVE: Final = 18
 IDEMPOTENCY_KEY: Final = 18
 CACHE_FIELD: Final = 19  # its value says whether a shared cache may store the response
@@ -103,7 +103,7 @@ TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _ONCE = (HOST, CONTENT_LENGTH, CONNECTION, TRANSFER_ENCODING)
 
 
-class Plan:
+class HeaderPlan:
     """What to do with the fields of a head, decided from their names alone.
 
     The same client library, and the same server, send the same names in the same order time after
@@ -205,16 +205,16 @@ def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
 _PER_NAME = 48
 
 
-class Plans(SizedMemory[tuple[bytes, ...], Plan]):
+class HeaderPlans(SizedCache[tuple[bytes, ...], HeaderPlan]):
     """Field names of a head, in their order -> its plan."""
 
     def __init__(self, known: Mapping[bytes, int]) -> None:
         super().__init__(most=2048, longest=8192, room=2 * 1024 * 1024)
         self._known = known
 
-    def __missing__(self, names: tuple[bytes, ...]) -> Plan:
+    def __missing__(self, names: tuple[bytes, ...]) -> HeaderPlan:
         size = sum(map(len, names)) + _PER_NAME * len(names)
-        return self.remember(names, size, Plan(names, self._known))
+        return self.remember(names, size, HeaderPlan(names, self._known))
 
 
 class Connection(NamedTuple):
@@ -226,7 +226,7 @@ class Connection(NamedTuple):
     nominated: frozenset[bytes]  # fields that end at this hop, and may
 
 
-class _Connections(Memory[bytes, Connection]):
+class _Connections(BoundedCache[bytes, Connection]):
     """The value of a Connection field -> its options."""
 
     def __missing__(self, value: bytes) -> Connection:
@@ -245,7 +245,7 @@ _KNOWN_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
 connections = _Connections(most=1024, longest=128)
 
 
-def joined_connection(plan: Plan, values: tuple[bytes, ...]) -> bytes:
+def joined_connection(plan: HeaderPlan, values: tuple[bytes, ...]) -> bytes:
     """All Connection fields as one (RFC 9110 section 5.3)."""
     first = values[plan.connection]
     more = [values[position] for kind, position in plan.others if kind == CONNECTION]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from hermes_lb.http.memory import Memory
+from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.request import CHUNKED, RareFields
 from hermes_lb.http.response import UNTIL_CLOSE
 
@@ -88,7 +88,7 @@ def date_field(second: int) -> bytes:
     return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
 
 
-class _StatusLines(Memory[tuple[int, bytes], bytes]):
+class _StatusLines(BoundedCache[tuple[int, bytes], bytes]):
     """Status and reason phrase -> the status line. Servers choose the phrase, of any length."""
 
     def __missing__(self, key: tuple[int, bytes]) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 from hermes_lb.errors import RequestRefused
+from hermes_lb.http.bounded_cache import SizedCache
 from hermes_lb.http.fields import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -29,14 +30,13 @@ from hermes_lb.http.fields import (
     UPGRADE,
     VIA,
     Connection,
-    Plan,
-    Plans,
+    HeaderPlan,
+    HeaderPlans,
     connections,
     joined_connection,
     parse_content_length,
 )
 from hermes_lb.http.head import HeadParser
-from hermes_lb.http.memory import SizedMemory
 from hermes_lb.http.rules import (
     as_http11,
     explain,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 CHUNKED: Final = -1  # a body's length where it is chunked
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_plans = Plans(REQUEST_FIELDS)
+_plans = HeaderPlans(REQUEST_FIELDS)
 
 
 class RequestHead:
@@ -153,7 +153,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         self._kept = kept
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
-        self._remembered: SizedMemory[bytes, RequestHead] = SizedMemory(
+        self._remembered: SizedCache[bytes, RequestHead] = SizedCache(
             most=1024, longest=2048, room=1024 * 1024
         )
 
@@ -250,7 +250,7 @@ def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
 
 def _interpret(
     head: RequestHead,
-    plan: Plan,
+    plan: HeaderPlan,
     names: tuple[bytes, ...],
     values: tuple[bytes, ...],
     kept: frozenset[bytes],
@@ -281,12 +281,12 @@ def _interpret(
     if head.method == b"TRACE" or (head.rare is not None and head.rare.hops_left is not None):
         without |= _decide_for_trace(head)
     if without:
-        plan = Plan(names, REQUEST_FIELDS, without=without)
+        plan = HeaderPlan(names, REQUEST_FIELDS, without=without)
     head.forwarded = plan.forwarded(values)
 
 
 def _interpret_others(
-    head: RequestHead, plan: Plan, names: tuple[bytes, ...], values: tuple[bytes, ...]
+    head: RequestHead, plan: HeaderPlan, names: tuple[bytes, ...], values: tuple[bytes, ...]
 ) -> bytes:
     """The fields that most requests do not have -> the protocol of Upgrade, if any."""
     upgrade = b""
@@ -352,7 +352,7 @@ def _decide_for_trace(head: RequestHead) -> frozenset[bytes]:
     return _CREDENTIALS | {b"max-forwards"}
 
 
-def _decide_framing(head: RequestHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+def _decide_framing(head: RequestHead, plan: HeaderPlan, values: tuple[bytes, ...]) -> None:
     """RFC 9112 section 6.3; where it allows two readings, refuse."""
     if plan.transfer_encoding < 0:
         length = parse_content_length(values[plan.content_length])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from hermes_lb.errors import InvalidResponse
+from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.fields import (
     CONTENT_LENGTH,
     RESPONSE_FIELDS,
@@ -19,14 +20,13 @@ from hermes_lb.http.fields import (
     TRANSFER_ENCODING,
     UPGRADE,
     Connection,
-    Plan,
-    Plans,
+    HeaderPlan,
+    HeaderPlans,
     connections,
     joined_connection,
     parse_content_length,
 )
 from hermes_lb.http.head import HeadParser
-from hermes_lb.http.memory import Memory
 from hermes_lb.http.request import CHUNKED
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ResponseHead:
         minor_version: int,
         names: tuple[bytes, ...],
         values: tuple[bytes, ...],
-        plan: Plan,
+        plan: HeaderPlan,
     ) -> None:
         self.status = status
         self.reason = reason
@@ -115,7 +115,7 @@ class ResponseHead:
 
     def forwarded_without(self, positions: Collection[int]) -> bytes:
         """`forwarded`, without the fields at these positions of `names`."""
-        plan = Plan(self.names, RESPONSE_FIELDS, without=self.nominated, omit=positions)
+        plan = HeaderPlan(self.names, RESPONSE_FIELDS, without=self.nominated, omit=positions)
         return plan.forwarded(self.values)
 
 
@@ -133,7 +133,7 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         super().__init__(httptools.HttpResponseParser)
         self._kept = kept
         self._most_fields = most_fields
-        self._remembered: Memory[bytes, ResponseHead] = Memory(most=256, longest=1024)
+        self._remembered: BoundedCache[bytes, ResponseHead] = BoundedCache(most=256, longest=1024)
 
     def parse(self, data: bytes) -> ResponseHead:
         """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
@@ -187,14 +187,14 @@ def _minor_version(data: bytes) -> int:
     raise InvalidResponse("the response is not HTTP/1.0 or 1.1")
 
 
-def _decide_chunked(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+def _decide_chunked(head: ResponseHead, plan: HeaderPlan, values: tuple[bytes, ...]) -> None:
     coding = values[plan.transfer_encoding].lower()
     if plan.content_length >= 0 or coding != b"chunked" or not head.minor_version:
         raise InvalidResponse("Transfer-Encoding that can be read in two ways")
     head.length = CHUNKED
 
 
-def _interpret_others(head: ResponseHead, plan: Plan, values: tuple[bytes, ...]) -> None:
+def _interpret_others(head: ResponseHead, plan: HeaderPlan, values: tuple[bytes, ...]) -> None:
     for kind, position in plan.others:
         if kind == SET_COOKIE:
             head.has_set_cookie = True
@@ -207,15 +207,15 @@ def _interpret_others(head: ResponseHead, plan: Plan, values: tuple[bytes, ...])
 
 
 def _apply_connection(
-    head: ResponseHead, plan: Plan, options: Connection, kept: frozenset[bytes]
-) -> Plan:
+    head: ResponseHead, plan: HeaderPlan, options: Connection, kept: frozenset[bytes]
+) -> HeaderPlan:
     head.keep_alive = not options.close and (options.keep_alive or head.keep_alive)
     if not options.nominated:
         return plan
     head.nominated = options.nominated - kept
-    plan = Plan(head.names, RESPONSE_FIELDS, without=head.nominated)
+    plan = HeaderPlan(head.names, RESPONSE_FIELDS, without=head.nominated)
     head.has_date = plan.has_date
     return plan
 
 
-_plans = Plans(RESPONSE_FIELDS)
+_plans = HeaderPlans(RESPONSE_FIELDS)

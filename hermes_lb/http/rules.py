@@ -9,8 +9,8 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
 from hermes_lb.errors import RequestRefused
+from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.fields import BLANKS, TOKEN
-from hermes_lb.http.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ _HOST = re.compile(
 _MOST_PORT = 65_535
 
 
-class _Hosts(Memory[bytes, str]):
+class _Hosts(BoundedCache[bytes, str]):
     """A Host value -> the name in lower case without the port and without the dot that a whole name
     may end with (nginx too), or "" if it is malformed."""
 

@@ -8,7 +8,6 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config import StrategyOptions
 from hermes_lb.lab.engine import SAMPLES, Run
 from hermes_lb.lab.scenarios import SCENARIOS, Fleet, make_fleet
 from hermes_lb.lab.why import Why
@@ -98,7 +97,7 @@ class Experiment:
         return Run(
             fleet.pool,
             fleet.machines,
-            STRATEGIES[strategy](StrategyOptions()),
+            STRATEGIES[strategy](),
             workload,
             Random(f"{self.seed} {strategy}"),
             sticky=sticky,

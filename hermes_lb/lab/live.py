@@ -20,7 +20,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config import StrategyOptions
 from hermes_lb.lab import agents, sockets
 from hermes_lb.lab.engine import Run
 from hermes_lb.lab.interruption import run
@@ -158,7 +157,7 @@ def _model(
         array("L", [workload.users[i] for i in order]),
         workload.addresses,
     )
-    strategy = STRATEGIES[name](StrategyOptions())
+    strategy = STRATEGIES[name]()
     measures = Run(fleet.pool, fleet.machines, strategy, moved, rng).play()
     return sockets.figures(
         measures.latencies, measures.firsts, measures.counts, measures.errors.total()

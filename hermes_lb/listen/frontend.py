@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hermes_lb import config
-    from hermes_lb.config.units import Address, UnixAddress
+    from hermes_lb.options.units import Address, UnixAddress
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.select import Backend
     from hermes_lb.tls.certificates import TlsFiles

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.units import Address
 from hermes_lb.listen.proxied import ProxyHeaderReader
 from hermes_lb.listen.sockets import BACKLOG, listening_socket, remove_stale
+from hermes_lb.options.units import Address
 from hermes_lb.proxy.http1.client import ClientConnection
 from hermes_lb.proxy.ports import Peer
 from hermes_lb.tls.handshake import TlsLayer
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hermes_lb import config
-    from hermes_lb.config.units import UnixAddress
     from hermes_lb.listen.frontend import Frontend
+    from hermes_lb.options.units import UnixAddress
     from hermes_lb.proxy.context import Context
 
 # uvloop accepts one connection per listening descriptor and turn, and a turn has its price: with 8

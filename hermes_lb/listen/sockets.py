@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.units import Address, UnixAddress
+from hermes_lb.options.units import Address, UnixAddress
 
 if TYPE_CHECKING:
     from hermes_lb.config import Bind

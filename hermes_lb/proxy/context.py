@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb import config
-    from hermes_lb.affinity.table import SharedPins
+    from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.limits.per_client import RequestRates, SharedCounts
     from hermes_lb.observe.access_log import AccessLog
     from hermes_lb.observe.recorder import Recorder
@@ -70,7 +70,7 @@ class Context:
         self.tasks = tasks
         self.rng = Random()
         # By backend: where the processes of one balancer keep what they learn; None: there is one.
-        self.shared_pins: Callable[[str], SharedPins] | None = None
+        self.shared_store: Callable[[str], SharedStore] | None = None
         # What several processes count together; None: there is one.
         self.shared_requests: SharedCounts | None = None
         self.request_rates: RequestRates | None = None

@@ -44,7 +44,7 @@ from hermes_lb.proxy.upload import Upload
 if TYPE_CHECKING:
     import asyncio
 
-    from hermes_lb.affinity import Reading, Stuck
+    from hermes_lb.affinity import Reading, SessionKey
     from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import ExchangeFailed, ServerFailed
     from hermes_lb.http import Body, RequestHead, ResponseHead
@@ -83,7 +83,7 @@ class Exchange(ResponseSink):
         "cookie",
         "reading",  # what it says, if it has dates
         "pinned_to",
-        "stuck",  # the key that pinned it, and its rule
+        "session_key",
         "tried",
         "lease",
         "server",  # the last one that was picked
@@ -132,7 +132,7 @@ class Exchange(ResponseSink):
         self.cookie: bytes | None = None
         self.reading: Reading | None = None
         self.pinned_to: Server | None = None
-        self.stuck: Stuck | None = None
+        self.session_key: SessionKey | None = None
         self.tried: tuple[Server, ...] = ()
         self.lease: Lease | None = None
         self.server: Server | None = None
@@ -250,7 +250,7 @@ class Exchange(ResponseSink):
     @property
     def is_strict(self) -> bool:
         """Only the server that its key is pinned to will do."""
-        return self.stuck is not None and self.stuck.rule.is_strict
+        return self.session_key is not None and self.session_key.rule.is_strict
 
     @property
     def may_keep_client(self) -> bool:
@@ -268,7 +268,7 @@ class Exchange(ResponseSink):
         assert backend is not None
         if head.length and not self._start_upload(head, rest):
             return
-        if backend.sticks is not None and self.pinned_to is None:
+        if backend.key_rules is not None and self.pinned_to is None:
             self._stick(backend, now)
         else:
             self.dispatch(now)
@@ -317,9 +317,9 @@ class Exchange(ResponseSink):
         self.dialing = self.context.tasks.spawn(self._pin(backend), name="pin of a session")
 
     async def _pin(self, backend: Backend) -> None:
-        assert self.stuck is not None
+        assert self.session_key is not None
         try:
-            self.pinned_to = await backend.find_shared(self.stuck)
+            self.pinned_to = await backend.find_shared(self.session_key)
         except NoServer as error:
             self.dialing = None
             self.fail(error)
@@ -504,7 +504,7 @@ class Exchange(ResponseSink):
         assert backend is not None and server is not None  # noqa: PT018 - both were chosen long ago
         if self.response_at < 0.0:
             self.response_at = now
-            if backend.sticks is not None:
+            if backend.key_rules is not None:
                 news = backend.learn(self, server, head, now)
                 if news is not None:
                     request.can_repeat = False  # it has executed it
@@ -725,7 +725,7 @@ class Exchange(ResponseSink):
             self.abort_client("K" + self.letter)
 
     def server_marked_down(self, reason: str) -> None:
-        """The health checks have marked its server down (`moving`): retry the request, or cut it."""
+        """Health checks have marked its server down (`moving`): retry the request, or cut it."""
         if self.tunnel is not None:
             self.reason = reason
             self.tunnel.close("DD")
@@ -795,7 +795,9 @@ class Exchange(ResponseSink):
 
     def describe(self, now: float) -> dict[str, Any]:
         head, server, backend = self.head, self.server, self.backend
-        pinned = self.pinned_to is not None
+        by = None
+        if self.pinned_to is not None:
+            by = "cookie" if self.session_key is None else "stick"
         is_tunnel = self.tunnel is not None
         return {
             "client": self.peer.log_name,
@@ -809,5 +811,9 @@ class Exchange(ResponseSink):
             "target": head.target.partition(b"?")[0].decode("latin-1"),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
-            "pinned_by": None if not pinned else "stick" if self.stuck is not None else "cookie",
+            "pinned_by": None
+            if not pinned
+            else "stick"
+            if self.session_key is not None
+            else "cookie",
         }

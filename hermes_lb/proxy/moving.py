@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
-from hermes_lb.proxy.exchange import Exchange
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.exchange import Exchange
 
     Running = Exchange | Abandoned
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.affinity import CookieAffinity, StickRules
-from hermes_lb.affinity.table import PinTable
+from hermes_lb.affinity import CookieAffinity, KeyRules
+from hermes_lb.affinity.table import SessionTable
 from hermes_lb.backends import Pool
 from hermes_lb.backends.dialing import Dialer
-from hermes_lb.balancing import STRATEGIES, ConsistentHash, Keeper, Learner, LeastLoad
+from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner
+from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.errors import NoServer
 from hermes_lb.proxy.moving import leave_server
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from hermes_lb import config
-    from hermes_lb.affinity import Stuck
+    from hermes_lb.affinity import SessionKey
     from hermes_lb.backends import Lease, Server
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
@@ -35,17 +36,27 @@ class Backend:
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
         self.pool = Pool(name, configured, rng=context.rng)
-        self.pool.on_standstill = self.leave_server
+        self.pool.on_marked_down = self.marked_down
         self.connections: dict[Server, ConnectionPool] = {}
         self.log_names: dict[Server, str] = {}
         # Where keys live that nobody has to learn: the same on every balancer.
-        self._ring = ConsistentHash(load_factor=0.0)
+        self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._rng = context.rng
         self._context = context
         self._configured = configured
-        self.pins = PinTable(name, configured.pins, context)
+        self.session_table = self._table(configured)
         self._set_strategy(configured)
         self._set_up(configured, Dialer.of(name, configured))
+
+    def _table(self, configured: config.Backend) -> SessionTable:
+        context = self._context
+        return SessionTable(
+            self.name,
+            configured.pins,
+            clock=context.clock,
+            tasks=context.tasks,
+            shared=context.shared_store,
+        )
 
     def _set_strategy(self, configured: config.Backend) -> None:
         self.strategy = STRATEGIES[configured.balance](configured.strategy)
@@ -60,7 +71,7 @@ class Backend:
         self.affinity = (
             CookieAffinity(configured.affinity, servers) if configured.affinity else None
         )
-        self.sticks = StickRules(configured.stick) if configured.stick else None
+        self.key_rules = KeyRules(configured.stick) if configured.stick else None
         self._by_name = {server.name: server for server in servers}
         for server in servers:
             if server not in self.connections:
@@ -89,14 +100,13 @@ class Backend:
         """Go on by other rules, in place: requests on their way never notice."""
         before, self._configured = self._configured, configured
         if (before.balance, before.strategy) != (configured.balance, configured.strategy):
-            if isinstance(self.strategy, Keeper):
-                self.strategy.leave(self.pool)
+            self.strategy.detach(self.pool)
             self._set_strategy(configured)
         self.pool.reconfigure(configured)
         self._set_up(configured, dialer)
         if before.pins != configured.pins:
-            old, self.pins = self.pins, PinTable(self.name, configured.pins, self._context)
-            self.pins.take_over(old)
+            old, self.session_table = self.session_table, self._table(configured)
+            self.session_table.take_over(old)
             self._context.tasks.spawn(old.close(), name="close pins")
         self.pool.look_at_queue()
 
@@ -134,37 +144,37 @@ class Backend:
             self._context.tasks.spawn(leaving, name=f"requests leave {self.log_names[server]}")
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
-        """A server, of this backend or another, says how much it has to do."""
-        if isinstance(self.strategy, LeastLoad) and server in self.connections:
-            self.strategy.reported(server, load, now)
+        """A server, of this backend or another, has reported its load in a health check."""
+        if server in self.connections:
+            self.strategy.load_reported(server, load, now)
 
     def stick(self, exchange: Exchange, now: float) -> bool:
         """Pin the exchange by its key, if it has one. False: ask `find_shared` first.
 
         Raises NoServer if its session's server is gone, and nobody else may have it.
         """
-        assert self.sticks is not None
-        stuck = self.sticks.find(exchange.request_head, exchange.client_address)
-        if stuck is None:
+        assert self.key_rules is not None
+        session = self.key_rules.find(exchange.request_head, exchange.client_address)
+        if session is None:
             return True
-        exchange.stuck = stuck
-        if not stuck.rule.learns:
-            is_strict = stuck.rule.is_strict
-            exchange.pinned_to = self._ring.owner(self.pool, stuck.key, now, is_strict=is_strict)
+        exchange.session_key = session
+        if not session.rule.learns:
+            is_strict = session.rule.is_strict
+            exchange.pinned_to = self._ring.owner(self.pool, session.key, now, is_strict=is_strict)
             return True
-        name = self.pins.find(stuck.key, now)
-        exchange.pinned_to = self._learnt_owner(stuck, name)
-        return name is not None or not self.pins.is_shared
+        name = self.session_table.find(session.key, now)
+        exchange.pinned_to = self._learnt_owner(session, name)
+        return name is not None or not self.session_table.is_shared
 
-    async def find_shared(self, stuck: Stuck) -> Server | None:
+    async def find_shared(self, session: SessionKey) -> Server | None:
         """The server that another balancer knows of. Raises NoServer as `stick` does."""
-        return self._learnt_owner(stuck, await self.pins.look_up(stuck.key))
+        return self._learnt_owner(session, await self.session_table.look_up(session.key))
 
-    def _learnt_owner(self, stuck: Stuck, name: str | None) -> Server | None:
+    def _learnt_owner(self, session: SessionKey, name: str | None) -> Server | None:
         if name is None:
             return None
         server = self._by_name.get(name)
-        if server is None and stuck.rule.is_strict:
+        if server is None and session.rule.is_strict:
             raise NoServer(f"{name}, which has the session, is no server of {self.name} any more")
         return server
 
@@ -173,8 +183,10 @@ class Backend:
     ) -> Awaitable[object] | None:
         """A response tells whose session it is -> what is over when other balancers know it, who
         may be asked as soon as the client has the response; None: they do."""
-        assert self.sticks is not None
-        return self.pins.pin(self.sticks.learnt(exchange.stuck, head), server.name, now)
+        assert self.key_rules is not None
+        return self.session_table.store(
+            self.key_rules.learnt(exchange.session_key, head), server.name, now
+        )
 
     def choose(self, exchange: Exchange, now: float) -> Lease | None:
         """A lease on the server that shall take the request; None: it has to wait in the queue.
@@ -214,9 +226,9 @@ class Backend:
         While nobody may serve, a hashed key waits where it is: else whoever came back first would
         serve it, and not whoever has the key then. Raises NoServer if nobody else may have it.
         """
-        stuck = exchange.stuck
+        session = exchange.session_key
         heir = self._heir(exchange, now)
-        if heir is None and stuck is not None and not stuck.rule.learns:
+        if heir is None and session is not None and not session.rule.learns:
             return exchange.pinned_to
         return heir
 
@@ -226,13 +238,13 @@ class Backend:
 
         Passive failures do not take out such a server: no other one can answer instead.
         """
-        stuck, pinned = exchange.stuck, exchange.pinned_to
-        if stuck is None:
+        session, pinned = exchange.session_key, exchange.pinned_to
+        if session is None:
             return None
-        if stuck.rule.is_strict and pinned is not None:
+        if session.rule.is_strict and pinned is not None:
             if pinned.is_able:
                 return pinned
             raise NoServer(f"{pinned.name}, which has the session, is not available")
-        if stuck.rule.learns:
+        if session.rule.learns:
             return None
-        return self._ring.owner(self.pool, stuck.key, now, tried=exchange.tried)
+        return self._ring.owner(self.pool, session.key, now, tried=exchange.tried)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hermes_lb import config
-    from hermes_lb.config.units import Address
     from hermes_lb.control.history import History
     from hermes_lb.control.operator import Operator
+    from hermes_lb.options.units import Address
 
 logger = logging.getLogger("hermes_lb")
 

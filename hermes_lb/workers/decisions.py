@@ -74,7 +74,7 @@ def applied(inherited: Mapping[str, Any] | None) -> Config | None:
     if inherited is None:
         return None
     with suppress(ValueError):
-        config = Config.model_validate(inherited.get("applied", inherited["config"]))
+        config = Config.inherited(inherited.get("applied", inherited["config"]))
         has = {(name, s.name) for name, one in config.backends.items() for s in one.servers}
         if all((backend, server) in has for backend, server, _ in inherited["servers"]):
             return config

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.counters import layout
-from hermes_lb.config.units import UnixAddress
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.listen.sockets import handed_over
 from hermes_lb.observe.messages import flush_messages
+from hermes_lb.options.units import UnixAddress
 from hermes_lb.tls.ticket_keys import TicketSecret
 from hermes_lb.workers.admin_listener import AdminSockets
 from hermes_lb.workers.block import ROWS, Block, Part

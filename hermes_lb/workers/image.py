@@ -23,5 +23,5 @@ def inherited_config() -> Config | None:
         return None
     with os.fdopen(os.dup(int(text)), "rb") as file, suppress(ValueError):
         file.seek(0)
-        return Config.model_validate(json.load(file)["inherited"]["config"])
+        return Config.inherited(json.load(file)["inherited"]["config"])
     return None

@@ -11,8 +11,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.units import Address, UnixAddress
 from hermes_lb.listen.sockets import listening_socket, remove_stale
+from hermes_lb.options.units import Address, UnixAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

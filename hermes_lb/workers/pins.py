@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.affinity.stores.memory import Pins
+from hermes_lb.affinity.stores.base import SharedStore
+from hermes_lb.affinity.stores.memory import MemoryStore
 from hermes_lb.workers.channel import ChannelClosed
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ _PATIENCE = 0.25
 _MOST_TIMES = 40
 
 
-class ChannelPins:
-    """A worker's view of one backend's pins (`proxy.pin_table.SharedPins`).
+class ChannelPins(SharedStore):
+    """A worker's view of one backend's session table, which the supervisor keeps.
 
     `is_replaced` tells whether the supervisor's image is being replaced.
     """
@@ -57,7 +58,7 @@ class ChannelPins:
             return name
         return None
 
-    def tell(self, key: bytes, name: str) -> None:
+    def announce(self, key: bytes, name: str) -> None:
         self._channel.send(
             {"do": "pin", "backend": self._backend, "key": key.hex(), "server": name}
         )
@@ -70,14 +71,14 @@ class AllPins:
     """What the supervisor knows: the pins of all backends that learn, by all workers."""
 
     def __init__(self) -> None:
-        self._pins: dict[str, Pins] = {}
+        self._pins: dict[str, MemoryStore] = {}
 
     def reconfigure(self, config: Config) -> None:
         """Keep those of backends that still learn, and not in Redis."""
         before, self._pins = self._pins, {}
         for name, backend in config.backends.items():
-            if backend.pins.redis is None and any(stick.learn for stick in backend.stick):
-                self._pins[name] = pins = Pins(backend.pins.size, backend.pins.expire)
+            if not backend.pins.has_store and any(stick.learn for stick in backend.stick):
+                self._pins[name] = pins = MemoryStore(backend.pins.size, backend.pins.expire)
                 if name in before:
                     pins.take_over(before[name])
 
@@ -86,7 +87,7 @@ class AllPins:
         pins = self._pins.get(message["backend"])
         if pins is None:
             return False
-        pins.pin(bytes.fromhex(message["key"]), message["server"], now)
+        pins.store(bytes.fromhex(message["key"]), message["server"], now)
         return True
 
     def find(self, message: Message, now: float) -> str | None:

@@ -197,7 +197,7 @@ async def _start(config: Config, file: Path, estate: Estate) -> Supervisor:
         if estate.inherited is None:
             raise ValueError(why) from None
         logger.error("the new configuration can't be used, the old one goes on: %s", why)
-        supervisor = Supervisor(Config.model_validate(estate.inherited["config"]), file, estate)
+        supervisor = Supervisor(Config.inherited(estate.inherited["config"]), file, estate)
         await supervisor.start()
     return supervisor
 

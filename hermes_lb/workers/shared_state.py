@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends import FrontendCounters, Pool
 from hermes_lb.control.operator import SETTLE_TAKES
-from hermes_lb.health import HealthChecker
+from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe.recent import Recent
 from hermes_lb.workers.pins import AllPins
 

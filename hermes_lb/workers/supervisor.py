@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from hermes_lb.config import Config
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import Session
-    from hermes_lb.health import HealthChecker
+    from hermes_lb.health.checker import HealthChecker
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.listening import Key
 

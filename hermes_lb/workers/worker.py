@@ -185,7 +185,7 @@ class Worker:
         """Before there is anything that is shared: what it is shared by."""
         plane.context.tickets = tickets
         plane.context.key = key
-        plane.context.shared_pins = lambda backend: ChannelPins(
+        plane.context.shared_store = lambda backend: ChannelPins(
             self._channel, backend, lambda: self._is_supervisor_replaced
         )
 
@@ -230,7 +230,7 @@ class Worker:
     def _on_pin(self, message: Message, descriptors: list[int]) -> None:
         backend = self.plane.backends.get(message["backend"])
         if backend is not None:
-            backend.pins.note(bytes.fromhex(message["key"]), message["server"])
+            backend.session_table.note(bytes.fromhex(message["key"]), message["server"])
 
     def _on_reopen(self, message: Message, descriptors: list[int]) -> None:
         self.plane.reopen_log()

@@ -1,4 +1,4 @@
-"""A real HAProxy with cookie affinity, before servers that answer what they are told to.
+"""A real HAProxy with cookie affinity, before servers whose answers a test chooses.
 
 All over Unix sockets in a temporary directory: no ports to collide.
 """

@@ -96,7 +96,7 @@ OWN = [
 
 @pytest.mark.parametrize("mode", ["rewrite", "prefix"])
 def test_the_servers_own_cookie(mode: str) -> None:
-    """What becomes of it on its way to the client, and back."""
+    """The cookie on its way to the client, and back."""
     ours, servers = affinity(mode=mode)
     by_value = {server.name.encode(): server for server in servers}
     with running_haproxy(mode) as haproxy:

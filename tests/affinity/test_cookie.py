@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.affinity import CookieAffinity, request_letter
-from hermes_lb.config import CookieAffinity as Configured
+from hermes_lb.affinity.cookie import CookieOptions
 from tests.backends.support import make_pool
 
 ETAG = (b"ETag", b'"v1"')
@@ -21,7 +21,7 @@ def affinity(servers: list[dict[str, Any]] | None = None, **configured: Any) -> 
     pool = make_pool(
         *(servers or [{"name": "agent1"}, {"name": "agent2"}, {"name": "agent3", "down": True}])
     )
-    settings = Configured.model_validate({**OWN, **configured})
+    settings = CookieOptions.model_validate({**OWN, **configured})
     return CookieAffinity(settings, pool.servers), pool.servers
 
 

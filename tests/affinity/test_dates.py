@@ -1,4 +1,4 @@
-"""Cookies that are good for a time only."""
+"""Cookies with `max_idle` and `max_life`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def test_a_fresh_cookie_is_not_told_again() -> None:
     ours, servers = affinity(max_idle="10m")
     value = b"agent1|%b" % dates.to_text(NOW)
     assert ours.dated(servers[0], ours.read(value, NOW), NOW) is None
-    # Another server has answered: that one is told.
+    # Another server has answered: the cookie names that one.
     told = ours.dated(servers[1], ours.read(value, NOW), NOW)
     assert told == b"SERVERID=agent2|%b; path=/" % dates.to_text(NOW)

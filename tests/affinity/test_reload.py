@@ -1,4 +1,4 @@
-"""Sessions that were learnt, while the configuration changes under them."""
+"""Learnt sessions over changes of the configuration."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.health import HealthChecker
+from hermes_lb.health.checker import HealthChecker
 from tests.agent_worker.support import GatedEngine, read_events
 from tests.health.fakes import until
 

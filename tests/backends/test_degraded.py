@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config import StrategyOptions
 from tests.backends.support import FakeRequest, FakeWaiter, make_pool, names
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def test_who_is_pinned_to_it_waits_for_it_and_is_served():
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_strategy_picks_it_while_another_can_serve(name: str):
     pool = first_degraded({}, {}, {})
-    strategy, rng = STRATEGIES[name](StrategyOptions()), Random(1)
+    strategy, rng = STRATEGIES[name](), Random(1)
     for n in range(100):
         server = strategy.pick(pool, FakeRequest(f"10.1.{n}.1"), 0.0, rng)
         assert server in pool.servers[1:]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.backends import Lease, Pool, Server
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config import Backend, StrategyOptions
+from hermes_lb.config import Backend
 from tests.backends.support import FakeRequest, FakeWaiter, names
 
 OUTLIER = {"consecutive_failures": 1, "ejection_time": 30.0}
@@ -380,7 +380,7 @@ START = [(0, "x", 1), (1, "x", 2)]
 @given(steps=STEPS)
 def test_every_strategy_goes_on_over_reconfigurations(name: str, are_many: bool, steps: Any):
     pool = Pool("test", configuration(START, are_many=are_many), rng=Random(0))
-    traffic = Traffic(pool, STRATEGIES[name](StrategyOptions()).pick)
+    traffic = Traffic(pool, STRATEGIES[name]().pick)
     for now, (event, given_with_it) in enumerate(steps):
         traffic.step(event, given_with_it, now, are_many=are_many)
     traffic.end()
@@ -392,7 +392,7 @@ def test_every_strategy_goes_on_over_reconfigurations(name: str, are_many: bool,
 @given(steps=STEPS)
 def test_turns_over_reconfigurations_are_those_of_nginx(name: str, are_many: bool, steps: Any):
     pools = [Pool("test", configuration(START, are_many=are_many)) for _ in range(2)]
-    kept = Traffic(pools[0], STRATEGIES[name](StrategyOptions()).pick)
+    kept = Traffic(pools[0], STRATEGIES[name]().pick)
     told = Traffic(pools[1], loops(by_load=name == "leastconn"))
     for now, (event, given_with_it) in enumerate(steps):
         for traffic in (kept, told):
@@ -408,10 +408,10 @@ def test_turns_over_reconfigurations_are_those_of_nginx(name: str, are_many: boo
 @example([[(0, "x", 1), (1, "x", 1)], [(0, "y", 1), (1, "x", 1)]])
 def test_a_key_lives_where_it_would_if_the_balancer_had_started_so(name: str, configurations: Any):
     pool, strategy = Pool("test", configuration(START, are_many=False)), STRATEGIES[name]
-    kept, rng = strategy(StrategyOptions()), Random(0)
+    kept, rng = strategy(), Random(0)
     for drawn in configurations:
         pool.reconfigure(configuration(drawn, are_many=False))
-        fresh, anew = make_fresh(drawn), strategy(StrategyOptions())
+        fresh, anew = make_fresh(drawn), strategy()
         for key in range(20):
             request = FakeRequest(f"10.{key}.0.1")
             homes = [

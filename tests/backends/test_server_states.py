@@ -12,7 +12,7 @@ from hermes_lb import config
 from hermes_lb.backends import Pool
 from hermes_lb.backends.server import STATES
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config import Backend, StrategyOptions
+from hermes_lb.config import Backend
 from tests.backends.support import FakeRequest, FakeWaiter, make_pool, names
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def test_a_drained_server_serves_those_pinned_to_it_only(how: str):
 def test_no_strategy_picks_it(name: str, admin: Any):
     pool = make_pool({}, {}, {})
     pool.servers[1].set_admin(admin)
-    strategy, rng = STRATEGIES[name](StrategyOptions()), Random(1)
+    strategy, rng = STRATEGIES[name](), Random(1)
     picked = {strategy.pick(pool, FakeRequest(f"10.{n}.1.1"), n / 9, rng) for n in range(99)}
     assert picked == {pool.servers[0], pool.servers[2]}
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import STRATEGIES, ConsistentHash, RoundRobin
-from hermes_lb.config import StrategyOptions
+from hermes_lb.balancing import STRATEGIES, ConsistentHash
+from hermes_lb.balancing.hashing import HashOptions
+from hermes_lb.balancing.round_robin import RoundRobin
 from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 
 if TYPE_CHECKING:
@@ -203,7 +204,10 @@ def test_keys_do_not_move_while_it_warms_up():
     warming.servers[0].set_up(False, "")
     warming.servers[0].set_up(True, "")
     warming.tick(0.0)
-    one, other = ConsistentHash(load_factor=0.0), ConsistentHash(load_factor=0.0)
+    one, other = (
+        ConsistentHash(HashOptions(load_factor=0.0)),
+        ConsistentHash(HashOptions(load_factor=0.0)),
+    )
     for n in range(200):
         request = FakeRequest(f"10.1.2.{n}")
         picked = one.pick(warming, request, 0.0, Random(1))
@@ -216,7 +220,7 @@ def test_keys_do_not_move_while_it_warms_up():
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_bears_a_server_that_warms_up(name: str):
     pool, _ = one_back()
-    strategy, rng = STRATEGIES[name](StrategyOptions()), Random(1)
+    strategy, rng = STRATEGIES[name](), Random(1)
     for n in range(100):
         pool.tick(n / 5)
         server = strategy.pick(pool, FakeRequest(f"10.1.{n}.1"), n / 5, rng)

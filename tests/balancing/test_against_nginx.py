@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.balancing import STRATEGIES, IpHash, ip_hash
-from hermes_lb.config import StrategyOptions
+from hermes_lb.balancing import STRATEGIES, ip_hash
+from hermes_lb.balancing.ip_hash import IpHash
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.real_nginx import DEAD, needs_nginx, running_nginx
 
@@ -75,7 +75,7 @@ class Ours:
 
     def __init__(self, upstream: str) -> None:
         method, servers = UPSTREAMS[upstream]
-        self.strategy: Strategy = STRATEGIES[method](StrategyOptions())
+        self.strategy: Strategy = STRATEGIES[method]()
         defaults = {"max_fails": 1, "fail_timeout": "1h"}
         self.pool: Pool = make_pool(
             *[{k: v for k, v in {**defaults, **s}.items() if k != DEAD} for s in servers]

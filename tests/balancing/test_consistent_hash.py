@@ -1,4 +1,4 @@
-"""The ring: where its points are, whose keys move, and how evenly they lie."""
+"""The ring: the places of its points, the keys that move, and the evenness of the spread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import ConsistentHash, consistent_hash
 from hermes_lb.balancing.consistent_hash import MOST_POINTS, points_by_weight
-from hermes_lb.balancing.hashing import hash64
+from hermes_lb.balancing.hashing import HashOptions, hash64
 from tests.backends.support import make_pool
 from tests.balancing.support import homes, many
 
@@ -23,7 +23,7 @@ KEYS = [f"10.{i // 256}.{i % 256}.9" for i in range(4000)]
 
 
 def naive(names: dict[str, int], key: str) -> str:
-    """The ring as the documents have it: 160 points a unit of weight, the next one clockwise."""
+    """The documented ring: 160 points a unit of weight, the next one clockwise."""
     ring = {}
     for name, weight in names.items():
         for number in range(160 * weight // 8):
@@ -42,7 +42,7 @@ def test_a_key_belongs_to_the_next_point():
 
 
 def test_behind_the_last_point_the_ring_begins_again():
-    """Of 20,000 keys some lie behind the last of 160 points."""
+    """Of 20,000 keys some are above the last of 160 points."""
     ring = sorted(
         int.from_bytes(blake2b(f"a#{n}".encode()).digest()[i : i + 8], "big")
         for n in range(20)
@@ -124,11 +124,11 @@ def assert_only_its_own_moved(before: dict[str, str], after: dict[str, str], nam
 @settings(deadline=None, max_examples=60)
 @given(weights=fleets(), data=st.data())
 def test_one_that_leaves_moves_only_its_own_keys(weights: dict[str, int], data: st.DataObject):
-    """And one that joins takes keys only for itself: the same, read backwards."""
+    """Conversely, a server that joins only takes keys for itself."""
     gone = data.draw(st.sampled_from(sorted(weights)))
     rest = {name: weights[name] for name in reversed(weights) if name != gone}
-    before = homes(pool_of(weights), ConsistentHash(load_factor=0), KEYS[:400])
-    after = homes(pool_of(rest), ConsistentHash(load_factor=0), KEYS[:400])
+    before = homes(pool_of(weights), ConsistentHash(HashOptions(load_factor=0)), KEYS[:400])
+    after = homes(pool_of(rest), ConsistentHash(HashOptions(load_factor=0)), KEYS[:400])
     assert gone not in after.values()
     assert_only_its_own_moved(before, after, gone)
 
@@ -147,7 +147,7 @@ def test_another_weight_at_run_time_moves_keys_of_that_server_only(
     weights: dict[str, int], data: st.DataObject
 ):
     """And nothing once the configured one is back."""
-    pool, strategy = pool_of(weights), ConsistentHash(load_factor=0)
+    pool, strategy = pool_of(weights), ConsistentHash(HashOptions(load_factor=0))
     before = homes(pool, strategy, KEYS[:400])
     server = data.draw(st.sampled_from(pool.servers))
     server.set_weight(data.draw(st.integers(0, 10 * max(weights.values()))))
@@ -163,7 +163,7 @@ def test_a_lower_weight_at_run_time_moves_no_others_in_a_fleet_that_is_too_large
 ):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(consistent_hash, "MOST_POINTS", 500)
-        pool, strategy = pool_of(weights), ConsistentHash(load_factor=0)
+        pool, strategy = pool_of(weights), ConsistentHash(HashOptions(load_factor=0))
         before = homes(pool, strategy, KEYS[:400])
         assert len(strategy._points) <= 500 + len(weights)
         server = data.draw(st.sampled_from(pool.servers))
@@ -179,7 +179,9 @@ def test_a_fleet_that_is_too_large_moves_others_only_when_it_doubles(
     """Room for ten of weight 1. The eleventh halves all points, and that moves half of the keys;
     so does the 21st. Nobody else moves any."""
     monkeypatch.setattr(consistent_hash, "MOST_POINTS", 10 * 160)
-    rings = {n: homes(many(n), ConsistentHash(load_factor=0), KEYS) for n in range(8, 24)}
+    rings = {
+        n: homes(many(n), ConsistentHash(HashOptions(load_factor=0)), KEYS) for n in range(8, 24)
+    }
     for n in range(9, 24):
         moved = [key for key in KEYS if rings[n][key] not in (rings[n - 1][key], f"s{n - 1}")]
         if n in (11, 21):
@@ -209,7 +211,7 @@ def test_more_weight_only_attracts():
 
 
 def shares_of(pool: Pool) -> dict[str, float]:
-    """What of the ring each server has."""
+    """Each server's share of the ring."""
     strategy = ConsistentHash()
     strategy._build(pool.primaries)
     points, owned = strategy._points, Counter[str]()

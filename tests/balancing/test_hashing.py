@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import ConsistentHash, Maglev
-from hermes_lb.balancing.hashing import hash64, key_source
+from hermes_lb.balancing import ConsistentHash
+from hermes_lb.balancing.hashing import HashOptions, hash64, key_source
+from hermes_lb.balancing.maglev import Maglev
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import assert_shares, home, homes, load
 
@@ -94,7 +95,7 @@ def test_the_hash_is_the_same_everywhere():
 @both
 def test_a_key_decides_and_not_the_client(strategy_type: Any):
     pool = make_pool({}, {}, {}, {})
-    strategy = strategy_type("header:X-Key")
+    strategy = strategy_type(HashOptions(hash_on="header:X-Key"))
 
     def pick(key: str, client: str) -> Any:
         head = f"GET / HTTP/1.1\r\nX-Key: {key}\r\n\r\n".encode()
@@ -127,7 +128,7 @@ def test_one_that_is_down_moves_only_its_own_keys_and_spreads_them(strategy_type
 @both
 def test_tried_full_and_failed_ones_are_passed_over(strategy_type: Any):
     pool = make_pool(*[{"max_connections": 1, "max_fails": 1}] * 4)
-    strategy = strategy_type(load_factor=0.0)
+    strategy = strategy_type(HashOptions(load_factor=0.0))
     first = next(s for s in pool.servers if s.name == home(pool, strategy, "k"))
     second = strategy.pick(pool, FakeRequest("k", [first]), 0.0, Random(0))
     assert second not in (None, first)
@@ -150,7 +151,7 @@ def test_backups_are_hashed_too_and_by_weight(strategy_type: Any):
 
 @both
 def test_the_one_left_among_many_is_found(strategy_type: Any):
-    """Farther than any key looks on its way."""
+    """More steps than a key takes."""
     pool = make_pool(*[{"name": f"s{i}", "max_connections": 1} for i in range(400)])
     for server in pool.servers[:-1]:
         pool.lease(server, 0.0)
@@ -177,7 +178,7 @@ def test_a_popular_key_overflows_to_the_next(strategy_type: Any):
 
 @both
 def test_without_a_bound_a_key_stays(strategy_type: Any):
-    pool, strategy = make_pool({}, {}, {}), strategy_type(load_factor=0.0)
+    pool, strategy = make_pool({}, {}, {}), strategy_type(HashOptions(load_factor=0.0))
     for _ in range(50):
         pool.lease(strategy.pick(pool, FakeRequest("k"), 0.0, Random(0)), 0.0)
     assert sorted(server.in_flight for server in pool.servers) == [0, 0, 50]
@@ -197,7 +198,7 @@ def test_the_ceiling_always_holds(
 ):
     """Whatever comes, a pick leaves its server at or below its ceiling."""
     pool = make_pool(*[{"weight": weight} for weight in weights])
-    strategy, leases = strategy_type("client", factor), []
+    strategy, leases = strategy_type(HashOptions(load_factor=factor)), []
     for turn, key in enumerate(keys):
         if turn == len(keys) // 2:
             for place in down:
@@ -275,7 +276,7 @@ def test_without_those_tried_keys_are_where_they_are_without_those_that_are_down
 @both
 @pytest.mark.parametrize("state", ["degraded", "drain"])
 def test_keys_that_stick_stay_with_a_server_that_takes_nobody_new(strategy_type: Any, state: str):
-    """Nobody can tell a key whose session has begun from a new one, so none is torn away."""
+    """A key with a session looks like a new one, so no key is moved."""
     pool, ring = make_pool({}, {}, {}), strategy_type()
     before = owners(pool, ring, KEYS)
     if state == "degraded":
@@ -290,7 +291,7 @@ def test_keys_that_stick_stay_with_a_server_that_takes_nobody_new(strategy_type:
 @both
 @pytest.mark.parametrize("state", ["degraded", "drain"])
 def test_keys_that_only_balance_go_on_to_others_and_come_back(strategy_type: Any, state: str):
-    pool, strategy = make_pool({}, {}, {}), strategy_type(load_factor=0)
+    pool, strategy = make_pool({}, {}, {}), strategy_type(HashOptions(load_factor=0))
     before = homes(pool, strategy, KEYS)
     server = pool.servers[1]
     if state == "degraded":
@@ -310,7 +311,7 @@ def test_keys_that_only_balance_go_on_to_others_and_come_back(strategy_type: Any
 
 
 def test_a_weight_of_nought_moves_the_keys_that_stick_and_no_others():
-    """What an operator does who wants them away: the server has no points on the ring any more."""
+    """How an operator moves them: the server has no more points on the ring."""
     pool, ring = make_pool({}, {}, {}), ConsistentHash()
     before = owners(pool, ring, KEYS)
     pool.servers[1].set_weight(0)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import IpHash
-from hermes_lb.balancing.ip_hash import hash_key
+from hermes_lb.balancing.ip_hash import IpHash, hash_key
 from tests.backends.support import FakeRequest, make_pool
 
 EVEN = [{}, {}, {}]

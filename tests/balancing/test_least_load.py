@@ -1,4 +1,4 @@
-"""What workers report decides, corrected by what was sent since."""
+"""Reported loads decide, corrected by the requests since the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.balancing import LeastLoad
+from hermes_lb.balancing.least_load import LeastLoad
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, assert_shares, load, many
 
@@ -69,7 +69,7 @@ def test_without_a_report_requests_in_flight_count():
 
 
 def test_an_old_report_is_not_believed():
-    pool, strategy = make_pool({}, {}), LeastLoad(tau=10.0)
+    pool, strategy = make_pool({}, {}), LeastLoad(LeastLoad.options(tau=10.0))
     says(strategy, pool.servers[0], b"9")
     load(pool, 0, 1)
     assert set(picks(strategy, pool, 9.9)) == {"b"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import LeastConn
+from hermes_lb.balancing.leastconn import LeastConn
 from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import Maglev
 from hermes_lb.balancing.hashing import hash64
-from hermes_lb.balancing.maglev import fill, permutation, table
+from hermes_lb.balancing.maglev import Maglev, fill, permutation, table
 from tests.backends.support import make_pool
 from tests.balancing.support import homes
 

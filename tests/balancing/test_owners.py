@@ -1,4 +1,4 @@
-"""Whose a key is that sticks by hashing (`owner`): always somebody's, everywhere the same."""
+"""`owner`: a key that sticks by hashing always has a server, the same on every balancer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.backends import Pool
-from hermes_lb.balancing import ConsistentHash, Maglev
+from hermes_lb.balancing import ConsistentHash
+from hermes_lb.balancing.hashing import HashOptions
+from hermes_lb.balancing.maglev import Maglev
 from hermes_lb.config import Backend
 from tests.backends.support import make_pool
 from tests.balancing.support import assert_shares
@@ -53,7 +55,7 @@ def _a_small_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys give up soon on their way, as otherwise only beside a server of a great weight."""
+    """Few steps for each key, which otherwise happens only beside a server of a great weight."""
     for module in ("consistent_hash", "maglev"):
         monkeypatch.setattr(f"hermes_lb.balancing.{module}.STEPS", 2)
 
@@ -241,11 +243,14 @@ def test_the_file_catches_up_with_a_weight_that_was_set_and_all_balancers_agree(
         found = [ring.owner(pool, b"%d" % n, 0.0) for n in range(500)]
         return [server.name if server is not None else None for server in found]
 
-    running, ring = Pool("agents", backend(1), rng=Random(0)), ConsistentHash(load_factor=0.0)
+    running, ring = (
+        Pool("agents", backend(1), rng=Random(0)),
+        ConsistentHash(HashOptions(load_factor=0.0)),
+    )
     owners(running, ring)
     for server in running.servers:
         server.set_weight(10)
     owners(running, ring)
     running.reconfigure(backend(10))
     fresh = Pool("agents", backend(10), rng=Random(0))
-    assert owners(running, ring) == owners(fresh, ConsistentHash(load_factor=0.0))
+    assert owners(running, ring) == owners(fresh, ConsistentHash(HashOptions(load_factor=0.0)))

@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from hermes_lb.balancing import AtRandom, PowerOfTwo
+from hermes_lb.balancing.at_random import AtRandom
+from hermes_lb.balancing.p2c import PowerOfTwo
 from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 from tests.balancing.support import assert_shares, load, many
 

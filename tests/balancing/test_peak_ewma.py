@@ -1,4 +1,4 @@
-"""Cost: peaks count at once, recovery takes its time, and errors are never fast."""
+"""Cost: peaks count at once, recovery is slow, and errors are never fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import PeakEwma
+from hermes_lb.balancing.peak_ewma import PeakEwma
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, load
 
@@ -30,7 +30,7 @@ def answered(strategy: PeakEwma, server: Server, seconds: float, now: float, sta
 
 
 def test_by_hand():
-    pool, strategy = make_pool({}), PeakEwma(TAU)
+    pool, strategy = make_pool({}), PeakEwma(PeakEwma.options(tau=TAU))
     (a,) = pool.servers
     assert strategy.cost(a, 0.0) == 0.0
     answered(strategy, a, 2.0, now=0.0)
@@ -45,7 +45,7 @@ def test_by_hand():
 
 
 def naive(samples: list[tuple[float, float]], now: float) -> float:
-    """The rule, told once more from the first sample on: (when, seconds) -> the average."""
+    """The rule, written a second time from the first sample on: (when, seconds) -> the average."""
     average, at = -inf, 0.0
     for when, seconds in samples:
         weight = exp(-(when - at) / TAU)
@@ -66,7 +66,7 @@ def naive(samples: list[tuple[float, float]], now: float) -> float:
 def test_cost_against_a_naive_model(
     steps: list[tuple[float, float]], later: float, in_flight: int, weight: int
 ):
-    pool, strategy = make_pool({"weight": weight}), PeakEwma(TAU)
+    pool, strategy = make_pool({"weight": weight}), PeakEwma(PeakEwma.options(tau=TAU))
     load(pool, in_flight)
     samples, now = [], 0.0
     for wait, seconds in steps:
@@ -116,7 +116,7 @@ def test_one_that_has_never_answered_gets_one_request_and_no_second():
 
 
 def test_a_peak_is_felt_at_once_and_fades():
-    pool, strategy = make_pool({}, {}), PeakEwma(TAU)
+    pool, strategy = make_pool({}, {}), PeakEwma(PeakEwma.options(tau=TAU))
     for second in range(60):
         answered(strategy, pool.servers[0], 0.1, float(second))
         answered(strategy, pool.servers[1], 0.2, float(second))
@@ -171,7 +171,7 @@ def test_one_that_refused_a_connection_comes_behind_one_whose_first_answer_is_aw
 
 
 def test_one_that_failed_is_tried_by_one_request_when_its_time_is_over():
-    """Whatever else it has in flight: a stream that began before says nothing of it."""
+    """Whatever it has in flight: a stream that began before the failure proves nothing."""
     pool, strategy = make_pool({"fail_timeout": 5}, {}), PeakEwma()
     a, b = pool.servers
     load(pool, 1, 0)

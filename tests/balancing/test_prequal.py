@@ -1,4 +1,4 @@
-"""Hot and cold: who is busy loses, and of the others the fastest wins."""
+"""Hot and cold: a busy server is not picked, and of the others the fastest is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.balancing import Prequal
-from hermes_lb.balancing.prequal import MAX_AGE, PROBES, quantile_place
+from hermes_lb.balancing.prequal import MAX_AGE, PROBES, Prequal, quantile_place
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, load, many
 
@@ -28,7 +27,7 @@ def picks(strategy: Prequal, pool: Pool, now: float = 0.0, count: int = 30) -> l
 
 
 def settled(strategy: Prequal, pool: Pool, now: float = 0.0) -> str:
-    """Whom it takes when all have been probed."""
+    """The server picked when all have been probed."""
     names = picks(strategy, pool, now)
     assert len(set(names[-10:])) == 1
     return names[-1]
@@ -82,7 +81,7 @@ def test_in_flight_is_for_its_weight():
 
 
 def test_probes_age_out():
-    """What was probed a second ago does not count: two are drawn anew, and one of these is it."""
+    """Probes older than a second do not count: of two drawn servers one is picked."""
     pool, strategy = many(200), Prequal()
     fast = pool.servers[0]
     answered(strategy, fast, 0.001, 0.0)
@@ -111,7 +110,7 @@ def test_one_that_nobody_knows_is_tried():
 
 
 def test_a_latency_is_forgotten_and_its_server_is_tried_again():
-    pool, strategy = make_pool({}, {}), Prequal(tau=10.0)
+    pool, strategy = make_pool({}, {}), Prequal(Prequal.options(tau=10.0))
     answered(strategy, pool.servers[0], 9.0, 0.0)
     for now in (0.0, 5.0, 9.0):
         answered(strategy, pool.servers[1], 0.1, now)
@@ -140,7 +139,7 @@ def test_one_that_refused_a_connection_comes_last():
 
 @pytest.mark.parametrize("others", [1, 4])
 def test_one_that_refused_a_connection_comes_last_though_it_is_the_only_cold_one(others: int):
-    """It has nothing in flight, since it takes nothing; those that do are hot beside it."""
+    """It has nothing in flight, as it refuses everything; the others are hot beside it."""
     pool, strategy = make_pool({"max_fails": 0}, *[{"max_fails": 0}] * others), Prequal()
     load(pool, *[0] * others, 9)
     for server in pool.servers[:-1]:
@@ -150,7 +149,7 @@ def test_one_that_refused_a_connection_comes_last_though_it_is_the_only_cold_one
 
 
 def test_one_that_failed_is_tried_by_one_request_when_its_time_is_over():
-    """Whatever else it has in flight: a stream that began before says nothing of it."""
+    """Whatever it has in flight: a stream that began before the failure proves nothing."""
     pool, strategy = make_pool({"fail_timeout": 5}, {}), Prequal()
     a, b = pool.servers
     load(pool, 1, 1)
@@ -176,7 +175,7 @@ def test_one_that_went_down_is_no_probe_any_more():
 
 
 def test_a_burst_does_not_go_to_the_fastest_alone():
-    """Before any of it is answered: whoever gets too much becomes hot, and the next one gets it.
+    """Before any response: a server with too many requests becomes hot, and the next one is picked.
 
     200 for the fastest by latency alone; at most a fifth of them here.
     """

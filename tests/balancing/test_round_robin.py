@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import RoundRobin
+from hermes_lb.balancing.round_robin import RoundRobin
 from tests.backends.support import FakeRequest, make_pool
 
 
@@ -64,7 +64,7 @@ def test_after_a_failure_the_weight_grows_back_by_one_a_pick():
 
 
 def test_turns_belong_to_the_servers_not_to_the_strategy():
-    """A new strategy object, as after a reload, goes on where the old one was."""
+    """A new strategy object, as after a reload, continues the sequence of the old one."""
     pool = make_pool({}, {}, {})
     assert [picks(pool, 1) for _ in range(4)] == ["a", "b", "c", "a"]
 

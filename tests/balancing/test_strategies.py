@@ -1,4 +1,4 @@
-"""What holds for every strategy."""
+"""Properties of every strategy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import STRATEGIES, Learner
-from hermes_lb.config import Backend, StrategyOptions
+from hermes_lb.balancing.hashing import HashOptions
+from hermes_lb.config import Backend
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, assert_shares, many
 
@@ -43,7 +44,7 @@ EVENTS = st.lists(
 
 def play(name: str, servers: list[dict[str, Any]], events: list[tuple[str, int]]) -> list[str]:
     """Some traffic; returns what was picked, having checked that it was a candidate."""
-    pool, strategy, rng = make_pool(*servers), STRATEGIES[name](StrategyOptions()), Random(1)
+    pool, strategy, rng = make_pool(*servers), STRATEGIES[name](), Random(1)
     leases, picked = [], []
     for now, (event, number) in enumerate(events):
         if event == "pick":
@@ -71,13 +72,13 @@ def test_picks_a_candidate_and_the_same_again(name: str, servers: Any, events: A
 @every_strategy
 def test_holds_no_lease(name: str):
     pool = make_pool({}, {})
-    STRATEGIES[name](StrategyOptions()).pick(pool, FakeRequest("10.0.0.1"), 0.0, Random(0))
+    STRATEGIES[name]().pick(pool, FakeRequest("10.0.0.1"), 0.0, Random(0))
     assert [server.in_flight for server in pool.servers] == [0, 0]
 
 
 def picked(name: str, pool: Pool, tried: Sequence[Server] = (), count: int = 60) -> set[str]:
-    """Everyone that was picked for requests from many clients."""
-    strategy, rng = STRATEGIES[name](StrategyOptions()), Random(5)
+    """All servers picked for requests from many clients."""
+    strategy, rng = STRATEGIES[name](), Random(5)
     found = [strategy.pick(pool, FakeRequest(f"10.{i}.0.1", tried), 0.0, rng) for i in range(count)]
     return {server.name if server else "-" for server in found}
 
@@ -136,8 +137,8 @@ def test_weights_of_nought_get_nothing(name: str):
 
 @every_strategy
 def test_changes_count_at_once(name: str):
-    """The same strategy, while servers come and go: nothing that it remembers is out of date."""
-    pool, strategy, rng = make_pool({}, {}, {}, {}), STRATEGIES[name](StrategyOptions()), Random(6)
+    """The same strategy, while servers join and leave: its state is never out of date."""
+    pool, strategy, rng = make_pool({}, {}, {}, {}), STRATEGIES[name](), Random(6)
     for turn in range(300):
         server = rng.choice(pool.servers)
         if turn % 3:
@@ -200,7 +201,7 @@ def test_one_failure_is_forgotten(name: str, size: int, max_fails: int):
     """After `fail_timeout` (10 s) it is among the next 200 picks, as nothing is known against it;
     and from then on it has its share again, of which half is asked for here."""
     pool = many(size, max_fails=max_fails, fail_timeout=10)
-    traffic = Traffic(pool, STRATEGIES[name](StrategyOptions()))
+    traffic = Traffic(pool, STRATEGIES[name]())
     one = pool.servers[0]
     traffic.go_on(500)
     assert traffic.counts[one.name] > 0
@@ -221,7 +222,7 @@ def test_shares_follow_weights_where_all_take_the_same_time(name: str, in_flight
     """One at a time, and where all are busy, within five standard deviations of chance: 10 % of the
     lightest one's share. (With a few in flight a light one that is idle is the least loaded.)"""
     pool = make_pool(*[{"weight": weight} for weight in (1, 2, 3, 4)])
-    traffic = Traffic(pool, STRATEGIES[name](StrategyOptions()), in_flight=in_flight)
+    traffic = Traffic(pool, STRATEGIES[name](), in_flight=in_flight)
     traffic.go_on(1000)
     traffic.counts.clear()
     traffic.go_on(20_000)
@@ -230,24 +231,27 @@ def test_shares_follow_weights_where_all_take_the_same_time(name: str, in_flight
 
 @every_strategy
 def test_a_strategy_that_learns_says_so(name: str):
-    strategy = STRATEGIES[name](StrategyOptions())
+    strategy = STRATEGIES[name]()
     assert isinstance(strategy, Learner) == (name in {"peak_ewma", "prequal", "least_load"})
 
 
 def test_the_options_arrive():
-    options = StrategyOptions(hash_on="header:X-Key", load_factor=2.0, tau=3.0)
     pool = make_pool({}, {}, {})
     for name in ("consistent_hash", "maglev"):
-        strategy = STRATEGIES[name](options)
+        strategy = STRATEGIES[name](HashOptions(hash_on="header:X-Key", load_factor=2.0))
         request = FakeRequest(request_head=b"GET / HTTP/1.1\r\nX-Key: k\r\n\r\n")
         by_header = strategy.pick(pool, request, 0.0, Random(0))
-        by_client = STRATEGIES[name](StrategyOptions()).pick(pool, FakeRequest("k"), 0.0, Random(0))
+        by_client = STRATEGIES[name]().pick(pool, FakeRequest("k"), 0.0, Random(0))
         assert by_header is by_client
         assert strategy._factor == 2.0
     for name in ("peak_ewma", "prequal", "least_load"):
-        assert STRATEGIES[name](options)._tau == 3.0
+        strategy_type = STRATEGIES[name]
+        assert strategy_type(strategy_type.options(tau=3.0))._tau == 3.0
 
 
 def test_the_configuration_knows_them_all():
-    annotation = Backend.model_fields["balance"].annotation
-    assert set(STRATEGIES) == set(annotation.__args__)
+    for name in STRATEGIES:
+        backend = Backend.model_validate(
+            {"balance": name, "servers": [{"name": "a", "address": "10.0.0.1:80"}]}
+        )
+        assert type(backend.strategy) is STRATEGIES[name].options

@@ -1,4 +1,4 @@
-"""What strategies tell of themselves to whoever explains a pick: it is what they pick by."""
+"""The public views of strategies, which explanations use, are what they pick by."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.balancing import IpHash, LeastConn, Prequal, RoundRobin
-from hermes_lb.balancing.prequal import PROBES
+from hermes_lb.balancing.ip_hash import IpHash
+from hermes_lb.balancing.leastconn import LeastConn
+from hermes_lb.balancing.prequal import PROBES, Prequal
+from hermes_lb.balancing.round_robin import RoundRobin
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import FakeAnswer, many
 
@@ -76,7 +78,7 @@ def test_ip_hash_picks_the_first_asked_that_can_take_it(count: int) -> None:
 
 
 def coldest(strategy: Prequal, pool: Pool) -> Server:
-    """By what is shown: up to the limit, of equals the less loaded, of these the last."""
+    """By the shown figures: up to the limit, of equals the less loaded, of these the last."""
     rows, limit = strategy.probed(pool)
     cold = [row for row in reversed(rows) if row.load <= limit]
     return min(cold, key=lambda row: (row.latency, row.load)).server

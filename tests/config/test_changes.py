@@ -1,4 +1,4 @@
-"""What a reload would change, in words; what it can't change; and what it never shows."""
+"""The changes of a reload in words, those that need a restart, and secrets that are not shown."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def routes(*paths: str) -> Config:
 # What has changed.
 
 
+def test_with_another_strategy_the_options_that_were_given_are_named():
+    by_key = backend(balance="maglev", strategy={"hash_on": "header:X", "load_factor": 2.0})
+    by_time = backend(balance="peak_ewma", strategy={"tau": "3s"})
+    assert describe_changes(by_key, by_time) == [
+        'backends.agents.balance: "maglev" -> "peak_ewma"',
+        'backends.agents.strategy.hash_on: "header:X" -> "client"',
+        "backends.agents.strategy.load_factor: 2 -> 1.25",
+        "backends.agents.strategy.tau: 10 -> 3",
+    ]
+    assert describe_changes(backend(balance="maglev"), backend(balance="prequal")) == [
+        'backends.agents.balance: "maglev" -> "prequal"'
+    ]
+
+
 def test_of_the_same_nothing_is_said():
     assert describe_changes(config(), config()) == []
     assert describe_changes(config(), config(timeouts={"server": 300})) == []  # the default
@@ -75,8 +89,8 @@ def test_what_is_inside_a_table_is_told_alone():
     new = backend(health={"interval": "2s", "expect_status": "2xx"}, pins={"size": 20})
     assert describe_changes(old, new) == [
         "backends.agents.pins.size: 10 -> 20",
-        'backends.agents.health.expect_status: [200] -> ["2xx"]',
         "backends.agents.health.interval: 5 -> 2",
+        'backends.agents.health.expect_status: [200] -> ["2xx"]',
     ]
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.affinity.keys import KeyOptions
+from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.config import Config, backend, frontend, load_config, process
+from hermes_lb.health.probes.http import HttpOptions
 
 if TYPE_CHECKING:
-    from hermes_lb.config.section import Section
+    from hermes_lb.options.section import Section
 
 PAGE = (Path(__file__).parents[2] / "docs/coming-from-nginx-and-haproxy.md").read_text()
 BLOCKS = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -56,8 +59,8 @@ def tables() -> dict[str, set[str]]:
     """The keys of each table of a configuration, by the name that the page gives it."""
     models: dict[str, type[Section]] = {
         "process": process.Process, "log": process.Log, "timeouts": process.Timeouts,
-        "limits": process.Limits, "health": backend.Health, "stick": backend.Stick,
-        "pins": backend.Pins,
+        "limits": process.Limits, "health": HttpOptions, "stick": KeyOptions,
+        "pins": TableOptions,
     }  # fmt: skip
     keys = {name: set(model.model_fields) for name, model in models.items()}
     return {**keys, "tls": set(frontend.Tls.model_fields) | set(backend.ServerTls.model_fields)}

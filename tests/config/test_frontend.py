@@ -1,4 +1,4 @@
-"""Binds and TLS: what may be written, and what a person reads about what may not."""
+"""Binds and TLS: valid values, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_schema_tells_editors_of_all_forms() -> None:
         ({"bind": TLS_BIND, "tls": {"certificate": "c", "min_version": "1.1"}}, '.tls.min_version: '
          '"1.1" is not allowed; allowed is "1.2" or "1.3"'),
         ({"bind": TLS_BIND, "tls": {"certificate": "c", "client_headers": True}}, ".tls: "
-         "client_headers tells of clients' certificates: give client_ca"),
+         "client_headers needs clients' certificates: give client_ca"),
         ({"bind": TLS_BIND, "tls": {"certificate": "c", "hsts_subdomains": True}}, ".tls: "
          'hsts_subdomains and hsts_preload go with hsts, such as hsts = "365d"'),
         ({"bind": TLS_BIND, "tls": {"certificate": "c", "hsts": "30d", "hsts_preload": True}},

@@ -1,4 +1,4 @@
-"""The lines of keys, held against a writer that knows on which line it wrote what."""
+"""The lines of keys, compared with a writer that records the line of each key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from hermes_lb.config.problems import KeyPath
+    from hermes_lb.options.problems import KeyPath
 
 
 def found(text: str) -> dict[KeyPath, int | None]:

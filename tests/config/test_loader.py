@@ -1,15 +1,19 @@
-"""What a person reads about a configuration that cannot be used: exact lines, all at once."""
+"""The messages for an invalid configuration: exact lines, all at once."""
 
 from __future__ import annotations
 
 import errno
 import os
 import pickle
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from hermes_lb.config import (
     Address,
@@ -232,9 +236,9 @@ def test_a_key_of_a_sub_table_is_told_its_table() -> None:
           '6: backends."my agents": the name "my agents" is not allowed; '
           'write 1 to 64 letters, digits, "_", "." or "-"']),
         (GOOD + "health = true\nkeep_alive = [1]",
-         ["8: backends.agents.health: true is not a table; allowed is a table with the keys path, "
-          "method, host, expect_status, expect_header, expect_body, interval, fast_interval, "
-          "down_interval, timeout, rise, fall, start",
+         ["8: backends.agents.health: true is not a table; allowed is a table with the keys probe, "
+          "interval, fast_interval, down_interval, timeout, rise, fall, start, path, method, host, "
+          "expect_status, expect_header, expect_body",
           "9: backends.agents.keep_alive: [1] is not an integer; "
           "allowed is an integer from 0 to 10000"]),
         (GOOD.replace('default_backend = "agents"', ""),
@@ -353,3 +357,84 @@ def test_the_error_survives_pickling_and_sorts_its_lines() -> None:
 def test_a_long_value_is_shortened() -> None:
     line = problem_in(f"[log]\nformat = '{'x' * 500}'")
     assert line == f'log.format: "{"x" * 57}..." is not allowed; {FORMATS}'
+
+
+@pytest.mark.parametrize(
+    ("balance", "option", "said"),
+    [
+        (
+            "leastconn",
+            'tau = "5s"',
+            'tau: not an option of "leastconn"; '
+            'it belongs to balance = "peak_ewma", "prequal" or "least_load"',
+        ),
+        (
+            "peak_ewma",
+            'hash_on = "client"',
+            'hash_on: not an option of "peak_ewma"; '
+            'it belongs to balance = "consistent_hash" or "maglev"',
+        ),
+        (
+            "p2c",
+            "load-factor = 2.0",
+            'load-factor: unknown key; did you mean "load_factor"? '
+            'It belongs to balance = "consistent_hash" or "maglev"',
+        ),
+        ("maglev", 'hash_onn = "client"', 'hash_onn: unknown key; did you mean "hash_on"?'),
+        (
+            "p2c",
+            "retries = 1",
+            "retries: unknown key here; it is a key of backends.agents, "
+            "and must stand before the header of backends.agents.strategy",
+        ),
+        (
+            "maglev",
+            'hash_on = "ip"',
+            'hash_on: "ip" is not allowed; '
+            'write "client", "header:NAME", "cookie:NAME" or "query:NAME"',
+        ),
+        (
+            "maglev",
+            "load_factor = 0.5",
+            "load_factor: 0.5 is not allowed; write 1.0 or more, or 0.0 for no bound",
+        ),
+    ],
+)
+def test_an_option_of_another_strategy_is_an_error(balance: str, option: str, said: str) -> None:
+    text = f'{GOOD}balance = "{balance}"\n[backends.agents.strategy]\n{option}\n'
+    assert problems_of(text) == [f"10: backends.agents.strategy.{said}"]
+
+
+def test_wrong_values_and_options_of_other_strategies_are_reported_at_once() -> None:
+    table = '[backends.agents.strategy]\ntau = "5s"\nload_factor = -1\nhash_on = 3\n'
+    lines = problems_of(f'{GOOD}balance = "maglev"\n{table}')
+    assert [line.partition(":")[0] for line in lines] == ["10", "11", "12"]
+
+
+def test_an_inherited_configuration_may_have_options_of_other_strategies() -> None:
+    """A version that ignored them may have written it."""
+    tables = tomllib.loads(
+        f'{GOOD}balance = "peak_ewma"\nstrategy = {{ hash_on = "client", tau = "3s" }}'
+    )
+    options = Config.inherited(tables).backends["agents"].strategy
+    assert options.model_dump() == {"tau": 3.0}
+    with pytest.raises(ValidationError, match="hash_on"):
+        Config.model_validate(tables)
+
+
+def test_a_configuration_is_validated_without_the_network() -> None:
+    """The options of strategies, probes and stores are read, and none of their I/O."""
+    names = (
+        "'asyncio', 'ssl', 'aiohttp', 'redis', 'uvloop', 'hermes_lb.backends', 'hermes_lb.proxy'"
+    )
+    use = (
+        "import sys, hermes_lb.config; "
+        f"hermes_lb.config.load_config('lb.toml'); print({{{names}}} & set(sys.modules))"
+    )
+    Path("lb.toml").write_text(
+        GOOD
+        + "health = {}\npins = { redis = 'redis://127.0.0.1:1' }\n"
+        + "[[backends.agents.stick]]\non = 'header:X'\nlearn = true\n"
+    )
+    done = subprocess.run([sys.executable, "-c", use], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

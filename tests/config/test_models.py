@@ -1,4 +1,4 @@
-"""What the models refuse by themselves, and the words in which their schema is told."""
+"""What the models refuse, and their schema in words."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from hermes_lb.affinity.cookie import CookieOptions
+from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.config import (
     Admin,
-    CookieAffinity,
     Frontend,
-    Health,
     Route,
     Server,
-    StrategyOptions,
 )
 from hermes_lb.config.allowed import allowed, json_schema, keys_of, node_at
+from hermes_lb.health.probes.http import HttpOptions
 
 
 def test_one_value_may_stand_without_its_brackets() -> None:
@@ -26,8 +26,8 @@ def test_one_value_may_stand_without_its_brackets() -> None:
 
     assert bind("*:1") == [("0.0.0.0", 1)]
     assert bind(["h:1", "h:2"]) == [("h", 1), ("h", 2)]
-    assert Health.model_validate({"expect_status": "2xx"}).expect_status == ["2xx"]
-    assert Health.model_validate({"expect_status": [200, "3xx"]}).expect_status == [200, "3xx"]
+    assert HttpOptions.model_validate({"expect_status": "2xx"}).expect_status == ["2xx"]
+    assert HttpOptions.model_validate({"expect_status": [200, "3xx"]}).expect_status == [200, "3xx"]
 
 
 def test_hosts_are_compared_in_lower_case() -> None:
@@ -82,9 +82,9 @@ def test_the_admin_listener_may_be_nowhere_else(bind: str) -> None:
 
 
 def test_a_deadline_is_above_zero_even_where_it_may_be_absent() -> None:
-    assert Health.model_validate({"timeout": "2s"}).timeout == 2.0
+    assert HttpOptions.model_validate({"timeout": "2s"}).timeout == 2.0
     with pytest.raises(ValidationError, match="greater than 0"):
-        Health.model_validate({"timeout": "0s"})
+        HttpOptions.model_validate({"timeout": "0s"})
 
 
 def test_a_server_has_a_real_port() -> None:
@@ -101,24 +101,24 @@ def test_a_cookie_value_has_the_characters_of_rfc_6265(wrong: str) -> None:
 
 @pytest.mark.parametrize("hash_on", ["client", "header:X-Key", "cookie:sid", "query:session_id"])
 def test_what_a_hash_may_go_by(hash_on: str) -> None:
-    assert StrategyOptions.model_validate({"hash_on": hash_on}).hash_on == hash_on
+    assert HashOptions.model_validate({"hash_on": hash_on}).hash_on == hash_on
 
 
 @pytest.mark.parametrize("wrong", ["", "header", "header:", "path:/x", "header:a b", "client:x"])
 def test_a_hash_goes_by_nothing_else(wrong: str) -> None:
     with pytest.raises(ValidationError, match="hash_on"):
-        StrategyOptions.model_validate({"hash_on": wrong})
+        HashOptions.model_validate({"hash_on": wrong})
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.0, 1.25, 1000.0])
 def test_a_load_factor_is_none_or_leaves_room_for_everyone(factor: float) -> None:
-    assert StrategyOptions.model_validate({"load_factor": factor}).load_factor == factor
+    assert HashOptions.model_validate({"load_factor": factor}).load_factor == factor
     with pytest.raises(ValidationError, match=r"1\.0 or more"):
-        StrategyOptions.model_validate({"load_factor": 0.99})
+        HashOptions.model_validate({"load_factor": 0.99})
 
 
 def test_a_table_is_immutable() -> None:
-    affinity = CookieAffinity(cookie="C")
+    affinity = CookieOptions(cookie="C")
     with pytest.raises(ValidationError, match="frozen"):
         affinity.cookie = "D"  # type: ignore[misc]
 
@@ -147,7 +147,7 @@ def test_the_schema_in_words(path: tuple[str | int, ...], words: str) -> None:
 
 
 def test_every_pattern_has_words() -> None:
-    """No regular expression reaches a person."""
+    """No message contains a regular expression."""
 
     def walk(node: object) -> None:
         if isinstance(node, dict):

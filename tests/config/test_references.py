@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hermes_lb.config.problems import dotted
 from hermes_lb.config.references import check_references
+from hermes_lb.options.problems import dotted
 
 SERVER = {"name": "a", "address": "h:1"}
 

@@ -1,4 +1,4 @@
-"""Durations, sizes, addresses, networks, statuses: what is read, and what is refused."""
+"""Durations, sizes, addresses, networks, statuses: accepted and refused texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.config.units import (
+from hermes_lb.options.units import (
     MAX_DURATION,
     Address,
     format_duration,

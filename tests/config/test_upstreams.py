@@ -48,7 +48,7 @@ def test_true_stands_for_a_table_in_which_nothing_is_set(
         ({"key": "lb.key"}, "backends.a.tls: key belongs to a certificate: give that, too"),
         (
             {"verify": False, "ca": "ca.pem"},
-            "backends.a.tls: with verify = false nobody looks at ca: take one of them out",
+            "backends.a.tls: with verify = false ca is not used: remove one of them",
         ),
         (
             {"min_version": "1.1"},
@@ -68,7 +68,7 @@ def test_what_is_wrong_with_tls_is_said(tls: dict[str, Any], problem: str) -> No
 def test_a_certificate_has_to_be_checked_for_some_name() -> None:
     unix = {"name": "agent1", "address": "unix:/run/agent1.sock"}
     assert problems(tls=True, servers=[unix]) == [
-        "backends.a: agent1 has no host name that its certificate could be checked for: "
+        "backends.a: agent1 has no host name to check its certificate for: "
         "give server_name, there or in tls"
     ]
     for backend in (
@@ -91,7 +91,7 @@ def test_a_server_may_be_at_a_link_local_address() -> None:
 def test_what_is_no_name_is_not_resolved(address: str) -> None:
     (problem,) = problems(servers=[{**SERVER, "address": address, "resolve": "10s"}])
     assert problem == (
-        f"backends.a.servers[0]: resolve is for host names, and {address} is none: take it out"
+        f"backends.a.servers[0]: resolve is for host names, and {address} is not one: remove it"
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from hermes_lb.config import load_config
-from hermes_lb.config.units import Address
 from hermes_lb.demo.plan import (
     Listener,
     Plan,
@@ -18,6 +17,7 @@ from hermes_lb.demo.plan import (
     seconds_until_down,
     seconds_until_up,
 )
+from hermes_lb.options.units import Address
 
 SHIPPED = (Path(__file__).parents[2] / "configs/lb.toml").read_text()
 

@@ -35,7 +35,7 @@ def answers(status: int, body: bytes = b"ok", headers: bytes = b"") -> Behaviour
 
 
 async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take the request and say nothing until the other side gives up."""
+    """Read the request and do not answer until the other side closes."""
     await reader.read()
 
 

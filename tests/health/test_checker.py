@@ -17,9 +17,8 @@ import pytest
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.health import HealthChecker
-from hermes_lb.health.checker import first_delay, jittered
-from hermes_lb.health.expect import BODY_MAX
+from hermes_lb.health.checker import HealthChecker, first_delay, jittered
+from hermes_lb.health.probes.expect import BODY_MAX
 from hermes_lb.tasks import Tasks
 from tests.health.fakes import (
     FakeServer,
@@ -89,7 +88,7 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port of ours on which nobody listens."""
+    """A bound port without a listener."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -431,7 +430,7 @@ async def test_a_host_that_is_unreachable_stands_still_unless_its_streams_move(
     async def moved(server: Server, seconds: float) -> bool:
         return moves
 
-    monkeypatch.setattr("hermes_lb.health.checker.ask", unreachable)
+    monkeypatch.setattr("hermes_lb.health.probes.connection.ask", unreachable)
     async with checking(a_backend(1, **BRIEF), moved=moved) as pool:
         still: list[bool] = []
         pool.on_marked_down = lambda server, is_still: still.append(is_still)

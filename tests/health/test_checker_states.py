@@ -1,4 +1,4 @@
-"""`HealthChecker` and what is not its own to decide: announced drains, maintenance, reloads."""
+"""`HealthChecker` with announced drains, maintenance and reloads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.backends import Pool
-from hermes_lb.health import HealthChecker
+from hermes_lb.health.checker import HealthChecker
 from tests.health.fakes import FakeServer, answers, hangs, resets, until
 from tests.health.test_checker import AtOnce, a_backend, checking
 

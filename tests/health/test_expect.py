@@ -1,4 +1,4 @@
-"""What a check takes for a good answer."""
+"""Which responses are good to a check."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import pytest
 from pydantic import ValidationError
 
 from hermes_lb.backends import Pool
-from hermes_lb.balancing import LeastLoad
-from hermes_lb.config import Address, Backend, Health, Server
-from hermes_lb.health.expect import Expectation, reported_load
+from hermes_lb.balancing.least_load import LeastLoad
+from hermes_lb.config import Address, Backend, Server
+from hermes_lb.health.probes.expect import Expectation, reported_load
+from hermes_lb.health.probes.http import HttpOptions
 from hermes_lb.http import ResponseParser
 
 
 def fault(body: bytes = b"", header: str | None = None, status: int = 200, **health: Any) -> object:
-    """What is wrong with an answer that has this body and one header field, or none."""
+    """The fault of a response with this body and one header field, or none."""
     name, _, value = (header or "").partition(": ")
-    return Expectation(Health.model_validate(health)).fault(
+    return Expectation(HttpOptions.model_validate(health)).fault(
         status, lambda asked: [value] if header and asked.lower() == name.lower() else [], body
     )
 
@@ -61,7 +62,7 @@ def test_header(expected: str, header: str | None, problem: str | None) -> None:
 
 
 def test_one_of_several_fields_of_the_name_is_enough() -> None:
-    expected = Expectation(Health.model_validate({"expect_header": "X-Ready: yes"}))
+    expected = Expectation(HttpOptions.model_validate({"expect_header": "X-Ready: yes"}))
     assert expected.fault(200, lambda _: ["no", "yes"], b"") is None
 
 
@@ -86,7 +87,7 @@ def test_all_of_them_must_hold_and_the_status_is_told_first() -> None:
 )
 def test_what_makes_no_sense_is_refused(health: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        Health.model_validate(health)
+        HttpOptions.model_validate(health)
 
 
 @pytest.mark.parametrize(

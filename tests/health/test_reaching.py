@@ -15,7 +15,7 @@ import trustme
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.health import HealthChecker
+from hermes_lb.health.checker import HealthChecker
 from tests.health.fakes import until
 from tests.proxy.tls_origin import pem, server_context
 
@@ -34,7 +34,7 @@ class AtOnce(random.Random):
 
 
 class Fake:
-    """Answers 200 to everybody; `received` is what came, up to the end of the first head."""
+    """Answers 200; `received` is all bytes up to the end of the first head."""
 
     def __init__(self) -> None:
         self.received = b""

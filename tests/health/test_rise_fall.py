@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.health import RiseFall
+from hermes_lb.health.rise_fall import RiseFall
 
 
 class InARow:

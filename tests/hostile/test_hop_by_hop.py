@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hermes_lb import config
+from hermes_lb.affinity.keys import KeyOptions
 from tests.hostile.support import Way, asking, in_two_ways, is_passed, is_turned_away, row
 from tests.proxy.support import Message, Stage, answers, request
 
@@ -140,7 +140,7 @@ async def test_what_may_be_nominated_follows_the_configuration(stage: Stage) -> 
     client = await stage.client(lb)
     before = lb.config
     backend = before.backends["agents"]
-    stick = [config.Stick(on="header:X-Chat-Id")]
+    stick = [KeyOptions(on="header:X-Chat-Id")]
     after = before.model_copy(
         update={"backends": {"agents": backend.model_copy(update={"stick": stick})}}
     )

@@ -13,8 +13,8 @@ import pytest
 from hermes_lb.http import fields
 from hermes_lb.http import request as request_module
 from hermes_lb.http import response as response_module
+from hermes_lb.http.bounded_cache import SizedCache
 from hermes_lb.http.fields import REQUEST_FIELDS, RESPONSE_FIELDS, parse_content_length
-from hermes_lb.http.memory import SizedMemory
 from tests.http.support import (
     ADDED,
     HANDSHAKE,
@@ -203,7 +203,7 @@ def test_row17_large_heads_leave_nothing_behind(chosen: str) -> None:
 def test_a_memory_of_keys_that_differ_in_size_is_emptied_when_they_are_too_many_or_too_much() -> (
     None
 ):
-    memory: SizedMemory[str, int] = SizedMemory(most=4, longest=10, room=25)
+    memory: SizedCache[str, int] = SizedCache(most=4, longest=10, room=25)
     for number, (size, kept) in enumerate(
         [(10, 1), (10, 2), (11, 2), (5, 3), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 1), (10, 2)]
     ):

@@ -7,13 +7,13 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config import StrategyOptions
 from hermes_lb.lab.engine import Run
 from hermes_lb.lab.scenarios import make_fleet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hermes_lb.balancing import StrategyOptions
     from hermes_lb.lab.scenarios import Fleet
     from hermes_lb.lab.workloads import Workload
 
@@ -35,7 +35,7 @@ def make_run(
     return Run(
         fleet.pool,
         fleet.machines,
-        STRATEGIES[strategy](options or StrategyOptions()),
+        STRATEGIES[strategy](options) if options else STRATEGIES[strategy](),
         workload,
         Random(seed),
         sticky=sticky,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.config import StrategyOptions
+from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.lab.experiment import Experiment
 from hermes_lb.lab.measures import percentiles
 from hermes_lb.lab.pace import Pace
@@ -78,7 +78,7 @@ def test_no_server_ever_has_more_than_the_bound(strategy: str, factor: float) ->
     work = poisson(Random(3), 20_000, SERVERS * 3.0, exponential(1.0), users=300)
     for number in range(0, len(work.users), 2):
         work.users[number] = 0
-    options = StrategyOptions(load_factor=factor)
+    options = HashOptions(load_factor=factor)
     run = make_run(strategy, work, servers=SERVERS, slots=0, options=options)
     reached = 0
 
@@ -134,7 +134,7 @@ def sessions_moved(strategy: str, *, by_weight: bool) -> tuple[float, float]:
         nonlocal had
         had += server is gone
 
-    run = make_run(strategy, work, fleet=fleet, options=StrategyOptions(load_factor=0.0))
+    run = make_run(strategy, work, fleet=fleet, options=HashOptions(load_factor=0.0))
     run.after_pick = count
     measures = run.play(fleet.changes)
     # The share of one of ten, within five standard deviations and the ring's own 8 %.
@@ -216,7 +216,7 @@ def test_a_bound_moves_the_fewer_requests_the_more_are_in_flight(strategy: str) 
     of Poisson where that is 30, of which 8 % are above, and each of these may move twice; and 4.3
     of them where it is 300, which leaves what keys are spread unevenly."""
     moved = {
-        in_flight: bounded(strategy, in_flight, StrategyOptions().load_factor)
+        in_flight: bounded(strategy, in_flight, HashOptions().load_factor)
         for in_flight in (300, 3000)
     }
     assert 0.04 < moved[300] < 0.16
@@ -227,7 +227,7 @@ def test_a_bound_moves_the_fewer_requests_the_more_are_in_flight(strategy: str) 
 def bounded(strategy: str, in_flight: int, load_factor: float) -> float:
     """The share of requests that went elsewhere than their user's last one; each takes 1 s."""
     work = poisson(Random(3), 50_000, in_flight, exponential(1.0), users=5000)
-    options = StrategyOptions(load_factor=load_factor)
+    options = HashOptions(load_factor=load_factor)
     run = make_run(strategy, work, servers=SERVERS, slots=0, options=options)
     return run.play().moved / 50_000
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 REQUESTS = 300
 _ROW = re.compile(r"  s(\d+) +(\d+) in flight, weight ([\d.]+)(.*)").fullmatch
-_HOT = re.compile(r"hot is who has more than ([\d.]+) in flight").search
+_HOT = re.compile(r"hot: more than ([\d.]+) in flight").search
 
 
 class Row(NamedTuple):
@@ -194,7 +194,7 @@ def test_nobody_is_picked_where_nobody_can_take_it() -> None:
     why = Why(run, 0)
     run.play()
     assert why.lines[1].endswith("0 of 3 servers can take it (not s0 s1 s2), 0 in flight")
-    assert why.lines[-1] == "picked: nobody; it fails"
+    assert why.lines[-1] == "picked: no server; it fails"
 
 
 def test_a_full_server_is_called_so() -> None:
@@ -206,4 +206,4 @@ def test_a_full_server_is_called_so() -> None:
     run.play()
     lines = [line for why in whys for line in why.lines]
     assert any(line.endswith(", cannot take it: full") for line in lines)
-    assert "picked: nobody; it waits" in lines
+    assert "picked: no server; it waits" in lines

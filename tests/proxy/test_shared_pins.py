@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
+from hermes_lb.affinity.stores.base import SharedStore
 from hermes_lb.testing.record import Record
 from tests.proxy.support import (
     AtOrigin,
@@ -195,8 +196,8 @@ async def test_a_request_that_is_finished_without_its_client_is_so_here(
     assert (await client.read_response()).body == b"next"
 
 
-class TellsLater:
-    """Shared pins that know nothing yet, and hear of each one when `told` says so."""
+class TellsLater(SharedStore):
+    """An empty store, which has an announced entry when its future in `told` is done."""
 
     is_reachable = True
 
@@ -206,7 +207,7 @@ class TellsLater:
     async def look_up(self, key: bytes) -> str | None:
         return None
 
-    def tell(self, key: bytes, name: str) -> asyncio.Future[bool]:
+    def announce(self, key: bytes, name: str) -> asyncio.Future[bool]:
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.told.append((name, told))
         return told
@@ -218,7 +219,7 @@ async def test_each_response_for_one_key_is_held_once(stage: Stage) -> None:
     """Two servers answer at a time for a session that is new: the last one has it."""
     origins = [await stage.origin(), await stage.origin()]
     lb = await stage.balancer(*origins, backend={"stick": [MCP]})
-    pins = lb._plane.backends["agents"].pins
+    pins = lb._plane.backends["agents"].session_table
     pins._shared = others = TellsLater()
     clients = await stage.clients(lb, 2)
     asked = []

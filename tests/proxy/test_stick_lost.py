@@ -274,7 +274,7 @@ async def test_a_strict_session_that_only_another_balancer_knows_is_503_if_its_s
         first, second = [(await agents.ask(one, f"K: {key}")).body for key in keys]
         assert {first, second} == {b"agent1", b"agent2"}
         lost = keys[1] if second == b"agent2" else keys[0]
-        table = one._plane.backends["agents"].pins
+        table = one._plane.backends["agents"].session_table
         for key in keys:  # the news is on its way
             while await table.look_up(key.encode()) is None:
                 pass

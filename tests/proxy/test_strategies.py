@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.balancing import LeastLoad, PeakEwma
+from hermes_lb.balancing.least_load import LeastLoad
+from hermes_lb.balancing.peak_ewma import PeakEwma
 from tests.proxy.support import Message, Stage, answers, eventually, request, server_of
 
 if TYPE_CHECKING:

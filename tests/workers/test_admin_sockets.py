@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.config.units import Address
+from hermes_lb.options.units import Address
 from hermes_lb.workers.admin_listener import AdminSockets
 from tests.workers.support import reserved_port
 

@@ -138,8 +138,8 @@ async def test_no_answer_comes_before_what_was_told_by_then(workers: list[FakeWo
     """The asker's socket is read first, as it has had something to say before."""
     for number in range(50):
         key = bytes([number])
-        workers[asker].pins.tell(KEY, "a")
-        workers[1 - asker].pins.tell(key, "a")
+        workers[asker].pins.announce(KEY, "a")
+        workers[1 - asker].pins.announce(key, "a")
         assert await workers[asker].pins.look_up(key) == "a"
 
 
@@ -161,7 +161,7 @@ async def test_a_supervisor_that_is_gone_knows_nothing(workers: list[FakeWorker]
     workers[0].of_supervisor.close()
     assert await workers[0].pins.look_up(KEY) is None
     assert not workers[0].pins.is_reachable
-    workers[0].pins.tell(KEY, "a")
+    workers[0].pins.announce(KEY, "a")
 
 
 async def test_a_supervisor_that_does_not_answer_is_not_waited_for(
@@ -231,8 +231,8 @@ async def test_a_supervisor_that_goes_while_it_is_replaced_is_not_waited_for(sil
 
 async def test_a_pin_is_passed_on_to_the_other_workers(shared: Shared):
     worker = FakeWorker(shared)
-    ChannelPins(worker.channel, "agents").tell(KEY, "a")
-    ChannelPins(worker.channel, "unknown").tell(KEY, "a")
+    ChannelPins(worker.channel, "agents").announce(KEY, "a")
+    ChannelPins(worker.channel, "unknown").announce(KEY, "a")
     assert await worker.pins.look_up(KEY) == "a"  # so both have been heard by now
     assert shared.fleet.told == [pin("a")]
     worker.close()

@@ -1,1 +1,1 @@
-"""Where session tables are kept: in memory, or in Redis."""
+"""Where a session table is: in memory, or in a shared store; `registry` lists these."""

@@ -1,7 +1,7 @@
-"""Which server a session was seen on: keys that were learnt from responses. Pure.
+"""The entries of a session table in memory: keys that were learnt from responses. Pure.
 
-A server that mints a session's id decides where the session lives; no hash can find that. So the
-id is pinned when it is first seen in a response (HAProxy: `stick store-response`).
+A server that creates a session's id decides where the session lives, which no hash can find. So the
+id is stored when a response first names it (HAProxy: `stick store-response`).
 """
 
 from __future__ import annotations
@@ -14,70 +14,72 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class _Pin(NamedTuple):
+class _Entry(NamedTuple):
     name: str
     until: float
     as_of: float
-    is_told: bool
+    is_announced: bool
 
 
-class Pins:
-    """Key -> the server's name, for `expire` seconds from the last use; the oldest go first."""
+class MemoryStore:
+    """Key -> the server's name, for `expire` seconds from the last use; the least recently used
+    entries are dropped first."""
 
     def __init__(self, most: int, expire: float) -> None:
         self._most = most
         self._expire = expire
-        self._pins: OrderedDict[bytes, _Pin] = OrderedDict()
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._pins)
+        return len(self._entries)
 
     def __repr__(self) -> str:
-        return f"<Pins: {len(self)} of {self._most}>"
+        return f"<MemoryStore: {len(self)} of {self._most}>"
 
     def items(self) -> Iterator[tuple[bytes, str]]:
-        """All keys and their servers' names, the least lately used first."""
-        return ((key, pin.name) for key, pin in self._pins.items())
+        """All keys and their servers' names, the least recently used first."""
+        return ((key, entry.name) for key, entry in self._entries.items())
 
-    def take_over(self, other: Pins) -> None:
-        """All that `other` knows, the newest if there is not room for all; by our own expiry."""
-        for key, pin in other._pins.items():
-            self._put(key, pin._replace(as_of=-inf), pin.until - other._expire)
+    def take_over(self, other: MemoryStore) -> None:
+        """Add the entries of `other`, the newest ones if there is no room for all, with this
+        table's `expire`."""
+        for key, entry in other._entries.items():
+            self._put(key, entry._replace(as_of=-inf), entry.until - other._expire)
 
     def find(self, key: bytes, now: float) -> str | None:
-        """The name, if the key is known; that counts as use."""
-        found = self._pins.get(key)
+        """The name, if the key is known; it counts as a use."""
+        found = self._entries.get(key)
         if found is None:
             return None
         if found.until <= now:
-            del self._pins[key]
+            del self._entries[key]
             return None
         self._put(key, found, now)
         return found.name
 
     def as_of(self, key: bytes) -> float:
-        """When it was pinned, of which its uses tell nothing; -inf: never, or by another table."""
-        found = self._pins.get(key)
+        """When the entry was stored, whatever its last use; -inf: never, or by another table."""
+        found = self._entries.get(key)
         return found.as_of if found is not None else -inf
 
-    def pin(self, key: bytes, name: str, now: float) -> None:
-        self._put(key, _Pin(name, now, now, is_told=True), now)
+    def store(self, key: bytes, name: str, now: float) -> None:
+        self._put(key, _Entry(name, now, now, is_announced=True), now)
 
-    def is_told(self, key: bytes) -> bool:
-        """False if those whom it concerns could not be told of it."""
-        found = self._pins.get(key)
-        return found is None or found.is_told
+    def is_announced(self, key: bytes) -> bool:
+        """False if the shared store does not have the entry."""
+        found = self._entries.get(key)
+        return found is None or found.is_announced
 
-    def not_told(self, key: bytes, name: str) -> None:
-        """Nobody else knows of this pin, if it is still the one that there is."""
-        found = self._pins.get(key)
+    def not_announced(self, key: bytes, name: str) -> None:
+        """The shared store does not have this entry, if it is still the current one."""
+        found = self._entries.get(key)
         if found is not None and found.name == name:
-            self._pins[key] = found._replace(is_told=False)
+            self._entries[key] = found._replace(is_announced=False)
 
-    def _put(self, key: bytes, pin: _Pin, now: float) -> None:
-        pins = self._pins
-        pins[key] = pin._replace(until=now + self._expire)
-        pins.move_to_end(key)
-        # The first is the one that was used least lately: it also runs out first.
-        while len(pins) > self._most or next(iter(pins.values())).until <= now:
-            pins.popitem(last=False)
+    def _put(self, key: bytes, entry: _Entry, now: float) -> None:
+        entries = self._entries
+        entries[key] = entry._replace(until=now + self._expire)
+        entries.move_to_end(key)
+        # The first is the least recently used one, which also expires first.
+        while len(entries) > self._most or next(iter(entries.values())).until <= now:
+            entries.popitem(last=False)

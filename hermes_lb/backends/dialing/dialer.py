@@ -14,7 +14,7 @@ import aiohappyeyeballs
 from hermes_lb.backends.dialing.host_name import HostName
 from hermes_lb.backends.dialing.proxy_header import BUILDERS, Peers
 from hermes_lb.backends.dialing.tls import Resuming, client_context, file_stamps, tls_in_words
-from hermes_lb.config import Address, UnixAddress
+from hermes_lb.options.units import Address, UnixAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

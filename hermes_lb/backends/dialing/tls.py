@@ -6,7 +6,7 @@ import os
 import ssl
 from typing import TYPE_CHECKING, cast
 
-from hermes_lb.config import ConfigError, Problem
+from hermes_lb.options.problems import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What is kept from pick to pick changes no pick: beside the loops over all servers."""
+"""The heaps pick exactly what loops over all servers do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import LeastConn, RoundRobin, ranks, turns
-from hermes_lb.balancing.ranks import Ranks
+from hermes_lb.balancing import load_heap, smooth_wrr
+from hermes_lb.balancing.leastconn import LeastConn
+from hermes_lb.balancing.load_heap import LoadHeap
+from hermes_lb.balancing.round_robin import RoundRobin
 from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 from tests.balancing.support import many
 
@@ -18,7 +20,7 @@ both = pytest.mark.parametrize("strategy_type", [RoundRobin, LeastConn])
 
 
 class Loops:
-    """nginx's loops, told once more."""
+    """nginx's loops, written a second time."""
 
     def __init__(self, strategy_type: type) -> None:
         self.by_load = strategy_type is LeastConn
@@ -55,7 +57,7 @@ EVENT = st.tuples(
 def play(
     strategy: Any, weights: list[int], events: list[tuple[str, int]], limits: list[int]
 ) -> list[str]:
-    """Some traffic -> what was picked, and in the end what each server has left of its turns."""
+    """Some traffic -> the picks, and each server's credit at the end."""
     pool = make_pool(
         *[
             {
@@ -97,8 +99,8 @@ def play(
             server.set_weight(20 * (number % 4))
         elif event == "tick":
             pool.tick(now)
-    if isinstance(strategy, RoundRobin | LeastConn) and strategy._kept.ranks:
-        strategy._kept.ranks.settle()
+    if isinstance(strategy, RoundRobin | LeastConn) and strategy._cache.heap:
+        strategy._cache.heap.settle()
     return [*picked, *[f"{server.current_weight:g}" for server in pool.servers]]
 
 
@@ -113,8 +115,8 @@ def test_every_pick_is_the_one_of_the_loop(
     strategy_type: type, weights: Any, events: Any, limits: Any
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "FEW", 1)
-        patch.setattr(turns, "FEW", 1)
+        patch.setattr(load_heap, "FEW", 1)
+        patch.setattr(smooth_wrr, "FEW", 1)
         kept = play(strategy_type(), weights, events, limits)
     assert kept == play(Loops(strategy_type), weights, events, limits)
 
@@ -136,21 +138,21 @@ def test_many_servers(strategy_type: type, weights: list[int], limits: list[int]
     assert kept == play(Loops(strategy_type), weights, events, limits)
 
 
-def kept_for(strategy: Any, pool: Any, now: float = 0.0, **request: Any) -> Ranks | None:
+def kept_for(strategy: Any, pool: Any, now: float = 0.0, **request: Any) -> LoadHeap | None:
     strategy.pick(pool, FakeRequest(**request), now, Random(0))
-    return strategy._kept.ranks
+    return strategy._cache.heap
 
 
 @both
 def test_it_is_kept_for_many(strategy_type: Any):
-    assert kept_for(strategy_type(), many(turns.FEW)) is None
-    assert kept_for(strategy_type(), many(turns.FEW + 1)) is not None
-    assert kept_for(strategy_type(), many(turns.FEW + 1, max_connections=9)) is not None
+    assert kept_for(strategy_type(), many(smooth_wrr.FEW)) is None
+    assert kept_for(strategy_type(), many(smooth_wrr.FEW + 1)) is not None
+    assert kept_for(strategy_type(), many(smooth_wrr.FEW + 1, max_connections=9)) is not None
 
 
 @both
 def test_failures_and_retries_build_nothing_anew(strategy_type: Any):
-    strategy, pool = strategy_type(), many(turns.FEW + 1, max_fails=1)
+    strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1, max_fails=1)
     first = kept_for(strategy, pool)
     assert kept_for(strategy, pool, tried=pool.servers[:1]) is first
     pool.servers[0].failed(0.0)
@@ -163,7 +165,7 @@ def test_failures_and_retries_build_nothing_anew(strategy_type: Any):
 
 @both
 def test_who_has_failed_is_looked_at_until_its_weight_is_back(strategy_type: Any):
-    strategy, pool = strategy_type(), many(turns.FEW + 1, weight=4, max_fails=2)
+    strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1, weight=4, max_fails=2)
     failing = pool.servers[0]
     failing.failed(0.0)
     kept = kept_for(strategy, pool)
@@ -176,7 +178,7 @@ def test_who_has_failed_is_looked_at_until_its_weight_is_back(strategy_type: Any
 
 @both
 def test_it_is_kept_while_one_is_warming_up(strategy_type: Any):
-    strategy, pool = strategy_type(), many(turns.FEW + 1, weight=20, slow_start=60)
+    strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1, weight=20, slow_start=60)
     server = pool.servers[0]
     server.set_up(False, "")
     server.set_up(True, "")
@@ -187,7 +189,7 @@ def test_it_is_kept_while_one_is_warming_up(strategy_type: Any):
 
 @both
 def test_weights_that_would_be_rounded_are_left_to_the_loop(strategy_type: Any):
-    strategy, pool = strategy_type(), many(turns.FEW + 1)
+    strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1)
     assert kept_for(strategy, pool) is not None
     pool.servers[0].weight = pool.servers[0].effective_weight = 1 / 3
     pool._changed()
@@ -196,7 +198,7 @@ def test_weights_that_would_be_rounded_are_left_to_the_loop(strategy_type: Any):
 
 @both
 def test_a_new_limit_counts_at_once(strategy_type: Any):
-    strategy, pool = strategy_type(), many(turns.FEW + 1)
+    strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1)
     kept_for(strategy, pool)
     for server in pool.servers[1:]:
         server.max_connections = 1
@@ -208,18 +210,20 @@ def test_a_new_limit_counts_at_once(strategy_type: Any):
 
 @both
 def test_who_leaves_gives_back_what_it_kept(strategy_type: Any):
-    """So that another strategy goes on from here, as nginx's would."""
-    strategy, pool = strategy_type(), many(turns.FEW + 1, max_connections=9)
+    """Another strategy continues from these credits, as nginx's would."""
+    strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1, max_connections=9)
     kept_for(strategy, pool)
     assert pool.touched is not None
-    strategy.leave(pool)
+    strategy.detach(pool)
     assert pool.touched is None
-    assert [server.current_weight for server in pool.servers] == [-turns.FEW] + [1] * turns.FEW
+    assert [server.current_weight for server in pool.servers] == [-smooth_wrr.FEW] + [
+        1
+    ] * smooth_wrr.FEW
 
 
 def test_the_pool_notes_changes_only_while_somebody_wants_to_know():
     pool = many(3)
-    kept = Ranks(pool)
+    kept = LoadHeap(pool)
     lease = pool.lease(pool.servers[1], 0.0)
     assert pool.touched == {pool.servers[1]}
     assert kept.next((), 0.0) is pool.servers[0]
@@ -232,5 +236,5 @@ def test_the_pool_notes_changes_only_while_somebody_wants_to_know():
 
 def test_turns_without_limits_need_no_notes():
     pool = many(3)
-    Ranks(pool, by_load=False)
+    LoadHeap(pool, by_load=False)
     assert pool.touched is None

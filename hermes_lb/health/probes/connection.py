@@ -1,8 +1,8 @@
-"""One request of a check, on a connection of its own: the way there, and what is an answer, are
-those of requests (`hermes_lb.backends.dialing`, `hermes_lb.http`).
+"""The connection of one check. It is dialled, and its response parsed, as those of requests are
+(`hermes_lb.backends.dialing`, `hermes_lb.http`).
 
-Not aiohttp's client, which knows no PROXY header, sends a request again whose connection was lost,
-and takes half as much CPU again, which counts with thousands of servers.
+Not aiohttp's client, which has no PROXY header, repeats a request whose connection was lost, and
+takes half as much CPU again, which counts with thousands of servers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from hermes_lb.errors import InvalidBody, InvalidResponse
-from hermes_lb.health.expect import BODY_MAX
+from hermes_lb.health.probes.base import NoAnswer
+from hermes_lb.health.probes.expect import BODY_MAX
 from hermes_lb.http import make_body
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
 
@@ -24,10 +25,6 @@ _HEAD_END = b"\r\n\r\n"
 _HEAD_MAX = 32 * 1024
 
 
-class NoAnswer(Exception):
-    """What came was no HTTP response, or not a whole one; `str(error)` says it in a few words."""
-
-
 class Answer(NamedTuple):
     """A response, with its body up to `BODY_MAX` bytes."""
 
@@ -35,7 +32,7 @@ class Answer(NamedTuple):
     body: bytes
 
     def header(self, name: str) -> list[str]:
-        """All values of a field, in whatever case its name is."""
+        """All values of a field; the case of its name does not matter."""
         wanted = name.lower().encode()
         return [
             value.decode(errors="replace")
@@ -44,21 +41,41 @@ class Answer(NamedTuple):
         ]
 
 
+async def connect(dialer: ServerDialer) -> None:
+    """Connect and close. Raises OSError."""
+    connection = _Connection()
+    try:
+        await dialer.dial(asyncio.get_running_loop(), lambda: connection)
+    finally:
+        connection.close()
+
+
+class _Connection(asyncio.Protocol):
+    _transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
 async def ask(
     dialer: ServerDialer, method: bytes, request: bytes, parser: ResponseParser
 ) -> Answer:
     """Send the head of a request, and no body -> the answer. Raises NoAnswer or OSError."""
     loop = asyncio.get_running_loop()
-    probe = _Probe(method, request, parser, loop.create_future())
+    exchange = _Exchange(method, request, parser, loop.create_future())
     try:
-        await dialer.dial(loop, lambda: probe)
-        return await probe.answer
+        await dialer.dial(loop, lambda: exchange)
+        return await exchange.answer
     finally:
-        probe.close()
+        exchange.close()
 
 
-class _Probe(asyncio.Protocol):
-    """The connection."""
+class _Exchange(asyncio.Protocol):
+    """One request and its response."""
 
     def __init__(
         self,
@@ -79,9 +96,9 @@ class _Probe(asyncio.Protocol):
         self._content = bytearray()
 
     def close(self) -> None:
-        """The check is over, with or without an answer."""
+        """End the check, with or without an answer."""
         if not self.answer.cancel() and not self.answer.cancelled():
-            self.answer.exception()  # nobody may have waited for it any more
+            self.answer.exception()  # retrieved, or asyncio reports it: no task may be waiting
         if self._transport is None:
             return
         if self._body is not None and self._body.is_done:
@@ -129,7 +146,7 @@ class _Probe(asyncio.Protocol):
         elif not self.answer.done():
             self._fail(error)
 
-    # What is in the bytes.
+    # The parts of a response.
 
     def _take_head(self, data: bytes) -> None:
         data = self._received + data

@@ -1,7 +1,7 @@
-"""Servers drawn by lot, each as often as its weight says: O(1), or O(log n) where weights differ.
+"""Random servers in proportion to their weights: O(1), or O(log n) where weights differ.
 
-What is drawn and cannot take the request goes back, which leaves the shares of the others as they
-should be. Only if that happens many times in a row are the candidates listed, in O(n).
+Rejection sampling: a draw that cannot take the request is repeated, which leaves the shares of the
+others correct. Only after many rejections in a row are the candidates listed, in O(n).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _DRAWS = 16
 
 
-class Lots:
-    """A lot for each server of one pool that is in rotation."""
+class WeightedSampler:
+    """Draws from the servers in rotation of one pool."""
 
     def __init__(self) -> None:
         self._servers: list[Server] = []
@@ -39,12 +39,12 @@ class Lots:
             server = servers[self._draw(rng)]
             if server.can_take(now) and server not in tried:
                 return server
-        return any_of(pool.candidates(tried, now), rng)
+        return weighted_choice(pool.candidates(tried, now), rng)
 
     def some(
         self, pool: Pool, request: Request, now: float, rng: Random, count: int
     ) -> list[Server]:
-        """Up to `count` candidates, maybe one of them twice; at least one, if there is any."""
+        """Up to `count` candidates, with repetition; at least one, if there is any."""
         servers = pool.up
         if servers is not self._servers:
             self._prepare(servers)
@@ -66,7 +66,7 @@ class Lots:
     def two(
         self, pool: Pool, request: Request, now: float, rng: Random
     ) -> tuple[Server, Server] | None:
-        """Two candidates, each by weight, the second from what the first has left over.
+        """Two candidates by weight, without replacement.
 
         Twice the same one where there is no other; None if there is none.
         """
@@ -78,6 +78,10 @@ class Lots:
             first = servers[i]
             return first, (servers[self._draw_other(i, rng)] if len(servers) > 1 else first)
         return self._two_that_can(pool, request, now, rng)
+
+    def distinct_two(self, pool: Pool, request: Request, now: float, rng: Random) -> list[Server]:
+        """What `two` would return for the same random numbers, without a repetition."""
+        return list(dict.fromkeys(self.two(pool, request, now, rng) or ()))
 
     def _two_that_can(
         self, pool: Pool, request: Request, now: float, rng: Random
@@ -94,10 +98,10 @@ class Lots:
                 first, place = server, i
         candidates = pool.candidates(tried, now)
         if first is None:
-            first = any_of(candidates, rng)
+            first = weighted_choice(candidates, rng)
             if first is None:
                 return None
-        return first, any_of([s for s in candidates if s is not first], rng) or first
+        return first, weighted_choice([s for s in candidates if s is not first], rng) or first
 
     def _prepare(self, servers: list[Server]) -> None:
         self._servers = servers
@@ -113,7 +117,7 @@ class Lots:
         return bisect_right(sums, rng.random() * sums[-1], hi=len(sums) - 1)
 
     def _draw_other(self, place: int, rng: Random) -> int:
-        """Another one: the line of lots is joined where `place` is cut out."""
+        """Another place: the weight of `place` is cut out of the sums."""
         sums = self._sums
         if not sums:
             other = int(rng.random() * (len(self._servers) - 1))
@@ -124,7 +128,7 @@ class Lots:
         return bisect_right(sums, drawn + weight if drawn >= start else drawn, hi=len(sums) - 1)
 
 
-def any_of(candidates: list[Server], rng: Random) -> Server | None:
+def weighted_choice(candidates: list[Server], rng: Random) -> Server | None:
     """One of these, by weight, in O(n); None if there is none."""
     if not candidates:
         return None

@@ -1,4 +1,4 @@
-"""What the models of all sections are made of: the base class, and the patterns of their texts."""
+"""The base class of all sections, and the patterns of texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STICK_ON = (
 REDIS_URL = r"^(rediss?|unix)://\S+$"
 UNIX_MODE = r"^0?[0-7]{3}$"
 
-# The patterns in words, for people: an error quotes these, never a regular expression.
+# The patterns in words: an error quotes these, never a regular expression.
 PATTERNS_IN_WORDS = {
     NAME: '1 to 64 letters, digits, "_", "." or "-"',
     COOKIE_NAME: "1 to 64 letters, digits or any of !#$%&'*+.^_`|~-",
@@ -50,7 +50,7 @@ def as_list(value: object) -> object:
 class Section(BaseModel):
     """A table of the file: immutable, and an unknown key is an error.
 
-    Strict: TOML has types, so `backup = "yes"` and `weight = "2"` are mistakes, not spellings.
+    Strict: TOML has types, so `backup = "yes"` and `weight = "2"` are errors.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -1,4 +1,4 @@
-"""Is this answer good? Status, header and body against what the configuration expects. No I/O.
+"""Whether a response is good: status, header and body against the configuration. No I/O.
 
 A text is compared as it is; after a "~" comes a regular expression (Python's `re`), as in nginx's
 `match`. It is searched for in `BODY_MAX` bytes at most. One with nested repetitions can still take
@@ -11,20 +11,20 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from hermes_lb.balancing.least_load import load_from
-from hermes_lb.config import status_range
+from hermes_lb.http.load_report import parse_load
+from hermes_lb.options.units import status_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hermes_lb import config
+    from hermes_lb.health.probes.http import HttpOptions
 
-# Enough for any honest health page; the rest of a longer one is neither awaited nor looked at.
+# Enough for a health page; the rest of a longer one is neither awaited nor searched.
 BODY_MAX = 64 * 1024
 
 
 def reported_load(headers: Sequence[str], body: bytes) -> float | None:
-    """How much the server says that it has to do, in requests; None if it says nothing of it.
+    """The load that the server reports, in requests; None if it reports none.
 
     `X-Hermes-Load` counts, or without one "load" in a JSON body, a number and not a string.
     """
@@ -36,29 +36,29 @@ def reported_load(headers: Sequence[str], body: bytes) -> float | None:
             load = json.loads(body, parse_int=str.encode, parse_float=str.encode)["load"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
-    return load_from(load) if isinstance(load, bytes) else None
+    return parse_load(load) if isinstance(load, bytes) else None
 
 
 def announces_drain(values: Sequence[str]) -> bool:
-    """Whether the values of `X-Hermes-Draining`, in an answer of 503, ask for no new requests."""
+    """Whether these values of `X-Hermes-Draining`, in a 503, ask for no new requests."""
     return any(value.strip().lower() not in ("0", "false") for value in values)
 
 
 class Expectation:
-    """What a good answer looks like."""
+    """What a good response has to have."""
 
-    def __init__(self, health: config.Health) -> None:
-        self._statuses = [status_range(status) for status in health.expect_status]
-        self._status_text = ", ".join(map(str, health.expect_status))
-        self._header = health.expect_header
-        name, colon, value = (health.expect_header or "").partition(":")
+    def __init__(self, options: HttpOptions) -> None:
+        self._statuses = [status_range(status) for status in options.expect_status]
+        self._status_text = ", ".join(map(str, options.expect_status))
+        self._header = options.expect_header
+        name, colon, value = (options.expect_header or "").partition(":")
         self._header_name = name.strip()
         self._is_header_good = _matcher(value.strip(), whole=True) if colon else None
-        self._body = health.expect_body
-        self._is_body_good = _matcher(health.expect_body or "", whole=False)
+        self._body = options.expect_body
+        self._is_body_good = _matcher(options.expect_body or "", whole=False)
 
     def fault(self, status: int, header: Callable[[str], Sequence[str]], body: bytes) -> str | None:
-        """What is wrong with an answer, in a few words for a person; None if it is good.
+        """What is wrong with a response, in a few words for people; None if it is good.
 
         `header` gives all values of a field; `body` is its beginning.
         """
@@ -77,7 +77,7 @@ class Expectation:
 
 
 def _matcher(expected: str, *, whole: bool) -> Callable[[bytes], bool]:
-    """`whole`: a plain text must be all there is, not a part."""
+    """`whole`: a plain text must be equal, not contained."""
     if expected.startswith("~"):
         search = re.compile(expected[1:].strip().encode()).search
         return lambda data: search(data) is not None

@@ -1,10 +1,10 @@
-"""Servers by load, kept from pick to pick: what `round_robin` and `leastconn` have in common.
+"""Servers ordered by load, kept from pick to pick: shared by `round_robin` and `leastconn`.
 
-The loops of nginx visit every server for every pick. Here those of one load take turns among
-themselves (`Turns`), so that a pick costs O(log n), and a server moves when its load has changed.
-Two kinds are apart. Who is full waits until a lease ends. Who has failed lately is looked at for
-each pick, as time alone decides when it is tried again and its weight grows by the pick; that makes
-a pick dearer by some 0.3 us for each.
+The loops of nginx visit every server for every pick. Here servers of one load form a group with
+smooth weighted round-robin (`SmoothWrr`), so that a pick costs O(log n), and a server changes its
+group when its load has changed. Two kinds of servers are in no group. A full server is left out
+until a lease ends. A server that has failed recently is checked at each pick, as the time decides
+when it is tried again, and its weight grows with each pick; each such server costs a pick 0.3 us.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.balancing.turns import FEW, Turns
+from hermes_lb.balancing.smooth_wrr import FEW, SmoothWrr
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -25,27 +25,28 @@ _FULL: Final = inf  # as a load
 _EXACT: Final = 16
 
 
-class Ranks:
+class LoadHeap:
     """The servers of `pool.up`, as long as that is the same list and their limits stay.
 
-    Only one of these at a time may serve a pool: it has the pool note whose load has changed.
+    A pool can have only one of these at a time, as it collects the servers whose load has changed
+    (`pool.touched`) for it.
     """
 
     def __init__(self, pool: Pool, *, by_load: bool = True) -> None:
-        """Without `by_load` all are equal: only who is full matters."""
+        """Without `by_load` all loads are equal, but for full servers."""
         self._pool = pool
         self._by_load = by_load
         self._are_equal = pool.weights_are_equal
         self._up = pool.up
         self._limits = [server.max_connections for server in pool.up]
         self._places = {server: place for place, server in enumerate(pool.up)}
-        self._apart = {s: place for s, place in self._places.items() if _has_failed_lately(s)}
+        self._apart = {s: place for s, place in self._places.items() if _has_failed_recently(s)}
         self._loads = {s: self._load(s) for s in pool.up if s not in self._apart}
         of_load: dict[float, list[tuple[int, Server]]] = {}
         for server, load in self._loads.items():
             of_load.setdefault(load, []).append((self._places[server], server))
         of_load.pop(_FULL, None)
-        self._groups = {load: Turns(servers) for load, servers in of_load.items()}
+        self._groups = {load: SmoothWrr(servers) for load, servers in of_load.items()}
         self._order = list(of_load)
         heapify(self._order)
         self._touched: set[Server] = set()
@@ -53,9 +54,9 @@ class Ranks:
             pool.touched = self._touched
 
     def next(self, tried: Collection[Server], now: float) -> Server | None:
-        """The least loaded one whose turn it is; None if none can take a request.
+        """The next server of the least loaded group; None if none can take a request.
 
-        Of several loads, a lone one has it, and pays nothing for it.
+        With several loads, a server that is alone in its group is picked without paying credit.
         """
         if self._touched:
             for server in self._touched:
@@ -73,22 +74,22 @@ class Ranks:
         return group.next() if len(group.entries) > 1 else group.any()
 
     def credits(self) -> dict[Server, float]:
-        """What those have whose `current_weight` is out of date."""
+        """The credits of the servers whose `current_weight` is out of date."""
         return dict(pair for group in self._groups.values() for pair in group.credits())
 
     def settle(self) -> None:
-        """Write back what each has."""
+        """Write the credit of each back."""
         for group in self._groups.values():
             group.settle()
         self._pool.touched = None
 
     def follow(self) -> bool:
-        """The pool has changed: True if this goes on, with others apart than before."""
+        """Adapt to a changed pool. False: it has changed too much, build another one."""
         up = self._pool.up
         if up is not self._up or self._limits != [server.max_connections for server in up]:
             return False
         before = self._apart
-        self._apart = {s: self._places[s] for s in up if _has_failed_lately(s)}
+        self._apart = {s: self._places[s] for s in up if _has_failed_recently(s)}
         for server in before:
             if server not in self._apart:
                 self._join(server)
@@ -101,7 +102,7 @@ class Ranks:
         aside = [server for server in tried if server in self._loads] if tried else ()
         for server in aside:
             self._leave(server)
-        guests: dict[Server, int] = {}  # the least loaded of those apart
+        guests: dict[Server, int] = {}  # the least loaded of `_apart`
         lowest = _FULL
         for server, place in self._apart.items():
             if server.can_take(now) and server not in tried:
@@ -114,13 +115,13 @@ class Ranks:
         for server in aside:
             self._join(server)
         for server in guests:
-            if not _has_failed_lately(server):
+            if not _has_failed_recently(server):
                 del self._apart[server]
                 self._join(server)
         return picked
 
     def _next_with(self, guests: dict[Server, int], lowest: float) -> Server | None:
-        """The least loaded, be they in here or guests, whose load is `lowest`."""
+        """The next of the least loaded servers: in a group, or guests, whose load is `lowest`."""
         group = self._least_loaded()
         least = self._order[0] if group is not None else _FULL
         if lowest > least:
@@ -128,12 +129,12 @@ class Ranks:
         if group is None or lowest < least:
             if not guests:
                 return None
-            group = Turns()
+            group = SmoothWrr()
         if self._by_load and len(group.entries) + len(guests) == 1:
             return group.any() if group.entries else next(iter(guests))
         return group.next(guests)
 
-    def _least_loaded(self) -> Turns | None:
+    def _least_loaded(self) -> SmoothWrr | None:
         order, groups = self._order, self._groups
         while order and not groups[order[0]].entries:
             del groups[heappop(order)]
@@ -164,47 +165,44 @@ class Ranks:
             return
         group = self._groups.get(load)
         if group is None:
-            self._groups[load] = group = Turns()
+            self._groups[load] = group = SmoothWrr()
             heappush(self._order, load)
         group.add(self._places[server], server)
 
 
-def _has_failed_lately(server: Server) -> bool:
+def _has_failed_recently(server: Server) -> bool:
     return server.fails > 0 or server.effective_weight != server.weight
 
 
-class Kept:
-    """The `ranks` of a strategy, from pick to pick.
+class LoadHeapCache:
+    """The `heap` of a strategy. Call `refresh` when `version` is not the pool's."""
 
-    Ask `refresh` when `version` is not the pool's.
-    """
-
-    __slots__ = ("_by_load", "ranks", "version")
+    __slots__ = ("_by_load", "heap", "version")
 
     def __init__(self, *, by_load: bool) -> None:
         self._by_load = by_load
-        self.ranks: Ranks | None = None
+        self.heap: LoadHeap | None = None
         self.version = -1
 
     def refresh(self, pool: Pool) -> None:
-        """Sets `ranks`; None: it is not worth it, or not possible.
+        """Set `heap`; None: a loop is as fast, or the picks would differ from the loop's.
 
-        Fractions, of a slow start, must be exact: else heaps would round otherwise than the loop.
+        The fractional weights of a slow start must be exact, or heaps would round differently.
         """
-        if self.ranks is None or not self.ranks.follow():
+        if self.heap is None or not self.heap.follow():
             self.settle()
             if len(pool.up) > FEW and not any(server.weight * _EXACT % 1 for server in pool.up):
-                self.ranks = Ranks(pool, by_load=self._by_load)
+                self.heap = LoadHeap(pool, by_load=self._by_load)
         self.version = pool.version
 
     def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
-        """What each of these has of its turns, wherever that is kept; it changes nothing."""
-        known = self.ranks.credits() if self.ranks is not None else {}
+        """The credit of each, from the heap or the server itself; it changes nothing."""
+        known = self.heap.credits() if self.heap is not None else {}
         return {server: known.get(server, server.current_weight) for server in servers}
 
     def settle(self) -> None:
-        """Give back what is kept; the next `refresh` starts anew."""
-        if self.ranks is not None:
-            self.ranks.settle()
-        self.ranks = None
+        """Write the credits back and drop the heap, until the next `refresh`."""
+        if self.heap is not None:
+            self.heap.settle()
+        self.heap = None
         self.version = -1

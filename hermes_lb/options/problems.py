@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in lines for people."""
+"""Problems of a configuration, in lines for operators."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ KeyPath = tuple[str | int, ...]
 """Where a value is: `("backends", "agents", "servers", 1, "weight")`; `()` is the whole file."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_MAX_SHOWN = 60  # characters of a wrong value: enough to recognise it, and the line stays a line
+_MAX_SHOWN = 60  # characters of a wrong value: enough to recognise it on one line
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend: `key` as `dotted` writes it ("": the file itself), and its line if known.
+    """One problem: `key` as `dotted` writes it ("": the file itself), and its line if known.
 
-    `line` counts from 1. `message` says what is wrong with the value given, and what is allowed.
+    `line` counts from 1. `message` names the wrong value and what is allowed.
     """
 
     key: str
@@ -70,7 +70,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as it looks in the file: on one line, and its end left out if it is long."""
+    """A value as the file has it, on one line, cut if it is long."""
     if isinstance(value, str):
         return json.dumps(_shorten(value), ensure_ascii=False)
     if isinstance(value, bool):
@@ -81,6 +81,11 @@ def quoted(value: object) -> str:
         shown = [quoted(item) for item in value[:4]] + ["..."] * (len(value) > 4)
         return _shorten(f"[{', '.join(shown)}]")
     return _shorten(str(value))
+
+
+def any_of(words: list[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Draws by weight: the shares are right, whoever cannot take the request."""
+"""Draws by weight: the shares are right, whichever servers cannot take the request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.balancing import AtRandom
-from hermes_lb.balancing.lots import Lots
+from hermes_lb.balancing.at_random import AtRandom
+from hermes_lb.balancing.weighted_sampler import WeightedSampler
 from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.support import assert_shares, many
 
@@ -64,7 +64,7 @@ def test_a_second_one_is_another_and_drawn_by_weight_from_the_rest(tries_one: bo
     else:
         tried = []
         pool.servers[4].set_up(False, "")
-    lots, rng = Lots(), Random(3)
+    lots, rng = WeightedSampler(), Random(3)
     pairs = Counter[str]()
     for _ in range(DRAWS):
         pair = lots.two(pool, FakeRequest(tried=tried), 0.0, rng)
@@ -82,7 +82,7 @@ def test_a_second_one_is_another_and_drawn_by_weight_from_the_rest(tries_one: bo
 
 def test_two_of_one_is_twice_the_same():
     pool = make_pool({}, {"down": True})
-    pair = Lots().two(pool, FakeRequest(), 0.0, Random(0))
+    pair = WeightedSampler().two(pool, FakeRequest(), 0.0, Random(0))
     assert pair == (pool.servers[0], pool.servers[0])
 
 
@@ -90,7 +90,7 @@ def test_two_with_one_left_of_many():
     pool = many(50, max_connections=1)
     for server in pool.servers[1:]:
         pool.lease(server, 0.0)
-    pair = Lots().two(pool, FakeRequest(), 0.0, Random(0))
+    pair = WeightedSampler().two(pool, FakeRequest(), 0.0, Random(0))
     assert pair == (pool.servers[0], pool.servers[0])
 
 
@@ -98,13 +98,15 @@ def test_some_are_candidates_and_at_least_one():
     pool = many(50, max_connections=1)
     for server in pool.servers[1:]:
         pool.lease(server, 0.0)
-    assert Lots().some(pool, FakeRequest(), 0.0, Random(0), 3) == [pool.servers[0]]
-    assert Lots().some(pool, FakeRequest(tried=[pool.servers[0]]), 0.0, Random(0), 3) == []
+    assert WeightedSampler().some(pool, FakeRequest(), 0.0, Random(0), 3) == [pool.servers[0]]
+    assert (
+        WeightedSampler().some(pool, FakeRequest(tried=[pool.servers[0]]), 0.0, Random(0), 3) == []
+    )
 
 
 def test_new_weights_count_at_once():
     pool = make_pool({}, {})
-    lots, rng = Lots(), Random(5)
+    lots, rng = WeightedSampler(), Random(5)
     assert lots.one(pool, FakeRequest(), 0.0, rng) is not None
     pool.servers[0].set_weight(9)
     names = [lots.one(pool, FakeRequest(), 0.0, rng) for _ in range(DRAWS)]

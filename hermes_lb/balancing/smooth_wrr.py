@@ -1,9 +1,10 @@
-"""Smooth weighted turns (nginx, `ngx_http_upstream_get_peer`): a loop over all, and heaps for many.
+"""Smooth weighted round-robin (nginx, `ngx_http_upstream_get_peer`): a loop over all servers, and
+heaps for many.
 
-Each turn adds its weight to every candidate: the same to all of one weight, so that among these the
-order changes only by the one that was picked. So `Turns` has a heap for each weight, and what all
-have gained is kept once, in `_count`. A turn costs O(log n) and a look at each of the different
-weights. The picks are those of the loop, to the last one.
+Each pick adds its weight to every candidate's credit: the same to all of one weight, so that among
+these only the picked one changes its place. So `SmoothWrr` has a heap for each weight, and the
+number of picks is kept once, in `_count`. A pick costs O(log n), and a comparison for each of the
+different weights. It picks exactly what the loop would.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
 
-    # (-credit at turn 0, place, server): the richest first, of equals the first in order.
+    # (-credit at pick 0, place, server): the richest first, of equals the first in order.
     Entry = tuple[float, int, Server]
 
-# Up to so many servers a loop over all of them is as fast.
+# Up to this number of servers a loop over all of them is as fast.
 FEW: Final = 32
 
-_NOBODY: Final[Mapping[Server, int]] = {}
+_NO_GUESTS: Final[Mapping[Server, int]] = {}
 
 
-def next_in_turn(candidates: Iterable[Server]) -> Server:
-    """The candidate whose turn it is; there must be at least one."""
+def next_by_wrr(candidates: Iterable[Server]) -> Server:
+    """The candidate with the most credit, which pays for it; there must be at least one."""
     total: float = 0
     most: float = 0
     best: Server | None = None
@@ -43,11 +44,9 @@ def next_in_turn(candidates: Iterable[Server]) -> Server:
     return best
 
 
-class Turns:
-    """Servers that take turns. While one is in here, its `current_weight` is out of date.
-
-    Their effective weights are the full ones. Others take part in one turn as its guests.
-    """
+class SmoothWrr:
+    """Servers whose effective weight is their full weight. While a server is in here, its
+    `current_weight` is out of date. Other servers take part in a single pick as its guests."""
 
     __slots__ = ("_count", "_heaps", "_total", "entries")
 
@@ -55,7 +54,7 @@ class Turns:
         """With (place, server) of each; `place` decides between equals."""
         self._count = 0
         self._total = 0.0
-        self.entries: dict[Server, Entry] = {}  # for others to read: who is in here
+        self.entries: dict[Server, Entry] = {}  # the servers in here; read by `LoadHeap`
         self._heaps: dict[float, list[Entry]] = {}
         for place, server in servers:
             entry = (-server.current_weight, place, server)
@@ -77,20 +76,20 @@ class Turns:
         heap = self._heaps.setdefault(weight, [])
         heappush(heap, entry)
         self._total += weight
-        if len(heap) > 2 * len(entries) + FEW:  # most of it is of those that have left
+        if len(heap) > 2 * len(entries) + FEW:  # most entries are stale
             heap[:] = [entry for entry in heap if entries.get(entry[2]) is entry]
             heapify(heap)
 
     def remove(self, server: Server) -> None:
-        """It takes what it has with it. Its entry in the heap is passed over from now on."""
+        """Write its credit back. Its entry in the heap is stale from now on."""
         weight = server.weight
         server.current_weight = weight * self._count - self.entries.pop(server)[0]
         self._total -= weight
 
-    def next(self, guests: Mapping[Server, int] = _NOBODY) -> Server:
-        """The one whose turn it is, of these and the guests; there must be at least one.
+    def next(self, guests: Mapping[Server, int] = _NO_GUESTS) -> Server:
+        """The server with the most credit, of these and the guests; there must be at least one.
 
-        `guests` are servers with their places, in order of place. Each of them is visited.
+        `guests` are servers with their places, in order of place; a pick costs O(guests).
         """
         self._count = count = self._count + 1
         entries = self.entries
@@ -110,7 +109,7 @@ class Turns:
             gained = 0.0
             for server in guests:
                 gained += server.effective_weight
-            guest = next_in_turn(guests)
+            guest = next_by_wrr(guests)
             credit = guest.current_weight + gained  # before it paid
             if best is None or credit > most or (credit == most and guests[guest] < best[1]):
                 guest.current_weight -= total
@@ -125,7 +124,7 @@ class Turns:
         return server
 
     def credits(self) -> Iterator[tuple[Server, float]]:
-        """What each has; their weights may have changed since they came."""
+        """The credit of each, by the weights that they had when they were added."""
         for weight, heap in self._heaps.items():
             for entry in heap:
                 server = entry[2]
@@ -133,6 +132,6 @@ class Turns:
                     yield server, weight * self._count - entry[0]
 
     def settle(self) -> None:
-        """Write what each has back to it."""
+        """Write the credit of each back."""
         for server, credit in self.credits():
             server.current_weight = credit

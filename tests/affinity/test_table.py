@@ -1,15 +1,16 @@
-"""What a balancer trusts of its own, and when it asks those that it shares its pins with."""
+"""When a session table uses its local entries, and when it asks the shared store."""
 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.affinity.table import PinTable
-from hermes_lb.config import Pins
+from hermes_lb.affinity.stores.base import SharedStore
+from hermes_lb.affinity.stores.registry import TableOptions
+from hermes_lb.affinity.table import SessionTable
+from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,25 +18,29 @@ if TYPE_CHECKING:
 KEY = b"session"
 
 
-class Others:
-    """What all balancers know together, for `expire` seconds from the last use."""
+class Others(SharedStore):
+    """A shared store with one entry, for `expire` seconds from the last use."""
 
     def __init__(self, clock: Callable[[], float], expire: float) -> None:
-        self.is_reachable = self.hears = True
+        self.reachable = self.hears = True
         self.told: list[str] = []
         self.before_answer: Callable[[], object] = lambda: None
         self._clock, self._expire = clock, expire
         self._known: tuple[str, float] | None = None
 
+    @property
+    def is_reachable(self) -> bool:
+        return self.reachable
+
     async def look_up(self, key: bytes) -> str | None:
         name, until = self._known or ("", 0.0)
         self.before_answer()
-        if not self.is_reachable or until <= self._clock():
+        if not self.reachable or until <= self._clock():
             return None
         self._known = name, self._clock() + self._expire
         return name
 
-    def tell(self, key: bytes, name: str) -> asyncio.Future[bool]:
+    def announce(self, key: bytes, name: str) -> asyncio.Future[bool]:
         self.told.append(name)
         if self.hears:
             self._known = name, self._clock() + self._expire
@@ -50,26 +55,29 @@ class Others:
 
 
 class Shown:
-    """A table, its clock, and the others."""
+    """A table, its clock, and the store that it shares with others."""
 
     def __init__(self, expire: float) -> None:
         self.now = 100.0
         self.others = Others(lambda: self.now, expire)
-        context: Any = SimpleNamespace(
-            clock=lambda: self.now, shared_pins=lambda backend: self.others
+        self.table = SessionTable(
+            "agents",
+            TableOptions(expire=expire),
+            clock=lambda: self.now,
+            tasks=Tasks(),
+            shared=lambda backend: self.others,
         )
-        self.table = PinTable("agents", Pins(expire=expire), context)
 
     async def asked(self) -> str | None:
-        """As a request is: what is known here, else what the others know."""
+        """As for a request: the local entry, else that of the store."""
         name = self.table.find(KEY, self.now)
         if name is None and self.table.is_shared:
             name = await self.table.look_up(KEY)
         return name
 
     async def learnt(self, name: str) -> bool:
-        """As from a response -> whether its client has to wait for the others."""
-        news = self.table.pin([KEY], name, self.now)
+        """As from a response -> whether its client waits for the store."""
+        news = self.table.store([KEY], name, self.now)
         if news is not None:
             await news
         await asyncio.sleep(0)  # what has to be done when they were told, or could not be
@@ -105,7 +113,7 @@ async def test_learning_the_same_again_is_a_use(shown: Shown) -> None:
 
 async def test_what_others_have_changed_is_seen_while_the_pin_is_in_use(shown: Shown) -> None:
     await shown.learnt("one")
-    shown.others.tell(KEY, "two")
+    shown.others.announce(KEY, "two")
     seen = []
     for _ in range(12):
         shown.now += 1.0
@@ -124,12 +132,12 @@ async def test_what_the_others_have_lost_they_are_told_again(shown: Shown) -> No
 async def test_a_response_that_comes_meanwhile_knows_better(shown: Shown) -> None:
     await shown.learnt("one")
     shown.now += 20.0
-    shown.others.before_answer = lambda: shown.table.pin([KEY], "two", shown.now)
+    shown.others.before_answer = lambda: shown.table.store([KEY], "two", shown.now)
     assert await shown.asked() == "two"
     assert await shown.asked() == "two"
 
 
-@pytest.mark.parametrize("what", ["is_reachable", "hears"])
+@pytest.mark.parametrize("what", ["reachable", "hears"])
 async def test_what_they_could_not_be_told_is_newer_than_what_they_know(
     shown: Shown, what: str
 ) -> None:
@@ -140,7 +148,7 @@ async def test_what_they_could_not_be_told_is_newer_than_what_they_know(
     shown.now += 20.0
     assert await shown.asked() == "two"
     assert await shown.others.look_up(KEY) == "two"
-    shown.others.tell(KEY, "three")
+    shown.others.announce(KEY, "three")
     shown.now += 20.0
     assert await shown.asked() == "three"
 
@@ -148,7 +156,7 @@ async def test_what_they_could_not_be_told_is_newer_than_what_they_know(
 async def test_while_nobody_answers_it_goes_by_what_it_knows(shown: Shown) -> None:
     await shown.learnt("one")
     shown.now += 20.0
-    shown.others.before_answer = lambda: setattr(shown.others, "is_reachable", False)
+    shown.others.before_answer = lambda: setattr(shown.others, "reachable", False)
     assert await shown.asked() == "one"
     assert await shown.asked() == "one"  # without asking
     assert shown.others.told == ["one"]
@@ -156,9 +164,8 @@ async def test_while_nobody_answers_it_goes_by_what_it_knows(shown: Shown) -> No
 
 
 async def test_alone_it_knows_best() -> None:
-    context: Any = SimpleNamespace(clock=lambda: 0.0, shared_pins=None)
-    table = PinTable("agents", Pins(expire=30.0), context)
-    assert table.pin([KEY], "one", 0.0) is None
+    table = SessionTable("agents", TableOptions(expire=30.0), clock=lambda: 0.0, tasks=Tasks())
+    assert table.store([KEY], "one", 0.0) is None
     assert table.find(KEY, 29.0) == "one"
     assert table.find(KEY, 58.0) == "one"
     assert not table.is_shared

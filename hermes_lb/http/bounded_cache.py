@@ -1,4 +1,4 @@
-"""What has been worked out before, for bytes that come again."""
+"""Caches of what was computed for bytes that come again."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class Memory(dict[Key, Value]):
-    """A dict that stays small although strangers choose its keys.
+class BoundedCache(dict[Key, Value]):
+    """A dict that stays small although clients and servers choose its keys.
 
-    When it is full it is emptied: cheaper than keeping an order, and rare in honest traffic.
+    It is cleared when it is full: cheaper than an order of use, and rare in normal traffic.
     """
 
     def __init__(self, *, most: int, longest: int) -> None:
@@ -21,7 +21,7 @@ class Memory(dict[Key, Value]):
         self._longest = longest
 
     def remember(self, key: Key, size: int, value: Value) -> Value:
-        """Keep `value` for `key`, of `size` bytes, if it is not too long. Returns `value`."""
+        """Store `value` for `key`, of `size` bytes, unless that is too long. Returns `value`."""
         if size <= self._longest:
             if len(self) >= self._most:
                 self.clear()
@@ -29,8 +29,8 @@ class Memory(dict[Key, Value]):
         return value
 
 
-class SizedMemory(Memory[Key, Value]):
-    """One whose keys differ much in size: `most * longest` bytes would be too many in all."""
+class SizedCache(BoundedCache[Key, Value]):
+    """With a bound on the bytes of all keys: `most * longest` would be too many."""
 
     def __init__(self, *, most: int, longest: int, room: int) -> None:
         """`room`: bytes of all keys."""

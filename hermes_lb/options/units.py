@@ -1,4 +1,4 @@
-"""Durations, sizes, addresses, networks and statuses as people write them in a configuration."""
+"""Durations, sizes, addresses, networks and statuses as a configuration file has them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class Address(NamedTuple):
         return _is_ip(self.host, 4) or _is_ip(self.host, 6)
 
     def as_destination(self) -> Address:
-        """Where a client on this machine reaches a listener; of all interfaces, loopback."""
+        """The address at which a client on this machine reaches a listener: loopback for all
+        interfaces."""
         return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
 
 
@@ -102,7 +103,7 @@ def parse_address(value: object) -> Address:
                 return Address("0.0.0.0", int(port))
             if host.startswith("[") and host.endswith("]") and _is_ip(host[1:-1], 6):
                 return Address(host[1:-1], int(port))
-            # "10.0.1.300" has the form of a host name: a resolver would look for it in vain.
+            # "10.0.1.300" has the form of a host name, which no resolver would find.
             if _HOST_NAME.fullmatch(host) and (
                 not _DOTTED_NUMBERS.fullmatch(host) or _is_ip(host, 4)
             ):
@@ -192,8 +193,7 @@ def format_size(size: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine gets there: `localhost`, or such an address. Other names, who
-    knows."""
+    """Whether `host` is `localhost` or a loopback address. Other names are not looked up: False."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -218,7 +218,7 @@ PositiveDuration = Annotated[
     float,
     BeforeValidator(parse_duration),
     Field(gt=0),
-    # The bound is said twice: pydantic adds none to a JSON Schema that is given by hand.
+    # The bound is repeated: pydantic adds none to a JSON Schema that is given by hand.
     WithJsonSchema({**_DURATION_SCHEMA, "exclusiveMinimum": 0}),
 ]
 Size = Annotated[

@@ -1,4 +1,4 @@
-"""Keys in requests, and what is learnt about them."""
+"""Session keys: in requests, and learnt from responses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.affinity.keys import MOST_IN_KEY, StickRules
-from hermes_lb.affinity.stores.memory import Pins
-from hermes_lb.config import Stick
+from hermes_lb.affinity.keys import MOST_IN_KEY, KeyOptions, KeyRules
+from hermes_lb.affinity.stores.memory import MemoryStore
 from hermes_lb.http import ResponseParser
 from hermes_lb.http.keys import key_finder
 
@@ -64,27 +63,29 @@ def response(*fields: bytes, status: int = 200) -> object:
 
 
 def test_the_first_rule_whose_key_is_there_counts() -> None:
-    rules = StickRules([Stick(on="header:X-Session"), Stick(on="cookie:SID"), Stick(on="client")])
+    rules = KeyRules(
+        [KeyOptions(on="header:X-Session"), KeyOptions(on="cookie:SID"), KeyOptions(on="client")]
+    )
     stuck = rules.find(HEAD, "192.0.2.1")
     assert stuck is not None
     assert stuck.key == b"c-1"
     stuck = rules.find(b"GET / HTTP/1.1\r\n\r\n", "192.0.2.1")
     assert stuck is not None
     assert stuck.key == b"192.0.2.1"
-    assert StickRules([Stick(on="query:none")]).find(HEAD, "192.0.2.1") is None
+    assert KeyRules([KeyOptions(on="query:none")]).find(HEAD, "192.0.2.1") is None
 
 
 def test_what_is_too_long_is_no_key() -> None:
     head = b"GET / HTTP/1.1\r\nA: %b\r\n\r\n" % (b"x" * (MOST_IN_KEY + 1))
-    assert StickRules([Stick(on="header:A")]).find(head, "") is None
+    assert KeyRules([KeyOptions(on="header:A")]).find(head, "") is None
 
 
 def test_a_response_tells_its_session() -> None:
-    rules = StickRules(
+    rules = KeyRules(
         [
-            Stick(on="header:Mcp-Session-Id", learn=True),
-            Stick(on="path:/s/{id}", learn=True, response_header="X-Hermes-Session-Id"),
-            Stick(on="client"),
+            KeyOptions(on="header:Mcp-Session-Id", learn=True),
+            KeyOptions(on="path:/s/{id}", learn=True, response_header="X-Hermes-Session-Id"),
+            KeyOptions(on="client"),
         ]
     )
     learnt = rules.learnt(None, response(b"mcp-session-id: m", b"X-Hermes-Session-Id: h"))
@@ -93,17 +94,17 @@ def test_a_response_tells_its_session() -> None:
 
 
 def test_a_key_that_was_asked_for_is_learnt_if_it_was_known() -> None:
-    rules = StickRules([Stick(on="header:Mcp-Session-Id", learn=True)])
+    rules = KeyRules([KeyOptions(on="header:Mcp-Session-Id", learn=True)])
     stuck = rules.find(HEAD, "")
     assert rules.learnt(stuck, response()) == [b"m-1"]
     assert rules.learnt(stuck, response(status=404)) == []
-    hashed = StickRules([Stick(on="header:Mcp-Session-Id")])
+    hashed = KeyRules([KeyOptions(on="header:Mcp-Session-Id")])
     assert hashed.learnt(hashed.find(HEAD, ""), response()) == []
 
 
 def test_a_pin_lives_from_its_last_use() -> None:
-    pins = Pins(most=10, expire=5.0)
-    pins.pin(b"a", "one", 0.0)
+    pins = MemoryStore(most=10, expire=5.0)
+    pins.store(b"a", "one", 0.0)
     assert pins.find(b"a", 4.0) == "one"
     assert pins.find(b"a", 8.0) == "one"
     assert pins.find(b"a", 13.0) is None
@@ -111,12 +112,12 @@ def test_a_pin_lives_from_its_last_use() -> None:
 
 
 def test_a_use_of_a_pin_does_not_confirm_it() -> None:
-    pins = Pins(most=10, expire=5.0)
+    pins = MemoryStore(most=10, expire=5.0)
     assert pins.as_of(b"a") == -inf
-    pins.pin(b"a", "one", 1.0)
+    pins.store(b"a", "one", 1.0)
     pins.find(b"a", 4.0)
     assert pins.as_of(b"a") == 1.0
-    other = Pins(most=10, expire=5.0)
+    other = MemoryStore(most=10, expire=5.0)
     other.take_over(pins)
     assert other.as_of(b"a") == -inf
     assert other.find(b"a", 8.0) == "one"
@@ -126,7 +127,7 @@ def test_a_use_of_a_pin_does_not_confirm_it() -> None:
     st.lists(st.tuples(st.integers(0, 6), st.sampled_from("ab"), st.integers(0, 3)), max_size=60)
 )
 def test_pins_are_as_a_plain_table_with_a_bound(calls: list[tuple[int, str, int]]) -> None:
-    pins = Pins(most=4, expire=5.0)
+    pins = MemoryStore(most=4, expire=5.0)
     plain: dict[bytes, tuple[str, float]] = {}  # in the order of use
     now = 0.0
     for number, name, later in calls:
@@ -143,5 +144,5 @@ def test_pins_are_as_a_plain_table_with_a_bound(calls: list[tuple[int, str, int]
             plain[key] = (f"s{number}", now + 5.0)
             while len(plain) > 4:
                 plain.pop(next(iter(plain)))
-            pins.pin(key, f"s{number}", now)
+            pins.store(key, f"s{number}", now)
         assert len(pins) <= 4

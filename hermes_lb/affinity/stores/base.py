@@ -1,0 +1,38 @@
+"""What a shared store of a session table implements."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class SharedStore:
+    """The session table of one backend, shared by several processes or balancers.
+
+    It raises nothing: while it can't be reached, each process uses what it knows.
+    """
+
+    #: Seconds for which a process may use an entry without another look-up.
+    freshness = inf
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether a look-up makes sense now."""
+        raise NotImplementedError
+
+    async def look_up(self, key: bytes) -> str | None:
+        """The server's name; None: unknown, or no answer in time. It counts as a use of the key."""
+        raise NotImplementedError
+
+    def announce(self, key: bytes, name: str) -> asyncio.Future[bool] | None:
+        """This server has the session from now on.
+
+        Returns a future of whether other look-ups find that; None: they do from now on.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Close its connections."""

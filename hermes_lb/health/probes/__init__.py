@@ -1,0 +1,1 @@
+"""Kinds of health checks: one a file, with its options; `registry` lists them."""

@@ -1,0 +1,88 @@
+"""`probe = "http"`: one request and its response, by HAProxy's `option httpchk`.
+
+A server may report its load (`X-Hermes-Load`, or "load" in a JSON body), and announce that it
+drains: 503 with `X-Hermes-Draining`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from hermes_lb.health.probes.base import Finding, Probe, ProbeOptions
+from hermes_lb.health.probes.expect import Expectation, announces_drain, reported_load
+from hermes_lb.http import ResponseParser
+from hermes_lb.options.section import HEADER_EXPECTED, HOST, PATH, as_list
+from hermes_lb.options.units import Status
+
+if TYPE_CHECKING:
+    from hermes_lb.backends.dialing import ServerDialer
+
+USER_AGENT = "hermes-lb-check"
+# Fields of a response head. As the default of `limits.header_count`.
+_MOST_FIELDS = 100
+
+_StatusList = Annotated[list[Status], Field(min_length=1)]
+# One value may stand without its brackets: `expect_status = 200`.
+OneOrMoreStatuses = Annotated[
+    _StatusList, BeforeValidator(as_list, json_schema_input_type=_StatusList | Status)
+]
+
+
+class HttpOptions(ProbeOptions):
+    probe: Literal["http"] = "http"
+    path: str = Field("/health", pattern=PATH)
+    method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
+    host: str | None = Field(None, pattern=HOST)
+    expect_status: OneOrMoreStatuses = Field([200])
+    expect_header: str | None = Field(None, pattern=HEADER_EXPECTED)
+    expect_body: str | None = Field(None, min_length=1)
+
+    @field_validator("expect_header", "expect_body")
+    @classmethod
+    def _a_valid_expression(cls, expected: str | None, info: ValidationInfo) -> str | None:
+        text = expected or ""
+        if info.field_name == "expect_header":
+            text = text.partition(":")[2].strip()
+        if text.startswith("~"):
+            try:
+                re.compile(text[1:].strip().encode())
+            except re.error as error:
+                raise ValueError(f"this is no regular expression: {error}") from None
+        return expected
+
+    @model_validator(mode="after")
+    def _a_body_to_look_at(self) -> Self:
+        if self.method == "HEAD" and self.expect_body is not None:
+            raise ValueError('a response to HEAD has no body: use method = "GET" with expect_body')
+        return self
+
+
+class HttpProbe(Probe):
+    options = HttpOptions
+
+    def __init__(self, options: HttpOptions) -> None:
+        # Here, as a configuration is validated without asyncio.
+        from hermes_lb.health.probes.connection import ask
+
+        self._ask = ask
+        self._method = options.method.encode()
+        self._request_line = f"{options.method} {options.path} HTTP/1.1\r\n"
+        self._host = options.host
+        self._expected = Expectation(options)
+        self._parser = ResponseParser(_MOST_FIELDS)
+
+    async def check(self, dialer: ServerDialer) -> Finding:
+        request = (
+            f"{self._request_line}Host: {self._host or dialer.host}\r\n"
+            f"User-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        ).encode()
+        answer = await self._ask(dialer, self._method, request, self._parser)
+        status = answer.head.status
+        load = reported_load(answer.header("X-Hermes-Load"), answer.body)
+        if status == 503 and announces_drain(answer.header("X-Hermes-Draining")):
+            return Finding(False, "503, it announces its drain", load, announces_drain=True)
+        fault = self._expected.fault(status, answer.header, answer.body)
+        return Finding(fault is None, fault or f"{status}", load)
