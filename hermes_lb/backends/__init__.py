@@ -1,4 +1,4 @@
-"""Who MAY serve: servers, their states, leases, counters, and the wait queue."""
+"""Which servers may serve: their states, leases, counters, and the queue."""
 
 from hermes_lb.backends.counters import FrontendCounters, RequestCounters
 from hermes_lb.backends.histogram import Histogram

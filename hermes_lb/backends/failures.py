@@ -1,4 +1,4 @@
-"""Passive failures of the servers of one backend: are all of them out, and what the log says."""
+"""Passive failures of the servers of one backend: whether all are out, and the log of them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _EVERY = 1.0
 
 
 def are_all(servers: Iterable[Server], failing: Callable[[Server], bool]) -> bool:
-    """True if `failing` holds for each server that is in rotation otherwise, and there is one.
+    """True if `failing` holds for every server that is otherwise in rotation, and there is one.
 
-    Mostly the first answers it.
+    Usually the first server decides.
     """
     is_any = False
     for server in servers:
@@ -32,7 +32,7 @@ def are_all(servers: Iterable[Server], failing: Callable[[Server], bool]) -> boo
 
 
 class _Logged:
-    """What the log has last said of a server, or of the panic."""
+    """The last state of a server, or of the panic, that was logged."""
 
     __slots__ = ("at", "because", "is_out")
 
@@ -43,10 +43,10 @@ class _Logged:
 
 
 class FailureLog:
-    """A line when a server begins and ends to be failing, and when a panic begins and ends.
+    """Logs the beginning and end of a server's state `failing`, and of a panic.
 
-    Of each at most one line a second: what has changed within that time, and stays so, is logged
-    by a later `tick`.
+    At most one line a second for each: a change within that time that lasts is logged by a later
+    `tick`.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -55,13 +55,13 @@ class FailureLog:
         self._panic = _Logged()
 
     def changed(self, server: Server, now: float, because: str = "") -> None:
-        """It has failed, or its failures are forgiven: `because`."""
+        """It has failed, or its failures are cleared (`because`)."""
         logged = self._logged.setdefault(server, _Logged())
         logged.because = because
         self._look(server, logged, now)
 
     def tick(self, now: float) -> None:
-        """Log what is due. A server that checks or an operator took out meanwhile needs no line."""
+        """Log what is due. A server that checks or an operator took out meanwhile is skipped."""
         for server, logged in list(self._logged.items()):
             self._look(server, logged, now)
             if not logged.is_out and now - logged.at >= _EVERY:

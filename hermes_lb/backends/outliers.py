@@ -1,18 +1,18 @@
-"""Servers that fail while the others of their backend do not, and are left out for a time.
+"""Outlier detection: servers that fail while the others of their backend do not are ejected.
 
 Envoy's outlier detection (`outlier_detection.proto`), with these rules:
 
 - A failure is a response of 500 or above, a failed connection, a timeout, or an invalid head.
-- Ejected is who has so many failures in a row, or, at the end of an interval, such a share of
-  failures among its answers, if these were enough to tell.
-- For how long: the base time x how often it was ejected, at most the longest, and up to 10 % more,
-  so that several do not come back together. Each interval without an ejection takes one off.
-- Never are more than half of a backend's servers out, counted with those that are down, degraded,
-  drained or of weight 0: an ejection that would go beyond is not made, and if servers go down
-  meanwhile, all ejections end. Envoy's panic threshold has the same purpose; but where Envoy then
-  uses servers too that fail their checks, here those stay out.
-- Good checks do not end an ejection: a server that answers its checks and not its requests is the
-  very case.
+- A server is ejected after `consecutive_failures` in a row, or at the end of an interval in which
+  `failure_share` of its answers were failures, if there were `min_requests`.
+- The ejection lasts `ejection_time` x the number of ejections, at most `max_ejection_time`, plus a
+  jitter of up to 10 %, so that several do not come back together. Each interval without an ejection
+  takes one off the number.
+- At most half of a backend's servers are out of rotation, including those that are down, degraded,
+  drained or of weight 0: an ejection beyond that is not made, and if servers go down meanwhile, all
+  ejections end. Envoy's panic threshold has the same purpose, but also uses servers that fail their
+  checks; here those stay out.
+- Good checks do not end an ejection: a server may answer its checks and not its requests.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.health")
 
-# Of each ejection's time, on top: HAProxy and Envoy have none by default.
+# Share of the ejection time that is added at most. HAProxy and Envoy have none by default.
 _JITTER = 0.1
 
 
 class _Record:
-    """How one server has answered of late."""
+    """The recent answers of one server."""
 
     __slots__ = ("answers", "ejections", "failures", "in_a_row", "times_ejected")
 
@@ -45,7 +45,7 @@ class _Record:
         self.times_ejected = 0
         self.ejections = 0  # of the server, at the last failure
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         self.in_a_row = self.answers = self.failures = 0
 
 
@@ -66,7 +66,7 @@ class Outliers:
         ejected = [server.name for server in self._servers if server.is_ejected]
         return f"<Outliers of {self._backend}, ejected: {', '.join(ejected) or 'none'}>"
 
-    # What the data path tells.
+    # Called by the data path.
 
     def answered(self, server: Server, status: int, now: float) -> None:
         """A final response head came."""
@@ -79,13 +79,13 @@ class Outliers:
                 record.in_a_row = 0
 
     def failed(self, server: Server, now: float) -> None:
-        """A failure, as said above."""
+        """A failure, as defined above."""
         record = self._records.get(server)
         if record is None:
             return
         if record.ejections != server.ejections:  # another process has ejected it
             record.ejections = server.ejections
-            record.start_anew()
+            record.reset()
         record.answers += 1
         record.failures += 1
         record.in_a_row += 1
@@ -93,7 +93,7 @@ class Outliers:
         if 0 < limit <= record.in_a_row:
             self._eject(server, record, now, f"{record.in_a_row} failures in a row")
 
-    # What time does.
+    # Called by time.
 
     def tick(self, now: float) -> None:
         """Call it about once a second: ends ejections and intervals."""
@@ -126,19 +126,19 @@ class Outliers:
     def allows(self, server: Server, now: float) -> bool:
         """Whether it may be ejected: it is up, and not more than half would be out.
 
-        Who is out for a time that is over counts no more, though no `tick` has come since.
+        Ejections whose time is over do not count, even if `tick` has not ended them yet.
         """
         self._end_what_is_over(now)
         out = self._out() + bool(server.takes_new and server.weight)
         return server.is_up and 2 * out <= len(self._servers)
 
     def lift_what_is_too_much(self) -> bool:
-        """End all ejections if too many servers are out. Returns whether there were any."""
+        """End all ejections if too many servers are out -> whether there were any."""
         ejected = [server for server in self._servers if server.is_ejected]
         if not ejected or 2 * self._out() <= len(self._servers):
             return False
         for server in ejected:
-            if server.is_ejected:  # each of these calls back, and we are here again
+            if server.is_ejected:  # `readmit` calls back, and this method is entered again
                 self._readmit(server, "too many servers are out", logging.WARNING)
         return True
 
@@ -148,7 +148,7 @@ class Outliers:
     def _eject(self, server: Server, record: _Record, now: float, because: str) -> None:
         if server.is_ejected or not self.allows(server, now):
             return
-        record.start_anew()
+        record.reset()
         record.times_ejected += 1
         configured = self._configured
         longest = max(configured.ejection_time, configured.max_ejection_time)
@@ -158,6 +158,6 @@ class Outliers:
         server.eject(now + time, because)
 
     def _readmit(self, server: Server, because: str, level: int) -> None:
-        self._records[server].start_anew()
+        self._records[server].reset()
         logger.log(level, "%s/%s is back: %s", self._backend, server.name, because)
         server.readmit()

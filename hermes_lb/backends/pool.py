@@ -1,7 +1,7 @@
-"""Who may serve: the servers of one backend, the leases on them, and who waits for one.
+"""The servers of one backend, the leases on them, and the queue of requests that wait for one.
 
-A lease starts when a server is picked and ends when the last byte has left or the tunnel has
-closed, exactly once, whatever happened between; `leastconn` is honest only so.
+A lease starts when a server is picked and ends exactly once, when the last byte has left or the
+tunnel has closed: `leastconn` counts on it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Lease:
             pool.peers.leased(server, 1)
 
     def release(self) -> None:
-        """Give it back. A second call is a bug in the caller, and says so."""
+        """Give it back. Raises RuntimeError at a second call, which is a bug in the caller."""
         if not self._held:
             raise RuntimeError(f"the lease on {self.server!r} was released twice")
         self._held = False
@@ -63,27 +63,28 @@ class Lease:
 class Waiter(Protocol):
     """A request in the queue."""
 
-    pinned_to: Server | None  # waits for this server only; the pool changes it if that one is out
+    pinned_to: Server | None  # waits for this server only; the pool re-pins it if that one is out
 
     @property
     def tried(self) -> Collection[Server]:
         """Servers that it has already failed on: it is not given these again."""
 
     def lease_granted(self, lease: Lease) -> None:
-        """Called once, when its turn has come; it has left the queue then.
+        """Called once, after it has left the queue.
 
-        It runs inside whatever made room: a `release`, a server that came up, a `tick`.
+        The caller is whatever made room: a `release`, a server that came up, a `tick`.
         """
 
     def server_lost(self, now: float) -> Server | None:
-        """The server it is pinned to is out -> the one that it waits for now, None for any.
+        """The server it is pinned to is unavailable -> the server to wait for now, None for any.
 
-        The same one: it waits on, and is asked again. Raises NoServer if nobody else may have it:
-        `fail` follows. It is asked in the middle of the queue, and changes nothing by itself.
+        If it is the same server, the request keeps waiting and is asked again. Raises NoServer if
+        no other server may have it; `fail` follows. It must not change anything: the queue is being
+        iterated.
         """
 
     def fail(self, error: NoServer) -> None:
-        """It leaves the queue, by `leave`: nobody may serve it."""
+        """No server may serve it. It has to call `leave`."""
 
 
 class Peers(Protocol):
@@ -105,10 +106,10 @@ class Peers(Protocol):
         """Requests wait for another server than before, or for any, at their old places."""
 
     def is_others_turn(self, pool: Pool, server: Server, waiter: Waiter) -> bool:
-        """True if a request has waited longer elsewhere for this place; its process is told."""
+        """True if a request has waited longer elsewhere for this place; its process is woken."""
 
     def has_room(self, pool: Pool, server: Server) -> None:
-        """Nobody here wants the place on `server`: tell whoever waits for it elsewhere."""
+        """No request here waits for the place on `server`: wake a process in which one does."""
 
 
 class Pool:
@@ -120,19 +121,19 @@ class Pool:
         self.primaries: list[Server] = []
         self.backups: list[Server] = []
         self.peers: Peers | None = None
-        # Other processes want to know what has failed here, when and why, and what has recovered:
-        # by an answer (None), or by a check that began at this time.
+        # Called for other processes: a failure, when and why; and a recovery, by an answer (None)
+        # or by a check that began at this time.
         self.on_failed: Callable[[Server, float, str], None] | None = None
         self.on_recovered: Callable[[Server, float | None], None] | None = None
-        self._is_settled = False  # while it is reconfigured nobody is served
+        self._is_settled = False  # while it is reconfigured no request is served
         self._are_many_changing = False
         self._yields = True  # to requests that have waited longer in other processes
         self._rng = rng or Random()
         self._outlier = configured.outlier
         self.waiting: deque[Waiter] = deque()
         self.in_flight = 0  # leases held, on all servers
-        self.waiting_elsewhere = 0  # in other processes, as far as anybody told
-        self._now = float("-inf")  # the last time that anyone told us
+        self.waiting_elsewhere = 0  # in other processes, as last reported
+        self._now = float("-inf")  # the last time that was an argument
         self.up: list[Server] = []  # primaries in rotation; a new list whenever anything changes
         self.weights: tuple[int, ...] = ()  # full ones, of `primaries`; new whenever one changes
         self.weights_are_equal = False
@@ -141,21 +142,22 @@ class Pool:
         self._warming: list[Server] = []
         self._degraded: list[Server] = []
         self.outliers: Outliers | None = None
-        # False: another process decides for all when too many are out, tells this one, and has the
-        # log.
+        # False: another process decides for all when too many are out, and writes the log.
         self.is_leading = True
         self.in_panic = False  # all are out by passive failures alone, which count for nothing then
         self._failure_log = FailureLog(self)
         self.version = 0  # another one whenever anything about the servers has changed
-        # A strategy that wants to know whose load has changed puts a set here, and clears it.
+        # A strategy that follows changes of load puts a set here, and clears it.
         self.touched: set[Server] | None = None
-        self.is_sound = False  # nobody of `up` has failed: all are candidates that are not full
-        self.is_steady = False  # and nobody can be full
+        self.is_sound = (
+            False  # no server of `up` has failures: all that are not full are candidates
+        )
+        self.is_steady = False  # and no server can be full
         self.unserved = RequestCounters()  # requests that ended without a server
-        # Hears of a server that its checks took down, and whether it stands still: it left them
-        # unanswered, and none of its responses has moved meanwhile.
+        # Called with a server that its checks took down, and whether it hangs: it left them
+        # unanswered, and none of its responses has made progress meanwhile.
         self.on_marked_down: Callable[[Server, bool], None] | None = None
-        # Hears of each change of a server's `snapshot`, the steps of a slow start aside.
+        # Called at each change of a server's `snapshot`, except for the steps of a slow start.
         self.on_change: Callable[[Server], None] | None = None
         self.reconfigure(configured)
 
@@ -163,11 +165,11 @@ class Pool:
         return f"<Pool {self.name}: {self.servers!r}, {len(self.waiting)} waiting>"
 
     def reconfigure(self, configured: config.Backend) -> list[Server]:
-        """Have these servers from now on -> those that are gone; their leases go on.
+        """Replace the servers -> those that were removed; their leases continue.
 
-        A server stays the one that it is, with its counts and its state, as long as its name and
-        its address stay. Who waits for one that is gone is asked for another (`Waiter`).
-        Nobody is served before `look_at_queue`: the caller may have to get ready for new servers.
+        A server with the same name and address keeps its counters and its state. A request that
+        waits for a removed one is asked for another (`Waiter.server_lost`). No request is served
+        before `look_at_queue`: the caller may have to prepare for new servers first.
         """
         self._is_settled = False
         known = {(s.name, s.config.address): s for s in self.servers}
@@ -186,7 +188,7 @@ class Pool:
         is_same = servers == self.servers
         weights = [server.config.weight for server in servers]
         if not is_same or weights != self._configured_weights:
-            # Whoever builds on these has to build anew, even if the present weights are equal.
+            # Strategies that build on these must rebuild, even if the present weights are equal.
             self.up, self.weights = [], ()
         self.servers, self._configured_weights = servers, weights
         self.primaries = [s for s in servers if not s.config.backup]
@@ -201,7 +203,7 @@ class Pool:
         return gone
 
     def _set_outliers(self, configured: config.Outlier | None, *, is_same: bool) -> None:
-        """A detector starts anew when its servers or its rules are others."""
+        """A new detector whenever the servers or the rules have changed."""
         if configured is None:
             if self.outliers is not None:
                 self.outliers = None
@@ -213,9 +215,9 @@ class Pool:
         self._outlier = configured
 
     def _changed(self) -> None:
-        """Keep what `candidates` needs on the common path, where nothing has failed.
+        """Precompute what `candidates` needs on the common path, where nothing has failed.
 
-        A strategy may build on `up` and `weights`, and build anew only when they are other objects.
+        A strategy may build on `up` and `weights`, and rebuild only when they are other objects.
         """
         if self._are_many_changing:
             return
@@ -242,9 +244,9 @@ class Pool:
 
     @contextmanager
     def many_changing(self) -> Iterator[None]:
-        """Many servers change within it, each in O(1): what follows is found out at its end.
+        """Batch changes of many servers, each in O(1); the consequences are computed at the end.
 
-        Nothing else is asked of the pool meanwhile.
+        The pool must not be used otherwise meanwhile.
         """
         self._are_many_changing = True
         try:
@@ -260,7 +262,7 @@ class Pool:
     # Passive failures.
 
     def failed(self, server: Server, now: float, because: str) -> None:
-        """A failure of the server's, as nginx's `max_fails` counts it; of any process."""
+        """A passive failure, as nginx's `max_fails` counts it, in any process."""
         self._now = max(self._now, now)
         server.failed(now, because)
         if self.is_leading:
@@ -275,14 +277,14 @@ class Pool:
                 self.on_recovered(server, None)
 
     def check_passed(self, server: Server, began: float) -> None:
-        """A check that began then was good: failures of before are forgiven."""
+        """A check that began at `began` was good: earlier failures are cleared."""
         if self.recovered(server, began) and self.on_recovered is not None:
             self.on_recovered(server, began)
 
     def recovered(self, server: Server, began: float | None) -> bool:
-        """Another process says that it has answered a request (None), or a check that began then.
+        """The same of another process: it answered a request (None), or a check that began then.
 
-        False: there is nothing to forgive.
+        False: there were no failures to clear.
         """
         if not server.fails or (began is not None and began <= server.failed_at):
             return False
@@ -299,9 +301,9 @@ class Pool:
     def _judge_failures(self) -> bool:
         """Begin or end a panic -> whether it did.
 
-        It begins when no server that is in rotation otherwise may serve. Time alone does not end
-        it, as that would show nothing: it ends when one of them is not failing any more, or none
-        is in rotation. Each of the others is tried by one request then.
+        It begins when no server that is otherwise in rotation may serve. The end of `fail_timeout`
+        does not end it, since that proves nothing: it ends when one of them is no longer failing,
+        or none is in rotation. Then each of the others is probed by one request.
         """
         now = self._now
         if self.in_panic:
@@ -322,10 +324,10 @@ class Pool:
             self._failure_log.panic_changed(now)
         return True
 
-    # Who may serve.
+    # Selection.
 
     def find(self, name: str) -> Server | None:
-        """The server of that name, which it does not share; None: there is none."""
+        """The server of that name (names are unique), or None."""
         return next((server for server in self.servers if server.name == name), None)
 
     @property
@@ -335,8 +337,8 @@ class Pool:
 
     def candidates(self, tried: Collection[Server], now: float) -> list[Server]:
         """Servers that can take a request now: the primaries, or the backups if there is none, or
-        degraded ones if nobody else may serve, now or soon; or those that are out for their
-        failures, if all others have been tried.
+        degraded ones if no other server may serve, now or soon; or the failing ones, if all others
+        have been tried.
 
         The list may be the pool's own: read it, and do not keep or change it.
         """
@@ -365,13 +367,13 @@ class Pool:
         return []
 
     def _is_last_resort(self, tried: Collection[Server], now: float) -> bool:
-        """True if only degraded servers may take a request that is pinned to nobody."""
+        """True if only degraded servers may take a request that is not pinned."""
         return not any(
             s.weight and s.takes_new and s not in tried and s.may_serve(now) for s in self.servers
         )
 
     def may_any_serve(self, tried: Collection[Server], now: float) -> bool:
-        """False if only servers that are out for their failures are left for such a request."""
+        """False if only failing servers are left for such a request."""
         return any(s.is_in_rotation and s not in tried and s.may_serve(now) for s in self.servers)
 
     def can_wait(self, tried: Collection[Server]) -> bool:
@@ -405,9 +407,9 @@ class Pool:
         return Lease(self, server), has_news
 
     def claim(self, server: Server, now: float) -> Lease | None:
-        """The same, where other processes lease too: None if one was faster at the last place.
+        """`lease` where other processes lease too: None if one of them got the last place.
 
-        Each notes its lease first and looks at the others' then, so there are never too many.
+        Each process writes its own lease before it reads the others', so the limit always holds.
         """
         lease, has_news = self._start(server, now)
         is_over = self.peers is not None and server.max_connections and self.peers.is_over(server)
@@ -425,7 +427,7 @@ class Pool:
             self.peers.queue_changed(self, waiter, joined=True)
 
     def leave(self, waiter: Waiter) -> None:
-        """A request that gave up, or whose client did, leaves the queue."""
+        """Leave the queue: the request timed out, or its client has left."""
         self.waiting.remove(waiter)
         self._count(waiter, -1)
         if self.peers is not None:
@@ -442,8 +444,8 @@ class Pool:
     def serve_waiting(self, server: Server) -> None:
         """While `server` has room: the first that may use it gets it, in order of arrival.
 
-        A server that failed is judged by the last time we were told, which may only make it wait
-        for the next `tick` to be tried again.
+        Failures are judged by the last known time, so a failing server may have to wait for the
+        next `tick` to be probed.
         """
         while not server.is_full and server.is_able:
             waiter = next((w for w in self.waiting if self._accepts(w, server)), None)
@@ -472,24 +474,23 @@ class Pool:
         self._judge_failures()
         if self.is_leading:
             self._failure_log.tick(now)
-        self._yields = False  # who waits elsewhere may be unable to use the place
+        self._yields = False  # a request that waits elsewhere may be unable to use the place
         self.look_at_queue()
         self._yields = True
 
     def look_at_queue(self) -> None:
-        """Whatever has changed: who waits and can be served is served."""
+        """Serve the waiting requests that can be served now."""
         if self.waiting:
             self._serve_all()
 
     def _serve_all(self) -> None:
-        """Servers changed: first nobody waits for one that is out, if there is another."""
+        """First re-pin the requests whose server is unavailable, then serve by arrival."""
         self._leave_lost_servers()
         for server in (*self.primaries, *self.backups, *self._degraded):
             self.serve_waiting(server)
 
     def _leave_lost_servers(self) -> None:
-        """Who waits for a server that is out waits for another one, or any, or is refused; all keep
-        their places by arrival."""
+        """Re-pin, unpin or fail waiters whose server is unavailable; the order of arrival stays."""
         has_moved = False
         refused: list[tuple[Waiter, NoServer]] = []
         for waiter in self.waiting:
@@ -510,7 +511,7 @@ class Pool:
         if has_moved and self.peers is not None:
             self.peers.queue_moved(self)
         for waiter, error in refused:
-            if waiter in self.waiting:  # what one of them does may be the end of others
+            if waiter in self.waiting:  # failing one may have ended others
                 waiter.fail(error)
 
     def _accepts(self, waiter: Waiter, server: Server) -> bool:
@@ -526,4 +527,4 @@ class Pool:
 
 
 def _nobody_listens(*_: object) -> None:
-    """What a server that is gone calls when it changes."""
+    """The callbacks of a removed server."""

@@ -1,8 +1,8 @@
 """A server's state at run time, apart from its configured identity.
 
     state      who set it                                 new requests            those pinned to it
-    up         the checks, or nobody                      yes                     yes
-    degraded   a check timed out, but its streams moved   if nobody else can      yes
+    up         the checks, or the default                 yes                     yes
+    degraded   a check timed out, but its streams moved   if no other server can  yes
     drain      the operator, or the server itself         no                      yes
     failing    its requests failed `max_fails` times      no                      no
     ejected    it stood out by its failures, for a time   no                      no
@@ -11,13 +11,13 @@
 
 What runs goes on in each of them. An operator's `ready | drain | maint` are HAProxy's
 (`set server ... state`), and `down = true` is its `disabled`: in maintenance from the start, until
-an operator says `ready`. Who comes back from maintenance or a drain has a slow start, as it was
-most likely started anew; HAProxy (2.6) has none after a drain.
+an operator says `ready`. A server that returns from maintenance or a drain has a slow start, since
+it was most likely restarted; HAProxy (2.6) has none after a drain.
 
 Passive failures follow nginx's `max_fails` and `fail_timeout` (`ngx_http_upstream_round_robin.c`:
 `get_peer`, `free_..._peer`), whose fields `accessed` and `checked` are `failed_at` and
 `window_start` here. A failing server is out of rotation for `fail_timeout` (`has_failed`), then one
-request is the probe; a success behind the last failure, or a good check that began behind it, ends
+request is the probe; a success after the last failure, or a good check that began after it, ends
 the state. While all servers of a backend are out for that reason alone, failures count for nothing
 (`in_panic`, which the pool sets). `now` is an argument: nothing in this package reads a clock.
 """
@@ -69,7 +69,7 @@ Snapshot = dict[str, Any]
 
 
 class Server:
-    """One worker: what is configured, and how it is doing."""
+    """One server: its configuration, and its state at run time."""
 
     __slots__ = (
         "admin",
@@ -132,7 +132,7 @@ class Server:
         self.ejected_until = 0.0  # monotonic seconds; 0: it is not ejected
         self.ejected_because = ""
         self.ejections = 0
-        self.takes_new = self.is_up  # requests that are pinned to nobody
+        self.takes_new = self.is_up  # requests that are not pinned
         self.is_lone = False
         self.in_panic = False
         self.current_weight: float = 0
@@ -141,7 +141,7 @@ class Server:
         self.failed_at = _NEVER
         self.failed_because = ""  # the last failure, in words
         self.window_start = _NEVER
-        # The pool listens here: to all that changes who may serve, and to what a snapshot tells.
+        # Set by the pool: called when selection may be affected, and when the snapshot has changed.
         self.when_changed: Callable[[], None] = lambda: None
         self.when_decided: Callable[[Server], None] = lambda server: None
 
@@ -153,7 +153,7 @@ class Server:
 
     @property
     def state(self) -> State:
-        """Of the table above; the worst that holds."""
+        """The worst state of the table above that applies."""
         if self.admin == "maint":
             return "maint"
         if not self.is_healthy:
@@ -180,18 +180,18 @@ class Server:
 
     @property
     def is_able(self) -> bool:
-        """It may serve, passive failures aside."""
+        """It may serve, apart from passive failures."""
         return self.is_up and not self.ejected_until
 
     @property
     def is_in_rotation(self) -> bool:
-        """Requests that are pinned to nobody may come, as far as the operator and it itself say."""
+        """Neither the operator nor the server itself has excluded requests that are not pinned."""
         return self.full_weight > 0 and not self.is_draining
 
     @property
     def load(self) -> int:
-        """Leases held and requests waiting for this very server: what `leastconn` compares, and
-        what is left of a drain."""
+        """Leases held and requests pinned to it that wait: what `leastconn` compares, and what a
+        drain waits for."""
         return self.in_flight + self.queued
 
     @property
@@ -226,9 +226,9 @@ class Server:
         )
 
     def picked(self, now: float) -> None:
-        """A request goes to it: after a window with failures, this one is the probe.
+        """A request is sent to it. After a window with failures, this request is the probe.
 
-        So is one that comes within the window, since no other server is left for it.
+        So is a request within the window: it comes only if no other server is left.
         """
         if self.fails and (self.is_failing or now - self.window_start > self.config.fail_timeout):
             self.window_start = now
@@ -251,7 +251,7 @@ class Server:
             self.recovered()
 
     def recovered(self) -> None:
-        """Its failures are forgiven."""
+        """Clear its failures."""
         self.fails = 0
         self.when_changed()
 
@@ -260,7 +260,7 @@ class Server:
         if self.is_failing:
             self.window_start = _NEVER
 
-    # What the operator says.
+    # Set by the operator.
 
     def set_admin(self, admin: Admin) -> None:
         """Ready, drain or maint. Raises ValueError for anything else.
@@ -285,9 +285,9 @@ class Server:
         self._changed()
 
     def set_weight(self, weight: int | None) -> None:
-        """0 takes it out of rotation, as in HAProxy: only those pinned to it still come.
+        """0 takes it out of rotation for all but requests pinned to it, as in HAProxy.
 
-        None: the configured one.
+        None: the configured weight.
         """
         if weight != self.operator_weight:
             self.operator_weight = weight
@@ -295,7 +295,7 @@ class Server:
             self._changed()
 
     def reconfigure(self, configured: config.Server) -> None:
-        """A reload. What the operator has set stays, unless the configuration changed just that."""
+        """Apply a reload. What the operator has set stays, unless that very key has changed."""
         before, self.config = self.config, configured
         if configured == before:
             return
@@ -306,7 +306,7 @@ class Server:
             self.set_admin(_configured_admin(configured))
         self._changed()
 
-    # What the checks say. In maintenance, nobody listens to them.
+    # Set by the checks; ignored in maintenance.
 
     def await_first_check(self) -> None:
         """Down until its first good check, as `start = "down"` asks; that is no failure."""
@@ -339,7 +339,7 @@ class Server:
             self._changed()
 
     def announce_drain(self, because: str) -> None:
-        """It answered its check with the wish for no new requests; its next good check ends it."""
+        """Its check was answered with a request to drain; the next good check ends the drain."""
         if self.admin == "maint":
             return
         self.last_check = because
@@ -348,10 +348,10 @@ class Server:
             self.is_degraded = False
             self._changed()
 
-    # What the others of its backend say of it (`pool.outliers`).
+    # Set by outlier detection (`backends.outliers`).
 
     def eject(self, until: float, because: str) -> None:
-        """Out of rotation for a time; who is pinned to it goes elsewhere too."""
+        """Out of rotation until then, also for requests pinned to it."""
         self.ejected_until = until
         self.ejected_because = because
         self.ejections += 1
@@ -368,9 +368,9 @@ class Server:
     def warm_up(self, now: float) -> None:
         """Call it about once a second while `warmth` is below 1; the first call is the start.
 
-        HAProxy, `server_recalc_eweight`: steps of equal length and height, the first at once. Whose
-        warmth another process has told, by a configuration with a slow start, and who has none by
-        this one, is warm at once.
+        HAProxy, `server_recalc_eweight`: steps of equal length and height, the first at once. If
+        the warmth came from a process whose configuration has a slow start, and this one's has
+        none, the server is warm at once.
         """
         if self.warm_since is None:
             self.warm_since = now
@@ -382,7 +382,7 @@ class Server:
             self.when_changed()
 
     def _cool_down(self) -> None:
-        """It has the first step of a slow start, now or when it comes back."""
+        """Start a slow start, now or when it comes back."""
         if self.config.slow_start:
             self.warm_since = None
             self._set_warmth(1 / _STEPS)
@@ -408,7 +408,7 @@ class Server:
         return {name: getattr(self, name) for name in _DECIDED}
 
     def restore(self, saved: Snapshot) -> None:
-        """Become what a `snapshot` tells; what is missing in it stays as it is."""
+        """Take the values of a `snapshot`; what is missing in it stays as it is."""
         changed = {name for name, value in saved.items() if value != getattr(self, name)}
         if saved.get("admin") == "maint" and "admin" in changed:
             self.maintenances += 1
@@ -420,7 +420,7 @@ class Server:
             self._changed()
 
     def _changed(self) -> None:
-        """What follows from what was decided. Who comes up starts with a clean slate."""
+        """Update what follows from the decisions. A server that comes up has no failures."""
         was_up, self.is_up = self.is_up, self.is_healthy and self.admin != "maint"
         if not self.is_up:
             self.is_degraded = False

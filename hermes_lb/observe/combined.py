@@ -2,7 +2,7 @@
 
 Source: nginx `ngx_http_log_module`, the predefined format `combined` and its default escaping.
 Three things differ: the bytes include the response's head (nginx `$bytes_sent`), the time is that
-of the request's first byte (as Apache has it), and nobody's user name is taken from credentials.
+of the request's first byte (as Apache has it), and the user name of credentials is not shown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CLOSED = 444
 
 
 def line(record: LogRecord) -> str:
-    """Without its end; whatever strangers sent, it has six quotes and no line break."""
+    """Without its newline. Whatever the client sent, it has six quotes and no line break."""
     request, captured = record.request, record.captured
     return _LINE % (
         record.client or "-",

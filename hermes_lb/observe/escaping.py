@@ -1,4 +1,4 @@
-"""What strangers sent, made fit for a line of a log: escaped, and not too long.
+"""Escapes and cuts what clients sent, for a line of a log.
 
 A pipe takes up to PIPE_BUF bytes (4,096 on Linux) in one piece, so that lines which several
 processes write to one pipe never mix. No format's line is longer than `LONGEST_LINE`.

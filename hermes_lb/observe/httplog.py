@@ -37,11 +37,10 @@ _UNSAFE = re.compile(r"[^ !$-~]")  # all but 32 to 126, and of those '"' and '#'
 
 
 def line(record: LogRecord, *, shows_trace: bool = False) -> str:
-    """Without its end; whatever strangers sent, it has no line break and two quotes.
+    """Without its newline. Whatever the client sent, it has no line break and two quotes.
 
-    The date is local time. What was not reached is -1, and so is a status that there was not. The
-    trace id, with `shows_trace`, and the reason are in braces, where HAProxy has the headers that
-    it captured.
+    The date is local time; -1 is a phase that was not reached, or no status. The trace id, with
+    `shows_trace`, and the reason are in braces, where HAProxy has captured headers.
     """
     request, to_server, response = record.request, record.to_server, record.response
     attempts, reason = record.attempts, record.reason

@@ -24,7 +24,7 @@ TARGET_MOST = 1200
 
 
 def line(record: LogRecord) -> str:
-    """Without its end. What was not reached or is not there is null."""
+    """Without its newline. A phase that was not reached, or a missing value, is null."""
     request, captured = record.request, record.captured
     to_server, attempts = record.to_server, record.attempts
     if request is None:

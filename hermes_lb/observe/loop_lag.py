@@ -1,4 +1,4 @@
-"""How late the event loop is: what a stream waits for in vain while something else blocks it."""
+"""Event loop lag: how long a stream waits while something else blocks the loop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 
 from hermes_lb.backends.histogram import Histogram
 
-# Seconds between two looks. A shorter block than this may stay unseen. 50 looks a second cost
-# 0.03 % of a core.
+# Seconds between two measurements; shorter blocks may be missed. 50 a second cost 0.03 % of a core.
 EVERY = 0.02
 
 # Seconds.

@@ -28,7 +28,7 @@ _PART = 64 * 1024
 def render(observed: Observed) -> Iterator[bytes]:
     """A scrape's body, of the content type `CONTENT_TYPE`, in parts.
 
-    Between two parts others may run, and servers may come and go.
+    Between two parts other tasks may run, and servers may be added or removed.
     """
     observed.refresh()
     part: list[str] = []

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class ProcessView:
     """A process of the data path. An embedded balancer has one, the one it runs in.
 
-    The process itself keeps it, by `look` and the rest; a supervisor has one for each of its
-    worker processes, from their `cells`. No two that live at a time have the same `number`: it is
-    a label of the metrics, so a new process takes the lowest that is free.
+    The process itself updates it; a supervisor has one for each of its worker processes, from their
+    `cells`. `number` is a label of the metrics, so it is unique among living processes, and a new
+    process takes the lowest free one.
     """
 
     number: int
@@ -44,18 +44,18 @@ class ProcessView:
         return self.usage.max_files
 
     def look(self) -> None:
-        """Ask the kernel for `usage`, from any process; it stays as it was if this one is gone."""
+        """Read `usage` from the kernel, in any process; it is kept if the process has ended."""
         self.usage = usage_of(self.pid) or self.usage
 
     def cells(self) -> list[float]:
-        """`WIDTH` numbers: all but `usage`, which the kernel tells everybody."""
+        """`WIDTH` numbers: all but `usage`, which every process can read from the kernel."""
         return [
             self.number, self.pid, self.started_at, self.is_draining, self.clients,
             self.access_log_dropped, self.loop_lag.worst, *self.loop_lag.histogram.cells(),
         ]  # fmt: skip
 
     def load(self, cells: Sequence[float]) -> None:
-        """Become what `cells` told of another."""
+        """Take the values of another one's `cells`."""
         number, pid, started_at, is_draining, clients, dropped, worst, *lag = cells
         self.number, self.pid, self.started_at = int(number), int(pid), started_at
         self.is_draining, self.clients = bool(is_draining), int(clients)
@@ -69,7 +69,7 @@ ProcessView.WIDTH = len(ProcessView(0, 0).cells())
 
 @dataclass(slots=True)
 class Upkeep:
-    """What became of the balancer as a whole while it ran. Times are seconds since 1970."""
+    """Events of the balancer as a whole. Times are seconds since 1970."""
 
     started_at: float = field(default_factory=time.time)
     loaded_at: float = field(default_factory=time.time)  # when the configuration in use was
@@ -91,7 +91,7 @@ class Upkeep:
         self.has_failed_to_reload = True
 
     def dns_failed(self, backend: str) -> None:
-        """A server's name could not be resolved anew."""
+        """A server's name could not be resolved again."""
         self.dns_failures[backend] = self.dns_failures.get(backend, 0) + 1
 
 
@@ -101,7 +101,7 @@ def _is_current() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One balancer, for those who only look. They call `refresh` first."""
+    """One balancer, read-only. Call `refresh` before reading."""
 
     pools: Mapping[str, Pool]  # by backend
     frontends: Mapping[str, FrontendCounters]

@@ -20,9 +20,9 @@ Abort = dict[str, Any]
 
 
 def abort(record: LogRecord, at: float) -> Abort:
-    """What is kept of one that ended `at`, in seconds since 1970: plain values, fit for JSON.
+    """What is kept of a request that ended `at`, in seconds since 1970: plain values, fit for JSON.
 
-    A status that there was not is the log's -1.
+    Without a status it is -1, as in the log.
     """
     request = record.request
     return {
@@ -46,9 +46,8 @@ def abort(record: LogRecord, at: float) -> Abort:
 class Recent:
     """The last `KEPT` of them, numbered from 1 in the order in which they were added.
 
-    `on_add` is called for each: strangers can make thousands a second, so what it does must be
-    cheap. By it a worker process hands them on, and the supervisor adds them to one of its own,
-    whose numbers are its own as well.
+    `on_add` is called for each and must be cheap: clients can cause thousands a second. A worker
+    process forwards them with it to the supervisor, which numbers them again.
     """
 
     def __init__(self, on_add: Callable[[Abort], None] | None = None) -> None:
@@ -60,7 +59,7 @@ class Recent:
         return f"<Recent {len(self._kept)} of {self.last}>"
 
     def add(self, abort: Abort) -> None:
-        """Keep it, with a number of ours."""
+        """Keep it, and number it."""
         self.last += 1
         numbered = {**abort, "number": self.last}
         self._kept.append(numbered)
@@ -73,7 +72,7 @@ class Recent:
         return newer[::-1]
 
     def restore(self, kept: Sequence[Abort]) -> None:
-        """Go on from what another one's `since` gave, by its numbers; this one is still empty."""
+        """Continue from another one's `since`, with its numbers; this one must be empty."""
         if kept:
             self._kept.extend(kept)
             self.last = kept[-1]["number"]

@@ -1,4 +1,4 @@
-"""Which requests a log shows that is to show a share of them only."""
+"""Sampling: which requests are logged if only a share of them is."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ class Sampler:
         self._point = 0.0
 
     def takes(self) -> bool:
-        """Is the next one among those that are shown?"""
+        """Whether the next request is logged."""
         self._point = point = (self._point + _STEP) % 1.0
         return point < self.share

@@ -811,9 +811,5 @@ class Exchange(ResponseSink):
             "target": head.target.partition(b"?")[0].decode("latin-1"),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
-            "pinned_by": None
-            if not pinned
-            else "stick"
-            if self.session_key is not None
-            else "cookie",
+            "pinned_by": by,
         }

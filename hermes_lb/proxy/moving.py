@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.exchange import Exchange
 
-    Running = Exchange | Abandoned
+    Running: TypeAlias = Exchange | Abandoned
 
 # Requests that leave in one loop iteration, and seconds until the next ones: 2,000 a second. Each
 # may mean a dial, and work for another server; clients that are cut reconnect.
