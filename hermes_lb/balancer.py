@@ -16,7 +16,7 @@ from hermes_lb.config import load_config
 from hermes_lb.config.changes import describe_changes, refuse_fixed
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import NotPossible, find_server
-from hermes_lb.control.state_file import RuntimeStates
+from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.health import HealthChecker
 from hermes_lb.observe.observed import Observed

@@ -12,9 +12,9 @@ from hermes_lb.observe.metric_table import version
 Operation = dict[str, Any]
 
 _ABOUT = """\
-What an operator sees and does. Without a token it is on loopback only, and open to everybody on \
-the machine; with one, send `Authorization: Bearer TOKEN`. What changes anything needs \
-`Content-Type: application/json`, and is refused for pages of other origins."""
+Queries and commands for operators. Without a token it is on loopback only, and open to every \
+local process; with one, send `Authorization: Bearer TOKEN`. Commands need \
+`Content-Type: application/json`, and are refused for pages of other origins."""
 
 _ERRORS = {
     400: "the query or the body is wrong",

@@ -1,4 +1,4 @@
-"""The shapes of the admin API's answers and bodies: JSON Schema 2020-12, as OpenAPI 3.1 has it."""
+"""The shapes of the admin API's requests and responses: JSON Schema 2020-12, as in OpenAPI 3.1."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
 from hermes_lb.control.operator import NotPossible, find_server
-from hermes_lb.control.state_file import RuntimeStates
+from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.errors import reason
 from hermes_lb.listen import check_files

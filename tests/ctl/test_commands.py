@@ -405,7 +405,7 @@ async def test_a_token_is_taken_from_where_people_put_it(place: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [((), "it asks for a token; give it by --token"), (("--token", "x" * 20), "not its token")],
+    [((), "a token is needed; give it by --token"), (("--token", "x" * 20), "not its token")],
 )
 async def test_a_missing_or_wrong_token_is_told(words: tuple[str, ...], said: str) -> None:
     async with admin_listener(token=TOKEN) as client:
