@@ -174,7 +174,7 @@ LOOKED_UP = {"name": "pod", "address": "pods.internal:8000", "resolve": 1.0}
 
 
 def pods(*addresses: str, **more: Any) -> Backend:
-    """What the resolver makes of `pod` when these are its addresses."""
+    """The backend as the resolver expands `pod` with these addresses."""
     (server,) = Backend.model_validate({"servers": [{**LOOKED_UP, **more}]}).servers
     return Backend.model_construct(servers=expand(server, None, addresses), outlier=None)
 
@@ -184,7 +184,7 @@ def by_name(pools: dict[str, Pool]) -> dict[str, tuple[str, float]]:
 
 
 class Resolved:
-    """A running state file of such a backend. `become` is what an answer of the DNS does."""
+    """Run-time states of such a backend. `become` acts as a DNS answer."""
 
     def __init__(self, path: Path, *addresses: str) -> None:
         self.pools = {"agents": Pool("agents", pods(*addresses))}
@@ -204,7 +204,7 @@ class Resolved:
         server.set_weight(weight)
 
     async def become(self, *addresses: str, **more: Any) -> None:
-        await asyncio.sleep(0)  # an answer is an event of its own
+        await asyncio.sleep(0)  # as a separate event
         self.pools["agents"].reconfigure(pods(*addresses, **more))
         self.states.changed()
 
