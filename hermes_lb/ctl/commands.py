@@ -19,7 +19,8 @@ from typer.core import TyperGroup
 from hermes_lb.ctl.errors import CtlError
 from hermes_lb.ctl.output import (
     errors_as_exit_status,
-    print_parts,
+    interruptible,
+    print_answer,
     print_server,
     print_upgraded,
     printed_json,
@@ -131,22 +132,14 @@ def _client(url: str | None, config: Path | None, token: str | None, ca: str | N
 def status(context: typer.Context) -> None:
     """Show the balancer: backends, frontends, processes."""
     with errors_as_exit_status():
-        answer = context.obj.client.get("status")
-        if not printed_json(context, answer):
-            from hermes_lb.ctl import tables
-
-            print_parts(*tables.status(answer))
+        print_answer(context, "status", context.obj.client.get("status"))
 
 
 @app.command()
 def servers(context: typer.Context) -> None:
     """List servers: state and its reason, load, errors."""
     with errors_as_exit_status():
-        answer = context.obj.client.get("servers")
-        if not printed_json(context, answer):
-            from hermes_lb.ctl import tables
-
-            print_parts(tables.servers(answer))
+        print_answer(context, "servers", context.obj.client.get("servers"))
 
 
 @app.command()
@@ -175,11 +168,7 @@ def sessions(
                     print(f"{found['backend']}/{found['name']}: {ended} ended")
                 return
             path += "&" + urlencode({"backend": found["backend"], "server": found["name"]})
-        answer = client.get(path)
-        if not printed_json(context, answer):
-            from hermes_lb.ctl import tables
-
-            print_parts(*tables.sessions(answer))
+        print_answer(context, "sessions", client.get(path))
 
 
 @app.command()
@@ -299,7 +288,10 @@ def upgrade(
         before = client.get("status") if wait else None
         answer = client.send("POST", "upgrade")
         if before is not None:
-            answer = _wait_for_upgrade(client, before)
+            from hermes_lb.ctl.upgrade import wait_until_upgraded
+
+            with interruptible("upgrade"):
+                answer = wait_until_upgraded(client, before)
         if printed_json(context, answer):
             return
         if before is None:
@@ -323,19 +315,8 @@ def _wait(context: typer.Context, server: dict[str, Any], deadline: float | None
     from hermes_lb.ctl.tables import console
 
     screen = None if context.obj.as_json else console()
-    try:
+    with interruptible("drain"):
         return wait_until_drained(context.obj.client, server, deadline, screen)
-    except KeyboardInterrupt:
-        raise CtlError("interrupted; the drain continues") from None
-
-
-def _wait_for_upgrade(client: AdminClient, before: dict[str, Any]) -> dict[str, Any]:
-    from hermes_lb.ctl.upgrade import wait_until_upgraded
-
-    try:
-        return wait_until_upgraded(client, before)
-    except KeyboardInterrupt:
-        raise CtlError("interrupted; the upgrade continues") from None
 
 
 def _seconds(deadline: str | None) -> float | None:

@@ -49,11 +49,14 @@ def warn_if_unsettled(server: dict[str, Any]) -> None:
         print(f"hermes-lb: {said}", file=sys.stderr)
 
 
-def print_parts(*parts: Any) -> None:
-    from hermes_lb.ctl.tables import console
+def print_answer(context: typer.Context, table: str, answer: Any) -> None:
+    """As JSON, or as `ctl.tables` shows it."""
+    if printed_json(context, answer):
+        return
+    from hermes_lb.ctl import tables
 
-    screen = console()
-    for part in parts:
+    screen = tables.console()
+    for part in getattr(tables, table)(answer):
         screen.print(part)
 
 
@@ -61,6 +64,15 @@ def printed_json(context: typer.Context, answer: Any) -> bool:
     if context.obj.as_json:
         print(json.dumps(answer, indent=2))
     return bool(context.obj.as_json)
+
+
+@contextmanager
+def interruptible(what: str) -> Iterator[None]:
+    """Ctrl-C ends only the wait."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CtlError(f"interrupted; the {what} continues") from None
 
 
 @contextmanager

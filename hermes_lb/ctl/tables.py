@@ -131,8 +131,8 @@ def status(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
 
 
-def servers(rows: Iterable[Row]) -> Table:
-    return Table(
+def servers(rows: Iterable[Row]) -> Iterable[Table]:
+    yield Table(
         ["SERVER", "ADDRESS", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT", ">REQUESTS",
          ">5XX", ">ABORTED"],
         [

@@ -18,7 +18,7 @@ peers           the other workers' leases and queues, as its pools see them
 shared_clients  connections and requests by client, over all workers
 published       a worker's counters
 
-handover        state that survives an upgrade, and the exec of the new code
-generation      whether this process is an upgrade's new generation; `decisions`: restored state
+upgrade         checks and executes the new code; `generation`: has this process been upgraded?
+handover        state that survives it, in memory and descriptors; `decisions`: in JSON
 admin_listener  admin listener whose sockets survive an upgrade
 """

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 _OURS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 
 
+def worker_command(*options: str) -> list[str]:
+    """Runs `hermes_lb.workers` in a fresh interpreter with the options of this one."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-m", "hermes_lb.workers", *options]
+
+
 class Child:
     """A child process, started by this or by the previous generation.
 
@@ -66,15 +72,10 @@ class Child:
     def start(cls, loop: str, **about: Any) -> Child:
         """Run a fresh interpreter, which loads the code now on disk."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        command = [
-            sys.executable,
-            *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
-            "-m", "hermes_lb.workers", "--loop", loop,
-        ]  # fmt: skip
         with theirs:
             pid = os.posix_spawn(
                 sys.executable,
-                command,
+                worker_command("--loop", loop),
                 {key: os.environ[key] for key in os.environ.keys() - _OURS},
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL_FD)],
                 # Terminals and service managers signal the whole group: blocked until the worker

@@ -3,21 +3,14 @@
 Process ID, child processes and open descriptors survive an exec, nothing else. So the state that
 the next generation needs is written to a memfd, with the numbers of the descriptors: nginx passes
 its listeners in an environment variable (`NGINX`), HAProxy's master re-executes itself (`-W`,
-SIGUSR2). The keys are a format between versions: "block", "part", "bells" and "seat" are the names
-that older code had for shared memory, region, wakeups and slot.
+SIGUSR2).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
 import secrets
-import signal
-import subprocess
-import sys
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +18,6 @@ from hermes_lb.config.units import UnixAddress
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.errors import reason
 from hermes_lb.listen.sockets import handed_over
-from hermes_lb.observe.messages import flush_messages
 from hermes_lb.tls.ticket_keys import TicketSecret
 from hermes_lb.workers.admin_listener import AdminSockets
 from hermes_lb.workers.gathered import Gathered
@@ -37,20 +29,13 @@ from hermes_lb.workers.shared_memory import ROWS, Region, SharedMemory
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
+    from contextlib import ExitStack
 
     from hermes_lb.config import Config
     from hermes_lb.workers.child import Child
     from hermes_lb.workers.fleet import Fleet
     from hermes_lb.workers.listening import Key
-
-logger = logging.getLogger("hermes_lb")
-
-_CHECK_TAKES = 60.0  # seconds
-# Seconds for a worker to read what was sent, and between two checks.
-_LISTENS_WITHIN = 5.0
-_LOOK_AGAIN = 0.01
 
 # Generations of workers that may live at a time: old ones drain while new ones serve.
 _GENERATIONS = 3
@@ -153,6 +138,47 @@ class Handover:
             )  # fmt: skip
         self.children = []
 
+    def state(
+        self, children: Sequence[Child], inheritance: dict[str, Any], undoing: ExitStack
+    ) -> dict[str, Any]:
+        """The format that `inherit` reads. Descriptors stay inheritable until `undoing`.
+
+        The keys have to stay, as older and newer code use them: "block", "part", "bells" and "seat"
+        are shared memory, region, wakeups and slot.
+        """
+
+        def theirs(fd: int) -> int:
+            os.set_inheritable(fd, True)
+            undoing.callback(os.set_inheritable, fd, False)
+            return fd
+
+        workers = [
+            {
+                "pid": child.pid, "number": child.number, "seat": child.slot,
+                "is_retired": child.is_retired, "serves": child.serves,
+                "listens": list(child.listens),
+                "fd": theirs(child.channel.fileno()), "asked": child.channel.asked,
+            }
+            for child in children
+        ]  # fmt: skip
+        return {
+            "listening": [
+                [*key, path, [theirs(sock.fileno()) for sock in sockets]]
+                for key, sockets, path in self.listening.all()
+            ],
+            "closed": self.listening.closed,
+            "part": Region.size(ROWS),
+            "block": theirs(self.memory.fd),
+            "bells": [theirs(wakeup) for wakeup in self.wakeups],
+            "rows": self.layout.state(),
+            "gathered": self.gathered.state(),
+            "children": workers,
+            "admin": [self.admin.bind, [theirs(sock.fileno()) for sock in self.admin.sockets]],
+            "inherited": inheritance,
+            "key": self.key,
+            "tickets": self.tickets.state,
+        }
+
     def close(self) -> None:
         """Close all of it. Idempotent."""
         if self._is_closed:
@@ -164,118 +190,6 @@ class Handover:
         for wakeup in self.wakeups:
             os.close(wakeup)
         self.memory.close()
-
-
-async def check_new_code(file: Path) -> None:
-    """Have the code now on disk load itself and check the configuration.
-
-    Raises NotPossible with its output, or with the signal that ended it (out of memory?).
-    """
-    command = [
-        sys.executable, *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
-        "-m", "hermes_lb.workers", "--check", str(file),
-    ]  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        async with asyncio.timeout(_CHECK_TAKES):
-            said, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise NotPossible("the new code takes too long to check the configuration") from None
-    if process.returncode is not None and process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        raise NotPossible(
-            f"the new code was ended by a signal ({name}) while it checked the configuration"
-        )
-    if process.returncode != 0:
-        why = said.decode(errors="replace").strip() or f"exit status {process.returncode}"
-        raise NotPossible(f"the new code refuses: {why}")
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Signals wait until the new code has handlers: their default would end the process."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGKILL})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-async def until_sure(children: Sequence[Child]) -> None:
-    """Workers that have closed their channel have exited."""
-    for child in [one for one in children if one.channel.is_closed]:
-        await child.wait()
-
-
-async def until_between_messages(children: Sequence[Child]) -> None:
-    """No channel is in the middle of a message. Raises NotPossible if a worker does not read."""
-    try:
-        async with asyncio.timeout(_LISTENS_WITHIN):
-            while _amid_message(children):  # noqa: ASYNC110 - rare, and a few turns then
-                await asyncio.sleep(_LOOK_AGAIN)
-    except TimeoutError:
-        pid = _amid_message(children)[0].pid
-        raise NotPossible(f"worker process {pid} does not listen") from None
-
-
-def _amid_message(children: Sequence[Child]) -> list[Child]:
-    return [child for child in children if child.channel.is_amid_message]
-
-
-def execute_new_code(handover: Handover, fleet: Fleet, inheritance: dict[str, Any]) -> None:
-    """Execute the new code. Does not return; if it raises, nothing has changed."""
-    with ExitStack() as undoing:
-        state = _state(handover, fleet, inheritance, undoing)
-        fd = os.memfd_create("hermes-lb-handover", 0)
-        undoing.callback(os.close, fd)
-        os.write(fd, json.dumps(state).encode())
-        os.environ[HANDOVER] = str(fd)
-        undoing.callback(os.environ.pop, HANDOVER, None)
-        logger.info("executing the new code")
-        flush_messages()  # the thread that writes them ends with the exec
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _state(
-    handover: Handover, fleet: Fleet, inheritance: dict[str, Any], undoing: ExitStack
-) -> dict[str, Any]:
-    """The format that `Handover.inherit` reads. Descriptors stay inheritable until `undoing`."""
-
-    def theirs(fd: int) -> int:
-        os.set_inheritable(fd, True)
-        undoing.callback(os.set_inheritable, fd, False)
-        return fd
-
-    children = [
-        {
-            "pid": child.pid, "number": child.number, "seat": child.slot,
-            "is_retired": child.is_retired, "serves": child.serves,
-            "listens": list(child.listens),
-            "fd": theirs(child.channel.fileno()), "asked": child.channel.asked,
-        }
-        for child in fleet.children
-    ]  # fmt: skip
-    return {
-        "listening": [
-            [*key, path, [theirs(sock.fileno()) for sock in sockets]]
-            for key, sockets, path in handover.listening.all()
-        ],
-        "closed": handover.listening.closed,
-        "part": Region.size(ROWS),
-        "block": theirs(handover.memory.fd),
-        "bells": [theirs(wakeup) for wakeup in handover.wakeups],
-        "rows": handover.layout.state(),
-        "gathered": handover.gathered.state(),
-        "children": children,
-        "admin": [handover.admin.bind, [theirs(sock.fileno()) for sock in handover.admin.sockets]],
-        "inherited": inheritance,
-        "key": handover.key,
-        "tickets": handover.tickets.state,
-    }
 
 
 def _regions_for(slots: int) -> int:

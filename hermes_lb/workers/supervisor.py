@@ -25,19 +25,18 @@ from hermes_lb.tasks import Tasks
 from hermes_lb.workers.admin_listener import AdminListener
 from hermes_lb.workers.decisions import Decisions, applied
 from hermes_lb.workers.fleet import Fleet
-from hermes_lb.workers.handover import (
-    Handover,
-    check_new_code,
-    execute_new_code,
-    signals_blocked,
-    until_between_messages,
-    until_sure,
-)
 from hermes_lb.workers.kept_files import KeptFiles
 from hermes_lb.workers.limits import within_limits
 from hermes_lb.workers.new_file import accepted, read_only_once
 from hermes_lb.workers.shared_state import SharedState
 from hermes_lb.workers.status import in_words
+from hermes_lb.workers.upgrade import (
+    check_new_code,
+    execute_new_code,
+    signals_blocked,
+    wait_for_exits,
+    wait_until_between_messages,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from hermes_lb.control.operator import Session
     from hermes_lb.health import HealthChecker
     from hermes_lb.workers.channel import Message
+    from hermes_lb.workers.handover import Handover
     from hermes_lb.workers.listening import Key
 
 logger = logging.getLogger("hermes_lb")
@@ -376,15 +376,15 @@ class Supervisor:
             if self._states is not None:
                 await self._states.stop()
             self._fleet.tell(self._shared.all_decisions(is_replaced=True))
-            await until_sure(self._fleet.children)
+            await wait_for_exits(self._fleet.children)
             try:
                 with signals_blocked():
                     await asyncio.sleep(_SETTLES)
-                    await until_between_messages(self._fleet.children)
+                    await wait_until_between_messages(self._fleet.children)
                     if not self.is_draining:
                         self._shared.refresh()
                         left = self._decisions.state(self.config)
-                        execute_new_code(self._handover, self._fleet, left)
+                        execute_new_code(self._handover, self._fleet.children, left)
                 # A drain has begun meanwhile: no upgrade.
                 self._fleet.tell(self._shared.all_decisions(is_replaced=False))
             except NotPossible as error:

@@ -23,7 +23,7 @@ from hermes_lb.ctl.errors import CtlError
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import eventually
-from hermes_lb.workers.handover import _CHECK_TAKES
+from hermes_lb.workers.upgrade import _CHECK_TAKES
 from tests.control.support import TOKEN, Client, FakeOperator, admin_listener, agents, session
 from tests.control.test_api import broken
 

@@ -40,7 +40,7 @@ def operator() -> FakeOperator:
 
 def servers(operator: FakeOperator, width: int) -> list[str]:
     rows = views.describe_servers(operator.observed, operator.now())
-    return shown(width, tables.servers(rows))
+    return shown(width, *tables.servers(rows))
 
 
 def moment(operator: Operator) -> list[Any]:

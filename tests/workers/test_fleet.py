@@ -12,12 +12,12 @@ import pytest
 
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.tasks import Tasks
-from hermes_lb.workers import crash_loops, handover
+from hermes_lb.workers import crash_loops, upgrade
 from hermes_lb.workers import fleet as fleet_module
 from hermes_lb.workers.channel import Channel, ChannelClosed
 from hermes_lb.workers.child import Child
 from hermes_lb.workers.fleet import Fleet
-from hermes_lb.workers.handover import until_between_messages
+from hermes_lb.workers.upgrade import wait_until_between_messages
 from tests.proxy.support import eventually
 from tests.workers.fake_child import FakeChild, fake_children
 
@@ -55,16 +55,16 @@ def read_message(sock: socket.socket) -> None:
 async def test_a_message_is_passed_as_a_whole_before_others_take_over() -> None:
     with fleet_of_one() as (fleet, theirs):
         reading = Tasks().spawn(asyncio.to_thread(read_message, theirs), name="reading")
-        await until_between_messages(fleet.children)
+        await wait_until_between_messages(fleet.children)
         assert not fleet.children[0].channel.is_amid_message
         await reading
 
 
 async def test_nobody_takes_over_from_who_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "_LISTENS_WITHIN", 0.02)
+    monkeypatch.setattr(upgrade, "_LISTENS_WITHIN", 0.02)
     refused = pytest.raises(NotPossible, match="worker process 4711 does not listen")
     with fleet_of_one() as (fleet, _), refused:
-        await until_between_messages(fleet.children)
+        await wait_until_between_messages(fleet.children)
 
 
 def an_empty_fleet(*sockets: socket.socket) -> Fleet:

@@ -13,7 +13,8 @@ import pytest
 
 from hermes_lb.workers import handover as handover_module
 from hermes_lb.workers.generation import HANDOVER
-from hermes_lb.workers.handover import Handover, execute_new_code
+from hermes_lb.workers.handover import Handover
+from hermes_lb.workers.upgrade import execute_new_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,16 +36,15 @@ def create() -> Iterator[Create]:
         handover.close()
 
 
-def fleet(*numbers: int) -> Any:
-    """A fleet of workers with these numbers."""
-    children = [
+def children(*numbers: int) -> list[Any]:
+    """Workers with these numbers."""
+    return [
         SimpleNamespace(
             pid=4711, number=number, slot=0, is_retired=False, serves=True, is_alone=None,
             listens={}, channel=SimpleNamespace(fileno=lambda: os.eventfd(0), asked=0),
         )
         for number in numbers
     ]  # fmt: skip
-    return SimpleNamespace(children=children)
 
 
 class Executed(Exception):
@@ -52,7 +52,7 @@ class Executed(Exception):
 
 
 def the_next(
-    handover: Handover, fleet: Any, slots: int, monkeypatch: pytest.MonkeyPatch, rows: int = 0
+    handover: Handover, old: list[Any], slots: int, monkeypatch: pytest.MonkeyPatch, rows: int = 0
 ) -> Handover:
     """Execute the next generation, with so many slots; its regions differ if it has `rows`."""
     following: list[Handover | None] = []
@@ -65,7 +65,7 @@ def the_next(
 
     monkeypatch.setattr(os, "execv", execute)
     with suppress(Executed, OSError):  # it may have closed inherited descriptors
-        execute_new_code(handover, fleet, {})
+        execute_new_code(handover, old, {})
     assert following[0] is not None
     return following[0]
 
@@ -85,7 +85,7 @@ def test_memory_that_is_too_small_for_more_workers_grows(
 ) -> None:
     """Counters are kept, and processes that have mapped it still use their regions."""
     handover.memory.regions[3].loads[5] = 7
-    following = the_next(handover, fleet(0, 3), 4, monkeypatch)
+    following = the_next(handover, children(0, 3), 4, monkeypatch)
     assert len(following.memory.regions) >= 3 * 4
     assert len(following.wakeups) == len(following.memory.regions)
     assert following.wakeups[:4] == handover.wakeups
@@ -103,7 +103,7 @@ def test_memory_that_is_large_enough_stays_as_it_is(
     create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handover = create(8)
-    following = the_next(handover, fleet(*range(8)), 1, monkeypatch)
+    following = the_next(handover, children(*range(8)), 1, monkeypatch)
     assert len(following.memory.regions) == len(handover.memory.regions)
     assert following.wakeups == handover.wakeups
     close_children(following)
@@ -115,7 +115,7 @@ def test_new_memory_has_a_region_for_each_old_worker_and_room_beside_them(
     """The new code has other counters and fewer slots."""
     handover = create(8)
     handover._is_closed = True  # by the next generation
-    following = the_next(handover, fleet(*range(8)), 1, monkeypatch, rows=100)
+    following = the_next(handover, children(*range(8)), 1, monkeypatch, rows=100)
     assert len(following.memory.regions) > 8
     assert len(following.wakeups) == len(following.memory.regions)
     close_children(following)
@@ -126,7 +126,7 @@ def test_files_of_closed_sockets_are_known_to_the_next_generation(
     handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handover.listening.take_over_closed(["/run/a.sock"])
-    following = the_next(handover, fleet(), 1, monkeypatch)
+    following = the_next(handover, children(), 1, monkeypatch)
     assert following.listening.closed == ["/run/a.sock"]
 
 
@@ -144,7 +144,7 @@ def test_the_format_is_that_of_other_versions(
 
     monkeypatch.setattr(os, "execv", execute)
     with suppress(Executed):
-        execute_new_code(handover, fleet(0), {})
+        execute_new_code(handover, children(0), {})
     assert sorted(read[0]) == [
         "admin", "bells", "block", "children", "closed", "gathered", "inherited", "key",
         "listening", "part", "rows", "tickets",
@@ -160,7 +160,7 @@ def test_a_generation_that_cannot_be_executed_leaves_nothing_behind(
     handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Programs started later inherit no descriptor and are not taken for a generation."""
-    children = fleet()
+    old = children()
     gc.collect()  # so that sockets of other tests are not closed during this one
     before = os.listdir("/proc/self/fd")
     seen: list[bool] = []
@@ -171,7 +171,7 @@ def test_a_generation_that_cannot_be_executed_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "execv", execute)
     with pytest.raises(OSError, match="no"):
-        execute_new_code(handover, children, {})
+        execute_new_code(handover, old, {})
     assert seen == [True]
     assert HANDOVER not in os.environ
     assert not any(map(os.get_inheritable, [handover.memory.fd, *handover.wakeups]))
