@@ -106,7 +106,9 @@ class Operator(Protocol):
     async def upgrade(self) -> None:
         """Replace the processes one by one by ones that run the code now on disk.
 
-        Returns when it has begun. Raises NotPossible if there is only this process.
+        The process ID and the sockets stay; live streams finish in the old workers. Returns when it
+        has begun. Raises NotPossible if there is only this process, the new code refuses or can't
+        read the configuration, an address in it is not available, or an upgrade is in progress.
         """
 
     async def sessions(self) -> list[Session]:

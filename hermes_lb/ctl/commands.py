@@ -199,15 +199,13 @@ def top(
 @app.command()
 def ready(context: typer.Context, name: Named) -> None:
     """Put a server back into rotation, with its slow start if configured."""
-    with errors_as_exit_status():
-        _set_state(context, name, "ready")
+    _set_state(context, name, "ready")
 
 
 @app.command()
 def maint(context: typer.Context, name: Named) -> None:
     """Put a server into maintenance: no new requests, not even for pinned sessions."""
-    with errors_as_exit_status():
-        _set_state(context, name, "maint")
+    _set_state(context, name, "maint")
 
 
 @app.command()
@@ -304,10 +302,11 @@ def upgrade(
 
 
 def _set_state(context: typer.Context, name: str, state: str) -> None:
-    client = context.obj.client
-    server = client.change(client.find(name), "state", state)
-    print_server(context, server)
-    warn_if_unsettled(server)
+    with errors_as_exit_status():
+        client = context.obj.client
+        server = client.change(client.find(name), "state", state)
+        print_server(context, server)
+        warn_if_unsettled(server)
 
 
 def _wait(context: typer.Context, server: dict[str, Any], deadline: float | None) -> int:

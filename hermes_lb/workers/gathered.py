@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends import FrontendCounters, RequestCounters
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Pool
     from hermes_lb.workers.shared_memory import SharedMemory
 
+# By status and reason.
+Refusals = Counter[tuple[int, str]]
+
 
 class Gathered:
     """Reads the shared memory, and keeps the counters of processes that have ended."""
@@ -23,8 +27,8 @@ class Gathered:
         self._memory = memory
         self._numbers: set[int] = set()  # regions in use
         self._base: dict[int, list[float]] = {}  # by row: counters of ended processes
-        self._refused: dict[int, dict[str, dict[tuple[int, str], int]]] = {}
-        self._base_refused: dict[str, dict[tuple[int, str], int]] = {}
+        self._refused: dict[int, dict[str, Refusals]] = {}
+        self._base_refused: dict[str, Refusals] = {}
         self.processes: list[ProcessView] = []
 
     def joined(self, number: int, pid: int) -> None:
@@ -45,9 +49,7 @@ class Gathered:
                     counted = [0.0, *counted[1:]]  # no open connections
                 self._base[row] = add_up((self._base.get(row, [0.0] * width), counted))
         for frontend, refused in self._refused.pop(number, {}).items():
-            base = self._base_refused.setdefault(frontend, {})
-            for reason, count in refused.items():
-                base[reason] = base.get(reason, 0) + count
+            self._base_refused.setdefault(frontend, Counter()).update(refused)
         self._memory.clear(number)
         self._numbers.discard(number)
         self.processes[:] = [one for one in self.processes if one.number != number]
@@ -74,9 +76,9 @@ class Gathered:
 
     def refused(self, number: int, frontend: str, counts: list[list[object]]) -> None:
         """A process's refusals so far, by status and reason."""
-        self._refused.setdefault(number, {})[frontend] = {
-            (int(str(status)), str(reason)): int(str(count)) for status, reason, count in counts
-        }
+        self._refused.setdefault(number, {})[frontend] = Counter(
+            {(int(str(status)), str(reason)): int(str(count)) for status, reason, count in counts}
+        )
 
     def fill(
         self,
@@ -110,15 +112,14 @@ class Gathered:
         counted = [self._memory.regions[n].read_counters(row, width) for n in self._numbers]
         return add_up([self._base.get(row, [0.0] * width), *counted])
 
-    def _all_refused(self, frontend: str) -> dict[tuple[int, str], int]:
-        total = dict(self._base_refused.get(frontend, {}))
+    def _all_refused(self, frontend: str) -> Refusals:
+        total = Counter(self._base_refused.get(frontend))
         for refused in self._refused.values():
-            for reason, count in refused.get(frontend, {}).items():
-                total[reason] = total.get(reason, 0) + count
+            total.update(refused.get(frontend, {}))
         return total
 
 
-def _as_lists(refused: Mapping[str, Mapping[tuple[int, str], int]]) -> list[list[Any]]:
+def _as_lists(refused: Mapping[str, Refusals]) -> list[list[Any]]:
     """By frontend, status and reason -> JSON rows."""
     return [
         [frontend, *reason, count]
@@ -127,10 +128,10 @@ def _as_lists(refused: Mapping[str, Mapping[tuple[int, str], int]]) -> list[list
     ]
 
 
-def _from_lists(rows: Iterable[list[Any]]) -> dict[str, dict[tuple[int, str], int]]:
-    refused: dict[str, dict[tuple[int, str], int]] = {}
+def _from_lists(rows: Iterable[list[Any]]) -> dict[str, Refusals]:
+    refused: dict[str, Refusals] = {}
     for frontend, status, reason, count in rows:
-        refused.setdefault(frontend, {})[status, reason] = count
+        refused.setdefault(frontend, Counter())[status, reason] = count
     return refused
 
 

@@ -102,10 +102,12 @@ class Handover:
             wakeups, memory = [], SharedMemory.create(regions)
             layout, gathered = Layout(memory), Gathered(memory)
         wakeups = _add_wakeups(wakeups, memory)
+        secret, (bind, fds) = state.get("tickets"), state.get("admin", ("", ()))  # None: older code
+        tickets = TicketSecret.restore(secret) if secret else TicketSecret.new()
         return cls(
             loop, listening, memory, wakeups, layout, gathered,
-            state["key"], _tickets(state), state["inherited"], state["children"],
-            _admin_sockets(*state.get("admin", ("", ()))),
+            state["key"], tickets, state["inherited"], state["children"],
+            AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds]),
         )  # fmt: skip
 
     def prepare(self, new: Config, children: int) -> None:
@@ -201,16 +203,6 @@ def _add_wakeups(wakeups: list[int], memory: SharedMemory) -> list[int]:
     """An eventfd for each region; `wakeups` are those that exist."""
     missing = len(memory.regions) - len(wakeups)
     return wakeups + [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(missing)]
-
-
-def _tickets(state: dict[str, Any]) -> TicketSecret:
-    """Older code hands over none."""
-    known = state.get("tickets")
-    return TicketSecret.restore(known) if known else TicketSecret.new()
-
-
-def _admin_sockets(bind: str, fds: Sequence[int]) -> AdminSockets:
-    return AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds])
 
 
 def _ours(fd: int) -> int:

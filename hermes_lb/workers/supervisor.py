@@ -229,7 +229,7 @@ class Supervisor:
         """Reopen log files by name (after rotation)."""
         self._fleet.tell({"do": "reopen"})
 
-    # Operator interface.
+    # `control.Operator`.
 
     @property
     def admin_url(self) -> str | None:
@@ -258,23 +258,18 @@ class Supervisor:
         )
 
     def now(self) -> float:
-        """The data path's clock: monotonic seconds."""
         return asyncio.get_running_loop().time()
 
     def set_state(self, backend: str, server: str, state: Admin) -> None:
-        """`ready | drain | maint`, by HAProxy's meaning. Raises UnknownServer."""
         find_server(self._shared.pools, backend, server).set_admin(state)
 
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
-        """0 to 65535, None: the configured one. Raises UnknownServer."""
         find_server(self._shared.pools, backend, server).set_weight(weight)
 
     async def settle(self) -> bool:
-        """Wait until all workers have applied pending changes and published their counters."""
         return await self._shared.settle()
 
     async def end_sessions(self, backend: str, server: str) -> int:
-        """Cut requests on a server, known or removed -> their number. Raises UnknownServer."""
         answers = await self._fleet.ask_all({"do": "end", "backend": backend, "server": server})
         ended: int = sum(answer.get("ended", 0) for answer in answers)
         if not ended:
@@ -282,16 +277,11 @@ class Supervisor:
         return ended
 
     async def sessions(self) -> list[Session]:
-        """Requests in flight, longest first."""
         answers = await self._fleet.ask_all({"do": "sessions"})
         rows: list[Any] = [row for answer in answers for row in answer.get("sessions", ())]
         return sorted(rows, key=lambda row: -row["seconds"])
 
     async def reload(self) -> list[str]:
-        """Reload the file and reconfigure all workers -> the changes, as text.
-
-        Raises ConfigError with every problem, or OSError; nothing is changed then.
-        """
         upkeep, listening = self.observed.upkeep, self._handover.listening
         async with self._reloading:
             self._refuse_when_ending()
@@ -338,12 +328,6 @@ class Supervisor:
     # Upgrade.
 
     async def upgrade(self) -> None:
-        """Replace all processes, this one included, by ones that run the code now on disk.
-
-        The process ID and the sockets stay; live streams finish in the old workers. Raises
-        NotPossible, with the reason, if the new code refuses or can't read the configuration, an
-        address in it is not available, or an upgrade is in progress.
-        """
         if self._is_upgrading:  # the new generation would lose this request
             raise NotPossible("an upgrade has begun already")
         self._is_upgrading = True

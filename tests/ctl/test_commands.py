@@ -618,7 +618,7 @@ async def test_a_wrong_command_line_is_a_2_and_changes_nothing(
 async def test_a_wrong_address_is_told(url: str) -> None:
     result = await ctl("status", url=url)
     assert result.exit_code == 1
-    assert "address" in result.stderr or "port" in result.stderr
+    assert "URL" in result.stderr or "port" in result.stderr
 
 
 async def test_a_configuration_without_an_admin_listener_is_told(

@@ -294,7 +294,7 @@ async def test_who_serves_in_a_slot_that_is_no_more_is_not_replaced(
     fleet = an_empty_fleet()
     monkeypatch.setattr(fleet, "_gathered", SimpleNamespace(left=lambda number, rows: None))
     monkeypatch.setattr(fleet, "_layout", SimpleNamespace(rows={}))
-    monkeypatch.setattr(fleet, "seats_changed", lambda: None)
+    monkeypatch.setattr(fleet, "slots_changed", lambda: None)
     child: Any = SimpleNamespace(
         pid=4711, slot=1, number=1, serves=True, is_retired=False, is_alone=False,
         exit_status=-9, end_in_words="by signal 9",

@@ -9,7 +9,7 @@ import pytest
 from hermes_lb.backends import FrontendCounters, RequestCounters
 from hermes_lb.config import load_config
 from hermes_lb.observe.observed import ProcessView
-from hermes_lb.proxy import DataPlane
+from hermes_lb.plane import DataPlane
 from hermes_lb.workers.layout import frontend_row
 from hermes_lb.workers.published import Publisher
 from hermes_lb.workers.shared_memory import SharedMemory
