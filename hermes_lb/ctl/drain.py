@@ -46,7 +46,7 @@ def wait_until_drained(
             server = client.look_at(server)
             # `state` may differ in a drain: ejected or down.
             if server["admin"] == "ready":
-                raise CtlError(f"{name} is set to ready again: somebody ended its drain")
+                raise CtlError(f"{name} was set to ready: another operator ended the drain")
 
 
 def _left(client: AdminClient, server: dict[str, Any]) -> int:

@@ -40,10 +40,7 @@ def wait_until_upgraded(client: AdminClient, before: dict[str, Any]) -> dict[str
         if shown != last:
             ends, last = time.monotonic() + _PATIENCE, shown
         elif time.monotonic() >= ends:
-            raise CtlError(
-                f"nothing has changed for {_PATIENCE:g} s, and it is not waited for any longer: "
-                f"{wrong}; its log tells why"
-            )
+            raise CtlError(f"no progress for {_PATIENCE:g} s, giving up: {wrong}; see its log")
 
 
 def _identity(process: dict[str, Any]) -> tuple[int, float]:

@@ -325,7 +325,7 @@ async def test_a_drain_that_somebody_else_ends_is_told(client: Client, tasks: Ta
     server.set_admin("ready")
     result = await waiting
     assert result.exit_code == 1
-    assert "agents/agent1 is set to ready again: somebody ended its drain" in result.stderr
+    assert "agents/agent1 was set to ready: another operator ended the drain" in result.stderr
 
 
 async def test_a_drain_of_a_server_that_is_ejected_is_waited_for(

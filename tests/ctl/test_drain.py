@@ -94,5 +94,5 @@ def test_a_state_that_ranks_above_the_drain_does_not_end_it(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["up", "down", "ejected", "drain"])  # it may announce one
 def test_ready_meanwhile_is(state: str) -> None:
-    with pytest.raises(CtlError, match="a/b is set to ready again: somebody ended its drain"):
+    with pytest.raises(CtlError, match="a/b was set to ready: another operator ended the drain"):
         wait(2, 1, state=state, admin="ready")

@@ -80,7 +80,5 @@ def test_at_the_end_of_its_patience_it_says_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch, shown: dict[str, Any] | CtlError, said: str
 ) -> None:
     monkeypatch.setattr(upgrade, "_PATIENCE", 0.0)
-    with pytest.raises(
-        CtlError, match=f"it is not waited for any longer: {said}.*; its log tells why"
-    ):
+    with pytest.raises(CtlError, match=f"giving up: {said}.*; see its log"):
         wait(shown)
