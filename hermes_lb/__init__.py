@@ -13,7 +13,7 @@ __all__ = ["Config", "ConfigError", "LoadBalancer", "load_config"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when asked for: `check` needs no balancer, and many a test run needs nothing."""
+    """Lazy: `check` needs no balancer, and many test runs need nothing."""
     if name == "LoadBalancer":
         return importlib.import_module("hermes_lb.balancer").LoadBalancer
     if name in __all__:

@@ -7,16 +7,16 @@ from hermes_lb import signals
 
 
 def main() -> None:
-    """Run the command line. Signals wait until the balancer, or any other command, has begun."""
+    """Run the command line. Signals are blocked until a command can handle them."""
     signals.hold()
-    _open_what_is_closed()
+    _open_closed_streams()
     from hermes_lb.cli import main as run_command
 
     run_command()
 
 
-def _open_what_is_closed() -> None:
-    """`>&-`: what is written there is lost, and no socket of ours gets the number."""
+def _open_closed_streams() -> None:
+    """After `>&-`: discard output there, and keep sockets from getting the number."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -1,7 +1,7 @@
-"""The composition root: builds one balancer from a configuration, starts it and ends it.
+"""The composition root: builds a balancer from a configuration, starts and stops it.
 
-Nothing here or below it is global, and no signal is touched: a balancer runs in any event loop,
-two can run side by side in one process, and none leaves anything behind.
+There is no global state and no signal handler here or below: a balancer runs in any event loop, two
+can run in one process, and none leaves anything behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hermes_lb.config import load_config
 from hermes_lb.config.changes import describe_changes, refuse_fixed
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import NotPossible, find_server
-from hermes_lb.control.state_file import RuntimeStates
+from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe.observed import Observed
@@ -41,11 +41,11 @@ class LoadBalancer:
     """A balancer; `async with LoadBalancer(config) as lb:` runs it, and `lb.url` reaches it.
 
     `config` is a `Config`, a dict of the same shape, or the path of a TOML file; port 0 takes any
-    free one. Raises ConfigError at once if it is wrong, and OSError from `start` if an address
-    can't be had. Leaving the block ends what still runs; `await lb.drain(seconds)` first if it
-    shall finish.
+    free one. Raises ConfigError at once if it is invalid, and OSError from `start` if an address is
+    not available. Leaving the block cuts requests in flight; `await lb.drain(seconds)` before lets
+    them finish.
 
-    It is its own `control.Operator`: states and weights of servers, and the configuration, can be
+    Implements `control.Operator`: states and weights of servers, and the configuration, can be
     changed while it runs.
     """
 
@@ -73,21 +73,21 @@ class LoadBalancer:
         state = "running" if self._plane.is_running else "stopped"
         return f"<LoadBalancer {state}, {', '.join(self.urls)}>"
 
-    # Where it is reached.
+    # Addresses.
 
     @property
     def url(self) -> str:
-        """Of the first listener of the first frontend, such as `http://127.0.0.1:8080`."""
+        """URL of the first frontend's first listener, such as `http://127.0.0.1:8080`."""
         return self.urls[0]
 
     @property
     def urls(self) -> list[str]:
-        """Of all listeners, in the configuration's order; the real ports while it runs."""
+        """URLs of all listeners, in configuration order, with real ports while it runs."""
         return [one.url for frontend in self._plane.frontends for one in frontend.listeners]
 
     @property
     def admin_url(self) -> str | None:
-        """Of the admin listener; None if it is off."""
+        """URL of the admin listener; None if it is off."""
         return self._admin.url if self._admin else None
 
     @property
@@ -95,7 +95,7 @@ class LoadBalancer:
         """The servers by backend, with their states and counters."""
         return self._plane.pools
 
-    # Its life.
+    # Lifecycle.
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -105,7 +105,7 @@ class LoadBalancer:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen, check and serve. If anything can't start, nothing is left open."""
+        """Listen, check and serve. On failure nothing is left open."""
         if self._plane.is_running:
             raise RuntimeError("this balancer was started already")
         async with AsyncExitStack() as starting:
@@ -113,7 +113,7 @@ class LoadBalancer:
             self._running = starting.pop_all()
 
     async def _start(self, starting: AsyncExitStack) -> None:
-        """What is started last is stopped first; health comes before the first client."""
+        """Started last, stopped first; health checks start before the first client."""
         plane = self._plane
         starting.push_async_callback(self._resolver.stop)
         await self._resolver.start()
@@ -144,11 +144,11 @@ class LoadBalancer:
         await plane.listen()
 
     def _request_log(self, configured: Log) -> RequestLog:
-        """What its requests are written to: made at the start, and at each change of `[log]`."""
+        """The access log: made at the start and at each change of `[log]`."""
         return request_log(configured)
 
     def _resolved(self, config: Config) -> Config:
-        """With a server for each address of a name that is looked up."""
+        """With a server for each resolved address."""
         return config.model_copy(update={"backends": self._resolver.backends})
 
     def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
@@ -161,10 +161,10 @@ class LoadBalancer:
                 await self._servers_changed()
 
     async def _servers_changed(self) -> None:
-        """Whoever is new is checked, and what is set at run time is kept."""
+        """Check new servers, and keep run-time states."""
         if self._states is not None:
             self._keep_states(self._states)
-            self._states.changed()  # first: who has come back is as it was
+            self._states.changed()  # first, so that a returning server gets its saved state at once
         if self._checks is not None:
             await self._checks.reconfigure(self._plane.config.backends)
 
@@ -179,18 +179,18 @@ class LoadBalancer:
         self._admin = None
 
     async def drain(self, timeout: float) -> bool:
-        """Stop accepting and let what runs finish, for `timeout` seconds at most.
+        """Stop accepting, and let requests finish for `timeout` seconds at most.
 
-        Returns whether all of it has finished. The balancer still has to be stopped.
+        Returns True if all have finished. The balancer still has to be stopped.
         """
         return await self._plane.drain(timeout)
 
     async def stop(self) -> None:
-        """End at once whatever still runs: each client sees its connection cut. Idempotent."""
+        """Stop at once: clients' connections are cut. Idempotent."""
         running, self._running = self._running, AsyncExitStack()
         await running.aclose()
 
-    # What its operator sees and does (`control.Operator`).
+    # `control.Operator`.
 
     @property
     def _context(self) -> Context:
@@ -203,7 +203,7 @@ class LoadBalancer:
 
     @property
     def is_draining(self) -> bool:
-        """True as soon as it takes no new work."""
+        """True once it accepts no more clients."""
         return self._plane.is_running and self._context.is_draining
 
     @property
@@ -220,40 +220,40 @@ class LoadBalancer:
         find_server(self.pools, backend, server).set_admin(state)
 
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
-        """0 to 65535; 0 is out of rotation, None the configured one. Raises UnknownServer."""
+        """0 (out of rotation) to 65535; None: as configured. Raises UnknownServer."""
         find_server(self.pools, backend, server).set_weight(weight)
 
     async def settle(self) -> bool:
-        """Nothing to wait for: what is set here holds at once."""
+        """Changes take effect at once."""
         return True
 
     async def end_sessions(self, backend: str, server: str) -> int:
-        """Cut what runs on a server, known or removed -> how many. Raises UnknownServer."""
+        """Cut requests on a server, known or removed -> their number. Raises UnknownServer."""
         ended = end_sessions(self._context, backend, server)
         if not ended:
             find_server(self.pools, backend, server)
         return ended
 
     async def sessions(self) -> list[Session]:
-        """The requests that run now, the longest first."""
+        """Requests in flight, longest first."""
         rows: list[Any] = running_sessions(self._context, self._plane.process.number)
         return sorted(rows, key=lambda row: -row["seconds"])
 
     async def reload(self) -> list[str]:
-        """Read the file anew and apply it -> the changes, in words.
+        """Reload the file -> the changes, as text.
 
-        Raises ConfigError with every problem, or OSError; all stays as it was then. NotPossible if
-        the configuration was no file.
+        Raises ConfigError with every problem, or OSError, without a change; NotPossible if the
+        configuration was not a file.
         """
         if self._file is None:
-            raise NotPossible("there is no file to read anew: use reconfigure")
+            raise NotPossible("there is no file to reload: use reconfigure")
         return await self.reconfigure(self._file)
 
     async def reconfigure(self, config: Config | Mapping[str, Any] | str | Path) -> list[str]:
-        """Go on by another configuration: what is on its way never notices.
+        """Apply another configuration without disturbing requests in flight.
 
-        Returns the changes, in words. Raises ConfigError or OSError, and all stays as it was; an
-        embedded balancer can change everything but `admin` and `process`.
+        Returns the changes, as text. Raises ConfigError or OSError without a change. An embedded
+        balancer can change everything but `admin` and `process`.
         """
         upkeep = self.observed.upkeep
         async with self._reloading:

@@ -1,8 +1,8 @@
-"""The command line: run a configuration, check it, print its schema, show or measure it at work.
+"""The command line: run or check a configuration, print its schema, control, demo, lab.
 
-Exit status: 0 done; 1 the configuration or the start failed, with the reasons on stderr; 2 the
-command line itself is wrong. What only one command needs is imported inside it: `check` is run by
-editors and deploy scripts, and should not wait for the data path's libraries.
+Exit status: 0 success; 1 the configuration or the start failed, with the reasons on stderr; 2 usage
+error. Imports that only one command needs are inside it: `check` is run by editors and deploy
+scripts, and must not wait for the data path's libraries.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import typer
 
 from hermes_lb import signals
 from hermes_lb.ctl.commands import app as ctl
+from hermes_lb.errors import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,7 @@ def _is_terminal(stream: TextIO) -> bool:
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    # Boxes and colours are for people; a pipe or a log gets plain lines.
+    # Boxes and colours on a terminal only.
     rich_markup_mode="rich" if _is_terminal(sys.stdout) and _is_terminal(sys.stderr) else None,
 )
 
@@ -42,14 +43,14 @@ app.add_typer(ctl, name="ctl")
 
 ConfigOption = Annotated[
     Path | None,
-    # Not `readable`: what can't be read now may be readable later, and exit status 2 would keep
-    # systemd from trying again (RestartPreventExitStatus=).
+    # Not `readable`: an unreadable file may become readable, and exit status 2 would keep systemd
+    # from trying again (RestartPreventExitStatus=).
     typer.Option("--config", "-c", metavar="FILE", readable=False, help="The TOML file to use."),
 ]
 
 
 def main() -> None:
-    """Parse the command line, and do what it says."""
+    """Parse the command line and run the command."""
     app()
 
 
@@ -67,7 +68,7 @@ def run(
     config: ConfigOption = None,
     loop: Annotated[
         Literal["uvloop", "asyncio"],
-        typer.Option(help="The event loop; uvloop is the faster one."),
+        typer.Option(help="The event loop; uvloop is faster."),
     ] = "uvloop",
     version: Annotated[
         bool,
@@ -76,17 +77,17 @@ def run(
 ) -> None:
     """A load balancer for fleets of LLM-agent workers.
 
-    Run it: --config lb.toml. Everything else is a command.
+    To run it: --config lb.toml. Everything else is a command.
     """
     if context.invoked_subcommand is not None:
-        if context.invoked_subcommand != "lab":  # which lets them come when it can end in order
+        if context.invoked_subcommand != "lab":  # releases them when it can end in order
             signals.release()
         context.obj = config
         return
     path = _required(config, context)
-    from hermes_lb.workers.image import is_successor
+    from hermes_lb.workers.generation import is_successor
 
-    # A FIFO may keep us waiting. A successor has workers, which it has to have end in order.
+    # Opening a FIFO may block. After an upgrade there are workers to be drained: signals wait.
     may_wait = path.is_fifo() and not is_successor()
     with signals.EndingAtOnce() if may_wait else nullcontext():
         checked = _load_to_run(path)
@@ -95,9 +96,8 @@ def run(
     try:
         serve(checked, path, loop=loop)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         in_use = "; stop what uses it, or change the address" if _is_in_use(error) else ""
-        _fail(f"cannot start: {reason}{in_use}")
+        _fail(f"cannot start: {reason(error)}{in_use}")
 
 
 def _is_in_use(error: Exception) -> bool:
@@ -106,7 +106,7 @@ def _is_in_use(error: Exception) -> bool:
 
 @app.command()
 def check(context: typer.Context, config: ConfigOption = None) -> None:
-    """Check a configuration: every problem with its line, or a summary."""
+    """Check a configuration: print every problem with its line, or a summary."""
     path = _required(config or context.obj, context)
     checked = _load(path)
     _check_start(checked)
@@ -127,9 +127,7 @@ def schema() -> None:
 def demo(
     context: typer.Context,
     config: ConfigOption = None,
-    once: Annotated[
-        bool, typer.Option("--once", help="Show each scene once and end, instead of staying up.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show each scene once and exit.")] = False,
 ) -> None:
     """Run the whole system on this machine: balancer, workers, and sessions that survive."""
     path = config or context.obj or _DEMO_CONFIG
@@ -151,18 +149,18 @@ def demo(
 def lab(
     strategy: Annotated[
         list[str] | None,
-        typer.Option("--strategy", "-s", metavar="NAME", help="Repeatable; all if not given."),
+        typer.Option("--strategy", "-s", metavar="NAME", help="Repeatable; default: all."),
     ] = None,
     scenario: Annotated[
         list[str] | None,
-        typer.Option("--scenario", metavar="NAME", help="Repeatable; all if not given."),
+        typer.Option("--scenario", metavar="NAME", help="Repeatable; default: all."),
     ] = None,
     servers: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="How many; 10, or 4 with --live.")
+        int | None, typer.Option(min=1, max=10_000, help="Number of servers; 10, or 4 with --live.")
     ] = None,
     requests: Annotated[
         int | None,
-        typer.Option(min=1, help="For each strategy; 20,000, or 600 with --live."),
+        typer.Option(min=1, help="Per strategy; 20,000, or 600 with --live."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same results.")] = 1,
     trace: Annotated[
@@ -171,10 +169,10 @@ def lab(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only its requests of the trace; all if not given."),
+        typer.Option(metavar="NAME", help="Only its requests of the trace; default: all."),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="A real balancer and real workers beside the model.")
+        bool, typer.Option("--live", help="Also run a real balancer and real workers.")
     ] = False,
     agents: Annotated[
         bool,
@@ -185,7 +183,7 @@ def lab(
         typer.Option("--why", metavar="N", min=1, help="Explain the pick for request N."),
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the JSON and the report go.")
+        Path, typer.Option(metavar="DIR", help="Directory for the JSON and the report.")
     ] = Path("lab"),
 ) -> None:
     """Compare strategies on a virtual clock: same requests, same failures, any number of servers.
@@ -199,13 +197,13 @@ def lab(
     _known("strategy", strategy or [], STRATEGIES)
     _known("scenario", scenario or [], SCENARIOS)
     if (trace is not None) + live + bool(scenario) > 1:
-        _fail("give one of --scenario, --trace and --live", status=2)
+        _fail("give only one of --scenario, --trace and --live", status=2)
     if agents and not live:
-        _fail("--agents is for --live", status=2)
+        _fail("--agents needs --live", status=2)
     if backend is not None and trace is None:
-        _fail("--backend is for --trace", status=2)
+        _fail("--backend needs --trace", status=2)
     if why is not None and live:
-        _fail("--why is not for --live: real servers are not asked twice", status=2)
+        _fail("--why can't be used with --live: live runs are not repeatable", status=2)
     asked = Asked(
         list(dict.fromkeys(strategy or STRATEGIES)), list(dict.fromkeys(scenario or [])), servers,
         requests, seed, trace, backend, live, agents, why, output,
@@ -213,7 +211,7 @@ def lab(
     try:
         status = run_lab(asked)
     except (OSError, ValueError, RuntimeError, TimeoutError) as error:
-        _fail(f"the laboratory stopped: {error}")
+        _fail(f"the lab failed: {error}")
     raise typer.Exit(status)
 
 
@@ -224,7 +222,7 @@ def _known(kind: str, names: list[str], allowed: Iterable[str]) -> None:
 
 
 def summary(config: Config) -> list[str]:
-    """What a configuration sets up, in a line each: listeners, backends, the admin page."""
+    """A line for each frontend and backend, and for the admin listener."""
     lines = [
         f"frontend {frontend.name}: {', '.join(map(_bind_in_words, frontend.bind))}"
         for frontend in config.frontends
@@ -245,7 +243,7 @@ def _bind_in_words(bind: Bind) -> str:
 
 
 def _check_start(config: Config) -> None:
-    """Exit status 1, with all reasons, if a start would fail."""
+    """Exit with status 1 and all reasons if a start would fail."""
     from hermes_lb.config import ConfigError
     from hermes_lb.workers.start_check import start_problems
 
@@ -254,7 +252,7 @@ def _check_start(config: Config) -> None:
         if isinstance(problem, ConfigError):
             _print_problems(problem)
         else:
-            print(f"hermes-lb: {getattr(problem, 'strerror', None) or problem}", file=sys.stderr)
+            print(f"hermes-lb: {reason(problem)}", file=sys.stderr)
     if problems:
         raise typer.Exit(1)
 
@@ -273,7 +271,7 @@ def _required(config: Path | None, context: typer.Context) -> Path:
 
 
 def _load(path: Path) -> Config:
-    """The configuration, or exit status 1 with every problem on stderr."""
+    """The configuration; or exit with status 1 and every problem on stderr."""
     from hermes_lb.config import ConfigError, load_config
 
     try:
@@ -284,11 +282,11 @@ def _load(path: Path) -> Config:
 
 
 def _load_to_run(path: Path) -> Config:
-    """As `_load`. But an upgrade ends no service because somebody writes at the file now."""
+    """As `_load`; after an upgrade, the previous configuration in place of an invalid one."""
     try:
         return _load(path)
     except typer.Exit:
-        from hermes_lb.workers.image import inherited_config
+        from hermes_lb.workers.generation import inherited_config
 
         if (in_use := inherited_config()) is None:
             raise

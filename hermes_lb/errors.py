@@ -1,17 +1,17 @@
-"""What can go wrong with a request: whose fault, in which phase, and is a retry safe.
+"""Errors of a request: whose fault, in which phase, and whether a retry is safe.
 
-An error becomes a response to the client in one place only, `hermes_lb.proxy.reply_texts`. The two
-letters of `termination` are HAProxy's (configuration manual, section 8.5, "Session state at
+Errors become responses in one place, `hermes_lb.proxy.local_replies`. The two letters of
+`termination` are HAProxy's (configuration manual, section 8.5, "Session state at
 disconnection"): who ended it (C client, S server, D server marked down, P proxy, R resource; c
 and s: their timeouts), and in which phase (R request head, Q queue, C connect, H response head,
 D data, L last bytes).
 
     HermesError
       RequestRefused    the client's request can't be accepted: 4xx, 501, 505, 508
-      ExchangeFailed    no (whole) response could be had for it
-        NoServer          nobody may serve, or the wait in the queue was too long
-        Exhausted         this machine has no descriptor, port or memory left for it
-        ServerFailed      a server was picked and let us down
+      ExchangeFailed    no (complete) response is available
+        NoServer          no server is available, or the queue timeout has expired
+        Exhausted         this machine is out of descriptors, ports or memory
+        ServerFailed      a server was selected and failed
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from enum import Enum
 
 
 class Retry(Enum):
-    """May the same request be sent again, to another server? (docs/life-of-a-request.md)"""
+    """Whether the request may be sent again, to another server (docs/life-of-a-request.md)."""
 
     SAFE = "nothing was sent"
     REPEATABLE_ONLY = "the server may have executed it: only requests that may be repeated"
@@ -29,14 +29,14 @@ class Retry(Enum):
 
 
 class HermesError(Exception):
-    """The root of the tree. `str(error)` is one line for a person."""
+    """Base class. `str(error)` is a one-line message."""
 
 
 class RequestRefused(HermesError):
     """The client's fault, in phase R: nothing of this request has been forwarded.
 
-    `reason` is told to the client and is a label of a metric, so no stranger's words are in it.
-    `retry_after`: seconds until the same would be accepted, 0 for never.
+    `reason` is sent to the client and is a metric's label, so it must not contain input.
+    `retry_after`: seconds until the request would be accepted, 0 for never.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class RequestRefused(HermesError):
 
 
 class InvalidResponse(HermesError):
-    """A server sent something that is not one unambiguous HTTP/1.1 response."""
+    """A server sent something other than one unambiguous HTTP/1.1 response."""
 
 
 class InvalidBody(HermesError):
-    """A message body broke its own framing, or ended before its end."""
+    """A message body violated its framing or ended early."""
 
 
 class ExchangeFailed(HermesError):
@@ -78,19 +78,19 @@ class QueueTimeout(NoServer):
 
 
 class Exhausted(ExchangeFailed):
-    """No descriptor, port or memory is left here: that says nothing of the server."""
+    """Out of descriptors, ports or memory here: not the server's fault."""
 
     termination = "RC"
 
 
-# What fails for lack of something on this machine: descriptors, memory, local ports.
+# Errors of an exhausted machine: descriptors, memory, local ports.
 EXHAUSTION = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 )
 
 
 class ServerFailed(ExchangeFailed):
-    """A server was picked and failed; this counts against it (nginx `max_fails`)."""
+    """A selected server failed; this counts against it (nginx `max_fails`)."""
 
 
 class ConnectFailed(ServerFailed):
@@ -108,7 +108,7 @@ class ConnectTimeout(ServerFailed):
 
 
 class ClosedBeforeResponse(ServerFailed):
-    """The connection closed before any byte of the response: executed or not, who knows."""
+    """The connection closed before any byte of the response: it may have been executed."""
 
     status = 502
     termination = "SH"
@@ -116,7 +116,7 @@ class ClosedBeforeResponse(ServerFailed):
 
 
 class ClosedInHead(ServerFailed):
-    """The connection closed within the response's head: the client has seen nothing of it.
+    """The connection closed within the response head, of which the client has seen nothing.
 
     nginx retries it as any `error`; HAProxy's letters are the same ("before sending its full HTTP
     response headers").
@@ -146,7 +146,12 @@ class BadResponse(ServerFailed):
 
 
 class ResponseTimeout(ServerFailed):
-    """No response head within `timeouts.server`: the server may still be at work, so no retry."""
+    """No response head within `timeouts.server`: it may still be executed, so no retry."""
 
     status = 504
     termination = "sH"
+
+
+def reason(error: BaseException) -> str:
+    """The message for people: of an OSError without number and file name."""
+    return getattr(error, "strerror", None) or str(error)

@@ -1,7 +1,7 @@
-"""The signals of a balancer, kept back until somebody is ready for them.
+"""The signals of a balancer, blocked until it can handle them.
 
-Their default is to end the process, and it takes a second to load the code that handles them: a
-`postrotate` script right after a restart would be the end of it. So nothing else is imported here.
+Their default ends the process, and loading the code that handles them takes a second: a
+`postrotate` script right after a restart would end it. So nothing else is imported here.
 """
 
 import signal
@@ -10,19 +10,19 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 
 
 def hold() -> None:
-    """They wait, each once, from here on: the first thing that a program does."""
+    """Block them, before anything else: each is pending once."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def release() -> None:
-    """Those that have come come now."""
+    """Deliver pending ones."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
 class EndingAtOnce:
-    """Within it TERM and INT end the process as they do by default; then all is as it was before.
+    """Within it TERM and INT end the process as by default; afterwards all is as before.
 
-    Not by handlers: Python would take no notice of a signal that comes just before it blocks.
+    Not by handlers: Python would miss a signal that arrives just before a call blocks.
     """
 
     def __enter__(self) -> None:

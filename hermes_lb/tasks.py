@@ -1,7 +1,7 @@
-"""The one place where the balancer starts a task.
+"""The only place where the balancer starts tasks.
 
-`asyncio.create_task` alone keeps no reference (the task may be collected in the middle of its
-work) and reports nothing when it fails. The linter bans it everywhere else.
+`asyncio.create_task` alone keeps no reference (the task may be garbage-collected while it runs) and
+reports no failure. The linter bans it everywhere else.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ logger = logging.getLogger("hermes_lb")
 
 
 class Tasks:
-    """A group of background tasks that ends as one.
+    """A group of background tasks that is ended together.
 
-    Each owner (a balancer, a health checker) has a group of its own, so that two balancers in one
-    process end apart from each other and leave nothing behind.
+    Each owner (a balancer, a health checker) has its own group, so that two balancers in one
+    process end independently and leave nothing behind.
     """
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Run `work` in the background; an exception that escapes it is logged, never lost."""
+        """Run `work` in the background; an exception that escapes it is logged."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._done)
@@ -39,7 +39,7 @@ class Tasks:
             logger.error("background task %s failed: %r", task.get_name(), error)
 
     async def cancel_all(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
+        """Cancel all and wait until they have ended."""
         running = list(self._running)
         for task in running:
             task.cancel()

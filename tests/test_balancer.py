@@ -1,4 +1,4 @@
-"""`LoadBalancer` embedded in an application: it starts whole or not at all, and leaves nothing."""
+"""`LoadBalancer` embedded in an application: it starts completely or not at all, and cleans up."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
-    """A port on which somebody else listens."""
+    """A port in use by another program."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

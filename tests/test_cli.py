@@ -1,4 +1,4 @@
-"""The command line as people meet it: what it prints where, and with which exit status."""
+"""The command line: output, streams, and exit status."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 class Served(SimpleNamespace):
-    """What the command line handed to `serve` or to the demo, and what these answer."""
+    """Arguments of calls of `serve` and of the demo, and their results."""
 
     calls: list[Any]
     answer: int | BaseException
@@ -303,7 +303,7 @@ def test_a_mistyped_command_is_told_the_nearest() -> None:
 
 
 def test_check_imports_nothing_of_the_data_path() -> None:
-    """Which is what keeps it quick: editors and deploy scripts wait for it."""
+    """So that it is fast for editors and deploy scripts."""
     result = python_m(
         code="import sys; from hermes_lb.cli import app;"
         "app(['check', '--config', 'lb.toml'], standalone_mode=False);"
@@ -315,7 +315,7 @@ def test_check_imports_nothing_of_the_data_path() -> None:
 
 
 def test_closed_standard_streams_are_nobodys_business(tmp_path: Path) -> None:
-    """`>&-` and the like; what is said goes nowhere, and the exit status counts."""
+    """After `>&-` and the like output is discarded, and the exit status is the same."""
     command = [sys.executable, "-m", "hermes_lb", "check", "--config"]
     for file, status in (("lb.toml", 0), ("bad.toml", 1)):
         shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command, str(tmp_path / file)]

@@ -1,4 +1,4 @@
-"""The demo as people run it: what it prints, its exit status, and what it leaves behind."""
+"""The demo: output, exit status, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def shipped_config(ports: list[int]) -> str:
 
 
 class Demo:
-    """`python -m hermes_lb demo`, whose output goes to a file."""
+    """`python -m hermes_lb demo`, with output to a file."""
 
     def __init__(self, folder: Path, *words: str, python_path: str = "") -> None:
         self._output = folder / "output.txt"
-        # Not in pytest's own: PostgreSQL's user, who is not root, has to get there.
+        # Not in pytest's own: PostgreSQL's user, not root, needs access.
         self.temporary = Path(tempfile.mkdtemp(prefix="demo-test-"))
         self.temporary.chmod(0o755)
         paths = [python_path, str(ROOT)] if python_path else [str(ROOT)]
@@ -111,7 +111,7 @@ class Demo:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def end(self, number: signal.Signals) -> int:
-        """As a terminal does: the signal goes to the whole group."""
+        """Signal the whole group, as a terminal does."""
         os.killpg(self.process.pid, number)
         return self.process.wait(30)
 
@@ -293,7 +293,7 @@ def test_ports_in_use_are_named_with_what_to_do(tmp_path: Path) -> None:
 
 
 def shell(lines: str) -> str:
-    """What the lines print when they are pasted into a shell, all at once."""
+    """The output of all commands, pasted into a shell at once."""
     result = subprocess.run(
         ["bash", "-e"],
         input=lines,

@@ -1,4 +1,4 @@
-"""Signals that come before the balancer is ready for them: none is lost, and none ends it."""
+"""Signals before the balancer can handle them: none is lost, and none ends it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_who_may_be_ended_at_once_is_as_before_afterwards() -> None:
 
 
 async def test_only_the_main_thread_takes_signals(stage: Stage, tmp_path: Path) -> None:
-    """What another one takes while an upgrade executes the next image is lost with it."""
+    """A signal taken by another thread during an upgrade's exec would be lost."""
     origin = await stage.serving()
     async with process(tmp_path, origin.port) as running:
         await until_it_listens(running)

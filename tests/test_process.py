@@ -39,7 +39,7 @@ async def drains(running: Running) -> None:
 
 
 async def a_stream(stage: Stage, running: Running, origin: Origin) -> tuple[Client, AtOrigin]:
-    """A client has read "one" of a response that goes on."""
+    """A client has read "one" of a response in progress."""
     client = await stage.client(running.url)
     await client.get()
     at_origin, _ = await origin.accept_request()

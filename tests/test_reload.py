@@ -1,4 +1,4 @@
-"""A hundred other configurations under load: nobody notices."""
+"""A hundred reloads under load, without a failed request."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""The operator's side: the admin listener.
+"""The admin listener: the operator's interface to a running balancer.
 
-operator     what it may see and do: the balancer's side
-admin        the listener: its start, its end, what is where
-guard        who may use it; `token`: the token, as its file has it now
-strangers    connections that ask for nothing good end
-runner       aiohttp's server, with answers of our form; `quiet`: and without its tracebacks
-api          /api/v1: what there is to see, and what may be changed
-views        what is shown, as plain values; `schemas`: their shapes
-openapi      the description of all that; `openapi_page`: as a page
-history      the last minutes, sampled
+operator     the commands that a balancer implements
+admin        the listener: start, stop, routes
+guard        access control; `token`: the admin token, reread when its file changes
+strangers    closes connections that make no permitted request
+runner       aiohttp's server with our form of errors; `quiet`: without its tracebacks
+api          /api/v1: queries and commands
+views        answers as plain values; `schemas`: their JSON Schemas
+openapi      the API description; `openapi_page`: as a web page
+history      samples of the last minutes
 feed         the live stream
-state_file   what operators have set, kept in a file
+state_file   server states set by operators, in a file; `runtime_states` keeps both in sync
 """
 
 from hermes_lb.control.admin import AdminServer

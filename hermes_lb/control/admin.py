@@ -1,6 +1,6 @@
 """The admin listener: the dashboard at /, /api/v1, /metrics for Prometheus, and /healthz.
 
-Who may use it: `control.guard`. What it can do: `control.operator`.
+Access control: `control.guard`. Commands: `control.operator`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.admin")
 
-# Seconds that `stop` waits for a scrape in progress.
+# Seconds that `stop` waits for responses in progress.
 _STOP_WAITS = 1.0
 # aiohttp's.
 _BACKLOG = 128
-# Bytes of a body: the longest is {"weight": 65535}.
+# Bytes of a body; the longest valid one is {"weight": 65535}.
 _BODY_SIZE = 4096
 
 _PAGE = resources.files("hermes_lb.control") / "page"
@@ -54,12 +54,12 @@ _TYPES = {
 
 
 class AdminServer:
-    """The listener of one balancer. Build none if `configured.enabled` is false."""
+    """The listener of one balancer. Only for `configured.enabled`."""
 
     def __init__(self, configured: config.Admin, operator: Operator) -> None:
         self._config = configured
         self._operator = operator
-        self.history = History(operator.observed.pools)  # outlives `stop`, for an upgrade
+        self.history = History(operator.observed.pools)  # kept by `stop`, for an upgrade
         self._strangers = strangers.Strangers()
         self._tasks = Tasks()
         self._runner: web.AppRunner | None = None
@@ -69,7 +69,7 @@ class AdminServer:
 
     @property
     def address(self) -> Address:
-        """Where it listens, with the real port; the configured address while it is stopped."""
+        """The listening address with its real port; the configured one while stopped."""
         if self._runner is None or not self._runner.addresses:
             return self._config.bind
         host, port = self._runner.addresses[0][:2]
@@ -77,15 +77,15 @@ class AdminServer:
 
     @property
     def url(self) -> str:
-        """How a client on this machine reaches it."""
+        """The URL for clients on this machine."""
         scheme = "http" if self._config.tls is None else "https"
         return f"{scheme}://{self.address.as_destination()}"
 
     async def start(self, sockets: Sequence[socket.socket] = ()) -> None:
-        """Listen, on sockets of one's own or on those that are given. If it can't, none is open.
+        """Listen on new sockets or on `sockets`, which are closed if the start fails.
 
-        Raises OSError for the address or a file that can't be had, ValueError for a file that is
-        not what it should be; each is a line for a person.
+        Raises OSError if the address or a file is not available, ValueError if a file is invalid,
+        each with a one-line message.
         """
         if self._runner is not None:
             raise RuntimeError("the admin listener was started already")
@@ -99,7 +99,7 @@ class AdminServer:
             self._application(token),
             access_log=None,
             logger=QuietLog(logger),
-            auto_decompress=False,  # nothing is sent here that is worth it
+            auto_decompress=False,  # bodies are tiny
             handle_signals=False,
             shutdown_timeout=_STOP_WAITS,
         )
@@ -158,7 +158,7 @@ class AdminServer:
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse strangers, and give every error the same form, without a traceback."""
+        """Apply the access rules; turn every exception into an error without a traceback."""
         try:
             if await self._guard.check(request):
                 self._strangers.welcome(request.protocol)
@@ -171,7 +171,7 @@ class AdminServer:
             return answer
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        """About the balancer itself, not about its servers."""
+        """The health of the balancer, not of its servers."""
         if self._operator.is_draining:
             return web.json_response({"status": "draining"}, status=503)
         missing = self._operator.missing_processes
@@ -180,13 +180,13 @@ class AdminServer:
         return web.json_response({"status": "ok" if missing == "none" else "degraded"})
 
     async def _options(self, request: web.Request) -> web.Response:
-        """For who asks so whether we are well, as HAProxy's `option httpchk` does by default."""
+        """A health check as HAProxy's `option httpchk` sends it by default."""
         answer = await self._healthz(request)
         answer.headers["Allow"] = "GET, HEAD, OPTIONS"
         return answer
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        """Part by part, with turns of the loop in between: of 2,000 servers it is 22 MB."""
+        """In parts, yielding between them: 2,000 servers make 22 MB."""
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         try:
             await response.prepare(request)
@@ -195,12 +195,12 @@ class AdminServer:
                     await response.write(part)
                     await asyncio.sleep(0)
         except ConnectionError:
-            pass  # who asked has left
+            pass  # the client has left
         return response
 
 
 def listening_sockets(bind: Address) -> list[socket.socket]:
-    """One for each address of its host; none blocks. Raises OSError with a line for a person."""
+    """Non-blocking, one per address of the host. Raises OSError with a one-line message."""
     opened: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(*bind, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

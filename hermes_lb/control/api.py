@@ -1,4 +1,4 @@
-"""/api/v1: what there is to see, and what may be changed. Its description: `control.openapi`."""
+"""/api/v1: queries and commands. Described by `control.openapi`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from hermes_lb.control.operator import (
     find_server,
 )
 from hermes_lb.control.quiet import CLIENT_ERRORS
+from hermes_lb.errors import reason
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -36,19 +37,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.admin")
 
-# Seconds between two samples, and between two texts of a live stream.
+# Seconds between two samples, and between two events of a live stream.
 _EVERY = 1.0
-# Live streams at a time; each dashboard has one.
+# Concurrent live streams; each dashboard has one.
 _MOST_LISTENERS = 64
-# Seconds that one of them may take nothing, and bytes that the kernel holds of it meanwhile (of its
-# own accord up to 4 MB: minutes in which nobody sees that it is stuck). Others wait for its place.
+# Seconds that a stalled one may block, and bytes that the kernel buffers for it (by default up to
+# 4 MB, which would hide a stall for minutes). Its place is needed for others.
 _LONGEST_WRITE = 30.0
 _SEND_BUFFER = 65_536
 _MOST_ROWS = 1000
 
 
 class ApiError(Exception):
-    """An answer that is no success: `details` go into its body beside the message."""
+    """An error response: `details` go into its body beside the message."""
 
     def __init__(self, status: int, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -57,7 +58,7 @@ class ApiError(Exception):
 
 
 class Api:
-    """The handlers. `start` begins to sample; `wall` is the Unix time."""
+    """The handlers. `start` begins sampling; `wall` is the Unix time."""
 
     def __init__(
         self, operator: Operator, history: History, *, wall: Callable[[], float] = time.time
@@ -89,13 +90,13 @@ class Api:
             web.post("/api/v1/upgrade", self._upgrade),
         ]
 
-    # Its life.
+    # Lifecycle.
 
     def start(self) -> None:
         self._tasks.spawn(self._sample(), name="history")
 
     async def stop(self) -> None:
-        """Ends live streams at once."""
+        """Live streams end at once."""
         self._feed.close()
         await self._tasks.cancel_all()
 
@@ -104,18 +105,18 @@ class Api:
             try:
                 self._operator.observed.refresh()
                 for _ in self._history.sample(self._operator.now(), self._wall()):
-                    await asyncio.sleep(0)  # 100 servers take milliseconds: streams go first
+                    await asyncio.sleep(0)  # 100 servers take milliseconds: yield to other work
                 if self._feed.listeners:
                     self._feed.publish(self._moment())
             except Exception:
-                logger.exception("the numbers of this second are missing")
+                logger.exception("could not sample the counters of this second")
             await asyncio.sleep(_EVERY)
 
     def _moment(self) -> bytes:
         moment = views.describe_moment(self._operator, self._history, self._wall())
         return json.dumps(moment, separators=(",", ":")).encode()
 
-    # What there is to see.
+    # Queries.
 
     async def _page(self, request: web.Request) -> web.Response:
         return web.Response(text=render(document()), content_type="text/html")
@@ -194,7 +195,7 @@ class Api:
         )
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events, one a second; the first at once."""
+        """Server-sent events, one a second, beginning at once."""
         if self._feed.listeners >= _MOST_LISTENERS:
             raise ApiError(503, f"{_MOST_LISTENERS} live streams are open already")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -214,12 +215,12 @@ class Api:
             pass  # the page was closed
         except TimeoutError:
             if request.transport is not None:
-                request.transport.abort()  # an orderly end would wait for it too
+                request.transport.abort()  # an orderly close would wait for it as well
         finally:
             self._feed.listeners -= 1
         return response
 
-    # What may be changed.
+    # Commands.
 
     async def _set_state(self, request: web.Request) -> web.Response:
         state = (await _body(request, "state"))["state"]
@@ -228,8 +229,8 @@ class Api:
         backend, server = _named(request)
         self._operator.set_state(backend, server, state)
         logger.info("%s/%s is set to %s by an operator", backend, server, state)
-        found = self._find(request)  # a reload may remove it meanwhile
-        # A drain is waited for by the numbers in this answer.
+        found = self._find(request)  # before `settle`, during which a reload may remove it
+        # `ctl drain --wait` waits by the numbers in this response.
         settled = await self._operator.settle()
         self._operator.observed.refresh()
         self._history.look(self._wall())
@@ -262,8 +263,7 @@ class Api:
                 problems=str(error).splitlines(),
             ) from None
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ApiError(409, f"{reason}; the old configuration goes on") from None
+            raise ApiError(409, f"{reason(error)}; the old configuration goes on") from None
         return web.json_response({"changes": changes})
 
     async def _upgrade(self, request: web.Request) -> web.Response:
@@ -279,7 +279,7 @@ def _hold_little(request: web.Request) -> None:
 
 
 async def _columns(span: Span, keys: list[Key], fields: list[str]) -> str:
-    """Their columns as a JSON object by name. Others run between two of them: it is much text."""
+    """Columns as a JSON object by name. Yields to other work between two of them."""
     found = []
     for key in keys:
         found.append(f"{json.dumps(key[1] or key[0])}: {json.dumps(span.read(key, fields))}")
@@ -288,7 +288,7 @@ async def _columns(span: Span, keys: list[Key], fields: list[str]) -> str:
 
 
 def answer_for(error: Exception) -> web.Response | None:
-    """The answer that an exception of a handler means; None: it is a bug."""
+    """The response for a handler's exception; None for a bug."""
     if isinstance(error, web.HTTPException):
         response = error_response(error.status, error.reason)
         for name in ("Allow", "WWW-Authenticate", "Retry-After"):
@@ -305,7 +305,7 @@ def answer_for(error: Exception) -> web.Response | None:
 
 
 def error_response(status: int, message: str, **details: Any) -> web.Response:
-    """The one form of all errors."""
+    """The form of all errors."""
     return web.json_response(
         {"error": {"status": status, "message": message, **details}}, status=status
     )
@@ -323,7 +323,7 @@ def _number(request: web.Request, name: str, default: int, *, most: int = 2**53)
 
 
 async def _body(request: web.Request, *keys: str) -> dict[str, Any]:
-    """A JSON object with exactly these keys; an empty body is one without keys."""
+    """A JSON object with exactly these keys; an empty body counts as one without keys."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ApiError(415, "send the body without Content-Encoding")
     try:

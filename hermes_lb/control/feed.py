@@ -1,4 +1,4 @@
-"""The live stream for dashboards: one text a second, built once for all who listen."""
+"""The live stream for dashboards: one event a second, serialised once for all listeners."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import asyncio
 
 
 class Feed:
-    """Holds the newest text only: a slow listener misses some, and delays nobody."""
+    """Holds only the newest event: a slow listener skips some, and delays no other."""
 
     def __init__(self) -> None:
         self.listeners = 0
         self._text = b""
-        self.number = 0  # of texts so far
+        self.number = 0  # events so far
         self._is_closed = False
         self._news = asyncio.Event()
 
     def publish(self, text: bytes) -> None:
-        """Give it to all who listen."""
+        """Send it to all listeners."""
         self._text = text
         self.number += 1
         self._tell()
 
     def close(self) -> None:
-        """All listeners end."""
+        """End all streams."""
         self._is_closed = True
         self._tell()
 
@@ -31,7 +31,7 @@ class Feed:
         self._news = asyncio.Event()
 
     async def next(self, seen: int) -> tuple[int, bytes] | None:
-        """The first text after number `seen`, with its number; None: there will be no more."""
+        """The next event after number `seen`, with its number; None at the end of the stream."""
         while self.number <= seen and not self._is_closed:
             await self._news.wait()
         return None if self._is_closed else (self.number, self._text)

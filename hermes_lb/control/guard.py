@@ -1,20 +1,19 @@
-"""Who may use the admin listener.
+"""Access control of the admin listener.
 
-Without a token: everybody on this machine, since it is on loopback then (`config.Admin`). A browser
-of this machine can still be led here by a foreign page whose name resolves to 127.0.0.1 (DNS
-rebinding): such a request names that page's host in its Host header, and is refused.
+Without a token it is on loopback (`config.Admin`), and every local process may use it. A foreign
+page in a local browser can still send requests here if its name resolves to 127.0.0.1 (DNS
+rebinding); they have that name in their Host header, and are refused.
 
-With a token: who sends it (`Authorization: Bearer`, RFC 6750 section 2.1). The Host may be any
-then, as a foreign page does not have the token. Open to all are /healthz, which other load
-balancers ask, and the files of the dashboard, which know nothing.
+With a token: clients that send it (`Authorization: Bearer`, RFC 6750 section 2.1). Any Host is
+accepted then, as a foreign page does not have the token. Open without a token are /healthz, for
+other load balancers, and the dashboard's files, which contain no data.
 
-Probes are answered without a Host header too: HAProxy's `option httpchk` sends HTTP/1.0, and a
-browser always has one. They ask for /healthz, or by HAProxy's default for `OPTIONS /`, which is
-answered alike.
+Health checks are answered without a Host header too: HAProxy's `option httpchk` sends HTTP/1.0, and
+browsers always have one. They ask for /healthz, or for HAProxy's default `OPTIONS /`.
 
-In both cases a page of another origin can do nothing (CSRF), since a browser says where a request
-comes from (Fetch Metadata, Origin), and asks first before it sends JSON to another origin; nothing
-here answers such a question (CORS).
+In both cases pages of other origins can do nothing (CSRF): browsers declare the origin of a request
+(Fetch Metadata, Origin), and send JSON to another origin only after a preflight request (CORS),
+which is never granted here.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.admin")
 
-# Seconds that a wrong token has to wait for its answer, and how many may wait; more get a 429 at
-# once. So nobody tries more than 16 tokens a second, and nobody ties up memory.
+# Seconds by which the answer to a wrong token is delayed, and how many answers may be pending; the
+# rest get a 429 at once. This limits guessing to 16 tokens a second, and bounds memory.
 _PENALTY = 1.0
 _MOST_WAITING = 16
 
@@ -45,7 +44,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{1,5})?", re.ASCI
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # RFC 9110 section 9.2.1, but for TRACE
 
 HEADERS = {
-    "Server": "hermes_lb",  # and not the versions of Python and aiohttp
+    "Server": "hermes_lb",  # not the versions of Python and aiohttp
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -57,14 +56,11 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Of every response."""
+"""Headers of every response."""
 
 
 class Guard:
-    """Decides whether a request may be answered: `check` it before any handler sees it.
-
-    `open_paths` need no token.
-    """
+    """Call `check` before a request is handled. `open_paths` need no token."""
 
     def __init__(self, host: str, token: Token, open_paths: Iterable[str]) -> None:
         self._host = host.lower()
@@ -73,10 +69,10 @@ class Guard:
         self._waiting = 0
 
     async def check(self, request: web.Request) -> bool:
-        """False for a stranger who asks for what is open to all.
+        """False if the request is open to all and may be a stranger's.
 
-        Raises HTTPForbidden, HTTPUnauthorized, HTTPUnsupportedMediaType or HTTPTooManyRequests;
-        their `reason` says what is wrong.
+        Raises HTTPForbidden, HTTPUnauthorized, HTTPUnsupportedMediaType or HTTPTooManyRequests,
+        with a message in `reason`.
         """
         hosts = request.headers.getall("Host", [])
         if hosts or not _is_probe(request):
@@ -114,7 +110,7 @@ class Guard:
             raise web.HTTPTooManyRequests(
                 reason="too many wrong tokens", headers={"Retry-After": "1"}
             )
-        if not self._waiting:  # one line for all that come together
+        if not self._waiting:  # one line per burst
             logger.warning("a wrong token came from %s", client)
         self._waiting += 1
         try:
@@ -128,9 +124,9 @@ def _is_probe(request: web.Request) -> bool:
 
 
 def _check_origin(request: web.Request, host: str) -> None:
-    """Raises HTTPForbidden if a browser sends it for a page of another origin.
+    """Raises HTTPForbidden for a browser's request from a page of another origin.
 
-    Following a link to a page here is fine: that changes nothing, and the other one can't look.
+    Links to pages here may be followed: that changes nothing, and the origin can't read the page.
     """
     site = request.headers.get("Sec-Fetch-Site", "none")
     is_link = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"

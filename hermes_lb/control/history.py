@@ -1,7 +1,7 @@
-"""What the last minutes looked like: rates, queues and percentiles, and who changed state and why.
+"""Samples of the last minutes: rates, queues and percentiles; and state changes with reasons.
 
-Sampled from the counters, which cost the data path nothing more. Memory is bounded: 44 bytes for a
-sample of a server, 29 kB for all of its samples.
+Taken from the counters, at no cost for the data path. Memory is bounded: 44 bytes per sample of a
+server, 29 kB for all of its samples.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Pool, RequestCounters, Server
 
-Key = tuple[str, str | None]  # backend and server; None: the backend as a whole
+Key = tuple[str, str | None]  # backend and server; None: the whole backend
 
 QUANTILES = (0.5, 0.95, 0.99)
 FIELDS = (
-    "requests",  # that ended, a second
-    "errors",  # answers of 500 or above, or streams cut by the server, a second
+    "requests",  # ended, per second
+    "errors",  # responses of 500 or above, or streams cut by the server, per second
     "in_flight",
     "queued",
-    "state",  # index into STATES; of a backend: how many servers are available
-    "latency_p50", "latency_p95", "latency_p99",  # seconds; nothing if no request ended
+    "state",  # index into STATES; of a backend: the number of available servers
+    "latency_p50", "latency_p95", "latency_p99",  # seconds; NaN if no request ended
     "first_byte_p50", "first_byte_p95", "first_byte_p99",
 )  # fmt: skip
-"""Of a sample, each a float32; NaN is "nothing", and `None` in what is shown."""
+"""Fields of a sample, each a float32; NaN is shown as `None`."""
 
-# The span in words: seconds from one sample to the next, and how many are kept.
+# By name: seconds between samples, and the number kept.
 SPANS = {"5m": (1.0, 300), "1h": (10.0, 360)}
 
 _MOST_CHANGES = 200
 
 
 class Totals(NamedTuple):
-    """What has been counted since the start."""
+    """Counters since the start."""
 
     requests: int
     errors: int
@@ -52,8 +52,8 @@ class Totals(NamedTuple):
 
     @classmethod
     def of(cls, counters: RequestCounters) -> Totals:
-        # Most streams that a server cut have a status of 200, and most other aborts an answer of
-        # 502 too: so that none counts twice, the larger number of both.
+        # Most streams cut by a server have status 200, and most other aborts also a response of
+        # 502. The larger of both numbers avoids counting twice.
         return cls(
             sum(counters.responses),
             max(counters.responses[5], counters.aborted_by_server),
@@ -73,9 +73,9 @@ class Totals(NamedTuple):
 
 
 def percentiles(bounds: Sequence[float], counts: Sequence[int]) -> list[float]:
-    """QUANTILES of a histogram, by linear interpolation in the bucket where each falls.
+    """QUANTILES of a histogram, interpolated linearly within buckets.
 
-    As Prometheus' `histogram_quantile`: above the last bound it is the last bound.
+    Above the last bound it is that bound, as in Prometheus' `histogram_quantile`.
     """
     cumulated = list(accumulate(counts))
     found = []
@@ -88,38 +88,38 @@ def percentiles(bounds: Sequence[float], counts: Sequence[int]) -> list[float]:
         lower = bounds[bucket - 1] if bucket else 0.0
         below = cumulated[bucket] - counts[bucket]
         value = lower + (bounds[bucket] - lower) * (rank - below) / counts[bucket]
-        found.append(min(value, bounds[bucket]))  # floats may round above it
+        found.append(min(value, bounds[bucket]))  # may round above it
     return found
 
 
 class Span:
-    """Samples at equal distances, the oldest overwritten."""
+    """A ring buffer of samples at equal distances."""
 
     def __init__(self, step: float, size: int) -> None:
         self.step = step
         self._size = size
-        self._count = 0  # of samples ever finished
+        self._count = 0  # samples ever finished
         self._sampled_at = -math.inf
-        self.wall = 0.0  # the Unix time of the last finished sample
+        self.wall = 0.0  # Unix time of the last finished sample
         self._times = array("d", [math.nan]) * size
         self._samples: dict[Key, list[array[float]]] = {}
         self._totals: dict[Key, Totals] = {}
 
     def is_due(self, now: float) -> bool:
-        """A timer fires a little early or late: half of the finest step is near enough."""
+        """Half of the finest step early is due, as timers are inexact."""
         return now - self._sampled_at >= self.step - 0.5
 
     def begin(self, now: float, wall: float, keys: set[Key]) -> float:
-        """Start a sample -> the seconds since the one before (0: it is the first).
+        """Start a sample -> seconds since the previous one (0 for the first).
 
-        Until `finish` it is not shown: others read while it is made.
+        It is invisible until `finish`, as readers may run while it is made.
         """
         seconds = 0.0 if self._count == 0 else now - self._sampled_at
         self._sampled_at = now
         self._times[self._count % self._size] = wall
         for gone in self._samples.keys() - keys:
             del self._samples[gone]
-            self._totals.pop(gone, None)  # there are none of before a `restore`
+            self._totals.pop(gone, None)  # absent after a `restore`
         return seconds
 
     def add(self, key: Key, seconds: float, totals: Totals, gauges: Sequence[float]) -> None:
@@ -128,7 +128,7 @@ class Span:
         self._totals[key] = totals
         rates = (math.nan, math.nan)
         times = [math.nan] * 6
-        # Counters that went back belong to a server that came anew under an old name.
+        # Counters that decreased belong to a new server under an old name.
         if before is not None and seconds > 0 and totals.requests >= before.requests:
             ended = totals.requests - before.requests
             rates = (ended / seconds, max(0, totals.errors - before.errors) / seconds)
@@ -146,12 +146,12 @@ class Span:
             column[slot] = value
 
     def finish(self) -> None:
-        """All of the sample has been added."""
+        """Make the sample visible."""
         self.wall = round(self._times[self._count % self._size], 1)
         self._count += 1
 
     def times(self) -> list[float]:
-        """Of the samples, in Unix seconds, the oldest first."""
+        """Unix seconds of the samples, oldest first."""
         return [round(time, 1) for time in self._in_order(self._times)]
 
     def read(self, key: Key, fields: Sequence[str]) -> dict[str, list[float | None]]:
@@ -170,7 +170,7 @@ class Span:
         return {field: _shown(column[slot]) for field, column in zip(FIELDS, columns, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """All but the totals: whoever counts anew begins with a sample without rates."""
+        """All but the totals: after counters restart, the first sample has no rates."""
         return {
             "count": self._count,
             "sampled_at": self._sampled_at,
@@ -183,7 +183,7 @@ class Span:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` was."""
+        """Continue from a `state`."""
         self._count, self._sampled_at = state["count"], state["sampled_at"]
         self.wall = state["wall"]
         self._times = _unpacked("d", state["times"])
@@ -198,7 +198,7 @@ class Span:
 
 
 class Change(NamedTuple):
-    """A server is in another state."""
+    """A change of a server's state."""
 
     number: int  # from 1, in order
     time: float  # Unix seconds
@@ -209,24 +209,24 @@ class Change(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """A server that drains."""
+    """A drain in progress."""
 
     since: float  # Unix seconds
-    at_start: int  # requests that it had then
+    at_start: int  # requests when it began
 
 
 class History:
-    """Call `sample` about once a second; `look` at once after something was changed by hand."""
+    """Call `sample` about once a second, and `look` right after a manual change."""
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         self._pools = pools
         self.spans = {name: Span(*span) for name, span in SPANS.items()}
         self.changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self.drains: dict[Key, Drain] = {}
-        self._states: dict[Key, tuple[str, str]] = {}  # what it is, and what it is to be
+        self._states: dict[Key, tuple[str, str]] = {}  # actual and administrative
 
     def state(self) -> dict[str, Any]:
-        """What the next image of the program can `restore`: good for JSON, 39 kB a server."""
+        """JSON for the next generation's `restore`, 39 kB a server."""
         return {
             "layout": _layout(),
             "spans": {name: span.state() for name, span in self.spans.items()},
@@ -235,7 +235,7 @@ class History:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Call it before the first sample. What other code has kept in other ways is left out."""
+        """Call before the first sample. A state with another layout (other code) is ignored."""
         if state.get("layout") != _layout():
             return
         for name, span in self.spans.items():
@@ -245,7 +245,7 @@ class History:
             self.drains[backend, server] = Drain(*drain)
 
     def sample(self, now: float, wall: float) -> Iterator[None]:
-        """Take the samples that are due. Yields between servers, where others may run.
+        """Take the samples that are due. Yields between servers, so that others can run.
 
         `now` is the data path's clock, `wall` the Unix time.
         """
@@ -270,7 +270,7 @@ class History:
             span.finish()
 
     def look(self, wall: float) -> None:
-        """Note who has changed state since the last look, and who has begun to drain."""
+        """Record state changes since the last look, and drains that have begun."""
         states: dict[Key, tuple[str, str]] = {}
         for pool in self._pools.values():
             for server in pool.servers:
@@ -289,7 +289,7 @@ class History:
             self.changes.append(Change(number, wall, backend, server.name, server.state, because))
 
     def _note_drain(self, key: Key, server: Server, wall: float) -> None:
-        # The state may be another one that ranks above: ejected or down.
+        # The actual state may rank above it: ejected or down.
         if not (server.is_draining or server.admin == "maint"):
             self.drains.pop(key, None)
         elif key not in self.drains:
@@ -297,12 +297,12 @@ class History:
 
 
 def available(pool: Pool, now: float) -> int:
-    """How many servers of a backend may get new requests."""
+    """The number of servers of a backend that may get new requests."""
     return sum(server.is_in_rotation and server.may_serve(now) for server in pool.servers)
 
 
 def reason(server: Server) -> str:
-    """Why a server is in its state, in words."""
+    """The reason of a server's state."""
     if server.state == "ejected":
         return server.ejected_because
     if server.state == "failing":
@@ -315,7 +315,7 @@ def reason(server: Server) -> str:
 
 
 def _layout() -> list[Any]:
-    """How what is kept is to be read, as it comes back from JSON."""
+    """Identifies the layout of `state`, as it comes back from JSON."""
     spans = [[name, *span] for name, span in SPANS.items()]
     return [spans, list(FIELDS), list(STATES), list(Change._fields), list(Drain._fields)]
 

@@ -12,19 +12,19 @@ from hermes_lb.observe.metric_table import version
 Operation = dict[str, Any]
 
 _ABOUT = """\
-What an operator sees and does. Without a token it is on loopback only, and open to everybody on \
-the machine; with one, send `Authorization: Bearer TOKEN`. What changes anything needs \
-`Content-Type: application/json`, and is refused for pages of other origins."""
+Queries and commands for operators. Without a token it is on loopback only, and open to every \
+local process; with one, send `Authorization: Bearer TOKEN`. Commands need \
+`Content-Type: application/json`, and are refused for pages of other origins."""
 
 _ERRORS = {
-    400: "the query or the body is wrong",
+    400: "the query or the body is invalid",
     401: "a token is needed",
-    404: "no backend or server has this name",
-    409: "not possible here; the message says why",
+    404: "no such backend or server",
+    409: "not possible; the message has the reason",
     422: "the configuration has errors; the old one goes on",
     503: "too many live streams are open",
 }
-_ANY_ERROR = "another refusal, such as 403 for pages of other origins, or 415"
+_ANY_ERROR = "another error, such as 403 for pages of other origins, or 415"
 
 
 def _query(name: str, schema: Schema, description: str) -> Schema:
@@ -36,7 +36,7 @@ def _in_path(name: str) -> Schema:
 
 
 _SERVER = [_in_path("backend"), _in_path("server")]
-_SINCE = _query("since", {"type": "integer", "minimum": 0}, "only those of a higher number")
+_SINCE = _query("since", {"type": "integer", "minimum": 0}, "only those with a higher number")
 
 
 def _operation(
@@ -78,14 +78,14 @@ def _reading() -> dict[str, Operation]:
         },
         "/api/v1/sessions": {
             "get": _operation(
-                "The requests that run now, the longest first",
+                "Requests in flight, longest first",
                 ref("Sessions"),
                 parameters=[
                     _query("backend", text, "only of this backend"),
                     _query("server", text, "only on servers of this name"),
                     _query(
                         "limit", {"type": "integer", "minimum": 0, "maximum": 1000},
-                        "how many at most; 100 if it is not given",
+                        "maximum number; default: 100",
                     ),
                 ],
                 errors=(400,),
@@ -109,7 +109,7 @@ def _reading() -> dict[str, Operation]:
                 ref("History"),
                 parameters=[
                     _query("span", one_of(list(SPANS)), "each second of 5 min, or 10 s of 1 h"),
-                    _query("backend", text, "with its servers; else only backends"),
+                    _query("backend", text, "include its servers; default: backends only"),
                     _query("fields", text, f"separated by commas, of {', '.join(FIELDS)}"),
                 ],
                 errors=(400, 404),
@@ -129,7 +129,7 @@ def _changing() -> dict[str, Operation]:
     return {
         f"{server}/state": {
             "put": _operation(
-                "Make a server ready, let it drain, or put it into maintenance",
+                "Set a server to ready, drain or maint",
                 ref("ServerSet"), body="State", errors=(400, 404), parameters=_SERVER,
             )
         },
@@ -141,20 +141,19 @@ def _changing() -> dict[str, Operation]:
         },
         f"{server}/sessions": {
             "delete": _operation(
-                "End what runs on a server, even on one that a reload has removed: its clients see "
-                "their requests cut",
+                "Cut the requests on a server, also on one that a reload has removed",
                 ref("Ended"), errors=(404,), parameters=_SERVER,
             )
         },
         "/api/v1/reload": {
             "post": _operation(
-                "Read the configuration's file anew", ref("Changes"),
+                "Reload the configuration file", ref("Changes"),
                 body="Nothing", errors=(400, 409, 422),
             )
         },
         "/api/v1/upgrade": {
             "post": _operation(
-                "Replace the processes one by one by new ones, which load the code anew",
+                "Replace the processes one by one by ones that run the code now on disk",
                 ref("Begun"), body="Nothing", errors=(400, 409), status=202,
             )
         },

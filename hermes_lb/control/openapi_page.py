@@ -1,4 +1,4 @@
-"""The description of the admin API as a page: HTML without scripts."""
+"""The API description as an HTML page without scripts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOP = """\
 
 
 def render(document: dict[str, Any]) -> str:
-    """An OpenAPI document of ours -> a page."""
+    """Render an OpenAPI document of ours."""
     info = document["info"]
     return "".join(
         (
@@ -81,7 +81,7 @@ def _shapes(schemas: dict[str, Any]) -> Iterator[str]:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A schema in a few words, with links to named ones."""
+    """A schema in short, with links to named ones."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
@@ -102,6 +102,6 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Escaped, with `code` in backticks."""
+    """Escaped; backticks become `<code>`."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))

@@ -1,7 +1,7 @@
-"""What the admin listener may see and do: the balancer's side of it.
+"""The interface between the admin listener and a running balancer.
 
-Two implement it: `LoadBalancer`, all in one process, and the supervisor of several processes. A
-command is applied where it is called and passed on from there; who looks sees its effect at once.
+Implemented by `LoadBalancer`, with everything in one process, and by the supervisor of several.
+A command is applied where it is called and passed on from there; its effect is visible at once.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from hermes_lb.observe.observed import Observed
     from hermes_lb.observe.recent import Recent
 
-# A server's weight at run time; 0: only those pinned to it still come (`set weight` in HAProxy).
+# A server's weight at run time; 0: only sessions pinned to it (`set weight` in HAProxy).
 MAX_WEIGHT = 65_535
-# Seconds that `settle` takes at most: less than a listener that stops waits for its answers
-# (`control.admin`), so that who has set something is told, whatever comes next.
+# Seconds that `settle` takes at most: less than the admin listener waits for responses when it
+# stops (`control.admin`), so that a command is always answered.
 SETTLE_TAKES = 0.7
 
 
 class OperatorError(Exception):
-    """The root of what a command may raise. `str(error)` is one line for a person."""
+    """Base of errors that commands raise. `str(error)` is a one-line message."""
 
 
 class UnknownServer(OperatorError):
@@ -32,18 +32,18 @@ class UnknownServer(OperatorError):
 
 
 class NotPossible(OperatorError):
-    """Not in this balancer, such as a reload without a file; the message says why."""
+    """This balancer can't do it, such as a reload without a file; the message says why."""
 
 
 class Session(TypedDict):
-    """A request that runs: one row of `sessions`. Made of plain values, to cross processes."""
+    """A request in flight: one row of `sessions`. Plain values, to be sent between processes."""
 
-    process: int  # the number of the process that serves it, from 0
+    process: int  # number of its worker process, from 0
     client: str | None  # "192.0.2.7:40312"; None: it has left
     frontend: str
     backend: str
-    server: str | None  # None: it has none yet
-    # "detached": its client has left, and its server finishes it (`on_disconnect` of the route).
+    server: str | None  # None: not selected yet
+    # "detached": the client has left, the server finishes it (the route's `on_disconnect`).
     kind: Literal["request", "stream", "tunnel", "detached"]
     phase: str  # the letter of `observe.termination.PHASE`: R Q C H D L
     seconds: float  # since its head arrived
@@ -51,15 +51,15 @@ class Session(TypedDict):
     target: str  # without the query, which may hold secrets
     bytes_in: int  # from the client
     bytes_out: int  # to the client
-    pinned_by: Literal["cookie", "stick"] | None  # what brought it to its server
+    pinned_by: Literal["cookie", "stick"] | None  # the affinity that selected the server
 
 
 class Operator(Protocol):
-    """A running balancer, as its operator has it. Every method is called in its event loop."""
+    """A running balancer. Every method is called in its event loop."""
 
     @property
     def observed(self) -> Observed:
-        """The numbers; `observed.refresh()` makes them current."""
+        """The counters; `observed.refresh()` updates them."""
 
     @property
     def recent(self) -> Recent:
@@ -67,11 +67,11 @@ class Operator(Protocol):
 
     @property
     def is_draining(self) -> bool:
-        """True as soon as it takes no new work, since it is about to end."""
+        """True when it accepts no more clients and will end."""
 
     @property
     def missing_processes(self) -> Literal["none", "some", "all"]:
-        """Of those of the data path: they have ended, and can't be started again."""
+        """Worker slots without a process, in which none can be started."""
 
     def now(self) -> float:
         """The data path's clock: monotonic seconds."""
@@ -83,38 +83,40 @@ class Operator(Protocol):
         """`Server.set_weight`, 0 to MAX_WEIGHT; None: as configured. Raises UnknownServer."""
 
     async def settle(self) -> bool:
-        """Wait until what was set holds in every process, and each has told its numbers since.
+        """Wait until all processes have applied changes and published their counters since.
 
-        So `observed` knows of all requests that were let in before. False: a process has not
-        answered within SETTLE_TAKES; it applies what was set as soon as it listens again.
+        `observed` then knows all requests admitted before. False if a process has not answered
+        within SETTLE_TAKES; it applies the changes as soon as it reads again.
         """
 
     async def end_sessions(self, backend: str, server: str) -> int:
-        """Cut what runs on a server -> how many (HAProxy: `shutdown sessions server`).
+        """Cut the requests on a server -> their number (HAProxy: `shutdown sessions server`).
 
-        It may be one that a reload has removed. Their log lines have the termination code K. Raises
+        Also on one that a reload has removed. Their log lines have the termination code K. Raises
         UnknownServer if there is none of that name and nothing runs on one.
         """
 
     async def reload(self) -> list[str]:
-        """Read the configuration's file anew and apply it -> the changes, each in words.
+        """Reload the configuration file -> the changes, as text.
 
-        Raises ConfigError with every problem, or OSError for a new listener that can't be had:
-        the old configuration goes on then. Raises NotPossible without a file.
+        Raises ConfigError with every problem, or OSError if a new listener can't be opened; the
+        old configuration stays in use then. Raises NotPossible without a file.
         """
 
     async def upgrade(self) -> None:
-        """Replace the processes one by one by new ones, which load the code anew.
+        """Replace the processes one by one by ones that run the code now on disk.
 
-        Returns once it has begun. Raises NotPossible if there is only this process.
+        The process ID and the sockets stay; live streams finish in the old workers. Returns when it
+        has begun. Raises NotPossible if there is only this process, the new code refuses or can't
+        read the configuration, an address in it is not available, or an upgrade is in progress.
         """
 
     async def sessions(self) -> list[Session]:
-        """The requests that run now, the longest first."""
+        """Requests in flight, longest first."""
 
 
 def find_server(pools: Mapping[str, Pool], backend: str, server: str) -> Server:
-    """The server of that name. Raises UnknownServer, which says what there is instead."""
+    """The server of that name. Raises UnknownServer with the names that exist."""
     pool = pools.get(backend)
     if pool is None:
         raise UnknownServer(f"there is no backend {backend!r}; there are {', '.join(pools)}")

@@ -1,7 +1,7 @@
-"""What aiohttp has to say of the admin listener's connections.
+"""aiohttp's log messages about connections of the admin listener.
 
-It shows a traceback for each request that it can't read. Anybody may send such a one, before any
-token is asked for, and the answer (400) says what is wrong. So that is a line for who debugs.
+aiohttp logs a traceback for each request that it can't parse. Any client can send such a request
+without a token, and its response (400) names the error, so it is logged as a debug line.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ else:
     Adapter = logging.LoggerAdapter
 
 CLIENT_ERRORS = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
-"""A head that is none, a body that is not what its head says, a client that has left."""
+"""Errors of clients: a malformed head, a body that does not fit its head, a closed connection."""
 
 
 class QuietLog(Adapter):
-    """Stands in for aiohttp's `logger`: what clients do wrong has no traceback, a bug has one."""
+    """Replaces aiohttp's `logger`: no traceback for errors of clients, one for bugs."""
 
     def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
         if isinstance(exc_info, CLIENT_ERRORS):
-            # Its name only: the message may repeat what was sent.
+            # Only the name of the error: its message may repeat the input.
             self.debug(f"{msg}: %s", *args, type(exc_info).__name__)
         else:
             super().exception(msg, *args, exc_info=exc_info, **kwargs)

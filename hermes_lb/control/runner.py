@@ -1,7 +1,7 @@
-"""aiohttp's server, but for its answer to a request that it can't read: that has the form of all
-errors here, and tells nothing of what the listener is made with.
+"""aiohttp's server, but requests that it can't parse get our form of errors, which does not reveal
+the software.
 
-The two methods are the places that aiohttp (3.14) leaves for it.
+The two methods are hooks of aiohttp (3.14).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Runner(web.AppRunner):
         async def answer(request: BaseRequest) -> StreamResponse:
             try:
                 return await made.request_handler(request)
-            except web.HTTPException as error:  # an `Expect` that aiohttp does not know
+            except web.HTTPException as error:  # an unknown `Expect`
                 return error_response(error.status, error.reason)
 
         return _Server(
@@ -55,7 +55,7 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> StreamResponse:
         super().handle_error(request, status, exc, message)  # it logs
-        # aiohttp's first line says what is wrong, the others repeat what was sent.
+        # The first line of aiohttp's message names the error, the others repeat the input.
         said = (message or HTTPStatus(status).phrase).partition("\n")[0].rstrip(" :")
         response = error_response(status, said)
         response.headers.update(HEADERS)

@@ -1,4 +1,4 @@
-"""The shapes of the admin API's answers and bodies: JSON Schema 2020-12, as OpenAPI 3.1 has it."""
+"""The shapes of the admin API's requests and responses: JSON Schema 2020-12, as in OpenAPI 3.1."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ _SERVER = {
     "backend": TEXT,
     "name": TEXT,
     "address": TEXT,
-    "state": said(one_of(STATES), "what it is; the worst that holds"),
-    "admin": said(one_of(ADMINS), "what the operator wants it to be"),
-    "because": said(TEXT, "why it is in this state"),
-    "available": said(FLAG, "it may serve: neither down, ejected nor out for its failures"),
+    "state": said(one_of(STATES), "the actual state; the worst one that applies"),
+    "admin": said(one_of(ADMINS), "the state set by operators"),
+    "because": said(TEXT, "the reason of its state"),
+    "available": said(FLAG, "may serve: neither down, ejected nor failing"),
     "ejected": or_null(table(seconds_left=SECONDS, because=TEXT)),
-    "drain": or_null(table(since=TIME, at_start=said(COUNT, "requests that it had then"))),
-    "weight": said(NUMBER, "less than the full one in a slow start"),
-    "full_weight": said(COUNT, "without a slow start"),
+    "drain": or_null(table(since=TIME, at_start=said(COUNT, "requests at that time"))),
+    "weight": said(NUMBER, "below full_weight in a slow start"),
+    "full_weight": said(COUNT, "apart from a slow start"),
     "configured_weight": COUNT,
     "backup": FLAG,
     "max_connections": said(COUNT, "0: no limit"),
     "in_flight": COUNT,
-    "queued": said(COUNT, "requests that wait for this server and no other"),
+    "queued": said(COUNT, "requests waiting for this server only"),
     "fails": said(COUNT, "passive failures counted towards max_fails"),
     "last_check": TEXT,
     "ejections": COUNT,
@@ -99,12 +99,12 @@ _SAMPLE = {
 _BACKEND = {
     "name": TEXT,
     "servers": COUNT,
-    "available": said(COUNT, "servers that may get new requests"),
+    "available": said(COUNT, "available servers"),
     "in_flight": COUNT,
     "queued": COUNT,
     "resumes": said(
         table(**dict.fromkeys(RESUME_OUTCOMES, COUNT)),
-        "streams of events whose server was lost, by what became of them: docs/metrics.md",
+        "event streams whose server was lost, by outcome: docs/metrics.md",
     ),
 }
 
@@ -116,7 +116,7 @@ _SESSION = table(
     server=or_null(TEXT),
     kind=said(
         one_of(["request", "stream", "tunnel", "detached"]),
-        "detached: its client has left, and its server finishes it",
+        "detached: the client has left, the server finishes it",
     ),
     phase=said(
         one_of(list(PHASE)), "; ".join(f"{letter}: {what}" for letter, what in PHASE.items())
@@ -146,10 +146,10 @@ _ABORT = table(
 
 _HISTORY = table(
     step=said(SECONDS, "seconds from one sample to the next"),
-    states=said(array(one_of(STATES)), "what the field `state` of a server counts"),
+    states=said(array(one_of(STATES)), "meaning of the numbers in a server's `state`"),
     times=array(TIME),
     backends=by_name(ref("Columns"), "by backend"),
-    servers=by_name(ref("Columns"), "by server of the backend that was asked for"),
+    servers=by_name(ref("Columns"), "by server of the requested backend"),
 )
 
 _STATUS = {
@@ -160,7 +160,7 @@ _STATUS = {
     "loaded_at": said(TIME, "when the configuration in use was loaded"),
     "reloads": COUNT,
     "failed_reloads": COUNT,
-    "process_restarts": said(COUNT, "worker processes that ended unasked"),
+    "process_restarts": said(COUNT, "worker processes that ended unexpectedly"),
     "processes": array(ref("Process")),
     "frontends": array(ref("Frontend")),
 }
@@ -181,7 +181,7 @@ SCHEMAS: dict[str, Schema] = {
         **_SERVER, counters=ref("Counters"),
         settled=said(
             FLAG,
-            "all processes have applied it, and the numbers here are of after that; false: one has "
+            "all processes have applied it, and the counters are from after that; false: one has "
             "not answered yet, and applies it as soon as it does",
         ),
     ),
@@ -201,31 +201,31 @@ SCHEMAS: dict[str, Schema] = {
     "Sample": _SAMPLE,
     "Moment": table(
         time=TIME,
-        sampled_at=said(TIME, "when the samples below were taken"),
+        sampled_at=said(TIME, "time of the samples"),
         status=table(
             **_STATUS, backends=array(table(**_BACKEND, sample=ref("Sample")))
         ),
         servers=array(table(**_SERVER, sample=ref("Sample"))),
-        last_change=said(COUNT, "ask /changes if it has grown"),
-        last_abort=said(COUNT, "ask /recent if it has grown"),
+        last_change=said(COUNT, "the newest number in /changes"),
+        last_abort=said(COUNT, "the newest number in /recent"),
     ),
     "State": table(state=one_of(ADMINS)),
     "Weight": table(
         weight={
             "type": ["integer", "null"], "minimum": 0, "maximum": MAX_WEIGHT,
-            "description": "0: only those pinned to it still come; null: the configured one",
+            "description": "0: pinned sessions only; null: as configured",
         }
     ),
     "Nothing": {"type": "object", "maxProperties": 0},
     "Ended": table(ended=COUNT),
-    "Changes": table(changes=array(said(TEXT, "a change, in words"))),
+    "Changes": table(changes=array(said(TEXT, "a change"))),
     "Begun": table(status=one_of(["begun"])),
     "Error": table(
         error={
             "type": "object",
             "properties": {
                 "status": COUNT, "message": TEXT,
-                "problems": said(array(TEXT), "of a configuration, each with its place"),
+                "problems": said(array(TEXT), "errors of a configuration, with positions"),
             },
             "required": ["status", "message"],
         }

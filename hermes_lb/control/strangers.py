@@ -1,7 +1,7 @@
-"""Connections that never ask for anything that they may ask for: they end after a while.
+"""Closes connections without a permitted request.
 
-The listener may be on a network, and a connection that sends its head byte by byte, or none at all,
-would hold a descriptor for ever.
+The listener may be on a network; a connection that sends its head byte by byte, or nothing, would
+hold a descriptor for ever.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
     from aiohttp.web import RequestHandler
 
-# Seconds between two sweeps: who has asked for nothing good for one to two of these is closed.
+# Seconds between two sweeps: the limit is one to two of these.
 EVERY = 30.0
 
 
 class Strangers:
-    """Tell it of each connection that was `welcome`, and of all of them at each `sweep`."""
+    """Tell it about connections that are `welcome`, and about all of them at each `sweep`."""
 
     def __init__(self) -> None:
         self._welcome: set[RequestHandler] = set()
         self._suspects: set[RequestHandler] = set()
 
     def welcome(self, connection: RequestHandler) -> None:
-        """It may stay."""
+        """Exempt a connection."""
         self._welcome.add(connection)
 
     def sweep(self, connections: Iterable[RequestHandler]) -> None:

@@ -1,4 +1,4 @@
-"""The token of the admin listener, which its file may change while it runs."""
+"""The token of the admin listener, reread when its file changes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import os
 from typing import TYPE_CHECKING
 
 from hermes_lb.config.token import read_token
+from hermes_lb.errors import reason
 
 if TYPE_CHECKING:
     from hermes_lb import config
 
 logger = logging.getLogger("hermes_lb.admin")
 
-# When it was last changed, its mode included; which file it is; its size.
+# Identifies a version of the file: time of the last change, mode included; inode; size.
 _Version = tuple[int, int, int]
 
 
 class Token:
-    """Reads it. Raises OSError or ValueError as `read_token` does."""
+    """Raises OSError or ValueError as `read_token` does."""
 
     def __init__(self, configured: config.Admin) -> None:
         self._configured = configured
@@ -31,33 +32,32 @@ class Token:
 
     @property
     def is_set(self) -> bool:
-        """False: nobody is asked for one."""
+        """False: no token is required."""
         return self._value is not None
 
     def current(self) -> bytes | None:
-        """As it is now: another file in its place holds from the next request on.
+        """The current token; a changed file counts from the next request on.
 
-        One that can't be used is told once, and the token stays as it was.
+        An unusable file is logged once, and the token stays as it was.
         """
         version = self._look()
         if version != self._version:
             self._version = version
-            self._read_anew()
+            self._reload()
         return self._value
 
-    def _read_anew(self) -> None:
+    def _reload(self) -> None:
         try:
             token = read_token(self._configured)
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            logger.warning("the admin token stays as it was: %s", why)
+            logger.warning("the admin token stays as it was: %s", reason(error))
             return
         if token is not None and token.encode() != self._value:
             self._value = token.encode()
             logger.info("the admin token is the new one of %s", self._configured.token_file)
 
     def _look(self) -> _Version | None:
-        """None: there is no file, or none was configured. A `stat` takes 2 us."""
+        """None without a file. A `stat` takes 2 us."""
         if self._configured.token_file is None:
             return None
         try:

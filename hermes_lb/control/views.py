@@ -1,4 +1,4 @@
-"""What the admin listener shows, as plain values. The schemas of these: `control.schemas`.
+"""The admin listener's answers, as plain values. Their schemas: `control.schemas`.
 
 Times are Unix seconds, durations seconds. `now` is the data path's clock.
 """
@@ -66,7 +66,7 @@ def _describe_process(process: ProcessView) -> dict[str, Any]:
 
 
 def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
-    """One object a backend, in the order of the configuration; counters of all its servers."""
+    """One object per backend, in configuration order, with the sum of its servers' counters."""
     return [
         {
             "name": pool.name,
@@ -84,10 +84,10 @@ def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
 def describe_servers(
     observed: Observed, now: float, history: History | None = None
 ) -> list[dict[str, Any]]:
-    """One object a server, in the order of the configuration. `counters` only grow.
+    """One object per server, in configuration order. `counters` only grow.
 
-    `state` and who sets it: `hermes_lb.backends.server`. `available` is false too while passive
-    failures keep the server out.
+    For `state` see `hermes_lb.backends.server`. `available` is also false while passive failures
+    keep the server out.
     """
     return [
         describe_server(pool, server, now, history)
@@ -132,7 +132,7 @@ def _ejection(server: Server, now: float) -> dict[str, Any] | None:
 
 
 def describe_moment(operator: Operator, history: History, wall: float) -> dict[str, Any]:
-    """What the dashboard shows, each second: status, and the last sample of everything."""
+    """What the dashboard shows each second: status, and the last samples."""
     observed, now = operator.observed, operator.now()
     latest = history.spans["5m"].latest
     servers = describe_servers(observed, now, history)
@@ -154,7 +154,7 @@ def describe_moment(operator: Operator, history: History, wall: float) -> dict[s
 
 
 def describe_abort(abort: Abort) -> dict[str, Any]:
-    """One of `recent`, with its termination code in words."""
+    """An entry of `recent`, with its termination code in words."""
     who, phase = abort["termination"][:2]
     means = f"{WHO.get(who, who)}; waited for {PHASE.get(phase, phase)}"
     return {**abort, "means": means}

@@ -1,1 +1,1 @@
-"""`hermes-lb ctl`: a running balancer from the command line, over its admin API."""
+"""`hermes-lb ctl`: controls a running balancer over its admin API."""

@@ -1,4 +1,4 @@
-"""A client of the admin API, on the standard library: it starts in no time."""
+"""A client of the admin API. Uses the standard library only, for a fast start."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from hermes_lb.ctl.errors import CtlError
+from hermes_lb.errors import reason
 from hermes_lb.options.problems import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# What an answer has at least, for ours to be told from a stranger's.
+# Keys that an answer has at least; without them something else listens there.
 _SERVER = ("backend", "name", "state", "admin")
 _KEYS = {
     "status": ("version", "backends", "frontends", "processes"),
@@ -26,41 +27,41 @@ _KEYS = {
 }
 _MOMENT = ("time", "status", "servers")
 _EVENTS = "text/event-stream"
-_MOST_ROWS = 1000  # of sessions in an answer
+_MOST_ROWS = 1000  # sessions in an answer
 
-# Seconds. A live stream speaks each second.
+# Seconds. A live stream has an event each second.
 _PATIENCE = 30.0
-# What takes longer: the new code has 60 s to look at the configuration, and waits for a reload that
-# goes on; in a reload a worker has 30 s to follow, and one that can't is replaced, which has 60 s.
+# For slow commands: the new code has 60 s to check the configuration, after a reload in progress;
+# in a reload a worker has 30 s to apply it, and is replaced if it can't, which takes up to 60 s.
 _TAKES = {"reload": 120.0, "upgrade": 120.0}
-# Seconds from the end of a live stream to the next one: that of the next image of the program.
+# Seconds between the end of a live stream, as by an upgrade, and the next one.
 _PAUSE = 0.2
 
 
 class AdminClient:
-    """Asks one admin listener, over a connection for each question.
+    """A client of one admin listener, with a connection per request.
 
-    `ca` is a PEM file of authorities to trust besides the system's.
+    `ca` is a PEM file of certificate authorities to trust as well.
     """
 
     def __init__(self, url: str, token: str | None = None, ca: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-            raise CtlError(f"{url!r} is no address: write http://HOST:PORT or https://HOST:PORT")
+            raise CtlError(f"{url!r} is not a URL: write http://HOST:PORT or https://HOST:PORT")
         self.url = url.rstrip("/")
         self._scheme, self._host, self._token = parts.scheme, parts.hostname, token
         try:
             self._port = parts.port
         except ValueError:
-            raise CtlError(f"{url!r} has no good port: write one from 1 to 65535") from None
+            raise CtlError(f"{url!r} has no valid port: write one from 1 to 65535") from None
         self._tls = self._trusting(ca) if parts.scheme == "https" else None
 
     def get(self, path: str) -> Any:
-        """The answer to a GET of /api/v1/`path`. Raises CtlError."""
+        """GET /api/v1/`path`. Raises CtlError."""
         return self.send("GET", path)
 
     def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer to it, from JSON. Raises CtlError, with what the listener said."""
+        """Send a request -> the JSON of the response. Raises CtlError with its message."""
         return self._send(method, path, body, _KEYS[path.partition("?")[0]])
 
     def _send(
@@ -75,17 +76,17 @@ class AdminClient:
             connection.close()
 
     def _known(self, answer: Any, keys: tuple[str, ...]) -> Any:
-        """`answer`, an object or a list of objects, if it has the keys of ours. Raises CtlError."""
+        """Check that an answer, an object or a list of them, has these keys. Raises CtlError."""
         for one in answer if isinstance(answer, list) else [answer]:
             if not isinstance(one, dict) or not one.keys() >= set(keys):
                 raise self._stranger()
         return answer
 
     def find(self, name: str, *, is_busy: bool = False) -> dict[str, Any]:
-        """The server `BACKEND/SERVER`, or `SERVER` if only one is called so. Raises CtlError.
+        """The server `BACKEND/SERVER`, or `SERVER` if the name is unique. Raises CtlError.
 
-        With `is_busy` it may be one that a reload has removed and that still serves: of such a one
-        there are "backend" and "name" only.
+        With `is_busy` also one that a reload has removed and that still serves, with "backend" and
+        "name" only.
         """
         servers = self.get("servers")
         if is_busy:
@@ -109,7 +110,7 @@ class AdminClient:
         return [server for server in servers if _full(server) not in all_names]
 
     def look_at(self, server: dict[str, Any]) -> dict[str, Any]:
-        """The same server, as it is now; "removed", with what it still has, after such a reload."""
+        """The server's present state; "removed", with its requests, after such a reload."""
         try:
             return dict(self._send("GET", _path(server), None, _SERVER))
         except CtlError as error:
@@ -119,28 +120,27 @@ class AdminClient:
         return {**server, "state": "removed", "because": "", "in_flight": left, "queued": 0}
 
     def running_on(self, server: dict[str, Any]) -> int:
-        """How many requests its processes have on it when they are asked; by its name.
+        """Count the requests on it, by name, by asking all processes.
 
-        Its own number lags behind if one of them stood still, and lacks those from before a reload
-        that removed it, if another one has added it again.
+        Its counter is late if a process stood still, and lacks requests from before a reload that
+        removed it if another one has added it again.
         """
         named = urlencode({"backend": server["backend"], "server": server["name"]})
         return int(self.get(f"sessions?limit=0&{named}")["total"])
 
     def change(self, server: dict[str, Any], what: str, value: str | int | None) -> dict[str, Any]:
-        """Set its "state" or "weight" -> the server, as it is then."""
+        """Set its "state" or "weight" -> the changed server."""
         return dict(self._send("PUT", f"{_path(server)}/{what}", {what: value}, _SERVER))
 
     def end_sessions(self, server: dict[str, Any]) -> int:
-        """Cut what runs on it -> how many."""
+        """Cut its requests -> their number."""
         answer = self._send("DELETE", f"{_path(server)}/sessions", None, ("ended",))
         return int(answer["ended"])
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Each moment of the live stream, one a second.
+        """Moments of the live stream, one a second.
 
-        An upgrade ends the stream, and the next image of the program begins another. Raises
-        CtlError when there is none.
+        An upgrade ends the stream, which is then opened again. Raises CtlError if it can't be.
         """
         ended = CtlError(f"{self.url} has ended: the balancer stopped")
         is_first, has_spoken = True, True
@@ -191,13 +191,13 @@ class AdminClient:
 
     def _trusting(self, ca: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context()
-        # A certificate that signed itself, or that of the listener, may be trusted as it is.
+        # A self-signed certificate, or the listener's own, may be given as authority.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if ca is not None:
             try:
                 context.load_verify_locations(ca)
             except OSError as error:  # ssl.SSLError is one
-                raise CtlError(f"can't use {ca} as authority: {error.strerror or error}") from None
+                raise CtlError(f"can't use {ca} as authority: {reason(error)}") from None
         return context
 
     def _ask(
@@ -214,7 +214,7 @@ class AdminClient:
         except ConnectionRefusedError:
             raise CtlError(
                 f"nothing answers at {self.url}: is hermes-lb running, with its admin listener "
-                "there? Say by --url or --config where it is"
+                "there? Give its address by --url or --config"
             ) from None
         except ssl.SSLCertVerificationError as error:
             raise CtlError(
@@ -226,9 +226,9 @@ class AdminClient:
         except (HTTPException, ssl.SSLError, ConnectionResetError):
             raise self._stranger() from None
         except OSError as error:
-            raise CtlError(f"can't reach {self.url}: {error.strerror or error}") from None
+            raise CtlError(f"can't reach {self.url}: {reason(error)}") from None
         except ValueError:  # a header that can't be sent
-            raise CtlError("the token has characters that no header can carry") from None
+            raise CtlError("the token has characters that a header can't have") from None
 
     def _json(self, response: HTTPResponse, patience: float) -> Any:
         try:
@@ -242,7 +242,7 @@ class AdminClient:
         except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError):
             raise self._stranger() from None
         if response.status == 401:
-            told = "this is not its token" if self._token else "it asks for a token"
+            told = "this is not its token" if self._token else "a token is needed"
             raise CtlError(
                 f"{self.url}: {told}; give it by --token, HERMES_LB_ADMIN_TOKEN or the "
                 "balancer's --config"

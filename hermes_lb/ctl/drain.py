@@ -1,4 +1,4 @@
-"""`ctl drain --wait`: how far a server is with what it still has."""
+"""`ctl drain --wait`: waits for a server's last request, and shows progress."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     Show = Callable[[int, int], None]  # how many are left, of how many
 
-# Seconds between two looks.
+# Seconds between two polls.
 _EVERY = 0.5
 
 
 def wait_until_drained(
     client: AdminClient, server: dict[str, Any], deadline: float | None, screen: Console | None
 ) -> int:
-    """Wait until nothing runs or waits on `server` any more -> how many are left at `deadline`.
+    """Wait until no request runs or waits on `server` -> how many are left at `deadline`.
 
-    `deadline` is in seconds from now; None: there is none. Without a `screen` nothing is shown. One
-    that a reload removes meanwhile is waited for as well.
-    Raises CtlError if somebody else ends the drain.
+    `deadline` is in seconds from now, or None. Without a `screen` nothing is shown. A server that a
+    reload removes meanwhile is waited for as well.
+    Raises CtlError if the drain is ended by another operator.
     """
     name = f"{server['backend']}/{server['name']}"
     ends = None if deadline is None else time.monotonic() + deadline
@@ -44,19 +44,19 @@ def wait_until_drained(
             pause = _EVERY if ends is None else min(_EVERY, max(0.0, ends - time.monotonic()))
             time.sleep(pause)
             server = client.look_at(server)
-            # Of a server that drains the state may be another: ejected or down.
+            # `state` may differ in a drain: ejected or down.
             if server["admin"] == "ready":
-                raise CtlError(f"{name} is set to ready again: somebody ended its drain")
+                raise CtlError(f"{name} was set to ready: another operator ended the drain")
 
 
 def _left(client: AdminClient, server: dict[str, Any]) -> int:
-    """The processes are asked themselves only when its numbers say that nothing is left."""
+    """Processes are asked for their requests only when the counters say that none is left."""
     return int(server["in_flight"] + server["queued"]) or client.running_on(server)
 
 
 @contextmanager
 def _progress(screen: Console | None, name: str) -> Iterator[Show]:
-    """A bar on a terminal; in a pipe a line whenever the number is another one."""
+    """A bar on a terminal; in a pipe a line for each change."""
     if screen is None:
         yield lambda left, most: None
     elif screen.is_terminal:

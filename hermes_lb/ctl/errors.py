@@ -1,12 +1,12 @@
-"""The one error of `ctl`."""
+"""The error of `ctl`."""
 
 from __future__ import annotations
 
 
 class CtlError(Exception):
-    """It could not be done. `str(error)` is for a person; `problems` has a line each.
+    """The command failed. `str(error)` is a one-line message; `problems` has more lines.
 
-    `status` is that of the listener's answer, if it was one of its own.
+    `status` is that of the response, if the listener answered with an error.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What `ctl` prints: tables, aligned for people, plain in a pipe."""
+"""Tables, aligned on a terminal, plain in a pipe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PIPE_WIDTH = 10_000
 
 
 def console() -> Console:
-    """Standard output: colours and its width on a terminal, neither of them in a pipe."""
+    """Standard output, with colours and a width on a terminal only."""
     return Console(
         file=sys.stdout,
         highlight=False,
@@ -46,10 +46,10 @@ def console() -> Console:
 
 
 class Table:
-    """Without lines. Where it is too wide, columns are left out, and no word is broken for them.
+    """Without lines. If it is too wide, columns are dropped; words are never broken.
 
-    A column's title may start with `>`: it has numbers. `less`: columns that can be spared, the
-    first one first. Those that are left share what room there is.
+    A title that starts with `>` means numbers. `less`: columns to drop, in order. The others share
+    the width.
     """
 
     def __init__(
@@ -131,8 +131,8 @@ def status(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
 
 
-def servers(rows: Iterable[Row]) -> Table:
-    return Table(
+def servers(rows: Iterable[Row]) -> Iterable[Table]:
+    yield Table(
         ["SERVER", "ADDRESS", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT", ">REQUESTS",
          ">5XX", ">ABORTED"],
         [
@@ -175,7 +175,7 @@ def state(server: Row) -> Text:
 
 
 def resumes(backend: Row) -> tuple[str, str]:
-    """Streams whose server was lost: how many went on, and how many were cut for it."""
+    """Streams whose server was lost: resumed, and cut."""
     outcomes = backend["resumes"]
     return (
         count(sum(outcomes[name] for name in ("resumed", "handed_over", "moved"))),
@@ -189,7 +189,7 @@ def flight(server: Row) -> str:
 
 
 def printable(text: str) -> str:
-    """A stranger's text without anything that a terminal would obey."""
+    """Text from outside without terminal control characters."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

@@ -19,12 +19,12 @@ _COLUMNS = [
     "BACKEND/SERVER", "STATE", ">IN FLIGHT", ">QUEUED", ">REQ/S", ">ERR/S",
     ">P50", ">P95", ">P99", ">1ST BYTE P95",
 ]  # fmt: skip
-# The first is left out first, where the terminal is narrow.
+# Columns dropped on a narrow terminal, in order.
 _LESS = ["P50", "P99", "1ST BYTE P95", "QUEUED", "P95", "ERR/S", "REQ/S"]
 
 
 def show(moments: Iterable[dict[str, Any]], screen: Console) -> None:
-    """Show each moment in the place of the one before, on a terminal, until Ctrl-C."""
+    """Show moments in place on a terminal, until Ctrl-C."""
     from rich.live import Live
 
     with Live(console=screen, screen=True, auto_refresh=False) as live:
@@ -33,7 +33,7 @@ def show(moments: Iterable[dict[str, Any]], screen: Console) -> None:
 
 
 class Cut:
-    """As many lines as the screen has; the last one says how many more there are."""
+    """As many lines as fit on the screen; the last one counts the rest."""
 
     def __init__(self, whole: RenderableType) -> None:
         self._whole = whole
@@ -49,7 +49,7 @@ class Cut:
 
 
 def view(moment: dict[str, Any]) -> RenderableType:
-    """One moment: a line about the whole, then each backend and its servers."""
+    """One moment: a line about the balancer, then each backend and its servers."""
     status = moment["status"]
     connections = sum(f["connections"] for f in status["frontends"])
     lag = max((p["loop_lag_p99"] for p in status["processes"]), default=0.0)

@@ -1,4 +1,4 @@
-"""`ctl upgrade --wait`: until the old processes are replaced."""
+"""`ctl upgrade --wait`: waits until the old processes are replaced."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from hermes_lb.ctl.errors import CtlError
 if TYPE_CHECKING:
     from hermes_lb.ctl.client import AdminClient
 
-# Seconds between two looks, and how long to look while nothing changes: a process starts in a
-# second or two, and is given up after 60 s.
+# Seconds between two polls, and to wait without progress: a process starts in a second or two, and
+# its start fails after 60 s.
 _EVERY = 0.5
 _PATIENCE = 90.0
 
 
 def wait_until_upgraded(client: AdminClient, before: dict[str, Any]) -> dict[str, Any]:
-    """Wait until none of the processes of `before` takes new connections -> the status then.
+    """Wait until no process of `before` takes new connections -> the status then.
 
-    Both are of `/api/v1/status`; `before` is of the time before the upgrade. Old processes that
-    drain are not waited for. Raises CtlError, with what is wrong, if nothing changes for a while.
+    Both are of `/api/v1/status`, `before` from before the upgrade. Draining processes are not
+    waited for. Raises CtlError, with the problem, after a while without progress.
     """
     old = {_identity(process) for process in before["processes"]}
     ends, last = time.monotonic() + _PATIENCE, None
@@ -35,15 +35,12 @@ def wait_until_upgraded(client: AdminClient, before: dict[str, Any]) -> dict[str
             pids = ", ".join(str(p["pid"]) for p in left)
             wrong = f"process {pids} still runs the old code" if left else "no process serves"
             shown: object = sorted((*_identity(p), p["is_draining"]) for p in status["processes"])
-        except CtlError as error:  # the listener is away while the new code starts
+        except CtlError as error:  # the listener is closed while the new code starts
             wrong = shown = str(error)
         if shown != last:
             ends, last = time.monotonic() + _PATIENCE, shown
         elif time.monotonic() >= ends:
-            raise CtlError(
-                f"nothing has changed for {_PATIENCE:g} s, and it is not waited for any longer: "
-                f"{wrong}; its log tells why"
-            )
+            raise CtlError(f"no progress for {_PATIENCE:g} s, giving up: {wrong}; see its log")
 
 
 def _identity(process: dict[str, Any]) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""What must hold, each as a function: facts in, a `Check` out."""
+"""Expectations as functions: facts in, a `Check` out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`text` says what must hold; `expected` and `got` tell apart what does not."""
+    """`text` is the expectation; `expected` and `got` describe a failure."""
 
     text: str
     held: bool
@@ -39,7 +39,7 @@ def same_worker(cookie: str, before: str | None, now: str | None) -> Check:
 
 
 def went_on(turn: Turn, told: int, words: int) -> Check:
-    """`told` tokens had come when the worker was killed; the rest came in the same response."""
+    """`told` tokens had arrived when the worker was killed; the same response has the rest."""
     expected = f"{words} words, {words - told} of them behind the kill"
     got = f"{len(turn.tokens)} words, {len(turn.tokens) - told} of them behind the kill"
     return Check(f"the sentence went on: {expected}", expected == got, expected, got)
@@ -78,7 +78,7 @@ def tokens_are_the_answer(turn: Turn) -> Check:
 
 
 def came_one_by_one(turn: Turn, interval: float) -> Check:
-    """Nobody on the way held tokens back: they are as far apart as the model made them."""
+    """Tokens were not buffered: they are as far apart as the model made them."""
     least = (len(turn.tokens) - 1) * interval / 2
     return Check(
         f"{len(turn.tokens)} tokens came one by one, over {turn.seconds:.1f} s",
@@ -89,7 +89,7 @@ def came_one_by_one(turn: Turn, interval: float) -> Check:
 
 
 def has_every_turn(turns: Sequence[Turn], messages: Sequence[dict[str, Any]]) -> Check:
-    """Each question once and in order, each with the answer that the client got for it."""
+    """Each question once and in order, with the answer that the client got."""
     kept: list[list[str]] = []
     for message in messages:
         if message["role"] == "user":
@@ -101,7 +101,7 @@ def has_every_turn(turns: Sequence[Turn], messages: Sequence[dict[str, Any]]) ->
 
 
 def has_no_other_message(turns: Sequence[Turn], messages: Sequence[dict[str, Any]]) -> Check:
-    """A turn is a question and an answer; with tools, also the step that called them, and
-    their results."""
+    """A turn is a question and an answer; with tools also the step that called them, and their
+    results."""
     expected = sum(2 + (1 + len(turn.tools) if turn.tools else 0) for turn in turns)
     return _equal(f"the session holds {expected} messages", expected, len(messages))

@@ -1,6 +1,6 @@
-"""Acts as a client would, through the balancer: a cookie jar, and the sessions API.
+"""A client of the sessions API, through the balancer, with a cookie jar.
 
-Each call says what it sends and what comes back to a `Listener`, as it happens.
+Each call reports requests and responses to a `Listener` as they happen.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SESSIONS = "/api/agent/sessions"
 WORKER_HEADER = "X-Hermes-Worker"
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30.0)
-_MAX_QUOTED = 200  # characters of an answer that was not expected
+_MAX_QUOTED = 200  # characters of an unexpected answer
 
 
 class Listener(Protocol):
-    """Who is told what happens on the wire."""
+    """Is notified of requests and responses."""
 
     def sent(self, method: str, path: str, *details: str) -> None: ...
 
@@ -46,7 +46,7 @@ class Turn:
     question: str
     worker: str | None
     answer: str = ""
-    #: The answer as it came, a piece each, and when (in seconds, of a monotonic clock).
+    #: Pieces of the answer, and when each arrived (seconds of a monotonic clock).
     tokens: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     tools: list[str] = field(default_factory=list)
@@ -59,11 +59,11 @@ class Turn:
 
 
 class Client:
-    """`async with Client(...) as client:`; every call raises DemoFailed if it goes wrong."""
+    """`async with Client(...) as client:`; calls raise DemoFailed on failure."""
 
     def __init__(self, url: str, listener: Listener) -> None:
         self.session_id = ""
-        self.worker: str | None = None  # that served last
+        self.worker: str | None = None  # that served the last request
         self._listener = listener
         tracing = aiohttp.TraceConfig()
         tracing.on_request_end.append(self._note_worker)
@@ -82,11 +82,11 @@ class Client:
         await self._http.close()
 
     def cookie(self, name: str) -> str | None:
-        """What the jar holds."""
+        """Its value in the jar."""
         return next((c.value for c in self._http.cookie_jar if c.key == name), None)
 
     async def create(self) -> str:
-        """Create the session that all the other calls are about -> its id."""
+        """Create the session for all other calls -> its id."""
         self._listener.sent("POST", SESSIONS)
         created = await self._json("POST", SESSIONS, expect=201)
         self.session_id = str(created.get("session_id", ""))
@@ -106,7 +106,7 @@ class Client:
     async def stream(
         self, question: str, *, after: int = 0, do: Callable[[], Awaitable[None]] | None = None
     ) -> Turn:
-        """A turn, answered as server-sent events; `do` is awaited once, behind `after` tokens."""
+        """A turn, answered as server-sent events; `do` is awaited once, after `after` tokens."""
         path = f"{self._path}/messages"
         headers = {"Accept": "text/event-stream"}
         self._listener.sent("POST", path, "Accept: text/event-stream", _quoted(question))
@@ -148,7 +148,7 @@ class Client:
         return self._finished(events, path)
 
     async def read(self) -> dict[str, Any]:
-        """The session as the workers keep it."""
+        """The session as stored."""
         self._listener.sent("GET", self._path)
         session = await self._json("GET", self._path, expect=200)
         count = len(session.get("messages", ()))
@@ -165,7 +165,7 @@ class Client:
         context: SimpleNamespace,
         end: aiohttp.TraceRequestEndParams,
     ) -> None:
-        # The way to the headers of a WebSocket's handshake, too.
+        # Also gives access to the headers of a WebSocket handshake.
         self.worker = end.response.headers.get(WORKER_HEADER)
 
     async def _json(

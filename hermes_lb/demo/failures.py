@@ -1,12 +1,12 @@
-"""What ends the demo before its time."""
+"""The error that ends the demo early."""
 
 from __future__ import annotations
 
 
 class DemoFailed(Exception):
-    """Something did not go as it must; the text is for people.
+    """A step failed; the text is for people.
 
-    `culprit` names the process whose log may tell why, if one is suspected.
+    `culprit` names the process whose log may have the reason, if one is suspected.
     """
 
     def __init__(self, message: str, *, culprit: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Stays up: what to try, the requests as the balancer logs them, and workers that come back."""
+"""Stays up: commands to try, the access log, restarted workers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from hermes_lb.demo.system import System
 
 _LOOK_EVERY = 0.25
-# Long enough to see that the others go on without it.
+# Seconds; long enough to see the others go on.
 _RESTART_AFTER = 5.0
 
 
 def things_to_try(system: System, cookies: Path) -> list[str]:
-    """Lines for a shell, to be pasted one by one or all at once."""
+    """Shell commands, to be pasted one by one or all at once."""
     plan = system.plan
     pids = {worker.name: system.processes[worker.name].pid for worker in plan.workers}
     json_type = "-H 'Content-Type: application/json'"
@@ -59,7 +59,7 @@ class OpenHouse:
         self._restarts: dict[str, float] = {}  # name -> when, by the monotonic clock
 
     async def run(self) -> NoReturn:
-        """Until cancelled. Raises DemoFailed when anything but a worker ends by itself."""
+        """Run until cancelled. Raises DemoFailed if anything but a worker ends by itself."""
         self._invite()
         while True:
             await asyncio.sleep(_LOOK_EVERY)

@@ -1,4 +1,4 @@
-"""What the demo runs where, read from the configuration; and whether the ports are free."""
+"""What runs where, from the configuration; and whether the ports are free."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hermes_lb.demo.client import SESSIONS
+from hermes_lb.errors import reason
 from hermes_lb.options.units import Address
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.config import Backend, Config, Frontend
 
-# What the checks of a busy machine may take beyond their schedule, in seconds.
+# Seconds that health checks on a busy machine may be late.
 _SLACK = 5.0
 
 
@@ -26,7 +27,7 @@ class Unsuitable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PlannedWorker:
-    """One server of the configuration, which the demo starts as a worker of the same name."""
+    """A server of the configuration, started as a worker of the same name."""
 
     name: str
     address: Address
@@ -39,7 +40,7 @@ class PlannedWorker:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An address that must be free, what for, and what to change if it isn't."""
+    """An address that must be free, its purpose, and the setting to change if it isn't."""
 
     address: Address
     purpose: str
@@ -53,7 +54,7 @@ class Plan:
     admin_url: str
     workers: Sequence[PlannedWorker]
     listeners: Sequence[Listener]
-    #: The route of the sessions lets a stream go on when its worker dies.
+    #: The sessions' route resumes a stream when its worker dies.
     resumes: bool = False
 
     def worker(self, name: str | None) -> PlannedWorker | None:
@@ -104,7 +105,7 @@ def make_plan(config: Config, source: Path) -> Plan:
 
 def _resumes(frontend: Frontend) -> bool:
     for route in frontend.routes:
-        # The client's host is an address, for which a route with a host is not made.
+        # The client's Host is an address, which a route with a host does not match.
         if not (route.path or route.host) and SESSIONS.startswith(route.path_prefix or ""):
             return route.resume
     return False
@@ -131,7 +132,7 @@ def _listeners(config: Config) -> list[Listener]:
 
 
 def obstacles(plan: Plan) -> list[str]:
-    """A line for each address that can't be had, with what to do; none: all are free."""
+    """A line for each address that can't be bound, with advice."""
     found = []
     for listener in plan.listeners:
         error = _try_to_bind(listener.address)
@@ -146,7 +147,7 @@ def _try_to_bind(address: Address) -> OSError | None:
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As asyncio binds: a connection that lingers in TIME_WAIT does not hold a port.
+            # As asyncio binds: a connection in TIME_WAIT does not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
     except OSError as error:
@@ -166,11 +167,11 @@ def _explain(listener: Listener, error: OSError, source: Path) -> str:
             f"{host} {place} is not an address of this machine, where the demo runs everything: "
             f"change {listener.setting} to one, such as 127.0.0.1:{port}"
         )
-    return f"port {port} {place} cannot be had ({error.strerror or error}): see {listener.setting}"
+    return f"port {port} {place} cannot be had ({reason(error)}): see {listener.setting}"
 
 
 def seconds_until_down(backend: Backend) -> float | None:
-    """How long the health checks may take to notice a death; None: there are none."""
+    """How long health checks may take to notice a death; None without checks."""
     health = backend.health
     if health is None:
         return None
@@ -179,7 +180,7 @@ def seconds_until_down(backend: Backend) -> float | None:
 
 
 def seconds_until_up(backend: Backend) -> float:
-    """How long a server that answers again may take to be in use again."""
+    """How long a server that answers again may be unused."""
     health = backend.health
     if health is None:
         return max((server.fail_timeout for server in backend.servers), default=0.0) + _SLACK

@@ -1,4 +1,4 @@
-"""Child processes, each with its log file; none outlives the demo, however that ends."""
+"""Child processes, each with a log file; none outlives the demo, however that ends."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Self
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 
-# What a child gets to end by itself: the first SIGTERM drains it, the second cuts what still runs.
+# Seconds for a child to end by itself: the first SIGTERM drains it, the second cuts the rest.
 _ENDINGS = ((signal.SIGTERM, 2.0), (signal.SIGTERM, 1.5), (signal.SIGKILL, 5.0))
 
-# The demo's client is nobody in particular: a list of tokens would lock it out.
+# The demo's client sends no token: a list of tokens would lock it out.
 _NOT_INHERITED = ("HERMES_TOKENS", "HERMES_REDIS_URL")
 
 
 class Child:
-    """A process that the demo started."""
+    """A process started by the demo."""
 
     def __init__(self, name: str, log: Path, process: asyncio.subprocess.Process) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Child:
 
     @property
     def how_it_ended(self) -> str:
-        """For people: "was ended by SIGKILL", "ended with status 1"."""
+        """Such as "was ended by SIGKILL" or "ended with status 1"."""
         status = self._process.returncode
         if status is None:
             return "is running"
@@ -60,12 +60,12 @@ class Child:
             self._process.send_signal(number)
 
     async def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """kill -9, and wait for the exit."""
         self.send(signal.SIGKILL)
         await self._process.wait()
 
     async def end(self) -> None:
-        """Ask, ask again, kill; return when it is gone."""
+        """Ask, ask again, kill; return after the exit."""
         for number, patience in _ENDINGS:
             self.send(number)
             with contextlib.suppress(TimeoutError):
@@ -75,7 +75,7 @@ class Child:
 
 
 class Children:
-    """All child processes; leaving the block ends those that still run, the first one last.
+    """All child processes; leaving the block ends them, the first one last.
 
     Start them from the main thread (see `launcher`).
     """
@@ -91,7 +91,7 @@ class Children:
         await self.end_all()
 
     async def start(self, name: str, *arguments: str, output: Path | None = None) -> Child:
-        """`python ARGUMENTS`; what it prints goes to its log, or its stdout to `output`."""
+        """Run `python ARGUMENTS`; its output goes to its log, stdout to `output` if given."""
         log = self._logs / f"{name}.log"
         environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         with log.open("ab") as errors, (output or log).open("ab") as printed:
@@ -102,7 +102,7 @@ class Children:
                 stdout=printed,
                 stderr=errors,
                 env={**environment, "PYTHONUNBUFFERED": "1"},
-                # A Ctrl-C at the terminal is the demo's to handle: it ends them in order.
+                # Ctrl-C is handled by the demo, which ends them in order.
                 start_new_session=True,
             )
         child = Child(name, log, process)
@@ -111,12 +111,12 @@ class Children:
         return child
 
     async def end_all(self) -> None:
-        """The first one last: it holds what the others may still have to write."""
+        """The first one last: the others may still write to it."""
         await asyncio.gather(*(child.end() for child in self._all[1:]))
         for child in self._all[:1]:
             await child.end()
 
     def kill_all(self) -> None:
-        """For those who can't wait: `end_all`, which waits for them, returns soon after."""
+        """Kill without waiting; a concurrent `end_all` then returns soon."""
         for child in self._all:
             child.send(signal.SIGKILL)

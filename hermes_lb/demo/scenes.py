@@ -1,4 +1,4 @@
-"""The scenes, in order: each does what a client or an operator does, and checks the outcome."""
+"""The scenes, in order: each acts as a client or an operator, and checks the outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME, CAT = "Ada", "Moxie"
 _WORDS = 40
-_TOLD = 15  # of them, when the worker is killed
+_TOLD = 15  # of them, before the worker is killed
 _TOKEN_INTERVAL = TOKEN_INTERVAL_MS / 1000
 
 # The access log is written four times a second.
@@ -28,11 +28,11 @@ _SHOWN_LOG_LINES = 3
 
 
 class Scenes:
-    """`play` them, then look at `checks`. Raises DemoFailed where going on makes no sense."""
+    """`play` them, then look at `checks`. Raises DemoFailed if it can't continue."""
 
     def __init__(self, system: System, client: Client, screen: Screen) -> None:
         self.checks: list[Check] = []
-        self.culprits: list[str] = []  # who served when a check failed
+        self.culprits: list[str] = []  # workers that served when a check failed
         self._system = system
         self._client = client
         self._screen = screen
@@ -89,7 +89,7 @@ class Scenes:
         self._check_affinity(before)
 
     async def _kill(self) -> PlannedWorker:
-        """Kill the worker that serves, in mid-sentence where the configuration lets it go on."""
+        """Kill the worker that serves, in mid-sentence if the configuration can resume it."""
         worker = self._system.plan.worker(self._client.worker) or self._system.plan.workers[0]
         if not self._system.plan.resumes:
             self._screen.scene(f"kill -9: {worker.name}, which served last, is gone")
@@ -100,7 +100,7 @@ class Scenes:
 
         async def kill() -> None:
             nonlocal worker
-            # A cookie that the configuration does not promise may have led elsewhere.
+            # Without a cookie in the configuration another one may have served.
             worker = self._system.plan.worker(self._client.worker) or worker
             self._screen.ended()
             await self._kill_worker(worker)
@@ -123,7 +123,7 @@ class Scenes:
         self._screen.line(f"{worker.name} (pid {process.pid}) {process.how_it_ended}", "dim")
 
     async def _resumes(self) -> dict[str, int]:
-        """By server, the streams that it took over."""
+        """Streams resumed, by server."""
         return {state.name: state.resumes for state in await self._system.server_states()}
 
     async def _turn_after_the_kill(self, killed: PlannedWorker) -> None:
@@ -145,7 +145,7 @@ class Scenes:
         self._check(checks.has_no_other_message(self._turns, messages))
 
     async def _memory(self) -> None:
-        """Told in one session, known in the next one."""
+        """Said in one session, known in the next."""
         self._screen.scene("What outlives a session: long-term memory, in PostgreSQL")
         self._keep(await self._client.ask(f"Remember for good: {NAME} has a cat called {CAT}"))
         self._requests += 1
@@ -195,7 +195,7 @@ class Scenes:
         self._check(checks.came_one_by_one(turn, _TOKEN_INTERVAL))
 
     def _check_affinity(self, before: str | None) -> None:
-        """Only where the configuration promises it."""
+        """If the configuration promises it."""
         worker = self._system.plan.worker(before)
         affinity = worker.backend.affinity if worker else None
         if affinity is not None:

@@ -1,4 +1,4 @@
-"""How the demo looks: colours and a spinner on a terminal, the same words plainly in a pipe."""
+"""The demo's output: colours and a spinner on a terminal, the same text plain in a pipe."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from hermes_lb.demo.checks import Check
     from hermes_lb.demo.system import ServerState
 
-# Lines are read badly when they are longer, whatever the terminal's width.
+# Longer lines are hard to read, however wide the terminal is.
 _MOST_COLUMNS = 100
 _FEWEST_COLUMNS = 20
 _COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_red", "green")
 _SESSION_ID = re.compile(r"(/sessions/[^/ ]{6})[^/ ]+")
-# Whoever serves some requests only; any state not listed here serves nobody.
+# States in which a server serves some requests; in states not listed here it serves none.
 _STATE_STYLES = {"up": "green", "degraded": "yellow", "drain": "yellow"}
 _INDENT = 3
 _STREAM_INDENT = 5
@@ -42,7 +42,7 @@ _ASCII = Glyphs("->", "<-", "ok:", "FAILED:", "*", "..")
 
 
 class Screen:
-    """Prints the demo; it is the client's `Listener` too."""
+    """Prints the demo; also the client's `Listener`."""
 
     def __init__(self, console: Console, workers: Sequence[str]) -> None:
         self._console = console
@@ -50,9 +50,9 @@ class Screen:
         self._glyphs = _UNICODE if console.encoding.lower().startswith("utf") else _ASCII
         self._styles = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(workers)}
         self._scenes = 0
-        self._column = 0  # of the tokens that are being streamed; 0: none are
+        self._column = 0  # of the streamed tokens; 0: no such line is open
 
-    # The frame.
+    # Structure.
 
     def title(self, text: str, detail: str) -> None:
         gap = max(2, self._width - len(text) - len(detail))
@@ -65,7 +65,7 @@ class Screen:
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """While something takes its time: a spinner on a terminal."""
+        """A spinner on a terminal while the block runs."""
         if not self._console.is_terminal:
             yield
             return
@@ -83,7 +83,7 @@ class Screen:
         self._print(Text(text, "bold"))
 
     def line(self, text: str | Text = "", style: str = "") -> None:
-        """Indented, and wrapped: the rest hangs a little below its first line."""
+        """Indented and wrapped, with a hanging indent."""
         rest = Text(text, style) if isinstance(text, str) else text
         indent = _INDENT
         while rest:
@@ -99,15 +99,15 @@ class Screen:
         self._print("")
 
     def raw(self, text: str | Text, style: str = "") -> None:
-        """Indented, but not wrapped: to be copied, or somebody else's."""
+        """Indented, but not wrapped: to be copied, or quoted output."""
         self._print(Text.assemble(" " * _INDENT, (text, style) if isinstance(text, str) else text))
 
-    # What the client does.
+    # Requests and responses.
 
     def sent(self, method: str, path: str, *details: str) -> None:
         what = Text.assemble((self._glyphs.right, "dim"), f" {method} {self._short(path)}")
         for more in details:
-            # Whole, on a line of its own if need be.
+            # Unbroken, on its own line if necessary.
             if _INDENT + len(what) + len(more) + 2 > self._width:
                 self.line(what)
                 what = Text(" " * 2)
@@ -137,15 +137,15 @@ class Screen:
         )
 
     def ended(self) -> None:
-        """The line of tokens, if there is one."""
+        """End the line of tokens, if one is open."""
         if self._column:
             self._print("")
         self._column = 0
 
-    # What came of it.
+    # Results.
 
     def check(self, check: Check, *, quiet: bool = False) -> None:
-        """`quiet`: a word only if it failed."""
+        """`quiet`: print failures only."""
         if check.held and quiet:
             return
         if check.held:
@@ -178,5 +178,5 @@ class Screen:
         return _SESSION_ID.sub(rf"\1{self._glyphs.cut}", text)
 
     def _print(self, what: RenderableType) -> None:
-        # Already wrapped where it should be.
+        # Already wrapped.
         self._console.print(what, soft_wrap=True, highlight=False, markup=False)

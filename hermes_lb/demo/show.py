@@ -1,4 +1,4 @@
-"""`run`: the whole demo, from the first check of a port to the end of the last process."""
+"""`run`: the whole demo, from the first check of a port to the last process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from hermes_lb.demo.system import BALANCER, DATABASE, STORE, System
 if TYPE_CHECKING:
     from hermes_lb.demo.plan import Plan
 
-_TAIL = 12  # lines of a log that may tell why
+_TAIL = 12  # lines of a log that may have the reason
 
 
 def run(*, once: bool, config: Path) -> int:
     """Show everything -> the exit status.
 
-    0: all of it held, or Ctrl-C ended what stayed up; 1: it did not, or could not start, and why
-    was printed; 128 + a signal that came before. Call it from the main thread: it takes signals,
-    and starts processes that die with their thread.
+    0: all checks held, or Ctrl-C ended it while it stayed up; 1: a check failed or it could not
+    start, with the reason printed; 128 + a signal that came before. Call it from the main thread:
+    it handles signals, and starts processes that die with their thread.
     """
     try:
         plan = make_plan(load_config(config), config)
@@ -72,7 +72,7 @@ class _Demo:
         self._children = Children(folder)
         self._system = System(plan, self._children, folder)
         self._signal: signal.Signals | None = None
-        self._is_open = False  # everything was shown, and it stays up
+        self._is_open = False  # all scenes are over, it stays up
 
     async def run(self) -> int:
         self._take_signals()
@@ -140,7 +140,7 @@ class _Demo:
         self._show_process(STORE, *system.store)
         with screen.waiting("starting PostgreSQL"):
             await system.start_database()
-        # Its address is a socket's, for nobody to type.
+        # A Unix socket: not worth showing.
         self._show_process(DATABASE, "(a socket)", system.database.version)
         with screen.waiting(f"starting {len(plan.workers)} workers"):
             for worker in plan.workers:
@@ -160,7 +160,7 @@ class _Demo:
         self._screen.row(name, place, f"{pid:<12}{detail}".rstrip())
 
     def _report(self, message: str, culprit: str | None) -> None:
-        """Why it failed; with the end of the log of who may know."""
+        """Print the failure, and the end of the suspected process's log."""
         self._screen.ended()
         self._screen.bad(message)
         dead = [child.name for child in self._system.ended()]

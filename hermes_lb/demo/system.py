@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 STORE, DATABASE, BALANCER = "valkey", "postgres", "balancer"
 
-# Slow enough to be seen, quick enough not to bore.
+# Seconds: slow enough to see, fast enough not to bore.
 TOKEN_INTERVAL_MS = 40
 
-# A process imports its libraries within a second; a busy machine takes its time.
+# Seconds: imports take a second, much more on a busy machine.
 _START_TIMEOUT = 20.0
 _POLL_EVERY = 0.05
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
@@ -33,24 +33,24 @@ _LISTENING = re.compile(r"listening on (\S+) \((.+)\)")
 
 
 class Place(NamedTuple):
-    """Where an embedded server listens, and what it is."""
+    """The address of an embedded server, and what it is."""
 
     url: str
     version: str
 
 
 class ServerState(NamedTuple):
-    """What the balancer thinks of a server."""
+    """A server's state in the balancer."""
 
     name: str
     address: str
-    state: str  # as the API calls it: up, degraded, drain, failing, ejected, down, maint
+    state: str  # as in the API: up, degraded, drain, failing, ejected, down, maint
     may_serve: bool
-    resumes: int  # streams that it took over from a lost one
+    resumes: int  # streams taken over from lost servers
 
 
 class System:
-    """`start` it, and it runs until its `children` end. Raises DemoFailed wherever it waits."""
+    """Runs from `start` until its `children` end. Raises DemoFailed wherever it waits."""
 
     def __init__(self, plan: Plan, children: Children, folder: Path) -> None:
         self.plan = plan
@@ -84,7 +84,7 @@ class System:
         await self._until(is_ready, self.processes[worker.name], f"{worker.name} is ready")
 
     async def start_balancer(self) -> None:
-        """Start it, and wait until it has a good opinion of every worker."""
+        """Start it, and wait until it sees every worker up."""
         balancer = await self._start(
             BALANCER,
             *("-m", "hermes_lb", "--config", str(self.plan.source)),
@@ -108,7 +108,7 @@ class System:
         await self._until(is_seen, self.processes[BALANCER], what, timeout)
 
     async def server_states(self) -> list[ServerState]:
-        """The balancer's opinion of all servers; empty if it does not answer."""
+        """States of all servers; empty if the balancer does not answer."""
         servers = await _get(f"{self.plan.admin_url}/api/v1/servers")
         return [
             ServerState(
@@ -118,19 +118,19 @@ class System:
         ]
 
     def logged(self) -> list[str]:
-        """The access log so far, if the configuration sends it to stdout."""
+        """Lines of the access log, if it goes to stdout."""
         return _lines(self.access_log)
 
     def verdicts(self) -> list[str]:
-        """What the balancer said of its servers so far: who went down, who is up again."""
+        """Lines of the balancer's log about its servers: down, up."""
         return [line for line in _lines(self.processes[BALANCER].log) if _VERDICT in line]
 
     def ended(self) -> list[Child]:
-        """The processes that should run and don't."""
+        """Processes that have ended unexpectedly."""
         return [child for child in self.processes.values() if not child.is_running]
 
     async def _start_embedded(self, name: str, *command: str) -> Place:
-        """Start a server that tells where it listens, and wait until it has."""
+        """Start a server that prints its address, and wait for that."""
         child = await self._start(name, "-m", "agent_worker", *command)
         places: list[Place] = []
 
@@ -161,7 +161,7 @@ class System:
         what: str,
         timeout: float = _START_TIMEOUT,
     ) -> None:
-        """Poll until it holds. Raises DemoFailed when the child ends, or after `timeout`."""
+        """Poll until it holds. Raises DemoFailed if the child ends, or after `timeout`."""
         deadline = time.monotonic() + timeout
         while not await holds():
             if not child.is_running:
@@ -172,7 +172,7 @@ class System:
 
 
 def _lines(file: Path) -> list[str]:
-    """The whole lines of a file that may be growing; none if there is no file."""
+    """The complete lines of a growing file; none without the file."""
     try:
         text = file.read_text(errors="replace")
     except FileNotFoundError:
@@ -181,7 +181,7 @@ def _lines(file: Path) -> list[str]:
 
 
 async def _get(url: str) -> Any:
-    """The JSON of a good answer; None for every other outcome, while something starts or ends."""
+    """The JSON of a successful response, else None: the system may be starting or ending."""
     try:
         async with (
             aiohttp.ClientSession(timeout=_PROBE_TIMEOUT) as session,

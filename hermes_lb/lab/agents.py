@@ -1,7 +1,7 @@
-"""Real workers for a live run: `agent_worker` processes, whose turns are as long as they are told.
+"""Real workers for a live run: `agent_worker` processes, with turns of given length.
 
-A request is a turn without a session ("write 12 words"), so it needs no store but the embedded one
-that a worker asks for at its start. The workers take any number of turns at a time.
+A request is a turn without a session ("write 12 words"), so it needs no store except the embedded
+one that workers require at their start. Workers take any number of turns at a time.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 #: Seconds between two words.
 INTERVAL: Final = 0.05
-#: Seconds, on average: a first word comes at once, but for what processes and sockets take.
+#: Seconds, on average: the first word comes at once, apart from processes and sockets.
 FIRST: Final = 0.01
 _WORDS: Final = exponential(20.0)  # of a turn
-_RATE: Final = 4.0  # turns a second and worker
+_RATE: Final = 4.0  # turns per second and worker
 _PATIENCE: Final = 30.0  # seconds for a process to start
 _PLACE = re.compile(r"listening on (\S+)")
 _WORKER = re.compile(rb"\r\nX-Hermes-Worker: s(\d+)\r\n", re.IGNORECASE)
 
 
 def turns(rng: Random, requests: int, servers: int) -> Workload:
-    """Poisson arrivals; the first word comes at once, the others one by one."""
+    """Poisson arrivals; the first word at once, then one per interval."""
     work = poisson(rng, requests, _RATE * servers, _WORDS, users=max(10, requests // 20))
     lengths = array("d", [INTERVAL * int(words) for words in work.lengths])
     return work._replace(firsts=array("d", [0.0] * requests), lengths=lengths)
 
 
 def ask(address: str, length: float) -> bytes:
-    """A turn of this many seconds, for the client of this address."""
+    """A turn of this many seconds, from the client of this address."""
     body = json.dumps({"content": f"write {round(length / INTERVAL) + 1} words"}).encode()
     head = (
         "POST /api/agent/ephemeral HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n"
@@ -48,15 +48,15 @@ def ask(address: str, length: float) -> bytes:
 
 
 def served_by(head: bytes) -> int:
-    """The place of the worker that an answer's head names; -1: none."""
+    """The index of the worker that the response head names; -1: none."""
     found = _WORKER.search(head)
     return int(found[1]) if found is not None else -1
 
 
 class Agents:
-    """So many workers, s0, s1, ..., and the store that they ask for, as long as the block lasts.
+    """So many workers, s0, s1, ..., and their store, while the block runs.
 
-    Raises RuntimeError, with what they said, if they do not start.
+    Raises RuntimeError, with their output, if they do not start.
     """
 
     def __init__(self, count: int) -> None:
@@ -68,7 +68,7 @@ class Agents:
         try:
             store = await self._start("redis", "--port", "0")
             started = [self._start_worker(number, store) for number in range(self._count)]
-            # All of them: whoever still starts would not be ended.
+            # All of them: one that is still starting would otherwise be left behind.
             urls = await asyncio.gather(*started, return_exceptions=True)
             for url in urls:
                 if isinstance(url, BaseException):
@@ -87,7 +87,7 @@ class Agents:
         return await self._start(*options, "--token-interval", f"{INTERVAL * 1000:.0f}ms")
 
     async def _start(self, *options: str) -> str:
-        """Start a process; where it listens."""
+        """Start a process -> its address."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -111,7 +111,7 @@ class Agents:
         return found[1]
 
     async def _end(self) -> None:
-        """In order; at once if that is cancelled too."""
+        """In order; at once if it is cancelled."""
         running = [process for process in self._processes if process.returncode is None]
         for process in running:
             process.terminate()

@@ -1,4 +1,4 @@
-"""`python -m hermes_lb lab`: what is asked, run, shown and written."""
+"""`python -m hermes_lb lab`: options, run, output."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PIPE_WIDTH = 132  # columns
-_INTERRUPTED = 130  # as of a shell's command that SIGINT has ended
+_INTERRUPTED = 130  # as a shell reports a command ended by SIGINT
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The options. `servers` and `requests` of None: what fits the kind of run."""
+    """The options. `servers` and `requests` of None: the default of the kind of run."""
 
     strategies: Sequence[str]
     scenarios: Sequence[str]
@@ -45,7 +45,7 @@ class Asked:
 
 
 def run(asked: Asked) -> int:
-    """Run what is asked, in the main thread, until SIGINT or SIGTERM ends it and all of its own.
+    """Run it in the main thread; SIGINT and SIGTERM end it and everything it has started.
 
     Returns the exit status: 1 if live and virtual do not agree, 130 if it was interrupted. Raises
     OSError if a file can't be read or written, ValueError if the trace has no request.
@@ -53,7 +53,7 @@ def run(asked: Asked) -> int:
     errors = Console(stderr=True)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=_PIPE_WIDTH)  # a table that is wrapped is read by nobody
+        console = Console(width=_PIPE_WIDTH)  # wrapped tables are unreadable
     try:
         with sigterm_interrupts():
             signals.release()
@@ -82,24 +82,24 @@ def _virtual(asked: Asked, console: Console, errors: Console) -> int:
     _write(asked.output / "lab.json", json.dumps({"results": results}) + "\n", console)
     _write(asked.output / "lab.html", page(results), console)
     for result in results:
-        # Not of a trace: its name is a file's.
+        # Not for a trace, which is named by its file.
         if result["scenario"] in SCENARIOS and (drawn := picture(result)):
             _write(asked.output / f"{result['scenario']}.svg", drawn, console)
     return 0
 
 
 def _can_write(path: Path) -> None:
-    """Raises OSError if it can't, before anything has run for it. Makes the directory."""
+    """Raises OSError if it is not writable, before the run. Makes the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     path.open("a").close()
     if is_new:
-        path.unlink()  # a run that is interrupted leaves no empty file
+        path.unlink()  # an interrupted run leaves no empty file
 
 
 @contextmanager
 def _progress(experiment: Experiment, errors: Console) -> Iterator[None]:
-    """A bar for who looks on; in a pipe a line for each strategy that is through."""
+    """A bar on a terminal; in a pipe a line for each finished strategy."""
     if not errors.is_terminal:
         experiment.finished = lambda scenario, strategy: errors.print(
             f"{scenario}: {strategy}", highlight=False, soft_wrap=True

@@ -1,7 +1,7 @@
-"""The virtual clock: real pools and real strategies before machines that are only arithmetic.
+"""The virtual clock: real pools and real strategies with simulated machines.
 
-An event is (time, number, what to do, with which request), in a heap. Time jumps from one to the
-next. A run is a function of its inputs: no clock is read, and nothing depends on hashes of objects.
+An event is (time, number, function, request), in a heap. Time jumps from one to the next. A run is
+deterministic: no clock is read, and nothing depends on object hashes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 QUEUE_TIMEOUT: Final = Timeouts().queue
 RETRIES: Final = 3
 SAMPLES: Final = 200
-_FAILS_WITHIN: Final = 0.002  # seconds: what a server that fails fast takes for its 500
+_FAILS_WITHIN: Final = 0.002  # seconds to a 500 from a server that fails fast
 _REQUEST_HEAD: Final = b"POST /v1/responses HTTP/1.1\r\nHost: lab\r\n\r\n"
 
 
 class Machine:
-    """What is behind a server of the pool: `slots` requests at a time (0: any number), FIFO."""
+    """The machine of a server: `slots` requests at a time (0: any number), FIFO."""
 
     __slots__ = ("failing", "gone", "pace", "place", "queue", "running", "server", "slots")
 
@@ -47,17 +47,17 @@ class Machine:
         self.pace = Pace()
         self.running = 0
         self.queue: deque[Job] = deque()
-        self.failing: tuple[float, float] | None = None  # answers 500 at once, from when to when
-        self.gone: tuple[float, float] | None = None  # no process: refuses connections
+        self.failing: tuple[float, float] | None = None  # responds with 500 at once, from, until
+        self.gone: tuple[float, float] | None = None  # refuses connections, from, until
 
     @property
     def load(self) -> int:
-        """What it would report of itself: requests that it works on, or that wait in it."""
+        """The load that it reports: requests running or waiting in it."""
         return self.running + len(self.queue)
 
 
 class Job:
-    """A request: what a strategy sees of it, and a waiter in the pool's queue."""
+    """A request, as a strategy sees it, and a waiter in the pool's queue."""
 
     __slots__ = (
         "arrived",
@@ -97,15 +97,15 @@ class Job:
         self.granted(self)
 
     def server_lost(self, now: float) -> Server | None:
-        """A cookie's user is served by any other."""
+        """A cookie's user may be served by any other."""
         return None
 
     def fail(self, error: NoServer) -> None:
-        raise error  # `server_lost` refuses nobody
+        raise error  # `server_lost` never refuses
 
 
 class Head:
-    """What a strategy sees of an answer."""
+    """A response head, as a strategy sees it."""
 
     __slots__ = ("load", "status")
 
@@ -118,10 +118,10 @@ class Head:
 
 
 class Run:
-    """One workload through one strategy. `sticky`: each user has a cookie.
+    """One workload with one strategy. `sticky`: each user has a cookie.
 
-    `before_pick(job, now)` is called when a strategy is about to be asked, `after_pick(job,
-    server)` when it has answered; `progress(ended)` after each of `SAMPLES` parts of the run.
+    `before_pick(job, now)` is called before a strategy is asked, `after_pick(job, server)`
+    afterwards; `progress(ended)` after each of `SAMPLES` parts of the run.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class Run:
         self._events = 0
 
     def at(self, time: float, act: Callable[..., None], job: Job | None = None) -> None:
-        """Call `act(job, now)` then; what is at one time comes in the order of these calls."""
+        """Call `act(job, now)` at that time; calls for the same time run in order."""
         self._events += 1
         heappush(self._heap, (time, self._events, act, job))
 
     def play(self, changes: Sequence[Change] = ()) -> Measures:
-        """All of it, until the last request has ended."""
+        """Run until the last request has ended."""
         together: dict[float, list[Callable[[float], None]]] = {}
         for time, change in changes:
             together.setdefault(time, []).append(change)
@@ -188,7 +188,7 @@ class Run:
             else:
                 return self.measures
 
-    # At the balancer.
+    # Balancer.
 
     def _dispatch(self, job: Job, now: float) -> None:
         """As `proxy.dispatch.Backend.choose`: affinity, then the strategy, then the queue."""
@@ -220,7 +220,7 @@ class Run:
         self._begin(job, self._now)
 
     def _tick(self, _: None, now: float) -> None:
-        """Once a second, as long as somebody waits."""
+        """Once a second while requests wait."""
         pool = self.pool
         waiting = cast("deque[Job]", pool.waiting)
         while waiting and now - waiting[0].queued_at >= self._queue_timeout:
@@ -233,7 +233,7 @@ class Run:
             self.at(now + 1.0, self._tick)
 
     def _begin(self, job: Job, now: float) -> None:
-        """It reaches the machine: refused, failed, served or put in line there."""
+        """The machine refuses, fails, serves or queues it."""
         server = job.lease.server
         job.machine = machine = self._by_server[server]
         job.picked_at = now
@@ -266,7 +266,7 @@ class Run:
         else:
             self._dispatch(job, now)
 
-    # At the machine.
+    # Machine.
 
     def _serve(self, job: Job, machine: Machine, now: float) -> None:
         machine.running += 1
@@ -314,7 +314,7 @@ class Run:
         job.lease.release()
 
     def _die(self, machine: Machine, _: None, __: float) -> None:
-        """What runs ends by itself at this time; what waits inside is lost too."""
+        """Running requests end by themselves at this time; those that wait inside are lost."""
         while machine.queue:
             job = machine.queue.popleft()
             self.measures.failed(job.number, "lost")

@@ -1,4 +1,4 @@
-"""One scenario, or a trace, through several strategies: the same requests and the same events."""
+"""One scenario, or a trace, with several strategies: the same requests and events for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Experiment:
-    """What is run: it gives the same result each time."""
+    """The parameters of a run, which is deterministic."""
 
     strategies: Sequence[str]
     servers: int = 10
@@ -49,7 +49,7 @@ class Experiment:
         )
 
     def trace(self, trace: Trace, name: str) -> dict[str, Any]:
-        """A trace's requests, as JSON; beside it what the log says of who served them."""
+        """A trace's requests, as JSON; with the servers that the log names."""
         logged = Counter(trace.servers)
         total = len(trace.servers)
         result = {
@@ -105,7 +105,7 @@ class Experiment:
 
 
 def _of_a_trace(trace: Trace) -> str:
-    """What of the log is played, in a sentence or two."""
+    """The played part of the log, in a sentence or two."""
     text = f"{len(trace.servers)} requests of a trace; {trace.skipped} lines could not be used"
     if trace.apart:
         text += f", and {trace.apart} are a week or more away from the others"

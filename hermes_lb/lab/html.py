@@ -1,4 +1,4 @@
-"""One page with all results: a table and plots for each scenario, and nothing from elsewhere."""
+"""A self-contained page with all results: a table and plots for each scenario."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _HEADINGS: Final = (
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:
-    """The whole page. Names come from a trace's file, so everything is escaped."""
+    """The page. Names come from a trace's file, so everything is escaped."""
     links = " ".join(
         f'<a href="#r{i}">{escape(result["scenario"])}</a>' for i, result in enumerate(results)
     )
@@ -78,11 +78,11 @@ def page(results: Sequence[dict[str, Any]]) -> str:
 
 
 def picture(result: dict[str, Any]) -> str:
-    """The latencies of one scenario as an SVG file, for a page of one's own."""
+    """The latencies of one scenario as an SVG file."""
     svg = percentile_plot(result["strategies"], "latency")
     if not svg:
         return ""
-    # A file says what it is; a page knows.
+    # A file needs a namespace, a page does not.
     svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return svg.replace(">", f"><style>{_STYLE}</style>", 1) + "\n"
 
@@ -113,7 +113,7 @@ def _grid(plots: dict[str, str]) -> str:
 
 
 def _wide(label: str, content: str) -> str:
-    """What scrolls by itself where it has no room; by the keyboard, too."""
+    """A container that scrolls if it is too wide, also by keyboard."""
     return f'<div class="wide" role="region" aria-label="{label}" tabindex="0">{content}</div>'
 
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end what runs, as KeyboardInterrupt, and with it all that it has started."""
+"""SIGINT and SIGTERM end a run, as KeyboardInterrupt, and everything it has started."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _T = TypeVar("_T")
 
 @contextmanager
 def sigterm_interrupts(handler: _Handler = signal.default_int_handler) -> Iterator[None]:
-    """Within it SIGTERM does what SIGINT does by default, also where a script's job ignores that.
+    """Within it SIGTERM acts as SIGINT does by default, even where a background job ignores SIGINT.
 
-    Its own default would leave behind what was started.
+    The default of SIGTERM would leave started processes behind.
     """
     before = signal.signal(signal.SIGTERM, handler)
     try:
@@ -30,7 +30,7 @@ def sigterm_interrupts(handler: _Handler = signal.default_int_handler) -> Iterat
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """`asyncio.run`, for which SIGTERM too cancels the task instead of breaking off what runs.
+    """`asyncio.run`, but SIGTERM also cancels the task.
 
     Raises KeyboardInterrupt once the task has ended.
     """
@@ -44,7 +44,7 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
             nonlocal interrupted
             interrupted = True
             task.cancel()
-            loop.call_soon_threadsafe(lambda: None)  # it may sleep, as for asyncio's own handler
+            loop.call_soon_threadsafe(lambda: None)  # wakes it, as asyncio's own handler does
 
         with sigterm_interrupts(cancel):
             return await main

@@ -1,11 +1,11 @@
-"""The same workload twice: on the virtual clock, and through a real balancer before real servers.
+"""The same workload twice: on the virtual clock, and through a real balancer to real servers.
 
-`sockets` plays it live. What may differ is chance (a strategy draws other numbers) and what sockets
-cost. So the model is played `PLAYS` times, with other draws and each request late by some
-milliseconds as live ones are; live agrees if it is within four standard deviations of these plays
-and `ALLOWED` of their mean, and `OVERHEAD`. How late the live loop was is measured while it runs:
-on a machine with other work the model's answers hold their slots longer, as live ones do, and the
-stated error is larger. One that is busy enough makes figures red all the same.
+`sockets` runs it live. Differences come from chance (other random numbers) and from sockets. So the
+model is run `PLAYS` times, with other seeds and each request delayed by some milliseconds as live
+ones are; live agrees if it is within four standard deviations of these runs plus `ALLOWED` of their
+mean plus `OVERHEAD`. The live loop's lag is measured during the run: on a machine with other work
+the model's responses hold their slots longer, as live ones do, and the stated error is larger. A
+busy machine makes figures red all the same.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ PLAYS: Final = 20
 ALLOWED: Final = 0.05
 OVERHEAD: Final = 0.02  # seconds: two hops, and one core for all of it
 _DEVIATIONS: Final = 4.0
-_LATE: Final = 0.003  # seconds, on average; of a loop that has the machine for itself
-_TURNS: Final = 6  # of the loop, until an answer is there: client, balancer, server, and back
-_HELD: Final = 2  # turns, for which an answer holds its slot longer: its end, the next one's start
+_LATE: Final = 0.003  # seconds, on average; of a loop on an otherwise idle machine
+_TURNS: Final = 6  # loop iterations until a response: client, balancer, server, and back
+_HELD: Final = 2  # iterations for which a response holds its slot longer: its end, the next start
 _FIRST, _REST = exponential(0.05), exponential(0.2)
 
 Row = dict[str, Any]
@@ -56,10 +56,10 @@ def compare(
     with_agents: bool = False,
     tell: Callable[[str], object] = lambda line: None,
 ) -> list[Row]:
-    """A row for each strategy and measure: model, live, what may be between, and if they agree.
+    """A row for each strategy and measure: model, live, allowed difference, agreement.
 
-    `tell` gets a line when something takes its time. Raises RuntimeError if the agents do not
-    start, or answer nothing.
+    `tell` gets a line before long operations. Raises RuntimeError if the agents do not start or do
+    not respond.
     """
     rng = Random(f"{seed} live")
     if with_agents:
@@ -116,7 +116,7 @@ def print_comparison(console: Console, rows: Sequence[Row]) -> None:
 def _compared(
     measure: str, value: float, expected: Sequence[float], late: float, sleeps: float
 ) -> Row:
-    """A figure seen live beside those of the model's plays."""
+    """A live figure and those of the model's runs."""
     mean = fmean(expected)
     allowed = _DEVIATIONS * stdev(expected) + ALLOWED * mean
     if measure.endswith("seconds"):
@@ -132,7 +132,7 @@ def _compared(
 
 
 def _cell(row: Row) -> Text:
-    """Red and with what was allowed if they do not agree."""
+    """Red, with the allowed difference, if they do not agree."""
 
     def shown(value: float) -> str:
         return seconds(value) if row["measure"].endswith("seconds") else f"{value:.3g}"
@@ -146,7 +146,7 @@ def _cell(row: Row) -> Text:
 def _model(
     name: str, fleet: Fleet, workload: Workload, rng: Random, late: float, noise: float
 ) -> dict[str, float]:
-    """`late`, `noise`: seconds, on average, that each request and each answer begin later."""
+    """`late`, `noise`: seconds, on average, by which each request and each response is delayed."""
     arrivals = [arrival + rng.expovariate(1.0 / late) for arrival in workload.arrivals]
     order = sorted(range(len(arrivals)), key=arrivals.__getitem__)
     more = [rng.expovariate(1.0 / noise) if noise else 0.0 for _ in order]

@@ -1,4 +1,4 @@
-"""What is counted during a run, and what is said of it afterwards."""
+"""What is measured during a run, and its summary."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
 
 PERCENTILES: Final = (50, 90, 99, 99.9)
-# Of so many servers each one's requests in flight are kept, for the plots.
+# Up to so many servers, each one's requests in flight are kept, for the plots.
 MOST_LINES: Final = 12
 
 
 class Measures:
-    """Times in seconds, by the request's number; not a number where there is none."""
+    """Times in seconds, by request number; NaN if missing."""
 
     def __init__(self, servers: int, requests: int) -> None:
         self.latencies = array("d", [nan]) * requests  # arrival to end
@@ -28,8 +28,8 @@ class Measures:
         self.counts = [0] * servers
         self.peak = 0
         self.served = 0
-        self.refused = 0  # connections; most of them are tried again elsewhere
-        self.moved = 0  # requests of a user whose last one was on another server
+        self.refused = 0  # connections; most are retried elsewhere
+        self.moved = 0  # requests of a user whose previous one was on another server
         self.errors: Counter[str] = Counter()
         self.samples: list[dict[str, Any]] = []
         self._counts_before = [0] * servers
@@ -39,18 +39,18 @@ class Measures:
         return self.served + self.errors.total()
 
     def sent(self, place: int, in_flight: int) -> None:
-        """A request goes to the server of this place; its own is among those in flight."""
+        """A request goes to the server of this index; it is counted in `in_flight`."""
         self.counts[place] += 1
         if in_flight > self.peak:
             self.peak = in_flight
 
     def failed(self, number: int, kind: str) -> None:
-        """It ended without a good answer; what it got of one does not count."""
+        """It ended without a good response; a partial one does not count."""
         self.errors[kind] += 1
         self.firsts[number] = nan
 
     def sample(self, now: float, servers: Sequence[Server]) -> None:
-        """How it stands: in flight of those in rotation, and what came since the last sample."""
+        """Record requests in flight of servers in rotation, and requests since the last sample."""
         loads = [s.in_flight for s in servers if s.is_up and s.weight] or [0]
         recent = [a - b for a, b in zip(self.counts, self._counts_before, strict=True)]
         self._counts_before = list(self.counts)
@@ -68,7 +68,7 @@ class Measures:
         self.samples.append(sample)
 
     def summary(self) -> dict[str, Any]:
-        """All of it as JSON; the same run gives the same bytes."""
+        """JSON, byte for byte the same for the same run."""
         total = sum(self.counts)
         shares = [count / total if total else 0.0 for count in self.counts]
         loaded = [s for s in self.samples if s["mean"] > 0]
@@ -81,7 +81,7 @@ class Measures:
             "in_flight_most": self.peak,
             "share_least": round(min(shares), 6),
             "share_most": round(max(shares), 6),
-            # The fullest server over the average one, at an average moment; 1 is even.
+            # The fullest server over the average one, at an average time; 1 is even.
             "imbalance": round(fmean(s["most"] / s["mean"] for s in loaded), 4) if loaded else 1.0,
             "latency": percentiles(self.latencies),
             "first_token": percentiles(self.firsts),
@@ -102,5 +102,5 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
 
 
 def rank(count: int, percent: float) -> int:
-    """The place of the percentile among `count` values in order."""
+    """The index of the percentile among `count` sorted values."""
     return max(0, min(count - 1, -int(-count * percent // 100) - 1))

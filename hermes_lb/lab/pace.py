@@ -1,7 +1,7 @@
-"""How fast a machine works, as a timeline that is known from the start.
+"""A machine's speed, as a timeline known from the start.
 
 Speeds change at known times, so a request's end is known when it begins, and the engine never has
-to take an event back.
+to cancel an event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Pace:
-    """Speed 1 at first; then what each (time, speed) says, from that time on. 0 is a pause."""
+    """Speed 1 at first; then that of each (time, speed), from that time on. 0 is a pause."""
 
     __slots__ = ("_done", "_speeds", "_starts")
 
@@ -27,10 +27,10 @@ class Pace:
             self._starts.append(at)
             self._speeds.append(speed)
         if self._speeds[-1] <= 0.0:
-            raise ValueError("a machine that pauses must go on some time")
+            raise ValueError("a machine that pauses must resume")
 
     def after(self, now: float, work: float) -> float:
-        """When so much work is done that begins now; `work` in seconds at speed 1."""
+        """When `work`, in seconds at speed 1, is done if it begins now."""
         if len(self._starts) == 1:
             return now + work
         if work <= 0.0:

@@ -1,4 +1,4 @@
-"""The report's plots, as inline SVG; colours are the page's (classes)."""
+"""The report's plots, as inline SVG; colours are the page's (CSS classes)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hermes_lb.lab.report import seconds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    Band = tuple[float, float, float, float]  # at, and there the low, the middle and the high
+    Band = tuple[float, float, float, float]  # time, low, middle, high
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 280, 120, 40, 18
-_TOP: Final = 14  # for the words at the marks
-# A strategy whose highest value is so many times above the middle one's gets a scale of its own.
+_TOP: Final = 14  # for the labels of marks
+# A strategy whose maximum is this many times the median's gets its own scale.
 _OUTLIER: Final = 4
 
 
 def in_flight(result: dict[str, Any]) -> dict[str, str]:
-    """A plot for each strategy: the requests in flight at the least, the average, the most."""
+    """A plot for each strategy: minimum, average and maximum of requests in flight."""
     return _small_multiples(
         "requests in flight over time",
         {
@@ -33,8 +33,8 @@ def in_flight(result: dict[str, Any]) -> dict[str, str]:
 
 
 def shares(result: dict[str, Any]) -> dict[str, str]:
-    """A plot for each strategy: the largest share of what was sent since the sample before, in per
-    cent, above the share of each of equals. A sample before which nothing was sent has none."""
+    """A plot for each strategy: the largest share of the requests since the previous sample, in
+    percent, and an equal share. A sample without requests has no value."""
     return _small_multiples(
         "largest share over time",
         {
@@ -53,7 +53,7 @@ def shares(result: dict[str, Any]) -> dict[str, str]:
 def _small_multiples(
     label: str, bands: dict[str, list[Band]], unit: str, result: dict[str, Any]
 ) -> dict[str, str]:
-    """On one scale, but for strategies beside which the others could not be read."""
+    """On a common scale, except strategies that would make the others unreadable."""
     most = {name: max((top for *_, top in band), default=0) for name, band in bands.items()}
     middle = sorted(most.values())[len(most) // 2]
     usual = max((m for m in most.values() if m <= _OUTLIER * middle), default=1) or 1

@@ -11,14 +11,14 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: The times of a strategy that a table shows: which, and the percentile.
+#: Times shown for a strategy: which, and the percentile.
 TIMES: Final = (
     ("latency", "p50"), ("latency", "p99"), ("first_token", "p50"), ("first_token", "p99"),
 )  # fmt: skip
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:
-    """One scenario: a line a strategy; the best of a column is bold."""
+    """A table of one scenario, with a line per strategy; the best of a column is bold."""
     console.print()
     console.print(Text(result["scenario"], "bold"), Text(result["text"], "dim"))
     console.print(Text(condition(result), "dim"))
@@ -30,7 +30,7 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
 
 
 def condition(result: dict[str, Any]) -> str:
-    """What was played, in a line."""
+    """The parameters of the run, in a line."""
     slots = f"{result['slots']} at a time each" if result["slots"] else "any number at a time"
     load = f", load {result['load']:g}" if "load" in result else ""
     return (
@@ -71,7 +71,7 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def seconds(value: float) -> str:
-    """Three digits, with a unit: 0.0123 -> "12.3 ms"."""
+    """Three digits with a unit: 0.0123 -> "12.3 ms"."""
     if value < 1.0:
         return f"{value * 1000:.3g} ms"
     if value < 100.0:

@@ -1,7 +1,7 @@
-"""What may happen to a fleet: load, and changes at known times.
+"""Scenarios for a fleet: load, and changes at known times.
 
-A scenario says what arrives and what changes, when, for any number of servers and requests. Its
-times are shares of the run, so that a thousand requests tell the same story as a million.
+A scenario says what arrives and what changes, for any number of servers and requests. Its times are
+shares of the run, so a thousand requests and a million see the same events.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 # A new process works at a quarter of its speed for the first 5 % of the run: caches, compilation.
 _COLD_SPEED = 0.25
 _COLD_SHARE = 0.05
-# How long the active checks need to see that a server is gone, as a share of the run.
+# How long active checks need to notice a dead server, as a share of the run.
 _DETECTION_SHARE = 0.01
 
-# Tokens come at the model's pace: what a turn's length depends on is the turn, not the worker.
+# Tokens come at the model's pace: a turn's length depends on the turn, not on the worker.
 _TURNS = pareto(20.0, 1.5, 3600.0)
 _FIRST_TOKEN = lognormal(0.8, 1.0)
 _CALLS = exponential(0.5)
@@ -36,7 +36,7 @@ _CALLS = exponential(0.5)
 
 @dataclass(slots=True)
 class Fleet:
-    """A pool, the machines behind it, and what will change."""
+    """A pool, its machines, and changes to come."""
 
     pool: Pool
     machines: list[Machine]
@@ -52,7 +52,7 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`load` is the share of all slots that the work needs on average."""
+    """`load`: the average share of all slots that the work needs."""
 
     text: str
     lengths: Lengths = _CALLS
@@ -90,7 +90,7 @@ def make_fleet(servers: int, slots: int, *, limit: int = 0) -> Fleet:
     return Fleet(pool, [Machine(server, i, slots) for i, server in enumerate(pool.servers)])
 
 
-# What happens. `horizon` is the length of the run in seconds.
+# Events. `horizon` is the length of the run in seconds.
 
 
 def _slow(fleet: Fleet, horizon: float) -> None:
@@ -106,7 +106,7 @@ def _fails_fast(fleet: Fleet, horizon: float) -> None:
 
 
 def _pauses(fleet: Fleet, horizon: float) -> None:
-    """Too short for active checks to see."""
+    """Too short for active checks to notice."""
     starts = [share * horizon for share in (0.2, 0.4, 0.6, 0.8)]
     ends = [start + 0.02 * horizon for start in starts]
     fleet.machines[0].pace = Pace([*((t, 0.0) for t in starts), *((t, 1.0) for t in ends)])
@@ -132,7 +132,7 @@ def _cold_start(fleet: Fleet, horizon: float) -> None:
 
 
 def _scale_out(fleet: Fleet, horizon: float) -> None:
-    """At 4/3 of the load that is stated, until a third more servers come."""
+    """At 4/3 of the stated load, until a third more servers join."""
     at = 0.4 * horizon
     with fleet.pool.many_changing():
         for machine in _last_quarter(fleet):
@@ -149,7 +149,7 @@ def _scale_in(fleet: Fleet, horizon: float) -> None:
 
 
 def _deploy(fleet: Fleet, horizon: float) -> None:
-    """Tenth by tenth: no new requests for 3 %, then down for 1 %, then back and cold."""
+    """A tenth at a time: no new requests for 3 %, then down for 1 %, then back and cold."""
     groups = min(10, len(fleet.machines))
     for group in range(groups):
         drains = (0.2 + 0.6 * group / groups) * horizon

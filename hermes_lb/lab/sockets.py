@@ -1,9 +1,8 @@
-"""A workload through real balancers, with sockets: all on loopback, in one event loop.
+"""A workload through real balancers, with sockets, on loopback, in one event loop.
 
-A `LoadBalancer` and its servers for each strategy, and open-loop clients. A server holds a request
-for as long as the request says, `SLOTS` at a time; that is the machine of `engine`, made of
-sockets. Or the servers are real agents, in processes of their own (`agents`), which take any number
-of turns at a time.
+Each strategy has a `LoadBalancer` and servers, and open-loop clients. A server holds a request for
+as long as the request says, `SLOTS` at a time, as the machine of `engine` does. Or the servers are
+real agents, in processes of their own (`agents`), which take any number of turns at a time.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ if TYPE_CHECKING:
     from hermes_lb.lab.workloads import Workload
 
 SLOTS: Final = 2
-_LOOK: Final = 0.01  # seconds between two looks at how late the loop is
-_PATIENCE: Final = 60.0  # seconds for the last answers
+_LOOK: Final = 0.01  # seconds between two measurements of the loop's lag
+_PATIENCE: Final = 60.0  # seconds for the last responses
 _CHUNK: Final = b"1\r\nx\r\n"
 
-#: By strategy: its figures, and how late the loop was, on average.
+#: By strategy: its figures, and the loop's average lag.
 Seen = dict[str, tuple[dict[str, float], float]]
 
 
 def figures(
     latencies: Sequence[float], firsts: Sequence[float], counts: Sequence[int], errors: int
 ) -> dict[str, float]:
-    """What is compared: times in seconds; `counts`, of the requests that each server has served."""
+    """Figures to compare: times in seconds; `counts`: requests served, by server."""
     whole, first = percentiles(latencies), percentiles(firsts)
     return {
         "mean_latency_seconds": whole["mean"],
@@ -48,7 +47,7 @@ def figures(
 
 
 class _Lateness:
-    """How late the loop was while the block ran: `mean`, in seconds."""
+    """The loop's lag while the block runs: `mean`, in seconds."""
 
     def __init__(self) -> None:
         self.mean = 0.0
@@ -72,7 +71,7 @@ class _Lateness:
 
 
 class _Worker:
-    """A server that takes as long as it is told, for `SLOTS` requests at a time, in order."""
+    """A server that takes as long as a request says, for `SLOTS` requests at a time, in order."""
 
     def __init__(self) -> None:
         self.served = 0
@@ -82,7 +81,7 @@ class _Worker:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """It listens, on a port of its own, as long as the block lasts."""
+        """Listen on a port of its own while the block runs."""
         connections = Tasks()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +95,7 @@ class _Worker:
                 await connections.cancel_all()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, until its peer closes it."""
+        """Serve one connection until its peer closes it."""
         try:
             while head := await _head(reader):
                 first, length = _told(head)
@@ -127,9 +126,9 @@ class _Worker:
 
 
 class _Clients:
-    """Sends each request of the workload at its time, over a connection of its own.
+    """Sends each request of the workload at its time, on its own connection.
 
-    `ask(number)` makes it; `answered` gets the heads of good answers.
+    `ask(number)` makes it; `answered` gets the heads of good responses.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class _Clients:
         self._workload = workload
 
     async def play(self, began: float) -> None:
-        """All of them. Raises RuntimeError if answers are missing long after the last request."""
+        """Send all. Raises RuntimeError if responses are missing long after the last request."""
         requests = range(len(self._workload.arrivals))
         try:
             async with asyncio.timeout_at(began + self._workload.horizon + _PATIENCE):
@@ -189,7 +188,7 @@ class _Clients:
 
 
 async def play(strategies: Sequence[str], servers: int, workload: Workload) -> Seen:
-    """All strategies at once, each with servers of its own: it takes as long as one."""
+    """All strategies concurrently, each with its own servers, in the time of one."""
     async with AsyncExitStack() as running:
         stages: dict[str, tuple[_Clients, list[_Worker]]] = {}
         for name in strategies:
@@ -211,7 +210,7 @@ async def play(strategies: Sequence[str], servers: int, workload: Workload) -> S
 async def play_with_agents(
     strategies: Sequence[str], servers: int, workload: Workload, tell: Callable[[str], object]
 ) -> Seen:
-    """One strategy after the other: what the workers report would mix them up."""
+    """One strategy after the other: loads reported by workers must not be mixed up."""
 
     def ask(number: int) -> bytes:
         return agents.ask(workload.addresses[workload.users[number]], workload.lengths[number])
@@ -230,8 +229,8 @@ async def play_with_agents(
             served = [agents.served_by(head) for head in heads]
             counts = [served.count(place) for place in range(servers)]
             figures = clients.figures(counts)
-            # An agent's first word comes at once. All that it takes is what sockets and processes
-            # cost, which is less than `OVERHEAD`: no figure of it could fail to agree.
+            # An agent's first word comes at once, so its time is the cost of sockets and processes,
+            # which is less than `OVERHEAD`: it could not fail to agree.
             del figures["mean_first_token_seconds"]
             seen[name] = figures, late.mean
             tell(f"live: {name}")
@@ -271,7 +270,7 @@ def _config(strategy: str, addresses: Sequence[str]) -> dict[str, Any]:
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:
-    """Empty if the peer has closed instead."""
+    """Empty if the peer has closed."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as cut:

@@ -1,11 +1,11 @@
-"""A workload from an access log in the format `httplog`, ours or HAProxy's.
+"""A workload from an access log in `httplog` format, ours or HAProxy's.
 
-A request arrives when its line says and takes its Tr + the time of its answer, which is Ta less
-what it waited before (TR, Tw, Tc). That is what the server of that day needed, its own queue
-included; so a trace is played to machines that do any number of requests at a time.
+A request arrives when its line says and takes Tr + the time of its response, which is Ta less the
+waits before (TR, Tw, Tc). That is what its server needed at the time, including its own queue; so a
+trace is played to machines without a limit of concurrent requests.
 
-A line may have a wrong date: a clock that was not set, a damaged file. A week without a request
-parts what is before from what is after it, and only the part with the most requests is played.
+A line may have a wrong date, from a clock that was not set or a damaged file. Gaps of a week split
+the log, and only the part with the most requests is played.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MOST_GAP: Final = 7 * 86_400.0  # seconds
-# A syslog server may have put its own words before. Ten digits of milliseconds are 115 days.
+# A syslog server may have put its own prefix before. Ten digits of milliseconds are 115 days.
 _LINE = re.compile(
     r"(?:^|\s)(?P<client>[0-9A-Fa-f.:]+|-|unix):\d+ "
     r"\[(?P<day>\d\d)/(?P<month>[A-Z][a-z]{2})/(?P<year>\d{4}):(?P<clock>\d\d:\d\d:\d\d\.\d{3})\] "
@@ -34,13 +34,13 @@ _LINE = re.compile(
 
 
 class Trace(NamedTuple):
-    """What a log says: the workload, who served it, and which lines are not in it."""
+    """The workload of a log, who served it, and which lines are not in it."""
 
     workload: Workload
     servers: list[str]  # of each request, in order of arrival; backend/server if there are several
-    backends: list[str]  # whose requests are in it, by name
+    backends: list[str]  # of these requests, sorted
     skipped: int  # lines that could not be used
-    apart: int  # requests more than a week away from the others
+    apart: int  # requests outside the played part
 
 
 class _Entry(NamedTuple):
@@ -94,7 +94,7 @@ def read_trace(lines: Iterable[str], most: int | None = None, backend: str | Non
 
 
 def _together(entries: list[_Entry]) -> list[_Entry]:
-    """The most of them, in order, that no gap parts; the first of equals."""
+    """The largest part without a gap, in order; the first one of equals."""
     parts = [entries[:1]]
     for before, entry in pairwise(entries):
         if entry.at - before.at > _MOST_GAP:
@@ -109,7 +109,7 @@ def _entry(line: str) -> _Entry | None:
         return None
     head, queue, connect, answer, whole = map(int, found["times"].replace("+", "").split("/"))
     if answer < 0 or whole < 0:
-        return None  # no answer came
+        return None  # no response
     month = MONTHS.index(found["month"]) + 1
     try:
         began = datetime.fromisoformat(

@@ -1,7 +1,7 @@
-"""What arrives: when, from whom, and how much work it is.
+"""Arrivals: when, from which user, and how much work.
 
-Arrivals are open-loop: nobody waits for an answer before the next request, as nobody of many users
-knows of the others. A workload is drawn once and played to every strategy.
+Arrivals are open-loop: users do not wait for each other's responses. A workload is generated once
+and played to every strategy.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Workload(NamedTuple):
     arrivals: array[float]  # seconds from the start
     firsts: array[float]  # work until the first byte, in seconds
     lengths: array[float]  # all of its work, the first byte included
-    users: array[int]  # places in `addresses`
+    users: array[int]  # indices into `addresses`
     addresses: list[str]
 
     @property
     def horizon(self) -> float:
-        """When the last one arrives."""
+        """The time of the last arrival."""
         return self.arrivals[-1] if self.arrivals else 0.0
 
 
@@ -49,7 +49,7 @@ def exponential(mean: float) -> Lengths:
 
 
 def lognormal(mean: float, variation: float) -> Lengths:
-    """`variation`: the standard deviation over the mean."""
+    """`variation`: the standard deviation divided by the mean."""
     square = log(1.0 + variation * variation)
     middle, sigma = log(mean) - square / 2.0, sqrt(square)
     return Lengths(
@@ -79,9 +79,9 @@ def poisson(
     first: Lengths | None = None,
     users: int = 1000,
 ) -> Workload:
-    """Poisson arrivals, `rate` a second. Without `first` an answer comes whole, at the end.
+    """Poisson arrivals, `rate` a second. Without `first` a response comes as a whole, at the end.
 
-    Some users come more often than others: the busiest tenth makes some 22 % of the requests.
+    Some users are more active than others: the busiest tenth makes some 22 % of the requests.
     """
     work = Workload(array("d"), array("d"), array("d"), array("L"), addresses(users))
     now = 0.0

@@ -1,4 +1,4 @@
-"""For test suites: balancers that remember who served what, and servers that misbehave on demand.
+"""For test suites: balancers that record who served what, and servers that misbehave on demand.
 
 The fixtures `balanced_servers` and `load_balancer` come with pytest's plugin. See docs/testing.md.
 """
@@ -51,7 +51,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when asked for: pytest's plugin is in this package, and most runs do not use it."""
+    """Lazy: pytest's plugin is in this package, and most test runs do not use it."""
     if name == "faults":
         return import_module("hermes_lb.testing.faults")
     if name in _HOMES:

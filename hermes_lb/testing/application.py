@@ -1,4 +1,4 @@
-"""aiohttp's applications: behind a balancer, and around one."""
+"""aiohttp applications behind a balancer, and with a balancer inside."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def balancer_context(
     *,
     key: web.AppKey[WatchedBalancer] = LOAD_BALANCER,
 ) -> Callable[[web.Application], AsyncIterator[None]]:
-    """For `app.cleanup_ctx`: a balancer that lives as long as the application, at `app[key]`.
+    """For `app.cleanup_ctx`: a balancer that runs as long as the application, at `app[key]`.
 
-    `config` may be a function of the application, for what is known only when it starts.
+    `config` may be a function of the application, for values known only when it starts.
     """
 
     async def context(app: web.Application) -> AsyncIterator[None]:
@@ -49,10 +49,10 @@ def balancer_context(
 
 
 class Application:
-    """An application of aiohttp as the inside of a `Server`, so that it can misbehave as well.
+    """An aiohttp application inside a `Server`, so that it can misbehave as well.
 
-    It is served as aiohttp serves it, on a port that only the `Server` knows; each request comes on
-    a connection of its own.
+    It is served by aiohttp on a port that only the `Server` knows; each request is sent on its own
+    connection.
     """
 
     def __init__(self, app: web.Application) -> None:
@@ -72,7 +72,7 @@ class Application:
         await self._runner.cleanup()
 
     async def reply(self, request: Request, connection: Connection) -> Reply:
-        """What the application says; after an Upgrade, its bytes and the client's both ways."""
+        """The application's response; after an Upgrade, bytes in both directions."""
         pieces = self._pieces(request, connection)
         head = await anext(pieces)
         return Reply(pieces, is_streamed=_LENGTH.search(head) is None)
@@ -80,7 +80,7 @@ class Application:
     async def _pieces(
         self, request: Request, connection: Connection
     ) -> AsyncGenerator[bytes, None]:
-        """The head twice, once for `reply`; then the body, whose end is the connection's too."""
+        """The head twice, once for `reply`; then the body, whose end also ends the connection."""
         reader, writer = await asyncio.open_connection(*self._address)
         upload = None
         try:
@@ -103,7 +103,7 @@ class Application:
 
 
 def _asked_once(request: Request) -> bytes:
-    """The request's bytes, on a connection that ends with its answer."""
+    """The request's bytes, with `Connection: close`."""
     fields = [
         (name, value)
         for name, value in request.fields
@@ -121,9 +121,9 @@ def _asked_once(request: Request) -> bytes:
 async def _body(
     request: Request, head: bytes, reader: asyncio.StreamReader
 ) -> AsyncGenerator[bytes, None]:
-    """What follows `head`: a chunk or a frame is a piece, a plain body comes as it is read.
+    """The body after `head`, in pieces: a chunk, a frame, or plain bytes as they are read.
 
-    Raises EOFError if it is cut: aiohttp ends the connection if a stream fails.
+    Raises EOFError if it is cut: aiohttp ends the connection when a stream fails.
     """
     if _status(head) == 101:
         while True:
@@ -151,7 +151,7 @@ def _status(head: bytes) -> int:
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
-# The inner connection's end is none of the outer one's.
+# Hop-by-hop fields of the inner connection.
 _CLOSE = re.compile(rb"(?i)\r\nconnection: close(?=\r\n)")
 
 

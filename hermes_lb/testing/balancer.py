@@ -1,4 +1,4 @@
-"""A balancer that remembers each request, and the configuration of one before some servers."""
+"""A balancer that records each request, and a configuration for it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _AS_RECORDS_ARE_READ = {"format": "httplog", "capture_trace": False, "sample": 1
 
 
 class WatchedBalancer(LoadBalancer):
-    """A `LoadBalancer` that keeps a `Record` of each request that is over, in that order.
+    """A `LoadBalancer` that keeps a `Record` of each finished request, in order.
 
-    A request on a route with `access_log = false` has none.
+    Requests on a route with `access_log = false` have none.
     """
 
     def __init__(self, config: Config | Mapping[str, Any] | str | Path) -> None:
@@ -43,11 +43,11 @@ class WatchedBalancer(LoadBalancer):
 
     @property
     def records(self) -> list[Record]:
-        """Of the requests that are over by now."""
+        """Records of requests finished so far."""
         return self._records.items
 
     async def record(self, index: int = 0) -> Record:
-        """The record with this index, from 0, once it is there.
+        """The record with this index, from 0, once it exists.
 
         Raises AssertionError if it does not come, and ValueError for an index below 0.
         """
@@ -59,22 +59,22 @@ class WatchedBalancer(LoadBalancer):
         return (await self._records.wait(index + 1))[index]
 
     async def served(self, count: int = 1) -> list[str | None]:
-        """Who served, by name, of all requests that are over, once `count` are.
+        """Names of the servers of all finished requests, once there are `count`.
 
-        None: nobody did.
+        None: no server was reached.
         """
         return [record.server for record in await self._records.wait(count)]
 
     @property
     def in_flight(self) -> dict[str, int]:
-        """By server: the requests that it has now."""
+        """Requests in flight by server."""
         return {
             server.name: server.in_flight for pool in self.pools.values() for server in pool.servers
         }
 
 
 class _Recording(AccessLog):
-    """An access log, be it on or off, of which each line is a record as well."""
+    """An access log, on or off, that also keeps each line as a record."""
 
     def __init__(self, records: Collected[Record], target: str, **options: Any) -> None:
         super().__init__(target, **options)
@@ -101,12 +101,12 @@ def config_for(
 ) -> dict[str, Any]:
     """A configuration: one frontend on any free port, one backend `servers`, no access log.
 
-    A server may be an address too, such as `127.0.0.1:9`. `server` holds for all servers, `each`
-    has a table for each of them. The names of the configuration's tables (`timeouts`, `limits`,
-    `log`, ...) among `options` are those tables; all other options are the backend's keys.
+    A server may also be an address such as `127.0.0.1:9`. `server` has keys for all servers, `each`
+    a table for each of them. Options named like tables of the configuration (`timeouts`, `limits`,
+    `log`, ...) are those tables; all others are keys of the backend.
 
-    Raises TypeError for what is neither server nor address, ValueError if `each` has not one table
-    for each.
+    Raises TypeError for what is neither server nor address, ValueError if `each` does not have one
+    table per server.
     """
     if each and len(each) != len(servers):
         raise ValueError(

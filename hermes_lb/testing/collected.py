@@ -1,4 +1,4 @@
-"""Waiting in tests: for what comes one by one, and for what comes true."""
+"""Waiting in tests: for items of a list, and for conditions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 10.0  # seconds; a test that waits longer has failed
+PATIENCE = 10.0  # seconds until a wait fails the test
 
 T = TypeVar("T")
 
 
 class Collected(Generic[T]):
-    """Things that come one by one. `what` names them in the error of a wait in vain."""
+    """A list that grows. `what` names its items in the error of a failed wait."""
 
     def __init__(self, what: str) -> None:
         self.items: list[T] = []
@@ -31,7 +31,7 @@ class Collected(Generic[T]):
         self._came.set()
 
     async def wait(self, count: int) -> list[T]:
-        """All that came, once there are `count`. Raises AssertionError after `PATIENCE`."""
+        """All items, once there are `count`. Raises AssertionError after `PATIENCE`."""
         try:
             async with asyncio.timeout(PATIENCE):
                 while len(self.items) < count:
@@ -47,8 +47,8 @@ class Collected(Generic[T]):
 async def eventually(condition: Callable[[], object], what: str = "") -> None:
     """Wait until `condition()` is true. Raises AssertionError after `PATIENCE`.
 
-    The error says `what`, or the condition's source. It asks every 2 ms. Where there is something
-    to await, such as `Server.asked` or `WatchedBalancer.served`, await that.
+    The error names `what`, or shows the condition's source. Polls every 2 ms: prefer something to
+    await, such as `Server.asked` or `WatchedBalancer.served`.
     """
     try:
         async with asyncio.timeout(PATIENCE):
@@ -59,7 +59,7 @@ async def eventually(condition: Callable[[], object], what: str = "") -> None:
 
 
 def _source_of(condition: Callable[[], object]) -> str:
-    """As it is written; its `repr` where that cannot be had."""
+    """As it is written; its `repr` if the source is not available."""
     try:
         return textwrap.dedent(inspect.getsource(condition)).strip()
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""One connection of a server of the tests: a bare socket, so that it can misbehave byte by byte."""
+"""One connection of a test server: a bare socket, so that it can misbehave byte by byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Over(Exception):
 
 
 class Wire:
-    """What a fault writes a reply to. `sent` is in bytes, of this reply."""
+    """Where a fault writes a reply. `sent` counts bytes of this reply."""
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self.server = server
@@ -31,7 +31,7 @@ class Wire:
         self._sock = sock
 
     async def send(self, data: bytes) -> None:
-        """All of it, or as much as the server's fault lets through at any time."""
+        """Send it all, or as much as the server's fault allows at a time."""
         while data:
             room = self.server.fault.room(self.sent)
             if room == 0:
@@ -53,19 +53,19 @@ class Wire:
 
 
 class Connection:
-    """It reads a request, has it answered, and reads the next one."""
+    """Reads a request, sends its response, reads the next one."""
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._is_idle = True
-        self._is_ending = False  # no request is served any more but the one that is
+        self._is_ending = False  # after the present request none is served
         self._server = server
         self._sock = sock
         self._unread = bytearray()
 
     async def run(self) -> None:
-        """Until either side ends it."""
+        """Serve until either side ends it."""
         try:
             while await self._serve_one():
                 pass
@@ -75,14 +75,14 @@ class Connection:
             self._sock.close()
 
     def end_when_idle(self) -> None:
-        """FIN: at once, so that who looks next sees it, or behind the response that is made."""
+        """Close it: at once, so that a peer that looks sees it, or after the present response."""
         self._is_ending = True
         if self._is_idle:
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     async def _serve_one(self) -> bool:
-        """Returns whether another request may follow."""
+        """Serve a request -> whether another one may follow."""
         request = await self._read_request()
         if self._is_ending:
             return False
@@ -118,7 +118,7 @@ class Connection:
         await self.read_until(b"\r\n")
         return b"".join(chunks)
 
-    # Reading. All of these raise Over at the end.
+    # Reading. All methods raise Over at the end.
 
     async def read_some(self) -> bytes:
         """At least a byte."""
@@ -153,7 +153,7 @@ class Connection:
 
 
 async def _send(sock: socket.socket, data: bytes) -> None:
-    """Raises Over if the other side has left: an OSError is then the handler's own."""
+    """Raises Over if the peer has left, so that an OSError can only be the handler's own."""
     try:
         await asyncio.get_running_loop().sock_sendall(sock, data)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""How a server misbehaves, as values: `server.fault = ResetAfter(100)`, and `None` for not at all.
+"""Misbehaviour of servers as values: `server.fault = ResetAfter(100)`, or `None`.
 
-A fault holds from the next request on. `Stall` holds for the present ones too, until another fault
-(or None) takes its place. Faults have no state, so several servers may share one. A fault of your
-own is a subclass of `Fault`. All raise ValueError for a value that makes no sense.
+A fault applies from the next request on; `Stall` also to present ones, until another fault (or
+None) replaces it. Faults are stateless, so servers may share one. A custom fault is a subclass of
+`Fault`. All raise ValueError for invalid parameters.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fault:
-    """The base, which behaves well. Each of its methods may be replaced."""
+    """The base, without misbehaviour. Override any of its methods."""
 
     def begin(self, server: Server) -> None:
-        """It takes the place of another fault."""
+        """It replaces another fault."""
         server.listen()
 
     def replaces(self, request: Request, server: Server) -> Answer | None:
-        """An answer instead of the handler's, which is then not asked."""
+        """An answer in place of the handler's, which is not called then."""
         return None
 
     async def send(self, reply: Reply, wire: Wire) -> None:
-        """Send the reply, or what becomes of it; `wire.reset()` or `wire.close()` ends it."""
+        """Send the reply, or what is left of it; `wire.reset()` or `wire.close()` ends it."""
         async for piece in reply.pieces:
             await wire.send(piece)
 
     def room(self, sent: int) -> int | None:
-        """How many bytes more may be sent now, after `sent` of this reply; None: all of them."""
+        """How many more bytes may be sent after `sent` of this reply; None: all."""
         return None
 
 
 @dataclass(frozen=True)
 class Refuse(Fault):
-    """Nobody listens: connections are refused. Those that are there end, behind what they serve."""
+    """Connections are refused. Open ones end after their present response."""
 
     def begin(self, server: Server) -> None:
         server.stop_listening()
@@ -52,7 +52,7 @@ class Refuse(Fault):
 
 @dataclass(frozen=True)
 class Flap(Fault):
-    """It listens for `up` seconds, refuses for `down` seconds, and so on."""
+    """Listens for `up` seconds, refuses for `down` seconds, and so on."""
 
     up: float
     down: float
@@ -109,7 +109,7 @@ async def _send_at_most(size: int, reply: Reply, wire: Wire) -> None:
 
 @dataclass(frozen=True)
 class Stall(Fault):
-    """Silence after `after` bytes of the response; a response that has begun stops at once."""
+    """Silence after `after` bytes of the response; one in progress stops at once."""
 
     after: int = 0
 
@@ -139,7 +139,7 @@ class SlowTokens(Fault):
 
 @dataclass(frozen=True)
 class WrongLength(Fault):
-    """`Content-Length` is `by` bytes too much (then the end comes early) or, below 0, too little.
+    """`Content-Length` is `by` bytes too large (the end comes early) or, below 0, too small.
 
     A stream has no length: it ends without its last chunk.
     """
@@ -179,7 +179,7 @@ class Garbage(Fault):
 
 @dataclass(frozen=True)
 class Fail(Fault):
-    """`status` instead of the answer, for a share of the requests: the same ones for one `seed`."""
+    """`status` in place of the response, for a share of the requests, chosen by `seed`."""
 
     status: int = 503
     rate: float = 1.0

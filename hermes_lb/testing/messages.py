@@ -1,4 +1,4 @@
-"""What a server of the tests is asked, and what it answers."""
+"""Requests to test servers, and their responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Body: TypeAlias = "str | bytes | AsyncIterable[str | bytes]"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came to a server, its body unframed."""
+    """A received request, its body unframed."""
 
     method: str
     target: str
@@ -31,7 +31,7 @@ class Request:
 
     @classmethod
     def parse(cls, head: bytes) -> Request:
-        """From a whole head; the body is still to come."""
+        """Parse a complete head; the body follows."""
         first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         method, target, _ = first.split(" ")
         pairs = (line.partition(":") for line in lines)
@@ -50,9 +50,9 @@ class Request:
 
 
 class Answer(NamedTuple):
-    """What a handler returns; a plain tuple of the same will do.
+    """What a handler returns; a plain tuple also works.
 
-    A body that is an async iterator is sent in chunks, each of its pieces at once.
+    A body that is an async iterator is sent in chunks, each piece at once.
     """
 
     status: int = 200
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, returned: object) -> Answer:
-        """What a handler returned. Raises TypeError if it is nothing of the kind."""
+        """Convert a handler's return value. Raises TypeError if it is invalid."""
         if not (isinstance(returned, tuple) and 1 <= len(returned) <= len(cls._fields)):
             raise TypeError(
                 "a handler returns a status, headers and a body, as in "
@@ -78,16 +78,16 @@ Handler: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as bytes: the head, then the pieces of the body in their framing."""
+    """A response as bytes: the head, then the body in framed pieces."""
 
     pieces: AsyncGenerator[bytes, None]
-    is_streamed: bool  # its pieces are the sender's own: tokens, events, frames
+    is_streamed: bool  # the pieces are the sender's: tokens, events, frames
 
 
 def reply_to(request: Request, answer: Answer) -> Reply:
-    """The bytes of `answer`; without its body where a body must not be.
+    """The bytes of `answer`, without a body where none is allowed.
 
-    Raises ValueError or TypeError if it cannot be sent; so do its pieces, as a stream is made.
+    Raises ValueError or TypeError if it can't be sent; a stream raises as its pieces are made.
     """
     check_status(answer.status)
     if not isinstance(answer.headers, Mapping):
@@ -102,13 +102,13 @@ def reply_to(request: Request, answer: Answer) -> Reply:
 
 
 def _with(name: str, value: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-    """A field that is sent first, unless the answer has one of its own."""
+    """Add a field, unless the answer has its own."""
     is_there = any(key.lower() == name.lower() for key in headers)
     return headers if is_there else {name: value, **headers}
 
 
 def check_status(status: object) -> None:
-    """Raises ValueError unless it is that of a final response, whether registered or not."""
+    """Raises ValueError unless it is a final status, registered or not."""
     if status not in range(200, 1000):
         raise ValueError(f"a status is a number from 200 to 999, not {status!r}")
 
@@ -132,7 +132,7 @@ async def _chunked(
                 yield b"%x\r\n%b\r\n" % (len(raw), raw)
         yield b"0\r\n\r\n"
     finally:
-        # So that its own `finally` runs now, and an error there is this test's.
+        # So that its `finally` runs now, and an error there belongs to this test.
         if isinstance(pieces, AsyncGenerator):
             await pieces.aclose()
 
@@ -169,7 +169,7 @@ def _raw(piece: object) -> bytes:
 
 
 def events(*data: str) -> Answer:
-    """A stream of server-sent events, one for each text, with ids from 1."""
+    """A stream of server-sent events, one per text, with ids from 1."""
 
     async def stream() -> AsyncIterator[str]:
         for number, text in enumerate(data, 1):

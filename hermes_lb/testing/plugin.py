@@ -1,7 +1,7 @@
-"""The plugin for pytest: the fixtures `balanced_servers` and `load_balancer`.
+"""The pytest plugin: the fixtures `balanced_servers` and `load_balancer`.
 
-A test that fails with them shows what they noted. It is the only module that knows pytest, and it
-loads nothing else before a fixture is used. `-p no:hermes_lb` turns it off.
+A test that fails with them shows their records. The only module that imports pytest; it loads
+nothing else before a fixture is used. `-p no:hermes_lb` turns it off.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 try:
     from pytest_asyncio import fixture as async_fixture
-except ImportError:  # then another plugin must run asynchronous fixtures
+except ImportError:  # another plugin must run asynchronous fixtures then
     async_fixture = pytest.fixture  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @async_fixture
 async def hermes_lb_rig() -> AsyncIterator[Rig]:
-    """What this test has running (`hermes_lb.testing.Rig`)."""
+    """What this test has started (`hermes_lb.testing.Rig`)."""
     from hermes_lb.testing.rig import Rig
 
     async with Rig() as rig:
@@ -40,7 +40,7 @@ def balanced_servers(hermes_lb_rig: Rig) -> Callable[..., Awaitable[list[Server]
 
 @pytest.fixture
 def load_balancer(hermes_lb_rig: Rig) -> Callable[..., Awaitable[WatchedBalancer]]:
-    """`lb = await load_balancer(one, two, retries=1)`: a balancer before them (`Rig.balancer`)."""
+    """`lb = await load_balancer(one, two, retries=1)`: a balancer for them (`Rig.balancer`)."""
     return hermes_lb_rig.balancer
 
 

@@ -1,4 +1,4 @@
-"""What a balancer has noted of a request: a line of its access log, taken apart."""
+"""A line of a balancer's access log, parsed."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request that is over, as the balancer saw it."""
+    """A finished request, as the balancer logged it."""
 
     client: str  # address:port
     frontend: str
-    backend: str | None  # None: no route led to one
-    server: str | None  # who answered, or was asked last; None: nobody was
-    status: int  # that the client got; -1: none
-    size: int  # bytes that the client was sent, heads included
+    backend: str | None  # None: no route matched
+    server: str | None  # that served it, or was tried last; None: none
+    status: int  # sent to the client; -1: none
+    size: int  # bytes sent to the client, heads included
     termination: str  # two letters, docs/operations.md: who ended it, and in which phase
     cookies: str  # two letters: the affinity cookie in the request and in the response
     retries: int
     was_moved: bool  # a retry went to another server
     server_queue: int  # requests that waited before it, for its own server
     backend_queue: int  # and for any server
-    reason: str  # why it was refused or failed; "" if it was not
-    request: str  # its first line; "<BADREQ>" if it could not be understood
-    # Open at its end, its own not counted where it is over: all clients', the frontend's, and the
-    # requests of the backend and of the server.
+    reason: str  # of a refusal or failure; else ""
+    request: str  # the request line; "<BADREQ>" if it was malformed
+    # Open when it was logged, itself not counted if it is over: connections of all clients and of
+    # the frontend, requests of the backend and of the server.
     connections: tuple[int, ...]
     times: dict[str, int] = field(compare=False)  # milliseconds by HAProxy's names: TR Tw Tc Tr Ta
     line: str = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, line: str) -> Record:
-        """From a line of the access log. Raises ValueError if it is none of `httplog`."""
+        """Parse a line. Raises ValueError if it is not in `httplog` format."""
         match = _LINE.fullmatch(line)
         if match is None:
             raise ValueError(f"not a line of httplog: {line!r}")

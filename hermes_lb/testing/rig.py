@@ -1,4 +1,4 @@
-"""What one test has running: servers, and balancers before them."""
+"""What one test has running: servers, and balancers in front of them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from hermes_lb.testing.messages import Handler
 
 _NAMES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_LINES_SHOWN = 20  # of each balancer: what a test that fails looked at last
+_LINES_SHOWN = 20  # last records of each balancer, in a failed test's report
 
 
 class Rig:
-    """`async with Rig() as rig:` ends all that `rig` has started, balancers first.
+    """`async with Rig() as rig:` ends everything that `rig` has started, balancers first.
 
-    Leaving it raises an ExceptionGroup of the errors that escaped from handlers and faults. If the
-    test has failed by itself, its own error is raised, and has these as notes.
+    Leaving it raises an ExceptionGroup of errors that escaped from handlers and faults. If the test
+    itself has failed, its own error is raised, with these as notes.
     """
 
     def __init__(self) -> None:
@@ -66,8 +66,8 @@ class Rig:
     ) -> list[Server]:
         """Start servers: `count` of them, named one, two, ..., or one for each of `names`.
 
-        They answer what `handler` says, or are `app`, an application of aiohttp; more than one need
-        a function that makes it.
+        They respond by `handler` or by `app`, an aiohttp application; several of these need a
+        function that makes one.
         """
         self._check_loop()
         known = len(self._servers)
@@ -85,9 +85,9 @@ class Rig:
         config: Config | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> WatchedBalancer:
-        """Start a balancer before `servers`, with the options of `config_for`; or with `config`.
+        """Start a balancer for `servers`, with the options of `config_for`; or with `config`.
 
-        Raises ConfigError if the configuration is wrong.
+        Raises ConfigError if the configuration is invalid.
         """
         self._check_loop()
         if config is not None and (servers or options):
@@ -97,7 +97,7 @@ class Rig:
         return await self._running_balancers.enter_async_context(lb)
 
     def noted(self) -> str:
-        """All servers and balancers in words, with the balancers' last records: for who failed."""
+        """A report of all servers and balancers, with the last records, for a failed test."""
         lines = [repr(server) for server in self._servers]
         for lb in self._balancers:
             before = max(0, len(lb.records) - _LINES_SHOWN)
@@ -125,7 +125,7 @@ def _apps(
     """One for each of `count` servers."""
     if app is None:
         return [None] * count
-    from aiohttp import web  # only for who has one
+    from aiohttp import web  # only if it is used
 
     from hermes_lb.testing.application import Application
 

@@ -1,4 +1,4 @@
-"""A server behind a balancer that answers, or misbehaves on demand."""
+"""A server behind a balancer that responds, or misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 _WELL = Fault()
 
-# What ends a connection, or the test itself. All else that escapes from a handler or a fault is an
-# error of the test: also `pytest.fail`, which is no Exception.
+# What ends a connection, or the test itself. Everything else that escapes from a handler or a fault
+# is an error of the test, including `pytest.fail`, which is not an Exception.
 _ENDS = (Over, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 
 
 class Server:
-    """An HTTP/1.1 server on a port of its own, on loopback.
+    """An HTTP/1.1 server on its own loopback port.
 
-    It answers 200 with its name, or what `handler` says, or what `application` says; without either
-    a WebSocket gets an echo. `fault` says how it misbehaves. `async with` runs it.
+    It responds with 200 and its name, or by `handler` or `application`; without either, a WebSocket
+    gets an echo. `fault` is its misbehaviour. `async with` runs it.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Server:
     ) -> None:
         self.name = name
         self.handler = handler
-        self.in_flight = 0  # requests that are being answered
+        self.in_flight = 0  # requests in progress
         self.accepted = 0  # connections so far
         self.rng = random.Random(0)
-        self.errors: list[BaseException] = []  # that escaped from the handler or a fault
+        self.errors: list[BaseException] = []  # escaped from the handler or a fault
         self._application = application
         self._requests: Collected[Request] = Collected(f"requests to {name}")
         self._fault = _WELL
@@ -57,13 +57,13 @@ class Server:
         self._listener: socket.socket | None = None
         self._port = _reserve()
         host, port = self._port.getsockname()
-        self.address = f"{host}:{port}"  # the port stays while nobody listens on it
+        self.address = f"{host}:{port}"  # kept while it does not listen
 
     def __repr__(self) -> str:
         state = "listens" if self._listener else "refuses"
         return f"<Server {self.name} {self.address} {state}, {len(self._requests)} requests>"
 
-    # Where it is, and what it was asked.
+    # Address and requests.
 
     @property
     def url(self) -> str:
@@ -71,21 +71,21 @@ class Server:
 
     @property
     def requests(self) -> list[Request]:
-        """That came so far, whole."""
+        """Requests received so far, complete."""
         return self._requests.items
 
     async def asked(self, count: int = 1) -> list[Request]:
-        """All requests, once `count` came. Raises AssertionError if they do not come."""
+        """All requests, once there are `count`. Raises AssertionError if they do not come."""
         return await self._requests.wait(count)
 
-    # How it misbehaves.
+    # Misbehaviour.
 
     @property
     def fault(self) -> Fault:
-        """How it misbehaves; `None` is set for not at all. It may be changed at any time.
+        """The misbehaviour, or `None`. It may be changed at any time.
 
-        Also from another thread than its loop's, which waits until the change holds. Raises
-        TypeError for what is no fault, which changes nothing.
+        Also from another thread than its loop's, which then waits until the change is in effect.
+        Raises TypeError for anything but a fault, without a change.
         """
         return self._fault
 
@@ -94,7 +94,7 @@ class Server:
         if not isinstance(fault, Fault | None):
             raise TypeError(_not_a_fault(fault))
         if self._loop is None:
-            self._fault = fault or _WELL  # it begins with the server
+            self._fault = fault or _WELL  # begins with the server
         elif self._loop is _running_loop():
             self._set_fault(fault or _WELL)
         elif self._loop.is_running():
@@ -116,7 +116,7 @@ class Server:
         self._set_fault(fault)
 
     async def another_fault(self) -> None:
-        """Wait until `fault` is set."""
+        """Return when `fault` is set again."""
         await self._fault_changed.wait()
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -124,7 +124,7 @@ class Server:
         self._background = self._tasks.spawn(work, name=f"fault of {self.name}")
 
     def stop_listening(self) -> None:
-        """Refuse connections, and end those that are there: who is busy, behind its response."""
+        """Refuse connections, and end open ones after their present response."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
@@ -133,12 +133,12 @@ class Server:
             connection.end_when_idle()
 
     def listen(self) -> None:
-        """Accept connections, again. Idempotent."""
+        """Accept connections again. Idempotent."""
         if self._listener is None:
             self._listener = _listen(self._port)
             asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
-    # Its life.
+    # Lifecycle.
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -165,7 +165,7 @@ class Server:
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        except OSError:  # it has left already
+        except OSError:  # the client has left
             return
         self.accepted += 1
         connection = Connection(self, sock)
@@ -175,7 +175,7 @@ class Server:
 
     @contextmanager
     def asked_for(self, request: Request) -> Iterator[None]:
-        """While `request` is being answered. An error in that is kept, and ends the connection."""
+        """While `request` is in progress. An error is recorded and ends the connection."""
         self.in_flight += 1
         self._requests.add(request)
         try:
@@ -189,7 +189,7 @@ class Server:
             self.in_flight -= 1
 
     async def reply(self, request: Request, fault: Fault, connection: Connection) -> Reply:
-        """The reply to `request`, before the fault has its way with it."""
+        """The reply to `request`, before the fault sends it."""
         if (instead := fault.replaces(request, self)) is not None:
             return reply_to(request, instead)
         if self._application is not None:
@@ -219,7 +219,7 @@ class Server:
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """This thread's."""
+    """Of this thread."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -234,7 +234,7 @@ def _not_a_fault(fault: object) -> str:
 
 
 def _reserve() -> socket.socket:
-    """A port that stays ours while nobody listens on it: bound, so that connecting is refused."""
+    """A port that stays reserved while nothing listens: bound, so that connecting is refused."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", 0))
@@ -242,7 +242,7 @@ def _reserve() -> socket.socket:
 
 
 def _listen(port: socket.socket) -> socket.socket:
-    """Listen on a port that `port` holds: both have SO_REUSEADDR, and only one listens."""
+    """Listen on the port of `port`: both have SO_REUSEADDR, and only one listens."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(port.getsockname())

@@ -1,4 +1,4 @@
-"""A WebSocket that echoes (RFC 6455): enough for a client's library to talk to."""
+"""A WebSocket echo (RFC 6455), sufficient for client libraries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CLOSE, _PING, _PONG = 0x8, 0x9, 0xA
 
 
 def echo(request: Request, connection: Connection) -> Reply:
-    """The handshake, then each frame as it came, until a close frame is answered."""
+    """The handshake, then each frame back as it came, until a close frame is answered."""
     return Reply(_frames(request, connection), is_streamed=True)
 
 
@@ -55,7 +55,7 @@ async def read_frame(read_exactly: Callable[[int], Awaitable[bytes]]) -> tuple[i
 
 
 def frame(first: int, payload: bytes) -> bytes:
-    """As a server sends it, unmasked."""
+    """An unmasked frame, as servers send them."""
     size = len(payload)
     if size < 126:
         return bytes([first, size]) + payload

@@ -1,24 +1,24 @@
-"""Several processes: a supervisor, its workers, and what they share.
+"""A supervisor, its worker processes, and the memory they share.
 
-run             the process: signals, the service manager (systemd, status), `limits`, `watch`
-supervisor      the order in which all of it starts, reloads, is upgraded and ends
-shared_state    what all processes know alike: verdicts, sessions (pins), numbers (gathered)
-start_check     what a start would fail at; `new_file`: what a reload may go on by
+run             the process: signals, service manager (systemd, status), `limits`, `watch`
+supervisor      start, reload, upgrade and shutdown, in order
+shared_state    server states, learned sessions (pins) and totals (gathered), shared by all workers
+start_check     what would make a start fail; `new_file`: validate a file for a reload
 
-fleet           a worker in each seat: child is one of them, company all of them
-channel         how supervisor and worker talk
-worker          the other end: the data path, and an ear for the supervisor
-crash_loops     who crashes has to wait; `signs_of_life`: who is stuck
-listening       the sockets of all seats; `vacant`: of a seat that nobody can take
-kept_files      certificates as they last were good
+fleet           one worker per slot; child is one of them; worker_group: is one of them alone?
+channel         messages between supervisor and worker
+worker          the worker process: the data path, controlled by the supervisor
+crash_loops     restart backoff; `heartbeats`: detects stuck workers
+listening       the listening sockets of all slots; `unserved_listeners`: of slots without a worker
+kept_files      the last valid certificates
 
-block           the memory that all of them share, in `rows`
-sharing         what a worker does with it, unless it is alone
-peers           the others' leases and queues, as its pools see them
-shared_clients  what clients take, counted together
-published       its own numbers
+shared_memory   counters and leases of all workers, one region each; `layout` assigns the rows
+sharing         turns sharing on and off in a worker
+peers           the other workers' leases and queues, as its pools see them
+shared_clients  connections and requests by client, over all workers
+published       a worker's counters
 
-handover        what outlives an image of the program, and how the next one is executed
-image           which image this is; `decisions`: what the last one has decided
-admin_listener  the admin listener's sockets outlive it, too
+upgrade         checks and executes the new code; `generation`: has this process been upgraded?
+handover        state that survives it, in memory and descriptors; `decisions`: in JSON
+admin_listener  admin listener whose sockets survive an upgrade
 """

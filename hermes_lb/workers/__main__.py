@@ -1,6 +1,6 @@
 """A worker process, as the supervisor starts it: `python -m hermes_lb.workers --loop NAME`.
 
-Or, with `--check FILE`, the question whether this code could run a configuration.
+With `--check FILE`: report whether this code could run a configuration.
 """
 
 import sys

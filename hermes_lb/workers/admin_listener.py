@@ -1,4 +1,4 @@
-"""The supervisor's admin listener: opened when it can be, on sockets that outlive an upgrade."""
+"""The supervisor's admin listener: retried until it opens; its sockets survive an upgrade."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hermes_lb.control.admin import AdminServer, listening_sockets
+from hermes_lb.errors import reason
 from hermes_lb.tasks import Tasks
-from hermes_lb.workers.vacant import stop_listening
+from hermes_lb.workers.unserved_listeners import stop_listening
 
 if TYPE_CHECKING:
     import socket
@@ -23,19 +24,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb")
 
-# Seconds between two tries to open it, when it can't be.
+# Seconds between two attempts to open it.
 _AGAIN = 1.0
 
 
 class AdminSockets:
-    """They are open from one image of the program to the next: who comes meanwhile waits."""
+    """Kept open over an upgrade: clients that connect meanwhile wait in the backlog."""
 
     def __init__(self, bind: str = "", sockets: Sequence[socket.socket] = ()) -> None:
         self.bind = bind
         self.sockets = list(sockets)
 
     def check(self, bind: Address) -> None:
-        """Raises OSError if nobody can listen there now; these sockets are not in the way."""
+        """Raises OSError if the address is in use by anything but these sockets."""
         if self.bind == str(bind):
             return
         try:
@@ -47,7 +48,7 @@ class AdminSockets:
             _close_all(opened)
 
     def at(self, bind: Address) -> list[socket.socket]:
-        """Duplicates of those that listen there, opened if need be. Raises OSError."""
+        """Duplicates of the sockets of that address, opened if necessary. Raises OSError."""
         if self.bind != str(bind):
             try:
                 opened = listening_sockets(bind)
@@ -61,12 +62,12 @@ class AdminSockets:
         return [sock.dup() for sock in self.sockets]
 
     def _may_be_in_the_way(self, bind: Address, error: OSError) -> bool:
-        """127.0.0.1:9900 is, of 0.0.0.0:9900."""
+        """As 127.0.0.1:9900 is for 0.0.0.0:9900."""
         ports = {sock.getsockname()[1] for sock in self.sockets}
         return error.errno == errno.EADDRINUSE and bind.port in ports
 
     def refuse(self) -> None:
-        """Who comes is refused, until somebody listens on them again. Idempotent."""
+        """Refuse clients until `listen` is called on the sockets again. Idempotent."""
         for sock in self.sockets:
             stop_listening(sock)
 
@@ -77,7 +78,7 @@ class AdminSockets:
 
 
 class AdminListener:
-    """`await open()` or `await open_when_possible()`; `await close()`; and then perhaps again."""
+    """`await open()` or `await open_when_possible()`; `await close()`. It can be opened again."""
 
     def __init__(self, configured: config.Admin, operator: Operator, sockets: AdminSockets) -> None:
         self._bind = configured.bind
@@ -96,11 +97,11 @@ class AdminListener:
 
     @property
     def history(self) -> History:
-        """Of the servers' loads. It outlives `close`."""
+        """Of the servers' loads. Kept by `close`."""
         return self._server.history
 
     async def open(self) -> None:
-        """Raises OSError or ValueError, as `AdminServer.start`; clients are refused then."""
+        """Raises OSError or ValueError as `AdminServer.start` does; clients are refused then."""
         try:
             await self._server.start(self._sockets.at(self._bind))
         except (OSError, ValueError):
@@ -109,12 +110,14 @@ class AdminListener:
         self._is_open = True
 
     async def open_when_possible(self) -> None:
-        """Now or later: that nobody can look is no reason to end, when there are clients."""
+        """Open now or retry: while clients are served, a missing admin listener is no reason to
+        end."""
         try:
             await self.open()
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            logger.error("the admin listener can't be opened, and is tried again: %s", why)
+            logger.error(
+                "the admin listener can't be opened, and is tried again: %s", reason(error)
+            )
             self._tasks.spawn(self._keep_trying(), name="open the admin listener")
 
     async def _keep_trying(self) -> None:
@@ -125,7 +128,7 @@ class AdminListener:
         logger.info("admin on %s", self.url)
 
     async def close(self) -> None:
-        """The sockets are kept: who comes waits. Idempotent."""
+        """Clients then wait in the backlog of the sockets, which stay open. Idempotent."""
         await self._tasks.cancel_all()
         self._is_open = False
         await self._server.stop()

@@ -1,8 +1,8 @@
-"""How the supervisor and a worker talk: messages over a pair of Unix sockets.
+"""Messages between the supervisor and a worker, over a pair of Unix sockets.
 
-A message is a JSON object behind its length, and may carry file descriptors (`SCM_RIGHTS`). It has
-a `do` that says what it is about; one with an `ask` wants an answer, which comes as `answer` with
-the same number. Both ends are ours, so nothing here guards against a stranger.
+A message is a length-prefixed JSON object and may carry file descriptors (`SCM_RIGHTS`). `do` names
+its kind; one with an `ask` number expects an `answer` with the same number. Both ends are trusted,
+so input is not validated.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ logger = logging.getLogger("hermes_lb.workers")
 
 _HEAD = struct.Struct(">IH")  # bytes of the body, descriptors that come with it
 _AT_ONCE = 256 * 1024
-# The kernel's limit for one `sendmsg` (SCM_MAX_FD), and for one `recvmsg` of ours.
+# The kernel's limit per `sendmsg` (SCM_MAX_FD), and ours per `recvmsg`.
 _MOST_FDS = 253
 
 
 class ChannelClosed(Exception):
-    """The other end has gone: nobody will answer."""
+    """The other end has closed: there will be no answer."""
 
 
 class Channel:
     """One end, in the running loop. `heard(message, descriptors)` owns the descriptors.
 
-    `send` never blocks: what the other end does not take yet is kept.
+    `send` never blocks: unsent data is buffered.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Channel:
         *,
         asked: int = 0,
     ) -> None:
-        """`asked`: questions that others have asked through this socket before."""
+        """`asked`: the last question number that a previous owner of the socket used."""
         sock.setblocking(False)
         self._socket = sock
         self._heard = heard
@@ -68,23 +68,23 @@ class Channel:
 
     @property
     def is_amid_message(self) -> bool:
-        """Of one the rest is missing here, or there: nobody else can go on with the socket now."""
+        """A message is sent or received in part: the socket can't be handed over now."""
         return bool(self._unsent or self._received)
 
     def fileno(self) -> int:
-        """Of the socket, for who passes it on to another program."""
+        """The socket's descriptor, for a handover."""
         return self._socket.fileno()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Tell; duplicates of `descriptors` arrive with it. To a closed end: nothing happens."""
+        """Send duplicates of `descriptors` along. On a closed channel: does nothing."""
         if self.is_closed:
             return
         body = json.dumps(message, separators=(",", ":")).encode()
         data = memoryview(_HEAD.pack(len(body), len(descriptors)) + body)
         is_first = not self._unsent
-        # Kept open until they are sent: the caller may close its own at once.
+        # Duplicated until they are sent: the caller may close its own at once.
         ours = [os.dup(fd) for fd in descriptors]
-        while len(ours) > _MOST_FDS:  # some with each of the first bytes
+        while len(ours) > _MOST_FDS:  # spread over the first bytes
             self._unsent.append((data[:1], ours[:_MOST_FDS]))
             data, ours = data[1:], ours[_MOST_FDS:]
         self._unsent.append((data, ours))
@@ -94,7 +94,7 @@ class Channel:
     async def ask(
         self, message: Message, descriptors: Sequence[int] = (), *, timeout: float
     ) -> Message:
-        """Tell, and wait for the answer. Raises ChannelClosed or TimeoutError."""
+        """Send, and wait for the answer. Raises ChannelClosed or TimeoutError."""
         if self.is_closed:
             raise ChannelClosed
         self.asked = number = self.asked + 1
@@ -108,11 +108,11 @@ class Channel:
             del self._asked[number]
 
     def answer(self, question: Message, answer: Message) -> None:
-        """To a message that had an `ask`."""
+        """Answer a message that had an `ask`."""
         self.send({**answer, "answer": question["ask"]})
 
     def close(self) -> None:
-        """Idempotent. What was not sent is not sent any more, what was not heard is not heard."""
+        """Unsent and partly received messages are dropped. Idempotent."""
         if self.is_closed:
             return
         self._loop.remove_reader(self._socket)
@@ -129,7 +129,7 @@ class Channel:
                 answer.set_exception(ChannelClosed())
 
     def hear_out(self) -> None:
-        """The other end has gone: hear what it has said, and close. Idempotent."""
+        """The other end has closed: deliver what it sent, then close. Idempotent."""
         while not self.is_closed and self._readable():
             pass
         self.close()
@@ -139,7 +139,7 @@ class Channel:
             while self._unsent:
                 data, descriptors = self._unsent[0]
                 sent = socket.send_fds(self._socket, [data], descriptors)
-                _close_all(descriptors)  # they have left with the first byte
+                _close_all(descriptors)  # sent with the first byte
                 if sent < len(data):
                     self._unsent[0] = data[sent:], []
                 else:
@@ -153,7 +153,7 @@ class Channel:
         self._loop.remove_writer(self._socket)
 
     def _readable(self) -> bool:
-        """Read what is there, up to `_AT_ONCE` -> whether there was something."""
+        """Read up to `_AT_ONCE` bytes -> whether there were any."""
         try:
             data, descriptors = _receive(self._socket)
         except BlockingIOError:
@@ -171,7 +171,7 @@ class Channel:
         return True
 
     def _next(self) -> tuple[Message, list[int]] | None:
-        """The next message that is here as a whole."""
+        """The next complete message."""
         received = self._received
         if len(received) < _HEAD.size:
             return None
@@ -191,7 +191,7 @@ class Channel:
             return
         try:
             self._heard(message, descriptors)
-        except Exception:  # a bug in what one message leads to must not end the conversation
+        except Exception:  # a bug in one handler must not end the channel
             logger.exception("while dealing with %r", message.get("do"))
 
     def _end(self) -> None:
@@ -201,7 +201,7 @@ class Channel:
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, array[int]]:
-    """`socket.recv_fds` takes no notice of its flags (3.11): what it gives would be inherited."""
+    """`socket.recv_fds` ignores its flags (3.11), so its descriptors would be inheritable."""
     found = array("i")
     room = socket.CMSG_SPACE(_MOST_FDS * found.itemsize)
     data, ancillary, _, _ = sock.recvmsg(_AT_ONCE, room, socket.MSG_CMSG_CLOEXEC)

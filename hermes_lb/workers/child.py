@@ -1,4 +1,4 @@
-"""One worker process, as the supervisor has it: how it is started, told, and watched."""
+"""One worker process, as the supervisor sees it: start, messages, exit."""
 
 from __future__ import annotations
 
@@ -21,15 +21,21 @@ if TYPE_CHECKING:
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.listening import Key
 
-# What systemd tells the service's main process, and nobody else.
+# Variables by which systemd addresses the service's main process only.
 _OURS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 
 
-class Child:
-    """A process that is a child of ours, whoever of our program's images has started it.
+def worker_command(*options: str) -> list[str]:
+    """Runs `hermes_lb.workers` in a fresh interpreter with the options of this one."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-m", "hermes_lb.workers", *options]
 
-    `number` is its part of the shared memory, `seat` the sockets that it listens on. `ended(child)`
-    is called once, when it is no more.
+
+class Child:
+    """A child process, started by this or by the previous generation.
+
+    `number` is its region of the shared memory, `slot` the sockets it listens on. `ended(child)` is
+    called once, when it has exited.
     """
 
     def __init__(
@@ -38,7 +44,7 @@ class Child:
         sock: socket.socket,
         *,
         number: int,
-        seat: int,
+        slot: int,
         heard: Callable[[Child, Message], None],
         ended: Callable[[Child], None],
         is_retired: bool = False,
@@ -47,12 +53,12 @@ class Child:
     ) -> None:
         self.pid = pid
         self.number = number
-        self.seat = seat
-        self.is_retired = is_retired  # told to finish: nobody replaces it
-        self.serves = serves  # it has started
-        self.is_silent = False  # it has not answered when it was asked to change
-        self.is_alone: bool | None = None  # what it was told; None: nothing yet
-        # Where it listens, or is about to: the very sockets, as an address may be opened anew.
+        self.slot = slot
+        self.is_retired = is_retired  # draining: not replaced when it ends
+        self.serves = serves  # its start was confirmed
+        self.is_silent = False  # a reconfiguration timed out
+        self.is_alone: bool | None = None  # as last sent; None: never sent
+        # Its sockets. By identity: an address may have been closed and opened again.
         self.listens: dict[Key, list[socket.socket]] = {}
         self.started_at = asyncio.get_running_loop().time()
         self.channel = Channel(sock, lambda message, _: heard(self, message), asked=asked)
@@ -64,21 +70,16 @@ class Child:
 
     @classmethod
     def start(cls, loop: str, **about: Any) -> Child:
-        """Run a fresh interpreter: it loads the code as it is on the disk now."""
+        """Run a fresh interpreter, which loads the code now on disk."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        command = [
-            sys.executable,
-            *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
-            "-m", "hermes_lb.workers", "--loop", loop,
-        ]  # fmt: skip
         with theirs:
             pid = os.posix_spawn(
                 sys.executable,
-                command,
+                worker_command("--loop", loop),
                 {key: os.environ[key] for key in os.environ.keys() - _OURS},
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL_FD)],
-                # A terminal, or a service manager, sends them to the whole group; until the worker
-                # is ready for them, they wait.
+                # Terminals and service managers signal the whole group: blocked until the worker
+                # has its handlers.
                 setsigmask=HANDLED,
             )
         return cls(pid, ours, **about)
@@ -93,14 +94,14 @@ class Child:
 
     @property
     def end_in_words(self) -> str:
-        """How it has: "by signal 9"."""
+        """Such as "by signal 9"."""
         status = self.exit_status
         if status is None:
-            return "without a word"
+            return "without an exit status"
         return f"by signal {-status}" if status < 0 else f"with exit status {status}"
 
     def retire(self, timeout: float) -> None:
-        """It accepts no more, finishes what runs for up to `timeout` seconds, and ends."""
+        """Have it stop accepting, finish for up to `timeout` seconds, and exit."""
         self.is_retired = True
         self.channel.send({"do": "drain", "timeout": timeout})
 
@@ -109,7 +110,7 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
 
     async def wait(self) -> None:
-        """Until it has ended."""
+        """Return when it has exited."""
         await self._over.wait()
 
     def _exited(self) -> None:

@@ -1,4 +1,4 @@
-"""What an image of the program has decided and noted, for the next one."""
+"""State that one generation of the supervisor restores from the previous one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from hermes_lb.workers.kept_files import KeptFiles
     from hermes_lb.workers.shared_state import SharedState
 
-# What an upgrade does not begin anew (`Upkeep`).
+# Fields of `Upkeep` that an upgrade keeps.
 _KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts", "dns_failures")
 
 
 class Decisions:
-    """Verdicts, pins, good files, addresses, numbers: `state` is for the next image's `restore`."""
+    """Server states, pins, valid files, addresses, numbers: `state` feeds `restore`."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class Decisions:
         self._history = history
 
     def state(self, config: Config) -> dict[str, Any]:
-        """As JSON has it. `config` is as the file has it; the one that the pools have has a server
-        for each address, too."""
+        """As JSON. `config` is the file's; that of the pools also has a server for each resolved
+        address."""
         return {
             "config": config.model_dump(mode="json"),
             "applied": self._shared.config.model_dump(mode="json"),
@@ -52,10 +52,10 @@ class Decisions:
         }
 
     def restore(self, inherited: Mapping[str, Any] | None) -> list[Server]:
-        """What the last image has left, if there was one -> the servers that it knew.
+        """Restore the previous generation's state, if there was one -> the servers that it knew.
 
-        The pools have to be as it had them (`applied`): what has changed in the file since then is
-        for the `reconfigure` that follows.
+        The pools must have its configuration (`applied`); changes of the file since then are for
+        the `reconfigure` that follows.
         """
         if inherited is None:
             return []
@@ -67,9 +67,10 @@ class Decisions:
 
 
 def applied(inherited: Mapping[str, Any] | None) -> Config | None:
-    """By what the last image's pools were made. None: there was none, or this code can't tell.
+    """The previous generation's configuration of pools. None if there was none, or this code
+    can't reconstruct it.
 
-    Older code says only what was in its file: enough, unless names of servers were looked up.
+    Older code hands over the file's only: enough, unless names of servers were resolved.
     """
     if inherited is None:
         return None

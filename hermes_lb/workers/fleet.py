@@ -1,4 +1,4 @@
-"""The worker processes: started, told, asked, replaced."""
+"""The worker processes: start, message, replace and stop them."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ import logging
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.errors import reason
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers.channel import ChannelClosed
 from hermes_lb.workers.child import Child
-from hermes_lb.workers.company import Company, ask_each
 from hermes_lb.workers.crash_loops import CrashLoops
-from hermes_lb.workers.signs_of_life import SignsOfLife
-from hermes_lb.workers.vacant import VacantSeats
+from hermes_lb.workers.heartbeats import Heartbeats
+from hermes_lb.workers.unserved_listeners import UnservedListeners
+from hermes_lb.workers.worker_group import WorkerGroup, ask_each
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
     from hermes_lb.observe.observed import Upkeep
-    from hermes_lb.workers.block import Block
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.gathered import Gathered
+    from hermes_lb.workers.layout import Layout
     from hermes_lb.workers.listening import Key, Listening
-    from hermes_lb.workers.rows import Rows
+    from hermes_lb.workers.shared_memory import SharedMemory
 
-    # What a worker has to know, all but its number and its sockets; and where it listens.
+    # All that a worker needs but its number and its sockets; and the keys of its listeners.
     About = Callable[[], tuple[Message, list[Key]]]
 
 logger = logging.getLogger("hermes_lb")
 
-# Seconds that a worker may take to start, on a machine that is busy.
+# Seconds for the start of a worker on a busy machine.
 _START_TAKES = 60.0
-# Seconds for another configuration, for an answer, and for the end, when it is asked for.
+# Seconds for a reconfiguration, for an answer, and for the exit after it was requested.
 _RECONFIGURE_TAKES = 30.0
 _ANSWER_TAKES = 5.0
 _END_TAKES = 5.0
-# Seconds that those who wait at a seat can wait for a second start.
+# Seconds that clients in a slot's backlog are kept waiting for a second start.
 _PATIENCE = 5.0
-# Seconds in which it is known whether all were told to end, or one.
+# Seconds to see whether one worker or the whole process group got SIGTERM.
 _ALL_ARE_TOLD = 0.5
 
 
@@ -48,18 +49,18 @@ class StartFailed(Exception):
 
 
 class Fleet:
-    """A worker in each seat, and perhaps old ones that are finishing.
+    """One worker per slot, and old workers that are draining.
 
-    `on_message(child, message)` is called for what they say by themselves.
+    `on_message(child, message)` is called for unsolicited messages of workers.
     """
 
     def __init__(
         self,
         loop: str,
         listening: Listening,
-        block: Block,
-        bells: list[int],
-        rows: Rows,
+        memory: SharedMemory,
+        wakeups: list[int],
+        layout: Layout,
         gathered: Gathered,
         *,
         about: About,
@@ -69,18 +70,18 @@ class Fleet:
         self.on_message: Callable[[Child, Message], None] = lambda child, message: None
         self._loop = loop
         self._listening = listening
-        self._block = block
-        self._bells = bells
-        self._rows = rows
+        self._memory = memory
+        self._wakeups = wakeups
+        self._layout = layout
         self._gathered = gathered
         self._about = about
         self._upkeep = upkeep
-        self._crash_loops = CrashLoops(listening.seats)
-        self._refilling: set[int] = set()  # seats that somebody sees to
-        self._failed: set[int] = set()  # of these, those in which no worker could be started
-        self._vacant = VacantSeats(listening)
-        self._company = Company(self.children, listening.seats)
-        self._signs = SignsOfLife(block)
+        self._crash_loops = CrashLoops(listening.slots)
+        self._refilling: set[int] = set()  # slots for which a task starts a worker
+        self._failed: set[int] = set()  # those of them in which starts have failed
+        self._unserved = UnservedListeners(listening)
+        self._group = WorkerGroup(self.children, listening.slots)
+        self._heartbeats = Heartbeats(memory)
         self._tasks = Tasks()
         self._is_ending = False
 
@@ -88,46 +89,45 @@ class Fleet:
         return f"<Fleet {self.children!r}>"
 
     async def start_all(self) -> list[str]:
-        """The first worker of each seat -> the URLs that they listen at. Raises StartFailed."""
-        seats = range(self._listening.seats)
-        urls = await asyncio.gather(*(self.start(seat, is_first=True) for seat in seats))
+        """Start the first worker of each slot -> the URLs they listen at. Raises StartFailed."""
+        slots = range(self._listening.slots)
+        urls = await asyncio.gather(*(self.start(slot, is_first=True) for slot in slots))
         return urls[0]
 
-    async def start(self, seat: int, *, is_first: bool = False) -> list[str]:
-        """A worker in that seat -> the URLs that it listens at, once it does. Raises StartFailed.
+    async def start(self, slot: int, *, is_first: bool = False) -> list[str]:
+        """Start a worker in a slot -> the URLs it listens at. Raises StartFailed.
 
-        The first has to have everything, so that who starts the service hears what is wrong; a
-        later one serves without an access log rather than not at all.
+        With `is_first` an access log that can't be opened is an error, so that the start of the
+        service reports it; later workers serve without rather than not at all.
         """
         try:
-            with self._company.one_more():
-                urls = await self._start(seat, is_first)
+            with self._group.starting():
+                urls = await self._start(slot, is_first)
         except OSError as error:  # no memory, no descriptors, no interpreter
-            reason = error.strerror or error
-            raise StartFailed(f"a worker process can't be executed: {reason}") from None
-        self._failed.discard(seat)
-        self.seats_changed()
+            raise StartFailed(f"a worker process can't be executed: {reason(error)}") from None
+        self._failed.discard(slot)
+        self.slots_changed()
         return urls
 
-    async def _start(self, seat: int, is_first: bool) -> list[str]:
+    async def _start(self, slot: int, is_first: bool) -> list[str]:
         if self._is_ending:
-            raise StartFailed("all of it is about to end")
-        await self._company.know()
+            raise StartFailed("the balancer is shutting down")
+        await self._group.end_alone()
         if self._is_ending:
-            raise StartFailed("all of it is about to end")
+            raise StartFailed("the balancer is shutting down")
         number = next(n for n in count() if all(child.number != n for child in self.children))
-        if number >= len(self._block.parts):
+        if number >= len(self._memory.regions):
             raise StartFailed("too many old processes are still finishing; try again later")
         child = Child.start(
-            self._loop, number=number, seat=seat, heard=self._hear, ended=self._ended
+            self._loop, number=number, slot=slot, heard=self._hear, ended=self._ended
         )
         self.children.append(child)
         self._gathered.joined(number, child.pid)
-        child.is_alone = self._company.is_all(child)
+        child.is_alone = self._group.is_only(child)
         about, sockets = self._about_it(child)
-        descriptors = [self._block.fd, *self._bells, *sockets]
+        descriptors = [self._memory.fd, *self._wakeups, *sockets]
         message = {
-            "do": "start", "number": number, "bells": len(self._bells),
+            "do": "start", "number": number, "bells": len(self._wakeups),
             "is_alone": child.is_alone, "is_first": is_first, **about,
         }  # fmt: skip
         try:
@@ -145,18 +145,18 @@ class Fleet:
         if "error" in answer:
             child.retire(0.0)
             raise StartFailed(answer["error"])
-        self._vacant.take_back(seat)
+        self._unserved.restore(slot)
         child.serves = True
         urls: list[str] = answer["urls"]
         return urls
 
     def _about_it(self, child: Child) -> tuple[Message, list[int]]:
-        """What it has to know now, and the sockets that it does not have yet (descriptors)."""
+        """The state it needs now, and descriptors of the sockets it does not have yet."""
         about, keys = self._about()
         groups = {key: self._listening.groups[key] for key in keys}
         new = [key for key in keys if child.listens.get(key) is not groups[key]]
         child.listens = groups
-        sockets = self._listening.of_seat(child.seat, new)
+        sockets = self._listening.of_slot(child.slot, new)
         message = {**about, "sockets": [list(key) for key, _ in sockets]}
         return message, [sock.fileno() for _, sock in sockets]
 
@@ -169,43 +169,43 @@ class Fleet:
         listens: Sequence[Key],
         **about: Any,
     ) -> None:
-        """A worker that the program's last image has started, or was about to.
+        """Add a worker that the previous generation started, or was starting.
 
-        It may have listened for a while already: then it finishes what it has.
+        One whose start was not confirmed is drained: it may already have accepted clients.
         """
         child = Child(pid, sock, heard=self._hear, ended=self._ended, **about)
         groups = self._listening.groups
         child.listens = {key: groups[key] for key in listens if key in groups}
         self.children.append(child)
         self._gathered.joined(child.number, pid)
-        if not child.serves:  # nobody knows any more what becomes of it
+        if not child.serves:  # the task that awaited its start is gone
             child.retire(drain_timeout)
 
-    def in_seat(self, seat: int) -> list[Child]:
-        """Who serves or will serve there, apart from those that are finishing."""
-        return [c for c in self.children if c.seat == seat and not c.is_retired]
+    def in_slot(self, slot: int) -> list[Child]:
+        """Workers of that slot, starting or serving, that are not draining."""
+        return [c for c in self.children if c.slot == slot and not c.is_retired]
 
     @property
     def is_serving(self) -> bool:
-        """Somebody accepts clients."""
+        """At least one worker accepts clients."""
         return self.serving > 0
 
     @property
     def serving(self) -> int:
-        """How many seats have somebody who accepts clients."""
-        return len({child.seat for child in self.children if child.serves and not child.is_retired})
+        """The number of slots with a worker that accepts clients."""
+        return len({child.slot for child in self.children if child.serves and not child.is_retired})
 
     @property
-    def failed_seats(self) -> list[int]:
-        """In which no worker could be started, and nobody serves."""
+    def failed_slots(self) -> list[int]:
+        """Slots without a worker in which starts have failed."""
         return sorted(self._failed)
 
-    def seats_changed(self) -> None:
-        """Workers or sockets have come or gone: nobody shall wait where nobody will come."""
-        vacant = [] if self._is_ending else self.failed_seats
-        self._vacant.update(vacant, others_serve=self.is_serving)
+    def slots_changed(self) -> None:
+        """Workers or sockets have changed: update the listeners that nothing accepts from."""
+        unserved = [] if self._is_ending else self.failed_slots
+        self._unserved.update(unserved, others_serve=self.is_serving)
 
-    # What they are told and asked.
+    # Messages.
 
     def tell(self, message: Message, *, but: Child | None = None) -> None:
         for child in self.children:
@@ -213,19 +213,19 @@ class Fleet:
                 child.channel.send(message)
 
     async def ask_all(self, message: Message) -> list[Message]:
-        """The answers of those that have one."""
+        """The answers of those that answer in time."""
         answers = await ask_each(self.children, message, _ANSWER_TAKES)
         return [answer for answer in answers if isinstance(answer, dict)]
 
     async def all_answer(self, message: Message, timeout: float) -> bool:
-        """False: one has not within `timeout` seconds, and has not ended either."""
+        """False if one has neither answered within `timeout` seconds nor ended."""
         answers = await ask_each(self.children, message, timeout)
         return not any(isinstance(answer, TimeoutError) for answer in answers)
 
     async def reconfigure(self, drain_timeout: float) -> list[str]:
-        """All go on by what `about` says now.
+        """Have all workers apply what `about` returns now -> problems, as text.
 
-        One that can't follow is replaced: its streams go on till they end. Returns what went wrong.
+        A worker that fails is replaced; its streams run on until they end.
         """
         problems = await asyncio.gather(
             *(self._reconfigure(child, drain_timeout) for child in self.children)
@@ -249,34 +249,34 @@ class Fleet:
             return None
         problem = f"worker process {child.pid} can't be reconfigured: {problem}"
         logger.error("%s", problem)
-        await self.replace(child.seat, drain_timeout)
+        await self.replace(child.slot, drain_timeout)
         return problem
 
-    async def replace(self, seat: int, drain_timeout: float) -> bool:
-        """A new worker first; then the old one finishes and ends. False: there is no new one."""
-        old = self.in_seat(seat)
+    async def replace(self, slot: int, drain_timeout: float) -> bool:
+        """Start a new worker, then drain the old one. False if the new one can't start."""
+        old = self.in_slot(slot)
         try:
-            await self.start(seat)
+            await self.start(slot)
         except StartFailed as error:
             if not self._is_ending:
                 logger.error("a worker process can't start: %s", error)
-            self.refill()  # the old one may have ended meanwhile
+            self.refill()  # the old one may have ended during the start
             return False
         for child in old:
             child.retire(drain_timeout)
-        self.refill()  # somebody may have told the new one to end, when the old one still served
+        self.refill()  # the new one may have got a SIGTERM while the old one still served
         return True
 
     def refill(self) -> None:
-        """See to all seats that are empty."""
-        for seat in range(self._listening.seats):
-            if not self.in_seat(seat):
-                self._see_to(seat)
+        """Start workers in all empty slots."""
+        for slot in range(self._listening.slots):
+            if not self.in_slot(slot):
+                self._see_to(slot)
 
-    def retire_beyond_seats(self, timeout: float) -> None:
-        """There were more seats before."""
+    def retire_beyond_slots(self, timeout: float) -> None:
+        """Drain workers of slots that an upgrade has removed."""
         for child in self.children:
-            if child.seat >= self._listening.seats and not child.is_retired:
+            if child.slot >= self._listening.slots and not child.is_retired:
                 child.retire(timeout)
 
     def _hear(self, child: Child, message: Message) -> None:
@@ -286,37 +286,37 @@ class Fleet:
             self.on_message(child, message)
 
     def _leaving(self, child: Child) -> None:
-        """Somebody has asked it to end: it finishes, and another one serves in its seat."""
+        """It got a SIGTERM from outside: it drains, and a replacement serves in its slot."""
         if child.is_retired or self._is_ending:
             return
         child.is_retired = True
-        self.seats_changed()
+        self.slots_changed()
         self._tasks.spawn(self._replace_leaving(child), name="replace a worker")
 
     async def _replace_leaving(self, child: Child) -> None:
-        """Unless everybody was told: a service manager may signal the whole group."""
+        """No replacement if the whole group was signalled, as service managers may do."""
         await asyncio.sleep(_ALL_ARE_TOLD)
         if not self._is_ending:
-            logger.warning("worker process %d was told to end; another one starts", child.pid)
-            self._see_to(child.seat)
+            logger.warning("worker process %d received SIGTERM; another one starts", child.pid)
+            self._see_to(child.slot)
 
     def kill_stuck(self) -> None:
-        """To be called each half second: another one starts then."""
-        for child in self._signs.stuck(self.children):
+        """Call every half second. A killed worker is replaced when its exit is seen."""
+        for child in self._heartbeats.stuck(self.children):
             logger.error("worker process %d is stuck: it is killed", child.pid)
             child.kill()
 
-    # Their end.
+    # Exit.
 
     def _ended(self, child: Child) -> None:
         self.children.remove(child)
-        self._gathered.left(child.number, self._rows.rows)
-        self._listening.remove_files()  # it may have been the last that listened on one
-        self._company.tell_who_is_alone()
+        self._gathered.left(child.number, self._layout.rows)
+        self._listening.remove_files()  # it may have been the last to listen on a closed one
+        self._group.announce_alone()
         if not child.serves:
-            return  # who has started it sees to that
-        self.seats_changed()
-        if child.is_retired or self._is_ending or child.seat >= self._listening.seats:
+            return  # `start` handles it
+        self.slots_changed()
+        if child.is_retired or self._is_ending or child.slot >= self._listening.slots:
             if child.exit_status != 0:
                 logger.error(
                     "worker process %d has ended %s: what it was finishing is cut",
@@ -325,54 +325,54 @@ class Fleet:
             return
         self._upkeep.process_restarts += 1
         lived = asyncio.get_running_loop().time() - child.started_at
-        self._crash_loops.crashed(child.seat, lived)
+        self._crash_loops.crashed(child.slot, lived)
         logger.error(
             "worker process %d has ended %s; another one starts%s",
-            child.pid, child.end_in_words, self._crash_loops.pause_in_words(child.seat),
+            child.pid, child.end_in_words, self._crash_loops.pause_in_words(child.slot),
         )  # fmt: skip
-        self._see_to(child.seat)
+        self._see_to(child.slot)
 
-    def _see_to(self, seat: int) -> None:
-        if seat not in self._refilling and seat < self._listening.seats:
-            self._refilling.add(seat)
-            self._tasks.spawn(self._refill(seat), name="replace a worker")
+    def _see_to(self, slot: int) -> None:
+        if slot not in self._refilling and slot < self._listening.slots:
+            self._refilling.add(slot)
+            self._tasks.spawn(self._refill(slot), name="replace a worker")
 
-    async def _refill(self, seat: int) -> None:
-        """Until somebody serves there again."""
+    async def _refill(self, slot: int) -> None:
+        """Retry until a worker serves in the slot."""
         failures = 0
         clock = asyncio.get_running_loop().time
         while not self._is_ending:
-            await asyncio.sleep(self._crash_loops.pause(seat))
-            if self.in_seat(seat):
+            await asyncio.sleep(self._crash_loops.pause(slot))
+            if self.in_slot(slot):
                 break
             began = clock()
             try:
-                await self.start(seat)
+                await self.start(slot)
             except StartFailed as error:
                 if self._is_ending:
                     break
                 failures += 1
-                self._crash_loops.failed(seat)
+                self._crash_loops.failed(slot)
                 self._upkeep.process_restarts += 1
-                # Who waits in its backlog is reset then. Perhaps just this one was killed; but none
-                # shall wait for a second one that hangs.
+                # Reset the clients in its backlog, but not for a first quick failure, which may be
+                # a single kill; a start that hangs must not keep them waiting for a second one.
                 is_hopeless = failures > 1 or clock() - began > _PATIENCE
-                if is_hopeless and not self.in_seat(seat):
-                    self._failed.add(seat)
-                    self.seats_changed()
+                if is_hopeless and not self.in_slot(slot):
+                    self._failed.add(slot)
+                    self.slots_changed()
                 logger.error(
                     "a worker process can't start: %s; another one starts%s",
-                    error, self._crash_loops.pause_in_words(seat),
+                    error, self._crash_loops.pause_in_words(slot),
                 )  # fmt: skip
-        self._refilling.discard(seat)
+        self._refilling.discard(slot)
 
     def start_no_more(self) -> None:
-        """The end has begun."""
+        """Shutdown has begun."""
         self._is_ending = True
-        self.seats_changed()
+        self.slots_changed()
 
     async def drain(self, timeout: float) -> bool:
-        """All accept no more and finish -> whether they have ended in time."""
+        """Have all workers stop accepting and finish -> True if they ended in time."""
         self.start_no_more()
         children = list(self.children)
         for child in children:
@@ -380,7 +380,7 @@ class Fleet:
         return await self._all_ended(children, timeout + _END_TAKES)
 
     async def stop(self) -> None:
-        """All end at once. Idempotent."""
+        """End all workers at once. Idempotent."""
         self.start_no_more()
         await self._tasks.cancel_all()
         children = list(self.children)

@@ -1,60 +1,61 @@
-"""The numbers of all workers, added up into the supervisor's own pools and counters."""
+"""The counters of all workers, added up into the supervisor's pools and frontends."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends import FrontendCounters, RequestCounters
 from hermes_lb.backends.statistics import add_up
 from hermes_lb.observe.observed import ProcessView
-from hermes_lb.workers.peers import row_of
-from hermes_lb.workers.published import frontend_row
+from hermes_lb.workers.layout import frontend_row, server_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from hermes_lb.backends import Pool
-    from hermes_lb.workers.block import Block
+    from hermes_lb.workers.shared_memory import SharedMemory
+
+# By status and reason.
+Refusals = Counter[tuple[int, str]]
 
 
 class Gathered:
-    """What is in `block`, and what processes that are no more had counted."""
+    """Reads the shared memory, and keeps the counters of processes that have ended."""
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        self._numbers: set[int] = set()  # of living processes
-        self._base: dict[int, list[float]] = {}  # by row: counted by the dead
-        self._refused: dict[int, dict[str, dict[tuple[int, str], int]]] = {}
-        self._base_refused: dict[str, dict[tuple[int, str], int]] = {}
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
+        self._numbers: set[int] = set()  # regions in use
+        self._base: dict[int, list[float]] = {}  # by row: counters of ended processes
+        self._refused: dict[int, dict[str, Refusals]] = {}
+        self._base_refused: dict[str, Refusals] = {}
         self.processes: list[ProcessView] = []
 
     def joined(self, number: int, pid: int) -> None:
-        """A process writes to part `number` from now on."""
+        """A process writes to region `number` from now on."""
         self._numbers.add(number)
-        self._refused.setdefault(number, {})  # the last image may have left something
+        self._refused.setdefault(number, {})  # the previous generation may have left it
         self.processes.append(ProcessView(number, pid))
         self.processes.sort(key=lambda process: process.number)
 
     def left(self, number: int, rows: Mapping[str, int]) -> None:
-        """It has ended: what it had counted is kept, and its part is cleared."""
-        part = self._block.parts[number]
+        """The process has ended: keep its counters and clear its region."""
+        region = self._memory.regions[number]
         for key, row in rows.items():
             width = _width(key)
-            counted = part.read_counters(row, width)
+            counted = region.read_counters(row, width)
             if any(counted):
                 if width == FrontendCounters.WIDTH:
-                    counted = [0.0, *counted[1:]]  # open connections
+                    counted = [0.0, *counted[1:]]  # no open connections
                 self._base[row] = add_up((self._base.get(row, [0.0] * width), counted))
         for frontend, refused in self._refused.pop(number, {}).items():
-            base = self._base_refused.setdefault(frontend, {})
-            for reason, count in refused.items():
-                base[reason] = base.get(reason, 0) + count
-        self._block.clear(number)
+            self._base_refused.setdefault(frontend, Counter()).update(refused)
+        self._memory.clear(number)
         self._numbers.discard(number)
         self.processes[:] = [one for one in self.processes if one.number != number]
 
     def state(self) -> dict[str, Any]:
-        """For the program's next image: what the dead had counted, and what the living told."""
+        """For the next generation: counters of ended processes, refusals of living ones."""
         return {
             "base": list(self._base.items()),
             "refused": _as_lists(self._base_refused),
@@ -69,15 +70,15 @@ class Gathered:
         self._refused = {number: _from_lists(told) for number, told in state["refused_by"]}
 
     def forget(self, rows: Iterable[int]) -> None:
-        """Their servers are gone."""
+        """Drop the base of rows whose servers are removed."""
         for row in rows:
             self._base.pop(row, None)
 
     def refused(self, number: int, frontend: str, counts: list[list[object]]) -> None:
-        """What a process has refused so far, by status and reason."""
-        self._refused.setdefault(number, {})[frontend] = {
-            (int(str(status)), str(reason)): int(str(count)) for status, reason, count in counts
-        }
+        """A process's refusals so far, by status and reason."""
+        self._refused.setdefault(number, {})[frontend] = Counter(
+            {(int(str(status)), str(reason)): int(str(count)) for status, reason, count in counts}
+        )
 
     def fill(
         self,
@@ -85,42 +86,41 @@ class Gathered:
         frontends: Mapping[str, FrontendCounters],
         rows: Mapping[str, int],
     ) -> None:
-        """Make all numbers current. Some 30 us a server."""
-        parts = [self._block.parts[number] for number in sorted(self._numbers)]
+        """Update all totals. Some 30 us a server."""
+        regions = [self._memory.regions[number] for number in sorted(self._numbers)]
         for name, pool in pools.items():
             row = rows[name]
             pool.unserved.load(self._sum(row, RequestCounters.WIDTH))
-            pool.waiting_elsewhere = sum(part.queued[row] for part in parts)
+            pool.waiting_elsewhere = sum(region.queued[row] for region in regions)
             pool.in_flight = 0
             for server in pool.servers:
-                row = rows[row_of(name, server)]
+                row = rows[server_row(name, server)]
                 server.counters.load(self._sum(row, RequestCounters.WIDTH))
-                server.in_flight = sum(part.loads[row] for part in parts)
-                server.queued = sum(part.queued[row] for part in parts)
+                server.in_flight = sum(region.loads[row] for region in regions)
+                server.queued = sum(region.queued[row] for region in regions)
                 pool.in_flight += server.in_flight
         for name, counters in frontends.items():
             counters.load(self._sum(rows[frontend_row(name)], FrontendCounters.WIDTH))
             counters.refused = self._all_refused(name)
         for process in self.processes:
-            cells = self._block.parts[process.number].gauges[: ProcessView.WIDTH].tolist()
-            if cells[1]:  # it has written
+            cells = self._memory.regions[process.number].gauges[: ProcessView.WIDTH].tolist()
+            if cells[1]:  # it has published
                 process.load(cells)
             process.look()
 
     def _sum(self, row: int, width: int) -> list[float]:
-        counted = [self._block.parts[n].read_counters(row, width) for n in self._numbers]
+        counted = [self._memory.regions[n].read_counters(row, width) for n in self._numbers]
         return add_up([self._base.get(row, [0.0] * width), *counted])
 
-    def _all_refused(self, frontend: str) -> dict[tuple[int, str], int]:
-        total = dict(self._base_refused.get(frontend, {}))
+    def _all_refused(self, frontend: str) -> Refusals:
+        total = Counter(self._base_refused.get(frontend))
         for refused in self._refused.values():
-            for reason, count in refused.get(frontend, {}).items():
-                total[reason] = total.get(reason, 0) + count
+            total.update(refused.get(frontend, {}))
         return total
 
 
-def _as_lists(refused: Mapping[str, Mapping[tuple[int, str], int]]) -> list[list[Any]]:
-    """By frontend, status and reason -> as JSON has it."""
+def _as_lists(refused: Mapping[str, Refusals]) -> list[list[Any]]:
+    """By frontend, status and reason -> JSON rows."""
     return [
         [frontend, *reason, count]
         for frontend, counts in refused.items()
@@ -128,10 +128,10 @@ def _as_lists(refused: Mapping[str, Mapping[tuple[int, str], int]]) -> list[list
     ]
 
 
-def _from_lists(rows: Iterable[list[Any]]) -> dict[str, dict[tuple[int, str], int]]:
-    refused: dict[str, dict[tuple[int, str], int]] = {}
+def _from_lists(rows: Iterable[list[Any]]) -> dict[str, Refusals]:
+    refused: dict[str, Refusals] = {}
     for frontend, status, reason, count in rows:
-        refused.setdefault(frontend, {})[status, reason] = count
+        refused.setdefault(frontend, Counter())[status, reason] = count
     return refused
 
 

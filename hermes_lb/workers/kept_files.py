@@ -1,7 +1,7 @@
-"""The files of each frontend's TLS, as they were when they last were good: kept in memory.
+"""The last valid TLS files of each frontend, kept in memory.
 
-A renewal may have written half of them when a worker dies. Its successor then begins with these,
-as the other workers go on with what they have read.
+If a worker dies while a renewal has written half of the files, its replacement starts with these,
+as the other workers go on with what they have loaded.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
     from hermes_lb.config import Config
 
-# Seconds between two looks at the files, if no frontend wants them to be looked at more often.
+# Seconds between two checks of the files; a frontend's `reload_interval` may shorten it.
 _LOOK_EVERY = 60.0
 
 
 class KeptFiles:
-    """By frontend; of one whose files were never good there are none."""
+    """By frontend. A frontend whose files were never valid has no entry."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Tls, TlsFiles]] = {}
 
     def __repr__(self) -> str:
-        return f"<KeptFiles of {', '.join(self._kept) or 'nobody'}>"
+        return f"<KeptFiles of {', '.join(self._kept) or 'no frontend'}>"
 
     def take(self, configured: Config, good: Mapping[str, TlsFiles]) -> list[str]:
-        """What `check_certificates` has found for this configuration -> what has changed of files,
-        a line for each frontend whose settings are the same."""
+        """Keep what `check_certificates` has loaded for this configuration -> a line for each
+        frontend with other files and the same settings."""
         before = self._kept
         self._kept = {
             frontend.name: (frontend.tls, good[frontend.name])
@@ -47,25 +47,25 @@ class KeptFiles:
         ]
 
     async def look(self, configured: Config) -> None:
-        """Take those that have changed and are good; what is not stays as it was."""
+        """Load files that have changed; invalid ones are ignored."""
         for frontend in configured.frontends:
             if (tls := frontend.tls) is None:
                 continue
             before = self._kept.get(frontend.name)
             found = await asyncio.to_thread(_good_files, tls, frontend.name, before)
-            # A reload may have been faster.
+            # A reload may have set it meanwhile.
             if found is not None and self._kept.get(frontend.name) is before:
                 self._kept[frontend.name] = tls, found
 
     async def keep_looking(self, configured: Callable[[], Config]) -> None:
-        """As often as the configuration that there is then says."""
+        """Check periodically, by the configuration of the time."""
         while True:
             wanted = [f.tls.reload_interval for f in configured().frontends if f.tls is not None]
             await asyncio.sleep(min([_LOOK_EVERY, *(seconds for seconds in wanted if seconds)]))
             await self.look(configured())
 
     def of(self, configured: Config) -> dict[str, Any]:
-        """The state of those that fit its settings, by frontend: for a worker."""
+        """For a worker: the state of files that belong to the present settings, by frontend."""
         return {
             frontend.name: self._kept[frontend.name][1].state
             for frontend in configured.frontends
@@ -74,14 +74,14 @@ class KeptFiles:
 
     @property
     def state(self) -> list[list[Any]]:
-        """For `restore` by the program's next image."""
+        """For `restore` by the next generation."""
         return [
             [name, tls.model_dump(mode="json"), files.state]
             for name, (tls, files) in self._kept.items()
         ]
 
     def restore(self, state: Iterable[list[Any]]) -> None:
-        """Those that this code understands; the others are looked at anew."""
+        """Entries that this code does not understand are dropped; `look` loads those files."""
         for name, tls, files in state:
             with suppress(ValueError, KeyError):
                 self._kept[name] = Tls.model_validate(tls), TlsFiles.restore(files)
@@ -90,7 +90,7 @@ class KeptFiles:
 def _good_files(
     configured: Tls, frontend: str, known: tuple[Tls, TlsFiles] | None
 ) -> TlsFiles | None:
-    """None: they are those that are known, or no good."""
+    """None if they are unchanged or invalid."""
     if known is not None and known[0] == configured and known[1].stamps == stamps_of(configured):
         return None
     try:

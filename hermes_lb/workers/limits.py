@@ -1,4 +1,4 @@
-"""How many connections there can be: of open files there are only so many."""
+"""The limit of open files, and how many connections it allows."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb")
 
-# Besides a client's and a server's connection each: listeners, logs, checks, the admin listener.
+# Beside two per client (its own and its server's): listeners, logs, checks, the admin listener.
 _OTHER_FILES = 100
 
 
 def worker_count(config: Config) -> int:
-    """`auto` is one for each core that this process may use."""
+    """`auto` is the number of cores that this process may use."""
     workers = config.process.workers
     return len(os.sched_getaffinity(0)) if workers == "auto" else workers
 
 
 def within_limits(config: Config, workers: int) -> Config:
-    """For one of `workers` processes: its part of `max_connections`, and no more than there can be
-    descriptors for.
-
-    A client's connection needs one, and so does the one to its server.
+    """The configuration of one of `workers` processes: its share of `max_connections`, as far as
+    descriptors allow. A client takes two: its own connection and the one to its server.
     """
     asked = config.process.max_connections
     most = -(-asked // workers)
@@ -38,9 +36,9 @@ def within_limits(config: Config, workers: int) -> Config:
 
 
 def raise_limit(config: Config, workers: int) -> None:
-    """Ask the kernel for as many open files as each worker may need; say so if it has not as many.
+    """Raise the limit of open files to what each worker may need, or log what it allows.
 
-    The workers inherit the limit.
+    Workers inherit the limit.
     """
     asked = config.process.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

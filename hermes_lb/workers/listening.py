@@ -1,9 +1,8 @@
-"""The listening sockets of all workers: opened once, kept open by the supervisor for life.
+"""The listening sockets of all workers, opened by the supervisor and kept open until the end.
 
-Each worker has a socket of its own at every address (SO_REUSEPORT), so that the kernel spreads the
-connections. A client that waits in the backlog of a socket is not lost when the worker dies: who
-takes the seat accepts it. A socket in the file system can't be shared out like that; there all
-workers accept from one.
+Each worker has its own socket at every address (SO_REUSEPORT), and the kernel spreads connections
+over them. A client in the backlog of a worker that dies is accepted by its replacement in the slot.
+Unix sockets can't be spread: all workers accept from one.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ if TYPE_CHECKING:
     from hermes_lb.config import Bind, Config, Frontend
 
 Key = tuple[str, str]
-"""The frontend's name, and the address as it is configured."""
+"""The frontend's name, and the address as configured."""
 
 
 class Listening:
-    """`groups[key][seat]` is the socket of the worker in that seat."""
+    """`groups[key][slot]` is the socket of the worker in that slot."""
 
     def __init__(
-        self, seats: int, passed: Mapping[str, Sequence[socket.socket]] | None = None
+        self, slots: int, passed: Mapping[str, Sequence[socket.socket]] | None = None
     ) -> None:
-        """`passed`: sockets that systemd has opened, by the name of the frontend or the address."""
-        self.seats = seats
+        """`passed`: sockets opened by systemd, by frontend name or address."""
+        self.slots = slots
         self.groups: dict[Key, list[socket.socket]] = {}
         self._passed = {name: list(sockets) for name, sockets in (passed or {}).items()}
         self._unix: dict[Key, UnixAddress] = {}
-        self._closed: set[UnixAddress] = set()  # whose files may still be there
+        self._closed: set[UnixAddress] = set()  # their files may still exist
 
     def open(self, configured: Config) -> list[Key]:
-        """Listen at every address that is not listened at yet -> these.
+        """Open all addresses that are not open yet -> their keys.
 
-        Raises OSError, with the address in its `strerror`; nothing is changed then.
+        Raises OSError with the address in its `strerror`; nothing is changed then.
         """
         opened: list[Key] = []
         try:
@@ -58,7 +57,7 @@ class Listening:
         return opened
 
     def all(self) -> list[tuple[Key, list[socket.socket], str]]:
-        """Everything, with the path of those that are in the file system."""
+        """All keys and sockets, with the path of Unix sockets."""
         return [
             (key, sockets, self._unix[key].path if key in self._unix else "")
             for key, sockets in self.groups.items()
@@ -66,7 +65,7 @@ class Listening:
 
     @property
     def untaken(self) -> list[str]:
-        """Sockets that were passed and are nobody's: clients are let in there, and wait in vain."""
+        """Passed sockets that no frontend uses: clients connect there and are never accepted."""
         return [
             f'{_in_words(sock.getsockname())} ("{name}")'
             for name, sockets in self._passed.items()
@@ -76,46 +75,46 @@ class Listening:
     def take_over(
         self, key: Key, sockets: list[socket.socket], address: UnixAddress | None
     ) -> None:
-        """What another has opened."""
+        """Use sockets that the previous generation has opened."""
         self.groups[key] = sockets
         if address is not None:
             self._unix[key] = address
 
     def take_over_closed(self, paths: Iterable[str]) -> None:
-        """Of sockets that another has closed, and whose files it has left."""
+        """Paths of Unix sockets that the previous generation has closed but not removed."""
         self._closed.update(map(UnixAddress, paths))
 
     @property
     def closed(self) -> list[str]:
-        """The paths of files that could not be removed yet, if they are there: `remove_files`."""
+        """Paths of closed Unix sockets that could not be removed yet (`remove_files`)."""
         return sorted(address.path for address in self._closed)
 
-    def of_seat(
-        self, seat: int, keys: Iterable[Key] | None = None
+    def of_slot(
+        self, slot: int, keys: Iterable[Key] | None = None
     ) -> list[tuple[Key, socket.socket]]:
-        """What the worker in that seat listens on: for all keys, or for these.
+        """The sockets of the worker in that slot, for all keys or for these.
 
-        There may be more sockets than seats: before an upgrade there were more. To close one would
-        reset who waits in its backlog, and the kernel goes on to put clients there.
+        A slot has several of an address if an upgrade has reduced the slots: closing the surplus
+        would reset clients in its backlog.
         """
         return [
             (key, sock)
             for key in (self.groups if keys is None else keys)
-            for sock in self.groups[key][seat :: self.seats]
+            for sock in self.groups[key][slot :: self.slots]
         ]
 
     def used(self, configured: Config) -> list[Key]:
-        """Of what is open, the addresses that a configuration listens at."""
+        """Keys of open sockets that the configuration uses."""
         used = {(f.name, str(bind)) for f in configured.frontends for bind in f.bind}
         return [key for key in self.groups if key in used]
 
     def unused(self, configured: Config) -> list[Key]:
-        """The addresses that a configuration does not listen at any more."""
+        """Keys of open sockets that the configuration does not use."""
         used = set(self.used(configured))
         return [key for key in self.groups if key not in used]
 
     def close(self, keys: Iterable[Key]) -> None:
-        """For good. Who has been accepted is not touched."""
+        """Close them; accepted connections are kept."""
         for key in list(keys):
             for sock in self.groups.pop(key):
                 sock.close()
@@ -124,7 +123,7 @@ class Listening:
         self.remove_files()
 
     def remove_files(self) -> None:
-        """Of sockets that are closed, if no worker listens on one any more."""
+        """Remove the files of closed Unix sockets on which no worker listens any more."""
         self._closed.difference_update(self._unix.values())
         for address in self._closed:
             remove_stale(address)
@@ -135,24 +134,24 @@ class Listening:
     def _open(self, bind: Bind, frontend: Frontend) -> list[socket.socket]:
         for (_, address), sockets in self.groups.items():
             if address == str(bind) and not bind.is_any_port:
-                return [sock.dup() for sock in sockets]  # another frontend had it, or has it still
+                return [sock.dup() for sock in sockets]  # another frontend uses or used it
         if (passed := self._take_passed(bind, frontend)) is not None:
             passed.setblocking(False)
-            return [passed, *(passed.dup() for _ in range(self.seats - 1))]
+            return [passed, *(passed.dup() for _ in range(self.slots - 1))]
         return self._listen(bind, frontend.name)
 
     def _listen(self, bind: Bind, frontend: str) -> list[socket.socket]:
-        if self.seats == 1 or isinstance(bind.address, UnixAddress):
+        if self.slots == 1 or isinstance(bind.address, UnixAddress):
             first = listening_socket(bind, frontend)
-            return [first, *(first.dup() for _ in range(self.seats - 1))]
-        # Another program there would be shared with, and get a part of the clients, unless it is
-        # found out first.
+            return [first, *(first.dup() for _ in range(self.slots - 1))]
+        # With SO_REUSEPORT another program's socket at the address would go unnoticed and get a
+        # part of the clients: probe without it first.
         listening_socket(bind, frontend).close()
         sockets = [listening_socket(bind, frontend, reuse_port=True)]
         try:
             host, port = bind.address.host, sockets[0].getsockname()[1]
             same = bind.model_copy(update={"address": Address(host, port)})
-            while len(sockets) < self.seats:
+            while len(sockets) < self.slots:
                 sockets.append(listening_socket(same, frontend, reuse_port=True))
         except BaseException:
             for sock in sockets:
@@ -161,8 +160,8 @@ class Listening:
         return sockets
 
     def _take_passed(self, bind: Bind, frontend: Frontend) -> socket.socket | None:
-        """By its address, or else by the name that the socket unit gives it, if only one socket
-        and one bind have the name: then it may be anywhere."""
+        """By its address; or, at any address, by the socket unit's name for it, if one socket and
+        one bind have that name."""
         for sockets in self._passed.values():
             for sock in sockets:
                 if _is_at(sock, bind):
@@ -184,7 +183,7 @@ def _in_words(where: Any) -> str:
 
 
 def _as_kernel_has_it(address: Address) -> tuple[Any, ...] | None:
-    """What `getsockname` tells of a socket there, however the address is written; None: a name."""
+    """The address as `getsockname` returns it, in whatever way it is written; None for a name."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
@@ -192,4 +191,4 @@ def _as_kernel_has_it(address: Address) -> tuple[Any, ...] | None:
     except socket.gaierror:
         return None
     host, *rest = found[0][4]
-    return str(host).partition("%")[0], *rest  # the zone is a number of its own, behind
+    return str(host).partition("%")[0], *rest  # the zone is also a number at the end

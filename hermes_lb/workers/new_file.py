@@ -1,4 +1,4 @@
-"""The configuration file anew: what a reload may go on by, and what has changed."""
+"""Reload: read the configuration file, check that it can be applied, describe the changes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb.tls.certificates import TlsFiles
-    from hermes_lb.workers.rows import Rows
+    from hermes_lb.workers.layout import Layout
 
 
 class Accepted(NamedTuple):
-    """It, its certificates by frontend, and what is different, in words."""
+    """The configuration, its certificates by frontend, and the changes as text."""
 
     config: Config
     files: Mapping[str, TlsFiles]
     changes: list[str]
 
 
-async def accepted(file: Path, before: Config, rows: Rows) -> Accepted:
-    """What the file has now, if a balancer that runs by `before` can go on by it.
+async def accepted(file: Path, before: Config, layout: Layout) -> Accepted:
+    """Read the file, for a balancer that runs with `before`.
 
-    Raises ConfigError with every problem, OSError, or ValueError if there are too few `rows`.
+    Raises ConfigError with every problem, OSError, or ValueError if there are too few rows.
     """
     new = _load(file)
     refuse_fixed(before, new, str(file), instead="upgrade or restart")
     changes = describe_changes(before, new)
     files = check_files(new)
-    rows.check(new)
+    layout.check(new)
     if new.log != before.log:
         await asyncio.to_thread(try_sink, new.log)
     return Accepted(new, files, changes)
 
 
 def read_only_once(file: Path) -> str:
-    """Why nobody may open it a second time, and would wait for ever; empty: it is a real file."""
+    """The reason why a second open would block for ever; empty if the file can be reread."""
     return f"{file} is a FIFO, which is read only once" if file.is_fifo() else ""
 
 

@@ -1,15 +1,15 @@
-"""The other processes, as a worker's pools see them: through the block of shared memory.
+"""The other workers' leases and queues, as a worker's pools see them, by shared memory.
 
-Leases. Each worker writes its own into its part. What the others hold is added to
-`Server.in_flight`, so that every strategy and every limit counts all of them: at the first pick of
-a turn of the loop, and where there is a limit anew when a place is taken or given back. Everybody
-notes first and looks then (Dekker), so two who are after one place can't both miss the other.
+Leases. Each worker writes its own to its region. Those of the others are added to
+`Server.in_flight`, so every strategy and every limit counts all workers: at the first pick of a
+loop iteration and, for servers with a limit, each time a place is taken or released. A worker
+writes first and reads then (Dekker), so two that want one place can't miss each other.
 
-Places. A worker that gives back a place on a full server looks who has waited longest for it, here
-or elsewhere, and rings that one's bell: an eventfd. Who was rung for more places than it needs
-passes the bell on. So the queue is first come, first served over all processes, up to the time that
-a bell takes. Who waits also looks by itself, since a bell may ring in vain, and a worker that dies
-rings none.
+Queue. A worker that releases a place on a full server finds the longest waiter, here or in another
+worker, and wakes that worker by its eventfd. A worker that was woken for more places than it needs
+wakes the next one. So the queue is first come, first served over all processes, up to the latency
+of a wakeup. Waiters also look periodically: a wakeup may come to nothing, and a worker that dies
+sends none.
 """
 
 from __future__ import annotations
@@ -18,67 +18,64 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hermes_lb.workers.layout import server_row
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
     from hermes_lb.backends import Pool, Server, Waiter
-    from hermes_lb.workers.block import Block, Part
+    from hermes_lb.workers.shared_memory import Region, SharedMemory
 
-# Seconds between two looks, for each row that there is: with 1,000 servers one a millisecond.
+# Seconds between two looks, per row: with 1,000 servers one look a millisecond.
 _LOOK_PER_ROW = 1e-6
-# Seconds after which who waits looks by itself.
+# Seconds between two looks while requests wait.
 _LOOK_WAITING = 0.5
 _CELL = 8
 
 
-def row_of(backend: str, server: Server) -> str:
-    """The name under which a server has a row; at another address it is another server."""
-    return f"{backend}/{server.name} {server.config.address}"
-
-
 class Peers:
-    """What worker `number` has to do with the others (`pool.Peers`).
+    """Worker `number`'s view of the others (`pool.Peers`).
 
-    `bells` has an eventfd for each worker.
+    `wakeups` has an eventfd for each worker.
     """
 
     def __init__(
         self,
-        block: Block,
+        memory: SharedMemory,
         number: int,
-        bells: list[int],
+        wakeups: list[int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._mine = block.parts[number]
-        self._others: list[tuple[int, Part]] = [
-            (other, part) for other, part in enumerate(block.parts) if other != number
+        self._mine = memory.regions[number]
+        self._others: list[tuple[int, Region]] = [
+            (other, region) for other, region in enumerate(memory.regions) if other != number
         ]
-        self._bell = bells[number]
-        self._bells = bells
+        self._wakeup = wakeups[number]
+        self._wakeups = wakeups
         self._loop = loop
         self._clock: Callable[[], float] = loop.time
         self._rows: dict[Server, int] = {}
         self._pool_rows: dict[Pool, int] = {}
         self._used: list[tuple[Pool, Server] | None] = []  # by row
-        self._seen: list[bytes] = [b""] * len(self._others)  # their loads, as we know them
-        self._elsewhere: list[int] = []  # by row: leases of the others, in `in_flight` already
-        self._is_ahead = False  # `_elsewhere` knows of something newer than `_seen`
-        # Who waits here: since when, and for which server it was told to the others.
+        self._seen: list[bytes] = [b""] * len(self._others)  # their loads at the last look
+        self._elsewhere: list[int] = []  # by row: leases of the others, included in `in_flight`
+        self._is_ahead = False  # `_elsewhere` has something newer than `_seen`
+        # Waiters of this worker: since when, and the server published for them.
         self._since: dict[Waiter, tuple[float, Server | None]] = {}
-        self._timer: asyncio.TimerHandle | None = None  # while anybody waits
+        self._timer: asyncio.TimerHandle | None = None  # while there are waiters
         self._look_after = 0.0
         self._between_looks = 0.0
-        loop.add_reader(self._bell, self._rung)
+        loop.add_reader(self._wakeup, self._woken)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._bell)
+        self._loop.remove_reader(self._wakeup)
         if self._timer is not None:
             self._timer.cancel()
 
     def leave(self) -> None:
-        """The others are no more: their leases are not counted any more, and the pools are this
-        worker's alone. What is held here stays written. It is closed then."""
+        """Stop counting the others' leases; the pools are local then. This worker's leases stay
+        in the memory. Closes the object."""
         self.close()
         for row in range(len(self._used)):
             self._set(row, 0)
@@ -89,15 +86,14 @@ class Peers:
             pool.look_at_queue()
 
     def set_rows(self, pools: Mapping[str, Pool], rows: Mapping[str, int]) -> None:
-        """The rows of the servers and the pools, by `row_of`, as the supervisor dealt them out.
+        """Use these rows (keys: `server_row`, or the pool's name), as the supervisor assigned them.
 
-        What is gone is no matter of the others' any more: what is held there is not counted, and
-        the queue of a pool that is gone is this worker's own. Places on new servers can be had
-        from now on. What a pool that is new here holds is told to the others, and who waits there
-        waits since now for them.
+        Leases on removed servers are counted no more, and the queue of a removed pool becomes
+        local. Places on new servers can be had from now on. Leases of a pool that is new here are
+        published, and for the others its waiters wait since now.
         """
         mine = {
-            server: rows[row_of(name, server)]
+            server: rows[server_row(name, server)]
             for name, pool in pools.items()
             for server in pool.servers
         }
@@ -134,25 +130,25 @@ class Peers:
         for pool in self._pool_rows:
             pool.look_at_queue()
 
-    # What the pool asks (`pool.Peers`).
+    # Called by the pool (`pool.Peers`).
 
     def leased(self, server: Server, change: int) -> None:
-        """One lease more here, or one less: then the others' of this moment are known, too."""
+        """One lease more or less here. A release also reads the others' leases of the moment."""
         row = self._rows.get(server)
-        if row is not None:  # else it is gone
+        if row is not None:  # else the server is removed
             self._mine.loads[row] += change
             if change < 0 and server.max_connections:
                 self._look_at(row)
 
     def is_over(self, server: Server) -> bool:
-        """With the others' leases of this very moment."""
+        """By the others' leases of this moment."""
         row = self._rows.get(server)
         if row is not None:
             self._look_at(row)
         return server.in_flight > server.max_connections
 
     def queue_changed(self, pool: Pool, waiter: Waiter, *, joined: bool) -> None:
-        """Tell the others since when the first waits here, for any server or for its own."""
+        """Publish since when the first waits here, for any server or for its own."""
         told_for = waiter.pinned_to
         if joined:
             self._since[waiter] = self._clock(), told_for
@@ -167,41 +163,41 @@ class Peers:
                 self._timer = self._loop.call_later(_LOOK_WAITING, self._look_while_waiting)
 
     def queue_moved(self, pool: Pool) -> None:
-        """Tell the others for whom they wait here now, since when they have all along."""
+        """Publish which servers requests wait for now; they keep their place in the queue."""
         self._tell_queue(pool)
         self._look_again(pool)
 
     def is_others_turn(self, pool: Pool, server: Server, waiter: Waiter) -> bool:
-        """Somebody has waited longer elsewhere: there it is known now.
+        """If a request waits longer in another worker, wake that worker and return True.
 
-        A new server, in a reload, is nobody's until all know its row (`set_rows`).
+        Also True for a new server during a reload, until all workers know its row (`set_rows`).
         """
         if server not in self._rows:
             return True
         longest, other = self._longest_wait(pool, server)
         if other is None or longest >= self._since[waiter][0]:
             return False
-        self._ring(other)
+        self._wake(other)
         return True
 
     def has_room(self, pool: Pool, server: Server) -> None:
-        """A place is free, and nobody here waits for it."""
+        """A place is free and no request here waits for it: wake the worker of one that does."""
         _, other = self._longest_wait(pool, server)
         if other is not None:
-            self._ring(other)
+            self._wake(other)
 
-    # Looking at them.
+    # Reading the others' leases.
 
     def look(self, *, force: bool = False) -> None:
-        """Take over what the others hold; at the first pick of a turn, and not too often."""
+        """Take over the others' leases: at the first pick of an iteration, at a bounded rate."""
         now = self._clock()
         if now < self._look_after and not force:
             return
         self._look_after = now + self._between_looks
         size = len(self._used) * _CELL
         changed = False
-        for place, (_, part) in enumerate(self._others):
-            loads = bytes(part.raw_loads[:size])
+        for place, (_, region) in enumerate(self._others):
+            loads = bytes(region.raw_loads[:size])
             if loads != self._seen[place]:
                 self._seen[place] = loads
                 changed = True
@@ -213,14 +209,14 @@ class Peers:
                     self._set(row, total)
 
     def _look_at(self, row: int) -> None:
-        """The others' leases in this row, now."""
-        elsewhere = sum([part.loads[row] for _, part in self._others])
+        """Read the others' leases in this row."""
+        elsewhere = sum([region.loads[row] for _, region in self._others])
         if elsewhere != self._elsewhere[row]:
             self._is_ahead = True
             self._set(row, elsewhere)
 
     def _set(self, row: int, elsewhere: int) -> None:
-        """So many leases on the server of this row are held by others."""
+        """The others hold `elsewhere` leases on the server of this row."""
         used = self._used[row] if row < len(self._used) else None
         if used is None:
             return
@@ -233,38 +229,38 @@ class Peers:
             if pool.touched is not None:
                 pool.touched.add(server)
 
-    # Places.
+    # Free places.
 
     def _longest_wait(self, pool: Pool, server: Server) -> tuple[float, int | None]:
-        """Since when somebody waits elsewhere for a place on `server`, and in which worker."""
-        of_server = self._rows.get(server)  # None: it is gone
+        """The earliest time since when another worker waits for `server`, and that worker."""
+        of_server = self._rows.get(server)  # None: it is removed
         of_pool = self._pool_rows[pool]
         rows = (of_pool,) if of_server is None else (of_server, of_pool)
         longest, found = float("inf"), None
-        for other, part in self._others:
+        for other, region in self._others:
             for row in rows:
-                since = part.waiting[row]
+                since = region.waiting[row]
                 if 0.0 < since < longest:
                     longest, found = since, other
         return longest, found
 
-    def _ring(self, other: int) -> None:
+    def _wake(self, other: int) -> None:
         with suppress(OSError):
-            os.eventfd_write(self._bells[other], 1)
+            os.eventfd_write(self._wakeups[other], 1)
 
-    def _rung(self) -> None:
+    def _woken(self) -> None:
         with suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+            os.eventfd_read(self._wakeup)
         self.look(force=True)
         for pool, row in self._pool_rows.items():
             waiting = len(pool.waiting)
             pool.look_at_queue()
-            # Not if somebody waits here who can't use the place: two of these would ring for ever.
+            # Not while a waiter here can't use the place: two such workers would wake for ever.
             if len(pool.waiting) < waiting or not self._mine.waiting[row]:
                 self._pass_on(pool)
 
     def _pass_on(self, pool: Pool) -> None:
-        """Who rang may have given back more places than were needed here."""
+        """More places may have been released than are needed here."""
         for server in pool.servers:
             if server.max_connections and not server.is_full:
                 self.has_room(pool, server)
@@ -279,15 +275,15 @@ class Peers:
             self._timer = self._loop.call_later(_LOOK_WAITING, self._look_while_waiting)
 
     def _look_again(self, pool: Pool) -> None:
-        """A place may have been given back just before the others could see that we wait."""
+        """A place may have been released just before the others could see this waiter."""
         self.look(force=True)
         if any(not s.is_full for s in pool.servers if s.max_connections):
             self._loop.call_soon(pool.look_at_queue)
 
-    # Those who wait here.
+    # Waiters of this worker.
 
     def _tell_queue(self, pool: Pool) -> None:
-        """All of it anew: who waited for a server that is out waits for another now, or any."""
+        """Publish the whole queue: waiters of a lost server wait for another one, or any."""
         told_for = {self._since[waiter][1] for waiter in pool.waiting}
         for waiter in pool.waiting:
             self._since[waiter] = self._since[waiter][0], waiter.pinned_to
@@ -295,7 +291,7 @@ class Peers:
             self._tell_first(pool, server)
 
     def _tell_first(self, pool: Pool, server: Server | None) -> None:
-        """Since when the first waits for `server`, or for any."""
+        """Publish since when the first waits for `server`, or for any."""
         row = self._pool_rows[pool] if server is None else self._rows.get(server)
         if row is not None:
             first = next((w for w in pool.waiting if w.pinned_to is server), None)

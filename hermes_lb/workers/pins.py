@@ -1,8 +1,8 @@
-"""What the workers of one balancer learn about sessions: the supervisor knows all of it.
+"""Sessions learned by the workers of one balancer, collected by the supervisor.
 
-A worker tells its pin before it sends the response that names the session, and the supervisor
-answers a question only after it has read what all workers had told by then. So nobody can come back
-with a session before it is known. While the supervisor's image is replaced, whoever asks waits.
+A worker sends its pin before the response that names the session, and the supervisor answers a
+look-up only after it has read all messages sent before. So no client can come back with a session
+that is not known yet. During an upgrade look-ups are retried.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hermes_lb.config import Config
     from hermes_lb.workers.channel import Channel, Message
 
-# Seconds for an answer, and how often a question is asked anew while the supervisor's image is
-# replaced: 10 s, several times what that takes on a busy machine.
+# Seconds for an answer, and attempts during an upgrade: 10 s in all, several times what the exec
+# takes on a busy machine.
 _PATIENCE = 0.25
 _MOST_TIMES = 40
 
@@ -28,7 +28,7 @@ _MOST_TIMES = 40
 class ChannelPins(SharedStore):
     """A worker's view of one backend's session table, which the supervisor keeps.
 
-    `is_replaced` tells whether the supervisor's image is being replaced.
+    `is_replaced` returns True while the supervisor executes new code.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ChannelPins(SharedStore):
                 return None
             except TimeoutError:
                 if was_replaced or self._is_replaced():
-                    continue  # the last image may have heard it, and be no more
+                    continue  # the previous generation may have read it without answering
                 return None
             name: str | None = answer["server"]
             return name
@@ -64,17 +64,17 @@ class ChannelPins(SharedStore):
         )
 
     async def close(self) -> None:
-        """The channel is the worker's."""
+        """Nothing to close: the channel is the worker's."""
 
 
 class AllPins:
-    """What the supervisor knows: the pins of all backends that learn, by all workers."""
+    """The supervisor's tables: pins of all learning backends, from all workers."""
 
     def __init__(self) -> None:
         self._pins: dict[str, MemoryStore] = {}
 
     def reconfigure(self, config: Config) -> None:
-        """Keep those of backends that still learn, and not in Redis."""
+        """Keep tables of backends that still learn, and not in Redis."""
         before, self._pins = self._pins, {}
         for name, backend in config.backends.items():
             if not backend.pins.has_store and any(stick.learn for stick in backend.stick):
@@ -83,7 +83,7 @@ class AllPins:
                     pins.take_over(before[name])
 
     def note(self, message: Message, now: float) -> bool:
-        """A worker has learnt -> whether it is to be kept."""
+        """Add a worker's pin -> False if the backend does not learn."""
         pins = self._pins.get(message["backend"])
         if pins is None:
             return False
@@ -91,12 +91,12 @@ class AllPins:
         return True
 
     def find(self, message: Message, now: float) -> str | None:
-        """The server's name."""
+        """The name of the server, if the key is known."""
         pins = self._pins.get(message["backend"])
         return pins.find(bytes.fromhex(message["key"]), now) if pins is not None else None
 
     def state(self) -> list[Message]:
-        """For the program's next image."""
+        """For the next generation."""
         return [
             {"backend": backend, "key": key.hex(), "server": name}
             for backend, pins in self._pins.items()

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from hermes_lb.config import Config, ConfigError, load_config
 from hermes_lb.control.operator import OperatorError
+from hermes_lb.errors import reason
 from hermes_lb.observe.messages import MessageHandler, flush_messages
 from hermes_lb.signals import HANDLED, hold
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers import systemd
 from hermes_lb.workers.fleet import StartFailed
-from hermes_lb.workers.handover import Estate
+from hermes_lb.workers.handover import Handover
 from hermes_lb.workers.limits import raise_limit, worker_count
 from hermes_lb.workers.new_file import read_only_once
 from hermes_lb.workers.start_check import start_problems
@@ -34,46 +35,46 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hermes_lb")
 
 _ENDS = (signal.SIGTERM, signal.SIGINT)
-# Seconds between two looks at what a service manager is to show.
+# Seconds between two updates of the service manager's status line.
 _STATUS_EVERY = 1.0
 
 
 def serve(config: Config, file: Path, *, loop: str = "uvloop") -> NoReturn:
-    """Run a balancer until a signal ends it, and with it the process.
+    """Run a balancer until a signal ends the process.
 
-    - SIGTERM, SIGINT: accept no more, finish what runs for up to `drain_timeout`, end. A second one
-      ends at once, and so does one that comes before it serves.
-    - SIGHUP: reload `file`. SIGUSR1: open log files anew. SIGUSR2: upgrade. (nginx's signals.)
+    - SIGTERM, SIGINT: stop accepting, finish running requests for up to `drain_timeout`, exit. A
+      second one exits at once, and so does one that comes before it serves.
+    - SIGHUP: reload `file`. SIGUSR1: reopen log files. SIGUSR2: upgrade. (nginx's signals.)
 
-    Raises OSError or ValueError, with one line for a person, if it can't start.
+    Raises OSError or ValueError with a one-line message if it can't start.
     """
     with _saying_on_stderr(), asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
         status = runner.run(_serve(config, file, loop))
         flush_messages()
-        # All is closed. Loop and interpreter would wait for look-ups in threads, of which nobody
-        # wants the answer any more: 10 s and more, when the name server is dead.
+        # Everything is closed. Loop and interpreter would still wait for DNS look-ups in threads
+        # whose results are unused: 10 s and more with a dead name server.
         os._exit(status)
 
 
 def run_worker(loop: str) -> int:
-    """The life of a worker process."""
-    logging.getLogger("hermes_lb.health").setLevel(logging.WARNING)  # the supervisor says the rest
+    """Run a worker process until it ends."""
+    logging.getLogger("hermes_lb.health").setLevel(logging.WARNING)  # the supervisor logs the rest
     with _saying_on_stderr(), asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
         runner.run(serve_worker())
     return 0
 
 
 def check(file: Path) -> int:
-    """Could this code, which is all loaded by now, run that configuration? -> exit status.
+    """Check that this code, fully loaded, could run the configuration -> exit status.
 
-    An upgrade asks the new code before it hands over to it.
+    An upgrade runs the new code with this before it hands over.
     """
     try:
         problems = list(start_problems(load_config(file)))
     except ConfigError as error:
         problems = [error]
     for problem in problems:
-        print(getattr(problem, "strerror", None) or problem, file=sys.stderr)
+        print(reason(problem), file=sys.stderr)
     if problems:
         return 1
     with asyncio.Runner(loop_factory=_loop_factory("uvloop")):
@@ -82,7 +83,7 @@ def check(file: Path) -> int:
 
 @contextmanager
 def _saying_on_stderr() -> Iterator[None]:
-    """All that is logged. It is written at the end, before anybody else writes there."""
+    """Log to stderr; flush before the process writes there by other means."""
     handler = MessageHandler("stderr")
     formatter = systemd.JournalFormatter if systemd.is_journal(2) else logging.Formatter
     handler.setFormatter(formatter("%(name)s: %(message)s"))
@@ -110,10 +111,10 @@ async def _serve(config: Config, file: Path, loop: str) -> int:
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in HANDLED:
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an upgrade has blocked all of them
-    seats = worker_count(config)
-    estate = Estate.inherit(seats, loop) or Estate.found(seats, loop, systemd.listen_fds())
-    supervisor = await _start_unless_ended(config, file, estate, signals)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # an upgrade's exec leaves all of them blocked
+    slots = worker_count(config)
+    handover = Handover.inherit(slots, loop) or Handover.create(slots, loop, systemd.listen_fds())
+    supervisor = await _start_unless_ended(config, file, handover, signals)
     if supervisor is None:
         logger.info("ended before it served")
         return 0
@@ -142,31 +143,31 @@ async def _serve(config: Config, file: Path, loop: str) -> int:
 
 
 async def _keep_signals_to_this_thread() -> None:
-    """One that another thread takes while the next image is executed would be lost with it.
+    """A signal that another thread takes during the exec of an upgrade would be lost.
 
-    A thread begins with the mask of who starts it, and here they wait.
+    A thread inherits the signal mask of its creator; signals are blocked here.
     """
     hold()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(initializer=hold))
-    with suppress(OSError):  # of whatever: with the first look-up libuv starts all of its threads
+    with suppress(OSError):  # the first look-up makes libuv start all of its threads
         await loop.getaddrinfo("localhost", None)
 
 
 async def _start_unless_ended(
-    config: Config, file: Path, estate: Estate, signals: asyncio.Queue[signal.Signals]
+    config: Config, file: Path, handover: Handover, signals: asyncio.Queue[signal.Signals]
 ) -> Supervisor | None:
-    """None: a signal has asked for the end meanwhile, and nothing is left of it.
+    """Start; None if a signal asked for the end during the start, and everything is closed again.
 
-    After an upgrade there are workers already, which have to finish: the signal waits.
+    After an upgrade workers are running and must be drained, so the signal stays queued.
     """
-    if estate.inherited is not None:
-        return await _start(config, file, estate)
+    if handover.inherited is not None:
+        return await _start(config, file, handover)
     loop = asyncio.get_running_loop()
     starting = asyncio.timeout(None)
 
     def end(number: signal.Signals) -> None:
-        signals.put_nowait(number)  # it may have started in this very moment
+        signals.put_nowait(number)  # the start may have completed at this moment
         if not starting.expired():
             starting.reschedule(loop.time())
 
@@ -174,7 +175,7 @@ async def _start_unless_ended(
         async with starting:
             for number in _ENDS:
                 loop.add_signal_handler(number, end, number)
-            return await _start(config, file, estate)
+            return await _start(config, file, handover)
     except TimeoutError:
         if not starting.expired():
             raise
@@ -184,20 +185,20 @@ async def _start_unless_ended(
             loop.add_signal_handler(number, signals.put_nowait, number)
 
 
-async def _start(config: Config, file: Path, estate: Estate) -> Supervisor:
-    """A supervisor that runs.
+async def _start(config: Config, file: Path, handover: Handover) -> Supervisor:
+    """Start a supervisor.
 
-    After an upgrade there are workers already: if the new configuration is none, the old one holds.
+    After an upgrade workers are running: if the new configuration fails, the old one is used.
     """
-    supervisor = Supervisor(config, file, estate)
+    supervisor = Supervisor(config, file, handover)
     try:
         await supervisor.start()
     except (StartFailed, OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        if estate.inherited is None:
+        why = reason(error)
+        if handover.inherited is None:
             raise ValueError(why) from None
         logger.error("the new configuration can't be used, the old one goes on: %s", why)
-        supervisor = Supervisor(Config.inherited(estate.inherited["config"]), file, estate)
+        supervisor = Supervisor(Config.inherited(handover.inherited["config"]), file, handover)
         await supervisor.start()
     return supervisor
 
@@ -205,8 +206,8 @@ async def _start(config: Config, file: Path, estate: Estate) -> Supervisor:
 async def _mind_signals(
     supervisor: Supervisor, signals: asyncio.Queue[signal.Signals], tasks: Tasks
 ) -> None:
-    """Until one of them asks for the end. None waits for what another one has begun: what is still
-    in the queue when the next image is executed is lost."""
+    """Dispatch signals until SIGTERM or SIGINT. Nothing is awaited here: a signal that is still
+    queued when an upgrade executes the new code would be lost."""
     while (number := await signals.get()) not in _ENDS:
         if number == signal.SIGUSR1:
             supervisor.reopen_logs()
@@ -214,14 +215,14 @@ async def _mind_signals(
             tasks.spawn(_reload(supervisor), name="reload")
         else:
             tasks.spawn(_upgrade(supervisor), name="upgrade")
-    supervisor.is_draining = True  # from this moment on: an upgrade must not undo it
+    supervisor.is_draining = True  # at once, so that an upgrade in progress can't undo it
 
 
 async def _reload(supervisor: Supervisor) -> None:
     systemd.notify(systemd.reloading())
-    with suppress(OSError, ValueError, OperatorError):  # it has said why
+    with suppress(OSError, ValueError, OperatorError):  # logged by `reload`
         await supervisor.reload()
-    if not supervisor.is_draining:  # else STOPPING is the last word
+    if not supervisor.is_draining:  # then STOPPING must stay the last state
         systemd.notify(systemd.READY)
 
 
@@ -235,7 +236,7 @@ async def _upgrade(supervisor: Supervisor) -> None:
 async def _reload_on_change(
     file: Path, config: Config, signals: asyncio.Queue[signal.Signals]
 ) -> None:
-    """As if somebody had sent a SIGHUP for each change since `config` was read."""
+    """Queue a SIGHUP for each change of the file since `config` was read."""
 
     def is_used() -> bool:
         with suppress(ConfigError, OSError):

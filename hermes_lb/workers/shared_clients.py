@@ -1,20 +1,21 @@
-"""What the processes count together for each client: connections, and requests."""
+"""Connections and requests by client address, counted over all processes."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from hermes_lb.workers.block import CLIENT_SLOTS
+from hermes_lb.workers.shared_memory import CLIENT_BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class SharedClients:
-    """One process' view (`proxy.admission.SharedCounts`): its own cells, and those of all.
+    """One process's view (`proxy.admission.SharedCounts`): its own cells, and those of all.
 
-    `key` is a secret of all processes: nobody can choose an address that shares another's slot.
+    `key` is a secret that all processes share: a client can't choose an address that falls into
+    another one's bucket.
     """
 
     def __init__(
@@ -25,8 +26,8 @@ class SharedClients:
         self._key = key
 
     def count(self, client: str, change: int) -> int:
-        """So many more here, or less -> those of all processes."""
+        """Add `change` here -> the total over all processes."""
         digest = blake2b(client.encode(), digest_size=4, key=self._key).digest()
-        slot = int.from_bytes(digest) % CLIENT_SLOTS
-        self._mine[slot] += change
-        return sum(clients[slot] for clients in self._all)
+        bucket = int.from_bytes(digest) % CLIENT_BUCKETS
+        self._mine[bucket] += change
+        return sum(clients[bucket] for clients in self._all)

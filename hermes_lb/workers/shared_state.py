@@ -1,9 +1,9 @@
-"""What all processes of a balancer know alike: verdicts on servers, learnt sessions, the numbers.
+"""State that all processes share: decisions about servers, learned sessions, totals.
 
-The supervisor has pools of its own, which nobody leases from: health checks and operators decide on
-their servers, and each decision is told to the workers, which apply it to theirs. What a worker has
-found out is told to the others. What the workers count is added up into these pools, so that
-whoever looks sees the same objects as in an embedded balancer.
+The supervisor has pools of its own, from which nothing is leased: health checks and operators
+decide on their servers, and each decision is sent to the workers, which apply it to theirs. What
+one worker finds out is passed to the others. The workers' counters are added up into these pools,
+so metrics and API read the same objects as in an embedded balancer.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from hermes_lb.workers.child import Child
     from hermes_lb.workers.fleet import Fleet
     from hermes_lb.workers.gathered import Gathered
-    from hermes_lb.workers.rows import Rows
+    from hermes_lb.workers.layout import Layout
 
 
 class SharedState:
-    """Empty until `reconfigure`. From then on the workers of `fleet` are told of each decision.
+    """Empty until `reconfigure`; from then on each decision is sent to the workers of `fleet`.
 
-    What they say has to come to `hear`. `pools` (by backend) and `frontends` stay the same dicts
-    for life. `on_decision` is called for each change of a server's `snapshot`.
+    Messages of workers have to be passed to `hear`. `pools` (by backend) and `frontends` are the
+    same dicts for life. `on_decision` is called for each change of a server's `snapshot`.
     """
 
-    def __init__(self, fleet: Fleet, rows: Rows, gathered: Gathered) -> None:
+    def __init__(self, fleet: Fleet, layout: Layout, gathered: Gathered) -> None:
         self.pools: dict[str, Pool] = {}
         self.frontends: dict[str, FrontendCounters] = {}
         self.recent = Recent()
         self.on_decision: Callable[[], None] = lambda: None
         self._pins = AllPins()
         self._fleet = fleet
-        self._rows = rows
+        self._layout = layout
         self._gathered = gathered
         self._config: Config | None = None
 
@@ -53,7 +53,7 @@ class SharedState:
         return f"<SharedState of {', '.join(self.pools) or 'no backend'}>"
 
     def reconfigure(self, config: Config) -> None:
-        """Have these backends and frontends; the workers are not told.
+        """Create, update and remove pools and frontends; the workers are not notified.
 
         Raises ValueError if there are not enough rows for them.
         """
@@ -74,32 +74,32 @@ class SharedState:
             del self.frontends[name]
         for name in names:
             self.frontends.setdefault(name, FrontendCounters())
-        freed = self._rows.deal(self.pools, names)
+        freed = self._layout.assign(self.pools, names)
         self._gathered.forget(freed)
         self._config = config
 
     @property
     def config(self) -> Config:
-        """The one of the last `reconfigure`, by which pools and rows are."""
-        assert self._config is not None, "there was none yet"
+        """The configuration of the last `reconfigure`."""
+        assert self._config is not None, "not configured yet"
         return self._config
 
     def refresh(self) -> None:
-        """Make all numbers current, and say which processes only finish what runs."""
-        self._gathered.fill(self.pools, self.frontends, self._rows.rows)
+        """Update all totals, and mark the processes that are draining."""
+        self._gathered.fill(self.pools, self.frontends, self._layout.rows)
         retired = {child.number for child in self._fleet.children if child.is_retired}
         for process in self._gathered.processes:
             process.is_draining = process.number in retired
 
     def tick(self, now: float) -> None:
-        """Time alone ends ejections, and goes on with slow starts."""
+        """Advance what depends on time alone: ejections, slow starts."""
         for pool in self.pools.values():
             pool.tick(now)
 
-    # What the workers say.
+    # Messages of workers.
 
     def hear(self, child: Child, message: Message) -> None:
-        """One of the messages that `workers.worker` lists; another one is none of ours."""
+        """Handle a message listed in `workers.worker`; others are ignored."""
         match message["do"]:
             case "failed":
                 if (server := self._find(message)) is not None:
@@ -117,7 +117,7 @@ class SharedState:
                 if self._pins.note(message, asyncio.get_running_loop().time()):
                     self._fleet.tell(message, but=child)
             case "find":
-                # Only when all that was told before has been read (`workers.pins`).
+                # After all messages that were sent before it have been read (`workers.pins`).
                 asyncio.get_running_loop().call_soon(self._answer_pin, child, message)
             case "refused":
                 self._gathered.refused(child.number, message["frontend"], message["refused"])
@@ -126,8 +126,8 @@ class SharedState:
                     self.recent.add(abort)
 
     def _ejected(self, server: Server, message: Message) -> None:
-        """One worker has ejected it. Workers do not see each other's ejections at once: what is too
-        much, or has been decided already, is refused here, and all are told what holds."""
+        """Accept a worker's ejection, or refuse it and send all workers the state that holds.
+        Workers see each other's ejections late, so there may be one already, or too many."""
         backend, until = message["backend"], message["until"]
         if server.ejected_until == until:
             return
@@ -146,7 +146,7 @@ class SharedState:
         pool = self.pools.get(message["backend"])
         return pool.find(message["server"]) if pool is not None else None
 
-    # What the workers are told and asked.
+    # Messages to workers.
 
     def snapshots(self) -> list[list[Any]]:
         """`[backend, server, snapshot]` of each server."""
@@ -157,7 +157,7 @@ class SharedState:
         ]
 
     def all_decisions(self, **also: bool) -> Message:
-        """To tell the workers all of them, and something else that a `servers` may say."""
+        """A `servers` message with all decisions and additional fields."""
         return {"do": "servers", "servers": self.snapshots(), **also}
 
     def _decided(self, backend: str, server: Server) -> None:
@@ -165,34 +165,34 @@ class SharedState:
         self.on_decision()
 
     def _recovered(self, backend: str, server: Server, began: float | None) -> None:
-        """A good check has forgiven its failures here."""
+        """A health check passed: the server's failures are forgotten."""
         message = {"do": "recovered", "backend": backend, "server": server.name, "began": began}
         self._fleet.tell(message)
 
     def _marked_down(self, backend: str, server: Server, stands_still: bool) -> None:
-        """Told with `servers`, where workers of older code take no notice of it."""
+        """Sent as a field of `servers`, which workers of older code ignore."""
         marked_down = [backend, server.name, stands_still]
         message = {"do": "servers", "servers": [], "marked_down": marked_down}
         self._fleet.tell(message)
 
     async def settle(self) -> bool:
-        """Until all workers have applied the decisions so far, and have published their numbers.
+        """Wait until all workers have applied the decisions so far and published their counters.
 
-        False: one has not answered within SETTLE_TAKES. Workers of older code do not listen to
-        `publish`, but answer.
+        False if one has not answered within SETTLE_TAKES. Workers of older code ignore `publish`,
+        but answer.
         """
         question = {"do": "servers", "servers": [], "publish": True}
         return await self._fleet.all_answer(question, SETTLE_TAKES)
 
     def load_reported(self, server: Server, load: float) -> None:
-        """A server has told its load to a check."""
+        """Pass on the load that a server reported to a health check."""
         self._fleet.tell({"do": "load", "load": load, **self._named(server)})
 
     def checker(self, known: Iterable[Server]) -> HealthChecker:
-        """Of the servers that there are; `known` have been checked before. It has yet to start,
-        and to be reconfigured before that.
+        """A checker for the present servers; `known` ones have been checked before. The caller has
+        to `reconfigure` and then start it.
 
-        Files that TLS needs are read only then: by this configuration they may be gone already.
+        It is made without the backends' `tls`, as the files may be gone; `reconfigure` reads them.
         """
         backends = self.config.backends.items()
         return HealthChecker(
@@ -206,7 +206,7 @@ class SharedState:
         )
 
     async def has_moved(self, server: Server, seconds: float) -> bool:
-        """True if a response of the server moved in these last seconds, in any process."""
+        """True if a response of the server moved within these last seconds, in any process."""
         question = {"do": "moved", "seconds": seconds, **self._named(server)}
         answers = await self._fleet.ask_all(question)
         return any(answer.get("moved") for answer in answers)
@@ -215,10 +215,10 @@ class SharedState:
         backend = next((name for name, pool in self.pools.items() if server in pool.servers), "")
         return {"backend": backend, "server": server.name}
 
-    # For the program's next image.
+    # For the next generation.
 
     def state(self) -> dict[str, Any]:
-        """What `restore` takes, as JSON has it. Numbers are not in it: `Gathered` has them."""
+        """JSON for `restore`, without totals, which `Gathered` has."""
         return {
             "servers": self.snapshots(),
             "pins": self._pins.state(),
@@ -226,12 +226,12 @@ class SharedState:
         }
 
     def restore(self, state: Mapping[str, Any]) -> list[Server]:
-        """Go on by the last image's decisions -> the servers that it knew.
+        """Restore the previous generation's decisions -> the servers that it knew.
 
-        To be called when the configuration is the one by which it decided: what another one says
-        of its servers would be undone.
+        The pools must have that generation's configuration: values set by another one for its
+        servers would be overwritten.
         """
-        self.recent.restore(state.get("recent", ()))  # older code has none
+        self.recent.restore(state.get("recent", ()))  # missing from older code
         known: list[Server] = []
         for backend, name, snapshot in state["servers"]:
             server = self._find({"backend": backend, "server": name})

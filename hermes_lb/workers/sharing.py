@@ -1,7 +1,7 @@
-"""What a worker shares with others: leases, places, and what clients may take.
+"""Turns sharing of leases, queue and client limits with other workers on and off.
 
-One that is alone (`process.workers = 1`) shares nothing, which costs nothing; but it begins when
-another generation comes beside it, and ends when it is the last again.
+A worker that is alone (`process.workers = 1`) shares nothing, at no cost; it begins when another
+generation of workers starts beside it, and ends when it is the last one.
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hermes_lb.plane import DataPlane
-    from hermes_lb.workers.block import Block
+    from hermes_lb.workers.shared_memory import SharedMemory
 
 
 class Sharing:
-    """Of worker `number`, whose data path is `plane`. `bells` has an eventfd for each worker.
+    """For worker `number` with data path `plane`. `wakeups` has an eventfd for each worker.
 
-    It is alone until `set_alone` says another thing; `key` is for `SharedClients`.
+    It is alone until `set_alone(False)`; `key` is for `SharedClients`.
     """
 
     def __init__(
-        self, plane: DataPlane, block: Block, number: int, bells: Sequence[int], key: bytes
+        self,
+        plane: DataPlane,
+        memory: SharedMemory,
+        number: int,
+        wakeups: Sequence[int],
+        key: bytes,
     ) -> None:
         self._plane = plane
-        self._block = block
+        self._memory = memory
         self._number = number
-        self._bells = list(bells)
+        self._wakeups = list(wakeups)
         self._rows: Mapping[str, int] = {}
         self._peers: Peers | None = None
-        mine, all_parts = block.parts[number], block.parts
-        self._clients = SharedClients(mine.clients, [one.clients for one in all_parts], key)
-        self._requests = SharedClients(mine.requests, [one.requests for one in all_parts], key)
+        mine, all_regions = memory.regions[number], memory.regions
+        self._clients = SharedClients(mine.clients, [one.clients for one in all_regions], key)
+        self._requests = SharedClients(mine.requests, [one.requests for one in all_regions], key)
         self.publisher = Publisher(plane, mine, is_alone=True)
 
     def __repr__(self) -> str:
@@ -48,20 +53,20 @@ class Sharing:
         return self._peers is None
 
     def set_rows(self, rows: Mapping[str, int]) -> None:
-        """As the supervisor dealt them out, for the pools that there are now."""
+        """The rows that the supervisor assigned to the present pools."""
         self._rows = rows
         self.publisher.set_rows(rows)
         if self._peers is not None:
             self._peers.set_rows(self._plane.pools, rows)
 
     def set_alone(self, is_alone: bool) -> None:
-        """Others come, or none is left. Idempotent. To be called when there are rows."""
+        """Begin or end sharing. Idempotent. Call it after `set_rows`."""
         if is_alone == self.is_alone:
             return
         context = self._plane.context
         if self._peers is None:
             loop = asyncio.get_running_loop()
-            self._peers = Peers(self._block, self._number, self._bells, loop)
+            self._peers = Peers(self._memory, self._number, self._wakeups, loop)
             self._peers.set_rows(self._plane.pools, self._rows)
             context.batch.before_requests = self._peers.look
             context.share(self._clients, self._requests)

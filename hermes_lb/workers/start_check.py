@@ -1,7 +1,7 @@
-"""What a start would fail at, found beforehand: files that the configuration names.
+"""Errors that a start would find in files that the configuration names.
 
-`hermes-lb check` asks, and so does an upgrade of the new code. Nothing is opened, made or written
-that somebody could see. Addresses are not tried: the balancer that runs has them.
+Used by `hermes-lb check`, and by an upgrade to check the new code. Has no visible side effects.
+Addresses are not tried: the running balancer uses them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def start_problems(configured: Config) -> Iterator[OSError | ValueError]:
-    """Each as the start would raise it, with a line for a person. It may take a while."""
+    """Each error as the start would raise it, with a one-line message. May take a while."""
     for check in (_check_tls, _check_log, _check_token, _check_admin_tls):
         try:
             check(configured)
@@ -30,7 +30,7 @@ def start_problems(configured: Config) -> Iterator[OSError | ValueError]:
 def _check_tls(configured: Config) -> None:
     backends = configured.backends.values()
     if any(one.tls for one in configured.frontends) or any(one.tls for one in backends):
-        from hermes_lb.listen.files import check_files  # the whole data path, for those who need it
+        from hermes_lb.listen.files import check_files  # loads the data path: only if needed
 
         check_files(configured)
 

@@ -1,4 +1,4 @@
-"""What `systemctl status` says of a balancer, in one line (STATUS= of sd_notify(3))."""
+"""One line for `systemctl status` (STATUS= of sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ def in_words(
     pools: Iterable[Pool],
     *,
     serving: int,
-    seats: int,
+    slots: int,
     is_upgrading: bool = False,
     refused: str = "",
 ) -> str:
-    """Such as "2 workers, 11 of 12 servers up": `serving` workers of `seats` accept clients.
+    """Such as "2 workers, 11 of 12 servers up": `serving` workers of `slots` accept clients.
 
-    `refused` is why the last reload came to nothing; its first line is shown.
+    `refused` is why the last reload failed; its first line is shown.
     """
     servers = [server for pool in pools for server in pool.servers]
     up = sum(server.state == "up" for server in servers)
-    workers = f"{serving}" if serving == seats else f"{serving} of {seats}"
+    workers = f"{serving}" if serving == slots else f"{serving} of {slots}"
     parts = [
         "upgrading" if is_upgrading else "",
-        f"{workers} worker{'s' * (seats != 1)}, {up} of {len(servers)} servers up",
+        f"{workers} worker{'s' * (slots != 1)}, {up} of {len(servers)} servers up",
         refused and f"reload refused: {refused.splitlines()[0]}",
     ]
     return "; ".join(filter(None, parts))

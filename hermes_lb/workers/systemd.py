@@ -1,10 +1,9 @@
-"""What systemd and a service tell each other: readiness, the watchdog, sockets opened beforehand.
+"""The service's side of systemd's protocols: readiness, watchdog, socket activation.
 
-The protocols are those of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3): a few
-environment variables, one datagram a message. Without systemd there are no such variables, and
-nothing here does anything.
+sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3): a few environment variables, one datagram
+a message. Without systemd the variables are missing, and all of this does nothing.
 
-`environ` is `os.environ` but in tests.
+`environ` is `os.environ` except in tests.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ WATCHDOG = "WATCHDOG=1"  # still alive
 
 # The first descriptor that is passed (SD_LISTEN_FDS_START).
 _FIRST_PASSED = 3
-# Seconds that systemd may take to make room for a message. It reads at once, or is in trouble.
+# Seconds to wait for room in systemd's socket. It reads at once, or is in trouble.
 _PATIENCE = 1.0
 
 
 def reloading() -> str:
-    """The state at the start of a reload; `READY` tells its end, whether it came to anything."""
+    """The state at the start of a reload; `READY` ends it, successful or not."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
@@ -43,14 +42,14 @@ def status(text: str) -> str:
 
 
 def is_present(environ: MutableMapping[str, str] = os.environ) -> bool:
-    """Whether somebody wants to be told anything."""
+    """True if a service manager wants notifications."""
     return bool(environ.get("NOTIFY_SOCKET"))
 
 
 def notify(state: str, *, environ: MutableMapping[str, str] = os.environ) -> bool:
-    """Send a state, such as `READY` -> whether systemd was told.
+    """Send a state, such as `READY` -> whether it was sent.
 
-    False without systemd, and, with a warning, if it can't be reached. It never raises.
+    False without systemd and, with a warning, if it can't be reached. Never raises.
     """
     name = environ.get("NOTIFY_SOCKET", "")
     if not name.startswith(("/", "@")):
@@ -61,13 +60,13 @@ def notify(state: str, *, environ: MutableMapping[str, str] = os.environ) -> boo
             sock.settimeout(_PATIENCE)
             sock.sendto(state.encode(), address)
     except OSError as error:
-        logger.warning("systemd can't be told %s at %s: %s", state, name, error)
+        logger.warning("could not notify systemd of %s at %s: %s", state, name, error)
         return False
     return True
 
 
 def is_journal(descriptor: int, environ: MutableMapping[str, str] = os.environ) -> bool:
-    """Whether what is written there goes to the journal (JOURNAL_STREAM, systemd.exec(5))."""
+    """True if the descriptor is connected to the journal (JOURNAL_STREAM, systemd.exec(5))."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -76,7 +75,7 @@ def is_journal(descriptor: int, environ: MutableMapping[str, str] = os.environ) 
 
 
 class JournalFormatter(logging.Formatter):
-    """Each line with its priority before it, as the journal takes it off again (sd-daemon(3))."""
+    """Prefixes each line with its priority, which the journal removes (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"<{_priority(record.levelno)}>"
@@ -93,9 +92,9 @@ def _priority(level: int) -> int:
 
 
 def watchdog_interval(environ: MutableMapping[str, str] = os.environ) -> float | None:
-    """Seconds after which to send `WATCHDOG` again: half of the time after which systemd kills us.
+    """Seconds between two `WATCHDOG` messages: half of systemd's limit.
 
-    None if it does not (no WatchdogSec=), or if it waits for another process than this one.
+    None without one (no WatchdogSec=), or if it is for another process.
     """
     try:
         microseconds = int(environ.get("WATCHDOG_USEC", ""))
@@ -108,10 +107,10 @@ def watchdog_interval(environ: MutableMapping[str, str] = os.environ) -> float |
 def listen_fds(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
     """The listening sockets that systemd opened for this process, by `FileDescriptorName=`.
 
-    They are in the order of the unit's `ListenStream=` lines, do not block, and are not inherited;
-    they are the caller's to close. The variables are taken out of `environ`, so that neither a
-    second call nor a child process takes them for its own. Raises ValueError, with words for a
-    person, if what was passed is no listening stream socket.
+    In the order of the unit's `ListenStream=` lines, non-blocking, not inheritable; the caller has
+    to close them. The variables are removed from `environ`, so that neither a second call nor a
+    child process uses them. Raises ValueError, with a message for a person, if a descriptor is not
+    a listening stream socket.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -134,7 +133,7 @@ def listen_fds(environ: MutableMapping[str, str] = os.environ) -> dict[str, list
 
 
 def _listener(descriptor: int) -> socket.socket:
-    """The listening socket that `descriptor` is."""
+    """`descriptor` as a listening socket."""
     os.set_inheritable(descriptor, False)
     sock = handed_over(descriptor)
     try:

@@ -1,4 +1,4 @@
-"""Has the configuration's file changed? Asked of the file system once a second."""
+"""Watches the configuration file for changes, by polling it once a second."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ if TYPE_CHECKING:
 
 _EVERY = 1.0  # seconds
 
-# What another version of a file has different: when and where it was written, and its size.
+# Identifies a version of a file: modification time, inode, size.
 _Version = tuple[int, int, int]
 
 
 async def changes(
     file: Path, *, is_used: Callable[[], bool], every: float = _EVERY
 ) -> AsyncIterator[None]:
-    """Yields once for each change, when the file has stayed as it is for `every` seconds.
-
-    `is_used` is asked at first, whether what the file says is in use: it was read some time ago.
+    """Yields once for each change, when the file has been stable for `every` seconds.
 
     So a file that is being written, or replaced in two steps (Kubernetes' ConfigMaps, editors), is
-    read when it is whole. It may be away for a while.
+    read when it is complete. It may be missing for a while. `is_used` is called first: False if the
+    file has changed since the configuration was read.
     """
     used = seen = _version(file)
     if not is_used():

@@ -1,31 +1,31 @@
-"""A worker process: the data path, and an ear for the supervisor.
+"""A worker process: the data path, controlled by the supervisor.
 
-It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. What it hears:
+It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages that it receives
+("answered": with an answer):
 
     start        the configuration, sockets, rows of the shared memory; answered when it listens.
-                 Only the first worker of a seat has to have its access log. `is_alone`: there is
-                 no other worker
-    reconfigure  another configuration; answered when it holds
-    servers      what operators and checks have decided about servers; and perhaps `is_alone`, when
-                 that changes, `is_replaced`: the supervisor's image is, and answers only later, and
-                 `publish`: do that now; the answer tells that all so far is applied; and
-                 `marked_down`: backend and name of a server that its checks took down, and whether
-                 it stands still.
-                 (Workers of older code take no notice of a field that they do not know.)
-    load         what a server said of its load to a check
-    failed       a passive failure that another worker has seen
-    recovered    the server has answered one of another's requests since; or a check that `began` at
-                 this time is good
-    pin          a session that another worker has learnt
-    reopen       log files anew, by their names
-    sessions     the requests that run now; answered
-    end          cut what runs on a server; answered
+                 `is_first`: the access log has to open. `is_alone`: there is no other worker.
+                 `bells`: how many of the descriptors are wakeups
+    reconfigure  another configuration; answered when it is in use
+    servers      decisions of operators and health checks about servers. Optional fields:
+                 `is_alone`, when it changes; `is_replaced`: the supervisor executes new code and
+                 answers later; `publish`: publish the counters now, the answer confirms it;
+                 `marked_down`: backend and name of a server that its checks took down, and
+                 whether it hangs.
+                 (Workers of older code ignore unknown fields.)
+    load         the load that a server reported to a health check
+    failed       a passive failure, seen by another worker
+    recovered    the server has since answered a request of another worker, or passed a check that
+                 `began` at this time
+    pin          a session learned by another worker
+    reopen       reopen log files by name
+    sessions     list the requests in flight; answered
+    end          cut the requests on a server; answered
     moved        has a response of this server moved within so many seconds? answered
-    drain        accept no more, finish, and end
+    drain        stop accepting, finish, exit
 
-and what it tells: failed, recovered, ejected, pin, find (a pin; is answered), refused, recent,
-leaving (somebody has sent it a SIGTERM).
-If the supervisor is gone, it drains as well: streams outlive even that.
+It sends: failed, recovered, ejected, pin, find (look up a pin; answered), refused, recent, leaving
+(it got a SIGTERM). If the supervisor is gone, it drains too, so streams survive that.
 """
 
 from __future__ import annotations
@@ -41,41 +41,38 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config import Config
+from hermes_lb.errors import reason
 from hermes_lb.listen.sockets import handed_over
+from hermes_lb.observe.recent import KEPT
 from hermes_lb.plane import DataPlane
 from hermes_lb.proxy import end_sessions, has_moved, running_sessions
 from hermes_lb.signals import HANDLED
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import TlsFiles
 from hermes_lb.tls.ticket_keys import TicketSecret
-from hermes_lb.workers.block import Block
 from hermes_lb.workers.channel import Channel
 from hermes_lb.workers.pins import ChannelPins
 from hermes_lb.workers.published import EVERY
+from hermes_lb.workers.shared_memory import SharedMemory
 from hermes_lb.workers.sharing import Sharing
 
 if TYPE_CHECKING:
     import socket
 
     from hermes_lb.backends import Server
-    from hermes_lb.workers.block import Part
     from hermes_lb.workers.channel import Message
+    from hermes_lb.workers.shared_memory import Region
 
 logger = logging.getLogger("hermes_lb.workers")
 
 CHANNEL_FD = 3
 
-# The data path leaves few cycles behind; the default of 700 objects makes Python look for some
-# several times in every 100 requests. All stand still meanwhile: 50,000 objects took up to 120 ms
-# where `make chaos` found it (`mix-up`), 10,000 up to 16.
-_GC_THRESHOLDS = (10_000, 20, 50)
-
-# Seconds; a century. The deadline is set apart, since it can be moved.
+# Seconds; a century: the drain itself has no deadline, a timer that can be shortened ends it.
 _NO_END = 3.2e9
 
 
 class Worker:
-    """`await run()` serves until it is told to end, and has ended."""
+    """`await run()` serves until the worker has to exit."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._channel = Channel(sock, self._hear, self._lost_supervisor)
@@ -83,30 +80,30 @@ class Worker:
         self._inbox: asyncio.Queue[tuple[Message, list[int]]] = asyncio.Queue()
         self._end = asyncio.Event()
         self._is_draining = False
-        self._is_listening_to = True  # False while what the supervisor said is being applied
+        self._is_listening_to = True  # False while decisions of the supervisor are applied
         self._plane: DataPlane | None = None
         self._sharing: Sharing | None = None
-        self._is_supervisor_replaced = False  # its image is: it answers later
+        self._is_supervisor_replaced = False  # it executes new code, and answers later
         self._told_refused: dict[str, int] = {}
-        self._unsaid: list[dict[str, Any]] = []  # recent aborts
+        self._unsaid: list[dict[str, Any]] = []  # recent aborts, not sent yet
 
     async def run(self) -> None:
         for number in HANDLED:
             asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self._tasks.spawn(self._obey(), name="what the supervisor says")
+        self._tasks.spawn(self._obey(), name="messages of the supervisor")
         await self._end.wait()
-        await self._tasks.cancel_all()  # they work with what is stopped now
+        await self._tasks.cancel_all()  # they use what is stopped next
         if self._plane is not None:
             if self._plane.context.clients:
                 logger.info("process %d: what still ran was cut", os.getpid())
             self._publish()
             await self._plane.stop()
-            self._publish()  # what was cut counts, too
+            self._publish()  # the requests that were cut count, too
         self._channel.close()
 
     def _signalled(self, number: signal.Signals) -> None:
-        """All but a TERM are the supervisor's, and come here only since a terminal sends to all."""
+        """Only TERM is for this process; a terminal sends the others to the whole group."""
         if number == signal.SIGTERM:
             self._channel.send({"do": "leaving"})
             self._leave()
@@ -117,8 +114,8 @@ class Worker:
         self._leave()
 
     def _leave(self) -> None:
-        """By itself. A start that has come so far that it may have clients comes to its end first:
-        else it would go on to listen."""
+        """Drain, unasked. During a start the request queues behind it, so that a worker that may
+        have clients does not go on to listen."""
         if self._plane is None:
             self._end.set()
         else:
@@ -134,13 +131,13 @@ class Worker:
         assert self._sharing is not None, "it was not started"
         return self._sharing
 
-    # What the supervisor says.
+    # Messages of the supervisor.
 
     def _hear(self, message: Message, descriptors: list[int]) -> None:
         self._inbox.put_nowait((message, descriptors))
 
     async def _obey(self) -> None:
-        """One after the other, in order."""
+        """Handle messages one after the other, in order."""
         while True:
             message, descriptors = await self._inbox.get()
             try:
@@ -148,7 +145,7 @@ class Worker:
                 result = handle(message, descriptors)
                 answer = await result if asyncio.iscoroutine(result) else result
             except (OSError, ValueError) as error:
-                answer = {"error": getattr(error, "strerror", None) or str(error)}
+                answer = {"error": reason(error)}
             except Exception as error:
                 logger.exception("while dealing with %r", message["do"])
                 answer = {"error": repr(error)}
@@ -157,8 +154,8 @@ class Worker:
 
     async def _on_start(self, message: Message, descriptors: list[int]) -> Message | None:
         configured = Config.model_validate(message["config"])
-        number, bells = message["number"], message["bells"]
-        block = Block(descriptors[0])
+        number, wakeups = message["number"], message["bells"]
+        memory = SharedMemory(descriptors[0])
         plane = DataPlane(
             configured, process_number=number, tls_files=_tls_files(message.get("tls_files"))
         )
@@ -169,20 +166,19 @@ class Worker:
             log_may_be_late=not message.get("is_first", True),
         )
         self._plane = plane
-        self._sharing = sharing = Sharing(plane, block, number, descriptors[1 : 1 + bells], key)
+        self._sharing = sharing = Sharing(plane, memory, number, descriptors[1 : 1 + wakeups], key)
         plane.context.recent.on_add = self._note_abort
         self._set_rows(message["rows"])
         sharing.set_alone(message["is_alone"])
         self._restore(message["servers"])
-        await plane.listen(_sockets(message["sockets"], descriptors[1 + bells :]))
-        self._tasks.spawn(self._keep_publishing(block.parts[number]), name="publish")
+        await plane.listen(_sockets(message["sockets"], descriptors[1 + wakeups :]))
+        self._tasks.spawn(self._keep_publishing(memory.regions[number]), name="publish")
         gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        gc.freeze()  # later collections skip what the start has made: 40 ms of the loop each
         return {"urls": [u.url for f in plane.frontends for u in f.listeners]}
 
     def _join(self, tickets: TicketSecret, key: bytes, plane: DataPlane) -> None:
-        """Before there is anything that is shared: what it is shared by."""
+        """Before backends are made: install the state shared with other workers."""
         plane.context.tickets = tickets
         plane.context.key = key
         plane.context.shared_store = lambda backend: ChannelPins(
@@ -252,7 +248,7 @@ class Worker:
         self._drain(message["timeout"])
 
     def _drain(self, timeout: float) -> None:
-        """For so many seconds at most; told twice, what ends sooner counts."""
+        """Exit after `timeout` seconds at most; of two timeouts the one that ends sooner counts."""
         if self._plane is None:
             self._end.set()
             return
@@ -265,7 +261,7 @@ class Worker:
         await plane.drain(_NO_END)
         self._end.set()
 
-    # States.
+    # States of servers.
 
     def _set_rows(self, rows: dict[str, int]) -> None:
         self.sharing.set_rows(rows)
@@ -286,9 +282,9 @@ class Worker:
             self._is_listening_to = True
 
     def _changed(self, backend: str, server: Server) -> None:
-        """Of all that is decided about a server, ejections are begun here.
+        """Report an ejection, the only decision about a server that a worker makes.
 
-        The supervisor may refuse one, when other workers' have made too many of them.
+        The supervisor may refuse it if the workers together have ejected too many.
         """
         if self._is_listening_to and server.is_ejected:
             self._channel.send(
@@ -306,25 +302,25 @@ class Worker:
         self._channel.send({"do": "recovered", "backend": backend, "server": server.name})
 
     def _find(self, message: Message) -> Server | None:
-        """None: another configuration has come meanwhile."""
+        """None if a reconfiguration has removed it."""
         pool = self.plane.pools.get(message["backend"])
         return pool.find(message["server"]) if pool is not None else None
 
-    # What it tells of itself.
+    # Messages to the supervisor.
 
-    async def _keep_publishing(self, part: Part) -> None:
+    async def _keep_publishing(self, region: Region) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            part.gauges[-1] = loop.time()  # a sign of life
+            region.gauges[-1] = loop.time()  # the heartbeat
             await asyncio.sleep(EVERY)
             try:
                 self._publish()
-            except Exception:  # a bug in the counting must not be taken for death
+            except Exception:  # a bug in the counters must not stop the heartbeat
                 logger.exception("while publishing")
 
     def _publish(self) -> None:
         if self._sharing is None:
-            return  # it has served nobody
+            return  # not started
         self._sharing.publisher.publish()
         for name, counters in self.plane.counters.items():
             total = sum(counters.refused.values())
@@ -337,14 +333,14 @@ class Worker:
             self._channel.send({"do": "recent", "aborts": aborts})
 
     def _note_abort(self, abort: dict[str, Any]) -> None:
-        if len(self._unsaid) < 200:  # as many as anybody will look at
+        if len(self._unsaid) < KEPT:
             self._unsaid.append(abort)
 
 
 def _sockets(
     listed: list[list[Any]], descriptors: list[int]
 ) -> dict[tuple[str, str], list[socket.socket]]:
-    """`[frontend, bind]` for each descriptor, in order -> sockets by both."""
+    """`[frontend, bind]` of each descriptor, in order -> sockets by both."""
     groups: dict[tuple[str, str], list[socket.socket]] = {}
     for (frontend, bind), fd in zip(listed, descriptors, strict=True):
         groups.setdefault((frontend, bind), []).append(handed_over(fd))
@@ -352,14 +348,14 @@ def _sockets(
 
 
 def _tls_files(states: dict[str, Any] | None) -> dict[str, TlsFiles] | None:
-    """By frontend. None: the supervisor is of older code, and has kept none."""
+    """By frontend. None if the supervisor is of older code, which sends none."""
     if states is None:
         return None
     return {frontend: TlsFiles.restore(state) for frontend, state in states.items()}
 
 
 async def serve_worker() -> None:
-    """The whole life of a worker process."""
+    """Run a worker process until it ends."""
     sock = handed_over(CHANNEL_FD)
     async with AsyncExitStack() as stack:
         stack.callback(sock.close)

@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_token_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's environment has is not for the tests."""
+    """Ignore the developer's environment."""
     monkeypatch.delenv("HERMES_LB_ADMIN_TOKEN", raising=False)

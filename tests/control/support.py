@@ -1,4 +1,4 @@
-"""An operator's view of a balancer that is not there, and a client of its admin listener."""
+"""A fake operator, and a client of its admin listener."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class FakeOperator:
         self.recent = Recent()
         self.is_draining = False
         self.missing_processes: Literal["none", "some", "all"] = "none"
-        self.time: float | None = None  # of the clock, if it stands still
+        self.time: float | None = None  # of the clock, if it is stopped
         self.running: list[Session] = []
-        self.asked = 0  # how often what runs was asked for
+        self.asked = 0  # calls of `sessions`
         self.reload_answer: list[str] | Exception = []
         self.upgrades = 0
         self.upgrade_error: Exception | None = None
-        self.untold: dict[str, int] = {}  # in flight by server, as processes know and have not told
+        self.untold: dict[str, int] = {}  # in flight by server, not published yet
         self.settles = True
-        self.meanwhile: Callable[[], object] = lambda: None  # while it settles
+        self.meanwhile: Callable[[], object] = lambda: None  # called by `settle`
 
     def server(self, name: str) -> Server:
         return next(s for pool in self.pools.values() for s in pool.servers if s.name == name)
@@ -90,7 +90,7 @@ class FakeOperator:
     def abort(
         self, termination: str = "SD--", request: str = "GET /chat HTTP/1.1", status: int = 200
     ) -> None:
-        """A request has just ended badly."""
+        """A request has just ended abnormally."""
         method, _, rest = request.partition(" ")
         head = a_head(method.encode(), rest.removesuffix(" HTTP/1.1").encode())
         ended = a_record(
@@ -101,7 +101,7 @@ class FakeOperator:
 
 
 def _is_an_operator(fake: FakeOperator) -> Operator:
-    return fake  # mypy holds the fake to the protocol
+    return fake  # so that mypy checks the fake against the protocol
 
 
 def agents(name: str = "agents") -> Pool:
@@ -123,7 +123,7 @@ def session(**given: Any) -> Session:
 
 
 class Client:
-    """Asks one admin listener."""
+    """A client of one admin listener."""
 
     def __init__(
         self, admin: AdminServer, operator: FakeOperator, http: aiohttp.ClientSession
@@ -140,13 +140,13 @@ class Client:
             return response, await response.text()
 
     async def get(self, path: str, **options: Any) -> Any:
-        """The JSON of a good answer."""
+        """The JSON of a successful response."""
         response, text = await self.ask(path, **options)
         assert response.status == 200, text
         return await response.json()
 
     async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """What a body of JSON is answered -> status and JSON."""
+        """Send JSON -> status and JSON."""
         response, _ = await self.ask(path, method, json={} if body is None else body,
                                      headers=headers)  # fmt: skip
         return response.status, await response.json()
@@ -156,7 +156,7 @@ class Client:
 async def admin_listener(
     operator: FakeOperator | None = None, **configured: Any
 ) -> AsyncIterator[Client]:
-    """A running listener, on a free port of loopback."""
+    """A running listener, on a free loopback port."""
     operator = operator or FakeOperator()
     admin = AdminServer(Admin.model_validate({"bind": "127.0.0.1:0", **configured}), operator)
     await admin.start()

@@ -1,4 +1,4 @@
-"""The admin listener over real sockets: its life, its files, and the form of its errors."""
+"""The admin listener over real sockets: lifecycle, files, and the form of errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_it_listens_on_sockets_that_are_given() -> None:
         await admin.start([kept.dup()])
         assert admin.address.port == kept.getsockname()[1]
         await admin.stop()
-        with socket.create_connection(kept.getsockname()) as client:  # who waits, for the next
+        with socket.create_connection(kept.getsockname()) as client:  # in the backlog, for the next
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             await admin.start([kept.dup()])
             client.setblocking(False)
@@ -213,7 +213,7 @@ async def test_a_port_in_use_is_an_oserror_and_leaves_nothing() -> None:
             await admin.start()
         await admin.stop()
     assert asyncio.all_tasks() == before
-    await admin.start()  # it can be tried again
+    await admin.start()  # a retry succeeds
     with pytest.raises(RuntimeError, match="started already"):
         await admin.start()
     await admin.stop()
@@ -285,7 +285,7 @@ async def test_what_a_stranger_sends_has_no_traceback(
             body = await reader.readexactly(int(length[1]))
             assert json.loads(body)["error"]["status"] == int(status)
         else:
-            writer.write_eof()  # it has left, with its body half sent
+            writer.write_eof()  # leaves in the middle of its body
             assert await reader.read() == b""
         writer.close()
         await client.get("/healthz")

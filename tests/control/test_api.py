@@ -1,4 +1,4 @@
-"""/api/v1: every answer has the shape that the description promises, and commands take effect."""
+"""/api/v1: answers match the described schemas, and commands take effect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def check(answer: Any, schema: dict[str, Any]) -> None:
-    """The answer has the shape that the description gives."""
+    """The answer matches the schema."""
     jsonschema.validate(answer, {**schema, "components": document()["components"]})
 
 
@@ -167,7 +167,7 @@ async def test_who_takes_nothing_of_the_live_stream_makes_room_for_others(
     async with admin_listener(operator) as client:
         reader, writer = await asyncio.open_connection(*client.admin.address, limit=1)
         writer.write(f"GET {EVENTS} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-        await reader.read(1)  # and no more: it is full
+        await reader.read(1)  # then never again: its buffer fills
         status = 503
         async with asyncio.timeout(40.0):
             while status == 503:
@@ -178,7 +178,7 @@ async def test_who_takes_nothing_of_the_live_stream_makes_room_for_others(
     assert caplog.records == []
 
 
-# What there is to see.
+# Queries.
 
 
 async def test_a_server_in_full() -> None:
@@ -277,7 +277,7 @@ async def test_what_is_new_since_a_number() -> None:
         assert [c["number"] for c in await client.get("/api/v1/changes?since=1")] == [2]
 
 
-# What may be changed.
+# Commands.
 
 
 async def test_states_and_weights_are_set() -> None:
@@ -396,7 +396,7 @@ async def test_an_upgrade_is_begun() -> None:
         assert (status, answer["error"]["message"]) == (409, "there is only this process")
 
 
-# What is wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(

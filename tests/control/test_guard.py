@@ -1,4 +1,4 @@
-"""Who may use the admin listener: hosts, tokens, origins, TLS."""
+"""Access control of the admin listener: hosts, tokens, origins, TLS."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_odd_hosts_get_no_metrics(head: bytes) -> None:
 
 
 async def status_of(client: Client, head: bytes) -> int:
-    """What a request of these bytes is answered."""
+    """The status of the response to these bytes."""
     reader, writer = await asyncio.open_connection(*client.admin.address)
     writer.write(head)
     line = await reader.readline()
@@ -219,7 +219,7 @@ async def test_a_new_token_in_the_file_holds_at_once(
         assert await client.get("/api/v1/servers", headers=bearer(f"{TOKEN}-new"))
         other = tmp_path / "other"
         other.write_text(TOKEN)
-        other.replace(file)  # of the same size as at first, and another file
+        other.replace(file)  # same size as the first, another inode
         assert await client.get("/api/v1/servers", headers=bearer(TOKEN))
 
 
@@ -286,7 +286,7 @@ async def test_connections_that_never_ask_for_what_they_may_are_closed(
                 await reader.read()  # until it ends
                 writer.close()
             closed_at = time.time()
-            async for line in stream.content:  # it was there before them, and goes on
+            async for line in stream.content:  # open before them, and still is
                 if line.startswith(b"data: ") and json.loads(line[6:])["time"] > closed_at:
                     break
             else:

@@ -1,4 +1,4 @@
-"""What is kept of the last minutes, on a clock of the test's own."""
+"""Samples of the last minutes, on a fake clock."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_gauges_are_those_of_the_moment(pool: Pool, history: History) -> None:
     latest = history.spans["5m"].latest(AGENT1)
     assert (latest["in_flight"], latest["queued"]) == (1, 2)
     assert STATES[int(latest["state"] or 0)] == "drain"
-    assert history.spans["5m"].latest(BACKEND)["state"] == 1  # servers that may get new requests
+    assert history.spans["5m"].latest(BACKEND)["state"] == 1  # available servers
 
 
 def test_percentiles_are_of_the_last_interval_only(pool: Pool, history: History) -> None:
@@ -159,7 +159,7 @@ def test_a_sample_is_shown_when_it_is_whole(pool: Pool, history: History, before
     last = shown()
     pool.servers[1].in_flight = 4711
     for _ in history.sample(float(before), WALL + before):
-        assert shown() == last  # others run here
+        assert shown() == last  # other tasks run here
     assert span.wall == WALL + before
     assert span.latest(("agents", "agent2"))["in_flight"] == 4711
 
@@ -226,7 +226,7 @@ def test_a_drain_remembers_what_it_began_with(pool: Pool, history: History) -> N
     agent1.set_admin("drain")
     history.look(WALL)
     agent1.in_flight = 3
-    agent1.set_admin("maint")  # what runs goes on
+    agent1.set_admin("maint")  # running requests continue
     history.look(WALL + 9)
     assert history.drains[AGENT1] == (WALL, 5)
     agent1.set_admin("ready")
@@ -271,7 +271,7 @@ def test_a_reason_is_of_the_state_that_holds(pool: Pool) -> None:
 
 
 def restored(history: History, pool: Pool) -> History:
-    """What another process makes of it."""
+    """Restored in another process."""
     again = History({"agents": pool})
     again.restore(json.loads(json.dumps(history.state())))
     return again

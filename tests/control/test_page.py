@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 playwright = needs_package("playwright", "async_api")
 CHROMIUM = needs_program("chromium")
 
-# On a machine that is busy with other tests a browser takes its time.
+# A browser is slow on a busy machine.
 pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 PATIENCE = 10_000  # milliseconds
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def chromium() -> AsyncIterator[Any]:
-    """One browser for all tests; each has a profile of its own."""
+    """One browser for all tests, with a profile each."""
     async with playwright.async_api.async_playwright() as driver:
         browser = await driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=60_000
@@ -43,13 +43,13 @@ async def chromium() -> AsyncIterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The live stream has no second to wait."""
+    """Shorten the interval of the live stream."""
     monkeypatch.setattr(api, "_EVERY", 0.05)
     monkeypatch.setattr(guard, "_PENALTY", 0.0)
 
 
 class Tab:
-    """A page that shows an admin listener; it must ask for nothing elsewhere, and make no error."""
+    """A dashboard page; it must request nothing elsewhere and report no error."""
 
     def __init__(self, page: Any, client: Client) -> None:
         self.page = page
@@ -213,7 +213,7 @@ async def test_charts_and_rates_follow_the_traffic(chromium: Any) -> None:
         await rate.filter(has_text=re.compile("[1-9]")).wait_for()
         latency = tab.page.get_by_role("img", name=re.compile(r"^Latency: p50 \d+ ms"))
         await latency.wait_for()
-        longer = re.compile(f"^.{{{drawn + 1},}}$")  # with the next moment
+        longer = re.compile(f"^.{{{drawn + 1},}}$")  # after the next event
         await playwright.async_api.expect(chart).to_have_attribute("d", longer, timeout=PATIENCE)
 
 
@@ -262,7 +262,7 @@ async def test_a_stream_that_falls_silent_is_lost_and_opened_anew(
 ) -> None:
     async with showing(chromium) as tab:
         await tab.shows("agent1", "up")
-        monkeypatch.setattr(api, "_EVERY", 3600.0)  # as after a sleep: no end, and no news
+        monkeypatch.setattr(api, "_EVERY", 3600.0)  # as after a suspend: open, and silent
         await tab.page.locator("#connection[data-state=lost]").wait_for()
         tab.operator.server("agent1").set_up(False, "meanwhile")
         await tab.shows("agent1", "meanwhile")

@@ -1,4 +1,4 @@
-"""The admin listener of a real balancer: commands change where requests go."""
+"""The admin listener of a real balancer: commands change routing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AGENT1 = "servers/agents/agent1"
 
 
 class Ctl:
-    """Asks the admin listener; every answer has the shape of its description."""
+    """A client of the admin listener that checks every answer against its schema."""
 
     def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
         self._url, self._http = url, http
@@ -58,7 +58,7 @@ async def two_servers(stage: Stage) -> AsyncIterator[tuple[LoadBalancer, Any, An
 
 
 async def streaming(stage: Stage, lb: LoadBalancer, origin: Any) -> tuple[Client, Peer]:
-    """A client with an event stream that has begun."""
+    """A client with an event stream in progress."""
     client = await stage.client(lb)
     await client.send(GET)
     at_origin = await origin.accept()

@@ -1,4 +1,4 @@
-"""`hermes-lb ctl` as people meet it, against a real admin listener."""
+"""`hermes-lb ctl` against a real admin listener."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hermes_lb.ctl.errors import CtlError
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import eventually
-from hermes_lb.workers.handover import _CHECK_TAKES
+from hermes_lb.workers.upgrade import _CHECK_TAKES
 from tests.control.support import TOKEN, Client, FakeOperator, admin_listener, agents, session
 from tests.control.test_api import broken
 
@@ -54,19 +54,19 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 
 async def ctl(*words: str, url: str | None = None, **environment: str) -> Result:
-    """Run it beside the listener, which is in this loop."""
+    """Run it in a thread, beside the listener in this loop."""
     where = () if url is None else ("--url", url)
     runner = CliRunner()
     return await asyncio.to_thread(runner.invoke, app, ["ctl", *where, *words], env=environment)
 
 
 def lines(result: Result) -> list[str]:
-    """Of standard output, without the spaces that align it."""
+    """Lines of standard output, without alignment."""
     assert result.exit_code == 0, result.stderr
     return [" ".join(line.split()) for line in result.stdout.splitlines() if line.strip()]
 
 
-# What there is to see.
+# Queries.
 
 
 async def test_servers_in_a_table(client: Client) -> None:
@@ -160,13 +160,13 @@ async def test_json_is_what_the_api_says(client: Client, command: str, path: str
 
 
 def _stable(answer: Any) -> Any:
-    """Without what changes from one look to the next."""
+    """Without fields that change between two queries."""
     if isinstance(answer, dict):
         return {k: _stable(v) for k, v in answer.items() if not k.startswith(("open_", "loop_"))}
     return [_stable(v) for v in answer] if isinstance(answer, list) else answer
 
 
-# What may be changed.
+# Commands.
 
 
 async def test_states_by_either_name(client: Client) -> None:
@@ -282,7 +282,7 @@ async def test_a_process_that_has_not_answered_is_told(
     assert (await ctl(*command, "agent1", url=client.url)).stderr == ""
 
 
-# Drains that are waited for.
+# Drains with --wait.
 
 
 async def test_a_drain_waits_until_nothing_is_left(client: Client, tasks: Tasks) -> None:
@@ -325,7 +325,7 @@ async def test_a_drain_that_somebody_else_ends_is_told(client: Client, tasks: Ta
     server.set_admin("ready")
     result = await waiting
     assert result.exit_code == 1
-    assert "agents/agent1 is set to ready again: somebody ended its drain" in result.stderr
+    assert "agents/agent1 was set to ready: another operator ended the drain" in result.stderr
 
 
 async def test_a_drain_of_a_server_that_is_ejected_is_waited_for(
@@ -367,7 +367,7 @@ async def test_with_json_a_drain_prints_the_server_at_its_end(client: Client) ->
     assert json.loads(result.stdout)["state"] == "drain"
 
 
-# Where it asks, and with which token.
+# Address and token.
 
 
 def configuration(folder: Path, client: Client, **admin: str) -> str:
@@ -405,7 +405,7 @@ async def test_a_token_is_taken_from_where_people_put_it(place: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [((), "it asks for a token; give it by --token"), (("--token", "x" * 20), "not its token")],
+    [((), "a token is needed; give it by --token"), (("--token", "x" * 20), "not its token")],
 )
 async def test_a_missing_or_wrong_token_is_told(words: tuple[str, ...], said: str) -> None:
     async with admin_listener(token=TOKEN) as client:
@@ -433,11 +433,11 @@ async def test_tls_is_trusted_by_the_configuration_or_by_ca(tmp_path: Path) -> N
         assert "or it uses TLS: write https://" in result.stderr
 
 
-# What is wrong.
+# Errors.
 
 
 async def test_nobody_there() -> None:
-    with socket.socket() as taken:  # bound, and not listening
+    with socket.socket() as taken:  # bound but not listening
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         result = await ctl("status", url=url)
@@ -535,7 +535,7 @@ async def test_the_live_stream_goes_on_behind_an_upgrade() -> None:
         moments = AdminClient(before.url).events()
         assert (await asyncio.to_thread(next, moments))["status"]["is_draining"] is False
         port = before.admin.address.port
-    operator.is_draining = True  # so that it can be told from the one before
+    operator.is_draining = True  # to distinguish it from the previous one
     async with admin_listener(operator, bind=f"127.0.0.1:{port}"):
         while not (await asyncio.to_thread(next, moments))["status"]["is_draining"]:
             pass
@@ -618,7 +618,7 @@ async def test_a_wrong_command_line_is_a_2_and_changes_nothing(
 async def test_a_wrong_address_is_told(url: str) -> None:
     result = await ctl("status", url=url)
     assert result.exit_code == 1
-    assert "address" in result.stderr or "port" in result.stderr
+    assert "URL" in result.stderr or "port" in result.stderr
 
 
 async def test_a_configuration_without_an_admin_listener_is_told(

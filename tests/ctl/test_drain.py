@@ -1,4 +1,4 @@
-"""How a drain that is waited for is shown."""
+"""Progress of `ctl drain --wait`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A listener that says so many are left, one look after the other."""
+    """A listener that reports these numbers of requests, one per poll."""
 
     def __init__(self, *left: int, state: str = "drain", admin: str = "drain") -> None:
         self._answers = [self.server(number) for number in left]
         self._answers[-1].update(state=state, admin=admin)
-        self.untold = [0]  # what the processes say when they are asked
+        self.untold = [0]  # the processes' own answers
 
     def server(self, left: int) -> dict[str, Any]:
         return {
@@ -43,7 +43,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait(first: int, *then: int, screen: Console | None = None, **last: str) -> int:
-    """`last`: the "state" and the "admin" that the last look shows."""
+    """`last`: "state" and "admin" at the last poll."""
     script = Scripted(*then, **last) if then else Scripted(0)
     client = cast("AdminClient", script)
     return drain.wait_until_drained(client, script.server(first), None, screen)
@@ -55,7 +55,7 @@ def test_in_a_pipe_each_new_number_is_a_line() -> None:
     assert [line.rpartition(" after ")[0] for line in file.getvalue().splitlines()] == [
         "a/b: 3 of 3 left",
         "a/b: 2 of 3 left",
-        "a/b: 5 of 5 left",  # those pinned to it still come
+        "a/b: 5 of 5 left",  # pinned sessions still arrive
         "a/b: 0 of 5 left",
     ]
 
@@ -94,5 +94,5 @@ def test_a_state_that_ranks_above_the_drain_does_not_end_it(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["up", "down", "ejected", "drain"])  # it may announce one
 def test_ready_meanwhile_is(state: str) -> None:
-    with pytest.raises(CtlError, match="a/b is set to ready again: somebody ended its drain"):
+    with pytest.raises(CtlError, match="a/b was set to ready: another operator ended the drain"):
         wait(2, 1, state=state, admin="ready")

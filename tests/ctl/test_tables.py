@@ -1,4 +1,4 @@
-"""Tables on terminals of every width: columns are left out, words are not broken."""
+"""Tables on terminals of every width: columns are dropped, words are not broken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTHS = (40, 60, 80, 120, 10_000)
 
 
 def shown(width: int, *parts: Any) -> list[str]:
-    """The lines on a terminal of that width."""
+    """Lines on a terminal of that width."""
     file = io.StringIO()
     screen = Console(file=file, width=width, height=10, force_terminal=False)
     for part in parts:
@@ -40,7 +40,7 @@ def operator() -> FakeOperator:
 
 def servers(operator: FakeOperator, width: int) -> list[str]:
     rows = views.describe_servers(operator.observed, operator.now())
-    return shown(width, tables.servers(rows))
+    return shown(width, *tables.servers(rows))
 
 
 def moment(operator: Operator) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How an upgrade is waited for while the admin listener comes and goes."""
+"""`ctl upgrade --wait`, while the admin listener closes and opens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A listener that shows these, one look after the other; the last one for ever."""
+    """A listener with these answers, one per poll; the last one for ever."""
 
     def __init__(self, *shown: dict[str, Any] | CtlError) -> None:
         self._shown = list(shown)
@@ -60,7 +60,7 @@ def test_a_new_process_may_have_an_old_number() -> None:
 
 
 def test_it_is_patient_as_long_as_something_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look comes after the end of its patience, but each shows something new."""
+    """Each poll is later than its patience, but shows progress."""
     monkeypatch.setattr(upgrade, "_PATIENCE", 0.0)
     half = status((1, 10.0), (2, 10.0), (3, 20.0), draining=(1,))
     done = status((2, 10.0), (3, 20.0), (4, 20.0), draining=(2,))
@@ -80,7 +80,5 @@ def test_at_the_end_of_its_patience_it_says_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch, shown: dict[str, Any] | CtlError, said: str
 ) -> None:
     monkeypatch.setattr(upgrade, "_PATIENCE", 0.0)
-    with pytest.raises(
-        CtlError, match=f"it is not waited for any longer: {said}.*; its log tells why"
-    ):
+    with pytest.raises(CtlError, match=f"giving up: {said}.*; see its log"):
         wait(shown)

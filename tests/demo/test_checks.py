@@ -1,4 +1,4 @@
-"""What the demo lets pass, and what it does not."""
+"""The demo's checks: what passes and what fails."""
 
 from __future__ import annotations
 

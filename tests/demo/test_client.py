@@ -21,7 +21,7 @@ DONE = {"content": "A", "is_final": True}
 
 
 class Heard:
-    """A listener that writes down what it is told."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

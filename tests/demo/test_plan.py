@@ -1,4 +1,4 @@
-"""What the demo would run where, and why it can't."""
+"""The plan of a demo, and obstacles to it."""
 
 from __future__ import annotations
 

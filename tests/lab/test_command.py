@@ -84,17 +84,17 @@ def test_an_output_that_can_not_be_written_is_said_before_anything_runs(
     (tmp_path / "out").write_text("a file where the directory should be")
     result = lab(*words, "--output", "out")
     assert result.exit_code == 1
-    assert result.stderr == "hermes-lb: the laboratory stopped: [Errno 17] File exists: 'out'\n"
+    assert result.stderr == "hermes-lb: the lab failed: [Errno 17] File exists: 'out'\n"
 
 
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (("--why", "3", "--live"), 2, "--why is not for --live"),
-        (("--backend", "be"), 2, "--backend is for --trace"),
+        (("--why", "3", "--live"), 2, "--why can't be used with --live"),
+        (("--backend", "be"), 2, "--backend needs --trace"),
         (("-s", "leastcon"), 2, "there is no strategy 'leastcon'; there are round_robin, "),
         (("--scenario", "x"), 2, "there is no scenario 'x'; there are short, "),
-        (("--scenario", "short", "--live"), 2, "give one of --scenario, --trace and --live"),
+        (("--scenario", "short", "--live"), 2, "give only one of --scenario, --trace and --live"),
         (("--trace", "none.log"), 1, "No such file or directory: 'none.log'"),
         (("--trace", "empty.log"), 1, "no line of it is a request in the format httplog"),
     ],

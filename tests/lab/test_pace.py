@@ -27,7 +27,7 @@ def test_nothing_is_done_in_a_pause() -> None:
 
 
 def test_a_pause_without_an_end_is_refused() -> None:
-    with pytest.raises(ValueError, match="must go on"):
+    with pytest.raises(ValueError, match="must resume"):
         Pace([(10.0, 0.0)])
 
 

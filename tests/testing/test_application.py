@@ -70,7 +70,7 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 
 
 async def twice(request: web.Request) -> web.WebSocketResponse:
-    """What comes, two times at once."""
+    """Concurrent requests."""
     ws = web.WebSocketResponse(compress=False)
     await ws.prepare(request)
     async for message in ws:
@@ -213,7 +213,7 @@ async def test_each_frame_of_an_application_is_a_piece_of_its_stream(
 
 
 async def tokens(request: Request) -> Answer:
-    """What `stream` says, said by a handler."""
+    """The output of `stream`, from a handler."""
 
     async def both() -> AsyncIterator[str]:
         yield "a"

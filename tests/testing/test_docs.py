@@ -1,4 +1,4 @@
-"""The examples of docs/testing.md do what it says: each block is a test file of its own."""
+"""The examples of docs/testing.md work: each block is run as a test file."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ async def test_who_waits_for_the_connection_of_a_server_that_refuses_is_not_serv
 async def test_a_connection_that_was_refused_while_it_was_busy_ends_however_short_that_was(
     balanced_servers: Servers, client: Client
 ) -> None:
-    """As with a server that was started anew: no connection outlives that."""
+    """As with a restarted server: no connection survives."""
     may_end = asyncio.Event()
     [one] = await balanced_servers(1, handler=waiting(may_end))
     running = client.start_get(one.url)

@@ -1,4 +1,4 @@
-"""Handlers and faults that fail: the client is told or cut, and the test hears of it at its end."""
+"""Failing handlers and faults: the client gets an error or is cut; the test fails at its end."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def test_an_exception_in_a_fault_of_your_own_is_an_error() -> None:
 
 @pytest.fixture
 def broken() -> tuple[Any, list[BaseException]]:
-    """A handler that fails each time, and with what it did."""
+    """A handler that always fails, and its errors."""
     raised: list[BaseException] = []
 
     async def handler(request: Request) -> Answer:

@@ -1,4 +1,4 @@
-"""The plugin in test suites of others: each in a process and a folder of its own."""
+"""The plugin in other test suites, each in its own process and folder."""
 
 from __future__ import annotations
 

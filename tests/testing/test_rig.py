@@ -1,4 +1,4 @@
-"""Servers and balancers of a test: what they are told, what they tell, and that nothing is left."""
+"""Servers and balancers of a test: options, records, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ async def test_the_configured_log_is_written_as_well(
 async def test_records_go_on_under_another_configuration(
     log: dict[str, Any], balanced_servers: Servers, load_balancer: Balanced
 ) -> None:
-    """Whichever log it has: what another suite's balancer logs is no business of its records."""
+    """With any log: records do not include lines of other balancers."""
     one, two = await balanced_servers(2)
     lb = await load_balancer(one)
     async with Client() as client:
@@ -299,7 +299,7 @@ async def test_starting_waits_for_nothing() -> None:
 
 
 def test_a_port_is_kept_while_nobody_listens() -> None:
-    """Also from those who ask for any free port."""
+    """Also from programs that bind any free port."""
     server = Server("one")
     host, port = server.address.split(":")
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):

@@ -34,7 +34,7 @@ async def workers() -> AsyncIterator[list[Worker]]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    """Each request on a connection of its own, so that the kernel spreads them."""
+    """Each request on its own connection, so that the kernel spreads them."""
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield session

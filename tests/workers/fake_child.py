@@ -1,4 +1,4 @@
-"""Worker processes that are none: they note what they are told, and do what a test wants."""
+"""Fake worker processes: they record messages and do what a test asks for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class FakeChild:
-    """As `workers.child.Child`, and its own channel.
+    """Stands in for `workers.child.Child` and for its channel.
 
-    `told` are the messages. It answers while `answers` is set; `patience` are the seconds that each
-    question was given.
+    `told` are the messages. It answers while `answers` is set; `patience` are the timeouts of the
+    questions, in seconds.
     """
 
-    def __init__(self, number: int, seat: int, heard: Any, ended: Any) -> None:
-        self.pid, self.number, self.seat = 1_000_000 + number, number, seat
+    def __init__(self, number: int, slot: int, heard: Any, ended: Any) -> None:
+        self.pid, self.number, self.slot = 1_000_000 + number, number, slot
         self.is_retired = self.serves = self.is_silent = False
         self.is_alone: bool | None = None
         self.listens: dict[Any, Any] = {}
@@ -35,7 +35,7 @@ class FakeChild:
         self._over = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<FakeChild {self.number}, seat {self.seat}>"
+        return f"<FakeChild {self.number}, slot {self.slot}>"
 
     @property
     def has_ended(self) -> bool:
@@ -74,18 +74,18 @@ class FakeChild:
         await self._over.wait()
 
     def what(self, do: str) -> list[dict[str, Any]]:
-        """The messages of one kind."""
+        """Messages of one kind."""
         return [message for message in self.told if message["do"] == do]
 
 
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
-    """All that any fleet starts from now on."""
+    """All children that fleets start from now on."""
     started: list[FakeChild] = []
 
     class Started(FakeChild):
         @classmethod
-        def start(cls, loop: str, *, number: int, seat: int, heard: Any, ended: Any) -> FakeChild:
-            started.append(cls(number, seat, heard, ended))
+        def start(cls, loop: str, *, number: int, slot: int, heard: Any, ended: Any) -> FakeChild:
+            started.append(cls(number, slot, heard, ended))
             return started[-1]
 
     monkeypatch.setattr(fleet, "Child", Started)

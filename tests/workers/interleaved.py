@@ -1,4 +1,4 @@
-"""Workers that run at the same time: at each access to shared memory another one may go on."""
+"""Workers that run interleaved: at each access to shared memory another one may continue."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
     from tests.workers.several import Several
 
-PATIENCE = 20.0  # seconds; nothing waits for so long but for a bug
+PATIENCE = 20.0  # seconds; reached only by a bug
 
 
 class Interleaved:
-    """Run scripts in the order that `order` tells: at each access, who goes on."""
+    """Runs scripts interleaved; `order` selects at each access which one continues."""
 
     def __init__(self, several: Several, order: Iterable[int]) -> None:
         self._order = iter(order)
@@ -23,12 +23,12 @@ class Interleaved:
         self._running = 0
         self._failed: list[BaseException] = []
         self._over = threading.Event()
-        for part in several.block.parts:
+        for region in several.memory.regions:
             for name in ("loads", "waiting", "raw_loads"):
-                setattr(part, name, _Watched(getattr(part, name), self._switch))
+                setattr(region, name, _Watched(getattr(region, name), self._switch))
 
     def run(self, *scripts: Callable[[], None]) -> None:
-        """All of them to their ends. Raises what the first that failed has raised."""
+        """Run all to their ends. Raises what the first failed one raised."""
         self._semaphores = [threading.Semaphore(0) for _ in scripts]
         self._alive = list(range(len(scripts)))
         threads = [
@@ -39,7 +39,7 @@ class Interleaved:
             thread.start()
         self._running = self._next()
         self._semaphores[self._running].release()
-        assert self._over.wait(PATIENCE), "they wait for each other"
+        assert self._over.wait(PATIENCE), "deadlock"
         for thread in threads:
             thread.join(PATIENCE)
         if self._failed:
@@ -63,7 +63,7 @@ class Interleaved:
 
     def _switch(self) -> None:
         if not self._alive:
-            return  # nobody runs at the same time any more
+            return  # no other script is left
         before, self._running = self._running, self._next()
         if self._running != before:
             self._semaphores[self._running].release()
@@ -71,7 +71,7 @@ class Interleaved:
 
 
 class _Watched:
-    """A view of the memory that tells before each access."""
+    """A view of the memory that switches before each access."""
 
     def __init__(self, view: memoryview, switch: Callable[[], None]) -> None:
         self._view = view

@@ -1,4 +1,4 @@
-"""Python code that runs first in each process of a balancer, to do what can't be timed."""
+"""Python code that runs first in each process of a balancer, to force states that timing can't."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def meddling(folder: Path, code: str) -> str:
-    """Shell for `run(before=...)`. `code` knows `argv`, the whole command, as a string."""
+    """Shell code for `run(before=...)`. In `code`, `argv` is the command line as one string."""
     path = folder / "meddling"
     path.mkdir()
     (path / "sitecustomize.py").write_text(

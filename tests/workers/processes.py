@@ -1,4 +1,4 @@
-"""Balancers of several processes before servers that are in the test's own process."""
+"""Balancers with several processes, in front of servers in the test's own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """A server behind the balancer, in the test's own process: it notes what it has at a time."""
+    """A server behind the balancer, in the test's process, that counts concurrent requests."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -27,7 +27,7 @@ class Worker:
         self.served = 0
         self.go_on = asyncio.Event()
         self.port = 0
-        self.via = ""  # what the last request said
+        self.via = ""  # of the last request
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.via = request.headers.get("Via", "")
@@ -53,13 +53,13 @@ class Worker:
 
 
 def let_go(workers: list[Worker]) -> None:
-    """What waits and what streams at them ends."""
+    """End all requests that wait or stream there."""
     for worker in workers:
         worker.go_on.set()
 
 
 def write(folder: Path, workers: list[Worker], **settings: Any) -> Path:
-    """A configuration with two processes; `settings`: `process`, `backend`, `server` as TOML."""
+    """A configuration with two workers; `settings`: `process`, `backend`, `server` as TOML."""
     servers = "".join(
         f'[[backends.agents.servers]]\nname = "agent{n}"\naddress = "127.0.0.1:{worker.port}"\n'
         f"{settings.get('server', '')}\n"
@@ -77,7 +77,7 @@ def write(folder: Path, workers: list[Worker], **settings: Any) -> Path:
 
 @asynccontextmanager
 async def serving(file: Path, before: str = "") -> AsyncIterator[tuple[Running, str]]:
-    """A balancer that has started -> itself, and the URL of its admin API."""
+    """A started balancer, and the URL of its admin API."""
     async with run(file, before=before) as running:
         await until_it_listens(running)
         yield running, (await running.says(r"admin on (http://\S+)"))[1] + "/api/v1"
@@ -108,12 +108,12 @@ async def get(client: aiohttp.ClientSession, url: str) -> str:
 
 
 async def get_many(client: aiohttp.ClientSession, url: str, count: int) -> list[str]:
-    """All at once."""
+    """Concurrent requests."""
     return await asyncio.gather(*(get(client, url) for _ in range(count)))
 
 
 async def responses(client: aiohttp.ClientSession, api: str) -> int:
-    """How many were 2xx, as all processes have counted them."""
+    """The number of 2xx responses, over all processes."""
     found = (await servers(client, api)).values()
     return sum(server["counters"]["responses"]["2xx"] for server in found)
 
@@ -122,7 +122,7 @@ async def responses(client: aiohttp.ClientSession, api: str) -> int:
 async def a_stream(
     client: aiohttp.ClientSession, url: str, workers: list[Worker]
 ) -> AsyncIterator[None]:
-    """It has begun; at the end it must end as a whole one."""
+    """A stream that has begun, and has to end complete."""
     async with client.get(f"{url}/stream") as response:
         assert await response.content.read(6) == b"begun "
         yield

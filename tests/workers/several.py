@@ -1,4 +1,4 @@
-"""Workers without processes: each has its own pool and its own loop, and all share a block."""
+"""Workers without processes: each has its own pool and loop, and all share memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.workers.block import Block
+from hermes_lb.workers.layout import Layout
 from hermes_lb.workers.peers import Peers
 from hermes_lb.workers.published import Publisher
-from hermes_lb.workers.rows import Rows
+from hermes_lb.workers.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -24,7 +24,7 @@ BACKEND = "agents"
 
 
 def backend(servers: dict[str, int]) -> Backend:
-    """Of servers by name, with how many requests each takes at a time (0: any number)."""
+    """A backend of servers by name, with their `max_connections`."""
     return Backend.model_validate(
         {
             "servers": [
@@ -36,7 +36,7 @@ def backend(servers: dict[str, int]) -> Backend:
 
 
 class FakeLoop:
-    """What `Peers` wants of a loop; whoever tests decides when anything is called."""
+    """The loop as `Peers` uses it; the test decides when callbacks run."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.time = clock
@@ -60,7 +60,7 @@ class FakeLoop:
         del self.readers[fd]
 
     def turn(self) -> bool:
-        """Call what is due -> whether there was anything."""
+        """Run due callbacks -> whether there were any."""
         due = [timer for timer in self._timers if timer.at <= self.time()]
         self._timers = [timer for timer in self._timers if timer not in due]
         soon, self._soon = self._soon, []
@@ -71,13 +71,13 @@ class FakeLoop:
 
 
 class Request:
-    """It holds a lease, or waits, or is over."""
+    """A request that holds a lease, waits, or is over."""
 
     def __init__(self, worker: Worker, pinned_to: Server | None, tried: Collection[Server]) -> None:
         self.worker = worker
         self.pinned_to = pinned_to
         self.tried = tried
-        self.heir: Server | None = None  # the one it waits for when its server is out
+        self.heir: Server | None = None  # the server it waits for if its own is out
         self.lease: Lease | None = None
         self.row = -1
 
@@ -113,25 +113,25 @@ class Request:
 
 
 class Worker:
-    """As a process has it: pool, peers, and what copies the numbers."""
+    """A worker process: pool, peers and publisher."""
 
     def __init__(self, several: Several, number: int) -> None:
         self.several = several
         self.number = number
-        self.part = several.block.parts[number]
+        self.region = several.memory.regions[number]
         self.loop = FakeLoop(lambda: several.now)
         self.pool = Pool(BACKEND, several.configured)
         self.rows: dict[str, int] = {}
-        self.peers = Peers(several.block, number, several.bells, self.loop)  # type: ignore[arg-type]
+        self.peers = Peers(several.memory, number, several.wakeups, self.loop)  # type: ignore[arg-type]
         self.plane: Any = SimpleNamespace(pools={BACKEND: self.pool}, counters={})
-        self._publisher = Publisher(self.plane, self.part, is_alone=False)
+        self._publisher = Publisher(self.plane, self.region, is_alone=False)
         self._set_rows()
 
     def __repr__(self) -> str:
         return f"<Worker {self.number}: {self.pool}>"
 
     def _set_rows(self) -> None:
-        self.rows = dict(self.several.rows.rows)
+        self.rows = dict(self.several.layout.rows)
         self._publisher.set_rows(self.rows)
         self.peers.set_rows({BACKEND: self.pool}, self.rows)
 
@@ -139,7 +139,7 @@ class Worker:
         gone = self.pool.reconfigure(self.several.configured)
         for request in self.several.requests:
             if request.lease is not None and request.lease.server in gone:
-                request.row = -1  # it is not counted any more
+                request.row = -1  # not counted any more
         self._set_rows()
 
     def row(self, server: Server) -> int:
@@ -149,7 +149,7 @@ class Worker:
         return next(server for server in self.pool.servers if server.name == name)
 
     def asks(self, pinned_to: str | None = None, tried: Collection[str] = ()) -> Request:
-        """A request comes, as `proxy.dispatch.Backend.choose` has it."""
+        """Start a request, as `proxy.dispatch.Backend.choose` does."""
         pinned = self.server(pinned_to) if pinned_to else None
         request = Request(self, pinned, {self.server(name) for name in tried})
         self.several.requests.append(request)
@@ -169,93 +169,93 @@ class Worker:
     def tick(self) -> None:
         self.pool.tick(self.several.now)
 
-    def hears_bell(self, *, loses: bool = False) -> bool:
-        """-> whether it has rung."""
-        bell = self.several.bells[self.number]
+    def is_woken(self, *, loses: bool = False) -> bool:
+        """-> whether it was."""
+        wakeup = self.several.wakeups[self.number]
         try:
-            os.eventfd_read(bell)
+            os.eventfd_read(wakeup)
         except BlockingIOError:
             return False
         if not loses:
-            self.loop.readers[bell]()
+            self.loop.readers[wakeup]()
         return True
 
 
 class Several:
-    """Some workers, and what a supervisor does for them."""
+    """Some workers, and a supervisor's part in them."""
 
     def __init__(self, count: int, servers: dict[str, int], *, rows: int = 40) -> None:
         self.now = 1.0
         self.configured = backend(servers)
-        self.block = Block.create(count, rows)
-        self.bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(count)]
+        self.memory = SharedMemory.create(count, rows)
+        self.wakeups = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(count)]
         self.pool = Pool(BACKEND, self.configured)  # the supervisor's
-        self.rows = Rows(self.block)
-        self.requests: list[Request] = []  # that are not over
-        self.granted: list[Request] = []  # in this order
-        self.rows.deal({BACKEND: self.pool}, ())
+        self.layout = Layout(self.memory)
+        self.requests: list[Request] = []  # not over
+        self.granted: list[Request] = []  # in order
+        self.layout.assign({BACKEND: self.pool}, ())
         self.workers = [Worker(self, number) for number in range(count)]
 
     def close(self) -> None:
         for worker in self.workers:
             worker.peers.close()
-        for bell in self.bells:
-            os.close(bell)
-        # The views that peers and workers have are released with it.
+        for wakeup in self.wakeups:
+            os.close(wakeup)
+        # Views that peers and workers have are released with the memory.
         with suppress(BufferError):
-            self.block.close()
+            self.memory.close()
 
     def reload(self, servers: dict[str, int]) -> None:
-        """Of the supervisor; each worker has to `reconfigure` yet."""
+        """Reload in the supervisor; each worker still has to `reconfigure`."""
         self.configured = backend(servers)
         self.pool.reconfigure(self.configured)
-        self.rows.deal({BACKEND: self.pool}, ())
+        self.layout.assign({BACKEND: self.pool}, ())
 
     def dies(self, number: int) -> None:
-        """And another one takes its seat."""
+        """The worker dies and is replaced."""
         self.requests = [r for r in self.requests if r.worker.number != number]
         self.workers[number].peers.close()
-        self.block.clear(number)
+        self.memory.clear(number)
         self.workers[number] = Worker(self, number)
 
     def settle(self) -> None:
-        """All bells and turns, until nothing happens any more."""
+        """Run all wakeups and loops until nothing happens."""
         for _ in range(1000):
             happened = [worker.loop.turn() for worker in self.workers]
-            happened += [worker.hears_bell() for worker in self.workers]
+            happened += [worker.is_woken() for worker in self.workers]
             if not any(happened):
                 return
-        raise AssertionError("they ring each other for ever")
+        raise AssertionError("they wake each other for ever")
 
     def pass_time(self) -> None:
-        """A second, with all that it brings."""
+        """Advance by a second, with all timers."""
         self.now += 1.0
         self.settle()
         for worker in self.workers:
             worker.tick()
         self.settle()
 
-    # What has to hold.
+    # Invariants.
 
     def held(self, row: int) -> Iterator[Request]:
         return (r for r in self.requests if r.lease is not None and r.row == row)
 
     def check_limits(self) -> None:
-        """Nobody has more than it takes."""
+        """No server has more leases than its limit."""
         for server in self.pool.servers:
-            row = self.rows.rows[f"{BACKEND}/{server.name} {server.config.address}"]
+            row = self.layout.rows[f"{BACKEND}/{server.name} {server.config.address}"]
             held = sum(1 for _ in self.held(row))
             assert not server.max_connections or held <= server.max_connections, self.requests
 
     def check_cells(self) -> None:
-        """Everybody's leases are in its part, and no others."""
+        """Each region has exactly the leases of its worker."""
         for worker in self.workers:
-            for row in range(self.block.rows):
+            for row in range(self.memory.rows):
                 held = sum(1 for r in self.held(row) if r.worker is worker)
-                assert worker.part.loads[row] == held, (worker, row)
+                assert worker.region.loads[row] == held, (worker, row)
 
     def check_sums(self) -> None:
-        """Who has looked knows of all leases."""
+        """A worker that has looked counts all leases."""
         for worker in self.workers:
             worker.peers.look(force=True)
             own = [r for r in self.requests if r.worker is worker and r.lease is not None]
@@ -268,7 +268,7 @@ class Several:
             assert worker.pool.in_flight == len(own) + elsewhere, worker
 
     def check_nobody_waits_in_vain(self) -> None:
-        """There is no place that somebody who waits could have."""
+        """No request waits while a place is free that it could use."""
         for request in self.requests:
             for server in request.worker.pool.servers if request.waits else ():
                 is_full = sum(1 for _ in self.held(request.worker.row(server))) >= (

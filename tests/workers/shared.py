@@ -1,13 +1,13 @@
-"""A `SharedState` over a small block, and a fleet that remembers what it was told."""
+"""A `SharedState` over a small shared memory, and a fleet that records messages."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.workers.block import Block
 from hermes_lb.workers.gathered import Gathered
-from hermes_lb.workers.rows import Rows
+from hermes_lb.workers.layout import Layout
+from hermes_lb.workers.shared_memory import SharedMemory
 from hermes_lb.workers.shared_state import SharedState
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FakeFleet:
-    """`told` are the messages, `spared` who was not to have each of them (None: all had it)."""
+    """`told` are the messages, `spared` the child that was left out of each (None: none was)."""
 
     def __init__(self) -> None:
         self.children: list[Any] = []
@@ -44,14 +44,14 @@ class FakeFleet:
 
 
 class Shared:
-    """The state, and what it works with."""
+    """The state and its collaborators."""
 
     def __init__(self, configured: Config) -> None:
-        self.block = Block.create(3, rows=10)
-        self.gathered = Gathered(self.block)
-        self.rows = Rows(self.block)
+        self.memory = SharedMemory.create(3, rows=10)
+        self.gathered = Gathered(self.memory)
+        self.layout = Layout(self.memory)
         self.fleet: Any = FakeFleet()
-        self.state = SharedState(self.fleet, self.rows, self.gathered)
+        self.state = SharedState(self.fleet, self.layout, self.gathered)
         self.state.reconfigure(configured)
 
     def server(self, name: str, backend: str = "agents") -> Server:
@@ -64,4 +64,4 @@ def a_shared_state(configured: Config) -> Iterator[Shared]:
     try:
         yield shared
     finally:
-        shared.block.close()
+        shared.memory.close()

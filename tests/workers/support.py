@@ -1,4 +1,4 @@
-"""Whole balancers in processes of their own, as a service manager runs them."""
+"""Balancers in processes of their own, as a service manager runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-START_TAKES = 30.0  # seconds, on a machine that is busy with other tests
+START_TAKES = 30.0  # seconds, on a busy machine
 
 
 class Running:
@@ -25,12 +25,12 @@ class Running:
         self.url = ""
 
     async def says(self, pattern: str) -> re.Match[str]:
-        """Wait until stderr has had a line with `pattern` in it."""
+        """Wait until a line of stderr matches."""
         assert self.process.stderr is not None
         async with asyncio.timeout(START_TAKES):
             while not (match := re.search(pattern, self.said)):
                 line = await self.process.stderr.readline()
-                assert line, f"it has ended: {self.said}"
+                assert line, f"it has exited: {self.said}"
                 self.said += line.decode()
         return match
 
@@ -46,7 +46,7 @@ class Running:
 
     @property
     def workers(self) -> list[int]:
-        """The process ids of its workers."""
+        """Process IDs of its workers."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
 
@@ -59,7 +59,7 @@ class Running:
 async def run(
     file: Path, *options: str, before: str = "", pass_fds: tuple[int, ...] = ()
 ) -> AsyncIterator[Running]:
-    """Run the balancer of a configuration; `before` is shell that comes first."""
+    """Run a balancer with a configuration file; `before` is shell code that runs first."""
     command = [sys.executable, "-m", "hermes_lb", "--config", str(file), *options]
     if before:
         command = ["bash", "-c", f'{before} && exec "$@"', "bash", *command]
@@ -82,7 +82,7 @@ async def process(
     tmp_path: Path, port: int, *options: str, bind: str = "127.0.0.1:0", more: str = "",
     before: str = "", pass_fds: tuple[int, ...] = (),
 ) -> AsyncIterator[Running]:  # fmt: skip
-    """Run it before the server at `port`; `before` is shell that comes first."""
+    """Run a balancer in front of the server at `port`; `before` is shell code that runs first."""
     file = tmp_path / "lb.toml"
     if "[log]" not in more:
         more += '[log]\naccess = "off"\n'
@@ -99,7 +99,7 @@ async def process(
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """Of loopback: nobody is dealt it, and who asks for it by its number can listen there."""
+    """A loopback port that the kernel assigns to nothing else, but that can be bound explicitly."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The admin listener of several processes: what it tells of them, and that an upgrade keeps it."""
+"""The admin listener of several processes: health of the processes, and sockets over an upgrade."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def admin_port(running: Running) -> int:
 
 
 def health(port: int, host: str = "127.0.0.1") -> bytes:
-    """Status and body; who waits in the backlog waits for it."""
+    """Status and body; waits with the backlog."""
     with socket.create_connection((host, port), timeout=PATIENCE) as sock:
         name = f"{host}:{port}".encode()
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % name)
@@ -85,7 +85,7 @@ async def test_it_tells_when_no_worker_can_be_started(
 
 
 async def test_its_port_stays_open_through_an_upgrade(stage: Stage, tmp_path: Path) -> None:
-    """Nobody else can take it, and who comes meanwhile waits. Who was there already may be cut."""
+    """No other program can bind it, and new clients wait. Open connections may be cut."""
     origin = await stage.serving()
     async with run(write(tmp_path, origin.port, 1)) as running:
         port = await admin_port(running)
@@ -93,7 +93,7 @@ async def test_its_port_stays_open_through_an_upgrade(stage: Stage, tmp_path: Pa
         upgraded = Tasks().spawn(running.says("upgraded: all processes"), name="upgraded")
         answers = []
         while not upgraded.done():
-            with suppress(ConnectionResetError):  # a refusal is none
+            with suppress(ConnectionResetError):  # a reset, unlike a refusal, is allowed
                 answers.append(await asyncio.to_thread(health, port))
         await upgraded
         assert set(answers) <= {b'200 {"status": "ok"}', b" "}

@@ -1,4 +1,4 @@
-"""The admin listener's sockets: had before they are needed, and in nobody's way but others'."""
+"""The admin listener's sockets: checked before they are needed, and never in their own way."""
 
 from __future__ import annotations
 

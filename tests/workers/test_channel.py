@@ -1,4 +1,4 @@
-"""Messages and descriptors between two ends, over a real pair of sockets."""
+"""Messages and descriptors over a real pair of sockets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hermes_lb.workers.channel import Channel, ChannelClosed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-PATIENCE = 20.0  # seconds, on a machine that is busy with other tests
+PATIENCE = 20.0  # seconds, on a busy machine
 BIG = "x" * 5_000_000
 
 
 class End:
-    """One end, which keeps what it hears."""
+    """One end, which records what it receives."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.heard: list[dict[str, Any]] = []
@@ -48,12 +48,12 @@ class End:
                 await self._news.wait()
 
     async def hears(self, count: int) -> list[dict[str, Any]]:
-        """All that was heard, once there are so many."""
+        """All messages, once there are so many."""
         await self.until(lambda: len(self.heard) >= count)
         return self.heard
 
     def answers(self, **answer: Any) -> None:
-        """From now on, to everything."""
+        """Answer every question like this from now on."""
         self.on_message = lambda question: self.channel.answer(question, answer)
 
 
@@ -77,7 +77,7 @@ def file_of(text: str) -> int:
 
 
 def read(fd: int) -> str:
-    """And close it."""
+    """Read and close it."""
     with os.fdopen(fd, "rb") as file:
         file.seek(0)
         return file.read().decode()
@@ -201,7 +201,7 @@ async def test_a_late_answer_is_not_taken_for_another_ones(ends: tuple[End, End]
     assert (await first.channel.ask({"do": "next"}, timeout=PATIENCE))["to"] == "next"
 
 
-async def test_questions_go_on_counting_where_another_image_stopped():
+async def test_questions_go_on_counting_where_another_generation_stopped():
     ours, theirs = socket.socketpair()
     second = End(theirs)
     before = Channel(ours.dup(), lambda message, fds: None)
@@ -336,7 +336,7 @@ async def test_it_is_amid_a_message_until_all_of_it_has_been_passed():
     end = End(theirs)
     await end.hears(1)
     assert [writer.is_amid_message, end.channel.is_amid_message] == [False, False]
-    ours.send(b"\0")  # of the next one
+    ours.send(b"\0")  # the start of the next message
     await eventually(lambda: end.channel.is_amid_message)
     writer.close()
     end.channel.close()

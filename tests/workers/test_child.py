@@ -1,4 +1,4 @@
-"""A worker process as the supervisor has it: started, told, ended, and noticed."""
+"""A worker process as the supervisor sees it: start, messages, exit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     Start = Callable[..., "Watched"]
 
-PATIENCE = 30.0  # seconds, on a machine that is busy with other tests
+PATIENCE = 30.0  # seconds, on a busy machine
 
 
 class Watched:
-    """A child, with the end of the channel that its process would have."""
+    """A child, and its process's end of the channel."""
 
     def __init__(self, script: str, **about: Any) -> None:
         ours, theirs = socket.socketpair()
@@ -32,7 +32,7 @@ class Watched:
         self._said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.theirs = Channel(theirs, lambda message, _: self._said.put_nowait(message))
         pid = os.posix_spawn("/bin/sh", ["sh", "-c", script], os.environ)
-        about = {"number": 1, "seat": 0, **about}
+        about = {"number": 1, "slot": 0, **about}
         self.child = Child(pid, ours, heard=self._hear, ended=self._ended, **about)
 
     def _hear(self, child: Child, message: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ class Watched:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start a child that is a shell script; at the end all of them are killed."""
+    """Start children that run a shell script; all are killed at the end."""
     started: list[Watched] = []
 
     def start(script: str, **about: Any) -> Watched:
@@ -70,7 +70,7 @@ async def start() -> AsyncIterator[Start]:
 
 
 def has_exited(pid: int) -> None:
-    """Wait for that, in which nothing else happens here; its status is for another to take."""
+    """Block until it has exited, without reaping it."""
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
@@ -85,7 +85,7 @@ def is_this_interpreter(pid: int) -> bool:
 async def test_its_exit_status_is_known_and_told_once(start: Start):
     watched = start("exit 3")
     assert await watched.ends() == 3
-    assert await watched.ends() == 3  # whoever waits later
+    assert await watched.ends() == 3  # also for a later caller
     assert watched.endings == [3]
     assert watched.child.has_ended
     assert watched.child.channel.is_closed
@@ -96,7 +96,7 @@ async def test_who_was_killed_has_the_signal_as_its_status(start: Start):
     assert not watched.child.has_ended
     watched.child.kill()
     assert await watched.ends() == -signal.SIGKILL
-    watched.child.kill()  # nobody is there any more
+    watched.child.kill()  # the process is gone
     assert watched.endings == [-signal.SIGKILL]
 
 
@@ -133,7 +133,7 @@ async def test_what_it_says_is_heard_and_what_it_is_asked_is_answered(start: Sta
 
 
 async def test_its_last_words_are_heard_before_its_end_is_told(start: Start):
-    """Whichever is noticed first."""
+    """In whatever order exit and messages are noticed."""
     watched = start("exit 0")
     has_exited(watched.child.pid)
     for number in range(3):
@@ -174,7 +174,7 @@ async def test_it_says_who_it_is(start: Start):
 async def test_a_worker_is_this_interpreter_and_ends_if_the_supervisor_goes():
     endings: list[Child] = []
     child = Child.start(
-        "asyncio", number=0, seat=0, heard=lambda child, message: None, ended=endings.append
+        "asyncio", number=0, slot=0, heard=lambda child, message: None, ended=endings.append
     )
     assert is_this_interpreter(child.pid)
     child.channel.close()

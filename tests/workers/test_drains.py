@@ -1,4 +1,4 @@
-"""A drain that is waited for: what the processes have in flight is known when it is answered."""
+"""`ctl drain --wait`: the requests in flight in all processes are known when drain is answered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_who_drains_a_server_is_told_of_what_has_only_just_begun(
     file.write_text(file.read_text().replace("workers = 2", f"workers = {count}"))
     async with serving(file) as (running, api):
         url = f"{api}/servers/agents/agent1/state"
-        for _ in range(5):  # the processes tell their numbers in steps
+        for _ in range(5):  # processes publish periodically
             async with (
                 a_stream(client, running.url, workers),
                 client.put(url, json={"state": "drain"}) as response,
@@ -39,13 +39,13 @@ async def test_who_drains_a_server_is_told_of_what_has_only_just_begun(
 
 
 def drain(api: str) -> tuple[AdminClient, dict[str, Any]]:
-    """What `ctl drain agent1` does -> what it asks with, and the server as it is then."""
+    """What `ctl drain agent1` does -> its client, and the server's state."""
     client = AdminClient(api.removesuffix("/api/v1"))
     return client, client.change(client.find("agent1"), "state", "drain")
 
 
 async def left(client: AdminClient, server: dict[str, Any]) -> int:
-    """What `--wait` finds, at its first look."""
+    """What `--wait` sees at its first look."""
     return await asyncio.to_thread(wait_until_drained, client, server, 0.0, None)
 
 
@@ -70,7 +70,7 @@ async def test_a_drain_that_a_process_has_not_heard_of_is_not_done(
     file.write_text(file.read_text().replace("workers = 2", "workers = 1"))
     async with (
         serving(file) as (running, api),
-        a_stream(client, running.url, workers),  # it has only just begun, and nobody was told
+        a_stream(client, running.url, workers),  # just begun, not published yet
     ):
         [process] = running.workers
         os.kill(process, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Who asks for the end before the balancer serves need not wait for what its start waits for."""
+"""A signal that ends the balancer during its start does not wait for what the start waits for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def configured(folder: Path, *, bind: str, server: str) -> Path:
 
 
 def dead_name_server(folder: Path) -> tuple[str, Path]:
-    """Nobody ever says what `nobody.test` is -> shell, and a file that tells that it is asked."""
+    """`nobody.test` never resolves -> shell code, and a file that appears when it is looked up."""
     asked = folder / "asked"
     code = f"""
 import pathlib, socket, threading
@@ -58,7 +58,7 @@ async def test_a_name_server_that_is_dead(
 ) -> None:
     before, asked = dead_name_server(tmp_path)
     file = configured(tmp_path, bind=bind, server=server)
-    # uvloop's own look-ups are out of Python's reach.
+    # Python can't intercept uvloop's own look-ups.
     async with run(file, "--loop", "asyncio", before=before) as running:
         await eventually(asked.exists)
         running.signal(number)
@@ -77,7 +77,7 @@ async def test_a_configuration_in_a_fifo_that_nobody_writes(
     def is_read() -> bool:
         try:
             opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody reads yet
+        except OSError:  # no reader yet
             return False
         return True
 

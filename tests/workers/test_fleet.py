@@ -1,4 +1,4 @@
-"""What the supervisor knows of its workers before another program takes over their channels."""
+"""The fleet: handover of channels, starts, failures, replacements, and workers that are alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.tasks import Tasks
-from hermes_lb.workers import crash_loops, handover
+from hermes_lb.workers import crash_loops, upgrade
 from hermes_lb.workers import fleet as fleet_module
 from hermes_lb.workers.channel import Channel, ChannelClosed
 from hermes_lb.workers.child import Child
 from hermes_lb.workers.fleet import Fleet
-from hermes_lb.workers.handover import until_between_messages
+from hermes_lb.workers.upgrade import wait_until_between_messages
 from tests.proxy.support import eventually
 from tests.workers.fake_child import FakeChild, fake_children
 
@@ -28,14 +28,14 @@ BIG = "x" * 5_000_000
 
 
 def nowhere() -> tuple[dict[str, Any], list[Any]]:
-    """What a worker has to know, and where it listens."""
+    """State for a worker without listeners."""
     return {}, []
 
 
 @contextmanager
 def fleet_of_one() -> Iterator[tuple[Fleet, socket.socket]]:
-    """Its child is told something big: nobody reads it yet, at the other end."""
-    nothing: Any = SimpleNamespace(seats=1)
+    """Its child is sent a large message, which is not read yet."""
+    nothing: Any = SimpleNamespace(slots=1)
     fleet = Fleet("asyncio", nothing, nothing, [], nothing, nothing, about=nowhere, upkeep=nothing)
     ours, theirs = socket.socketpair()
     channel = Channel(ours, lambda message, descriptors: None)
@@ -55,34 +55,34 @@ def read_message(sock: socket.socket) -> None:
 async def test_a_message_is_passed_as_a_whole_before_others_take_over() -> None:
     with fleet_of_one() as (fleet, theirs):
         reading = Tasks().spawn(asyncio.to_thread(read_message, theirs), name="reading")
-        await until_between_messages(fleet.children)
+        await wait_until_between_messages(fleet.children)
         assert not fleet.children[0].channel.is_amid_message
         await reading
 
 
 async def test_nobody_takes_over_from_who_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "_LISTENS_WITHIN", 0.02)
+    monkeypatch.setattr(upgrade, "_LISTENS_WITHIN", 0.02)
     refused = pytest.raises(NotPossible, match="worker process 4711 does not listen")
     with fleet_of_one() as (fleet, _), refused:
-        await until_between_messages(fleet.children)
+        await wait_until_between_messages(fleet.children)
 
 
 def an_empty_fleet(*sockets: socket.socket) -> Fleet:
-    """Of one seat."""
-    of_seat = [(("public", ""), sock) for sock in sockets]
+    """With one slot."""
+    of_slot = [(("public", ""), sock) for sock in sockets]
     listening: Any = SimpleNamespace(
-        seats=1, groups={}, of_seat=lambda seat, keys=None: of_seat, remove_files=lambda: None
+        slots=1, groups={}, of_slot=lambda slot, keys=None: of_slot, remove_files=lambda: None
     )
-    block: Any = SimpleNamespace(parts=range(4), fd=0)
+    memory: Any = SimpleNamespace(regions=range(4), fd=0)
     rest: Any = SimpleNamespace(joined=lambda number, pid: None, process_restarts=0)
-    return Fleet("asyncio", listening, block, [], rest, rest, about=nowhere, upkeep=rest)
+    return Fleet("asyncio", listening, memory, [], rest, rest, about=nowhere, upkeep=rest)
 
 
 class Late:
-    """A worker whose seat is left to the others between its `listen` and what it says of it."""
+    """A worker whose listeners are given up between its `listen` and its answer."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.number, self.pid, self.seat = 0, 4711, 0
+        self.number, self.pid, self.slot = 0, 4711, 0
         self.serves = self.is_retired = self.is_silent = self.has_ended = False
         self.is_alone: bool | None = None
         self.listens: dict[Any, Any] = {}
@@ -95,7 +95,7 @@ class Late:
         return {"urls": []}
 
 
-async def test_a_worker_has_its_seat_whatever_was_done_to_it_meanwhile(
+async def test_a_worker_has_its_slot_whatever_was_done_to_it_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -107,12 +107,12 @@ async def test_a_worker_has_its_seat_whatever_was_done_to_it_meanwhile(
 
 
 class Told:
-    """A worker process that is told to end while it starts: its number is `number`."""
+    """Worker `number` gets a SIGTERM while it starts."""
 
     started: ClassVar[list[Told]] = []
 
-    def __init__(self, number: int, seat: int, heard: Any) -> None:
-        self.pid, self.number, self.seat = 4711 + number, number, seat
+    def __init__(self, number: int, slot: int, heard: Any) -> None:
+        self.pid, self.number, self.slot = 4711 + number, number, slot
         self.is_retired = self.serves = self.is_silent = self.has_ended = False
         self.is_alone: bool | None = None
         self.listens: dict[Any, Any] = {}
@@ -121,8 +121,8 @@ class Told:
         self.started.append(self)
 
     @classmethod
-    def start(cls, loop: str, *, number: int, seat: int, heard: Any, ended: Any) -> Told:
-        return cls(number, seat, heard)
+    def start(cls, loop: str, *, number: int, slot: int, heard: Any, ended: Any) -> Told:
+        return cls(number, slot, heard)
 
     async def ask(self, message: Any, descriptors: Any = (), *, timeout: float) -> dict[str, Any]:
         if len(self.started) == 2:
@@ -133,21 +133,21 @@ class Told:
         self.is_retired = True
 
 
-async def test_a_seat_is_not_left_empty_when_the_new_process_was_told_to_end(
+async def test_a_slot_is_not_left_empty_when_the_new_process_was_told_to_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The old one serves there at that moment, and finishes then."""
+    """The old one serves at that moment, and is drained then."""
     monkeypatch.setattr(fleet_module, "Child", Told)
-    monkeypatch.setattr(fleet_module, "_ALL_ARE_TOLD", 3600.0)  # after which somebody would look
+    monkeypatch.setattr(fleet_module, "_ALL_ARE_TOLD", 3600.0)  # no periodic check helps
     fleet = an_empty_fleet()
     await fleet.start(0)
     assert await fleet.replace(0, 1.0)
-    await eventually(lambda: [child.number for child in fleet.in_seat(0)] == [2])
+    await eventually(lambda: [child.number for child in fleet.in_slot(0)] == [2])
     await fleet._tasks.cancel_all()
 
 
 class Killed(Told):
-    """A worker process that nobody hears any more; that it has ended is known a little later."""
+    """A worker whose channel closes a little before its exit is noticed."""
 
     started: ClassVar[list[Told]] = []
 
@@ -170,48 +170,48 @@ async def test_who_is_killed_during_a_reload_is_no_problem_of_the_reload(
     assert len(Killed.started) == 1  # the next one starts as after any crash
 
 
-async def test_who_waits_at_a_seat_is_not_refused_because_one_start_has_failed(
+async def test_who_waits_at_a_slot_is_not_refused_because_one_start_has_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Somebody may have killed just that process; two in a row are another matter."""
+    """A single kill may be accidental; two failures in a row count."""
     fleet = an_empty_fleet()
-    failed_seats: list[list[int]] = []  # at each start
+    failed_slots: list[list[int]] = []  # at each start
 
     class Failing(Told):
         started: ClassVar[list[Told]] = []
 
         @classmethod
         def start(cls, loop: str, **about: Any) -> Told:
-            failed_seats.append(fleet.failed_seats)
-            if len(failed_seats) <= 2:
+            failed_slots.append(fleet.failed_slots)
+            if len(failed_slots) <= 2:
                 raise OSError(0, "no")
             return super().start(loop, **about)
 
     monkeypatch.setattr(fleet_module, "Child", Failing)
     monkeypatch.setattr(crash_loops, "_FIRST_PAUSE", 0.0)
     fleet.refill()
-    await eventually(lambda: bool(fleet.in_seat(0)) and fleet.children[0].serves)
-    assert failed_seats == [[], [], [0]]
-    assert fleet.failed_seats == []
+    await eventually(lambda: bool(fleet.in_slot(0)) and fleet.children[0].serves)
+    assert failed_slots == [[], [], [0]]
+    assert fleet.failed_slots == []
     await fleet._tasks.cancel_all()
 
 
-# Alone, or not.
+# Alone or not.
 
 
-def a_fleet_of(seats: int) -> Fleet:
+def a_fleet_of(slots: int) -> Fleet:
     listening: Any = SimpleNamespace(
-        seats=seats, groups={}, of_seat=lambda seat, keys=None: [], remove_files=lambda: None
+        slots=slots, groups={}, of_slot=lambda slot, keys=None: [], remove_files=lambda: None
     )
-    block: Any = SimpleNamespace(parts=range(9), fd=0)
+    memory: Any = SimpleNamespace(regions=range(9), fd=0)
     rest: Any = SimpleNamespace(
         joined=lambda number, pid: None, left=lambda number, rows: None, rows={}, process_restarts=0
     )
-    return Fleet("asyncio", listening, block, [], rest, rest, about=nowhere, upkeep=rest)
+    return Fleet("asyncio", listening, memory, [], rest, rest, about=nowhere, upkeep=rest)
 
 
 def told_alone(child: FakeChild) -> list[bool]:
-    """All that it was told of that, in order."""
+    """The values of `is_alone` that it was sent, in order."""
     return [message["is_alone"] for message in child.told if "is_alone" in message]
 
 
@@ -237,7 +237,7 @@ async def test_a_worker_knows_that_it_is_not_alone_before_the_next_one_starts(
     assert await fleet.replace(0, 1.0)
     assert known == [True]
     assert [told_alone(child) for child in started] == [[True, False], [False]]
-    assert await fleet.replace(0, 1.0)  # what is known is not told again
+    assert await fleet.replace(0, 1.0)  # known values are not sent again
     assert [told_alone(child) for child in started] == [[True, False], [False], [False]]
     first.ends()
     assert told_alone(started[2]) == [False]
@@ -249,7 +249,7 @@ async def test_a_worker_knows_that_it_is_not_alone_before_the_next_one_starts(
 async def test_who_starts_is_told_that_it_is_alone_when_it_has(
     started: list[FakeChild], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one may end before."""
+    """The other one may end first."""
     fleet = a_fleet_of(1)
     await fleet.start(0)
 
@@ -287,22 +287,22 @@ async def test_of_several_none_is_alone(started: list[FakeChild]) -> None:
     await fleet.stop()
 
 
-async def test_who_serves_in_a_seat_that_is_no_more_is_not_replaced(
+async def test_who_serves_in_a_slot_that_is_no_more_is_not_replaced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upgrade to fewer workers has not come to it yet."""
+    """An upgrade to fewer workers has not retired it yet."""
     fleet = an_empty_fleet()
     monkeypatch.setattr(fleet, "_gathered", SimpleNamespace(left=lambda number, rows: None))
-    monkeypatch.setattr(fleet, "_rows", SimpleNamespace(rows={}))
-    monkeypatch.setattr(fleet, "seats_changed", lambda: None)
+    monkeypatch.setattr(fleet, "_layout", SimpleNamespace(rows={}))
+    monkeypatch.setattr(fleet, "slots_changed", lambda: None)
     child: Any = SimpleNamespace(
-        pid=4711, seat=1, number=1, serves=True, is_retired=False, is_alone=False,
+        pid=4711, slot=1, number=1, serves=True, is_retired=False, is_alone=False,
         exit_status=-9, end_in_words="by signal 9",
     )  # fmt: skip
     fleet.children.append(child)
     fleet._ended(child)
     assert "4711 has ended by signal 9: what it was finishing is cut" in caplog.text
-    assert not fleet.failed_seats
+    assert not fleet.failed_slots
     assert not fleet._refilling
 
 
@@ -324,14 +324,14 @@ async def test_of_two_that_start_at_once_none_is_alone(started: list[FakeChild])
 async def test_who_ends_while_another_one_starts_leaves_nobody_alone(
     started: list[FakeChild],
 ) -> None:
-    """After an upgrade: `old` still finishes what the image before has begun."""
+    """After an upgrade: `old` is still draining from before it."""
     fleet = a_fleet_of(1)
     await fleet.start(0)
     await fleet.start(0)
     old, serving = started
     old.retire(1.0)
     for child in started:
-        child.is_alone = None  # as they are adopted
+        child.is_alone = None  # as for adopted workers
         child.told.clear()
     serving.answers.clear()
     starting = Tasks().spawn(fleet.start(0), name="start")
@@ -362,7 +362,7 @@ async def test_a_second_start_waits_for_the_answer_that_the_first_one_waits_for(
 
 
 async def test_the_next_one_does_not_wait_long_for_who_is_ending(started: list[FakeChild]) -> None:
-    """It may answer nothing any more, and nobody accepts."""
+    """It may not answer any more, and no worker accepts clients meanwhile."""
     fleet = a_fleet_of(1)
     await fleet.start(0)
     started[0].is_retired = True

@@ -1,4 +1,4 @@
-"""The numbers of all workers in the supervisor's own pools and counters."""
+"""Counters of all workers, added up in the supervisor."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hermes_lb.backends import FrontendCounters, RequestCounters
 from hermes_lb.observe.observed import ProcessView
-from hermes_lb.workers.block import Block
 from hermes_lb.workers.gathered import Gathered
+from hermes_lb.workers.shared_memory import SharedMemory
 from tests.backends.support import make_pool
 
 ROWS = {"test": 0, "test/a 10.0.0.1:80": 1, "test/b 10.0.0.2:80": 2, "frontend public": 3}
@@ -21,23 +21,23 @@ A, B, FRONTEND = 1, 2, 3
 
 
 class Supervisor:
-    """Its pools and counters, over a block of so many parts."""
+    """Pools and counters over shared memory with so many regions."""
 
-    def __init__(self, parts: int = 3) -> None:
-        self.block = Block.create(parts, rows=10)
+    def __init__(self, regions: int = 3) -> None:
+        self.memory = SharedMemory.create(regions, rows=10)
         self.pool = make_pool({}, {})
         self.frontend = FrontendCounters()
-        self.gathered = Gathered(self.block)
+        self.gathered = Gathered(self.memory)
 
     def fill(self) -> None:
         self.gathered.fill({"test": self.pool}, {"public": self.frontend}, ROWS)
 
     def count(self, number: int, row: int, **counted: int) -> None:
-        """Worker `number` has counted so much, in all."""
+        """Worker `number` has counted so much in total."""
         counters: Any = FrontendCounters() if row == FRONTEND else RequestCounters()
         for name, value in counted.items():
             setattr(counters, name, value)
-        self.block.parts[number].write_counters(row, counters.cells())
+        self.memory.regions[number].write_counters(row, counters.cells())
 
     @property
     def bytes_in(self) -> list[int]:
@@ -49,7 +49,7 @@ class Supervisor:
 def supervisor() -> Any:
     made = Supervisor()
     yield made
-    made.block.close()
+    made.memory.close()
 
 
 def test_living_workers_are_added_up(supervisor: Supervisor):
@@ -57,10 +57,10 @@ def test_living_workers_are_added_up(supervisor: Supervisor):
         supervisor.gathered.joined(number, 100 + number)
         supervisor.count(number, A, bytes_in=10)
         supervisor.count(number, FRONTEND, connections=2, requests=5)
-        supervisor.block.parts[number].loads[B] = 3
-        supervisor.block.parts[number].queued[A] = 1
-        supervisor.block.parts[number].queued[0] = 4
-    supervisor.count(1, A, bytes_in=1000)  # nobody is there
+        supervisor.memory.regions[number].loads[B] = 3
+        supervisor.memory.regions[number].queued[A] = 1
+        supervisor.memory.regions[number].queued[0] = 4
+    supervisor.count(1, A, bytes_in=1000)  # no such worker
     assert supervisor.bytes_in == [20, 0]
     pool = supervisor.pool
     assert [server.in_flight for server in pool.servers] == [0, 6]
@@ -73,7 +73,7 @@ def test_who_has_died_is_counted_but_has_nothing_in_flight(supervisor: Superviso
     supervisor.gathered.joined(0, 100)
     supervisor.count(0, A, bytes_in=10)
     supervisor.count(0, FRONTEND, connections=2, connections_total=9)
-    supervisor.block.parts[0].loads[A] = supervisor.block.parts[0].queued[A] = 1
+    supervisor.memory.regions[0].loads[A] = supervisor.memory.regions[0].queued[A] = 1
     supervisor.gathered.left(0, ROWS)
     assert supervisor.bytes_in == [10, 0]
     assert (supervisor.pool.in_flight, supervisor.pool.servers[0].queued) == (0, 0)
@@ -115,7 +115,7 @@ def test_processes_are_listed_by_number_and_known_by_what_they_wrote(supervisor:
         gathered.joined(number, 100 + number)
     written = ProcessView(2, 102, clients=7)
     for place, cell in enumerate(written.cells()):
-        supervisor.block.parts[2].gauges[place] = cell
+        supervisor.memory.regions[2].gauges[place] = cell
     supervisor.fill()
     seen = [(process.number, process.pid, process.clients) for process in gathered.processes]
     assert seen == [(0, 100, 0), (2, 102, 7)]
@@ -124,17 +124,17 @@ def test_processes_are_listed_by_number_and_known_by_what_they_wrote(supervisor:
     assert [process.number for process in gathered.processes] == [0]
 
 
-def test_the_next_image_of_the_program_counts_on(supervisor: Supervisor):
+def test_the_next_generation_counts_on(supervisor: Supervisor):
     gathered = supervisor.gathered
     for number in (0, 1):
         gathered.joined(number, 100)
         supervisor.count(number, A, bytes_in=10)
         gathered.refused(number, "public", [[400, "bad head", 2]])
     gathered.left(0, ROWS)
-    following = Gathered(supervisor.block)
+    following = Gathered(supervisor.memory)
     following.restore(json.loads(json.dumps(gathered.state())))
     supervisor.gathered = following
-    following.joined(1, 100)  # it lives, and has nothing new to tell
+    following.joined(1, 100)  # alive, without new counts
     assert supervisor.bytes_in == [20, 0]
     assert supervisor.frontend.refused == {(400, "bad head"): 4}
     following.left(1, ROWS)
@@ -143,14 +143,14 @@ def test_the_next_image_of_the_program_counts_on(supervisor: Supervisor):
 
 
 class Deaths(RuleBasedStateMachine):
-    """Whoever dies and is replaced, nothing that was counted is ever taken back."""
+    """Workers die and are replaced; no counter ever decreases."""
 
     numbers = st.integers(0, 2)
 
     @initialize()
     def start(self) -> None:
         self.supervisor = Supervisor()
-        self.counted = [0, 0, 0]  # by the living, since their starts
+        self.counted = [0, 0, 0]  # by living workers
         self.sums = [0, 0]  # of all time: bytes, refusals
         for number in range(3):
             self.supervisor.gathered.joined(number, 100)
@@ -178,7 +178,7 @@ class Deaths(RuleBasedStateMachine):
     @rule()
     def upgrade(self) -> None:
         state = json.loads(json.dumps(self.supervisor.gathered.state()))
-        self.supervisor.gathered = Gathered(self.supervisor.block)
+        self.supervisor.gathered = Gathered(self.supervisor.memory)
         self.supervisor.gathered.restore(state)
         for number in range(3):
             self.supervisor.gathered.joined(number, 100)
@@ -191,7 +191,7 @@ class Deaths(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "supervisor"):
-            self.supervisor.block.close()
+            self.supervisor.memory.close()
 
 
 TestDeaths = Deaths.TestCase

@@ -1,4 +1,4 @@
-"""Old workers and new ones, while both live: what they know alike, and what is counted of them."""
+"""Old and new workers side by side: shared limits, sessions and counters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def write_alone(folder: Path, workers: list[Worker], **settings: str) -> Path:
-    """With one worker process."""
+    """A configuration with one worker."""
     file = write(folder, workers, **settings)
     file.write_text(file.read_text().replace("workers = 2", "workers = 1"))
     return file
@@ -48,7 +48,7 @@ async def test_a_limit_of_a_server_holds_over_two_generations_of_one_worker(
                 count: int = backend["queued"]
                 return count
 
-        for _ in range(2):  # the second time beside one that began beside another
+        for _ in range(2):  # the second time beside one that itself began beside another
             tasks = Tasks()
             async with a_stream(client, running.url, [server]):
                 running.signal(signal.SIGUSR2)
@@ -62,16 +62,16 @@ async def test_a_limit_of_a_server_holds_over_two_generations_of_one_worker(
             running.said = ""
 
 
-SLOW_IMAGE = "import time\nif 'HERMES_LB_HANDOVER' in os.environ: time.sleep(1.0)"
+SLOW_EXEC = "import time\nif 'HERMES_LB_HANDOVER' in os.environ: time.sleep(1.0)"
 
 
 async def test_a_session_stays_where_it_is_while_the_supervisor_is_replaced(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
-    """In a worker that began after the session, and has to ask."""
+    """In a worker that started later, and has to ask for it."""
     backend = '[[backends.agents.stick]]\non = "header:Mcp-Session-Id"\nlearn = true\n'
     file = write_alone(tmp_path, workers, backend=backend)
-    async with serving(file, meddling(tmp_path, SLOW_IMAGE)) as (running, _):
+    async with serving(file, meddling(tmp_path, SLOW_EXEC)) as (running, _):
         sessions = []
         for _ in range(10):
             async with client.get(f"{running.url}/session") as response:

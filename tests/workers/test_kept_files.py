@@ -1,4 +1,4 @@
-"""The files of TLS that were last good: taken when they are, kept when they are not."""
+"""The last valid TLS files: replaced by valid ones, kept when they become invalid."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def kept(configured: Config) -> KeptFiles:
 
 
 def names(files: KeptFiles, configured: Config) -> set[str]:
-    """Whom a worker would serve that begins with them."""
+    """The host names that a worker serves if it starts with them."""
     state = json.loads(json.dumps(files.of(configured)))
     restored = TlsFiles.restore(state["public"])
     loaded = Certificates(tls_of(configured), "public", files=restored).loaded
@@ -66,7 +66,7 @@ def test_a_reload_is_told_of_files_that_have_changed(tmp_path: Path) -> None:
     changed = files.take(configured, check_certificates(configured))
     assert changed == ["frontends.public.tls: its files have changed"]
     other = config(certificate=site(tmp_path, "b.test"))
-    assert files.take(other, check_certificates(other)) == []  # that is a change of the settings
+    assert files.take(other, check_certificates(other)) == []  # a change of the settings
 
 
 def move_key_beside(pem: Path) -> None:
@@ -111,7 +111,7 @@ async def test_a_directory_is_kept_with_all_that_was_in_it(
 
 
 async def test_other_settings_have_no_files_yet(tmp_path: Path) -> None:
-    """They may name others, or want something else of them."""
+    """They may name other files or options."""
     file = site(tmp_path, "a.test")
     files = kept(config(certificate=file))
     stricter = config(certificate=file, min_version="1.3")
@@ -120,7 +120,7 @@ async def test_other_settings_have_no_files_yet(tmp_path: Path) -> None:
     assert names(files, stricter) == {"a.test"}
 
 
-async def test_the_next_image_has_them_too(tmp_path: Path) -> None:
+async def test_the_next_generation_has_them_too(tmp_path: Path) -> None:
     file = site(tmp_path, "a.test")
     configured = config(certificate=file)
     state = json.loads(json.dumps(kept(configured).state))
@@ -143,7 +143,7 @@ async def test_what_other_code_has_kept_is_looked_at_anew(tmp_path: Path) -> Non
 async def test_the_ticket_keys_depend_on_what_was_read_and_not_on_what_is_there(
     tmp_path: Path,
 ) -> None:
-    """A client resumes its session at a successor that has begun with the kept files."""
+    """A session is resumed at a replacement that has started with the kept files."""
     file = site(tmp_path, "a.test")
     configured = config(certificate=file)
     there = Certificates(tls_of(configured), "public").files
@@ -153,7 +153,7 @@ async def test_the_ticket_keys_depend_on_what_was_read_and_not_on_what_is_there(
 
 
 async def test_a_data_path_goes_on_with_what_it_has_when_a_file_turns_bad(tmp_path: Path) -> None:
-    """Such as for other addresses of a server: that is no reason to read certificates anew."""
+    """Such as for resolved addresses: certificates are not read again for these."""
     file = site(tmp_path, "a.test")
     configured = config(certificate=file)
     state = kept(configured).of(configured)
@@ -170,6 +170,6 @@ async def test_a_data_path_goes_on_with_what_it_has_when_a_file_turns_bad(tmp_pa
         assert before is not None
         assert isinstance(before.default, ssl.SSLContext)
         with pytest.raises(OSError, match=r"can't use .*a\.test\.pem"):
-            await plane.reconfigure(configured)  # an embedded balancer has nobody to hand it files
+            await plane.reconfigure(configured)  # an embedded balancer is not given files
     finally:
         await plane.stop()

@@ -1,4 +1,4 @@
-"""The listening sockets of all workers: on real ports and files."""
+"""The listening sockets of all workers, on real ports and files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def config(**binds: str | list[str]) -> Config:
-    """Of frontends by name, with where they listen."""
+    """A configuration of frontends by name, with their addresses."""
     return Config.model_validate(
         {
             "frontends": [
@@ -38,8 +38,8 @@ def config(**binds: str | list[str]) -> Config:
 
 @pytest.fixture
 def listening() -> Iterator[Make]:
-    """Make one; what it has opened is closed at the end, and must have been all there was."""
-    gc.collect()  # what other tests have left is not closed meanwhile
+    """Make a `Listening`; at the end it is closed, and must leave no descriptor open."""
+    gc.collect()  # so that sockets of other tests are not closed during this one
     before = len(os.listdir("/proc/self/fd"))
     made: list[Listening] = []
 
@@ -54,7 +54,7 @@ def listening() -> Iterator[Make]:
 
 
 def a_port() -> int:
-    """That nobody has at the moment."""
+    """A free one."""
     with socket.create_server((LOOPBACK, 0)) as sock:
         port: int = sock.getsockname()[1]
     return port
@@ -66,7 +66,7 @@ def is_open(port: int) -> bool:
 
 
 def accepts(sock: socket.socket) -> bool:
-    """-> whether somebody waits there."""
+    """-> whether a client was in the backlog."""
     try:
         connection, _ = sock.accept()
     except BlockingIOError:
@@ -76,7 +76,7 @@ def accepts(sock: socket.socket) -> bool:
 
 
 def passed(path: str = "", *, port: int = 0) -> socket.socket:
-    """A socket that systemd has opened."""
+    """A socket opened by systemd."""
     if path:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(path)
@@ -85,29 +85,29 @@ def passed(path: str = "", *, port: int = 0) -> socket.socket:
     return socket.create_server((LOOPBACK, port))
 
 
-# In the network.
+# TCP.
 
 
-@pytest.mark.parametrize("seats", [1, 3])
-def test_each_seat_has_a_socket_at_the_same_port(listening: Make, seats: int):
-    group = listening(seats)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_each_slot_has_a_socket_at_the_same_port(listening: Make, slots: int):
+    group = listening(slots)
     assert group.open(config(public="127.0.0.1:0")) == [("public", "127.0.0.1:0")]
-    sockets = [sock for seat in range(seats) for _, sock in group.of_seat(seat)]
+    sockets = [sock for slot in range(slots) for _, sock in group.of_slot(slot)]
     assert len({sock.getsockname() for sock in sockets}) == 1
-    assert len({sock.fileno() for sock in sockets}) == seats
+    assert len({sock.fileno() for sock in sockets}) == slots
     assert not any(sock.getblocking() for sock in sockets)
 
 
-def test_the_kernel_spreads_connections_over_the_seats(listening: Make):
+def test_the_kernel_spreads_connections_over_the_slots(listening: Make):
     group = listening(4)
     group.open(config(public="127.0.0.1:0"))
     sockets = group.groups["public", "127.0.0.1:0"]
     for _ in range(200):
         assert is_open(sockets[0].getsockname()[1])
     accepted = [0] * 4
-    for seat, sock in enumerate(sockets):
+    for slot, sock in enumerate(sockets):
         while accepts(sock):
-            accepted[seat] += 1
+            accepted[slot] += 1
     assert sum(accepted) == 200
     assert all(accepted)
 
@@ -119,10 +119,10 @@ def test_two_frontends_at_any_port_are_at_two(listening: Make):
     assert len(ports) == 2
 
 
-@pytest.mark.parametrize("seats", [1, 2])
+@pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("shares", [False, True])
-def test_a_port_that_another_program_has_is_found_out(listening: Make, seats: int, shares: bool):
-    group = listening(seats)
+def test_a_port_that_another_program_has_is_found_out(listening: Make, slots: int, shares: bool):
+    group = listening(slots)
     with socket.socket() as other:
         if shares:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -136,11 +136,11 @@ def test_a_port_that_another_program_has_is_found_out(listening: Make, seats: in
     assert not group.groups
 
 
-@pytest.mark.parametrize("seats", [1, 3])
+@pytest.mark.parametrize("slots", [1, 3])
 def test_if_one_address_can_not_be_had_nothing_is_changed(
-    listening: Make, seats: int, tmp_path: Path
+    listening: Make, slots: int, tmp_path: Path
 ):
-    group = listening(seats)
+    group = listening(slots)
     kept = f"127.0.0.1:{a_port()}"
     group.open(config(kept=kept))
     before = dict(group.groups)
@@ -164,7 +164,7 @@ def test_only_what_is_new_is_opened(listening: Make):
     before = group.groups["public", first]
     assert group.open(config(public=[first, second])) == [("public", second)]
     assert group.groups["public", first] is before
-    assert [key for key, _ in group.of_seat(1, [("public", second)])] == [("public", second)]
+    assert [key for key, _ in group.of_slot(1, [("public", second)])] == [("public", second)]
 
 
 def test_what_is_unused_is_closed_and_the_rest_stays(listening: Make):
@@ -178,15 +178,15 @@ def test_what_is_unused_is_closed_and_the_rest_stays(listening: Make):
     assert [is_open(port) for port in ports] == [False, True]
 
 
-@pytest.mark.parametrize("seats", [1, 2])
-def test_an_address_may_go_to_another_frontend(listening: Make, seats: int, tmp_path: Path):
-    group = listening(seats)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_address_may_go_to_another_frontend(listening: Make, slots: int, tmp_path: Path):
+    group = listening(slots)
     port, path = a_port(), tmp_path / "lb.sock"
     binds = [f"127.0.0.1:{port}", f"unix:{path}"]
     group.open(config(before=binds))
     after = config(after=binds)
     assert group.open(after) == [("after", bind) for bind in binds]
-    assert is_open(port)  # and waits for whoever accepts
+    assert is_open(port)  # in the backlog
     group.close(group.unused(after))
     assert sorted(group.groups) == [("after", bind) for bind in binds]
     assert sum(accepts(sock) for sock in group.groups["after", binds[0]]) == 1
@@ -196,18 +196,18 @@ def test_an_address_may_go_to_another_frontend(listening: Make, seats: int, tmp_
     assert not is_open(port)
 
 
-# In the file system.
+# Unix sockets.
 
 
-def test_all_seats_accept_from_one_socket_in_the_file_system(listening: Make, tmp_path: Path):
+def test_all_slots_accept_from_one_socket_in_the_file_system(listening: Make, tmp_path: Path):
     group = listening(3)
     bind = f"unix:{tmp_path / 'lb.sock'}"
     group.open(config(public=bind))
     sockets = group.groups["public", bind]
-    for seat in range(3):
+    for slot in range(3):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "lb.sock"))
-            assert accepts(sockets[seat])
+            assert accepts(sockets[slot])
     assert group.all() == [(("public", bind), sockets, str(tmp_path / "lb.sock"))]
 
 
@@ -226,7 +226,7 @@ def test_the_file_stays_for_who_listens_there_still_or_again(listening: Make, tm
     configured = config(public=f"unix:{path}")
     group.open(configured)
     [socks] = group.groups.values()
-    with socks[0].dup():  # a worker's, that has not closed it yet
+    with socks[0].dup():  # a worker's, not closed yet
         group.close_all()
         assert path.exists()
     group.remove_files()
@@ -235,7 +235,7 @@ def test_the_file_stays_for_who_listens_there_still_or_again(listening: Make, tm
     group.remove_files()
     assert path.exists()
     [socks] = group.groups.values()
-    assert not accepts(socks[0]), "nobody looks whether we listen there by connecting"
+    assert not accepts(socks[0]), "the check must not connect"
 
 
 def test_a_file_that_a_dead_process_left_is_in_nobodys_way(listening: Make, tmp_path: Path):
@@ -248,7 +248,7 @@ def test_a_file_that_a_dead_process_left_is_in_nobodys_way(listening: Make, tmp_
         client.connect(str(path))
 
 
-def test_sockets_that_another_image_has_opened_are_taken_over(listening: Make, tmp_path: Path):
+def test_sockets_that_another_generation_has_opened_are_taken_over(listening: Make, tmp_path: Path):
     group, following = listening(2), listening(2)
     path = tmp_path / "lb.sock"
     configured = config(public=["127.0.0.1:0", f"unix:{path}"])
@@ -261,7 +261,7 @@ def test_sockets_that_another_image_has_opened_are_taken_over(listening: Make, t
     assert following.closed == []
 
 
-def test_the_next_image_removes_what_this_one_could_not(listening: Make, tmp_path: Path):
+def test_the_next_generation_removes_what_this_one_could_not(listening: Make, tmp_path: Path):
     group, following = listening(1), listening(1)
     path = tmp_path / "lb.sock"
     group.open(config(public=f"unix:{path}"))
@@ -276,14 +276,14 @@ def test_the_next_image_removes_what_this_one_could_not(listening: Make, tmp_pat
 # From systemd.
 
 
-@pytest.mark.parametrize("seats", [1, 3])
-def test_a_passed_socket_is_known_by_the_frontends_name(listening: Make, seats: int):
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_passed_socket_is_known_by_the_frontends_name(listening: Make, slots: int):
     given = passed()
     where = given.getsockname()
-    group = listening(seats, {"public": [given]})
+    group = listening(slots, {"public": [given]})
     group.open(config(public="127.0.0.1:80"))
     sockets = group.groups["public", "127.0.0.1:80"]
-    assert [sock.getsockname() for sock in sockets] == [where] * seats
+    assert [sock.getsockname() for sock in sockets] == [where] * slots
     assert not any(sock.getblocking() for sock in sockets)
 
 

@@ -1,4 +1,4 @@
-"""Leases and places of several workers, in random orders of all that happens between them."""
+"""Leases and queues of several workers, in random orders of events and interleavings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from hermes_lb.workers.peers import row_of
+from hermes_lb.workers.layout import server_row
 from tests.backends.support import make_pool
 from tests.workers.interleaved import Interleaved
 from tests.workers.several import Request, Several, Worker
@@ -31,7 +31,7 @@ LIMITS = {"a": 1, "b": 2, "c": 0, "d": 1}
 
 @pytest.fixture
 def several() -> Iterator[Callable[..., Several]]:
-    """Make some workers, which are closed at the end."""
+    """Make some workers, closed at the end."""
     made: list[Several] = []
 
     def make(count: int, **servers: int) -> Several:
@@ -47,7 +47,7 @@ def in_flight(worker: Worker) -> list[int]:
     return [server.in_flight for server in worker.pool.servers]
 
 
-# What the others hold.
+# Leases of the others.
 
 
 def test_a_look_tells_of_the_others_leases(several: Make):
@@ -79,8 +79,8 @@ def test_who_looks_learns_of_what_has_come_and_gone_between_two_looks(several: M
     pair = several(2, a=2)
     first, second = pair.workers
     lease = second.pool.lease(second.server("a"), 1.0)
-    assert first.pool.claim(first.server("a"), 1.0) is not None  # which looked: 1 + 1
-    lease.release()  # now the others' loads are those of the last `look` again
+    assert first.pool.claim(first.server("a"), 1.0) is not None  # it has looked: 1 + 1
+    lease.release()  # now its knowledge of the others is that of the last `look` again
     pair.now += 1.0
     first.peers.look()
     assert in_flight(first) == [1]
@@ -100,13 +100,13 @@ def test_a_last_place_is_given_once(several: Make):
     assert in_flight(second) == [0]  # it has not looked
     assert second.pool.claim(second.server("a"), 1.0) is None
     assert in_flight(second) == [1]
-    assert [worker.part.loads[worker.row(worker.server("a"))] for worker in (first, second)] == [
+    assert [worker.region.loads[worker.row(worker.server("a"))] for worker in (first, second)] == [
         1,
         0,
     ]
 
 
-# Places.
+# Free places.
 
 
 def test_who_gives_back_a_place_rings_who_has_waited_longest(several: Make):
@@ -117,10 +117,10 @@ def test_who_gives_back_a_place_rings_who_has_waited_longest(several: Make):
     trio.now = 3.0
     late = trio.workers[1].asks()
     holder.ends()
-    assert [worker.hears_bell() for worker in trio.workers] == [False, False, True]
+    assert [worker.is_woken() for worker in trio.workers] == [False, False, True]
     assert early.lease is not None
     early.ends()
-    assert [worker.hears_bell() for worker in trio.workers] == [False, True, False]
+    assert [worker.is_woken() for worker in trio.workers] == [False, True, False]
     assert late.lease is not None
 
 
@@ -146,7 +146,7 @@ def test_two_places_that_are_given_back_at_once_serve_two_workers(several: Make)
     holders = [trio.workers[0].asks() for _ in range(2)]
     waiting = [worker.asks() for worker in trio.workers[1:]]
     for holder in holders:
-        holder.ends()  # both ring the same one, who passes the second on
+        holder.ends()  # both wake the same worker, which passes the second wakeup on
     trio.settle()
     assert all(request.lease is not None for request in waiting)
 
@@ -199,12 +199,12 @@ def test_a_place_of_a_worker_that_died_is_found(several: Make):
     assert waiting.lease is not None
 
 
-def test_a_bell_that_was_lost_costs_a_tick(several: Make):
+def test_a_wakeup_that_was_lost_costs_a_tick(several: Make):
     pair = several(2, a=1)
     first, second = pair.workers
     holder, waiting = first.asks(), second.asks()
     holder.ends()
-    assert second.hears_bell(loses=True)
+    assert second.is_woken(loses=True)
     pair.settle()
     assert waiting.waits
     pair.pass_time()
@@ -216,12 +216,12 @@ def test_two_that_back_off_from_one_another_do_not_both_wait(several: Make):
     first, second = pair.workers
     holder = first.asks()
     waiting = [first.asks(), second.asks()]
-    # Both have noted their leases before either looks: each takes the other's for one that holds.
+    # Both write their leases before either looks, so each sees the other as a holder.
     row = second.row(second.server("a"))
-    second.part.loads[row] += 1
+    second.region.loads[row] += 1
     holder.ends()
-    second.part.loads[row] -= 1
-    second.hears_bell(loses=True)
+    second.region.loads[row] -= 1
+    second.is_woken(loses=True)
     pair.pass_time()
     assert sum(request.lease is not None for request in waiting) == 1
 
@@ -230,17 +230,17 @@ def test_who_waits_in_one_backend_is_not_forgotten_by_what_happens_in_another():
     one = Several(2, {"a": 1})
     first, second = one.workers
     other = make_pool({"max_connections": 1})
-    rows = {**one.rows.rows, "test": 20, row_of("test", other.servers[0]): 21}
+    rows = {**one.layout.rows, "test": 20, server_row("test", other.servers[0]): 21}
     second.peers.set_rows({"agents": second.pool, "test": other}, rows)
     second.rows = rows
     holder, waiting = first.asks(), second.asks("a")
-    noted = second.part.waiting[second.row(second.server("a"))]
+    noted = second.region.waiting[second.row(second.server("a"))]
     assert noted
     other.wait(stranger := Request(second, other.servers[0], ()))
-    assert second.part.waiting[second.row(second.server("a"))] == noted
-    assert second.part.waiting[21]
+    assert second.region.waiting[second.row(second.server("a"))] == noted
+    assert second.region.waiting[21]
     other.leave(stranger)
-    assert not second.part.waiting[21]
+    assert not second.region.waiting[21]
     holder.ends()
     one.settle()
     assert waiting.lease is not None
@@ -271,12 +271,12 @@ def test_the_others_know_at_once_for_whom_a_request_waits_whose_server_is_out(se
     pinned = second.asks("a")
     pinned.heir = second.server("b")
     a, b = (second.row(second.server(name)) for name in "ab")
-    assert (second.part.waiting[a], second.part.waiting[b]) == (1.0, 0.0)
+    assert (second.region.waiting[a], second.region.waiting[b]) == (1.0, 0.0)
     pair.now = 2.0
     later = first.asks()
     for worker in pair.workers:
         worker.server("a").set_up(False, "")
-    assert (second.part.waiting[a], second.part.waiting[b]) == (0.0, 1.0)
+    assert (second.region.waiting[a], second.region.waiting[b]) == (0.0, 1.0)
     holders[1].ends()
     pair.settle()
     assert later.waits
@@ -284,7 +284,7 @@ def test_the_others_know_at_once_for_whom_a_request_waits_whose_server_is_out(se
     assert pinned.lease.server.name == "b"
 
 
-# Reconfigured.
+# Reconfiguration.
 
 
 def test_rows_of_what_is_gone_are_clear_though_somebody_waits_still(several: Make):
@@ -299,9 +299,9 @@ def test_rows_of_what_is_gone_are_clear_though_somebody_waits_still(several: Mak
     pair.reload({"b": 1})
     worker.reconfigure()
     assert pinned.waits
-    assert worker.part.waiting[a] == 0.0
+    assert worker.region.waiting[a] == 0.0
     worker.peers.set_rows({}, {})
-    assert worker.part.waiting[pool_row] == 0.0
+    assert worker.region.waiting[pool_row] == 0.0
 
 
 def test_leases_on_servers_that_are_gone_are_each_workers_own(several: Make):
@@ -313,7 +313,7 @@ def test_leases_on_servers_that_are_gone_are_each_workers_own(several: Make):
         for worker in pair.workers:
             worker.reconfigure()
             assert worker.pool.in_flight == 1  # its own
-    assert row in pair.rows.rows.values()
+    assert row in pair.layout.rows.values()
     for request in held:
         request.ends()
     pair.check_cells()
@@ -325,7 +325,7 @@ def test_a_backend_that_is_gone_becomes_quiet(several: Make):
     first = pair.workers[0]
     held, waiting = first.asks(), first.asks()
     first.peers.set_rows({}, {})
-    assert not any(part.loads[0] for part in pair.block.parts)
+    assert not any(region.loads[0] for region in pair.memory.regions)
     held.ends()
     assert waiting.lease is not None
     waiting.ends()
@@ -359,7 +359,7 @@ def test_places_on_a_new_server_are_shared_from_the_first(several: Make):
     pair.check_sums()
 
 
-# In any order.
+# Random orders.
 
 
 @settings(max_examples=80, deadline=None)
@@ -369,10 +369,10 @@ def test_places_on_a_new_server_are_shared_from_the_first(several: Make):
         st.tuples(st.sampled_from(["ask", "ask", "end"]), st.integers(0, 99)), max_size=30
     ),
 )
-def test_with_bells_that_ring_the_queue_is_one_over_all_workers(
+def test_with_wakeups_that_arrive_the_queue_is_one_over_all_workers(
     limits: tuple[int, int], events: list[tuple[str, int]]
 ):
-    """Beside a plain model: a place goes to the first of all that can use it."""
+    """Compared with a plain model: a place goes to the first request that can use it."""
     trio = Several(3, {"a": limits[0], "b": limits[1]})
     free = {"a": limits[0], "b": limits[1]}
     queue: list[Request] = []
@@ -405,11 +405,11 @@ def test_with_bells_that_ring_the_queue_is_one_over_all_workers(
     trio.close()
 
 
-# At the same time.
+# Interleavings.
 
 
 def live(worker: Worker, script: str) -> Callable[[], None]:
-    """`a`sk, `e`nd the first, `g`ive up, hear the `b`ell, `t`urn of the loop, tick (`T`)."""
+    """`a`sk, `e`nd the first, `g`ive up, handle the wakeup (`b`), loop `t`urn, tick (`T`)."""
 
     def run() -> None:
         for event in script:
@@ -424,7 +424,7 @@ def live(worker: Worker, script: str) -> Callable[[], None]:
                 case "g" if waiting:
                     waiting[0].gives_up()
                 case "b":
-                    worker.hears_bell()
+                    worker.is_woken()
                 case "t":
                     worker.loop.turn()
                 case "T":
@@ -434,7 +434,7 @@ def live(worker: Worker, script: str) -> Callable[[], None]:
 
 
 def play_at_once(limit: int, scripts: list[str], order: Iterable[int]) -> Several:
-    """Each worker holds what it can at the start; then they live at the same time."""
+    """Each worker holds what it can at the start; then they run interleaved."""
     several = Several(len(scripts), {"a": limit}, rows=3)
     for worker in several.workers:
         worker.asks()
@@ -461,9 +461,9 @@ def test_no_order_gives_a_last_place_to_two(scripts: list[str]):
     scripts=st.lists(st.text("aaeegbtT", max_size=6), min_size=2, max_size=3),
     order=st.lists(st.integers(0, 2), max_size=80),
 )
-# The first sees the second's lease while that backs off, and gives its own back a moment later.
+# The first sees the second's lease just before the second backs off and gives it back.
 @example(1, ["eaae", "b"], [int(c) for c in "000000110110110011110111001010111111011"])
-def test_whatever_happens_at_the_same_time_bells_find_everybody(
+def test_whatever_happens_at_the_same_time_wakeups_find_everybody(
     limit: int, scripts: list[str], order: list[int]
 ):
     several = play_at_once(limit, scripts, order)
@@ -476,7 +476,7 @@ def test_whatever_happens_at_the_same_time_bells_find_everybody(
 
 
 class Life(RuleBasedStateMachine):
-    """Requests, bells, ticks, deaths and reloads of three workers, in any order."""
+    """Requests, wakeups, ticks, deaths and reloads of three workers, in any order."""
 
     requests = Bundle("requests")
     workers = st.integers(0, 2)
@@ -502,8 +502,8 @@ class Life(RuleBasedStateMachine):
                 request.ends()
 
     @rule(worker=workers, loses=st.booleans())
-    def bell(self, worker: int, loses: bool) -> None:
-        self.several.workers[worker].hears_bell(loses=loses)
+    def wakeup(self, worker: int, loses: bool) -> None:
+        self.several.workers[worker].is_woken(loses=loses)
 
     @rule(worker=workers)
     def turn(self, worker: int) -> None:

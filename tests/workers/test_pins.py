@@ -1,4 +1,4 @@
-"""What workers learn about sessions, and the supervisor knows: over real pairs of sockets."""
+"""Learned sessions, between workers and supervisor, over real pairs of sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEARNS = {"on": "header:x-session", "learn": True}
 
 
 def config(**backends: dict[str, Any]) -> Config:
-    """Of backends that have these settings."""
+    """Backends with these settings."""
     servers = [{"name": "a", "address": "10.0.0.1:80"}]
     return Config.model_validate(
         {
@@ -40,7 +40,7 @@ def find(backend: str = "agents", key: bytes = KEY) -> dict[str, Any]:
     return {"do": "find", "backend": backend, "key": key.hex()}
 
 
-# What is known.
+# Tables.
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def pins() -> AllPins:
 def test_what_was_told_is_known_until_it_expires(pins: AllPins):
     assert pins.note(pin("a"), 0.0)
     assert pins.find(find(), 9.0) == "a"
-    assert pins.find(find(), 18.0) == "a"  # the last question was a use
+    assert pins.find(find(), 18.0) == "a"  # the last look-up counts as a use
     assert pins.find(find(), 28.0) is None
 
 
@@ -91,7 +91,7 @@ def test_a_reload_keeps_the_pins_of_who_still_learns(pins: AllPins):
     assert pins.find(find(), 51.0) is None
 
 
-def test_the_next_image_of_the_program_knows_them(pins: AllPins):
+def test_the_next_generation_knows_them(pins: AllPins):
     pins.note(pin("a"), 0.0)
     following = AllPins()
     following.reconfigure(config(agents={"stick": [LEARNS]}))
@@ -99,11 +99,11 @@ def test_the_next_image_of_the_program_knows_them(pins: AllPins):
     assert following.find(find(), 6.0) == "a"
 
 
-# Who asks whom.
+# Look-ups.
 
 
 class FakeWorker:
-    """Its end of the channel, and the supervisor's."""
+    """A worker's end of the channel, and the supervisor's."""
 
     def __init__(self, shared: Shared) -> None:
         ours, theirs = socket.socketpair()
@@ -135,7 +135,7 @@ async def workers(shared: Shared) -> AsyncIterator[list[FakeWorker]]:
 
 @pytest.mark.parametrize("asker", [0, 1])
 async def test_no_answer_comes_before_what_was_told_by_then(workers: list[FakeWorker], asker: int):
-    """The asker's socket is read first, as it has had something to say before."""
+    """The asker's socket is read first, as it had data before."""
     for number in range(50):
         key = bytes([number])
         workers[asker].pins.announce(KEY, "a")
@@ -143,7 +143,7 @@ async def test_no_answer_comes_before_what_was_told_by_then(workers: list[FakeWo
         assert await workers[asker].pins.look_up(key) == "a"
 
 
-async def test_workers_of_the_next_image_are_answered_too(shared: Shared):
+async def test_workers_of_the_next_generation_are_answered_too(shared: Shared):
     shared.state.hear(SimpleNamespace(number=0), pin("a"))
     with a_shared_state(config(agents={"stick": [LEARNS]})) as following:
         following.state.restore(json.loads(json.dumps(shared.state.state())))
@@ -176,7 +176,7 @@ async def test_a_supervisor_that_does_not_answer_is_not_waited_for(
 
 
 class Silent:
-    """The supervisor's end of a channel, which notes questions and answers none of the first."""
+    """The supervisor's end of a channel: records questions, leaves the first ones unanswered."""
 
     def __init__(self, but: int) -> None:
         self.asked = 0
@@ -204,8 +204,8 @@ async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Silent]:
     silent.close()
 
 
-async def test_who_asks_while_the_supervisors_image_is_replaced_waits(silent: Silent):
-    """The last image may have heard the question, and the next one knows nothing of it."""
+async def test_who_asks_while_the_supervisors_generation_is_replaced_waits(silent: Silent):
+    """The previous generation may have read the question, and the next one knows nothing of it."""
     assert await ChannelPins(silent.channel, "agents", lambda: True).look_up(KEY) == "a"
     assert silent.asked == 3
 
@@ -233,6 +233,6 @@ async def test_a_pin_is_passed_on_to_the_other_workers(shared: Shared):
     worker = FakeWorker(shared)
     ChannelPins(worker.channel, "agents").announce(KEY, "a")
     ChannelPins(worker.channel, "unknown").announce(KEY, "a")
-    assert await worker.pins.look_up(KEY) == "a"  # so both have been heard by now
+    assert await worker.pins.look_up(KEY) == "a"  # so both have been read by now
     assert shared.fleet.told == [pin("a")]
     worker.close()

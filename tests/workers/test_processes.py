@@ -1,4 +1,4 @@
-"""Several worker processes behind one address: they share their counts, and none is missed."""
+"""Several worker processes behind one address: shared counts, replacement, reload, upgrade."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_who_waits_in_the_backlog_of_a_dead_process_is_served_by_the_next(
 ) -> None:
     async with serving(write(tmp_path, workers)) as (running, _):
         stopped = running.workers
-        for pid in stopped:  # nobody accepts
+        for pid in stopped:  # no worker accepts
             os.kill(pid, signal.SIGSTOP)
         crowd = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(30)]
         for one in crowd:
@@ -183,7 +183,7 @@ async def test_an_upgrade_replaces_all_processes_and_cuts_no_stream(
     assert "Traceback" not in running.said
 
 
-# A worker's answer that it listens is not sent while there is a file {held}.
+# A worker's answer that it listens is held back while the file {held} exists.
 HOLDS_ITS_ANSWER = """
 import socket
 _send_fds = socket.send_fds
@@ -216,7 +216,7 @@ async def test_who_has_just_started_when_an_upgrade_comes_finishes_what_it_serve
     assert "Traceback" not in running.said
 
 
-# A worker is told to end when it is about to listen, once, if there is a file {asked}.
+# A worker gets one SIGTERM just before it listens, if the file {asked} exists.
 IS_TOLD_WHILE_IT_STARTS = """
 if "hermes_lb.workers --loop" in argv:
     import asyncio
@@ -241,7 +241,7 @@ async def test_a_process_that_is_told_to_end_while_it_starts_is_replaced(
         first = running.workers
         asked.touch()
         os.kill(first[0], signal.SIGKILL)
-        told = int((await running.says(r"process (\d+) was told to end; another one starts"))[1])
+        told = int((await running.says(r"process (\d+) received SIGTERM; another one starts"))[1])
         assert told not in first
         await eventually(lambda: len(running.workers) == 2 and told not in running.workers)
         await get_many(client, running.url, 20)
@@ -254,11 +254,11 @@ async def test_two_upgrades_at_a_time_are_one(tmp_path: Path, workers: list[Work
     async with serving(write(tmp_path, workers)) as (running, _):
         before = running.workers
         running.signal(signal.SIGUSR2)
-        await eventually(lambda: len(running.workers) == 3)  # who checks the configuration
+        await eventually(lambda: len(running.workers) == 3)  # with the configuration check
         running.signal(signal.SIGUSR2)
         await running.says("no upgrade: an upgrade has begun already")
         await running.says("upgraded")
-        # A process that nobody waits for would stay as a zombie.
+        # An unreaped process would stay as a zombie.
         await eventually(lambda: len(running.workers) == 2)
         assert not set(running.workers) & set(before)
 
@@ -295,8 +295,8 @@ async def test_an_upgrade_forgets_no_reload_that_failed(
             assert (await response.json())["failed_reloads"] == 1
 
 
-# What a process says when it makes a listening socket block, even for a moment: whoever else has
-# the socket, and is about to accept from it, would hang.
+# Reports a listening socket that is made blocking, even for a moment: another process that is about
+# to accept from it would hang.
 SAYS_WHAT_BLOCKS = """
 import socket
 _of_python = socket.socket.settimeout
@@ -408,7 +408,7 @@ async def test_a_failure_that_one_process_sees_counts_in_all(
 
             await becomes(is_available, False)
             counters = (await servers(client, api))["agent1"]["counters"]
-            assert counters["connect_errors"] <= 2  # one in each process, if they were as fast
+            assert counters["connect_errors"] <= 2  # one per process, if simultaneous
 
 
 async def test_a_crash_loop_is_damped(tmp_path: Path, workers: list[Worker]) -> None:
@@ -461,7 +461,7 @@ async def test_a_process_that_is_told_to_end_is_replaced_at_once(
         async with a_stream(client, running.url, workers):
             for pid in before:
                 os.kill(pid, signal.SIGTERM)
-            await running.says("was told to end; another one starts")
+            await running.says("received SIGTERM; another one starts")
             await eventually(lambda: len(set(running.workers) - set(before)) == 2)
             await get_many(client, running.url, 40)
         await eventually(lambda: not set(running.workers) & set(before))
@@ -472,7 +472,7 @@ async def has_been_asked_for(running: Running) -> None:
 
 
 async def is_checked(running: Running) -> None:
-    """The new code loads itself, in a process beside the two workers."""
+    """The new code checks the configuration, in a process beside the two workers."""
     await eventually(lambda: len(running.workers) > 2)
 
 
@@ -520,16 +520,16 @@ async def test_a_process_that_is_stuck_is_killed_and_replaced(
 ) -> None:
     async with serving(write(tmp_path, workers)) as (running, api):
 
-        async def signs_of_life() -> list[bool]:
+        async def heartbeats() -> list[bool]:
             return [one["loop_lag_worst"] > 0.0 for one in await processes(client, api)]
 
-        await becomes(signs_of_life, [True, True])  # without any, it is taken for starting
+        await becomes(heartbeats, [True, True])  # before the first one it counts as starting
         victim = running.workers[0]
         os.kill(victim, signal.SIGSTOP)
         try:
             await running.says(f"worker process {victim} is stuck: it is killed")
         finally:
-            with suppress(ProcessLookupError):  # stopped, it would outlive the test
+            with suppress(ProcessLookupError):  # a stopped process would outlive the test
                 os.kill(victim, signal.SIGKILL)
         await running.says(f"worker process {victim} has ended by signal 9; another one starts")
         await get_many(client, running.url, 40)

@@ -1,5 +1,5 @@
-"""A worker that dies is replaced, whatever has become of the files since; and if none can be
-started, nobody hangs."""
+"""A worker that dies is replaced whatever has become of its files; if none can be started, clients
+are refused and do not hang."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def serving(
     tls: str = "",
     before: str = "",
 ) -> AsyncIterator[Running]:
-    """A balancer that has started, with a server that says "ok"."""
+    """A started balancer, with a server that says "ok"."""
     origin = await stage.serving()
     file = folder / "lb.toml"
     file.write_text(
@@ -58,7 +58,7 @@ async def serving(
 
 
 def answer(port: int, *, tls: bool = False) -> bytes:
-    """What a new client gets, up to the end of its connection. OSError: it is refused."""
+    """What a new client reads up to the end of its connection. OSError: it was refused."""
     with socket.create_connection(("localhost", port), timeout=PATIENCE) as plain:
         sock = trusting().wrap_socket(plain, server_hostname="a.test") if tls else plain
         with sock:
@@ -70,7 +70,7 @@ def answer(port: int, *, tls: bool = False) -> bytes:
 
 
 async def all_are_served(port: int, **how: Any) -> None:
-    """Many clients: the kernel deals them out to all seats."""
+    """Many clients: the kernel spreads them over all slots."""
     found = await asyncio.gather(*(asyncio.to_thread(answer, port, **how) for _ in range(20)))
     for one in found:
         assert one.startswith(b"HTTP/1.1 200"), one
@@ -134,7 +134,7 @@ async def test_a_certificate_that_is_half_written_is_served_as_it_was(
 
 
 async def test_a_renewed_certificate_is_the_last_good_one(stage: Stage, tmp_path: Path) -> None:
-    """The supervisor sees renewals as the workers do."""
+    """The supervisor notices renewals as workers do."""
     certificate = site(tmp_path, "old.test", file="site.pem")
     tls = f'[frontends.tls]\ncertificate = "{certificate}"\nreload_interval = "50ms"\n'
     async with serving(stage, tmp_path, workers=1, bind=TWO_BINDS, tls=tls) as running:
@@ -155,7 +155,7 @@ async def test_a_renewed_certificate_is_the_last_good_one(stage: Stage, tmp_path
 
 
 def cannot_start(folder: Path) -> str:
-    """No worker can, while there is the file `broken`."""
+    """No worker can start while the file `broken` exists."""
     broken = folder / "broken"
     return meddling(
         folder,
@@ -163,12 +163,12 @@ def cannot_start(folder: Path) -> str:
     )
 
 
-async def test_others_serve_for_a_seat_that_nobody_can_take(stage: Stage, tmp_path: Path) -> None:
+async def test_others_serve_for_a_slot_that_nobody_can_take(stage: Stage, tmp_path: Path) -> None:
     before = cannot_start(tmp_path)
     async with serving(stage, tmp_path, workers=2, before=before) as running:
         (tmp_path / "broken").touch()
         await kill_one(running)
-        for _ in range(3):  # each time the seat is found vacant anew
+        for _ in range(3):  # each time its listeners are updated again
             await running.says("a worker process can't start: .* with exit status 7")
             running.said = ""
         for _ in range(3):
@@ -195,7 +195,7 @@ async def test_who_cannot_be_served_is_refused_at_once(
         (tmp_path / "broken").touch()
         for victim in running.workers:
             os.kill(victim, signal.SIGKILL)
-        for _ in range(2 * workers + 1):  # each seat has failed
+        for _ in range(2 * workers + 1):  # each slot has failed
             await running.says("with exit status 7")
             running.said = ""
         for _ in range(20):
@@ -269,7 +269,7 @@ def metrics_of(port: int) -> str:
 
 
 def hangs(folder: Path) -> str:
-    """Each worker hangs at its start, while there is the file `hang`."""
+    """Each worker hangs at its start while the file `hang` exists."""
     hang = folder / "hang"
     condition = f"'hermes_lb.workers' in argv and os.path.exists({str(hang)!r})"
     return meddling(folder, f"import time\nif {condition}: time.sleep(45)")

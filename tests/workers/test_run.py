@@ -1,4 +1,4 @@
-"""What the supervisor makes of signals."""
+"""Signals of the supervisor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hermes_lb.workers.run import _mind_signals
 
 
 class Busy:
-    """A supervisor whose reload and upgrade take for ever."""
+    """A supervisor whose reload and upgrade never return."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -27,7 +27,7 @@ class Busy:
 
 
 async def test_a_signal_does_not_wait_for_what_another_has_begun() -> None:
-    """What is still in the queue would be lost when the next image is executed."""
+    """Signals still queued would be lost in the exec of an upgrade."""
     supervisor: Any = Busy()
     tasks = Tasks()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""What a service manager is told, and what it asks for by signals."""
+"""Notifications to a service manager, and its signals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 class Manager:
-    """Takes sd_notify's datagrams."""
+    """Receives sd_notify's datagrams."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "notify")
@@ -126,7 +126,7 @@ def environment_of(pid: int) -> bytes:
 
 
 async def test_it_takes_sockets_that_are_open_already(stage: Stage, tmp_path: Path) -> None:
-    """As systemd passes them: the descriptors from 3 on, for this very process."""
+    """As systemd passes them: descriptors from 3 on, for this process."""
     origin = await stage.serving()
     with socket.create_server(("127.0.0.1", 0)) as passed:
         port = passed.getsockname()[1]

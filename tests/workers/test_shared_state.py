@@ -1,4 +1,4 @@
-"""What one worker says and the others are told, and what the supervisor decides for all of them."""
+"""Findings of one worker that the others get, and decisions of the supervisor for all of them."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def shared() -> Iterator[Shared]:
 
 
 def told(server: Server) -> dict[str, Any]:
-    """How all workers hear of a decision."""
+    """The message by which all workers get a decision."""
     return {"do": "servers", "servers": [["agents", server.name, server.snapshot()]]}
 
 
-# What a worker has found out.
+# Findings of a worker.
 
 
 def test_a_failure_counts_here_and_is_told_to_all_but_who_saw_it(shared: Shared):
@@ -97,13 +97,13 @@ def test_that_a_server_is_marked_down_is_told_to_all(shared: Shared):
 
 @pytest.fixture
 def four() -> Iterator[Shared]:
-    """Servers a, b, c and d, of which two may be ejected."""
+    """Servers a, b, c and d, two of which may be ejected."""
     with a_shared_state(config("a b c d", outlier={})) as shared:
         yield shared
 
 
 def ejected(server: str, seconds: float = 9.0) -> dict[str, Any]:
-    """What a worker says of its ejection, for so many seconds from now on."""
+    """A worker's message about its ejection, which ends in so many seconds."""
     until = asyncio.get_running_loop().time() + seconds
     because = "5 failures in a row"
     return {
@@ -127,7 +127,7 @@ async def test_an_ejection_that_is_known_is_none_anew(four: Shared):
 
 
 async def test_an_ejection_of_one_that_is_out_counts_once_and_for_one_time(four: Shared):
-    """Two workers saw the same failures; each has drawn a time of its own."""
+    """Two workers saw the same failures, and chose different durations."""
     first = ejected("a", 9.0)
     four.state.hear(A_WORKER, first)
     four.state.hear(SimpleNamespace(number=2), ejected("a", 9.5))
@@ -137,7 +137,7 @@ async def test_an_ejection_of_one_that_is_out_counts_once_and_for_one_time(four:
 
 
 async def test_ejections_of_several_workers_that_are_too_many_are_refused(four: Shared):
-    """The last is, and the others stay."""
+    """The last one is refused, the others stay."""
     for name in "abc":
         four.state.hear(A_WORKER, ejected(name))
     assert [four.server(name).state for name in "abcd"] == ["ejected", "ejected", "up", "up"]
@@ -146,7 +146,7 @@ async def test_ejections_of_several_workers_that_are_too_many_are_refused(four: 
 
 
 async def test_an_ejection_whose_time_is_over_counts_no_more_before_the_next_tick(four: Shared):
-    """A worker that has seen the end of it may eject two others."""
+    """A worker that has noticed its end may eject two others."""
     four.server("d").eject(asyncio.get_running_loop().time() - 0.5, "5 failures in a row")
     for name in "ab":
         four.state.hear(A_WORKER, ejected(name))
@@ -189,7 +189,7 @@ def test_refusals_and_aborts_of_a_worker_can_be_seen(shared: Shared):
     assert [abort["status"] for abort in shared.state.recent.since()] == [502, 504]
 
 
-# What is decided here.
+# Decisions of the supervisor.
 
 
 def test_a_decision_is_told_to_all_workers_and_to_who_listens(shared: Shared):
@@ -224,7 +224,7 @@ async def test_it_has_settled_when_all_workers_have_answered_behind_the_decision
     assert await shared.state.settle()
     [told], [asked] = shared.fleet.told, shared.fleet.asked
     assert [name for _, name, _ in told["servers"]] == ["b"]
-    # Workers of older code answer a message of this kind, and take no notice of the rest.
+    # Workers of older code answer a message of this kind, and ignore the other fields.
     assert asked == {"do": "servers", "servers": [], "publish": True}
 
 
@@ -250,31 +250,31 @@ def test_time_alone_ends_an_ejection():
         assert shared.fleet.told[-1] == told(shared.server("a"))
 
 
-# Other configurations, other images.
+# Other configurations, other generations.
 
 
 def test_who_stays_in_a_reload_stays_the_same_and_who_goes_gives_its_row_back(shared: Shared):
     state = shared.state
     before = state.pools, state.frontends, state.pools["agents"], shared.server("b")
-    rows = dict(shared.rows.rows)
+    rows = dict(shared.layout.rows)
     state.reconfigure(config("b c", frontends="other"))
     after = state.pools, state.frontends, state.pools["agents"], shared.server("b")
     assert all(one is other for one, other in zip(before, after, strict=True))
     assert list(state.frontends) == ["other"]
-    assert rows.keys() - shared.rows.rows.keys() == {"agents/a 10.0.0.97:80", "frontend public"}
+    assert rows.keys() - shared.layout.rows.keys() == {"agents/a 10.0.0.97:80", "frontend public"}
 
 
 def test_who_gets_the_row_of_a_server_that_is_gone_does_not_get_its_numbers(shared: Shared):
     shared.gathered.joined(1, 100)
     shared.server("a").counters.bytes_in = 10
-    row = shared.rows.rows["agents/a 10.0.0.97:80"]
-    shared.block.parts[1].write_counters(row, shared.server("a").counters.cells())
-    shared.gathered.left(1, shared.rows.rows)
+    row = shared.layout.rows["agents/a 10.0.0.97:80"]
+    shared.memory.regions[1].write_counters(row, shared.server("a").counters.cells())
+    shared.gathered.left(1, shared.layout.rows)
     shared.state.refresh()
     assert shared.server("a").counters.bytes_in == 10
     shared.state.reconfigure(config("b"))
     shared.state.reconfigure(config("b c"))
-    assert shared.rows.rows["agents/c 10.0.0.99:80"] == row
+    assert shared.layout.rows["agents/c 10.0.0.99:80"] == row
     shared.state.refresh()
     assert shared.server("c").counters.bytes_in == 0
 
@@ -282,7 +282,7 @@ def test_who_gets_the_row_of_a_server_that_is_gone_does_not_get_its_numbers(shar
 def test_a_backend_that_is_gone_has_no_pool(shared: Shared):
     configured = config().model_copy(update={"backends": {}, "frontends": []})
     shared.state.reconfigure(configured)
-    assert (shared.state.pools, shared.state.frontends, shared.rows.rows) == ({}, {}, {})
+    assert (shared.state.pools, shared.state.frontends, shared.layout.rows) == ({}, {}, {})
 
 
 def test_a_process_that_was_retired_is_seen_to_drain(shared: Shared):
@@ -293,7 +293,7 @@ def test_a_process_that_was_retired_is_seen_to_drain(shared: Shared):
     assert [process.is_draining for process in shared.gathered.processes] == [False, True]
 
 
-async def test_the_next_image_of_the_program_goes_on_by_what_was_decided(shared: Shared):
+async def test_the_next_generation_goes_on_by_what_was_decided(shared: Shared):
     shared.server("a").set_admin("maint")
     shared.server("b").set_weight(7)
     left = json.loads(json.dumps(shared.state.state()))
@@ -303,7 +303,7 @@ async def test_the_next_image_of_the_program_goes_on_by_what_was_decided(shared:
     assert known[0].weight == 7
 
 
-async def test_the_next_image_of_the_program_knows_what_has_ended_badly(shared: Shared):
+async def test_the_next_generation_knows_what_has_ended_badly(shared: Shared):
     child: Any = SimpleNamespace(number=0)
     shared.state.hear(child, {"do": "recent", "aborts": [{"request": "GET /a"}]})
     left = json.loads(json.dumps(shared.state.state()))

@@ -1,4 +1,4 @@
-"""Workers that were alone, and are not any more; and are again."""
+"""Workers that stop being alone, and are alone again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.limits.per_client import ConnectionCounts, RequestRates
-from hermes_lb.workers.block import Block
-from hermes_lb.workers.rows import Rows
+from hermes_lb.workers.layout import Layout
+from hermes_lb.workers.shared_memory import SharedMemory
 from hermes_lb.workers.sharing import Sharing
 from tests.backends.support import FakeWaiter, make_pool
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Plane:
-    """A data path: a server that takes one request at a time, and clients of one connection."""
+    """A data path: a server that takes one request at a time, and clients with one connection."""
 
     def __init__(self) -> None:
         self.pool = make_pool({"max_connections": 1}, {})
@@ -29,7 +29,7 @@ class Plane:
         self.counters: dict[str, Any] = {}
         self.process = SimpleNamespace(cells=list)
         self.counts = ConnectionCounts(1)
-        self.rates = RequestRates(1.0, 2)  # a second, and at once
+        self.rates = RequestRates(1.0, 2)  # per second, burst
         self.context = SimpleNamespace(
             connection_counts=self.counts,
             share=self._share,
@@ -44,12 +44,14 @@ class Plane:
 
 
 class Worker:
-    def __init__(self, block: Block, number: int, bells: list[int], rows: dict[str, int]) -> None:
+    def __init__(
+        self, memory: SharedMemory, number: int, wakeups: list[int], rows: dict[str, int]
+    ) -> None:
         self.plane = plane = Plane()
         self.pool = plane.pool
-        self.part = block.parts[number]
+        self.region = memory.regions[number]
         made: Any = plane
-        self.sharing = Sharing(made, block, number, bells, b"key")
+        self.sharing = Sharing(made, memory, number, wakeups, b"key")
         self.sharing.set_rows(rows)
 
     @property
@@ -62,13 +64,13 @@ class Worker:
 
 @pytest.fixture
 def two() -> Iterator[tuple[Worker, Worker]]:
-    block = Block.create(4, rows=10)
-    bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in block.parts]
-    rows = Rows(block)
-    rows.deal({"test": Plane().pool}, ())
-    yield Worker(block, 0, bells, rows.rows), Worker(block, 1, bells, rows.rows)
-    for bell in bells:
-        os.close(bell)
+    memory = SharedMemory.create(4, rows=10)
+    wakeups = [os.eventfd(0, os.EFD_NONBLOCK) for _ in memory.regions]
+    layout = Layout(memory)
+    layout.assign({"test": Plane().pool}, ())
+    yield Worker(memory, 0, wakeups, layout.rows), Worker(memory, 1, wakeups, layout.rows)
+    for wakeup in wakeups:
+        os.close(wakeup)
 
 
 def test_who_is_alone_has_nobody_to_look_at(two: tuple[Worker, Worker]) -> None:
@@ -108,9 +110,9 @@ async def test_who_waits_when_another_comes_has_its_place_in_the_queue(
         worker.sharing.set_alone(False)
     new.pool.wait(behind)
     row = old.sharing._rows["test/a 10.0.0.1:80"]
-    assert 0.0 < old.part.waiting[row] < new.part.waiting[row]
+    assert 0.0 < old.region.waiting[row] < new.region.waiting[row]
     old.pool.leave(waiter)
-    assert old.part.waiting[row] == 0.0
+    assert old.region.waiting[row] == 0.0
     new.pool.leave(behind)
     lease.release()
     for worker in two:
@@ -130,17 +132,17 @@ async def test_who_is_alone_again_has_its_own_leases_and_no_others(
     assert [server.in_flight for server in new.pool.servers] == [1, 1]
     assert new.pool.in_flight == 2
     row = new.sharing._rows["test/b 10.0.0.2:80"]
-    new.sharing.set_alone(True)  # and the old one may be killed: nobody has looked since
+    new.sharing.set_alone(True)  # and the old one may be killed: nothing has looked since
     assert [server.in_flight for server in new.pool.servers] == [1, 1]  # the waiter has it
     assert new.pool.in_flight == 2
-    assert new.part.loads[row] == 1
-    assert not any(new.part.waiting)
+    assert new.region.loads[row] == 1
+    assert not any(new.region.waiting)
     assert new.plane.context.batch.before_requests is None
     assert waiter.server == "a"
     waiter.leases[0].release()
     second.release()
     new.sharing.publisher.publish()
-    assert not any(new.part.loads)
+    assert not any(new.region.loads)
     old.sharing.set_alone(True)
 
 
@@ -183,14 +185,14 @@ async def test_connections_that_are_open_when_another_comes_count_in_both(
 
 
 async def test_what_clients_have_used_stays_used(two: tuple[Worker, Worker]) -> None:
-    """And while there are two, what they use of one is missing at the other."""
+    """While there are two, requests at one are missing at the other."""
     old, new = (worker.plane.rates for worker in two)
     assert not old.came("192.0.2.1", 100.0)
     for worker in two:
         worker.sharing.set_alone(False)
     assert not old.came("192.0.2.1", 100.0)
     assert old.came("192.0.2.1", 100.0)
-    assert not old.came("192.0.2.1", 101.0)  # one more each second
+    assert not old.came("192.0.2.1", 101.0)  # one more per second
     assert not new.came("192.0.2.1", 102.0)
     assert old.came("192.0.2.1", 102.0)
     for worker in two:

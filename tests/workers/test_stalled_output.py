@@ -1,4 +1,4 @@
-"""stdout and stderr are one pipe, as a service manager may have it, and its reader has stalled."""
+"""stdout and stderr are one pipe whose reader stalls, as with some service managers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """What a balancer writes, which is read when the test says so."""
+    """The output of a balancer, read only when the test asks for it."""
 
     def __init__(self, pipe: SlowPipe) -> None:
         self.pipe = pipe
         self.said = ""
 
     async def says(self, pattern: str, times: int = 1) -> str:
-        """Read until there have been so many lines that end with `pattern` -> the last of them."""
+        """Read until so many lines end with `pattern` -> the last of them."""
         async with asyncio.timeout(START_TAKES):
             while len(found := re.findall(f"{pattern}\n", self.said)) < times:
                 self.said += self.pipe.read().decode()
@@ -37,7 +37,7 @@ class Output:
         return last
 
     async def begins(self) -> str:
-        """-> the URL of the admin API. From now on nobody reads, and there is no room."""
+        """-> the URL of the admin API. From now on the pipe is full and not read."""
         self.url = await self.says(r"listening on (http://\S+)")
         admin = await self.says(r"admin on (http://\S+)")
         self.pipe.fill()
@@ -52,7 +52,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 @asynccontextmanager
 async def serving(folder: Path, ports: list[int]) -> AsyncIterator[tuple[Running, Output]]:
-    """A balancer that leaves a server out as soon as a request has failed."""
+    """A balancer that ejects a server after one failed request."""
     servers = "".join(
         f'[[backends.agents.servers]]\nname = "agent{number}"\naddress = "127.0.0.1:{port}"\n'
         for number, port in enumerate(ports, 1)
@@ -78,10 +78,10 @@ async def test_nobody_waits_for_who_reads_the_log(stage: Stage, tmp_path: Path) 
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE)) as client,
     ):
         api = await output.begins()
-        for _ in range(4):  # the worker says that a server is left out
+        for _ in range(4):  # the worker reports an ejected server
             async with client.get(output.url) as response:
                 assert response.status in (500, 503)
-        for _ in range(2):  # the supervisor says that it has reloaded
+        for _ in range(2):  # the supervisor reports its reload
             async with client.post(f"{api}/reload", json={}) as response:
                 assert response.status == 200
         await output.says("agents/agent[12] is EJECTED for .*")

@@ -1,4 +1,4 @@
-"""What a supervisor tells its workers, and what it takes up of the image before: no processes."""
+"""What a supervisor sends to workers and restores after an upgrade, without processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hermes_lb.config import ConfigError, load_config
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.testing import eventually
 from hermes_lb.workers import supervisor as supervisor_module
-from hermes_lb.workers.handover import Estate
+from hermes_lb.workers.handover import Handover
 from hermes_lb.workers.limits import worker_count
 from hermes_lb.workers.supervisor import Supervisor
 from tests.workers.fake_child import FakeChild, fake_children
@@ -37,7 +37,7 @@ def write(
     admin: str = OFF,
     frontends: str = "",
 ) -> Path:
-    """Of servers a, b, c, d, or others; `server` is TOML for the first."""
+    """Servers a, b, c, d, or others; `server` is TOML for the first."""
     listed = ", ".join(
         f'{{ name = "{name}", address = "127.0.0.1:{9000 + n}"{server if n == 0 else ""} }}'
         for n, name in enumerate(servers.split() or "abcd")
@@ -65,11 +65,11 @@ async def supervising(
     *,
     passed: Mapping[str, list[socket.socket]] | None = None,
 ) -> AsyncIterator[Supervisor]:
-    """One that has started, perhaps as the next image of one that left this."""
+    """A started supervisor, perhaps as the next generation of one that left `left`."""
     config = load_config(file)
-    estate = Estate.found(worker_count(config), "asyncio", passed)
-    estate.inherited = json.loads(json.dumps(inherited))
-    supervisor = Supervisor(config, file, estate)
+    handover = Handover.create(worker_count(config), "asyncio", passed)
+    handover.inherited = json.loads(json.dumps(inherited))
+    supervisor = Supervisor(config, file, handover)
     await supervisor.start()
     try:
         yield supervisor
@@ -78,23 +78,23 @@ async def supervising(
 
 
 class Executed(Exception):
-    """Instead of the next image."""
+    """In place of the exec."""
 
 
 async def is_checked(file: Path) -> None:
-    """The new code takes any configuration."""
+    """The new code accepts any configuration."""
 
 
 async def what_it_leaves(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """To the next image, in an upgrade that comes to nothing."""
+    """The inheritance of an upgrade that fails."""
     left: list[Any] = []
 
-    def execute(estate: Any, fleet: Any, inheritance: Any) -> None:
+    def execute(handover: Any, fleet: Any, inheritance: Any) -> None:
         left.append(json.loads(json.dumps(inheritance)))
         raise Executed
 
     monkeypatch.setattr(supervisor_module, "check_new_code", is_checked)
-    monkeypatch.setattr(supervisor_module, "execute_anew", execute)
+    monkeypatch.setattr(supervisor_module, "execute_new_code", execute)
     await supervisor.upgrade()
     await eventually(lambda: bool(left))
     return left[0]
@@ -113,13 +113,13 @@ def is_down(server: Server) -> None:
 
 
 def comes_back(server: Server) -> None:
-    """From maintenance."""
+    """It returns from maintenance."""
     server.set_admin("maint")
     server.set_admin("ready")
 
 
 def is_as_configured(server: Server) -> None:
-    """Nobody has decided anything."""
+    """No decision was made about it."""
 
 
 SLOW = ', slow_start = "9s"'
@@ -154,7 +154,7 @@ async def test_an_upgrade_takes_up_what_has_changed_in_the_file_as_a_reload_does
             await supervisor.reload()
             found, expected = first(upgraded), first(supervisor)
             for server in (found, expected):
-                server.last_check = ""  # what it says stays, or not
+                server.last_check = ""  # kept or not
             assert found.snapshot() == expected.snapshot()
             assert found.state == ("maint" if "down" in str(after) else "up")
 
@@ -237,7 +237,7 @@ async def test_the_file_of_a_unix_socket_goes_with_the_last_worker_that_listened
     more = f'[[frontends]]\nname = "b"\nbind = "unix:{path}"\ndefault_backend = "agents"\n'
     async with supervising(write(tmp_path, frontends=more)) as supervisor:
         [sock] = started[0].listens["b", f"unix:{path}"]
-        with sock.dup():  # of the worker, which is late
+        with sock.dup():  # the worker's, closed late
             write(tmp_path)
             await supervisor.reload()
             assert path.exists()
@@ -276,7 +276,7 @@ async def test_a_tick_that_goes_wrong_is_not_the_last(
 async def test_what_has_changed_since_older_code_is_taken_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
 ) -> None:
-    """It says only what was in its file."""
+    """It hands over only the file's configuration."""
     async with supervising(write(tmp_path)) as supervisor:
         supervisor.observed.pools["agents"].servers[1].set_admin("drain")
         left = await what_it_leaves(supervisor, monkeypatch)
@@ -284,7 +284,7 @@ async def test_what_has_changed_since_older_code_is_taken_up_too(
     async with supervising(write(tmp_path, server=", down = true"), left) as upgraded:
         states = [server.state for server in upgraded.observed.pools["agents"].servers]
         assert states == ["maint", "drain", "up", "up"]
-    left["servers"][1][1] = "b-10.0.0.1"  # of a name that was looked up
+    left["servers"][1][1] = "b-10.0.0.1"  # of a resolved name
     async with supervising(write(tmp_path, "a b-10.0.0.1"), left) as upgraded:
         states = [server.state for server in upgraded.observed.pools["agents"].servers]
         assert states == ["up", "drain"]
@@ -326,23 +326,23 @@ async def test_an_upgrade_that_is_refused_leaves_no_listener_open(
 ) -> None:
     more = '[[frontends]]\nname = "more"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
     async with supervising(write(tmp_path)) as supervisor:
-        before = list(supervisor._estate.listening.groups)
+        before = list(supervisor._handover.listening.groups)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             admin = f'bind = "127.0.0.1:{taken.getsockname()[1]}"'
             write(tmp_path, admin=admin, frontends=more)
             with pytest.raises(NotPossible, match="can't listen on"):
                 await what_it_leaves(supervisor, monkeypatch)
-        assert list(supervisor._estate.listening.groups) == before
+        assert list(supervisor._handover.listening.groups) == before
 
 
 async def test_a_reload_gives_each_worker_the_sockets_that_it_does_not_have(
     tmp_path: Path, started: list[FakeChild]
 ) -> None:
-    """An upgrade that has begun has opened them; the last image's workers do not have them."""
+    """They were opened by the upgrade, so the previous generation's workers do not have them."""
     more = '[[frontends]]\nname = "more"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
     async with supervising(write(tmp_path)) as supervisor:
         file = write(tmp_path, frontends=more)
-        supervisor._estate.listening.open(load_config(file))
+        supervisor._handover.listening.open(load_config(file))
         await supervisor._fleet.replace(0, 1.0)
         await supervisor.reload()
         [told] = started[1].what("reconfigure")
@@ -364,7 +364,7 @@ async def test_an_address_that_is_opened_anew_is_given_anew(
         assert [one["sockets"] for one in told] == [[], [["more", "127.0.0.1:0"]]]
 
 
-# Between a configuration and its use.
+# Between the reading of a configuration and its use.
 
 
 def rows_it_needs(message: Mapping[str, Any]) -> set[str]:
@@ -376,7 +376,7 @@ def rows_it_needs(message: Mapping[str, Any]) -> set[str]:
 async def test_a_worker_that_starts_during_a_reload_has_rows_for_all_that_it_is_to_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
 ) -> None:
-    """While names are looked up, the new configuration does not hold yet."""
+    """While names are resolved, the new configuration is not in use yet."""
     async with supervising(write(tmp_path, "a b")) as supervisor:
         write(tmp_path, "a b c")
         look_up = supervisor._resolver.reconfigure

@@ -1,4 +1,4 @@
-"""How late the supervisor's own loop is, in which checks and the admin listener run."""
+"""The lag of the supervisor's loop, which runs checks and the admin listener."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_it_is_measured_beside_those_of_the_workers(stage: Stage, tmp_path
 
 
 def measured(port: int) -> set[str]:
-    """The processes that have a measurement at least."""
+    """Processes with at least one measurement."""
     begin = 'hermes_lb_loop_lag_seconds_count{process="'
     samples = (
         line.removeprefix(begin).split('"} ')

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
-    """The end that systemd has: its address as in NOTIFY_SOCKET, and the socket."""
+    """systemd's end: its address as in NOTIFY_SOCKET, and the socket."""
     name = f"@hermes-{secrets.token_hex(8)}"
     if request.param == "path":
         name = str(tmp_path / "notify")
@@ -62,7 +62,7 @@ def test_a_systemd_that_has_gone_is_a_warning(
     name = str(tmp_path / "gone")
     assert not systemd.notify(systemd.STOPPING, environ={"NOTIFY_SOCKET": name})
     [record] = caplog.records
-    assert record.getMessage().startswith(f"systemd can't be told STOPPING=1 at {name}: ")
+    assert record.getMessage().startswith(f"could not notify systemd of STOPPING=1 at {name}: ")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_watchdog_is_fed_twice_as_often_as_it_asks(
     assert systemd.watchdog_interval(environ) == interval
 
 
-# Socket activation. Descriptors are passed from number 3 on, so it takes a process of its own.
+# Socket activation. Descriptors are passed from number 3 on, which needs a process of its own.
 
 _CHILD = """
 import os, socket, sys
@@ -104,11 +104,11 @@ print(sorted(name for name in os.environ if name.startswith("LISTEN_")), listen_
 def activate(
     *sockets: socket.socket, names: str | None = None, count: str | None = None, pid: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Start a process as systemd does, with these sockets as its descriptors 3, 4, ..."""
+    """Start a process as systemd does, with these sockets as descriptors 3, 4, ..."""
     environ = {**os.environ, "LISTEN_FDS": str(len(sockets)) if count is None else count}
     if names is not None:
         environ["LISTEN_FDNAMES"] = names
-    # Free numbers, and above those that they shall become.
+    # Free numbers above the final ones.
     copies = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 20) for sock in sockets]
     moves = "; ".join(f"exec {3 + index}<&{copy} {copy}<&-" for index, copy in enumerate(copies))
     try:

@@ -1,4 +1,4 @@
-"""An upgrade that can't succeed is none, and an operator's page is no reason to end the service."""
+"""An upgrade that can't succeed is refused; a failing admin listener does not end the service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def serving(
     stage: Stage, folder: Path, admin: str, *, log: str = "off", before: str = ""
 ) -> AsyncIterator[Running]:
-    """A balancer that has started, with a server that says "ok"."""
+    """A started balancer, with a server that says "ok"."""
     origin = await stage.serving()
     file = folder / "lb.toml"
     file.write_text(
@@ -105,7 +105,7 @@ def port() -> Iterator[int]:
 async def test_a_token_that_goes_during_it_does_not_end_the_service(
     stage: Stage, tmp_path: Path, port: int
 ) -> None:
-    """Nobody can look until it is back, and nobody hangs who tries; everybody is served."""
+    """Until it is back the port refuses; the service continues."""
     token = write_token(tmp_path)
     code = f"if 'HERMES_LB_HANDOVER' in os.environ: os.unlink({str(token)!r})"
     before = meddling(tmp_path, code)
@@ -149,7 +149,7 @@ def health(port: int) -> bytes:
 
 
 async def test_a_checker_that_is_killed_is_told(stage: Stage, tmp_path: Path) -> None:
-    """As by the kernel, when there is no memory left."""
+    """As by the kernel when memory runs out."""
     code = "if '--check' in argv: os.kill(os.getpid(), signal.SIGKILL)"
     before = meddling(tmp_path, code)
     async with serving(stage, tmp_path, "enabled = false", before=before) as running:

@@ -1,4 +1,4 @@
-"""Loops, and what only looks like one: a frontend that is a server of another frontend's."""
+"""Loop detection, and what only looks like a loop: a frontend that is another one's server."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-_MANY = 16  # at a time, so that both processes serve each of the frontends
+_MANY = 16  # concurrent, so that both processes serve each frontend
 
 
 def _write(folder: Path, outer: int, inner: int, worker: int) -> Path:
     """The server of `outer` is `inner`, whose server is the worker; /loop leads from `outer` to
-    itself, /ring by way of `inner`.
+    itself, /ring goes through `inner`.
 
-    An idle connection would stay with one process; none is kept.
+    No idle connections are kept, as one would stay with one process.
     """
     file = folder / "lb.toml"
     backends = "".join(
@@ -56,12 +56,12 @@ async def _requests(client: aiohttp.ClientSession, api: str) -> dict[str, int]:
 async def test_a_frontend_may_be_a_server_of_another_and_loops_end(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
-    """Whichever processes they come to: before, and after a reload and an upgrade."""
+    """In any process: before, and after a reload and an upgrade."""
     with reserved_port() as outer, reserved_port() as inner:
         file = _write(tmp_path, outer, inner, workers[0].port)
         url = f"http://127.0.0.1:{outer}"
         async with serving(file) as (running, api):
-            # What a request costs, by frontend, before it is answered or seen to come again.
+            # Requests by frontend until one is answered or found in a loop.
             costs = {"/": (200, 1, 1), "/loop": (508, 2, 0), "/ring": (508, 2, 1)}
             seen = {"outer": 0, "inner": 0}
             for path, (status, at_outer, at_inner) in costs.items():

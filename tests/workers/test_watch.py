@@ -1,4 +1,4 @@
-"""A changed configuration is noticed, once, and when it is whole."""
+"""A change of the configuration is noticed once, when the file is complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERY = 0.02
 
 
 class Watched:
-    """A file, and how often a change was noticed."""
+    """A file, and the number of changes noticed."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -34,7 +34,7 @@ class Watched:
             self.noticed += 1
 
     async def looks(self, times: int = 4) -> None:
-        """Let it look so often."""
+        """Let it poll so often."""
         await asyncio.sleep(times * EVERY)
 
 

@@ -1,4 +1,4 @@
-"""Which worker processes are stuck: they live, and do nothing."""
+"""Detects worker processes that are alive but stuck."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from hermes_lb.observe.usage import usage_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hermes_lb.workers.block import Block
     from hermes_lb.workers.child import Child
+    from hermes_lb.workers.shared_memory import SharedMemory
 
-# Looks without a sign of life, after which a worker is taken for stuck: 10 s. Seconds would not do:
-# when machine or container have stood still, all signs are old, and nobody is stuck.
+# Checks without a heartbeat after which a worker counts as stuck: 10 s. Not seconds: after a pause
+# of the machine or container all heartbeats are old, and no worker is stuck.
 _MOST_LOOKS = 20
 
 
-class SignsOfLife:
-    """Those in the shared memory: what each worker's clock says, several times a second."""
+class Heartbeats:
+    """The workers' clocks in the shared memory, written several times a second."""
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        # By pid: the sign, and looks since it came.
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
+        # By pid: the last heartbeat, and checks since it changed.
         self._last: dict[int, tuple[float | None, int]] = {}
 
     def stuck(self, children: Iterable[Child]) -> list[Child]:
-        """Who of all children has given none for a while. To be called each half second.
+        """Workers without a heartbeat for a while, each returned once. Call every half second.
 
-        Each is named once. The first sign of one that starts is that it uses the processor: how
-        long a start takes depends on what else the machine has to do. One that hangs before its
-        first tick of the clock has used 0.0 of it for ever, which is known, too.
+        During a start the heartbeat is the CPU time used, since a start takes as long as the
+        machine is busy. That of a process which hangs before its first clock tick stays 0.0, which
+        is detected, too.
         """
         seen: dict[int, tuple[float | None, int]] = {}
         found = []
         for child in children:
-            sign = self._block.parts[child.number].gauges[-1] or None
+            sign = self._memory.regions[child.number].gauges[-1] or None
             if sign is None and not child.serves:
                 sign = _cpu_seconds(child.pid)
             last, looks = self._last.get(child.pid, (None, 0))
@@ -48,6 +48,6 @@ class SignsOfLife:
 
 
 def _cpu_seconds(pid: int) -> float | None:
-    """None: not known."""
+    """None if unknown."""
     usage = usage_of(pid)
     return usage.cpu_seconds if usage is not None else None

@@ -1,4 +1,4 @@
-"""Who is stuck."""
+"""Detection of stuck workers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from hermes_lb.observe.usage import Usage
-from hermes_lb.workers import signs_of_life
-from hermes_lb.workers.signs_of_life import SignsOfLife
+from hermes_lb.workers import heartbeats
+from hermes_lb.workers.heartbeats import Heartbeats
 
 CHILD: Any = SimpleNamespace(pid=4711, number=0, serves=True)
 
 
-def looking() -> tuple[SignsOfLife, list[float]]:
-    """And where the child's sign is."""
+def looking() -> tuple[Heartbeats, list[float]]:
+    """A detector, and the cell with the child's heartbeat."""
     gauges = [1.0]
-    block: Any = SimpleNamespace(parts=[SimpleNamespace(gauges=gauges)])
-    return SignsOfLife(block), gauges
+    memory: Any = SimpleNamespace(regions=[SimpleNamespace(gauges=gauges)])
+    return Heartbeats(memory), gauges
 
 
 def test_who_gives_no_sign_in_twenty_looks_is_stuck_and_named_once() -> None:
@@ -38,7 +38,7 @@ def test_a_sign_that_comes_just_in_time_begins_it_anew() -> None:
     assert signs.stuck([CHILD]) == [CHILD]
 
 
-def test_another_process_with_the_same_part_is_not_taken_for_it() -> None:
+def test_another_process_with_the_same_region_is_not_taken_for_it() -> None:
     signs, _ = looking()
     for _ in range(20):
         signs.stuck([CHILD])
@@ -53,7 +53,7 @@ def test_one_that_hangs_at_its_start_is_stuck_even_before_its_first_tick(
     signs, gauges = looking()
     gauges[0] = 0.0
     starting: Any = SimpleNamespace(pid=4711, number=0, serves=False)
-    monkeypatch.setattr(signs_of_life, "usage_of", lambda pid: Usage(cpu_seconds=cpu_seconds))
+    monkeypatch.setattr(heartbeats, "usage_of", lambda pid: Usage(cpu_seconds=cpu_seconds))
     named = [signs.stuck([starting]) for _ in range(50)]
     assert [n for n, found in enumerate(named) if found] == [20]
 
@@ -64,5 +64,5 @@ def test_one_that_starts_and_whose_use_of_the_processor_is_unknown_is_not_stuck(
     signs, gauges = looking()
     gauges[0] = 0.0
     starting: Any = SimpleNamespace(pid=4711, number=0, serves=False)
-    monkeypatch.setattr(signs_of_life, "usage_of", lambda pid: None)
+    monkeypatch.setattr(heartbeats, "usage_of", lambda pid: None)
     assert not any(signs.stuck([starting]) for _ in range(50))

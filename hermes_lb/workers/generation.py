@@ -1,4 +1,4 @@
-"""Which image of the program this is: the first one, or one that an upgrade has executed."""
+"""Whether this process is a first generation, or one that an upgrade has executed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import suppress
 from hermes_lb.config import Config
 
 HANDOVER = "HERMES_LB_HANDOVER"
-"""The variable by which the last image names what it hands over: a descriptor."""
+"""Environment variable with the descriptor of the previous generation's handover."""
 
 
 def is_successor() -> bool:
-    """Until what was handed over is taken: there are workers already, and clients."""
+    """True until the handover is taken: workers are running, and have clients."""
     return HANDOVER in os.environ
 
 
 def inherited_config() -> Config | None:
-    """What the image before runs by; None if there was none, or this code does not take it."""
+    """The previous generation's configuration; None without one, or if this code refuses it."""
     if not (text := os.environ.get(HANDOVER)):
         return None
     with os.fdopen(os.dup(int(text)), "rb") as file, suppress(ValueError):

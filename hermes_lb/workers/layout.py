@@ -1,55 +1,62 @@
-"""Who has which row of the shared memory."""
+"""Assigns the rows of the shared memory."""
 
 from __future__ import annotations
 
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from hermes_lb.workers.peers import row_of
-from hermes_lb.workers.published import frontend_row
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from hermes_lb.backends import Pool
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.config import Config
-    from hermes_lb.workers.block import Block
+    from hermes_lb.workers.shared_memory import SharedMemory
 
 
-class Rows:
-    """A row for each server, backend and frontend, by name.
+def server_row(backend: str, server: Server) -> str:
+    """The key of a server's row. The same name at another address is another server."""
+    return f"{backend}/{server.name} {server.config.address}"
 
-    What is gone gives its row back, but nobody gets it while there are numbers of a process that
-    has not heard of it: one that only finishes what runs.
+
+def frontend_row(name: str) -> str:
+    """The key of a frontend's row."""
+    return f"frontend {name}"
+
+
+class Layout:
+    """A row for each server, backend and frontend, by key.
+
+    The row of a removed one is reused only when all regions are clear there: a draining worker may
+    not know of the removal yet.
     """
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
         self._free: list[int] = []
         self._next = 0
         self.rows: dict[str, int] = {}
 
     def check(self, configured: Config) -> None:
-        """Raises ValueError if a configuration has more of them than rows."""
+        """Raises ValueError if a configuration needs more rows than there are."""
         count = len(configured.frontends) + sum(
             1 + len(backend.servers) for backend in configured.backends.values()
         )
-        if count > self._block.rows:
+        if count > self._memory.rows:
             raise ValueError(
-                f"{count} servers, backends and frontends; there can be {self._block.rows}"
+                f"{count} servers, backends and frontends; there can be {self._memory.rows}"
             )
 
-    def deal(self, pools: Mapping[str, Pool], frontends: Iterable[str]) -> list[int]:
-        """Rows for these and no others -> the rows that are free now: their base is void.
+    def assign(self, pools: Mapping[str, Pool], frontends: Iterable[str]) -> list[int]:
+        """Assign rows to exactly these -> rows that were freed: their base counters are void.
 
-        Raises ValueError if there are more of them than rows; nothing is changed then.
+        Raises ValueError if there are too few rows; nothing is changed then.
         """
         wanted = [frontend_row(name) for name in frontends]
         for name, pool in pools.items():
             wanted.append(name)
-            wanted += [row_of(name, server) for server in pool.servers]
-        if len(wanted) > self._block.rows:
-            raise ValueError(f"there can be {self._block.rows} servers, backends and frontends")
+            wanted += [server_row(name, server) for server in pool.servers]
+        if len(wanted) > self._memory.rows:
+            raise ValueError(f"there can be {self._memory.rows} servers, backends and frontends")
         new = [key for key in wanted if key not in self.rows]
         taken = list(islice(self._unused(), len(new)))
         if len(taken) < len(new):
@@ -63,14 +70,14 @@ class Rows:
         return freed
 
     def _unused(self) -> Iterator[int]:
-        """Those that were given back first."""
+        """Free rows, those freed first at first."""
         for row in self._free:
-            if all(part.is_row_clear(row) for part in self._block.parts):
+            if all(region.is_row_clear(row) for region in self._memory.regions):
                 yield row
-        yield from range(self._next, self._block.rows)
+        yield from range(self._next, self._memory.rows)
 
     def state(self) -> dict[str, object]:
-        """For the program's next image (`restore`)."""
+        """For the next generation's `restore`."""
         return {"rows": self.rows, "free": self._free, "next": self._next}
 
     def restore(self, state: Mapping[str, object]) -> None:

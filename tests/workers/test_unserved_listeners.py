@@ -1,4 +1,4 @@
-"""Seats that nobody can take: their sockets are left to others, and good as new afterwards."""
+"""Slots without a worker: their clients go to other slots; listeners work again afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.workers.vacant import VacantSeats
+from hermes_lb.workers.unserved_listeners import UnservedListeners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,27 +32,27 @@ def two() -> Iterator[list[socket.socket]]:
         yield [first, second]
 
 
-def vacant_seats(group: list[socket.socket]) -> VacantSeats:
+def unserved_listeners(group: list[socket.socket]) -> UnservedListeners:
     listening: Any = SimpleNamespace(
-        groups={KEY: group}, seats=len(group), of_seat=lambda seat: [(KEY, group[seat])]
+        groups={KEY: group}, slots=len(group), of_slot=lambda slot: [(KEY, group[slot])]
     )
-    return VacantSeats(listening)
+    return UnservedListeners(listening)
 
 
 def listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-async def test_a_seat_that_is_found_vacant_twice_is_as_good_as_new_when_it_is_taken(
+async def test_a_slot_that_is_found_unserved_twice_is_as_good_as_new_when_it_is_taken(
     two: list[socket.socket],
 ) -> None:
     mine, other = two
-    seats = vacant_seats(two)
+    slots = unserved_listeners(two)
     for _ in range(2):
-        seats.update([0], others_serve=True)
+        slots.update([0], others_serve=True)
     assert (listens(mine), listens(other)) == (False, True)
     mine.listen()
-    other.shutdown(socket.SHUT_RD)  # so that the kernel has no choice
+    other.shutdown(socket.SHUT_RD)  # leaves the kernel no choice
     with socket.create_connection(mine.getsockname(), timeout=10) as client:
         accepted, _ = mine.accept()
         with accepted:
@@ -61,14 +61,14 @@ async def test_a_seat_that_is_found_vacant_twice_is_as_good_as_new_when_it_is_ta
             assert accepted.recv(100) == b"hello"
 
 
-async def test_a_socket_of_several_seats_is_left_to_others_when_all_of_them_are_vacant(
+async def test_a_socket_of_several_slots_is_left_to_others_when_all_of_them_are_unserved(
     two: list[socket.socket],
 ) -> None:
-    """An upgrade from two processes to four: the new ones have duplicates."""
+    """An upgrade from two processes to four: the new slots have duplicates."""
     first, second = two
     with first.dup() as third, first.dup() as fourth:
-        seats = vacant_seats([first, second, third, fourth])
-        seats.update([0, 2], others_serve=True)
+        slots = unserved_listeners([first, second, third, fourth])
+        slots.update([0, 2], others_serve=True)
         assert listens(first)
-        seats.update([0, 2, 3], others_serve=True)
+        slots.update([0, 2, 3], others_serve=True)
         assert (listens(first), listens(second)) == (False, True)
