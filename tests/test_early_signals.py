@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.signals import HANDLED, EndingAtOnce
-from tests.proxy.support import Stage, eventually
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
 from tests.workers.support import Running, process, until_it_listens
 
 if TYPE_CHECKING:

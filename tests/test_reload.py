@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from hermes_lb.tasks import Tasks
-from tests.proxy.support import PATIENCE
+from tests.support.waiting import PATIENCE
 from tests.workers.support import reserved_port, run, until_it_listens
 
 if TYPE_CHECKING:

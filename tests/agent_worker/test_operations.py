@@ -9,7 +9,7 @@ from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.health import HealthChecker
 from tests.agent_worker.support import GatedEngine, read_events
-from tests.health.fakes import until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import IpHash
@@ -106,7 +106,6 @@ def test_round_robin_when_hashing_finds_nobody():
 addresses = st.ip_addresses().map(str)
 
 
-@settings(deadline=None)
 @given(address=addresses, down=st.sets(st.integers(0, 3), max_size=4))
 def test_always_a_candidate_and_always_the_same(address: str, down: set[int]):
     found = []

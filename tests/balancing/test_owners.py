@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.backends import Pool
@@ -15,6 +15,7 @@ from hermes_lb.balancing import ConsistentHash, Maglev
 from hermes_lb.config import Backend
 from tests.backends.support import make_pool
 from tests.balancing.support import assert_shares
+from tests.support.examples import examples
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
@@ -84,7 +85,7 @@ WAYS = st.sampled_from(["checks", "maintenance", "outlier"])
 
 @few_steps
 @both
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(servers=SERVERS, out=st.sets(PLACES), tried=st.sets(PLACES), rng=st.randoms())
 def test_a_key_has_an_owner_while_anybody_may_serve_and_on_every_balancer_the_same(
     strategy_type: Any, servers: Any, out: set[int], tried: set[int], rng: Random
@@ -108,7 +109,7 @@ def test_a_key_has_an_owner_while_anybody_may_serve_and_on_every_balancer_the_sa
 
 @few_steps
 @both
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     servers=SERVERS,
     events=st.lists(st.tuples(PLACES, WAYS) | st.sampled_from([1.0, SLOW]), max_size=20),
@@ -141,7 +142,7 @@ def _able(pool: Pool) -> frozenset[str]:
 
 @few_steps
 @both
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(servers=SERVERS, out=st.sets(PLACES))
 def test_a_strict_key_has_the_owner_that_it_has_when_all_are_up(
     strategy_type: Any, servers: Any, out: set[int]

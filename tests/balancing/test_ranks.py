@@ -6,13 +6,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import LeastConn, RoundRobin, ranks, turns
 from hermes_lb.balancing.ranks import Ranks
 from tests.backends.support import FakeRequest, FakeWaiter, make_pool
 from tests.balancing.support import many
+from tests.support.examples import examples
 
 both = pytest.mark.parametrize("strategy_type", [RoundRobin, LeastConn])
 
@@ -103,7 +104,7 @@ def play(
 
 
 @both
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(
     weights=WEIGHTS,
     events=st.lists(EVENT, min_size=10, max_size=120),

@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import STRATEGIES, Learner
@@ -62,7 +62,6 @@ def play(name: str, servers: list[dict[str, Any]], events: list[tuple[str, int]]
 
 
 @every_strategy
-@settings(deadline=None)
 @given(servers=SERVERS, events=EVENTS)
 def test_picks_a_candidate_and_the_same_again(name: str, servers: Any, events: Any):
     assert play(name, servers, events) == play(name, servers, events)

@@ -15,7 +15,7 @@ from hermes_lb.control import api
 from hermes_lb.control.openapi import document
 from hermes_lb.control.operator import NotPossible
 from tests.control.support import FakeOperator, admin_listener, agents, session
-from tests.outside.needs import needs_package
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from hermes_lb.config import Backend
 from hermes_lb.control import api, guard
 from hermes_lb.control.operator import NotPossible
 from tests.control.support import TOKEN, FakeOperator, admin_listener, agents
-from tests.outside.needs import needs_package, needs_program
+from tests.support.needs import needs_package, needs_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

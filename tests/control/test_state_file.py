@@ -25,7 +25,7 @@ from hermes_lb.control.state_file import (
 )
 from hermes_lb.discovery.dns import expand
 from tests.backends.support import make_pool
-from tests.health.fakes import until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

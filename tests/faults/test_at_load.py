@@ -8,7 +8,7 @@ import pytest
 
 from bench.chaos.scenarios.mix_up import MixUp
 from bench.chaos.scenarios.post_once import PostOnce
-from tests.faults.support import holds
+from tests.support.chaos import holds
 
 if TYPE_CHECKING:
     from pathlib import Path

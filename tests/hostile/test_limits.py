@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.hostile.support import (
+from tests.support.hostile import (
     BEHIND,
     Way,
     client_from,
@@ -21,11 +21,13 @@ from tests.hostile.support import (
     read_until_cut,
     row,
 )
-from tests.http.support import is_whole
-from tests.proxy.support import Client, Stage, eventually, request, response, turns
+from tests.support.http_peer import Client, request, response
+from tests.support.referees import is_whole
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.stage import Stage
 
 SMALL = {"head_size": 2048, "header_count": 10, "target_size": 1024}
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"

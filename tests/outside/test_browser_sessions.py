@@ -19,7 +19,7 @@ from tests.outside.test_browser import tab
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 __all__ = ["tab"]
 

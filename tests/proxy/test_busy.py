@@ -9,25 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import (
-    WEBSOCKET,
-    AtOrigin,
-    Client,
-    Message,
-    Origin,
-    Stage,
-    answers,
-    eventually,
-    on_both_loops,
-    server_of,
-)
-from tests.proxy.websocket import SWITCH
+from tests.support.loops import on_both_loops
+from tests.support.origin import Origin, answers
+from tests.support.stage import Stage, server_of
+from tests.support.waiting import eventually
+from tests.support.websocket import SWITCH, WEBSOCKET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import AtOrigin, Client, Message
 
 HEALTH = {"interval": "300ms", "fast_interval": "50ms", "fall": 2, "rise": 1}
 STREAM_HEAD = (

@@ -16,29 +16,27 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from tests.proxy.support import (
+from tests.support.certificates import server_context
+from tests.support.http_peer import (
     ENDLESS_POST,
     AtOrigin,
     Client,
     Ended,
     Message,
-    Origin,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
     request,
     response,
-    server_of,
-    turns,
 )
-from tests.proxy.tls_origin import TlsAtOrigin, accept_tls, server_context
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, server_of
+from tests.support.tls import TlsAtOrigin, accept_tls
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
     from hermes_lb.proxy.http1.client import ClientConnection
+    from tests.support.origin import Origin
 
 pytestmark = on_both_loops
 
@@ -276,7 +274,7 @@ class Refusing(AtOrigin):
 async def test_uploads_that_are_refused_take_no_server_out(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.proxy.support.AtOrigin", Refusing)
+    monkeypatch.setattr("tests.support.origin.AtOrigin", Refusing)
     origin = await stage.serving(refuse_from_the_head)
     lb = await stage.balancer(origin)
     clients = await stage.clients(lb, 14)

@@ -9,25 +9,14 @@ from unittest.mock import Mock
 import pytest
 
 from hermes_lb.proxy.retry import Retries
-from tests.proxy.support import (
-    CHUNKED_POST,
-    ENDLESS_POST,
-    FIRST_THEN_SECOND,
-    AtOrigin,
-    Client,
-    Origin,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    pool_of,
-    request,
-    server_of,
-    turns,
-)
+from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, AtOrigin, Client, request
+from tests.support.loops import on_both_loops
+from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, pool_of, server_of
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.origin import Origin
 
 KEY = "Idempotency-Key: 1"
 EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"

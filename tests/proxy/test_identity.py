@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import Client, Message, Stage, answers, request
+from tests.support.http_peer import Client, Message, request
+from tests.support.origin import answers
+
+if TYPE_CHECKING:
+    from tests.support.stage import Stage
 
 
 async def forwarded(stage: Stage, *fields: str, trusted: bool = False, **more: str) -> Message:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing import LeastLoad, PeakEwma
-from tests.proxy.support import Message, Stage, answers, eventually, request, server_of
+from tests.support.http_peer import Message, request
+from tests.support.origin import answers
+from tests.support.stage import Stage, server_of
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import AtOrigin, Stage, on_both_loops
+from tests.support.http_peer import AtOrigin
+from tests.support.loops import on_both_loops
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.stage import Stage
 
 
 @on_both_loops

@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from hermes_lb.testing import PATIENCE
-from tests.proxy.support import turns
+from tests.support.waiting import turns
 from tests.workers.support import Running, run, until_it_listens
 
 if TYPE_CHECKING:

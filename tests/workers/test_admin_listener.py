@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.tasks import Tasks
-from tests.proxy.support import PATIENCE, Stage, turns
+from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE, turns
 from tests.workers.meddled import meddling
 from tests.workers.support import Running, reserved_port, run, until_it_listens
 

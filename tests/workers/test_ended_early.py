@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import eventually
+from tests.support.waiting import eventually
 from tests.workers.meddled import meddling
 from tests.workers.support import run
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from hermes_lb.tasks import Tasks
-from tests.proxy.support import PATIENCE, eventually, turns
+from tests.support.waiting import PATIENCE, eventually, turns
 from tests.workers.meddled import meddling
 from tests.workers.processes import (
     Worker,

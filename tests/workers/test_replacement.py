@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import PATIENCE, Stage, turns
-from tests.proxy.tls_support import site, trusting
+from tests.support.certificates import site, trusting
+from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE, turns
 from tests.workers.meddled import meddling
 from tests.workers.support import Running, run, until_it_listens
 

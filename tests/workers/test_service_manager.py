@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import Stage, eventually, turns
+from tests.support.stage import Stage
+from tests.support.waiting import eventually, turns
 from tests.workers.support import process, until_it_listens
 
 if TYPE_CHECKING:

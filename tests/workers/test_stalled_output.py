@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from tests.observe.support import SlowPipe
-from tests.proxy.support import PATIENCE, Stage, answers
+from tests.support.origin import answers
+from tests.support.slow_pipe import SlowPipe
+from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE
 from tests.workers.support import START_TAKES, Running, run
 
 if TYPE_CHECKING:

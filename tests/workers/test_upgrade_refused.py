@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import Stage
-from tests.proxy.tls_support import site
+from tests.support.certificates import site
+from tests.support.stage import Stage
 from tests.workers.meddled import meddling
 from tests.workers.support import Running, reserved_port, run, until_it_listens
 

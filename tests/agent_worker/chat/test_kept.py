@@ -14,7 +14,7 @@ from tests.agent_worker.chat.support import BEARER, CLOCK, assistant, chunks_of,
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 from tests.agent_worker.runtime.test_large import BIG, FakeBlobs
 from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
-from tests.outside.needs import needs_package
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,7 @@ from agent_worker.storage.blobs import open_blobs
 from agent_worker.tools import Effect, Toolbox
 from tests.agent_worker.chat.support import CLOCK, MODEL, assistant, chunks_of, text_of, user
 from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
-from tests.outside.needs import needs_package
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from tests.agent_worker.chat.support import MODEL, chunks_of, text_of, user
 from tests.agent_worker.takeover.staged_worker import FIRST, LAST
 from tests.agent_worker.takeover.support import Process
 from tests.outside.conftest import no_proxies
-from tests.outside.needs import needs_package
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

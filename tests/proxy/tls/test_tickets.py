@@ -19,13 +19,14 @@ from hermes_lb.testing import eventually
 from hermes_lb.tls import ticket_keys
 from hermes_lb.tls.certificates import Certificates
 from hermes_lb.tls.ticket_keys import TicketSecret, set_ticket_keys
-from tests.proxy.tls_support import resuming_client, serving, site, tls_client, trusting, with_tls
+from tests.support.certificates import site, trusting
+from tests.support.tls import resuming_client, serving, tls_client, with_tls
 from tests.workers.support import run
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Stage
-    from tests.proxy.tls_support import TlsClient
+    from tests.support.stage import Stage
+    from tests.support.tls import TlsClient
 
 
 class Calendar:

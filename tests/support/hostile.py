@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import AtOrigin, Client, Message, Origin, Peer, Stage, request
+from tests.support.http_peer import AtOrigin, Client, Message, Peer, request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
     from hermes_lb import LoadBalancer
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 # What an attacker would have an origin take for a request of its own.
 BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"

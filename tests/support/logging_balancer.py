@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.proxy.support import Origin
+    from tests.support.origin import Origin
 
 
 @asynccontextmanager
