@@ -172,7 +172,7 @@ class Load:
         return count
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_hundred_reloads_under_load_fail_nothing_and_cut_nothing(
     tmp_path: Path, servers: Servers

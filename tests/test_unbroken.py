@@ -21,7 +21,7 @@ from tests.agent_worker.support import Event, deltas, event_order, read_events, 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 WORDS = 120
 SESSIONS = "/api/agent/sessions"

@@ -13,6 +13,8 @@ from tests.support.chaos import holds
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(240)  # 25 s on two idle cores
 async def test_100_000_responses_are_their_requests_own(tmp_path: Path) -> None:

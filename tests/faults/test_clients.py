@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from bench.chaos.scenario import Scenario
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.row(31)
 async def test_slow_heads_get_a_408_and_a_good_client_is_served_meanwhile(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tests.support.chaos import holds
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.row(34)
 @pytest.mark.timeout(180)  # 4 s where it passes; a balancer that floods its log is slow to fail

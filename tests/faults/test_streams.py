@@ -13,6 +13,8 @@ from tests.support.chaos import holds
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(180)  # 25 s on two idle cores
 async def test_streams_are_whole_while_workers_redis_and_the_balancer_fail(tmp_path: Path) -> None:

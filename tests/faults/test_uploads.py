@@ -12,6 +12,8 @@ from tests.support.chaos import holds
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(60)  # 2 s on two idle cores
 async def test_refused_uploads_take_no_server_out(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from tests.support.chaos import holds
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.row(33)
 async def test_streams_of_a_dead_worker_are_cut_and_a_stopped_one_is_taken_out(

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from hermes_lb.proxy.retry import Retries
+from hermes_lb.proxy import connections
+from hermes_lb.proxy.retries import Retries
 from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, AtOrigin, Client, request
 from tests.support.loops import on_both_loops
 from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, pool_of, server_of
@@ -220,10 +221,16 @@ async def test_reused_and_closed_post_with_a_key_is_sent_again_whole(
     assert (await stage.logged(lb, 2))[1].retries == "1"
 
 
+@pytest.fixture
+def each_was_idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection of the pool is fresh, from now on."""
+    monkeypatch.setattr(connections, "FRESH", -1.0)
+
+
+@pytest.mark.usefixtures("each_was_idle_for_long")
 async def test_a_post_does_not_use_a_connection_that_was_idle_for_long(stage: Stage) -> None:
     """The server may be closing it right now, and the request may not be sent twice."""
     _, client, origin, at_origin = await with_a_used_connection(stage)
-    await asyncio.sleep(1.05)  # FRESH is a second
     await client.post(b"pay")
     fresh, message = await origin.accept_request()
     assert message.body == b"pay"
@@ -239,9 +246,9 @@ async def test_a_post_does_not_use_a_connection_that_was_idle_for_long(stage: St
     assert (await client.read_response()).body == b"got"
 
 
+@pytest.mark.usefixtures("each_was_idle_for_long")
 async def test_a_get_uses_a_connection_that_was_idle_for_long(stage: Stage) -> None:
     _, client, _, at_origin = await with_a_used_connection(stage)
-    await asyncio.sleep(1.05)
     await client.get("/later")
     assert (await at_origin.read_request()).head.target == "/later"
     await at_origin.respond(b"fine")

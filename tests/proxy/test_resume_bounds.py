@@ -130,7 +130,8 @@ async def test_a_server_that_can_not_be_dialed_in_time_is_one_attempt(
 
 
 async def test_a_pause_between_two_attempts_is_no_servers_silence(stage: Stage) -> None:
-    talk = await Talk.begin(stage, route={"resume_attempts": 2}, timeouts={"server": "40ms"})
+    route = {"resume_attempts": 2, "resume_timeout": "600ms"}
+    talk = await Talk.begin(stage, route=route, timeouts={"server": "40ms"})
     for number in (1, 2):
         server_of(talk.lb, number).set_up(False, "check failed")
     await talk.first.send(chunk(event(2)))

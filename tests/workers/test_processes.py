@@ -514,7 +514,7 @@ async def test_who_is_about_to_end_takes_no_orders(
         assert await running.ended() == 0
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 async def test_a_process_that_is_stuck_is_killed_and_replaced(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:

@@ -214,7 +214,8 @@ async def garbage(client: Client) -> None:
 
 async def plain_http(client: Client) -> None:
     await client.get()
-    await client.read_to_end()
+    await client.read_some()
+    client.close()
 
 
 async def half_a_hello(client: Client) -> None:
@@ -280,7 +281,7 @@ async def test_who_says_nothing_or_is_served_has_not_failed(stage: Stage, certif
     assert frontend.counters.tls_failures == 0
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 async def test_workers_add_up_the_handshakes_that_failed(tmp_path: Path, certificate: str) -> None:
     with reserved_port() as admin:
         file = tmp_path / "lb.toml"
