@@ -26,7 +26,7 @@ playwright = needs_package("playwright", "async_api")
 CHROMIUM = needs_program("chromium")
 
 # On a machine that is busy with other tests a browser takes its time.
-pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 PATIENCE = 10_000  # milliseconds
 
 

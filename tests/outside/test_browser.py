@@ -26,7 +26,7 @@ playwright = needs_package("playwright", "async_api")
 CHROMIUM = needs_program("chromium")
 
 # On a machine that is busy with other tests a browser takes its time.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 START_TAKES = 60.0  # seconds
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["tab"]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 PAGE = Path(__file__).parents[2] / "docs" / "sessions.md"
 ASKED = "write 80 words"

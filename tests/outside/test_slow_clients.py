@@ -42,7 +42,7 @@ LARGE = 8_000_000  # bytes: more than the kernel's buffers of both sides hold
 HELD = (64 + 256) * 1024  # bytes for a stuck reader: the transport's high-water mark and one read
 IMPATIENT = {"request_head": "1s", "client": "1s"}
 
-pytestmark = [pytest.mark.row(31), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.row(31), pytest.mark.timeout(120)]
 
 
 class Attack:

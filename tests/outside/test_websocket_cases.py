@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.support.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 needs_package("kosoku")
 
 WHICH = "all" if os.environ.get("WEBSOCKET_CASES") == "all" else "few"

@@ -102,6 +102,7 @@ async def test_a_killed_process_is_replaced_and_its_counts_are_kept(
         assert before[0] not in running.workers
 
 
+@pytest.mark.slow
 async def test_an_old_process_that_dies_while_it_finishes_is_told_of(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -156,6 +157,7 @@ async def test_streams_outlive_the_supervisor(
         await eventually(lambda: running.process.returncode is not None)
 
 
+@pytest.mark.slow
 async def test_an_upgrade_replaces_all_processes_and_cuts_no_stream(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -195,6 +197,7 @@ socket.send_fds = send_fds
 """
 
 
+@pytest.mark.slow
 async def test_who_has_just_started_when_an_upgrade_comes_finishes_what_it_serves(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -309,6 +312,7 @@ socket.socket.setblocking = lambda sock, flag: settimeout(sock, None if flag els
 """
 
 
+@pytest.mark.slow
 async def test_no_process_makes_a_socket_block_that_others_accept_from(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -331,6 +335,7 @@ async def test_no_process_makes_a_socket_block_that_others_accept_from(
     assert "blocks" not in running.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 6])
 async def test_an_upgrade_takes_up_another_number_of_processes(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession, count: int

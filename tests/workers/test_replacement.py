@@ -89,6 +89,7 @@ async def kill_one(running: Running) -> None:
     await running.says(f"worker process {victim} has ended by signal 9; another one starts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_log_whose_directory_is_gone_costs_lines_only(
     stage: Stage, tmp_path: Path, workers: int
@@ -164,6 +165,7 @@ def cannot_start(folder: Path) -> str:
     )
 
 
+@pytest.mark.slow
 async def test_others_serve_for_a_seat_that_nobody_can_take(stage: Stage, tmp_path: Path) -> None:
     before = cannot_start(tmp_path)
     async with serving(stage, tmp_path, workers=2, before=before) as running:
@@ -187,6 +189,7 @@ async def test_others_serve_for_a_seat_that_nobody_can_take(stage: Stage, tmp_pa
         await all_are_served(running.port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_who_cannot_be_served_is_refused_at_once(
     stage: Stage, tmp_path: Path, workers: int

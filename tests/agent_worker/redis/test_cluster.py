@@ -97,6 +97,7 @@ async def test_a_slot_that_moves_is_followed(calm_cluster: Cluster, connected: C
     assert calm_cluster.master_of(key) == target
 
 
+@pytest.mark.slow
 async def test_when_a_master_dies_its_replica_serves_its_slots(
     cluster: Cluster, connected: Connected
 ) -> None:
@@ -125,6 +126,7 @@ async def test_when_a_master_dies_its_replica_serves_its_slots(
     await subscriber.close()
 
 
+@pytest.mark.slow
 async def test_a_master_without_a_replica_is_missed(connected: Connected) -> None:
     with Cluster(replicas=0, node_timeout_ms=500) as cluster:
         client = connected(cluster.url)

@@ -154,6 +154,7 @@ async def test_a_conversation_over_another_kind_of_socket(
                 await worker.runner.cleanup()
 
 
+@pytest.mark.slow
 async def test_a_failover_in_the_middle_of_turns(
     http: ClientSession, start_worker: StartWorker, sentinels: Sentinels
 ) -> None:
@@ -162,6 +163,7 @@ async def test_a_failover_in_the_middle_of_turns(
     assert sentinels.wait_for_new_master(old) != old
 
 
+@pytest.mark.slow
 async def test_a_node_of_a_cluster_is_lost_in_the_middle_of_turns(
     http: ClientSession, start_worker: StartWorker, cluster: Cluster
 ) -> None:
@@ -183,6 +185,7 @@ async def test_a_server_killed_and_restarted_in_the_middle_of_turns(
         await lose_a_server_in_mid_turn(http, start_worker, redis.url, restart)
 
 
+@pytest.mark.slow
 async def test_without_a_replica_no_once_tool_starts(
     http: ClientSession,
     start_worker: StartWorker,

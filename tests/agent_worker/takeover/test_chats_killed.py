@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["no_proxies"]
 
 openai = needs_package("openai")

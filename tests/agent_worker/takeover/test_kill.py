@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow
+
 STAGED = "tests.agent_worker.takeover.staged_worker"
 MAYBE = "unknown: it may have been done, and is not repeated"
 # Tools of each class, and many words.

@@ -256,6 +256,7 @@ async def test_the_index_knows_whether_redis_was_there(
     del own_client
 
 
+@pytest.mark.slow
 async def test_three_seconds_without_redis_with_real_workers(
     http: ClientSession, own_redis_server: Server
 ) -> None:
