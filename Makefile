@@ -21,10 +21,10 @@ endif
 BIN := $(VENV)/bin
 
 PURE_TESTS := tests/config tests/http tests/backends tests/balancing tests/affinity
+SOURCES := hermes_lb agent_worker tests bench
+
 # Tests start hundreds of processes, each of which would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-
-SOURCES := hermes_lb agent_worker tests bench
 
 .PHONY: demo test test-all check format bench chaos chaos-sessions chaos-streams fuzz mutants clean
 .DELETE_ON_ERROR:

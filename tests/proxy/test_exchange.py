@@ -8,8 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from hermes_lb.proxy import connections
-from hermes_lb.proxy.retries import Retries
+from hermes_lb.proxy.http1 import connection_pool
+from hermes_lb.proxy.retry import Retries
 from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, AtOrigin, Client, request
 from tests.support.loops import on_both_loops
 from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, pool_of, server_of
@@ -224,7 +224,7 @@ async def test_reused_and_closed_post_with_a_key_is_sent_again_whole(
 @pytest.fixture
 def each_was_idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection of the pool is fresh, from now on."""
-    monkeypatch.setattr(connections, "FRESH", -1.0)
+    monkeypatch.setattr(connection_pool, "FRESH", -1.0)
 
 
 @pytest.mark.usefixtures("each_was_idle_for_long")
