@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
@@ -66,6 +68,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept[True]
     if kept[False]:
         config.hook.pytest_deselected(items=kept[False])
+    if hasattr(config, "workeroutput"):  # of pytest-xdist, which drops what its workers deselect
+        config.workeroutput["deselected"] = len(kept[False])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Count what xdist's workers have deselected, which is the same for each of them."""
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and hasattr(node, "workeroutput"):
+        count = node.workeroutput.get("deselected", 0)
+        reporter.stats["deselected"] = [SimpleNamespace() for _ in range(count)]
 
 
 def _is_on_the_other_loop(item: pytest.Item) -> bool:
