@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.signals import HANDLED, EndingAtOnce
+from tests.support.balancer_process import Running, process, until_it_listens
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.workers.support import Running, process, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

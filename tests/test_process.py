@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.balancer_process import Running, process, run, until_it_listens
 from tests.support.http_peer import Ended
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE, eventually, turns
-from tests.workers.support import Running, process, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

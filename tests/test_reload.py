@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from hermes_lb.tasks import Tasks
+from tests.support.balancer_process import reserved_port, run, until_it_listens
 from tests.support.waiting import PATIENCE
-from tests.workers.support import reserved_port, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.affinity import CookieAffinity, request_letter
 from hermes_lb.config import CookieAffinity as Configured
-from tests.backends.support import make_pool
+from tests.support.pools import make_pool
 
 ETAG = (b"ETag", b'"v1"')
 OWN = {"cookie": "SERVERID"}

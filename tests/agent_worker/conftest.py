@@ -11,7 +11,7 @@ from agent_worker.app import Worker, WorkerConfig
 from agent_worker.redis_server import RedisServer
 from agent_worker.sessions import SessionStore, connect
 from agent_worker.sessions.turn_index import INDEX
-from tests.agent_worker.support import RunningWorker
+from tests.support.agent.running_worker import RunningWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

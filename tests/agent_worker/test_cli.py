@@ -17,7 +17,7 @@ from yarl import URL
 
 from agent_worker.cli import cli
 from agent_worker.sessions import connect
-from tests.agent_worker.support import all_events, deltas, read_events
+from tests.support.sse import all_events, deltas, read_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

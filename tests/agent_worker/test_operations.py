@@ -8,7 +8,8 @@ import pytest
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.health import HealthChecker
-from tests.agent_worker.support import GatedEngine, read_events
+from tests.support.agent.engines import GatedEngine
+from tests.support.sse import read_events
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.config import StrategyOptions
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool, names
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool, names
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from tests.backends.support import FakeWaiter
 from tests.support.examples import examples
+from tests.support.pools import FakeWaiter
 
 SERVERS = st.lists(
     st.fixed_dictionaries(

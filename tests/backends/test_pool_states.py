@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hermes_lb.errors import NoServer
-from tests.backends.support import FakeWaiter, make_pool
 from tests.support.examples import examples
+from tests.support.pools import FakeWaiter, make_pool
 
 WINDOW = 5.0
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hermes_lb.backends import Lease, Pool, Server
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.config import Backend, StrategyOptions
-from tests.backends.support import FakeRequest, FakeWaiter, names
 from tests.support.examples import examples
+from tests.support.pools import FakeRequest, FakeWaiter, names
 
 OUTLIER = {"consecutive_failures": 1, "ejection_time": 30.0}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import STRATEGIES, ConsistentHash, RoundRobin
 from hermes_lb.config import StrategyOptions
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server

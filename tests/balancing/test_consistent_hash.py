@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hermes_lb.balancing import ConsistentHash, consistent_hash
 from hermes_lb.balancing.consistent_hash import MOST_POINTS, points_by_weight
 from hermes_lb.balancing.hashing import hash64
-from tests.backends.support import make_pool
-from tests.balancing.support import homes, many
 from tests.support.examples import examples
+from tests.support.pools import make_pool
+from tests.support.strategies import homes, many
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool

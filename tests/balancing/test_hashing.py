@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import ConsistentHash, Maglev
 from hermes_lb.balancing.hashing import hash64, key_source
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import assert_shares, home, homes, load
 from tests.support.examples import examples
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import assert_shares, home, homes, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

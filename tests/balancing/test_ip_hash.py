@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import IpHash
 from hermes_lb.balancing.ip_hash import hash_key
-from tests.backends.support import FakeRequest, make_pool
+from tests.support.pools import FakeRequest, make_pool
 
 EVEN = [{}, {}, {}]
 WEIGHTS = [{"weight": 5}, {"weight": 1}, {"weight": 3}]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import LeastConn
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
 
 
 def pick(pool, **request: object) -> str:

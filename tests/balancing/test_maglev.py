@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hermes_lb.balancing import Maglev
 from hermes_lb.balancing.hashing import hash64
 from hermes_lb.balancing.maglev import fill, permutation, table
-from tests.backends.support import make_pool
-from tests.balancing.support import homes
 from tests.support.examples import examples
+from tests.support.pools import make_pool
+from tests.support.strategies import homes
 
 # Table 1 of the paper: B0 likes 3 0 4 1 5 2 6, B1 likes 0 2 4 6 1 3 5, B2 likes 3 4 5 6 0 1 2.
 B0, B1, B2 = (3, 4), (0, 2), (3, 1)

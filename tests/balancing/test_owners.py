@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hermes_lb.backends import Pool
 from hermes_lb.balancing import ConsistentHash, Maglev
 from hermes_lb.config import Backend
-from tests.backends.support import make_pool
-from tests.balancing.support import assert_shares
 from tests.support.examples import examples
+from tests.support.pools import make_pool
+from tests.support.strategies import assert_shares
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from hermes_lb.balancing import AtRandom, PowerOfTwo
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
-from tests.balancing.support import assert_shares, load, many
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
+from tests.support.strategies import assert_shares, load, many
 
 
 def picks(pool, count: int = 20_000) -> Counter[str]:

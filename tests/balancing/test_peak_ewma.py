@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import PeakEwma
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import FakeAnswer, load
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import FakeAnswer, load
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server

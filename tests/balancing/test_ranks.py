@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import LeastConn, RoundRobin, ranks, turns
 from hermes_lb.balancing.ranks import Ranks
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
-from tests.balancing.support import many
 from tests.support.examples import examples
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
+from tests.support.strategies import many
 
 both = pytest.mark.parametrize("strategy_type", [RoundRobin, LeastConn])
 

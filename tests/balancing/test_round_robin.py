@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import RoundRobin
-from tests.backends.support import FakeRequest, make_pool
+from tests.support.pools import FakeRequest, make_pool
 
 
 def picks(pool, count: int, **request: object) -> str:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hermes_lb.balancing import STRATEGIES, Learner
 from hermes_lb.config import Backend, StrategyOptions
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import FakeAnswer, assert_shares, many
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import FakeAnswer, assert_shares, many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

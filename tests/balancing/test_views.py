@@ -10,8 +10,8 @@ import pytest
 
 from hermes_lb.balancing import IpHash, LeastConn, Prequal, RoundRobin
 from hermes_lb.balancing.prequal import PROBES
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import FakeAnswer, many
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import FakeAnswer, many
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Lease, Pool, Server

@@ -14,13 +14,13 @@ from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.control import api, guard
 from hermes_lb.control.operator import NotPossible
-from tests.control.support import TOKEN, FakeOperator, admin_listener, agents
 from tests.support.needs import needs_package, needs_program
+from tests.support.operator import TOKEN, FakeOperator, admin_listener, agents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.control.support import Client
+    from tests.support.operator import Client
 
 playwright = needs_package("playwright", "async_api")
 CHROMIUM = needs_program("chromium")

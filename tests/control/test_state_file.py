@@ -24,7 +24,7 @@ from hermes_lb.control.state_file import (
     states_of,
 )
 from hermes_lb.discovery.dns import expand
-from tests.backends.support import make_pool
+from tests.support.pools import make_pool
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

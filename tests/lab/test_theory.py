@@ -12,7 +12,7 @@ from statistics import fmean
 import pytest
 
 from hermes_lb.lab.workloads import Workload, constant, exponential, lognormal, poisson
-from tests.lab.support import make_run, mean_and_error
+from tests.support.laboratory import make_run, mean_and_error
 
 pytestmark = pytest.mark.timeout(300)  # a few seconds each, where nobody else wants the processor
 

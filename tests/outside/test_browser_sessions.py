@@ -12,9 +12,9 @@ import pytest
 
 from agent_worker.models.scripted import reply
 from agent_worker.redis_server import RedisServer
-from tests.agent_worker.support import SESSIONS
-from tests.agent_worker.takeover.support import Process, new_session
 from tests.outside.test_browser import tab
+from tests.support.agent.running_worker import SESSIONS
+from tests.support.agent.takeover import Process, new_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

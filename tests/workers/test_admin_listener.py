@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.tasks import Tasks
+from tests.support.balancer_process import Running, reserved_port, run, until_it_listens
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE, turns
 from tests.workers.meddled import meddling
-from tests.workers.support import Running, reserved_port, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,8 +13,8 @@ from hermes_lb.backends import FrontendCounters, RequestCounters
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.gathered import Gathered
-from tests.backends.support import make_pool
 from tests.support.examples import examples
+from tests.support.pools import make_pool
 
 ROWS = {"test": 0, "test/a 10.0.0.1:80": 1, "test/b 10.0.0.2:80": 2, "frontend public": 3}
 A, B, FRONTEND = 1, 2, 3

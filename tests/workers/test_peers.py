@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 
 from hermes_lb.workers.peers import row_of
-from tests.backends.support import make_pool
 from tests.support.examples import examples
+from tests.support.pools import make_pool
 from tests.workers.interleaved import Interleaved
 from tests.workers.several import Request, Several, Worker
 

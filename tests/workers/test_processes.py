@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from hermes_lb.tasks import Tasks
+from tests.support.balancer_process import Running, run, until_it_listens
 from tests.support.waiting import PATIENCE, eventually, turns
 from tests.workers.meddled import meddling
 from tests.workers.processes import (
@@ -29,7 +30,6 @@ from tests.workers.processes import (
     serving,
     write,
 )
-from tests.workers.support import Running, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,7 +12,7 @@ from hermes_lb.observe.observed import ProcessView
 from hermes_lb.plane import DataPlane
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.published import Publisher, frontend_row
-from tests.backends.support import FakeWaiter, make_pool
+from tests.support.pools import FakeWaiter, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

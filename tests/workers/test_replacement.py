@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.balancer_process import Running, run, until_it_listens
 from tests.support.certificates import site, trusting
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE, turns
 from tests.workers.meddled import meddling
-from tests.workers.support import Running, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -9,7 +9,7 @@ import pytest
 
 from hermes_lb.workers.block import Block
 from hermes_lb.workers.rows import Rows
-from tests.backends.support import make_pool
+from tests.support.pools import make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

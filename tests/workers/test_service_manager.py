@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.balancer_process import process, until_it_listens
 from tests.support.stage import Stage
 from tests.support.waiting import eventually, turns
-from tests.workers.support import process, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

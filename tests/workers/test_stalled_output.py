@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
+from tests.support.balancer_process import START_TAKES, Running, run
 from tests.support.origin import answers
 from tests.support.slow_pipe import SlowPipe
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE
-from tests.workers.support import START_TAKES, Running, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.agent_worker.chat.support import System
 from tests.outside.conftest import no_proxies
 from tests.proxy.conftest import pytest_asyncio_loop_factories, stage
+from tests.support.agent.chat import System
 from tests.support.needs import needs_package
 from tests.support.waiting import PATIENCE
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from agent_worker.api.chat_messages import MAX_MESSAGES
 from agent_worker.models import EngineOptions, TextDelta
-from tests.agent_worker.chat.support import BEARER, CLOCK, MODEL, assistant, chunks_of, user
-from tests.agent_worker.support import PlannedEngine
+from tests.support.agent.chat import BEARER, CLOCK, MODEL, assistant, chunks_of, user
+from tests.support.agent.engines import PlannedEngine
 from tests.support.examples import examples
 from tests.support.needs import needs_package
 
@@ -388,6 +388,8 @@ def bodies(draw: st.DrawFn) -> Any:
     return body
 
 
+# While an example is drawn, workers in the other thread use `random` for their pauses.
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("session", [None, "new"])
 async def test_no_body_makes_the_worker_fail(

@@ -7,9 +7,9 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.crc import key_slot
 
-from tests.agent_worker.redis.support import COUNT, ONCE, READ, Heard, publish, soon
 from tests.agent_worker.redis.topologies import HOST, Cluster, ask
-from tests.agent_worker.support import until
+from tests.support.agent.redis import COUNT, ONCE, READ, Heard, publish, soon
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

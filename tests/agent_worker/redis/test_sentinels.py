@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import exceptions as redis_errors
 
-from tests.agent_worker.redis.support import COUNT, ONCE, READ, Heard, publish, soon
 from tests.agent_worker.redis.topologies import HOST, ask
-from tests.agent_worker.support import until
+from tests.support.agent.redis import COUNT, ONCE, READ, Heard, publish, soon
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,16 +17,10 @@ from agent_worker.redis_server import RedisServer
 from agent_worker.tasks import spawn
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 from tests.agent_worker.redis.topologies import Durable
-from tests.agent_worker.support import (
-    SESSIONS,
-    Event,
-    GatedEngine,
-    all_events,
-    deltas,
-    event_order,
-    read_events,
-    until,
-)
+from tests.support.agent.engines import GatedEngine
+from tests.support.agent.running_worker import SESSIONS
+from tests.support.sse import Event, all_events, deltas, event_order, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.agent_worker.conftest import StartWorker
     from tests.agent_worker.redis.topologies import Cluster, Sentinels
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 SSE = {"Accept": "text/event-stream"}
 # A turn of some seconds, in which a master can die and be missed.

@@ -19,9 +19,9 @@ from agent_worker.errors import SessionNotFound
 from agent_worker.sessions import connect
 from tests.agent_worker.sessions.asking import answer_of
 from tests.agent_worker.sessions.machine import Sessions
-from tests.agent_worker.sessions.support import ME, YOU, everything
-from tests.agent_worker.support import event_order
+from tests.support.agent.sessions import ME, YOU, everything
 from tests.support.examples import examples
+from tests.support.sse import event_order
 
 if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer

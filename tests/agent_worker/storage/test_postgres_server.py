@@ -17,7 +17,7 @@ from agent_worker.storage.postgres import PostgresStorage
 from agent_worker.storage.postgres_place import Place, server_user
 from agent_worker.storage.postgres_server import PostgresServer
 from agent_worker.storage.setup import StorageSetupError
-from tests.agent_worker.support import until
+from tests.support.waiting import until
 
 SESSION = "session-number-one"
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.testing import eventually
+from tests.support.balancer_process import reserved_port, run
 from tests.support.certificates import trusting
 from tests.support.http_peer import Client, request
 from tests.support.loops import on_both_loops
 from tests.support.tls import TlsClient, bare_client, refused, serving, tls_client, with_tls
 from tests.support.waiting import turns
-from tests.workers.support import reserved_port, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -19,9 +19,9 @@ from hermes_lb.testing import eventually
 from hermes_lb.tls import ticket_keys
 from hermes_lb.tls.certificates import Certificates
 from hermes_lb.tls.ticket_keys import TicketSecret, set_ticket_keys
+from tests.support.balancer_process import run
 from tests.support.certificates import site, trusting
 from tests.support.tls import resuming_client, serving, tls_client, with_tls
-from tests.workers.support import run
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from tests.agent_worker.support import SESSIONS, Event, deltas, event_order, read_events
+from tests.support.agent.running_worker import SESSIONS
+from tests.support.sse import Event, deltas, event_order, read_events
 
 if TYPE_CHECKING:
     import signal
     from collections.abc import Sequence
 
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 SSE = {"Accept": "text/event-stream"}
 ACCEPTS = {"X-Hermes-Handover": "accept"}
