@@ -44,8 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`: most tests wait for the kernel or a timer longer than they compute."""
-    return 2 * (os.cpu_count() or 1)
+    """For `-n auto`: most tests wait longer than they compute; slow ones have a core to themselves."""
+    return (os.cpu_count() or 1) * (2 if config.option.suite == "default" else 1)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

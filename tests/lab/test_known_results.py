@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.lab.engine import Job
 
-pytestmark = pytest.mark.timeout(300)  # a few seconds each, where nobody else wants the processor
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some seconds each on an idle core
 
 SERVERS = 10
 
