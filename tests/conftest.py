@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`: most tests wait longer than they compute; slow ones have a core to themselves."""
+    """For `-n auto`: most tests wait longer than they compute; a slow one has a core to itself."""
     return (os.cpu_count() or 1) * (2 if config.option.suite == "default" else 1)
 
 
