@@ -12,7 +12,6 @@ import pytest
 from tests.support.hostile import (
     BEHIND,
     Way,
-    client_from,
     deliver,
     echo,
     is_passed,
@@ -185,7 +184,7 @@ async def test_one_client_may_have_so_many_connections(stage: Stage) -> None:
     one_more = await stage.client(lb)
     await one_more.send(BEHIND)
     await is_turned_away(one_more, 429)
-    another = await client_from(stage, lb, "127.0.0.2")  # who has done nothing
+    another = await stage.client(lb, source="127.0.0.2")  # who has done nothing
     await another.get("/another")
     assert (await another.read_response()).body == b"GET /another"
     assert "/smuggled" not in [message.head.target for message in origin.requests]
@@ -315,7 +314,7 @@ async def test_one_client_may_send_so_many_requests(stage: Stage) -> None:
     again = await stage.client(lb)  # another connection is not another client
     await again.get("/4")
     assert (await again.read_response()).status == 429
-    another = await client_from(stage, lb, "127.0.0.2")
+    another = await stage.client(lb, source="127.0.0.2")
     await another.get("/another")
     assert (await another.read_response()).body == b"GET /another"
     await client.get("/5")  # on the connection that was kept

@@ -31,6 +31,7 @@ from tests.support.origin import Handler, Origin, answers
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -165,30 +166,16 @@ class Stage:
         `server` holds for all of them, `each` for one each. `sections`: more tables of the
         configuration (`limits`, `process`, ...), or other backends.
         """
-        listed = []
-        for i, target in enumerate(servers):
-            port = target if isinstance(target, int) else target.port
-            own = each[i] if each else {}
-            listed.append(
-                {"name": f"agent{i + 1}", "address": f"127.0.0.1:{port}", **(server or {}), **own}
-            )
         return await self.start(
-            {
-                "timeouts": timeouts or {},
-                "frontends": [
-                    {
-                        "name": "public",
-                        "bind": "127.0.0.1:0",
-                        "default_backend": "agents",
-                        **(frontend or {}),
-                    }
-                ],
+            configuration(
+                [target if isinstance(target, int) else target.port for target in servers],
+                server=server,
+                backend=backend,
+                frontend=frontend,
+                timeouts=timeouts,
+                each=each,
                 **sections,
-                "backends": {
-                    "agents": {"servers": listed, **(backend or {})},
-                    **sections.get("backends", {}),
-                },
-            }
+            )
         )
 
     async def start(self, config: dict[str, Any]) -> LoadBalancer:
@@ -201,14 +188,18 @@ class Stage:
         self._balancers.append((lb, lb._context, path))
         return lb
 
-    async def client(self, lb: LoadBalancer | str, *, receive_buffer: int | None = None) -> Client:
-        """A connection to a balancer, or to a URL."""
+    async def client(
+        self, lb: LoadBalancer | str, *, receive_buffer: int | None = None, source: str = ""
+    ) -> Client:
+        """A connection to a balancer, or to a URL; `source`: from this address, e.g. 127.0.0.2."""
         url = lb if isinstance(lb, str) else lb.url
         host, port = url.removeprefix("http://").rsplit(":", 1)
         sock = socket.socket()
         sock.setblocking(False)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            sock.bind((source, 0))
         client = Client(sock)
         self._clients.append(client)
         await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
@@ -264,6 +255,38 @@ class Stage:
     async def log_line(self, lb: LoadBalancer) -> LogLine:
         """The only line of the access log."""
         return (await self.logged(lb))[0]
+
+
+def configuration(
+    ports: Sequence[int],
+    *,
+    server: dict[str, Any] | None = None,
+    backend: dict[str, Any] | None = None,
+    frontend: dict[str, Any] | None = None,
+    timeouts: dict[str, Any] | None = None,
+    each: list[dict[str, Any]] | None = None,
+    **sections: Any,
+) -> dict[str, Any]:
+    """Of one before the servers at these ports; the options are those of `Stage.balancer`."""
+    servers = [
+        {
+            "name": f"agent{i}",
+            "address": f"127.0.0.1:{port}",
+            **(server or {}),
+            **(each[i - 1] if each else {}),
+        }
+        for i, port in enumerate(ports, 1)
+    ]
+    public = {"name": "public", "bind": "127.0.0.1:0", "default_backend": "agents"}
+    return {
+        "timeouts": timeouts or {},
+        "frontends": [{**public, **(frontend or {})}],
+        **sections,
+        "backends": {
+            "agents": {"servers": servers, **(backend or {})},
+            **sections.get("backends", {}),
+        },
+    }
 
 
 def _count(path: Path) -> int:
