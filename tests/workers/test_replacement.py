@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 TWO_BINDS = '[{ address = "127.0.0.1:0", tls = true }, "localhost:0"]'
 
 

@@ -64,6 +64,7 @@ def manager(tmp_path: Path) -> AsyncIterator[Manager]:
     manager.close()
 
 
+@pytest.mark.slow
 async def test_it_tells_when_it_is_ready_alive_reloading_and_stopping(
     stage: Stage, tmp_path: Path, manager: Manager
 ) -> None:
@@ -84,6 +85,7 @@ async def test_it_tells_when_it_is_ready_alive_reloading_and_stopping(
         assert await running.ended() == 0
 
 
+@pytest.mark.slow
 async def test_it_tells_what_systemctl_status_is_to_show(
     stage: Stage, tmp_path: Path, manager: Manager
 ) -> None:
@@ -111,6 +113,7 @@ async def test_it_tells_what_systemctl_status_is_to_show(
         assert await running.ended() == 0
 
 
+@pytest.mark.slow
 async def test_workers_are_not_told_of_the_service_manager(
     stage: Stage, tmp_path: Path, manager: Manager
 ) -> None:
@@ -126,6 +129,7 @@ def environment_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
+@pytest.mark.slow
 async def test_it_takes_sockets_that_are_open_already(stage: Stage, tmp_path: Path) -> None:
     """As systemd passes them: the descriptors from 3 on, for this very process."""
     origin = await stage.serving()
