@@ -31,6 +31,7 @@ def holds_signals(running: Running, thread: int | None = None) -> bool:
     return int(blocked.split()[1], 16) == sum(1 << (number - 1) for number in HANDLED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "then"),
     [
