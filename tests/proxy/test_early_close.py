@@ -6,10 +6,8 @@ in the receive buffer still: it is read, as in nginx and HAProxy, and no failure
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
-import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -107,16 +105,12 @@ async def test_the_answer_before_the_reset_is_relayed(stage: Stage) -> None:
 async def test_the_answer_of_a_server_at_a_unix_socket_is_relayed(
     stage: Stage, tmp_path: Path
 ) -> None:
-    path = tmp_path / "agent.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        listener.setblocking(False)
-        lb = await stage.balancer(0, server={"address": f"unix:{path}"})
-        client = await stage.client(lb)
-        await client.send(ENDLESS_POST + b"begin")
-        at_origin = AtOrigin((await asyncio.get_running_loop().sock_accept(listener))[0])
-        await at_origin.read_until(b"\r\n\r\nbegin")
+    origin = await stage.origin(path=tmp_path / "agent.sock")
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(ENDLESS_POST + b"begin")
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"\r\n\r\nbegin")
     upload = await begun(lb, client, at_origin)
     upload.closed_behind(REFUSAL)
     assert (await upload.client.read_response()).status == 413

@@ -26,7 +26,7 @@ async def logging_balancer(
 ) -> AsyncIterator[LoadBalancer]:
     """One before agent1, agent2, ...; `log`: keys of the table. The file is whole behind it."""
     config = configuration(
-        [one if isinstance(one, int) else one.port for one in origins],
+        origins,
         backend=backend,
         frontend=frontend,
         timeouts=timeouts,

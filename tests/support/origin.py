@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,6 @@ from tests.support.http_peer import AtOrigin, Ended, Message
 from tests.support.waiting import PATIENCE, turns
 
 if TYPE_CHECKING:
-    import socket
-
     from hermes_lb.tasks import Tasks
 
 Handler = Callable[[AtOrigin, Message], Awaitable[None]]
@@ -24,7 +23,11 @@ class Origin:
         self._tasks = tasks
         self._problems = problems
         self._sock = sock
-        self.port: int = sock.getsockname()[1]
+        if sock.family == socket.AF_UNIX:
+            self.port, self.address = 0, f"unix:{sock.getsockname()}"
+        else:
+            self.port = sock.getsockname()[1]
+            self.address = f"127.0.0.1:{self.port}"
         self.connections: list[AtOrigin] = []
         self.requests: list[Message] = []  # that `serve` has read
 

@@ -109,13 +109,18 @@ class Stage:
         if logged != understood - self.unlogged:
             self.problems.append(f"{understood} requests, and in the log: {lines}")
 
-    async def origin(self, *, receive_buffer: int | None = None, port: int = 0) -> Origin:
-        """A server that listens on a port of its own, or on that of one that has stopped."""
-        sock = socket.socket()
+    async def origin(
+        self, *, receive_buffer: int | None = None, port: int = 0, path: Path | None = None
+    ) -> Origin:
+        """A server that listens on a port of its own, or on that of one that has stopped.
+
+        `path`: at this Unix socket.
+        """
+        sock = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.bind(("127.0.0.1", port))
+        sock.bind(("127.0.0.1", port) if path is None else str(path))
         sock.listen(1000)
         sock.setblocking(False)
         origin = Origin(sock, self.tasks, self.problems)
@@ -168,7 +173,7 @@ class Stage:
         """
         return await self.start(
             configuration(
-                [target if isinstance(target, int) else target.port for target in servers],
+                servers,
                 server=server,
                 backend=backend,
                 frontend=frontend,
@@ -258,7 +263,7 @@ class Stage:
 
 
 def configuration(
-    ports: Sequence[int],
+    targets: Sequence[Origin | int],
     *,
     server: dict[str, Any] | None = None,
     backend: dict[str, Any] | None = None,
@@ -267,15 +272,15 @@ def configuration(
     each: list[dict[str, Any]] | None = None,
     **sections: Any,
 ) -> dict[str, Any]:
-    """Of one before the servers at these ports; the options are those of `Stage.balancer`."""
+    """Of one before these servers, or ports; the options are those of `Stage.balancer`."""
     servers = [
         {
             "name": f"agent{i}",
-            "address": f"127.0.0.1:{port}",
+            "address": f"127.0.0.1:{target}" if isinstance(target, int) else target.address,
             **(server or {}),
             **(each[i - 1] if each else {}),
         }
-        for i, port in enumerate(ports, 1)
+        for i, target in enumerate(targets, 1)
     ]
     public = {"name": "public", "bind": "127.0.0.1:0", "default_backend": "agents"}
     return {
