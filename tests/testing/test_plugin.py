@@ -9,6 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # a pytest in each test
+
 pytest_plugins = ["pytester"]
 
 SUITE = """
@@ -95,7 +97,6 @@ def test_it_works_beside_the_fixtures_of_pytest_aiohttp(suite: pytest.Pytester) 
     outcome.assert_outcomes(passed=1)
 
 
-@pytest.mark.slow
 def test_it_works_in_parallel(suite: pytest.Pytester) -> None:
     write(suite, imports="import pytest", mark='@pytest.mark.parametrize("n", range(3))')
     source = next(suite.path.glob("*.py"))
