@@ -1,7 +1,8 @@
 # Two commands need nothing prepared but Python 3.11 or newer, python3-venv and make:
 #   make demo    the whole system on this machine; ARGS=--once shows it and ends
-#   make test    all tests; ARGS="-k cookie" some of them; PYTHON=python3.13 on another Python
+#   make test    the tests; ARGS="-k cookie" some of them; PYTHON=python3.13 on another Python
 # Also: make check (format, lint, types, layers, words, unit tests), make format, make bench, make clean;
+#   make test-all    also the slow tests and those of asyncio's own loop: tests/conftest.py has the sets
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
 #   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
 #   make chaos-streams    streams that go on while workers, Redis and the balancer are killed
@@ -22,7 +23,10 @@ BIN := $(VENV)/bin
 PURE_TESTS := tests/config tests/http tests/backends tests/balancing tests/affinity
 SOURCES := hermes_lb agent_worker tests bench
 
-.PHONY: demo test check format bench chaos chaos-sessions chaos-streams fuzz mutants clean
+# Tests start hundreds of processes, each of which would compile the packages again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-all check format bench chaos chaos-sessions chaos-streams fuzz mutants clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -30,6 +34,9 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto --suite all $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

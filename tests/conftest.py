@@ -1,7 +1,94 @@
-"""What all tests have."""
+"""What holds for all tests: the sets that `--suite` selects, and hypothesis' profiles.
 
-from hypothesis import settings
+`make test` runs the default set in minutes. Left out are the tests marked `slow` (real processes
+and real time for many seconds each) and `other_loop` (a test of uvloop, repeated on asyncio's own
+loop); property tests have a quarter of their examples.
 
-# How long an example takes is the machine's business.
-settings.register_profile("tests", deadline=None)
-settings.load_profile("tests")
+    make test                          the default set
+    make test ARGS="--suite rest"      what it leaves out, and property tests with all examples
+    make test ARGS="--suite all"       everything once, property tests with all examples
+
+pytest's last line has the number of the tests that were deselected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+# How long an example takes depends on the machine. `tests.support.examples` scales by the profile.
+_HYPOTHESIS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("all", max_examples=100, **_HYPOTHESIS)
+settings.register_profile("default", max_examples=25, **_HYPOTHESIS)
+
+_LEFT_OUT = ("slow", "other_loop")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--suite",
+        choices=["default", "rest", "all"],
+        default="default",
+        help="default: without slow and other_loop; rest: only these, and all property tests",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("default" if config.option.suite == "default" else "all")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`: most tests wait longer than they compute; a slow one has a core to itself."""
+    return (os.cpu_count() or 1) * (2 if config.option.suite == "default" else 1)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"suite: {config.option.suite} (--suite all runs every test)"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The only place where a test is left out: by its mark, and counted as deselected."""
+    suite = config.option.suite
+    kept: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        if _is_on_the_other_loop(item):
+            item.add_marker("other_loop")
+        is_left_out = any(item.get_closest_marker(name) for name in _LEFT_OUT)
+        if suite == "rest":
+            kept[is_left_out or _is_a_property_test(item)].append(item)
+        else:
+            kept[suite == "all" or not is_left_out].append(item)
+    items[:] = kept[True]
+    if kept[False]:
+        config.hook.pytest_deselected(items=kept[False])
+    if hasattr(config, "workeroutput"):  # of pytest-xdist, which drops what its workers deselect
+        config.workeroutput["deselected"] = len(kept[False])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Count what xdist's workers have deselected, which is the same for each of them."""
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and hasattr(node, "workeroutput"):
+        count = node.workeroutput.get("deselected", 0)
+        reporter.stats["deselected"] = [SimpleNamespace() for _ in range(count)]
+
+
+def _is_on_the_other_loop(item: pytest.Item) -> bool:
+    """pytest-asyncio repeats a test for each of its loops, which are a parameter of it."""
+    callspec = getattr(item, "callspec", None)
+    parameters = {} if callspec is None else callspec.params
+    return parameters.get("_asyncio_loop_factory") is asyncio.SelectorEventLoop
+
+
+def _is_a_property_test(item: pytest.Item) -> bool:
+    """Also one that calls hypothesis by itself, and carries its mark."""
+    is_marked = item.get_closest_marker("hypothesis") is not None
+    return is_marked or is_hypothesis_test(getattr(item, "obj", None))

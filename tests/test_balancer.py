@@ -11,21 +11,15 @@ import pytest
 
 from hermes_lb import Config, LoadBalancer, load_config
 from hermes_lb.testing import WatchedBalancer, config_for
-from tests.proxy.support import (
-    Ended,
-    Stage,
-    eventually,
-    in_flight,
-    pool_of,
-    request,
-    turns,
-)
+from tests.support.http_peer import Ended, request
+from tests.support.stage import Stage, in_flight, pool_of
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from tests.testing.support import Servers
+    from tests.support.aiohttp_client import Servers
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
 

@@ -20,7 +20,7 @@ from hermes_lb.http.fields import REQUEST_FIELDS, HeaderPlans, connections
 from hermes_lb.http.rules import host_names
 from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
-from tests.http.support import request, response
+from tests.support.heads import request, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable

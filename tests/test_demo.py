@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "configs/lb.toml").read_text()
 PORTS = ("8080", "9900", "8001", "8002", "8003")  # balancer, admin, agent1, agent2, agent3
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 # Below the ports that the kernel gives to outgoing connections (32768 and up): one that is free

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.signals import HANDLED, EndingAtOnce
-from tests.proxy.support import Stage, eventually
-from tests.workers.support import Running, process, until_it_listens
+from tests.support.balancer_process import Running, process, until_it_listens
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ def holds_signals(running: Running, thread: int | None = None) -> bool:
     return int(blocked.split()[1], 16) == sum(1 << (number - 1) for number in HANDLED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "then"),
     [

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb import LoadBalancer
 from hermes_lb.testing import Rig, config_for
-from tests.testing.support import Client, turns
+from tests.support.aiohttp_client import Client
+from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import PATIENCE, Ended, Stage, eventually, turns
-from tests.workers.support import Running, process, run, until_it_listens
+from tests.support.balancer_process import Running, process, run, until_it_listens
+from tests.support.http_peer import Ended
+from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE, eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.proxy.support import AtOrigin, Client, Origin
+    from tests.support.http_peer import AtOrigin, Client
+    from tests.support.origin import Origin
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
 

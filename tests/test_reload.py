@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from hermes_lb.tasks import Tasks
-from tests.proxy.support import PATIENCE
-from tests.workers.support import reserved_port, run, until_it_listens
+from tests.support.balancer_process import reserved_port, run, until_it_listens
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -172,7 +172,7 @@ class Load:
         return count
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_hundred_reloads_under_load_fail_nothing_and_cut_nothing(
     tmp_path: Path, servers: Servers

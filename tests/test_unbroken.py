@@ -16,12 +16,13 @@ import pytest
 
 from agent_worker.redis_server import RedisServer
 from hermes_lb import LoadBalancer
-from tests.agent_worker.support import Event, deltas, event_order, read_events, until
+from tests.support.sse import Event, deltas, event_order, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 WORDS = 120
 SESSIONS = "/api/agent/sessions"

@@ -1,6 +1,6 @@
 """What can be seen from outside: access log, termination codes, metrics.
 
-record        a request that has ended, in plain values; `hermes_lb.proxy.record` builds it
+record        a request that has ended, in plain values; `hermes_lb.observe.record` builds it
 recorder      `[log]`: which format, and which requests
 httplog       a record -> a line in HAProxy's format; `combined` and `json_log`: in the others
 escaping      what strangers sent, made fit for a line

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hermes_lb.affinity import CookieAffinity, request_letter
 from hermes_lb.affinity.cookie import CookieOptions
-from tests.backends.support import make_pool
+from tests.support.pools import make_pool
 
 ETAG = (b"ETag", b'"v1"')
 OWN = {"cookie": "SERVERID"}
@@ -111,7 +111,6 @@ class TestExtract:
         max_size=6,
     )
 
-    @settings(deadline=None)
     @given(before=PAIRS, after=PAIRS, separator=st.sampled_from(["; ", ";", ";  ", " ; "]))
     @example(before=[], after=[], separator="; ")
     def test_the_others_survive_byte_for_byte(self, before, after, separator):
@@ -124,7 +123,6 @@ class TestExtract:
         assert kept == [cookie.strip() for cookie in others.split(b";") if cookie.strip()]
         assert cookies.extract(remaining) == (None, remaining)
 
-    @settings(deadline=None)
     @given(
         header=st.lists(st.sampled_from(["SERVERID=", "x", ";", " ", "\t", "="]), max_size=12)
         .map("".join)
@@ -137,7 +135,6 @@ class TestExtract:
         assert cookies._removed(header, short) == cookies._removed_pairwise(header, long)
         assert short == long
 
-    @settings(deadline=None)
     @given(header=st.text('SERVERID=1;", \\', max_size=40).map(str.encode))
     def test_any_text_is_parsed_once_and_for_all(self, header):
         cookies, _ = affinity()

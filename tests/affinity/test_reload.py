@@ -10,7 +10,7 @@ from hermes_lb.testing import Answer, config_for
 
 if TYPE_CHECKING:
     from hermes_lb.testing import Request, Server
-    from tests.testing.support import Balanced, Servers
+    from tests.support.aiohttp_client import Balanced, Servers
 
 LEARNS = {"on": "header:X-Session", "learn": True}
 

@@ -11,7 +11,8 @@ from agent_worker.app import Worker, WorkerConfig
 from agent_worker.redis_server import RedisServer
 from agent_worker.sessions import SessionStore, connect
 from agent_worker.sessions.turn_index import INDEX
-from tests.agent_worker.support import RunningWorker
+from agent_worker.storage.postgres_server import PostgresServer
+from tests.support.agent.running_worker import RunningWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 def redis_server() -> Iterator[RedisServer]:
     """One Valkey for each xdist worker; session ids are random, so tests do not meet."""
     with RedisServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for each xdist worker."""
+    with PostgresServer.start() as server:
         yield server
 
 

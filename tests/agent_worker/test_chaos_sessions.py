@@ -398,7 +398,7 @@ MET = {
 RUNS = 3
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(RUNS * 100)
 async def test_the_invariants_hold_with_kills_drains_stops_and_lost_replies(tmp_path: Path) -> None:
     # A seed whose first two faults are a drain and a kill.

@@ -7,8 +7,7 @@ import json
 import re
 import signal
 import socket
-import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -17,7 +16,8 @@ from yarl import URL
 
 from agent_worker.cli import cli
 from agent_worker.sessions import connect
-from tests.agent_worker.support import all_events, deltas, read_events
+from tests.support.agent.program import Program
+from tests.support.sse import all_events, deltas, read_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,31 +25,11 @@ if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
 
 
-class Process:
-    """`python -m agent_worker ...`; killed at the end if it still runs."""
+class Process(Program):
+    """The command, and all that it says."""
 
     def __init__(self, *arguments: str) -> None:
-        self.arguments = arguments
-
-    async def __aenter__(self) -> Self:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "agent_worker",
-            *self.arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.communicate()
-
-    async def line(self) -> str:
-        assert self.process.stdout is not None
-        return (await self.process.stdout.readline()).decode().rstrip("\n")
+        super().__init__(*arguments, stderr=asyncio.subprocess.PIPE)
 
     async def url(self) -> str:
         """From the start line."""

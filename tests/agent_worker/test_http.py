@@ -13,17 +13,10 @@ from yarl import URL
 
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
-from tests.agent_worker.support import (
-    SESSIONS,
-    GatedEngine,
-    PlannedEngine,
-    RunningWorker,
-    all_events,
-    deltas,
-    event_order,
-    read_events,
-    until,
-)
+from tests.support.agent.engines import GatedEngine, PlannedEngine
+from tests.support.agent.running_worker import SESSIONS, RunningWorker
+from tests.support.sse import all_events, deltas, event_order, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

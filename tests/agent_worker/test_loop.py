@@ -21,7 +21,7 @@ from agent_worker.sessions import Grant, Lease, Summary, ToolStart
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox, ToolError, default_toolbox
-from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

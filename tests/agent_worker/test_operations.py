@@ -8,8 +8,9 @@ import pytest
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.health.checker import HealthChecker
-from tests.agent_worker.support import GatedEngine, read_events
-from tests.health.fakes import until
+from tests.support.agent.engines import GatedEngine
+from tests.support.sse import read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

@@ -21,13 +21,9 @@ from agent_worker.sessions import SessionStore, connect, session_keys
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox, default_toolbox
-from tests.agent_worker.support import (
-    FunctionTool,
-    GatedEngine,
-    PlannedEngine,
-    event_order,
-    until,
-)
+from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.sse import event_order
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -10,7 +10,9 @@ import pytest
 from agent_worker.api import websocket
 from agent_worker.sessions import new_nonce, session_keys
 from agent_worker.tasks import spawn
-from tests.agent_worker.support import Event, GatedEngine, deltas, event_order, until
+from tests.support.agent.engines import GatedEngine
+from tests.support.sse import Event, deltas, event_order
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession, ClientWebSocketResponse
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
     from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 
 async def create(http: ClientSession, worker: RunningWorker) -> str:

@@ -12,9 +12,11 @@ import pytest
 
 from agent_worker.models import TextDelta
 from agent_worker.sessions import new_nonce, session_keys
-from tests.agent_worker.runtime.support import PausedEngine, speech
-from tests.agent_worker.support import Event, GatedEngine, PlannedEngine, deltas, until
 from tests.agent_worker.test_websocket import create, receive, turn
+from tests.support.agent.engines import GatedEngine, PlannedEngine
+from tests.support.agent.runtime import PausedEngine, speech
+from tests.support.sse import Event, deltas
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession, ClientWebSocketResponse

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing import STRATEGIES
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool, names
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool, names
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool

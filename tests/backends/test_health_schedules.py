@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from tests.backends.support import FakeWaiter
+from tests.support.examples import examples
+from tests.support.pools import FakeWaiter
 
 SERVERS = st.lists(
     st.fixed_dictionaries(
@@ -160,4 +160,4 @@ class HealthMachine(RuleBasedStateMachine):
 
 
 TestHealthMachine = HealthMachine.TestCase
-TestHealthMachine.settings = settings(deadline=None, max_examples=80, stateful_step_count=40)
+TestHealthMachine.settings = examples(80, stateful_step_count=40)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.config import Backend
-from tests.backends.support import FakeWaiter, make_pool, nobody_else
+from tests.support.pools import FakeWaiter, make_pool, nobody_else
 
 if TYPE_CHECKING:
     from collections.abc import Callable

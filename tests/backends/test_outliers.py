@@ -10,7 +10,7 @@ import pytest
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from tests.backends.support import FakeWaiter, names
+from tests.support.pools import FakeWaiter, names
 
 if TYPE_CHECKING:
     from hermes_lb.backends.outliers import Outliers

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.backends.support import FakeWaiter, make_pool, names
+from tests.support.pools import FakeWaiter, make_pool, names
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backends.support import FakeWaiter, make_pool, names
+from tests.support.pools import FakeWaiter, make_pool, names
 
 WINDOW = 10.0
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hermes_lb.errors import NoServer
-from tests.backends.support import FakeWaiter, make_pool
+from tests.support.examples import examples
+from tests.support.pools import FakeWaiter, make_pool
 
 WINDOW = 5.0
 
@@ -282,4 +282,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(deadline=None, max_examples=50, stateful_step_count=40)
+TestPoolMachine.settings = examples(50, stateful_step_count=40)

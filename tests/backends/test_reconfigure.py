@@ -6,13 +6,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hermes_lb.backends import Lease, Pool, Server
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.config import Backend
-from tests.backends.support import FakeRequest, FakeWaiter, names
+from tests.support.examples import examples
+from tests.support.pools import FakeRequest, FakeWaiter, names
 
 OUTLIER = {"consecutive_failures": 1, "ejection_time": 30.0}
 
@@ -376,7 +377,7 @@ START = [(0, "x", 1), (1, "x", 2)]
 
 @pytest.mark.parametrize("are_many", [False, True])
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(steps=STEPS)
 def test_every_strategy_goes_on_over_reconfigurations(name: str, are_many: bool, steps: Any):
     pool = Pool("test", configuration(START, are_many=are_many), rng=Random(0))
@@ -388,7 +389,7 @@ def test_every_strategy_goes_on_over_reconfigurations(name: str, are_many: bool,
 
 @pytest.mark.parametrize("are_many", [False, True])
 @pytest.mark.parametrize("name", ["round_robin", "leastconn"])
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(steps=STEPS)
 def test_turns_over_reconfigurations_are_those_of_nginx(name: str, are_many: bool, steps: Any):
     pools = [Pool("test", configuration(START, are_many=are_many)) for _ in range(2)]
@@ -401,7 +402,7 @@ def test_turns_over_reconfigurations_are_those_of_nginx(name: str, are_many: boo
 
 
 @pytest.mark.parametrize("name", ["consistent_hash", "maglev", "ip_hash"])
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(configurations=st.lists(CONFIGURATION, min_size=1, max_size=4))
 @example([[(0, "x", 1), (1, "x", 1)], [(0, "x", 1), (2, "x", 1)]])
 @example([[(0, "x", 1), (1, "x", 1)], [(1, "x", 1), (0, "x", 1)]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backends.support import make_pool
+from tests.support.pools import make_pool
 
 TIMEOUT = 10.0
 

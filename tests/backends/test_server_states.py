@@ -13,7 +13,7 @@ from hermes_lb.backends import Pool
 from hermes_lb.backends.server import STATES
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.config import Backend
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool, names
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool, names
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hermes_lb.backends.server import ADMINS
-from tests.backends.support import FakeWaiter, make_pool
+from tests.support.examples import examples
+from tests.support.pools import FakeWaiter, make_pool
 
 WINDOW = 5.0
 SERVERS = st.lists(
@@ -282,4 +282,4 @@ class StateMachine(RuleBasedStateMachine):
 
 
 TestStateMachine = StateMachine.TestCase
-TestStateMachine.settings = settings(deadline=None, max_examples=80, stateful_step_count=40)
+TestStateMachine.settings = examples(80, stateful_step_count=40)

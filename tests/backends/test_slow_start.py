@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hermes_lb.balancing import STRATEGIES, ConsistentHash
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.balancing.round_robin import RoundRobin
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server

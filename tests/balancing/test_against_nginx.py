@@ -9,8 +9,8 @@ import pytest
 
 from hermes_lb.balancing import STRATEGIES, ip_hash
 from hermes_lb.balancing.ip_hash import IpHash
-from tests.backends.support import FakeRequest, make_pool
 from tests.balancing.real_nginx import DEAD, needs_nginx, running_nginx
+from tests.support.pools import FakeRequest, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

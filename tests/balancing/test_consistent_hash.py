@@ -7,14 +7,15 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import ConsistentHash, consistent_hash
 from hermes_lb.balancing.consistent_hash import MOST_POINTS, points_by_weight
 from hermes_lb.balancing.hashing import HashOptions, hash64
-from tests.backends.support import make_pool
-from tests.balancing.support import homes, many
+from tests.support.examples import examples
+from tests.support.pools import make_pool
+from tests.support.strategies import homes, many
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool
@@ -121,7 +122,7 @@ def assert_only_its_own_moved(before: dict[str, str], after: dict[str, str], nam
     assert all(name in moved for moved in others.values()), others
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(weights=fleets(), data=st.data())
 def test_one_that_leaves_moves_only_its_own_keys(weights: dict[str, int], data: st.DataObject):
     """Conversely, a server that joins only takes keys for itself."""
@@ -141,7 +142,7 @@ def test_who_joins_five_of_weight_100_takes_keys_only_for_itself(joins: int):
     assert_only_its_own_moved(before, after, "f")
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(weights=fleets(), data=st.data())
 def test_another_weight_at_run_time_moves_keys_of_that_server_only(
     weights: dict[str, int], data: st.DataObject
@@ -156,7 +157,7 @@ def test_another_weight_at_run_time_moves_keys_of_that_server_only(
     assert homes(pool, strategy, KEYS[:400]) == before
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(weights=fleets(), data=st.data())
 def test_a_lower_weight_at_run_time_moves_no_others_in_a_fleet_that_is_too_large(
     weights: dict[str, int], data: st.DataObject

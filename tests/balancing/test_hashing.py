@@ -9,14 +9,15 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import ConsistentHash
 from hermes_lb.balancing.hashing import HashOptions, hash64, key_source
 from hermes_lb.balancing.maglev import Maglev
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import assert_shares, home, homes, load
+from tests.support.examples import examples
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import assert_shares, home, homes, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,7 +186,7 @@ def test_without_a_bound_a_key_stays(strategy_type: Any):
 
 
 @both
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     weights=st.lists(st.integers(1, 9), min_size=1, max_size=7),
     factor=st.sampled_from([1.0, 1.25, 2.0]),
@@ -216,7 +217,7 @@ def test_the_ceiling_always_holds(
 
 
 @both
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     loads=st.lists(st.integers(0, 5), min_size=3, max_size=6),
     tried=st.sets(st.integers(0, 5), max_size=4),

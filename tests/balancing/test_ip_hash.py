@@ -6,11 +6,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing.ip_hash import IpHash, hash_key
-from tests.backends.support import FakeRequest, make_pool
+from tests.support.pools import FakeRequest, make_pool
 
 EVEN = [{}, {}, {}]
 WEIGHTS = [{"weight": 5}, {"weight": 1}, {"weight": 3}]
@@ -105,7 +105,6 @@ def test_round_robin_when_hashing_finds_nobody():
 addresses = st.ip_addresses().map(str)
 
 
-@settings(deadline=None)
 @given(address=addresses, down=st.sets(st.integers(0, 3), max_size=4))
 def test_always_a_candidate_and_always_the_same(address: str, down: set[int]):
     found = []

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.balancing.least_load import LeastLoad
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import FakeAnswer, assert_shares, load, many
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import FakeAnswer, assert_shares, load, many
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server

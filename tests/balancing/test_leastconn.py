@@ -6,11 +6,11 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing.leastconn import LeastConn
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
 
 
 def pick(pool, **request: object) -> str:
@@ -84,7 +84,6 @@ def test_not_one_that_was_tried_is_down_or_full():
     assert pick(pool, tried=[pool.servers[0], pool.servers[3]]) == "-"
 
 
-@settings(deadline=None)
 @given(
     servers=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=6),
     down=st.sets(st.integers(0, 5)),
@@ -103,7 +102,6 @@ def test_nobody_else_is_less_loaded(servers: list[tuple[int, int]], down: set[in
         assert server.load / server.weight == min(s.load / s.weight for s in candidates)
 
 
-@settings(deadline=None)
 @given(weights=st.lists(st.integers(1, 20), min_size=1, max_size=5))
 def test_idle_shares_are_exact(weights: list[int]):
     pool = loaded(*[(weight, 0) for weight in weights])
@@ -111,7 +109,6 @@ def test_idle_shares_are_exact(weights: list[int]):
     assert [counts[server.name] for server in pool.servers] == weights
 
 
-@settings(deadline=None)
 @given(weights=st.lists(st.integers(1, 20), min_size=1, max_size=5), rounds=st.integers(1, 5))
 def test_held_requests_are_shared_by_weight(weights: list[int], rounds: int):
     pool = loaded(*[(weight, 0) for weight in weights])

@@ -6,15 +6,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import load_heap, smooth_wrr
 from hermes_lb.balancing.leastconn import LeastConn
 from hermes_lb.balancing.load_heap import LoadHeap
 from hermes_lb.balancing.round_robin import RoundRobin
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
-from tests.balancing.support import many
+from tests.support.examples import examples
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
+from tests.support.strategies import many
 
 both = pytest.mark.parametrize("strategy_type", [RoundRobin, LeastConn])
 
@@ -105,7 +106,7 @@ def play(
 
 
 @both
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(
     weights=WEIGHTS,
     events=st.lists(EVENT, min_size=10, max_size=120),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing.hashing import hash64
 from hermes_lb.balancing.maglev import Maglev, fill, permutation, table
-from tests.backends.support import make_pool
-from tests.balancing.support import homes
+from tests.support.examples import examples
+from tests.support.pools import make_pool
+from tests.support.strategies import homes
 
 # Table 1 of the paper: B0 likes 3 0 4 1 5 2 6, B1 likes 0 2 4 6 1 3 5, B2 likes 3 4 5 6 0 1 2.
 B0, B1, B2 = (3, 4), (0, 2), (3, 1)
@@ -53,7 +54,7 @@ def test_shares_differ_by_one_entry():
     assert set(counts.values()) == {655, 656}
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(weights=st.lists(st.integers(1, 50), min_size=1, max_size=8))
 def test_shares_go_by_weight_to_one_entry_for_each_turn(weights: list[int]):
     size = 2003
@@ -104,7 +105,7 @@ def others_moved(before: dict[str, int], after: dict[str, int]) -> float:
     return sum(a != b and a not in changed and b not in changed for a, b in pairs) / 65_537
 
 
-@settings(deadline=None, max_examples=12)
+@examples(12)
 @given(weights=st.lists(st.sampled_from([1, 2, 3, 7, 10, 50, 100]), min_size=2, max_size=12))
 def test_with_mixed_weights_few_others_move_whoever_joins_leaves_or_changes(weights: list[int]):
     """Measured: 0.3 % for ten servers of equal weight. No common divisor is in it."""
@@ -116,7 +117,7 @@ def test_with_mixed_weights_few_others_move_whoever_joins_leaves_or_changes(weig
     assert others_moved({**before, "s1": weights[1]}, before) < 0.006
 
 
-@settings(deadline=None, max_examples=10)
+@examples(10)
 @given(
     weights=st.lists(st.integers(1, 100), min_size=1, max_size=8),
     factor=st.integers(2, 655),

@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.backends import Pool
@@ -15,8 +15,9 @@ from hermes_lb.balancing import ConsistentHash
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.balancing.maglev import Maglev
 from hermes_lb.config import Backend
-from tests.backends.support import make_pool
-from tests.balancing.support import assert_shares
+from tests.support.examples import examples
+from tests.support.pools import make_pool
+from tests.support.strategies import assert_shares
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
@@ -104,7 +105,7 @@ def test_where_all_that_may_serve_were_tried_those_that_failed_own_the_keys(stra
 
 @few_steps
 @both
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(servers=SERVERS, out=st.sets(PLACES), tried=st.sets(PLACES), rng=st.randoms())
 def test_a_key_has_an_owner_while_anybody_may_serve_and_on_every_balancer_the_same(
     strategy_type: Any, servers: Any, out: set[int], tried: set[int], rng: Random
@@ -128,7 +129,7 @@ def test_a_key_has_an_owner_while_anybody_may_serve_and_on_every_balancer_the_sa
 
 @few_steps
 @both
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     servers=SERVERS,
     events=st.lists(st.tuples(PLACES, WAYS) | st.sampled_from([1.0, SLOW]), max_size=20),
@@ -161,7 +162,7 @@ def _able(pool: Pool) -> frozenset[str]:
 
 @few_steps
 @both
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(servers=SERVERS, out=st.sets(PLACES))
 def test_a_strict_key_has_the_owner_that_it_has_when_all_are_up(
     strategy_type: Any, servers: Any, out: set[int]

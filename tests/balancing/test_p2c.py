@@ -10,8 +10,8 @@ import pytest
 
 from hermes_lb.balancing.at_random import AtRandom
 from hermes_lb.balancing.p2c import PowerOfTwo
-from tests.backends.support import FakeRequest, FakeWaiter, make_pool
-from tests.balancing.support import assert_shares, load, many
+from tests.support.pools import FakeRequest, FakeWaiter, make_pool
+from tests.support.strategies import assert_shares, load, many
 
 
 def picks(pool, count: int = 20_000) -> Counter[str]:

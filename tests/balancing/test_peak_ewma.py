@@ -7,12 +7,12 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing.peak_ewma import PeakEwma
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import FakeAnswer, load
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import FakeAnswer, load
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server
@@ -56,7 +56,6 @@ def naive(samples: list[tuple[float, float]], now: float) -> float:
     return average * exp(-(now - at) / TAU)
 
 
-@settings(deadline=None)
 @given(
     steps=st.lists(st.tuples(st.floats(0, 30), st.floats(0, 5)), min_size=1, max_size=20),
     later=st.floats(0, 30),

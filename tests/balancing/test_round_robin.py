@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing.round_robin import RoundRobin
-from tests.backends.support import FakeRequest, make_pool
+from tests.support.pools import FakeRequest, make_pool
 
 
 def picks(pool, count: int, **request: object) -> str:
@@ -69,7 +69,6 @@ def test_turns_belong_to_the_servers_not_to_the_strategy():
     assert [picks(pool, 1) for _ in range(4)] == ["a", "b", "c", "a"]
 
 
-@settings(deadline=None)
 @given(weights=st.lists(st.integers(1, 30), min_size=1, max_size=6), rounds=st.integers(1, 3))
 def test_every_round_shares_exactly_by_weight(weights: list[int], rounds: int):
     pool = make_pool(*[{"weight": weight} for weight in weights])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hermes_lb.balancing.smooth_wrr import FEW, SmoothWrr
-from tests.backends.support import make_pool, names
-from tests.balancing.support import many
+from tests.support.pools import make_pool, names
+from tests.support.strategies import many
 
 
 def test_the_heaps_do_not_grow_with_those_that_have_left():

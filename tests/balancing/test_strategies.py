@@ -7,14 +7,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing import STRATEGIES, Learner
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.config import Backend
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import FakeAnswer, assert_shares, many
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import FakeAnswer, assert_shares, many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,6 @@ def play(name: str, servers: list[dict[str, Any]], events: list[tuple[str, int]]
 
 
 @every_strategy
-@settings(deadline=None)
 @given(servers=SERVERS, events=EVENTS)
 def test_picks_a_candidate_and_the_same_again(name: str, servers: Any, events: Any):
     assert play(name, servers, events) == play(name, servers, events)

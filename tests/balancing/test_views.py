@@ -12,8 +12,8 @@ from hermes_lb.balancing.ip_hash import IpHash
 from hermes_lb.balancing.leastconn import LeastConn
 from hermes_lb.balancing.prequal import PROBES, Prequal
 from hermes_lb.balancing.round_robin import RoundRobin
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import FakeAnswer, many
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import FakeAnswer, many
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Lease, Pool, Server

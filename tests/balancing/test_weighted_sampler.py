@@ -10,8 +10,8 @@ import pytest
 
 from hermes_lb.balancing.at_random import AtRandom
 from hermes_lb.balancing.weighted_sampler import WeightedSampler
-from tests.backends.support import FakeRequest, make_pool
-from tests.balancing.support import assert_shares, many
+from tests.support.pools import FakeRequest, make_pool
+from tests.support.strategies import assert_shares, many
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool

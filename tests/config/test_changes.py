@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.config import Config, ConfigError
 from hermes_lb.config.changes import describe_changes, refuse_fixed
+from tests.support.examples import examples
 
 SERVERS = [{"name": "a", "address": "10.0.0.1:80"}, {"name": "b", "address": "10.0.0.2:80"}]
 
@@ -187,7 +188,7 @@ def with_secrets(token: str | None, secret: str | None, redis: str | None) -> Co
     return config(admin=admin, backends={"agents": agents})
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.lists(st.none() | SECRET, min_size=4, max_size=4))
 def test_tokens_and_the_secrets_of_cookies_are_not_shown(secrets: list[str | None]):
     old, new = with_secrets(*secrets[:2], None), with_secrets(*secrets[2:], None)

@@ -6,10 +6,11 @@ import json
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.config.lines import LineIndex
+from tests.support.examples import examples
 
 if TYPE_CHECKING:
     from random import Random
@@ -260,7 +261,7 @@ def names(path: KeyPath) -> str:
     return ".".join(name(key) for key in path if isinstance(key, str))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@examples(150)
 @given(_TABLES, st.randoms(use_true_random=False))
 def test_every_key_is_found_on_the_line_where_it_was_written(
     tables: dict[str, Any], random: Random

@@ -18,7 +18,7 @@ from hermes_lb.config import Admin, Backend
 from hermes_lb.control import AdminServer
 from hermes_lb.control.quiet import QuietLog
 from hermes_lb.observe.metrics import CONTENT_TYPE
-from tests.control.support import FakeOperator, admin_listener
+from tests.support.operator import FakeOperator, admin_listener
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,13 +14,13 @@ from hermes_lb.config import Backend, ConfigError, load_config
 from hermes_lb.control import api
 from hermes_lb.control.openapi import document
 from hermes_lb.control.operator import NotPossible
-from tests.control.support import FakeOperator, admin_listener, agents, session
-from tests.outside.needs import needs_package
+from tests.support.needs import needs_package
+from tests.support.operator import FakeOperator, admin_listener, agents, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.control.support import Client
+    from tests.support.operator import Client
 
 jsonschema = needs_package("jsonschema")
 

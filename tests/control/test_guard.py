@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from hermes_lb.config import Admin
 from hermes_lb.control import AdminServer, api, guard, strangers
-from tests.control.support import TOKEN, FakeOperator, admin_listener
+from tests.support.operator import TOKEN, FakeOperator, admin_listener
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.control.support import Client
+    from tests.support.operator import Client
 
 DRAIN = "/api/v1/servers/agents/agent1/state"
 

@@ -13,7 +13,7 @@ from hermes_lb.backends.counters import LATENCY_BOUNDS
 from hermes_lb.backends.server import STATES
 from hermes_lb.config import Backend
 from hermes_lb.control.history import FIELDS, SPANS, History, percentiles, reason
-from tests.control.support import agents
+from tests.support.operator import agents
 
 WALL = 1_000_000.0  # Unix time at 0 on the clock
 

@@ -14,19 +14,19 @@ from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.control import api, guard
 from hermes_lb.control.operator import NotPossible
-from tests.control.support import TOKEN, FakeOperator, admin_listener, agents
-from tests.outside.needs import needs_package, needs_program
+from tests.support.needs import needs_package, needs_program
+from tests.support.operator import TOKEN, FakeOperator, admin_listener, agents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.control.support import Client
+    from tests.support.operator import Client
 
 playwright = needs_package("playwright", "async_api")
 CHROMIUM = needs_program("chromium")
 
 # A browser is slow on a busy machine.
-pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 PATIENCE = 10_000  # milliseconds
 
 

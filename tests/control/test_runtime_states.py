@@ -17,8 +17,8 @@ from hermes_lb.control.operator import find_server
 from hermes_lb.control.runtime_states import MOST_AWAY, RuntimeStates, apply
 from hermes_lb.control.state_file import SavedState, StateFile
 from hermes_lb.discovery.dns import expand
-from tests.backends.support import make_pool
-from tests.health.fakes import until
+from tests.support.pools import make_pool
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

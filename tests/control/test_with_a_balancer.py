@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Client, Peer, Stage
+    from tests.support.http_peer import Client, Peer
+    from tests.support.stage import Stage
 
 __all__ = ["stage"]
 

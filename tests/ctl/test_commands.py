@@ -24,8 +24,8 @@ from hermes_lb.observe.observed import ProcessView
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import eventually
 from hermes_lb.workers.upgrade import _CHECK_TAKES
-from tests.control.support import TOKEN, Client, FakeOperator, admin_listener, agents, session
 from tests.control.test_api import broken
+from tests.support.operator import TOKEN, Client, FakeOperator, admin_listener, agents, session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,7 +13,7 @@ from rich.console import Console
 from hermes_lb.control import views
 from hermes_lb.control.history import History
 from hermes_lb.ctl import tables, top
-from tests.control.support import FakeOperator, session
+from tests.support.operator import FakeOperator, session
 
 if TYPE_CHECKING:
     from hermes_lb.control.operator import Operator

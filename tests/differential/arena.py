@@ -22,7 +22,7 @@ from hermes_lb.proxy.http1.client import ClientConnection
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from tests.differential.peers import MARKER_REQUEST, Answering, Answers, Peer, Scripted
 from tests.differential.response_referees import FIN, OPEN
-from tests.proxy.support import Stage
+from tests.support.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence

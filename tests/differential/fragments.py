@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import strategies as st
 
-from tests.http.support import byte_by_byte, cut
+from tests.support.cuts import byte_by_byte, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -22,7 +22,7 @@ import h11
 from tests.differential.readings import INCOMPLETE, Requests, without_extensions
 from tests.differential.request_referees import CAREFUL, REFEREES
 from tests.differential.verdict import Disagreement, Verdict, difference, disagree
-from tests.http.support import Incomplete, h11_response
+from tests.support.referees import Incomplete, h11_response
 
 if TYPE_CHECKING:
     from tests.differential.arena import RequestOutcome

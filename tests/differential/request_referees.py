@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParserPy
 
 from tests.differential.readings import INCOMPLETE, File, Request, Requests, normal
-from tests.http.support import Incomplete, h11_request
+from tests.support.referees import Incomplete, h11_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from aiohttp.http_parser import HttpResponseParserPy
 
 from tests.differential.readings import INCOMPLETE, Answer, File, Response, normal
 from tests.differential.request_referees import aiohttp_parser
-from tests.http.support import Incomplete, h11_response
+from tests.support.referees import Incomplete, h11_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable

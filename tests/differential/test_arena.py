@@ -12,7 +12,8 @@ from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from tests.differential.arena import Arena
 from tests.differential.peers import MARKER_RESPONSE, Answers
 from tests.differential.response_referees import FIN, OPEN, RESET
-from tests.http.support import NEXT, byte_by_byte, request, response
+from tests.support.cuts import byte_by_byte
+from tests.support.heads import NEXT, request, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,8 @@ from tests.differential.corpus import Case
 from tests.differential.play import play
 from tests.differential.request_grammar import RequestCase
 from tests.differential.response_grammar import ResponseCase
-from tests.http.support import byte_by_byte, cut, examples
+from tests.support.cuts import byte_by_byte, cut
+from tests.support.examples import examples
 
 if TYPE_CHECKING:
     from tests.differential.arena import Arena

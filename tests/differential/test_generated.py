@@ -11,15 +11,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.differential.play import play
 from tests.differential.request_grammar import request_cases
 from tests.differential.response_grammar import response_cases
+from tests.support.examples import examples
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st
 
     from tests.differential.arena import Arena
 
-EXAMPLES = 1500
+EXAMPLES = examples(1500).max_examples
 
-pytestmark = pytest.mark.timeout(300)  # some seconds, where nobody else wants the processor
+pytestmark = [
+    pytest.mark.hypothesis,
+    pytest.mark.timeout(300),
+]  # some seconds, where nobody else wants the processor
 
 
 def _outcomes(arena: Arena, cases: st.SearchStrategy[Any]) -> Counter[str]:
@@ -35,10 +39,10 @@ def _outcomes(arena: Arena, cases: st.SearchStrategy[Any]) -> Counter[str]:
         phases=[Phase.generate, Phase.shrink],
     )
     @given(cases)
-    def examples(case: Any) -> None:
+    def play_one(case: Any) -> None:
         outcomes[play(arena, case).refusal[:3]] += 1
 
-    examples()
+    play_one()
     return outcomes
 
 

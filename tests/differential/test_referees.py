@@ -9,7 +9,9 @@ from tests.differential import request_referees, response_referees
 from tests.differential.readings import INCOMPLETE, Answer, Request
 from tests.differential.response_referees import FIN, OPEN, RESET
 from tests.http.messages import Message, requests, responses
-from tests.http.support import NEXT, byte_by_byte, examples, request, response
+from tests.support.cuts import byte_by_byte
+from tests.support.examples import examples
+from tests.support.heads import NEXT, request, response
 
 CHUNKED = request(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1")
 

@@ -12,7 +12,7 @@ from tests.differential.peers import MARKER_REQUEST, Answers
 from tests.differential.request_judge import judge_requests
 from tests.differential.request_referees import LlhttpRequests, by_llhttp
 from tests.differential.verdict import Disagreement
-from tests.http.support import NEXT, request
+from tests.support.heads import NEXT, request
 
 ONE = request(b"X-Own: y", line=b"GET /one HTTP/1.1")
 TWO = request(b"Content-Length: 5", line=b"POST /two HTTP/1.1") + b"hello"

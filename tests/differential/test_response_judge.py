@@ -9,7 +9,7 @@ from tests.differential.peers import MARKER_RESPONSE
 from tests.differential.response_judge import judge_response
 from tests.differential.response_referees import FIN, OPEN, RESET
 from tests.differential.verdict import Disagreement, Verdict
-from tests.http.support import request, response
+from tests.support.heads import request, response
 
 GET = request()
 HEAD = request(line=b"HEAD / HTTP/1.1")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.proxy.conftest import pytest_asyncio_loop_factories
+from tests.support.loops import pytest_asyncio_loop_factories
 
 __all__ = ["pytest_asyncio_loop_factories"]

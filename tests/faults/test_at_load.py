@@ -8,10 +8,12 @@ import pytest
 
 from bench.chaos.scenarios.mix_up import MixUp
 from bench.chaos.scenarios.post_once import PostOnce
-from tests.faults.support import holds
+from tests.support.chaos import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(240)  # 25 s on two idle cores

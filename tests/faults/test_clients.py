@@ -10,12 +10,14 @@ from bench.chaos.scenarios.cancelled import Cancelled
 from bench.chaos.scenarios.floods import Pipelining, UnreadResponses
 from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
 from bench.chaos.scenarios.stuck_readers import StuckReaders
-from tests.faults.support import holds
+from tests.support.chaos import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.chaos.scenario import Scenario
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.row(31)

@@ -14,10 +14,12 @@ from bench.chaos.scenarios.descriptors import (
     Descriptors,
 )
 from bench.chaos.scenarios.wall_clock import WallClock
-from tests.faults.support import holds
+from tests.support.chaos import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.row(34)

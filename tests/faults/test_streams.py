@@ -8,10 +8,12 @@ import pytest
 
 from bench.chaos_streams.kinds import KINDS
 from bench.chaos_streams.streams import Streams
-from tests.faults.support import holds
+from tests.support.chaos import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(180)  # 25 s on two idle cores

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.chaos.scenarios.refused_uploads import RefusedUploads
-from tests.faults.support import holds
+from tests.support.chaos import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(60)  # 2 s on two idle cores

@@ -8,10 +8,12 @@ import pytest
 
 from bench.chaos.scenarios.refusals import Refusals
 from bench.chaos.scenarios.worker_dies import WorkerDies
-from tests.faults.support import holds
+from tests.support.chaos import holds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.row(33)

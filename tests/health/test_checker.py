@@ -20,21 +20,14 @@ from hermes_lb.config import Backend
 from hermes_lb.health.checker import HealthChecker, first_delay, jittered
 from hermes_lb.health.probes.expect import BODY_MAX
 from hermes_lb.tasks import Tasks
-from tests.health.fakes import (
-    FakeServer,
-    answers,
-    hangs,
-    resets,
-    says,
-    streams_for_ever,
-    until,
-)
+from tests.support.fake_server import FakeServer, answers, hangs, resets, says, streams_for_ever
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from hermes_lb.backends import Server
-    from tests.health.fakes import Behaviour
+    from tests.support.fake_server import Behaviour
 
 
 class AtOnce(random.Random):

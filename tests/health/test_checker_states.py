@@ -11,8 +11,9 @@ import pytest
 
 from hermes_lb.backends import Pool
 from hermes_lb.health.checker import HealthChecker
-from tests.health.fakes import FakeServer, answers, hangs, resets, until
 from tests.health.test_checker import AtOnce, a_backend, checking
+from tests.support.fake_server import FakeServer, answers, hangs, resets
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from typing import Self

@@ -18,8 +18,9 @@ from hermes_lb.health.probes.http import HttpOptions
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.health.probes.tcp import TcpOptions
 from hermes_lb.testing import config_for
-from tests.health.fakes import FakeServer, answers, until
 from tests.health.test_reaching import verdict
+from tests.support.fake_server import FakeServer, answers
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 TCP = {"probe": "tcp", "interval": "60s", "timeout": "10s", "fall": 1, "rise": 1}

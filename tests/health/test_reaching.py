@@ -16,8 +16,8 @@ import trustme
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.health.checker import HealthChecker
-from tests.health.fakes import until
-from tests.proxy.tls_origin import pem, server_context
+from tests.support.certificates import pem, server_context
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.support import Way
 from tests.proxy.conftest import pytest_asyncio_loop_factories, stage
+from tests.support.hostile import Way
 
 __all__ = ["pytest_asyncio_loop_factories", "stage", "way"]
 

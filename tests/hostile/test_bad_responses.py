@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.support import Way, answers_the_next_one, asking, deliver, in_two_ways, row
-from tests.proxy.support import Ended, Stage, in_flight, server_of, turns
+from tests.support.hostile import Way, answers_the_next_one, asking, deliver, in_two_ways, row
+from tests.support.http_peer import Ended
+from tests.support.stage import Stage, in_flight, server_of
+from tests.support.waiting import turns
 
 OK = b"HTTP/1.1 200 OK\r\n"
 EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"

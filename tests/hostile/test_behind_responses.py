@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.hostile.support import Way, answers_the_next_one, asking, deliver, in_two_ways, row
-from tests.proxy.support import Stage, eventually, request, server_of, turns
+from tests.support.hostile import Way, answers_the_next_one, asking, deliver, in_two_ways, row
+from tests.support.http_peer import request
+from tests.support.stage import Stage, server_of
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.support import (
+from tests.support.hostile import (
     BEHIND,
     Way,
     asking,
@@ -16,8 +16,10 @@ from tests.hostile.support import (
     read_until_cut,
     row,
 )
-from tests.http.support import is_whole
-from tests.proxy.support import Stage, eventually, in_flight, pool_of, response, turns
+from tests.support.http_peer import response
+from tests.support.referees import is_whole
+from tests.support.stage import Stage, in_flight, pool_of
+from tests.support.waiting import eventually, turns
 
 POST = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 GOOD = b"3\r\nabc\r\n"  # a chunk that nobody can object to, before each of those below

@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.hostile.support import BEHIND, answers_the_next_one, row
-from tests.proxy.support import (
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    request,
-    response,
-    turns,
-)
+from tests.support.hostile import BEHIND, answers_the_next_one, row
+from tests.support.http_peer import request, response
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +23,8 @@ if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http1.upstream import UpstreamConnection
-    from tests.proxy.support import AtOrigin, Client, Origin
+    from tests.support.http_peer import AtOrigin, Client
+    from tests.support.origin import Origin
 
 EXPECT = "Expect: 100-continue"
 CHUNKED = "Transfer-Encoding: chunked"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.hostile.support import BEHIND, Way, echo, is_passed, is_refused, row
+from tests.support.hostile import BEHIND, Way, echo, is_passed, is_refused, row
 
 if TYPE_CHECKING:
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 # The heads below go on behind these.
 POST = b"POST /upload HTTP/1.1\r\nHost: a\r\n"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hermes_lb.affinity.keys import KeyOptions
-from tests.hostile.support import Way, asking, in_two_ways, is_passed, is_turned_away, row
-from tests.proxy.support import Message, Stage, answers, request
+from tests.support.hostile import Way, asking, in_two_ways, is_passed, is_turned_away, row
+from tests.support.http_peer import Message, request
+from tests.support.origin import answers
+
+if TYPE_CHECKING:
+    from tests.support.stage import Stage
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"

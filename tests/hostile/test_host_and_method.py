@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.hostile.support import BEHIND, Way, echo, in_two_ways, is_passed, is_refused, row
-from tests.proxy.support import Stage, answers
+from tests.support.hostile import BEHIND, Way, echo, in_two_ways, is_passed, is_refused, row
+from tests.support.origin import answers
+
+if TYPE_CHECKING:
+    from tests.support.stage import Stage
 
 
 def get(*hosts: str, target: str = "/", version: str = "1.1") -> bytes:

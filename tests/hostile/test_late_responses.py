@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.hostile.support import (
+from tests.support.hostile import (
     Way,
     answers_the_next_one,
     asking,
@@ -15,12 +15,14 @@ from tests.hostile.support import (
     read_until_cut,
     row,
 )
-from tests.http.support import is_whole
-from tests.proxy.support import Client, Stage, in_flight, turns
+from tests.support.referees import is_whole
+from tests.support.stage import Stage, in_flight
+from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import AtOrigin, Origin
+    from tests.support.http_peer import AtOrigin, Client
+    from tests.support.origin import Origin
 
 HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 DONE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"

@@ -9,10 +9,9 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.hostile.support import (
+from tests.support.hostile import (
     BEHIND,
     Way,
-    client_from,
     deliver,
     echo,
     is_passed,
@@ -21,11 +20,13 @@ from tests.hostile.support import (
     read_until_cut,
     row,
 )
-from tests.http.support import is_whole
-from tests.proxy.support import Client, Stage, eventually, request, response, turns
+from tests.support.http_peer import Client, request, response
+from tests.support.referees import is_whole
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.stage import Stage
 
 SMALL = {"head_size": 2048, "header_count": 10, "target_size": 1024}
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -183,7 +184,7 @@ async def test_one_client_may_have_so_many_connections(stage: Stage) -> None:
     one_more = await stage.client(lb)
     await one_more.send(BEHIND)
     await is_turned_away(one_more, 429)
-    another = await client_from(stage, lb, "127.0.0.2")  # who has done nothing
+    another = await stage.client(lb, source="127.0.0.2")  # who has done nothing
     await another.get("/another")
     assert (await another.read_response()).body == b"GET /another"
     assert "/smuggled" not in [message.head.target for message in origin.requests]
@@ -313,7 +314,7 @@ async def test_one_client_may_send_so_many_requests(stage: Stage) -> None:
     again = await stage.client(lb)  # another connection is not another client
     await again.get("/4")
     assert (await again.read_response()).status == 429
-    another = await client_from(stage, lb, "127.0.0.2")
+    another = await stage.client(lb, source="127.0.0.2")
     await another.get("/another")
     assert (await another.read_response()).body == b"GET /another"
     await client.get("/5")  # on the connection that was kept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.hostile.support import (
+from tests.support.hostile import (
     BEHIND,
     Way,
     deliver,
@@ -14,7 +16,10 @@ from tests.hostile.support import (
     is_refused,
     row,
 )
-from tests.proxy.support import Stage, request
+from tests.support.http_peer import request
+
+if TYPE_CHECKING:
+    from tests.support.stage import Stage
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"

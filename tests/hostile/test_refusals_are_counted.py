@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.hostile.support import echo
-from tests.proxy.support import Stage, request
+from tests.support.hostile import echo
+from tests.support.http_peer import request
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.stage import Stage
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 

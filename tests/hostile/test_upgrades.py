@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.support import (
+from tests.support.hostile import (
     BEHIND,
     Way,
     asking,
@@ -15,8 +15,10 @@ from tests.hostile.support import (
     is_turned_away,
     row,
 )
-from tests.proxy.support import Client, Ended, Stage, request, turns, unsent
-from tests.proxy.websocket import SWITCH
+from tests.support.http_peer import Client, Ended, request
+from tests.support.stage import Stage, unsent
+from tests.support.waiting import turns
+from tests.support.websocket import SWITCH
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 VERSION = b"Sec-WebSocket-Version: 13\r\n"

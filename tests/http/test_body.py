@@ -20,19 +20,11 @@ from hermes_lb.http import (
 )
 from hermes_lb.http.body import MOST_CHUNKS, NEVER_BEHIND
 from tests.http.messages import chunked_bodies, mutated
-from tests.http.support import (
-    NEXT,
-    byte_by_byte,
-    cut,
-    examples,
-    feed,
-    feed_all,
-    h11_chunked,
-    is_whole,
-    read_chunks,
-    row,
-    ways,
-)
+from tests.support.bodies import feed, feed_all, read_chunks
+from tests.support.cuts import byte_by_byte, cut, ways
+from tests.support.examples import examples
+from tests.support.heads import NEXT, row
+from tests.support.referees import h11_chunked, is_whole
 
 LAST = b"0\r\n\r\n"
 BEHIND = [b"", b"\r\n", NEXT, b"0\r\n\r\n", b"\0"]

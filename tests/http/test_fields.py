@@ -15,7 +15,7 @@ from hermes_lb.http import request as request_module
 from hermes_lb.http import response as response_module
 from hermes_lb.http.bounded_cache import SizedCache
 from hermes_lb.http.fields import REQUEST_FIELDS, RESPONSE_FIELDS, parse_content_length
-from tests.http.support import (
+from tests.support.heads import (
     ADDED,
     HANDSHAKE,
     forward,

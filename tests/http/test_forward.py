@@ -14,23 +14,21 @@ from hermes_lb.http import (
     trusted_identity_fields,
 )
 from tests.http.messages import Message, requests, responses
-from tests.http.support import (
+from tests.support.bodies import feed
+from tests.support.examples import examples
+from tests.support.heads import (
     ADDED,
     HANDSHAKE,
     NEXT,
-    LlhttpReader,
     answer,
-    examples,
-    feed,
     forward,
-    h11_request,
-    h11_response,
     parse_request,
     parse_response,
     request,
     response,
     row,
 )
+from tests.support.referees import LlhttpReader, h11_request, h11_response
 
 # Requests.
 

@@ -17,20 +17,19 @@ from hermes_lb.config import Limits
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http import CHUNKED, RequestParser
 from tests.http.messages import first_head, mutated, requests
-from tests.http.support import (
+from tests.support.examples import examples
+from tests.support.heads import (
     HANDSHAKE,
     MOST_FIELDS,
-    Incomplete,
     counted_heads,
-    examples,
     forward,
-    h11_request,
     outcome,
     parse_request,
     request,
     request_parser,
     row,
 )
+from tests.support.referees import Incomplete, h11_request
 
 CODING = "Transfer-Encoding"
 LENGTH = "Content-Length"

@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 from hermes_lb.errors import InvalidResponse
 from hermes_lb.http import CHUNKED, UNTIL_CLOSE, ResponseParser
 from tests.http.messages import first_head, mutated, responses
-from tests.http.support import (
+from tests.support.examples import examples
+from tests.support.heads import (
     MOST_FIELDS,
-    Incomplete,
     counted_heads,
-    examples,
-    h11_response,
     outcome,
     parse_response,
     response,
     response_parser,
     row,
 )
+from tests.support.referees import Incomplete, h11_response
 
 
 def _line(line: bytes) -> bytes:

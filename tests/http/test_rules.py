@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http.rules import refuse_hopeless
 from tests.http.messages import mutated, requests
-from tests.http.support import byte_by_byte, examples, outcome, request, request_parser, row
+from tests.support.cuts import byte_by_byte
+from tests.support.examples import examples
+from tests.support.heads import outcome, request, request_parser, row
 
 
 def _arrives(data: bytes) -> None:

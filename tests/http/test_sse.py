@@ -16,7 +16,7 @@ from hermes_lb.http.sse import (
     EventsBody,
     UnnumberedEventsBody,
 )
-from tests.http.support import feed_all
+from tests.support.bodies import feed_all
 
 LAST = b"0\r\n\r\n"
 HELLO = b'id: 1-1\nevent: message.delta\ndata: {"content":"hello"}\n\n'

@@ -13,7 +13,7 @@ from hermes_lb.lab.experiment import Experiment
 from hermes_lb.lab.pace import Pace
 from hermes_lb.lab.scenarios import SCENARIOS, make_fleet
 from hermes_lb.lab.workloads import Workload
-from tests.lab.support import make_run
+from tests.support.laboratory import make_run
 
 
 def work(*requests: tuple[float, float], first: float | None = None) -> Workload:

@@ -152,7 +152,7 @@ def names(tasks: set[asyncio.Task[object]]) -> set[str]:
     return {task.get_name() for task in tasks}
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "before"),
     [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGTERM, IGNORING_SIGINT)],
@@ -176,7 +176,7 @@ async def test_agents_that_start_are_ended_too(
     await eventually(lambda: not any(map(is_running, started)))
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 async def test_an_agent_that_does_not_start_in_time_is_said_and_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,14 +17,14 @@ from hermes_lb.lab.measures import percentiles
 from hermes_lb.lab.pace import Pace
 from hermes_lb.lab.scenarios import make_fleet
 from hermes_lb.lab.workloads import Workload, addresses, constant, exponential, lognormal, poisson
-from tests.lab.support import make_run, mean_and_error
 from tests.lab.test_theory import erlang_c
+from tests.support.laboratory import make_run, mean_and_error
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.lab.engine import Job
 
-pytestmark = pytest.mark.timeout(300)  # a few seconds each, on an idle processor
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some seconds each on an idle core
 
 SERVERS = 10
 

@@ -15,7 +15,7 @@ STRATEGIES = ["round_robin", "leastconn", "maglev", "p2c", "peak_ewma"]
 CHANCES = 3
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_live_run_agrees_with_the_model() -> None:
     """Within the error that `live` states for each figure; some ten seconds of real time each."""
@@ -27,7 +27,7 @@ def test_a_live_run_agrees_with_the_model() -> None:
     assert [row for row in rows if not row["agrees"]] == []
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # 30 s on two idle cores
 def test_real_agents_agree_with_the_model() -> None:
     """Their turns are as long as they are told, and go to whom the model says."""

@@ -12,9 +12,9 @@ from statistics import fmean
 import pytest
 
 from hermes_lb.lab.workloads import Workload, constant, exponential, lognormal, poisson
-from tests.lab.support import make_run, mean_and_error
+from tests.support.laboratory import make_run, mean_and_error
 
-pytestmark = pytest.mark.timeout(300)  # a few seconds each, on an idle processor
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some seconds each on an idle core
 
 # Four standard errors: chance alone fails one of 16,000 such tests, and a fixed seed does so
 # always or never. Each test also asks that the error is small enough to mean something.

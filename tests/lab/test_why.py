@@ -12,7 +12,7 @@ from hermes_lb.balancing import STRATEGIES
 from hermes_lb.balancing.least_load import COMPARED
 from hermes_lb.lab.scenarios import SCENARIOS, Scenario
 from hermes_lb.lab.why import Why
-from tests.lab.support import make_run
+from tests.support.laboratory import make_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

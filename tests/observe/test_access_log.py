@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.observe.access_log import AccessLog, Backlog
-from tests.observe.support import SlowPipe
+from tests.support.slow_pipe import SlowPipe
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 SOON = 0.002
@@ -32,12 +33,6 @@ async def logging_to(target: object, **options: Any) -> AsyncIterator[AccessLog]
         yield log
     finally:
         await log.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a thread makes it true
-            await asyncio.sleep(SOON)
 
 
 def writers() -> list[threading.Thread]:
@@ -60,7 +55,7 @@ async def test_lines_reach_the_file_in_order_and_soon(tmp_path: Path) -> None:
             log.write(f"line {n}")
             if n % 7 == 0:
                 await asyncio.sleep(0)
-        await until(lambda: path.read_text().count("\n") == 100)
+        await eventually(lambda: path.read_text().count("\n") == 100)
         log.write("the last")
     expected = [*(f"line {n}" for n in range(100)), "the last"]
     assert path.read_text().splitlines() == expected
@@ -102,7 +97,7 @@ async def test_a_file_that_was_moved_away_is_begun_anew_at_once(tmp_path: Path) 
     async with logging_to(path, flush_every=3600) as log:
         path.rename(tmp_path / "log.1")
         log.reopen()
-        await until(path.exists)
+        await eventually(path.exists)
         log.write("new")
     assert path.read_text() == "new\n"
     assert (tmp_path / "log.1").read_text() == ""
@@ -116,7 +111,7 @@ async def test_if_it_cannot_be_opened_anew_that_is_said_and_the_old_one_goes_on(
     async with logging_to(folder / "log") as log:
         folder.rename(tmp_path / "moved")
         log.reopen()
-        await until(lambda: caplog.messages)
+        await eventually(lambda: caplog.messages)
         log.write("a")
     assert caplog.messages == [
         f"access log {folder / 'log'}: it can't be opened anew: No such file or directory"
@@ -152,7 +147,7 @@ async def test_a_target_that_cannot_be_opened_fails_the_start(tmp_path: Path) ->
     with pytest.raises(ValueError, match="can't be opened: No such file or directory"):
         await log.start()
     await log.close()
-    await until(lambda: writers() == before)
+    await eventually(lambda: writers() == before)
 
 
 async def test_a_slow_reader_never_holds_up_the_loop_and_loses_no_line(tmp_path: Path) -> None:
@@ -181,13 +176,13 @@ async def test_beyond_the_bound_the_newest_lines_are_dropped_counted_and_said_on
     await log.start()
     for n in range(900):
         log.write(f"{n:0199}")  # 180 kB: more than the pipe holds
-    await until(lambda: len(log._backlog.lines) == 0)
+    await eventually(lambda: len(log._backlog.lines) == 0)
     for n in range(900, 1500):
         log.write(f"{n:0199}")
-    await until(lambda: log.dropped == 500)
+    await eventually(lambda: log.dropped == 500)
     for n in range(1500, 1600):
         log.write(f"{n:0199}")
-    await until(lambda: log.dropped == 600)
+    await eventually(lambda: log.dropped == 600)
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings == [f"access log {pipe.path}: 500 lines lost: it is too slow"]
     received = bytearray()
@@ -207,7 +202,7 @@ async def test_room_comes_back_when_lines_are_written(tmp_path: Path) -> None:
         for batch in range(20):
             for n in range(10):
                 log.write(f"{batch:04} {n:04}!")
-            await until(lambda: not log._backlog.lines and not log._being_written)
+            await eventually(lambda: not log._backlog.lines and not log._being_written)
     assert log.dropped == 0
     assert len((tmp_path / "log").read_text().splitlines()) == 200
 
@@ -220,7 +215,7 @@ async def test_a_reader_that_never_reads_does_not_keep_close_waiting(
     await log.start()
     for n in range(1000):
         log.write(f"{n:0199}")
-    await until(lambda: log._being_written)
+    await eventually(lambda: log._being_written)
     log.write("too late")
     async with asyncio.timeout(10):
         await log.close(timeout=0.01)
@@ -230,7 +225,7 @@ async def test_a_reader_that_never_reads_does_not_keep_close_waiting(
     assert stuck
     assert all(thread.daemon for thread in stuck)  # or the process could not end
     pipe.close()  # EPIPE frees the thread
-    await until(lambda: not any(thread.is_alive() for thread in stuck))
+    await eventually(lambda: not any(thread.is_alive() for thread in stuck))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
@@ -242,7 +237,7 @@ async def test_a_full_disk_is_counted_and_said_once_a_period(
         for dropped in (2, 4, 6):
             log.write("lost")
             log.write("lost too")
-            await until(functools.partial(lambda total: log.dropped == total, dropped))
+            await eventually(functools.partial(lambda total: log.dropped == total, dropped))
         assert caplog.messages == ["access log /dev/full: 2 lines lost: No space left on device"]
     assert caplog.messages[1:] == ["access log /dev/full: 4 lines lost: No space left on device"]
 

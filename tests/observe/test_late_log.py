@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ import pytest
 
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.sinks import LateSink, open_sink
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from hermes_lb.observe.sinks import Sink
@@ -78,12 +77,6 @@ def test_one_that_was_never_there_has_nothing_to_close(target: Target) -> None:
     assert target.tries == 0
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a thread makes it true
-            await asyncio.sleep(0.002)
-
-
 async def test_a_log_that_may_be_late_starts_and_counts_what_it_loses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,15 +84,15 @@ async def test_a_log_that_may_be_late_starts_and_counts_what_it_loses(
     file = tmp_path / "logs" / "access.log"
     log = AccessLog(str(file), flush_every=0.002)
     await log.start(may_be_late=True)
-    await until(lambda: "can't be opened" in caplog.text)
+    await eventually(lambda: "can't be opened" in caplog.text)
     assert "; lines are lost until it can" in caplog.text
     log.write("lost")
-    await until(lambda: log.dropped == 1)
+    await eventually(lambda: log.dropped == 1)
     file.parent.mkdir()
     log.reopen()
-    await until(file.exists)
+    await eventually(file.exists)
     log.write("kept")
-    await until(lambda: file.read_text() == "kept\n")
+    await eventually(lambda: file.read_text() == "kept\n")
     await log.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from hermes_lb.observe import messages
 from hermes_lb.observe.messages import MessageHandler, flush_messages
-from tests.observe.support import SlowPipe
+from tests.support.slow_pipe import SlowPipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -162,6 +162,7 @@ def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.slow  # 14 s of promtool in all
 @needs_promtool
 @pytest.mark.parametrize("alert", [rule["alert"] for rule in alerts()])
 def test_an_alert_that_comes_never_or_too_early_is_noticed(alert: str, tmp_path: Path) -> None:

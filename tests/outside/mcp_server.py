@@ -11,8 +11,8 @@ import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
-from tests.outside.support import listen
-from tests.proxy.support import PATIENCE
+from tests.support.programs import listen
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

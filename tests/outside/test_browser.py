@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.outside.needs import needs_package, needs_program
 from tests.outside.page_server import BATCH, GOODBYE
-from tests.outside.support import log_lines, server_process
-from tests.proxy.support import PATIENCE, eventually
+from tests.support.log_line import log_lines
+from tests.support.needs import needs_package, needs_program
+from tests.support.programs import server_process
+from tests.support.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.outside.support import ServerProcess
-    from tests.proxy.support import LogLine, Stage
+    from tests.support.log_line import LogLine
+    from tests.support.programs import ServerProcess
+    from tests.support.stage import Stage
 
 playwright = needs_package("playwright", "async_api")
 CHROMIUM = needs_program("chromium")
 
 # On a machine that is busy with other tests a browser takes its time.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 START_TAKES = 60.0  # seconds
 
 

@@ -12,18 +12,18 @@ import pytest
 
 from agent_worker.models.scripted import reply
 from agent_worker.redis_server import RedisServer
-from tests.agent_worker.support import SESSIONS
-from tests.agent_worker.takeover.support import Process, new_session
 from tests.outside.test_browser import tab
+from tests.support.agent.running_worker import SESSIONS
+from tests.support.agent.takeover import Process, new_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 __all__ = ["tab"]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 PAGE = Path(__file__).parents[2] / "docs" / "sessions.md"
 ASKED = "write 80 words"

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.outside.needs import needs_package
-from tests.proxy.support import PATIENCE, Message, eventually, request
+from tests.support.http_peer import Message, request
+from tests.support.needs import needs_package
+from tests.support.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hermes_lb import LoadBalancer
     from tests.outside.mcp_server import ToolServer
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 mcp = needs_package("mcp", "server.mcpserver", "types")
 

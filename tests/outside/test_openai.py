@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.outside.chat_server import WORDS, ChatServer
-from tests.outside.needs import needs_package
-from tests.outside.support import serving
-from tests.proxy.support import PATIENCE, in_flight
+from tests.support.needs import needs_package
+from tests.support.programs import serving
+from tests.support.stage import in_flight
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 openai = needs_package("openai")
 

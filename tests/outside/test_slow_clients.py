@@ -19,15 +19,21 @@ import pytest
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.client import ClientConnection
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
-from tests.outside.needs import needs_program
-from tests.outside.support import log_lines, run
-from tests.proxy.support import answers, eventually, unsent
+from tests.support.log_line import log_lines
+from tests.support.needs import needs_program
+from tests.support.origin import answers
+from tests.support.programs import run
+from tests.support.stage import unsent
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import AtOrigin, Client, LogLine, Message, Origin, Stage
+    from tests.support.http_peer import AtOrigin, Client, Message
+    from tests.support.log_line import LogLine
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 TOOL = needs_program("slowhttptest")
 
@@ -36,7 +42,7 @@ LARGE = 8_000_000  # bytes: more than the kernel's buffers of both sides hold
 HELD = (64 + 256) * 1024  # bytes for a stuck reader: the transport's high-water mark and one read
 IMPATIENT = {"request_head": "1s", "client": "1s"}
 
-pytestmark = [pytest.mark.row(31), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.row(31), pytest.mark.timeout(120)]
 
 
 class Attack:

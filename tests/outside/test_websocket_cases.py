@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.outside.needs import needs_package
-from tests.outside.support import run, server_process
+from tests.support.needs import needs_package
+from tests.support.programs import run, server_process
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
+
+pytestmark = pytest.mark.slow
 
 needs_package("kosoku")
 

@@ -10,7 +10,7 @@ from hermes_lb.proxy.http1.client import ClientConnection
 from tests.phases.plugin import _Plugin
 from tests.phases.recorder import UNSEEN, Recorder
 from tests.phases.recording import Recording
-from tests.proxy.support import Stage
+from tests.support.stage import Stage
 
 if TYPE_CHECKING:
     from pathlib import Path

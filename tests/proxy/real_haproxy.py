@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from tests.proxy.support import LogLine, Stage, eventually
+from tests.support.log_line import LogLine
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.proxy.support import Client
+    from tests.support.http_peer import Client
+    from tests.support.stage import Stage
 
 needs_haproxy = pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy installed")
 

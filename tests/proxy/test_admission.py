@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from fractions import Fraction
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.limits.per_client import ConnectionCounts, RequestRates, client_key
-from tests.http.support import examples
-from tests.proxy.support import Stage, request
+from tests.support.examples import examples
+from tests.support.http_peer import request
+
+if TYPE_CHECKING:
+    from tests.support.stage import Stage
 
 ADDRESSES = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
 

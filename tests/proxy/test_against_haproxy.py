@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.proxy.real_haproxy import HAProxys, Ours, needs_haproxy
-from tests.proxy.support import Ended, Stage, answers, request
+from tests.support.http_peer import Ended, request
+from tests.support.origin import answers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from tests.proxy.support import AtOrigin, LogLine, Message
+    from tests.support.http_peer import AtOrigin, Message
+    from tests.support.log_line import LogLine
+    from tests.support.stage import Stage
 
     Fronts = Ours | HAProxys
     Scenario = Callable[[Stage, Fronts], Awaitable[object]]

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import (
-    WEBSOCKET,
-    AtOrigin,
-    Client,
-    Message,
-    Origin,
-    Stage,
-    answers,
-    eventually,
-    on_both_loops,
-    server_of,
-)
-from tests.proxy.websocket import SWITCH
+from tests.support.loops import on_both_loops
+from tests.support.origin import Origin, answers
+from tests.support.stage import Stage, server_of
+from tests.support.waiting import eventually
+from tests.support.websocket import SWITCH, WEBSOCKET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import AtOrigin, Client, Message
 
 HEALTH = {"interval": "300ms", "fast_interval": "50ms", "fall": 2, "rise": 1}
 STREAM_HEAD = (
@@ -160,28 +152,14 @@ async def test_when_the_stream_stands_still_too_it_is_down(stage: Stage, agents:
 # At a Unix socket, of which the kernel does not know when something came.
 
 
-class UnixOrigin(Origin):
-    def __init__(self, stage: Stage, path: Path) -> None:
-        self._stage = stage
-        self._sock = sock = socket.socket(socket.AF_UNIX)
-        sock.bind(str(path))
-        sock.listen()
-        sock.setblocking(False)
-        self.connections = []
-        self.requests = []
-
-
 @pytest.fixture
-async def unix_agent(stage: Stage, tmp_path: Path) -> AsyncIterator[Agent]:
-    origin = UnixOrigin(stage, tmp_path / "agent.sock")
-    yield Agent(origin, b"agent1")
-    origin.close()
+async def unix_agent(stage: Stage, tmp_path: Path) -> Agent:
+    return Agent(await stage.origin(path=tmp_path / "agent.sock"), b"agent1")
 
 
-async def before_a_unix_socket(stage: Stage, tmp_path: Path, **route: Any) -> LoadBalancer:
+async def before_a_unix_socket(stage: Stage, agent: Agent, **route: Any) -> LoadBalancer:
     return await stage.balancer(
-        0,
-        server={"address": f"unix:{tmp_path / 'agent.sock'}"},
+        agent.origin,
         backend={"health": HEALTH},
         frontend={"routes": [{"path_prefix": "/", "backend": "agents", **route}]},
     )
@@ -190,9 +168,9 @@ async def before_a_unix_socket(stage: Stage, tmp_path: Path, **route: Any) -> Lo
 @on_both_loops
 @pytest.mark.parametrize("asked", [["/stream"], ["/", *WEBSOCKET]], ids=["stream", "tunnel"])
 async def test_a_server_at_a_unix_socket_is_busy_as_long_as_something_comes(
-    stage: Stage, unix_agent: Agent, tmp_path: Path, asked: list[str]
+    stage: Stage, unix_agent: Agent, asked: list[str]
 ) -> None:
-    lb = await before_a_unix_socket(stage, tmp_path)
+    lb = await before_a_unix_socket(stage, unix_agent)
     client = await stage.client(lb)
     await client.get(*asked)
     await client.read_head()
@@ -209,9 +187,9 @@ async def test_a_server_at_a_unix_socket_is_busy_as_long_as_something_comes(
 
 
 async def test_our_own_comments_do_not_keep_a_silent_server_at_a_unix_socket(
-    stage: Stage, unix_agent: Agent, tmp_path: Path
+    stage: Stage, unix_agent: Agent
 ) -> None:
-    lb = await before_a_unix_socket(stage, tmp_path, sse_keep_alive="20ms")
+    lb = await before_a_unix_socket(stage, unix_agent, sse_keep_alive="20ms")
     client = await stage.client(lb)
     await client.get("/stream")
     await client.read_head()
@@ -223,9 +201,9 @@ async def test_our_own_comments_do_not_keep_a_silent_server_at_a_unix_socket(
 
 
 async def test_what_goes_on_without_its_client_counts_at_a_unix_socket_too(
-    stage: Stage, unix_agent: Agent, tmp_path: Path
+    stage: Stage, unix_agent: Agent
 ) -> None:
-    lb = await before_a_unix_socket(stage, tmp_path, on_disconnect="detach")
+    lb = await before_a_unix_socket(stage, unix_agent, on_disconnect="detach")
     client = await stage.client(lb)
     await client.get("/stream")
     await client.read_head()

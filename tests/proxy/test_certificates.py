@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hermes_lb.cli import app
 from hermes_lb.config import Tls, load_config
 from hermes_lb.tls.certificates import Certificates, check_certificates
-from tests.proxy.tls_support import authority, ca_file, site, trusting
+from tests.support.certificates import authority, ca_file, site, trusting
 
 if TYPE_CHECKING:
     from collections.abc import Callable

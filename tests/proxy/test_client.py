@@ -13,19 +13,10 @@ from unittest.mock import patch
 import pytest
 
 from hermes_lb.proxy.http1.client import ClientConnection
-from tests.proxy.support import (
-    AtOrigin,
-    Client,
-    Message,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    request,
-    response,
-    server_of,
-    turns,
-)
+from tests.support.http_peer import AtOrigin, Client, Message, request, response
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, server_of
+from tests.support.waiting import eventually, turns
 
 
 async def echo_target(connection: AtOrigin, message: Message) -> None:

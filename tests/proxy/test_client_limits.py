@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import on_both_loops, request
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
 
 if TYPE_CHECKING:
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 
 @pytest.mark.parametrize("is_pipelined", [False, True], ids=["afterwards", "pipelined"])

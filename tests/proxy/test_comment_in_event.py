@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.proxy.test_resume import Talk, chunk
 
 if TYPE_CHECKING:
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 COMMENT = b": hello\n\n"
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.affinity import dates
-from tests.proxy.support import Message, Origin, Stage, answers
+from tests.support.origin import Origin, answers
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import Message
+    from tests.support.stage import Stage
 
 
 async def ask(stage: Stage, lb: LoadBalancer, *fields: str) -> Message:

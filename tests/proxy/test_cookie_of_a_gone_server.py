@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import on_both_loops
+from tests.support.loops import on_both_loops
 
 if TYPE_CHECKING:
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 
 @pytest.mark.parametrize("mode", ["insert", "rewrite", "prefix"])

@@ -11,11 +11,13 @@ import pytest
 
 from hermes_lb.http import date_field
 from hermes_lb.proxy import context
-from tests.http.support import HANDSHAKE
-from tests.proxy.support import Message, Stage, answers, request, response
+from tests.support.heads import HANDSHAKE
+from tests.support.http_peer import Message, request, response
+from tests.support.origin import answers
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.stage import Stage
 
 SOCKET = (b"Connection: Upgrade", b"Upgrade: websocket", *HANDSHAKE)
 GIVEN = "Tue, 01 Dec 2026 08:00:00 GMT"

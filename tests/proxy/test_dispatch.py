@@ -10,20 +10,12 @@ from unittest.mock import AsyncMock, Mock, patch
 import pytest
 
 from hermes_lb.proxy.exchange import Exchange
-from tests.proxy.support import (
-    WEBSOCKET,
-    AtOrigin,
-    Message,
-    Stage,
-    answers,
-    eventually,
-    in_flight,
-    on_both_loops,
-    pool_of,
-    request,
-    server_of,
-    turns,
-)
+from tests.support.http_peer import AtOrigin, Message, request
+from tests.support.loops import on_both_loops
+from tests.support.origin import answers
+from tests.support.stage import Stage, in_flight, pool_of, server_of
+from tests.support.waiting import eventually, turns
+from tests.support.websocket import WEBSOCKET
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer

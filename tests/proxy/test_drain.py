@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import Stage, answers, eventually, pool_of, server_of
+from tests.support.origin import answers
+from tests.support.stage import Stage, pool_of, server_of
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Message
+    from tests.support.http_peer import Message
 
 COOKIE = {"affinity": {"cookie": "SERVERID"}}
 FIRST = "Cookie: SERVERID=agent1"

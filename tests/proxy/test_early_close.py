@@ -6,39 +6,35 @@ in the receive buffer still: it is read, as in nginx and HAProxy, and no failure
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
-import socket
 import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 
-from tests.proxy.support import (
+from tests.support.certificates import server_context
+from tests.support.http_peer import (
     ENDLESS_POST,
     AtOrigin,
     Client,
     Ended,
     Message,
-    Origin,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
     request,
     response,
-    server_of,
-    turns,
 )
-from tests.proxy.tls_origin import TlsAtOrigin, accept_tls, server_context
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, server_of
+from tests.support.tls import TlsAtOrigin, accept_tls
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
     from hermes_lb.proxy.http1.client import ClientConnection
+    from tests.support.origin import Origin
 
 pytestmark = on_both_loops
 
@@ -109,16 +105,12 @@ async def test_the_answer_before_the_reset_is_relayed(stage: Stage) -> None:
 async def test_the_answer_of_a_server_at_a_unix_socket_is_relayed(
     stage: Stage, tmp_path: Path
 ) -> None:
-    path = tmp_path / "agent.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        listener.setblocking(False)
-        lb = await stage.balancer(0, server={"address": f"unix:{path}"})
-        client = await stage.client(lb)
-        await client.send(ENDLESS_POST + b"begin")
-        at_origin = AtOrigin((await asyncio.get_running_loop().sock_accept(listener))[0])
-        await at_origin.read_until(b"\r\n\r\nbegin")
+    origin = await stage.origin(path=tmp_path / "agent.sock")
+    lb = await stage.balancer(origin)
+    client = await stage.client(lb)
+    await client.send(ENDLESS_POST + b"begin")
+    at_origin = await origin.accept()
+    await at_origin.read_until(b"\r\n\r\nbegin")
     upload = await begun(lb, client, at_origin)
     upload.closed_behind(REFUSAL)
     assert (await upload.client.read_response()).status == 413
@@ -276,7 +268,7 @@ class Refusing(AtOrigin):
 async def test_uploads_that_are_refused_take_no_server_out(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.proxy.support.AtOrigin", Refusing)
+    monkeypatch.setattr("tests.support.origin.AtOrigin", Refusing)
     origin = await stage.serving(refuse_from_the_head)
     lb = await stage.balancer(origin)
     clients = await stage.clients(lb, 14)

@@ -9,25 +9,16 @@ from unittest.mock import Mock
 import pytest
 
 from hermes_lb.proxy.exchange import Exchange
-from tests.proxy.support import (
-    CHUNKED_POST,
-    ENDLESS_POST,
-    FIRST_THEN_SECOND,
-    AtOrigin,
-    Client,
-    Origin,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    pool_of,
-    request,
-    server_of,
-    turns,
-)
+from hermes_lb.proxy.http1 import connection_pool
+from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, AtOrigin, Client, request
+from tests.support.loops import on_both_loops
+from tests.support.origin import Origin
+from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, pool_of, server_of
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.origin import Origin
 
 KEY = "Idempotency-Key: 1"
 EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
@@ -231,10 +222,16 @@ async def test_reused_and_closed_post_with_a_key_is_sent_again_whole(
     assert (await stage.logged(lb, 2))[1].retries == "1"
 
 
+@pytest.fixture
+def each_was_idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection of the pool is fresh, from now on."""
+    monkeypatch.setattr(connection_pool, "FRESH", -1.0)
+
+
+@pytest.mark.usefixtures("each_was_idle_for_long")
 async def test_a_post_does_not_use_a_connection_that_was_idle_for_long(stage: Stage) -> None:
     """The server may be closing it right now, and the request may not be sent twice."""
     _, client, origin, at_origin = await with_a_used_connection(stage)
-    await asyncio.sleep(1.05)  # FRESH is a second
     await client.post(b"pay")
     fresh, message = await origin.accept_request()
     assert message.body == b"pay"
@@ -250,9 +247,9 @@ async def test_a_post_does_not_use_a_connection_that_was_idle_for_long(stage: St
     assert (await client.read_response()).body == b"got"
 
 
+@pytest.mark.usefixtures("each_was_idle_for_long")
 async def test_a_get_uses_a_connection_that_was_idle_for_long(stage: Stage) -> None:
     _, client, _, at_origin = await with_a_used_connection(stage)
-    await asyncio.sleep(1.05)
     await client.get("/later")
     assert (await at_origin.read_request()).head.target == "/later"
     await at_origin.respond(b"fine")

@@ -9,7 +9,8 @@ import pytest
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse
 from hermes_lb.proxy import phases
 from tests.proxy.fakes import Scene, turns
-from tests.proxy.support import WEBSOCKET, request
+from tests.support.http_peer import request
+from tests.support.websocket import WEBSOCKET
 
 if TYPE_CHECKING:
     from hermes_lb.proxy.exchange import Exchange

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import Stage, eventually, on_both_loops, turns
 from tests.proxy.test_resume import RESUMABLE, Talk, event
 from tests.proxy.test_tunnel import a_tunnel
+from tests.support.loops import on_both_loops
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hermes_lb import LoadBalancer
+    from tests.support.stage import Stage
 
 
 async def an_upload(stage: Stage) -> LoadBalancer:

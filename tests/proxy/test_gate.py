@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.config import Bind
-from tests.proxy.support import Stage, answers, eventually, on_both_loops, turns
+from tests.support.loops import on_both_loops
+from tests.support.origin import answers
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import AtOrigin, Client, Origin
+    from tests.support.http_peer import AtOrigin, Client
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 ACCEPTS_PER_TURN = 8
 TWO_BINDS = ["127.0.0.1:0", "localhost:0"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.proxy.support import on_both_loops, request, server_of
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
+from tests.support.stage import server_of
 
 if TYPE_CHECKING:
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 # Bytes. The kernel's buffers take some of it, never so much.
 MOST = 128_000_000

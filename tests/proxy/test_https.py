@@ -8,11 +8,15 @@ import pytest
 
 from hermes_lb.config import Tls
 from hermes_lb.http.https import hsts_field
-from tests.proxy.support import Stage, answers, request
-from tests.proxy.tls_support import site, tls_client, with_tls
+from tests.support.certificates import site
+from tests.support.http_peer import request
+from tests.support.origin import answers
+from tests.support.tls import tls_client, with_tls
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.stage import Stage
 
 REDIRECTS = {"redirect_to_https": 308}
 

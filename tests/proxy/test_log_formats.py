@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.logging_balancer import logging_balancer
-from tests.proxy.support import answers, eventually, on_both_loops, request, response, turns
-from tests.proxy.tls_support import site, tls_client, with_tls
+from tests.support.certificates import site
+from tests.support.http_peer import request, response
+from tests.support.logging_balancer import logging_balancer
+from tests.support.loops import on_both_loops
+from tests.support.origin import answers
+from tests.support.tls import tls_client, with_tls
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 FIELDS = 'User-Agent: Tester/1.0 ("odd")', "Referer: http://from.example/"
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.proxy.logging_balancer import logging_balancer
+from tests.support.logging_balancer import logging_balancer
 
 if TYPE_CHECKING:
-    from tests.proxy.support import AtOrigin, Message, Stage
+    from tests.support.http_peer import AtOrigin, Message
+    from tests.support.stage import Stage
 
 DOCS = (Path(__file__).parents[2] / "docs" / "logs.md").read_text()
 

@@ -6,17 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import Ended, eventually, in_flight, on_both_loops, server_of, turns
 from tests.proxy.test_moving import CHECKS
 from tests.proxy.test_relay import GET, stuck_on_the_last_bytes
 from tests.proxy.test_resume import LAST, Talk, balancer, chunk, event, outcomes
 from tests.proxy.test_resume_bounds import opened
 from tests.proxy.test_tunnel import HANDSHAKE
-from tests.proxy.websocket import switch
+from tests.support.http_peer import Ended
+from tests.support.loops import on_both_loops
+from tests.support.stage import in_flight, server_of
+from tests.support.waiting import eventually, turns
+from tests.support.websocket import switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import AtOrigin, Client, Message, Origin, Stage
+    from tests.support.http_peer import AtOrigin, Client, Message
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 # Their first results come long after.
 SHUTS_DOWN = {"on_marked_down": "shutdown_sessions", "health": {"interval": "1h"}}

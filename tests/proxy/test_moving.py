@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.proxy import moving
-from tests.proxy.support import Ended, eventually, on_both_loops, server_of, turns
 from tests.proxy.test_resume import LAST, RESUMABLE, Talk, balancer, chunk, event, outcomes
 from tests.proxy.test_resume_bounds import opened
+from tests.support.http_peer import Ended
+from tests.support.loops import on_both_loops
+from tests.support.stage import server_of
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import AtOrigin, Message, Stage
+    from tests.support.http_peer import AtOrigin, Message
+    from tests.support.stage import Stage
 
 CHECKS = {"interval": "50ms", "timeout": "50ms", "fall": 2, "path": "/health"}
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import Ended, answers
+from tests.support.http_peer import Ended
+from tests.support.origin import answers
 
 if TYPE_CHECKING:
-    from tests.proxy.support import AtOrigin, Handler, Message, Origin, Stage
+    from tests.support.http_peer import AtOrigin, Message
+    from tests.support.origin import Handler, Origin
+    from tests.support.stage import Stage
 
 SERVERS = 3
 STRATEGIES = (

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.affinity.table import PinTable
+from hermes_lb.affinity.table import SessionTable
 from hermes_lb.proxy.select import Backend
 from tests.proxy.fake_line import HIGH, Line
-from tests.proxy.support import WEBSOCKET, eventually, request, response
+from tests.support.http_peer import request, response
+from tests.support.waiting import eventually
+from tests.support.websocket import WEBSOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -336,8 +338,8 @@ async def test_a_client_that_stops_reading_whole_responses_is_closed() -> None:
 async def while_its_session_is_looked_up(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another balancer may know its server."""
     never = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(PinTable, "is_shared", True)
-    monkeypatch.setattr(PinTable, "look_up", lambda *_: never)
+    monkeypatch.setattr(SessionTable, "is_shared", True)
+    monkeypatch.setattr(SessionTable, "look_up", lambda *_: never)
     await line.client.sends(post(10, "Mcp-Session-Id: s"))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hermes_lb.testing import Record
-from tests.proxy.support import Stage, answers, eventually, pool_of, server_of
+from tests.support.origin import answers
+from tests.support.stage import Stage, pool_of, server_of
+from tests.support.waiting import eventually
 
 ONE_AT_A_TIME = {"max_connections": 1}
 

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import WEBSOCKET, answers, eventually, on_both_loops, request, turns
 from tests.proxy.test_shares import FULL_READ, HIGH_WATER, client_side, full, one_iteration, read
-from tests.proxy.websocket import SWITCH
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
+from tests.support.origin import answers
+from tests.support.waiting import eventually, turns
+from tests.support.websocket import SWITCH, WEBSOCKET
 
 if TYPE_CHECKING:
-    from tests.proxy.support import AtOrigin, Message, Stage
+    from tests.support.http_peer import AtOrigin, Message
+    from tests.support.stage import Stage
 
 MOST_HELD = 64 * 1024
 LAST = b"0\r\n\r\n"

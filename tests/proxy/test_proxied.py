@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import Stage, on_both_loops, request, turns
-from tests.proxy.tls_support import site, tls_client
+from tests.support.certificates import site
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
+from tests.support.tls import tls_client
+from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
+    from tests.support.stage import Stage
 
 PROXIED = {"bind": {"address": "127.0.0.1:0", "proxy_protocol": True}}
 V1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"

@@ -18,16 +18,19 @@ import trustme
 
 from hermes_lb.backends.dialing import Dialer
 from hermes_lb.config import Backend
-from tests.ipv6 import needs_ipv6
-from tests.proxy.support import Stage, eventually, on_both_loops, request
 from tests.proxy.test_sockets import unix_client
-from tests.proxy.tls_origin import accept_tls, pem, server_context
-from tests.proxy.tls_support import site, tls_client
+from tests.support.certificates import pem, server_context, site
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
+from tests.support.needs import needs_ipv6
+from tests.support.tls import accept_tls, tls_client
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hermes_lb.backends.dialing import ServerDialer
+    from tests.support.stage import Stage
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 

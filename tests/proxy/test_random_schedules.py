@@ -13,17 +13,10 @@ from contextlib import suppress
 
 import pytest
 
-from tests.proxy.support import (
-    AtOrigin,
-    Client,
-    Ended,
-    Message,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    turns,
-)
+from tests.support.http_peer import AtOrigin, Client, Ended, Message
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight
+from tests.support.waiting import eventually, turns
 
 CLIENTS = 12
 REQUESTS = 15

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from tests.proxy.support import (
-    FIRST_THEN_SECOND,
-    Stage,
-    answers,
-    eventually,
-    in_flight,
-    on_both_loops,
-    pool_of,
-    request,
-    response,
-    server_of,
-)
+from tests.support.http_peer import request, response
+from tests.support.loops import on_both_loops
+from tests.support.origin import answers
+from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, pool_of, server_of
+from tests.support.waiting import eventually
 
 
 async def test_a_line_of_the_log(stage: Stage) -> None:

@@ -8,25 +8,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import (
+from tests.support.http_peer import (
     CHUNKED_POST,
     ENDLESS_POST,
     AtOrigin,
     Client,
     Ended,
     Message,
-    Origin,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
     request,
-    turns,
-    unsent,
 )
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, unsent
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.origin import Origin
 
 EVENT_STREAM = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -13,7 +13,8 @@ from unittest.mock import patch
 
 from hermes_lb.config import Bind
 from hermes_lb.listen.listener import Listener
-from tests.proxy.support import Stage, eventually, on_both_loops
+from tests.support.loops import on_both_loops
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     import pytest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from hermes_lb.config import Config
     from hermes_lb.listen.frontend import Frontend
+    from tests.support.stage import Stage
 
 
 def with_frontends(lb: LoadBalancer, **binds: list[str]) -> Config:

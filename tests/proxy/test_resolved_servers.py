@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from hermes_lb import LoadBalancer
-from tests.proxy.support import eventually
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,24 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.backends.counters import RESUME_OUTCOMES
-from tests.proxy.support import (
-    AtOrigin,
-    Client,
-    Ended,
-    Message,
-    Origin,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    request,
-    server_of,
-    turns,
-)
+from tests.support.http_peer import AtOrigin, Client, Ended, Message, request
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, server_of
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from hermes_lb.backends import Server
+    from tests.support.origin import Origin
 
 PATH = "/api/agent/sessions/s1/events?turn=17"
 LAST = b"0\r\n\r\n"

@@ -8,18 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.testing import eventually
-from tests.proxy.logging_balancer import logging_balancer
-from tests.proxy.support import (
-    AtOrigin,
-    Client,
-    Ended,
-    Message,
-    Origin,
-    Stage,
-    in_flight,
-    on_both_loops,
-    server_of,
-)
 from tests.proxy.test_resume import (
     HANDOVER,
     LAST,
@@ -31,11 +19,16 @@ from tests.proxy.test_resume import (
     event,
     stream_head,
 )
+from tests.support.http_peer import AtOrigin, Client, Ended, Message
+from tests.support.logging_balancer import logging_balancer
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, server_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
+    from tests.support.origin import Origin
 
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
@@ -137,7 +130,8 @@ async def test_a_server_that_can_not_be_dialed_in_time_is_one_attempt(
 
 
 async def test_a_pause_between_two_attempts_is_no_servers_silence(stage: Stage) -> None:
-    talk = await Talk.begin(stage, route={"resume_attempts": 2}, timeouts={"server": "40ms"})
+    route = {"resume_attempts": 2, "resume_timeout": "600ms"}
+    talk = await Talk.begin(stage, route=route, timeouts={"server": "40ms"})
     for number in (1, 2):
         server_of(talk.lb, number).set_up(False, "check failed")
     await talk.first.send(chunk(event(2)))

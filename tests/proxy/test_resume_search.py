@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from hermes_lb.proxy.resume import EventStream
-from tests.proxy.support import Ended, Stage, eventually, server_of
 from tests.proxy.test_resume import (
     HANDOVER,
     LAST,
@@ -19,6 +18,9 @@ from tests.proxy.test_resume import (
     outcomes,
     stream_head,
 )
+from tests.support.http_peer import Ended
+from tests.support.stage import Stage, server_of
+from tests.support.waiting import eventually
 
 ONCE = {"resume_attempts": 1}
 

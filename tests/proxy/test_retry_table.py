@@ -6,20 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.proxy.support import (
-    FIRST_THEN_SECOND,
-    AtOrigin,
-    Client,
-    Ended,
-    Message,
-    Origin,
-    Stage,
-    answers,
-    eventually,
-    request,
-    server_of,
-    turns,
-)
+from tests.support.http_peer import AtOrigin, Client, Ended, Message, request
+from tests.support.origin import Origin, answers
+from tests.support.stage import FIRST_THEN_SECOND, Stage, server_of
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     import asyncio

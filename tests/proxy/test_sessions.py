@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import Ended, Stage, eventually, in_flight, on_both_loops
+from tests.support.http_peer import Ended
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import AtOrigin
+    from tests.support.http_peer import AtOrigin
 
 BEGUN = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
 FIELDS = ("frontend", "backend", "server", "method", "target", "bytes_in")

@@ -10,28 +10,20 @@ from redis.asyncio import Redis
 
 from hermes_lb.affinity.stores.base import SharedStore
 from hermes_lb.testing.record import Record
-from tests.proxy.support import (
-    AtOrigin,
-    Client,
-    Origin,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    request,
-    response,
-    server_of,
-    turns,
-)
 from tests.proxy.test_stick import MCP, ask, mint, session_of
 from tests.proxy.test_tunnel import HANDSHAKE
-from tests.proxy.websocket import SWITCH
+from tests.support.http_peer import AtOrigin, Client, request, response
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, server_of
+from tests.support.waiting import eventually, turns
+from tests.support.websocket import SWITCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from hermes_lb import LoadBalancer
     from tests.agent_worker.redis.dropping_proxy import DroppingProxy
+    from tests.support.origin import Origin
 
 STRICT = {**MCP, "on_lost": "strict"}
 

@@ -15,22 +15,18 @@ import pytest
 
 from hermes_lb.http.body import MOST_CHUNKS
 from hermes_lb.testing import eventually
-from tests.proxy.support import (
-    CHUNKED_POST,
-    ENDLESS_POST,
-    WEBSOCKET,
-    in_flight,
-    on_both_loops,
-    request,
-    turns,
-)
-from tests.proxy.websocket import switch
+from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, request
+from tests.support.loops import on_both_loops
+from tests.support.stage import in_flight
+from tests.support.waiting import turns
+from tests.support.websocket import WEBSOCKET, switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http1.upstream import UpstreamConnection
-    from tests.proxy.support import AtOrigin, Client, Message, Stage
+    from tests.support.http_peer import AtOrigin, Client, Message
+    from tests.support.stage import Stage
 
 FULL_READ = 256 * 1024
 MOST_READS = 32

@@ -16,11 +16,13 @@ from hermes_lb.config import Address, Bind, UnixAddress
 from hermes_lb.listen.listener import Listener
 from hermes_lb.listen.sockets import handed_over, listening_socket, remove_stale
 from hermes_lb.transport.addresses import plain_address, plain_network, told_address
-from tests.ipv6 import needs_ipv6
-from tests.proxy.support import Client, Stage, on_both_loops
+from tests.support.http_peer import Client
+from tests.support.loops import on_both_loops
+from tests.support.needs import needs_ipv6
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.stage import Stage
 
 
 def at(path: Path) -> Bind:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.proxy.support import (
-    AtOrigin,
-    Message,
-    Origin,
-    Stage,
-    answers,
-    in_flight,
-    server_of,
-)
+from tests.support.origin import Origin, answers
+from tests.support.stage import Stage, in_flight, server_of
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import AtOrigin, Message
 
 MCP = {"on": "header:Mcp-Session-Id", "learn": True}
 

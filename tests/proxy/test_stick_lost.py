@@ -7,21 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import (
-    AtOrigin,
-    Client,
-    Message,
-    Stage,
-    eventually,
-    in_flight,
-    pool_of,
-)
+from tests.support.stage import Stage, in_flight, pool_of
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from hermes_lb import LoadBalancer
     from hermes_lb.backends import Server
+    from tests.support.http_peer import AtOrigin, Client, Message
 
 HASHES = {"on": "header:K"}
 LEARNS = {"on": "header:K", "learn": True}

@@ -8,7 +8,10 @@ import pytest
 
 from hermes_lb.balancing.least_load import LeastLoad
 from hermes_lb.balancing.peak_ewma import PeakEwma
-from tests.proxy.support import Message, Stage, answers, eventually, request, server_of
+from tests.support.http_peer import Message, request
+from tests.support.origin import answers
+from tests.support.stage import Stage, server_of
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import Stage, answers
-from tests.proxy.tls_support import authority, ca_file, with_tls
+from tests.support.certificates import authority, ca_file
+from tests.support.origin import answers
+from tests.support.tls import with_tls
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.stage import Stage
 
 TESTSSL = shutil.which("testssl") or shutil.which("testssl.sh")
 

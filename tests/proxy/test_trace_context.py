@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.logging_balancer import logging_balancer
-from tests.proxy.support import answers
+from tests.support.logging_balancer import logging_balancer
+from tests.support.origin import answers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.proxy.support import Message, Stage
+    from tests.support.http_peer import Message
+    from tests.support.stage import Stage
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 VALID = f"00-{TRACE}-00f067aa0ba902b7-01"

@@ -6,23 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import (
-    AtOrigin,
-    Client,
-    Message,
-    Peer,
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    server_of,
-    turns,
-    unsent,
-)
-from tests.proxy.websocket import SWITCH, switch
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, server_of, unsent
+from tests.support.waiting import eventually, turns
+from tests.support.websocket import SWITCH, switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import AtOrigin, Client, Message, Peer
 
 HANDSHAKE = (
     b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proxy.support import (
-    Stage,
-    eventually,
-    in_flight,
-    on_both_loops,
-    pool_of,
-    request,
-    response,
-    server_of,
-    turns,
-)
+from tests.support.http_peer import request, response
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage, in_flight, pool_of, server_of
+from tests.support.waiting import eventually, turns
 
 # Responses.
 

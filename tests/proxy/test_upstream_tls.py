@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from tests.proxy.support import (
-    WEBSOCKET,
-    Ended,
-    eventually,
-    on_both_loops,
-    pool_of,
-    response,
-)
-from tests.proxy.tls_origin import accept_tls, pem, server_context
-from tests.proxy.websocket import switch
+from tests.support.certificates import pem, server_context
+from tests.support.http_peer import Ended, response
+from tests.support.loops import on_both_loops
+from tests.support.stage import pool_of
+from tests.support.tls import accept_tls
+from tests.support.waiting import eventually
+from tests.support.websocket import WEBSOCKET, switch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Client, Origin, Stage
-    from tests.proxy.tls_origin import TlsAtOrigin
+    from tests.support.http_peer import Client
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
+    from tests.support.tls import TlsAtOrigin
 
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
 

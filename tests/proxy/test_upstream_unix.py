@@ -8,31 +8,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import AtOrigin, Stage, on_both_loops
+from tests.support.http_peer import AtOrigin
+from tests.support.loops import on_both_loops
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.stage import Stage
+
 
 @on_both_loops
 async def test_a_connection_to_a_unix_socket_is_kept(stage: Stage, tmp_path: Path) -> None:
-    path = tmp_path / "agent.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        listener.setblocking(False)
-        lb = await stage.balancer(0, server={"address": f"unix:{path}"})
-        client = await stage.client(lb)
-        await client.get()
-        sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-        at_origin = AtUnixOrigin(sock)
-        for _ in range(2):
-            await at_origin.read_request()
-            await at_origin.respond(b"ok")
-            assert (await client.read_response()).body == b"ok"
-            await client.post(b"body")
-        assert (await at_origin.read_request()).body == b"body"
-        at_origin.close()
+    origin = await stage.origin(path=tmp_path / "agent.sock")
+    client = await stage.client(await stage.balancer(origin))
+    await client.get()
+    at_origin = await origin.accept()
+    for _ in range(2):
+        await at_origin.read_request()
+        await at_origin.respond(b"ok")
+        assert (await client.read_response()).body == b"ok"
+        await client.post(b"body")
+    assert (await at_origin.read_request()).body == b"body"
 
 
 async def test_nobody_at_a_unix_socket_is_said_with_its_path(stage: Stage, tmp_path: Path) -> None:
@@ -85,12 +81,3 @@ async def test_a_server_may_be_at_an_ipv6_address(stage: Stage) -> None:
         await at_origin.respond(b"ok")
         assert (await client.read_response()).body == b"ok"
         at_origin.close()
-
-
-class AtUnixOrigin(AtOrigin):
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.received = bytearray()
-        self._taken = 0
-        self._loop = asyncio.get_running_loop()

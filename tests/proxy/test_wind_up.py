@@ -10,19 +10,16 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.proxy.support import (
-    WEBSOCKET,
-    Stage,
-    eventually,
-    on_both_loops,
-    request,
-    turns,
-)
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
+from tests.support.stage import Stage
+from tests.support.waiting import eventually, turns
+from tests.support.websocket import WEBSOCKET
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from hermes_lb.proxy.http1.client import ClientConnection
-    from tests.proxy.support import Client
+    from tests.support.http_peer import Client
 
 # Nobody waits in a queue here; the sweep is as fine as the shortest deadline wants it.
 QUICK = {"queue": "40ms"}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.tls.x509 import read_certificate
-from tests.proxy.tls_support import authority
+from tests.support.certificates import authority
 
 
 def der(

@@ -22,14 +22,14 @@ from hermes_lb.testing import (
     faults,
 )
 from hermes_lb.testing.application import Application
-from tests.testing.support import Client
+from tests.support.aiohttp_client import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hermes_lb.testing.connection import Wire
     from hermes_lb.testing.messages import Reply
-    from tests.testing.support import Balanced, Servers
+    from tests.support.aiohttp_client import Balanced, Servers
 
 
 async def hello(request: web.Request) -> web.Response:

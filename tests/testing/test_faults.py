@@ -12,13 +12,14 @@ import uvloop
 from aiohttp import web
 
 from hermes_lb.testing import Answer, Request, Server, events, eventually, faults
-from tests.testing.support import Client, read_all, turns
+from tests.support.aiohttp_client import Client, read_all
+from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from hermes_lb.testing.messages import Handler
-    from tests.testing.support import Balanced, Servers
+    from tests.support.aiohttp_client import Balanced, Servers
 
 
 @pytest.fixture

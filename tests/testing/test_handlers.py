@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from hermes_lb.testing import PATIENCE, Answer, Request, Rig, Server, eventually, faults
-from tests.testing.support import Client
+from tests.support.aiohttp_client import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

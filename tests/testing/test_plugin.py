@@ -9,6 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # a pytest in each test
+
 pytest_plugins = ["pytester"]
 
 SUITE = """

@@ -12,12 +12,13 @@ import pytest
 from hermes_lb import ConfigError
 from hermes_lb.testing import Record, config_for
 from hermes_lb.testing.messages import Answer, Request
-from tests.testing.support import Client, turns
+from tests.support.aiohttp_client import Client
+from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.testing.support import Balanced, Servers
+    from tests.support.aiohttp_client import Balanced, Servers
 
 USERS = 8
 TIMES = 40

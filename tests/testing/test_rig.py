@@ -23,13 +23,13 @@ from hermes_lb.testing import (
     events,
     faults,
 )
-from tests.testing.support import Client
+from tests.support.aiohttp_client import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.testing.support import Balanced, Servers
+    from tests.support.aiohttp_client import Balanced, Servers
 
 
 async def test_a_handler_sees_the_request_and_says_the_answer(balanced_servers: Servers) -> None:

@@ -10,8 +10,8 @@ import aiohttp
 from aiohttp import web
 
 from hermes_lb.testing import PATIENCE
-from tests.proxy.support import turns
-from tests.workers.support import Running, run, until_it_listens
+from tests.support.balancer_process import Running, run, until_it_listens
+from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

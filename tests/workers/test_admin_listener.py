@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.tasks import Tasks
-from tests.proxy.support import PATIENCE, Stage, turns
+from tests.support.balancer_process import Running, reserved_port, run, until_it_listens
+from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE, turns
 from tests.workers.meddled import meddling
-from tests.workers.support import Running, reserved_port, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,6 +61,7 @@ async def becomes(port: int, wanted: bytes) -> None:
             await turns()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_it_tells_when_no_worker_can_be_started(
     stage: Stage, tmp_path: Path, workers: int
@@ -84,6 +86,7 @@ async def test_it_tells_when_no_worker_can_be_started(
         await becomes(port, b'200 {"status": "ok"}')
 
 
+@pytest.mark.slow
 async def test_its_port_stays_open_through_an_upgrade(stage: Stage, tmp_path: Path) -> None:
     """No other program can bind it, and new clients wait. Open connections may be cut."""
     origin = await stage.serving()
@@ -102,6 +105,7 @@ async def test_its_port_stays_open_through_an_upgrade(stage: Stage, tmp_path: Pa
         assert await running.ended() == 0
 
 
+@pytest.mark.slow
 async def test_an_upgrade_moves_it_to_an_address_that_has_the_old_one_in_it(
     stage: Stage, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from hermes_lb.options.units import Address
 from hermes_lb.workers.admin_listener import AdminSockets
-from tests.workers.support import reserved_port
+from tests.support.balancer_process import reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import eventually
+from tests.support.balancer_process import run
+from tests.support.waiting import eventually
 from tests.workers.meddled import meddling
-from tests.workers.support import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from hermes_lb.workers.channel import Channel, ChannelClosed
 from hermes_lb.workers.child import Child
 from hermes_lb.workers.fleet import Fleet
 from hermes_lb.workers.upgrade import wait_until_between_messages
-from tests.proxy.support import eventually
+from tests.support.waiting import eventually
 from tests.workers.fake_child import FakeChild, fake_children
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -14,7 +13,8 @@ from hermes_lb.backends import FrontendCounters, RequestCounters
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.workers.gathered import Gathered
 from hermes_lb.workers.shared_memory import SharedMemory
-from tests.backends.support import make_pool
+from tests.support.examples import examples
+from tests.support.pools import make_pool
 
 ROWS = {"test": 0, "test/a 10.0.0.1:80": 1, "test/b 10.0.0.2:80": 2, "frontend public": 3}
 A, B, FRONTEND = 1, 2, 3
@@ -195,4 +195,4 @@ class Deaths(RuleBasedStateMachine):
 
 
 TestDeaths = Deaths.TestCase
-TestDeaths.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestDeaths.settings = examples(30, stateful_step_count=20)

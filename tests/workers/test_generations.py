@@ -27,6 +27,8 @@ from tests.workers.processes import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 def write_alone(folder: Path, workers: list[Worker], **settings: str) -> Path:
     """A configuration with one worker."""

@@ -14,7 +14,7 @@ from hermes_lb.config import load_config
 from hermes_lb.plane import DataPlane
 from hermes_lb.tls.certificates import Certificates, TlsFiles, check_certificates
 from hermes_lb.workers.kept_files import KeptFiles
-from tests.proxy.tls_support import ca_file, site
+from tests.support.certificates import ca_file, site
 
 if TYPE_CHECKING:
     from hermes_lb.config import Config, Tls

@@ -9,7 +9,7 @@ import pytest
 
 from hermes_lb.workers.layout import Layout
 from hermes_lb.workers.shared_memory import SharedMemory
-from tests.backends.support import make_pool
+from tests.support.pools import make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

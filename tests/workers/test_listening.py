@@ -11,7 +11,7 @@ import pytest
 
 from hermes_lb.config import Config, UnixAddress
 from hermes_lb.workers.listening import Listening
-from tests.ipv6 import needs_ipv6
+from tests.support.needs import needs_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 )
 
 from hermes_lb.workers.layout import server_row
-from tests.backends.support import make_pool
+from tests.support.examples import examples
+from tests.support.pools import make_pool
 from tests.workers.interleaved import Interleaved
 from tests.workers.several import Request, Several, Worker
 
@@ -362,7 +363,7 @@ def test_places_on_a_new_server_are_shared_from_the_first(several: Make):
 # Random orders.
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     limits=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     events=st.lists(
@@ -455,7 +456,7 @@ def test_no_order_gives_a_last_place_to_two(scripts: list[str]):
         several.close()
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     limit=st.integers(1, 2),
     scripts=st.lists(st.text("aaeegbtT", max_size=6), min_size=2, max_size=3),
@@ -563,4 +564,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLife.settings = examples(60, stateful_step_count=40)

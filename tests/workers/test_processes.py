@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 
 from hermes_lb.tasks import Tasks
-from tests.proxy.support import PATIENCE, eventually, turns
+from tests.support.balancer_process import Running, run, until_it_listens
+from tests.support.waiting import PATIENCE, eventually, turns
 from tests.workers.meddled import meddling
 from tests.workers.processes import (
     Worker,
@@ -29,7 +30,6 @@ from tests.workers.processes import (
     serving,
     write,
 )
-from tests.workers.support import Running, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,6 +50,7 @@ async def test_all_processes_serve(
     assert "Traceback" not in running.said
 
 
+@pytest.mark.slow
 async def test_leastconn_counts_the_streams_of_all_processes(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -102,6 +103,7 @@ async def test_a_killed_process_is_replaced_and_its_counts_are_kept(
         assert before[0] not in running.workers
 
 
+@pytest.mark.slow
 async def test_an_old_process_that_dies_while_it_finishes_is_told_of(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -119,6 +121,7 @@ async def test_an_old_process_that_dies_while_it_finishes_is_told_of(
                 await response.content.read()
 
 
+@pytest.mark.slow
 async def test_who_waits_in_the_backlog_of_a_dead_process_is_served_by_the_next(
     tmp_path: Path, workers: list[Worker]
 ) -> None:
@@ -145,6 +148,7 @@ def read_all(sock: socket.socket) -> bytes:
         return received
 
 
+@pytest.mark.slow
 async def test_streams_outlive_the_supervisor(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -156,6 +160,7 @@ async def test_streams_outlive_the_supervisor(
         await eventually(lambda: running.process.returncode is not None)
 
 
+@pytest.mark.slow
 async def test_an_upgrade_replaces_all_processes_and_cuts_no_stream(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -195,6 +200,7 @@ socket.send_fds = send_fds
 """
 
 
+@pytest.mark.slow
 async def test_who_has_just_started_when_an_upgrade_comes_finishes_what_it_serves(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -232,6 +238,7 @@ if "hermes_lb.workers --loop" in argv:
 """
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_told_to_end_while_it_starts_is_replaced(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -250,6 +257,7 @@ async def test_a_process_that_is_told_to_end_while_it_starts_is_replaced(
     assert "can't start" not in running.said
 
 
+@pytest.mark.slow
 async def test_two_upgrades_at_a_time_are_one(tmp_path: Path, workers: list[Worker]) -> None:
     async with serving(write(tmp_path, workers)) as (running, _):
         before = running.workers
@@ -263,6 +271,7 @@ async def test_two_upgrades_at_a_time_are_one(tmp_path: Path, workers: list[Work
         assert not set(running.workers) & set(before)
 
 
+@pytest.mark.slow
 async def test_an_upgrade_with_a_file_that_is_spoilt_just_after_its_check_is_refused_in_words(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -279,6 +288,7 @@ async def test_an_upgrade_with_a_file_that_is_spoilt_just_after_its_check_is_ref
     assert "Traceback" not in running.said
 
 
+@pytest.mark.slow
 async def test_an_upgrade_forgets_no_reload_that_failed(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -309,6 +319,7 @@ socket.socket.setblocking = lambda sock, flag: settimeout(sock, None if flag els
 """
 
 
+@pytest.mark.slow
 async def test_no_process_makes_a_socket_block_that_others_accept_from(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -331,6 +342,7 @@ async def test_no_process_makes_a_socket_block_that_others_accept_from(
     assert "blocks" not in running.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 6])
 async def test_an_upgrade_takes_up_another_number_of_processes(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession, count: int
@@ -346,6 +358,7 @@ async def test_an_upgrade_takes_up_another_number_of_processes(
         await get_many(client, running.url, 60)
 
 
+@pytest.mark.slow
 async def test_an_upgrade_to_code_that_refuses_the_configuration_is_none(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -359,6 +372,7 @@ async def test_an_upgrade_to_code_that_refuses_the_configuration_is_none(
         assert await get(client, running.url)
 
 
+@pytest.mark.slow
 async def test_another_balancer_at_the_same_address_is_refused(
     tmp_path: Path, workers: list[Worker]
 ) -> None:
@@ -376,6 +390,7 @@ async def test_another_balancer_at_the_same_address_is_refused(
     assert len(second.said.splitlines()) == 1
 
 
+@pytest.mark.slow
 async def test_what_an_operator_sets_holds_in_all_processes(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -389,6 +404,7 @@ async def test_what_an_operator_sets_holds_in_all_processes(
         assert len(set(await get_many(client, running.url, 40))) == 2
 
 
+@pytest.mark.slow
 async def test_a_failure_that_one_process_sees_counts_in_all(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -411,6 +427,7 @@ async def test_a_failure_that_one_process_sees_counts_in_all(
             assert counters["connect_errors"] <= 2  # one per process, if simultaneous
 
 
+@pytest.mark.slow
 async def test_a_crash_loop_is_damped(tmp_path: Path, workers: list[Worker]) -> None:
     async with run(write(tmp_path, workers)) as running:
         await until_it_listens(running)
@@ -423,6 +440,7 @@ async def test_a_crash_loop_is_damped(tmp_path: Path, workers: list[Worker]) -> 
         await running.says(r"another one starts in [\d.]+ s")
 
 
+@pytest.mark.slow
 async def test_an_upgrade_to_an_address_that_is_taken_is_none(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -439,6 +457,7 @@ async def test_an_upgrade_to_an_address_that_is_taken_is_none(
         assert await get(client, running.url)
 
 
+@pytest.mark.slow
 async def test_a_reload_to_a_log_that_cannot_be_opened_is_none(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -453,6 +472,7 @@ async def test_a_reload_to_a_log_that_cannot_be_opened_is_none(
         assert await get(client, running.url)
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_told_to_end_is_replaced_at_once(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -486,6 +506,7 @@ async def starts_workers(running: Running) -> None:
     await eventually(lambda: len(set(running.workers) - before) == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [has_been_asked_for, is_checked, is_executed, starts_workers])
 async def test_a_term_that_comes_during_an_upgrade_is_not_lost(
     tmp_path: Path,
@@ -500,6 +521,7 @@ async def test_a_term_that_comes_during_an_upgrade_is_not_lost(
     assert "Traceback" not in running.said
 
 
+@pytest.mark.slow
 async def test_who_is_about_to_end_takes_no_orders(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
@@ -514,7 +536,7 @@ async def test_who_is_about_to_end_takes_no_orders(
         assert await running.ended() == 0
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 async def test_a_process_that_is_stuck_is_killed_and_replaced(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:

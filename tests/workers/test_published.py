@@ -13,7 +13,7 @@ from hermes_lb.plane import DataPlane
 from hermes_lb.workers.layout import frontend_row
 from hermes_lb.workers.published import Publisher
 from hermes_lb.workers.shared_memory import SharedMemory
-from tests.backends.support import FakeWaiter, make_pool
+from tests.support.pools import FakeWaiter, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

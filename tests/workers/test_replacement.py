@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import PATIENCE, Stage, turns
-from tests.proxy.tls_support import site, trusting
+from tests.support.balancer_process import Running, run, until_it_listens
+from tests.support.certificates import site, trusting
+from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE, turns
 from tests.workers.meddled import meddling
-from tests.workers.support import Running, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 TWO_BINDS = '[{ address = "127.0.0.1:0", tls = true }, "localhost:0"]'
 
@@ -88,6 +91,7 @@ async def kill_one(running: Running) -> None:
     await running.says(f"worker process {victim} has ended by signal 9; another one starts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_log_whose_directory_is_gone_costs_lines_only(
     stage: Stage, tmp_path: Path, workers: int
@@ -163,6 +167,7 @@ def cannot_start(folder: Path) -> str:
     )
 
 
+@pytest.mark.slow
 async def test_others_serve_for_a_slot_that_nobody_can_take(stage: Stage, tmp_path: Path) -> None:
     before = cannot_start(tmp_path)
     async with serving(stage, tmp_path, workers=2, before=before) as running:
@@ -186,6 +191,7 @@ async def test_others_serve_for_a_slot_that_nobody_can_take(stage: Stage, tmp_pa
         await all_are_served(running.port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_who_cannot_be_served_is_refused_at_once(
     stage: Stage, tmp_path: Path, workers: int

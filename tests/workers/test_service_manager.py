@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import Stage, eventually, turns
-from tests.workers.support import process, until_it_listens
+from tests.support.balancer_process import process, until_it_listens
+from tests.support.stage import Stage
+from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,6 +64,7 @@ def manager(tmp_path: Path) -> AsyncIterator[Manager]:
     manager.close()
 
 
+@pytest.mark.slow
 async def test_it_tells_when_it_is_ready_alive_reloading_and_stopping(
     stage: Stage, tmp_path: Path, manager: Manager
 ) -> None:
@@ -83,6 +85,7 @@ async def test_it_tells_when_it_is_ready_alive_reloading_and_stopping(
         assert await running.ended() == 0
 
 
+@pytest.mark.slow
 async def test_it_tells_what_systemctl_status_is_to_show(
     stage: Stage, tmp_path: Path, manager: Manager
 ) -> None:
@@ -110,6 +113,7 @@ async def test_it_tells_what_systemctl_status_is_to_show(
         assert await running.ended() == 0
 
 
+@pytest.mark.slow
 async def test_workers_are_not_told_of_the_service_manager(
     stage: Stage, tmp_path: Path, manager: Manager
 ) -> None:
@@ -125,6 +129,7 @@ def environment_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
+@pytest.mark.slow
 async def test_it_takes_sockets_that_are_open_already(stage: Stage, tmp_path: Path) -> None:
     """As systemd passes them: descriptors from 3 on, for this process."""
     origin = await stage.serving()

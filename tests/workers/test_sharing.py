@@ -12,7 +12,7 @@ from hermes_lb.limits.per_client import ConnectionCounts, RequestRates
 from hermes_lb.workers.layout import Layout
 from hermes_lb.workers.shared_memory import SharedMemory
 from hermes_lb.workers.sharing import Sharing
-from tests.backends.support import FakeWaiter, make_pool
+from tests.support.pools import FakeWaiter, make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from tests.observe.support import SlowPipe
-from tests.proxy.support import PATIENCE, Stage, answers
-from tests.workers.support import START_TAKES, Running, run
+from tests.support.balancer_process import START_TAKES, Running, run
+from tests.support.origin import answers
+from tests.support.slow_pipe import SlowPipe
+from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 
 class Output:

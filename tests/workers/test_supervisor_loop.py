@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.testing import PATIENCE
-from tests.proxy.support import Stage, turns
-from tests.workers.support import run
+from tests.support.balancer_process import run
+from tests.support.stage import Stage
+from tests.support.waiting import turns
 from tests.workers.test_admin_listener import admin_port, write
 from tests.workers.test_replacement import metrics_of
 

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.support import Stage
-from tests.proxy.tls_support import site
+from tests.support.balancer_process import Running, reserved_port, run, until_it_listens
+from tests.support.certificates import site
+from tests.support.stage import Stage
 from tests.workers.meddled import meddling
-from tests.workers.support import Running, reserved_port, run, until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

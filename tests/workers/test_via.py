@@ -6,8 +6,8 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING
 
+from tests.support.balancer_process import reserved_port
 from tests.workers.processes import Worker, becomes, serving
-from tests.workers.support import reserved_port
 
 if TYPE_CHECKING:
     from pathlib import Path

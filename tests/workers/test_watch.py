@@ -9,7 +9,7 @@ import pytest
 
 from hermes_lb.tasks import Tasks
 from hermes_lb.workers.watch import changes
-from tests.proxy.support import eventually
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.agent_worker.chat.support import System
 from tests.outside.conftest import no_proxies
-from tests.outside.needs import needs_package
 from tests.proxy.conftest import pytest_asyncio_loop_factories, stage
-from tests.proxy.support import PATIENCE
+from tests.support.agent.chat import System
+from tests.support.needs import needs_package
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.agent_worker.conftest import StartWorker
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
     StartSystem = Callable[..., Awaitable[System]]
 

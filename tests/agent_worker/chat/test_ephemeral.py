@@ -8,14 +8,9 @@ import pytest
 
 from agent_worker.models import TextDelta, ToolCall
 from agent_worker.tools import Effect, Toolbox
-from tests.agent_worker.chat.support import assistant, user
-from tests.agent_worker.support import (
-    FunctionTool,
-    GatedEngine,
-    PlannedEngine,
-    all_events,
-    deltas,
-)
+from tests.support.agent.chat import assistant, user
+from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.sse import all_events, deltas
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

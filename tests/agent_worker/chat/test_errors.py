@@ -7,14 +7,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from agent_worker.api.chat_messages import MAX_MESSAGES
 from agent_worker.models import EngineOptions, TextDelta
-from tests.agent_worker.chat.support import BEARER, CLOCK, MODEL, assistant, chunks_of, user
-from tests.agent_worker.support import PlannedEngine
-from tests.outside.needs import needs_package
+from tests.support.agent.chat import BEARER, CLOCK, MODEL, assistant, chunks_of, user
+from tests.support.agent.engines import PlannedEngine
+from tests.support.examples import examples
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -387,6 +388,9 @@ def bodies(draw: st.DrawFn) -> Any:
     return body
 
 
+# While an example is drawn, workers in the other thread use `random` for their pauses.
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("session", [None, "new"])
 async def test_no_body_makes_the_worker_fail(
     start_worker: StartWorker, http: ClientSession, session: str | None
@@ -407,12 +411,7 @@ async def test_no_body_makes_the_worker_fail(
         else:
             assert json.loads(text)["object"] == "chat.completion"
 
-    @settings(
-        max_examples=150,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @examples(150, database=None, suppress_health_check=list(HealthCheck))
     @given(bodies())
     def check(body: Any) -> None:
         asyncio.run_coroutine_threadsafe(post(body), loop).result()

@@ -10,11 +10,11 @@ from agent_worker.models import TextDelta, ToolCall
 from agent_worker.sessions.scripts import load_scripts
 from agent_worker.storage.base import Storages
 from agent_worker.tools import Effect, Toolbox
-from tests.agent_worker.chat.support import BEARER, CLOCK, assistant, chunks_of, text_of, user
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 from tests.agent_worker.runtime.test_large import BIG, FakeBlobs
-from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
-from tests.outside.needs import needs_package
+from tests.support.agent.chat import BEARER, CLOCK, assistant, chunks_of, text_of, user
+from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.chat.conftest import StartSystem
-    from tests.agent_worker.chat.support import System
+    from tests.support.agent.chat import System
 
 openai = needs_package("openai")
 

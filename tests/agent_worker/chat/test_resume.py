@@ -16,8 +16,9 @@ from agent_worker.models import TextDelta, ToolCall
 from agent_worker.runtime.holders import worker_channel
 from agent_worker.sessions import Event
 from agent_worker.tools import Toolbox
-from tests.agent_worker.chat.support import CLOCK, MODEL, user
-from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine, until
+from tests.support.agent.chat import CLOCK, MODEL, user
+from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import aiohttp
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 PATH = "/v1/chat/completions"
 ACCEPTS = {"X-Hermes-Handover": "accept"}

@@ -13,9 +13,9 @@ from agent_worker.sessions import connect
 from agent_worker.storage.base import Storages
 from agent_worker.storage.blobs import open_blobs
 from agent_worker.tools import Effect, Toolbox
-from tests.agent_worker.chat.support import CLOCK, MODEL, assistant, chunks_of, text_of, user
-from tests.agent_worker.support import FunctionTool, GatedEngine, PlannedEngine
-from tests.outside.needs import needs_package
+from tests.support.agent.chat import CLOCK, MODEL, assistant, chunks_of, text_of, user
+from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ from redis import exceptions as redis_errors
 from agent_worker.redis_server import RedisServer
 from agent_worker.sessions.scripts import load_scripts
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
-from tests.agent_worker.redis.support import COUNT, FAIL, ONCE, READ, soon
 from tests.agent_worker.redis.topologies import Durable, ask, facts
-from tests.agent_worker.support import until
+from tests.support.agent.redis import COUNT, FAIL, ONCE, READ, soon
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

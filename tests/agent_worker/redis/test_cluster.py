@@ -7,9 +7,9 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.crc import key_slot
 
-from tests.agent_worker.redis.support import COUNT, ONCE, READ, Heard, publish, soon
 from tests.agent_worker.redis.topologies import HOST, Cluster, ask
-from tests.agent_worker.support import until
+from tests.support.agent.redis import COUNT, ONCE, READ, Heard, publish, soon
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +97,7 @@ async def test_a_slot_that_moves_is_followed(calm_cluster: Cluster, connected: C
     assert calm_cluster.master_of(key) == target
 
 
+@pytest.mark.slow
 async def test_when_a_master_dies_its_replica_serves_its_slots(
     cluster: Cluster, connected: Connected
 ) -> None:
@@ -125,6 +126,7 @@ async def test_when_a_master_dies_its_replica_serves_its_slots(
     await subscriber.close()
 
 
+@pytest.mark.slow
 async def test_a_master_without_a_replica_is_missed(connected: Connected) -> None:
     with Cluster(replicas=0, node_timeout_ms=500) as cluster:
         client = connected(cluster.url)

@@ -10,8 +10,8 @@ import pytest
 
 from agent_worker.redis_server import RedisServer
 from agent_worker.runtime.holders import _BACK_S, GONE_S, SILENT_S, Holders, worker_channel
-from tests.agent_worker.redis.support import Heard
-from tests.agent_worker.support import until
+from tests.support.agent.redis import Heard
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from agent_worker.redis_server import RedisServer
 from agent_worker.sessions import SessionStore
 from agent_worker.sessions.readiness import Readiness
 from tests.agent_worker.redis.topologies import ask
-from tests.agent_worker.support import until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import exceptions as redis_errors
 
-from tests.agent_worker.redis.support import COUNT, ONCE, READ, Heard, publish, soon
 from tests.agent_worker.redis.topologies import HOST, ask
-from tests.agent_worker.support import until
+from tests.support.agent.redis import COUNT, ONCE, READ, Heard, publish, soon
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,7 @@ async def test_an_unknown_name_is_told(calm_sentinels: Sentinels, connected: Con
         await connected(url).ping()
 
 
+@pytest.mark.slow
 async def test_when_the_master_dies_operations_and_subscriptions_go_on(
     sentinels: Sentinels, connected: Connected
 ) -> None:
@@ -93,6 +94,7 @@ async def test_when_the_master_dies_operations_and_subscriptions_go_on(
     await subscriber.close()
 
 
+@pytest.mark.slow
 async def test_a_demoted_master_is_not_written_to(
     sentinels: Sentinels, connected: Connected
 ) -> None:
@@ -108,6 +110,7 @@ async def test_a_demoted_master_is_not_written_to(
     assert ask(new, "GET", "demoted") == "20"
 
 
+@pytest.mark.slow
 async def test_when_the_master_hangs_another_takes_over(
     sentinels: Sentinels, connected: Connected
 ) -> None:
@@ -126,6 +129,7 @@ async def test_when_the_master_hangs_another_takes_over(
     await subscriber.close()
 
 
+@pytest.mark.slow
 async def test_without_sentinels_the_known_master_serves_on(
     sentinels: Sentinels, connected: Connected
 ) -> None:

@@ -10,9 +10,9 @@ from redis.asyncio.connection import AbstractConnection
 from agent_worker.redis_server import RedisServer
 from agent_worker.tasks import cancel_and_wait, spawn
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
-from tests.agent_worker.redis.support import Heard, publish
 from tests.agent_worker.redis.topologies import ask
-from tests.agent_worker.support import until
+from tests.support.agent.redis import Heard, publish
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

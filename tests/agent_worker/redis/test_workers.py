@@ -17,16 +17,10 @@ from agent_worker.redis_server import RedisServer
 from agent_worker.tasks import spawn
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 from tests.agent_worker.redis.topologies import Durable
-from tests.agent_worker.support import (
-    SESSIONS,
-    Event,
-    GatedEngine,
-    all_events,
-    deltas,
-    event_order,
-    read_events,
-    until,
-)
+from tests.support.agent.engines import GatedEngine
+from tests.support.agent.running_worker import SESSIONS
+from tests.support.sse import Event, all_events, deltas, event_order, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.agent_worker.conftest import StartWorker
     from tests.agent_worker.redis.topologies import Cluster, Sentinels
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 SSE = {"Accept": "text/event-stream"}
 # A turn of some seconds, in which a master can die and be missed.
@@ -154,6 +148,7 @@ async def test_a_conversation_over_another_kind_of_socket(
                 await worker.runner.cleanup()
 
 
+@pytest.mark.slow
 async def test_a_failover_in_the_middle_of_turns(
     http: ClientSession, start_worker: StartWorker, sentinels: Sentinels
 ) -> None:
@@ -162,6 +157,7 @@ async def test_a_failover_in_the_middle_of_turns(
     assert sentinels.wait_for_new_master(old) != old
 
 
+@pytest.mark.slow
 async def test_a_node_of_a_cluster_is_lost_in_the_middle_of_turns(
     http: ClientSession, start_worker: StartWorker, cluster: Cluster
 ) -> None:
@@ -183,6 +179,7 @@ async def test_a_server_killed_and_restarted_in_the_middle_of_turns(
         await lose_a_server_in_mid_turn(http, start_worker, redis.url, restart)
 
 
+@pytest.mark.slow
 async def test_without_a_replica_no_once_tool_starts(
     http: ClientSession,
     start_worker: StartWorker,

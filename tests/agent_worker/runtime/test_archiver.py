@@ -15,9 +15,10 @@ from agent_worker.runtime import Archiver, LargeTexts, archiver
 from agent_worker.sessions import SessionStore, connect, new_nonce, session_keys
 from agent_worker.storage.base import Storages, StorageUnavailable
 from agent_worker.tasks import cancel_and_wait, spawn
-from tests.agent_worker.runtime.support import ANONYMOUS, ME, create, post, said, speech, user
 from tests.agent_worker.runtime.test_large import BIG, FakeBlobs
-from tests.agent_worker.support import PlannedEngine, until
+from tests.support.agent.engines import PlannedEngine
+from tests.support.agent.runtime import ANONYMOUS, ME, create, post, said, speech, user
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent_worker.runtime.conversation import Conversation, tokens_in
 from agent_worker.sessions import Summary
-from tests.agent_worker.runtime.support import ME, SID, call, grant, result, said, user
+from tests.support.agent.runtime import ME, SID, call, grant, result, said, user
 
 if TYPE_CHECKING:
     from agent_worker.sessions import Message

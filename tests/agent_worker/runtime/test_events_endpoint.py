@@ -13,7 +13,8 @@ from agent_worker.runtime import orphans
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
 from agent_worker.tools import Toolbox
-from tests.agent_worker.runtime.support import (
+from tests.support.agent.engines import FunctionTool, PlannedEngine
+from tests.support.agent.runtime import (
     PausedEngine,
     amid_a_turn,
     asks,
@@ -23,16 +24,8 @@ from tests.agent_worker.runtime.support import (
     post,
     speech,
 )
-from tests.agent_worker.support import (
-    Event,
-    FunctionTool,
-    PlannedEngine,
-    all_events,
-    deltas,
-    event_order,
-    read_events,
-    until,
-)
+from tests.support.sse import Event, all_events, deltas, event_order, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +34,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 
 async def log_of(redis: Redis, sid: str) -> list[Event]:

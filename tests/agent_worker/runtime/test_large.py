@@ -15,7 +15,8 @@ from agent_worker.runtime.large import LARGE
 from agent_worker.storage.base import BlobMissing, Storages, StorageUnavailable
 from agent_worker.tasks import spawn
 from agent_worker.tools import Toolbox
-from tests.agent_worker.runtime.support import (
+from tests.support.agent.engines import FunctionTool, PlannedEngine
+from tests.support.agent.runtime import (
     ANONYMOUS,
     SID,
     SSE,
@@ -30,7 +31,7 @@ from tests.agent_worker.runtime.support import (
     speech,
     user,
 )
-from tests.agent_worker.support import FunctionTool, PlannedEngine, until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

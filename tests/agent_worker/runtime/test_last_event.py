@@ -16,8 +16,9 @@ from agent_worker.errors import EngineFailed
 from agent_worker.runtime import turn
 from agent_worker.tools import Toolbox
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
-from tests.agent_worker.runtime.support import SSE, PausedEngine, asks, create, speech
-from tests.agent_worker.support import FunctionTool, all_events, read_events
+from tests.support.agent.engines import FunctionTool
+from tests.support.agent.runtime import SSE, PausedEngine, asks, create, speech
+from tests.support.sse import all_events, read_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,7 +13,7 @@ from agent_worker.errors import StoreUnavailable
 from agent_worker.runtime import outlet as outlet_module
 from agent_worker.runtime.outlet import Outlet
 from agent_worker.tasks import cancel_and_wait, spawn
-from tests.agent_worker.support import until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -14,7 +14,8 @@ from agent_worker.runtime import turns as turns_module
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
 from agent_worker.tools import Toolbox
-from tests.agent_worker.runtime.support import (
+from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.agent.runtime import (
     ANONYMOUS,
     SSE,
     PausedEngine,
@@ -28,17 +29,8 @@ from tests.agent_worker.runtime.support import (
     status,
     told,
 )
-from tests.agent_worker.support import (
-    Event,
-    FunctionTool,
-    GatedEngine,
-    PlannedEngine,
-    all_events,
-    deltas,
-    event_order,
-    read_events,
-    until,
-)
+from tests.support.sse import Event, all_events, deltas, event_order, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +40,7 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 
 async def test_by_default_a_message_is_refused_while_a_turn_runs(

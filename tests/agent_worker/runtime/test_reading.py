@@ -9,7 +9,7 @@ import pytest
 
 from agent_worker.runtime.reading import read_from, read_newest
 from agent_worker.sessions import session_keys
-from tests.agent_worker.runtime.support import ME, create, user
+from tests.support.agent.runtime import ME, create, user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,8 @@ import pytest
 
 from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox
-from tests.agent_worker.runtime.support import (
+from tests.support.agent.engines import FunctionTool, PlannedEngine
+from tests.support.agent.runtime import (
     SSE,
     PausedEngine,
     asks,
@@ -20,16 +21,8 @@ from tests.agent_worker.runtime.support import (
     status,
     told,
 )
-from tests.agent_worker.support import (
-    Event,
-    FunctionTool,
-    PlannedEngine,
-    all_events,
-    deltas,
-    event_order,
-    read_events,
-    until,
-)
+from tests.support.sse import Event, all_events, deltas, event_order, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +32,7 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 KEY = {"Idempotency-Key": "k"}
 MAYBE = "it may have been done, and is not repeated"

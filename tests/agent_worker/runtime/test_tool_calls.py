@@ -17,8 +17,9 @@ from agent_worker.sessions.records import ToolStart
 from agent_worker.storage.base import StorageUnavailable
 from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox, ToolError
-from tests.agent_worker.runtime.support import ME, SID, call, grant, result, said, user
-from tests.agent_worker.support import FunctionTool, until
+from tests.support.agent.engines import FunctionTool
+from tests.support.agent.runtime import ME, SID, call, grant, result, said, user
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize
 from agent_worker.errors import AgentError
 from agent_worker.sessions import Nothing, NotTaken, SessionStore, session_keys
 from tests.agent_worker.sessions.model import MOST_WAITING, Model
-from tests.agent_worker.sessions.support import ME, OPERATIONS, everything, expiries
 from tests.agent_worker.sessions.workers import LEASE_S, Worker
+from tests.support.agent.sessions import ME, OPERATIONS, everything, expiries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

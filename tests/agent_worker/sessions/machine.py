@@ -20,7 +20,6 @@ from agent_worker.sessions import Grant, NotTaken, Queued
 from tests.agent_worker.sessions.asking import answer_of, predicted
 from tests.agent_worker.sessions.model import FOR_A_WHILE
 from tests.agent_worker.sessions.steps import Steps
-from tests.agent_worker.sessions.support import ME, OPERATIONS, everything, lose_lease, user
 from tests.agent_worker.sessions.workers import (
     LEASE_S,
     Worker,
@@ -32,6 +31,7 @@ from tests.agent_worker.sessions.workers import (
     some_names,
     workers,
 )
+from tests.support.agent.sessions import ME, OPERATIONS, everything, lose_lease, user
 
 if TYPE_CHECKING:
     from agent_worker.sessions import Message

@@ -31,7 +31,7 @@ from agent_worker.sessions import (
     ToolStart,
     turn_text,
 )
-from tests.agent_worker.sessions.support import ME
+from tests.support.agent.sessions import ME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,6 @@ from hypothesis.stateful import precondition, rule
 from agent_worker.sessions import Summary
 from tests.agent_worker.sessions.asking import Asking, predicted
 from tests.agent_worker.sessions.model import tool_message
-from tests.agent_worker.sessions.support import assistant, everything
 from tests.agent_worker.sessions.workers import (
     FATES,
     Call,
@@ -25,6 +24,7 @@ from tests.agent_worker.sessions.workers import (
     some_names,
     workers,
 )
+from tests.support.agent.sessions import assistant, everything
 
 if TYPE_CHECKING:
     from agent_worker.sessions import Event, Message

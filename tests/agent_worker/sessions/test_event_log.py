@@ -8,7 +8,7 @@ import pytest
 
 from agent_worker.errors import LeaseLost
 from agent_worker.sessions.event_log import channel, is_event_id
-from tests.agent_worker.sessions.support import (
+from tests.support.agent.sessions import (
     HI,
     ME,
     begin,
@@ -21,7 +21,7 @@ from tests.agent_worker.sessions.support import (
     lose_lease,
     unchanged,
 )
-from tests.agent_worker.support import event_order
+from tests.support.sse import event_order
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

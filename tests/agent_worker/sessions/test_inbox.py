@@ -9,7 +9,7 @@ import pytest
 
 from agent_worker.errors import InboxFull
 from agent_worker.sessions import Grant, Nothing, Queued, Replay, SessionStore, new_nonce
-from tests.agent_worker.sessions.support import (
+from tests.support.agent.sessions import (
     HELLO,
     HI,
     ME,

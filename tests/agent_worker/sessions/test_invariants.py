@@ -12,15 +12,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from agent_worker.errors import SessionNotFound
 from agent_worker.sessions import connect
 from tests.agent_worker.sessions.asking import answer_of
 from tests.agent_worker.sessions.machine import Sessions
-from tests.agent_worker.sessions.support import ME, YOU, everything
-from tests.agent_worker.support import event_order
+from tests.support.agent.sessions import ME, YOU, everything
+from tests.support.examples import examples
+from tests.support.sse import event_order
 
 if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
@@ -133,6 +134,7 @@ class Invariants(Sessions):
             assert self.wait(everything(self.redis, self.sid)) == self.held
 
 
+@pytest.mark.hypothesis
 @pytest.mark.timeout(300)
 def test_the_invariants_hold(redis_server: RedisServer) -> None:
     with asyncio.Runner() as runner:
@@ -140,11 +142,8 @@ def test_the_invariants_hold(redis_server: RedisServer) -> None:
         try:
             run_state_machine_as_test(
                 lambda: Invariants(client, runner.run),
-                settings=settings(
-                    deadline=None,
-                    max_examples=140,
-                    stateful_step_count=40,
-                    suppress_health_check=list(HealthCheck),
+                settings=examples(
+                    140, stateful_step_count=40, suppress_health_check=list(HealthCheck)
                 ),
             )
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_worker.sessions import Grant, NotTaken, SessionStore, new_nonce
-from tests.agent_worker.sessions.support import ME, begin, commit, lose_lease, unchanged, user
+from tests.support.agent.sessions import ME, begin, commit, lose_lease, unchanged, user
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -17,7 +17,7 @@ from agent_worker.sessions import (
     session_keys,
 )
 from agent_worker.sessions.scripts import load_scripts
-from tests.agent_worker.sessions.support import (
+from tests.support.agent.sessions import (
     HELLO,
     HI,
     ME,

@@ -10,7 +10,7 @@ import pytest
 from agent_worker.errors import SessionNotFound
 from agent_worker.sessions import SessionStore, connect, new_session_id
 from agent_worker.sessions.outbox import SCAN_EVERY_S, Unarchived
-from tests.agent_worker.sessions.support import (
+from tests.support.agent.sessions import (
     HELLO,
     HI,
     ME,

@@ -9,7 +9,7 @@ import pytest
 from agent_worker.sessions import Lease, new_session_id
 from agent_worker.sessions.operations import Operations
 from agent_worker.sessions.tool_ledger import ToolLedger
-from tests.agent_worker.sessions.support import ME
+from tests.support.agent.sessions import ME
 
 LEASE = Lease(new_session_id(), ME, 1, "worker.nonce")
 

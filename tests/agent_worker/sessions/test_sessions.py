@@ -31,7 +31,7 @@ from agent_worker.sessions import (
 )
 from agent_worker.sessions.keys import KINDS
 from agent_worker.sessions.scripts import load_scripts
-from tests.agent_worker.sessions.support import (
+from tests.support.agent.sessions import (
     HELLO,
     HI,
     ME,

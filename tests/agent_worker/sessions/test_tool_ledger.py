@@ -8,7 +8,7 @@ import pytest
 
 from agent_worker.errors import LeaseLost
 from agent_worker.sessions import Grant, SessionStore, ToolStart
-from tests.agent_worker.sessions.support import (
+from tests.support.agent.sessions import (
     HELLO,
     HI,
     ME,

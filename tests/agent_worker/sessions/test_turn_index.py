@@ -11,8 +11,8 @@ import pytest
 from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable
 from agent_worker.sessions import SessionStore, connect, new_nonce, new_session_id, turn_index
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
-from tests.agent_worker.sessions.support import ME, begin, commit, finish, lose_lease, user
-from tests.agent_worker.support import until
+from tests.support.agent.sessions import ME, begin, commit, finish, lose_lease, user
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

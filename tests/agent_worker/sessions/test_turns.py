@@ -8,7 +8,7 @@ import pytest
 
 from agent_worker.errors import LeaseLost, SessionFull, TurnBusy
 from agent_worker.sessions import Grant, Replay, SessionStore, Summary, new_nonce
-from tests.agent_worker.sessions.support import (
+from tests.support.agent.sessions import (
     HELLO,
     HI,
     ME,

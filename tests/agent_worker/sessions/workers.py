@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 
-from tests.agent_worker.sessions.support import event
+from tests.support.agent.sessions import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable

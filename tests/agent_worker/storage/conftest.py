@@ -11,22 +11,16 @@ import pytest
 
 from agent_worker.storage.embedding import HashingEmbedder
 from agent_worker.storage.postgres import PostgresStorage
-from agent_worker.storage.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """One for each xdist worker; each test has a database of its own."""
-    with PostgresServer.start() as server:
-        yield server
+    from agent_worker.storage.postgres_server import PostgresServer
 
 
 @pytest.fixture
 async def database_url(postgres_server: PostgresServer) -> str:
-    """Of an empty database."""
+    """Of an empty database, which no other test has."""
     name = f"test_{uuid.uuid4().hex}"
     connection = await asyncpg.connect(postgres_server.url)
     await connection.execute(f"CREATE DATABASE {name}")

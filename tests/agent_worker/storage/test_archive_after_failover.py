@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from agent_worker.metrics import Metrics
 from agent_worker.runtime import Archiver, LargeTexts
 from agent_worker.sessions import SessionStore, connect, session_keys
-from tests.agent_worker.sessions.support import ME, assistant, begin, finish
+from tests.support.agent.sessions import ME, assistant, begin, finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

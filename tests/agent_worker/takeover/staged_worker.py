@@ -18,7 +18,8 @@ from agent_worker.app import Worker, WorkerConfig
 from agent_worker.models import StepRequest, TextDelta, ToolCall
 from agent_worker.sessions import connect
 from agent_worker.tools import Effect, Toolbox
-from tests.agent_worker.support import FunctionTool, RunningWorker
+from tests.support.agent.engines import FunctionTool
+from tests.support.agent.running_worker import RunningWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -11,17 +11,19 @@ import aiohttp
 import pytest
 
 from hermes_lb import LoadBalancer
-from tests.agent_worker.chat.support import MODEL, chunks_of, text_of, user
 from tests.agent_worker.takeover.staged_worker import FIRST, LAST
-from tests.agent_worker.takeover.support import Process
 from tests.outside.conftest import no_proxies
-from tests.outside.needs import needs_package
+from tests.support.agent.chat import MODEL, chunks_of, text_of, user
+from tests.support.agent.takeover import Process
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from agent_worker.redis_server import RedisServer
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["no_proxies"]
 

@@ -9,9 +9,10 @@ import pytest
 from agent_worker.errors import EngineCut
 from agent_worker.runtime import loop
 from agent_worker.tools import Toolbox
-from tests.agent_worker.runtime.support import PausedEngine, asks, create, die, speech, told
-from tests.agent_worker.support import FunctionTool, deltas, read_events
-from tests.agent_worker.takeover.support import ACCEPTS, Client, open_turn, resume
+from tests.support.agent.engines import FunctionTool
+from tests.support.agent.runtime import PausedEngine, asks, create, die, speech, told
+from tests.support.agent.takeover import ACCEPTS, Client, open_turn, resume
+from tests.support.sse import deltas, read_events
 
 if TYPE_CHECKING:
     from typing import Any

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.agent_worker.runtime.support import PausedEngine, create, die, speech, told
-from tests.agent_worker.support import PlannedEngine, all_events, deltas, read_events
-from tests.agent_worker.takeover.support import open_turn, resume
+from tests.support.agent.engines import PlannedEngine
+from tests.support.agent.runtime import PausedEngine, create, die, speech, told
+from tests.support.agent.takeover import open_turn, resume
+from tests.support.sse import all_events, deltas, read_events
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

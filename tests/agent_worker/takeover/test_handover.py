@@ -13,25 +13,11 @@ from agent_worker.runtime import turn as turns
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
 from agent_worker.tools import Toolbox
-from tests.agent_worker.runtime.support import (
-    SSE,
-    PausedEngine,
-    asks,
-    create,
-    die,
-    post,
-    speech,
-    told,
-)
-from tests.agent_worker.support import (
-    FunctionTool,
-    PlannedEngine,
-    all_events,
-    deltas,
-    read_events,
-    until,
-)
-from tests.agent_worker.takeover.support import ACCEPTS, Client, open_turn, resume
+from tests.support.agent.engines import FunctionTool, PlannedEngine
+from tests.support.agent.runtime import SSE, PausedEngine, asks, create, die, post, speech, told
+from tests.support.agent.takeover import ACCEPTS, Client, open_turn, resume
+from tests.support.sse import all_events, deltas, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -39,7 +25,7 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 
 async def _look(arguments: Any, context: Any) -> str:

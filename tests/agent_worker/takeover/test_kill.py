@@ -11,9 +11,8 @@ import pytest
 
 from agent_worker.models.scripted import reply
 from agent_worker.tasks import spawn
-from tests.agent_worker.support import until
 from tests.agent_worker.takeover.staged_worker import FIRST, LAST, MOMENTS
-from tests.agent_worker.takeover.support import (
+from tests.support.agent.takeover import (
     ACCEPTS,
     Client,
     Process,
@@ -21,6 +20,7 @@ from tests.agent_worker.takeover.support import (
     history,
     new_session,
 )
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import aiohttp
 
     from agent_worker.redis_server import RedisServer
+
+pytestmark = pytest.mark.slow
 
 STAGED = "tests.agent_worker.takeover.staged_worker"
 MAYBE = "unknown: it may have been done, and is not repeated"

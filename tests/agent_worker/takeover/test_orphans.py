@@ -12,7 +12,9 @@ from agent_worker.runtime import holders, orphans, turns
 from agent_worker.sessions import SessionStore, new_nonce, session_keys
 from agent_worker.sessions.turn_index import INDEX
 from agent_worker.tasks import spawn
-from tests.agent_worker.runtime.support import (
+from tests.agent_worker.takeover.staged_worker import FIRST, LAST
+from tests.support.agent.engines import GatedEngine, PlannedEngine
+from tests.support.agent.runtime import (
     ANONYMOUS,
     PausedEngine,
     create,
@@ -24,16 +26,9 @@ from tests.agent_worker.runtime.support import (
     told,
     user,
 )
-from tests.agent_worker.support import (
-    GatedEngine,
-    PlannedEngine,
-    all_events,
-    deltas,
-    read_events,
-    until,
-)
-from tests.agent_worker.takeover.staged_worker import FIRST, LAST
-from tests.agent_worker.takeover.support import Process, new_session, open_turn, resume
+from tests.support.agent.takeover import Process, new_session, open_turn, resume
+from tests.support.sse import all_events, deltas, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +38,7 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 STAGED = "tests.agent_worker.takeover.staged_worker"
 
@@ -435,6 +430,7 @@ async def test_a_message_takes_the_place_of_a_silent_turn(
 # Real workers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "moment", "result"),
     [

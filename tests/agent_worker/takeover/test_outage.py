@@ -14,9 +14,11 @@ from agent_worker.redis_server import RedisServer
 from agent_worker.runtime import orphans, succession, tail
 from agent_worker.runtime.holders import SILENT_S
 from agent_worker.sessions import connect, operations
-from tests.agent_worker.runtime.support import PausedEngine, create, cut_off, die, speech
-from tests.agent_worker.support import PlannedEngine, all_events, deltas, read_events, until
-from tests.agent_worker.takeover.support import ACCEPTS, Process, new_session, open_turn, resume
+from tests.support.agent.engines import PlannedEngine
+from tests.support.agent.runtime import PausedEngine, create, cut_off, die, speech
+from tests.support.agent.takeover import ACCEPTS, Process, new_session, open_turn, resume
+from tests.support.sse import all_events, deltas, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import Client, TurnPage
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 
 @pytest.fixture(autouse=True)
@@ -292,6 +294,7 @@ async def test_the_index_knows_whether_redis_was_there(
     del own_client
 
 
+@pytest.mark.slow
 async def test_three_seconds_without_redis_with_real_workers(
     http: ClientSession, own_redis_server: Server
 ) -> None:

@@ -12,7 +12,8 @@ from agent_worker.runtime import holders
 from agent_worker.runtime import turn as running
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
-from tests.agent_worker.runtime.support import (
+from tests.support.agent.engines import GatedEngine, PlannedEngine
+from tests.support.agent.runtime import (
     ANONYMOUS,
     PausedEngine,
     create,
@@ -23,16 +24,9 @@ from tests.agent_worker.runtime.support import (
     status,
     told,
 )
-from tests.agent_worker.support import (
-    Event,
-    GatedEngine,
-    PlannedEngine,
-    all_events,
-    deltas,
-    read_events,
-    until,
-)
-from tests.agent_worker.takeover.support import open_turn, resume
+from tests.support.agent.takeover import open_turn, resume
+from tests.support.sse import Event, all_events, deltas, read_events
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -40,7 +34,7 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 
 async def resumed(

@@ -10,7 +10,7 @@ import pytest
 
 from agent_worker.tools import Effect, ToolError
 from agent_worker.tools.mail import MAX_TEXT, SendMail
-from tests.agent_worker.tools.support import SESSION, context
+from tests.support.agent.tools import SESSION, context
 
 
 def read(outbox: Path) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ import pytest
 
 from agent_worker.tools import Effect, ToolError
 from agent_worker.tools.memory import MAX_TEXT, MemorySave, MemorySearch
-from tests.agent_worker.tools.support import Away, context
+from tests.support.agent.tools import Away, context
 
 if TYPE_CHECKING:
     from agent_worker.storage.postgres import PostgresStorage

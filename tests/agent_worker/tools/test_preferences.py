@@ -12,7 +12,7 @@ from agent_worker.tools.preferences import (
     PreferenceGet,
     PreferenceSet,
 )
-from tests.agent_worker.tools.support import Away, context
+from tests.support.agent.tools import Away, context
 
 if TYPE_CHECKING:
     from agent_worker.storage.postgres import PostgresStorage

@@ -8,7 +8,7 @@ from agent_worker.storage.blobs import open_blobs
 from agent_worker.tools import Effect, ToolError
 from agent_worker.tools.produce import MAX_KILOBYTES, Produce
 from agent_worker.tools.results import MAX_LENGTH, ReadResult
-from tests.agent_worker.tools.support import SESSION, Away, context
+from tests.support.agent.tools import SESSION, Away, context
 
 if TYPE_CHECKING:
     from pathlib import Path

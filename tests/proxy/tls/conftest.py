@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.tls_support import site
+from tests.support.certificates import site
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from tests.proxy.tls_support import TlsClient, trusting
+from tests.support.certificates import trusting
+from tests.support.tls import TlsClient
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 DATA, HANDSHAKE = 23, 22  # RFC 8446 section 5.1: ContentType
 _KEY_UPDATE = 24  # section 4: HandshakeType

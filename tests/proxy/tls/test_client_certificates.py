@@ -9,23 +9,16 @@ import pytest
 import trustme
 
 from hermes_lb.tls.client_certificate import distinguished_name
-from tests.proxy.support import Ended
-from tests.proxy.tls_support import (
-    TlsClient,
-    authority,
-    ca_file,
-    refused,
-    resuming_client,
-    tls_client,
-    trusting,
-    with_tls,
-)
+from tests.support.certificates import authority, ca_file, trusting
+from tests.support.http_peer import Ended
+from tests.support.tls import TlsClient, refused, resuming_client, tls_client, with_tls
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Origin, Stage
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 
 async def ask_in_vain(client: TlsClient) -> None:

@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.testing import eventually
-from tests.proxy.support import WEBSOCKET, Ended, in_flight, on_both_loops, request, turns
-from tests.proxy.tls_support import (
-    asking,
-    bare_client,
-    refused,
-    serving,
-    tls_client,
-    trusting,
-    with_tls,
-)
-from tests.proxy.websocket import switch
+from tests.support.certificates import trusting
+from tests.support.http_peer import Ended, request
+from tests.support.loops import on_both_loops
+from tests.support.stage import in_flight
+from tests.support.tls import asking, bare_client, refused, serving, tls_client, with_tls
+from tests.support.waiting import turns
+from tests.support.websocket import WEBSOCKET, switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import AtOrigin, Stage
-    from tests.proxy.tls_support import TlsClient
+    from tests.support.http_peer import AtOrigin
+    from tests.support.stage import Stage
+    from tests.support.tls import TlsClient
 
 
 @on_both_loops

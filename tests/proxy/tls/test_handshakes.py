@@ -11,23 +11,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.testing import eventually
-from tests.proxy.support import Client, on_both_loops, request, turns
-from tests.proxy.tls_support import (
-    TlsClient,
-    bare_client,
-    refused,
-    serving,
-    tls_client,
-    trusting,
-    with_tls,
-)
-from tests.workers.support import reserved_port, run
+from tests.support.balancer_process import reserved_port, run
+from tests.support.certificates import trusting
+from tests.support.http_peer import Client, request
+from tests.support.loops import on_both_loops
+from tests.support.tls import TlsClient, bare_client, refused, serving, tls_client, with_tls
+from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 
 @on_both_loops
@@ -219,7 +214,8 @@ async def garbage(client: Client) -> None:
 
 async def plain_http(client: Client) -> None:
     await client.get()
-    await client.read_to_end()
+    await client.read_some()
+    client.close()
 
 
 async def half_a_hello(client: Client) -> None:
@@ -285,7 +281,7 @@ async def test_who_says_nothing_or_is_served_has_not_failed(stage: Stage, certif
     assert frontend.counters.tls_failures == 0
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 async def test_workers_add_up_the_handshakes_that_failed(tmp_path: Path, certificate: str) -> None:
     with reserved_port() as admin:
         file = tmp_path / "lb.toml"

@@ -14,18 +14,21 @@ from hypothesis import strategies as st
 
 from hermes_lb.testing import eventually
 from hermes_lb.tls.records import Records
-from tests.proxy.support import WEBSOCKET, in_flight, on_both_loops, request, turns
 from tests.proxy.tls.own_records import Writer13, writing_client
-from tests.proxy.tls_support import refused, serving, tls_client, with_tls
-from tests.proxy.websocket import switch
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
+from tests.support.stage import in_flight
+from tests.support.tls import refused, serving, tls_client, with_tls
+from tests.support.waiting import turns
+from tests.support.websocket import WEBSOCKET, switch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Stage
-    from tests.proxy.tls_support import TlsClient
+    from tests.support.stage import Stage
+    from tests.support.tls import TlsClient
 
 MOST = 32  # in a row
 AT_A_TIME = 128  # records that are decrypted in one iteration of the loop

@@ -5,20 +5,22 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
-from tests.proxy.support import answers, on_both_loops, request
-from tests.proxy.tls_support import (
+from tests.support.certificates import trusting
+from tests.support.http_peer import request
+from tests.support.loops import on_both_loops
+from tests.support.origin import answers
+from tests.support.tls import (
     TlsClient,
     asking,
     bare_client,
     resuming_client,
     serving,
     tls_client,
-    trusting,
     with_tls,
 )
 
 if TYPE_CHECKING:
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 
 @on_both_loops

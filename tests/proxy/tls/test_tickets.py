@@ -19,13 +19,14 @@ from hermes_lb.testing import eventually
 from hermes_lb.tls import ticket_keys
 from hermes_lb.tls.certificates import Certificates
 from hermes_lb.tls.ticket_keys import TicketSecret, set_ticket_keys
-from tests.proxy.tls_support import resuming_client, serving, site, tls_client, trusting, with_tls
-from tests.workers.support import run
+from tests.support.balancer_process import run
+from tests.support.certificates import site, trusting
+from tests.support.tls import resuming_client, serving, tls_client, with_tls
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.proxy.support import Stage
-    from tests.proxy.tls_support import TlsClient
+    from tests.support.stage import Stage
+    from tests.support.tls import TlsClient
 
 
 class Calendar:
@@ -257,10 +258,9 @@ async def _no_content(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     writer.close()
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.slow
 async def test_all_processes_resume_a_session_and_so_do_those_that_follow_them(
-    tmp_path: Path, certificate: str, version: ssl.TLSVersion
+    tmp_path: Path, certificate: str
 ) -> None:
     """Spread by the kernel: that 16 connections meet only one of two processes is 1 of 32,768."""
     server = await asyncio.start_server(_no_content, "127.0.0.1", 0)
@@ -274,12 +274,15 @@ async def test_all_processes_resume_a_session_and_so_do_those_that_follow_them(
     )
     async with server, run(file) as running:
         port = int((await running.says(r"listening on https://\S+:(\d+)"))[1])
-        visitor = Visitor(port, version)
+        versions = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+        visitors = [Visitor(port, version) for version in versions]
 
-        async def reused(times: int) -> list[bool]:
+        async def reused(visitor: Visitor, times: int) -> list[bool]:
             return [await asyncio.to_thread(visitor.resumes) for _ in range(times)]
 
-        assert await reused(16) == [False] + 15 * [True]
+        for visitor in visitors:
+            assert await reused(visitor, 16) == [False] + 15 * [True]
         running.signal(signal.SIGUSR2)
         await running.says("upgraded")
-        assert await reused(8) == 8 * [True]
+        for visitor in visitors:
+            assert await reused(visitor, 8) == 8 * [True]

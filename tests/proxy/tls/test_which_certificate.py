@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.testing import eventually
-from tests.proxy.tls_support import refused, serving, site, tls_client
+from tests.support.certificates import site
+from tests.support.tls import refused, serving, tls_client
 
 if TYPE_CHECKING:
-    from tests.proxy.support import Stage
+    from tests.support.stage import Stage
 
 
 def spoil(path: str, text: str = "half of a file") -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 MODEL = "hermes-agent"
 BEARER = {"Authorization": "Bearer secret"}

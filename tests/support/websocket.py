@@ -1,11 +1,19 @@
-"""A server's half of the handshake of a WebSocket, after the example of RFC 6455 section 1.3."""
+"""The handshake of a WebSocket, after the example of RFC 6455 section 1.3."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.proxy.support import AtOrigin, Client
+    from tests.support.http_peer import AtOrigin, Client
+
+# The fields of a request that opens one.
+WEBSOCKET = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -6,15 +6,13 @@ table its number, `@pytest.mark.row(n)` a test of its own. `test_rows_are_covere
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.support import AtOrigin, Client, Message, Origin, Peer, Stage, request
+from tests.support.http_peer import AtOrigin, Client, Message, Peer, request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
     from hermes_lb import LoadBalancer
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 # What an attacker would have an origin take for a request of its own.
 BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -52,18 +52,6 @@ async def deliver(peer: Peer, wire: bytes, way: Way) -> None:
             await peer.send_bytewise(wire)
         else:
             await peer.send(wire + BEHIND if way is Way.FOLLOWED else wire)
-
-
-async def client_from(stage: Stage, lb: LoadBalancer, address: str) -> Client:
-    """A client with another address of its own, such as 127.0.0.2."""
-    sock = socket.socket()
-    sock.setblocking(False)
-    sock.bind((address, 0))
-    client = Client(sock)
-    stage._clients.append(client)
-    port = int(lb.url.rsplit(":", 1)[1])
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    return client
 
 
 # What an origin does that has nothing to hide.

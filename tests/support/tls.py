@@ -1,50 +1,21 @@
-"""Certificates, frontends that show them, and clients that speak TLS over a bare socket."""
+"""Frontends that speak TLS, and scripted peers that do."""
 
 from __future__ import annotations
 
-import ssl
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import trustme
-
-from tests.proxy.support import AtOrigin, Client, LogLine, Stage
-from tests.proxy.tls_peer import TlsPeer
+from tests.support.certificates import trusting
+from tests.support.http_peer import AtOrigin, Client
+from tests.support.tls_peer import TlsPeer
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
+    import ssl
 
     from hermes_lb import LoadBalancer
-
-
-@cache
-def authority() -> trustme.CA:
-    """Who has signed all certificates of these tests."""
-    return trustme.CA()
-
-
-def site(
-    folder: Path, *names: str, key: trustme.KeyType = trustme.KeyType.ECDSA, file: str = ""
-) -> str:
-    """A new certificate for these names, with its key, in one file -> its path."""
-    path = folder / (file or f"{names[0].replace('*', '_')}.pem")
-    issued = authority().issue_cert(*names, key_type=key)
-    path.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
-    return str(path)
-
-
-def ca_file(folder: Path) -> str:
-    path = folder / "ca.crt"
-    authority().cert_pem.write_to_path(str(path))
-    return str(path)
-
-
-def trusting() -> ssl.SSLContext:
-    """What a client that knows the authority has."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority().configure_trust(context)
-    return context
+    from tests.support.log_line import LogLine
+    from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 
 def with_tls(certificate: str, **options: Any) -> dict[str, Any]:
@@ -128,3 +99,24 @@ async def asking(
     await client.get("/", *fields, version=version)
     at_origin, _ = await origin.accept_request()
     return lb, client, at_origin
+
+
+class TlsAtOrigin(TlsPeer, AtOrigin):
+    """A connection that an origin has accepted; `server_name` is what was asked for."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self.server_name: str | None = None
+        context.sni_callback = self._note_name
+        super().__init__(sock, context, server_side=True)
+
+    def _note_name(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        self.server_name = name
+
+
+async def accept_tls(
+    origin: Origin, context: ssl.SSLContext, accepted: AtOrigin | None = None
+) -> TlsAtOrigin:
+    """The next connection, or the one that was accepted, up to the end of its handshake."""
+    connection = TlsAtOrigin((accepted or await origin.accept()).sock, context)
+    await connection.shake_hands()
+    return connection

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import aiohttp
 
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import Server, WatchedBalancer
+
+if TYPE_CHECKING:
+    import asyncio
 
 Servers: TypeAlias = Callable[..., Awaitable[list[Server]]]
 Balanced: TypeAlias = Callable[..., Awaitable[WatchedBalancer]]
@@ -44,9 +46,3 @@ async def read_all(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
     except OSError:
         return b""
-
-
-async def turns(count: int) -> None:
-    """Let the event loop turn."""
-    for _ in range(count):
-        await asyncio.sleep(0)

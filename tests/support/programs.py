@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
-from tests.proxy.support import LogLine
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 
 class Ran(NamedTuple):
@@ -61,7 +58,7 @@ class ServerProcess:
 
 @asynccontextmanager
 async def server_process(module: str, *arguments: str) -> AsyncIterator[ServerProcess]:
-    """Run a module of this folder that calls `child.serve`."""
+    """Run a module that calls `child.serve`."""
     with listen() as sock:
         port: int = sock.getsockname()[1]
         command = [sys.executable, "-m", module, str(sock.fileno()), *arguments]
@@ -87,12 +84,6 @@ async def serving(app: web.Application, bound: socket.socket | None = None) -> A
         yield port
     finally:
         await runner.cleanup()
-
-
-def log_lines(folder: Path) -> list[LogLine]:
-    """The access log of the first balancer of the stage in `folder`, as far as it is written."""
-    text = (folder / "access-0.log").read_text()
-    return [LogLine(line) for line in text.splitlines()]
 
 
 async def _start(

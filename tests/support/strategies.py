@@ -6,7 +6,7 @@ from math import sqrt
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tests.backends.support import FakeRequest, make_pool
+from tests.support.pools import FakeRequest, make_pool
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from agent_worker.models import TextDelta, ToolCall
 from agent_worker.sessions import Grant, Lease, Summary, session_keys
 from agent_worker.tasks import spawn
-from tests.agent_worker.support import PlannedEngine
+from tests.support.agent.engines import PlannedEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agent_worker.models import StepRequest
     from agent_worker.sessions import Message, SessionStore
-    from tests.agent_worker.support import RunningWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 SID = "session-for-a-test"
 ME = "user:me"

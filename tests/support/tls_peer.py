@@ -6,7 +6,7 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tests.proxy.support import Ended, Peer
+from tests.support.http_peer import Ended, Peer
 
 if TYPE_CHECKING:
     import socket

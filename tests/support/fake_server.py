@@ -8,14 +8,9 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+from tests.support.waiting import eventually
+
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until `condition()` is true; the test fails after 20 s."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is awaited is not ours to instrument
-            await asyncio.sleep(0.002)
 
 
 def says(response: bytes) -> Behaviour:
@@ -69,7 +64,7 @@ class FakeServer:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        await until(lambda: self.open == 0)
+        await eventually(lambda: self.open == 0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1

@@ -9,6 +9,7 @@ At the top of a test module:
 from __future__ import annotations
 
 import shutil
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,3 +36,15 @@ def needs_package(name: str, *modules: str) -> ModuleType:
         pytest.importorskip(f"{name}.{module}", reason=reason)
     package: ModuleType = pytest.importorskip(name, reason=reason)
     return package
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 on this machine")

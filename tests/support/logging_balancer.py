@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb import LoadBalancer
+from tests.support.stage import configuration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.proxy.support import Origin
+    from tests.support.origin import Origin
 
 
 @asynccontextmanager
@@ -24,23 +25,13 @@ async def logging_balancer(
     **log: Any,
 ) -> AsyncIterator[LoadBalancer]:
     """One before agent1, agent2, ...; `log`: keys of the table. The file is whole behind it."""
-    ports = [one if isinstance(one, int) else one.port for one in origins]
-    servers = [
-        {"name": f"agent{i}", "address": f"127.0.0.1:{port}"} for i, port in enumerate(ports, 1)
-    ]
-    config = {
-        "admin": {"enabled": False},
-        "log": {"access": str(path), **log},
-        "timeouts": timeouts or {},
-        "frontends": [
-            {
-                "name": "public",
-                "bind": "127.0.0.1:0",
-                "default_backend": "agents",
-                **(frontend or {}),
-            }
-        ],
-        "backends": {"agents": {"servers": servers, **(backend or {})}},
-    }
+    config = configuration(
+        origins,
+        backend=backend,
+        frontend=frontend,
+        timeouts=timeouts,
+        admin={"enabled": False},
+        log={"access": str(path), **log},
+    )
     async with LoadBalancer(config) as lb:
         yield lb

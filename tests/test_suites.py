@@ -1,0 +1,76 @@
+"""No test is lost: `default` and `rest` are all of them, and pytest counts the others.
+
+Each suite runs these tests in a pytest of its own, with so many processes (0: its own).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONFTEST = "from tests.support.loops import pytest_asyncio_loop_factories"
+TESTS = """
+import pytest
+from hypothesis import given, strategies as st
+from tests.support.examples import examples
+from tests.support.loops import on_both_loops
+
+def test_plain():
+    assert examples(200).max_examples == {examples}
+
+@pytest.mark.slow
+def test_slow(): ...
+
+@on_both_loops
+async def test_loops(): ...
+
+@given(st.integers())
+def test_property(number): ...
+
+@pytest.mark.hypothesis
+def test_marked(): ...
+"""
+PROPERTIES = {"property", "marked"}
+DEFAULT = {"plain", "loops[uvloop]", *PROPERTIES}
+LEFT_OUT = {"slow", "loops[asyncio]"}
+
+
+@pytest.mark.parametrize(
+    ("suite", "processes", "examples", "ran", "deselected"),
+    [
+        ("default", 2, 50, DEFAULT, 2),
+        ("rest", 0, 200, LEFT_OUT | PROPERTIES, 2),
+        ("all", 0, 200, DEFAULT | LEFT_OUT, 0),
+    ],
+)
+def test_a_suite(
+    tmp_path: Path, suite: str, processes: int, examples: int, ran: set[str], deselected: int
+) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(TESTS.replace("{examples}", str(examples)))
+    command = [
+        sys.executable, "-m", "pytest", "-v", "-c", str(ROOT / "pyproject.toml"),
+        f"--rootdir={tmp_path}", "-p", "tests.conftest", "-p", "no:randomly",
+        "-p", "no:cacheprovider", "-n", str(processes), "--suite", suite, str(tmp_path),
+    ]  # fmt: skip
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = ended.stdout
+    assert ended.returncode == 0, said
+    names = [re.search(r"::test_(\S+)", line) for line in said.splitlines() if "PASSED" in line]
+    assert {name[1] for name in names if name} == ran
+    counted = re.search(r"(\d+) deselected", said.splitlines()[-1])
+    assert int(counted[1] if counted else 0) == deselected, said
