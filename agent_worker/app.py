@@ -37,6 +37,7 @@ from agent_worker.runtime import (
     Turns,
 )
 from agent_worker.runtime.ephemeral import ClientsConversation
+from agent_worker.runtime.holders import Holders
 from agent_worker.runtime.janitor import clean_now_and_then
 from agent_worker.runtime.journal import Journals, chat_store
 from agent_worker.sessions import SessionStore
@@ -124,10 +125,12 @@ class Worker:
         )
         self.bells = Bells(client)
         has_archive = storages.archive is not None
+        holders = Holders(client, self.store.index)
         self.turns = Turns(
             self.store,
             loop,
             self.bells,
+            holders,
             self.metrics,
             window=config.context_tokens,
             has_archive=has_archive,
@@ -138,7 +141,7 @@ class Worker:
             else None
         )
         self.orphans = Orphans(self.store, self.turns)
-        tail = Tail(self.store, self.bells, self.orphans)
+        tail = Tail(self.store, self.bells, self.orphans, holders)
         self.sessions = SessionEndpoints(self.store, self.turns, self.principals, storages.blobs)
         succession = Succession(self.store, self.turns, self.bells)
         self.events = EventEndpoint(
@@ -148,13 +151,14 @@ class Worker:
             self.store, self.turns, tail, self.principals, self.metrics
         )
         chats = chat_store(client, self.store)
-        journals = Journals(chats)
+        journals = Journals(chats, self.turns.name)
         ephemeral = EphemeralTurns(loop, self.turns, journals, window=config.context_tokens)
         #: Turns of chats without a session that go on here.
         self.chat_turns = Turns(
             chats,
             loop,
             self.bells,
+            holders,
             self.metrics,
             window=config.context_tokens,
             converse=ClientsConversation,

@@ -102,12 +102,17 @@ class TurnBusy(AgentError):
 class TurnInProgress(TurnBusy):
     """The key's own turn is running. Its holder may be dead: then it can be resumed soon.
 
-    `free_in_s`: seconds until that, unless the holder is heard of meanwhile.
+    `free_in_s`: seconds until that, unless the holder is heard of meanwhile. `silent_s`: seconds
+    since it was heard of; `holder`: the worker, as in `TurnPage`.
     """
 
-    def __init__(self, *, retry_after_s: int, free_in_s: float) -> None:
+    def __init__(
+        self, *, retry_after_s: int, free_in_s: float, silent_s: float, holder: str
+    ) -> None:
         super().__init__(retry_after_s=retry_after_s)
         self.free_in_s = free_in_s
+        self.silent_s = silent_s
+        self.holder = holder
 
 
 class IdempotencyMismatch(AgentError):

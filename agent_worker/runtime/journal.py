@@ -58,8 +58,10 @@ def chat_store(client: Client, sessions: SessionStore) -> SessionStore:
 class Journals:
     """Begins them."""
 
-    def __init__(self, store: SessionStore) -> None:
+    def __init__(self, store: SessionStore, worker: str) -> None:
+        """`worker`: its name in the leases (`Turns.name`)."""
         self._store = store
+        self._worker = worker
         self._not_before = float("-inf")
 
     async def begin(self, grant: Grant, spec: dict[str, Any]) -> tuple[Grant, Journal] | None:
@@ -71,7 +73,7 @@ class Journals:
         if clock() < self._not_before:
             return None
         principal, (*before, last) = grant.lease.principal, grant.history
-        nonce = new_nonce()
+        nonce = f"{self._worker}.{new_nonce()}"
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 session_id = await self._store.create(

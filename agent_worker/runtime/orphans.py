@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable
 from agent_worker.runtime.events import nobody
-from agent_worker.runtime.turns import SILENT_S, TurnRequest
+from agent_worker.runtime.holders import SILENT_S
+from agent_worker.runtime.turns import TurnRequest
 from agent_worker.sessions import NotTaken
 from agent_worker.tasks import cancel_and_wait, spawn_reporting
 
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds between two heartbeats, give or take a quarter.
-_BEAT_S = 1.0
+# Seconds between two heartbeats, give or take a quarter; and behind one that failed: the first that
+# is answered again ends the interruption (`TurnIndex.steady_s`).
+_BEAT_S, _RETRY_S = 1.0, 0.25
 # Seconds without a heartbeat after which a turn is looked at: beyond what followers wait
 # (`SILENT_S`), so that a turn stays with its client if there is one.
 _STALE_S = 4.0
@@ -54,10 +56,10 @@ class Orphans:
         """Until cancelled; then adopted turns are left to other workers."""
         clock = asyncio.get_running_loop().time
         started = clock()
-        index = self._store.index
+        index, pause_s = self._store.index, _BEAT_S
         try:
             while True:
-                await asyncio.sleep(_BEAT_S * random.uniform(0.75, 1.25))
+                await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))
                 # After an interruption the heartbeats of others may be as late as ours.
                 is_sure = min(index.steady_s, clock() - started) >= _STALE_S
                 room = min(_MOST_CLAIMED, _MOST_ADOPTED - len(self._adopted))
@@ -65,16 +67,18 @@ class Orphans:
                 try:
                     claimed = await index.beat(stale_s=_STALE_S, most=room if can_claim else 0)
                 except AgentError:
+                    pause_s = _RETRY_S
                     continue
+                pause_s = _BEAT_S
                 for entry in claimed:
                     self._start(entry.partition(" ")[0], self._look(entry))
         finally:
             await cancel_and_wait(*self._adopted.values())
 
-    def adopt(self, session_id: str, principal: str, turn: str) -> None:
-        """Go on with the turn, as soon as its lease can be taken; if there is room for it."""
+    def adopt(self, session_id: str, principal: str, turn: str, *, silent_s: float) -> None:
+        """Go on with the turn, if its lease can be taken (`Turns.take_over`) and there is room."""
         if len(self._adopted) < _MOST_ADOPTED and not self._turns.is_leaving:
-            self._start(session_id, self._go_on(session_id, principal, turn))
+            self._start(session_id, self._go_on(session_id, principal, turn, silent_s))
 
     def _start(self, session_id: str, work: Coroutine[None, None, object]) -> None:
         if session_id in self._adopted:
@@ -103,7 +107,7 @@ class Orphans:
                     index.forget(entry)
                 return
             case "held" | "free":
-                is_settled = await self._go_on(session_id, orphan.owner, orphan.turn)
+                is_settled = await self._go_on(session_id, orphan.owner, orphan.turn, SILENT_S)
             case "over":
                 is_settled = True
                 if orphan.waiting:
@@ -111,12 +115,12 @@ class Orphans:
         if is_settled:
             index.forget(entry)
 
-    async def _go_on(self, session_id: str, principal: str, turn: str) -> bool:
+    async def _go_on(self, session_id: str, principal: str, turn: str, silent_s: float) -> bool:
         """Run the turn to its end. False: somebody shall look at it again."""
         asked = TurnRequest(session_id, principal, None, accepts_handover=True)
         has_taken = False
         try:
-            async with self._turns.take_over(asked, turn, silent_s=SILENT_S) as running:
+            async with self._turns.take_over(asked, turn, silent_s=silent_s) as running:
                 if isinstance(running, NotTaken):
                     return running.held_s is None
                 has_taken = True

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from agent_worker.errors import AgentError, StoreUnavailable
 from agent_worker.runtime.events import ERROR, HANDOVER, nobody, unfinished, unlogged
 from agent_worker.runtime.outage import Outage
-from agent_worker.runtime.turns import SILENT_S, TurnRequest
+from agent_worker.runtime.turns import TurnRequest
 from agent_worker.sessions import NotTaken
 from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import cancel_and_wait, spawn
@@ -110,13 +110,16 @@ class Succession:
                         if request.accepts_handover:
                             yield unlogged(HANDOVER, {"turn": request.turn})
                         return
-                    # A holder is not silent whose heartbeats were lost with Redis.
-                    silent_s = min(page.silent_s, self._store.index.steady_s)
-                    is_free = page.state == "free" or silent_s >= SILENT_S
+                    holders = self._turns.holders
+                    silent_s = holders.silence(page.silent_s)
+                    bound_s = await holders.bound_s(page.holder, silent_s)
+                    is_free = page.state == "free" or silent_s >= bound_s
                     if is_free and not is_ours:
-                        running = spawn(self._go_on(request), name="turn of another worker")
+                        running = spawn(
+                            self._go_on(request, bound_s), name="turn of another worker"
+                        )
                         running.add_done_callback(lambda _: bell.ring(""))
-                    pause = min(_LOOK_S, max(SILENT_S - silent_s, _PAUSE_S))
+                    pause = min(_LOOK_S, max(bound_s - silent_s, _PAUSE_S))
                     if not await bell.wait(pause if not is_free else _LOOK_S):
                         yield None
             except StoreUnavailable:
@@ -132,7 +135,7 @@ class Succession:
             request.session_id, request.principal, request.turn, after
         )
 
-    async def _go_on(self, request: FollowRequest) -> None:
+    async def _go_on(self, request: FollowRequest, silent_s: float) -> None:
         """Run the turn to its end, if nobody else has come before; its events go to the log."""
         asked = TurnRequest(
             request.session_id,
@@ -141,7 +144,7 @@ class Succession:
             accepts_handover=request.accepts_handover,
             loop=request.loop,
         )
-        taking = self._turns.take_over(asked, request.turn, silent_s=SILENT_S)
+        taking = self._turns.take_over(asked, request.turn, silent_s=silent_s)
         try:
             async with taking as turn:
                 if not isinstance(turn, NotTaken):

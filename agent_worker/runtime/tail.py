@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from agent_worker.errors import StoreUnavailable
 from agent_worker.runtime.events import RESET, unfinished
+from agent_worker.runtime.holders import SILENT_S
 from agent_worker.runtime.outage import Outage
 from agent_worker.runtime.reading import read_newest
-from agent_worker.runtime.turns import SILENT_S
 from agent_worker.sessions import Event
 from agent_worker.sessions.event_log import channel
 from agent_worker.sessions.operations import dump
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from agent_worker.runtime.bells import Bells
+    from agent_worker.runtime.holders import Holders
     from agent_worker.runtime.orphans import Orphans
     from agent_worker.sessions import SessionStore
 
@@ -29,8 +30,11 @@ _SNAPSHOT_MESSAGES = 200
 
 
 class Tail:
-    def __init__(self, store: SessionStore, bells: Bells, orphans: Orphans) -> None:
+    def __init__(
+        self, store: SessionStore, bells: Bells, orphans: Orphans, holders: Holders
+    ) -> None:
         self._store = store
+        self._holders = holders
         self._bells = bells
         self._orphans = orphans
 
@@ -73,12 +77,13 @@ class Tail:
                 was_unfinished = page.state != "over"
                 if until_idle and not was_unfinished:
                     return
-                pause = _LOOK_S
+                pause, silent_s, bound_s = _LOOK_S, 0.0, SILENT_S
                 if page.state == "held":
-                    silent_s = min(page.silent_s, self._store.index.steady_s)
-                    pause = min(_LOOK_S, max(SILENT_S - silent_s, _PAUSE_S))
-                if page.state == "free" or (page.state == "held" and silent_s >= SILENT_S):
-                    self._orphans.adopt(session_id, principal, page.turn)
+                    silent_s = self._holders.silence(page.silent_s)
+                    bound_s = await self._holders.bound_s(page.holder, silent_s)
+                    pause = min(_LOOK_S, max(bound_s - silent_s, _PAUSE_S))
+                if page.state == "free" or (page.state == "held" and silent_s >= bound_s):
+                    self._orphans.adopt(session_id, principal, page.turn, silent_s=bound_s)
                     pause = _LOOK_S
                 if not await bell.wait(pause):
                     yield None

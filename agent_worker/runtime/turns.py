@@ -30,6 +30,7 @@ from agent_worker.errors import (
 )
 from agent_worker.runtime.conversation import Conversation
 from agent_worker.runtime.events import nobody
+from agent_worker.runtime.holders import worker_channel
 from agent_worker.runtime.turn import ReplayedTurn, Turn
 from agent_worker.sessions import Grant, Nothing, NotTaken, Queued, new_nonce
 from agent_worker.sessions.event_log import channel
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from agent_worker.metrics import Metrics
     from agent_worker.runtime.bells import Bell, Bells
+    from agent_worker.runtime.holders import Holders
     from agent_worker.runtime.loop import AgentLoop
     from agent_worker.sessions import Message, Replay, SessionStore
 
@@ -49,16 +51,13 @@ log = logging.getLogger(__name__)
 
 Policy = Literal["reject", "enqueue", "interrupt"]
 
-#: Seconds. A turn that runs renews its lease each second; so one that was not heard of for longer
-#: has missed two renewals, and what a client notices of a worker's death stays below 4 s.
-SILENT_S = 2.5
-# A bell can be missed: whoever waits for a turn to end looks at least this often (seconds).
+# Seconds. A bell can be missed: whoever waits for a turn to end looks at least this often.
 _LOOK_S = 2.0
 # Beyond the lease that is waited for, for clocks that do not agree.
 _GRACE_S = 1.0
 # Whoever waits for the heartbeat of another worker looks this often; that one was heard of if its
 # turn would be free by so much later than before (seconds).
-_HEARTBEAT_LOOK_S, _HEARD_S = 0.5, 0.1
+_HEARTBEAT_LOOK_S, _HEARD_S = 0.25, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +89,7 @@ class Turns:
         store: SessionStore,
         loop: AgentLoop,
         bells: Bells,
+        holders: Holders,
         metrics: Metrics,
         *,
         window: int,
@@ -100,13 +100,14 @@ class Turns:
         self._store = store
         self._loop = loop
         self._bells = bells
+        self.holders = holders
         self._metrics = metrics
         self._window = window
         self._has_archive = has_archive
         self._converse = converse
         self._counted_by = counted_by
         #: Names this worker in the leases that it takes.
-        self._name = secrets.token_hex(8)
+        self.name: str = counted_by.name if counted_by is not None else secrets.token_hex(8)
         self._open: set[asyncio.Task[Any]] = set()
         self._running: dict[str, Turn] = {}
         self._looking_after: dict[str, asyncio.Task[object]] = {}
@@ -124,7 +125,7 @@ class Turns:
 
     async def start(self) -> None:
         """Hear of turns that shall stop."""
-        await self._bells.obey(f"hermes:worker:{self._name}", self._stop_turn)
+        await self._bells.obey(worker_channel(self.name), self._stop_turn)
 
     @contextlib.asynccontextmanager
     async def open(self, request: TurnRequest) -> AsyncIterator[Turn | ReplayedTurn | Queued]:
@@ -132,7 +133,7 @@ class Turns:
 
         Leaving the block gives the lease back, whatever happened inside.
         """
-        nonce = f"{self._name}.{new_nonce()}"
+        nonce = f"{self.name}.{new_nonce()}"
         with self._tracked():
             async with self._indexed(request, nonce) as entry:
                 with _refused(entry):
@@ -161,7 +162,7 @@ class Turns:
 
         Raises Draining.
         """
-        nonce = f"{self._name}.{new_nonce()}"
+        nonce = f"{self.name}.{new_nonce()}"
         with self._tracked():
             if self.is_leaving:
                 raise Draining
@@ -233,10 +234,10 @@ class Turns:
                 return await self._take_place(request, message, nonce, give_up_at=until + _GRACE_S)
             if not isinstance(busy, TurnInProgress):
                 raise
-            return await self._resume(request, message, nonce, clock() + busy.free_in_s)
+            return await self._resume(request, message, nonce, busy)
 
     async def _resume(
-        self, request: TurnRequest, message: Message | None, nonce: str, free_at: float
+        self, request: TurnRequest, message: Message | None, nonce: str, busy: TurnInProgress
     ) -> tuple[Any, float]:
         """The turn of the request's key, which another worker has: it may be dead.
 
@@ -244,15 +245,21 @@ class Turns:
         so gets its turn with its first retry, be that early.
         """
         clock = asyncio.get_running_loop().time
+        free_at = clock() + busy.free_in_s
         async with self._bells.listen(channel(request.session_id)) as bell:
             while True:
                 await bell.wait(min(max(free_at - clock(), 0.0), _HEARTBEAT_LOOK_S))
+                silent_s = self.holders.silence(busy.silent_s)
+                bound_s = await self.holders.bound_s(busy.holder, silent_s)
                 until = clock() + self._store.lease_s
+                is_lost = silent_s >= bound_s
                 try:
-                    return await self._begin(request, message, nonce), until
-                except TurnInProgress as busy:
-                    if clock() + busy.free_in_s > free_at + _HEARD_S:
+                    begun = await self._begin(request, message, nonce, bound_s if is_lost else None)
+                    return begun, until
+                except TurnInProgress as still:
+                    if clock() + still.free_in_s > free_at + _HEARD_S:
                         raise
+                    busy = still
 
     async def _take_place(
         self, request: TurnRequest, message: Message | None, nonce: str, *, give_up_at: float
@@ -278,8 +285,13 @@ class Turns:
         return await large.keep(request.session_id, {"role": "user", "content": request.content})
 
     async def _begin(
-        self, request: TurnRequest, message: Message | None, nonce: str
+        self,
+        request: TurnRequest,
+        message: Message | None,
+        nonce: str,
+        silent_s: float | None = None,
     ) -> Grant | Replay | Queued | Nothing:
+        """`silent_s` is as in `SessionStore.begin`; by default what costs any holder its turn."""
         begin = self._store.begin(
             request.session_id,
             request.principal,
@@ -287,8 +299,7 @@ class Turns:
             nonce=nonce,
             idempotency_key=request.idempotency_key,
             policy="enqueue" if request.policy == "enqueue" else "reject",
-            # A holder is not silent whose heartbeats were lost with Redis.
-            silent_s=SILENT_S if self._store.index.steady_s >= SILENT_S else None,
+            silent_s=self.holders.sure_s if silent_s is None else silent_s,
         )
         return await self._ask(begin, request, nonce)
 

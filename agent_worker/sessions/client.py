@@ -140,6 +140,17 @@ class Client:
         keys = await self._topology.one_key_for_each_master("hermes:ready")
         await asyncio.gather(*map(write, keys))
 
+    async def subscribers(self, channel: str) -> int:
+        """How many connections are subscribed to `channel`, on all masters together."""
+
+        async def count(key: str) -> int:
+            command = ("PUBSUB", "NUMSUB", channel)
+            [reply] = await self._ask(key, lambda by_text: [command], patience_s=0.0)
+            return int(reply[1])
+
+        keys = await self._topology.one_key_for_each_master("hermes:subscribers")
+        return sum(await asyncio.gather(*map(count, keys)))
+
     def subscriber(
         self, *, on_message: Callable[[str, str], None], on_reconnected: Callable[[], None]
     ) -> Subscriber:

@@ -63,7 +63,7 @@ class EventLog:
         reply = await self._operations.run("events", session_id, principal, after or "", _PAGE)
         if reply[0] == "TRIMMED":
             return EventPage("idle", reply[1], after or "", [], is_trimmed=True)
-        _, status, last, behind, turn, state, silent_ms, *flat = reply
+        _, status, last, behind, turn, state, silent_ms, holder, *flat = reply
         return EventPage(
             cast("Status", status),
             last,
@@ -72,6 +72,7 @@ class EventLog:
             turn=turn,
             state=cast("Any", state),
             silent_s=int(silent_ms) / 1000,
+            holder=holder,
         )
 
     async def of_turn(
@@ -86,8 +87,9 @@ class EventLog:
         )
         if reply[0] == "TRIMMED":
             raise EventsGone
-        _, state, silent_ms, behind, ended_by, *flat = reply
-        return TurnPage(cast("Any", state), int(silent_ms) / 1000, behind, ended_by, _events(flat))
+        _, state, silent_ms, holder, behind, ended_by, *flat = reply
+        silent_s = int(silent_ms) / 1000
+        return TurnPage(cast("Any", state), silent_s, holder, behind, ended_by, _events(flat))
 
 
 def _events(flat: Sequence[str]) -> list[Event]:

@@ -156,6 +156,8 @@ class EventPage:
     turn: str = "0"
     state: TurnState = "over"
     silent_s: float = field(default=0.0, compare=False)
+    #: As in `TurnPage`.
+    holder: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ class TurnPage:
     state: Literal["held", "free", "told", "untold"]
     #: Seconds for which nothing was heard of its holder.
     silent_s: float
+    #: The worker that holds the lease, by its name in the nonce; empty if it has none.
+    holder: str
     #: Behind which the events are.
     after: str
     #: Id of the `done` or `error` that ended the turn; empty if none did. Any `error` before it was

@@ -347,9 +347,12 @@ def _refused_begin(reply: Sequence[Any]) -> Exception:
     match reply:
         case ["BUSY", remaining_ms]:
             return TurnBusy(retry_after_s=_retry_after_s(remaining_ms))
-        case ["IN_PROGRESS", remaining_ms, free_in_ms]:
+        case ["IN_PROGRESS", remaining_ms, free_in_ms, silent_ms, holder]:
             return TurnInProgress(
-                retry_after_s=_retry_after_s(remaining_ms), free_in_s=int(free_in_ms) / 1000
+                retry_after_s=_retry_after_s(remaining_ms),
+                free_in_s=int(free_in_ms) / 1000,
+                silent_s=int(silent_ms) / 1000,
+                holder=holder,
             )
         case ["GIVEN_UP"]:
             return TurnGivenUp()

@@ -62,6 +62,7 @@ class Faults:
         self._served_by = served_by
         self._figures = figures
         self._log = log
+        self._noted: list[tuple[float, str]] = []
         self._busy: set[Worker] = set()
         self._up: set[str] = set()  # those that the balancer sends requests to
         self._configs = 0
@@ -104,8 +105,16 @@ class Faults:
         self._note(f"{what}: {which}")
 
     def _note(self, what: str) -> None:
+        now = time.time()
+        self._noted.append((now, what))
         with self._log.open("a") as log:
-            log.write(f"{time.time():.2f} {what}\n")
+            log.write(f"{now:.2f} {what}\n")
+
+    def between(self, began: float, ended: float) -> list[str]:
+        """What happened from shortly before `began` until `ended` (`time.time()`)."""
+        return [
+            f"{what} at {at - began:+.1f}" for at, what in self._noted if began - 1.0 < at < ended
+        ]
 
     # Workers.
 

@@ -17,6 +17,7 @@ from bench.chaos_streams.verdict import Verdict
 if TYPE_CHECKING:
     import itertools
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from bench.chaos.balancer import Balancer
     from bench.chaos.report import Report
@@ -47,7 +48,10 @@ class PhaseRun:
         balancer: Balancer,
         ledger: Ledger,
         uids: itertools.count[int],
+        log: Path,
     ) -> None:
+        """`log`: of all gaps."""
+        self._log = log
         self.figures: Counter[str] = Counter()
         self._plan = plan
         self._name = name
@@ -84,7 +88,7 @@ class PhaseRun:
                 await cancel_and_wait(watch)
             self.figures["streams taken over"] = await self._resumes() - resumed
             verdict = await self._judge(crowd)
-        self._tell(report, verdict)
+        self._tell(report, verdict, faults)
 
     async def _wait(self) -> None:
         ends = time.monotonic() + self._plan.seconds
@@ -114,7 +118,7 @@ class PhaseRun:
             verdict.judge(turn, histories[turn.session_id], sent[turn.uid])
         return verdict
 
-    def _tell(self, report: Report, verdict: Verdict) -> None:
+    def _tell(self, report: Report, verdict: Verdict, faults: Faults) -> None:
         def figure(what: str, value: float) -> None:
             report.figure(f"{self._name}: {what}", value)
 
@@ -138,6 +142,10 @@ class PhaseRun:
         figure("gap, median s", percentile(lengths, 0.5))
         figure("gap, p99 s", p99)
         figure("gap, worst s", lengths[-1])
+        with self._log.open("a") as log:
+            for gap, turn in gaps:
+                met = ", ".join(faults.between(gap.ended - gap.seconds, gap.ended))
+                log.write(f"{self._name}: {gap}, {turn.kind} {turn.uid}: {met}\n")
         if self._plan.judges_gaps:
             worst = " | ".join(f"{gap} of {turn}" for gap, turn in gaps[: -_MOST_TOLD - 1 : -1])
             report.must(

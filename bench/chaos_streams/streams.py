@@ -71,7 +71,8 @@ class Streams(Scenario):
 
                 uids = itertools.count(1)
                 for name in self.phases:
-                    run = PhaseRun(self, name, PHASES[name], balancer, ledger, uids)
+                    gaps = arena.folder / "gaps.log"
+                    run = PhaseRun(self, name, PHASES[name], balancer, ledger, uids, gaps)
                     system = balancer, reconfigure, workers, store, ledger
                     log = arena.folder / "faults.log"
                     faults = Faults(*system, run.served_by, run.figures, log)

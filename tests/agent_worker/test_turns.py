@@ -16,6 +16,7 @@ from agent_worker.metrics import Metrics
 from agent_worker.models import ScriptedEngine, StepRequest, TextDelta, ToolCall
 from agent_worker.runtime import AgentLoop, Bells, LargeTexts, ToolCalls, TurnRequest, Turns
 from agent_worker.runtime import turn as turn_module
+from agent_worker.runtime.holders import Holders
 from agent_worker.sessions import SessionStore, connect, session_keys
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
@@ -50,6 +51,7 @@ class Harness:
             store,
             AgentLoop(engine, calls, self.metrics),
             Bells(client),
+            Holders(client, store.index),
             self.metrics,
             window=10_000,
         )

@@ -115,6 +115,11 @@ local function silence_ms()
   return math.max(0, (tonumber(redis.call('HGET', META, 'lease_ms')) or left) - left)
 end
 
+-- The worker that has the lease, by the name in its nonce (`<name>.<more>`), or ''.
+local function holder()
+  return string.match(redis.call('GET', LEASE) or '', '|(%w+)%.') or ''
+end
+
 -- Who goes on with the turn that began with the fence `turn`: 'over' (nobody shall: it is finished,
 -- has failed, was stopped for another message, or another turn has begun), 'stopping' (it shall
 -- end for another message), 'free', or 'held'; and for how many ms its holder was not heard of.

@@ -18,7 +18,8 @@
 --     messages of the finished turn...}
 -- -> {'QUEUED', how many wait} | {'INBOX_FULL'} | {'EMPTY'} nothing waits
 -- -> {'BUSY', remaining lease ms} | {'IDEMPOTENCY_MISMATCH'} | {'ABANDONED'}
--- -> {'IN_PROGRESS', remaining lease ms, ms until its turn may be resumed if nothing is heard}
+-- -> {'IN_PROGRESS', remaining lease ms, ms until its turn may be resumed if nothing is heard, ms for
+--     which its holder has not been heard of, the holder (`holder`)}
 -- -> {'GIVEN_UP'}  the key's turn ended because its holders died again and again
 -- -> {'FULL'} the history is too large
 -- -> {'OVER'} | {'HELD', ms until it may be asked again}  the turn to be taken over
@@ -125,7 +126,8 @@ if record then
     local state, silent_ms = state_of(string.match(redis.call('HGET', META, 'turn_event'), '^%d+'))
     if lease and state ~= 'free' and not (state == 'held' and silent_ms >= stale_ms) then
       local left = redis.call('PTTL', LEASE)
-      return { 'IN_PROGRESS', left, int(math.min(left, stale_ms - silent_ms)) }
+      local free_in_ms = math.min(left, stale_ms - silent_ms)
+      return { 'IN_PROGRESS', left, int(free_in_ms), int(silent_ms), holder() }
     end
     outcome, lease = 'RESUME', false
   end

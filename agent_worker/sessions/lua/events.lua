@@ -1,7 +1,7 @@
 -- What happened after an event.
 -- ARGV: its id ('' = the beginning of the turn that runs, or the end if none does), most entries
 -- -> {'OK', status, last event's id, id behind which the events are, the last turn, its state, ms for
---     which its holder was not heard of (`last_turn`), then id, name, data of each}
+--     which its holder was not heard of (`last_turn`), the holder, then id, name, data of each}
 -- -> {'TRIMMED', last event's id}  that event is not kept any more, so some may be missing
 local refused = refusal()
 if refused then
@@ -32,7 +32,7 @@ if is_before(after, last) and #redis.call('XRANGE', EV, known, known) == 0 then
   return { 'TRIMMED', last }
 end
 local turn, state, silent_ms = last_turn()
-local reply = { 'OK', status, last, after, turn, state, silent_ms }
+local reply = { 'OK', status, last, after, turn, state, silent_ms, holder() }
 for _, entry in ipairs(entries) do
   reply[#reply + 1] = entry[1]
   reply[#reply + 1] = entry[2][2]

@@ -1,7 +1,7 @@
 -- What happened in one turn behind an event, and who goes on with it.
 -- ARGV: the fence with which the turn began, the event's id ('' = the turn's beginning), most entries
--- -> {'OK', state, ms for which its holder has not been heard of, id behind which the events are,
---     id of the `done` or `error` that ended it or '', then id, name, data of each}
+-- -> {'OK', state, ms for which its holder has not been heard of, the holder (`holder`), id behind which
+--     the events are, id of the `done` or `error` that ended it or '', then id, name, data of each}
 --    state: 'held' | 'free' (it can be taken over) | 'told' (over, by a `done` or an `error`)
 --           | 'untold' (over, and no event says so)
 -- -> {'TRIMMED'}  the turn, or what is behind that event, is not kept any more
@@ -54,7 +54,7 @@ if state == 'over' then
   end
   state = (ended_by ~= '' or is_current and status == 'idle') and 'told' or 'untold'
 end
-local reply = { 'OK', state, int(silent_ms), after, ended_by }
+local reply = { 'OK', state, int(silent_ms), holder(), after, ended_by }
 for _, entry in ipairs(redis.call('XRANGE', EV, '(' .. after, to, 'COUNT', most)) do
   reply[#reply + 1] = entry[1]
   reply[#reply + 1] = entry[2][2]

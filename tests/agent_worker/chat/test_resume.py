@@ -13,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from agent_worker.api.chat_chunks import AnswerChanged, ChunkStream, Completion, event_before
 from agent_worker.models import TextDelta, ToolCall
+from agent_worker.runtime.holders import worker_channel
 from agent_worker.sessions import Event
 from agent_worker.tools import Toolbox
 from tests.agent_worker.chat.support import CLOCK, MODEL, user
@@ -144,6 +145,24 @@ async def test_without_a_session_only_who_goes_on_elsewhere_costs_a_journal(
         await response.read()
     assert await redis.keys("hermes:{*") == []
     assert await redis.keys("hermes:chat:*") != []
+
+
+async def test_the_leases_of_chats_name_the_worker_by_the_channel_that_it_subscribes_to(
+    http: ClientSession, start_worker: StartWorker, redis: Redis
+) -> None:
+    """Else others would find no subscription, and take it for dead."""
+    worker = await start_worker(engine=(engine := GatedEngine()))
+    name = worker.worker.turns.name
+    async with ask(http, worker, ACCEPTS) as response:
+        await engine.started.wait()
+        sid = response.headers["X-Hermes-Resume"].partition("session=")[2].partition("&")[0]
+        holder = (await redis.get(f"hermes:chat:{{{sid}}}:lease")).partition("|")[2]
+        assert holder.startswith(f"{name}.")
+        engine.gate.set()
+        await response.read()
+    # Those that go on here.
+    assert worker.worker.chat_turns.name == name
+    assert await redis.pubsub_numsub(worker_channel(name)) == [(worker_channel(name), 1)]
 
 
 async def test_a_journal_lives_for_an_hour_and_for_a_minute_when_its_turn_has_ended(

@@ -135,7 +135,7 @@ class Model:
                 if self.deaths[0] > MOST_DEATHS:
                     raise TurnGivenUp
                 if self.is_held and not self._is_free(is_silent):
-                    raise TurnInProgress(retry_after_s=1, free_in_s=1.0)
+                    raise TurnInProgress(retry_after_s=1, free_in_s=1.0, silent_s=0.0, holder="")
                 return self._resume(nonce, fence)
             elif self.is_held:
                 return Queued(len(self.inbox))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent_worker.runtime import orphans, turns
+from agent_worker.runtime import holders, orphans, turns
 from agent_worker.sessions import SessionStore, new_nonce, session_keys
 from agent_worker.sessions.turn_index import INDEX
 from agent_worker.tasks import spawn
@@ -350,7 +350,7 @@ async def test_the_retry_of_a_key_takes_over_what_is_silent(
 ) -> None:
     """At the bound for silence, with its first request; the lease has half a minute to go."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
-    monkeypatch.setattr(turns, "SILENT_S", 1.5)
+    monkeypatch.setattr(holders, "SILENT_S", 1.5)
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
     sid = await create(http, first)
@@ -360,6 +360,24 @@ async def test_the_retry_of_a_key_takes_over_what_is_silent(
     reply = await post(http, other, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.body["content"]) == (200, "one two")
     assert await told(store, sid) == [("user", "go"), ("assistant", "one two")]
+    stream.close()
+
+
+async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
+    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its subscription is gone with it: neither silence alone nor the lease's end would do here."""
+    monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
+    monkeypatch.setattr(holders, "SILENT_S", 3600.0)
+    first = await start_worker(lease_s=3600.0, engine=PausedEngine([*speech("one "), None]))
+    other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
+    sid = await create(http, first)
+    stream = await open_turn(http, first, sid, **{"Idempotency-Key": "k"})
+    await anext(read_events(stream))
+    cut_off(first)
+    await first.worker.bells.close()
+    reply = await post(http, other, sid, "go", Idempotency_Key="k")
+    assert (reply.status, reply.body["content"]) == (200, "one two")
     stream.close()
 
 
@@ -382,7 +400,7 @@ async def test_the_retry_of_a_key_whose_turn_ends_meanwhile_gets_its_answer(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "_HEARTBEAT_LOOK_S", 60.0)
-    monkeypatch.setattr(turns, "SILENT_S", 60.0)
+    monkeypatch.setattr(holders, "SILENT_S", 60.0)
     first = await start_worker(engine=(engine := PausedEngine([None])))
     other = await start_worker(engine=PlannedEngine())
     sid = await create(http, first)
@@ -400,7 +418,7 @@ async def test_a_message_takes_the_place_of_a_silent_turn(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead worker does not hear that it shall stop."""
-    monkeypatch.setattr(turns, "SILENT_S", 0.5)
+    monkeypatch.setattr(holders, "SILENT_S", 0.5)
     monkeypatch.setattr(turns, "_LOOK_S", 0.1)
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     other = await start_worker(engine=PlannedEngine(speech("two")))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.errors import StoreUnavailable
-from agent_worker.runtime import succession
+from agent_worker.runtime import holders
 from agent_worker.runtime import turn as running
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
@@ -231,7 +231,7 @@ async def test_a_silent_holder_loses_its_turn_before_its_lease_runs_out(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(succession, "SILENT_S", 0.2)
+    monkeypatch.setattr(holders, "SILENT_S", 0.2)
     engine = PausedEngine([*speech("one "), None, *speech("never")])
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
@@ -246,6 +246,22 @@ async def test_a_silent_holder_loses_its_turn_before_its_lease_runs_out(
         engine.gate.set()
         (error,) = [event async for event in stream]
     assert (error.id, error.data["code"]) == ("", "lease_lost")
+
+
+async def test_a_holder_whose_subscription_is_gone_loses_its_turn_sooner(
+    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process has died: neither silence alone nor the end of the lease would do here."""
+    monkeypatch.setattr(holders, "SILENT_S", 3600.0)
+    first = await start_worker(lease_s=3600.0, engine=PausedEngine([*speech("one "), None]))
+    other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
+    sid = await create(http, first)
+    async with await open_turn(http, first, sid) as turn:
+        seen = await anext(read_events(turn))
+        cut_off(first)
+        await first.worker.bells.close()
+        events = await resumed(http, other, turn.headers["X-Hermes-Resume"], seen.id)
+    assert deltas([seen, *events]) == events[-1].data["content"] == "one two"
 
 
 async def test_the_turn_of_a_follower_that_leaves_goes_on_with_the_next(

@@ -1,0 +1,103 @@
+"""Whether the holder of a lease has died: by its silence, and by its subscription to Redis."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent_worker.redis_server import RedisServer
+from agent_worker.runtime.holders import GONE_S, SILENT_S, Holders, worker_channel
+from tests.agent_worker.redis.support import Heard
+from tests.agent_worker.support import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_worker.sessions.client import Client
+    from tests.agent_worker.redis.topologies import Cluster
+
+    Connected = Callable[[str], Client]
+
+LITTLE = 0.01
+
+
+def holders(client: Client, steady_s: float = math.inf) -> Holders:
+    index: Any = SimpleNamespace(steady_s=steady_s)
+    return Holders(client, index)
+
+
+@pytest.mark.parametrize(
+    ("name", "silent_s", "bound_s"),
+    [
+        ("dead", 0.0, GONE_S),
+        ("dead", GONE_S - LITTLE, GONE_S),
+        ("dead", GONE_S, GONE_S),
+        ("alive", GONE_S - LITTLE, GONE_S),
+        ("alive", GONE_S, SILENT_S),
+        ("alive", SILENT_S, SILENT_S),
+        # A lease of a worker that does not say its name.
+        ("", 0.0, SILENT_S),
+        ("", GONE_S, SILENT_S),
+    ],
+)
+async def test_how_long_a_holder_may_be_silent(
+    calm_server: RedisServer, connected: Connected, name: str, silent_s: float, bound_s: float
+) -> None:
+    client = connected(calm_server.url)
+    subscriber = Heard().subscribe_with(client)
+    await subscriber.subscribe(worker_channel("alive"))
+    assert await holders(client).bound_s(name, silent_s) == bound_s
+    await subscriber.close()
+
+
+async def test_a_subscription_ends_with_its_connection(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    client = connected(calm_server.url)
+    subscriber = Heard().subscribe_with(client)
+    await subscriber.subscribe(worker_channel("w"))
+    judge = holders(client)
+    assert await judge.bound_s("w", GONE_S) == SILENT_S
+    await subscriber.close()
+    bounds: list[float] = []
+
+    async def is_gone() -> bool:
+        bounds.append(await judge.bound_s("w", GONE_S))
+        return bounds[-1] == GONE_S
+
+    await until(is_gone)
+
+
+async def test_in_a_cluster_a_subscription_counts_on_whichever_node_it_is(
+    calm_cluster: Cluster, connected: Connected
+) -> None:
+    client = connected(calm_cluster.url)
+    subscribers = [Heard().subscribe_with(client) for _ in range(6)]
+    judge = holders(client)
+    for number, subscriber in enumerate(subscribers):
+        await subscriber.subscribe(worker_channel(f"w{number}"))
+        assert await judge.bound_s(f"w{number}", GONE_S) == SILENT_S
+    assert await judge.bound_s("w6", GONE_S) == GONE_S
+    for subscriber in subscribers:
+        await subscriber.close()
+
+
+async def test_a_redis_that_does_not_say_is_no_sign_of_death(connected: Connected) -> None:
+    with RedisServer.start() as server:
+        client = connected(server.url)
+        judge = holders(client)
+        assert await judge.bound_s("w", GONE_S) == GONE_S
+        await client.raw.execute_command("ACL", "SETUSER", "default", "-pubsub")
+        assert await judge.bound_s("w", GONE_S) == SILENT_S
+    assert await judge.bound_s("w", GONE_S) == SILENT_S
+
+
+async def test_only_silence_while_redis_was_there_counts(connected: Connected) -> None:
+    client = connected("redis://127.0.0.1:1/0")
+    assert holders(client).silence(9.0) == 9.0
+    assert holders(client).sure_s == SILENT_S
+    assert holders(client, steady_s=1.0).silence(9.0) == 1.0
+    assert holders(client, steady_s=1.0).sure_s is None
