@@ -1,8 +1,8 @@
 """Whether the worker that holds a turn's lease has died, judged by two signs of life.
 
-    silence        each write of a holder renews its lease, and it renews one that is idle each second
-    subscription   each worker subscribes to a channel of its own; when its process ends, the kernel
-                   closes the connection, and Redis ends the subscription
+    silence        each write of a holder renews its lease; without one it renews it each second
+    subscription   each worker subscribes to a channel of its own; when its process ends, the
+                   kernel closes the connection, and Redis ends the subscription
 
 A holder that is silent for `SILENT_S` has lost its turn, whatever the reason: a stopped process and
 a network that drops packets keep the connection open. If its subscription is gone as well, `GONE_S`
@@ -13,11 +13,11 @@ the holder was heard of meanwhile, and the new fence refuses every later write o
 wrong guess costs a step that begins again, so the two bounds are chosen such that a living holder
 meets neither:
 
-- A renewal is due each second. With `SILENT_S` two in a row are missing, with `GONE_S` one is half a
-  second late.
+- A renewal is due each second. With `SILENT_S` two in a row are missing; with `GONE_S` one is half
+  a second late.
 - A subscription that breaks is back within 1.1 s (`Subscriber`), a renewal that fails is repeated
-  within 0.5 s. So after an outage, which ends all subscriptions and all renewals, each living holder
-  has given both signs within `GONE_S`.
+  within 0.5 s. So after an outage, which ends all subscriptions and all renewals, each living
+  holder has given both signs within `GONE_S`.
 - A worker judges others only by time in which Redis has answered itself (`TurnIndex.steady_s`).
 """
 
