@@ -12,6 +12,7 @@ events        their names and ids
 outlet        events: into the log, then to the client
 tail          events: from the log to whoever follows it
 succession    one turn's events to its end, and its end if its worker died
+holders       whether the worker that has a turn lives
 orphans       turns that lost their worker, and that nobody follows
 outage        how long a reader waits while Redis is away
 bells         what rings a worker when something happens elsewhere

@@ -13,12 +13,12 @@ the holder was heard of meanwhile, and the new fence refuses every later write o
 wrong guess costs a step that begins again, so the two bounds are chosen such that a living holder
 meets neither:
 
-- A renewal is due each second. With `SILENT_S` two in a row are missing; with `GONE_S` one is half
-  a second late.
-- A subscription that breaks is back within 1.1 s (`Subscriber`), a renewal that fails is repeated
-  within 0.5 s. So after an outage, which ends all subscriptions and all renewals, each living
-  holder has given both signs within `GONE_S`.
-- A worker judges others only by time in which Redis has answered itself (`TurnIndex.steady_s`).
+- A renewal is due each second. With `SILENT_S` two in a row are missing; with `GONE_S` one is a
+  quarter of a second late.
+- An outage ends all subscriptions and all renewals. A subscription that breaks is made again every
+  0.3 s (`Subscriber`), a renewal that fails is repeated within 0.5 s; so each living holder has
+  given both signs when Redis has answered for `_BACK_S`. Silence alone counts only from the end of
+  the outage on (`TurnIndex.steady_s`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from agent_worker.sessions.turn_index import TurnIndex
 
 #: Seconds. What a client notices of a death stays below 4 s, with either.
-SILENT_S, GONE_S = 2.5, 1.5
+SILENT_S, GONE_S = 2.5, 1.25
+_BACK_S = 1.0
 # Seconds for the question whether a subscription is there.
 _ASK_S = 0.5
 
@@ -53,20 +54,25 @@ class Holders:
         """The silence that costs any holder its turn; None while none is known to be so long."""
         return SILENT_S if self._index.steady_s >= SILENT_S else None
 
-    def silence(self, silent_s: float) -> float:
-        """Of the `silent_s` for which a holder was not heard of, the seconds that count."""
-        return min(silent_s, self._index.steady_s)
+    @property
+    def least_s(self) -> float:
+        """The silence of each holder that has lost its turn: one heard of meanwhile has not."""
+        return min(SILENT_S, GONE_S)
 
-    async def bound_s(self, name: str, silent_s: float) -> float:
-        """Seconds of silence that cost the holder `name` its turn; it is silent for `silent_s`.
+    async def wait_s(self, name: str, silent_s: float) -> float:
+        """Seconds until the holder `name`, not heard of for `silent_s`, may have lost its turn.
 
-        Ask again when it is silent for as long: the bound may be `SILENT_S` by then.
+        0: it has. Else look at it again then.
         """
-        if not name or silent_s >= SILENT_S:
-            return SILENT_S
-        if silent_s >= GONE_S and await self._is_subscribed(name):
-            return SILENT_S
-        return GONE_S
+        steady_s = self._index.steady_s
+        left_s = SILENT_S - min(silent_s, steady_s)
+        if left_s > 0.0 and name:
+            until_gone_s = max(GONE_S - silent_s, _BACK_S - steady_s)
+            if until_gone_s > 0.0:
+                left_s = min(left_s, until_gone_s)
+            elif not await self._is_subscribed(name):
+                left_s = 0.0
+        return max(left_s, 0.0)
 
     async def _is_subscribed(self, name: str) -> bool:
         """True also if Redis does not say."""

@@ -75,10 +75,10 @@ class Orphans:
         finally:
             await cancel_and_wait(*self._adopted.values())
 
-    def adopt(self, session_id: str, principal: str, turn: str, *, silent_s: float) -> None:
+    def adopt(self, session_id: str, principal: str, turn: str) -> None:
         """Go on with the turn, if its lease can be taken (`Turns.take_over`) and there is room."""
         if len(self._adopted) < _MOST_ADOPTED and not self._turns.is_leaving:
-            self._start(session_id, self._go_on(session_id, principal, turn, silent_s))
+            self._start(session_id, self._go_on(session_id, principal, turn))
 
     def _start(self, session_id: str, work: Coroutine[None, None, object]) -> None:
         if session_id in self._adopted:
@@ -107,7 +107,7 @@ class Orphans:
                     index.forget(entry)
                 return
             case "held" | "free":
-                is_settled = await self._go_on(session_id, orphan.owner, orphan.turn, SILENT_S)
+                is_settled = await self._go_on(session_id, orphan.owner, orphan.turn)
             case "over":
                 is_settled = True
                 if orphan.waiting:
@@ -115,12 +115,12 @@ class Orphans:
         if is_settled:
             index.forget(entry)
 
-    async def _go_on(self, session_id: str, principal: str, turn: str, silent_s: float) -> bool:
+    async def _go_on(self, session_id: str, principal: str, turn: str) -> bool:
         """Run the turn to its end. False: somebody shall look at it again."""
         asked = TurnRequest(session_id, principal, None, accepts_handover=True)
         has_taken = False
         try:
-            async with self._turns.take_over(asked, turn, silent_s=silent_s) as running:
+            async with self._turns.take_over(asked, turn) as running:
                 if isinstance(running, NotTaken):
                     return running.held_s is None
                 has_taken = True

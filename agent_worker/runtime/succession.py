@@ -110,16 +110,14 @@ class Succession:
                         if request.accepts_handover:
                             yield unlogged(HANDOVER, {"turn": request.turn})
                         return
-                    holders = self._turns.holders
-                    silent_s = holders.silence(page.silent_s)
-                    bound_s = await holders.bound_s(page.holder, silent_s)
-                    is_free = page.state == "free" or silent_s >= bound_s
+                    wait_s = 0.0
+                    if page.state == "held":
+                        wait_s = await self._turns.holders.wait_s(page.holder, page.silent_s)
+                    is_free = not wait_s
                     if is_free and not is_ours:
-                        running = spawn(
-                            self._go_on(request, bound_s), name="turn of another worker"
-                        )
+                        running = spawn(self._go_on(request), name="turn of another worker")
                         running.add_done_callback(lambda _: bell.ring(""))
-                    pause = min(_LOOK_S, max(bound_s - silent_s, _PAUSE_S))
+                    pause = min(_LOOK_S, max(wait_s, _PAUSE_S))
                     if not await bell.wait(pause if not is_free else _LOOK_S):
                         yield None
             except StoreUnavailable:
@@ -135,7 +133,7 @@ class Succession:
             request.session_id, request.principal, request.turn, after
         )
 
-    async def _go_on(self, request: FollowRequest, silent_s: float) -> None:
+    async def _go_on(self, request: FollowRequest) -> None:
         """Run the turn to its end, if nobody else has come before; its events go to the log."""
         asked = TurnRequest(
             request.session_id,
@@ -144,7 +142,7 @@ class Succession:
             accepts_handover=request.accepts_handover,
             loop=request.loop,
         )
-        taking = self._turns.take_over(asked, request.turn, silent_s=silent_s)
+        taking = self._turns.take_over(asked, request.turn)
         try:
             async with taking as turn:
                 if not isinstance(turn, NotTaken):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from agent_worker.errors import StoreUnavailable
 from agent_worker.runtime.events import RESET, unfinished
-from agent_worker.runtime.holders import SILENT_S
 from agent_worker.runtime.outage import Outage
 from agent_worker.runtime.reading import read_newest
 from agent_worker.sessions import Event
@@ -77,13 +76,12 @@ class Tail:
                 was_unfinished = page.state != "over"
                 if until_idle and not was_unfinished:
                     return
-                pause, silent_s, bound_s = _LOOK_S, 0.0, SILENT_S
+                pause, wait_s = _LOOK_S, 0.0
                 if page.state == "held":
-                    silent_s = self._holders.silence(page.silent_s)
-                    bound_s = await self._holders.bound_s(page.holder, silent_s)
-                    pause = min(_LOOK_S, max(bound_s - silent_s, _PAUSE_S))
-                if page.state == "free" or (page.state == "held" and silent_s >= bound_s):
-                    self._orphans.adopt(session_id, principal, page.turn, silent_s=bound_s)
+                    wait_s = await self._holders.wait_s(page.holder, page.silent_s)
+                    pause = min(_LOOK_S, max(wait_s, _PAUSE_S))
+                if page.state in {"free", "held"} and not wait_s:
+                    self._orphans.adopt(session_id, principal, page.turn)
                     pause = _LOOK_S
                 if not await bell.wait(pause):
                     yield None

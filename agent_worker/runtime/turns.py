@@ -155,9 +155,7 @@ class Turns:
                     yield ReplayedTurn(granted, messages)
 
     @contextlib.asynccontextmanager
-    async def take_over(
-        self, request: TurnRequest, turn: str, *, silent_s: float
-    ) -> AsyncIterator[Turn | NotTaken]:
+    async def take_over(self, request: TurnRequest, turn: str) -> AsyncIterator[Turn | NotTaken]:
         """Go on with a turn whose worker died (`SessionStore.take_over`). Leaving is as in `open`.
 
         Raises Draining.
@@ -169,7 +167,11 @@ class Turns:
             async with self._indexed(request, nonce) as entry:
                 lease_until = asyncio.get_running_loop().time() + self._store.lease_s
                 take = self._store.take_over(
-                    request.session_id, request.principal, turn, nonce=nonce, silent_s=silent_s
+                    request.session_id,
+                    request.principal,
+                    turn,
+                    nonce=nonce,
+                    silent_s=self.holders.least_s,
                 )
                 with _refused(entry):
                     taken = await self._ask(take, request, nonce)
@@ -249,12 +251,11 @@ class Turns:
         async with self._bells.listen(channel(request.session_id)) as bell:
             while True:
                 await bell.wait(min(max(free_at - clock(), 0.0), _HEARTBEAT_LOOK_S))
-                silent_s = self.holders.silence(busy.silent_s)
-                bound_s = await self.holders.bound_s(busy.holder, silent_s)
+                wait_s = await self.holders.wait_s(busy.holder, busy.silent_s)
+                silent_s = None if wait_s else self.holders.least_s
                 until = clock() + self._store.lease_s
-                is_lost = silent_s >= bound_s
                 try:
-                    begun = await self._begin(request, message, nonce, bound_s if is_lost else None)
+                    begun = await self._begin(request, message, nonce, silent_s)
                     return begun, until
                 except TurnInProgress as still:
                     if clock() + still.free_in_s > free_at + _HEARD_S:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 _QUIET_S = 10.0
 _PONG_S = 2.0
 _CANCEL_AGAIN_S = 0.05
+# While Redis is away. Others take a worker without its subscription for dead (`runtime.holders`).
+_LONGEST_PAUSE_S = 0.25
 
 
 class Subscriber:
@@ -87,7 +89,7 @@ class Subscriber:
             await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_S)
 
     async def _run(self) -> None:
-        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
+        backoff = ExponentialWithJitterBackoff(cap=_LONGEST_PAUSE_S, base=0.05)
         failures = 0
         while True:
             node: Node | None = None

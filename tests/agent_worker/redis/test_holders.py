@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.redis_server import RedisServer
-from agent_worker.runtime.holders import GONE_S, SILENT_S, Holders, worker_channel
+from agent_worker.runtime.holders import _BACK_S, GONE_S, SILENT_S, Holders, worker_channel
 from tests.agent_worker.redis.support import Heard
 from tests.agent_worker.support import until
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Connected = Callable[[str], Client]
 
-LITTLE = 0.01
-
 
 def holders(client: Client, steady_s: float = math.inf) -> Holders:
     index: Any = SimpleNamespace(steady_s=steady_s)
@@ -30,26 +28,38 @@ def holders(client: Client, steady_s: float = math.inf) -> Holders:
 
 
 @pytest.mark.parametrize(
-    ("name", "silent_s", "bound_s"),
+    ("name", "silent_s", "steady_s", "wait_s"),
     [
-        ("dead", 0.0, GONE_S),
-        ("dead", GONE_S - LITTLE, GONE_S),
-        ("dead", GONE_S, GONE_S),
-        ("alive", GONE_S - LITTLE, GONE_S),
-        ("alive", GONE_S, SILENT_S),
-        ("alive", SILENT_S, SILENT_S),
+        ("dead", 0.0, math.inf, GONE_S),
+        ("dead", GONE_S, math.inf, 0.0),
+        ("alive", 0.0, math.inf, GONE_S),
+        ("alive", GONE_S, math.inf, SILENT_S - GONE_S),
+        ("alive", SILENT_S, math.inf, 0.0),
         # A lease of a worker that does not say its name.
-        ("", 0.0, SILENT_S),
-        ("", GONE_S, SILENT_S),
+        ("", 0.0, math.inf, SILENT_S),
+        ("", GONE_S, math.inf, SILENT_S - GONE_S),
+        ("", SILENT_S, math.inf, 0.0),
+        # Redis has been back for so long.
+        ("dead", 9.0, 0.0, _BACK_S),
+        ("dead", 9.0, _BACK_S, 0.0),
+        ("dead", 0.0, _BACK_S, GONE_S),
+        ("alive", 9.0, _BACK_S, SILENT_S - _BACK_S),
+        ("alive", 9.0, SILENT_S, 0.0),
+        ("", 9.0, _BACK_S, SILENT_S - _BACK_S),
     ],
 )
-async def test_how_long_a_holder_may_be_silent(
-    calm_server: RedisServer, connected: Connected, name: str, silent_s: float, bound_s: float
+async def test_how_long_a_holder_is_waited_for(
+    calm_server: RedisServer,
+    connected: Connected,
+    name: str,
+    silent_s: float,
+    steady_s: float,
+    wait_s: float,
 ) -> None:
     client = connected(calm_server.url)
     subscriber = Heard().subscribe_with(client)
     await subscriber.subscribe(worker_channel("alive"))
-    assert await holders(client).bound_s(name, silent_s) == bound_s
+    assert await holders(client, steady_s).wait_s(name, silent_s) == pytest.approx(wait_s)
     await subscriber.close()
 
 
@@ -60,13 +70,11 @@ async def test_a_subscription_ends_with_its_connection(
     subscriber = Heard().subscribe_with(client)
     await subscriber.subscribe(worker_channel("w"))
     judge = holders(client)
-    assert await judge.bound_s("w", GONE_S) == SILENT_S
+    assert await judge.wait_s("w", GONE_S) > 0
     await subscriber.close()
-    bounds: list[float] = []
 
     async def is_gone() -> bool:
-        bounds.append(await judge.bound_s("w", GONE_S))
-        return bounds[-1] == GONE_S
+        return await judge.wait_s("w", GONE_S) == 0
 
     await until(is_gone)
 
@@ -79,8 +87,8 @@ async def test_in_a_cluster_a_subscription_counts_on_whichever_node_it_is(
     judge = holders(client)
     for number, subscriber in enumerate(subscribers):
         await subscriber.subscribe(worker_channel(f"w{number}"))
-        assert await judge.bound_s(f"w{number}", GONE_S) == SILENT_S
-    assert await judge.bound_s("w6", GONE_S) == GONE_S
+        assert await judge.wait_s(f"w{number}", GONE_S) > 0
+    assert await judge.wait_s("w6", GONE_S) == 0
     for subscriber in subscribers:
         await subscriber.close()
 
@@ -89,15 +97,13 @@ async def test_a_redis_that_does_not_say_is_no_sign_of_death(connected: Connecte
     with RedisServer.start() as server:
         client = connected(server.url)
         judge = holders(client)
-        assert await judge.bound_s("w", GONE_S) == GONE_S
+        assert await judge.wait_s("w", GONE_S) == 0
         await client.raw.execute_command("ACL", "SETUSER", "default", "-pubsub")
-        assert await judge.bound_s("w", GONE_S) == SILENT_S
-    assert await judge.bound_s("w", GONE_S) == SILENT_S
+        assert await judge.wait_s("w", GONE_S) > 0
+    assert await judge.wait_s("w", GONE_S) > 0
 
 
-async def test_only_silence_while_redis_was_there_counts(connected: Connected) -> None:
+async def test_only_silence_while_redis_was_there_is_sure(connected: Connected) -> None:
     client = connected("redis://127.0.0.1:1/0")
-    assert holders(client).silence(9.0) == 9.0
     assert holders(client).sure_s == SILENT_S
-    assert holders(client, steady_s=1.0).silence(9.0) == 1.0
     assert holders(client, steady_s=1.0).sure_s is None

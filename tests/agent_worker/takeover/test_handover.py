@@ -179,7 +179,7 @@ async def test_a_worker_that_has_begun_to_leave_takes_nothing_over_for_whom_it_l
     await leaving.worker.drain()
     asked = TurnRequest("s" * 32, "anonymous", None)
     with pytest.raises(Draining):
-        async with leaving.worker.turns.take_over(asked, "1", silent_s=0):
+        async with leaving.worker.turns.take_over(asked, "1"):
             raise AssertionError
 
 
