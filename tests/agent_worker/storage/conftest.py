@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """One for each xdist worker; each test has a database of its own."""
+    """One per xdist worker; each test has a database of its own."""
     with PostgresServer.start() as server:
         yield server
 
@@ -43,7 +43,7 @@ async def storage(database_url: str) -> AsyncIterator[PostgresStorage]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Unlike tmp_path, one that PostgreSQL's user can enter when the tests run as root."""
+    """Unlike tmp_path, PostgreSQL's user can enter it when the tests run as root."""
     folder = Path(tempfile.mkdtemp(prefix="agent-worker-test-"))
     folder.chmod(0o755)
     yield folder

@@ -61,7 +61,7 @@ async def test_another_process_gives_the_same_vector() -> None:
 
 
 class Service:
-    """An embeddings API with the answer that a test wants."""
+    """An embeddings API with a given answer."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[Any, str | None]] = []
