@@ -1,4 +1,4 @@
-"""What the worker's tests share: controllable engines and tools, running workers, SSE reading."""
+"""Shared by the worker's tests: controllable engines and tools, running workers, SSE reading."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Event:
 
 
 async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
-    """The events of a stream. Strict: exactly the lines that the worker promises."""
+    """The events of a stream. Strict: exactly the lines of the worker's format."""
     while True:
         lines = []
         while (line := await response.content.readline()) != b"\n":

@@ -1,4 +1,4 @@
 import pytest
 
-# Before it is imported: what it asserts for others shall say as much as a test's own.
+# Before its import, so that its assertions are as informative as those of a test.
 pytest.register_assert_rewrite("tests.agent_worker.sessions.support")
