@@ -1,4 +1,4 @@
-"""The composition root: a worker's parts, and the web application that serves them."""
+"""The composition root: the parts of a worker, and its web application."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from agent_worker.models import EngineOptions, create_engine
 from agent_worker.runtime import (
     AgentLoop,
     Archiver,
-    Bells,
     EphemeralTurns,
     LargeTexts,
+    Notifier,
     Orphans,
-    Succession,
     Tail,
     ToolCalls,
     Turns,
+    TurnTakeover,
 )
 from agent_worker.runtime.ephemeral import ClientsConversation
 from agent_worker.runtime.holders import Holders
-from agent_worker.runtime.janitor import clean_now_and_then
+from agent_worker.runtime.janitor import clean_periodically
 from agent_worker.runtime.journal import Journals, chat_store
-from agent_worker.sessions import SessionStore
+from agent_worker.sessions import StoreOptions
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import cancel_and_wait, spawn_reporting
 from agent_worker.tools import default_toolbox
@@ -51,19 +51,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent_worker.models import Engine
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import SessionBackend
     from agent_worker.tools import Toolbox
 
-# Above the balancer's own 75 s, so that an idle connection is closed by the balancer, never
-# by us while its next request is on the way.
+# Seconds. More than the balancer's 75 s, so that the balancer closes idle connections: the worker
+# could close one while its next request is in transit.
 _KEEP_ALIVE_S = 90.0
-# After the drain: only for handlers to unwind.
+# Seconds after the drain, for handlers to return.
 _SHUTDOWN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What a worker is told at start; times are in seconds."""
+    """The configuration of a worker. Times are in seconds."""
 
     name: str = "worker"
     engine: str = "scripted"
@@ -71,27 +71,27 @@ class WorkerConfig:
     lease_s: float = 30.0
     step_limit: int = 16
     tool_timeout_s: float = 30.0
-    #: Tool calls of one step that run at the same time.
+    #: Concurrent tool calls of one step.
     tools_at_once: int = 8
-    #: What a model gets at most, in tokens; older turns are summed up.
+    #: The model's context window in tokens; older turns are summarised.
     context_tokens: int = 100_000
-    #: Where the tool `send_mail` puts its mails; None: there is no such tool.
+    #: The file to which the tool `send_mail` writes; None: the tool is not offered.
     mail_file: Path | None = None
-    #: Bearer token -> principal; empty lets everybody in.
+    #: Bearer token -> principal; empty: every token is accepted.
     tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 class Worker:
-    """One worker on one Redis client, which stays the caller's to close, as the storages do.
+    """One worker. The caller closes `backend` and the storages.
 
-    `engine` and `toolbox` replace what `config` names; `cleaning` is done twice a day. Raises
-    ValueError for an unknown engine.
+    `engine` and `toolbox` replace those of `config`; `cleaning` runs twice a day. Raises ValueError
+    for an unknown engine.
     """
 
     def __init__(
         self,
         config: WorkerConfig,
-        client: Client,
+        backend: SessionBackend,
         *,
         engine: Engine | None = None,
         toolbox: Toolbox | None = None,
@@ -103,10 +103,11 @@ class Worker:
         self.metrics = Metrics()
         self.principals = Principals(config.tokens)
         self.connections = Connections()
-        self.store = SessionStore(
-            client,
-            lease_s=config.lease_s,
-            on_unavailable=lambda operation: self.metrics.store_errors.labels(operation).inc(),
+        self.store = backend.session_store(
+            StoreOptions(
+                lease_s=config.lease_s,
+                on_unavailable=lambda operation: self.metrics.store_errors.labels(operation).inc(),
+            )
         )
         self.engine = engine or create_engine(config.engine, config.engine_options)
         large = LargeTexts(storages.blobs)
@@ -117,19 +118,19 @@ class Worker:
                 metrics=self.metrics,
                 large=large,
                 timeout_s=config.tool_timeout_s,
-                most_at_once=config.tools_at_once,
+                max_concurrent=config.tools_at_once,
                 once_ledger=storages.once_ledger,
             ),
             metrics=self.metrics,
             step_limit=config.step_limit,
         )
-        self.bells = Bells(client)
+        self.notifier = Notifier(backend)
         has_archive = storages.archive is not None
-        holders = Holders(client, self.store.index)
+        holders = Holders(backend, self.store.index)
         self.turns = Turns(
             self.store,
             loop,
-            self.bells,
+            self.notifier,
             holders,
             self.metrics,
             window=config.context_tokens,
@@ -141,28 +142,28 @@ class Worker:
             else None
         )
         self.orphans = Orphans(self.store, self.turns)
-        tail = Tail(self.store, self.bells, self.orphans, holders)
+        tail = Tail(self.store, self.notifier, self.orphans, holders)
         self.sessions = SessionEndpoints(self.store, self.turns, self.principals, storages.blobs)
-        succession = Succession(self.store, self.turns, self.bells)
+        takeover = TurnTakeover(self.store, self.turns, self.notifier)
         self.events = EventEndpoint(
-            self.store, self.turns, tail, succession, self.principals, self.metrics
+            self.store, self.turns, tail, takeover, self.principals, self.metrics
         )
         self.websocket = WebSocketEndpoint(
             self.store, self.turns, tail, self.principals, self.metrics
         )
-        chats = chat_store(client, self.store)
+        chats = chat_store(backend, self.store)
         journals = Journals(chats, self.turns.name)
         ephemeral = EphemeralTurns(loop, self.turns, journals, window=config.context_tokens)
-        #: Turns of chats without a session that go on here.
+        #: Turns of chats without a session that were taken over.
         self.chat_turns = Turns(
             chats,
             loop,
-            self.bells,
+            self.notifier,
             holders,
             self.metrics,
             window=config.context_tokens,
             converse=ClientsConversation,
-            counted_by=self.turns,
+            parent=self.turns,
         )
         self.ephemeral = EphemeralEndpoint(ephemeral, self.principals)
         self.chat = ChatEndpoints(
@@ -173,8 +174,8 @@ class Worker:
             models=[config.engine, config.engine_options.model],
         )
         self.chat_resume = ChatResumeEndpoint(
-            succession,
-            Succession(chats, self.chat_turns, self.bells),
+            takeover,
+            TurnTakeover(chats, self.chat_turns, self.notifier),
             journals,
             ephemeral,
             self.turns,
@@ -191,42 +192,42 @@ class Worker:
         return f"Worker({self.name!r}, {self.turns!r})"
 
     def load(self) -> int:
-        """Turns that are open, of sessions or not."""
+        """The number of open turns, with or without a session."""
         return len(self.turns)
 
     async def start(self) -> None:
-        """What runs beside the requests. Needs no Redis yet."""
+        """Start the background tasks. Does not need Redis yet."""
         self._background = [
             spawn_reporting(self.turns.start(), name="worker channel"),
             spawn_reporting(self.orphans.run(), name="orphans"),
         ]
         if self._cleaning:
-            cleaner = clean_now_and_then(self._cleaning)
+            cleaner = clean_periodically(self._cleaning)
             self._background.append(spawn_reporting(cleaner, name="janitor"))
         if self.archiver is not None:
             self._background.append(spawn_reporting(self.archiver.run(), name="archiver"))
 
     def hand_over(self) -> None:
-        """Ask for no new work; what can go on elsewhere shall."""
+        """Refuse new sessions, and hand over the turns that other workers can continue."""
         self.operations.is_draining = True
         self.turns.hand_over()
         self.chat_turns.hand_over()
-        self.bells.ring_all()
+        self.notifier.wake_all()
 
     async def drain(self) -> None:
-        """Take no new work; what is open, and cannot go on elsewhere, goes on here."""
+        """Take no new work. Turns that other workers cannot continue are finished here."""
         self.hand_over()
         self.events.drain()
         await self.websocket.drain()
 
     async def stop(self) -> None:
-        """End whatever still runs; each turn gives its lease back."""
+        """End everything that still runs; each turn frees its lease."""
         self.events.drain()
         self.hand_over()
         await self.turns.cancel_all()
         await self.websocket.close_all()
         await cancel_and_wait(*self._background)
-        await self.bells.close()
+        await self.notifier.close()
         await self.engine.close()
 
 
@@ -258,21 +259,20 @@ def build_app(worker: Worker) -> web.Application:
     return app
 
 
-class _ClientMistakes(logging.Filter):
-    """Drops what aiohttp logs of requests that are not HTTP (the client has its 400), and of
-    clients that left while they were answered."""
+class _ClientErrors(logging.Filter):
+    """Drops aiohttp's log of requests that are not HTTP (they got a 400) and of lost clients."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        mistakes = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
-        return not (record.exc_info and isinstance(record.exc_info[1], mistakes))
+        errors = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
+        return not (record.exc_info and isinstance(record.exc_info[1], errors))
 
 
 _server_log = logging.getLogger("agent_worker.http")
-_server_log.addFilter(_ClientMistakes())
+_server_log.addFilter(_ClientErrors())
 
 
 def build_runner(worker: Worker) -> web.AppRunner:
-    """The runner to put sites on: a client that leaves cancels its handler."""
+    """The application's runner. A client that leaves cancels its handler."""
     return web.AppRunner(
         build_app(worker),
         handler_cancellation=True,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.2
 
 _DAY_S = 86_400.0
-# Beyond the longest life of a session, 30 days: what belongs to a live one is never touched.
+# Longer than the longest life of a session, 30 days: data of a live session is never removed.
 _KEEP_BLOBS_S = 31 * _DAY_S
 _KEEP_CALLS_S = 60 * _DAY_S
 _KEEP_ARCHIVE_S = 365 * _DAY_S
@@ -144,9 +144,9 @@ def worker(
 def redis(port: options.Port = 6379) -> None:
     """Run the embedded Redis in the foreground, for several workers to share.
 
-    Nothing is written to disk: its sessions end with it.
+    Nothing is written to disk: the sessions end with it.
     """
-    stop = _told_to_end()
+    stop = _stop_signal()
     with _failing_cleanly(), RedisServer.start(port) as server:
         _say(f"agent_worker redis listening on {server.url} ({server.description})")
         _wait(stop, lambda: server.is_running, f"the Redis on port {server.port}")
@@ -156,18 +156,18 @@ def redis(port: options.Port = 6379) -> None:
 def postgres(folder: options.Folder = None) -> None:
     """Run the embedded PostgreSQL with pgvector in the foreground, for several workers to share.
 
-    Without a folder its data ends with it.
+    Without a folder the data ends with it.
     """
     from agent_worker.storage.postgres_server import PostgresServer
 
-    stop = _told_to_end()
+    stop = _stop_signal()
     with _failing_cleanly(), PostgresServer.start(folder) as server:
         _say(f"agent_worker postgres listening on {server.url} ({server.description})")
         _wait(stop, lambda: server.is_running, "the PostgreSQL")
 
 
-def _told_to_end() -> threading.Event:
-    """Set by SIGTERM and SIGINT, from now on."""
+def _stop_signal() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -175,7 +175,7 @@ def _told_to_end() -> threading.Event:
 
 
 def _wait(stop: threading.Event, is_running: Callable[[], bool], what: str) -> None:
-    """Until `stop`. Raises StartError when the server ends by itself."""
+    """Until `stop` is set. Raises StartError when the server ends by itself."""
     while not stop.wait(_POLL_S):
         if not is_running():
             raise StartError(f"{what} ended by itself")
@@ -204,8 +204,8 @@ async def _run(
                 worker,
                 sock,
                 drain_timeout_s=drain_timeout_s,
-                on_listening=lambda url: _tell_start(worker, config, url, store, opened),
-                on_stopping=lambda turns: _tell_stop(config, turns),
+                on_listening=lambda url: _print_start(worker, config, url, store, opened),
+                on_stopping=lambda turns: _print_stop(config, turns),
             )
     finally:
         await client.aclose()
@@ -224,25 +224,25 @@ def _worker(config: WorkerConfig, client: Client, opened: Opened) -> Worker:
         raise StartError(str(error)) from error
 
 
-def _tell_start(
+def _print_start(
     worker: Worker, config: WorkerConfig, url: str, store: _Store, opened: Opened
 ) -> None:
     engine = f"engine {config.engine}"
     _say(f"agent_worker {config.name} listening on {url} ({store.description}, {engine})")
     if worker.principals.is_open:
-        _say("no --token is given: everybody is let in; fit for development")
-    for line in opened.told:
+        _say("no --token is given: every client is accepted; for development only")
+    for line in opened.report:
         _say(line)
 
 
-def _tell_stop(config: WorkerConfig, turns: int) -> None:
+def _print_stop(config: WorkerConfig, turns: int) -> None:
     waiting = f"; waiting for {turns} running turn(s)" if turns else ""
     _say(f"agent_worker {config.name} stopping{waiting}")
 
 
 @contextlib.contextmanager
 def _store_url(url: str | None) -> Iterator[_Store]:
-    """The Redis to use: the given one, or one that is embedded and ends with this block."""
+    """The Redis to use: the given one, or an embedded one that ends with the block."""
     if url is not None:
         try:
             connect(url)
@@ -257,7 +257,7 @@ def _store_url(url: str | None) -> Iterator[_Store]:
 
 @contextlib.contextmanager
 def _failing_cleanly() -> Iterator[None]:
-    """One line on stderr and exit status 1 for what a person at the terminal can mend."""
+    """One line on stderr and exit status 1 for errors that the user can correct."""
     try:
         yield
     except (StartError, RedisServerError, StorageSetupError) as error:
@@ -283,9 +283,9 @@ def _set_up_logging(verbose: bool) -> None:
 
 
 def _say(line: str) -> None:
-    # Flushed: whoever started us through a pipe waits for this line.
+    # Flushed: a parent process may wait for this line on a pipe.
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        # They stopped listening. Python would complain about the pipe once more at exit.
+        # The reader has closed the pipe. Python would report it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Durations as people write them: a number and a unit."""
+"""Durations as text: a number and a unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h)")
 def parse_duration(text: str) -> float:
     """Seconds in `text`: "20ms", "1.5s", "2m", "1h", or "0".
 
-    Raises ValueError, with what is expected, for anything else (a bare number has no unit).
+    Raises ValueError, with the expected form, for anything else, such as a number without a unit.
     """
     text = text.strip()
     if text == "0":
@@ -23,7 +23,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest form that `parse_duration` reads back."""
+    """The shortest form that `parse_duration` accepts."""
     if 0 < seconds < 1:
         return f"{seconds * 1000:g}ms"
     return f"{seconds:g}s"

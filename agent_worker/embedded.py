@@ -1,4 +1,4 @@
-"""A server of somebody else's, run as a child: ready when it says so, gone when we are gone."""
+"""A third-party server as a child process, which ends with its parent."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _KEPT_LINES = 20
 
 
 class EmbeddedServer:
-    """A running process whose output is read; use it as a context.
+    """A running process whose output is read; a context manager.
 
     Start it from the main thread: Linux ends the server with the thread that started it.
     """
 
-    #: What it prints once it takes connections, any of these.
+    #: It prints one of these once it accepts connections.
     READY: ClassVar[Sequence[str]]
-    #: Finds its version in what it prints.
+    #: Matches the version in its output.
     VERSION: ClassVar[re.Pattern[str]]
-    #: How it is told to end, and how long it may take (seconds) until it is killed.
+    #: The signal that ends it, and the seconds after which it is killed.
     STOP_SIGNAL: ClassVar[signal.Signals] = signal.SIGTERM
     STOP_TIMEOUT_S: ClassVar[float]
 
@@ -36,9 +36,9 @@ class EmbeddedServer:
         self.version = ""
         self._process = process
         self._lines: list[str] = []
-        self._said_ready = False
-        self._ready = threading.Event()  # or at its end
-        # Its output must be read to the end, or the server would block on a full pipe.
+        self._reported_ready = False
+        self._ready = threading.Event()  # or when its output ends
+        # Without a reader the server would block on a full pipe.
         self._reader = threading.Thread(target=self._read, name=f"{name} output", daemon=True)
         self._reader.start()
 
@@ -51,7 +51,7 @@ class EmbeddedServer:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End the server and wait for it; a second call does nothing."""
+        """End the server and wait for it. Idempotent."""
         if self.is_running:
             self._process.send_signal(self.STOP_SIGNAL)
             try:
@@ -62,7 +62,7 @@ class EmbeddedServer:
         self._tidy_up()
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL), and wait for it."""
+        """End it like a crash (SIGKILL), and wait for it."""
         self._process.kill()
         self._process.wait()
         self._tidy_up()
@@ -79,9 +79,9 @@ class EmbeddedServer:
             self._process.stdout.close()
 
     def _is_ready(self, timeout_s: float) -> tuple[bool, str]:
-        """Wait until it is ready; if not, it has been stopped, and the text says why."""
+        """Wait until it is ready. Otherwise it has been stopped, and the text gives the reason."""
         in_time = self._ready.wait(timeout_s)
-        if self._said_ready and self.is_running:
+        if self._reported_ready and self.is_running:
             return True, ""
         self.stop()
         why = "ended at once" if in_time else f"was not ready within {timeout_s:g} s"
@@ -93,18 +93,18 @@ class EmbeddedServer:
             if match := self.VERSION.search(line):
                 self.version = " ".join(match.groups())
             if any(ready in line for ready in self.READY):
-                self._said_ready = True
+                self._reported_ready = True
                 self._ready.set()
             if not self._ready.is_set():
                 self._lines = [*self._lines[1 - _KEPT_LINES :], line.strip()]
-        # The end of the output also ends the wait for readiness.
+        # The end of the output ends the wait as well.
         self._ready.set()
 
 
 def launch(
     words: Sequence[str], *, dies_by: signal.Signals, **options: Any
 ) -> subprocess.Popen[str]:
-    """Start a server whose output is ours; `dies_by` is sent to it when we die. Raises OSError."""
+    """Start a server with piped output; it gets `dies_by` when its parent dies. Raises OSError."""
     return subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -112,7 +112,7 @@ def launch(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # A Ctrl-C at the terminal is ours to handle: the server must outlive the drain.
+        # Not in the terminal's foreground group: it must outlive the drain after Ctrl-C.
         start_new_session=True,
         preexec_fn=_die_with_parent(dies_by),
         **options,
@@ -120,7 +120,7 @@ def launch(
 
 
 def _die_with_parent(how: signal.Signals) -> Callable[[], None] | None:
-    """Python calls it after a change of user, which would undo it."""
+    """For `preexec_fn`, which Python calls after the change of user that would undo it."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)
@@ -129,7 +129,7 @@ def _die_with_parent(how: signal.Signals) -> Callable[[], None] | None:
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, how)
         if os.getppid() != parent:
-            # It died before the call could tell us.
+            # The parent has died before the call.
             os._exit(1)
 
     return prepare

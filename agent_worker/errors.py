@@ -1,7 +1,7 @@
-"""Every foreseeable error: its HTTP status, its code for programs, its sentence for people.
+"""The expected errors: HTTP status, code for programs, message for the user.
 
-`agent_worker.api.errors` turns them into responses, in one place. Nothing here carries what a
-client may not see.
+`agent_worker.api.errors` converts them to responses. None contains anything that a client may not
+see.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import ClassVar
 
 
 class AgentError(Exception):
-    """Base of the foreseeable errors; `str(error)` is shown to the client."""
+    """Base of the expected errors; `str(error)` is sent to the client."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     message: ClassVar[str] = "Something went wrong in the worker."
     #: Further response headers.
     headers: ClassVar[dict[str, str]] = {}
-    #: Whole seconds after which a retry makes sense; None where no waiting helps.
+    #: Seconds after which a retry makes sense; None if it never does.
     retry_after_s: int | None = None
 
     def __init__(self, message: str | None = None, *, retry_after_s: int | None = None) -> None:
@@ -36,20 +36,20 @@ class AgentError(Exception):
 class BadRequest(AgentError):
     status = 400
     code = "bad_request"
-    message = "The request is not understood."
+    message = "The request is invalid."
 
 
 class Unauthorized(AgentError):
     status = 401
     code = "unauthorized"
-    message = "A valid bearer token is needed: Authorization: Bearer <token>."
+    message = "A valid bearer token is required: Authorization: Bearer <token>."
     headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
 
 
 class Forbidden(AgentError):
     status = 403
     code = "forbidden"
-    message = "This is not open to you."
+    message = "Access is denied."
 
 
 class SessionNotFound(AgentError):
@@ -57,15 +57,15 @@ class SessionNotFound(AgentError):
 
     status = 404
     code = "session_not_found"
-    message = "There is no such session."
+    message = "The session does not exist."
 
 
 class EventsGone(AgentError):
-    """The log has been trimmed, or has expired; the session itself is as it was."""
+    """The log was trimmed, or has expired; the session itself is unchanged."""
 
     status = 410
     code = "events_gone"
-    message = "These events are not kept any more; read the session instead."
+    message = "These events have expired; read the session instead."
 
 
 class UnsupportedMediaType(AgentError):
@@ -83,15 +83,15 @@ class TooLarge(AgentError):
 class UpgradeRequired(AgentError):
     status = 426
     code = "upgrade_required"
-    message = "This address speaks WebSocket only."
+    message = "WebSocket is required here."
     headers: ClassVar[dict[str, str]] = {"Upgrade": "websocket"}
 
 
-# The session is not in a state for it.
+# Conflicts with the state of the session.
 
 
 class TurnBusy(AgentError):
-    """Another turn holds the lease; nothing of this request was kept, so a retry is safe."""
+    """Another turn holds the lease. Nothing of this request was stored, so a retry is safe."""
 
     status = 409
     code = "turn_in_progress"
@@ -100,10 +100,10 @@ class TurnBusy(AgentError):
 
 
 class TurnInProgress(TurnBusy):
-    """The key's own turn is running. Its holder may be dead: then it can be resumed soon.
+    """The turn of the key is running. If its holder is dead, it can be resumed.
 
-    `free_in_s`: seconds until that, unless the holder is heard of meanwhile. `silent_s`: seconds
-    since it was heard of; `holder`: the worker, as in `TurnPage`.
+    `free_in_s`: seconds until then, unless the holder sends a heartbeat meanwhile. `silent_s`:
+    seconds since its last heartbeat; `holder`: the worker, as in `TurnPage`.
     """
 
     def __init__(
@@ -122,12 +122,12 @@ class IdempotencyMismatch(AgentError):
 
 
 class TurnAbandoned(AgentError):
-    """The key's message is in the history, its turn was cut short, and others came after it."""
+    """The key's message is in the history, but its turn was interrupted and others followed."""
 
     status = 409
     code = "turn_abandoned"
     message = (
-        "The turn of this Idempotency-Key was interrupted and the conversation went on; "
+        "The turn of this Idempotency-Key was interrupted and the conversation has continued; "
         "send the message with a new key."
     )
 
@@ -135,18 +135,18 @@ class TurnAbandoned(AgentError):
 class InboxFull(AgentError):
     status = 429
     code = "inbox_full"
-    message = "Too many messages of this session wait for the turn that runs."
+    message = "Too many messages of this session are queued."
     retry_after_s = 5
 
 
 class SessionFull(AgentError):
     status = 413
     code = "session_full"
-    message = "The conversation has become too large; go on in a new session."
+    message = "The conversation has become too large; continue in a new session."
 
 
 class TurnInterrupted(AgentError):
-    """Another message of the session asked for it; the finished steps are kept."""
+    """Another message of the session interrupted the turn; the finished steps are kept."""
 
     status = 409
     code = "turn_interrupted"
@@ -169,19 +169,19 @@ class SessionTooNew(AgentError):
 
 
 class LeaseLost(AgentError):
-    """This worker may not write any more: its lease ran out, was taken over, or was deleted.
+    """This worker may not write: its lease has expired, was taken over, or was deleted.
 
-    The turn's finished steps are kept; sending the same Idempotency-Key again goes on from them.
+    The turn's finished steps are kept; the same Idempotency-Key continues from them.
     """
 
     status = 503
     code = "lease_lost"
-    message = "The turn was taken from this worker before it was finished."
+    message = "This worker has lost the turn before it was finished."
     retry_after_s = 1
 
 
 class TurnGivenUp(AgentError):
-    """Each worker that resumed the turn died at the same place; its finished steps are kept."""
+    """Each worker that resumed the turn died in the same place; its finished steps are kept."""
 
     status = 500
     code = "turn_given_up"
@@ -189,20 +189,20 @@ class TurnGivenUp(AgentError):
 
 
 class HandedOver(AgentError):
-    """This worker is shutting down, and the turn can go on elsewhere: its step is committed."""
+    """This worker is shutting down, and another one can continue the turn."""
 
     status = 503
     code = "handed_over"
-    message = "The turn goes on on another worker."
+    message = "The turn continues on another worker."
     retry_after_s = 1
 
 
 class StoreUnavailable(AgentError):
-    """Redis cannot be reached, or refuses to work. Whether the operation happened is unknown."""
+    """Redis is unreachable or refuses to work. Whether the operation was done is unknown."""
 
     status = 503
     code = "store_unavailable"
-    message = "The session store cannot be reached at the moment."
+    message = "The session store is unavailable."
     headers: ClassVar[dict[str, str]] = {"X-Hermes-Degraded": "store"}
     retry_after_s = 2
 
@@ -221,15 +221,15 @@ class EngineFailed(AgentError):
 
 
 class EngineCut(EngineFailed):
-    """The answer broke off, and asking the model again is safe and may help."""
+    """The answer was interrupted; a retry is safe and may succeed."""
 
 
 class CannotContinue(EngineFailed):
-    """The engine can't go on behind the text that was told already; it can start anew."""
+    """The engine cannot continue the given text; it can start the step again."""
 
 
 def status_of(code: str) -> int:
-    """Of the error with this code; 500 if none has it."""
+    """The status of the error with this code; 500 if there is none."""
     kinds = [AgentError]
     for kind in kinds:
         if kind.code == code:

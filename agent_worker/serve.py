@@ -1,4 +1,4 @@
-"""One worker as a process: listen, wait for a signal, drain, end."""
+"""A worker as a process: listen, wait for a signal, drain, exit."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
     from agent_worker.app import Worker
 
-# As many connections as may arrive in one burst; asyncio's own 100 makes clients wait for
-# SYN retries.
+# Connections of one burst; with asyncio's default of 100, clients wait for SYN retries.
 _BACKLOG = 4096
-# Long enough for a Redis that was started together with us.
+# Seconds, for a Redis that was started at the same time.
 _STORE_START_S = 3.0
 _STORE_POLL_S = 0.1
 
 
 class StartError(Exception):
-    """The worker cannot start; the text says why, and what to do."""
+    """The worker cannot start; the text gives the reason and the remedy."""
 
 
 async def wait_for_store(worker: Worker, shown_url: str) -> None:
@@ -53,9 +52,9 @@ async def wait_for_store(worker: Worker, shown_url: str) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address (port 0: a free one), not listening yet.
+    """A socket that is bound to the address (port 0: a free one), and not listening yet.
 
-    Raises StartError. Bound first, so that a worker can be named after its port.
+    Bound early, so that a worker can be named after its port. Raises StartError.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -81,10 +80,10 @@ async def serve(
     on_listening: Callable[[str], None],
     on_stopping: Callable[[int], None],
 ) -> bool:
-    """Serve on a bound socket until SIGTERM or SIGINT, then drain; a second signal ends that.
+    """Serve on a bound socket until SIGTERM or SIGINT, then drain; a second signal ends the drain.
 
-    `on_listening` gets the URL, `on_stopping` the number of turns still running. Returns
-    whether all turns could end by themselves. Raises StartError when it cannot listen.
+    `on_listening` gets the URL, `on_stopping` the number of running turns. Returns whether all
+    turns have ended by themselves. Raises StartError if it cannot listen.
     """
     runner = build_runner(worker)
     await runner.setup()
@@ -141,10 +140,10 @@ async def _drain(
 
 
 async def _idle(worker: Worker) -> None:
-    """Return once no turn is open or still being told, and none can come of what is being read."""
+    """Return once no turn is open, all ends are delivered, and no request can begin one."""
     while True:
         await worker.connections.wait_answered()
         await worker.turns.wait_idle()
-        await worker.websocket.wait_told()
+        await worker.websocket.wait_delivered()
         if worker.connections.are_answered:
             return

@@ -1,4 +1,4 @@
-"""The one place where tasks are started: each keeps a reference, and none fails unheard."""
+"""Starts all tasks: a reference is kept, and errors are reported."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# The loop itself holds tasks only weakly: without this set a task could vanish in mid-flight.
+# The event loop holds weak references only: without this set a running task could be collected.
 _running: set[asyncio.Task[Any]] = set()
 
 
 def spawn(coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-    """Start `coro` as a task. An exception that nobody awaits is logged, with the task's name."""
+    """Start `coro` as a task. An exception that is never retrieved is logged by asyncio."""
     task = asyncio.create_task(coro, name=name)  # noqa: TID251
     _running.add(task)
     task.add_done_callback(_running.discard)
@@ -27,18 +27,17 @@ def spawn(coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
 
 
 def spawn_reporting(coro: Coroutine[Any, Any, object], *, name: str) -> asyncio.Task[object]:
-    """Like `spawn`, for a task whose result nobody will ask for: its failure is logged at once."""
+    """Like `spawn`, for a task whose result is not awaited: its failure is logged at once."""
     task = spawn(coro, name=name)
     task.add_done_callback(_report)
     return task
 
 
 async def uncancelled(coro: Coroutine[Any, Any, T], *, name: str) -> T:
-    """Run `coro` to its end even when the caller is cancelled meanwhile, however often.
+    """Run `coro` to its end even if the caller is cancelled, any number of times.
 
-    The cancellation is raised afterwards, so it is late by as long as `coro` takes. Used for
-    single store operations: one that was cancelled half-way may or may not have happened, and
-    whatever is sent next could overtake it on another connection.
+    The cancellation is raised afterwards. For single operations of the store: whether a cancelled
+    one was done is unknown, and the next one could overtake it on another connection.
     """
     task = spawn(coro, name=name)
     try:
@@ -50,10 +49,10 @@ async def uncancelled(coro: Coroutine[Any, Any, T], *, name: str) -> T:
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel the tasks and wait until all of them have ended; their outcomes stay in them.
+    """Cancel the tasks and wait until all have ended; their results are not raised.
 
-    It waits even when the caller is cancelled meanwhile, however often: what the tasks have to
-    finish would go on unheard otherwise. The cancellation is raised afterwards.
+    It waits even if the caller is cancelled, any number of times, so that no task outlives it. The
+    cancellation is raised afterwards.
     """
     for task in tasks:
         task.cancel()
@@ -61,7 +60,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def _ended(*tasks: asyncio.Task[Any]) -> None:
-    """Return, or raise the cancellation that came meanwhile, once all of them have ended."""
+    """Wait until all have ended; then raise a cancellation that arrived meanwhile."""
     cancellation: asyncio.CancelledError | None = None
     while running := [task for task in tasks if not task.done()]:
         try:
@@ -70,7 +69,7 @@ async def _ended(*tasks: asyncio.Task[Any]) -> None:
             cancellation = error
     for task in tasks:
         if not task.cancelled():
-            # Looked at, so that asyncio does not report it as lost.
+            # Retrieved, so that asyncio does not report it.
             task.exception()
     if cancellation is not None:
         raise cancellation

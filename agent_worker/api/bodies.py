@@ -1,4 +1,4 @@
-"""Reading what clients send: JSON objects, message contents, Idempotency-Keys."""
+"""Parses what clients send: JSON objects, message contents, Idempotency-Keys."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     try:
         raw = await request.read()
     except (HttpProcessingError, web.RequestPayloadError):
-        raise BadRequest("The body breaks off, or is not encoded as it says.") from None
+        raise BadRequest("The body is incomplete, or not encoded as declared.") from None
     if not raw:
         return {}
     media_type = request.content_type
-    # Refusing form types keeps other sites' pages from posting here without a preflight.
+    # Refusing the types of forms keeps pages of other sites from posting without a preflight.
     if "Content-Type" in request.headers and not (
         media_type == "application/json" or media_type.endswith("+json")
     ):
@@ -51,7 +51,7 @@ def parse_object(raw: bytes | str) -> dict[str, Any]:
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
         value = json.loads(text, parse_constant=_refuse_constant)
-        # A lone surrogate (an escaped half of a character) cannot be stored.
+        # A lone surrogate cannot be stored.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise BadRequest("The body is not valid JSON in UTF-8.") from None
@@ -64,14 +64,14 @@ def content_of(body: dict[str, Any]) -> str:
     """The user's message. Raises BadRequest, TooLarge."""
     content = body.get("content")
     if not isinstance(content, str) or not content.strip():
-        raise BadRequest('"content" must be a text that is not empty.')
+        raise BadRequest('"content" must be a non-empty string.')
     if len(content) > MAX_CONTENT:
-        raise TooLarge(f'"content" is over {MAX_CONTENT} characters.')
+        raise TooLarge(f'"content" exceeds {MAX_CONTENT} characters.')
     return content
 
 
 def policy_of(body: dict[str, Any]) -> Policy:
-    """What shall happen while another turn runs. Raises BadRequest."""
+    """What to do while another turn runs. Raises BadRequest."""
     match body.get("policy", "reject"):
         case "reject" | "enqueue" | "interrupt" as policy:
             return policy  # type: ignore[no-any-return]
@@ -79,12 +79,12 @@ def policy_of(body: dict[str, Any]) -> Policy:
 
 
 def metadata_of(body: dict[str, Any]) -> dict[str, Any]:
-    """A new session's metadata, by default empty. Raises BadRequest, TooLarge."""
+    """The metadata of a new session; the default is empty. Raises BadRequest, TooLarge."""
     metadata = body.get("metadata", {})
     if not isinstance(metadata, dict):
         raise BadRequest('"metadata" must be a JSON object.')
     if len(json.dumps(metadata)) > MAX_METADATA:
-        raise TooLarge(f'"metadata" is over {MAX_METADATA} bytes.')
+        raise TooLarge(f'"metadata" exceeds {MAX_METADATA} bytes.')
     return metadata
 
 
@@ -98,8 +98,8 @@ def idempotency_key_of(request: web.Request) -> str | None:
     return keys[0]
 
 
-def told_idempotency_key(body: dict[str, Any]) -> str | None:
-    """The same as a field of a message. Raises BadRequest."""
+def idempotency_key_in(body: dict[str, Any]) -> str | None:
+    """The Idempotency-Key as a field of a message. Raises BadRequest."""
     key = body.get("idempotency_key")
     if key is None:
         return None
@@ -109,12 +109,12 @@ def told_idempotency_key(body: dict[str, Any]) -> str | None:
 
 
 def number_of(request: web.Request, name: str, default: T) -> int | T:
-    """A whole number of the query, 0 or more. Raises BadRequest."""
+    """A non-negative integer of the query. Raises BadRequest."""
     text = request.query.get(name)
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise BadRequest(f'"{name}" must be a whole number.')
+        raise BadRequest(f'"{name}" must be a non-negative integer.')
     return int(text)
 
 

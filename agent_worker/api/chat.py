@@ -1,8 +1,7 @@
 """OpenAI's API over the agent: chat completions, and the list of models.
 
 Without `X-Hermes-Session-Id` the client's messages are the whole conversation, and nothing is kept.
-With it they are said in that session: its history counts, and only the last words of the user are
-new.
+With it the conversation is that session's history, and only the last messages of the user are new.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from agent_worker.api.sessions import principal_of
 from agent_worker.errors import AgentError, BadRequest, TurnBusy
 from agent_worker.runtime import EphemeralRequest, TurnRequest
 from agent_worker.runtime.conversation import tokens_in
-from agent_worker.runtime.events import nobody
+from agent_worker.runtime.events import discard
 from agent_worker.sessions import Queued
 from agent_worker.storage.base import StorageUnavailable
 
@@ -41,14 +40,14 @@ if TYPE_CHECKING:
     from agent_worker.runtime import EphemeralTurns, ReplayedTurn, Turn, Turns
     from agent_worker.sessions import Message, SessionStore
 
-#: The id of the model on every worker, whatever its engine.
+#: The id of the model on every worker, with any engine.
 MODEL = "hermes-agent"
-#: In place of a session's id: in a session that is made for it.
+#: In place of a session's id: create one.
 NEW = "new"
 
 
 class ChatEndpoints:
-    """`models` are the ids that this worker goes by besides `MODEL`."""
+    """`models` are further ids of this worker's model, besides `MODEL`."""
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class ChatEndpoints:
         self._turns = turns
         self._ephemeral = ephemeral
         self._principals = principals
-        # Each once, in this order.
+        # Without duplicates, in this order.
         self._models = dict.fromkeys([MODEL, *filter(None, models)])
 
     def routes(self) -> list[web.RouteDef]:
@@ -140,8 +139,8 @@ class ChatEndpoints:
             headers = {SESSION_HEADER: session_id}
             if turn.is_replay:
                 headers["Idempotency-Replayed"] = "true"
-            said: Message = {"role": "user", "content": content}
-            completion = _completion(chat, tokens_in([said]))
+            message: Message = {"role": "user", "content": content}
+            completion = _completion(chat, tokens_in([message]))
             if not chat.is_stream:
                 return await _whole(turn, completion, headers)
             headers |= resume_headers(Resumable(completion, session_id, turn.name))
@@ -151,9 +150,9 @@ class ChatEndpoints:
     async def _opened(
         self, request: web.Request, asked: TurnRequest
     ) -> AsyncIterator[Turn | ReplayedTurn]:
-        """`Turns.open`. Without a key, a message that may be in the history must not be sent again.
+        """`Turns.open`. Without a key, a message that may be in the history must not be retried.
 
-        If an answer of Redis was lost, or came too late, nobody knows whether it is there.
+        Whether it is there is unknown if a reply of Redis was lost or late.
         """
         async with contextlib.AsyncExitStack() as stack:
             if asked.idempotency_key is None:
@@ -161,7 +160,7 @@ class ChatEndpoints:
             try:
                 turn = await stack.enter_async_context(self._turns.open(asked))
             except (TurnBusy, StorageUnavailable):
-                # Of all that is refused before anything is written, what may help to repeat.
+                # Refused before anything was written, and a retry may succeed.
                 allow_retry(request)
                 raise
             assert not isinstance(turn, Queued), "only another policy queues"
@@ -175,12 +174,12 @@ def _completion(chat: ChatRequest, prompt_tokens: int) -> Completion:
 async def _whole(
     turn: Turn | ReplayedTurn, completion: Completion, headers: Mapping[str, str]
 ) -> web.Response:
-    answer = await turn.run(nobody)
+    answer = await turn.run(discard)
     return web.json_response(completion.whole(answer), headers=headers)
 
 
 async def _stream(turn: Turn | ReplayedTurn, stream: ChunkStream) -> web.StreamResponse:
-    """A stream without `[DONE]` has failed; its last chunk is the error then."""
+    """A stream that failed ends with an error chunk, and without `[DONE]`."""
     await stream.prepare()
     with contextlib.suppress(AgentError):
         await turn.run(stream.send)
@@ -193,10 +192,10 @@ def _session_id_of(request: web.Request) -> str | None:
     if not given:
         return None
     if len(given) > 1 or not given[0]:
-        raise BadRequest(f"{SESSION_HEADER} must be one session's id, or {NEW!r}.")
+        raise BadRequest(f"{SESSION_HEADER} must be the id of one session, or {NEW!r}.")
     return given[0]
 
 
 def _model(model: str) -> dict[str, Any]:
-    # When it was made nobody here knows.
+    # The time of its creation is unknown.
     return {"id": model, "object": "model", "created": 0, "owned_by": "hermes"}

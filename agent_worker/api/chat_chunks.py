@@ -2,9 +2,8 @@
 
 https://platform.openai.com/docs/api-reference/chat/object and .../chat/streaming
 
-A stream is made of its turn's events, and of nothing else: whoever has the events, and the
-`Completion`, makes the same chunks with the same ids. The end of a turn is several chunks, with the
-id of its event and a part behind it:
+A stream is a function of its turn's events and the `Completion`: every worker makes the same chunks
+with the same ids. The end of a turn is several chunks, whose ids are that of the event with a part:
 
     <turn>-0                    the first chunk, before any event
     <fence>-<seq>               a `message.delta`; an `error`
@@ -36,27 +35,27 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import Answer, Event, Message
 
-#: Instead of an id, behind events that are not in a log: nobody can go on from there.
+#: The id of chunks after events that are not in a log: a stream cannot be resumed there.
 UNKEPT = "unkept"
 _FIRST = {"role": "assistant", "content": ""}
 _CHUNK_ID = re.compile(r"([0-9]{1,15})-([0-9]{1,15})(?:\.([0-9]{1,3}))?")
 
 
 class AnswerChanged(EngineFailed):
-    """A step was begun anew, and the model says something else: chunks can't be taken back."""
+    """A step was restarted, and the model's text differs: chunks cannot be revoked."""
 
     code = "answer_changed"
-    message = "The model was interrupted, and answers differently now; ask again."
+    message = "The model was interrupted, and its answer has changed; ask again."
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What all chunks of one answer have in common. `created` is in seconds since 1970."""
+    """What all chunks of an answer have in common. `created` is in seconds since 1970."""
 
     id: str
     created: int
     model: str
-    #: Of what the client sent; an estimate, as all of `usage`.
+    #: The size of what the client sent; an estimate, as all of `usage`.
     prompt_tokens: int
     includes_usage: bool = False
 
@@ -66,30 +65,30 @@ class Completion:
         return cls(name, int(time.time()), model, prompt_tokens, includes_usage)
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        """The answer in one piece."""
-        told = answer.as_json()
-        calls = _calls(told)
+        """The answer as one object."""
+        done = answer.as_json()
+        calls = _calls(done)
         message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
         if calls:
             message |= {"content": answer.content or None, "tool_calls": calls}
-        choice = {"message": message, "finish_reason": _finish_reason(told)}
+        choice = {"message": message, "finish_reason": _finish_reason(done)}
         return {
             **self._head("chat.completion"),
             "choices": [{"index": 0, "logprobs": None, **choice}],
-            "usage": self._usage(told),
+            "usage": self._usage(done),
         }
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._chunk(choices=[choice])
 
-    def last_chunks(self, told: dict[str, Any]) -> list[dict[str, Any]]:
-        """What comes behind the text; `told` is the data of the event `done`."""
-        calls = [{"index": index, **call} for index, call in enumerate(_calls(told))]
+    def last_chunks(self, done: dict[str, Any]) -> list[dict[str, Any]]:
+        """The chunks after the text; `done` is the data of that event."""
+        calls = [{"index": index, **call} for index, call in enumerate(_calls(done))]
         chunks = [self.chunk({"tool_calls": [call]}) for call in calls]
-        chunks.append(self.chunk({}, _finish_reason(told)))
+        chunks.append(self.chunk({}, _finish_reason(done)))
         if self.includes_usage:
-            chunks.append(self._chunk(choices=[], usage=self._usage(told)))
+            chunks.append(self._chunk(choices=[], usage=self._usage(done)))
         return chunks
 
     def _chunk(self, **more: Any) -> dict[str, Any]:
@@ -98,11 +97,11 @@ class Completion:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "created": self.created, "model": self.model, "object": kind}
 
-    def _usage(self, told: dict[str, Any]) -> dict[str, int]:
-        """An estimate, of what the client sent and got."""
-        got: Message = {"role": "assistant", "content": told["content"]}
-        got["tool_calls"] = told.get("tool_calls", [])
-        completion = tokens_in([got])
+    def _usage(self, done: dict[str, Any]) -> dict[str, int]:
+        """An estimate of what the client sent and received."""
+        received: Message = {"role": "assistant", "content": done["content"]}
+        received["tool_calls"] = done.get("tool_calls", [])
+        completion = tokens_in([received])
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
@@ -111,11 +110,11 @@ class Completion:
 
 
 class ChunkStream(EventStream):
-    """A response of chunks, which `send` makes of the turn's events, given from the first one on.
+    """A response of chunks, which `send` makes of the turn's events, from the first one on.
 
-    `turn`: the turn's name; empty if its events have no ids. `behind`: the id of a chunk that the
-    client has; it gets those behind that one. `after`: the event behind which the events begin, if
-    not with the turn's first. `is_kept`: whether all events so far are in a log.
+    `turn`: the turn's name; empty if its events have no ids. `behind`: the id of the last chunk
+    that the client has. `after`: the event after which the events begin, if not with the turn's
+    first. `is_kept`: whether all events so far are in a log.
     """
 
     def __init__(
@@ -135,9 +134,9 @@ class ChunkStream(EventStream):
         self._behind = _order(behind) if behind is not None else None
         self._known_from = _order(after) if after is not None else (0.0,)
         self._is_kept = is_kept
-        # What the client has of this step, by event; and what of it a step that was begun anew has
-        # still to say again.
-        self._said: list[tuple[str, str]] = []
+        # What the client has of this step, by event; and the part of it that a restarted step has
+        # not repeated yet.
+        self._sent: list[tuple[str, str]] = []
         self._to_repeat = ""
 
     async def prepare(self) -> None:
@@ -149,17 +148,17 @@ class ChunkStream(EventStream):
         match event.name:
             case events.MESSAGE_DELTA:
                 if text := self._new_part(json.loads(event.data)["content"]):
-                    self._said.append((event.id, text))
+                    self._sent.append((event.id, text))
                     await self._send(event.id, self._completion.chunk({"content": text}))
             case events.TOOL_STARTED:
-                # The step is finished, and can't be begun anew.
-                self._said.clear()
+                # The step is committed, and cannot be restarted.
+                self._sent.clear()
             case events.REWIND:
                 start = _order(json.loads(event.data)["id"])
                 if start < self._known_from:
                     raise AnswerChanged
-                said = (text for event_id, text in self._said if _order(event_id) > start)
-                self._to_repeat = "".join(said)
+                void = (text for event_id, text in self._sent if _order(event_id) > start)
+                self._to_repeat = "".join(void)
             case events.DONE:
                 self._new_part("", is_last=True)
                 chunks = self._completion.last_chunks(json.loads(event.data))
@@ -172,7 +171,7 @@ class ChunkStream(EventStream):
                 await super().send(event)
 
     def _new_part(self, text: str, *, is_last: bool = False) -> str:
-        """What of `text` the client has not got. Raises AnswerChanged."""
+        """The part of `text` that the client does not have. Raises AnswerChanged."""
         if not self._to_repeat:
             return text
         size = min(len(text), len(self._to_repeat))
@@ -182,7 +181,7 @@ class ChunkStream(EventStream):
         return text[size:]
 
     async def _send(self, chunk_id: str, chunk: dict[str, Any] | None) -> None:
-        """None: the stream's last one."""
+        """None: the last one, `[DONE]`."""
         line = "[DONE]" if chunk is None else json.dumps(chunk, ensure_ascii=False)
         head = ""
         if self._turn and chunk_id:
@@ -195,12 +194,12 @@ class ChunkStream(EventStream):
 
 
 def is_chunk_id(text: str) -> bool:
-    """Whether it could be the id of a chunk that is kept."""
+    """Whether `text` has the form of a chunk's id; `unkept` has not."""
     return _CHUNK_ID.fullmatch(text) is not None
 
 
 def event_before(chunk_id: str) -> str:
-    """The id of the last event that whoever has this chunk has as a whole."""
+    """The id of the last event that a client with this chunk has completely."""
     fence, seq, part = _parts(chunk_id)
     return f"{fence}-{seq}" if part is None else f"{fence}-{seq - 1}"
 
@@ -216,19 +215,19 @@ def _parts(chunk_id: str) -> tuple[int, int, int | None]:
     return int(match[1]), int(match[2]), None if match[3] is None else int(match[3])
 
 
-def _finish_reason(told: dict[str, Any]) -> str:
-    if told.get("tool_calls"):
+def _finish_reason(done: dict[str, Any]) -> str:
+    if done.get("tool_calls"):
         return "tool_calls"
-    return "stop" if told["is_final"] else "length"
+    return "stop" if done["is_final"] else "length"
 
 
-def _calls(told: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the client has to run."""
+def _calls(done: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls that the client has to run."""
     return [
         {
             "id": call["id"],
             "type": "function",
             "function": {"name": call["name"], "arguments": text_of(call["arguments"])},
         }
-        for call in told.get("tool_calls", ())
+        for call in done.get("tool_calls", ())
     ]

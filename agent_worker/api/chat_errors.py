@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API tells them, so that its SDKs raise the right exceptions.
+"""Errors in the form of OpenAI's API, so that its SDKs raise the right exceptions.
 
 https://platform.openai.com/docs/guides/error-codes
 """
@@ -24,13 +24,13 @@ _TYPES = {
     409: "conflict_error",
     429: "rate_limit_error",
 }
-# What the SDKs obey before their own rules. Theirs repeat each 408, 409, 429 and 5xx.
+# Overrides the rules of the SDKs, which retry each 408, 409, 429 and 5xx.
 _SHOULD_RETRY = "X-Should-Retry"
 _NO_RETRY = web.RequestKey("no_retry", bool)
 
 
 class BadParameter(BadRequest):
-    """`param` says where in the body it is, such as `messages[2].content`."""
+    """`param` is the place in the body, such as `messages[2].content`."""
 
     code = "invalid_value"
 
@@ -40,7 +40,7 @@ class BadParameter(BadRequest):
 
 
 class Unsupported(BadParameter):
-    """OpenAI has it, and this worker has not; ignored it would change the answer's meaning."""
+    """OpenAI supports it, this worker does not; ignoring it would change the answer's meaning."""
 
     code = "unsupported_value"
 
@@ -55,12 +55,12 @@ class ModelNotFound(AgentError):
 
 
 def forbid_retry(request: web.Request) -> None:
-    """From now on a repetition of this request would do something twice."""
+    """A retry of this request could repeat its effect."""
     request[_NO_RETRY] = True
 
 
 def allow_retry(request: web.Request) -> None:
-    """Nothing was done after all."""
+    """The request had no effect after all."""
     request.pop(_NO_RETRY, None)
 
 
@@ -77,7 +77,7 @@ def error_chunk(code: str, message: str) -> dict[str, Any]:
 
 @web.middleware
 async def chat_errors_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives the errors of `/v1` their form; the others are left to `errors_middleware`."""
+    """Gives the errors below `/v1` OpenAI's form; `errors_middleware` handles the others."""
     if not request.path.startswith(PREFIX + "/"):
         return await handler(request)
     param = None
@@ -98,8 +98,8 @@ async def chat_errors_middleware(request: web.Request, handler: Handler) -> web.
 
 def _in_form(request: web.Request, response: web.Response, param: str | None) -> web.Response:
     assert response.text is not None
-    told = json.loads(response.text)["error"]
-    response.text = json.dumps(error_body(response.status, told["code"], told["message"], param))
+    error = json.loads(response.text)["error"]
+    response.text = json.dumps(error_body(response.status, error["code"], error["message"], param))
     is_final_conflict = response.status == 409 and "Retry-After" not in response.headers
     if is_final_conflict or _NO_RETRY in request:
         response.headers[_SHOULD_RETRY] = "false"

@@ -1,4 +1,4 @@
-"""A conversation as clients send it, checked, and as engines take it."""
+"""Validates the conversation that a client sends, and converts it to messages."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ if TYPE_CHECKING:
     from agent_worker.sessions import Message
     from agent_worker.sessions.records import ToolCallRecord
 
-#: Of one request. A body of 1 MiB could hold ten times as many that say nothing.
+#: Of one request. A body of 1 MiB could hold ten times as many empty ones.
 MAX_MESSAGES = 2048
-# Of one message; what our own engines allow for themselves.
+# Of one message; the same limit as for the answers of engines.
 _MAX_CALLS = 64
 _MAX_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
 class ClientsMessages:
-    #: Of all system and developer messages, wherever they stood: an engine takes them first.
+    #: All system and developer messages, from any place: an engine takes them first.
     instructions: str
-    #: Of users, assistants and tools; each call that was asked for has its result.
+    #: Of users, assistants and tools; each call has its result.
     messages: list[Message]
-    #: Where the client has them, such as `messages`.
+    #: Their place in the body, such as `messages`.
     param: str
 
     def check_end(self) -> None:
-        """Raises BadParameter unless a model has something to answer to."""
+        """Raises BadParameter unless the last message is one that a model can answer."""
         if not self.messages or self.messages[-1]["role"] not in ("user", "tool"):
             raise BadParameter(
                 self.param, f"\"{self.param}\" must end with a user's message or a tool's result."
             )
         if all(message["role"] != "user" for message in self.messages):
-            raise BadParameter(self.param, f'"{self.param}" must have a message of a user.')
+            raise BadParameter(self.param, f'"{self.param}" must contain a user\'s message.')
 
     def new_content(self) -> str:
-        """What the user said since the assistant's last message. Raises BadParameter, TooLarge."""
+        """The user's text since the assistant's last message. Raises BadParameter, TooLarge."""
         texts: list[str] = []
         for message in reversed(self.messages):
             if message["role"] == "assistant":
                 break
             if message["role"] == "tool":
-                raise BadParameter(self.param, "The tools of a kept session run in the worker.")
+                raise BadParameter(self.param, "In a session, tools run in the worker.")
             texts.insert(0, message["content"])
         content = "\n\n".join(texts)
         if not content.strip():
             raise BadParameter(
-                self.param, f'"{self.param}" must end with a message of the user that is not empty.'
+                self.param, f'"{self.param}" must end with a non-empty message of the user.'
             )
         if len(content) > MAX_CONTENT:
-            raise TooLarge(f"The user's messages are over {MAX_CONTENT} characters.")
+            raise TooLarge(f"The user's messages exceed {MAX_CONTENT} characters.")
         return content
 
 
@@ -66,7 +66,7 @@ def messages_of(listed: Any, param: str) -> ClientsMessages:
         raise BadParameter(param, f'"{param}" has more than {MAX_MESSAGES} entries.')
     instructions: list[str] = []
     messages: list[Message] = []
-    #: Calls of the last assistant's message that have no result yet, and their tools.
+    #: Calls of the last assistant message that have no result yet: id -> tool.
     open_calls: dict[str, str] = {}
     for index, given in enumerate(listed):
         where = f"{param}[{index}]"
@@ -118,15 +118,15 @@ def _assistant(given: dict[str, Any], where: str) -> Message:
 
 
 def _content(given: dict[str, Any], where: str) -> str:
-    """A text, or parts of type text, each on lines of its own."""
+    """A string, or parts of type text, which are joined by line breaks."""
     where += ".content"
     content = given.get("content")
     if isinstance(content, list) and content:
         content = "\n".join(_part(part, f"{where}[{i}]") for i, part in enumerate(content))
     if not isinstance(content, str):
-        raise BadParameter(where, f'"{where}" must be a text, or an array of text parts.')
+        raise BadParameter(where, f'"{where}" must be a string, or an array of text parts.')
     if len(content) > MAX_CONTENT:
-        raise TooLarge(f'"{where}" is over {MAX_CONTENT} characters.')
+        raise TooLarge(f'"{where}" exceeds {MAX_CONTENT} characters.')
     return content
 
 
@@ -135,7 +135,7 @@ def _part(part: Any, where: str) -> str:
         raise Unsupported(where, f'"{where}" must be of type "text".')
     text = part.get("text")
     if not isinstance(text, str):
-        raise BadParameter(f"{where}.text", f'"{where}.text" must be a text.')
+        raise BadParameter(f"{where}.text", f'"{where}.text" must be a string.')
     return text
 
 
@@ -148,7 +148,7 @@ def _call(call: Any, where: str) -> ToolCallRecord:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         raise BadParameter(
-            f"{where}.function.arguments", f'"{where}.function.arguments" must be a text of JSON.'
+            f"{where}.function.arguments", f'"{where}.function.arguments" must be a JSON string.'
         )
     return {
         "id": _short_text(call.get("id"), f"{where}.id"),
@@ -159,17 +159,17 @@ def _call(call: Any, where: str) -> ToolCallRecord:
 
 def _short_text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
-        raise BadParameter(where, f'"{where}" must be a text of 1 to {_MAX_NAME} characters.')
+        raise BadParameter(where, f'"{where}" must be a string of 1 to {_MAX_NAME} characters.')
     return value
 
 
 def _settle(open_calls: dict[str, str], result: Message, where: str) -> None:
-    """The result is of a call that was asked for."""
+    """Match a result with its call. Raises BadParameter."""
     name = open_calls.pop(result["tool_call_id"], None)
     if name is None:
         raise BadParameter(
             f"{where}.tool_call_id",
-            f'"{where}" must answer a tool call of the assistant\'s message before it.',
+            f'"{where}" must answer a tool call of the preceding assistant message.',
         )
     result["name"] = name
 

@@ -1,7 +1,7 @@
-"""What `POST /v1/chat/completions` takes: a body of OpenAI's API, checked, in our own terms.
+"""Validates the body of `POST /v1/chat/completions`.
 
-https://platform.openai.com/docs/api-reference/chat/create. What is not looked at here is accepted
-and has no effect, as unknown fields have none.
+https://platform.openai.com/docs/api-reference/chat/create. Fields that are not mentioned here are
+accepted and have no effect, like unknown fields.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class ChatRequest:
     model: str
     messages: ClientsMessages
-    #: None: the client brings none, and ours may be used.
+    #: None: the client brings none, and the worker's may be used.
     tools: list[ToolSpec] | None
-    #: False: no tools at all, neither the client's nor ours.
+    #: False: no tools at all, neither the client's nor the worker's.
     may_call_tools: bool = True
     is_stream: bool = False
     includes_usage: bool = False
@@ -64,8 +64,8 @@ def chat_request_of(body: dict[str, Any], models: Collection[str]) -> ChatReques
 
 
 def _refuse_unsupported(body: dict[str, Any]) -> None:
-    """What a client relies on if it asks for it: ignored, it would get something else."""
-    # By value and type: to Python True is 1.
+    """Refuse options whose absence would change the answer's meaning."""
+    # By value and type: True equals 1.
     if (choices := body.get("n")) is not None and (choices != 1 or isinstance(choices, bool)):
         raise Unsupported("n", '"n" must be 1.')
     for name in ("functions", "function_call", "audio"):
@@ -91,7 +91,7 @@ def _flag(values: dict[str, Any], name: str, param: str) -> bool:
 
 
 def _tools(body: dict[str, Any]) -> list[ToolSpec] | None:
-    """An empty list is as good as none, as it is to many clients."""
+    """An empty list means none, as with many clients."""
     listed = body.get("tools")
     if listed is None or listed == []:
         return None
@@ -101,9 +101,9 @@ def _tools(body: dict[str, Any]) -> list[ToolSpec] | None:
         raise BadParameter("tools", f'"tools" has more than {MAX_TOOLS} entries.')
     tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(listed)]
     if len({tool.name for tool in tools}) < len(tools):
-        raise BadParameter("tools", '"tools" has two tools of the same name.')
+        raise BadParameter("tools", '"tools" has two tools with the same name.')
     if len(json.dumps(listed)) > MAX_CONTENT:
-        raise TooLarge(f'"tools" is over {MAX_CONTENT} characters.')
+        raise TooLarge(f'"tools" exceeds {MAX_CONTENT} characters.')
     return tools
 
 
@@ -121,9 +121,9 @@ def _tool(tool: Any, param: str) -> ToolSpec:
         )
     description = function.get("description")
     if description is not None and not isinstance(description, str):
-        raise BadParameter(f"{param}.description", f'"{param}.description" must be a text.')
+        raise BadParameter(f"{param}.description", f'"{param}.description" must be a string.')
     parameters = function.get("parameters")
     if parameters is not None and (not isinstance(parameters, dict) or not is_plain(parameters)):
         raise BadParameter(f"{param}.parameters", f'"{param}.parameters" must be a JSON Schema.')
-    # What it does is the client's business: it is never run here.
+    # The class does not matter: the worker never runs it.
     return ToolSpec(name, description or "", Effect.ONCE, parameters or {"type": "object"})

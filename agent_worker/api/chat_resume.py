@@ -1,7 +1,7 @@
-"""`GET /v1/chat/completions/<id>/events`: a stream of chunks goes on, on any worker.
+"""`GET /v1/chat/completions/<id>/events`: continues a stream of chunks, on any worker.
 
-Its address says all that is not in the turn's events: `X-Hermes-Resume` names it with the stream. A
-kept session has the events itself; a chat without one has them in its journal.
+The URL, which the stream's `X-Hermes-Resume` gives, has everything that is not in the turn's
+events. The events are in the session, or in the journal of a chat without a session.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agent_worker.runtime import FollowRequest
 if TYPE_CHECKING:
     from agent_worker.api.principals import Principals
     from agent_worker.metrics import Metrics
-    from agent_worker.runtime import EphemeralTurns, Succession, Turns
+    from agent_worker.runtime import EphemeralTurns, Turns, TurnTakeover
     from agent_worker.runtime.journal import Journals
 
 _FORMS = {
@@ -39,11 +39,11 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """A stream that can be resumed. `is_journal`: `session_id` is of a journal."""
+    """A stream that can be resumed. `is_journal`: `session_id` is that of a journal."""
 
     completion: Completion
     session_id: str
-    #: The fence with which it began; empty: it can't be resumed.
+    #: The fence of the turn's begin; empty: the stream cannot be resumed.
     turn: str
     is_journal: bool = False
 
@@ -67,7 +67,7 @@ class Resumable:
         given = {name: request.query.get(name, "") for name in _FORMS}
         for name, form in _FORMS.items():
             if not re.fullmatch(form, given[name]):
-                raise BadRequest(f'"{name}" must be as X-Hermes-Resume has it.')
+                raise BadRequest(f'"{name}" must be as in X-Hermes-Resume.')
         completion = Completion(
             request.match_info["completion"],
             int(given["created"]),
@@ -84,12 +84,12 @@ def resume_headers(stream: Resumable) -> dict[str, str]:
 
 
 class ChatResumeEndpoint:
-    """`sessions` follows the turns of kept sessions, `chats` those that have a journal."""
+    """`sessions` follows the turns of sessions, `chats` those that have a journal."""
 
     def __init__(
         self,
-        sessions: Succession,
-        chats: Succession,
+        sessions: TurnTakeover,
+        chats: TurnTakeover,
         journals: Journals,
         ephemeral: EphemeralTurns,
         turns: Turns,
@@ -109,18 +109,18 @@ class ChatResumeEndpoint:
         return [web.get(path, self.follow, allow_head=False)]
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
-        """The chunks behind `Last-Event-ID`; without one, all of them. Then live, to the end."""
+        """The chunks after `Last-Event-ID`; without one, all. Then live ones, to the end."""
         principal = principal_of(request, self._principals)
         there = Resumable.of(request)
         behind = request.headers.get("Last-Event-ID")
         if behind is not None and not is_chunk_id(behind):
-            # Above all `unkept`.
+            # In particular `unkept`.
             raise EventsGone
         if self._turns.is_leaving:
             raise Draining
-        succession, loop = self._sessions, None
+        takeover, loop = self._sessions, None
         if there.is_journal:
-            succession = self._chats
+            takeover = self._chats
             loop = self._ephemeral.loop_of(
                 await self._journals.spec_of(there.session_id, principal)
             )
@@ -133,16 +133,16 @@ class ChatResumeEndpoint:
             loop=loop,
         )
         try:
-            await succession.check(asked)
+            await takeover.check(asked)
         except EventsGone:
-            # The turn's beginning is not kept any more; what the client lacks may be.
+            # The turn's beginning has expired; what the client lacks may still be there.
             if behind is None:
                 raise
             asked = replace(asked, after=event_before(behind))
-            await succession.check(asked)
+            await takeover.check(asked)
         headers = resume_headers(there)
         headers |= EPHEMERAL_HEADERS if there.is_journal else {SESSION_HEADER: there.session_id}
         stream = ChunkStream(
             request, headers, there.completion, there.turn, behind=behind, after=asked.after
         )
-        return await answer_with(stream, succession.follow(asked), self._metrics)
+        return await answer_with(stream, takeover.follow(asked), self._metrics)

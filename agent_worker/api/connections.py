@@ -1,7 +1,7 @@
-"""The connections of a server while it stops: none is cut off, and none is kept for more.
+"""Graceful close of a server's connections: each after its response, idle ones at once.
 
-aiohttp's own `pre_shutdown` makes every connection deaf: bodies that are on their way and the pongs
-of WebSockets are lost then, and idle connections stay open. So it comes only after the drain.
+aiohttp's own `pre_shutdown` stops reading from every connection: request bodies in transit and the
+pongs of WebSockets are lost, and idle connections stay open. So it is called after the drain only.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """Knows which connections serve a request. `middleware` is the outermost one."""
+    """The connections that serve a request. `middleware` is the outermost one."""
 
     def __init__(self) -> None:
-        #: One serves one request at a time.
+        #: A connection serves one request at a time.
         self._serving: set[asyncio.BaseProtocol] = set()
-        #: Those of them whose answer has not begun.
+        #: Those of them whose response has not begun.
         self._unanswered: set[asyncio.BaseProtocol] = set()
         self._all_answered = asyncio.Event()
         self._all_answered.set()
@@ -41,7 +41,7 @@ class Connections:
         try:
             response = await handler(request)
             if self._is_draining:
-                # What has begun before the drain could not say so in its head.
+                # A response that began before the drain has no `Connection: close`.
                 response.force_close()
             return response
         finally:
@@ -52,17 +52,17 @@ class Connections:
         """An `on_response_prepare` handler."""
         self._has_answered(request.protocol)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
-            # aiohttp has chosen this header before it asks.
+            # aiohttp sets this header before it calls the handler.
             response.headers["Connection"] = "close"
             response.force_close()
 
     async def drain(self, server: web.Server) -> None:
-        """Close the idle connections now, and each of the others behind its answer.
+        """Close idle connections now, and each of the others after its response.
 
-        Call it when the server accepts no more.
+        Call it when the server accepts no more connections.
         """
         self._is_draining = True
-        # What has been read goes to its handler within two rounds of the loop.
+        # A request that has been read reaches its handler within two iterations of the loop.
         for _ in range(2):
             await asyncio.sleep(0)
         for connection in server.connections:
@@ -71,7 +71,7 @@ class Connections:
 
     @property
     def are_answered(self) -> bool:
-        """Whether no request waits for its answer to begin."""
+        """Whether no request waits for its response to begin."""
         return not self._unanswered
 
     async def wait_answered(self) -> None:

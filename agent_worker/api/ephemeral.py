@@ -1,4 +1,4 @@
-"""`POST /api/agent/ephemeral`: a turn on the client's own history. It touches no Redis."""
+"""`POST /api/agent/ephemeral`: a turn on the client's own history, without Redis."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agent_worker.api.sessions import principal_of
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError
 from agent_worker.runtime import EphemeralRequest
-from agent_worker.runtime.events import nobody
+from agent_worker.runtime.events import discard
 
 if TYPE_CHECKING:
     from agent_worker.api.principals import Principals
     from agent_worker.runtime import EphemeralTurns
     from agent_worker.sessions import Event, Message
 
-#: Of each answer to a turn of which nothing is kept.
+#: Of every response to a turn without a session.
 EPHEMERAL_HEADERS = {"X-Session-Durability": "ephemeral"}
 
 
@@ -40,21 +40,21 @@ class EphemeralEndpoint:
         """
         principal = principal_of(request, self._principals)
         body = await json_object(request)
-        said: Message = {"role": "user", "content": content_of(body)}
+        message: Message = {"role": "user", "content": content_of(body)}
         history = messages_of(body.get("history", []), "history")
-        asked = EphemeralRequest(principal, [*history.messages, said], history.instructions)
+        asked = EphemeralRequest(principal, [*history.messages, message], history.instructions)
         async with self._turns.open(asked) as opened:
             if accepts_event_stream(request):
                 stream = EventStream(request, dict(EPHEMERAL_HEADERS))
 
                 async def send(event: Event) -> None:
-                    # There is no log in which its id would be found.
+                    # There is no log, so an id would be useless.
                     await stream.send(replace(event, id=""))
 
                 await stream.prepare()
-                # An error is the stream's last event, sent by the turn: the head is out already.
+                # The turn has sent the error as the last event: the response has begun.
                 with contextlib.suppress(AgentError):
                     await opened.turn.run(send)
                 return await stream.finish()
-            answer = await opened.turn.run(nobody)
+            answer = await opened.turn.run(discard)
         return web.json_response(answer.as_json(), headers=EPHEMERAL_HEADERS)

@@ -1,4 +1,4 @@
-"""The one place where an error becomes a response: `{"error": {"code", "message"}}`."""
+"""Converts errors to responses: `{"error": {"code", "message"}}`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HTTP_CODES = {
-    404: ("not_found", "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not take this method."),
+    404: ("not_found", "No route matched."),
+    405: ("method_not_allowed", "The method is not allowed here."),
     413: ("too_large", "The request is too large."),
 }
 
@@ -32,7 +32,7 @@ def error_response(error: AgentError) -> web.Response:
 
 @web.middleware
 async def errors_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure becomes JSON; what nobody foresaw is logged, and told to no client."""
+    """Every failure becomes JSON; unexpected ones are logged, and not disclosed to the client."""
     try:
         return await handler(request)
     except AgentError as error:
@@ -42,8 +42,7 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _json_error(error.status, code, message, headers)
     except ConnectionError:
-        # The client left while it was being answered, or does not read: there is nobody to tell.
-        # Closed, the connection would wait for it to read what is on its way.
+        # The client has left, or does not read. A graceful close would wait for it to read.
         if request.transport is not None:
             request.transport.abort()
         raise

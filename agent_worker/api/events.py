@@ -1,6 +1,6 @@
-"""`GET .../events`: a session's events from an id on, then live, on any worker.
+"""`GET .../events`: a session's events after an id, then live ones, on any worker.
 
-With `?turn=` those of one turn, which ends the stream, and which is taken over if its worker died.
+With `?turn=` those of one turn, to its end; the turn is taken over if its worker died.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent_worker.api.sessions import PREFIX, principal_of, resume_path
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError, BadRequest, Draining
 from agent_worker.runtime import FollowRequest
-from agent_worker.runtime.events import DONE, ERROR, error_data, unlogged
+from agent_worker.runtime.events import DONE, ERROR, error_event
 from agent_worker.sessions.event_log import is_event_id
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from agent_worker.api.principals import Principals
     from agent_worker.metrics import Metrics
-    from agent_worker.runtime import Succession, Tail, Turns
+    from agent_worker.runtime import Tail, Turns, TurnTakeover
     from agent_worker.sessions import Event, SessionStore
 
-# A turn's name: the fence with which it began.
+# A turn's name: the fence of its begin.
 _TURN = re.compile(r"[1-9][0-9]{0,14}")
-# Every so many silences of the tail a comment goes out: some 15 s.
+# Intervals of `Tail.follow` without events, some 15 s, after which a comment is sent.
 _SILENCES = 7
 
 
@@ -39,14 +39,14 @@ class EventEndpoint:
         store: SessionStore,
         turns: Turns,
         tail: Tail,
-        succession: Succession,
+        takeover: TurnTakeover,
         principals: Principals,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._turns = turns
         self._tail = tail
-        self._succession = succession
+        self._takeover = takeover
         self._principals = principals
         self._metrics = metrics
         self._is_draining = False
@@ -55,14 +55,14 @@ class EventEndpoint:
         return [web.get(PREFIX + "/{session_id}/events", self.follow, allow_head=False)]
 
     def drain(self) -> None:
-        """End the streams within seconds: their clients go on from another worker."""
+        """End the streams within seconds: their clients continue on another worker."""
         self._is_draining = True
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
-        """The events behind `Last-Event-ID`; without one, those of the turn that runs. Then live.
+        """The events after `Last-Event-ID`; without one, of the running turn. Then live ones.
 
-        `?until=done` ends the stream behind the next `done` or `error`; `?turn=<fence>` follows
-        that turn to its end, and sees to it that it has one.
+        `?until=done` ends the stream after the next `done` or `error`; `?turn=<fence>` follows that
+        turn to its end, and takes it over if necessary.
         """
         session_id = request.match_info["session_id"]
         principal = principal_of(request, self._principals)
@@ -81,19 +81,19 @@ class EventEndpoint:
         self, request: web.Request, session_id: str, principal: str, turn: str, after: str | None
     ) -> web.StreamResponse:
         if not _TURN.fullmatch(turn):
-            raise BadRequest('"turn" must be the number of a turn, as X-Hermes-Resume names it.')
+            raise BadRequest('"turn" must be the number of a turn, as in X-Hermes-Resume.')
         if self._turns.is_leaving:
             raise Draining
         asked = FollowRequest(session_id, principal, turn, after, accepts_handover(request))
-        await self._succession.check(asked)
+        await self._takeover.check(asked)
         headers = {RESUME_HEADER: resume_path(session_id, turn)}
         stream = EventStream(request, headers)
-        return await answer_with(stream, self._succession.follow(asked), self._metrics)
+        return await answer_with(stream, self._takeover.follow(asked), self._metrics)
 
     async def _until(
         self, events: AsyncGenerator[Event | None, None], *, until_done: bool
     ) -> AsyncGenerator[Event | None, None]:
-        """`events` until the worker drains, or to the end of a turn."""
+        """`events` until the worker drains, or until the end of a turn."""
         async with aclosing(events):
             async for event in events:
                 yield event
@@ -104,17 +104,17 @@ class EventEndpoint:
 
 
 def last_event_id_of(request: web.Request) -> str | None:
-    """Of the header, or else of the query. Raises BadRequest."""
+    """From the header or the query. Raises BadRequest."""
     after = request.headers.get("Last-Event-ID", request.query.get("last_event_id"))
     if after is not None and not is_event_id(after):
-        raise BadRequest("Last-Event-ID must be an id of this session's events.")
+        raise BadRequest("Last-Event-ID must be the id of an event of this session.")
     return after
 
 
 async def answer_with(
     stream: EventStream, events: AsyncGenerator[Event | None, None], metrics: Metrics
 ) -> web.StreamResponse:
-    """The response: `events` to their end, and a comment now and then where None is among them."""
+    """Send `events` to their end, and a comment after `_SILENCES` times None."""
     await stream.prepare()
     metrics.active_sessions.inc()
     silences = 0
@@ -128,8 +128,8 @@ async def answer_with(
                 if silences % _SILENCES == 0:
                     await stream.keep_alive()
     except AgentError as error:
-        # The head is out: the client is told in the stream, and comes back with its last id.
-        await stream.send(unlogged(ERROR, error_data(error)))
+        # The response has begun: the error is an event, and the client resumes after its last id.
+        await stream.send(error_event(error))
     finally:
         metrics.active_sessions.dec()
     return await stream.finish()

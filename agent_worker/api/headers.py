@@ -1,4 +1,4 @@
-"""The headers that every response carries."""
+"""The headers of every response."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 WORKER_HEADER = "X-Hermes-Worker"
 SESSION_HEADER = "X-Hermes-Session-Id"
-#: Where a stream of events can be taken up, on any worker.
+#: The path at which a stream can be resumed, on any worker.
 RESUME_HEADER = "X-Hermes-Resume"
-#: How much the worker has to do: what a balancer's `least_load` goes by.
+#: The worker's load, for a balancer's strategy `least_load`.
 LOAD_HEADER = "X-Hermes-Load"
 _HANDOVER_HEADER = "X-Hermes-Handover"
 
 
 def accepts_handover(request: web.Request) -> bool:
-    """Whether the client (a balancer) goes on at another worker when it is told `handover`."""
+    """Whether the client (a balancer) resumes on another worker after the event `handover`."""
     return request.headers.get(_HANDOVER_HEADER, "").strip().lower() == "accept"
 
 
 def on_prepare(
     metrics: Metrics, name: str, load: Callable[[], int]
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """An `on_response_prepare` handler: names worker, session and load, counts the status.
+    """An `on_response_prepare` handler: sets worker, session and load, and counts the status.
 
-    It sees every response: streams, WebSocket handshakes and errors too.
+    It is called for every response, including streams, WebSocket handshakes and errors.
     """
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[WORKER_HEADER] = name
         response.headers[LOAD_HEADER] = str(load())
         session_id = request.match_info.get("session_id", "")
-        # Not with a 404: whoever learns a session's place from this header would learn nonsense.
+        # Not with a 404: a balancer that learns from this header would learn an invalid session.
         if response.status != 404 and is_session_id(session_id):
             response.headers[SESSION_HEADER] = session_id
         metrics.responses.labels(str(response.status)).inc()

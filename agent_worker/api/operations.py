@@ -21,7 +21,7 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "Via", "X-Real-IP")
 
 
 class OperationEndpoints:
-    """`on_drain` is called when draining is asked for."""
+    """`on_drain` is called by `POST /drain`."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class OperationEndpoints:
         ]
 
     async def health(self, request: web.Request) -> web.Response:
-        """200 while the process is well. Redis does not matter here: its loss is every
-        worker's, and a balancer must not take all of them out for it.
+        """200 while the process is healthy. The state of Redis is ignored: its loss affects every
+        worker, and a balancer must not remove all of them.
 
-        While draining 503, and a field by which `hermes_lb` knows a drain from a failure: it
-        sends no new sessions, and the others still come. For any other balancer it is down.
+        503 while draining, with a header that tells `hermes_lb` a drain from a failure: it sends no
+        new sessions, but still those that it has. To any other balancer the worker is down.
         """
         state = {"status": "ok", "worker": self._name, "load": len(self._turns)}
         if self.is_draining:
@@ -60,9 +60,9 @@ class OperationEndpoints:
         return web.json_response(state)
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 when new work is welcome; 503 while draining, or while Redis takes no writes.
+        """200 if the worker accepts new work; 503 while draining, or while Redis refuses writes.
 
-        `cause` says why it takes none (`sessions.readiness.Problem`).
+        `cause` is the reason of Redis (`sessions.readiness.Problem`).
         """
         state = {"worker": self._name, "active_turns": len(self._turns)}
         if self.is_draining:
@@ -78,16 +78,15 @@ class OperationEndpoints:
         )
 
     async def drain(self, request: web.Request) -> web.Response:
-        """Ask for no new work (`/health` and `/ready` say so from now on); what comes is still
-        served.
+        """Drain: `/health` and `/ready` become 503; requests are still served.
 
-        Turns that can go on elsewhere are handed over.
+        Turns that other workers can continue are handed over.
 
-        Only for the machine itself: a balancer that forwards everything must not let its
-        clients switch workers off.
+        Accepted from the machine itself only: clients of a balancer that forwards everything must
+        not be able to drain workers.
         """
         if not _is_local(request):
-            raise Forbidden("Draining is asked for on the machine itself.")
+            raise Forbidden("Draining is only permitted from the machine itself.")
         self._on_drain()
         body = {"status": "draining", "worker": self._name, "active_turns": len(self._turns)}
         return web.json_response(body, status=202)

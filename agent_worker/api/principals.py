@@ -1,4 +1,4 @@
-"""Who is asking: the bearer token's principal."""
+"""Authentication: the principal of a bearer token."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ANONYMOUS = "anonymous"
-# RFC 6750 §2.1, b64token; longer ones than anybody issues are refused before they are hashed.
+# RFC 6750 §2.1, b64token. Longer than any token in use; refused before it is hashed.
 _MAX_TOKEN = 4096
 
 
 class Principals:
     """Token -> principal.
 
-    With configured tokens only these are let in. Without, each token is its own principal and
-    no token is `anonymous`: fit for development. Tokens themselves never reach Redis or a log.
+    With configured tokens only these are accepted. Without, each token is a principal of its own,
+    and no token is `anonymous`: for development. Tokens are never stored in Redis or logged.
     """
 
     def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
-        # By digest, so that the time of a lookup tells nothing about a token.
+        # By digest, so that the time of a lookup reveals nothing about a token.
         self._known = {_digest(token): name for token, name in (tokens or {}).items()}
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody is let in."""
+        """Whether every token is accepted."""
         return not self._known
 
     def identify(self, authorization: str | None) -> str:
@@ -51,5 +51,5 @@ class Principals:
 
 
 def _digest(token: str) -> str:
-    # surrogateescape: header bytes that are not UTF-8 arrive so from aiohttp.
+    # surrogateescape: aiohttp decodes header bytes that are not UTF-8 in this way.
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

@@ -20,8 +20,8 @@ from agent_worker.api.headers import RESUME_HEADER, SESSION_HEADER, accepts_hand
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import AgentError, BadRequest, SessionNotFound
 from agent_worker.runtime import TurnRequest
-from agent_worker.runtime.events import nobody
-from agent_worker.runtime.reading import MOST_MESSAGES, read_from
+from agent_worker.runtime.events import discard
+from agent_worker.runtime.paging import MAX_MESSAGES, read_from
 from agent_worker.sessions import Queued
 from agent_worker.storage.base import BlobMissing
 
@@ -40,7 +40,7 @@ def principal_of(request: web.Request, principals: Principals) -> str:
 
 
 def resume_path(session_id: str, turn: str) -> str:
-    """Where the events of a turn go on."""
+    """The path at which the events of a turn are resumed."""
     return f"{PREFIX}/{session_id}/events?turn={turn}"
 
 
@@ -74,21 +74,21 @@ class SessionEndpoints:
     async def read(self, request: web.Request) -> web.Response:
         """-> `{"session_id", "step", "status", "messages", "metadata", "total", "waiting"}`.
 
-        `?first=100&count=50` gives these messages only. There are 1,000 or 1 MiB of them at most,
-        so fewer than were asked for can come; `total` says how many there are.
+        `?first=100&count=50` selects messages. A response has 1,000 messages or 1 MiB at most, so
+        it may have fewer than requested; `total` is the number of all messages.
         """
         principal = principal_of(request, self._principals)
-        first, count = number_of(request, "first", 0), number_of(request, "count", MOST_MESSAGES)
+        first, count = number_of(request, "first", 0), number_of(request, "count", MAX_MESSAGES)
         if count == 0:
             raise BadRequest('"count" must be at least 1.')
         session_id = request.match_info["session_id"]
         session = await read_from(
-            self._store, session_id, principal, first=first, count=min(count, MOST_MESSAGES)
+            self._store, session_id, principal, first=first, count=min(count, MAX_MESSAGES)
         )
         return web.json_response(session.as_json())
 
     async def delete(self, request: web.Request) -> web.Response:
-        """-> 204. Its blobs go first: without the session nobody could find them."""
+        """-> 204. Its blobs are deleted first: without the session they could not be found."""
         principal = principal_of(request, self._principals)
         session_id = request.match_info["session_id"]
         await self._store.check(session_id, principal)
@@ -99,9 +99,9 @@ class SessionEndpoints:
         return web.Response(status=204)
 
     async def read_blob(self, request: web.Request) -> web.Response:
-        """A text that was too large for the history, whole.
+        """A text that was too large for the history.
 
-        It is named as a message's `blob` names it, `<session_id>/<sha256>`, or by the hash alone.
+        Its name is that in a message's `blob`, `<session_id>/<sha256>`, or the hash alone.
         """
         principal = principal_of(request, self._principals)
         session_id = request.match_info["session_id"]
@@ -118,7 +118,7 @@ class SessionEndpoints:
     async def send_message(self, request: web.Request) -> web.StreamResponse:
         """One turn: `{"content"}` -> the answer, or its events if the client accepts those.
 
-        `"policy": "enqueue"` while another runs -> 202 `{"session_id", "status", "waiting"}`.
+        `"policy": "enqueue"` while another turn runs -> 202 `{"session_id", "status", "waiting"}`.
         """
         principal = principal_of(request, self._principals)
         body = await json_object(request)
@@ -138,7 +138,7 @@ class SessionEndpoints:
                 headers[RESUME_HEADER] = resume_path(turn_request.session_id, turn.name)
             if accepts_event_stream(request):
                 return await _stream(turn, EventStream(request, headers))
-            answer = await turn.run(nobody)
+            answer = await turn.run(discard)
         return web.json_response(answer.as_json(), headers=headers)
 
 
@@ -150,7 +150,7 @@ def _queued(session_id: str, queued: Queued) -> web.Response:
 
 async def _stream(turn: Turn | ReplayedTurn, stream: EventStream) -> web.StreamResponse:
     await stream.prepare()
-    # An error is the stream's last event, sent by the turn: the head is out already.
+    # The turn has sent the error as the last event: the response has begun.
     with contextlib.suppress(AgentError):
         await turn.run(stream.send)
     return await stream.finish()

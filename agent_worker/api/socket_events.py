@@ -1,4 +1,4 @@
-"""A session's events on their way from the log to one socket: in order, each once, while wanted."""
+"""Sends a session's events from the log to one socket: in order, each once, while wanted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from agent_worker.errors import AgentError, StoreUnavailable
-from agent_worker.runtime.events import DONE, ERROR, error_data, unlogged
+from agent_worker.runtime.events import DONE, ERROR, error_event
 from agent_worker.sessions.event_log import event_order
 
 if TYPE_CHECKING:
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from agent_worker.runtime import Tail
     from agent_worker.runtime.events import Emit
 
-# While Redis is away, and a turn of this worker still waits for it.
+# Seconds between two attempts while Redis is away.
 _STORE_RETRY_S = 0.25
 
 
 class SocketEvents:
-    """`run` sends what has been asked for, and returns; it may be asked for more meanwhile.
+    """`run` sends what is wanted, and returns; more may be wanted meanwhile.
 
-    `on_end` is called behind each `done` or `error` of the log. `is_hopeful`: whether to wait for
-    Redis when it is away.
+    `on_end` is called after each `done` or `error` of the log. `waits_for_store`: whether to wait
+    for Redis while it is away.
     """
 
     def __init__(
@@ -36,34 +36,34 @@ class SocketEvents:
         send: Emit,
         *,
         on_end: Callable[[], None],
-        is_hopeful: Callable[[], object],
+        waits_for_store: Callable[[], object],
     ) -> None:
         self._tail = tail
         self._session_id = session_id
         self._principal = principal
         self._send = send
         self._on_end = on_end
-        self._is_hopeful = is_hopeful
+        self._waits_for_store = waits_for_store
         self._starts: deque[str | None] = deque()
-        # How many ends of turns are waited for; or whether the end of all that runs is.
+        # The number of ends of turns that are wanted; or whether to run until the session is idle.
         self._ends = 0
         self._until_idle = False
         self._last: str | None = None
-        #: How many events were sent.
+        #: The number of events sent.
         self.sent = 0
 
     def __repr__(self) -> str:
         return f"SocketEvents(behind {self._last}, {self._ends} ends awaited)"
 
     def want_turn(self, name: str) -> None:
-        """The events of a turn that has begun, to its end."""
+        """Send the events of a turn that has begun, to its end."""
         self._starts.append(f"{name}-0")
         self._ends += 1
 
     def want_rest(self, after: str | None) -> None:
-        """Those behind `after` (None: of the turn that runs), until nothing runs any more.
+        """Send the events after `after` (None: of the running turn) until no turn runs.
 
-        The client has `after`, and nothing before it is sent from now on.
+        The client has `after`, so earlier events are not sent.
         """
         self._last = after
         self._starts.append(after)
@@ -71,7 +71,7 @@ class SocketEvents:
 
     @property
     def last(self) -> str | None:
-        """The last event that was sent."""
+        """The id of the last event sent."""
         return self._last
 
     async def run(self) -> None:
@@ -80,7 +80,7 @@ class SocketEvents:
             while self._starts and (self._ends or self._until_idle):
                 await self._follow(self._starts.popleft())
         except AgentError as error:
-            await self._send(unlogged(ERROR, error_data(error)))
+            await self._send(error_event(error))
             self.sent += 1
         finally:
             self._starts.clear()
@@ -95,7 +95,7 @@ class SocketEvents:
             try:
                 await self._follow_from(after)
             except StoreUnavailable:
-                if not self._is_hopeful():
+                if not self._waits_for_store():
                     raise
                 await asyncio.sleep(_STORE_RETRY_S)
             else:
@@ -117,5 +117,5 @@ class SocketEvents:
                     self._ends = max(self._ends - 1, 0)
                     if not self._ends and not self._until_idle:
                         return
-        # Nothing runs: what was wanted has come, or never will, but for turns that begin just now.
+        # No turn runs: nothing more will come, except from turns that are just beginning.
         self._ends, self._until_idle = len(self._starts), False

@@ -1,4 +1,4 @@
-"""Server-sent events: their format, and a response that carries a turn's events.
+"""Server-sent events: their format, and a response that streams a turn's events.
 
 The format is HTML Living Standard §9.2: lines `id:`, `event:`, `data:`, and an empty line.
 """
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def encode_event(event: Event) -> bytes:
-    """One event as bytes. JSON has no raw line breaks, so `data` is always one line."""
+    """One event as bytes. JSON has no raw line breaks, so `data` is one line."""
     line = f"id: {event.id}\n" if event.id else ""
     return f"{line}event: {event.name}\ndata: {event.data}\n\n".encode()
 
 
 class EventStream:
-    """A response of events. `prepare` sends its head; `send` is an `Emit`."""
+    """A response. `prepare` sends its head; `send` is an `Emit`."""
 
     def __init__(self, request: web.Request, headers: dict[str, str]) -> None:
         self._request = request
@@ -29,7 +29,7 @@ class EventStream:
                 **headers,
                 "Content-Type": "text/event-stream",
                 "Cache-Control": "no-store",
-                # nginx and its kin would hold the events back otherwise.
+                # Otherwise nginx and others buffer the events.
                 "X-Accel-Buffering": "no",
             }
         )
@@ -42,7 +42,7 @@ class EventStream:
         await self._response.write(encode_event(event))
 
     async def keep_alive(self) -> None:
-        """A comment, for whatever ends connections that are silent."""
+        """Send a comment, against idle timeouts on the way."""
         await self._response.write(b": keep-alive\n\n")
 
     async def finish(self) -> web.StreamResponse:

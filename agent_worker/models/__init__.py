@@ -1,10 +1,10 @@
 """Engines by name; importing this package registers the built-in ones.
 
-base            what an engine is, and the register
-scripted        deterministic, for demonstrations and tests; its scripted_tools and faults
+base            the protocol of an engine, and the registry
+scripted        deterministic, for demos and tests; with scripted_tools and faults
 openai          any server of the chat completions API
 hermes          a hermes-agent
-chat            that API for both: chat_messages, arguments and chat_answer, read by `sse`
+chat            the client of that API for both; with chat_messages, arguments, chat_answer, sse
 """
 
 from agent_worker.models.arguments import INVALID_ARGUMENTS

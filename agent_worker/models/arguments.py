@@ -1,12 +1,12 @@
-"""The arguments of a tool call, as the text in which the chat completions API has them."""
+"""The arguments of a tool call, which are JSON text in the chat completions API."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-#: The one argument of a call whose arguments were no JSON object: what the model wrote instead,
-#: or its beginning. Such a call must be answered with an error, so that the model can repeat it.
+#: The only argument of a call whose arguments were not a JSON object: the model's text, truncated.
+#: Answer such a call with an error, so that the model can repeat it.
 INVALID_ARGUMENTS = "_invalid"
 
 _MAX_DEPTH = 64
@@ -14,8 +14,8 @@ _MAX_INVALID_KEPT = 200
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """The object; `{INVALID_ARGUMENTS: ...}` if it is none."""
-    # A function without parameters is often called with nothing at all.
+    """The object; `{INVALID_ARGUMENTS: ...}` if `text` is not one."""
+    # Functions without parameters are often called with an empty text.
     value = loads(text) if text.strip() else {}
     if isinstance(value, dict) and is_plain(value):
         return value
@@ -23,13 +23,13 @@ def arguments_of(text: str) -> dict[str, Any]:
 
 
 def text_of(arguments: dict[str, Any]) -> str:
-    """The text again; if the model wrote something else than an object, just that."""
+    """The text of `arguments`; that of the model if it was not an object."""
     invalid = arguments.get(INVALID_ARGUMENTS)
     return invalid if isinstance(invalid, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def is_plain(value: object) -> bool:
-    """Whether JSON in UTF-8 can hold it, no deeper than whoever walks it later can go."""
+    """Whether it can be stored as JSON in UTF-8, and its depth is within `_MAX_DEPTH`."""
     layer = [value]
     for _ in range(_MAX_DEPTH):
         layer = [child for item in layer for child in _children(item)]
@@ -45,7 +45,7 @@ def is_plain(value: object) -> bool:
 
 
 def loads(text: str) -> object:
-    """The value, or None if it is no JSON."""
+    """The value; None if `text` is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -53,7 +53,7 @@ def loads(text: str) -> object:
 
 
 def encodable(text: str) -> str:
-    r"""`text` with U+FFFD for half surrogate pairs: JSON can spell them ("\ud83d"), UTF-8 not."""
+    r"""`text` with U+FFFD for lone surrogates: JSON can express them ("\ud83d"), UTF-8 cannot."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -1,4 +1,4 @@
-"""What an engine is: a model that answers a conversation with text and tool calls."""
+"""The protocol of an engine: a model that answers a conversation with text and tool calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that the model wants run. `id` is unique within its step at least."""
+    """A tool call that the model asks for. `id` is unique within its step, at least."""
 
     id: str
     name: str
@@ -30,66 +30,66 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """What an engine gets for one step; it must change nothing of it."""
+    """The input of one step. An engine must not modify it."""
 
-    #: Ends with a user message or with tool results. A first message of role "system" sums up
-    #: what came before the others.
+    #: Ends with a user message or with tool results. A first message of role "system" is the
+    #: summary of earlier ones.
     messages: Sequence[Message]
     tools: Sequence[ToolSpec] = ()
-    #: Text of this very step that the client has already; the step goes on right behind it.
-    #: Empty unless the engine `can_continue`.
+    #: The beginning of the step's text, which the client has: the engine continues it. Empty unless
+    #: the engine `can_continue`.
     prefix: str = ""
-    #: The session's id, for engines that keep one of their own; empty if there is no session.
+    #: For engines that keep sessions themselves; empty if there is no session.
     session_id: str = ""
 
 
 class Engine(Protocol):
-    """One model behind one interface. An engine serves many steps at once."""
+    """A model. An engine serves many steps concurrently."""
 
-    #: Whether `StepRequest.prefix` is understood.
+    #: Whether `StepRequest.prefix` is supported.
     can_continue: bool
 
     def step(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
-        """One model step: text in pieces, and the tool calls it ends with (none: it is done).
+        """One model step: text in pieces, then tool calls (none: the agent is done).
 
-        The generator is closed early when the turn is cancelled. Raises EngineFailed; EngineCut
-        where the answer broke off and may be asked for again; before the first item
-        CannotContinue, if it can't go on behind this `prefix`.
+        The generator is closed early when the turn is cancelled. Raises EngineFailed; EngineCut if
+        the answer was interrupted and may be requested again; before the first item CannotContinue,
+        if this `prefix` cannot be continued.
         """
         ...
 
     async def summarise(self, messages: Sequence[Message]) -> str:
-        """A short text that can stand for `messages` in later steps. Raises EngineFailed.
+        """A short text that replaces `messages` in later steps. Raises EngineFailed.
 
-        A first message of role "system" is the summary so far, to be carried on.
+        A first message of role "system" is the summary so far, to be included.
         """
         ...
 
     async def close(self) -> None:
-        """Give connections back; nothing is asked of the engine afterwards."""
+        """Close connections; the engine is not used afterwards."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Settings that an engine may read; each takes what concerns it. Times are seconds."""
+    """The settings of all engines; each reads its own. Times are in seconds."""
 
-    #: Between two pieces of text, for engines that can pace themselves.
+    #: Between two pieces of text (scripted).
     token_interval_s: float = 0.0
-    #: Share of steps that fail on purpose, 0 to 1, and the seed that says which (scripted).
+    #: Share of steps that fail on purpose, 0 to 1, and the seed that selects them (scripted).
     fault_rate: float = 0.0
     seed: int = 0
-    #: Of an upstream API: where it is, such as http://127.0.0.1:8642/v1, its key, its model.
+    #: Of an upstream API: its URL, such as http://127.0.0.1:8642/v1, its key, its model.
     base_url: str = ""
     api_key: str = field(default="", repr=False)
     model: str = ""
     connect_timeout_s: float = 5.0
     first_token_timeout_s: float = 120.0
-    #: Between two pieces of a response that has begun.
+    #: Between two pieces of a response.
     idle_timeout_s: float = 60.0
-    #: Tries before the first piece has come; behind that it is up to the agent loop.
+    #: Attempts until the first piece; after it the agent loop retries.
     tries: int = 3
-    #: How a server is asked to go on behind a given text, one of `CONTINUATIONS` (openai).
+    #: How the server continues a given text, one of `CONTINUATIONS` (openai).
     continuation: str = "none"
 
 
@@ -105,7 +105,7 @@ def engine_names() -> list[str]:
 
 
 def create_engine(name: str, options: EngineOptions) -> Engine:
-    """Raises ValueError, with the known names, for an unknown one or options that do not fit."""
+    """Raises ValueError for an unknown name, with the known ones, and for invalid options."""
     try:
         factory = _engines[name]
     except KeyError:

@@ -1,8 +1,8 @@
-"""A server of the chat completions API: requests, their retries, and answers as they stream in.
+"""A client of the chat completions API: requests, retries, and streamed answers.
 
-A try goes: connect, send, wait for the first event, read until the answer's end. It is repeated
-here only before its first piece has been given out. An answer that breaks off behind that is
-EngineCut where it may be asked for again, which is then up to the caller.
+An attempt connects, sends, waits for the first event, and reads until the end of the answer. It is
+retried here only until its first piece has been yielded. A later interruption raises EngineCut if
+the answer may be requested again, which is up to the caller.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import random
 import re
 import urllib.parse
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from agent_worker.backoff import jittered
 from agent_worker.errors import EngineCut, EngineFailed
 from agent_worker.models.base import TextDelta
 from agent_worker.models.chat_answer import BadAnswer, ChatAnswer
@@ -31,13 +31,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BACKOFF_S = 0.25
-# A client waits for the answer meanwhile; a server that asks for more time gets its next request
-# from the client's own retry.
-_MAX_BACKOFF_S = 5.0
-# After the answer's end, for the response's: only then can its connection be used again.
+# Seconds of the first pause, and of the longest: the client is waiting, and its own retry serves a
+# server that asks for more time.
+_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 5.0
+# Seconds from the end of the answer to that of the response: only then is its connection reusable.
 _LINGER_S = 0.2
-# Of an error's body: how much is read, and for how long; how much is logged.
+# Of the body of an error: bytes and seconds to read, characters to log.
 _ERROR_READ = 4096
 _ERROR_READ_S = 1.0
 _MAX_LOGGED = 500
@@ -47,19 +46,19 @@ _KEY = re.compile(r"[\x21-\x7e]*")
 
 @dataclass(frozen=True, slots=True)
 class ServerTraits:
-    """In what servers of this API differ for us."""
+    """Differences between servers of this API."""
 
     name: str
-    #: Answers of these statuses are worth another try.
+    #: Statuses after which the request is retried.
     retry_statuses: frozenset[int]
-    #: Whether a request may be sent again that the server may have begun to serve.
+    #: Whether a request may be resent after the server may have begun to process it.
     may_resend: bool
-    #: Whether a comment in the stream shows that the answer is still being made.
+    #: Whether a comment in the stream is a heartbeat of the model.
     comments_count: bool
 
 
 class _Failure(Exception):
-    """A try that failed; the sentence is for the log."""
+    """A failed attempt; the message is for the log."""
 
     def __init__(
         self,
@@ -70,7 +69,7 @@ class _Failure(Exception):
         status: int = 0,
         retry_after_s: float | None = None,
     ) -> None:
-        """`is_cut`: once the answer has begun, it may be asked for again. `status` of a refusal."""
+        """`is_cut`: the answer may be requested again once it has begun. `status`: of a refusal."""
         super().__init__(reason)
         self.may_retry = may_retry
         self.is_cut = is_cut
@@ -79,11 +78,11 @@ class _Failure(Exception):
 
 
 class Refused(EngineFailed):
-    """The server takes the request for a mistake (400, 422)."""
+    """The server considers the request invalid (400, 422)."""
 
 
 class ChatClient:
-    """One server, with the connections to it. Raises ValueError for options that do not fit."""
+    """One server, and the connections to it. Raises ValueError for invalid options."""
 
     def __init__(self, traits: ServerTraits, options: EngineOptions) -> None:
         self._traits = traits
@@ -91,13 +90,12 @@ class ChatClient:
         self._url = _checked_url(traits.name, options.base_url) + "/chat/completions"
         if not _KEY.fullmatch(options.api_key):
             raise ValueError(
-                f"the API key of engine {traits.name!r} has a space, a control character or "
-                "another that no header can carry; check how it was copied"
+                f"the API key of engine {traits.name!r} contains a space, a control character or "
+                "another that a header cannot contain; check how it was copied"
             )
         if options.tries < 1:
             raise ValueError(f"tries must be 1 or more, not {options.tries}")
         self._session: aiohttp.ClientSession | None = None
-        self._random = random.Random()
 
     def __repr__(self) -> str:
         return f"ChatClient({self._traits.name} at {self._url})"
@@ -110,7 +108,7 @@ class ChatClient:
         headers: Mapping[str, str] | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[TextDelta | ToolCall, None]:
-        """The answer to `messages`: its text as it comes, then its calls.
+        """The answer to `messages`: its text in pieces, then its calls.
 
         `more` are further fields of the request. Raises EngineFailed, EngineCut, Refused.
 
@@ -131,13 +129,13 @@ class ChatClient:
                 if has_begun or not failure.may_retry or attempt >= self._options.tries:
                     raise self._given_up(failure, attempt, has_begun=has_begun) from None
                 delay_s = self._delay_s(failure, attempt)
-                log.info("%s; again in %.2f s", self._told(failure, attempt), delay_s)
+                log.info("%s; retry in %.2f s", self._describe(failure, attempt), delay_s)
             except (BadAnswer, EventTooLarge) as error:
                 raise self._given_up(error, attempt, has_begun=has_begun) from None
             await asyncio.sleep(delay_s)
 
     async def text(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The whole text of the answer to `messages`; calls are dropped. Raises EngineFailed."""
+        """The text of the answer to `messages`; calls are ignored. Raises EngineFailed."""
         async with contextlib.aclosing(self.answer(messages)) as pieces:
             return "".join([piece.text async for piece in pieces if isinstance(piece, TextDelta)])
 
@@ -148,48 +146,48 @@ class ChatClient:
     async def _try(
         self, body: bytes, headers: Mapping[str, str]
     ) -> AsyncGenerator[TextDelta | ToolCall, None]:
-        patience = _Patience(self._options.first_token_timeout_s)
+        timeout = _ReadTimeout(self._options.first_token_timeout_s)
         answer, parser = ChatAnswer(), EventParser()
         has_spoken = False
-        response = await self._post(body, headers, patience)
+        response = await self._post(body, headers, timeout)
         try:
             while not answer.is_ended:
-                data = await self._read(response, patience)
+                data = await self._read(response, timeout)
                 events = parser.feed(data)
                 for event in events:
                     if text := answer.take(event):
                         has_spoken = True
                         yield TextDelta(text)
                 if has_spoken:
-                    patience.limit_s = self._options.idle_timeout_s
+                    timeout.limit_s = self._options.idle_timeout_s
                 if events or self._traits.comments_count:
-                    patience.renew()
+                    timeout.restart()
             calls = answer.tool_calls()
             _check_end(answer, is_empty=not has_spoken and not calls)
             for call in calls:
                 yield call
             await _linger(response)
         finally:
-            # Closes the connection too, unless the response has been read to its end.
+            # Closes the connection as well, unless the response has been read to its end.
             response.release()
 
     async def _post(
-        self, body: bytes, headers: Mapping[str, str], patience: _Patience
+        self, body: bytes, headers: Mapping[str, str], timeout: _ReadTimeout
     ) -> aiohttp.ClientResponse:
-        """The response, its status 200 and its body an event stream. Raises _Failure."""
+        """A response with status 200 and an event stream. Raises _Failure."""
         try:
-            async with patience:
+            async with timeout:
                 response = await self._http().post(
                     self._url,
                     data=body,
                     headers={**self._headers(), **headers},
-                    # A redirect would take the key and the conversation somewhere else.
+                    # A redirect would send the key and the conversation to another server.
                     allow_redirects=False,
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _Failure(f"cannot connect: {error}", may_retry=True) from None
         except TimeoutError:
-            raise self._silent(patience) from None
+            raise self._silent(timeout) from None
         except aiohttp.ClientError as error:
             raise self._lost(error) from None
         if response.status == 200 and response.content_type == "text/event-stream":
@@ -199,17 +197,17 @@ class ChatClient:
         finally:
             response.close()
 
-    async def _read(self, response: aiohttp.ClientResponse, patience: _Patience) -> bytes:
-        """The next bytes of an answer that is not at its end. Raises _Failure."""
+    async def _read(self, response: aiohttp.ClientResponse, timeout: _ReadTimeout) -> bytes:
+        """The next bytes of an unfinished answer. Raises _Failure."""
         try:
-            async with patience:
+            async with timeout:
                 data = await response.content.readany()
         except TimeoutError:
-            raise self._silent(patience) from None
+            raise self._silent(timeout) from None
         except aiohttp.ClientError as error:
             raise self._lost(error) from None
         if not data:
-            raise _Failure("the answer was cut short", may_retry=self._traits.may_resend)
+            raise _Failure("the answer is incomplete", may_retry=self._traits.may_resend)
         return data
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> _Failure:
@@ -220,7 +218,7 @@ class ChatClient:
                     body += data
         shown = self._shown(body.decode(errors="replace"))
         if response.status == 200:
-            return _Failure(f"not an event stream but {response.content_type}: {shown}")
+            return _Failure(f"{response.content_type} instead of an event stream: {shown}")
         return _Failure(
             f"status {response.status}: {shown}",
             status=response.status,
@@ -228,16 +226,16 @@ class ChatClient:
             retry_after_s=_seconds(response.headers.get("Retry-After", "")),
         )
 
-    def _silent(self, patience: _Patience) -> _Failure:
-        return _Failure(f"silent for {patience.limit_s:g} s", is_cut=self._traits.may_resend)
+    def _silent(self, timeout: _ReadTimeout) -> _Failure:
+        return _Failure(f"no data for {timeout.limit_s:g} s", is_cut=self._traits.may_resend)
 
     def _lost(self, error: aiohttp.ClientError) -> _Failure:
         reason = self._shown(str(error) or type(error).__name__)
         return _Failure(f"the connection was lost: {reason}", may_retry=self._traits.may_resend)
 
     def _given_up(self, error: Exception, attempt: int, *, has_begun: bool) -> EngineFailed:
-        """What the client gets: nothing of what the server said, which may tell of the operator."""
-        log.warning("%s", self._told(error, attempt))
+        """The client's error, without the server's text, which may disclose internals."""
+        log.warning("%s", self._describe(error, attempt))
         match error:
             case _Failure(may_retry=True):
                 return EngineCut()
@@ -249,12 +247,12 @@ class ChatClient:
                 return EngineCut()
         return EngineFailed()
 
-    def _told(self, error: Exception, attempt: int) -> str:
+    def _describe(self, error: Exception, attempt: int) -> str:
         reason = self._shown(str(error) or type(error).__name__)
-        return f"{self._url}: try {attempt} of {self._options.tries} failed: {reason}"
+        return f"{self._url}: attempt {attempt} of {self._options.tries} failed: {reason}"
 
     def _shown(self, text: str) -> str:
-        """`text` for the log: one line, bounded, without the key, which some servers repeat."""
+        """`text` for the log: one line, bounded, without the key, which some servers echo."""
         if self._options.api_key:
             text = text.replace(self._options.api_key, "***")
         return " ".join(text.split())[:_MAX_LOGGED]
@@ -262,9 +260,7 @@ class ChatClient:
     def _delay_s(self, failure: _Failure, attempt: int) -> float:
         if failure.retry_after_s is not None:
             return min(failure.retry_after_s, _MAX_BACKOFF_S)
-        longest = min(_BACKOFF_S * 2 ** (attempt - 1), _MAX_BACKOFF_S)
-        # Spread, so that the steps that one outage has failed do not come back at one moment.
-        return self._random.uniform(longest / 2, longest)
+        return jittered(attempt, _BACKOFF_S, _MAX_BACKOFF_S)
 
     def _body(
         self,
@@ -286,30 +282,30 @@ class ChatClient:
         return headers
 
     def _http(self) -> aiohttp.ClientSession:
-        """Made at the first request, in the loop that runs then."""
+        """Created at the first request, in the running loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # As many connections as turns. One that was idle may be closed by the server at
-                # the moment of a request: harmless only where this may be sent again.
+                # As many connections as turns. The server may close an idle one in the moment of a
+                # request: harmless only if the request may be resent.
                 connector=aiohttp.TCPConnector(limit=0, force_close=not self._traits.may_resend),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._options.connect_timeout_s),
-                # One user's cookies are none of the next one's.
+                # Cookies must not be shared between users.
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 
 
-class _Patience:
-    """Bounds the time that is spent waiting, as a context: raises TimeoutError once it is over.
+class _ReadTimeout:
+    """Bounds the time spent waiting for the server; a context that raises TimeoutError.
 
-    Only waiting counts: a client that reads slowly holds us up, not the server.
+    Time outside of the context does not count: a slow client is not the server's fault.
     """
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self._left_s = limit_s
 
-    def renew(self) -> None:
+    def restart(self) -> None:
         self._left_s = self.limit_s
 
     async def __aenter__(self) -> None:
@@ -330,19 +326,19 @@ async def _linger(response: aiohttp.ClientResponse) -> None:
 
 
 def _check_end(answer: ChatAnswer, *, is_empty: bool) -> None:
-    """Whether the way in which the answer ended is a success. Raises BadAnswer, EngineFailed.
+    """Check the finish reason. Raises BadAnswer, EngineFailed.
 
-    An answer that met the token limit ("length") stands as far as it got.
+    An answer that was truncated at the token limit ("length") is accepted unless it is empty.
     """
     match answer.finish_reason:
         case "content_filter":
             raise EngineFailed("The model's content filter stopped the answer.")
         case "error":
-            raise BadAnswer("the server says that its model failed", is_server_error=True)
+            raise BadAnswer("the server reports a failure of its model", is_server_error=True)
         case "length" if is_empty:
-            raise BadAnswer("the token limit was met before anything was said")
+            raise BadAnswer("an empty answer at the token limit")
         case "length":
-            log.info("an answer met the token limit")
+            log.info("an answer was truncated at the token limit")
 
 
 def _checked_url(engine: str, base_url: str) -> str:
@@ -355,13 +351,15 @@ def _checked_url(engine: str, base_url: str) -> str:
     except ValueError:
         is_fit = False
     if not is_fit or url.query or url.fragment or not base_url.isprintable():
-        raise ValueError(f"{base_url!r} is no base URL for engine {engine!r}; give one {example}")
+        raise ValueError(f"{base_url!r} is not a base URL for engine {engine!r}; use one {example}")
     if "@" in url.netloc:
-        raise ValueError(f"the base URL of engine {engine!r} holds a password; give it as API key")
+        raise ValueError(
+            f"the base URL of engine {engine!r} contains a password; give it as API key"
+        )
     return base_url.rstrip("/")
 
 
 def _seconds(retry_after: str) -> float | None:
-    """The seconds of a Retry-After (RFC 9110, 10.2.3); its other form, a date, is not used."""
+    """The seconds of a Retry-After (RFC 9110, 10.2.3); None for its other form, a date."""
     text = retry_after.strip()
     return float(text) if text.isascii() and text.isdigit() else None

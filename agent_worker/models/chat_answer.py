@@ -1,7 +1,7 @@
-"""An answer of the chat completions API, put together from the chunks of its stream.
+"""Assembles an answer of the chat completions API from the chunks of its stream.
 
-https://platform.openai.com/docs/api-reference/chat-streaming. Servers differ in details; what is
-taken from them is said where it is taken.
+https://platform.openai.com/docs/api-reference/chat-streaming. Deviations of servers that are
+accepted are noted where they are handled.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from agent_worker.models.base import ToolCall
 if TYPE_CHECKING:
     from agent_worker.models.sse import ServerEvent
 
-#: Characters of text and arguments in one answer. 64 thousand tokens are about a quarter of it.
+#: Characters of text and arguments in one answer; 64 thousand tokens are about a quarter of that.
 MAX_ANSWER = 1024 * 1024
 MAX_CALLS = 64
 
-# What the API takes back as a function's name and as an id; a model can make up anything.
+# What the API accepts as a function's name and as an id; models invent both.
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 _CALL_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _MAX_NAME = 64
@@ -30,10 +30,10 @@ _UNNAMED = ("", "message", "error")
 
 
 class BadAnswer(Exception):
-    """The server's stream is not what the API promises, or says that the model failed.
+    """The stream violates the API, or reports that the model failed.
 
-    The sentence is for the log: it may quote the server. `is_server_error`: by the server's word it
-    is no mistake of the request.
+    The message is for the log: it may quote the server. `is_server_error`: the server reports that
+    the request is not at fault.
     """
 
     def __init__(self, reason: str, *, is_server_error: bool = False) -> None:
@@ -51,7 +51,7 @@ class _Fragments:
 
 
 class ChatAnswer:
-    """Takes events in order; `is_ended` says that no more is to come."""
+    """Takes events in order; `is_ended` after the last one."""
 
     def __init__(self, max_size: int = MAX_ANSWER) -> None:
         self.is_ended = False
@@ -64,7 +64,7 @@ class ChatAnswer:
     def take(self, event: ServerEvent) -> str:
         """The text that the event adds, often none. Raises BadAnswer.
 
-        Events with a name of their own, such as hermes-agent's `hermes.tool.progress`, pass by.
+        Named events, such as hermes-agent's `hermes.tool.progress`, are ignored.
         """
         if self.is_ended:
             return ""
@@ -83,18 +83,18 @@ class ChatAnswer:
                 is_server_error=_is_server_error(chunk.get("error")),
             )
         choices = chunk.get("choices")
-        # A chunk with the usage has no choice; more than one was not asked for.
+        # A chunk with the usage has no choice; more than one was not requested.
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             return ""
         return self._take_choice(choices[0])
 
     def tool_calls(self) -> list[ToolCall]:
-        """The calls, complete once the answer is; ids are unique among them."""
+        """The calls; complete once the answer is. Their ids are unique."""
         calls: list[ToolCall] = []
         taken: set[str] = set()
         for number, fragments in enumerate(self._calls, 1):
             call_id = fragments.id
-            # Some servers give no id, or the same one twice.
+            # Some servers send no id, or the same id twice.
             if not _CALL_ID.fullmatch(call_id) or call_id in taken:
                 call_id = f"call-{number}"
                 while call_id in taken:
@@ -108,7 +108,7 @@ class ChatAnswer:
         delta = choice.get("delta")
         text = ""
         if isinstance(delta, dict):
-            # A refusal is the model's answer too, under another name.
+            # A refusal is text of the model in another field.
             for key in ("content", "refusal"):
                 if isinstance(part := delta.get(key), str):
                     text += part
@@ -136,16 +136,16 @@ class ChatAnswer:
             call.arguments.append(part)
 
     def _call_of(self, index: object, call_id: str) -> _Fragments:
-        """The call that a fragment belongs to: by its index, or without one the last.
+        """The call of a fragment: by its index, or the last one if it has none.
 
-        A new id begins a new call either way: some servers number all of them 0.
+        A new id begins a new call in any case: some servers number all calls 0.
         """
         known = self._by_index.get(index) if isinstance(index, int) else None
         if known is None and not isinstance(index, int) and self._calls:
             known = self._calls[-1]
         if known is None or (call_id and known.id and call_id != known.id):
             if len(self._calls) == MAX_CALLS:
-                raise BadAnswer(f"over {MAX_CALLS} tool calls in one answer")
+                raise BadAnswer(f"more than {MAX_CALLS} tool calls in one answer")
             known = _Fragments()
             self._calls.append(known)
             if isinstance(index, int):
@@ -156,11 +156,11 @@ class ChatAnswer:
     def _grow(self, size: int) -> None:
         self._size += size
         if self._size > self._max_size:
-            raise BadAnswer(f"over {self._max_size} characters in one answer")
+            raise BadAnswer(f"more than {self._max_size} characters in one answer")
 
 
 def _is_server_error(error: object) -> bool:
-    """OpenAI says so by `type` "server_error"; vLLM and LiteLLM by `code` 500 (or "500")."""
+    """OpenAI: `type` is "server_error"; vLLM and LiteLLM: `code` is 500 (or "500")."""
     if not isinstance(error, dict):
         return False
     code = str(error.get("code") or error.get("status") or "")

@@ -1,4 +1,4 @@
-"""The conversation as the chat completions API wants it.
+"""Converts the conversation to messages of the chat completions API.
 
 https://platform.openai.com/docs/api-reference/chat/create
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent_worker.sessions import Message
     from agent_worker.tools import ToolSpec
 
-# Of one message, in what is to be summed up: a tool's long result would drown the talk.
+# Characters of a message that is to be summarised: long results would dominate the conversation.
 _MAX_QUOTED = 2000
 
 _SUMMARISE = (
@@ -27,12 +27,12 @@ _SUMMARISE = (
 
 
 def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages with their tool calls and results. Of a `blob`, its beginning is sent."""
+    """The messages with their tool calls and results; of a `blob`, the preview."""
     return [_chat_message(message) for message in messages]
 
 
 def spoken_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Only what was said, up to the last user message: for a server that runs its own tools."""
+    """The texts up to the last user message, for a server that runs its own tools."""
     spoken = [
         {"role": message["role"], "content": message["content"]}
         for message in messages
@@ -58,7 +58,7 @@ def function_specs(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
 
 
 def summary_request(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Asks for a summary. The conversation is quoted, so that it is not taken for our orders."""
+    """The request for a summary. The conversation is quoted, so that the model does not obey it."""
     quoted = "\n\n".join(_quoted(message) for message in messages)
     return [{"role": "system", "content": _SUMMARISE}, {"role": "user", "content": quoted}]
 
@@ -78,7 +78,7 @@ def _chat_message(message: Message) -> dict[str, Any]:
         }
         for call in calls
     ]
-    # null is what the API itself gives for calls without a text; some servers refuse "".
+    # The API itself uses null for calls without text; some servers refuse "".
     return {"role": role, "content": content or None, "tool_calls": functions}
 
 

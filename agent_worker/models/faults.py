@@ -1,4 +1,4 @@
-"""Seeded faults: which steps of the scripted engine fail on purpose, and where."""
+"""Seeded faults of the scripted engine: which steps fail on purpose, and where."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agent_worker.models.base import StepRequest
 
-# Requests whose attempts are counted. One forgotten would fail again where it failed first, so
-# there are more than steps that can be between two tries of one turn.
+# Requests whose attempts are counted. A forgotten one would fail in the same place again, so there
+# are more than steps between two attempts of a turn.
 _MAX_COUNTED = 4096
 
 
 class Faults:
     """The same seed, requests and order of attempts give the same faults, on any worker.
 
-    Each attempt at a request is drawn anew, so that a retry can succeed.
+    Each attempt is drawn independently, so that a retry can succeed.
     """
 
     def __init__(self, rate: float, seed: int) -> None:
         """`rate` is the share of attempts that fail, 0 to 1. Raises ValueError."""
         if not 0 <= rate <= 1:
-            raise ValueError(f"a fault rate is a share from 0 to 1, not {rate:g}")
+            raise ValueError(f"the fault rate must be from 0 to 1, not {rate:g}")
         self._rate = rate
         self._seed = seed
         self._attempts: OrderedDict[str, int] = OrderedDict()
 
     def next_fault(self, request: StepRequest, pieces: int) -> int | None:
-        """After how many of the text's pieces this attempt fails, 0 to `pieces`; None: it works."""
+        """The number of pieces after which this attempt fails, 0 to `pieces`; None: it succeeds."""
         if not self._rate:
             return None
         key = _digest(request)

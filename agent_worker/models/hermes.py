@@ -1,9 +1,9 @@
-"""A hermes-agent behind its HTTP API server (`gateway/platforms/api_server.py` there).
+"""A hermes-agent with its HTTP API server (its file `gateway/platforms/api_server.py`).
 
-It is an agent itself: its tools run on its side, and with `X-Hermes-Session-Id` it takes the
-history from its own store and only the last user message from us. So it is offered no tools, and
-gets what was said. Its stream is that of chat completions, with events of its own in between
-(`hermes.tool.progress`) and a comment every 30 s while it works.
+It is an agent itself: it runs its own tools, and with `X-Hermes-Session-Id` it takes the history
+from its own store, and only the last user message from us. So no tools are offered, and only texts
+are sent. Its stream is that of chat completions, with additional events (`hermes.tool.progress`)
+and a comment every 30 s.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 _TRAITS = ServerTraits(
     name="hermes",
-    # It has begun nothing then: too many runs, or not up yet.
+    # Nothing has begun: too many runs, or not ready yet.
     retry_statuses=frozenset({429, 503}),
-    # Its tools may have had their effects.
+    # Its tools may have had effects.
     may_resend=False,
     comments_count=True,
 )
 
 
 class HermesEngine:
-    """Each step is a whole turn of the hermes-agent behind it."""
+    """Each step is a turn of the hermes-agent."""
 
     can_continue = False
 
@@ -54,11 +54,11 @@ class HermesEngine:
                     has_spoken = True
                     yield piece
         if not has_spoken:
-            # So ends a run whose model could not be reached: with "stop", and not a word.
+            # A run whose model was unreachable ends with "stop" and without text.
             raise EngineFailed
 
     async def summarise(self, messages: Sequence[Message]) -> str:
-        """Asked outside of the session, so that it does not become a turn of it."""
+        """Requested outside of the session, so that it is not a turn of it."""
         return await summary_by(self._client, messages)
 
     async def close(self) -> None:

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 _TRAITS = ServerTraits(
     name="openai",
-    # Those that OpenAI's own library repeats: timeout, lock, rate, and the server's own failures.
+    # Those that OpenAI's own library retries: timeout, lock, rate limit, failures of the server.
     retry_statuses=frozenset({408, 409, 429, *range(500, 600)}),
     # A completion has no effect but its cost.
     may_resend=True,
-    # Proxies send comments for as long as they wait for a model, also one that hangs.
+    # Proxies send comments while they wait for a model, even if it hangs.
     comments_count=False,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Continuation:
-    """Fields that make a server go on behind a last message of the assistant's."""
+    """Fields that make a server continue a last message of the assistant."""
 
     of_message: Mapping[str, Any] = field(default_factory=dict)
     of_request: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: By what a server documents. A server that does not know the fields would answer from the start.
+#: As documented by the servers. A server that ignores the fields would answer from the start.
 CONTINUATIONS: Mapping[str, _Continuation] = {
     "none": _Continuation(),
     # vLLM, SGLang.
@@ -44,15 +44,15 @@ CONTINUATIONS: Mapping[str, _Continuation] = {
     ),
     # DeepSeek ("chat prefix completion").
     "prefix": _Continuation(of_message={"prefix": True}),
-    # A last message of the assistant's is enough: llama.cpp's server, OpenRouter.
+    # A last message of the assistant is enough: llama.cpp's server, OpenRouter.
     "prefill": _Continuation(),
 }
 
 
 class OpenAIEngine:
-    """The model gets our tools and the whole conversation with each step.
+    """Each step sends the worker's tools and the whole conversation.
 
-    Raises ValueError for options that do not fit.
+    Raises ValueError for invalid options.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -74,7 +74,7 @@ class OpenAIEngine:
         )
 
     async def _continued(self, request: StepRequest) -> AsyncGenerator[TextDelta | ToolCall, None]:
-        """The rest behind the prefix. Raises CannotContinue if the server takes no such request."""
+        """The text after the prefix. Raises CannotContinue if the server refuses the request."""
         begun = {"role": "assistant", "content": request.prefix, **self._continuation.of_message}
         answer = self._client.answer(
             [*chat_messages(request.messages), begun],
@@ -96,7 +96,7 @@ class OpenAIEngine:
 
 
 async def summary_by(client: ChatClient, messages: Sequence[Message]) -> str:
-    """What the server's model makes of `messages`. Raises EngineFailed, also for nothing."""
+    """A summary of `messages` by the server's model. Raises EngineFailed, also if it is empty."""
     summary = (await client.text(summary_request(messages))).strip()
     if not summary:
         raise EngineFailed

@@ -1,20 +1,20 @@
 """A deterministic ReAct agent: the same history always gives the same text and tool calls.
 
-It understands a few sentences, enough to show that a conversation is whole on any worker:
+It understands a few sentences, enough to show that a conversation is complete on any worker:
 
     write 400 words                 400 words
     my name is Ada                  remembers it: "what is my name?"
-    how many messages?              which turn this is, and what it has seen
-    what time is it                 asks the clock
-    calculate 2 + 3 * 4             asks the calculator
-    note colour: blue               keeps a note; "recall colour" reads it
-    prefer tone = brief             keeps a preference; "my preferences" reads them
-    remember for good: tea at 5     keeps it for all sessions; "what do you remember about tea"
-    send mail to ada: hello         a tool whose effect cannot be taken back
+    how many messages?              the number of this turn, and of messages seen
+    what time is it                 calls the clock
+    calculate 2 + 3 * 4             calls the calculator
+    note colour: blue               stores a note; "recall colour" reads it
+    prefer tone = brief             stores a preference; "my preferences" reads them
+    remember for good: tea at 5     stores it for all sessions; "what do you remember about tea"
+    send mail to ada: hello         a tool whose effect cannot be revoked
     produce 100 KB                  a tool with a large result
 
-Anything else is echoed, with the turn's number. Several tools in one message run together; one
-that is not offered is said to be missing.
+Anything else is echoed, with the turn's number. Several tools in one message run concurrently; one
+that is not offered is reported as missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from agent_worker.errors import CannotContinue, EngineCut, EngineFailed
 from agent_worker.models.base import TextDelta, ToolCall
 from agent_worker.models.faults import Faults
-from agent_worker.models.scripted_tools import told_results, wanted_calls
+from agent_worker.models.scripted_tools import reported_results, wanted_calls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: "write N words" stops here.
+#: The maximum of "write N words".
 MAX_WORDS = 20_000
-# An echo of more would only double the traffic.
+# Characters of an echo; more would only add traffic.
 _MAX_ECHO = 400
 
 _TOKEN = re.compile(r"\s*\S+|\s+\Z")
@@ -61,7 +61,7 @@ _WORDS = _SENTENCE.split()
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the script says next, before it is cut into tokens."""
+    """What the script says next, before it is split into tokens."""
 
     text: str
     calls: tuple[ToolCall, ...] = ()
@@ -69,10 +69,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """All that the script takes from a conversation before its last turn."""
+    """The state that the script derives from a conversation before its last turn."""
 
     turns: int = 0
-    #: Of users and assistants, not of tools.
+    #: Of users and assistants, without tools.
     messages: int = 0
     name: str = ""
 
@@ -82,9 +82,9 @@ class _Seen:
 
 
 class ScriptedEngine:
-    """Streams what `reply` decides, one word at a time, `token_interval_s` apart.
+    """Streams the text of `reply` word by word, `token_interval_s` apart.
 
-    A share `fault_rate` of the steps fails on purpose; `seed` says which.
+    A share `fault_rate` of the steps fails on purpose; `seed` selects them.
     """
 
     can_continue = True
@@ -103,7 +103,7 @@ class ScriptedEngine:
         fault_at = self._faults.next_fault(request, len(pieces))
         for index, token in enumerate(pieces[:fault_at]):
             if index:
-                # Without an interval it still lets the other turns of this worker go on.
+                # With an interval of 0 it still yields to other turns of this worker.
                 await asyncio.sleep(self._interval_s)
             yield TextDelta(token)
         if fault_at is not None:
@@ -116,18 +116,18 @@ class ScriptedEngine:
         return summary(messages)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is open."""
 
 
 def tokens(text: str) -> list[str]:
-    """`text` cut into words, each with the space before it; joined they are `text` again."""
+    """`text` split into words, each with the space before it; joined they are `text`."""
     return _TOKEN.findall(text)
 
 
 def reply(history: Sequence[Message], tools: Collection[str] = ()) -> Reply:
     """The next step of a conversation that ends with a user message or with tool results.
 
-    `tools` are the names of those that may be called. Raises EngineFailed if nobody asked.
+    `tools` are the names of the offered tools. Raises EngineFailed without a user message.
     """
     asked_at = max((i for i, m in enumerate(history) if m["role"] == "user"), default=None)
     if asked_at is None:
@@ -136,8 +136,8 @@ def reply(history: Sequence[Message], tools: Collection[str] = ()) -> Reply:
     question = history[asked_at]["content"]
     seen = history[: asked_at + 1]
     wanted = wanted_calls(question, _seen(seen).turns)
-    if told := told_results(wanted, history[asked_at:]):
-        return Reply(told)
+    if report := reported_results(wanted, history[asked_at:]):
+        return Reply(report)
     calls = tuple(call for call in wanted if call.name in tools)
     if not wanted:
         return Reply(_answer(question, seen))
@@ -145,12 +145,12 @@ def reply(history: Sequence[Message], tools: Collection[str] = ()) -> Reply:
     said = [f"I have no tool {name}." for name in missing]
     if calls:
         said.append(f"Let me use {' and '.join(dict.fromkeys(call.name for call in calls))}.")
-    # What follows the results is told in the next step, behind this one's text.
+    # The results are reported by the next step, after this one's text.
     return Reply(" ".join(said) + (" " if calls else ""), calls)
 
 
 def summary(messages: Sequence[Message]) -> str:
-    """All of `messages` that `reply` needs later; a summary at their head is carried on."""
+    """What `reply` needs of `messages` later, including an earlier summary at their head."""
     return str(_seen(messages))
 
 
@@ -162,7 +162,7 @@ def _seen(messages: Sequence[Message]) -> _Seen:
 
 
 def _summarised(messages: Sequence[Message]) -> _Seen:
-    """What the summary at the head says; a text of somebody else's says nothing."""
+    """The state in the summary at the head; empty if it is another engine's text."""
     if messages and messages[0]["role"] == "system":
         match = _SUMMARY.fullmatch(messages[0]["content"])
         if match:
@@ -171,7 +171,7 @@ def _summarised(messages: Sequence[Message]) -> _Seen:
 
 
 def _name(messages: Sequence[Message]) -> str:
-    """The name that the user gave last; empty if none."""
+    """The last name that the user gave; empty if there is none."""
     for message in reversed(messages):
         if message["role"] == "user" and (match := _NAME.search(message["content"])):
             return match[1]
@@ -198,7 +198,7 @@ def _remembered_name(seen: Sequence[Message]) -> str:
 
 
 def words(count: int) -> str:
-    """Exactly `count` words, in sentences of ten; always the same ones."""
+    """`count` words in sentences of ten; always the same."""
     parts: list[str] = []
     for index in range(count):
         word = _WORDS[index % len(_WORDS)]

@@ -1,4 +1,4 @@
-"""The scripted engine's sentences that call a tool, and how it tells what came of them."""
+"""The sentences with which the scripted engine calls a tool, and how it reports the result."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import Message
 
-# More of a result would only double the traffic.
-_MAX_TOLD = 400
+# Characters of a result; more would only add traffic.
+_MAX_REPORTED = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def _sentence(
     return _Sentence(re.compile(pattern, re.IGNORECASE), tool, arguments)
 
 
-# These hold a free text, up to the end of the line, in which nothing else is looked for.
+# Sentences with free text up to the end of the line, in which no other sentence is matched.
 _WITH_FREE_TEXT = (
     _sentence(
         r"\bsend (?:a )?mail to\s+([^\s:]{1,254})\s*:\s*([^\n]+)",
@@ -82,7 +82,7 @@ _OTHERS = (
 
 
 def wanted_calls(question: str, turn: int) -> list[ToolCall]:
-    """The calls that the question asks for, whether such tools are there or not."""
+    """The calls that the question asks for, whether these tools are offered or not."""
     wanted: list[tuple[str, dict[str, Any]]] = []
     for sentence in _WITH_FREE_TEXT:
         if match := sentence.pattern.search(question):
@@ -99,19 +99,19 @@ def wanted_calls(question: str, turn: int) -> list[ToolCall]:
     ]
 
 
-def told_results(calls: Sequence[ToolCall], messages: Sequence[Message]) -> str:
-    """What the `tool` messages among `messages` answer to the calls; empty if there are none."""
+def reported_results(calls: Sequence[ToolCall], messages: Sequence[Message]) -> str:
+    """The text on the results of `calls` among `messages`; empty if there are none."""
     results = {
         message["tool_call_id"]: message for message in messages if message["role"] == "tool"
     }
-    told = " ".join(_told(call, results[call.id]) for call in calls if call.id in results)
-    # Results of calls that another script made: to ask for them again could repeat an effect.
-    return told or ("The tools have answered." if results else "")
+    text = " ".join(_report(call, results[call.id]) for call in calls if call.id in results)
+    # Results of calls of another engine are not requested again: that could repeat an effect.
+    return text or ("The tools have answered." if results else "")
 
 
-def _told(call: ToolCall, message: Message) -> str:
+def _report(call: ToolCall, message: Message) -> str:
     result = message["content"]
-    shown = result if len(result) <= _MAX_TOLD else result[:_MAX_TOLD] + "..."
+    shown = result if len(result) <= _MAX_REPORTED else result[:_MAX_REPORTED] + "..."
     if shown.startswith("error: "):
         return f"The {call.name} says: {shown.removeprefix('error: ')}."
     if shown.startswith("unknown: "):
@@ -136,6 +136,6 @@ def _told(call: ToolCall, message: Message) -> str:
             return f"Your preference {arguments['name']} is {arguments['value']}."
         case "preference_get":
             return f"Your preferences: {shown}."
-    # Of a result that is kept elsewhere `content` is only the beginning.
+    # The `content` of a blob is only a preview.
     size = message.get("size", len(result.encode()))
     return f"The {call.name} gave {size} bytes."

@@ -1,7 +1,7 @@
-"""Server-sent events, read from bytes that may be cut anywhere.
+"""An incremental parser of server-sent events.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.6. `id:` and `retry:`
-are not kept: nobody reconnects to a model's answer.
+are ignored: an answer of a model is not resumed by reconnecting.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ import codecs
 import re
 from dataclasses import dataclass
 
-#: Characters of one event. A tool call's arguments that come in one piece are the largest seen:
-#: a file that the model writes. A megabyte is ten times a long one.
+#: Characters of one event. The largest ones seen are arguments of a tool call in one piece, a file
+#: that the model writes. A megabyte is ten times a long file.
 MAX_EVENT = 1024 * 1024
 
-# CR alone ends a line too; CRLF is one end.
+# CR alone ends a line as well; CRLF is one end.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class EventTooLarge(Exception):
-    """An event is over the limit; the rest of the stream cannot be read."""
+    """An event exceeds the limit; the rest of the stream cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """`name` is empty where the server gave none; lines of data are joined by newlines."""
+    """`name` may be empty; lines of data are joined by newlines."""
 
     name: str
     data: str
 
 
 class EventParser:
-    """One stream. An event that the stream's end cut off is never given out, as the spec says."""
+    """Of one stream. An incomplete event at the end of the stream is dropped, as specified."""
 
     def __init__(self, max_event: int = MAX_EVENT) -> None:
         self._max_event = max_event
-        # Bytes that are no UTF-8 become U+FFFD; the spec's "UTF-8 decode" drops a leading BOM.
+        # Invalid UTF-8 becomes U+FFFD; "UTF-8 decode" of the specification drops a leading BOM.
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
-        self._parts: list[str] = []  # of a line whose end has not come
-        self._size = 0  # characters held: the parts, and the event so far
+        self._parts: list[str] = []  # of an incomplete line
+        self._size = 0  # characters held: the parts and the event so far
         self._after_cr = False
         self._name = ""
         self._data: list[str] = []
@@ -50,7 +50,7 @@ class EventParser:
             return []
         if self._after_cr:
             text = text.removeprefix("\n")
-        # Kept in mind, not waited for: a CR at the end must not hold its line back.
+        # Remembered, not awaited: a CR at the end must not delay its line.
         self._after_cr = text.endswith("\r")
         *lines, rest = _LINE_END.split(text)
         events = []
@@ -80,7 +80,7 @@ class EventParser:
         elif field == "event":
             self._name = value
         else:
-            # A comment (": keepalive") or a field without use: it does not count as held.
+            # A comment (": keepalive") or an ignored field: it is not held.
             self._size -= len(line)
         return None
 

@@ -1,55 +1,57 @@
 """Turns and the agent loop.
 
-turns         who may begin a turn, what waits, how all of them end
-turn          one turn under its lease
-ephemeral     turns of no session
-journal       and what is kept of them while they run
-loop          model <-> tools until done; it knows neither HTTP nor Redis
-tool_calls    the calls of one step, and the ledger
-conversation  what of the history a model gets
-large         texts that are kept as blobs
-events        their names and ids
-outlet        events: into the log, then to the client
-tail          events: from the log to whoever follows it
-succession    one turn's events to its end, and its end if its worker died
-holders       whether the worker that has a turn lives
-orphans       turns that lost their worker, and that nobody follows
-outage        how long a reader waits while Redis is away
-bells         what rings a worker when something happens elsewhere
-reading       a session in parts
-archiver      feeds the archive
-janitor       removes what outlived its session
+turns          opens the turns of a worker, serves queued messages, ends all of them
+admission      how a request gets its session's lease
+open_turns     the tasks that a drain waits for
+turn           one turn; `held_lease`: its lease, `replay`: a turn that has finished before
+ephemeral      turns without a session; `journal`: what is kept of them while they run
+loop           model <-> tools until done; knows neither HTTP nor Redis
+tool_calls     the calls of one step, and the ledger
+conversation   the part of the history that a model gets
+large          texts that are kept as blobs
+events         their names and ids
+event_writer   a turn's events: to the log, then to the client
+tail           a session's events: from the log to its followers
+turn_takeover  one turn's events to its end; takes the turn over if its worker died
+holders        whether the worker that holds a turn is alive
+orphans        turns whose worker died and that have no follower
+notifier       notifications from other workers
+paging         a session page by page
+archiver       moves messages to the archive
+janitor        removes data that has outlived its session
 """
 
+from agent_worker.runtime.admission import Policy, TurnRequest
 from agent_worker.runtime.archiver import Archiver
-from agent_worker.runtime.bells import Bells
 from agent_worker.runtime.ephemeral import EphemeralRequest, EphemeralTurns
 from agent_worker.runtime.events import Emit
 from agent_worker.runtime.large import LargeTexts
 from agent_worker.runtime.loop import AgentLoop
+from agent_worker.runtime.notifier import Notifier
 from agent_worker.runtime.orphans import Orphans
-from agent_worker.runtime.succession import FollowRequest, Succession
+from agent_worker.runtime.replay import ReplayedTurn
 from agent_worker.runtime.tail import Tail
 from agent_worker.runtime.tool_calls import ToolCalls
-from agent_worker.runtime.turn import ReplayedTurn, Turn
-from agent_worker.runtime.turns import Policy, TurnRequest, Turns
+from agent_worker.runtime.turn import Turn
+from agent_worker.runtime.turn_takeover import FollowRequest, TurnTakeover
+from agent_worker.runtime.turns import Turns
 
 __all__ = [
     "AgentLoop",
     "Archiver",
-    "Bells",
     "Emit",
     "EphemeralRequest",
     "EphemeralTurns",
     "FollowRequest",
     "LargeTexts",
+    "Notifier",
     "Orphans",
     "Policy",
     "ReplayedTurn",
-    "Succession",
     "Tail",
     "ToolCalls",
     "Turn",
     "TurnRequest",
+    "TurnTakeover",
     "Turns",
 ]

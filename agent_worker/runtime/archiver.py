@@ -1,4 +1,7 @@
-"""Feeds the archive from the outbox, in the background; it may run in several workers."""
+"""Moves committed messages from the outbox to the archive, in the background.
+
+Several workers may run it at the same time.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often the outbox is looked at when it was empty, and after a failure (seconds).
+# Seconds between two reads of the outbox when it was empty, and after a failure.
 _PAUSE_S = 1.0
 
 
 class Archiver:
-    """At least once for each message; the archive leaves alone what it knows.
+    """Delivers each message at least once; the archive ignores those that it has.
 
-    What fails stays in the outbox. What a failover took from Redis gives way in the archive to what
-    came in its place.
+    Messages that could not be archived stay in the outbox. Messages that a failover of Redis lost
+    are replaced in the archive by those that took their places.
     """
 
     def __init__(
@@ -43,13 +46,13 @@ class Archiver:
             try:
                 took_any = await self.run_once()
             except AgentError as error:
-                log.warning("the archive has to wait: %s", error)
+                log.warning("archiving is postponed: %s", error)
                 took_any = False
             if not took_any:
                 await asyncio.sleep(_PAUSE_S)
 
     async def run_once(self) -> bool:
-        """Archive what is in the outbox now; whether there was anything."""
+        """Archive the present content of the outbox; whether there was any."""
         sessions = await self._store.outbox.take()
         left = list(sessions)
         try:
@@ -58,7 +61,7 @@ class Archiver:
                 left.pop()
         finally:
             if left:
-                # If this fails as well, the next look through all sessions finds them.
+                # If this fails as well, the next scan of all sessions finds them.
                 with contextlib.suppress(StoreUnavailable):
                     await uncancelled(self._store.outbox.announce(*left), name="announce")
         async for session_id in self._store.outbox.all():

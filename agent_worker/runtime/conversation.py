@@ -1,7 +1,7 @@
-"""The conversation as a turn works on it, and the part of it that fits the model's window.
+"""The conversation of a running turn, and the part of it that fits the model's context window.
 
-The history in Redis only grows. What a model gets is its end, after a summary of what came before;
-which messages the summary stands for is kept with it (the watermark).
+The history in Redis is append-only. A model gets the end of it, preceded by a summary of the rest.
+The summary is stored with its watermark: the number of messages that it replaces.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 # A common rule of thumb for English; exact counts differ by model.
 _CHARACTERS_PER_TOKEN = 4
-# Of each message: its role and marks.
+# Overhead of a message: its role and delimiters.
 _TOKENS_PER_MESSAGE = 4
-# What is left of an old tool result when the turn itself outgrows the window.
+# Characters kept of an old tool result when the turn alone exceeds the window.
 _CLIPPED_RESULT = 400
 
 
 def tokens_in(messages: Sequence[Message]) -> int:
-    """An estimate of what the messages cost a model, in tokens."""
+    """An estimate of the messages' size in tokens."""
     return sum(map(_tokens, messages))
 
 
 class Conversation:
-    """`window` is how many tokens the model may get, the summary included."""
+    """`window` is the model's budget in tokens, including the summary."""
 
     def __init__(self, grant: Grant, window: int) -> None:
         self.summary = grant.summary
@@ -42,7 +42,7 @@ class Conversation:
 
     @property
     def length(self) -> int:
-        """How many messages the session has."""
+        """The number of messages in the session."""
         return self.summary.stands_for + len(self.messages)
 
     @property
@@ -51,7 +51,7 @@ class Conversation:
         return self.messages[self._turn_at - self.summary.stands_for :]
 
     def for_model(self) -> list[Message]:
-        """Summary and messages. Old tool results of this turn are clipped if nothing else helps."""
+        """Summary and messages. Old tool results of this turn are clipped as the last resort."""
         messages = self._whole()
         excess = tokens_in(messages) - self._window
         for index, message in enumerate(messages[:-1]):
@@ -64,9 +64,9 @@ class Conversation:
         return messages
 
     def outgrown(self) -> list[Message]:
-        """What to sum up now: the summary and the oldest turns; nothing while all of it fits.
+        """The messages to summarise now: the summary and the oldest turns. Empty if all fit.
 
-        The newest turns that fill half of the window stay, so that it is not for each turn again.
+        The newest turns that fill half of the window stay, so that not every turn summarises.
         """
         if tokens_in(self._whole()) <= self._window:
             return []
@@ -74,14 +74,14 @@ class Conversation:
         return [*self._summary_message(), *self.messages[:cut]] if cut else []
 
     def sum_up(self, text: str) -> Summary:
-        """`text` stands for what `outgrown` gave; returns what to keep of that."""
+        """Replace the messages that `outgrown` returned by `text`; returns the new summary."""
         cut = self._cut()
         self.messages = self.messages[cut:]
         self.summary = Summary(text, self.summary.stands_for + cut)
         return self.summary
 
     def _cut(self) -> int:
-        """Where the messages that stay begin: at a user's message, not behind this turn's."""
+        """Index of the first message to keep: it opens a turn, this one at the latest."""
         turn_at = self._turn_at - self.summary.stands_for
         room = self._window // 2 - tokens_in(self.messages[turn_at:])
         cut = turn_at

@@ -1,10 +1,10 @@
-"""Turns of no session: the client sends the whole conversation, and no session keeps it.
+"""Turns without a session: the client sends the whole conversation, and nothing of it is kept.
 
-They need no Redis, so they run while it is away. As nobody keeps a record of what was begun, only
-tools that change nothing are run here. A client may bring tools of its own instead: they are
-offered to the model, and a call of one ends the turn, since only the client can run it.
+They need no Redis, so they run while it is away. Without a ledger only `read` tools run here. A
+client may bring its own tools instead: they are offered to the model, and a call of one ends the
+turn, since only the client can run it.
 
-If the client can go on elsewhere, its turn is kept in a journal for as long as it runs.
+If the client can reconnect to another worker, the turn is kept in a journal while it runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class ConversationTooLong(BadRequest):
-    """It is the client's own, so the client has to say what of it can go."""
+    """Only the client can decide which of its messages to drop."""
 
     code = "context_length_exceeded"
     message = "The conversation is longer than the model's window."
@@ -41,15 +41,15 @@ class ConversationTooLong(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class EphemeralRequest:
-    """`messages` end with a user's, or with the results of the client's tools."""
+    """`messages` end with a user's message, or with the results of the client's tools."""
 
     principal: str
     messages: Sequence[Message]
-    #: What the client tells the model before all messages.
+    #: The client's system messages; they precede the conversation.
     instructions: str = ""
-    #: The client's own tools, in place of ours; None: ours.
+    #: The client's tools, which replace the worker's; None: the worker's.
     client_tools: Sequence[ToolSpec] | None = None
-    #: Whether the client goes on elsewhere when this worker is lost, or tells `handover`.
+    #: Whether the client reconnects elsewhere when this worker is lost, or sends `handover`.
     is_resumable: bool = False
     #: As in `TurnRequest`.
     accepts_rewind: bool = False
@@ -57,16 +57,16 @@ class EphemeralRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ephemeral:
-    """A turn that was opened, and its journal."""
+    """An open turn and its journal."""
 
     turn: Turn
     journal: Journal
-    #: Of what the model is asked first; an estimate.
+    #: Estimated size of the first request to the model.
     prompt_tokens: int
 
 
 class EphemeralTurns:
-    """Opens them. `turns` counts them among the worker's; `window` is in tokens."""
+    """Opens them. They count among the worker's `turns`; `window` is in tokens."""
 
     def __init__(self, loop: AgentLoop, turns: Turns, journals: Journals, *, window: int) -> None:
         tool_calls = replace(
@@ -87,7 +87,7 @@ class EphemeralTurns:
         prompt_tokens = tokens_in(ClientsConversation(grant, self._window).for_model())
         if prompt_tokens > self._window:
             raise ConversationTooLong
-        with self._turns.without_session():
+        with self._turns.sessionless():
             journal = Journal(None)
             if request.is_resumable:
                 tools = request.client_tools
@@ -104,7 +104,7 @@ class EphemeralTurns:
             )
             journal.on_lost = turn.keep_here
             try:
-                with self._turns.reaching(turn):
+                with self._turns.registered(turn):
                     yield Ephemeral(turn, journal, prompt_tokens)
             finally:
                 self._loop.metrics.turns.labels(turn.outcome).inc()
@@ -112,7 +112,7 @@ class EphemeralTurns:
                     await journal.release()
 
     def loop_for(self, client_tools: Sequence[ToolSpec] | None) -> AgentLoop:
-        """None: with our own tools."""
+        """None: with the worker's own tools."""
         if client_tools is None:
             return self._loop
         toolbox = Toolbox(_ClientsTool(spec) for spec in client_tools)
@@ -120,32 +120,32 @@ class EphemeralTurns:
         return replace(self._loop, tool_calls=tool_calls, calls_end_turn=True)
 
     def loop_of(self, spec: dict[str, Any]) -> AgentLoop:
-        """Of a turn whose journal has this `spec`."""
+        """The loop of a turn whose journal has this `spec`."""
         tools = spec["tools"]
         return self.loop_for(None if tools is None else [_tool_of(tool) for tool in tools])
 
 
 class ClientsConversation(Conversation):
-    """The turn is what comes behind the client's messages. These are never summed up."""
+    """The turn begins after the client's messages. These are never summarised."""
 
     def __init__(self, grant: Grant, window: int) -> None:
         super().__init__(grant, window)
-        # No session's: an engine or a tool that is told of one would look for it.
+        # Not that of the journal: engines and tools would take it for a session's.
         self.session_id = ""
 
     def outgrown(self) -> list[Message]:
-        # A summary would take the place of the client's instructions, and be lost afterwards.
+        # A summary would replace the client's instructions, and be lost with the turn.
         return []
 
 
 def _grant(request: EphemeralRequest) -> Grant:
-    """As the store gives it, but for what it is called there."""
+    """A grant as the store makes it, but without a session, a lease and events."""
     return Grant(
         "GRANTED",
         Lease("", request.principal, fence=0, nonce=""),
         version=0,
         step=0,
-        # The place where an engine looks for what goes before all messages.
+        # Engines put the summary before all messages.
         summary=Summary(request.instructions, 0),
         history=list(request.messages),
         turn_at=len(request.messages) - 1,
@@ -169,7 +169,7 @@ def _tool_of(kept: dict[str, Any]) -> ToolSpec:
 
 
 class _ClientsTool:
-    """Offered, and never run here."""
+    """Offered to the model; never run by the worker."""
 
     def __init__(self, spec: ToolSpec) -> None:
         self.spec = spec

@@ -1,4 +1,4 @@
-"""The events of a turn, by name, and how they get their ids."""
+"""The events of a turn: their names and ids."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ TOOL_STARTED = "tool.started"
 TOOL_COMPLETED = "tool.completed"
 ERROR = "error"
 DONE = "done"
-#: Of one connection: the message opens the turn after the one that runs.
+#: Of one connection: the message is queued for the next turn.
 QUEUED = "queued"
-#: What came behind the event `{"id"}` is void: the step starts anew.
+#: Events after the one with this `{"id"}` are void: the step is restarted.
 REWIND = "rewind"
-#: Of one connection: the turn `{"turn"}` goes on elsewhere, ask there now.
+#: Of one connection: the turn `{"turn"}` continues on another worker; reconnect now.
 HANDOVER = "handover"
-#: Instead of events that are not kept any more: the session as it stands, `GET`'s JSON.
+#: Replaces events that have expired: the current session, as `GET` returns it.
 RESET = "reset"
 
-#: Takes an event to the client. Raises ConnectionError when the client has left.
+#: Sends an event to the client. Raises ConnectionError when the client has left.
 Emit = Callable[[Event], Awaitable[None]]
 
 
-async def nobody(event: Event) -> None:
-    """The client of a turn that nobody listens to."""
+async def discard(event: Event) -> None:
+    """The `Emit` of a turn without a client."""
 
 
 def unlogged(name: str, data: dict[str, Any]) -> Event:
@@ -36,19 +36,18 @@ def unlogged(name: str, data: dict[str, Any]) -> Event:
     return Event("", name, dump(data))
 
 
-def error_data(error: AgentError) -> dict[str, Any]:
-    """What an `error` event says: `{"code", "message"}`."""
-    return error.as_json()
+def error_event(error: AgentError) -> Event:
+    """`error` with the data `{"code", "message"}`; not in the log."""
+    return unlogged(ERROR, error.as_json())
 
 
 def unfinished() -> Event:
-    """The end of a turn whose worker died: the log has none."""
-    error = TurnInterrupted("The turn was not finished; its finished steps are kept.")
-    return unlogged(ERROR, error_data(error))
+    """The end of a turn whose worker died; the log has none."""
+    return error_event(TurnInterrupted("The turn was not finished; its finished steps are kept."))
 
 
 class EventNumbering:
-    """Gives a turn's events their ids, `<fence>-<seq>` from 1 on; `last` is empty before that."""
+    """Assigns the event ids of a turn, `<fence>-<seq>` from 1. `last` is empty before the first."""
 
     def __init__(self, fence: int) -> None:
         self.last = ""

@@ -1,4 +1,4 @@
-"""Removes what outlived its session: sessions that expire in Redis tell nobody."""
+"""Removes data that has outlived its session: Redis expires sessions without a notification."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Twice a day is enough for what is kept for a month. Several workers do it, each in its own time.
+# Twice a day is enough for a retention of a month. Every worker does it, spread by jitter.
 _EVERY_S = 12 * 3600.0
 
 
-async def clean_now_and_then(tasks: Sequence[Callable[[], Awaitable[object]]]) -> None:
+async def clean_periodically(tasks: Sequence[Callable[[], Awaitable[object]]]) -> None:
     """Run each of `tasks` twice a day, until cancelled."""
     while True:
         await asyncio.sleep(_EVERY_S * random.uniform(0.5, 1.5))
@@ -26,4 +26,4 @@ async def clean_now_and_then(tasks: Sequence[Callable[[], Awaitable[object]]]) -
             try:
                 await task()
             except AgentError as error:
-                log.warning("cleaning has to wait: %s", error)
+                log.warning("cleaning is postponed: %s", error)

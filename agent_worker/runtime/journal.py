@@ -1,11 +1,11 @@
-"""The journal of a turn of no session: in Redis, so that another worker can go on with it.
+"""The journal of a turn without a session: kept in Redis, so that another worker can continue it.
 
-A chat whose client sends the whole conversation needs no Redis, and a journal must not change that.
-So it is kept as long as Redis takes it, within `_PATIENCE_S` for each write; from the first write
-that fails on, the turn goes on without one, and can't be resumed any more.
+A chat whose client sends the whole conversation must work without Redis. So a write to the journal
+may take `_WRITE_TIMEOUT_S`; after the first failed write the turn continues without a journal, and
+can no longer be resumed.
 
-It is a session of its own, in a key space that no other endpoint and no archive looks into
-(`sessions.keys`). It lives for an hour at most, and `_REST_S` from the end of its turn.
+A journal is a session in a key space of its own (`sessions.keys`), which no other endpoint and no
+archive reads. It expires after an hour, and `_REST_S` after the end of its turn.
 """
 
 from __future__ import annotations
@@ -15,49 +15,43 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent_worker.errors import AgentError
-from agent_worker.sessions import Grant, Lease, SessionStore, ToolStart, new_nonce
+from agent_worker.sessions import Grant, StoreOptions, ToolStart, TurnStore, new_nonce
 from agent_worker.sessions.keys import CHATS
 from agent_worker.tasks import uncancelled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from agent_worker.sessions import Client, Event, Message
+    from agent_worker.sessions import Event, Lease, Message, SessionBackend, SessionStore
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# Seconds. What a stream may stand still, once, because Redis hangs.
-_PATIENCE_S = 1.0
-# After a journal that could not begin: the streams that begin meanwhile do not wait as well.
+# Seconds for which a hanging Redis may stall a stream, once.
+_WRITE_TIMEOUT_S = 1.0
+# Seconds without new journals after one that could not be begun: their streams do not wait.
 _PAUSE_S = 2.0
 _LIFE_S = 3600.0
-# For whoever has lost the last bytes of the answer on their way.
+# Seconds in which a client can still fetch the last bytes of the answer.
 _REST_S = 60.0
-# A turn without a journal holds no lease; far beyond any turn.
+# The lease of a turn without a journal: longer than any turn.
 _FOREVER_S = 1e9
 
 
-def chat_store(client: Client, sessions: SessionStore) -> SessionStore:
-    """Where journals are; of the worker whose `sessions` are these.
+def chat_store(backend: SessionBackend, sessions: SessionStore) -> SessionStore:
+    """The store of journals, for the worker whose sessions are in `sessions`.
 
-    Nobody finishes a chat whose client does not come back: a search for orphans does not find its
-    journal among the sessions, and drops its entry of the index.
+    Orphaned chats are not adopted: only their client can continue them. A look at such an entry of
+    the index finds no session, and removes the entry.
     """
-    return SessionStore(
-        client,
-        lease_s=sessions.lease_s,
-        sliding_s=_LIFE_S,
-        absolute_s=_LIFE_S,
-        space=CHATS,
-        index=sessions.index,
+    options = StoreOptions(
+        lease_s=sessions.lease_s, sliding_s=_LIFE_S, absolute_s=_LIFE_S, space=CHATS
     )
+    return backend.session_store(options, index=sessions.index)
 
 
 class Journals:
-    """Begins them."""
-
     def __init__(self, store: SessionStore, worker: str) -> None:
         """`worker`: its name in the leases (`Turns.name`)."""
         self._store = store
@@ -65,9 +59,9 @@ class Journals:
         self._not_before = float("-inf")
 
     async def begin(self, grant: Grant, spec: dict[str, Any]) -> tuple[Grant, Journal] | None:
-        """A journal of the turn, and the turn's grant under its lease; None: Redis takes none.
+        """Begin a journal. Returns the turn's grant under its lease; None if Redis fails.
 
-        `spec` is kept with it: what another worker has to know (`spec_of`).
+        `spec` is kept for the worker that continues the turn (`spec_of`).
         """
         clock = asyncio.get_running_loop().time
         if clock() < self._not_before:
@@ -75,7 +69,7 @@ class Journals:
         principal, (*before, last) = grant.lease.principal, grant.history
         nonce = f"{self._worker}.{new_nonce()}"
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 session_id = await self._store.create(
                     principal,
                     spec,
@@ -86,9 +80,9 @@ class Journals:
                 begun = await self._store.begin(session_id, principal, last, nonce=nonce)
         except (AgentError, TimeoutError) as error:
             self._not_before = clock() + _PAUSE_S
-            log.warning("a chat has no journal: %s", error or type(error).__name__)
+            log.warning("a chat begins without a journal: %s", error or type(error).__name__)
             return None
-        assert isinstance(begun, Grant), "it is new"
+        assert isinstance(begun, Grant), "the session is new"
         return begun, Journal(self._store, begun.lease)
 
     async def spec_of(self, session_id: str, principal: str) -> dict[str, Any]:
@@ -96,15 +90,17 @@ class Journals:
         return (await self._store.read(session_id, principal, last=0)).metadata
 
 
-class Journal:
-    """The `TurnStore` of one turn. No method raises."""
+class Journal(TurnStore):
+    """The store of one turn. No method raises."""
 
     def __init__(self, store: SessionStore | None, lease: Lease | None = None) -> None:
         self._store = store
         self._lease = lease
         self._step = 0
         self.lease_s = store.lease_s if store is not None else _FOREVER_S
-        #: Called once, if it can't be kept any more.
+        self.events = self
+        self.tools = _NO_LEDGER
+        #: Called once, when the journal is given up.
         self.on_lost: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
@@ -112,27 +108,19 @@ class Journal:
 
     @property
     def is_kept(self) -> bool:
-        """Whether all that was told so far is in it."""
+        """Whether it has everything that was sent so far."""
         return self._store is not None
 
     @property
     def session_id(self) -> str:
-        """Empty if it has never been kept."""
+        """Empty if there never was a journal."""
         return self._lease.session_id if self._lease is not None else ""
-
-    @property
-    def events(self) -> Journal:
-        return self
-
-    @property
-    def tools(self) -> _NoRecords:
-        return _NO_RECORDS
 
     async def append(self, lease: Lease, events: Sequence[Event]) -> bool:
         return await self._keep(lambda store: store.events.append(lease, events), False)
 
     async def commit(
-        self, lease: Lease, *, expected_version: int, is_step: bool, **what: Any
+        self, lease: Lease, *, expected_version: int, is_step: bool = True, **what: Any
     ) -> tuple[int, int, int]:
         self._step += is_step
         unkept = (expected_version + 1, self._step, 0)
@@ -150,7 +138,7 @@ class Journal:
         await self._keep(lambda store: store.hand_over(lease, kept_s=kept_s), None)
 
     async def release(self) -> None:
-        """The turn was not finished: whoever asks may go on with it."""
+        """The turn was not finished: any worker may continue it."""
         if (lease := self._lease) is not None:
             release = self._keep(
                 lambda store: store.release(lease.session_id, lease.principal, lease.nonce), None
@@ -161,17 +149,17 @@ class Journal:
         if self._store is None:
             return unkept
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 return await write(self._store)
         except (AgentError, TimeoutError) as error:
-            log.warning("a chat goes on without its journal: %s", error or type(error).__name__)
+            log.warning("a chat continues without its journal: %s", error or type(error).__name__)
             self._store = None
             self.on_lost()
             return unkept
 
 
-class _NoRecords:
-    """Only tools that change nothing are run: whoever goes on may run them again."""
+class _NoLedger:
+    """Only `read` tools run in such a turn: they may be run again."""
 
     async def begin(
         self, lease: Lease, call_key: str, effect: str, arguments_hash: str, attempt: str
@@ -179,10 +167,10 @@ class _NoRecords:
         return ToolStart("RUN")
 
     async def end(self, lease: Lease, call_key: str, attempt: str, message: Message) -> None:
-        """Nobody will ask."""
+        """Nothing is recorded."""
 
     async def not_run(self, lease: Lease, call_key: str, attempt: str) -> None:
-        """Nobody has asked."""
+        """Nothing is recorded."""
 
 
-_NO_RECORDS = _NoRecords()
+_NO_LEDGER = _NoLedger()

@@ -1,4 +1,4 @@
-"""Texts that are too large for Redis: kept as blobs, and their beginning in the history."""
+"""Texts that are too large for Redis: stored as blobs, with a preview in the history."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Bytes of UTF-8 that a message in Redis may have.
+#: The largest message in Redis, in bytes of UTF-8.
 LARGE = 32 * 1024
-# Characters of a large text that stay in the history: enough for a model to see what it is.
+# Characters of the preview: enough for a model to recognise the text.
 _PREVIEW = 2000
 
 
 class LargeTexts:
-    """Without a blob store, or while it is away, tool results are cut; other texts are not."""
+    """Without a blob store, or while it is unavailable, tool results are truncated.
+
+    Other texts are never truncated.
+    """
 
     def __init__(self, blobs: BlobStore | None) -> None:
         self._blobs = blobs
 
     async def keep(self, session_id: str, message: Message) -> Message:
-        """`message`, or a reference to it. Raises StorageUnavailable."""
+        """`message`, or its preview with a reference to the blob. Raises StorageUnavailable."""
         content = message["content"]
         data = content.encode() if len(content) * 4 > LARGE else b""
         if len(data) <= LARGE:
@@ -43,7 +46,7 @@ class LargeTexts:
         return {**message, "content": f"{kept}\n[... cut; {len(data)} bytes in all]"}
 
     async def _put(self, session_id: str, data: bytes, *, is_needed: bool) -> str:
-        """The blob's key; empty if there is no store, or none at the moment."""
+        """The blob's key; empty if there is no store or, unless `is_needed`, it is unavailable."""
         if self._blobs is None:
             return ""
         try:
@@ -51,14 +54,14 @@ class LargeTexts:
         except StorageUnavailable:
             if is_needed:
                 raise
-            # What a tool did can't be undone: its result is kept as far as it can be.
-            log.warning("session %s: a large tool result was cut", session_id)
+            # The tool has run already: keep as much of its result as possible.
+            log.warning("session %s: a large tool result was truncated", session_id)
             return ""
 
     async def restore(self, messages: Sequence[Message]) -> list[Message]:
-        """What a model has to see whole: all but tool results, which it reads by reference.
+        """Load the full content of everything but tool results, which a model reads by reference.
 
-        Raises StorageUnavailable. A blob that is gone stays what the history has of it.
+        A missing blob leaves the preview in place. Raises StorageUnavailable.
         """
         return [
             message if message["role"] == "tool" else await self.whole(message)
@@ -66,12 +69,12 @@ class LargeTexts:
         ]
 
     async def whole(self, message: Message) -> Message:
-        """`message` with all of its content. Raises StorageUnavailable."""
+        """`message` with its full content. Raises StorageUnavailable."""
         if self._blobs is None or "blob" not in message:
             return message
         try:
             data = await self._blobs.get(message["blob"])
         except BlobMissing:
-            log.warning("the blob %s is missing", message["blob"])
+            log.warning("blob %s is missing", message["blob"])
             return message
         return {**message, "content": data.decode("utf-8", "replace")}

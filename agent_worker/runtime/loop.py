@@ -1,9 +1,9 @@
-"""The agent loop: the model speaks or calls tools, until it is done or the step limit is met.
+"""The agent loop: the model writes text or calls tools, until it is done or at the step limit.
 
-It knows neither HTTP nor Redis: `LoopPort` takes its events and its finished parts. A step is two
-of them: what the model said and asked for, and what its tools gave. The first is kept before any
-tool runs, so a worker that takes over runs the calls that were asked for, and not those that a
-model would make up the second time.
+It knows neither HTTP nor Redis: its events and finished parts go to a `LoopPort`. A step has two
+parts: what the model said and asked for, and the results of its tools. The first is committed
+before any tool runs, so that a worker that takes over runs the calls that were asked for, not those
+that the model would ask for a second time.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agent_worker.backoff import jittered
 from agent_worker.errors import AgentError, CannotContinue, EngineCut, EngineFailed
 from agent_worker.models import StepRequest, TextDelta, ToolCall
 from agent_worker.runtime.events import MESSAGE_DELTA
@@ -32,51 +32,51 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Before an answer that broke off is asked for again (seconds).
+# Seconds before an interrupted answer is requested again: the first pause, and the longest.
 _BACKOFF_S, _MAX_BACKOFF_S = 0.5, 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a turn has finished, to be kept as a whole; see `SessionStore.commit`."""
+    """What a turn commits at once; see `SessionStore.commit`."""
 
     messages: Sequence[Message]
     is_step: bool
     ends_turn: bool = False
-    #: Of the turn's end.
+    #: Of a part that ends the turn: whether the agent is done.
     is_final: bool = True
-    #: None where they have not changed, and so is `summary`.
+    #: None if unchanged; as is `summary`.
     notes: dict[str, str] | None = None
     settled: Sequence[str] = ()
     summary: Summary | None = None
 
 
 class LoopPort(Ledger, Protocol):
-    """Where a running turn puts what it brings forth."""
+    """Takes the output of a running turn."""
 
     @property
     def can_rewind(self) -> bool:
-        """Whether the client can drop what it has got of a step."""
+        """Whether the client can drop what it has of a step."""
         ...
 
     async def commit(self, part: Part) -> None: ...
 
     async def rewind(self) -> None:
-        """All that was emitted of the step is void: it starts again."""
+        """The step starts again: everything that was emitted of it is void."""
         ...
 
     def speaking(self, *, can_continue: bool) -> AbstractContextManager[None]:
-        """Inside, the model speaks; `can_continue`: another worker could go on at any moment."""
+        """Inside the block the model speaks; `can_continue`: another worker could take over now."""
         ...
 
 
 class BegunStep(Protocol):
-    """What another worker told of the first step before it lost the turn."""
+    """The beginning of the first step, which another worker emitted before it lost the turn."""
 
     text: str
 
-    async def go_on(self) -> None:
-        """It stands, the model goes on right behind it; this client has not got it yet."""
+    async def resume(self) -> None:
+        """The model continues `text`: send it to this client, which does not have it yet."""
         ...
 
 
@@ -86,20 +86,20 @@ class AgentLoop:
     tool_calls: ToolCalls
     metrics: Metrics
     step_limit: int = 16
-    #: How often one step may ask again whose answer broke off.
+    #: Retries of one step after its answer was interrupted.
     engine_retries: int = 4
-    #: The tools are the client's: a call of one ends the turn, since only the client can run it.
+    #: The tools are the client's: a call ends the turn, since only the client can run it.
     calls_end_turn: bool = False
 
     async def run(
         self, port: LoopPort, conversation: Conversation, begun: BegunStep | None = None
     ) -> None:
-        """Run steps until one ends the turn; `conversation` grows.
+        """Run steps until one ends the turn; their messages are added to `conversation`.
 
         Raises EngineFailed, StorageUnavailable, and what `port` raises.
         """
         if "tool_calls" in conversation.messages[-1]:
-            # Another worker got as far as this.
+            # Another worker has committed the first part of this step.
             await self._run_tools(port, conversation, ends_turn=self._is_last(conversation))
             if self._is_last(conversation):
                 return
@@ -121,21 +121,21 @@ class AgentLoop:
             await self._run_tools(port, conversation, ends_turn=self._is_last(conversation))
             if self._is_last(conversation):
                 return
-        # A worker with a higher limit began it.
+        # A worker with a higher limit began the turn.
         await port.commit(Part([], is_step=False, ends_turn=True, is_final=False))
 
     def _is_last(self, conversation: Conversation) -> bool:
         return _steps(conversation) >= self.step_limit
 
     async def _fit(self, conversation: Conversation) -> Summary | None:
-        """Sum up what does not fit the model's window any more."""
+        """Summarise the messages that no longer fit the model's window."""
         outgrown = conversation.outgrown()
         if not outgrown:
             return None
         try:
             text = await self.engine.summarise(outgrown)
         except EngineFailed:
-            # The step itself may still succeed: windows are estimates.
+            # The step itself may still succeed: sizes are estimates.
             log.warning("session %s: its summary failed", conversation.session_id)
             return None
         self.metrics.summaries.inc()
@@ -146,8 +146,8 @@ class AgentLoop:
     ) -> tuple[str, list[ToolCall]]:
         """The text and the calls of one step.
 
-        An answer that breaks off is continued behind its text, or rewound if the engine can't do
-        that. No call of it has run by then: they come with its end.
+        An interrupted answer is continued, or rewound if the engine cannot continue it. None of its
+        calls has run by then: they count only with the end of the answer.
         """
         step = _Step(begun)
         retries = 0
@@ -162,15 +162,15 @@ class AgentLoop:
                     await port.rewind()
                     step.rewind()
                 except EngineCut:
-                    # One that has said nothing is the engine's own to ask again (`tries`).
-                    can_go_on = self.engine.can_continue or step.can_rewind(port)
-                    if not step.text or not can_go_on or retries == self.engine_retries:
+                    # Before the first piece the engine itself retries (`tries`).
+                    can_retry = self.engine.can_continue or step.can_rewind(port)
+                    if not step.text or not can_retry or retries == self.engine_retries:
                         raise
                     retries += 1
                     how = "continue" if self.engine.can_continue else "rewind"
                     self.metrics.engine_retries.labels(how).inc()
                     log.warning(
-                        "session %s: the engine's answer broke off; %s, retry %d of %d",
+                        "session %s: the engine's answer was interrupted; %s, retry %d of %d",
                         conversation.session_id,
                         how,
                         retries,
@@ -181,9 +181,9 @@ class AgentLoop:
     async def _answer(
         self, port: LoopPort, conversation: Conversation, step: _Step
     ) -> list[ToolCall]:
-        """One answer of the engine, behind the text of `step`, which grows; returns its calls.
+        """One answer of the engine, appended to the text of `step`; returns its calls.
 
-        Raises CannotContinue before anything is told, EngineCut, EngineFailed.
+        Raises CannotContinue before anything is emitted, EngineCut, EngineFailed.
         """
         prefix, parts = step.text, step.parts
         if prefix and not self.engine.can_continue:
@@ -197,7 +197,7 @@ class AgentLoop:
         )
         async with contextlib.aclosing(self.engine.step(request)) as stream:
             item = await _next_item(stream)
-            await step.go_on()
+            await step.resume()
             while item is not None:
                 if isinstance(item, TextDelta):
                     parts.append(item.text)
@@ -211,7 +211,7 @@ class AgentLoop:
     async def _run_tools(
         self, port: LoopPort, conversation: Conversation, *, ends_turn: bool
     ) -> None:
-        """The calls of the last message. The step limit may end the turn behind them."""
+        """Run the calls of the last message; `ends_turn` at the step limit."""
         calls = conversation.messages[-1]["tool_calls"]
         before = dict(conversation.notes)
         results, settled = await self.tool_calls.run(
@@ -231,7 +231,7 @@ class AgentLoop:
 
 
 class _Step:
-    """What was told of the step that runs: by another worker (`begun`), and here."""
+    """The text of the running step: that of another worker (`begun`), and what was added here."""
 
     def __init__(self, begun: BegunStep | None) -> None:
         self.parts = [begun.text] if begun is not None else []
@@ -242,22 +242,20 @@ class _Step:
         return "".join(self.parts)
 
     def can_rewind(self, port: LoopPort) -> bool:
-        """Also for a client that has got nothing of the step yet."""
+        """Whether the step can be restarted; always if this client has nothing of it yet."""
         return port.can_rewind or self._begun is not None
 
     def rewind(self) -> None:
         self.parts, self._begun = [], None
 
-    async def go_on(self) -> None:
+    async def resume(self) -> None:
         if self._begun is not None:
             begun, self._begun = self._begun, None
-            await begun.go_on()
+            await begun.resume()
 
 
 def _backoff_s(retry: int) -> float:
-    """Spread, so that the steps that one outage has cut do not come back at one moment."""
-    longest = min(_BACKOFF_S * 2.0 ** (retry - 1), _MAX_BACKOFF_S)
-    return random.uniform(longest / 2, longest)
+    return jittered(retry, _BACKOFF_S, _MAX_BACKOFF_S)
 
 
 async def _next_item(

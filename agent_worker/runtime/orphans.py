@@ -1,13 +1,13 @@
-"""Turns whose worker died: found by the index of running turns, and gone on with here.
+"""Orphaned turns, whose worker died: found by the index of running turns, and continued here.
 
-    heartbeat   one command a second renews this worker's entries, and claims stale ones of others
-    look        what is true of a claimed turn is in its session: most have an end already
-    adopt       its lease is taken (`Turns.take_over`, fenced), and it runs to its end; nobody
-                listens but the log
+    heartbeat   one command per second renews this worker's entries and claims stale ones of others
+    look        the session says what became of a claimed turn; most have ended
+    adopt       the lease is taken (`Turns.take_over`, fenced) and the turn runs to its end; its
+                events go to the log only
 
-A turn that somebody follows (`succession`) is taken over by that one before it is stale here. The
-workers' looks are spread by jitter, each claims a few at a time, and has a bounded number of
-adopted turns. A turn that kills whoever runs it is ended by the store after some attempts.
+A turn with a follower is taken over by that follower (`turn_takeover`) before it is stale here.
+Heartbeats are spread by jitter, each claims a few entries, and the number of adopted turns is
+bounded. The store ends a turn that kills its workers after some attempts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import random
 from typing import TYPE_CHECKING
 
 from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable
-from agent_worker.runtime.events import nobody
+from agent_worker.runtime.admission import TurnRequest
+from agent_worker.runtime.events import discard
 from agent_worker.runtime.holders import SILENT_S
-from agent_worker.runtime.turns import TurnRequest
 from agent_worker.sessions import NotTaken
 from agent_worker.tasks import cancel_and_wait, spawn_reporting
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds between two heartbeats, give or take a quarter; and behind one that failed: the first that
-# is answered again ends the interruption (`TurnIndex.steady_s`).
+# Seconds between two heartbeats, plus or minus a quarter; and after a failed one: the first that is
+# answered again ends the interruption (`TurnIndex.steady_s`).
 _BEAT_S, _RETRY_S = 1.0, 0.25
-# Seconds without a heartbeat after which a turn is looked at: beyond what followers wait
-# (`SILENT_S`), so that a turn stays with its client if there is one.
+# Seconds without a heartbeat after which an entry is stale: longer than followers wait
+# (`SILENT_S`), so that a turn with a client goes to that client's worker.
 _STALE_S = 4.0
-# Entries that one heartbeat claims, and turns that run here for nobody at the same time.
-_MOST_CLAIMED, _MOST_ADOPTED = 8, 32
+# Entries claimed by one heartbeat; adopted turns that run at the same time.
+_MAX_CLAIMED, _MAX_ADOPTED = 8, 32
 
 
 class Orphans:
@@ -53,16 +53,16 @@ class Orphans:
         return len(self._adopted)
 
     async def run(self) -> None:
-        """Until cancelled; then adopted turns are left to other workers."""
+        """Until cancelled; then the adopted turns are left to other workers."""
         clock = asyncio.get_running_loop().time
         started = clock()
         index, pause_s = self._store.index, _BEAT_S
         try:
             while True:
                 await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))
-                # After an interruption the heartbeats of others may be as late as ours.
+                # After an interruption other workers' heartbeats may be as late as this one's.
                 is_sure = min(index.steady_s, clock() - started) >= _STALE_S
-                room = min(_MOST_CLAIMED, _MOST_ADOPTED - len(self._adopted))
+                room = min(_MAX_CLAIMED, _MAX_ADOPTED - len(self._adopted))
                 can_claim = is_sure and room > 0 and not self._turns.is_leaving
                 try:
                     claimed = await index.beat(stale_s=_STALE_S, most=room if can_claim else 0)
@@ -76,8 +76,8 @@ class Orphans:
             await cancel_and_wait(*self._adopted.values())
 
     def adopt(self, session_id: str, principal: str, turn: str) -> None:
-        """Go on with the turn, if its lease can be taken (`Turns.take_over`) and there is room."""
-        if len(self._adopted) < _MOST_ADOPTED and not self._turns.is_leaving:
+        """Take the turn over if its lease permits (`Turns.take_over`), and not too many are."""
+        if len(self._adopted) < _MAX_ADOPTED and not self._turns.is_leaving:
             self._start(session_id, self._go_on(session_id, principal, turn))
 
     def _start(self, session_id: str, work: Coroutine[None, None, object]) -> None:
@@ -111,12 +111,12 @@ class Orphans:
             case "over":
                 is_settled = True
                 if orphan.waiting:
-                    self._turns.look_after(session_id, orphan.owner)
+                    self._turns.serve_inbox(session_id, orphan.owner)
         if is_settled:
             index.forget(entry)
 
     async def _go_on(self, session_id: str, principal: str, turn: str) -> bool:
-        """Run the turn to its end. False: somebody shall look at it again."""
+        """Run the turn to its end. False: its entry must be looked at again."""
         asked = TurnRequest(session_id, principal, None, accepts_handover=True)
         has_taken = False
         try:
@@ -124,10 +124,10 @@ class Orphans:
                 if isinstance(running, NotTaken):
                     return running.held_s is None
                 has_taken = True
-                log.info("session %s: turn %s of a lost worker goes on here", session_id, turn)
-                await running.run(nobody)
+                log.info("session %s: adopted turn %s of a dead worker", session_id, turn)
+                await running.run(discard)
         except AgentError as error:
-            # Whoever follows the turn has it from the log.
+            # Followers read it from the log.
             log.info("session %s: turn %s: %s", session_id, turn, error)
-        # From then on there is another entry for it.
+        # The takeover has made an entry of its own.
         return has_taken

@@ -1,13 +1,13 @@
-"""Follow a session's events: what the log has behind an id, then what comes, on any worker."""
+"""Follows a session's events on any worker: those in the log after an id, then live ones."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent_worker.backoff import Backoff
 from agent_worker.errors import StoreUnavailable
 from agent_worker.runtime.events import RESET, unfinished
-from agent_worker.runtime.outage import Outage
-from agent_worker.runtime.reading import read_newest
+from agent_worker.runtime.paging import read_newest
 from agent_worker.sessions import Event
 from agent_worker.sessions.event_log import channel
 from agent_worker.sessions.operations import dump
@@ -15,51 +15,50 @@ from agent_worker.sessions.operations import dump
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from agent_worker.runtime.bells import Bells
     from agent_worker.runtime.holders import Holders
+    from agent_worker.runtime.notifier import Notifier
     from agent_worker.runtime.orphans import Orphans
     from agent_worker.sessions import SessionStore
 
-# A bell can be missed, and a worker that died rings none: look at least this often, and not more
-# often than that (seconds).
+# Seconds between two reads of the log, at most and at least. Notifications may be missed, and a
+# dead worker sends none.
 _LOOK_S, _PAUSE_S = 2.0, 0.05
-# Of a snapshot, the newest: more would be no answer to a reconnection.
+# The newest ones, of a snapshot: more would not help a client that reconnects.
 _SNAPSHOT_MESSAGES = 200
 
 
 class Tail:
     def __init__(
-        self, store: SessionStore, bells: Bells, orphans: Orphans, holders: Holders
+        self, store: SessionStore, notifier: Notifier, orphans: Orphans, holders: Holders
     ) -> None:
         self._store = store
         self._holders = holders
-        self._bells = bells
+        self._notifier = notifier
         self._orphans = orphans
 
     async def follow(
         self, session_id: str, principal: str, after: str | None, *, until_idle: bool = False
     ) -> AsyncGenerator[Event | None, None]:
-        """Events behind the id `after` (None: of the turn that runs), then those to come.
+        """The events after the id `after` (None: of the running turn), then live ones.
 
-        None in between says that there was nothing for a while. If some are not kept any more, a
-        `reset` with the session as it stands comes instead. A turn whose worker died goes on at
-        another worker, this one if need be; one that was given up half-way ends with an `error`
-        that has no id. Ends by itself only if `until_idle`, when no turn runs. Raises what the
-        store does (StoreUnavailable if Redis is away for longer than a lease), SessionNotFound once
-        the session is deleted.
+        Yields None after each interval without events. Expired events are replaced by one `reset`
+        with the current session. A turn whose worker died is continued by another worker, by this
+        one if necessary; a turn that was abandoned ends with an `error` without an id. Ends only if
+        `until_idle`, when no turn runs. Raises what the store raises (StoreUnavailable if Redis is
+        unavailable for longer than a lease); SessionNotFound once the session is deleted.
         """
         was_unfinished = False
-        outage = Outage(self._store.lease_s)
-        async with self._bells.listen(channel(session_id)) as bell:
+        backoff = Backoff(self._store.lease_s)
+        async with self._notifier.listen(channel(session_id)) as wakeup:
             while True:
                 try:
                     page = await self._store.events.page(session_id, principal, after)
                     reset = await self._snapshot(session_id, principal) if page.is_trimmed else None
                 except StoreUnavailable as error:
-                    await bell.wait(outage.pause_s(error))  # all ring when Redis is back
+                    await wakeup.wait(backoff.next_pause_s(error))  # set when Redis is back
                     yield None
                     continue
-                outage.over()
+                backoff.reset()
                 if reset is not None:
                     after = reset.id
                     yield reset
@@ -82,7 +81,7 @@ class Tail:
                 if page.state in {"free", "held"} and not wait_s:
                     self._orphans.adopt(session_id, principal, page.turn)
                     pause = _LOOK_S
-                if not await bell.wait(pause):
+                if not await wakeup.wait(pause):
                     yield None
 
     async def _snapshot(self, session_id: str, principal: str) -> Event:

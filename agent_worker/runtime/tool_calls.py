@@ -1,8 +1,8 @@
-"""The tool calls of one step: together, each with a timeout, each asked of the ledger before.
+"""The tool calls of one step: run concurrently, each with a timeout, each recorded in the ledger.
 
-What a call's class promises (`tools.Effect`):
-- `read`, `idempotent`: at least once. The same key goes to the outside each time.
-- `once`: at most once. A call whose end nobody knows is told as such and never repeated.
+Guarantees by class (`tools.Effect`):
+- `read`, `idempotent`: at least once, always with the same idempotency key.
+- `once`: at most once. A call with an unknown outcome is reported as such, and never repeated.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of a result, in the event that tells of it.
+# Characters of a result in its event.
 _SHOWN = 2000
 
 
 class Ledger(Protocol):
-    """Where a running turn asks before an effect, and tells what it gave."""
+    """Records the calls of a running turn, and takes their events."""
 
     async def emit(self, name: str, data: dict[str, Any]) -> None: ...
 
@@ -51,7 +51,7 @@ class Ledger(Protocol):
     ) -> ToolStart: ...
 
     async def tool_end(self, call_key: str, attempt: str, message: Message | None) -> None:
-        """None: it has not run after all."""
+        """None: the call has not run after all."""
         ...
 
 
@@ -61,9 +61,9 @@ class ToolCalls:
     metrics: Metrics
     large: LargeTexts
     timeout_s: float = 30.0
-    #: Of one step, at the same time.
-    most_at_once: int = 8
-    #: Asked as well before a `once` call, where Redis might lose its last writes.
+    #: Concurrent calls of one step.
+    max_concurrent: int = 8
+    #: A second ledger of `once` calls, for a Redis that may lose its last writes.
     once_ledger: OnceLedger | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -74,15 +74,15 @@ class ToolCalls:
         index: int,
         calls: Sequence[ToolCallRecord],
     ) -> tuple[list[Message], list[str]]:
-        """Run the calls of the message at `index`: their results in order, and the ledger's keys.
+        """Run the calls of the message at `index`. Returns results in order, and ledger keys.
 
-        Raises what the ledger does; then every call that still ran has ended.
+        Raises what the ledger raises, once every running call has ended.
         """
-        gate = asyncio.Semaphore(self.most_at_once)
+        slots = asyncio.Semaphore(self.max_concurrent)
         keys = [f"{index}.{position}" for position in range(len(calls))]
 
         async def one(key: str, call: ToolCallRecord) -> Message:
-            async with gate:
+            async with slots:
                 return await self._run_call(ledger, conversation, key, call)
 
         running = [
@@ -92,7 +92,7 @@ class ToolCalls:
         try:
             return await asyncio.gather(*running), keys
         except BaseException:
-            # gather leaves the others running when one fails.
+            # gather does not cancel the others when one fails.
             await cancel_and_wait(*running)
             raise
 
@@ -102,7 +102,7 @@ class ToolCalls:
         about = {"tool_call_id": call["id"], "name": call["name"]}
         await ledger.emit(TOOL_STARTED, {**about, "arguments": call["arguments"]})
         outcome, message = await self._result(ledger, conversation, key, call)
-        # A model can make up any number of names; a metric must not follow it.
+        # Bounded labels: models invent names of tools.
         label = call["name"] if call["name"] in self.toolbox else "unknown"
         self.metrics.tool_calls.labels(label, outcome).inc()
         text = message["content"].removeprefix("error: ").removeprefix("unknown: ")
@@ -144,7 +144,7 @@ class ToolCalls:
                 return known
         work = self._run_and_record(ledger, conversation, key, call, tool, attempt)
         if effect is Effect.ONCE:
-            # Begun, it is finished: cut off half-way nobody would know what it did.
+            # Not cancelled once begun: its outcome would be unknown.
             return await uncancelled(work, name=f"once {call['name']}")
         return await work
 
@@ -169,7 +169,7 @@ class ToolCalls:
         message = await self.large.keep(context.session_id, _message(call, text))
         conversation.notes.update(changed := notes.maps[0])
         if not changed:
-            # Notes are kept with the step, so a call that changed some is done only then.
+            # Notes are committed with the step, and so is the end of a call that changed them.
             await ledger.tool_end(key, attempt, message)
         if self.once_ledger is not None and tool.spec.effect is Effect.ONCE:
             with contextlib.suppress(StorageUnavailable):
@@ -179,7 +179,7 @@ class ToolCalls:
     async def _outcome(
         self, tool: Tool, arguments: dict[str, Any], context: ToolContext
     ) -> tuple[str, str]:
-        """How it went, for metrics, and what the model is told. Nothing escapes but a cancel."""
+        """The outcome for metrics, and the text for the model. Raises only CancelledError."""
         is_once = tool.spec.effect is Effect.ONCE
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -197,15 +197,15 @@ class ToolCalls:
 
 
 async def _claim(
-    strict: OnceLedger, session_id: str, key: str, call: ToolCallRecord
+    ledger: OnceLedger, session_id: str, key: str, call: ToolCallRecord
 ) -> tuple[str, Message] | None:
-    """None: the call may run."""
+    """Claim the call; None: it may run."""
     arguments_hash = _hash(call)
-    if await strict.claim(session_id, key, arguments_hash):
+    if await ledger.claim(session_id, key, arguments_hash):
         return None
-    # Where Redis has lost its last writes, another call may have been in this place. This one may
-    # be the same in other words (a model asked again), so it does not run either.
-    result = await strict.result(session_id, key, arguments_hash)
+    # If Redis has lost its last writes, the claim may be that of another call in this place. The
+    # present call may be the same one in other words (the model was asked again): it does not run.
+    result = await ledger.result(session_id, key, arguments_hash)
     if result is None:
         return "unknown", _message(call, "unknown: " + _MAY_HAVE_BEEN_DONE)
     return "replayed", _message(call, result)

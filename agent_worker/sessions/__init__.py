@@ -1,20 +1,32 @@
-"""Sessions in Redis: a data model, and operations that each are one atomic script.
+"""Sessions in Redis: a data model, and operations that are one atomic script each.
 
+base          the protocols that the other packages depend on
+records       what the operations take and return
+store         sessions and turns, on Redis
+event_log     the events of a session, for clients that reconnect
+tool_ledger   which tool calls have begun, and their results
+turn_index    the running turns, for workers that look for orphans
+outbox        messages for the archive
+operations    runs a script, and raises its refusals and failures
+scripts, lua  the scripts
 keys          the keys of a session
-client        Redis as it is reached: plain, TLS, Sentinel, Cluster
-redis_url     which Redis a URL means
-topology      which server holds a key now; `node`: one of them, `subscriber`: pub/sub on one
-scripts, lua  the operations themselves
-operations    runs one: refusals and failures as errors
-store         sessions and turns
-event_log     what happened, for whoever reconnects
-turn_index    which turns run, for those whose worker died
-tool_ledger   what tools have been begun, and gave
-readiness     does Redis accept writes? for /ready
-outbox        what the archive has not got yet
-records       what all of them take and give
+client        the Redis client, for all topologies
+redis_url     the forms of a Redis URL
+topology      the server that holds a key; `node`: one server, `subscriber`: pub/sub on one
+readiness     whether Redis accepts writes, for /ready
 """
 
+from agent_worker.sessions.base import (
+    EventLog,
+    EventSink,
+    Outbox,
+    PubSub,
+    SessionBackend,
+    SessionStore,
+    StoreOptions,
+    ToolLedger,
+    TurnStore,
+)
 from agent_worker.sessions.client import Client, connect, shown_url
 from agent_worker.sessions.keys import is_session_id, new_session_id, session_keys
 from agent_worker.sessions.records import (
@@ -32,27 +44,37 @@ from agent_worker.sessions.records import (
     Summary,
     ToolStart,
     TurnPage,
+    Unarchived,
     turn_text,
 )
-from agent_worker.sessions.store import SessionStore, new_nonce
+from agent_worker.sessions.store import new_nonce
 
 __all__ = [
     "Answer",
     "Client",
     "Event",
+    "EventLog",
     "EventPage",
+    "EventSink",
     "Grant",
     "Lease",
     "Message",
     "NotTaken",
     "Nothing",
+    "Outbox",
+    "PubSub",
     "Queued",
     "Replay",
+    "SessionBackend",
     "SessionStore",
     "SessionView",
+    "StoreOptions",
     "Summary",
+    "ToolLedger",
     "ToolStart",
     "TurnPage",
+    "TurnStore",
+    "Unarchived",
     "connect",
     "is_session_id",
     "new_nonce",

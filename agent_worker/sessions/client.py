@@ -1,8 +1,8 @@
-"""The Redis that the store sees: run a script, wait for replicas, subscribe. Whichever Redis it is.
+"""The Redis client of the store: runs scripts, waits for replicas, subscribes; on any topology.
 
-Why not redis-py's clients: each of its three has its own pool, retries and way of finding the
-master, none lets a script and its WAIT share a connection, and `register_script` does not know
-Cluster. Its connections, pools, parsers and errors are used as they are.
+Why not redis-py's clients: each of the three has its own pool, its own retries and its own way to
+find the master, none lets a script and its WAIT share a connection, and `register_script` does not
+support Cluster. The connections, pools, parsers and errors of redis-py are used.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from agent_worker.sessions.base import DEFAULT_OPTIONS
 from agent_worker.sessions.node import Unreachable
 from agent_worker.sessions.redis_url import read_url, shown_url
+from agent_worker.sessions.store import RedisSessionStore
 from agent_worker.sessions.subscriber import Subscriber
 from agent_worker.sessions.topology import Cluster, OneServer, SentinelMaster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from agent_worker.sessions.base import SessionStore, StoreOptions
     from agent_worker.sessions.node import Command, Node
     from agent_worker.sessions.redis_url import RedisUrl
     from agent_worker.sessions.scripts import Script
     from agent_worker.sessions.topology import Topology
+    from agent_worker.sessions.turn_index import TurnIndex
 
 __all__ = ["Client", "connect", "shown_url"]
 
-# Two ride out one dropped connection; more only delay the 503 that the client could act on.
+# Two retries survive one dropped connection; more only delay the 503 that the client can act on.
 _RETRIES = 2
-# The replicas of a healthy deployment answer in milliseconds. Below the socket's own timeout,
-# or a slow replica would look like a lost server.
+# Replicas of a healthy deployment answer in milliseconds. Less than the socket's timeout, or a slow
+# replica would look like a lost server.
 _REPLICA_WAIT_MS = 1000
 
 _TOPOLOGIES: Mapping[str, Callable[[RedisUrl], Topology]] = {
@@ -51,14 +55,14 @@ _TOPOLOGIES: Mapping[str, Callable[[RedisUrl], Topology]] = {
     "cluster": Cluster,
 }
 
-# The server refused before it did anything, and another or a later one may not.
+# The server refused before any effect; another server, or a later attempt, may succeed.
 _REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError)
 
 
 def connect(url: str) -> Client:
     """A client for `url` (`redis_url` lists the forms). Connects on first use.
 
-    Raises ValueError, with a sentence for people, when `url` is not one.
+    Raises ValueError with a message for the user if `url` is invalid.
     """
     read = read_url(url)
     topology = _TOPOLOGIES[read.topology](read)
@@ -66,7 +70,7 @@ def connect(url: str) -> Client:
 
 
 class Client:
-    """Raises RedisError and OSError from every operation; they mean that Redis cannot serve it."""
+    """A SessionBackend. Every operation raises RedisError and OSError if Redis cannot serve it."""
 
     def __init__(self, topology: Topology, *, min_replicas: int | None = None) -> None:
         self._min_replicas = min_replicas
@@ -76,9 +80,9 @@ class Client:
     async def run(
         self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes]
     ) -> Any:
-        """The script's reply. Its keys lie in one hash slot.
+        """The script's reply. Its keys are in one hash slot.
 
-        It may run twice when a reply is lost (`lua/_common.lua`, rule 5), three times at most.
+        The script runs again when a reply is lost (`lua/_common.lua`, rule 5), three times at most.
         """
         [reply] = await self._run(script, keys, args)
         return reply
@@ -90,15 +94,15 @@ class Client:
         args: Sequence[str | int | bytes],
         replicas: int,
     ) -> tuple[Any, int]:
-        """Like `run`; then wait up to 1 s for so many `replicas` to have it.
+        """Like `run`; then wait up to 1 s until `replicas` have it.
 
-        Returns the reply and how many have; fewer than wanted is for the caller to judge.
+        Returns the reply and the number of replicas that have it, which may be smaller.
         """
         if not replicas:
             return await self.run(script, keys, args), 0
-        # WAIT is about what its own connection has written, so it goes out with the script. One
-        # that only finds its work done (repeated after a lost reply) has written nothing: WAIT
-        # would count replicas that lack it. Hence a write of our own, which lies behind it.
+        # WAIT covers the writes of its own connection, so it is sent with the script. A script that
+        # finds its work done (repeated after a lost reply) writes nothing, and WAIT would count
+        # replicas that lack the first write. Hence a write of our own after the script.
         mark = ("SET", _beside(keys[0]), "", "PX", 1)
         wait = ("WAIT", replicas, _REPLICA_WAIT_MS)
         reply, *others = await self._run(script, keys, args, mark, wait)
@@ -108,9 +112,10 @@ class Client:
         return reply, others[-1]
 
     async def replicas_wanted(self, key: str) -> int:
-        """How many replicas have to have a write to `key` that no failover may lose.
+        """The number of replicas that must have a write to `key` before no failover can lose it.
 
-        As the URL says; else all that its master has now, and at least one: any may be promoted.
+        As set in the URL; otherwise all that its master has now, and at least one, since any may be
+        promoted.
         """
         if self._min_replicas is not None:
             return self._min_replicas
@@ -120,18 +125,18 @@ class Client:
         return max(1, len(role[2])) if role[0] == "master" else 1
 
     async def ping(self, *, patience_s: float | None = None) -> None:
-        """Raise unless Redis answers; of a Cluster, unless it says that it is whole."""
+        """Raise unless Redis answers and, if it is a Cluster, reports that its state is ok."""
 
         def probe(by_text: bool) -> list[Command]:
             return [self._topology.probe]
 
         [reply] = await self._ask(None, probe, patience_s=patience_s)
         if "cluster_state:fail" in reply:
-            raise ClusterDownError("the Cluster says that its state is not ok")
+            raise ClusterDownError("the Cluster reports that its state is not ok")
 
     async def probe_writes(self) -> None:
-        """Raise unless each master takes a write. The key that it leaves expires at once."""
-        # Without patience: wanted is what is the matter now, not what it is after a failover.
+        """Raise unless each master accepts a write, of a key that expires at once."""
+        # No waiting for a failover: the present state is asked for.
         await self.ping(patience_s=0.0)
 
         async def write(key: str) -> None:
@@ -141,7 +146,7 @@ class Client:
         await asyncio.gather(*map(write, keys))
 
     async def subscribers(self, channel: str) -> int:
-        """How many connections are subscribed to `channel`, on all masters together."""
+        """On all masters together."""
 
         async def count(key: str) -> int:
             command = ("PUBSUB", "NUMSUB", channel)
@@ -151,15 +156,20 @@ class Client:
         keys = await self._topology.one_key_for_each_master("hermes:subscribers")
         return sum(await asyncio.gather(*map(count, keys)))
 
+    def session_store(
+        self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None
+    ) -> SessionStore:
+        return RedisSessionStore(self, options, index=index)
+
     def subscriber(
         self, *, on_message: Callable[[str, str], None], on_reconnected: Callable[[], None]
     ) -> Subscriber:
-        """One connection for all channels of this worker. Close it before the client."""
+        """One connection for all channels. Close it before the client."""
         return Subscriber(self._topology, on_message=on_message, on_reconnected=on_reconnected)
 
     @property
     def raw(self) -> Any:
-        """redis-py's client of the same servers, with its own connections: for tests, figures."""
+        """redis-py's client of the same servers, with connections of its own."""
         if self._raw is None:
             self._raw = self._topology.make_raw()
         return self._raw
@@ -189,12 +199,12 @@ class Client:
         *,
         patience_s: float | None = None,
     ) -> list[Any]:
-        """Ask the server that holds `key` until it has answered, within the bounds of `_Patience`.
+        """Send commands to the server that holds `key`, with the retries of `_Retries`.
 
-        `commands` is called with True once a server does not know the script. The first reply
-        decides: it is returned, or raised.
+        `commands` is called with True once a server does not know the script. Raises the first
+        reply if it is an error.
         """
-        patience = _Patience(self._topology.patience_s if patience_s is None else patience_s)
+        retries = _Retries(self._topology.patience_s if patience_s is None else patience_s)
         by_text = False
         while True:
             node: Node | None = None
@@ -202,7 +212,7 @@ class Client:
                 node = await self._topology.node(key)
                 replies = await node.ask(*commands(by_text))
                 if isinstance(replies[0], AskError) and not isinstance(replies[0], MovedError):
-                    # The slot is on its way there, and this key has arrived.
+                    # The slot is being migrated there, and this key already is.
                     target = self._topology.redirect(node, replies[0])
                     replies = await _ask_ahead(target, commands(by_text))
                 error = replies[0]
@@ -217,21 +227,21 @@ class Client:
                     self._topology.distrust(node)
                 else:
                     raise error
-                await patience.refused(error)
+                await retries.refused(error)
             except AuthenticationError:
                 raise
             except (Unreachable, BusyLoadingError) as unreached:
                 if node is not None:
                     self._topology.distrust(node)
-                await patience.refused(unreached)
+                await retries.refused(unreached)
             except (redis_errors.ConnectionError, redis_errors.TimeoutError) as lost:
                 if node is not None:
                     self._topology.distrust(node)
-                await patience.lost(lost)
+                await retries.lost(lost)
 
 
 async def _ask_ahead(node: Node, commands: list[Command]) -> list[Any]:
-    """Ask a node for what it is still to receive: ASKING lets in the one command behind it."""
+    """Send commands for a slot that is being imported: ASKING admits one command each."""
     announced: list[Command] = [each for command in commands for each in (("ASKING",), command)]
     return (await node.ask(*announced))[1::2]
 
@@ -241,11 +251,11 @@ def _beside(key: str) -> str:
     return f"{key}:wait" if "{" in key else f"{{{key}}}:wait"
 
 
-class _Patience:
-    """How long one operation goes on trying, and the pauses between.
+class _Retries:
+    """The retry budget of one operation, and the pauses between its attempts.
 
-    A lost reply is worth `_RETRIES`: the operation may have run, and may run again. What was
-    not run at all is worth as many, and any number while a failover may be going on.
+    `_RETRIES` after a lost reply: the operation may have run. `_RETRIES` as well if it has not run,
+    and any number for `seconds`, in which a failover may complete.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""The event log of a session: a stream whose ids are `<fence>-<seq>`.
+"""The event log on Redis: a stream per session whose ids are `<fence>-<seq>`.
 
-An event is in the log before anybody sees it, so whoever has an id can go on from it anywhere.
+An event is logged before it is sent, so a client can resume after any id it has, on any worker.
 """
 
 from __future__ import annotations
@@ -22,44 +22,39 @@ _PAGE = 500
 
 
 def is_event_id(text: str) -> bool:
-    """Whether it could be the id of an event."""
+    """Whether `text` has the form of an event id."""
     return _EVENT_ID.fullmatch(text) is not None
 
 
 def event_order(event_id: str) -> tuple[int, int]:
-    """What ids of one session are compared by."""
+    """The sort key of event ids within a session."""
     fence, _, seq = event_id.partition("-")
     return int(fence), int(seq)
 
 
 def channel(session_id: str) -> str:
-    """Where a bell rings whenever the session's log has grown or its turn has ended."""
+    """The channel that is notified when the session's log has grown or its turn has ended."""
     return f"hermes:events:{session_id}"
 
 
 def flattened(events: Sequence[Event]) -> Iterable[str | int]:
-    """As the scripts take events: their count, then id, name and data of each."""
+    """Events as script arguments: their count, then id, name and data of each."""
     yield len(events)
     for event in events:
         yield from (event.id, event.name, event.data)
 
 
-class EventLog:
+class RedisEventLog:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
     async def append(self, lease: Lease, events: Sequence[Event]) -> bool:
-        """Keep `events`, in order; True when the turn has been asked to stop. Raises LeaseLost."""
         reply = await self._operations.run(
             "append", lease.session_id, lease.principal, lease.value, *flattened(events)
         )
         return bool(reply[1] == "1")
 
     async def page(self, session_id: str, principal: str, after: str | None) -> EventPage:
-        """Events behind the id `after`; None: of the turn that runs, if one does.
-
-        As many as fit a page; ask again behind the last until there are none.
-        """
         reply = await self._operations.run("events", session_id, principal, after or "", _PAGE)
         if reply[0] == "TRIMMED":
             return EventPage("idle", reply[1], after or "", [], is_trimmed=True)
@@ -78,10 +73,6 @@ class EventLog:
     async def of_turn(
         self, session_id: str, principal: str, turn: str, after: str | None
     ) -> TurnPage:
-        """Events behind the id `after` of the turn that began with the fence `turn`; None: all.
-
-        As many as fit a page. Raises EventsGone when they are not kept any more.
-        """
         reply = await self._operations.run(
             "turn_events", session_id, principal, turn, after or "", _PAGE
         )

@@ -20,11 +20,11 @@ Command = tuple[str | int | bytes, ...]
 
 
 class Unreachable(redis_errors.ConnectionError):
-    """No connection: nothing was sent, so nothing can have happened."""
+    """No connection: nothing was sent, so nothing was done."""
 
 
 class Node:
-    """A server. `ask` may be called by any number of tasks at once."""
+    """A server. `ask` may be called concurrently."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._pool = BlockingConnectionPool(**settings)
@@ -35,7 +35,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """For people: "host:port" or the path of its socket."""
+        """For messages: "host:port" or the path of its socket."""
         kwargs = self._pool.connection_kwargs
         return str(kwargs.get("path") or f"{kwargs['host']}:{kwargs['port']}")
 
@@ -48,9 +48,8 @@ class Node:
     async def ask(self, *commands: Command) -> list[Any]:
         """Send the commands together on one connection; returns their replies in order.
 
-        An error that the server replies is returned as a ResponseError. Raises Unreachable when
-        nothing was sent, redis-py's ConnectionError or TimeoutError when it may have been, and
-        AuthenticationError.
+        An error reply is returned as a ResponseError. Raises Unreachable if nothing was sent,
+        redis-py's ConnectionError or TimeoutError if it may have been, and AuthenticationError.
         """
         try:
             with _lost_if_closed():
@@ -61,8 +60,8 @@ class Node:
             raise Unreachable(f"{self.name}: {error or type(error).__name__}") from error
         try:
             if self._closed:
-                # Taken while it was idle, it may be among those that `aclose` disconnects just now.
-                raise Unreachable(f"{self.name}: it was closed")
+                # `aclose` may be disconnecting it, as it was idle.
+                raise Unreachable(f"{self.name}: closed")
             packed = connection.pack_commands(commands)
             with _lost_if_closed():
                 await connection.send_packed_command(packed)
@@ -74,7 +73,7 @@ class Node:
 
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator[AbstractConnection]:
-        """A connection outside the pool. Raises redis-py's ConnectionError, TimeoutError."""
+        """A connection outside of the pool. Raises redis-py's ConnectionError, TimeoutError."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             with _lost_if_closed():
@@ -84,13 +83,13 @@ class Node:
             await connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
-        """Close the idle connections now, and those in use as soon as they are given back."""
+        """Close idle connections now, and the others when they are released."""
         self._closed = True
         await self._pool.disconnect(inuse_connections=False)
 
 
 class Nodes:
-    """The servers of one deployment by address, each made when it is first wanted."""
+    """The servers of a deployment by address, created on first use."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
@@ -115,7 +114,7 @@ class Nodes:
 
 @contextmanager
 def _lost_if_closed() -> Iterator[None]:
-    """uvloop raises RuntimeError for a transport that the server has closed already."""
+    """uvloop raises RuntimeError for a transport that the server has closed."""
     try:
         yield
     except RuntimeError as error:
@@ -126,5 +125,5 @@ async def _reply(connection: AbstractConnection) -> Any:
     try:
         return await connection.read_response()
     except ResponseError as error:
-        # Read, not raised: the replies behind it are still to be read.
+        # Not raised: the replies after it have to be read.
         return error

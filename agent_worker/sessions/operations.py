@@ -1,4 +1,4 @@
-"""One operation of a session: an atomic script in Redis (`lua/`), its refusals and its failures."""
+"""Runs one operation of a session, an atomic script (`lua/`), and raises its errors."""
 
 from __future__ import annotations
 
@@ -18,80 +18,72 @@ from agent_worker.errors import (
     SessionTooNew,
     StoreUnavailable,
 )
-from agent_worker.sessions.keys import SESSIONS, is_session_id, session_keys
+from agent_worker.sessions.keys import is_session_id, session_keys
 from agent_worker.sessions.scripts import load_scripts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
+    from agent_worker.sessions.base import StoreOptions
     from agent_worker.sessions.client import Client
     from agent_worker.sessions.records import Message
 
 log = logging.getLogger(__name__)
 
-# Above the client's own timeouts and retries on one dead connection, below a client's patience.
+# Seconds. More than the client's own timeouts and retries on a dead connection.
 _OPERATION_TIMEOUT_S = 5.0
-# How a server names a condition of its own, "NOREPLICAS ..."; before Redis 7 amid a script's error.
+# A condition of the server, "NOREPLICAS ..."; before Redis 7 inside the error of a script.
 _CONDITION = re.compile(r"\b(?!ERR |WRONGTYPE )[A-Z]{3,} ")
 
 
 class Operations:
-    """Runs the scripts by name. `life_s` is the sliding and the absolute life of a session.
+    """Runs the scripts by name."""
 
-    `space`: see `keys`.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        life_s: tuple[float, float],
-        on_unavailable: Callable[[str], None],
-        space: str = SESSIONS,
-    ) -> None:
+    def __init__(self, client: Client, options: StoreOptions) -> None:
         self.client = client
-        self._space = space
+        self._space = options.space
         self._scripts = load_scripts()
-        self._life = tuple(map(to_ms, life_s))
-        self._on_unavailable = on_unavailable
-        # So that a log shows a loss once, not once for each request; None: not asked yet.
+        self._life = (to_ms(options.sliding_s), to_ms(options.absolute_s))
+        self._on_unavailable = options.on_unavailable
+        # An outage is logged once, not once per request; None: not asked yet.
         self._answers: bool | None = None
 
     async def run(
         self, name: str, session_id: str, principal: str, *args: str | int
     ) -> Sequence[Any]:
-        """The script's reply, unless it refused: SessionNotFound, SessionTooNew, LeaseLost.
+        """The script's reply. Raises its refusals: SessionNotFound, SessionTooNew, LeaseLost.
 
-        Raises StoreUnavailable when Redis does not answer; what happened is unknown then. Raises
-        AgentError when the script failed by itself (a bug, logged).
+        Raises StoreUnavailable when Redis does not answer; whether the script ran is unknown then.
+        Raises AgentError when the script itself failed (a bug, logged).
         """
-        async with self.reaching(name):
+        async with self.store_errors(name):
             reply = await self.client.run(*self._call(name, session_id, principal, args))
         return _unless_refused(reply)
 
     async def run_replicated(
         self, name: str, session_id: str, principal: str, *args: str | int
     ) -> tuple[Sequence[Any], bool]:
-        """Like `run`; and whether as many replicas have it as the deployment asks for."""
+        """Like `run`; and whether as many replicas have it as the deployment requires."""
         script, keys, arguments = self._call(name, session_id, principal, args)
-        async with self.reaching(name):
+        async with self.store_errors(name):
             wanted = await self.client.replicas_wanted(keys[0])
             reply, copies = await self.client.run_replicated(script, keys, arguments, wanted)
         return _unless_refused(reply), copies >= wanted
 
     async def run_shared(self, name: str, key: str, *args: str | int) -> Sequence[Any]:
-        """The reply of a script that is about no session: `key` is all that it touches.
+        """The reply of a script that belongs to no session: it uses only `key`.
 
         Raises StoreUnavailable, AgentError.
         """
-        async with self.reaching(name):
+        async with self.store_errors(name):
             return cast(
                 "Sequence[Any]",
                 await self.client.run(self._scripts[name], [key], ["", "", *self._life, *args]),
             )
 
     async def ping(self) -> None:
-        """Raise StoreUnavailable unless Redis answers."""
-        async with self.reaching("ping"):
+        """Raises StoreUnavailable unless Redis answers."""
+        async with self.store_errors("ping"):
             await self.client.ping()
 
     def _call(self, name: str, session_id: str, principal: str, args: Sequence[str | int]) -> Any:
@@ -101,14 +93,15 @@ class Operations:
         return self._scripts[name], session_keys(session_id, self._space), arguments
 
     @contextlib.asynccontextmanager
-    async def reaching(self, operation: str) -> AsyncIterator[None]:
-        """What fails inside for want of Redis is StoreUnavailable; a script's bug AgentError."""
+    async def store_errors(self, operation: str) -> AsyncIterator[None]:
+        """Converts errors of Redis to StoreUnavailable, and those of a script to AgentError."""
         task = asyncio.current_task()
         assert task is not None
         cancellations = task.cancelling()
 
         def check_cancelled() -> None:
-            # redis-py sends under `wait_for`, which may swallow one in Python 3.11 (gh-86296).
+            # redis-py sends under `wait_for`, which may swallow a cancellation in Python 3.11
+            # (gh-86296).
             if task.cancelling() > cancellations:
                 raise asyncio.CancelledError
 
@@ -118,21 +111,23 @@ class Operations:
         except (RedisError, OSError, TimeoutError) as error:
             check_cancelled()
             if _is_script_error(error):
-                log.error("the script of %s failed", operation, exc_info=error)
+                log.error("the script %s failed", operation, exc_info=error)
                 raise AgentError from error
             if self._answers:
-                log.warning("Redis is lost: %s: %s", operation, error or type(error).__name__)
+                log.warning(
+                    "Redis is unavailable: %s: %s", operation, error or type(error).__name__
+                )
             self._answers = False
             self._on_unavailable(operation)
             raise StoreUnavailable from error
         check_cancelled()
         if self._answers is False:
-            log.warning("Redis answers again")
+            log.warning("Redis is available again")
         self._answers = True
 
 
 def _is_script_error(error: Exception) -> bool:
-    """Whether a script failed by itself. Redis is there then, and would fail so again.
+    """Whether the script itself failed: Redis is available, and a retry would fail again.
 
     redis-py has a class for most conditions of a server (READONLY, OOM, ...).
     """

@@ -1,8 +1,8 @@
-"""Whether Redis takes writes: what `/ready` tells, cheap however often it is asked.
+"""Whether Redis accepts writes, for `/ready`; cached, so that frequent checks are cheap.
 
-A server that answers PING may refuse every write: a replica, a server whose `maxmemory` is used
-up, a master without the replicas that it wants, one whose last snapshot failed. So a small key is
-written to each master, once in `_FRESH_S` at most.
+A server that answers PING may refuse every write: a replica, a server at its `maxmemory`, a master
+with too few replicas, one whose last snapshot failed. So a small key is written to each master,
+once per `_FRESH_S` at most.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Problem = Literal[
     "refused",
 ]
 
-# Seconds for which an answer is good: balancers check every few seconds, and there are several.
+# Seconds for which a result is valid: several balancers check every few seconds.
 _FRESH_S = 1.0
-# Of one probe; below the timeout of a usual health check.
+# Seconds of one probe; less than the usual timeout of a health check.
 _TIMEOUT_S = 2.0
 
 _BY_CLASS: tuple[tuple[type[Exception], Problem], ...] = (
@@ -53,7 +53,7 @@ _BY_CODE: dict[str, Problem] = {"NOREPLICAS": "too_few_replicas", "MISCONF": "no
 
 
 class Readiness:
-    """`problem` may be called by any number of tasks at once: one of them asks."""
+    """`problem` may be called concurrently: one of the callers probes."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -65,16 +65,16 @@ class Readiness:
         return f"Readiness({self._problem or 'ready'})"
 
     async def problem(self) -> Problem | None:
-        """Why Redis takes no writes; None if it does."""
+        """Why Redis refuses writes; None if it accepts them."""
         clock = asyncio.get_running_loop().time
         async with self._asking:
             if clock() >= self._good_until:
                 problem, why = await self._probe()
                 if problem != self._problem:
                     if problem is None:
-                        log.warning("Redis takes writes again")
+                        log.warning("Redis accepts writes again")
                     else:
-                        log.warning("Redis takes no writes: %s: %s", problem, why)
+                        log.warning("Redis refuses writes: %s: %s", problem, why)
                 self._problem, self._good_until = problem, clock() + _FRESH_S
             return self._problem
 

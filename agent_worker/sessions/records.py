@@ -1,4 +1,4 @@
-"""What the store takes and gives: messages, leases, grants, answers."""
+"""The records of the store: messages, leases, grants, answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["idle", "running", "interrupted"]
-#: Who goes on with a turn. `free`: nobody has it. `stopping`: it shall end for another message.
-#: `over`: nobody shall go on.
+#: `free`: no worker holds the turn. `stopping`: it is held, and asked to stop for another message.
+#: `over`: it is not to be continued.
 TurnState = Literal["held", "free", "stopping", "over"]
 
 
 class ToolCallRecord(TypedDict):
-    """A tool call as the history keeps it."""
+    """A tool call in the history."""
 
     id: str
     name: str
@@ -24,27 +24,27 @@ class ToolCallRecord(TypedDict):
 
 
 class Message(TypedDict):
-    """One entry of the history. `content` is text; a tool's result is text too.
+    """One entry of the history. `content` is text, also of a tool's result.
 
-    Role "system" is never kept: it is how a summary is given to an engine.
+    Role "system" is never stored: it carries the summary to an engine.
     """
 
     role: Role
     content: str
-    #: Of an assistant that asks for tools; each is answered by one `tool` message.
+    #: Of an assistant: each call is answered by one `tool` message.
     tool_calls: NotRequired[list[ToolCallRecord]]
-    #: Of a `tool` message: which call it answers.
+    #: Of a `tool` message: the call that it answers.
     tool_call_id: NotRequired[str]
     name: NotRequired[str]
-    #: Of a content too large for Redis: where all of it is, and its bytes; `content` is its
-    #: beginning then.
+    #: Of a content that is too large for Redis: its blob and its size in bytes. `content` is a
+    #: preview then.
     blob: NotRequired[str]
     size: NotRequired[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write to one session, until it runs out or is freed."""
+    """The right to write to a session, until it expires or is freed."""
 
     session_id: str
     principal: str
@@ -53,16 +53,16 @@ class Lease:
 
     @property
     def value(self) -> str:
-        """As it stands in Redis."""
+        """As stored in Redis."""
         return f"{self.fence}|{self.nonce}"
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A text that stands for the session's first messages when a model is asked."""
+    """A text that replaces the session's first messages in requests to a model."""
 
     text: str
-    #: How many messages.
+    #: The number of messages that it replaces.
     stands_for: int
 
 
@@ -74,18 +74,18 @@ class Grant:
     lease: Lease
     version: int
     step: int
-    #: Stands for the messages before `history`.
+    #: Replaces the messages before `history`.
     summary: Summary
     history: list[Message]
     #: Index in the session of the turn's first message, which is a user's.
     turn_at: int
     notes: dict[str, str]
-    #: Id of the session's last event so far, and of the last one before the unfinished step.
+    #: Ids of the session's last event, and of the last one before the unfinished step.
     last_event: str
     step_event: str
-    #: RESUME: what the unfinished step had said already.
+    #: RESUME: the text of the unfinished step so far.
     emitted: str = ""
-    #: `<fence>-0` of the turn's first begin: names the turn, whoever goes on with it.
+    #: `<fence>-0` of the turn's first begin: identifies the turn on every worker.
     turn_event: str = ""
 
     @property
@@ -96,43 +96,43 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The turn of this Idempotency-Key is finished; this is its answer."""
+    """The turn of the Idempotency-Key is finished; this is its answer."""
 
     fence: int
     answer: Answer
     #: Id of its event `done`.
     done_event: str
-    #: The turn's; the answer is what they say, but for what is kept as blobs.
+    #: Those of the turn; the answer is made of them, without the content of blobs.
     messages: list[Message]
-    #: As in `Grant`; empty where it is not known.
+    #: As in `Grant`; empty if unknown.
     turn_event: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A turn is running; the message is kept, and opens the next one."""
+    """A turn is running; the message is queued for the next one."""
 
-    #: How many wait, with this one.
+    #: The number of queued messages, with this one.
     waiting: int
 
 
 class Nothing:
-    """There was nothing to begin a turn with."""
+    """No message is queued: there is nothing to begin a turn with."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
-    """A turn that cannot be taken over. `held_s`: for how long not, at least; None: it is over."""
+    """The turn cannot be taken over: for `held_s` at least; None: it is over."""
 
     held_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened in a turn, as the log keeps it and the client gets it. `data` is JSON text.
+    """An event of a turn, in the log and as sent to the client. `data` is JSON text.
 
-    `id` is `<fence>-<seq>`: it grows strictly within a session, whoever serves it. It is empty for
-    what is not in the log.
+    `id` is `<fence>-<seq>`, strictly increasing within a session on all workers. It is empty for
+    events that are not in the log.
     """
 
     id: str
@@ -142,15 +142,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """What happened after an event, as far as the log has it."""
+    """The events of a session after one of them, as far as the log has them."""
 
     status: Status
     #: Id of the session's last event.
     last: str
-    #: Behind which the events are.
+    #: The id after which the events are.
     after: str
     events: list[Event]
-    #: The event asked for is not kept any more: some behind it may be missing, `events` is empty.
+    #: The given event has expired, so others may be missing; `events` is empty.
     is_trimmed: bool = False
     #: The session's last turn, as in `Orphan`.
     turn: str = "0"
@@ -162,18 +162,18 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class TurnPage:
-    """What happened in one turn after an event, as far as the log has it."""
+    """The events of a turn after one of them, as far as the log has them."""
 
-    #: `free`: it can be taken over. Over is what was `told` by `done` or `error`, or is `untold`.
+    #: `free`: it can be taken over. The last two are over, with an event that says so or without.
     state: Literal["held", "free", "told", "untold"]
-    #: Seconds for which nothing was heard of its holder.
+    #: Seconds since its holder's last heartbeat.
     silent_s: float
-    #: The worker that holds the lease, by its name in the nonce; empty if it has none.
+    #: The worker that holds the lease, by its name in the nonce; empty if there is none.
     holder: str
-    #: Behind which the events are.
+    #: The id after which the events are.
     after: str
-    #: Id of the `done` or `error` that ended the turn; empty if none did. Any `error` before it was
-    #: the end of a try, which its client has repeated.
+    #: Id of the `done` or `error` that ended the turn, or empty. An earlier `error` ended an
+    #: attempt that the client has repeated.
     ended_by: str
     events: list[Event]
 
@@ -182,23 +182,36 @@ class TurnPage:
 class Orphan:
     """The last turn of a session, which may have lost its worker.
 
-    `turn` is the fence of its begin. A turn that its worker has given back is `over`.
+    `turn` is the fence of its begin. A turn that its worker has released is `over`.
     """
 
     owner: str
     turn: str
     state: TurnState
-    #: Seconds for which nothing was heard of its holder.
+    #: Seconds since its holder's last heartbeat.
     silent_s: float = field(compare=False)
     #: Of the last attempt.
     nonce: str
-    #: How many messages wait for the turn after it.
+    #: The number of queued messages.
     waiting: int
 
 
 @dataclass(frozen=True, slots=True)
+class Unarchived:
+    """Messages of a session for the archive; `first` is the index of the first one."""
+
+    session_id: str
+    owner: str
+    first: int
+    messages: list[Message]
+    is_deleted: bool = False
+    #: The session's, when they were read.
+    fence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ToolStart:
-    """Whether a call may run. `message` is the result of one that is done."""
+    """Whether a call may run. REPLAY: it has run, and `message` is its result."""
 
     verdict: Literal["RUN", "REPLAY", "UNKNOWN", "ARGS_MISMATCH", "NOT_SAFE"]
     message: Message | None = None
@@ -206,16 +219,16 @@ class ToolStart:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a turn answers: the contract's JSON."""
+    """The answer of a turn, as the API returns it."""
 
     session_id: str
     #: Model steps committed in the session so far.
     step: int
-    #: All text of the turn, in order; the concatenation of its deltas.
+    #: All text of the turn: the concatenation of its deltas.
     content: str
-    #: False when the step limit stopped the agent before it was done.
+    #: False if the step limit stopped the agent before it was done.
     is_final: bool
-    #: What the client has to run, if it brought tools of its own; the answer is not final then.
+    #: Calls of the client's own tools, which it has to run; the answer is not final then.
     calls: Sequence[ToolCallRecord] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -230,20 +243,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """A session as its owner may see it."""
+    """A session as its owner sees it."""
 
     session_id: str
     version: int
     step: int
     status: Status
     metadata: dict[str, Any]
-    #: From the index that was asked for on.
+    #: Those that were asked for.
     messages: list[Message]
-    #: How many messages there are in all, and how many wait for the turn after this one.
+    #: The number of all messages, and of queued messages.
     total: int
     waiting: int
     summary: Summary
-    #: Id of the last event that is in here.
+    #: Id of the last event that this view includes.
     last_event: str
 
     def as_json(self) -> dict[str, Any]:
@@ -259,5 +272,5 @@ class SessionView:
 
 
 def turn_text(messages: Sequence[Message]) -> str:
-    """The text of a turn: what its assistant messages say, in order."""
+    """The text of a turn: the contents of its assistant messages, in order."""
     return "".join(message["content"] for message in messages if message["role"] == "assistant")

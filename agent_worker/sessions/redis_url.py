@@ -1,4 +1,4 @@
-"""Which Redis a URL means: one server, the master that Sentinels know, or a Cluster.
+"""Parses a Redis URL: one server, the master of a group of Sentinels, or a Cluster.
 
     redis://[user:pass@]host[:6379][/db]        rediss://... with TLS
     unix:///path[?db=0]
@@ -31,20 +31,20 @@ _FORMS = ("redis", "rediss", "unix")
 _TOPOLOGIES = ("", "sentinel", "cluster")
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
-# Where a piece of a password can be taken for something else, it is not quoted, but this is said.
+# Appended instead of quoting a value that may be a part of a password.
 _IN_A_PASSWORD = "(in a password, percent-encode the characters / ? # @)"
 
-# A connection's settings unless the URL has others. Every operation takes about 0.2 ms, so 64
-# connections to a server carry thousands of turns.
+# Settings that the URL may override. An operation takes about 0.2 ms, so 64 connections to a server
+# serve thousands of turns.
 _DEFAULTS: Mapping[str, Any] = {
     "max_connections": 64,
-    # Of the wait for a free one.
+    # Seconds to wait for a free connection.
     "timeout": 2.0,
     "socket_timeout": 2.0,
     "socket_connect_timeout": 2.0,
     "health_check_interval": 20,
 }
-# Of the pool; a connection does not know them.
+# Settings of the pool, not of a connection.
 _OF_THE_POOL = ("max_connections", "timeout")
 
 
@@ -52,18 +52,18 @@ _OF_THE_POOL = ("max_connections", "timeout")
 class RedisUrl:
     #: "" (one server), "sentinel" or "cluster".
     topology: str
-    #: The servers, Sentinels or Cluster nodes named; none for a Unix socket.
+    #: The servers, Sentinels or Cluster nodes of the URL; none for a Unix socket.
     addresses: tuple[Address, ...]
-    #: Of a pool of connections to a Redis, by redis-py's names; without the address.
+    #: Settings of a connection pool, by redis-py's names; without the address.
     settings: Mapping[str, Any] = field(repr=False)
     sentinel_settings: Mapping[str, Any] = field(repr=False)
     master_name: str
-    #: None where the URL does not say.
+    #: None if the URL does not set it.
     min_replicas: int | None
 
 
 def read_url(url: str) -> RedisUrl:
-    """What `url` says. Raises ValueError with a sentence for people, free of passwords."""
+    """Raises ValueError with a message for the user that contains no password."""
     parts = urlsplit(url)
     form, _, topology = parts.scheme.partition("+")
     if form not in _FORMS or topology not in _TOPOLOGIES or (topology and form == "unix"):
@@ -80,20 +80,20 @@ def read_url(url: str) -> RedisUrl:
     }
     userinfo, addresses = _addresses(parts, topology)
     master_name, db = _path(parts, topology)
-    # Now redis-py reads it: credentials, db and options of the one form that it knows.
+    # redis-py parses credentials, db and options, in the one form that it knows.
     base = SplitResult(form, f"{userinfo}host", db, urlencode(options), "")
     if form == "unix":
         base = parts._replace(query=urlencode(options))
     settings = _settings(base)
     if topology == "cluster" and settings.get("db"):
-        raise ValueError("a Redis Cluster has no database but 0")
+        raise ValueError("a Redis Cluster has database 0 only")
     own = ("username", "password", "db")
     shared = {name: value for name, value in settings.items() if name not in own}
     return RedisUrl(topology, addresses, settings, shared | sentinel, master_name, min_replicas)
 
 
 def shown_url(url: str) -> str:
-    """`url` without its passwords, for people and logs."""
+    """`url` without its passwords, for messages and logs."""
     parts = urlsplit(url)
     userinfo, at, _ = parts.netloc.rpartition("@")
     user, colon, _ = userinfo.partition(":")
@@ -106,7 +106,7 @@ def shown_url(url: str) -> str:
 
 
 def _path(parts: SplitResult, topology: str) -> tuple[str, str]:
-    """The Sentinels' name of the master, and the database as a path ("" or "/1")."""
+    """The name of the master at the Sentinels, and the database as a path ("" or "/1")."""
     if parts.scheme == "unix":
         return "", ""
     words = [unquote(word) for word in parts.path.split("/")[1:]]
@@ -124,7 +124,7 @@ def _path(parts: SplitResult, topology: str) -> tuple[str, str]:
 
 
 def _addresses(parts: SplitResult, topology: str) -> tuple[str, tuple[Address, ...]]:
-    """The credentials as they stand ("user:pass@" or ""), and every host with its port."""
+    """The credentials ("user:pass@" or ""), and every host with its port."""
     userinfo, at, hosts = parts.netloc.rpartition("@")
     if parts.scheme == "unix":
         return userinfo + at, ()
@@ -152,15 +152,15 @@ def _settings(base: SplitResult) -> dict[str, Any]:
         if name in given and not Path(given[name]).is_file():
             raise ValueError(f"{name}: there is no file {given[name]}")
     settings = {"connection_class": Connection} | dict(_DEFAULTS) | given
-    # Retries are `Client`'s alone: two layers of them would multiply. RESP2 gives the scripts'
-    # replies the same shape on every server.
+    # Only `Client` retries: two layers would multiply. With RESP2 the replies of scripts have the
+    # same shape on every server.
     settings |= {"retry": Retry(NoBackoff(), 0), "decode_responses": True, "protocol": 2}
     _try_out(settings)
     return settings
 
 
 def _try_out(settings: Mapping[str, Any]) -> None:
-    """redis-py refuses an unknown option only when it makes a connection; this one is not used."""
+    """redis-py detects an unknown option only when it makes a connection; this one is not used."""
     outer = ("connection_class", *_OF_THE_POOL)
     try:
         settings["connection_class"](**{k: v for k, v in settings.items() if k not in outer})

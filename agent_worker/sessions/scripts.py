@@ -1,4 +1,4 @@
-"""The store's operations as Lua scripts, read from the package's own files."""
+"""The Lua scripts of the store's operations, loaded from the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Self
 class Script:
     name: str
     text: str = field(repr=False)
-    #: By which EVALSHA names it: the SHA-1 of its text.
+    #: SHA-1 of its text, for EVALSHA.
     sha: str
 
     @classmethod
@@ -21,7 +21,7 @@ class Script:
 
 
 def load_scripts() -> dict[str, Script]:
-    """Operation -> script, each with the common rules (`_common.lua`) before it."""
+    """Operation -> script, each preceded by `_common.lua`."""
     folder = resources.files(__package__) / "lua"
     common = (folder / "_common.lua").read_text("utf-8")
     names = [file.name.removesuffix(".lua") for file in folder.iterdir() if _is_script(file.name)]

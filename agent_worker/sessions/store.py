@@ -1,4 +1,4 @@
-"""The session store: sessions, and the turns that run in them, under a lease."""
+"""The session store on Redis. Each operation is one script (`lua/`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import secrets
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from agent_worker.errors import (
     IdempotencyMismatch,
@@ -18,10 +18,11 @@ from agent_worker.errors import (
     TurnGivenUp,
     TurnInProgress,
 )
-from agent_worker.sessions.event_log import EventLog, flattened
-from agent_worker.sessions.keys import SESSIONS, new_session_id
+from agent_worker.sessions.base import DEFAULT_OPTIONS, SessionStore
+from agent_worker.sessions.event_log import RedisEventLog, flattened
+from agent_worker.sessions.keys import new_session_id
 from agent_worker.sessions.operations import Operations, dump, load, to_ms
-from agent_worker.sessions.outbox import Outbox
+from agent_worker.sessions.outbox import RedisOutbox
 from agent_worker.sessions.readiness import Readiness
 from agent_worker.sessions.records import (
     Answer,
@@ -35,69 +36,45 @@ from agent_worker.sessions.records import (
     Summary,
     turn_text,
 )
-from agent_worker.sessions.tool_ledger import ToolLedger
+from agent_worker.sessions.tool_ledger import RedisToolLedger
 from agent_worker.sessions.turn_index import TurnIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from agent_worker.sessions.base import Policy, StoreOptions
     from agent_worker.sessions.client import Client
     from agent_worker.sessions.records import Event, Message, Status
 
-_HOUR_S = 3600.0
-_DAY_S = 24 * _HOUR_S
-# Of one session; more than anybody retries, and 256 records are about 40 KB.
-_MAX_IDEMPOTENCY_KEYS = 256
-# A turn in flight learns of the deletion at its next renewal; an hour is far beyond that.
-_TOMBSTONE_S = _HOUR_S
-# The holder may be done any moment, or be dead until its lease runs out.
+# Seconds. A turn in flight learns of the deletion at its next renewal, long before.
+_TOMBSTONE_S = 3600.0
+# The holder may finish at any moment, or be dead until its lease expires.
 _MAX_RETRY_AFTER_S = 5
-_MAX_WAITING = 32
-# Without progress in between. Twice can be bad luck in a rolling restart; nginx's
-# `proxy_next_upstream_tries` and HAProxy's `retries` are commonly 3.
+# Deaths in a row without progress. Two may be bad luck in a rolling restart; common values of
+# nginx's `proxy_next_upstream_tries` and HAProxy's `retries` are 3.
 _MAX_DEATHS = 3
-# Of messages, as JSON. Beyond it a session is no conversation any more, and a restart of Redis
-# would feel it.
-_MAX_HISTORY = 64 * 1024 * 1024
-
-Policy = Literal["reject", "enqueue"]
 
 
-class SessionStore:
-    """Sessions in Redis. Every operation names the principal, and none succeeds for another's.
-
-    Raises SessionNotFound (unknown, deleted, foreign), SessionTooNew and StoreUnavailable from
-    every operation; the others are named where they occur. The client stays the caller's to close.
-    """
+class RedisSessionStore(SessionStore):
+    """On `client`, which the caller closes."""
 
     def __init__(
         self,
         client: Client,
+        options: StoreOptions = DEFAULT_OPTIONS,
         *,
-        lease_s: float = 30.0,
-        sliding_s: float = _DAY_S,
-        absolute_s: float = 30 * _DAY_S,
-        idempotency_s: float = _DAY_S,
-        max_idempotency_keys: int = _MAX_IDEMPOTENCY_KEYS,
-        max_waiting: int = _MAX_WAITING,
-        max_history: int = _MAX_HISTORY,
-        on_unavailable: Callable[[str], None] = lambda operation: None,
-        space: str = SESSIONS,
         index: TurnIndex | None = None,
     ) -> None:
-        """`index`: of a store of the same worker, whose heartbeats are for both."""
-        self.lease_s = lease_s
-        life_s = (sliding_s, absolute_s)
-        self._operations = Operations(client, life_s, on_unavailable, space)
+        self.lease_s = options.lease_s
+        self._operations = Operations(client, options)
         self._run = self._operations.run
-        self._limits = (max_waiting, max_history)
+        self._limits = (options.max_waiting, options.max_history)
         self._giving_up = (_MAX_DEATHS, dump(TurnGivenUp().as_json()))
-        self._idempotency = (to_ms(idempotency_s), max_idempotency_keys)
-        self.events = EventLog(self._operations)
-        self.tools = ToolLedger(self._operations)
-        self.outbox = Outbox(self._operations)
+        self._idempotency = (to_ms(options.idempotency_s), options.max_idempotency_keys)
+        self.events = RedisEventLog(self._operations)
+        self.tools = RedisToolLedger(self._operations)
+        self.outbox = RedisOutbox(self._operations)
         self.index = index or TurnIndex(self._operations)
-        self.ping = self._operations.ping
         self.readiness = Readiness(client)
 
     async def create(
@@ -109,11 +86,6 @@ class SessionStore:
         summary: str = "",
         rest_s: float | None = None,
     ) -> str:
-        """A new session; returns its id. `metadata` is kept as it is.
-
-        It begins with `messages`, and `summary` before them, which stands for none. `rest_s`: how
-        long it lives while no turn runs, if that is less than its sliding life.
-        """
         session_id = new_session_id()
         await self._run(
             "create",
@@ -139,17 +111,6 @@ class SessionStore:
         policy: Policy = "reject",
         silent_s: float | None = None,
     ) -> Grant | Replay | Queued | Nothing:
-        """Take the lease and append the user's message, or say why not.
-
-        What waits in the inbox opens the same turn, before `message`; with None only that does.
-        `nonce` lets the caller `release` even if it never sees the reply; its part before a dot
-        names the worker. `fingerprint` tells whether a repeated key comes with the same request;
-        by default the message's content does. A holder that was not heard of for `silent_s` keeps
-        nobody from its turn who comes with the turn's key, and a turn that was asked to stop from
-        nobody; by default only the end of its lease helps. Raises TurnBusy, TurnInProgress,
-        IdempotencyMismatch, TurnAbandoned, InboxFull, SessionFull, LeaseLost; nothing was written
-        then. Raises TurnGivenUp.
-        """
         if message is not None and not fingerprint:
             fingerprint = hashlib.sha256(message["content"].encode()).hexdigest()
         reply = await self._run(
@@ -185,13 +146,6 @@ class SessionStore:
     async def take_over(
         self, session_id: str, principal: str, turn: str, *, nonce: str, silent_s: float
     ) -> Grant | NotTaken:
-        """Go on with the unfinished turn that began with the fence `turn`.
-
-        Its lease is taken if it is free, or if its holder was not heard of for `silent_s`; that
-        one can write nothing from then on. A turn whose holders died again and again is ended here
-        by an `error`, and over. `nonce` is as in `begin`. Raises LeaseLost when this very attempt
-        had the lease, and lost it.
-        """
         reply = await self._run(
             "begin",
             session_id,
@@ -228,14 +182,6 @@ class SessionStore:
         events: Sequence[Event] = (),
         settled: Sequence[str] = (),
     ) -> tuple[int, int, int]:
-        """Append what was finished; returns the new version, step, and how many messages wait.
-
-        `is_step`: a model's step, not its tools' results. `ends_turn` frees the lease in the same
-        write; `is_final` is kept for replays. `events` go to the log with it; `settled` are the
-        ledger's keys of calls whose results are among `messages`. A repeated `commit_id` changes
-        nothing and returns the stored values. Raises LeaseLost when the lease is not held any
-        more or the version is another; nothing is written then.
-        """
         reply = await self._run(
             "commit",
             lease.session_id,
@@ -256,7 +202,6 @@ class SessionStore:
         return int(reply[1]), int(reply[2]), int(reply[3])
 
     async def renew(self, lease: Lease) -> bool:
-        """Hold the lease for another `lease_s`; True when asked to stop. Raises LeaseLost."""
         reply = await self._run(
             "renew", lease.session_id, lease.principal, lease.value, to_ms(self.lease_s)
         )
@@ -265,11 +210,6 @@ class SessionStore:
     async def release(
         self, session_id: str, principal: str, nonce: str, *, is_left: bool = False
     ) -> int | None:
-        """Free the lease of an unfinished turn; None when it was not held (any more).
-
-        `is_left`: the turn is an orphan, for another worker to go on with. Returns how many
-        messages wait.
-        """
         try:
             reply = await self._run("release", session_id, principal, nonce, int(is_left))
         except LeaseLost:
@@ -277,24 +217,15 @@ class SessionStore:
         return int(reply[1])
 
     async def hand_over(self, lease: Lease, *, kept_s: float) -> None:
-        """Leave an unfinished turn to whoever takes it over; for `kept_s` nobody else can begin.
-
-        Raises LeaseLost.
-        """
         await self._run("hand_over", lease.session_id, lease.principal, lease.value, to_ms(kept_s))
 
     async def interrupt(self, session_id: str, principal: str) -> float | None:
-        """Ask the turn that runs to stop; the seconds its lease still has, None if none runs."""
         reply = await self._run("interrupt", session_id, principal)
         return int(reply[1]) / 1000 if reply[0] == "OK" else None
 
     async def read(
         self, session_id: str, principal: str, *, first: int = 0, last: int = -1
     ) -> SessionView:
-        """The session with its messages from index `first` to `last` (-1: all).
-
-        Reading it counts as use, so it lives on.
-        """
         reply = await self._run("read", session_id, principal, first, last)
         version, step, status, metadata, summary, summary_at, event, waiting, total = reply[1:10]
         return SessionView(
@@ -311,16 +242,17 @@ class SessionStore:
         )
 
     async def check(self, session_id: str, principal: str) -> None:
-        """Raise SessionNotFound unless the session exists and is the principal's."""
         await self._run("check", session_id, principal)
 
+    async def ping(self) -> None:
+        await self._operations.ping()
+
     async def delete(self, session_id: str, principal: str) -> None:
-        """Remove everything of the session; a turn that runs can write nothing more."""
         await self._run("delete", session_id, principal, new_nonce(), to_ms(_TOMBSTONE_S))
 
 
 def new_nonce() -> str:
-    """What tells one attempt from another; 16 random bytes."""
+    """Identifies an attempt; 16 random bytes."""
     return secrets.token_urlsafe(16)
 
 

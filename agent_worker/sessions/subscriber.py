@@ -1,11 +1,11 @@
-"""Pub/sub on one connection, which is replaced when it breaks.
+"""Pub/sub on one connection, which is replaced when it is lost.
 
-    subscribe     the channel is wanted; SUBSCRIBE is sent now, or with the next connection
-    live          the server has confirmed it: whatever is published from now on arrives
-    lost          the connection broke: no channel is live until all are confirmed anew, and
-                  then `on_reconnected` tells that messages may have been missed
+    subscribe     the channel is wanted; SUBSCRIBE is sent now, or on the next connection
+    live          the server has confirmed it: messages that are published afterwards arrive
+    lost          the connection is lost: no channel is live until all are confirmed again; then
+                  `on_reconnected` reports that messages may have been missed
 
-A Cluster broadcasts PUBLISH to all of its nodes, so a connection to any of them hears all.
+A Cluster broadcasts PUBLISH to all of its nodes, so a connection to any node receives everything.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A server that vanished without closing is noticed after the sum of both.
+# Seconds. A server that vanished without closing is detected after the sum of both.
 _QUIET_S = 10.0
 _PONG_S = 2.0
 _CANCEL_AGAIN_S = 0.05
-# While Redis is away. Others take a worker without its subscription for dead (`runtime.holders`).
+# While Redis is away. A worker without a subscription counts as dead (`runtime.holders`).
 _LONGEST_PAUSE_S = 0.25
 
 
 class Subscriber:
-    """Made by `Client.subscriber`; the callbacks are synchronous and short.
+    """Made by `Client.subscriber`. The callbacks are synchronous, and must be short.
 
-    A channel is subscribed once, however many call `subscribe`: sharing it out is their own.
+    A channel has one subscription for all callers of `subscribe`.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Subscriber:
         self._topology = topology
         self._on_message = on_message
         self._on_reconnected = on_reconnected
-        # Of every wanted channel, set while it is live.
+        # An event per wanted channel, set while it is live.
         self._live: dict[str, asyncio.Event] = {}
-        # What the connection will confirm, in the order of sending.
+        # The subscriptions that the server has to confirm, in the order of sending.
         self._unconfirmed: deque[asyncio.Event] = deque()
         self._connection: AbstractConnection | None = None
         self._sending = asyncio.Lock()
@@ -66,7 +66,7 @@ class Subscriber:
         self._task: asyncio.Task[object] | None = None
 
     async def subscribe(self, channel: str) -> None:
-        """Return once the channel is live; while Redis is away, that is when it is back."""
+        """Return once the channel is live; it waits while Redis is away."""
         live = self._live.get(channel)
         if live is None:
             live = self._live[channel] = asyncio.Event()
@@ -76,14 +76,14 @@ class Subscriber:
         await live.wait()
 
     async def unsubscribe(self, channel: str) -> None:
-        """Hear no more of it. Whoever still waits in `subscribe` is let go."""
+        """Drop the channel. Callers that wait in `subscribe` return."""
         live = self._live.pop(channel, None)
         if live is not None:
             live.set()
             await self._send("UNSUBSCRIBE", channel)
 
     async def close(self) -> None:
-        # Again if need be: redis-py's connecting can swallow a cancellation.
+        # Repeated: redis-py may swallow a cancellation while it connects.
         while self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_S)
@@ -103,13 +103,13 @@ class Subscriber:
                         failures = 0
             except (RedisError, OSError) as error:
                 if not failures:
-                    log.warning("the subscriptions are lost: %s", error or type(error).__name__)
+                    log.warning("subscriptions lost: %s", error or type(error).__name__)
                 if node is not None:
                     self._topology.distrust(node)
             finally:
                 self._lose()
             failures += 1
-            # The jitter reaches down to nothing: the floor keeps it from spinning.
+            # The jitter may be 0: the constant prevents a busy loop.
             await asyncio.sleep(0.02 + backoff.compute(failures))
 
     def _lose(self) -> None:
@@ -127,20 +127,20 @@ class Subscriber:
             await self._send("PING")
             reply = await _read(connection, _PONG_S)
         if reply is None:
-            raise redis_errors.ConnectionError(f"{node.name} does not answer")
+            raise redis_errors.ConnectionError(f"no answer from {node.name}")
         return reply
 
     def _take(self, reply: Any) -> None:
         match reply:
             case ["message", channel, data]:
-                # It may have been on its way when the channel was given up.
+                # It may have been in transit when the channel was dropped.
                 if channel in self._live:
                     self._call(self._on_message, channel, data)
             case ["subscribe", _, _]:
                 self._unconfirmed.popleft().set()
                 if self._has_missed and not self._unconfirmed:
                     self._has_missed = False
-                    log.warning("the subscriptions are back")
+                    log.warning("subscriptions restored")
                     self._call(self._on_reconnected)
 
     def _call(self, function: Callable[..., None], *args: str) -> None:
@@ -150,10 +150,9 @@ class Subscriber:
             log.exception("a subscriber's callback failed")
 
     async def _send(self, command: str, *channels: str) -> None:
-        """Send it if there is a connection. A failure is the reader's to notice.
+        """Send a command if there is a connection; the reader detects a failure.
 
-        What was wanted may not be wanted any more, or again, once it is this one's turn; the
-        server is told what is true now.
+        Commands are sent one at a time. Channels whose state has changed meanwhile are left out.
         """
         async with self._sending:
             connection = self._connection
@@ -167,9 +166,9 @@ class Subscriber:
                 if is_wanted:
                     self._unconfirmed.extend(self._live[name] for name in channels)
             # AttributeError: the reader has closed it between redis-py's check and its write.
-            # RuntimeError: the server has, and uvloop's transport is closed already.
+            # RuntimeError: the server has closed it, and so has uvloop.
             with contextlib.suppress(RedisError, OSError, AttributeError, RuntimeError):
-                # Its own health check is a PING that expects the next reply: here, a message.
+                # redis-py's health check would take the next message for the reply to its PING.
                 await connection.send_command(command, *channels, check_health=False)
 
 

@@ -1,7 +1,7 @@
-"""Which server holds a key now: one fixed server, the Sentinels' master, or a Cluster's nodes.
+"""The server that holds a key: a fixed one, the master of the Sentinels, or a node of a Cluster.
 
-All answer the same questions, so that `Client` does not care which it is. None of them watches
-its servers: a failing operation says `distrust`, and the next one asks anew.
+None of the topologies watches its servers: a failed operation calls `distrust`, and the next one
+looks the server up again.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions.redis_url import Address, RedisUrl
 
-# Of one Sentinel or node that is asked where the master is: they answer in a millisecond, and a
-# frozen one must not use up the time of the operation that waits.
+# Seconds for a Sentinel or node to name the master. They answer in a millisecond, and a hanging one
+# must not use up the time of the waiting operation.
 _ASK_TIMEOUT_S = 0.5
-# A failover takes some seconds; an operation that meets one waits this long, well within the
-# store's 5 s. Longer, and requests would pile up where a 503 could send them elsewhere.
+# Seconds that an operation waits for a failover, well within the store's 5 s. With a longer wait
+# requests would pile up that a 503 could send elsewhere.
 _FAILOVER_PATIENCE_S = 3.0
 
 
 class Topology(Protocol):
-    #: Whether a failover may lose writes that were acknowledged.
+    #: Whether a failover may lose acknowledged writes.
     has_replicas: bool
-    #: How long it is worth waiting for a server that takes the place of a lost one.
+    #: Seconds to wait for a server that replaces a lost one.
     patience_s: float
-    #: What to ask any server for the health of the whole.
+    #: The command that any server answers with the health of the deployment.
     probe: tuple[str, ...]
 
     async def node(self, key: str | None) -> Node:
-        """The master that holds `key`; None: any that can publish and subscribe.
+        """The master that holds `key`; None: any server that can publish and subscribe.
 
         Raises Unreachable, AuthenticationError.
         """
 
     async def one_key_for_each_master(self, prefix: str) -> list[str]:
-        """A key that begins with `prefix` for each of the masters. Raises as `node` does."""
+        """A key that begins with `prefix` for each master. Raises what `node` raises."""
 
     def distrust(self, node: Node) -> None:
-        """`node` did not answer, or said that it is not the master: look again."""
+        """`node` did not answer, or is not the master: look it up again."""
 
     def redirect(self, node: Node, error: AskError) -> Node:
-        """The server that `node` named in place of itself, for this once."""
+        """The server to which `node` has redirected one command."""
 
     def moved(self, node: Node, error: MovedError) -> None:
-        """`node` has said that another one holds the slot for good."""
+        """`node` has reported that another server holds the slot."""
 
     def serves(self, node: Node) -> bool:
-        """Whether `node` still belongs to it."""
+        """Whether `node` still belongs to the deployment."""
 
     def make_raw(self) -> Any:
         """A new client of redis-py for the same servers."""
@@ -78,7 +78,7 @@ class _Base:
 
     def redirect(self, node: Node, error: AskError) -> Node:
         raise RedisError(
-            f"{node.name} belongs to a Redis Cluster: its URL begins with redis+cluster://"
+            f"{node.name} belongs to a Redis Cluster: use a URL with redis+cluster://"
         ) from error
 
     def moved(self, node: Node, error: MovedError) -> None:
@@ -87,7 +87,7 @@ class _Base:
 
 class OneServer(_Base):
     has_replicas = False
-    # Nothing takes its place, and a client that hears of the loss at once can act on it.
+    # No server replaces it, and the client can act on an immediate error.
     patience_s = 0.0
 
     def __init__(self, url: RedisUrl) -> None:
@@ -113,10 +113,10 @@ class OneServer(_Base):
 
 
 class SentinelMaster(_Base):
-    """The master of that name (https://redis.io/docs/latest/develop/reference/sentinel-clients/).
+    """The named master (https://redis.io/docs/latest/develop/reference/sentinel-clients/).
 
-    All Sentinels are asked, and the answer of the highest configuration epoch counts: one that
-    was cut off still tells of the old master. A master that is demoted later drops our
+    All Sentinels are asked, and the answer with the highest configuration epoch counts: a Sentinel
+    that was partitioned still names the old master. A master that is demoted later drops our
     connections (Sentinel sends it CLIENT KILL), or answers READONLY.
     """
 
@@ -128,7 +128,7 @@ class SentinelMaster(_Base):
         self._nodes = Nodes(url.settings)
         self._master: Node | None = None
         self._raw_sentinels: list[Redis] = []
-        # One task asks, the others wait for what it hears.
+        # One task asks; the others wait for its result.
         self._asking = asyncio.Lock()
 
     async def node(self, key: str | None) -> Node:
@@ -161,24 +161,24 @@ class SentinelMaster(_Base):
         answers = await asyncio.gather(*map(self._ask, self._url.addresses))
         found = [answer for answer in answers if isinstance(answer, tuple)]
         if not found:
-            raise Unreachable(f"no Sentinel tells of a master {self._url.master_name!r}: {answers}")
+            raise Unreachable(f"no Sentinel knows a master {self._url.master_name!r}: {answers}")
         _, address = max(found)
         node = self._nodes.at(address)
         [role] = await node.ask(("ROLE",))
         if isinstance(role, ResponseError) or role[0] != "master":
-            raise Unreachable(f"{node.name} is to be the master, but is not yet: {role}")
+            raise Unreachable(f"{node.name} is not the master yet: {role}")
         await self._nodes.keep((address,))
         return node
 
     async def _ask(self, sentinel: Address) -> tuple[int, Address] | str:
-        """(epoch, address) of the master, or why it is not known."""
+        """(epoch, address) of the master, or the reason why it is unknown."""
         host, port = sentinel
         settings = {**self._url.sentinel_settings, "host": host, "port": port}
         name = self._url.master_name
         try:
             async with asyncio.timeout(_ASK_TIMEOUT_S), aclosing(Node(settings)) as node:
-                # Only the first tells of a promoted replica before all others follow it, and
-                # only the second has the epoch.
+                # Only the first names a promoted replica before the others follow it; only the
+                # second has the epoch.
                 address, facts = await node.ask(
                     ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name), ("SENTINEL", "MASTER", name)
                 )
@@ -191,7 +191,7 @@ class SentinelMaster(_Base):
 
 
 class Cluster(_Base):
-    """The masters of a Cluster by hash slot (CLUSTER SLOTS), learned anew when one is doubted."""
+    """The masters of a Cluster by hash slot (CLUSTER SLOTS), refreshed after `distrust`."""
 
     has_replicas = True
     patience_s = _FAILOVER_PATIENCE_S
@@ -202,7 +202,7 @@ class Cluster(_Base):
         self._nodes = Nodes(url.settings)
         self._slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._is_current = False
-        # Who should know best, and who probably knows nothing, of the last change.
+        # The nodes that probably know the last change, and that probably do not.
         self._ask_first: Address | None = None
         self._ask_last: Address | None = None
         self._asking = asyncio.Lock()
@@ -225,7 +225,7 @@ class Cluster(_Base):
         await self.node(None)
         keys: dict[Address, str] = {}
         missing = self._masters()
-        # Hashes are spread evenly: a few tries for each master, unless one has few slots.
+        # Hashes are distributed evenly: a few attempts per master, unless one has few slots.
         for number in range(REDIS_CLUSTER_HASH_SLOTS):
             key = f"{prefix}:{number}"
             if (address := self._slots[key_slot(key.encode())]) in missing:
@@ -279,14 +279,14 @@ class Cluster(_Base):
             raise Unreachable(f"no node of the Cluster answers: {failures}")
         self._slots = [None] * REDIS_CLUSTER_HASH_SLOTS
         for first, last, (host, port, *_), *_ in ranges:
-            # A node that does not know its own host leaves it out: it is where it was asked.
+            # A node that does not know its own host omits it: it is the one that was asked.
             self._slots[first : last + 1] = [(host or node.address[0], port)] * (last + 1 - first)
-        # Before the pause for the closing: what is distrusted meanwhile must stay so.
+        # Set before the await below, during which `distrust` may be called.
         self._is_current, self._ask_first, self._ask_last = True, None, None
         await self._nodes.keep(self._masters())
 
     def _whom_to_ask(self) -> Iterator[Address]:
-        """Every node known, the best first, each once."""
+        """All known nodes, the best first, without duplicates."""
         known = [*self._masters(), *self._url.addresses]
         random.shuffle(known)
         known.sort(key=lambda address: address == self._ask_last)
@@ -296,7 +296,7 @@ class Cluster(_Base):
 
 
 def _plain_settings(settings: Any) -> dict[str, Any]:
-    """The settings as redis-py's Sentinel and RedisCluster take them."""
+    """The settings in the form of redis-py's Sentinel and RedisCluster."""
     plain = {
         name: settings[name] for name in settings if name not in ("connection_class", "timeout")
     }

@@ -3,9 +3,9 @@
 A lease expires silently, and a script of one session cannot write to a key of all sessions (it is
 in another slot of a Cluster). So each attempt at a turn is entered in one sorted set before it
 begins, and each worker renews all of its entries with one command per heartbeat. An entry is
-removed when its turn has an end; one that is left behind is found by its old score. The index only
+removed when its turn has ended; an abandoned one is found by its old score. The index only
 says where to look: what is true of a turn is in the session itself (`orphan`), and the fence
-decides who may go on.
+decides which worker may continue it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 INDEX = "hermes:turns"
 # Seconds. A heartbeat that takes longer than the first, or comes later than the second after the
-# one before, is an interruption: nothing is known of the heartbeats of others meanwhile. With less
-# than the first, a renewal each second is never older than what costs a holder its turn (2.5 s).
+# one before, is an interruption: the heartbeats of other workers may have been lost as well. Below
+# the first, a renewal each second is never older than the silence that costs a holder its turn (2.5
+# s).
 _SLOW_S, _LATE_S = 1.0, 2.5
 
 
@@ -44,8 +45,8 @@ class TurnIndex:
     def steady_s(self) -> float:
         """Seconds for which Redis has answered this worker's heartbeats without an interruption.
 
-        A holder that was not heard of for as long is to blame itself; after a shorter time its
-        heartbeats may have been lost as ours were. Infinite until one has failed.
+        A holder that was silent for as long is at fault itself; a shorter silence may be due to the
+        interruption. Infinite until a heartbeat has failed.
         """
         now = asyncio.get_running_loop().time()
         if now - self._asked_at > _SLOW_S or now - self._answered_at > _LATE_S:
@@ -59,20 +60,21 @@ class TurnIndex:
         self._alive.add(entry)
 
     def leave(self, session_id: str, nonce: str, *, is_over: bool) -> None:
-        """The attempt has ended. Unless `is_over`, another worker shall look at it."""
+        """The attempt has ended. Unless `is_over`, another worker is to look at it."""
         entry = f"{session_id} {nonce}"
         self._alive.discard(entry)
         if is_over:
             self._over.add(entry)
 
     def forget(self, entry: str) -> None:
-        """Nobody has to look at it any more; it is removed with the next heartbeat."""
+        """No worker has to look at it any more; the next heartbeat removes it."""
         self._over.add(entry)
 
     async def beat(self, *, stale_s: float, most: int) -> list[str]:
-        """This worker's heartbeat. Returns claimed entries, `most` at most, not heard of so long.
+        """Send this worker's heartbeat. Returns claimed entries, `most` at most.
 
-        What is claimed here is claimed by no other worker for `stale_s`. Raises StoreUnavailable.
+        They have had no heartbeat for `stale_s`, and no other worker claims them for as long.
+        Raises StoreUnavailable.
         """
         clock = asyncio.get_running_loop().time
         over = list(self._over)

@@ -1,6 +1,6 @@
-"""What the worker keeps outside of Redis, each behind a protocol of its own.
+"""The protocols of the stores other than Redis.
 
-Every method raises StorageUnavailable when the store behind it cannot be reached.
+Every method raises StorageUnavailable if its store cannot be reached.
 """
 
 from __future__ import annotations
@@ -17,51 +17,51 @@ if TYPE_CHECKING:
 
 
 class StorageUnavailable(AgentError):
-    """A store other than Redis cannot be reached, or refuses to work."""
+    """A store other than Redis is unreachable, or refuses to work."""
 
     status = 503
     code = "storage_unavailable"
-    message = "A store that this needs cannot be reached at the moment."
+    message = "A store that is needed here is unavailable."
     retry_after_s = 2
 
 
 class BlobMissing(Exception):
-    """There is no such blob (any more)."""
+    """The blob does not exist, or no longer."""
 
 
 class BlobStore(Protocol):
-    """Large texts, content-addressed within their session, written once and never changed."""
+    """Large texts, content-addressed within their session, immutable."""
 
     async def put(self, session_id: str, data: bytes) -> str:
-        """Keep `data`; returns its key, `<session_id>/<sha256>`. Repeating it is harmless."""
+        """Store `data`; returns its key, `<session_id>/<sha256>`. Idempotent."""
         ...
 
     async def get(self, key: str) -> bytes:
-        """Raises BlobMissing. The caller has checked whose session it is."""
+        """Raises BlobMissing. The caller has checked the owner of the session."""
         ...
 
     async def delete_session(self, session_id: str) -> None:
-        """Remove all blobs of the session; none is no error."""
+        """Remove all blobs of the session, if there are any."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Preferences(Protocol):
-    """A principal's settings, the same in all of its sessions."""
+    """The settings of a principal, for all of its sessions."""
 
     async def all(self, principal: str) -> Mapping[str, str]: ...
 
     async def set(self, principal: str, name: str, value: str) -> None: ...
 
     async def delete(self, principal: str, name: str) -> bool:
-        """Whether there was one."""
+        """Whether it existed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Something to remember. `score` is the cosine similarity to what was asked, -1 to 1."""
+    """A remembered text. `score` is its cosine similarity to the query, -1 to 1."""
 
     key: str
     text: str
@@ -69,23 +69,23 @@ class Memory:
 
 
 class LongTermMemory(Protocol):
-    """What a principal's agent remembers across sessions, found by meaning."""
+    """What the agent of a principal remembers across sessions; semantic search."""
 
     async def remember(self, principal: str, key: str, text: str) -> None:
-        """The same `key` again replaces it, so a repeated call has no second effect."""
+        """Store or replace the memory `key`; idempotent."""
         ...
 
     async def recall(self, principal: str, query: str, *, limit: int = 5) -> Sequence[Memory]:
-        """The nearest first; never another principal's."""
+        """The principal's memories that are nearest to `query`, the nearest first."""
         ...
 
     async def forget(self, principal: str, key: str) -> bool:
-        """Whether it was there."""
+        """Whether it existed."""
         ...
 
 
 class Archive(Protocol):
-    """The conversations, for longer than Redis keeps them."""
+    """Conversations, for longer than Redis keeps them."""
 
     async def append(
         self,
@@ -96,40 +96,40 @@ class Archive(Protocol):
         *,
         fence: int,
     ) -> None:
-        """Keep `messages`, the first of which has the index `first`; known ones are left alone.
+        """Store `messages`, the first of which has the index `first`; known ones are skipped.
 
-        `fence` is the session's, under which they were read. Where a message differs from one that
-        was kept under a lower fence, Redis has lost that one and all behind it: they are forgotten.
-        Where a higher fence was here before, nothing is kept: they may be lost ones themselves.
+        `fence` is that of the session when they were read. If a message differs from one that was
+        stored under a lower fence, Redis has lost the latter and all after it: these are removed.
+        If a higher fence is known, nothing is stored: Redis may have lost these messages.
         """
         ...
 
     async def read(self, session_id: str, principal: str) -> Sequence[Message]:
-        """What has been archived of the principal's session, in order; may be nothing."""
+        """The archived messages of the principal's session, in order; may be empty."""
         ...
 
     async def delete(self, session_id: str) -> None: ...
 
 
 class OnceLedger(Protocol):
-    """A second, strict record of `once` calls, for when Redis may lose its last writes."""
+    """A second, strict record of `once` calls, for a Redis that may lose its last writes."""
 
     async def claim(self, session_id: str, call_key: str, arguments_hash: str) -> bool:
-        """True for the first claim of this call ever; only then may it run."""
+        """True for the first claim of this call; only then may it run."""
         ...
 
     async def finish(self, session_id: str, call_key: str, result: str) -> None:
-        """Keep what the call gave."""
+        """Record the result of the call."""
         ...
 
     async def result(self, session_id: str, call_key: str, arguments_hash: str) -> str | None:
-        """What a claimed call gave; None if nobody knows, or it had other arguments."""
+        """The result of a claimed call; None if unknown, or if its arguments differ."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Storages:
-    """What a worker has beside Redis; None is off."""
+    """The stores of a worker other than Redis; None is off."""
 
     blobs: BlobStore | None = None
     preferences: Preferences | None = None

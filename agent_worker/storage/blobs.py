@@ -1,8 +1,8 @@
-"""Large texts in a directory or in S3, over obstore.
+"""Large texts in a directory or in S3, on obstore.
 
-The key is `<session_id>/<sha256>`, so a text is written once and never changed, and writing it
-again is harmless. Its hash is checked at each reading: neither a file system nor a store on the way
-promises that a crash leaves no half-written object.
+The key is `<session_id>/<sha256>`, so a blob is immutable and a write idempotent. Each read
+verifies the hash: neither a file system nor an object store guarantees that a crash leaves no
+partial object.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{16,64}/[0-9a-f]{64}")
-# Of one request; a tool's result is a few MB at most.
+# Seconds of one request; the result of a tool has a few MB at most.
 _TIMEOUT_S = 10
 _CONNECT_TIMEOUT_S = 2
-# Puts are create-only and repeatable, so a retry is safe.
+# Puts are create-only and idempotent, so a retry is safe.
 _RETRIES = 2
-# The first one that is set and not empty counts: AWS's own order, then the library's own name.
+# The first non-empty one is used: AWS's order, then the library's own name.
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 def open_blobs(where: str | Path) -> Blobs:
-    """Blobs in the directory `where`, made on demand, or in `s3://bucket/prefix`.
+    """Blobs in the directory `where`, created if necessary, or in `s3://bucket/prefix`.
 
-    Does no I/O with S3. The endpoint and the keys of S3 come from the environment: AWS_REGION,
-    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and so on; `_endpoint` has the names of the endpoint.
-    Raises StorageSetupError.
+    S3 is not contacted. Its endpoint and credentials come from the environment: AWS_REGION,
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and so on, and `_ENDPOINT_VARIABLES`. Raises
+    StorageSetupError.
     """
     try:
         import obstore  # noqa: F401
     except ImportError as error:
-        raise missing_extra("keeping large results", "blobs") from error
+        raise missing_extra("storing large results", "blobs") from error
     text = str(where)
     if "://" not in text:
         return Blobs(_local(Path(text)))
@@ -58,12 +58,12 @@ def open_blobs(where: str | Path) -> Blobs:
 
 
 def is_blob_key(text: str) -> bool:
-    """Whether `text` could be a key. Nothing else may become part of a path."""
+    """Whether `text` has the form of a key. Nothing else may become part of a path."""
     return _KEY.fullmatch(text) is not None
 
 
 class Blobs:
-    """A BlobStore over any store of obstore."""
+    """A BlobStore on any store of obstore."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -86,33 +86,33 @@ class Blobs:
             response = await self._store.get_async(key)
             data = bytes(await response.bytes_async())
         if hashlib.sha256(data).hexdigest() != key.rpartition("/")[2]:
-            log.error("blob %s is damaged: removed, so that it can be written again", key)
+            log.error("blob %s is corrupt: removed, so that it can be written again", key)
             await self._delete([key])
             raise BlobMissing(key)
         return data
 
     async def delete_session(self, session_id: str) -> None:
-        """Also of a session that goes on: a blob written meanwhile may stay (see the janitor)."""
+        """A blob that a running turn writes meanwhile may remain (see the janitor)."""
         await self._delete_listed(f"{_checked(session_id)}/", lambda entry: True)
 
     async def delete_older_than(self, seconds: float) -> int:
-        """The janitor: remove what was written longer ago; returns how many.
+        """For the janitor: remove blobs that were written longer ago. Returns their number.
 
-        A session that expires in Redis tells nobody, so its blobs wait for this. Give at least a
-        session's longest life (30 days): a blob is never touched again while its session lives.
-        It lists the whole store; in S3 a lifecycle rule of the bucket does the same for less.
+        The blobs of a session that has expired in Redis are only removed here. `seconds` must be at
+        least the longest life of a session (30 days): a blob is not touched while its session
+        lives. This lists the whole store; in S3 a lifecycle rule of the bucket is cheaper.
         """
         oldest = datetime.now(UTC) - timedelta(seconds=seconds)
         return await self._delete_listed(None, lambda entry: entry["last_modified"] < oldest)
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is open."""
 
     async def _delete_listed(self, prefix: str | None, wanted: Callable[[Any], bool]) -> int:
         count = 0
         with _reported("list"):
             async for entries in self._store.list(prefix):
-                # Anything else that lies there is not ours to delete.
+                # Other objects in the store are left alone.
                 keys = [e["path"] for e in entries if is_blob_key(e["path"]) and wanted(e)]
                 await self._delete(keys)
                 count += len(keys)
@@ -120,7 +120,7 @@ class Blobs:
 
     async def _delete(self, keys: list[str]) -> None:
         for key in keys:
-            # One by one: the bulk call stops at the first that somebody else has deleted.
+            # One by one: the bulk call stops at the first one that is missing.
             with _reported("delete"), contextlib.suppress(FileNotFoundError):
                 await self._store.delete_async(key)
 
@@ -133,7 +133,7 @@ def _checked(session_id: str) -> str:
 
 @contextlib.contextmanager
 def _reported(operation: str, *, missing: Callable[[], Exception] | None = None) -> Iterator[None]:
-    """Turn obstore's errors into ours; the details go to the log only."""
+    """Convert obstore's errors to ours; the details are only logged."""
     from obstore.exceptions import BaseError
 
     try:
@@ -152,7 +152,7 @@ def _local(folder: Path) -> ObjectStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageSetupError(
-            f"cannot make the directory {folder} for large results: {error.strerror}"
+            f"cannot create the directory {folder} for large results: {error.strerror}"
         ) from error
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise StorageSetupError(f"cannot write to the directory {folder} for large results")
@@ -171,8 +171,7 @@ def _s3(url: str) -> ObjectStore:
         return S3Store(
             parts.netloc,
             prefix=parts.path.strip("/") or None,
-            # This key wins over all variables, whose order in the library is that of the
-            # environment.
+            # Overrides the variables, which the library takes in the order of the environment.
             config={"aws_endpoint_url_s3": endpoint} if endpoint else None,
             client_options={
                 "timeout": timedelta(seconds=_TIMEOUT_S),
@@ -191,7 +190,7 @@ def _s3(url: str) -> ObjectStore:
 def _endpoint() -> str:
     """The URL of the S3 service; empty: AWS, by region. Raises StorageSetupError.
 
-    Checked here since the library accepts anything, and fails (or panics) at the first request.
+    Validated here: the library accepts anything, and fails (or panics) at the first request.
     """
     for name in _ENDPOINT_VARIABLES:
         if url := os.environ.get(name, ""):

@@ -1,4 +1,4 @@
-"""Texts as vectors, so that what means the same is near. Vectors have the length 1."""
+"""Texts as vectors of length 1: similar meanings are near each other."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 _WORD = re.compile(r"\w+")
 _GRAM = 3
-# A word that is the same counts for more than the pieces that two words share.
+# An equal word counts more than the trigrams that two words share.
 _WORD_WEIGHT = 2.0
 
 
 class Embedder(Protocol):
-    #: Which model, with its version: vectors of two models cannot be compared.
+    #: The model and its version: vectors of different models cannot be compared.
     name: str
-    #: Of every vector.
+    #: The dimension of every vector.
     dimension: int
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -39,9 +39,9 @@ class Embedder(Protocol):
 class HashingEmbedder:
     """Words and their character trigrams, hashed to signed buckets. No model, no network.
 
-    It finds the same and similar words, not synonyms. The same text gives the same vector in
-    every process and version of Python. (Weinberger et al. 2009, "Feature Hashing for Large
-    Scale Multitask Learning", sections 2 and 3)
+    It finds equal and similar words, not synonyms. A text has the same vector in every process and
+    version of Python. (Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask
+    Learning", sections 2 and 3)
     """
 
     def __init__(self, dimension: int = 256) -> None:
@@ -65,7 +65,7 @@ class HashingEmbedder:
 class OpenAIEmbedder:
     """The embeddings of an OpenAI-compatible API: `POST <base_url>/embeddings`.
 
-    `dimension` is what the model gives; another one in an answer is an error.
+    `dimension` is that of the model; vectors of another dimension are an error.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class OpenAIEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         if self._session is None:
-            # Not in __init__: aiohttp wants a running loop.
+            # Not in __init__: aiohttp needs a running loop.
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
         body = {"model": self._model, "input": [*texts], "encoding_format": "float"}
         try:
@@ -111,7 +111,7 @@ class OpenAIEmbedder:
             if len(vector) != self.dimension:
                 raise ValueError(f"vectors of {len(vector)} dimensions instead of {self.dimension}")
             if not all(map(math.isfinite, vector)):
-                raise ValueError("a vector with numbers that are not finite")
+                raise ValueError("a vector contains non-finite numbers")
         return [_unit(vector) for vector in vectors]
 
 
@@ -126,6 +126,6 @@ def _features(text: str) -> Iterator[tuple[str, float]]:
 def _unit(vector: list[float]) -> list[float]:
     norm = math.sqrt(sum(number * number for number in vector))
     if not norm:
-        # No words at all. The cosine of a zero vector is undefined, and indexes leave it out.
+        # No words. The cosine of a zero vector is undefined, and indexes omit it.
         return [1.0, *vector[1:]]
     return [number / norm for number in vector]

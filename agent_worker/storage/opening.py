@@ -1,4 +1,4 @@
-"""Opens the stores that a worker is told to use, and says which are off, and why."""
+"""Opens the configured stores, and reports which are off, and why."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ OFF = "off"
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
-    """Where things are kept. None is what is used by default, "off" is nothing."""
+    """The stores to use. None is the default, "off" disables a store."""
 
     #: A directory, s3://bucket/prefix, or "off"; None: the user's state directory.
     blobs: str | None = None
     #: postgresql://... ; None: off.
     database_url: str | None = None
-    #: http://... ; None: memories are in PostgreSQL.
+    #: http://... ; None: memories are kept in PostgreSQL.
     qdrant_url: str | None = None
     qdrant_api_key: str = field(default="", repr=False)
-    #: Whether PostgreSQL is asked before each `once` call as well.
+    #: Whether each `once` call is recorded in PostgreSQL as well.
     strict_ledger: bool = False
-    #: Of an OpenAI-compatible API; without a model texts are hashed into vectors.
+    #: Of an OpenAI-compatible API; without a model, texts are hashed into vectors.
     embedding_url: str = ""
     embedding_model: str = ""
     embedding_dimension: int = 1536
@@ -45,23 +45,23 @@ class StorageOptions:
 @dataclass(frozen=True, slots=True)
 class Opened:
     storages: Storages
-    #: What keeps what, and what is off: a line for each.
-    told: list[str]
+    #: A line for each store: what it keeps, or that it is off.
+    report: list[str]
     blobs: Blobs | None = None
     postgres: PostgresStorage | None = None
 
 
 @contextlib.asynccontextmanager
 async def open_storages(options: StorageOptions) -> AsyncIterator[Opened]:
-    """The stores, closed again at the end of the block. Raises StorageSetupError.
+    """Open the stores; they are closed at the end of the block. Raises StorageSetupError.
 
-    Without the package that it needs, the default blob store is off; what was asked for by name
-    and can't be had is an error.
+    The default blob store is off if its package is missing; a store that was configured explicitly
+    and cannot be opened is an error.
     """
-    told: list[str] = []
+    report: list[str] = []
     async with contextlib.AsyncExitStack() as stack:
-        blobs = _open_blobs(options, told)
-        postgres = await _open_postgres(options, told)
+        blobs = _open_blobs(options, report)
+        postgres = await _open_postgres(options, report)
         if postgres is not None:
             stack.push_async_callback(postgres.close)
         memory: LongTermMemory | None = postgres.memory if postgres is not None else None
@@ -73,9 +73,9 @@ async def open_storages(options: StorageOptions) -> AsyncIterator[Opened]:
             )
             stack.push_async_callback(qdrant.close)
             memory = qdrant
-            told.append("memories: Qdrant")
+            report.append("memories: Qdrant")
         if memory is None:
-            told.append("off: long-term memory (give --database-url or --qdrant-url)")
+            report.append("off: long-term memory (give --database-url or --qdrant-url)")
         if options.strict_ledger and postgres is None:
             raise StorageSetupError("--strict-ledger needs --database-url")
         storages = Storages(
@@ -85,14 +85,14 @@ async def open_storages(options: StorageOptions) -> AsyncIterator[Opened]:
             archive=postgres.archive if postgres is not None else None,
             once_ledger=postgres.once_ledger if postgres and options.strict_ledger else None,
         )
-        yield Opened(storages, told, blobs, postgres)
+        yield Opened(storages, report, blobs, postgres)
 
 
-def _open_blobs(options: StorageOptions, told: list[str]) -> Blobs | None:
+def _open_blobs(options: StorageOptions, report: list[str]) -> Blobs | None:
     from agent_worker.storage.blobs import open_blobs
 
     if options.blobs == OFF:
-        told.append("off: large texts (--blobs off); large tool results are cut")
+        report.append("off: large texts (--blobs off); large tool results are truncated")
         return None
     try:
         where = options.blobs if options.blobs is not None else _state_folder() / "blobs"
@@ -100,16 +100,16 @@ def _open_blobs(options: StorageOptions, told: list[str]) -> Blobs | None:
     except StorageSetupError as error:
         if options.blobs is not None:
             raise
-        told.append(f"off: large texts ({error}); large tool results are cut")
+        report.append(f"off: large texts ({error}); large tool results are truncated")
         return None
     if options.blobs is not None:
-        told.append(f"large texts: {options.blobs}")
+        report.append(f"large texts: {options.blobs}")
     return blobs
 
 
-async def _open_postgres(options: StorageOptions, told: list[str]) -> PostgresStorage | None:
+async def _open_postgres(options: StorageOptions, report: list[str]) -> PostgresStorage | None:
     if options.database_url is None:
-        told.append("off: preferences and archive (give --database-url)")
+        report.append("off: preferences and archive (give --database-url)")
         return None
     from agent_worker.storage.postgres import PostgresStorage
 
@@ -117,7 +117,7 @@ async def _open_postgres(options: StorageOptions, told: list[str]) -> PostgresSt
     postgres = await PostgresStorage.open(options.database_url, embedder)
     ledger = ", strict ledger of once calls" if options.strict_ledger else ""
     memories = ", memories" if postgres.memory is not None else ""
-    told.append(f"preferences, archive{memories}{ledger}: PostgreSQL")
+    report.append(f"preferences, archive{memories}{ledger}: PostgreSQL")
     return postgres
 
 
@@ -137,6 +137,6 @@ def _embedder(options: StorageOptions) -> Embedder:
 
 
 def _state_folder() -> Path:
-    """Shared by the workers of a user on a machine (XDG Base Directory Specification)."""
+    """Shared by all workers of a user on a machine (XDG Base Directory Specification)."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "agent_worker"

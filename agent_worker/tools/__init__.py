@@ -31,7 +31,7 @@ __all__ = [
 
 
 def default_toolbox(storages: Storages, *, mail_file: Path | None = None) -> Toolbox:
-    """The built-in tools: clock, calculator, notes, and those of the storages that there are."""
+    """The built-in tools: clock, calculator, notes, and those of the configured storages."""
     tools: list[Tool] = [Clock(), Calculator(), NoteSet(), NoteGet(), Produce()]
     if storages.preferences is not None:
         tools += [PreferenceSet(storages.preferences), PreferenceGet(storages.preferences)]

@@ -1,4 +1,4 @@
-"""What a tool is, and the box that holds a worker's tools."""
+"""The protocol of a tool, and the set of a worker's tools."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 
 class Effect(enum.Enum):
-    """What running a tool twice would do; it decides what happens after a crash."""
+    """The effect of running a tool twice; decides whether it runs again after a crash."""
 
-    #: Nothing outside of the session: it may be run again.
+    #: No effect outside of the session: it may run again.
     READ = "read"
-    #: The same as once, if the outside knows it again by its key: it may be run again.
+    #: No further effect, if the external system recognises the key: it may run again.
     IDEMPOTENT = "idempotent"
-    #: Another mail, another payment: it is never run again, even if nobody knows whether it was.
+    #: Another mail, another payment: it never runs again, even if it may not have run at all.
     ONCE = "once"
 
 
 class ToolError(Exception):
-    """The tool cannot do what it was asked; the sentence goes to the model."""
+    """The tool cannot do what it was asked; the message goes to the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """How a tool is offered to a model. `parameters` is a JSON Schema object."""
+    """The description of a tool for a model. `parameters` is a JSON Schema object."""
 
     name: str
     description: str
@@ -38,14 +38,14 @@ class ToolSpec:
 
 @dataclass(slots=True)
 class ToolContext:
-    """What a tool may touch. `notes` is the session's; changes are kept when the step is."""
+    """What a tool has access to. `notes` are the session's, committed with the step."""
 
     notes: MutableMapping[str, str]
     now: Callable[[], datetime]
     principal: str = ""
     session_id: str = ""
-    #: The same in every attempt at this call and in no other: what an external API gets as its
-    #: Idempotency-Key.
+    #: The same in every attempt at this call, and unique to it: the Idempotency-Key for an external
+    #: API.
     idempotency_key: str = ""
 
 
@@ -54,7 +54,7 @@ class Tool(Protocol):
     def spec(self) -> ToolSpec: ...
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
-        """The result as text for the model. Raises ToolError; cancelled at its timeout."""
+        """The result for the model. Raises ToolError; cancelled after its timeout."""
         ...
 
 
@@ -75,11 +75,11 @@ class Toolbox:
         return [tool.spec for tool in self._tools.values()]
 
     def read_only(self) -> Toolbox:
-        """Those that may be run without anybody keeping a record of it."""
+        """The tools that may run without a record."""
         return Toolbox(tool for tool in self._tools.values() if tool.spec.effect is Effect.READ)
 
     def get(self, name: str) -> Tool:
-        """Raises ToolError for a name that the model made up."""
+        """Raises ToolError for an unknown name; models invent names."""
         try:
             return self._tools[name]
         except KeyError:
@@ -90,7 +90,7 @@ def text_argument(arguments: dict[str, Any], name: str, *, limit: int) -> str:
     """The argument as text of 1 to `limit` characters. Raises ToolError."""
     value = arguments.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ToolError(f"{name!r} must be a text")
+        raise ToolError(f"{name!r} must be a non-empty string")
     if len(value) > limit:
-        raise ToolError(f"{name!r} is over {limit} characters")
+        raise ToolError(f"{name!r} exceeds {limit} characters")
     return value.strip()

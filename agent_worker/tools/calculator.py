@@ -1,4 +1,4 @@
-"""Arithmetic on numbers: a syntax tree is walked, nothing is evaluated as Python."""
+"""Arithmetic: interprets a syntax tree; nothing is evaluated as Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent_worker.tools.base import ToolContext
 
 MAX_LENGTH = 200
-# 4096 bits are 1,234 digits: computed in microseconds, and beyond anybody's sum.
+# 4096 bits are 1,234 digits: more than needed, and computed in microseconds.
 _MAX_BITS = 4096
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -31,10 +31,10 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 def calculate(expression: str) -> str:
     """The value of `expression` (+ - * / // % ** and parentheses), as text.
 
-    Raises ToolError for anything else, for a division by zero, and for what grows too large.
+    Raises ToolError for anything else, for a division by zero, and for too large results.
     """
     if len(expression) > MAX_LENGTH:
-        raise ToolError(f"the expression is over {MAX_LENGTH} characters")
+        raise ToolError(f"the expression exceeds {MAX_LENGTH} characters")
     try:
         tree = ast.parse(expression.strip(), mode="eval")
         value = _value(tree.body)
@@ -69,7 +69,7 @@ def _value(node: ast.expr) -> int | float:
 
 def _power(base: int | float, exponent: int | float) -> int | float:
     whole = isinstance(base, int) and isinstance(exponent, int)
-    # Bounded before it is computed: 9**9**9 has 370 million digits.
+    # Checked before it is computed: 9**9**9 has 370 million digits.
     if whole and abs(exponent) * max(int(base).bit_length(), 1) > _MAX_BITS:
         raise OverflowError
     value = base**exponent

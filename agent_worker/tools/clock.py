@@ -1,4 +1,4 @@
-"""The clock. A model's text depends on the time only through this tool's recorded result."""
+"""The clock. A conversation depends on the time only through the recorded result of this tool."""
 
 from __future__ import annotations
 

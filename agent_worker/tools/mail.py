@@ -1,7 +1,6 @@
-"""Sends mail, as far as a demo has a world to send it to: a line in a file.
+"""Sends mail, for demos and tests: appends a line to a file.
 
-What counts is that it behaves like the real thing: nobody can take a sent mail back, or see from
-outside whether it was sent.
+It behaves like real mail: a sent mail cannot be revoked, and whether it was sent cannot be queried.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ MAX_TEXT = 2000
 
 
 class SendMail:
-    """Appends `{"id", "to", "text"}` as one line of JSON to `outbox`, made if need be.
+    """Appends `{"id", "to", "text"}` as one line of JSON to `outbox`, created if necessary.
 
-    `id` is the call's idempotency key: two lines with the same one are a mail sent twice.
+    `id` is the call's idempotency key: two lines with the same id are a mail sent twice.
     """
 
     spec = ToolSpec(
@@ -46,22 +45,22 @@ class SendMail:
         to = text_argument(arguments, "to", limit=MAX_TO)
         text = text_argument(arguments, "text", limit=MAX_TEXT)
         mail = {"id": context.idempotency_key, "to": to, "text": text}
-        # The sync waits for the disk. Cancelled here, the mail may still be sent: class `once`
-        # says just that.
+        # In a thread: fsync waits for the disk. After a cancellation the mail may still be sent,
+        # which class `once` allows for.
         await asyncio.to_thread(self._append, json.dumps(mail).encode() + b"\n")
         return f"sent to {to}"
 
     def _append(self, line: bytes) -> None:
-        """Raises ToolError if nothing was sent, OSError if nobody knows."""
+        """Raises ToolError if nothing was sent, OSError if that is unknown."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
             file = os.open(self._outbox, flags, 0o600)
         except OSError as error:
             raise ToolError(f"no mail can be sent: {error.strerror}") from error
         try:
-            # One write: lines of several processes do not mix.
+            # One write: lines of several processes are not interleaved.
             if os.write(file, line) != len(line):
-                raise OSError("the mail was cut off")
+                raise OSError("the mail was truncated")
             os.fsync(file)
         finally:
             os.close(file)

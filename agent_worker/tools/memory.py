@@ -1,4 +1,4 @@
-"""What the agent remembers of its principal across sessions."""
+"""Tools for what the agent remembers of its principal across sessions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from agent_worker.storage.base import LongTermMemory
     from agent_worker.tools.base import ToolContext
 
-# About a page; embedding it by hashing takes a few milliseconds of the event loop.
+# About a page; hashing it blocks the event loop for a few milliseconds.
 MAX_TEXT = 2000
 MAX_QUERY = 500
-_AWAY = "the memory cannot be reached at the moment"
+_AWAY = "the memory is unavailable"
 
 
 class MemorySave:
@@ -35,10 +35,10 @@ class MemorySave:
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
         text = text_argument(arguments, "text", limit=MAX_TEXT)
         try:
-            # The call's own key: a second attempt writes the same memory again, not another one.
+            # By the call's key, so that a second attempt does not add another memory.
             await self._memory.remember(context.principal, context.idempotency_key, text)
         except StorageUnavailable:
-            raise ToolError(f"{_AWAY}; nothing is known to be saved") from None
+            raise ToolError(f"{_AWAY}; the text may not have been saved") from None
         return "saved"
 
 

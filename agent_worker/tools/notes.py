@@ -1,4 +1,4 @@
-"""Notes under a name, kept in the session. A note is written with the step that wrote it."""
+"""Named notes in the session. A note is committed with the step that sets it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument
 if TYPE_CHECKING:
     from agent_worker.tools.base import ToolContext
 
-# Notes are rewritten as a whole with each step that changes one: at most about 32 KB.
+# Each step that changes a note rewrites all of them: at most about 32 KB.
 MAX_NOTES = 32
 MAX_NAME = 64
 MAX_VALUE = 1000

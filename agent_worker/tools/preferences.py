@@ -1,4 +1,4 @@
-"""The principal's settings, the same in all of its sessions."""
+"""Tools for the principal's settings, which apply to all of its sessions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from agent_worker.storage.base import Preferences
     from agent_worker.tools.base import ToolContext
 
-# All of them are read at once: at most about 64 KB. Calls at the same time may add a few more.
+# All of them are read at once: at most about 64 KB. Concurrent calls may add a few more.
 MAX_PREFERENCES = 64
 MAX_NAME = 64
 MAX_VALUE = 1000
-_AWAY = "the preferences cannot be reached at the moment"
+_AWAY = "the preferences are unavailable"
 
 
 class PreferenceSet:
@@ -42,7 +42,7 @@ class PreferenceSet:
                 raise ToolError(f"there are {MAX_PREFERENCES} preferences already")
             await self._preferences.set(context.principal, name, value)
         except StorageUnavailable:
-            raise ToolError(f"{_AWAY}; nothing is known to be kept") from None
+            raise ToolError(f"{_AWAY}; the setting may not have been saved") from None
         return value
 
 

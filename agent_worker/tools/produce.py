@@ -1,4 +1,4 @@
-"""Makes a text of a given size, to try what happens to large results."""
+"""Produces a text of a given size, to try out large results."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Produce:
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
         size = arguments.get("kilobytes")
-        # True is an int to Python.
+        # bool is a subclass of int.
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_KILOBYTES:
-            raise ToolError(f"'kilobytes' must be a whole number from 1 to {MAX_KILOBYTES}")
+            raise ToolError(f"'kilobytes' must be an integer from 1 to {MAX_KILOBYTES}")
         count = size * _LINES_PER_KILOBYTE
-        # 64 bytes a line, with its end.
+        # Lines of 64 bytes.
         return "".join(
             f"line {number:05} of {count:05} ".ljust(63, ".") + "\n" for number in range(count)
         )

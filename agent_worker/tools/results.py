@@ -1,4 +1,4 @@
-"""Reads a large result piece by piece: the history has only its beginning and its blob's key."""
+"""Reads a part of a large result, of which the history has only a preview and the blob's key."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from agent_worker.storage.base import BlobStore
     from agent_worker.tools.base import ToolContext
 
-# Characters. A piece must not be so large that it would become a blob itself: 32 KB, and a
-# character has up to 4 bytes.
+# Characters. A part must not become a blob itself: the limit is 32 KB, and a character has up to 4
+# bytes.
 MAX_LENGTH = 8000
 _LENGTH = 4000
 # A session's id, a slash, a SHA-256 in hex.
@@ -47,8 +47,8 @@ class ReadResult:
         key = text_argument(arguments, "blob", limit=_MAX_KEY)
         offset = _count(arguments, "offset", default=0, least=0)
         length = min(_count(arguments, "length", default=_LENGTH, least=1), MAX_LENGTH)
-        # The model may have been told any key; a foreign one is as good as none. A turn without a
-        # session has none of its own.
+        # The model may have been given any key: one of another session does not exist. A turn
+        # without a session has none.
         if not context.session_id or key.partition("/")[0] != context.session_id:
             raise ToolError(f"there is no result {key!r} in this session")
         try:
@@ -56,7 +56,7 @@ class ReadResult:
         except BlobMissing:
             raise ToolError(f"there is no result {key!r} in this session") from None
         except StorageUnavailable:
-            raise ToolError("the large results cannot be reached at the moment") from None
+            raise ToolError("large results are unavailable") from None
         end = min(offset + length, len(text))
         if offset >= end:
             raise ToolError(f"the result has {len(text)} characters")
@@ -65,7 +65,7 @@ class ReadResult:
 
 def _count(arguments: dict[str, Any], name: str, *, default: int, least: int) -> int:
     value = arguments.get(name, default)
-    # True is an int to Python.
+    # bool is a subclass of int.
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ToolError(f"{name!r} must be a whole number from {least}")
+        raise ToolError(f"{name!r} must be an integer of at least {least}")
     return value

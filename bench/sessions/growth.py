@@ -6,10 +6,10 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from agent_worker.sessions import Grant, SessionStore, Summary, connect, new_nonce
+from agent_worker.sessions import Grant, Summary, connect, new_nonce
 
 if TYPE_CHECKING:
-    from agent_worker.sessions import Message
+    from agent_worker.sessions import Message, SessionStore
     from bench.sessions.rig import Rig
 
 _LENGTHS = (10, 100, 1_000, 10_000)
@@ -22,7 +22,7 @@ _OWNER = "bench"
 
 async def measure(rig: Rig) -> dict[str, dict[str, float]]:
     client = connect(rig.server.url)
-    store = SessionStore(client)
+    store = client.session_store()
     rows = {}
     for length in _LENGTHS:
         session_id = await _session_of(store, length)

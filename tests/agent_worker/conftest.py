@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """One Valkey for each xdist worker; session ids are random, so tests do not meet."""
+    """One Valkey per xdist worker; session ids are random, so tests are independent."""
     with RedisServer.start() as server:
         yield server
 
@@ -41,7 +41,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def own_redis_server() -> Iterator[RedisServer]:
-    """One for a test that kills it."""
+    """A server of its own, for a test that kills it."""
     with RedisServer.start() as server:
         yield server
 
@@ -55,20 +55,20 @@ async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def redis(client: Client) -> Redis:
-    """redis-py's own client, to look at what the store wrote."""
+    """redis-py's own client, to inspect what the store wrote."""
     return client.raw
 
 
 @pytest.fixture
 def store(client: Client) -> SessionStore:
-    return SessionStore(client)
+    return client.session_store()
 
 
 @pytest.fixture
 async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
     """Start workers in this process: `await start_worker(engine=..., name=..., lease_s=...)`."""
     running: list[tuple[RunningWorker, Client]] = []
-    # What the workers of other tests left behind is none of this one's.
+    # Without entries of workers of other tests.
     async with aclosing(redis_asyncio.from_url(redis_server.url)) as raw:
         await raw.delete(INDEX)
 

@@ -1,4 +1,4 @@
-"""The chaos harness of the sessions: its audit of all that Redis writes finds what is wrong."""
+"""The chaos harness of the sessions: its audit of all writes to Redis finds violations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def broken(tally: Tally) -> list[str]:
 
 
 class Redis:
-    """Says what MONITOR would say of scripts; the clock is the test's."""
+    """Produces MONITOR's output for scripts; the clock is the test's."""
 
     def __init__(self) -> None:
         self.tally = Tally()
@@ -57,7 +57,7 @@ class Redis:
         taken_over: str = "",
         is_resumed: bool = False,
     ) -> str:
-        """`taken_over`: the turn to go on with; nothing was heard of its holder for 300 ms.
+        """`taken_over`: the turn to take over, whose holder has been silent for 300 ms.
 
         `is_resumed`: by its key.
         """

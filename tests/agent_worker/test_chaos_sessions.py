@@ -1,4 +1,4 @@
-"""The chaos harness of the sessions: a short run, and that its checks find what is wrong."""
+"""The chaos harness of the sessions: a short run; its checks find violations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def broken(tally: Tally) -> list[str]:
 
 
 def said(*contents: str) -> list[dict[str, Any]]:
-    """A right history: each question with what the script answers."""
+    """A correct history: each question with the script's answer."""
     messages: list[dict[str, Any]] = []
     for content in contents:
         messages.append({"role": "user", "content": content})
@@ -76,7 +76,7 @@ def judged(messages: list[dict[str, Any]], fences: Sequence[int] = ()) -> list[s
 def test_a_right_history_passes() -> None:
     messages = said("hello u-1", MAIL, "how many messages? u-3")
     assert judged(messages, [1, 1, 2, 2, 2, 2, 2, 3, 3]) == []
-    # A turn that was cut short, before its answer.
+    # An interrupted turn, before its answer.
     assert judged([*messages, {"role": "user", "content": "u-4"}, *said("u-5")[:1]]) == []
 
 
@@ -88,7 +88,7 @@ def test_an_answer_to_another_history_breaks_3() -> None:
 @pytest.mark.parametrize("index", range(2, 6))
 def test_a_lost_message_breaks_3(index: int) -> None:
     messages = said("hello u-1", MAIL)
-    # Of the last one nobody can say whether its turn was finished.
+    # Whether the turn of the last one was finished is unknown.
     assert len(messages) == 7
     del messages[index]
     assert "3" in judged(messages)
@@ -275,7 +275,7 @@ def test_a_transcript_forgets_what_was_rewound() -> None:
 
 
 def stream(*ids: str, turn: int = 1, end: str = "done") -> TurnStream:
-    """What a client heard of a turn, the last event of which has the name `end`."""
+    """What a client received of a turn, whose last event has the name `end`."""
     found = TurnStream(turn)
     for event_id in ids:
         name = end if event_id == ids[-1] else "message.delta"
@@ -284,7 +284,7 @@ def stream(*ids: str, turn: int = 1, end: str = "done") -> TurnStream:
 
 
 def stream_judged(found: TurnStream, **arguments: Any) -> list[str]:
-    """Of a turn that began with the fence 1 and went on with 2, and one that began with 3."""
+    """Of a turn that began with the fence 1 and continued with 2, and one that began with 3."""
     tally = Tally()
     log = [(event_id, "message.delta", "{}") for event_id in ("1-1", "1-2", "2-1", "3-1")]
     log[2] = ("2-1", "done", "{}")
@@ -295,7 +295,7 @@ def stream_judged(found: TurnStream, **arguments: Any) -> list[str]:
 
 def test_a_stream_over_two_workers_that_has_all_of_its_turn_passes() -> None:
     assert stream_judged(stream("1-1", "1-2", "2-1")) == []
-    # Its turn was cut short; what another client made of it since is not its concern.
+    # Its turn was interrupted; what another client received of it since does not matter.
     assert stream_judged(stream("1-1", "1-2", end="message.delta")) == []
 
 
@@ -346,7 +346,7 @@ def test_a_result_may_be_told_twice_but_not_otherwise_than_it_is_kept() -> None:
         {"msgs": 1001},  # not together
         {"req": -1},  # never
         {"ev": -1},
-        {"lease": 1001},  # behind the others
+        {"lease": 1001},  # later than the others
     ],
 )
 def test_keys_that_do_not_expire_together_break_7(other: dict[str, int]) -> None:
@@ -358,7 +358,7 @@ def test_keys_that_do_not_expire_together_break_7(other: dict[str, int]) -> None
     assert broken(tally) == ["7"]
 
 
-# What the harness has found.
+# Regressions found by the harness.
 
 
 async def test_who_follows_from_before_the_first_event_lacks_none(store: SessionStore) -> None:
@@ -388,13 +388,13 @@ async def test_a_begin_repeated_behind_another_turn_appends_nothing(
     assert [message["content"] for message in history] == ["one", "two"]
 
 
-# What a run has to meet with; whether a conversation is deleted is left to chance.
+# Required in a run; whether a conversation is deleted is random.
 MET = {
     *(INVARIANTS.keys() - {"deleted"}),
     "turns done", "workers killed", "workers drained", "replies dropped",
     "streams resumed to their end", "mails sent",
 }  # fmt: skip
-# In which moment of which turn a fault strikes is in no seed: so many runs may be needed for all.
+# The seed does not determine when a fault strikes: up to this number of runs may be needed.
 RUNS = 3
 
 

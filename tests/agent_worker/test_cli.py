@@ -1,4 +1,4 @@
-"""The command line as a person uses it: real processes, real signals."""
+"""The command line: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_worker_starts_serves_and_ends(
             line,
         )
         assert match, line
-        assert "everybody is let in" in await worker.line()
+        assert "every client is accepted" in await worker.line()
         assert [await worker.line() for _ in range(2)] == [
             "off: preferences and archive (give --database-url)",
             "off: long-term memory (give --database-url or --qdrant-url)",
@@ -143,7 +143,7 @@ async def test_sigterm_lets_a_running_turn_finish(
 async def test_sigterm_leaves_open_connections_their_hearing(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
-    """A body that still arrives is answered, and a socket whose turn runs is still heard."""
+    """A request in transit is answered, and a socket with a running turn is still read."""
     options = ("--port", "0", "--redis-url", redis_server.url, "--token-interval", "20ms")
     async with Process(*options) as worker:
         url = await worker.url()
@@ -174,7 +174,7 @@ async def test_sigterm_leaves_open_connections_their_hearing(
             worker.process.send_signal(signal.SIGTERM)
             while "waiting for" not in await worker.line():
                 pass
-            # It says so a moment before its sockets know; they all do once the idle one is closed.
+            # It reports that before its sockets drain; they all do once the idle one is closed.
             assert [frame async for frame in idle] == []
             await socket.send_json({"content": "once more"})
             rest.set()
@@ -200,7 +200,7 @@ async def test_a_stopping_worker_waits_for_the_rest_of_a_request(
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         )
         writer.write(body[:5])
-        # Answered behind the other on its way: so the worker has the other too.
+        # Sent after the other one: its answer shows that the worker has both.
         await new_session(http, url)
         worker.process.send_signal(signal.SIGTERM)
         while "stopping" not in await worker.line():
@@ -216,7 +216,7 @@ async def test_a_stopping_worker_waits_for_the_rest_of_a_request(
 async def test_sigterm_closes_connections_that_have_nothing_more_to_wait_for(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
-    """Idle ones at once, one with a stream behind it; the drain goes on meanwhile."""
+    """Idle ones at once, one with a stream after it; the drain continues meanwhile."""
     options = ("--port", "0", "--redis-url", redis_server.url, "--token-interval", "20ms")
     async with Process(*options, "--drain-timeout", "10m") as worker:
         url = await worker.url()
@@ -233,7 +233,7 @@ async def test_sigterm_closes_connections_that_have_nothing_more_to_wait_for(
             + body
         )
         await busy.readuntil(b"message.delta")
-        # It runs for longer than the test may.
+        # It runs for longer than the test's timeout.
         async with say(http, url, sids[1], "write 9999 words", Accept="text/event-stream") as long:
             await anext(read_events(long))
             worker.process.send_signal(signal.SIGTERM)

@@ -51,7 +51,7 @@ async def read(http: ClientSession, worker: RunningWorker, sid: str) -> dict:
 
 
 async def error_of(response: aiohttp.ClientResponse) -> str:
-    """The error's code; the body must have exactly the shape that is promised."""
+    """The error's code; the body must have exactly the documented form."""
     body = await response.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"code", "message"}
@@ -161,7 +161,7 @@ async def test_each_event_is_sent_at_once(http: ClientSession, start_worker: Sta
         worker.sessions(sid, "messages"), json={"content": "x"}, headers=SSE
     ) as response:
         events = read_events(response)
-        # The engine waits for us: what it said before must be here already.
+        # The engine waits: its earlier text must have arrived.
         assert (await anext(events)).data == {"content": "one "}
         engine.gate.set()
         assert [event.name async for event in events] == ["message.delta", "done"]

@@ -1,4 +1,4 @@
-"""The agent loop with a port that records: what is emitted, what is committed."""
+"""The agent loop with a recording port: emitted events and commits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RecordingPort:
         self.can_rewind = can_rewind
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.commits: list[Part] = []
-        #: Of each step, whether another worker could have gone on with it.
+        #: For each step, whether another worker could have continued it.
         self.spoken: list[bool] = []
 
     @contextlib.contextmanager
@@ -123,7 +123,7 @@ async def test_a_step_with_a_tool_is_committed_before_it_runs_and_its_result_beh
     ]
     assert [commit.is_step for commit in port.commits] == [True, False, True]
     assert [commit.ends_turn for commit in port.commits] == [False, False, True]
-    # The ledger's record of the call may go: its result is in the history.
+    # The ledger's record can be removed: the result is in the history.
     assert port.commits[1].settled == ["1.0"]
     assert engine.histories[1] == [USER, asked, result]
 
@@ -241,7 +241,7 @@ async def test_a_client_that_leaves_during_tools_stops_them_all() -> None:
     assert stopped.is_set()
 
 
-# An engine whose answer breaks off.
+# Interrupted answers.
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ async def test_an_answer_that_breaks_off_goes_on(
 async def test_the_calls_of_an_answer_that_breaks_off_run_once(
     no_backoff: None, can_continue: bool
 ) -> None:
-    """Its calls count only with its end; those of the step before are not run again."""
+    """Calls count only with the end of an answer; those of the step before are not repeated."""
     runs: list[str] = []
 
     async def look(arguments: Any, context: Any) -> str:
@@ -327,14 +327,14 @@ async def test_a_continuation_that_is_refused_is_rewound(no_backoff: None) -> No
 @pytest.mark.parametrize(
     ("steps", "can_continue", "can_rewind", "requests"),
     [
-        # Before the first piece it is the engine's own to try again.
+        # Before the first piece the engine itself retries.
         ([[EngineCut()]], True, True, 1),
-        # What is no cut may come again just so.
+        # Other failures are not retried.
         ([[*words("a"), EngineFailed()]], True, True, 1),
         # The client could not drop what it has.
         ([[*words("a"), EngineCut()]], False, False, 1),
         ([[*words("a"), EngineCut()], [CannotContinue()]], True, False, 2),
-        # Two retries, whether anything comes in between or not.
+        # Two retries, with or without text in between.
         ([[*words("a"), EngineCut()]] * 3, True, True, 3),
         ([[*words("a"), EngineCut()], [EngineCut()], [EngineCut()]], True, True, 3),
         ([[*words("a"), EngineCut()]] * 3, False, True, 3),

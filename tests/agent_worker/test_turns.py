@@ -1,4 +1,4 @@
-"""Turns on a real store: the lease is taken, kept, and given back, whatever happens."""
+"""Turns on a real store: the lease is taken, kept, and always freed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from agent_worker.errors import EngineFailed, LeaseLost, SessionNotFound, StoreUnavailable, TurnBusy
 from agent_worker.metrics import Metrics
 from agent_worker.models import ScriptedEngine, StepRequest, TextDelta, ToolCall
-from agent_worker.runtime import AgentLoop, Bells, LargeTexts, ToolCalls, TurnRequest, Turns
+from agent_worker.runtime import AgentLoop, LargeTexts, Notifier, ToolCalls, TurnRequest, Turns
 from agent_worker.runtime import turn as turn_module
 from agent_worker.runtime.holders import Holders
 from agent_worker.sessions import SessionStore, connect, session_keys
@@ -22,6 +22,7 @@ from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox, default_toolbox
 from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
+from tests.support.agent.sessions import open_store
 from tests.support.sse import event_order
 from tests.support.waiting import until
 
@@ -46,7 +47,7 @@ class Harness:
         self.turns = Turns(
             store,
             AgentLoop(engine, calls, self.metrics),
-            Bells(client),
+            Notifier(client),
             Holders(client, store.index),
             self.metrics,
             window=10_000,
@@ -224,7 +225,7 @@ async def test_a_long_turn_keeps_its_lease_by_renewing(
     store.renew = counted  # type: ignore[method-assign]
     worker = harness(engine := GatedEngine())
     task = spawn(worker.turn(sid, "first"), name="turn")
-    # Four thirds of a lease: it would have run out.
+    # Four thirds of a lease: it would have expired.
     await until(lambda: len(renewed) >= 4)
     engine.gate.set()
     assert (await task).content == "one two"
@@ -359,7 +360,7 @@ async def test_a_turn_whose_redis_stays_away_gives_up_with_its_lease(
     own_redis_server: RedisServer,
 ) -> None:
     client = connect(own_redis_server.url)
-    store = SessionStore(client, lease_s=0.4)
+    store = open_store(client, lease_s=0.4)
     sid = await store.create(ME, {})
     worker = Harness(client, store, engine := GatedEngine())
     task = spawn(worker.turn(sid, "first"), name="turn")
@@ -403,7 +404,7 @@ async def test_cancel_all_waits_for_a_once_call_whose_client_had_left_before(
     client = spawn(worker.turn(sid, "x"), name="turn")
     await begun.wait()
     client.cancel()
-    # It is waited for now, in the turn that was cancelled.
+    # The cancelled turn is waiting for it now.
     for _ in range(9):
         await asyncio.sleep(0)
     stopping = spawn(worker.turns.cancel_all(), name="stopping")
@@ -421,8 +422,8 @@ async def test_cancel_all_waits_for_a_once_call_whose_client_had_left_before(
 async def test_a_client_that_does_not_take_the_error_is_no_client_any_more(
     store: SessionStore, redis: Redis, harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever serves it breaks the connection off then, and does not end it well."""
-    monkeypatch.setattr(turn_module, "_TELL_S", 0.05)
+    """The endpoint then resets the connection instead of ending it normally."""
+    monkeypatch.setattr(turn_module, "_LAST_EVENT_S", 0.05)
     sid = await store.create(ME, {})
     worker = harness(PlannedEngine([EngineFailed()]))
 

@@ -233,7 +233,7 @@ async def test_of_the_messages_that_interrupt_one_waits_and_the_others_are_refus
     worker = await start_worker()
     sid = await create(http, worker)
     nonce = new_nonce()
-    # A turn of a worker that hears nothing.
+    # A turn of a worker without notifications.
     await store.begin(sid, "anonymous", {"role": "user", "content": "first"}, nonce=nonce)
     async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
         for n in range(5):
@@ -245,7 +245,7 @@ async def test_of_the_messages_that_interrupt_one_waits_and_the_others_are_refus
         await store.release(sid, "anonymous", nonce)
         while (event := await receive(socket)).name != "done":
             assert event.name == "message.delta"
-        # The place is free again.
+        # Another message is accepted.
         await socket.send_json({"content": "and now", "policy": "interrupt"})
         while (event := await receive(socket)).name != "done":
             assert event.name == "message.delta"
@@ -296,7 +296,7 @@ async def test_a_drain_waits_for_what_a_socket_still_sends(
     monkeypatch: pytest.MonkeyPatch,
     is_stalled: bool,
 ) -> None:
-    """The last events come from the log, behind the turn's end. A stalled one holds up nothing."""
+    """The last events are sent after the turn's end. A stalled client blocks nothing."""
     worker = await start_worker(engine=(engine := GatedEngine()))
     endpoint, gate = worker.worker.websocket, asyncio.Event()
     async with http.ws_connect(worker.sessions(await create(http, worker), "ws")) as socket:
@@ -313,7 +313,7 @@ async def test_a_drain_waits_for_what_a_socket_still_sends(
         monkeypatch.setattr(websocket, "_CLOSE_TIMEOUT_S", 0.05 if is_stalled else 60.0)
         engine.gate.set()
         await worker.worker.turns.wait_idle()
-        told = spawn(endpoint.wait_told(), name="told")
+        told = spawn(endpoint.wait_delivered(), name="told")
         if is_stalled:
             await told
         else:

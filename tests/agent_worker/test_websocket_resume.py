@@ -1,4 +1,4 @@
-"""Sockets come and go: what a client has missed, it gets; and nothing waits for a slow one."""
+"""Reconnecting sockets: a client gets what it missed; and a slow one blocks nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENDS = {"done", "error", "reset"}
 
 
 async def rest(socket: ClientWebSocketResponse) -> list[Event]:
-    """What comes until the turn's end."""
+    """The events until the turn's end."""
     events = [await receive(socket)]
     while events[-1].name not in ENDS:
         events.append(await receive(socket))
@@ -38,7 +38,7 @@ async def rest(socket: ClientWebSocketResponse) -> list[Event]:
 
 
 async def says_nothing_more(socket: ClientWebSocketResponse) -> None:
-    """It answers in order, and what it says next is this."""
+    """It answers in order: this must be its next message."""
     await socket.send_json({"content": ""})
     assert (await receive(socket)).data["code"] == "bad_request"
 
@@ -48,7 +48,7 @@ async def says_nothing_more(socket: ClientWebSocketResponse) -> None:
 async def test_a_client_comes_back_from_wherever_it_was(
     http: ClientSession, start_worker: StartWorker, how: str, is_finished: bool
 ) -> None:
-    """At another worker, each time with the next event as its last."""
+    """On another worker, each time with the next event as its last one."""
     gates = [asyncio.Event() for _ in range(5)]
     words = [item for n, gate in enumerate(gates) for item in (*speech(f"{n} "), gate)]
     worker = await start_worker(engine=PausedEngine(words))
@@ -72,7 +72,7 @@ async def test_a_client_comes_back_from_wherever_it_was(
             events.append(await receive(socket))
     assert [event.name for event in events] == ["message.delta"] * 5 + ["done"]
     assert deltas(events) == events[-1].data["content"] == "0 1 2 3 4 "
-    # Whoever has all of it gets nothing, and can go on.
+    # A client that has everything gets nothing, and can continue.
     url = other.sessions(sid, "ws") + f"?last_event_id={events[-1].id}"
     async with http.ws_connect(url) as socket:
         await says_nothing_more(socket)
@@ -217,7 +217,7 @@ async def test_a_repeated_key_gets_the_first_answer(
 async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_once(
     http: ClientSession, start_worker: StartWorker, has_last: bool, is_finished: bool
 ) -> None:
-    """Whether its turn still runs or not, and whether the client says what it has or not."""
+    """With a running and a finished turn, with and without the last id."""
     worker, other = await start_worker(engine=(engine := GatedEngine())), await start_worker()
     sid = await create(http, worker)
     async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
@@ -234,7 +234,7 @@ async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_on
         assert deltas(events) == ("two" if has_last else "one two")
         assert events[-1].name == "done"
         await says_nothing_more(socket)
-        # Another time it is a question of its own.
+        # Later it is a question of its own.
         await socket.send_json(KEYED)
         assert deltas(await rest(socket)) == "one two"
 
@@ -242,7 +242,7 @@ async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_on
 async def test_a_turn_that_ends_while_its_message_is_sent_again_is_told(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis said that it runs, and then, behind which event the session is."""
+    """Redis reported that it runs, and then the last event of the session."""
     worker, other = await start_worker(engine=(engine := GatedEngine())), await start_worker()
     sid = await create(http, worker)
     async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
@@ -282,7 +282,7 @@ async def test_a_turn_that_was_cut_short_goes_on_by_its_key_behind_the_last_even
         await socket.send_json(KEYED)
         events = await rest(socket)
         if events[0].name == "error":
-            # It was told that the turn is unfinished, before it asked for the rest.
+            # It learned that the turn is unfinished before it asked for the rest.
             assert events[0].data["code"] == "turn_interrupted"
             events = await rest(socket)
     assert deltas(events) == "two"
@@ -318,13 +318,13 @@ async def test_messages_with_keys_do_not_pile_up(
     assert at_once == [2] * 5
 
 
-# Slow readers, lost stores.
+# Slow readers, outages.
 
 
 async def test_a_client_that_does_not_read_holds_up_nothing_and_costs_little(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """12 MB wait for it, in Redis: of the turn's events none is lost, and few are in memory."""
+    """12 MB wait for it in Redis: none of the turn's events is lost, and few are in memory."""
     text = "x" * 8000
     worker = await start_worker(
         engine=PlannedEngine([TextDelta(f"{n} {text}") for n in range(1500)])
@@ -354,7 +354,7 @@ async def test_a_turn_whose_worker_lost_its_lease_is_told_to_its_end(
     async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
         await socket.send_json({"content": "x"})
         await receive(socket)
-        # Another worker has it, and dies: the follower's own goes on with it.
+        # Another worker has it, and dies: the follower's worker continues it.
         (meta, lease, *_), nonce = session_keys(sid), new_nonce()
         fence = await redis.hget(meta, "fence")
         await redis.set(lease, f"{fence}|w.{nonce}")
@@ -385,7 +385,7 @@ async def test_redis_that_is_lost_amid_a_turn_is_one_error_and_the_socket_stays_
 async def test_frames_of_many_reconnections_are_each_there_once(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """The socket is cut off wherever it is, again and again, without a close."""
+    """The socket is cut repeatedly, at any place, without a close."""
     worker = await start_worker(engine=PlannedEngine([TextDelta(f"{n} ") for n in range(400)]))
     sid = await create(http, worker)
     url, events = worker.sessions(sid, "ws"), []

@@ -1,20 +1,20 @@
--- Put before every script of this folder. The rules that all of them keep:
---   1. Only the holder of the lease (fence|nonce) writes while a turn runs; a lease that is
---      missing or another's refuses the write, so a zombie changes nothing.
---   2. Nobody but the owner gets past `refusal`.
---   3. Only `create` brings `meta` into being; everything else refuses where it is missing, so
---      a late write cannot resurrect a deleted or expired session.
---   4. Each accepted write to the history or the turn adds 1 to `version`. (What a step emits
---      and what its tools record is below a step, and does not.)
---   5. Each can be repeated with the same arguments without a second effect, so a lost reply
---      may be retried.
---   6. Fields that a newer worker of the same schema added are left alone; those that an older
---      one did not write yet have a default.
+-- Prepended to every script of this folder. The rules of all scripts:
+--   1. While a turn runs, only the holder of the lease (fence|nonce) writes. Without the lease a
+--      write is refused, so a zombie changes nothing.
+--   2. `refusal` admits the owner only.
+--   3. Only `create` creates `meta`; all others refuse if it is missing, so a late write cannot
+--      resurrect a deleted or expired session.
+--   4. Each accepted write to the history or the turn adds 1 to `version`. (Events and tool records
+--      within a step do not.)
+--   5. Each is idempotent: repeated with the same arguments it has no second effect, so it may be
+--      retried after a lost reply.
+--   6. Fields that a newer worker of the same schema added are not changed; those that an older one
+--      did not write have a default.
 local META, LEASE, MSGS, TOOLS, EV, REQ, INBOX = unpack(KEYS)
 local SCHEMA = 1
 local KEPT_EVENTS, MOST_EVENTS = 2000, 20000
 local EVENTS_MS = 3600 * 1000
--- The latest attempts that had a turn, turns and commits, by which a repetition is known.
+-- The number of attempts, turns and commits that are remembered to recognise a repetition.
 local KNOWN = 32
 
 local PRINCIPAL, SESSION = ARGV[1], ARGV[2]
@@ -47,7 +47,7 @@ local function refusal()
   return nil
 end
 
--- Why the holder of `lease` may not write, or nil.
+-- The refusal of a write under `lease`, or nil.
 local function refused_holder(lease)
   local refused = refusal()
   if refused then
@@ -59,9 +59,9 @@ local function refused_holder(lease)
   return nil
 end
 
--- The keys of a session expire together: SLIDING_MS from now (or `rest_ms`, if it has one, while no
--- turn runs), ABSOLUTE_MS from its creation. Two have a shorter life of their own: the lease, and
--- the events once no turn runs.
+-- The keys of a session expire together: SLIDING_MS from now (or `rest_ms`, if it is set, while no
+-- turn runs), at most ABSOLUTE_MS from its creation. Two have a shorter life: the lease, and the
+-- events while no turn runs.
 local function touch(now)
   local created, status, rest_ms = unpack(redis.call('HMGET', META, 'created', 'status', 'rest_ms'))
   local life = status ~= 'running' and tonumber(rest_ms) or SLIDING_MS
@@ -74,7 +74,7 @@ local function touch(now)
   end
 end
 
--- No turn runs any more: the events are kept for those who reconnect.
+-- No turn runs any more: the events are kept for clients that reconnect.
 local function rest_events(now)
   local created, rest_ms = unpack(redis.call('HMGET', META, 'created', 'rest_ms'))
   local life = math.min(EVENTS_MS, tonumber(rest_ms) or SLIDING_MS)
@@ -82,8 +82,8 @@ local function rest_events(now)
   redis.call('PEXPIREAT', EV, int(math.min(now + life, tonumber(created) + ABSOLUTE_MS)))
 end
 
--- `words` from `first` on: a count, then id, name and data of each event -> the index behind them.
--- An id that is not above the last one was appended before: this is a repetition.
+-- `words` from index `first`: a count, then id, name and data of each event -> the next index.
+-- An id that is not greater than the last one was appended before: the call is a repetition.
 local function append_events(words, first)
   local count = tonumber(words[first])
   for i = first + 1, first + 3 * count, 3 do
@@ -109,7 +109,7 @@ local function nonce_of(lease)
   return lease and string.match(lease, '|(.*)$')
 end
 
--- For how many ms the holder of the lease has not been heard of: each of its writes renews it.
+-- The ms since the last heartbeat of the lease's holder: each of its writes renews the lease.
 local function silence_ms()
   local left = redis.call('PTTL', LEASE)
   return math.max(0, (tonumber(redis.call('HGET', META, 'lease_ms')) or left) - left)
@@ -120,9 +120,9 @@ local function holder()
   return string.match(redis.call('GET', LEASE) or '', '|(%w+)%.') or ''
 end
 
--- Who goes on with the turn that began with the fence `turn`: 'over' (nobody shall: it is finished,
--- has failed, was stopped for another message, or another turn has begun), 'stopping' (it shall
--- end for another message), 'free', or 'held'; and for how many ms its holder was not heard of.
+-- The state of the turn that began with the fence `turn`, and the ms since its holder's last
+-- heartbeat. 'over': not to be continued (finished, failed, stopped for another message, or another
+-- turn has begun); 'stopping': held, and asked to stop for another message; 'free'; 'held'.
 local function state_of(turn)
   local current, status, failed, stop = unpack(redis.call('HMGET', META, 'turn_event',
     'status', 'turn_failed', 'stop'))
@@ -139,9 +139,9 @@ local function state_of(turn)
   return 'held', silence_ms()
 end
 
--- The session's last turn: the fence of its begin ('0': there was none), who goes on with it (as
--- `state_of`, but 'over' if it was given back and not left to others), and for how many ms its holder was not
--- heard of.
+-- The session's last turn: the fence of its begin ('0': there is none), its state (as `state_of`, but
+-- 'over' if it was released and not left to other workers), and the ms since its holder's last
+-- heartbeat.
 local function last_turn()
   local turn_event, status, left = unpack(redis.call('HMGET', META, 'turn_event', 'status', 'left'))
   local turn = string.match(turn_event or '', '^%d+') or '0'
@@ -149,7 +149,7 @@ local function last_turn()
   return turn, status == 'interrupted' and not left and 'over' or state, int(silent_ms)
 end
 
--- A list of words, the latest first, without those beyond KNOWN; a space is around each.
+-- A list of words, the latest first, truncated to KNOWN; each is surrounded by spaces.
 local function latest(words)
   local kept, count = ' ', 0
   for one in string.gmatch(words, '%S+') do

@@ -1,7 +1,7 @@
--- Keep events of a running turn, before anybody sees them. It renews the lease as well. A last
--- event `error` ends the turn for whoever would take it over.
--- ARGV: lease, count, then id, name, data (JSON) of each event -> {'OK', '1' if it shall stop}
---       | {'LOST'}
+-- Append events of a running turn, before they are sent. Renews the lease. After a last event
+-- `error` the turn is not taken over.
+-- ARGV: lease, count, then id, name, data (JSON) of each event
+-- -> {'OK', '1' if the turn is asked to stop} | {'LOST'}
 local refused = refused_holder(ARGV[5])
 if refused then
   return refused

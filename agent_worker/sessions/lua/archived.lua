@@ -1,8 +1,7 @@
--- For the archive: the messages before this index are in it, as they were under this fence. If
--- another turn has begun since, a failover may have come before it, and what was read may be lost:
--- the mark stays, and they are to be read again. Without another turn they can only have become
--- fewer.
--- ARGV: index, fence -> {'OK', how many are not} | {'NO_SESSION'}
+-- For the archive: the messages before this index are archived, as read under this fence. If another
+-- turn has begun since, a failover may have preceded it, and the messages may be lost: the watermark
+-- stays, and they are to be read again. Without another turn there can only be fewer messages.
+-- ARGV: index, fence -> {'OK', number of messages that are not archived} | {'NO_SESSION'}
 local fence, archived = unpack(redis.call('HMGET', META, 'fence', 'archived'))
 if not fence then
   return { 'NO_SESSION' }

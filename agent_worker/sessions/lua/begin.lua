@@ -1,29 +1,29 @@
--- Start a turn: take the lease, raise the fence and append the user's message, in one write.
--- What waits in the inbox opens the same turn, before the message.
--- ARGV: nonce, lease ms, message (JSON, '' = only what waits), Idempotency-Key or '', fingerprint,
---       key life ms, most keys kept, policy ('reject' | 'enqueue'), most that may wait,
---       most bytes of a history, fence with which the turn began that is to be taken over or '',
---       how long (ms) a holder must not have been heard of for its turn to be resumed ('' = until
---       its lease is over), how often in a row a turn may be resumed without progress after its
---       holder died, data (JSON) of the `error` that ends it then
+-- Begin a turn: take the lease, raise the fence and append the user's message, in one write.
+-- Queued messages open the same turn, before the message.
+-- ARGV: nonce, lease ms, message (JSON, '' = queued ones only), Idempotency-Key or '', fingerprint,
+--       key life ms, maximum of keys, policy ('reject' | 'enqueue'), maximum of queued messages,
+--       maximum bytes of a history, fence of the begin of the turn to take over or '',
+--       ms of silence of a holder after which its turn can be resumed ('' = until its lease expires),
+--       maximum of deaths in a row without progress, data (JSON) of the `error` that ends the turn
+--       then
 -- -> {'GRANTED' | 'RESUME' | 'ORPHAN', fence, version, step, index of the turn's first message,
 --     notes (JSON), summary, index of the first message below, last event's id, id of the last
 --     event before the unfinished step, text of that step that was emitted, `<fence>-0` of the
 --     turn's first begin, messages...}
 --    GRANTED  a new turn
 --    ORPHAN   a new turn; the one before it was never finished
---    RESUME   an unfinished turn goes on, its key's own or the one to be taken over; its message
---             is already in the history
+--    RESUME   an unfinished turn continues, the key's own or the one to take over; its message is
+--             in the history already
 -- -> {'REPLAY', fence, step, is_final, id of its `done`, `<fence>-0` of its first begin or '',
 --     messages of the finished turn...}
--- -> {'QUEUED', how many wait} | {'INBOX_FULL'} | {'EMPTY'} nothing waits
+-- -> {'QUEUED', number of queued messages} | {'INBOX_FULL'} | {'EMPTY'} no message is queued
 -- -> {'BUSY', remaining lease ms} | {'IDEMPOTENCY_MISMATCH'} | {'ABANDONED'}
--- -> {'IN_PROGRESS', remaining lease ms, ms until its turn may be resumed if nothing is heard, ms for
---     which its holder has not been heard of, the holder (`holder`)}
--- -> {'GIVEN_UP'}  the key's turn ended because its holders died again and again
+-- -> {'IN_PROGRESS', remaining lease ms, ms until its turn may be resumed if its holder is silent, ms
+--     since its holder's last heartbeat, the holder (`holder`)}
+-- -> {'GIVEN_UP'}  the key's turn was ended because its holders died again and again
 -- -> {'FULL'} the history is too large
--- -> {'OVER'} | {'HELD', ms until it may be asked again}  the turn to be taken over
--- -> {'LOST'}  this very attempt had its turn, and its lease ran out before it asked again
+-- -> {'OVER'} | {'HELD', ms until a retry makes sense}  the turn to take over
+-- -> {'LOST'}  this attempt had its turn, and its lease has expired before it asked again
 local nonce, lease_ms, message = ARGV[5], ARGV[6], ARGV[7]
 local key, fingerprint = ARGV[8], ARGV[9]
 local key_life_ms, max_keys = tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -71,14 +71,14 @@ end
 if turn_nonce == nonce then
   return nonce_of(lease) == nonce and granted(turn_outcome) or { 'LOST' }
 end
--- An attempt that was paused may ask again when other turns have begun.
+-- A paused attempt may ask again after other turns have begun.
 local attempt = string.match(nonce, '[^.]*$') .. ' '
 if string.find(begun, ' ' .. attempt, 1, true) then
   return { 'LOST' }
 end
 
 local outcome = status == 'idle' and 'GRANTED' or 'ORPHAN'
--- The turn whose holder is passed over, or whose lease was left: the fence makes it safe.
+-- Whether the holder is replaced, or its lease has expired: the fence makes that safe.
 local has_died = status == 'running' and not (lease and string.find(lease, '|handed.', 1, true))
 if taken_over ~= '' then
   local state, silent_ms = state_of(taken_over)
@@ -90,8 +90,8 @@ if taken_over ~= '' then
   end
   outcome, lease = 'RESUME', false
 end
--- Without a key of the client's, what is queued is known by its attempt. No client's key has a
--- space in it.
+-- A queued message without a client's key is recognised by its attempt. Clients' keys contain no
+-- spaces.
 if key == '' and policy == 'enqueue' then
   key = ' ' .. nonce
 end
@@ -133,8 +133,8 @@ if record then
   end
 end
 
--- Make place for one more. What waits, and what the turn at `turn_at` answers, is kept in any case;
--- that is not more than two inboxes hold, so there are never many to look through.
+-- Make room for one more key. Those of queued messages and of the turn at `turn_at` are kept: at most
+-- two inboxes, so there are never many to examine.
 local function forget_old_keys()
   local records, rest = redis.call('HGETALL', REQ), {}
   local left = #records / 2
@@ -174,7 +174,7 @@ local function keep_record(name, state, turn, print)
 end
 
 if lease and redis.call('HGET', META, 'stop') and silence_ms() >= stale_ms then
-  -- It was asked to stop for another message, and will never hear that.
+  -- It was asked to stop for another message, but is probably dead.
   lease = false
 end
 local is_new = message ~= '' and not is_waiting and outcome ~= 'RESUME'
@@ -201,7 +201,7 @@ if message == '' and #waiting == 0 and outcome ~= 'RESUME' then
   return { 'EMPTY' }
 end
 
--- The calls of a turn that was never finished get their results, so the history stays whole.
+-- Add results for the open calls of an unfinished turn, so that the history stays consistent.
 local function close_open_calls()
   local last = redis.call('LINDEX', MSGS, -1)
   local asked = last and cjson.decode(last)
@@ -226,8 +226,8 @@ local function close_open_calls()
   redis.call('DEL', TOOLS)
 end
 
--- Holders that died in a row, while the turn got no further: no commit, and no more text in the step
--- than any of them had given before. A turn that kills its workers must not kill all of them.
+-- Count the holders that died in a row without progress: no commit, and not more text in the step than
+-- before. A turn that kills its workers must not kill all of them.
 local function count_death()
   local count, step, most_said = string.match(deaths, '^(%d+)|([^|]*)|(%d+)$')
   local said = #emitted_text()
@@ -249,7 +249,7 @@ local function give_up()
   redis.call('PUBLISH', 'hermes:events:' .. SESSION, 'ended')
 end
 
--- The clock keeps it monotonic across a failover that lost the last increment.
+-- The clock keeps the fence monotonic across a failover that lost the last increment.
 fence = int(math.max(tonumber(fence) + 1, now))
 version = int(tonumber(version) + 1)
 local keys = {}
@@ -257,7 +257,7 @@ if outcome == 'RESUME' then
   keys = cjson.decode(redis.call('HGET', META, 'requests') or '[]')
   local turn_event = redis.call('HGET', META, 'turn_event') or '0-0'
   if tonumber(string.match(last_event, '%d+')) < tonumber(string.match(turn_event, '%d+')) then
-    -- Whoever had this turn before died without a word.
+    -- The holders before have appended no event.
     redis.call('HSET', META, 'turn_first', fence .. '-1')
   end
   if has_died and count_death() > most_deaths then

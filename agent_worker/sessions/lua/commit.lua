@@ -1,9 +1,9 @@
--- Append what a step brought forth; with `final`, end the turn and free the lease as well.
+-- Append the messages of a step; with `final`, end the turn and free the lease.
 -- ARGV: lease, expected version, commit id, steps (0 | 1), final ('1' | '0'), is_final ('1' | '0'),
---       notes (JSON, '' = unchanged), summary ('' = unchanged), messages that it stands for,
---       events (count, then id, name, data of each), calls that are settled (count, then keys),
+--       notes (JSON, '' = unchanged), summary ('' = unchanged), messages that it replaces,
+--       events (count, then id, name, data of each), settled calls (count, then keys),
 --       messages (JSON)...
--- -> {'OK', version, step, how many messages wait} | {'LOST'} | {'CONFLICT', version}
+-- -> {'OK', version, step, number of queued messages} | {'LOST'} | {'CONFLICT', version}
 local lease, expected, commit_id = ARGV[5], ARGV[6], ARGV[7]
 local steps, final, is_final = ARGV[8], ARGV[9] == '1', ARGV[10]
 local notes, summary, summary_at = ARGV[11], ARGV[12], ARGV[13]
@@ -17,7 +17,7 @@ local meta = redis.call('HMGET', META, 'version', 'step', 'commits', 'fence', 't
 local version, step, commits, fence, turn_at, keys, turn_event = unpack(meta)
 commits = commits or ' '
 
--- Before the lease is looked at: the final commit has freed it, and others may have committed since.
+-- Before the check of the lease: the final commit has freed it, and others may have committed since.
 local _, known = string.find(commits, ' ' .. commit_id .. '|', 1, true)
 if known then
   local its_version, its_step = string.match(commits, '^(%d+)|(%d+) ', known + 1)

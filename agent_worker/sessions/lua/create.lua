@@ -1,5 +1,6 @@
--- ARGV: nonce, metadata (JSON), and if they are given: life while no turn runs (ms, '' = the
---       sliding one), summary, messages (JSON)... -> {'OK'} | {'EXISTS'}
+-- ARGV: nonce, metadata (JSON), optionally: life while no turn runs (ms, '' = the sliding one),
+--       summary, messages (JSON)...
+-- -> {'OK'} | {'EXISTS'}
 local nonce, metadata, rest_ms, summary = ARGV[5], ARGV[6], ARGV[7] or '', ARGV[8] or ''
 
 if redis.call('EXISTS', META) == 1 then

@@ -1,5 +1,5 @@
--- Leave a tombstone of `meta` only: with it a turn in flight is refused (GONE), and a repeated
--- delete is known as such.
+-- Leave only a tombstone, in `meta`: it refuses a turn in flight (GONE), and identifies a repeated
+-- delete.
 -- ARGV: nonce, tombstone life ms -> {'OK'}
 local nonce, tombstone_ms = ARGV[5], ARGV[6]
 

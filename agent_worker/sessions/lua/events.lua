@@ -1,8 +1,8 @@
--- What happened after an event.
--- ARGV: its id ('' = the beginning of the turn that runs, or the end if none does), most entries
--- -> {'OK', status, last event's id, id behind which the events are, the last turn, its state, ms for
---     which its holder was not heard of (`last_turn`), the holder, then id, name, data of each}
--- -> {'TRIMMED', last event's id}  that event is not kept any more, so some may be missing
+-- The events after an event.
+-- ARGV: its id ('' = the beginning of the running turn, or the end if none runs), maximum of events
+-- -> {'OK', status, last event's id, id after which the events are, the last turn, its state, ms of
+--     silence of its holder (`last_turn`), the holder, then id, name, data of each}
+-- -> {'TRIMMED', last event's id}  the given event has expired, so others may be missing
 local refused = refusal()
 if refused then
   return refused
@@ -18,13 +18,13 @@ if after == '' then
   after = status == 'running' and start or last
 end
 
--- The beginning of a turn, `<fence>-0`, is no event, but its first one is.
+-- The beginning of a turn, `<fence>-0`, is not an event; the turn's first event is.
 local known = string.gsub(after, '%-0$', '-1')
 if first and (after == start or after == before) then
-  -- Or all that was before it: the log of that may have expired.
+  -- Earlier events may have expired.
   known = first
 elseif after == '0-0' and first_ever then
-  -- Asked for before anything had happened.
+  -- The client asked before the first event.
   known = first_ever
 end
 local entries = redis.call('XRANGE', EV, '(' .. after, '+', 'COUNT', most)

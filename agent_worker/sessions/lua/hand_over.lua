@@ -1,6 +1,6 @@
--- Give a turn that is not finished to whoever takes it over. For a while its lease keeps everybody
--- else away, so that no other message takes its place meanwhile.
--- ARGV: lease, for how many ms -> {'OK'} | {'LOST'}
+-- Offer an unfinished turn to be taken over. For a while its lease prevents anything else, so that no
+-- other message replaces it meanwhile.
+-- ARGV: lease, ms -> {'OK'} | {'LOST'}
 local fence, nonce = string.match(ARGV[5], '^(%d+)|(.*)$')
 local handed = fence .. '|handed.' .. nonce
 local refused = refused_holder(ARGV[5])

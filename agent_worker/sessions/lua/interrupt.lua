@@ -1,5 +1,5 @@
--- Ask the turn that runs to stop. Its worker is named in the lease, and told at once; if it does
--- not hear that, it learns of it with its next write.
+-- Ask the running turn to stop. Its worker, which the lease names, is notified at once; if it misses
+-- that, its next write reports the request.
 -- ARGV: none -> {'OK', remaining lease ms} | {'IDLE'}
 local refused = refusal()
 if refused then

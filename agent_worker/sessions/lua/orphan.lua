@@ -1,8 +1,7 @@
--- For the search for orphans, which has no principal: the session's last turn, and who goes on
--- with it.
+-- For the search for orphans, which has no principal: the session's last turn and its state.
 -- ARGV: -
--- -> {'OK', owner, fence with which the turn began or '0', state, ms for which its holder has not
---     been heard of, nonce of the last attempt, how many messages wait} | {'NO_SESSION'}
+-- -> {'OK', owner, fence of the turn's begin or '0', state, ms since its holder's last heartbeat,
+--     nonce of the last attempt, number of queued messages} | {'NO_SESSION'}
 --    state: as `last_turn`
 local owner, deleted, nonce = unpack(redis.call('HMGET', META, 'owner', 'deleted', 'turn_nonce'))
 if not owner or deleted then

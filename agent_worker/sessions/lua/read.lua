@@ -1,13 +1,13 @@
 -- ARGV: index of the first message, of the last (-1: to the end)
--- -> {'OK', version, step, status, metadata (JSON), summary, messages that it stands for,
---     last event's id, how many messages wait, how many there are, messages...}
+-- -> {'OK', version, step, status, metadata (JSON), summary, messages that it replaces,
+--     last event's id, number of queued messages, of all messages, messages...}
 local refused = refusal()
 if refused then
   return refused
 end
 local meta = redis.call('HMGET', META, 'version', 'step', 'status', 'metadata', 'summary',
   'summary_at', 'last_event')
--- A worker that died in a turn could not write so.
+-- A worker that died in a turn could not write this.
 if meta[3] == 'running' and redis.call('EXISTS', LEASE) == 0 then
   meta[3] = 'interrupted'
 end

@@ -1,13 +1,14 @@
--- Give the lease back without finishing the turn. By nonce alone: whoever lost the reply of
--- `begin` does not know its fence.
--- ARGV: nonce, '1' if another worker shall go on with it -> {'OK', how many messages wait} | {'LOST'}
+-- Free the lease without finishing the turn. By nonce alone: a caller that lost the reply of `begin`
+-- does not know the fence.
+-- ARGV: nonce, '1' if another worker is to continue the turn
+-- -> {'OK', number of queued messages} | {'LOST'}
 local refused = refusal()
 if refused then
   return refused
 end
 local lease = redis.call('GET', LEASE)
 local status, turn_nonce = unpack(redis.call('HMGET', META, 'status', 'turn_nonce'))
--- A turn whose lease ran out is still `running` here; this one was given back before.
+-- A turn whose lease has expired is still `running` here; this one was released before.
 if not lease and status == 'interrupted' and turn_nonce == ARGV[5] then
   return { 'OK', redis.call('LLEN', INBOX) }
 end

@@ -1,4 +1,4 @@
--- ARGV: lease, lease ms -> {'OK', '1' if it shall stop} | {'LOST'}
+-- ARGV: lease, lease ms -> {'OK', '1' if the turn is asked to stop} | {'LOST'}
 local refused = refused_holder(ARGV[5])
 if refused then
   return refused

@@ -1,10 +1,10 @@
 -- May this call run? Asked before every effect.
 -- ARGV: lease, call key, effect ('read' | 'idempotent' | 'once'), hash of the arguments,
---       attempt (this worker's; the same when a lost reply makes it ask again)
+--       attempt (of this worker; the same in a retry after a lost reply)
 -- -> {'RUN'}
--- -> {'REPLAY', message (JSON)}  it is done; this is its result
--- -> {'UNKNOWN'}                 `once`, begun by a turn that is dead: nobody knows
--- -> {'ARGS_MISMATCH'}           the same key was begun with other arguments
+-- -> {'REPLAY', message (JSON)}  it has run; its result
+-- -> {'UNKNOWN'}                 `once`, begun by another attempt: its outcome is unknown
+-- -> {'ARGS_MISMATCH'}           the key was begun with other arguments
 -- -> {'LOST'}
 local lease, call, effect, hash, attempt = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 

@@ -1,5 +1,5 @@
--- What a call gave. Kept at once, so that nobody runs it again; the step's commit settles it.
--- ARGV: lease, call key, attempt, message (JSON; '' = it has not run after all)
+-- Record the result of a call at once, so that it is not run again; the step's commit removes it.
+-- ARGV: lease, call key, attempt, message (JSON; '' = the call has not run after all)
 -- -> {'OK'} | {'LOST'}
 local lease, call, attempt, message = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 

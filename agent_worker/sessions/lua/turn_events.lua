@@ -1,10 +1,10 @@
--- What happened in one turn behind an event, and who goes on with it.
--- ARGV: the fence with which the turn began, the event's id ('' = the turn's beginning), most entries
--- -> {'OK', state, ms for which its holder has not been heard of, the holder (`holder`), id behind which
---     the events are, id of the `done` or `error` that ended it or '', then id, name, data of each}
---    state: 'held' | 'free' (it can be taken over) | 'told' (over, by a `done` or an `error`)
---           | 'untold' (over, and no event says so)
--- -> {'TRIMMED'}  the turn, or what is behind that event, is not kept any more
+-- The events of a turn after an event, and the state of the turn.
+-- ARGV: the fence of the turn's begin, the event's id ('' = the turn's beginning), maximum of events
+-- -> {'OK', state, ms since its holder's last heartbeat, the holder (`holder`), id after which the
+--     events are, id of the `done` or `error` that ended it or '', then id, name, data of each}
+--    state: 'held' | 'free' (it can be taken over) | 'told' (over, with a `done` or an `error`)
+--           | 'untold' (over, without such an event)
+-- -> {'TRIMMED'}  the turn, or the events after the given one, have expired
 local refused = refusal()
 if refused then
   return refused
@@ -39,7 +39,7 @@ end
 if not is_kept() then
   return { 'TRIMMED' }
 end
--- The turns are kept with the latest first; all behind this one, in the log, is the next one's.
+-- The latest turn comes first: the one before this turn in the list follows it in the log.
 local following = string.match(turns, '(%S+) ' .. turn .. ' ')
 local to = following and '(' .. following .. '-0' or '+'
 local state, silent_ms = state_of(turn)

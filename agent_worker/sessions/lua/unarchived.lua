@@ -1,5 +1,5 @@
--- For the archive, which has no principal: what was committed and is not archived yet.
--- ARGV: most messages
+-- For the archive, which has no principal: committed messages that are not archived yet.
+-- ARGV: maximum of messages
 -- -> {'OK', owner, fence, index of the first, '1' if deleted, messages...} | {'NO_SESSION'}
 local owner, deleted, archived, fence = unpack(redis.call('HMGET', META, 'owner', 'deleted',
   'archived', 'fence'))

@@ -1,4 +1,4 @@
-"""The SDK of OpenAI, a balancer, and workers behind it."""
+"""OpenAI's SDK, a balancer, and workers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["no_proxies", "pytest_asyncio_loop_factories", "stage"]
 async def start_system(stage: Stage, start_worker: StartWorker) -> AsyncIterator[StartSystem]:
     """Start workers, a balancer before them, and a client: `await start_system(engine=...)`.
 
-    In this order: the clients leave first, then the workers, and then the stage looks for the rest.
+    In this order: clients close first, then the workers, and then the stage checks for the rest.
     """
     openai = needs_package("openai")
     clients = []

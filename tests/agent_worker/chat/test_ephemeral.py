@@ -1,4 +1,4 @@
-"""`POST /api/agent/ephemeral`: the worker's own surface for turns of which nothing is kept."""
+"""`POST /api/agent/ephemeral`: turns without a session, in the worker's own API."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_only_tools_that_read_run(http: ClientSession, start_worker: Start
     by_call = {each["tool_call_id"]: each["content"] for each in engine.histories[1][2:]}
     assert by_call["once"] == "error: there is no tool 'once'"
     assert by_call["idempotent"] == "error: there is no tool 'idempotent'"
-    # There is nowhere to keep all of it.
+    # There is no store for the rest.
     assert by_call["read"] == "x" * 32_768 + "\n[... cut; 40000 bytes in all]"
 
 
@@ -135,10 +135,10 @@ async def test_a_client_that_leaves_stops_the_engine(
 async def test_a_window_that_is_too_small_is_the_clients_to_solve(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """It is never summed up: a summary would be lost, and made anew for each message."""
+    """It is never summarised: the summary would be lost, and repeated for each message."""
     engine = PlannedEngine([TextDelta("a")])
     worker = await start_worker(engine=engine, context_tokens=30)
-    # Two messages of 12 and 11 tokens fit, with another they do not.
+    # Two messages of 12 and 11 tokens fit; with another one they do not.
     history = [{"role": "system", "content": "x" * 32}]
     body = {"content": "x" * 28, "history": history}
     async with http.post(worker.url + PATH, json=body) as response:

@@ -1,4 +1,4 @@
-"""What is wrong raises the SDK's own exceptions, and other clients get OpenAI's form."""
+"""Errors raise the SDK's own exceptions, and have OpenAI's form for other clients."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_without_redis_a_kept_session_is_unavailable(
 async def test_an_engine_that_fails_is_tried_again_without_a_session(
     start_system: StartSystem,
 ) -> None:
-    """Nothing was kept, so the SDK's own retries do no harm."""
+    """Nothing was stored, so the SDK's own retries are harmless."""
     engine = PlannedEngine([RuntimeError("s3cret")], [TextDelta("here")])
     system = await start_system(engine=engine, max_retries=1)
     assert (await system.ask("go")).choices[0].message.content == "here"
@@ -350,19 +350,19 @@ WHOLE = {
 
 
 def inside(value: Any) -> dict[Any, Any]:
-    """What is in a JSON value, by key or index."""
+    """The items of a JSON value, by key or index."""
     if isinstance(value, list):
         return dict(enumerate(value))
     return value if isinstance(value, dict) else {}
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """All places in it."""
+    """All paths in it."""
     return [path, *(p for key, child in inside(value).items() for p in paths(child, (*path, key)))]
 
 
 def changed(value: Any, path: tuple[Any, ...], change: Any) -> Any:
-    """A copy with another value at the path (none at all for `...`), if that is still there."""
+    """A copy with another value at the path (removed for `...`), if the path exists."""
     if not path:
         return None if change is ... else change
     key, *rest = path
@@ -378,10 +378,10 @@ def changed(value: Any, path: tuple[Any, ...], change: Any) -> Any:
 
 @st.composite
 def bodies(draw: st.DrawFn) -> Any:
-    """A body that uses everything, wrong in up to three places."""
+    """A body with all fields, and errors in up to three places."""
     body = WHOLE
     if draw(st.booleans()):
-        # Otherwise each one is refused in a kept session.
+        # Otherwise each one is refused in a session.
         body = {name: value for name, value in WHOLE.items() if name != "tools"}
     for path in draw(st.lists(st.sampled_from(paths(body)), max_size=3)):
         body = changed(body, path, draw(st.just(...) | JSON))
@@ -395,7 +395,7 @@ def bodies(draw: st.DrawFn) -> Any:
 async def test_no_body_makes_the_worker_fail(
     start_worker: StartWorker, http: ClientSession, session: str | None
 ) -> None:
-    """An odd one that is understood after all may be a 200; then it is answered."""
+    """An unusual body that is valid after all may be a 200; then it is answered."""
     worker = await start_worker()
     loop = asyncio.get_running_loop()
     headers = {"X-Hermes-Session-Id": session} if session else {}

@@ -1,4 +1,4 @@
-"""Chat completions in a kept session: the history is the session's, on any worker."""
+"""Chat completions in a session: the history is the session's, on any worker."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ async def test_closing_the_stream_stops_the_engine_and_keeps_the_finished_steps(
         return "seen"
 
     class Engine(GatedEngine):
-        """A tool in the first step, and the second one never ends."""
+        """A tool in the first step; the second step never ends."""
 
         async def step(self, request: Any) -> Any:
             if request.messages[-1]["role"] == "user":
@@ -199,7 +199,7 @@ async def test_closing_the_stream_stops_the_engine_and_keeps_the_finished_steps(
 async def test_a_turn_that_failed_is_tried_again_only_under_a_key(
     http: ClientSession, start_system: StartSystem
 ) -> None:
-    """Without one, each try would put the message into the history once more."""
+    """Without one, each attempt would add the message to the history again."""
     engine = PlannedEngine([RuntimeError("s3cret")], [RuntimeError("s3cret")], [TextDelta("here")])
     system = await start_system(engine=engine, max_retries=1)
     sid = await new_session(http, system)
@@ -219,7 +219,7 @@ async def test_a_turn_that_failed_is_tried_again_only_under_a_key(
 
 @pytest.fixture
 async def proxy(redis_server: RedisServer) -> AsyncIterator[DroppingProxy]:
-    """Before Redis. Name it before `start_system`, whose workers leave first then."""
+    """In front of Redis. Request it before `start_system`, whose workers close first then."""
     async with DroppingProxy(redis_server.port) as proxy:
         yield proxy
 

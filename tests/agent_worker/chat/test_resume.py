@@ -1,4 +1,4 @@
-"""The stream of a chat goes on from any of its chunks, on any worker, with a session or without."""
+"""The stream of a chat is resumed after any chunk, on any worker, with a session or without."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ async def test_a_replayed_stream_goes_on_as_well(
     for number, (chunk_id, _) in enumerate(again, 1):
         async with go_on(http, worker, path, chunk_id) as response:
             rest = await chunks_in(response)
-        # All of the text came in one chunk.
+        # All of the text is one chunk.
         assert text_in(again[:number]) + text_in(rest) == text_in(first)
         assert rest[-2:] == again[number:][-2:]
 
@@ -151,7 +151,7 @@ async def test_without_a_session_only_who_goes_on_elsewhere_costs_a_journal(
 async def test_the_leases_of_chats_name_the_worker_by_the_channel_that_it_subscribes_to(
     http: ClientSession, start_worker: StartWorker, redis: Redis
 ) -> None:
-    """Else others would find no subscription, and take it for dead."""
+    """Otherwise other workers would find no subscription, and consider it dead."""
     worker = await start_worker(engine=(engine := GatedEngine()))
     name = worker.worker.turns.name
     async with ask(http, worker, ACCEPTS) as response:
@@ -161,7 +161,7 @@ async def test_the_leases_of_chats_name_the_worker_by_the_channel_that_it_subscr
         assert holder.startswith(f"{name}.")
         engine.gate.set()
         await response.read()
-    # Those that go on here.
+    # Those that were taken over.
     assert worker.worker.chat_turns.name == name
     assert await redis.pubsub_numsub(worker_channel(name)) == [(worker_channel(name), 1)]
 
@@ -184,7 +184,7 @@ async def test_a_journal_lives_for_an_hour_and_for_a_minute_when_its_turn_has_en
     assert {key.rpartition(":")[2] for key in keys} == {"meta", "msgs", "ev"}
     for key in keys:
         assert 50_000 < await redis.pttl(key) <= 60_000
-    # It is nobody's session.
+    # It is not a session.
     async with http.get(worker.sessions(sid)) as hidden:
         assert hidden.status == 404
     async with http.get(worker.sessions(sid, "events")) as hidden:
@@ -194,7 +194,7 @@ async def test_a_journal_lives_for_an_hour_and_for_a_minute_when_its_turn_has_en
 async def test_a_client_that_leaves_ends_the_turn_and_may_come_back_to_it(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """Only its connection to this worker may be lost: the turn goes on where it asks."""
+    """Only its connection to this worker may be lost: the turn continues where it reconnects."""
     worker = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=(rest := GatedEngine()))
     rest.gate.set()
@@ -248,8 +248,8 @@ async def test_a_stream_without_a_session_goes_on_when_redis_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     harm: str,
 ) -> None:
-    """It can't be resumed any more, and says so: no chunk would be missing, but some come twice."""
-    monkeypatch.setattr("agent_worker.runtime.journal._PATIENCE_S", 0.2)
+    """It can no longer be resumed, and its ids say so: a resumed stream would repeat chunks."""
+    monkeypatch.setattr("agent_worker.runtime.journal._WRITE_TIMEOUT_S", 0.2)
     worker = await start_worker(engine=(engine := GatedEngine()), redis_url=own_redis_server.url)
     async with ask(http, worker, ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
@@ -264,7 +264,7 @@ async def test_a_stream_without_a_session_goes_on_when_redis_is_lost(
     assert [chunk_id for chunk_id, _ in chunks] == ["unkept"] * len(chunks)
     assert all(chunk and chunk[0] not in ("", "unkept") for chunk in kept)
     assert chunks[-1][1] == "[DONE]"
-    # The next ones do not wait for it.
+    # The next ones do not wait.
     engine.started.clear()
     async with ask(http, worker, ACCEPTS) as response:
         assert "X-Hermes-Resume" not in response.headers
@@ -350,7 +350,7 @@ async def test_a_stream_whose_beginning_is_trimmed_goes_on_behind_its_last_chunk
             assert response.status == 410
 
 
-# Steps that are begun anew.
+# Restarted steps.
 
 
 class _Written:
@@ -428,7 +428,7 @@ async def test_a_step_that_says_the_same_again_is_not_seen(
     for event in [*events, DONE]:
         await stream.send(event)
     assert written == chunks
-    # And nor is it by whoever comes back behind any of the chunks.
+    # The same for a client that resumes after any of the chunks.
     for number, (chunk_id, _) in enumerate(chunks, 1):
         stream, written = chunk_stream(behind=chunk_id)
         for event in [*events, DONE]:
@@ -447,7 +447,7 @@ async def test_a_step_that_says_the_same_again_is_not_seen(
 async def test_a_step_that_says_something_else_ends_the_stream(
     events: list[Event], after: str | None
 ) -> None:
-    """Or one of which it is not known what it had said."""
+    """Or one whose earlier text is unknown."""
     stream, _ = chunk_stream(after=after)
     for event in events[:-1]:
         await stream.send(event)

@@ -46,7 +46,7 @@ async def test_an_answer_to_the_whole_conversation(start_system: StartSystem) ->
     assert choice.message.role == "assistant"
     assert choice.message.content == "Your name is Ada."
     assert choice.message.tool_calls is None
-    # Four characters are a token, and each message has four more.
+    # Four characters are a token, and each message costs four more.
     assert completion.usage.prompt_tokens == 3 + 5 + 4 + 3 * 4
     assert completion.usage.completion_tokens == 4 + 4
     assert completion.usage.total_tokens == 24 + 8
@@ -175,7 +175,7 @@ async def test_arguments_that_are_no_json_come_as_the_model_wrote_them(
                 "{zone",
                 "[1]",
                 '{"a": NaN}',
-                # Half of a character: no engine can be sent it.
+                # Half of a character: it cannot be sent to an engine.
                 '{"a": "\\ud800"}',
                 '{"a":' * 65 + "1" + "}" * 65,
                 "[" * 100_000,
@@ -223,7 +223,7 @@ async def test_the_step_limit_is_a_length(start_system: StartSystem) -> None:
     engine = PlannedEngine([TextDelta("a"), call], [TextDelta("b"), call], [], [])
     toolbox = Toolbox([FunctionTool("read", one)])
     system = await start_system(engine=engine, toolbox=toolbox, step_limit=1)
-    # What the assistant said before is not of this turn.
+    # Earlier texts of the assistant do not belong to this turn.
     completion = await system.ask("go", assistant("gone"), "go")
     assert completion.choices[0].finish_reason == "length"
     assert completion.choices[0].message.content == "a"

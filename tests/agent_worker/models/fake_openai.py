@@ -1,4 +1,4 @@
-"""A chat completions server that answers as a test has planned: whole, in pieces, or not at all."""
+"""A chat completions server with planned answers: whole, in pieces, or none."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COMMENT = b": still at work\n\n"
 
 
 class Cut:
-    """A part of an answer: the connection is dropped without a farewell."""
+    """A part of an answer: the connection is dropped."""
 
 
 @dataclass(frozen=True)
 class Comments:
-    """A part of an answer: so many comments, a tenth of a second apart."""
+    """A part of an answer: comments, a tenth of a second apart."""
 
     count: int
 
@@ -39,7 +39,7 @@ Part = bytes | asyncio.Event | Cut | Comments
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request gets. An event among the parts is waited for."""
+    """The answer to one request. An event among the parts is awaited."""
 
     parts: tuple[Part, ...] = ()
     status: int = 200
@@ -51,7 +51,7 @@ class Answer:
 class Asked:
     headers: Mapping[str, str]
     body: dict[str, Any]
-    #: The client's port: the same one is the same connection.
+    #: The client's port, which identifies the connection.
     port: int
 
 
@@ -171,7 +171,7 @@ async def run(engine: Engine, request: StepRequest) -> tuple[str, list[ToolCall]
 
 
 async def fails(engine: Engine, request: StepRequest) -> tuple[str, EngineFailed]:
-    """What a step said before it failed, and the error."""
+    """The text of a step before it failed, and the error."""
     text = ""
     try:
         async for piece in engine.step(request):

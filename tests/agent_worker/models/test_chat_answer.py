@@ -158,10 +158,10 @@ def test_arguments_that_are_no_json_object_are_marked(text: str) -> None:
 def test_an_answer_is_bounded() -> None:
     answer = ChatAnswer(max_size=100)
     answer.take(chunk({"content": "x" * 60}))
-    with pytest.raises(BadAnswer, match="over 100 characters"):
+    with pytest.raises(BadAnswer, match="more than 100 characters"):
         answer.take(chunk({"tool_calls": [fragment(0, arguments="y" * 60)]}))
 
 
 def test_calls_are_bounded() -> None:
-    with pytest.raises(BadAnswer, match=f"over {MAX_CALLS} tool calls"):
+    with pytest.raises(BadAnswer, match=f"more than {MAX_CALLS} tool calls"):
         called(*(fragment(n, id=f"c{n}") for n in range(MAX_CALLS + 1)))

@@ -1,4 +1,4 @@
-"""Answers that break off: which may be asked for again, and how a server goes on behind a text."""
+"""Interrupted answers: which may be requested again, and how a server continues a text."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_an_answer_that_broke_off_may_be_asked_for_again(
     end: tuple[Part, ...],
     may_be_asked_again: bool,
 ) -> None:
-    """But for hermes: its tools may have had their effects."""
+    """Except hermes, whose tools may have had effects."""
     engine = engine_class(server.options(**QUIET))
     server.will_say(says("one "), *end)
     said, error = await fails(engine, asks("hello"))
@@ -134,7 +134,7 @@ async def test_a_server_that_takes_no_such_request_cannot_continue(
     server.will_say(status=status)
     server.will_say(status=status)
     assert is_error((await fails(engine, asks("count", prefix="one")))[1])
-    # Without a text to go on behind, a refusal is what it always was.
+    # Without a text to continue, a refusal is an ordinary one.
     assert not isinstance((await fails(engine, asks("count")))[1], CannotContinue)
     await engine.close()
 

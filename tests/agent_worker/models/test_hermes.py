@@ -65,7 +65,7 @@ async def test_it_gets_the_session_and_what_was_said_and_no_tools(
 async def test_a_turn_that_goes_on_is_asked_for_from_its_beginning(
     server: FakeOpenAI, engine: HermesEngine
 ) -> None:
-    """Its last words are the assistant's; hermes takes the last message for the user's."""
+    """The last message is the assistant's; hermes takes it for the user's."""
     server.will_say(says("hi"), finish())
     messages: list[Any] = [
         {"role": "user", "content": "the time?"},
@@ -101,7 +101,7 @@ async def test_silence_is_a_failure(server: FakeOpenAI, caplog: pytest.LogCaptur
     engine = HermesEngine(server.options(first_token_timeout_s=0.1))
     server.will_say(chunk({"role": "assistant"}), asyncio.Event())
     await fails(engine, asks("build it"))
-    assert "silent for 0.1 s" in caplog.text
+    assert "no data for 0.1 s" in caplog.text
     await engine.close()
 
 
@@ -133,7 +133,7 @@ async def test_a_lost_connection_is_not_made_again(
 
 
 async def test_no_connection_is_used_twice(server: FakeOpenAI, engine: HermesEngine) -> None:
-    """One that its server closes meanwhile would lose the request, and none may be repeated."""
+    """A connection that its server closes would lose the request, which must not be repeated."""
     for _ in range(3):
         server.will_say(says("hi"), finish())
         await run(engine, asks("hello"))

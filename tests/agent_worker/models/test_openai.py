@@ -52,7 +52,7 @@ async def engine(server: FakeOpenAI) -> AsyncIterator[OpenAIEngine]:
     await engine.close()
 
 
-# What is asked, and what is answered.
+# Requests and answers.
 
 
 async def test_the_whole_conversation_and_the_tools_are_sent(
@@ -188,7 +188,7 @@ async def test_steps_run_side_by_side(server: FakeOpenAI, engine: OpenAIEngine) 
         assert [piece async for piece in step] == [TextDelta("b")]
 
 
-# How an answer ends.
+# The end of an answer.
 
 
 async def test_a_text_at_the_token_limit_stands(server: FakeOpenAI, engine: OpenAIEngine) -> None:
@@ -302,8 +302,8 @@ async def test_a_server_that_is_not_there(caplog: pytest.LogCaptureFixture) -> N
         with caplog.at_level(logging.INFO):
             assert str((await fails(engine, asks("hello")))[1]) == GENERAL
         await engine.close()
-    assert "try 1 of 2 failed: cannot connect" in caplog.text
-    assert "try 2 of 2 failed: cannot connect" in caplog.text
+    assert "attempt 1 of 2 failed: cannot connect" in caplog.text
+    assert "attempt 2 of 2 failed: cannot connect" in caplog.text
 
 
 async def test_a_server_that_does_not_answer_the_call(caplog: pytest.LogCaptureFixture) -> None:
@@ -311,7 +311,7 @@ async def test_a_server_that_does_not_answer_the_call(caplog: pytest.LogCaptureF
         deaf = sockets.enter_context(socket.socket())
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
-        for _ in range(3):  # they fill the queue that nobody empties
+        for _ in range(3):  # they fill the accept queue
             waiting = sockets.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(deaf.getsockname())
@@ -322,7 +322,7 @@ async def test_a_server_that_does_not_answer_the_call(caplog: pytest.LogCaptureF
     assert "cannot connect: Connection timeout" in caplog.text
 
 
-# Silence.
+# Timeouts.
 
 
 async def test_no_first_token_in_time(server: FakeOpenAI, caplog: pytest.LogCaptureFixture) -> None:
@@ -330,7 +330,7 @@ async def test_no_first_token_in_time(server: FakeOpenAI, caplog: pytest.LogCapt
     for silence in ((), (chunk({"role": "assistant"}),), (Comments(10_000),)):
         server.will_say(*silence, asyncio.Event())
         await fails(engine, asks("hello"))
-    assert caplog.text.count("silent for 0.3 s") == len(server.asked) == 3
+    assert caplog.text.count("no data for 0.3 s") == len(server.asked) == 3
     await engine.close()
 
 
@@ -340,7 +340,7 @@ async def test_silence_amid_the_answer(
     engine = OpenAIEngine(server.options(idle_timeout_s=0.1))
     server.will_say(says("one"), asyncio.Event())
     assert (await fails(engine, asks("hello")))[0] == "one"
-    assert "silent for 0.1 s" in caplog.text
+    assert "no data for 0.1 s" in caplog.text
     await server.client_left.wait()
     await engine.close()
 
@@ -350,12 +350,12 @@ async def test_a_slow_reader_is_not_the_servers_silence(server: FakeOpenAI) -> N
     server.will_say(says("one "), says("two"), finish())
     pieces = engine.step(asks("hello"))
     assert await first_piece(pieces) == "one "
-    await asyncio.sleep(0.2)  # the reader's own time is the matter here
+    await asyncio.sleep(0.2)  # the time of the reader is tested here
     assert [piece async for piece in pieces] == [TextDelta("two")]
     await engine.close()
 
 
-# A turn that is cancelled.
+# Cancellation.
 
 
 async def test_closing_the_step_closes_the_connection(
@@ -369,7 +369,7 @@ async def test_closing_the_step_closes_the_connection(
     await server.client_left.wait()
 
 
-# Secrets and strangers.
+# Secrets and untrusted input.
 
 
 async def test_the_key_and_the_servers_words_stay_inside(
@@ -398,7 +398,7 @@ async def test_half_a_character_does_not_reach_the_client(
 
 
 async def test_cookies_do_not_go_from_one_session_to_another(server: FakeOpenAI) -> None:
-    # By name: from a bare address no client takes cookies.
+    # By name: clients accept no cookies from an IP address.
     url = server.base_url.replace("127.0.0.1", "localhost")
     engine = OpenAIEngine(server.options(base_url=url))
     for _ in range(2):
@@ -447,12 +447,12 @@ async def test_an_empty_summary_is_a_failure(server: FakeOpenAI, engine: OpenAIE
     ("options", "words"),
     [
         ({}, "needs the base URL"),
-        ({"base_url": "127.0.0.1:8000/v1"}, "is no base URL"),
-        ({"base_url": "ftp://host/v1"}, "is no base URL"),
-        ({"base_url": "http:///v1"}, "is no base URL"),
-        ({"base_url": "http://host:99999/v1"}, "is no base URL"),
-        ({"base_url": "http://[::1/v1"}, "is no base URL"),
-        ({"base_url": "http://host/v1?key=1"}, "is no base URL"),
+        ({"base_url": "127.0.0.1:8000/v1"}, "is not a base URL"),
+        ({"base_url": "ftp://host/v1"}, "is not a base URL"),
+        ({"base_url": "http:///v1"}, "is not a base URL"),
+        ({"base_url": "http://host:99999/v1"}, "is not a base URL"),
+        ({"base_url": "http://[::1/v1"}, "is not a base URL"),
+        ({"base_url": "http://host/v1?key=1"}, "is not a base URL"),
         ({"base_url": "http://user:word@host/v1"}, "give it as API key"),
         ({"base_url": "http://host/v1", "api_key": "sk-word\n"}, "API key"),
         ({"base_url": "http://host/v1", "tries": 0}, "tries must be 1 or more"),

@@ -49,7 +49,7 @@ TURNS = st.lists(QUESTION, min_size=1, max_size=5)
 
 
 def talk(*questions: str) -> list[Any]:
-    """The history after these questions, tools answering "RESULT", the last one unanswered."""
+    """The history after these questions, with tool results "RESULT"; the last one is unanswered."""
     history: list[Any] = []
     for number, question in enumerate(questions, 1):
         history.append({"role": "user", "content": question})
@@ -76,7 +76,7 @@ def answer(*questions: str) -> str:
 
 
 def told(question: str, content: str) -> str:
-    """What is made of a tool's result."""
+    """The text on a tool's result."""
     history = talk(question)
     (call,) = reply(history, TOOLS).calls
     return reply([*history, result_of(call, content)], TOOLS).text
@@ -87,7 +87,7 @@ def request(*questions: str, prefix: str = "", session_id: str = "") -> StepRequ
 
 
 async def run(engine: ScriptedEngine, asked: StepRequest) -> tuple[str, list[ToolCall], bool]:
-    """Text and calls of one attempt, and whether it got to its end."""
+    """Text and calls of one attempt, and whether it finished."""
     text, calls = "", []
     try:
         async for item in engine.step(asked):
@@ -277,7 +277,7 @@ async def test_the_engine_gives_the_summary() -> None:
     assert await ScriptedEngine().summarise(talk("a", "b")) == summary(talk("a", "b"))
 
 
-# Streaming, and going on.
+# Streaming and continuation.
 
 
 async def test_the_engine_streams_the_reply_token_by_token() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def calm_server() -> Iterator[RedisServer]:
-    """For tests that leave it as it is, as the two below."""
+    """For tests that do not change it, as the two below."""
     with RedisServer.start() as server:
         yield server
 
@@ -33,7 +33,7 @@ def calm_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def sentinels() -> Iterator[Sentinels]:
-    """For a test that kills servers, as the one below."""
+    """For a test that kills servers; so is the one below."""
     with Sentinels() as sentinels:
         yield sentinels
 

@@ -1,6 +1,6 @@
-"""A TCP proxy before a Redis that does what networks do: loses replies, goes mute, cuts, refuses.
+"""A TCP proxy in front of Redis with network faults: lost replies, silence, resets, refusals.
 
-No pytest in here: others use it as well.
+Without pytest, since others use it as well.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class DroppingProxy:
     def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.target = port
         self.port = 0
-        #: Of every command that a client sent, by name ("EVALSHA"); of a script also by its digest.
+        #: Commands of clients, counted by name ("EVALSHA"), and scripts also by digest.
         self.commands: Counter[str] = Counter()
-        #: Connections that were let in, ever.
+        #: The number of accepted connections.
         self.accepted = 0
-        #: Close every new connection at once; and how many were.
+        #: Close every new connection at once; and the number of those.
         self.refuses = False
         self.refused = 0
         self._tls = tls
@@ -68,23 +68,23 @@ class DroppingProxy:
         return len(self._links)
 
     def lose_replies(self, command: str, times: int = 1) -> None:
-        """The next `times` commands of that name arrive, and end in a closed connection.
+        """The next `times` commands of that name are executed, and their connections closed.
 
         `command` may be the digest of a script.
         """
         self._to_lose[command] += times
 
     def go_mute(self) -> None:
-        """Pass on nothing in either direction; connections stay open and new ones are let in."""
+        """Forward nothing in either direction; connections stay open, and new ones are accepted."""
         self._speaks.clear()
         self._hears.clear()
 
     def go_deaf(self) -> None:
-        """Pass on no command; replies still come."""
+        """Forward no command; replies are still forwarded."""
         self._hears.clear()
 
     def speak(self) -> None:
-        """Pass on what was held back, and everything after it."""
+        """Forward what was held back, and everything after it."""
         self._speaks.set()
         self._hears.set()
 
@@ -123,7 +123,7 @@ class DroppingProxy:
         await self._hears.wait()
 
     def sees(self, words: list[bytes]) -> bool:
-        """Count the command; whether its reply is to be lost."""
+        """Count the command. Whether its reply is to be lost."""
         is_lost = False
         for name in words[:2] if words[0] == b"EVALSHA" else words[:1]:
             command = name.decode()
@@ -138,13 +138,13 @@ _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Link:
-    """A client's connection and the server's."""
+    """The connections of a client and to the server."""
 
     def __init__(self, proxy: DroppingProxy, client: _Stream, server: _Stream) -> None:
         self._proxy = proxy
         self._client_reader, self._client_writer = client
         self._server_reader, self._server_writer = server
-        # A client's commands have the shape of replies: arrays of strings.
+        # Commands have the form of replies: arrays of strings.
         self._parser = hiredis.Reader()
         self._loses_next_reply = False
 

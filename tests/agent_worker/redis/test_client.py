@@ -1,4 +1,4 @@
-"""The client and one server, over each kind of socket; what it does when replies are lost."""
+"""The client and one server, over each kind of socket; lost replies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def open_connections(port: int) -> int:
-    """But for the one that asks."""
+    """Except that of the caller."""
     return int(facts(ask(port, "INFO", "clients"))["connected_clients"]) - 1
 
 
@@ -130,7 +130,7 @@ async def test_a_mute_server_is_given_up_after_the_socket_timeout(
         client = connected(f"{proxy.url}?socket_timeout=0.1")
         await client.run(COUNT, ["mute"], [])
         proxy.go_mute()
-        # A new connection, with its greeting, is tried as well.
+        # A new connection, with its greeting, is tested as well.
         with pytest.raises((redis_errors.TimeoutError, redis_errors.ConnectionError)):
             await client.run(COUNT, ["mute"], [])
         proxy.speak()
@@ -179,7 +179,7 @@ async def test_without_replicas_none_is_waited_for(
             COUNT, ["alone"], [], await client.replicas_wanted("alone")
         ) == (1, 0)
         assert proxy.commands["WAIT"] == 0
-        # Asked for all the same, the wait ends after its second.
+        # The wait ends after its second.
         assert await client.run_replicated(COUNT, ["alone"], [], 1) == (2, 0)
 
 
@@ -194,7 +194,7 @@ async def test_a_killed_server_comes_back_with_what_it_had_acknowledged(
         with pytest.raises(redis_errors.ConnectionError):
             await client.run(COUNT, ["kept"], [])
         redis.restart(redis.port)
-        # A new process knows no script.
+        # A new process has no script.
         assert await soon(client, COUNT, "kept") == last + 1
 
 

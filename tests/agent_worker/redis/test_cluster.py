@@ -60,7 +60,7 @@ async def test_a_message_reaches_whoever_is_connected_anywhere(
     for subscriber in subscribers:
         await subscriber.subscribe("news")
     for n in range(6):
-        # Published on different nodes, as the scripts of different sessions are.
+        # Published on different nodes, like the scripts of different sessions.
         await client.run(COUNT, [f"{{{n}}}:published"], [])
         await publish(client, "news", f"{n}")
     for heard in listeners:
@@ -79,11 +79,11 @@ async def test_a_slot_that_moves_is_followed(calm_cluster: Cluster, connected: C
     await client.run(COUNT, [key], [])
 
     calm_cluster.move_slot(slot, source, target)
-    # The source sends us there for what it lacks (ASK), and keeps what it has.
+    # The source redirects keys that it lacks (ASK), and serves those that it has.
     assert await client.run(COUNT, [arrived], []) == 1
     assert await client.run_replicated(COUNT, [arrived], [], 1) == (2, 1)
     assert await client.run(COUNT, [key], []) == 2
-    # Keys on both sides cannot be had together yet (TRYAGAIN).
+    # Keys on both sides cannot be used together yet (TRYAGAIN).
     both = client.run(ONCE, [key, arrived], ["x"])
     with pytest.raises((redis_errors.TryAgainError, TimeoutError)):
         async with asyncio.timeout(0.3):
@@ -91,7 +91,7 @@ async def test_a_slot_that_moves_is_followed(calm_cluster: Cluster, connected: C
 
     ask(source, "MIGRATE", HOST, target, key, 0, 5000)
     calm_cluster.finish_move(slot, target)
-    # And now it does so for good (MOVED).
+    # Now it redirects all of them (MOVED).
     assert await client.run(COUNT, [key], []) == 3
     assert await client.run(READ, [key, arrived], []) == "3"
     assert calm_cluster.master_of(key) == target

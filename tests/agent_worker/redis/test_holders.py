@@ -16,7 +16,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions.client import Client
+    from agent_worker.sessions import Client
     from tests.agent_worker.redis.topologies import Cluster
 
     Connected = Callable[[str], Client]
@@ -35,11 +35,11 @@ def holders(client: Client, steady_s: float = math.inf) -> Holders:
         ("alive", 0.0, math.inf, GONE_S),
         ("alive", GONE_S, math.inf, SILENT_S - GONE_S),
         ("alive", SILENT_S, math.inf, 0.0),
-        # A lease of a worker that does not say its name.
+        # A lease without the name of its worker.
         ("", 0.0, math.inf, SILENT_S),
         ("", GONE_S, math.inf, SILENT_S - GONE_S),
         ("", SILENT_S, math.inf, 0.0),
-        # Redis has been back for so long.
+        # Redis is back.
         ("dead", 9.0, 0.0, _BACK_S),
         ("dead", 9.0, _BACK_S, 0.0),
         ("dead", 0.0, _BACK_S, GONE_S),

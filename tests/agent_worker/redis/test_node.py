@@ -1,4 +1,4 @@
-"""One server's connections: what is asked of it while it is being closed."""
+"""The connections of a server: requests while it is being closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_what_is_asked_while_the_node_closes_is_not_sent(calm_server: Redi
     [(host, port)] = url.addresses
     node = Node({**url.settings, "host": host, "port": port})
     assert await node.ask(("PING",)) == ["PONG"]
-    # The idle connection is taken after `aclose` has chosen it, and before it is disconnected.
+    # The idle connection is acquired after `aclose` has chosen it, before it is disconnected.
     _, asked = await asyncio.gather(node.aclose(), node.ask(("PING",)), return_exceptions=True)
     assert isinstance(asked, Unreachable)
     with pytest.raises(Unreachable):

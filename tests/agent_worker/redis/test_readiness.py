@@ -1,4 +1,4 @@
-"""`/ready` is about writes: why there can be none, that it is mended, and what asking costs."""
+"""`/ready` is about writes: why Redis refuses them, its recovery, and the cost of a check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent_worker.redis_server import RedisServer
-from agent_worker.sessions import SessionStore
 from agent_worker.sessions.readiness import Readiness
 from tests.agent_worker.redis.topologies import ask
 from tests.support.waiting import until
@@ -87,7 +86,7 @@ async def test_a_redis_that_takes_no_writes_is_not_ready_until_it_does(
         assert await state(http, worker.url) == READY
         async with http.post(worker.sessions()) as response:
             assert response.status == 201
-    # Each change once, however often it is asked.
+    # Each change once, independent of the number of checks.
     said = [r.getMessage() for r in caplog.records if r.name == "agent_worker.sessions.readiness"]
     assert [line.split(":")[1:2] for line in said] == [[f" {cause}"], []] * 2
 
@@ -104,7 +103,7 @@ async def test_a_redis_that_cannot_save_is_not_ready(
     assert await state(http, worker.url) == (503, "not_persisting", "store")
     ask(server.port, "CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
     assert await state(http, worker.url) == READY
-    server.kill()  # it would not end without a last snapshot
+    server.kill()  # otherwise it would not exit without a snapshot
 
 
 @pytest.mark.usefixtures("always_fresh")
@@ -133,7 +132,7 @@ async def test_a_storm_of_questions_is_one_write(
     monkeypatch.setattr("agent_worker.sessions.readiness._FRESH_S", 3600.0)
     assert await asyncio.gather(*(readiness.problem() for _ in range(50))) == [None] * 50
     assert sets(server.port) == 1
-    # It is an answer of this moment: what is kept is only as old as `_FRESH_S`.
+    # The answer is current: a cached one is at most `_FRESH_S` old.
     ask(server.port, "REPLICAOF", "127.0.0.1", "1")
     assert await readiness.problem() is None
     readiness._good_until = 0.0
@@ -153,7 +152,7 @@ async def test_one_that_asks_and_leaves_takes_nobodys_answer(
 
 async def test_nothing_of_it_stays(server: RedisServer, connected: Callable[[str], Client]) -> None:
     client = connected(server.url)
-    assert await SessionStore(client).readiness.problem() is None
+    assert await client.session_store().readiness.problem() is None
 
     async def is_empty() -> bool:
         return bool(await client.raw.dbsize() == 0)

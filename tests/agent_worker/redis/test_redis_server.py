@@ -58,7 +58,7 @@ async def test_nothing_is_written_and_no_old_dump_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    # Not a valid dump: a server that read it would not start.
+    # An invalid dump: a server that loads it does not start.
     (tmp_path / "dump.rdb").write_bytes(b"rubbish")
     with RedisServer.start() as server:
         client = connect(server.url)

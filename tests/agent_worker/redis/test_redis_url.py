@@ -80,7 +80,7 @@ async def test_how_many_replicas_a_record_wants(url: str, wanted: int) -> None:
         ("redis+sentinel://h:26379/main/x", "the database.* is a number"),
         ("redis+sentinel://h,,i/main", "a host before each comma"),
         ("redis+cluster://", "a host before each comma"),
-        ("redis+cluster://h/1", "no database but 0"),
+        ("redis+cluster://h/1", "has database 0 only"),
         ("redis+cluster://h?min_replicas=one", "min_replicas"),
         ("redis://h?min_replicas=-1", "min_replicas"),
         ("redis://h?colour=blue", "unknown option.*colour"),
@@ -97,7 +97,7 @@ async def test_what_is_no_redis_url_is_told_in_a_sentence(url: str, complaint: s
 
 @pytest.mark.parametrize("url", ["redis://:hush/hush@host/0", "redis://:12/hush@host/0"])
 async def test_a_complaint_has_no_password(url: str) -> None:
-    # An unencoded "/" ends the host: what follows the colon looks like a port.
+    # An unencoded "/" ends the host: the text after the colon looks like a port.
     with pytest.raises(ValueError, match="percent-encode") as error:
         connect(url)
     assert "hush" not in str(error.value)

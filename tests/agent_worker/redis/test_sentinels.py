@@ -48,7 +48,7 @@ async def test_a_repeated_script_does_not_pass_off_an_unreplicated_write_as_safe
     finally:
         for port in replicas:
             calm_sentinels.thaw(port)
-    # Frozen for longer than Sentinel tolerates: others must find them well again.
+    # Frozen for longer than Sentinel tolerates: other tests must find them healthy again.
     await asyncio.to_thread(calm_sentinels.wait_in_step)
     assert (await after_the_loss.run_replicated(ONCE, ["{tool}:call"], ["x"], 2))[1] == 2
 
@@ -82,7 +82,7 @@ async def test_when_the_master_dies_operations_and_subscriptions_go_on(
 
     old = sentinels.master_port
     sentinels.kill(old)
-    # What was acknowledged by both replicas is on whichever was promoted.
+    # A write that both replicas acknowledged is on the promoted one.
     assert await soon(client, ONCE, "{call}", "y") == "as before: x"
     new = await asyncio.to_thread(sentinels.wait_for_new_master, old)
     assert new != old
@@ -103,7 +103,7 @@ async def test_a_demoted_master_is_not_written_to(
     old = sentinels.master_port
     ask(sentinels.sentinel_ports[0], "SENTINEL", "FAILOVER", sentinels.MASTER_NAME)
     new = await asyncio.to_thread(sentinels.wait_for_new_master, old)
-    # The old one lives on as a replica; whoever still talks to it is sent away.
+    # The old one continues as a replica; its clients are disconnected.
     await until(lambda: ask(old, "ROLE")[0] == "slave")
     replies = await asyncio.gather(*(client.run(COUNT, ["demoted"], []) for _ in range(10)))
     assert sorted(replies) == list(range(11, 21))

@@ -1,4 +1,4 @@
-"""Workers on each kind of Redis, and while it fails over, restarts, or is away."""
+"""Workers on each topology of Redis, during failovers, restarts and outages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.support.agent.running_worker import RunningWorker
 
 SSE = {"Accept": "text/event-stream"}
-# A turn of some seconds, in which a master can die and be missed.
+# A turn of some seconds, during which a master can die and be replaced.
 PACED = EngineOptions(token_interval_s=0.03)
 WORDS = 150
 
@@ -59,7 +59,7 @@ async def read(http: ClientSession, worker: RunningWorker, sid: str) -> dict[str
 
 @dataclass
 class Watched:
-    """A streamed turn, and the same events as another worker gives them to a second client."""
+    """A streamed turn, and its events as a second client gets them from another worker."""
 
     sid: str
     events: list[Event] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Watched:
                     self.events.append(event)
 
     async def follow(self, http: ClientSession, worker: RunningWorker) -> None:
-        """As a client does that comes back each time with the last id that it has."""
+        """Like a client that reconnects each time with its last id."""
         url = worker.sessions(self.sid, "events")
         while not self.followed or self.followed[-1].name != "done":
             last = self.followed[-1].id if self.followed else "0-0"
@@ -87,7 +87,7 @@ class Watched:
                     await asyncio.sleep(0.05)
 
     def check(self) -> None:
-        """The client has it all, once; and so has the other one."""
+        """The client has everything, once; and so has the other one."""
         assert [event.name for event in self.events][-1] == "done"
         assert len(deltas(self.events).split()) == WORDS
         assert deltas(self.events) == self.events[-1].data["content"]
@@ -99,7 +99,7 @@ class Watched:
 async def lose_a_server_in_mid_turn(
     http: ClientSession, start_worker: StartWorker, url: str, lose: Callable[[], None]
 ) -> None:
-    """Turns in six sessions on one worker, followed on another; then each has one more turn."""
+    """Turns in six sessions on one worker, followed on another; then one more turn each."""
     one = await start_worker(redis_url=url, engine_options=PACED)
     two = await start_worker(redis_url=url)
     turns = [Watched(await create(http, one)) for _ in range(6)]
@@ -218,11 +218,11 @@ async def test_while_redis_is_away_a_turn_goes_on_and_is_told_afterwards(
             proxy.refuses = True
             proxy.cut()
             engine.gate.set()
-            # The model has finished; nothing of it is told before it is in the log.
+            # The model has finished; nothing is sent before it is in the log.
             await engine.closed.wait()
             refused = proxy.refused
             await until(lambda: proxy.refused > refused + 2)
-            # New work goes elsewhere; this worker is well, and says what it lacks.
+            # New work is refused; the worker is healthy, and reports the cause.
             async with http.post(worker.sessions()) as degraded:
                 assert degraded.status == 503
                 assert degraded.headers["X-Hermes-Degraded"] == "store"
@@ -256,7 +256,7 @@ async def test_a_turn_whose_redis_stays_away_is_resumed_by_its_key(
             engine.gate.set()
             last = [event async for event in events][-1]
         assert (last.name, last.data["code"]) == ("error", "store_unavailable")
-        # Its lease runs out by itself; until then the key is told to wait.
+        # Its lease expires by itself; until then the key is refused.
         worker = await start_worker()
         while True:
             url = worker.sessions(sid, "messages")
@@ -266,7 +266,7 @@ async def test_a_turn_whose_redis_stays_away_is_resumed_by_its_key(
                     break
                 assert response.status == 409
                 await asyncio.sleep(0.05)
-        # The other model's words are not this one's: the step starts anew.
+        # The other model has another text: the step is restarted.
         assert resumed[0].name == "rewind"
         assert len(deltas(resumed).split()) == 9
         assert deltas(resumed) == resumed[-1].data["content"]

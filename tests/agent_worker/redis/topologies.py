@@ -1,6 +1,6 @@
-"""Redis as production has it, from real servers: Sentinels with replicas, a Cluster, one with AOF.
+"""Real servers in the topologies of production: Sentinels with replicas, a Cluster, AOF.
 
-No pytest in here: the chaos harness uses it as well. All of it blocks; start it from the main
+Without pytest, since the chaos harness uses it as well. It blocks; start it from the main
 thread (see RedisServer).
 """
 
@@ -29,14 +29,14 @@ SLOTS = 16384
 _START_S = 30.0
 _POLL_S = 0.02
 
-#: Replicas are in step at once (the default gathers several for 5 s).
+#: Replicas synchronise at once (the default collects several for 5 s).
 _REPLICATION = {"repl-diskless-sync-delay": "0"}
-#: As docs/sessions.md asks for: a master without replicas that follow takes no writes.
+#: As docs/sessions.md recommends: a master without synchronised replicas refuses writes.
 GUARDED = {"min-replicas-to-write": "1", "min-replicas-max-lag": "2"}
 
 
 def ask(port: int, *words: str | int) -> Any:
-    """One command to the server on `port`, on a connection of its own; the reply as it came."""
+    """One command to the server on `port`, on a connection of its own; returns the raw reply."""
     with redis.Redis(
         host=HOST, port=port, decode_responses=True, socket_timeout=5, protocol=2
     ) as client:
@@ -66,11 +66,11 @@ def wait_for(condition: Callable[[], Any], what: str, *, timeout_s: float = _STA
 
 
 class Deployment:
-    """Servers with a folder of their own; leaving the block stops and removes all of it."""
+    """Servers with a directory of their own; leaving the block stops and removes everything."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
-        #: By port, those that were killed as well: `restart` knows how they were started.
+        #: By port, including killed ones, for `restart`.
         self.servers: dict[int, RedisServer] = {}
         self._options: dict[int, Mapping[str, str]] = {}
 
@@ -92,28 +92,28 @@ class Deployment:
     def close(self) -> None:
         for server in self.servers.values():
             if server.is_running:
-                # A frozen one would not hear of its end.
+                # A frozen one does not react to SIGTERM.
                 os.kill(server.pid, signal.SIGCONT)
                 server.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self, port: int) -> None:
-        """As a crash: SIGKILL."""
+        """Like a crash: SIGKILL."""
         self.servers[port].kill()
 
     def freeze(self, port: int) -> None:
-        """As a machine that hangs: its connections stay open and nothing answers."""
+        """Like a hanging machine: its connections stay open, and it does not answer."""
         os.kill(self.servers[port].pid, signal.SIGSTOP)
 
     def thaw(self, port: int) -> None:
         os.kill(self.servers[port].pid, signal.SIGCONT)
 
     def restart(self, port: int) -> None:
-        """Start a killed server anew, on its port and with its folder."""
+        """Restart a killed server, on its port and with its directory."""
         self.servers[port] = RedisServer.start(port, options=self._options[port])
 
     def start(self, options: Mapping[str, str]) -> RedisServer:
-        # Each in a folder of its own: what they keep there has the same names.
+        # Each in a directory of its own, since file names are the same.
         own = {"dir": tempfile.mkdtemp(dir=self.folder), **options}
         server = RedisServer.start(options=own)
         self.servers[server.port], self._options[server.port] = server, own
@@ -163,19 +163,19 @@ class Sentinels(Deployment):
 
     @property
     def master_port(self) -> int:
-        """As most Sentinels have it."""
+        """As most Sentinels know it."""
         ports = [self._master_port_by(port) for port in self.sentinel_ports]
         return max(set(ports), key=ports.count)
 
     @property
     def replica_ports(self) -> list[int]:
-        """The living servers that are not the master."""
+        """The running servers that are not the master."""
         master = self.master_port
         alive = [port for port in self._data_ports if self.servers[port].is_running]
         return [port for port in alive if port != master]
 
     def wait_for_new_master(self, old: int, *, timeout_s: float = _START_S) -> int:
-        """Block until all Sentinels name another one, and it takes writes."""
+        """Block until all Sentinels name another one, and it accepts writes."""
 
         def is_promoted() -> bool:
             ports = {self._master_port_by(port) for port in self.sentinel_ports}
@@ -185,7 +185,7 @@ class Sentinels(Deployment):
         return self.master_port
 
     def wait_in_step(self) -> None:
-        """Block until all living replicas follow the master and all Sentinels know them."""
+        """Block until all running replicas follow the master and all Sentinels know them."""
 
         def is_in_step() -> bool:
             wanted = len(self.replica_ports)
@@ -202,7 +202,7 @@ class Sentinels(Deployment):
                 sentinel.kill()
 
     def close(self) -> None:
-        # First: they would take the end of the servers for failures.
+        # First: they would react to the end of the servers.
         self.kill_sentinels()
         super().close()
 
@@ -225,7 +225,7 @@ class Sentinels(Deployment):
             f"dir {folder}\n"
             f"sentinel monitor {name} {HOST} {master} 2\n"
             f"sentinel down-after-milliseconds {name} {self._down_after_ms}\n"
-            # Also the pause before a second attempt.
+            # This is also the pause before a second attempt.
             f"sentinel failover-timeout {name} 3000\n"
             f"sentinel parallel-syncs {name} {self._replicas}\n"
         )
@@ -264,34 +264,34 @@ class Cluster(Deployment):
         return f"redis+cluster://{hosts}"
 
     def master_of(self, key: str) -> int:
-        """The port of the master that holds `key`, as the living nodes have it."""
+        """The port of the master that holds `key`, as the running nodes know it."""
         slot = int(self._ask_any("CLUSTER", "KEYSLOT", key))
         for first, last, (_, port, *_), *_ in self._slots():
             if first <= slot <= last:
                 return int(port)
-        raise LookupError(f"nobody serves the slot {slot}")
+        raise LookupError(f"no node serves the slot {slot}")
 
     def master_ports(self) -> list[int]:
         return [int(port) for _, _, (_, port, *_), *_ in self._slots()]
 
     def wait_for_new_master(self, key: str, old: int, *, timeout_s: float = _START_S) -> int:
-        """Block until another node than `old` serves `key` and the whole says ok."""
+        """Block until another node than `old` serves `key` and the state of the Cluster is ok."""
         wait_for(
             lambda: self.master_of(key) != old and self._is_ok(), "promotion", timeout_s=timeout_s
         )
         return self.master_of(key)
 
     def wait_until_whole(self) -> None:
-        """Block until every living node says that all slots are served, by replicated masters."""
+        """Block until every running node reports that replicated masters serve all slots."""
         wait_for(self._is_whole, "a whole Cluster")
 
     def move_slot(self, slot: int, source: int, target: int) -> None:
-        """Begin to move an (empty) slot, and leave it half-way: IMPORTING and MIGRATING."""
+        """Begin to migrate an (empty) slot, and leave it in IMPORTING and MIGRATING."""
         ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
         ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
 
     def finish_move(self, slot: int, target: int) -> None:
-        """The slot is the target's: told to it and to all other masters."""
+        """Assign the slot to the target, on it and on all other masters."""
         for port in [target, *self.master_ports()]:
             ask(port, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
 
@@ -303,7 +303,7 @@ class Cluster(Deployment):
             first = SLOTS * number // self.MASTERS
             last = SLOTS * (number + 1) // self.MASTERS - 1
             ask(port, "CLUSTER", "ADDSLOTSRANGE", first, last)
-            # Distinct from the start, or the nodes would have to settle who is who.
+            # Distinct from the start, or the nodes would have to resolve a conflict.
             ask(port, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for port in self.ports[1:]:
             meet = ("CLUSTER", "MEET", HOST, masters[0], self._bus_port(masters[0]))
@@ -323,9 +323,9 @@ class Cluster(Deployment):
                 **_REPLICATION,
                 "cluster-enabled": "yes",
                 "cluster-node-timeout": str(self._node_timeout_ms),
-                # The default, the port and 10000, may be no port, or another's.
+                # The default, port + 10000, may be invalid or in use.
                 "cluster-port": str(_free_port()),
-                # A replica that was cut off for long may still be promoted.
+                # A replica may be promoted after a long partition.
                 "cluster-replica-validity-factor": "0",
             }
         )

@@ -1,4 +1,4 @@
-"""The archive gets each message, in order, whatever fails on the way."""
+"""The archive gets each message, in order, despite failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from agent_worker.errors import StoreUnavailable
 from agent_worker.metrics import Metrics
 from agent_worker.runtime import Archiver, LargeTexts, archiver
-from agent_worker.sessions import SessionStore, connect, new_nonce, session_keys
+from agent_worker.sessions import connect, new_nonce, session_keys
 from agent_worker.storage.base import Storages, StorageUnavailable
 from agent_worker.tasks import cancel_and_wait, spawn
 from tests.agent_worker.runtime.test_large import BIG, FakeBlobs
@@ -35,7 +35,7 @@ SCANNED = "hermes:outbox:scanned"
 
 @dataclass
 class FakeArchive:
-    """Keeps what it knows; fails as often as `failures` holds, before it has kept anything."""
+    """Skips known messages; raises each of `failures` first, before it has stored anything."""
 
     kept: dict[str, list[Message]] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
@@ -71,10 +71,10 @@ class FakeArchive:
 
 
 class Desk:
-    """A store of its own (the outbox is one for all sessions), an archive, and archivers."""
+    """A store of its own (all sessions share the outbox), an archive, and archivers."""
 
     def __init__(self, client: Client) -> None:
-        self.store = SessionStore(client)
+        self.store = client.session_store()
         self.redis: Redis = client.raw
         self.archive = FakeArchive()
         self.blobs = FakeBlobs()
@@ -93,7 +93,7 @@ class Desk:
     async def turn(
         self, sid: str, content: str, *answers: Message, is_announced: bool = True
     ) -> None:
-        """A finished one; without `answers` one message says "re: ..."."""
+        """A finished turn; without `answers` one message "re: ..."."""
         granted: Any = await self.store.begin(
             sid, ME, await self.large.keep(sid, user(content)), nonce=f"worker.{new_nonce()}"
         )
@@ -175,7 +175,7 @@ async def test_a_session_that_nobody_announced_is_found_by_the_look_through_all(
     await desk.let_the_next_scan_be_due()
     await desk.archiver().run_once()
     assert desk.archive.kept[sid] == await desk.history(sid)
-    # It is one worker's, and not due again for a while.
+    # One worker has scanned, so it is not due.
     assert 0 < await desk.redis.ttl(SCANNED) <= 1200
 
 
@@ -258,7 +258,7 @@ async def test_redis_that_goes_away_amid_the_look_through_all_is_only_unavailabl
 async def test_an_archiver_ends_whenever_it_is_cancelled(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, passes: int
 ) -> None:
-    """At whichever of its steps: there is one at which redis-py swallows it."""
+    """At each of its steps: redis-py swallows the cancellation at one of them."""
     monkeypatch.setattr(archiver, "_PAUSE_S", 0)
     await desk.archiver().run_once()
     running = spawn(desk.archiver().run(), name="archiver")
@@ -317,7 +317,7 @@ async def test_two_archivers_of_one_session_lose_and_repeat_nothing(desk: Desk) 
     await asyncio.gather(one._archive_session(sid), other._archive_session(sid))
     assert desk.archive.appends == [(sid, 0, 4)] * 2
     assert desk.archive.kept[sid] == await desk.history(sid)
-    # A slower one does not take the mark back.
+    # A slower one does not lower the watermark.
     fence = (await desk.store.outbox.read(sid)).fence
     await desk.store.outbox.archived(sid, 1, fence=fence)
     await desk.turn(sid, "three")

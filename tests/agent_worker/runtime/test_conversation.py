@@ -1,4 +1,4 @@
-"""What of a history a model gets: the window, the summary, and where the two meet."""
+"""The part of a history that a model gets: the window, the summary, and their boundary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.agent.runtime import ME, SID, call, grant, result, said, user
 if TYPE_CHECKING:
     from agent_worker.sessions import Message
 
-# Of four characters each, a text of n tokens; a message costs four tokens more.
+# A text of n tokens of four characters each; a message costs four tokens more.
 FOUR = "abcd"
 
 
@@ -68,10 +68,10 @@ def test_the_newest_turns_that_fill_half_of_the_window_stay() -> None:
     turns = [turn(f"turn {n}", 24) for n in range(5)]  # 40 tokens each
     history = [*(message for each in turns for message in each), user("x" * 64)]
     assert tokens_in(turns[0]) == 40
-    # Half of it is 100: the running turn takes 20 of them, and two more turns fit exactly.
+    # Half of it is 100: the running turn takes 20, and two more turns fit exactly.
     conversation = Conversation(grant(history, turn_at=10), 200)
     assert conversation.outgrown() == [*turns[0], *turns[1], *turns[2]]
-    # One token less, and only one of them does.
+    # With one token less only one of them fits.
     assert Conversation(grant(history, turn_at=10), 198).outgrown() == history[:8]
 
 
@@ -97,18 +97,18 @@ def test_the_next_summary_carries_the_last_one_on_and_moves_the_watermark() -> N
 
 
 def test_a_turn_is_never_cut_in_two() -> None:
-    """The cut is at the message that opens a turn, though half of a turn would have fitted."""
+    """The cut is at a message that opens a turn, even if half of a turn would fit."""
     old = [
         user("first"),
         said("", call("look")),
         result(text(200), "look"),
         said("done"),
     ]
-    # Two that were waiting open one turn together.
+    # Two queued messages open one turn together.
     queued = [user("second"), user("third"), said(text(30))]
     conversation = Conversation(grant([*old, *queued, user("now")], turn_at=7), 120)
     assert conversation.outgrown() == old
-    # Without room for all of it the second of the two does not open a turn by itself.
+    # Without room for both, the second does not open a turn by itself.
     tight = Conversation(grant([*old, *queued, user("now")], turn_at=7), 92)
     assert tokens_in([*queued[1:], user("now")]) <= 46 < tokens_in([*queued, user("now")])
     assert tight.outgrown() == [*old, *queued]
@@ -124,7 +124,7 @@ def test_the_running_turn_is_not_summed_up_though_it_outgrows_the_window() -> No
 
 
 def test_a_summary_comes_before_the_clipping_of_results() -> None:
-    """What clipping alone would make fit is summed up all the same."""
+    """It is summarised even if clipping alone would make it fit."""
     old = [user("first"), said("", call("look")), result("x" * 4000, "look"), said("seen")]
     conversation = Conversation(grant([*old, user("now")], turn_at=4), 500)
     assert tokens_in(conversation.for_model()) <= 500
@@ -142,7 +142,7 @@ def test_old_results_of_a_turn_that_outgrows_the_window_are_clipped_oldest_first
     assert {**for_model[2], "content": ""} == {**history[2], "content": ""}
     assert conversation.messages == history
     tiny = Conversation(grant(history, turn_at=0), 10).for_model()
-    # The last one is what the model has just asked for.
+    # The last one is the result that the model has just asked for.
     assert [len(message["content"]) for message in tiny[2::2]] == [406, 406, 2000]
 
 
@@ -220,7 +220,7 @@ def test_all_is_summed_up_that_has_to_be_and_nothing_else(conversation: Conversa
         assert outgrown == []
         return
     if outgrown:
-        # The newest of the turns that go would not have fitted into half of the window.
+        # The newest of the removed turns would not fit into half of the window.
         oldest = outgrown[max(i for i, m in enumerate(outgrown) if _opens_turn(outgrown, i)) :]
         conversation.sum_up("short")
         assert tokens_in([*oldest, *conversation.messages]) > window // 2

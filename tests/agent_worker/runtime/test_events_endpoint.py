@@ -1,4 +1,4 @@
-"""`GET .../events`: what the log has behind an id, then live, on whichever worker."""
+"""`GET .../events`: the events after an id, then live ones, on any worker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 async def log_of(redis: Redis, sid: str) -> list[Event]:
-    """All that the log has, as it is in Redis."""
+    """The whole log, as stored in Redis."""
     entries = await redis.xrange(session_keys(sid)[4])
     return [Event(event_id, fields["e"], json.loads(fields["d"])) for event_id, fields in entries]
 
@@ -59,20 +59,20 @@ def active(worker: RunningWorker) -> float | None:
 
 
 async def finished_session(http: ClientSession, worker: RunningWorker) -> str:
-    """One with a turn behind it: so there is a last event."""
+    """A session with a finished turn, and so with a last event."""
     sid = await create(http, worker)
     assert (await post(http, worker, sid, "before")).status == 200
     return sid
 
 
-# From an id on.
+# After an id.
 
 
 @pytest.mark.parametrize("stride", [1, 3, 7])
 async def test_a_client_that_hops_between_workers_loses_and_repeats_nothing(
     http: ClientSession, start_worker: StartWorker, redis: Redis, stride: int
 ) -> None:
-    """Each connection is broken off after a few events, while the turn is still running."""
+    """Each connection is closed after a few events, while the turn is running."""
 
     async def look(arguments: Any, context: Any) -> str:
         return "seen"
@@ -85,7 +85,7 @@ async def test_a_client_that_hops_between_workers_loses_and_repeats_nothing(
     sid, running = await amid_a_turn(http, workers[0], engine.paused)
 
     async def next_event(stream: AsyncIterator[Event], before: list[Event]) -> Event:
-        """The turn goes on whenever all that it has said is read."""
+        """The turn continues whenever all of its events have been read."""
         reading = spawn(anext(stream), name="read")  # type: ignore[arg-type]
         await until(lambda: reading.done() or engine.paused.is_set())
         if not reading.done() and await is_read(before):
@@ -258,7 +258,7 @@ async def test_who_has_seen_all_of_a_log_that_expired_gets_the_next_turn(
 
 
 def asks_of_the_log(worker: RunningWorker) -> asyncio.Event:
-    """Set once a follower on this worker has asked the log, and knows where it is."""
+    """Set once a follower on this worker has read the log."""
     asked = asyncio.Event()
     page = worker.worker.store.events.page
 
@@ -305,7 +305,7 @@ async def test_a_follower_without_until_stays_for_the_next_turn(
 async def test_who_follows_is_told_once_that_a_turn_was_given_back(
     http: ClientSession, start_worker: StartWorker, quick_looks: None
 ) -> None:
-    """By a worker whose client left: that is no loss of a worker, and nobody goes on with it."""
+    """By a worker whose client left: the turn is not an orphan, and is not continued."""
     first = await start_worker(engine=(engine := PausedEngine([*speech("one"), None])))
     other = await start_worker(engine=PlannedEngine(speech("two")))
     sid, running = await amid_a_turn(http, first, engine.paused)
@@ -328,7 +328,7 @@ async def test_a_turn_whose_worker_died_goes_on_for_who_follows_the_session(
     quick_looks: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before any worker has found it by itself."""
+    """Before any worker has found it in the index."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
@@ -345,7 +345,7 @@ async def test_a_turn_whose_worker_died_goes_on_for_who_follows_the_session(
     running.cancel()
 
 
-# What is not kept any more.
+# Expired events.
 
 
 async def test_behind_a_trimmed_event_comes_a_reset_with_the_session_and_then_live(
@@ -400,7 +400,7 @@ async def test_an_id_that_never_was_gives_a_reset(
         assert (await anext(read_events(response))).name == "reset"
 
 
-# Who may not.
+# Refusals.
 
 
 async def test_a_foreign_or_unknown_session_is_not_found(
@@ -428,7 +428,7 @@ async def test_a_bad_id_is_a_bad_request(
         assert await error_of(response) == (400, "bad_request")
 
 
-# How a stream ends.
+# The end of a stream.
 
 
 async def test_a_drain_ends_the_stream_and_another_worker_goes_on(
@@ -471,7 +471,7 @@ async def test_a_session_that_is_deleted_ends_the_stream_with_an_error(
 async def test_a_store_that_is_lost_ends_the_stream_with_an_error(
     http: ClientSession, start_worker: StartWorker, redis: Redis, quick_looks: None
 ) -> None:
-    """Once it is lost for longer than a lease."""
+    """After an outage that is longer than a lease."""
     worker = await start_worker(engine=PlannedEngine(speech("one")), lease_s=0.5)
     sid = await finished_session(http, worker)
     first = (await log_of(redis, sid))[0].id
@@ -492,10 +492,10 @@ async def test_a_follower_that_leaves_is_forgotten(
     async with follow(http, worker, sid, first) as response:
         await anext(read_events(response))
         assert active(worker) == 1
-        assert len(worker.worker.bells._bells) == 1
+        assert len(worker.worker.notifier._wakeups) == 1
         response.close()
     await until(lambda: active(worker) == 0)
-    await until(lambda: not worker.worker.bells._bells)
+    await until(lambda: not worker.worker.notifier._wakeups)
 
 
 async def test_a_silent_stream_is_kept_alive_with_comments(

@@ -1,4 +1,4 @@
-"""Texts over 32 KB: by reference in Redis, whole for the model, cut where there is no place."""
+"""Texts over 32 KB: a reference in Redis, whole for the model, truncated without a blob store."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def blobs() -> FakeBlobs:
     return FakeBlobs()
 
 
-# 'ä' has two bytes, so this many characters are not large, and one more is.
+# 'ä' has two bytes: this number of characters is not large, one more is.
 JUST_SMALL = "ä" * (LARGE // 2)
 BIG = "ä" * (LARGE // 2) + "!"
 
@@ -114,7 +114,7 @@ async def test_texts_are_restored_for_the_model_but_results_are_read_by_referenc
     restored = await large.restore(kept)
     assert [m["content"] for m in restored[:2]] == [BIG, BIG + "a"]
     assert restored[2:] == kept[2:]
-    # The reference is still with it: what is whole here must not be kept whole.
+    # The reference is kept: the restored text must not be stored whole.
     assert restored[0]["blob"] == kept[0]["blob"]
     assert await large.whole(kept[2]) == {**kept[2], "content": BIG + "r"}
 
@@ -147,7 +147,7 @@ async def test_while_the_blob_store_is_away_texts_cannot_be_kept(message: Any) -
 
 @pytest.mark.parametrize("blobs", [None, FakeBlobs(is_away=True)])
 async def test_results_are_cut_where_there_is_no_place_for_them(blobs: Any) -> None:
-    # One byte before the pairs: the cut is in the middle of a character, which goes then.
+    # One byte before the pairs: the cut is in the middle of a character, which is dropped.
     content = "x" + BIG
     cut = await LargeTexts(blobs).keep(SID, result(content))
     size = len(content.encode())
@@ -191,7 +191,7 @@ async def test_the_blob_of_a_message_is_fetched_as_it_is_given(
     async with http.get(worker.sessions(sid), headers=ada) as response:
         given = (await response.json())["messages"][0]["blob"]
     digest = given.partition("/")[2]
-    # Its hash alone is enough, since it is the session's.
+    # Its hash is enough within the session.
     for blob in (given, given.replace("/", "%2F"), digest):
         url = URL(worker.sessions(sid, "blobs", blob), encoded=True)
         async with http.get(url, headers=ada) as response:
@@ -235,7 +235,7 @@ async def test_a_repeated_key_knows_a_large_message_again(
         reply = await post(http, worker, sid, BIG, Idempotency_Key="k")
         assert (reply.status, reply.body["content"]) == (200, "answer")
     assert reply.headers["Idempotency-Replayed"] == "true"
-    # It differs behind the part that is in Redis.
+    # It differs after the part that is in Redis.
     other = await post(http, worker, sid, BIG + "?", Idempotency_Key="k")
     assert (other.status, other.error) == (409, "idempotency_mismatch")
 
@@ -286,7 +286,7 @@ async def test_large_texts_of_a_turn_in_several_steps_make_its_answer_whole(
     assert (await post(http, worker, sid, "go")).body["content"] == BIG + "end"
     kept = (await store.read(sid, ANONYMOUS)).messages
     assert ["blob" in message for message in kept] == [False, True, True, False]
-    # What a tool gave is for the model the beginning, and how to read on.
+    # The model gets a preview of a tool result, and how to read on.
     seen = engine.histories[1]
     assert seen[1]["content"] == BIG
     assert seen[2] == kept[2]

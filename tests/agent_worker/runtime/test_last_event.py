@@ -1,4 +1,4 @@
-"""How a turn that failed ends for its client: with a last event, or with a broken connection."""
+"""The end of a failed turn for its client: a last event, or a reset connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from agent_worker.api import websocket
+from agent_worker.api import socket_connection
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import EngineFailed
 from agent_worker.runtime import turn
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def proxy(redis_server: RedisServer) -> AsyncIterator[DroppingProxy]:
-    """Asked for before the workers, so that it outlives their connections."""
+    """Requested before the workers, so that it outlives their connections."""
     async with DroppingProxy(redis_server.port) as proxy:
         yield proxy
 
 
 def fails_later() -> PausedEngine:
-    """It says "half ", stands still, and fails."""
+    """It says "half ", waits, and fails."""
     return PausedEngine([*speech("half "), None, EngineFailed()])
 
 
@@ -47,7 +47,7 @@ async def test_while_redis_stands_still_a_stream_ends_with_an_error_all_the_same
     start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turn, "_TELL_S", 0.05)
+    monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.05)
     worker = await start_worker(redis_url=proxy.url, engine=(engine := fails_later()))
     sid = await create(http, worker)
     url = worker.sessions(sid, "messages")
@@ -68,7 +68,7 @@ async def test_while_redis_stands_still_a_socket_is_told_of_the_error_all_the_sa
     start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turn, "_TELL_S", 0.05)
+    monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.05)
     worker = await start_worker(redis_url=proxy.url, engine=(engine := fails_later()))
     sid = await create(http, worker)
     async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
@@ -85,7 +85,7 @@ async def test_while_redis_stands_still_a_socket_is_told_of_the_error_all_the_sa
 async def test_a_handover_is_told_however_long_redis_takes_for_it(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turn, "_TELL_S", 0.2)
+    monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.2)
 
     async def look(arguments: Any, context: Any) -> str:
         return "seen"
@@ -109,13 +109,13 @@ async def test_a_handover_is_told_however_long_redis_takes_for_it(
         assert (await all_events(response))[-1].name == "handover"
 
 
-# A client that does not read: here the last event never gets through.
+# A client that does not read: the last event cannot be delivered.
 
 
 async def test_a_stream_whose_last_event_does_not_get_through_is_broken_off(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turn, "_TELL_S", 0.05)
+    monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.05)
     send = EventStream.send
 
     async def stuck(self: EventStream, event: Any) -> None:
@@ -133,7 +133,7 @@ async def test_a_stream_whose_last_event_does_not_get_through_is_broken_off(
 async def test_a_socket_whose_last_event_does_not_get_through_is_broken_off(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "_END_TAKES_S", 0.05)
+    monkeypatch.setattr(socket_connection, "_END_TAKES_S", 0.05)
     send = web.WebSocketResponse.send_str
 
     async def stuck(self: web.WebSocketResponse, data: str, compress: Any = None) -> None:

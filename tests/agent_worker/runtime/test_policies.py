@@ -1,4 +1,4 @@
-"""What becomes of a message that comes while a turn runs: refused, kept waiting, or put first."""
+"""A message that arrives while a turn runs is rejected, queued, or interrupts it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.models import ScriptedEngine, TextDelta
-from agent_worker.runtime import turns as turns_module
+from agent_worker.runtime import admission
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
 from agent_worker.tools import Toolbox
@@ -110,7 +110,7 @@ async def test_queued_messages_open_the_next_turn_together_and_in_order(
 async def test_what_waits_is_begun_by_the_worker_whose_turn_has_ended(
     http: ClientSession, start_worker: StartWorker, store: SessionStore
 ) -> None:
-    """The worker that took the message does not live to see it."""
+    """The worker that has queued the message is dead by then."""
     engine = PausedEngine([*speech("one"), None], speech("two"))
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PlannedEngine())
@@ -142,7 +142,7 @@ async def test_what_waits_is_begun_by_the_worker_that_took_it_when_the_other_die
     assert (await post(http, other, sid, "second", "enqueue")).status == 202
     await die(first, redis, sid)
     await until(lambda: not len(other.worker.turns) and other.worker.engine.requests)
-    # The first message has no answer: nobody asked for that one again.
+    # The first message has no answer: it was not sent again.
     expected = [("user", "first"), ("user", "second"), ("assistant", "two")]
 
     async def is_kept() -> bool:
@@ -162,8 +162,8 @@ async def test_what_waits_is_begun_once_though_two_workers_look_after_it(
     engine.gate.set()
     await running
     await until(lambda: len(engine.requests) == 2)
-    await until(lambda: not first.worker.turns._looking_after)
-    await until(lambda: not other.worker.turns._looking_after)
+    await until(lambda: not first.worker.turns._inboxes)
+    await until(lambda: not other.worker.turns._inboxes)
     assert [content for _, content in await told(store, sid)] == ["first", "one", "second", "two"]
 
 
@@ -227,7 +227,7 @@ async def test_what_waits_of_a_deleted_session_is_forgotten(
     engine.gate.set()
     assert (await running).status == 404
     await worker.worker.turns.wait_idle()
-    await until(lambda: not worker.worker.turns._looking_after)
+    await until(lambda: not worker.worker.turns._inboxes)
     assert engine.steps == 1
     assert await redis.exists(*session_keys(sid)[1:]) == 0
 
@@ -286,11 +286,11 @@ async def test_the_client_of_an_interrupted_turn_is_told_409(
 
 
 async def deaf_worker(start_worker: StartWorker, **options: Any) -> RunningWorker:
-    """One that hears of no turn that shall stop, as if pub/sub had lost it."""
+    """A worker that gets no notification of interruptions, as if pub/sub had lost them."""
     worker = await start_worker(**options)
-    bells = worker.worker.bells
-    await until(lambda: bells._commands)
-    bells._commands.clear()
+    notifier = worker.worker.notifier
+    await until(lambda: notifier._callbacks)
+    notifier._callbacks.clear()
     return worker
 
 
@@ -343,13 +343,13 @@ async def test_an_interruption_that_nobody_heeds_is_refused_in_the_end(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turns_module, "_GRACE_S", 0.1)
+    monkeypatch.setattr(admission, "_GRACE_S", 0.1)
     first = await deaf_worker(start_worker, engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine(), lease_s=0.3)
     sid, running = await amid_a_turn(http, first, engine.started)
     reply = await post(http, other, sid, "stop", "interrupt")
     assert (reply.status, reply.error) == (409, "turn_in_progress")
-    # It runs, and has been asked to stop: it does with its next write.
+    # It runs, and has been asked to stop: it stops at its next write.
     assert await redis.hexists(session_keys(sid)[0], "stop")
     engine.gate.set()
     await running
@@ -471,7 +471,7 @@ async def test_over_websocket_a_socket_interrupts_its_own_turn(
         first = await receive(socket)
         await engine.paused.wait()
         await socket.send_json({"content": "stop", "policy": "interrupt"})
-        # Told where the one ends and the other begins.
+        # The boundary between the two turns.
         assert (await to_the_end(socket))[-1].data["code"] == "turn_interrupted"
         events = await to_the_end(socket)
     assert deltas(events) == events[-1].data["content"] == "yes"
@@ -494,7 +494,7 @@ async def test_a_socket_whose_turn_is_interrupted_over_http_goes_on(
         assert (await to_the_end(socket))[-1].data["content"] == "again"
 
 
-# Who follows the session sees it all.
+# A follower of the session sees everything.
 
 
 async def test_a_follower_sees_the_turn_that_was_queued(

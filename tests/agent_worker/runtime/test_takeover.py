@@ -1,4 +1,4 @@
-"""A worker dies in the midst of a turn; the same Idempotency-Key goes on elsewhere."""
+"""A worker dies during a turn; the same Idempotency-Key continues on another one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAYBE = "it may have been done, and is not repeated"
 
 
 class Notebook:
-    """A tool that notes each run, and stands still at runs while `gate` is not set."""
+    """A tool that records its runs, and waits until `gate` is set."""
 
     def __init__(self, name: str, effect: Effect = Effect.READ) -> None:
         self.name = name
@@ -57,7 +57,7 @@ class Notebook:
 
 
 async def resume(http: ClientSession, worker: RunningWorker, sid: str) -> list[Event]:
-    """What the client gets that sends its message again, as a stream."""
+    """The stream of a client that sends its message again."""
     url = worker.sessions(sid, "messages")
     async with http.post(url, json={"content": "go"}, headers={**SSE, **KEY}) as response:
         assert response.status == 200
@@ -65,15 +65,15 @@ async def resume(http: ClientSession, worker: RunningWorker, sid: str) -> list[E
 
 
 async def begin(http: ClientSession, worker: RunningWorker, sid: str, moment: Any) -> None:
-    """A turn that runs until `moment` is true, and what it has said is in the log."""
+    """A turn that runs until `moment` is true, and whose events are in the log."""
     turn = spawn(post(http, worker, sid, "go", Idempotency_Key="k"), name="turn")
-    # Its client may see the connection break when the test is over.
+    # Its client may lose the connection at the end of the test.
     turn.add_done_callback(lambda task: task.cancelled() or task.exception())
     await until(moment)
 
     def is_logged() -> bool:
         (running,) = worker.worker.turns._running.values()
-        return not running._outlet._waiting and not running._outlet._writing.locked()
+        return not running._writer._pending and not running._writer._write_lock.locked()
 
     await until(is_logged)
 
@@ -81,7 +81,7 @@ async def begin(http: ClientSession, worker: RunningWorker, sid: str, moment: An
 async def begin_and_die(
     http: ClientSession, worker: RunningWorker, redis: Redis, sid: str, moment: Any
 ) -> Callable[[], None]:
-    """The same, and its worker dies then. Returns what gives it Redis back, too late."""
+    """The same; then its worker dies. Returns a function that restores its Redis, too late."""
     await begin(http, worker, sid, moment)
     return await die(worker, redis, sid)
 
@@ -142,7 +142,7 @@ async def test_who_follows_the_log_is_told_what_is_void_when_the_step_starts_ane
     await begin_and_die(http, first, redis, sid, dying.paused.is_set)
     after = f"{(await event_ids(redis, sid))[0].split('-')[0]}-0"
     events = await resume(http, second, sid)
-    # The client of the new request is told the finished steps, and then the step from its start.
+    # The new client gets the finished steps, and then the step from its start.
     assert deltas(events) == events[-1].data["content"] == "I look. I see it"
     headers = {"Last-Event-ID": after}
     url = second.sessions(sid, "events")
@@ -217,7 +217,7 @@ async def test_results_that_were_recorded_are_replayed_and_the_others_run_again(
     slow.gate = None
     events = await resume(http, second, sid)
     assert (quick.runs, slow.runs) == (["a"], ["b", "b"])
-    # The outside can know the second attempt again.
+    # The external system can recognise the second attempt.
     assert slow.keys == [f"{sid}.1.1"] * 2
     assert deltas(events) == events[-1].data["content"] == "both done"
     # The model was not asked for the calls a second time.
@@ -260,7 +260,7 @@ async def test_a_once_call_that_was_pending_is_told_as_unknown_and_not_run_again
     assert seen["content"] == text
     history = await told(store, sid)
     assert ("tool", text) in history
-    # It was slow, not dead. What it did has come too late to be known.
+    # It was slow, not dead. Its result comes too late to be recorded.
     wake_up()
     pay.gate.set()
     await first.worker.turns.wait_idle()
@@ -328,7 +328,7 @@ async def test_the_step_limit_counts_the_steps_of_the_worker_that_died(
 async def test_the_dead_workers_turn_writes_nothing_when_it_wakes_up(
     http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
-    """It was only paused, beyond its lease; Redis is within its reach all the time."""
+    """It was only paused, for longer than its lease; Redis was reachable all the time."""
     sleeper = PausedEngine([*speech("one "), None, *speech("never")])
     first = await start_worker(engine=sleeper)
     second = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))

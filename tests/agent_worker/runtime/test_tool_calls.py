@@ -1,4 +1,4 @@
-"""The calls of one step: together, bounded, timed, and asked of the ledger before."""
+"""The calls of one step: concurrent, bounded, timed, and recorded in the ledger."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_SAFE = "error: not run: it cannot be recorded safely at the moment"
 
 @dataclass
 class FakeLedger:
-    """Answers with `verdicts`, RUN if it has none; remembers what it was asked and told."""
+    """Answers with `verdicts`, RUN if there are none; records its calls."""
 
     verdicts: dict[str, ToolStart] = field(default_factory=dict)
     fails: dict[str, Exception] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class FakeLedger:
 
 @dataclass
 class FakeOnceLedger:
-    """`known`: what a call gave that somebody has claimed before, None if nobody knows.
+    """`known`: the result of a call that was claimed before, None if it is unknown.
 
     It was the same call, unless `is_another`.
     """
@@ -95,7 +95,7 @@ class FakeOnceLedger:
 
 
 class Step:
-    """One step's calls of the tools given as functions; `effect` is that of all of them."""
+    """The calls of one step, of tools given as functions; all have the class `effect`."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Step:
 
 
 class Recorder:
-    """A tool that notes its arguments and answers with `answer`, or raises it."""
+    """A tool that records its arguments and returns `answer`, or raises it."""
 
     def __init__(self, answer: str | BaseException = "ok") -> None:
         self.ran: list[dict[str, Any]] = []
@@ -155,7 +155,7 @@ async def echo(arguments: dict[str, Any], context: Any) -> str:
     return str(arguments["say"])
 
 
-# Together.
+# Concurrency.
 
 
 async def test_independent_calls_run_at_the_same_time() -> None:
@@ -182,7 +182,7 @@ async def test_no_more_calls_run_at_once_than_may() -> None:
         here.remove(arguments["n"])
         return "ok"
 
-    step = Step({"crowd": crowd}, most_at_once=3)
+    step = Step({"crowd": crowd}, max_concurrent=3)
     running = spawn(step.run(*(call("crowd", f"c{n}", n=n) for n in range(8))), name="step")
     await until(lambda: len(here) == 3)
     assert step.ledger.keys == ["1.0", "1.1", "1.2"]
@@ -246,7 +246,7 @@ async def test_when_the_ledger_fails_the_other_calls_have_ended() -> None:
     assert step.ledger.ended == {}
 
 
-# What the client and the ledger hear.
+# Events and records.
 
 
 async def test_the_client_hears_of_a_call_and_of_its_result() -> None:
@@ -289,7 +289,7 @@ async def test_the_ledger_is_asked_with_the_tools_class(effect: Effect) -> None:
     assert [asked for _, asked, _ in step.ledger.begun] == [effect]
 
 
-# What goes wrong.
+# Failures.
 
 
 async def test_a_tool_that_does_not_exist_is_an_error_for_the_model() -> None:
@@ -352,7 +352,7 @@ async def test_a_call_that_may_run_twice_is_cut_off_with_its_turn(effect: Effect
     assert step.ledger.ended == {}
 
 
-# What the ledger says.
+# Verdicts of the ledger.
 
 
 async def test_a_call_that_is_done_gives_its_kept_result_and_is_not_run() -> None:
@@ -409,7 +409,7 @@ async def test_a_once_call_that_has_begun_is_finished_and_recorded_before_a_canc
     running = spawn(step.run(call("pay")), name="step")
     await started.wait()
     running.cancel()
-    # It has heard of it, and goes on all the same.
+    # It was cancelled, and continues.
     await until(lambda: running.cancelling())
     assert not running.done()
     go_on.set()
@@ -494,7 +494,7 @@ async def test_a_claim_whose_end_nobody_knows_is_told_as_unknown() -> None:
 
 
 async def test_a_place_that_another_call_had_before_is_told_as_unknown() -> None:
-    """Redis has lost its last writes, and the ledger in it with them."""
+    """Redis has lost its last writes, including its ledger."""
     strict = FakeOnceLedger(known={"1.0": "sent to ada"}, is_another=True)
     step = Step({"mail": (tool := Recorder())}, Effect.ONCE, once_ledger=strict)
     assert await step.text(call("mail", to="bob")) == f"unknown: {MAYBE}"

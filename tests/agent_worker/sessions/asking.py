@@ -1,4 +1,4 @@
-"""Asks the store and the model the same, and keeps what the store accepted."""
+"""Asks both stores the same, and records what was accepted."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize
 
 from agent_worker.errors import AgentError
 from agent_worker.sessions import Nothing, NotTaken, SessionStore, session_keys
-from tests.agent_worker.sessions.model import MOST_WAITING, Model
+from tests.agent_worker.sessions.memory import HANDED, MemoryBackend, Session, nonce_of
 from tests.agent_worker.sessions.workers import LEASE_S, Worker
-from tests.support.agent.sessions import ME, OPERATIONS, everything, expiries
+from tests.support.agent.sessions import ME, OPERATIONS, everything, expiries, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from agent_worker.sessions import Client, Grant
 
+    Operation = Callable[[SessionStore], Awaitable[Any]]
+
+MOST_WAITING = 3
+
 
 class Asking(RuleBasedStateMachine):
-    """One session at a time, by one who sees all of its keys."""
+    """One session at a time, whose owner sees all of its keys."""
 
     def __init__(self, client: Client, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         super().__init__()
         self.redis = client.raw
-        self.store = SessionStore(client, lease_s=LEASE_S, max_waiting=MOST_WAITING)
+        self.store = open_store(client, lease_s=LEASE_S, max_waiting=MOST_WAITING)
         self.wait = wait
         self.count = itertools.count(1)
         self.foreign = itertools.cycle(OPERATIONS.items())
@@ -34,7 +38,14 @@ class Asking(RuleBasedStateMachine):
     @initialize()
     def create(self) -> None:
         self.sid = self.wait(self.store.create(ME, {}))
-        self.model = Model(self.sid)
+        created = int(self.wait(everything(self.redis, self.sid))["meta"]["created"])
+        # Only a new fence advances it: a fence is the time of its begin by Redis' clock.
+        self.clock = created
+        self.memory = MemoryBackend(lambda: self.clock)
+        self.model = open_store(self.memory, lease_s=LEASE_S, max_waiting=MOST_WAITING)
+        made = self.memory.sessions.pop(("hermes", self.wait(self.model.create(ME, {}))))
+        made.sid = self.sid
+        self.memory.sessions["hermes", self.sid] = made
         self.workers: list[Worker] = []
         self.contents: dict[str, str] = {}
         # What the store accepted, as its callers know.
@@ -46,36 +57,48 @@ class Asking(RuleBasedStateMachine):
         self.turns: list[int] = []
         self.effects: Counter[str] = Counter()
         self.released: set[str] = set()
-        # Of the last commits: each again, and what it gave.
-        self.committed: list[tuple[Callable[[], Coroutine[Any, Any, Any]], Any]] = []
+        # Of the last commits: each again, and its answer.
+        self.committed: list[tuple[Operation, Any]] = []
         self.seen_ids: list[str] = []
         self.look()
 
     def teardown(self) -> None:
         self.wait(self.redis.delete(*session_keys(self.sid)))
 
+    @property
+    def session(self) -> Session:
+        """The session in the model."""
+        return self.memory.sessions["hermes", self.sid]
+
+    @property
+    def lease(self) -> str:
+        return self.session.holder(self.clock)
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether a worker holds the lease."""
+        return bool(self.lease) and not nonce_of(self.lease).startswith(HANDED)
+
     def is_holder(self, worker: Worker) -> bool:
-        return worker.grant.lease == self.model.lease
+        return worker.grant.lease.value == self.lease
 
     def ask(
-        self,
-        operation: Callable[[], Coroutine[Any, Any, Any]],
-        is_lost: bool = False,
-        *,
-        may_end_turn: bool = False,
+        self, operation: Operation, is_lost: bool = False, *, may_end_turn: bool = False
     ) -> Any:
-        """What the store answers, or the class of its error; twice, if the reply is lost.
+        """The answer, or the class of its error; asked twice if the reply is lost.
 
-        `may_end_turn`: also by an answer that grants nothing.
+        Both stores must answer the same. `may_end_turn`: also by an answer that grants nothing.
         """
-        answer = self.wait(answer_of(operation))
+        answer = self.wait(answer_of(operation, self.store))
         after = self.wait(everything(self.redis, self.sid))
         is_refused = is_an_error(answer) or isinstance(answer, NotTaken)
         if is_refused and not (may_end_turn and self.fence_in(after) > self.fence_in(self.held)):
-            assert after == self.held, "what was refused has changed nothing"
+            assert after == self.held, "a refusal changes nothing"
         if is_lost:
-            assert self.wait(answer_of(operation)) == answer, "again, it gives what it gave"
-            assert self.wait(everything(self.redis, self.sid)) == after, "and has no second effect"
+            assert self.wait(answer_of(operation, self.store)) == answer, "again, the same answer"
+            assert self.wait(everything(self.redis, self.sid)) == after, "without a second effect"
+        self.clock = max(self.clock, self.fence_in(after))
+        assert self.wait(answer_of(operation, self.model)) == answer
         return answer
 
     @staticmethod
@@ -83,7 +106,7 @@ class Asking(RuleBasedStateMachine):
         return int(held["meta"].get("fence", 0))
 
     def wrote(self, worker: Worker, answer: Any) -> bool:
-        """Whether the write was accepted. Who wrote is kept; who is refused gives up."""
+        """Whether the write was accepted; the writer is recorded. A refused worker gives up."""
         if is_an_error(answer):
             self.workers.remove(worker)
             return False
@@ -97,20 +120,13 @@ class Asking(RuleBasedStateMachine):
         self.view = self.wait(self.store.read(self.sid, ME))
 
 
-async def answer_of(operation: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+async def answer_of(operation: Operation, store: SessionStore) -> Any:
     """The answer, or the class of the error; of one that has no fields, its class."""
     try:
-        answer = await operation()
+        answer = await operation(store)
     except AgentError as error:
         return type(error)
     return Nothing if isinstance(answer, Nothing) else answer
-
-
-def predicted(operation: Callable[[], object]) -> object:
-    try:
-        return operation()
-    except AgentError as error:
-        return type(error)
 
 
 def is_an_error(answer: object) -> bool:

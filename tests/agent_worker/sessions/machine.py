@@ -1,10 +1,10 @@
-"""Sessions under random operations of workers that die, pause and repeat themselves.
+"""Random operations of workers that die, pause and repeat themselves.
 
-A worker has a lease, or believes so: it goes on after its lease ran out and others took over (a
-zombie), it forgets everything (a crash), and what it sends is done twice (its reply was lost).
-Each answer is compared with the plain-Python model's. `test_invariants` adds what must hold.
+A worker has a lease, or assumes so: it continues after its lease has expired and was taken over (a
+zombie), it forgets everything (a crash), and its operations are done twice (a reply was lost).
+Each answer is compared with that of the store in memory. `test_invariants` adds the invariants.
 
-`asking` asks store and model, `steps` has the rules of a step, and this module those of turns.
+`asking` asks both stores, `steps` has the rules of a step, and this module those of turns.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from hypothesis.stateful import precondition, rule
 
 from agent_worker.errors import LeaseLost, SessionNotFound
 from agent_worker.sessions import Grant, NotTaken, Queued
-from tests.agent_worker.sessions.asking import answer_of, predicted
-from tests.agent_worker.sessions.model import FOR_A_WHILE
+from tests.agent_worker.sessions.asking import answer_of
 from tests.agent_worker.sessions.steps import Steps
 from tests.agent_worker.sessions.workers import (
     LEASE_S,
@@ -34,11 +33,14 @@ from tests.agent_worker.sessions.workers import (
 from tests.support.agent.sessions import ME, OPERATIONS, everything, lose_lease, user
 
 if TYPE_CHECKING:
-    from agent_worker.sessions import Message
+    from agent_worker.sessions import Message, SessionStore
+
+# In place of the seconds, which differ.
+_FOR_A_WHILE = 1.0
 
 
 class Sessions(Steps):
-    """One session at a time, and all that happens to it."""
+    """One session at a time, and its operations."""
 
     @rule(
         has_key=st.sampled_from([True, True, False]),
@@ -66,21 +68,21 @@ class Sessions(Steps):
     ) -> None:
         content = f"message {next(self.count)}" if is_other else self.contents[key]
         self._begin(user(content), key, policy, is_lost, is_silent=is_silent)
-        if content in self.accepted:  # what came with this key before was not
+        if content in self.accepted:  # the earlier content of this key was refused
             self.contents[key] = content
 
-    @precondition(lambda self: self.model.state == "idle" and self.keys_of_turn)
+    @precondition(lambda self: self.session.status == "idle" and self.keys_of_turn)
     @rule(is_lost=lost)
     def the_answer_is_asked_for_again(self, is_lost: bool) -> None:
         key = self.keys_of_turn[-1]
         self._begin(user(self.contents[key]), key, "reject", is_lost)
 
-    @precondition(lambda self: self.model.inbox)
+    @precondition(lambda self: self.session.inbox)
     @rule(is_lost=lost)
     def take_what_waits(self, is_lost: bool) -> None:
         self._begin(None, "", "reject", is_lost)
 
-    @precondition(lambda self: self.model.lease and self.keys_of_turn)
+    @precondition(lambda self: self.is_leased and self.keys_of_turn)
     @rule(
         key=st.runner().flatmap(lambda machine: st.sampled_from(machine.keys_of_turn)),
         last_words=some_names,
@@ -90,7 +92,7 @@ class Sessions(Steps):
     def another_takes_over(
         self, key: str, last_words: list[str], goes_on: bool, is_lost: bool
     ) -> None:
-        """The client asks again, since the worker does not answer; that one goes on later."""
+        """The client retries, since the worker does not answer; the worker continues later."""
         for worker in list(filter(self.is_holder, self.workers)):
             self.say(worker, last_words, is_lost)
         self.the_lease_runs_out()
@@ -102,8 +104,8 @@ class Sessions(Steps):
 
     @property
     def keys_of_turn(self) -> list[str]:
-        """But for those of messages that came without one."""
-        return [key for key in self.model.of_turn if key in self.contents]
+        """Without the generated ones of messages without a key."""
+        return [key for key in self.session.turn_keys if key in self.contents]
 
     def _begin(
         self,
@@ -116,8 +118,8 @@ class Sessions(Steps):
     ) -> None:
         nonce = f"worker.{next(self.count)}"
 
-        async def begin() -> Any:
-            return await self.store.begin(
+        async def begin(store: SessionStore) -> Any:
+            return await store.begin(
                 self.sid,
                 ME,
                 message,
@@ -128,10 +130,7 @@ class Sessions(Steps):
             )
 
         answer = self.ask(begin, is_lost, may_end_turn=True)
-        fence = self._new_fence(answer)
-        assert answer == predicted(
-            lambda: self.model.begin(nonce, message, key, policy, fence, is_silent=is_silent)
-        )
+        self._note_fence(answer)
         if isinstance(answer, Grant):
             self._took(answer)
             if answer.outcome != "RESUME":
@@ -140,22 +139,21 @@ class Sessions(Steps):
         if message is not None and is_kept:
             self.accepted.add(message["content"])
 
-    def _new_fence(self, answer: object) -> int:
-        """The session's fence now. Without a grant it is raised if the turn is given up."""
+    def _note_fence(self, answer: object) -> None:
+        """Without a grant the fence is raised if the turn is given up."""
         fence = self.fence_in(self.wait(everything(self.redis, self.sid)))
         if fence != self.last_fence and not isinstance(answer, Grant):
             self.writes += 1
         self.last_fence = fence
-        return fence
 
     def _took(self, grant: Grant) -> None:
         self.grants.append(grant)
         self.writers.append(grant.lease.fence)
         self.writes += 1
-        # Of those that go on without knowing that they lost, the latest.
+        # The latest of the workers that do not know that they have lost the lease.
         self.workers = [*self.workers[-2:], Worker.of(grant)]
 
-    @precondition(lambda self: self.model.begins)
+    @precondition(lambda self: self.session.turns)
     @rule(
         is_last=st.sampled_from([True, True, True, False]),
         is_silent=st.booleans(),
@@ -164,22 +162,21 @@ class Sessions(Steps):
     def who_follows_takes_the_turn_over(
         self, is_last: bool, is_silent: bool, is_lost: bool
     ) -> None:
-        turn = list(self.model.begins)[-1 if is_last else 0].partition("-")[0]
+        turn = str(self.session.turns[-1 if is_last else 0])
         nonce = f"worker.{next(self.count)}"
 
-        async def take() -> Grant | NotTaken:
+        async def take(store: SessionStore) -> Grant | NotTaken:
             silent_s = 0 if is_silent else LEASE_S
-            taken = await self.store.take_over(self.sid, ME, turn, nonce=nonce, silent_s=silent_s)
+            taken = await store.take_over(self.sid, ME, turn, nonce=nonce, silent_s=silent_s)
             is_held = isinstance(taken, NotTaken) and taken.held_s is not None
-            return NotTaken(FOR_A_WHILE) if is_held else taken
+            return NotTaken(_FOR_A_WHILE) if is_held else taken
 
         answer = self.ask(take, is_lost, may_end_turn=True)
-        fence = self._new_fence(answer)
-        assert answer == self.model.take_over(turn, nonce, fence, is_silent=is_silent)
+        self._note_fence(answer)
         if isinstance(answer, Grant):
             self._took(answer)
 
-    @precondition(lambda self: self.model.begins and self.model.state == "running")
+    @precondition(lambda self: self.session.turns and self.session.status == "running")
     @rule(
         times=st.integers(2, 6),
         last_words=some_names,
@@ -190,9 +187,9 @@ class Sessions(Steps):
     def all_who_take_it_over_die(
         self, times: int, last_words: list[str], by_key: bool, is_left: bool, is_lost: bool
     ) -> None:
-        """At the same place; the first of them may get further than the one before."""
+        """In the same place; the first one may make progress."""
         for number in range(times):
-            if is_left and self.model.is_held:
+            if is_left and self.lease:
                 self.the_lease_runs_out()
             self.look()
             if by_key and self.keys_of_turn:
@@ -208,8 +205,7 @@ class Sessions(Steps):
     @rule(worker=workers(), is_lost=lost)
     def hand_over(self, worker: Worker, is_lost: bool) -> None:
         lease = worker.grant.lease
-        answer = self.ask(lambda: self.store.hand_over(lease, kept_s=LEASE_S), is_lost)
-        assert answer == predicted(lambda: self.model.hand_over(lease))
+        answer = self.ask(lambda store: store.hand_over(lease, kept_s=LEASE_S), is_lost)
         if self.wrote(worker, answer) and lease.nonce not in self.released:
             self.released.add(lease.nonce)
             self.writes += 1
@@ -228,25 +224,24 @@ class Sessions(Steps):
     @rule(worker=workers(), is_lost=lost)
     def release(self, worker: Worker, is_lost: bool) -> None:
         nonce = worker.grant.lease.nonce
-        answer = self.ask(lambda: self.store.release(self.sid, ME, nonce), is_lost)
-        assert answer == self.model.release(nonce)
+        answer = self.ask(lambda store: store.release(self.sid, ME, nonce), is_lost)
         if answer is not None and nonce not in self.released:
             self.released.add(nonce)
             self.wrote(worker, answer)
             self.writes += 1
 
-    @precondition(lambda self: self.model.is_held)
+    @precondition(lambda self: self.lease)
     @rule(is_lost=lost)
     def interrupt(self, is_lost: bool) -> None:
-        async def is_asked() -> bool:
-            return await self.store.interrupt(self.sid, ME) is not None
+        async def is_asked(store: SessionStore) -> bool:
+            return await store.interrupt(self.sid, ME) is not None
 
-        assert self.ask(is_asked, is_lost) == self.model.interrupt()
+        assert self.ask(is_asked, is_lost)
 
     @any_worker()
     @rule(worker=workers(), is_over=st.booleans())
     def crash(self, worker: Worker, is_over: bool) -> None:
-        """It forgets everything; its lease runs out now, or later."""
+        """It forgets everything; its lease expires now, or later."""
         if is_over and self.is_holder(worker):
             self.the_lease_runs_out()
         self.workers.remove(worker)
@@ -258,25 +253,27 @@ class Sessions(Steps):
         if not self.is_holder(worker):
             nonce = worker.grant.lease.nonce
             late = user(f"message {next(self.count)}")
-            begin = partial(self.store.begin, self.sid, ME, late, nonce=nonce)
-            assert self.ask(begin, is_lost) is LeaseLost
+            assert LeaseLost is self.ask(
+                lambda store: store.begin(self.sid, ME, late, nonce=nonce), is_lost
+            )
 
-    @precondition(lambda self: self.model.is_held)
+    @precondition(lambda self: self.lease)
     @rule()
     def the_lease_runs_out(self) -> None:
-        self.wait(lose_lease(self.redis, self.sid))
-        self.model.lease = self.model.handed = None
+        for backend in (self.redis, self.memory):
+            self.wait(lose_lease(backend, self.sid))
 
-    @precondition(lambda self: len(self.model.history) > 12)
+    @precondition(lambda self: len(self.session.messages) > 12)
     @rule()
     def delete(self) -> None:
-        """Nothing brings it back: not its workers, nor anybody else. Then another one begins."""
+        """No operation restores it. Then another session begins."""
         self.wait(self.store.delete(self.sid, ME))
         tombstone = self.wait(everything(self.redis, self.sid))
         assert set(tombstone) == {"meta"}
+        lease = self.grants[-1].lease
         for operation in OPERATIONS.values():
-            answer = self.wait(answer_of(partial(operation, self.store, self.grants[-1].lease)))
-            assert answer is SessionNotFound
+            late = partial(operation, lease=lease)
+            assert self.wait(answer_of(late, self.store)) is SessionNotFound
         assert self.wait(everything(self.redis, self.sid)) == tombstone
         self.teardown()
         self.create()

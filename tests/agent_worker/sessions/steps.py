@@ -1,4 +1,4 @@
-"""The rules of a step: what a worker does that has a turn, or believes so."""
+"""The rules of a step: operations of a worker that has a turn, or assumes so."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from agent_worker.sessions import Summary
-from tests.agent_worker.sessions.asking import Asking, predicted
-from tests.agent_worker.sessions.model import tool_message
+from tests.agent_worker.sessions.asking import Asking
 from tests.agent_worker.sessions.workers import (
     FATES,
     Call,
@@ -27,11 +26,11 @@ from tests.agent_worker.sessions.workers import (
 from tests.support.agent.sessions import assistant, everything
 
 if TYPE_CHECKING:
-    from agent_worker.sessions import Event, Message
+    from agent_worker.sessions import Event, Message, SessionStore
 
 
 class Steps(Asking):
-    """Commits, events and tool calls, under a lease that may be lost."""
+    """Commits, events and tool calls, under a lease that may have been lost."""
 
     @any_worker(has_no_calls)
     @rule(
@@ -76,13 +75,12 @@ class Steps(Asking):
         """Whether it was accepted."""
         lease, version, commit_id = worker.grant.lease, worker.version, f"c{next(self.count)}"
 
-        async def commit() -> tuple[int, int, int]:
-            return await self.store.commit(
+        async def commit(store: SessionStore) -> tuple[int, int, int]:
+            return await store.commit(
                 lease, expected_version=version, commit_id=commit_id, messages=messages, **options
             )
 
         answer = self.ask(commit, is_lost)
-        assert answer == predicted(lambda: self.model.commit(lease, version, messages, **options))
         if not self.wrote(worker, answer):
             return False
         self.writes += 1
@@ -97,7 +95,7 @@ class Steps(Asking):
     def a_commit_is_sent_again_late(self, which: int) -> None:
         """Its reply was lost; others may have had the session since."""
         commit, (version, step, _) = self.committed[which]
-        assert self.ask(commit) == (version, step, len(self.model.inbox))
+        assert self.ask(commit) == (version, step, len(self.session.inbox))
         assert self.wait(everything(self.redis, self.sid)) == self.held
 
     @any_worker(has_calls)
@@ -106,7 +104,7 @@ class Steps(Asking):
         self._commit_results(worker, is_lost)
 
     def _commit_results(self, worker: Worker, is_lost: bool) -> None:
-        """Of all calls of the step, if there are any; what has none yet runs before."""
+        """The results of all calls of the step, if there are any; calls without one run before."""
         for call in worker.calls:
             if call.message is None and worker in self.workers:
                 self._run_tool(worker, call, "hash", "is done", is_lost)
@@ -120,9 +118,7 @@ class Steps(Asking):
     @any_worker()
     @rule(worker=workers(), is_lost=lost)
     def renew(self, worker: Worker, is_lost: bool) -> None:
-        lease = worker.grant.lease
-        answer = self.ask(lambda: self.store.renew(lease), is_lost)
-        assert answer == predicted(lambda: self.model.renew(lease))
+        answer = self.ask(lambda store: store.renew(worker.grant.lease), is_lost)
         self.wrote(worker, answer)
 
     # Events and tools.
@@ -145,8 +141,7 @@ class Steps(Asking):
 
     def _append(self, worker: Worker, events: list[Event], is_lost: bool) -> None:
         lease = worker.grant.lease
-        answer = self.ask(lambda: self.store.events.append(lease, events), is_lost)
-        assert answer == predicted(lambda: self.model.append(lease, events))
+        answer = self.ask(lambda store: store.events.append(lease, events), is_lost)
         self.wrote(worker, answer)
 
     @any_worker(has_calls)
@@ -164,12 +159,11 @@ class Steps(Asking):
     def _run_tool(self, worker: Worker, call: Call, digest: str, fate: str, is_lost: bool) -> None:
         lease, attempt = worker.grant.lease, f"attempt {next(self.count)}"
         args = (lease, call.key, call.name, digest, attempt)
-        answer = self.ask(lambda: self.store.tools.begin(*args), is_lost)
-        assert answer == predicted(lambda: self.model.tool_begin(*args))
+        answer = self.ask(lambda store: store.tools.begin(*args), is_lost)
         if not self.wrote(worker, answer):
             return
         if answer.verdict != "RUN":
-            call.message = answer.message or tool_message(call.id, call.name, answer.verdict)
+            call.message = answer.message or result_of(call, answer.verdict)
             return
         if fate != "has not run":
             self.effects[f"{call.name} {call.id}"] += 1
@@ -188,12 +182,15 @@ class Steps(Asking):
         self, worker: Worker, call: Call, attempt: str, is_done: bool, is_lost: bool
     ) -> None:
         self.look()
-        lease, tools = worker.grant.lease, self.store.tools
-        message = tool_message(call.id, call.name, f"of {attempt}") if is_done else None
+        args = (worker.grant.lease, call.key, attempt)
+        message = result_of(call, f"of {attempt}") if is_done else None
         if message is not None:
-            answer = self.ask(lambda: tools.end(lease, call.key, attempt, message), is_lost)
+            answer = self.ask(lambda store: store.tools.end(*args, message), is_lost)
         else:
-            answer = self.ask(lambda: tools.not_run(lease, call.key, attempt), is_lost)
-        assert answer == predicted(lambda: self.model.tool_end(lease, call.key, attempt, message))
+            answer = self.ask(lambda store: store.tools.not_run(*args), is_lost)
         if self.wrote(worker, answer):
             call.message = message
+
+
+def result_of(call: Call, content: str) -> Message:
+    return {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": content}

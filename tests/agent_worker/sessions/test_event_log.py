@@ -1,4 +1,4 @@
-"""The event log: what is in it, who may add, and what whoever reconnects gets."""
+"""The event log: its events, its writers, and its readers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.sessions import Event, Grant, SessionStore
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
 
 async def say(store: SessionStore, grant: Grant, *numbers: int) -> list[Event]:
@@ -99,11 +100,11 @@ async def test_a_repeated_append_adds_nothing(store: SessionStore, redis: Redis)
 
 
 async def test_an_append_of_no_events_tells_only_whether_to_stop(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert not await store.events.append(grant.lease, [])
 
 
@@ -152,7 +153,7 @@ async def test_a_log_that_is_new_expires_with_its_session(
 
 
 async def test_without_a_place_the_turn_that_runs_is_read_from_its_beginning(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     first = await begin(store, sid)
@@ -163,7 +164,7 @@ async def test_without_a_place_the_turn_that_runs_is_read_from_its_beginning(
     page = await store.events.page(sid, ME, None)
     assert (page.status, page.events, page.is_trimmed) == ("running", [], False)
     events = await say(store, second, 1)
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, idempotency_key="k")
     events += await say(store, heir, 1)
     page = await store.events.page(sid, ME, None)
@@ -183,7 +184,7 @@ async def test_a_turn_whose_first_workers_said_nothing_is_read_from_its_beginnin
     for after in (None, beginning):
         page = await store.events.page(sid, ME, after)
         assert (page.is_trimmed, page.after, page.events) == (False, beginning, events)
-    # What was said is then the turn's first, whoever goes on.
+    # These are then the turn's first events, on any worker.
     await lose_lease(redis, sid)
     events += await say(store, await begin(store, sid, idempotency_key="k"), 1)
     assert (await store.events.page(sid, ME, beginning)).events == events
@@ -224,7 +225,7 @@ async def test_a_long_log_is_read_in_pages(store: SessionStore) -> None:
     assert [each for page in pages for each in page] == events
 
 
-# What is not kept any more.
+# Expired events.
 
 
 async def test_behind_an_event_that_was_trimmed_some_may_be_missing(
@@ -275,7 +276,7 @@ async def test_after_a_turn_about_two_thousand_events_are_kept(
     assert (await logged(redis, sid))[-1] == event(grant, 3000).id
 
 
-# The bell.
+# Notifications.
 
 
 async def test_a_bell_rings_when_something_came_and_when_the_turn_ends(

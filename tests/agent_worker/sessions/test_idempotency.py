@@ -1,4 +1,4 @@
-"""An Idempotency-Key: its turn runs once, and its answer can be had again."""
+"""An Idempotency-Key: its turn runs once, and its answer can be fetched again."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.support.agent.sessions import (
     finish,
     key_of,
     lose_lease,
+    open_store,
     result,
     unchanged,
     user,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.sessions import Client
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
 
 async def replayed(store: SessionStore, sid: str, content: str, key: str) -> Replay:
@@ -37,7 +39,7 @@ async def replayed(store: SessionStore, sid: str, content: str, key: str) -> Rep
     return again
 
 
-async def test_a_finished_key_is_replayed(store: SessionStore, redis: Redis) -> None:
+async def test_a_finished_key_is_replayed(store: SessionStore, backend: Backend) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid, idempotency_key="k")
     version, _, _ = await commit(store, grant, assistant("hi", "clock"))
@@ -52,7 +54,7 @@ async def test_a_finished_key_is_replayed(store: SessionStore, redis: Redis) -> 
         events=[done],
     )
     await finish(store, await begin(store, sid, "another"))
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         replay = await replayed(store, sid, "hello", "k")
         assert (replay.fence, replay.done_event) == (grant.lease.fence, done.id)
         assert replay.messages == [
@@ -78,7 +80,7 @@ async def test_a_key_is_replayed_while_another_turn_runs(store: SessionStore) ->
 
 @pytest.mark.parametrize("state", ["running", "done", "queued"])
 async def test_a_key_with_another_body_is_refused(
-    store: SessionStore, redis: Redis, state: str
+    store: SessionStore, backend: Backend, state: str
 ) -> None:
     sid = await store.create(ME, {})
     if state == "queued":
@@ -88,7 +90,7 @@ async def test_a_key_with_another_body_is_refused(
         grant = await begin(store, sid, idempotency_key="k")
         if state == "done":
             await finish(store, grant)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         for policy in ("reject", "enqueue"):
             with pytest.raises(IdempotencyMismatch):
                 await begin(store, sid, "something else", idempotency_key="k", policy=policy)
@@ -106,22 +108,22 @@ async def test_a_fingerprint_of_the_callers_decides_instead_of_the_content(
     assert isinstance(again, Replay)
 
 
-async def test_a_key_whose_turn_runs_is_told_to_wait(store: SessionStore, redis: Redis) -> None:
+async def test_a_key_whose_turn_runs_is_told_to_wait(store: SessionStore, backend: Backend) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         for policy in ("reject", "enqueue"):
             with pytest.raises(TurnBusy):
                 await begin(store, sid, idempotency_key="k", policy=policy)
 
 
 async def test_an_interrupted_key_goes_on_where_it_stopped(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     dead = await begin(store, sid, idempotency_key="k")
     await commit(store, dead, HI)
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, idempotency_key="k")
     assert (heir.outcome, heir.history, heir.turn_at) == ("RESUME", [HELLO, HI], 0)
     assert heir.lease.fence > dead.lease.fence
@@ -140,13 +142,13 @@ async def test_a_released_key_goes_on_too(store: SessionStore) -> None:
 
 
 async def test_a_key_that_others_overtook_is_not_run_again(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     other = await begin(store, sid, "other")
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         with pytest.raises(TurnAbandoned):
             await begin(store, sid, idempotency_key="k")
     await finish(store, other)
@@ -160,21 +162,21 @@ async def test_keys_are_sessions_own(store: SessionStore) -> None:
     assert (await begin(store, other, "else", idempotency_key="k")).outcome == "GRANTED"
 
 
-# They are kept for a while.
+# Lifetimes.
 
 
 async def test_keys_are_forgotten_oldest_first(redis: Redis, client: Client) -> None:
-    store = SessionStore(client, max_idempotency_keys=3)
+    store = open_store(client, max_idempotency_keys=3)
     sid = await store.create(ME, {})
     for number in range(4):
         await finish(store, await begin(store, sid, idempotency_key=f"k{number}"))
-        # Records of one millisecond would be equally old.
+        # Records of the same millisecond would be equally old.
         await change_record(redis, sid, f"k{number}", at=str(number + 10**15))
     assert set(await redis.hkeys(key_of(sid, "req"))) == {"k1", "k2", "k3"}
 
 
 async def test_keys_beyond_their_life_make_place_first(redis: Redis, client: Client) -> None:
-    store = SessionStore(client, max_idempotency_keys=3, idempotency_s=1000)
+    store = open_store(client, max_idempotency_keys=3, idempotency_s=1000)
     sid = await store.create(ME, {})
     for number in range(3):
         await finish(store, await begin(store, sid, idempotency_key=f"k{number}"))
@@ -192,7 +194,7 @@ async def cut_short(store: SessionStore, sid: str, key: str) -> None:
 async def test_keys_of_turns_that_were_cut_short_are_forgotten_too(
     redis: Redis, client: Client
 ) -> None:
-    store = SessionStore(client, max_idempotency_keys=3)
+    store = open_store(client, max_idempotency_keys=3)
     sid = await store.create(ME, {})
     for number in range(5):
         await cut_short(store, sid, f"k{number}")
@@ -205,18 +207,18 @@ async def test_keys_of_turns_that_were_cut_short_are_forgotten_too(
 async def test_keys_that_are_far_too_many_are_brought_down_to_the_most_at_once(
     redis: Redis, client: Client
 ) -> None:
-    sid = await SessionStore(client).create(ME, {})
+    sid = await client.session_store().create(ME, {})
     for number in range(20):
-        await cut_short(SessionStore(client, max_idempotency_keys=99), sid, f"k{number}")
+        await cut_short(open_store(client, max_idempotency_keys=99), sid, f"k{number}")
         await change_record(redis, sid, f"k{number}", at=str(number + 10**15))
-    await cut_short(SessionStore(client, max_idempotency_keys=3), sid, "new")
+    await cut_short(open_store(client, max_idempotency_keys=3), sid, "new")
     assert set(await redis.hkeys(key_of(sid, "req"))) == {"k18", "k19", "new"}
 
 
 async def test_the_keys_of_the_turn_that_runs_are_never_forgotten(
     redis: Redis, client: Client
 ) -> None:
-    store = SessionStore(client, max_idempotency_keys=1, idempotency_s=1000)
+    store = open_store(client, max_idempotency_keys=1, idempotency_s=1000)
     sid = await store.create(ME, {})
     running = await begin(store, sid, idempotency_key="k")
     await change_record(redis, sid, "k", at="1")
@@ -231,7 +233,7 @@ async def test_the_keys_of_the_turn_that_runs_are_never_forgotten(
 
 
 async def test_a_key_that_waits_is_never_forgotten(redis: Redis, client: Client) -> None:
-    store = SessionStore(client, max_idempotency_keys=1, idempotency_s=1000)
+    store = open_store(client, max_idempotency_keys=1, idempotency_s=1000)
     sid = await store.create(ME, {})
     running = await begin(store, sid)
     for number in range(3):

@@ -1,4 +1,4 @@
-"""What comes while a turn runs: it waits, opens the next turn, or asks this one to stop."""
+"""Messages that arrive while a turn runs: queued for the next turn, or interrupting."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.support.agent.sessions import (
     finish,
     key_of,
     lose_lease,
+    open_store,
     take_waiting,
     unchanged,
     user,
@@ -28,7 +29,7 @@ from tests.support.agent.sessions import (
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from agent_worker.sessions import Client
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
 
 async def enqueue(
@@ -91,21 +92,21 @@ async def test_what_waits_comes_before_the_message_of_who_begins(store: SessionS
 
 
 async def test_without_anything_that_waits_there_is_nothing_to_begin(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid))
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert isinstance(await store.begin(sid, ME, None, nonce=new_nonce()), Nothing)
 
 
-async def test_the_inbox_has_an_end(redis: Redis, client: Client) -> None:
-    store = SessionStore(client, max_waiting=2)
+async def test_the_inbox_has_an_end(backend: Backend) -> None:
+    store = open_store(backend, max_waiting=2)
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await enqueue(store, sid, "one", "k1")
     await enqueue(store, sid, "two")
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         with pytest.raises(InboxFull):
             await enqueue(store, sid, "three", "k3")
     assert await enqueue(store, sid, "one", "k1") == Queued(2), "it waits already"
@@ -114,14 +115,14 @@ async def test_the_inbox_has_an_end(redis: Redis, client: Client) -> None:
     assert isinstance(await enqueue(store, sid, "three", "k3"), Grant)
 
 
-# Keys of what waits.
+# Keys of queued messages.
 
 
-async def test_a_repeated_key_waits_once(store: SessionStore, redis: Redis) -> None:
+async def test_a_repeated_key_waits_once(store: SessionStore, backend: Backend) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid)
     await enqueue(store, sid, "one", "k")
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert await enqueue(store, sid, "one", "k") == Queued(1)
 
 
@@ -151,13 +152,13 @@ async def test_all_keys_of_what_waited_are_done_with_its_turn(store: SessionStor
 
 
 async def test_each_key_of_a_turn_that_was_cut_short_resumes_it(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     await finish_with_waiting(store, sid, "k1", "k2")
     await take_waiting(store, sid)
     for key in ("k1", "k2", "k1"):
-        await lose_lease(redis, sid)
+        await lose_lease(backend, sid)
         heir = await begin(store, sid, key, idempotency_key=key)
         assert (heir.outcome, heir.of_turn) == ("RESUME", [user("k1"), user("k2")])
     await finish(store, heir)
@@ -165,19 +166,21 @@ async def test_each_key_of_a_turn_that_was_cut_short_resumes_it(
         assert isinstance(await enqueue(store, sid, key, key), Replay)
 
 
-async def test_what_waits_stays_while_a_turn_is_resumed(store: SessionStore, redis: Redis) -> None:
+async def test_what_waits_stays_while_a_turn_is_resumed(
+    store: SessionStore, backend: Backend
+) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
     await enqueue(store, sid, "later")
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, idempotency_key="k")
     assert (heir.outcome, heir.history) == ("RESUME", [HELLO])
     assert (await finish(store, heir))[2] == 1
     assert (await take_waiting(store, sid)).of_turn == [user("later")]
 
 
-async def test_the_message_of_a_key_is_known_when_the_history_is_full(client: Client) -> None:
-    store = SessionStore(client, max_history=200)
+async def test_the_message_of_a_key_is_known_when_the_history_is_full(backend: Backend) -> None:
+    store = open_store(backend, max_history=200)
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await enqueue(store, sid, "one", "k")
@@ -223,19 +226,19 @@ async def test_its_worker_is_told_at_once(store: SessionStore, redis: Redis) -> 
 
 
 async def test_where_no_turn_runs_there_is_nothing_to_stop(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     assert await store.interrupt(sid, ME) is None
     await begin(store, sid)
-    await lose_lease(redis, sid)
-    async with unchanged(redis, sid):
+    await lose_lease(backend, sid)
+    async with unchanged(backend, sid):
         assert await store.interrupt(sid, ME) is None
 
 
 @pytest.mark.parametrize("how", ["finished", "ran out"])
 async def test_the_next_turn_is_not_asked_to_stop_for_the_last_one(
-    store: SessionStore, redis: Redis, how: str
+    store: SessionStore, backend: Backend, how: str
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid, idempotency_key="k")
@@ -243,7 +246,7 @@ async def test_the_next_turn_is_not_asked_to_stop_for_the_last_one(
     if how == "finished":
         await finish(store, grant)
     else:
-        await lose_lease(redis, sid)
+        await lose_lease(backend, sid)
     following = await begin(store, sid, idempotency_key="k" if how == "ran out" else None)
     assert not await store.renew(following.lease)
     assert not await store.events.append(following.lease, [delta(following, 1, "one")])

@@ -1,4 +1,4 @@
-"""A reply that is lost: the same operation again has no second effect, and gives what it gave."""
+"""Lost replies: a repeated operation has no second effect, and returns the same."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.sessions.scripts import Script
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
     Operation = Callable[[SessionStore, str, Grant], Awaitable[object]]
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 async def _begin(
     store: SessionStore, sid: str, grant: Grant, content: str = "next", **options: Any
 ) -> object:
-    """A new turn: the one that ran is given back before, which may be done again as well."""
+    """A new turn, after a release of the running one, which is repeated as well."""
     await store.release(sid, ME, grant.lease.nonce)
     return await store.begin(sid, ME, user(content), nonce="again", **options)
 
@@ -114,16 +115,16 @@ async def _is_asked(store: SessionStore, sid: str) -> bool:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_an_operation_again_has_no_second_effect(
-    store: SessionStore, redis: Redis, name: str
+    store: SessionStore, backend: Backend, name: str
 ) -> None:
     sid, grant = await busy_session(store)
     first = await OPERATIONS[name](store, sid, grant)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert await OPERATIONS[name](store, sid, grant) == first
 
 
 class LosesReplies:
-    """Runs every script twice, as the client does whose first reply was lost."""
+    """Runs every script twice, like a client whose first reply was lost."""
 
     def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
@@ -176,52 +177,52 @@ async def test_a_session_of_lost_replies_is_as_any_other(
     assert {*lossy.ran, "append", "tool_begin"} == set(load_scripts())
 
 
-# What a late repetition may not do.
+# Late repetitions.
 
 
 async def test_a_begin_whose_turn_is_over_does_not_begin_another(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid, nonce="again")
-    await lose_lease(redis, sid)
-    async with unchanged(redis, sid):
+    await lose_lease(backend, sid)
+    async with unchanged(backend, sid):
         with pytest.raises(LeaseLost):
             await begin(store, sid, nonce="again")
     sid = await store.create(ME, {})
     grant = await begin(store, sid, nonce="again")
     await finish(store, grant)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         with pytest.raises(LeaseLost):
             await begin(store, sid, nonce="again")
 
 
 async def test_a_begin_behind_other_turns_does_not_begin_another(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, nonce="worker.again"))
     for content in ("one", "two"):
         await finish(store, await begin(store, sid, content))
-        async with unchanged(redis, sid):
+        async with unchanged(backend, sid):
             with pytest.raises(LeaseLost):
                 await begin(store, sid, nonce="worker.again")
 
 
 async def test_the_last_commit_again_gives_what_it_gave_though_the_next_turn_runs(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     last = await finish(store, grant, commit_id="again")
     await begin(store, sid, "next")
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert await finish(store, grant, commit_id="again") == last
 
 
 @pytest.mark.parametrize("turns", [1, 10])
 async def test_the_last_commit_again_gives_what_it_gave_though_others_have_committed_since(
-    store: SessionStore, redis: Redis, turns: int
+    store: SessionStore, backend: Backend, turns: int
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
@@ -230,7 +231,7 @@ async def test_the_last_commit_again_gives_what_it_gave_though_others_have_commi
     last = await finish(store, grant, commit_id="again", expected_version=first[0])
     for content in range(turns):
         await finish(store, await begin(store, sid, f"{content}"))
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert await finish(store, grant, commit_id="again", expected_version=first[0]) == last
         assert await commit(store, grant, HI, commit_id="again-") == first
 
@@ -252,13 +253,13 @@ async def test_no_more_commits_are_remembered_than_anybody_repeats(
 
 
 async def test_a_release_again_does_not_free_what_others_hold(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await store.release(sid, ME, grant.lease.nonce)
     heir = await begin(store, sid, "next")
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert await store.release(sid, ME, grant.lease.nonce) is None
     await finish(store, heir)
     assert await store.release(sid, ME, grant.lease.nonce) is None

@@ -1,4 +1,4 @@
-"""What the archive is told, and that it misses nothing."""
+"""The archive's outbox is complete."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
 
 @pytest.fixture
 async def own_store(own_redis_server: RedisServer) -> AsyncIterator[SessionStore]:
-    """One whose hints and scans are not shared with other tests."""
+    """A store whose hints and scans are not shared with other tests."""
     client = connect(own_redis_server.url)
-    yield SessionStore(client)
+    yield client.session_store()
     await client.aclose()
 
 
 async def read(store: SessionStore, sid: str) -> Unarchived:
-    """But for the fence, which comes from a clock."""
+    """Without the fence, which depends on a clock."""
     return replace(await store.outbox.read(sid), fence=0)
 
 
@@ -73,11 +74,11 @@ async def test_what_is_archived_is_not_given_again(store: SessionStore) -> None:
     assert await read(store, sid) == Unarchived(sid, ME, 2, [HELLO])
 
 
-async def test_the_watermark_never_falls(store: SessionStore, redis: Redis) -> None:
+async def test_the_watermark_never_falls(store: SessionStore, backend: Backend) -> None:
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid))
     await archived(store, sid, 2)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         for upto in (1, 2):
             assert await archived(store, sid, upto) == 0
 
@@ -103,13 +104,15 @@ async def test_a_deleted_session_is_given_as_such(store: SessionStore) -> None:
     assert await read(store, sid) == Unarchived(sid, ME, 0, [], is_deleted=True)
 
 
-async def test_a_session_that_is_not_there_is_not_found(store: SessionStore, redis: Redis) -> None:
+async def test_a_session_that_is_not_there_is_not_found(
+    store: SessionStore, backend: Backend
+) -> None:
     sid = new_session_id()
     with pytest.raises(SessionNotFound):
         await store.outbox.read(sid)
     with pytest.raises(SessionNotFound):
         await store.outbox.archived(sid, 1, fence=0)
-    assert await everything(redis, sid) == {}
+    assert await everything(backend, sid) == {}
 
 
 async def test_to_archive_a_session_is_no_use_of_it(store: SessionStore, redis: Redis) -> None:

@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 
 from agent_worker.sessions import Lease, new_session_id
+from agent_worker.sessions.base import DEFAULT_OPTIONS
 from agent_worker.sessions.operations import Operations
-from agent_worker.sessions.tool_ledger import ToolLedger
+from agent_worker.sessions.tool_ledger import RedisToolLedger
 from tests.support.agent.sessions import ME
 
 LEASE = Lease(new_session_id(), ME, 1, "worker.nonce")
@@ -36,7 +37,7 @@ class FakeClient:
 
 
 def operations(client: FakeClient) -> Operations:
-    return Operations(cast("Any", client), (60.0, 60.0), lambda _: None)
+    return Operations(cast("Any", client), DEFAULT_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,12 @@ async def test_so_many_replicas_have_to_have_it(copies: int, wanted: int, is_kep
     client = FakeClient(copies, wanted)
     reply = await operations(client).run_replicated("tool_begin", LEASE.session_id, ME)
     assert reply == (["RUN"], is_kept)
-    start = await ToolLedger(operations(client)).begin(LEASE, "1.0", "once", "hash", "attempt")
+    start = await RedisToolLedger(operations(client)).begin(LEASE, "1.0", "once", "hash", "attempt")
     assert start.verdict == ("RUN" if is_kept else "NOT_SAFE")
 
 
 @pytest.mark.parametrize("effect", ["read", "idempotent"])
 async def test_other_calls_wait_for_no_replica(effect: str) -> None:
     client = FakeClient(copies=0, wanted=1)
-    start = await ToolLedger(operations(client)).begin(LEASE, "1.0", effect, "hash", "attempt")
+    start = await RedisToolLedger(operations(client)).begin(LEASE, "1.0", effect, "hash", "attempt")
     assert (start.verdict, client.asked) == ("RUN", ["run"])

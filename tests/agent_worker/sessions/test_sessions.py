@@ -1,4 +1,4 @@
-"""A session from its creation to its end: who gets at it, how long it lives, what it tolerates."""
+"""A session from its creation to its end: access, lifetimes, other versions, outages."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ from tests.support.agent.sessions import (
     finish,
     key_of,
     lose_lease,
+    lose_session,
+    open_store,
     unchanged,
     user,
 )
@@ -59,10 +61,11 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import Client
     from agent_worker.sessions.scripts import Script
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
 HOUR_MS = 3600 * 1000
 OTHER_FIELDS = {"colour": "blue", "turn_mood": "{}"}
-# Of a worker before them; the script that reads one has its default.
+# An older worker does not write these; the scripts have defaults.
 OPTIONAL = (
     "bytes",
     "summary",
@@ -130,11 +133,11 @@ async def test_a_part_of_the_messages_can_be_read(store: SessionStore) -> None:
 
 
 async def test_a_dead_workers_session_reads_as_interrupted(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid)
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     assert (await store.read(sid, ME)).status == "interrupted"
     assert (await store.events.page(sid, ME, None)).status == "interrupted"
 
@@ -161,70 +164,82 @@ async def test_the_operations_that_others_try_are_all_that_there_are(
     assert ran == set(load_scripts()) - {"create", *without_principal}
 
 
+async def test_a_busy_session_has_data_under_each_key(store: SessionStore, redis: Redis) -> None:
+    sid, _ = await busy_session(store)
+    assert set(await everything(redis, sid)) == set(KINDS)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_nobody_but_the_owner_gets_anything(
-    store: SessionStore, redis: Redis, name: str
+    store: SessionStore, backend: Backend, name: str
 ) -> None:
     sid, grant = await busy_session(store)
-    before = await everything(redis, sid)
-    expire = await expiries(redis, sid)
-    assert set(before) == set(KINDS)
-    with pytest.raises(SessionNotFound):
-        await OPERATIONS[name](store, replace(grant.lease, principal=YOU))
-    assert await everything(redis, sid) == before
-    assert await expiries(redis, sid) == expire
+    expire = await expiries(backend, sid)
+    async with unchanged(backend, sid):
+        with pytest.raises(SessionNotFound):
+            await OPERATIONS[name](store, replace(grant.lease, principal=YOU))
+    assert await expiries(backend, sid) == expire
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_an_unknown_session_is_not_found_and_not_made(
-    store: SessionStore, redis: Redis, name: str
+    store: SessionStore, backend: Backend, name: str
 ) -> None:
     _, grant = await busy_session(store)
     sid = new_session_id()
     lease = replace(grant.lease, session_id=sid)
     with pytest.raises(SessionNotFound):
         await OPERATIONS[name](store, lease)
-    assert await everything(redis, sid) == {}
+    assert await everything(backend, sid) == {}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_no_operation_brings_a_deleted_session_back(
-    store: SessionStore, redis: Redis, name: str
+    store: SessionStore, backend: Backend, name: str
 ) -> None:
     sid, grant = await busy_session(store)
     await store.delete(sid, ME)
-    tombstone = await everything(redis, sid)
-    assert set(tombstone) == {"meta"}
-    with pytest.raises(SessionNotFound):
-        await OPERATIONS[name](store, grant.lease)
-    assert await everything(redis, sid) == tombstone
+    expire = await expiries(backend, sid)
+    async with unchanged(backend, sid):
+        with pytest.raises(SessionNotFound):
+            await OPERATIONS[name](store, grant.lease)
+    assert await expiries(backend, sid) == expire
+
+
+async def test_a_deleted_session_leaves_a_tombstone_of_an_hour(
+    store: SessionStore, redis: Redis
+) -> None:
+    sid, _ = await busy_session(store)
+    await store.delete(sid, ME)
+    assert set(await everything(redis, sid)) == {"meta"}
     assert 0 < await redis.pttl(key_of(sid, "meta")) <= HOUR_MS
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_no_operation_brings_an_expired_session_back(
-    store: SessionStore, redis: Redis, name: str
+    store: SessionStore, backend: Backend, name: str
 ) -> None:
     sid, grant = await busy_session(store)
-    await redis.delete(*session_keys(sid))
+    await lose_session(backend, sid)
     with pytest.raises(SessionNotFound):
         await OPERATIONS[name](store, grant.lease)
-    assert await everything(redis, sid) == {}
+    assert await everything(backend, sid) == {}
 
 
-async def test_the_archive_brings_nothing_back_either(store: SessionStore, redis: Redis) -> None:
+async def test_the_archive_brings_nothing_back_either(
+    store: SessionStore, backend: Backend
+) -> None:
     sid, _ = await busy_session(store)
     await store.delete(sid, ME)
-    tombstone = await everything(redis, sid)
-    with pytest.raises(SessionNotFound):
-        await store.outbox.archived(sid, 2, fence=0)
-    assert await everything(redis, sid) == tombstone
-    await redis.delete(*session_keys(sid))
+    async with unchanged(backend, sid):
+        with pytest.raises(SessionNotFound):
+            await store.outbox.archived(sid, 2, fence=0)
+    await lose_session(backend, sid)
     with pytest.raises(SessionNotFound):
         await store.outbox.archived(sid, 2, fence=0)
     with pytest.raises(SessionNotFound):
         await store.outbox.read(sid)
-    assert await everything(redis, sid) == {}
+    assert await everything(backend, sid) == {}
 
 
 # Workers of other versions.
@@ -286,7 +301,7 @@ async def test_every_key_expires_and_all_of_them_together(
 
 
 async def test_use_prolongs_all_keys_alike(redis: Redis, client: Client) -> None:
-    store = SessionStore(client, sliding_s=1000)
+    store = open_store(client, sliding_s=1000)
     sid, _ = await busy_session(store)
     for kind in set(KINDS) - {"lease"}:
         await redis.pexpire(key_of(sid, kind), 5_000)
@@ -325,7 +340,7 @@ async def test_the_events_live_an_hour_from_the_end_and_the_rest_stays(
 async def test_use_does_not_prolong_beyond_the_absolute_age(
     redis: Redis, client: Client, name: str
 ) -> None:
-    store = SessionStore(client, sliding_s=1000, absolute_s=50)
+    store = open_store(client, sliding_s=1000, absolute_s=50)
     sid = await store.create(ME, {})
     created = int(await redis.hget(key_of(sid, "meta"), "created"))
     grant = await begin(store, sid)
@@ -346,7 +361,7 @@ async def now_ms(redis: Redis) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-# Redis away.
+# Outages of Redis.
 
 
 async def test_an_unreachable_redis_is_one_error_and_is_counted(
@@ -354,7 +369,7 @@ async def test_an_unreachable_redis_is_one_error_and_is_counted(
 ) -> None:
     client = connect(own_redis_server.url)
     failed: list[str] = []
-    store = SessionStore(client, on_unavailable=failed.append)
+    store = open_store(client, on_unavailable=failed.append)
     sid = await store.create(ME, {})
     own_redis_server.stop()
     with pytest.raises(StoreUnavailable) as error:
@@ -370,7 +385,7 @@ async def test_a_loss_of_redis_and_its_end_are_logged_once_each(
     own_redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect(own_redis_server.url)
-    store = SessionStore(client)
+    store = client.session_store()
     await store.ping()
     own_redis_server.stop()
     for _ in range(3):
@@ -381,11 +396,11 @@ async def test_a_loss_of_redis_and_its_end_are_logged_once_each(
         await store.ping()
     await client.aclose()
     first, last = [r.getMessage() for r in caplog.records if r.name.startswith("agent_worker")]
-    assert first.startswith("Redis is lost: ping: ")
-    assert last == "Redis answers again"
+    assert first.startswith("Redis is unavailable: ping: ")
+    assert last == "Redis is available again"
 
 
-async def _append_no_event(store: SessionStore, redis: Redis, grant: Grant) -> None:
+async def _append_no_event(store: SessionStore, backend: Backend, grant: Grant) -> None:
     await store.events.append(grant.lease, [Event("no id", "message.delta", "{}")])
 
 
@@ -401,7 +416,7 @@ async def test_a_script_that_fails_by_itself_is_no_loss_of_redis(
     client: Client, redis: Redis, caplog: pytest.LogCaptureFixture, fail: Any
 ) -> None:
     failed: list[str] = []
-    store = SessionStore(client, on_unavailable=failed.append)
+    store = open_store(client, on_unavailable=failed.append)
     grant = await begin(store, await store.create(ME, {}))
     with pytest.raises(AgentError) as caught:
         await fail(store, redis, grant)
@@ -417,7 +432,7 @@ async def test_a_redis_that_refuses_to_write_is_unavailable(
     own_redis_server: RedisServer, setting: str, value: str
 ) -> None:
     client = connect(own_redis_server.url)
-    store = SessionStore(client)
+    store = client.session_store()
     await client.raw.config_set(setting, value)
     with pytest.raises(StoreUnavailable):
         await store.create(ME, {})
@@ -432,7 +447,7 @@ async def test_scripts_are_loaded_again_after_redis_forgot_them(
     assert (await store.read(sid, ME)).session_id == sid
 
 
-# Many at once.
+# Concurrency.
 
 
 async def test_twenty_turns_at_once_lose_no_message(store: SessionStore) -> None:
@@ -440,7 +455,7 @@ async def test_twenty_turns_at_once_lose_no_message(store: SessionStore) -> None
     contents = [f"m{n}" for n in range(20)]
 
     async def one_turn(content: str) -> None:
-        """Begin it, or let it wait; whoever had a turn goes on with what waits, if nobody does."""
+        """Begin or queue it; a caller that had a turn continues with queued ones if none runs."""
         options = {"policy": "enqueue", "idempotency_key": content}
         granted = await store.begin(sid, ME, user(content), nonce=new_nonce(), **options)
         while isinstance(granted, Grant):
@@ -472,17 +487,17 @@ async def test_of_twenty_at_once_exactly_one_gets_the_lease(store: SessionStore)
     assert (await store.read(sid, ME)).messages == granted.history
 
 
-async def test_a_zombie_writes_nothing(store: SessionStore, redis: Redis) -> None:
+async def test_a_zombie_writes_nothing(store: SessionStore, backend: Backend) -> None:
     sid, zombie = await busy_session(store)
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     for name in UNDER_A_LEASE:
-        async with unchanged(redis, sid):
+        async with unchanged(backend, sid):
             with pytest.raises(LeaseLost):
                 await OPERATIONS[name](store, zombie.lease)
     heir = await begin(store, sid, "go on")
     assert heir.outcome == "ORPHAN"
     for name in UNDER_A_LEASE:
-        async with unchanged(redis, sid):
+        async with unchanged(backend, sid):
             with pytest.raises(LeaseLost):
                 await OPERATIONS[name](store, zombie.lease)
     assert await store.release(sid, ME, zombie.lease.nonce) is None

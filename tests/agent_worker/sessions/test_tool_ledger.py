@@ -1,4 +1,4 @@
-"""The tool ledger: whether a call may run, and what becomes of it when its worker dies."""
+"""The tool ledger: whether a call may run, also after its worker has died."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from tests.support.agent.sessions import (
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+
 RUN, UNKNOWN = ToolStart("RUN"), ToolStart("UNKNOWN")
 CALL = "1.0"
 EFFECTS = ("read", "idempotent", "once")
@@ -48,9 +50,9 @@ async def may_run(
     return await store.tools.begin(grant.lease, CALL, effect, digest, attempt)
 
 
-async def resumed(store: SessionStore, redis: Redis, dead: Grant) -> Grant:
+async def resumed(store: SessionStore, backend: Backend, dead: Grant) -> Grant:
     """The turn of a worker that died."""
-    await lose_lease(redis, dead.lease.session_id)
+    await lose_lease(backend, dead.lease.session_id)
     heir = await begin(store, dead.lease.session_id, idempotency_key="k")
     assert heir.outcome == "RESUME"
     return heir
@@ -66,13 +68,13 @@ async def test_a_call_runs(store: SessionStore, redis: Redis, effect: str) -> No
 
 @pytest.mark.parametrize("effect", EFFECTS)
 async def test_a_call_that_is_done_gives_its_result_again(
-    store: SessionStore, redis: Redis, effect: str
+    store: SessionStore, backend: Backend, effect: str
 ) -> None:
     grant = await asking(store, "mail")
     await may_run(store, grant, effect)
     await store.tools.end(grant.lease, CALL, "first", SENT)
-    heir = await resumed(store, redis, grant)
-    async with unchanged(redis, heir.lease.session_id):
+    heir = await resumed(store, backend, grant)
+    async with unchanged(backend, heir.lease.session_id):
         assert await may_run(store, heir, effect, "second") == ToolStart("REPLAY", SENT)
 
 
@@ -80,14 +82,14 @@ async def test_a_call_that_is_done_gives_its_result_again(
     ("effect", "verdict"), [("read", RUN), ("idempotent", RUN), ("once", UNKNOWN)]
 )
 async def test_a_call_that_a_dead_turn_began_runs_again_unless_it_is_once(
-    store: SessionStore, redis: Redis, effect: str, verdict: ToolStart
+    store: SessionStore, backend: Backend, effect: str, verdict: ToolStart
 ) -> None:
     dead = await asking(store, "mail")
     await may_run(store, dead, effect)
-    heir = await resumed(store, redis, dead)
+    heir = await resumed(store, backend, dead)
     assert await may_run(store, heir, effect, "second") == verdict
-    # Nor for the heir of the heir.
-    heir = await resumed(store, redis, heir)
+    # The same for the worker after that one.
+    heir = await resumed(store, backend, heir)
     assert await may_run(store, heir, effect, "third") == verdict
 
 
@@ -101,24 +103,24 @@ async def test_nobody_knows_about_a_second_attempt_under_the_same_lease_either(
 
 @pytest.mark.parametrize("effect", EFFECTS)
 async def test_the_same_attempt_may_ask_again(
-    store: SessionStore, redis: Redis, effect: str
+    store: SessionStore, backend: Backend, effect: str
 ) -> None:
     grant = await asking(store, "mail")
     await may_run(store, grant, effect)
-    async with unchanged(redis, grant.lease.session_id):
+    async with unchanged(backend, grant.lease.session_id):
         assert await may_run(store, grant, effect) == RUN
 
 
 @pytest.mark.parametrize("is_done", [False, True])
 @pytest.mark.parametrize("effect", EFFECTS)
 async def test_the_same_call_with_other_arguments_is_refused(
-    store: SessionStore, redis: Redis, effect: str, is_done: bool
+    store: SessionStore, backend: Backend, effect: str, is_done: bool
 ) -> None:
     grant = await asking(store, "mail")
     await may_run(store, grant, effect)
     if is_done:
         await store.tools.end(grant.lease, CALL, "first", SENT)
-    async with unchanged(redis, grant.lease.session_id):
+    async with unchanged(backend, grant.lease.session_id):
         verdict = await may_run(store, grant, effect, digest="another")
         assert verdict == ToolStart("ARGS_MISMATCH")
 
@@ -132,23 +134,23 @@ async def test_calls_of_one_step_are_apart(store: SessionStore) -> None:
 
 
 async def test_a_call_that_has_not_run_after_all_may_run_later(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     grant = await asking(store, "mail")
     await may_run(store, grant, "once")
     await store.tools.not_run(grant.lease, CALL, "first")
-    heir = await resumed(store, redis, grant)
+    heir = await resumed(store, backend, grant)
     assert await may_run(store, heir, "once", "second") == RUN
 
 
 @pytest.mark.parametrize("ends", ["end", "not_run"])
 async def test_only_the_attempt_that_began_a_call_ends_it(
-    store: SessionStore, redis: Redis, ends: str
+    store: SessionStore, backend: Backend, ends: str
 ) -> None:
     dead = await asking(store, "mail")
     await may_run(store, dead, "once")
-    heir = await resumed(store, redis, dead)
-    async with unchanged(redis, heir.lease.session_id):
+    heir = await resumed(store, backend, dead)
+    async with unchanged(backend, heir.lease.session_id):
         ending = {
             "end": lambda: store.tools.end(heir.lease, CALL, "second", SENT),
             "not_run": lambda: store.tools.not_run(heir.lease, CALL, "second"),
@@ -157,18 +159,20 @@ async def test_only_the_attempt_that_began_a_call_ends_it(
             await ending()
 
 
-async def test_a_call_that_never_began_cannot_end(store: SessionStore, redis: Redis) -> None:
+async def test_a_call_that_never_began_cannot_end(store: SessionStore, backend: Backend) -> None:
     grant = await asking(store, "mail")
-    async with unchanged(redis, grant.lease.session_id):
+    async with unchanged(backend, grant.lease.session_id):
         with pytest.raises(LeaseLost):
             await store.tools.end(grant.lease, CALL, "first", SENT)
 
 
-async def test_a_zombie_neither_begins_nor_ends_a_call(store: SessionStore, redis: Redis) -> None:
+async def test_a_zombie_neither_begins_nor_ends_a_call(
+    store: SessionStore, backend: Backend
+) -> None:
     zombie = await asking(store, "mail")
     await may_run(store, zombie, "read")
-    await resumed(store, redis, zombie)
-    async with unchanged(redis, zombie.lease.session_id):
+    await resumed(store, backend, zombie)
+    async with unchanged(backend, zombie.lease.session_id):
         with pytest.raises(LeaseLost):
             await may_run(store, zombie, "read")
         with pytest.raises(LeaseLost):
@@ -188,7 +192,7 @@ async def test_the_commit_of_the_results_settles_the_calls(
     assert set(await redis.hgetall(key_of(grant.lease.session_id, "tools"))) == {"1.1"}
 
 
-# A turn that nobody goes on with.
+# A turn that is not continued.
 
 
 async def test_an_orphans_open_calls_get_what_the_ledger_knows(
@@ -219,27 +223,29 @@ async def test_an_orphans_open_calls_get_what_the_ledger_knows(
 
 
 async def test_an_orphans_call_that_was_found_unknown_stays_so(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     dead = await asking(store, "pay")
     await may_run(store, dead, "once")
-    heir = await resumed(store, redis, dead)
+    heir = await resumed(store, backend, dead)
     assert await may_run(store, heir, "once", "second") == UNKNOWN
     await store.release(heir.lease.session_id, ME, heir.lease.nonce)
     following = await begin(store, heir.lease.session_id, "go on")
     assert following.history[2] == result("pay", IT_MAY_HAVE_BEEN_DONE)
 
 
-async def test_an_orphan_without_open_calls_gets_nothing(store: SessionStore, redis: Redis) -> None:
+async def test_an_orphan_without_open_calls_gets_nothing(
+    store: SessionStore, backend: Backend
+) -> None:
     dead = await asking(store, "mail")
     sid = dead.lease.session_id
     await commit(store, dead, SENT, expected_version=3, is_step=False)
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, "go on")
     assert heir.history == [HELLO, assistant("", "mail"), SENT, user("go on")]
 
 
-async def test_a_resumed_turns_calls_stay_open(store: SessionStore, redis: Redis) -> None:
-    heir = await resumed(store, redis, await asking(store, "mail"))
+async def test_a_resumed_turns_calls_stay_open(store: SessionStore, backend: Backend) -> None:
+    heir = await resumed(store, backend, await asking(store, "mail"))
     assert heir.history == [HELLO, assistant("", "mail")]
     await commit(store, heir, SENT, HI, expected_version=heir.version)

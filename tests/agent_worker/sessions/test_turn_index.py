@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
-    from agent_worker.sessions import Client
     from agent_worker.sessions.turn_index import TurnIndex
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
 
 @pytest.fixture(autouse=True)
 def own_index(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Nobody else's heartbeats are in it."""
+    """Without heartbeats of other tests."""
     key = f"hermes:turns:{new_nonce()}"
     monkeypatch.setattr(turn_index, "INDEX", key)
     return key
@@ -38,8 +38,8 @@ def index(store: SessionStore) -> TurnIndex:
 
 
 @pytest.fixture
-def other(client: Client) -> TurnIndex:
-    return SessionStore(client).index
+def other(backend: Backend) -> TurnIndex:
+    return backend.session_store().index
 
 
 async def stale(index: TurnIndex, most: int = 8, stale_s: float = 0.0) -> list[str]:
@@ -71,7 +71,7 @@ async def test_what_is_claimed_is_hidden_from_the_others(
     assert sorted(entry for claim in claims for entry in claim) == [
         f"s{n} dead.{n}" for n in range(5)
     ]
-    # It was not gone on with: it is found again.
+    # It was not continued: it is found again.
     await grow_old(redis, own_index, *claims[0])
     assert await stale(other, stale_s=30) == claims[0]
 
@@ -117,7 +117,7 @@ async def test_the_index_of_a_fleet_that_is_gone_expires(
 # The session that an entry names.
 
 
-async def test_an_orphan_is_told_from_what_is_well(store: SessionStore, redis: Redis) -> None:
+async def test_an_orphan_is_told_from_what_is_well(store: SessionStore, backend: Backend) -> None:
     index = store.index
     sid = await store.create(ME, {})
     assert (await index.look(sid)).state == "over"
@@ -128,7 +128,7 @@ async def test_an_orphan_is_told_from_what_is_well(store: SessionStore, redis: R
     assert (held.owner, held.turn, held.state) == (ME, turn, "held")
     assert (held.nonce, held.waiting) == (grant.lease.nonce, 1)
     assert 0 <= held.silent_s < 60
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     assert (await index.look(sid)).state == "free"
 
 
@@ -142,14 +142,14 @@ async def test_a_turn_that_was_given_back_is_no_orphan_unless_it_was_left_to_oth
         assert await store.release(sid, ME, grant.lease.nonce, is_left=is_left) == 0
     assert (await store.index.look(sid)).state == state
     assert (await store.events.page(sid, ME, None)).state == state
-    # Whoever goes on with it can give it back as well.
+    # The worker that continues it can release it as well.
     again = await begin(store, sid, "again")
     await store.release(sid, ME, again.lease.nonce)
     assert (await store.index.look(sid)).state == "over"
 
 
 async def test_a_turn_with_an_end_or_that_shall_stop_needs_nobody(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid))
@@ -157,7 +157,7 @@ async def test_a_turn_with_an_end_or_that_shall_stop_needs_nobody(
     await commit(store, await begin(store, sid, "next"))
     await store.interrupt(sid, ME)
     assert (await store.index.look(sid)).state == "stopping"
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     assert (await store.index.look(sid)).state == "over"
 
 
@@ -170,7 +170,7 @@ async def test_of_a_session_that_is_gone_nothing_is_known(store: SessionStore) -
         await store.index.look(sid)
 
 
-# Whether Redis was there.
+# Interruptions of Redis.
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[DroppingProxy]:
 
 async def test_a_heartbeat_that_fails_is_an_interruption(proxy: DroppingProxy) -> None:
     client = connect(proxy.url)
-    index = SessionStore(client).index
+    index = client.session_store().index
     await index.enter("s1", "a.1")
     await index.beat(stale_s=30, most=0)
     assert index.steady_s == math.inf
@@ -195,7 +195,7 @@ async def test_a_heartbeat_that_fails_is_an_interruption(proxy: DroppingProxy) -
     proxy.refuses = False
     await index.beat(stale_s=30, most=0)
     assert 0 <= index.steady_s < 60
-    # What was over before is removed all the same.
+    # Entries that were over before are removed as well.
     assert await client.raw.zcard(turn_index.INDEX) == 0
     await client.aclose()
 
@@ -205,7 +205,7 @@ async def test_a_heartbeat_that_takes_long_is_one_before_it_ends(
 ) -> None:
     monkeypatch.setattr(turn_index, "_SLOW_S", 0.05)
     client = connect(proxy.url)
-    index = SessionStore(client).index
+    index = client.session_store().index
     await index.beat(stale_s=30, most=0)
     proxy.go_mute()
     beating = asyncio.ensure_future(index.beat(stale_s=30, most=0))  # noqa: TID251
@@ -219,7 +219,7 @@ async def test_a_heartbeat_that_takes_long_is_one_before_it_ends(
 async def test_heartbeats_that_do_not_come_are_one(
     index: TurnIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process stood still, and perhaps all others with it."""
+    """The process was stopped, and perhaps all others as well."""
     monkeypatch.setattr(turn_index, "_LATE_S", 0.05)
     await index.beat(stale_s=30, most=0)
     await until(lambda: index.steady_s == 0.0)
@@ -229,7 +229,7 @@ async def test_heartbeats_that_do_not_come_are_one(
 
 async def test_an_attempt_that_cannot_be_entered_does_not_begin(proxy: DroppingProxy) -> None:
     client = connect(proxy.url)
-    index = SessionStore(client).index
+    index = client.session_store().index
     proxy.refuses = True
     with pytest.raises(AgentError):
         await index.enter("s1", "a.1")

@@ -1,4 +1,4 @@
-"""A turn: begun, committed step by step, kept alive, given back; and who may write when."""
+"""A turn: begun, committed step by step, renewed, released; and the right to write."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.support.agent.sessions import (
     finish,
     key_of,
     lose_lease,
+    open_store,
     result,
     unchanged,
     user,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.sessions import Client
+    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
 
 
 # Begin.
@@ -72,48 +74,48 @@ async def test_the_fence_follows_the_servers_clock_but_never_falls(
     assert (await begin(store, sid)).lease.fence == ahead + 1
 
 
-async def test_a_second_turn_is_refused_while_one_runs(store: SessionStore, redis: Redis) -> None:
+async def test_a_second_turn_is_refused_while_one_runs(
+    store: SessionStore, backend: Backend
+) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         with pytest.raises(TurnBusy) as refused:
             await begin(store, sid, "me too")
         assert 1 <= refused.value.retry_after_s <= 5
 
 
-async def test_a_full_history_takes_no_message_more(redis: Redis, client: Client) -> None:
-    store = SessionStore(client, max_history=200)
+async def test_a_full_history_takes_no_message_more(backend: Backend) -> None:
+    store = open_store(backend, max_history=200)
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, idempotency_key="k"), assistant("x" * 200))
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         for policy in ("reject", "enqueue"):
             with pytest.raises(SessionFull):
                 await store.begin(sid, ME, HELLO, nonce=new_nonce(), policy=policy)
-    # What is there can still be had.
+    # It can still be read.
     assert (await store.read(sid, ME)).total == 2
     again = await store.begin(sid, ME, HELLO, nonce=new_nonce(), idempotency_key="k")
     assert isinstance(again, Replay)
 
 
 async def test_a_full_history_counts_bytes_of_json(redis: Redis, client: Client) -> None:
-    store = SessionStore(client)
+    store = client.session_store()
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, "größer"))
     texts = await redis.lrange(key_of(sid, "msgs"), 0, -1)
     size = sum(len(text.encode()) for text in texts)
     assert await redis.hget(key_of(sid, "meta"), "bytes") == str(size)
     with pytest.raises(SessionFull):
-        await begin(SessionStore(client, max_history=size), sid)
-    await begin(SessionStore(client, max_history=size + 1), sid)
+        await begin(open_store(client, max_history=size), sid)
+    await begin(open_store(client, max_history=size + 1), sid)
 
 
-async def test_a_turn_that_filled_the_history_itself_can_be_resumed(
-    redis: Redis, client: Client
-) -> None:
-    store = SessionStore(client, max_history=200)
+async def test_a_turn_that_filled_the_history_itself_can_be_resumed(backend: Backend) -> None:
+    store = open_store(backend, max_history=200)
     sid = await store.create(ME, {})
     await commit(store, await begin(store, sid, idempotency_key="k"), assistant("x" * 200))
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, idempotency_key="k")
     assert heir.outcome == "RESUME"
     await finish(store, heir)
@@ -145,20 +147,22 @@ async def test_the_results_of_tools_are_no_step(store: SessionStore) -> None:
     assert (version, step) == (grant.version + 2, 1)
 
 
-async def test_a_commit_on_another_version_is_refused(store: SessionStore, redis: Redis) -> None:
+async def test_a_commit_on_another_version_is_refused(
+    store: SessionStore, backend: Backend
+) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         for version in (grant.version - 1, grant.version + 1):
             with pytest.raises(LeaseLost):
                 await commit(store, grant, HI, expected_version=version)
 
 
-async def test_a_commit_after_the_end_is_refused(store: SessionStore, redis: Redis) -> None:
+async def test_a_commit_after_the_end_is_refused(store: SessionStore, backend: Backend) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     version, _, _ = await finish(store, grant)
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         with pytest.raises(LeaseLost):
             await commit(store, grant, HI, expected_version=version)
 
@@ -179,7 +183,7 @@ async def test_a_history_is_given_from_the_watermark_of_the_summary_on(
     assert third.history == [user("two"), HI, user("three")]
     assert (third.turn_at, third.of_turn) == (4, [user("three")])
     await finish(store, third)
-    # A commit without one leaves it, and the messages that it stands for are still there.
+    # A commit without one keeps it, and the messages that it replaces are still there.
     assert (await begin(store, sid, "four")).summary == Summary("they greeted", 2)
     view = await store.read(sid, ME)
     assert view.summary == Summary("they greeted", 2)
@@ -187,13 +191,13 @@ async def test_a_history_is_given_from_the_watermark_of_the_summary_on(
 
 
 async def test_a_resumed_turn_starts_from_the_summary_too(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, "one"))
     dead = await begin(store, sid, "two", idempotency_key="k")
     await commit(store, dead, HI, summary=Summary("they greeted", 2))
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, "two", idempotency_key="k")
     assert (heir.outcome, heir.summary) == ("RESUME", Summary("they greeted", 2))
     assert heir.history == heir.of_turn == [user("two"), HI]
@@ -203,7 +207,7 @@ async def test_a_resumed_turn_starts_from_the_summary_too(
 
 
 async def test_the_lease_runs_out_unless_it_is_renewed(redis: Redis, client: Client) -> None:
-    store = SessionStore(client, lease_s=20)
+    store = open_store(client, lease_s=20)
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     assert 0 < await redis.pttl(key_of(sid, "lease")) <= 20_000
@@ -213,13 +217,13 @@ async def test_the_lease_runs_out_unless_it_is_renewed(redis: Redis, client: Cli
 
 
 async def test_a_lease_that_ran_out_lets_the_next_turn_begin(client: Client, redis: Redis) -> None:
-    hasty = SessionStore(client, lease_s=0.001)
+    hasty = open_store(client, lease_s=0.001)
     sid = await hasty.create(ME, {})
     dead = await begin(hasty, sid)
     while await redis.exists(key_of(sid, "lease")):
         pass
     assert (await hasty.read(sid, ME)).status == "interrupted"
-    heir = await begin(SessionStore(client), sid, "go on")
+    heir = await begin(client.session_store(), sid, "go on")
     assert (heir.outcome, heir.version) == ("ORPHAN", dead.version + 1)
 
 
@@ -240,17 +244,17 @@ async def test_a_released_turn_leaves_its_message_and_lets_the_next_begin(
 
 @pytest.mark.parametrize("how", ["finished", "ran out", "taken over"])
 async def test_a_turn_that_is_not_held_cannot_be_released(
-    store: SessionStore, redis: Redis, how: str
+    store: SessionStore, backend: Backend, how: str
 ) -> None:
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
     if how == "finished":
         await finish(store, grant)
     else:
-        await lose_lease(redis, sid)
+        await lose_lease(backend, sid)
     if how == "taken over":
         await begin(store, sid, "go on")
-    async with unchanged(redis, sid):
+    async with unchanged(backend, sid):
         assert await store.release(sid, ME, grant.lease.nonce) is None
         assert await store.release(sid, ME, "another") is None
 
@@ -264,17 +268,17 @@ async def test_a_turn_whose_grant_was_never_seen_is_released_by_its_nonce(
     assert await store.release(sid, ME, "worker.nonce") == 1
 
 
-# An heir.
+# Continuations.
 
 
 async def test_an_orphan_keeps_the_finished_steps_and_goes_on_behind_them(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     dead = await begin(store, sid)
     await commit(store, dead, HI)
     await store.events.append(dead.lease, [delta(dead, 1, "half a sen")])
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, "go on")
     assert (heir.outcome, heir.history) == ("ORPHAN", [HELLO, HI, user("go on")])
     assert (heir.step, heir.turn_at, heir.emitted) == (1, 2, "")
@@ -283,7 +287,7 @@ async def test_an_orphan_keeps_the_finished_steps_and_goes_on_behind_them(
 
 
 async def test_resume_gives_what_the_unfinished_step_had_said(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     dead = await begin(store, sid, idempotency_key="k")
@@ -293,27 +297,27 @@ async def test_resume_gives_what_the_unfinished_step_had_said(
     )
     await store.events.append(dead.lease, [delta(dead, 4, "half "), event(dead, 5, "tool.started")])
     await store.events.append(dead.lease, [delta(dead, 6, "a größer")])
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, idempotency_key="k")
     assert (heir.outcome, heir.history, heir.emitted) == ("RESUME", [HELLO, HI], "half a größer")
     assert (heir.step_event, heir.last_event) == (event(dead, 3).id, event(dead, 6).id)
-    # An heir of the heir gets what both of them said.
+    # The next worker gets the text of both.
     await store.events.append(heir.lease, [delta(heir, 1, " sentence")])
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     third = await begin(store, sid, idempotency_key="k")
     assert third.emitted == "half a größer sentence"
     assert third.step_event == heir.step_event
 
 
 async def test_resume_gives_only_what_came_behind_a_rewind(
-    store: SessionStore, redis: Redis
+    store: SessionStore, backend: Backend
 ) -> None:
     sid = await store.create(ME, {})
     dead = await begin(store, sid, idempotency_key="k")
     await store.events.append(dead.lease, [delta(dead, 1, "void")])
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     heir = await begin(store, sid, idempotency_key="k")
     rewind = event(heir, 1, "rewind", id=heir.step_event)
     await store.events.append(heir.lease, [rewind, delta(heir, 2, "anew")])
-    await lose_lease(redis, sid)
+    await lose_lease(backend, sid)
     assert (await begin(store, sid, idempotency_key="k")).emitted == "anew"

@@ -1,4 +1,4 @@
-"""The workers of the machine: what each of them believes, and how one is chosen."""
+"""The workers of the machine: their knowledge, and how one is chosen."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from tests.agent_worker.sessions.asking import Asking
 
 EFFECTS = ("once", "once", "read", "idempotent")
-# Of a call that may run. What is dear comes twice, so that it is tried more often.
+# Of a call that may run. The interesting ones are twice as likely.
 FATES = ("is pending", "is pending", "is done", "has not run")
-# Nothing may depend on how fast this machine is.
+# Independent of the speed of the machine.
 LEASE_S = 3600.0
 
 
@@ -41,7 +41,7 @@ class Call:
 
 @dataclass(eq=False)
 class Worker:
-    """A worker amid a turn, as far as it knows."""
+    """A worker in a turn, as far as it knows."""
 
     grant: Grant
     version: int
@@ -62,7 +62,7 @@ class Worker:
         return worker
 
     def look_at(self, last: Message) -> None:
-        """The calls that the last message asks for, by their places."""
+        """The calls of the last message, by place."""
         self.calls = [
             Call(f"{self.length - 1}.{place}", call["id"], call["name"])
             for place, call in enumerate(last.get("tool_calls", ()))

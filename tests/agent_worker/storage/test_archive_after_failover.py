@@ -1,4 +1,4 @@
-"""A failover takes the last messages from Redis; the archive follows what comes in their place."""
+"""A failover loses the last messages of Redis; the archive replaces them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Desk:
         return {key: value for key in keys if (value := await self.redis.dump(key)) is not None}
 
     async def fail_over(self, sid: str, kept: dict[str, Any]) -> None:
-        """The new master knows what was in the snapshot."""
+        """The new master has the data of the snapshot."""
         await self.redis.delete(*session_keys(sid))
         for key, value in kept.items():
             await self.redis.restore(key, 3_600_000, value)
@@ -48,9 +48,9 @@ class Desk:
 @pytest.fixture
 async def desk(own_redis_server: RedisServer, storage: PostgresStorage) -> AsyncIterator[Desk]:
     client = connect(own_redis_server.url)
-    # Not the client's own: dumps are no text.
+    # A client of its own: dumps are not text.
     async with Redis.from_url(own_redis_server.url) as redis:
-        yield Desk(redis, SessionStore(client), storage.archive)
+        yield Desk(redis, client.session_store(), storage.archive)
     await client.aclose()
 
 
@@ -89,7 +89,7 @@ async def test_an_archiver_that_read_before_the_failover_moves_no_mark_behind_it
 
 
 async def test_a_turn_that_lost_its_last_step_is_archived_as_it_went_on(desk: Desk) -> None:
-    """The fence is the same before and behind the loss."""
+    """The fence is the same before and after the loss."""
     sid = await desk.store.create(ME, {})
     grant = await begin(desk.store, sid, "go", idempotency_key="k")
     kept = await desk.snapshot(sid)

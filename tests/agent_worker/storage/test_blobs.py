@@ -1,4 +1,4 @@
-"""The same story over a directory and over S3 (a server of moto)."""
+"""The same tests on a directory and on S3 (a server of moto)."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_the_janitor_removes_what_is_old(blobs: Blobs) -> None:
     key = await blobs.put(new_session_id(), b"text")
     assert await blobs.delete_older_than(DAY_S) == 0
     assert await blobs.get(key) == b"text"
-    # Everything is older than a moment to come.
+    # Everything is older than a time in the future.
     assert await blobs.delete_older_than(-DAY_S) == 1
     with pytest.raises(BlobMissing):
         await blobs.get(key)
@@ -179,7 +179,7 @@ async def test_each_variable_for_the_endpoint_works_and_the_first_one_wins(
     s3_url: str, monkeypatch: pytest.MonkeyPatch, used: int
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    # In this order in the environment, of which the library takes the last.
+    # In this order in the environment; the library takes the last one.
     for name in ENDPOINT_VARIABLES[:used]:
         monkeypatch.setenv(name, "")
     for name in ENDPOINT_VARIABLES[used:]:
@@ -226,7 +226,7 @@ async def test_a_bucket_that_is_not_there_means_unavailable() -> None:
     [
         ("gs://bucket/prefix", "neither a directory nor s3://"),
         ("s3:///prefix", "names no bucket"),
-        ("/dev/null/blobs", "cannot make the directory"),
+        ("/dev/null/blobs", "cannot create the directory"),
     ],
 )
 def test_a_place_that_cannot_be_used_is_told(where: str, message: str) -> None:

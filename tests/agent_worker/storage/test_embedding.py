@@ -61,7 +61,7 @@ async def test_another_process_gives_the_same_vector() -> None:
 
 
 class Service:
-    """An embeddings API with the answer that a test wants."""
+    """An embeddings API with a given answer."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[Any, str | None]] = []
@@ -116,7 +116,7 @@ async def test_openai_vectors_come_in_the_order_of_the_texts(
         (200, {"data": [{"index": 0, "embedding": [10**400, 1]}]}, "not a list of embeddings"),
         (200, {"data": []}, "0 embeddings for 1 texts"),
         (200, {"data": [{"index": 0, "embedding": [1, 2, 3]}]}, "3 dimensions instead of 2"),
-        (200, {"data": [{"index": 0, "embedding": [1, math.inf]}]}, "not finite"),
+        (200, {"data": [{"index": 0, "embedding": [1, math.inf]}]}, "non-finite"),
     ],
 )
 async def test_an_answer_that_is_no_embedding_means_unavailable(

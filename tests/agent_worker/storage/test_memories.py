@@ -1,4 +1,4 @@
-"""What every long-term memory does, on PostgreSQL and on Qdrant (its client's local mode)."""
+"""The contract of a long-term memory, on PostgreSQL and on Qdrant (its client's local mode)."""
 
 from __future__ import annotations
 

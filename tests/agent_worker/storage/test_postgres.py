@@ -95,7 +95,7 @@ async def test_a_memory_of_another_model_is_refused(database_url: str) -> None:
 async def test_more_dimensions_than_can_be_indexed_are_refused(database_url: str) -> None:
     with pytest.raises(StorageSetupError, match="3072 dimensions; pgvector can index 2000"):
         await PostgresStorage.open(database_url, HashingEmbedder(3072))
-    # And nothing is left of the try.
+    # Nothing remains of the attempt.
     assert await sql(database_url, "SELECT to_regnamespace('hermes') IS NULL")
 
 
@@ -157,13 +157,13 @@ async def test_odd_characters_neither_fail_nor_mix_principals(storage: PostgresS
     assert await storage.preferences.delete("x" * 100_000, "y" * 100_000)
 
 
-# Memory (what it shares with others: test_memories.py)
+# Memory (its contract: test_memories.py)
 
 
 async def test_found_by_the_index_alone_a_crowd_hides_nobodys_own_memories(
     database_url: str,
 ) -> None:
-    # In a small table PostgreSQL would rather sort than ask the index.
+    # For a small table PostgreSQL would sort instead of using the index.
     name = database_url.partition("?")[0].rpartition("/")[2]
     await sql(database_url, f"ALTER DATABASE {name} SET enable_sort = off")
     async with opened(database_url, HashingEmbedder()) as storage:
@@ -204,7 +204,7 @@ async def test_what_was_lost_gives_way_to_what_came_in_its_place(storage: Postgr
     await archive.append(S1, "ann", 1, [ANSWER, user("new")], fence=3)
     assert await archive.read(S1, "ann") == [HELLO, ANSWER, user("new")]
     await archive.append(S1, "ann", 3, [HELLO], fence=3)
-    # Whoever read before the failover comes too late.
+    # A reader from before the failover comes too late.
     await archive.append(S1, "ann", 2, [lost, ANSWER, lost, ANSWER], fence=2)
     assert await archive.read(S1, "ann") == [HELLO, ANSWER, user("new"), HELLO]
     assert await archive.read(S1, "ben") == await archive.read(S2, "ann") == [lost]
@@ -271,7 +271,7 @@ async def test_purge_forgets_what_is_old_and_nothing_else(
     for session in (S1, S2):
         await storage.archive.append(session, "ann", 0, [HELLO, HELLO], fence=1)
         await storage.once_ledger.claim(session, "3.0", "hash")
-    # One message of S1 is recent: the conversation goes on.
+    # One message of S1 is recent: the conversation continues.
     aged = "now() - interval '40 days'"
     await sql(database_url, f"UPDATE hermes.archive SET archived_at = {aged} WHERE position = 0")
     await sql(
@@ -328,7 +328,7 @@ async def test_the_first_result_of_a_claimed_call_is_kept(storage: PostgresStora
     assert await ledger.result(S1, "3.0", "hash") == "sent"
 
 
-# The server goes away
+# Outages
 
 
 async def test_while_the_server_is_away_everything_says_so() -> None:
@@ -362,7 +362,7 @@ async def test_connections_that_the_server_drops_are_made_anew(
     )
     assert dropped >= 1
     while True:
-        # The pool may not have heard of it yet: that is one StorageUnavailable at most.
+        # The pool may not have detected it yet: that is one StorageUnavailable at most.
         with contextlib.suppress(StorageUnavailable):
             assert await storage.preferences.all("ann") == {"colour": "green"}
             return

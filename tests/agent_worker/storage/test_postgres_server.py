@@ -14,7 +14,7 @@ import pytest
 
 from agent_worker.storage import postgres_server
 from agent_worker.storage.postgres import PostgresStorage
-from agent_worker.storage.postgres_place import Place, server_user
+from agent_worker.storage.postgres_directory import ServerDirectory, server_user
 from agent_worker.storage.postgres_server import PostgresServer
 from agent_worker.storage.setup import StorageSetupError
 from tests.support.waiting import until
@@ -27,7 +27,7 @@ def is_running(pid: int) -> bool:
         status = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False
-    # Ended, and not yet asked for by whoever inherited it.
+    # Ended, and not yet reaped by its new parent.
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
@@ -64,7 +64,7 @@ async def test_a_folder_keeps_claims_through_a_crash(open_folder: Path) -> None:
         assert await value(server, "SHOW fsync") == "on"
         storage = await PostgresStorage.open(server.url)
         assert await storage.once_ledger.claim(SESSION, "3.0", "hash")
-        # Quit without a checkpoint: what counts is in the log only.
+        # Killed without a checkpoint: the data is in the log only.
         os.kill(server.pid, signal.SIGQUIT)
         await until(lambda: not server.is_running)
         await storage.close()
@@ -79,7 +79,7 @@ def test_two_servers_do_not_share_a_folder(open_folder: Path) -> None:
     with PostgresServer.start(open_folder / "data"):
         with pytest.raises(StorageSetupError, match="ended at once"):
             PostgresServer.start(open_folder / "data")
-        # As little as it can do is to leave the first alone.
+        # At least it does not disturb the first one.
         with PostgresServer.start() as other:
             assert other.is_running
 
@@ -109,7 +109,7 @@ def test_started_by_root_it_runs_as_somebody_else() -> None:
 
 @pytest.fixture
 def closed_folder(open_folder: Path) -> Path:
-    """As a clone in root's home is: PostgreSQL's user cannot enter it."""
+    """Like a clone in root's home: PostgreSQL's user cannot enter it."""
     folder = open_folder / "closed"
     folder.mkdir(mode=0o700)
     return folder
@@ -155,7 +155,7 @@ def test_a_copy_is_open_to_the_user_whatever_the_umask_was(closed_folder: Path) 
     for name, mode in (("pginstall/bin/run", 0o700), ("pginstall/share/text", 0o600)):
         (package / name).parent.mkdir(mode=0o700, parents=True)
         (package / name).touch(mode)
-    place = Place.make(server_user())
+    place = ServerDirectory.make(server_user())
     try:
         programs = place.programs_for(server_user(), package)
         copy = programs.parents[1]
@@ -184,7 +184,7 @@ async def test_it_ends_when_its_parent_is_killed(open_folder: Path) -> None:
         code,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # Killed, it does not tidy up; the fixture does.
+        # Killed, it does not clean up; the fixture does.
         env={**os.environ, "TMPDIR": str(open_folder)},
     )
     assert parent.stdout is not None

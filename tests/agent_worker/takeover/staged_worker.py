@@ -1,9 +1,9 @@
-"""A worker process that stands still at one moment of a turn, and says so: to be killed there.
+"""A worker process that stops at one moment of a turn, and reports that: to be killed there.
 
     python -m tests.agent_worker.takeover.staged_worker <redis url> <moment> <tool's file> \
         <once | read> <continues | rewinds>
 
-A turn looks (a tool, whose runs are lines of the file), and then tells. Moments: before-first,
+A turn calls a tool, whose runs are lines of the file, and then reports. Moments: before-first,
 amid-first, in-tool, between-steps, amid-last, behind-last, or none.
 """
 
@@ -42,7 +42,7 @@ class Stage:
 
     async def at(self, moment: str) -> None:
         if moment == self._moment:
-            # Nothing else of this process is about to happen.
+            # The process does nothing more.
             print("standing still", flush=True)
             await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""kill -9 of a worker amid a chat completion, behind a balancer: OpenAI's SDK notices nothing."""
+"""kill -9 of a worker during a chat completion, behind a balancer: OpenAI's SDK notices nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def balancer(*urls: str) -> LoadBalancer:
 async def staged(
     redis_url: str, folder: Path, engine: str, *moments: str
 ) -> AsyncIterator[list[Process]]:
-    """A worker for each moment at which it stands still."""
+    """A worker for each moment at which it stops."""
     options = (str(folder / "runs"), "read", engine)
     workers = [Process(redis_url, moment, *options, module=STAGED) for moment in moments]
     async with AsyncExitStack() as stack:
@@ -118,7 +118,7 @@ async def test_the_sdk_gets_one_whole_answer(
 async def test_the_bytes_of_a_stream_that_two_workers_die_in(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Each chunk once, in order, one end; and ids that grow."""
+    """Each chunk once, in order, one end, and increasing ids."""
     moments = ("amid-first", "amid-last", "none")
     async with (
         staged(redis_server.url, tmp_path, "continues", *moments) as (one, two, three),

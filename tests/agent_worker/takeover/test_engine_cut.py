@@ -1,4 +1,4 @@
-"""An engine whose answer breaks off, as clients see it: the stream goes on."""
+"""An engine's answer is interrupted: the stream of the client continues."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_stream_whose_engine_is_cut_goes_on(
     http: ClientSession, start_worker: StartWorker, store: SessionStore, can_continue: bool
 ) -> None:
-    """In its second step: the first one stands."""
+    """In its second step: the first one is kept."""
     again = speech("see.") if can_continue else speech("We ", "see.")
     engine = PausedEngine(
         [*speech("I look. "), asks("look")],
@@ -62,7 +62,7 @@ async def test_a_stream_whose_engine_is_cut_goes_on(
 async def test_who_resumes_behind_a_rewind_gets_what_stands(
     http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
-    """The worker dies amid the second answer, and the next one goes on behind that."""
+    """The worker dies during the second answer, and the next worker continues that."""
     engine = PausedEngine([*speech("void ", "words"), EngineCut()], [*speech("it "), None])
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PausedEngine(speech("stands"), can_continue=True))
@@ -77,7 +77,7 @@ async def test_who_resumes_behind_a_rewind_gets_what_stands(
     assert client.check()["content"] == "it stands"
     assert await told(store, client.sid) == [("user", "go"), ("assistant", "it stands")]
     turn.close()
-    # So does who has only the void part.
+    # So does a client that has only the void part.
     async with resume(http, other, client.path, client.events[0].id) as response:
         rest = [event async for event in read_events(response)]
     assert rest == client.events[1:]

@@ -1,4 +1,4 @@
-"""A turn that failed, and that its client has sent again: the way back to it leads to its end."""
+"""A turn that failed and was retried by its client: a follower gets its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = {"Idempotency-Key": "k"}
 async def test_the_error_of_a_failed_try_does_not_end_the_next_one(
     http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
-    """The worker of the second try dies before its first word."""
+    """The worker of the second attempt dies before its first word."""
     engine = PausedEngine([RuntimeError("boom")], [None])
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PlannedEngine(speech("here")))
@@ -40,7 +40,7 @@ async def test_the_error_of_a_failed_try_does_not_end_the_next_one(
     assert [event.name for event in events] == ["message.delta", "done"]
     assert await told(store, sid) == [("user", "go"), ("assistant", "here")]
     again.close()
-    # So it is when all is over.
+    # The same afterwards.
     for after, rest in (("", events), (error.id, events), (events[0].id, events[1:])):
         async with resume(http, other, path, after) as response:
             assert await all_events(response) == rest

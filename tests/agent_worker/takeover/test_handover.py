@@ -1,4 +1,4 @@
-"""A worker that shuts down gives its turns to others, if their clients can go on there."""
+"""A worker that shuts down hands its turns over, if their clients accept that."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GONE_ON = [("user", "go"), ("assistant", "I look. "), ("tool", "seen"), ("assist
 
 
 def first_step() -> PausedEngine:
-    """It says something, stands still, and asks for a tool; then it would end the turn."""
+    """It says something, waits, and asks for a tool; then it would end the turn."""
     return PausedEngine([*speech("I look. "), None, asks("look")], speech("Here."))
 
 
@@ -97,7 +97,7 @@ async def test_a_turn_in_its_last_step_ends_here(
 async def test_a_client_that_does_not_go_on_elsewhere_keeps_its_worker(
     http: ClientSession, start_worker: StartWorker, store: SessionStore, kind: str
 ) -> None:
-    """Its stream came without the header; or it waits for one answer, whatever it says."""
+    """Its request had no such header; or it is not for a stream."""
     engine = first_step()
     worker = await start_worker(engine=engine, toolbox=BOX)
     sid = await create(http, worker)
@@ -172,7 +172,7 @@ async def test_a_worker_that_has_begun_to_leave_takes_nothing_over_for_whom_it_l
 async def test_a_turn_that_begins_on_a_worker_that_leaves_is_handed_over_too(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """After `POST /drain` it serves what comes, for as long as it must."""
+    """After `POST /drain` it still serves requests."""
     engine = PlannedEngine([*speech("I look. "), asks("look")])
     leaving = await start_worker(engine=engine, toolbox=BOX)
     other = await start_worker(engine=PlannedEngine(speech("I see.")), toolbox=BOX)
@@ -216,7 +216,7 @@ async def test_no_other_message_takes_the_place_of_a_turn_that_was_handed_over(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not for as long as a balancer needs to find a worker; then it may."""
+    """Not while a balancer looks for a worker; afterwards it may."""
     monkeypatch.setattr(turns, "_HANDED_S", 3600.0)
     first = await start_worker(engine=(engine := first_step()), toolbox=BOX)
     other = await start_worker(engine=PlannedEngine(speech("Hm.")), toolbox=BOX)
@@ -261,7 +261,7 @@ async def test_who_lost_its_turn_to_another_worker_is_sent_there(
 async def test_a_turn_leaves_amid_a_step_if_its_engine_can_continue(
     http: ClientSession, start_worker: StartWorker, store: SessionStore, how: str
 ) -> None:
-    """Its gate is never opened: the step would last for ever."""
+    """Its gate is never opened: the step would never end."""
     engine = PausedEngine([*speech("one ", "two "), None], can_continue=True)
     first = await start_worker(engine=engine)
     next_engine = PausedEngine(speech("three"), can_continue=True)
@@ -300,7 +300,7 @@ async def test_a_turn_without_a_word_leaves_at_once(
 async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write is under way, and more words wait for the next one."""
+    """A write is in flight, and more words are pending."""
     more = asyncio.Event()
     words = [*speech("one "), more, *speech("two ", "three "), None]
     engine = PausedEngine(words, can_continue=True)
@@ -353,7 +353,7 @@ async def test_a_tool_that_runs_is_not_left_amid_its_work(
         await is_running.wait()
         await first.worker.drain()
         for _ in range(20):
-            # Time enough to be cut off.
+            # Enough time to be cancelled.
             await asyncio.sleep(0)
         gate.set()
         seen = await all_events(stream)
@@ -368,7 +368,7 @@ async def test_a_tool_that_runs_is_not_left_amid_its_work(
 async def test_a_step_that_outlasts_the_drain_is_rewound_elsewhere(
     http: ClientSession, start_worker: StartWorker, store: SessionStore
 ) -> None:
-    """Its engine can't continue: it had all of the drain's time to end by itself."""
+    """Its engine cannot continue: it had the whole drain to end by itself."""
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     other = await start_worker(engine=PlannedEngine(speech("uno")))
     client = Client(http, [other.url], await create(http, first))

@@ -1,4 +1,4 @@
-"""kill -9 of a real worker amid a turn: the resume path of its stream goes on at another one."""
+"""kill -9 of a real worker during a turn: its stream is resumed on another one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_no_token_is_lost_and_none_comes_twice_wherever_the_worker_is_kill
 async def test_many_turns_of_one_worker_that_is_killed_go_on(
     redis_server: RedisServer, http: aiohttp.ClientSession, tmp_path: Path, seed: int
 ) -> None:
-    """They are at different places: each begins a few events behind the one before."""
+    """They are in different places: each begins a few events after the one before."""
     mails = tmp_path / "mails"
     options = ("--port", "0", "--redis-url", redis_server.url, "--mail-file", str(mails))
     options = (*options, "--blobs", "off", "--token-interval", "10ms")
@@ -130,13 +130,13 @@ async def test_a_worker_that_was_stopped_and_wakes_up_writes_nothing(
         abandoned = spawn(first.say("write 100 words"), name="turn")
         await until(lambda: len(first.events) >= 20)
         one.send(signal.SIGSTOP)
-        # Its connection stays open: only a balancer's patience with it ends.
+        # Its connection stays open: only a balancer's timeout ends it.
         second = Client(http, [two.url], first.sid, events=list(first.events), path=first.path)
         await second.follow(two.url)
         before = await history(http, two.url, first.sid)
         assert second.check()["content"] == answer_in(before)
         one.send(signal.SIGCONT)
-        # What it had on its way before comes; then it has to say that others went on.
+        # Events in transit arrive; then it has to report that another worker continued.
         await until(lambda: first.went_on)
         assert first.went_on[0] == "handover"
         await abandoned

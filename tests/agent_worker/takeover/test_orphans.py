@@ -1,4 +1,4 @@
-"""Turns whose worker died and that nobody asks for: other workers find and finish them."""
+"""Orphaned turns, without a follower: other workers find and finish them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent_worker.runtime import holders, orphans, turns
+from agent_worker.runtime import admission, holders, orphans
 from agent_worker.sessions import SessionStore, new_nonce, session_keys
 from agent_worker.sessions.turn_index import INDEX
 from agent_worker.tasks import spawn
@@ -45,7 +45,7 @@ STAGED = "tests.agent_worker.takeover.staged_worker"
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heartbeats come fast, and their absence is noticed early."""
+    """Fast heartbeats, whose absence is detected early."""
     monkeypatch.setattr(orphans, "_BEAT_S", 0.02)
     monkeypatch.setattr(orphans, "_STALE_S", 0.5)
     monkeypatch.setattr(orphans, "SILENT_S", 0.2)
@@ -80,7 +80,7 @@ async def entries(redis: Redis) -> set[str]:
 
 
 def recorded_beats(worker: RunningWorker) -> list[int]:
-    """How many entries each heartbeat of this worker may claim, from now on."""
+    """The number of entries that each later heartbeat of this worker may claim."""
     beats: list[int] = []
     index = worker.worker.store.index
     beat = index.beat
@@ -93,7 +93,7 @@ def recorded_beats(worker: RunningWorker) -> list[int]:
     return beats
 
 
-# What is found.
+# Found turns.
 
 
 async def test_a_turn_that_nobody_asks_for_is_finished(
@@ -112,7 +112,7 @@ async def test_a_turn_that_nobody_asks_for_is_finished(
     async def is_forgotten() -> bool:
         return sid not in await entries(redis)
 
-    # Both entries: of the worker that died, and of the one that went on.
+    # Both entries: of the worker that died, and of the one that continued.
     await until(is_forgotten)
     await until(lambda: not len(other.worker.orphans))
 
@@ -125,9 +125,9 @@ async def test_many_are_spread_over_the_workers_and_each_is_finished_once(
     quick: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each look claims two, and each worker has room for three that stand still."""
-    monkeypatch.setattr(orphans, "_MOST_CLAIMED", 2)
-    monkeypatch.setattr(orphans, "_MOST_ADOPTED", 3)
+    """Each heartbeat claims two, and each worker has room for three that hang."""
+    monkeypatch.setattr(orphans, "_MAX_CLAIMED", 2)
+    monkeypatch.setattr(orphans, "_MAX_ADOPTED", 3)
     sids = []
     for _ in range(7):
         dying = PausedEngine([*speech("one "), None])
@@ -153,7 +153,7 @@ async def test_a_worker_that_leaves_adopts_nothing(
     leaving = await start_worker(engine=PlannedEngine())
     beats = recorded_beats(leaving)
     await leaving.worker.drain()
-    # Long enough that it could claim what is stale.
+    # Long enough to claim stale entries.
     await until(lambda: len(beats) > 50)
     assert set(beats) == {0}
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
@@ -165,7 +165,7 @@ async def test_a_worker_that_leaves_adopts_nothing(
 async def test_a_living_turn_and_one_that_was_given_back_are_left_alone(
     http: ClientSession, start_worker: StartWorker, store: SessionStore, quick: None
 ) -> None:
-    """A client that left has cancelled its turn: nobody has lost it."""
+    """A client that left has cancelled its turn: it is not an orphan."""
     engine = GatedEngine()
     first = await start_worker(engine=engine)
     living, left = await create(http, first), await create(http, first)
@@ -180,7 +180,7 @@ async def test_a_living_turn_and_one_that_was_given_back_are_left_alone(
         return beats.steady_s > 0 and await status(store, left) == "interrupted"
 
     await until(has_watched)
-    await asyncio.sleep(1.0)  # twice as long as a stale turn is left alone
+    await asyncio.sleep(1.0)  # twice the time until an entry is stale
     assert len(other.worker.orphans) == 0
     assert [await status(store, sid) for sid in (living, left)] == ["running", "interrupted"]
     engine.gate.set()
@@ -190,7 +190,7 @@ async def test_a_living_turn_and_one_that_was_given_back_are_left_alone(
 async def test_a_worker_that_is_told_to_end_leaves_its_turns_to_others(
     http: ClientSession, start_worker: StartWorker, store: SessionStore, quick: None
 ) -> None:
-    """Also that of a client which can't go on elsewhere: the drain's time is over."""
+    """Also that of a client that cannot resume elsewhere: the drain timeout is over."""
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     sid = await create(http, first)
     turn = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
@@ -209,7 +209,7 @@ async def test_a_worker_that_is_told_to_end_leaves_its_turns_to_others(
 async def test_what_waits_for_a_dead_turn_is_served(
     http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
 ) -> None:
-    """The worker that took it down is dead as well."""
+    """The worker that has queued it is dead as well."""
     dying = PausedEngine([*speech("one "), None])
     first = await start_worker(engine=dying)
     sid = await create(http, first)
@@ -231,7 +231,7 @@ async def test_what_waits_for_a_dead_turn_is_served(
 async def test_what_waits_behind_a_turn_that_ended_is_served(
     http: ClientSession, start_worker: StartWorker, store: SessionStore, quick: None
 ) -> None:
-    """Its worker died between the end of the one and the begin of the next."""
+    """Its worker died between the end of one turn and the begin of the next."""
     sid = await store.create(ANONYMOUS, {})
     nonce = f"dead.{new_nonce()}"
     await store.index.enter(sid, nonce)
@@ -276,7 +276,7 @@ async def test_after_an_interruption_nobody_is_taken_for_dead_at_once(
 async def test_an_attempt_is_in_the_index_before_it_begins(
     http: ClientSession, start_worker: StartWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or a worker that dies behind `begin` would leave a turn that nobody finds."""
+    """Otherwise a worker that dies after `begin` would leave a turn that is not found."""
     worker = await start_worker(engine=PlannedEngine(speech("one")))
     sid = await create(http, worker)
     begin = worker.worker.store.begin
@@ -297,7 +297,7 @@ async def test_an_attempt_is_in_the_index_before_it_begins(
 async def test_a_turn_that_kills_its_workers_is_given_up(
     http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
 ) -> None:
-    """Each of them says the same word, and dies."""
+    """Each worker says the same word, and dies."""
     dying = PausedEngine([*speech("one "), None])
     first = await start_worker(engine=dying)
     sid = await create(http, first)
@@ -327,13 +327,13 @@ async def test_a_turn_that_kills_its_workers_is_given_up(
     assert events[-1].id
     reply = await post(http, last, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.error) == (500, "turn_given_up")
-    # The conversation itself goes on.
+    # The conversation itself continues.
     last.worker.engine.steps.append(speech("fine"))  # type: ignore[attr-defined]
     assert (await post(http, last, sid, "something else")).status == 200
     stream.close()
 
 
-# A key's retry.
+# Retries with the key.
 
 
 async def test_the_retry_of_a_key_takes_over_what_is_silent(
@@ -343,7 +343,7 @@ async def test_the_retry_of_a_key_takes_over_what_is_silent(
     store: SessionStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At the bound for silence, with its first request; the lease has half a minute to go."""
+    """After the bound of silence, with its first request; the lease has half a minute left."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     monkeypatch.setattr(holders, "SILENT_S", 1.5)
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))
@@ -361,7 +361,7 @@ async def test_the_retry_of_a_key_takes_over_what_is_silent(
 async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its subscription is gone with it: neither silence alone nor the lease's end would do here."""
+    """Its subscription is gone: neither silence alone nor the lease's end would do here."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     monkeypatch.setattr(holders, "SILENT_S", 3600.0)
     first = await start_worker(lease_s=3600.0, engine=PausedEngine([*speech("one "), None]))
@@ -370,7 +370,7 @@ async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
     stream = await open_turn(http, first, sid, **{"Idempotency-Key": "k"})
     await anext(read_events(stream))
     cut_off(first)
-    await first.worker.bells.close()
+    await first.worker.notifier.close()
     reply = await post(http, other, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.body["content"]) == (200, "one two")
     stream.close()
@@ -379,7 +379,7 @@ async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
 async def test_the_retry_of_a_key_whose_turn_lives_is_refused(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """As soon as its holder is heard of: here by its heartbeat."""
+    """As soon as its holder sends a heartbeat."""
     first = await start_worker(engine=(engine := PausedEngine([None, *speech("one")])))
     other = await start_worker(engine=PlannedEngine())
     sid = await create(http, first)
@@ -394,7 +394,7 @@ async def test_the_retry_of_a_key_whose_turn_lives_is_refused(
 async def test_the_retry_of_a_key_whose_turn_ends_meanwhile_gets_its_answer(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "_HEARTBEAT_LOOK_S", 60.0)
+    monkeypatch.setattr(admission, "_HEARTBEAT_LOOK_S", 60.0)
     monkeypatch.setattr(holders, "SILENT_S", 60.0)
     first = await start_worker(engine=(engine := PausedEngine([None])))
     other = await start_worker(engine=PlannedEngine())
@@ -402,7 +402,7 @@ async def test_the_retry_of_a_key_whose_turn_ends_meanwhile_gets_its_answer(
     turn = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
     await engine.paused.wait()
     again = spawn(post(http, other, sid, "go", Idempotency_Key="k"), name="again")
-    await until(lambda: other.worker.bells._bells)
+    await until(lambda: other.worker.notifier._wakeups)
     engine.gate.set()
     reply = await again
     assert (reply.status, reply.headers["Idempotency-Replayed"]) == (200, "true")
@@ -412,16 +412,16 @@ async def test_the_retry_of_a_key_whose_turn_ends_meanwhile_gets_its_answer(
 async def test_a_message_takes_the_place_of_a_silent_turn(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead worker does not hear that it shall stop."""
+    """A dead worker does not get the notification."""
     monkeypatch.setattr(holders, "SILENT_S", 0.5)
-    monkeypatch.setattr(turns, "_LOOK_S", 0.1)
+    monkeypatch.setattr(admission, "_LOOK_S", 0.1)
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     other = await start_worker(engine=PlannedEngine(speech("two")))
     sid = await create(http, first)
     stream = await open_turn(http, first, sid)
     await engine.paused.wait()
     cut_off(first)
-    await first.worker.bells.close()
+    await first.worker.notifier.close()
     reply = await post(http, other, sid, "stop that", "interrupt")
     assert (reply.status, reply.body["content"]) == (200, "two")
     stream.close()
@@ -430,7 +430,6 @@ async def test_a_message_takes_the_place_of_a_silent_turn(
 # Real workers.
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "moment", "result"),
     [
@@ -449,7 +448,7 @@ async def test_a_turn_of_a_lost_process_is_finished_without_its_client(
     moment: str,
     result: str,
 ) -> None:
-    """Its `once` tool runs once. A worker that was only stopped wakes up, and changes nothing."""
+    """Its `once` tool runs once. A worker that was only stopped resumes, and changes nothing."""
     await redis.delete(INDEX)
     runs = tmp_path / "runs"
     options = (str(runs), "once", "continues")
@@ -484,7 +483,7 @@ async def test_a_turn_of_a_lost_process_is_finished_without_its_client(
 async def test_the_entry_of_a_chat_without_a_session_is_dropped(
     start_worker: StartWorker, redis: Redis, quick: None
 ) -> None:
-    """Its journal is no session's, and only its client asks for it."""
+    """Its journal is not a session, and only its client continues it."""
     worker = await start_worker(engine=PlannedEngine())
     chats = worker.worker.chat_turns._store
     sid = await chats.create(ANONYMOUS, {})

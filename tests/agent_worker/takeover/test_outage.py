@@ -1,4 +1,4 @@
-"""Redis is away for a while: streams go on behind it, those that were taken over as well."""
+"""An outage of Redis: streams continue afterwards, including those that were taken over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent_worker.redis_server import RedisServer
-from agent_worker.runtime import orphans, succession, tail
+from agent_worker.runtime import orphans, tail
+from agent_worker.runtime import turn_takeover as takeover
 from agent_worker.runtime.holders import SILENT_S
 from agent_worker.sessions import connect, operations
 from tests.support.agent.engines import PlannedEngine
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for reader in (succession, tail):
+    for reader in (takeover, tail):
         monkeypatch.setattr(reader, "_LOOK_S", 0.1)
 
 
@@ -44,7 +45,7 @@ def own_redis_server(tmp_path: Path) -> Iterator[Server]:
 
 
 class Server:
-    """A Redis with an append-only file, which can be away."""
+    """A Redis with an append-only file, for outages."""
 
     def __init__(self, folder: Path) -> None:
         self._options = {"appendonly": "yes", "appendfsync": "always", "dir": str(folder)}
@@ -59,7 +60,7 @@ class Server:
 
     @contextlib.contextmanager
     def away(self, how: str) -> Iterator[None]:
-        """That is noticed early."""
+        """Outages are detected early."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(operations, "_OPERATION_TIMEOUT_S", 0.2)
             with self._away(how):
@@ -87,7 +88,7 @@ async def own_client(own_redis_server: Server) -> AsyncIterator[Client]:
 
 
 async def failures(worker: RunningWorker, *operations: str, more: int) -> None:
-    """Until Redis has not answered so many more operations of these names."""
+    """Until `times` more operations of these names have failed."""
     errors = worker.worker.metrics.store_errors
     counters = [errors.labels(operation)._value for operation in operations]
     before = sum(counter.get() for counter in counters)
@@ -161,7 +162,7 @@ async def test_beyond_a_lease_a_stream_ends_and_a_balancer_goes_on_elsewhere(
     own_redis_server: Server,
     headers: dict[str, str],
 ) -> None:
-    """The one of the worker that runs the turn, and one that follows it."""
+    """The stream of the worker that runs the turn, and that of a follower."""
     first = await start_worker(
         redis_url=own_redis_server.url,
         engine=PausedEngine([*speech("one "), None, *speech("two")]),
@@ -192,7 +193,7 @@ async def test_beyond_a_lease_a_stream_ends_and_a_balancer_goes_on_elsewhere(
 async def test_a_worker_that_leaves_does_not_wait_for_redis(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """Neither for the one who follows the turn of another."""
+    """Nor for a follower of another worker's turn."""
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))
     leaving = await start_worker(engine=PlannedEngine())
     _, path, stream = await began(http, first)
@@ -211,7 +212,7 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
     own_redis_server: Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Redis stands still for longer than a holder may be silent; a tool may be under way."""
+    """Redis hangs for longer than a holder may be silent; a tool may be running."""
     engine = PausedEngine([*speech("one "), None, *speech("two")])
     first = await start_worker(redis_url=own_redis_server.url, engine=engine)
     other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
@@ -227,12 +228,12 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
     async with resume(http, other, path) as response:
         events = read_events(response)
         seen = [await anext(events)]
-        # Its next heartbeats do not come, as if they were still on their way.
+        # Its next heartbeats do not arrive, as if they were in transit.
         wake_up = cut_off(first)
         with own_redis_server.away("stopped"):
             await failures(other, "beat", more=1)
             await asyncio.sleep(SILENT_S)
-        # The follower looks, and could take it.
+        # The follower reads the log, and could take the turn over.
         await until(lambda: pages and pages[-1].silent_s > SILENT_S)
         assert pages[-1].state == "held"
         for _ in range(10):
@@ -250,9 +251,9 @@ async def test_followers_look_at_once_when_redis_is_back(
     own_redis_server: Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The bells ring then, whatever the pause between two tries has grown to."""
-    monkeypatch.setattr("agent_worker.runtime.outage._FIRST_S", 3600.0)
-    monkeypatch.setattr("agent_worker.runtime.outage._LONGEST_S", 3600.0)
+    """The notifier wakes them, whatever the pause between two attempts has grown to."""
+    monkeypatch.setattr("agent_worker.backoff._FIRST_S", 3600.0)
+    monkeypatch.setattr("agent_worker.backoff._LONGEST_S", 3600.0)
     engine = PausedEngine([*speech("one "), None, *speech("two")])
     first = await start_worker(redis_url=own_redis_server.url, engine=engine)
     other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
@@ -263,7 +264,7 @@ async def test_followers_look_at_once_when_redis_is_back(
         events = read_events(turn), read_events(session)
         seen = [await anext(each) for each in events]
         with own_redis_server.away("killed"):
-            other.worker.bells.ring_all()
+            other.worker.notifier.wake_all()
             await failures(other, "turn_events", "events", more=2)
         engine.gate.set()
         for each, one in zip(events, seen, strict=True):
@@ -286,7 +287,7 @@ async def test_the_index_knows_whether_redis_was_there(
     with own_redis_server.away("stopped"):
         await failures(worker, "beat", more=1)
         assert index.steady_s < 60
-        # After one that failed the next is not as late as others are.
+        # After a failed one the next comes sooner.
         monkeypatch.setattr(orphans, "_BEAT_S", 3600.0)
         await failures(worker, "beat", more=2)
     await until(lambda: index.steady_s > 0.2)
@@ -294,11 +295,10 @@ async def test_the_index_knows_whether_redis_was_there(
     del own_client
 
 
-@pytest.mark.slow
 async def test_three_seconds_without_redis_with_real_workers(
     http: ClientSession, own_redis_server: Server
 ) -> None:
-    """The worker that took the stream over loses Redis, restarted from its file."""
+    """The worker that took the stream over loses Redis, which restarts from its file."""
     seconds = float(os.environ.get("OUTAGE_S", "0.5"))
     options = ("--port", "0", "--redis-url", own_redis_server.url, "--blobs", "off")
     options = (*options, "--token-interval", "20ms")

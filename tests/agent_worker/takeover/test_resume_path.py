@@ -1,4 +1,4 @@
-"""`GET .../events?turn=`: one turn to its end, wherever that is, and whoever asks."""
+"""`GET .../events?turn=`: one turn to its end, on any worker, for any follower."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.errors import StoreUnavailable
-from agent_worker.runtime import holders
-from agent_worker.runtime import turn as running
+from agent_worker.runtime import held_lease, holders
 from agent_worker.sessions import session_keys
 from agent_worker.tasks import spawn
 from tests.support.agent.engines import GatedEngine, PlannedEngine
@@ -61,7 +60,7 @@ async def finished(
         return response.headers["X-Hermes-Resume"], await all_events(response)
 
 
-# What there is to follow.
+# Events.
 
 
 async def test_a_stream_names_its_turn_by_the_fence_of_its_begin(
@@ -187,7 +186,7 @@ async def test_a_foreign_or_unknown_or_deleted_session_is_not_found(
     assert await refusal(http, worker, path, Authorization="Bearer mine") == not_found
 
 
-# Who goes on with it.
+# Takeover.
 
 
 async def begun_and_dead(
@@ -253,7 +252,7 @@ async def test_a_holder_whose_subscription_is_gone_loses_its_turn_sooner(
     async with await open_turn(http, first, sid) as turn:
         seen = await anext(read_events(turn))
         cut_off(first)
-        await first.worker.bells.close()
+        await first.worker.notifier.close()
         events = await resumed(http, other, turn.headers["X-Hermes-Resume"], seen.id)
     assert deltas([seen, *events]) == events[-1].data["content"] == "one two"
 
@@ -279,7 +278,7 @@ async def test_the_turn_of_a_follower_that_leaves_goes_on_with_the_next(
 async def test_a_client_that_broke_off_can_take_its_turn_up_at_once(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
-    """The way to its worker broke, and the worker has cancelled the turn."""
+    """The connection to its worker was lost, and the worker has cancelled the turn."""
     first = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
     sid = await create(http, first)
@@ -299,7 +298,7 @@ async def test_a_turn_stopped_for_another_message_is_not_taken_over(
     sid = await create(http, first)
     turn = await open_turn(http, first, sid)
     seen = await anext(read_events(turn))
-    cut_off(first)  # it does not hear of it, and dies
+    cut_off(first)  # it does not get the notification, and dies
     assert await store.interrupt(sid, ANONYMOUS) is not None
     await redis.delete(session_keys(sid)[1])
     (error,) = await resumed(http, other, turn.headers["X-Hermes-Resume"], seen.id)
@@ -394,7 +393,7 @@ async def test_a_follower_that_runs_the_turn_is_told_of_its_failure(
 async def test_a_turn_whose_worker_lost_redis_has_not_ended_for_others(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even if it reaches Redis again for its last word."""
+    """Not even if Redis is reachable again for its last event."""
     gate = asyncio.Event()
     engine = PausedEngine([*speech("one "), gate, *speech("unheard"), None])
     first = await start_worker(engine=engine, lease_s=0.5)
@@ -419,7 +418,7 @@ async def test_a_turn_whose_worker_lost_redis_has_not_ended_for_others(
     assert deltas([seen, *rest]) == rest[-1].data["content"] == "one two"
 
 
-# What a follower goes by.
+# Heartbeats.
 
 
 async def silence(store: SessionStore, sid: str, path: str) -> float:
@@ -435,7 +434,7 @@ async def test_a_turn_that_says_nothing_is_heard_of(
     store: SessionStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(running, "_RENEWAL_S", 0.05)
+    monkeypatch.setattr(held_lease, "_RENEWAL_S", 0.05)
     worker = await start_worker(engine=PausedEngine([None]))
     sid = await create(http, worker)
     async with await open_turn(http, worker, sid) as stream:
@@ -455,7 +454,7 @@ async def test_what_a_turn_says_is_a_sign_of_life_as_well(
     store: SessionStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(running, "_RENEWAL_S", 3600.0)
+    monkeypatch.setattr(held_lease, "_RENEWAL_S", 3600.0)
     gate, end = asyncio.Event(), asyncio.Event()
     engine = PausedEngine([*speech("a"), gate, *speech("b"), end])
     worker = await start_worker(engine=engine, lease_s=36_000.0)

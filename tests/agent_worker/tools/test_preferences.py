@@ -66,9 +66,9 @@ async def test_wrong_arguments_are_refused(arguments: dict[str, object]) -> None
 
 
 async def test_the_model_is_told_when_the_preferences_are_away() -> None:
-    with pytest.raises(ToolError, match="cannot be reached at the moment; nothing is known"):
+    with pytest.raises(ToolError, match="unavailable; the setting may not"):
         await PreferenceSet(Away()).run({"name": "a", "value": "b"}, context())
-    with pytest.raises(ToolError, match="cannot be reached at the moment"):
+    with pytest.raises(ToolError, match="unavailable"):
         await PreferenceGet(Away()).run({"name": "a"}, context())
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the chat completions share."""
+"""Shared by the tests of chat completions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 MODEL = "hermes-agent"
 BEARER = {"Authorization": "Bearer secret"}
 
-#: As a client describes a tool of its own; the scripted engine knows when to call it.
+#: A client's description of its own tool, which the scripted engine calls.
 CLOCK = {
     "type": "function",
     "function": {
@@ -32,14 +32,14 @@ def assistant(content: str) -> dict[str, Any]:
 
 @dataclass
 class System:
-    """Workers behind a balancer, as the SDK sees them."""
+    """Workers behind a balancer, used through the SDK."""
 
     client: Any
     url: str
     workers: list[RunningWorker]
 
     async def ask(self, *messages: Any, session: str | None = None, **options: Any) -> Any:
-        """A completion, or a stream of chunks; a text is a message of the user."""
+        """A completion, or a stream of chunks; a string is a message of the user."""
         return await self.client.chat.completions.create(**_asked(messages, session, options))
 
     async def answer(self, *messages: Any, session: str | None = None, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Scripts that the tests run, and what a subscriber heard."""
+"""Scripts for the tests, and the callbacks of a subscriber."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from agent_worker.sessions.client import Client
     from agent_worker.sessions.subscriber import Subscriber
 
-#: Each run leaves a trace, so that a repetition shows.
+#: Each run is counted, so that a repetition shows.
 COUNT = Script.of("count", "return redis.call('INCR', KEYS[1])")
-#: As the store's own: a repetition finds its work done and writes nothing.
+#: Like the store's scripts: a repetition finds its work done, and writes nothing.
 ONCE = Script.of(
     "once",
     "if redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 'written' end\n"
     "return 'as before: ' .. redis.call('GET', KEYS[1])",
 )
 READ = Script.of("read", "return redis.call('GET', KEYS[1])")
-#: -> how many heard it on the server that ran it
+#: -> number of receivers on the server that ran it
 PUBLISH = Script.of("publish", "return redis.call('PUBLISH', ARGV[1], ARGV[2])")
 FAIL = Script.of("fail", "return redis.error_reply('ODD out of luck')")
 
@@ -50,7 +50,7 @@ async def publish(client: Client, channel: str, data: str) -> None:
 
 
 async def soon(client: Client, script: Script, key: str, *args: str) -> object:
-    """Run it, again and again while Redis is lost, as a turn does; the test's timeout bounds it."""
+    """Retry it while Redis is away, as a turn does; the test's timeout bounds it."""
     while True:
         try:
             async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""What the runtime's tests share: histories, and workers that are cut off from Redis."""
+"""Shared by the runtime's tests: histories, and workers without Redis."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def grant(
     )
 
 
-# Over HTTP. Without a token everybody is this one.
+# Over HTTP. The principal without a token.
 ANONYMOUS = "anonymous"
 SSE = {"Accept": "text/event-stream"}
 
@@ -108,7 +108,7 @@ async def post(
 async def amid_a_turn(
     http: ClientSession, worker: RunningWorker, is_at_work: asyncio.Event
 ) -> tuple[str, asyncio.Task[Reply]]:
-    """A new session whose turn has got as far as `is_at_work`, and the answer that will come.
+    """A new session whose turn has reached `is_at_work`, and the task of its answer.
 
     Its message is "first".
     """
@@ -129,7 +129,7 @@ async def status(store: SessionStore, sid: str) -> str:
 
 
 class PausedEngine(PlannedEngine):
-    """A planned engine that stands still at each asyncio.Event, and at None until `gate` is set."""
+    """A planned engine that waits at each asyncio.Event, and at None for `gate`."""
 
     def __init__(self, *steps: list[Any], can_continue: bool = False) -> None:
         super().__init__(*steps)
@@ -155,16 +155,16 @@ def asks(name: str, id: str = "c1", /, **arguments: Any) -> ToolCall:  # noqa: A
 
 
 class _Unreachable:
-    """Instead of a client of Redis."""
+    """Replaces a client of Redis."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise RedisConnectionError("cut off")
 
 
 def cut_off(worker: RunningWorker) -> Callable[[], None]:
-    """From now on this worker does not reach Redis: its turns go on, and can keep nothing.
+    """This worker cannot reach Redis any more: its turns continue, and can store nothing.
 
-    Until what this returns is called.
+    Call the returned function to end that.
     """
     operations = worker.worker.store._operations
     client, operations.client = operations.client, _Unreachable()  # type: ignore[assignment]
@@ -172,7 +172,7 @@ def cut_off(worker: RunningWorker) -> Callable[[], None]:
 
 
 async def die(worker: RunningWorker, redis: Redis, sid: str) -> Callable[[], None]:
-    """The worker is gone in the midst of a turn, and the session's lease has run out since."""
+    """The worker has died during a turn, and the session's lease has expired since."""
     wake_up = cut_off(worker)
     assert await redis.delete(session_keys(sid)[1]) == 1
     return wake_up

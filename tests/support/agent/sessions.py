@@ -1,4 +1,4 @@
-"""What the store's tests share: the usual turn in one call, and a look at all that Redis holds."""
+"""Shared by the store's tests: a turn in one call, and a look at everything that is stored."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from agent_worker.sessions import Event, Grant, Lease, new_nonce, session_keys
+from agent_worker.sessions import (
+    Client,
+    Event,
+    Grant,
+    Lease,
+    StoreOptions,
+    new_nonce,
+    session_keys,
+)
 from agent_worker.sessions.keys import KINDS
+from tests.agent_worker.sessions.memory import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from redis.asyncio import Redis
 
-    from agent_worker.sessions import Message, SessionStore
+    from agent_worker.sessions import Message, SessionBackend, SessionStore
+
+    Backend = Client | MemoryBackend
 
 ME, YOU = "user:me", "user:you"
 
@@ -24,7 +35,7 @@ def user(content: str) -> Message:
 
 
 def assistant(content: str, *calls: str) -> Message:
-    """What the model said; `calls` are the names of the tools that it asks for, and the ids."""
+    """A message of the model; `calls` are the names of the tools that it asks for, and the ids."""
     message: Message = {"role": "assistant", "content": content}
     if calls:
         message["tool_calls"] = [{"id": name, "name": name, "arguments": {}} for name in calls]
@@ -42,6 +53,10 @@ def key_of(sid: str, kind: str) -> str:
     return session_keys(sid)[KINDS.index(kind)]
 
 
+def open_store(backend: SessionBackend, **options: Any) -> SessionStore:
+    return backend.session_store(StoreOptions(**options))
+
+
 async def begin(store: SessionStore, sid: str, content: str = "hello", **options: Any) -> Grant:
     """A turn, which must be granted."""
     grant = await store.begin(sid, ME, user(content), **{"nonce": new_nonce(), **options})
@@ -50,7 +65,7 @@ async def begin(store: SessionStore, sid: str, content: str = "hello", **options
 
 
 async def take_waiting(store: SessionStore, sid: str) -> Grant:
-    """A turn that only what waits opens."""
+    """A turn of the queued messages."""
     grant = await store.begin(sid, ME, None, nonce=new_nonce())
     assert isinstance(grant, Grant)
     return grant
@@ -69,9 +84,24 @@ async def finish(
     return await commit(store, grant, *(messages or [HI]), ends_turn=True, **options)
 
 
-async def lose_lease(redis: Redis, sid: str) -> None:
-    """As if the lease had run out."""
-    assert await redis.delete(key_of(sid, "lease")) == 1
+async def lose_lease(backend: Backend | Redis, sid: str) -> None:
+    """As if the lease had expired."""
+    if isinstance(backend, MemoryBackend):
+        backend.drop_lease(sid)
+    else:
+        assert await _raw(backend).delete(key_of(sid, "lease")) == 1
+
+
+async def lose_session(backend: Backend, sid: str) -> None:
+    """As if the session had expired."""
+    if isinstance(backend, MemoryBackend):
+        backend.sessions["hermes", sid].expires = 0
+    else:
+        await backend.raw.delete(*session_keys(sid))
+
+
+def _raw(backend: Client | Redis) -> Redis:
+    return backend.raw if isinstance(backend, Client) else backend
 
 
 def event(lease: Lease | Grant, number: int, name: str = "message.delta", **data: Any) -> Event:
@@ -83,9 +113,11 @@ def delta(lease: Lease | Grant, number: int, content: str) -> Event:
     return event(lease, number, content=content)
 
 
-async def everything(redis: Redis, sid: str) -> dict[str, Any]:
-    """All that Redis holds of the session, by kind, without the times of expiry."""
-    pipe = redis.pipeline()
+async def everything(backend: Backend | Redis, sid: str) -> Any:
+    """All that is stored of the session, without times of expiry; of Redis by kind of key."""
+    if isinstance(backend, MemoryBackend):
+        return backend.snapshot(sid) or {}
+    pipe = _raw(backend).pipeline()
     for kind in KINDS:
         key = key_of(sid, kind)
         if kind in {"msgs", "inbox"}:
@@ -94,22 +126,25 @@ async def everything(redis: Redis, sid: str) -> dict[str, Any]:
             {"lease": pipe.get, "ev": pipe.xrange}.get(kind, pipe.hgetall)(key)
     held = {kind: found for kind, found in zip(KINDS, await pipe.execute(), strict=True) if found}
     for kind in {"tools", "req"} & held.keys():
-        # As JSON their fields have no certain order.
+        # The order of fields in their JSON varies.
         held[kind] = {name: json.loads(text) for name, text in held[kind].items()}
     return held
 
 
 @asynccontextmanager
-async def unchanged(redis: Redis, sid: str) -> AsyncIterator[None]:
-    """What Redis holds of the session is the same before and behind."""
-    before = await everything(redis, sid)
+async def unchanged(backend: Backend | Redis, sid: str) -> AsyncIterator[None]:
+    """The block changes nothing that is stored of the session."""
+    before = await everything(backend, sid)
     yield
-    assert await everything(redis, sid) == before
+    assert await everything(backend, sid) == before
 
 
-async def expiries(redis: Redis, sid: str) -> dict[str, int]:
+async def expiries(backend: Backend | Redis, sid: str) -> dict[str, int]:
     """When each key that exists expires, ms since the epoch; -1: never."""
-    pipe = redis.pipeline()
+    if isinstance(backend, MemoryBackend):
+        session = backend.sessions["hermes", sid]
+        return {"meta": session.expires, "lease": session.lease_until}
+    pipe = _raw(backend).pipeline()
     for key in session_keys(sid):
         pipe.pexpiretime(key)
     times = zip(KINDS, await pipe.execute(), strict=True)
@@ -158,7 +193,7 @@ OPERATIONS: dict[str, Callable[[SessionStore, Lease], Awaitable[object]]] = {
     "check": lambda store, lease: store.check(lease.session_id, lease.principal),
     "delete": lambda store, lease: store.delete(lease.session_id, lease.principal),
 }
-# Those that only the lease's holder can do.
+# Those that need the lease.
 UNDER_A_LEASE = (
     "commit",
     "end",
@@ -172,7 +207,7 @@ UNDER_A_LEASE = (
 
 
 async def busy_session(store: SessionStore) -> tuple[str, Grant]:
-    """One with something under each of its keys: a step that asked for a tool, which has begun."""
+    """A session with data under each of its keys: a step that asked for a tool, which has begun."""
     sid = await store.create(ME, {"title": "größer"})
     grant = await begin(store, sid, idempotency_key="k")
     await commit(store, grant, assistant("I shall", "mail"))

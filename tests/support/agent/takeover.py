@@ -1,19 +1,20 @@
-"""A client that goes on elsewhere, as a balancer does for its own; and workers to go on at."""
+"""A client that resumes elsewhere, like a balancer for its clients; and worker processes."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from tests.support.agent.program import Program
 from tests.support.agent.running_worker import SESSIONS
 from tests.support.sse import Event, deltas, event_order, read_events
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Sequence
 
     from tests.support.agent.running_worker import RunningWorker
@@ -43,15 +44,15 @@ def resume(
 
 @dataclass
 class Client:
-    """One turn, at one worker after another: `urls` are asked in turn."""
+    """One turn, on one worker after another: `urls` are used in rotation."""
 
     http: aiohttp.ClientSession
     urls: Sequence[str]
     sid: str
     headers: dict[str, str] = field(default_factory=dict)
-    #: What it was told, but for what it is told only of one connection.
+    #: The events that it got, except those of one connection only.
     events: list[Event] = field(default_factory=list)
-    #: How often it went on, for what: "lost" or "handover".
+    #: Resumes, by cause: "lost" or "handover".
     went_on: list[str] = field(default_factory=list)
     path: str = ""
     #: Seconds between the end of one worker's part and the first event of the next; nothing is
@@ -60,7 +61,7 @@ class Client:
     _left_at: float | None = None
 
     async def say(self, content: str) -> Self:
-        """The turn to its end, wherever that is."""
+        """The turn to its end, on any worker."""
         url = f"{self.urls[0]}{SESSIONS}/{self.sid}/messages"
         headers = {**SSE, **self.headers}
         request = self.http.post(url, json={"content": content}, headers=headers)
@@ -78,14 +79,14 @@ class Client:
         return self
 
     def resume_at(self, url: str) -> Any:
-        """The request for what is behind the last event that came."""
+        """The request for the events after the last one received."""
         headers = dict(self.headers)
         if self.events:
             headers["Last-Event-ID"] = self.events[-1].id
         return self.http.get(url + self.path, headers=headers)
 
     async def follow(self, url: str) -> Self:
-        """The turn from there to its end, at this worker."""
+        """The turn from there to its end, on this worker."""
         async with self.resume_at(url) as response:
             assert response.status == 200, await response.text()
             assert await self._read(response)
@@ -111,7 +112,7 @@ class Client:
         raise AssertionError("the stream ended as if it were whole")
 
     def standing(self) -> list[Event]:
-        """Without what a `rewind` has made void."""
+        """Without the events that a `rewind` has voided."""
         standing: list[Event] = []
         for event in self.events:
             if event.name == "rewind":
@@ -122,7 +123,7 @@ class Client:
         return standing
 
     def check(self) -> dict[str, Any]:
-        """No token is lost and none comes twice. Returns the answer."""
+        """No token is lost or repeated. Returns the answer."""
         order = [event_order(event.id) for event in self.events]
         assert order == sorted(set(order))
         assert self.events[-1].name == "done", self.events[-1]
@@ -131,14 +132,37 @@ class Client:
         return answer
 
 
-class Process(Program):
-    """One that says its URL first."""
+class Process:
+    """`python -m <module> ...`, which prints its URL first; killed at the end if it still runs."""
+
+    def __init__(self, *arguments: str, module: str = "agent_worker") -> None:
+        self.arguments = (module, *arguments)
+        self.url = ""
 
     async def __aenter__(self) -> Self:
-        await super().__aenter__()
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *self.arguments, stdout=asyncio.subprocess.PIPE
+        )
         line = await self.line()
         self.url = next(word for word in line.split() if word.startswith("http://"))
         return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.communicate()
+
+    async def line(self) -> str:
+        assert self.process.stdout is not None
+        return (await self.process.stdout.readline()).decode().rstrip("\n")
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self.process.kill()
+        await self.process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
 
 
 async def new_session(http: aiohttp.ClientSession, url: str, **headers: str) -> str:

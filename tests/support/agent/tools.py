@@ -1,4 +1,4 @@
-"""A context for a tool call, and stores that are away."""
+"""A context for a tool call, and unavailable stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def context(*, principal: str = "user:ann", session_id: str = SESSION, call: str
 
 
 class Away:
-    """Any store, out of reach."""
+    """Any store; unavailable."""
 
     def __getattr__(self, name: str) -> Any:
         async def unavailable(*args: Any, **options: Any) -> Any:

@@ -1,12 +1,12 @@
-"""Follow one turn to its end, wherever it runs; and go on with it here if its worker died.
+"""Follows one turn to its end on any worker, and takes it over if its worker died.
 
-    held      somebody runs it: its events come through the log
-    free      nobody does, or nothing was heard of its worker for a while: it is taken over
-    over      its last event was `done` or `error`, or there will be none; an `error` that was not
-              the last is of a try that failed and that its client has repeated: it is left out
+    held      a worker runs it: its events are read from the log
+    free      no worker holds it, or its holder has been silent for too long: it is taken over
+    over      its last event is `done` or `error`, or it ended without one; an earlier `error` is
+              that of an attempt that the client repeated, and is left out
 
-Whoever follows gets the events of its own worker through the log as well, so that each has the
-same ones under the same ids. Several may follow: one of them gets the turn.
+Followers read the log even if the turn runs on their own worker, so that all of them see the same
+events with the same ids. Of several followers, one gets the turn.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent_worker.backoff import Backoff
 from agent_worker.errors import AgentError, StoreUnavailable
-from agent_worker.runtime.events import ERROR, HANDOVER, nobody, unfinished, unlogged
-from agent_worker.runtime.outage import Outage
-from agent_worker.runtime.turns import TurnRequest
+from agent_worker.runtime.admission import TurnRequest
+from agent_worker.runtime.events import ERROR, HANDOVER, discard, unfinished, unlogged
 from agent_worker.sessions import NotTaken
 from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import cancel_and_wait, spawn
@@ -27,54 +27,54 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator
 
-    from agent_worker.runtime.bells import Bells
     from agent_worker.runtime.loop import AgentLoop
+    from agent_worker.runtime.notifier import Notifier
     from agent_worker.runtime.turns import Turns
     from agent_worker.sessions import Event, SessionStore, TurnPage
 
 log = logging.getLogger(__name__)
 
-# Seconds. A bell can be missed, and a worker that died rings none: look at least this often, and
-# not more often than that.
+# Seconds between two reads of the log, at most and at least. Notifications may be missed, and a
+# dead worker sends none.
 _LOOK_S, _PAUSE_S = 2.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class FollowRequest:
-    """`turn` is the fence with which it began; `after` the last event that was seen, if any."""
+    """`turn` is the fence of the turn's begin; `after` the last event that the client has."""
 
     session_id: str
     principal: str
     turn: str
     after: str | None
-    #: Whether the client goes on elsewhere when it is told `handover`.
+    #: As in `TurnRequest`.
     accepts_handover: bool = False
     #: As in `TurnRequest`.
     loop: AgentLoop | None = None
 
 
-class Succession:
-    def __init__(self, store: SessionStore, turns: Turns, bells: Bells) -> None:
+class TurnTakeover:
+    def __init__(self, store: SessionStore, turns: Turns, notifier: Notifier) -> None:
         self._store = store
         self._turns = turns
-        self._bells = bells
+        self._notifier = notifier
 
     async def check(self, request: FollowRequest) -> None:
-        """Raise SessionNotFound or EventsGone if the turn cannot be followed from there."""
+        """Raises SessionNotFound or EventsGone if the turn cannot be followed from there."""
         await self._page(request, request.after)
 
     async def follow(self, request: FollowRequest) -> AsyncGenerator[Event | None, None]:
-        """The turn's events to its end; `handover` in its place if this worker shuts down.
+        """The turn's events to its end, or to `handover` if this worker shuts down.
 
-        None in between says that there was nothing for a while. Whoever leaves takes along the
-        turn that it has taken over here: it is free again. While Redis is away it waits for as
-        long as a turn would; then a client that goes on elsewhere is told `handover`, and for any
-        other StoreUnavailable is raised. Raises what else the store does, EventsGone.
+        Yields None after each interval without events. Closing the generator frees a turn that was
+        taken over here. While Redis is away it waits for as long as a turn would; then it yields
+        `handover` to a client that accepts it, and raises StoreUnavailable otherwise. Raises what
+        else the store raises, and EventsGone.
         """
         after = request.after
         running: asyncio.Task[None] | None = None
-        outage = Outage(self._store.lease_s)
-        async with self._bells.listen(channel(request.session_id)) as bell:
+        backoff = Backoff(self._store.lease_s)
+        async with self._notifier.listen(channel(request.session_id)) as wakeup:
             try:
                 while True:
                     is_ours = running is not None and not running.done()
@@ -82,18 +82,18 @@ class Succession:
                         page = await self._page(request, after)
                     except StoreUnavailable as error:
                         if is_ours:
-                            # The turn itself knows how long it can wait, and ends then.
-                            outage.over()
+                            # The turn itself bounds its wait, and ends.
+                            backoff.reset()
                         elif self._turns.is_leaving:
                             raise
-                        await bell.wait(outage.pause_s(error))  # all ring when Redis is back
+                        await wakeup.wait(backoff.next_pause_s(error))  # set when Redis is back
                         yield None
                         continue
-                    outage.over()
+                    backoff.reset()
                     after = page.after
                     for event in page.events:
                         if event.name == ERROR and event.id != page.ended_by:
-                            # Of a try that another has followed: the client would stop at it.
+                            # Of an earlier attempt: the client would take it for the end.
                             continue
                         yield event
                         if event.id == page.ended_by:
@@ -115,10 +115,10 @@ class Succession:
                         wait_s = await self._turns.holders.wait_s(page.holder, page.silent_s)
                     is_free = not wait_s
                     if is_free and not is_ours:
-                        running = spawn(self._go_on(request), name="turn of another worker")
-                        running.add_done_callback(lambda _: bell.ring(""))
+                        running = spawn(self._take_over(request), name="turn of another worker")
+                        running.add_done_callback(lambda _: wakeup.set())
                     pause = min(_LOOK_S, max(wait_s, _PAUSE_S))
-                    if not await bell.wait(pause if not is_free else _LOOK_S):
+                    if not await wakeup.wait(pause if not is_free else _LOOK_S):
                         yield None
             except StoreUnavailable:
                 if not request.accepts_handover:
@@ -133,8 +133,8 @@ class Succession:
             request.session_id, request.principal, request.turn, after
         )
 
-    async def _go_on(self, request: FollowRequest) -> None:
-        """Run the turn to its end, if nobody else has come before; its events go to the log."""
+    async def _take_over(self, request: FollowRequest) -> None:
+        """Run the turn to its end, unless another worker holds it; its events go to the log."""
         asked = TurnRequest(
             request.session_id,
             request.principal,
@@ -146,8 +146,8 @@ class Succession:
         try:
             async with taking as turn:
                 if not isinstance(turn, NotTaken):
-                    log.info("session %s: turn %s goes on here", asked.session_id, request.turn)
-                    await turn.run(nobody)
+                    log.info("session %s: took over turn %s", asked.session_id, request.turn)
+                    await turn.run(discard)
         except AgentError as error:
-            # What its followers have to know of that is in the log.
+            # Followers read it from the log.
             log.info("session %s: turn %s: %s", asked.session_id, request.turn, error)

@@ -1,11 +1,11 @@
-"""The directory of one running PostgreSQL: socket, temporary data, and programs where need be.
+"""The directory of a running PostgreSQL: its socket, temporary data, and programs if necessary.
 
 PostgreSQL refuses to run as root, so a server that root starts runs as another user, who may be
-unable to enter the virtual environment (a clone in /root, mode 0700). Then its programs are copied
+unable to enter the virtual environment (a clone in /root, mode 0700). Then the programs are copied
 into this directory; the permissions of existing directories are never changed.
 
 The directory is locked (`flock`) while any process of the server runs, since all of them inherit
-the lock. A killed parent cannot remove it; the next server that starts does, once the lock is free.
+the lock. After a killed parent, the next server that starts removes it, once the lock is free.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ User = pwd.struct_passwd
 _PREFIX = "agent-worker-pg-"
 _LOCK = "lock"
 _USERS = ("postgres", "nobody")
-# Of the wheel's package, below it.
+# In the wheel's package.
 _PROGRAMS = Path("pginstall/bin")
 _NOT_COPIED = ("include", "__pycache__")
-# Where TMPDIR is closed to the server's user.
+# If the server's user cannot enter TMPDIR.
 _OTHER_TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
 
 
 def server_user() -> User | None:
-    """Whom the server runs as; None is ourselves. Raises StorageSetupError."""
+    """The user of the server; None: the present one. Raises StorageSetupError."""
     if os.geteuid() != 0:
         return None
     for name in _USERS:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise StorageSetupError(
-        "PostgreSQL refuses to run as root, and there is no user postgres or nobody: "
+        f"PostgreSQL refuses to run as root, and none of the users {', '.join(_USERS)} exists: "
         "run this as another user"
     )
 
 
 def can_enter(user: User | None, folder: Path) -> bool:
-    """Whether the modes of `folder` and of all above it let `user` search them (no ACLs)."""
+    """Whether the modes of `folder` and its parents let `user` search them (without ACLs)."""
     if user is None:
         return True
     folder = folder.resolve()
@@ -63,8 +63,8 @@ def _may_search(user: User, found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_IXOTH)
 
 
-class Place:
-    """A temporary directory, mode 0700, of the server's user. `remove` it behind the server."""
+class ServerDirectory:
+    """A temporary directory, mode 0700, of the server's user. `remove` it after the server."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -72,16 +72,16 @@ class Place:
         self.lock = lock
 
     def __repr__(self) -> str:
-        return f"<Place {self.path}>"
+        return f"<ServerDirectory {self.path}>"
 
     @classmethod
     def make(cls, user: User | None) -> Self:
-        """Make one, and remove those that killed servers have left. Raises StorageSetupError."""
+        """Create one, and remove those that killed servers have left. Raises StorageSetupError."""
         base = _temporary(user)
         _remove_abandoned(base, user)
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         try:
-            # Renamed once it is locked: without a lock of that name a directory is not judged.
+            # Renamed once it is locked: directories without a lock of that name are ignored.
             unlocked = path / f"{_LOCK}.new"
             lock = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -93,10 +93,10 @@ class Place:
         return cls(path, lock)
 
     def programs_for(self, user: User | None, package: Path) -> Path:
-        """The folder of programs: in the wheel's `package`, or in a copy if `user` can't enter it.
+        """The programs: in the wheel's `package`, or in a copy if `user` cannot enter it.
 
-        What the programs load and read they find from where they are, so the copy has the same
-        layout; auditwheel puts libraries of others beside the package, in `<name>.libs`.
+        The programs find their files relative to themselves, so the copy has the same layout.
+        auditwheel puts third-party libraries beside the package, in `<name>.libs`.
         """
         package = package.resolve()
         libraries = package.with_name(f"{package.name}.libs")
@@ -106,7 +106,7 @@ class Place:
         copy = self.path / "programs"
         for part in parts:
             shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns(*_NOT_COPIED))
-        # Whatever umask they were installed with.
+        # Independent of the umask of their installation.
         for folder, _, files in os.walk(copy):
             for path in (Path(folder), *(Path(folder, file) for file in files)):
                 mode = path.stat().st_mode
@@ -114,7 +114,7 @@ class Place:
         return copy / package.name / _PROGRAMS
 
     def remove(self) -> None:
-        """A second call does nothing."""
+        """Idempotent."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self.lock >= 0:
             os.close(self.lock)
@@ -136,7 +136,7 @@ def _temporary(user: User | None) -> Path:
 
 
 def _remove_abandoned(base: Path, user: User | None) -> None:
-    """Those of ours only: in a directory that everybody may write to, a name says nothing."""
+    """Only directories of our own users: in a world-writable directory the name is no proof."""
     owners = {os.geteuid(), *([user.pw_uid] if user is not None else [])}
     for path in base.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):

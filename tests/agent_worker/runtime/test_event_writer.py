@@ -1,4 +1,4 @@
-"""A turn's events: into the log, in order and together, and from there to the client."""
+"""A turn's events: to the log, in order and batched, and then to the client."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent_worker.errors import StoreUnavailable
-from agent_worker.runtime import outlet as outlet_module
-from agent_worker.runtime.outlet import Outlet
+from agent_worker.runtime import event_writer as writer_module
+from agent_worker.runtime.event_writer import EventWriter
 from agent_worker.tasks import cancel_and_wait, spawn
 from tests.support.waiting import until
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Log:
-    """Takes a write once `gate` is set; refuses as many as `failures` holds."""
+    """Accepts a write once `gate` is set; raises each of `failures` first."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -48,12 +48,12 @@ class Log:
 
 
 class Desk:
-    """An outlet of fence 7 between a log and a client; its `run` is a task."""
+    """The writer of fence 7 between a log and a client; its `run` is a task."""
 
     def __init__(self) -> None:
         self.log = Log()
         self.client: list[Event] = []
-        self.outlet = Outlet(7, self.log.append, self._to_client)
+        self.writer = EventWriter(7, self.log.append, self._to_client)
         self.running: asyncio.Task[None] | None = None
         self.reads = asyncio.Event()
         self.reads.set()
@@ -63,15 +63,15 @@ class Desk:
         self.client.append(event)
 
     def start(self) -> asyncio.Task[None]:
-        self.running = spawn(self.outlet.run(), name="outlet")
+        self.running = spawn(self.writer.run(), name="writer")
         return self.running
 
     async def emit(self, *numbers: int) -> None:
         for number in numbers:
-            await self.outlet.emit("message.delta", {"n": number})
+            await self.writer.emit("message.delta", {"n": number})
 
     async def write_waiting(self) -> None:
-        async with self.outlet.writing() as events:
+        async with self.writer.writing() as events:
             await self.log.append(events)
 
     @property
@@ -131,8 +131,8 @@ async def test_an_event_that_comes_alone_goes_at_once(desk: Desk) -> None:
 async def test_without_events_nothing_is_written(desk: Desk) -> None:
     desk.start()
     await desk.emit(1)
-    async with desk.outlet.writing() as events:
-        # The bell has rung for it, but it goes with somebody else's write.
+    async with desk.writer.writing() as events:
+        # `run` has been woken for it, but another write includes it.
         desk.log.writes.append(ids(events))
     await desk.emit(2)
     await until(lambda: len(desk.client) == 2)
@@ -168,16 +168,16 @@ async def test_a_write_of_its_own_waits_for_the_one_on_its_way(desk: Desk) -> No
 async def test_the_model_waits_at_the_bound_until_the_log_has_taken_some(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlet_module, "_MOST_WAITING", 3)
+    monkeypatch.setattr(writer_module, "_MAX_PENDING", 3)
     desk.log.gate.clear()
     desk.start()
     await desk.emit(1)
     await desk.log.is_writing.wait()
     model = spawn(desk.emit(2, 3, 4, 5, 6), name="model")
-    await until(lambda: len(desk.outlet._waiting) == 3)
+    await until(lambda: len(desk.writer._pending) == 3)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert len(desk.outlet._waiting) == 3
+    assert len(desk.writer._pending) == 3
     assert not model.done()
     desk.log.gate.set()
     await model
@@ -189,13 +189,13 @@ async def test_the_model_waits_at_the_bound_until_the_log_has_taken_some(
 async def test_a_client_that_does_not_read_holds_up_the_model_at_the_bound(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlet_module, "_MOST_WAITING", 3)
+    monkeypatch.setattr(writer_module, "_MAX_PENDING", 3)
     desk.reads.clear()
     desk.start()
     await desk.emit(1)
     await until(lambda: desk.log.writes)
     model = spawn(desk.emit(2, 3, 4, 5), name="model")
-    await until(lambda: len(desk.outlet._waiting) == 3)
+    await until(lambda: len(desk.writer._pending) == 3)
     for _ in range(10):
         await asyncio.sleep(0)
     assert not model.done()
@@ -235,7 +235,7 @@ async def test_a_write_that_is_cancelled_keeps_its_events(desk: Desk) -> None:
 async def test_a_failed_write_does_not_free_the_room_that_its_events_take(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlet_module, "_MOST_WAITING", 2)
+    monkeypatch.setattr(writer_module, "_MAX_PENDING", 2)
     desk.log.failures = [StoreUnavailable()]
     await desk.emit(1, 2)
     with pytest.raises(StoreUnavailable):
@@ -251,37 +251,37 @@ async def test_a_failed_write_does_not_free_the_room_that_its_events_take(
 
 async def test_the_last_event_goes_behind_all_that_waits(desk: Desk) -> None:
     await desk.emit(1)
-    async with desk.outlet.writing() as events:
+    async with desk.writer.writing() as events:
         await desk.emit(2)
-        desk.outlet.put_last(events, "done", {"n": 3})
+        desk.writer.append_last(events, "done", {"n": 3})
         await desk.log.append(events)
     assert desk.log.writes == [numbered(1, 3)]
     assert desk.seen == [1, 2, 3]
     assert desk.client[-1].name == "done"
-    # Nothing is left over to go out behind it.
-    await desk.outlet.deliver_rest()
+    # No event is left to follow it.
+    await desk.writer.deliver_rest()
     assert desk.seen == [1, 2, 3]
 
 
 async def test_what_the_log_has_but_the_client_has_not_is_delivered_at_the_end(
     desk: Desk,
 ) -> None:
-    """The commit arrived, and was cut off on its way back."""
+    """The commit was done, and its reply cancelled."""
     await desk.emit(1)
     with contextlib.suppress(asyncio.CancelledError):
-        async with desk.outlet.writing() as events:
-            desk.outlet.put_last(events, "done", {"n": 2})
+        async with desk.writer.writing() as events:
+            desk.writer.append_last(events, "done", {"n": 2})
             await desk.log.append(events)
             raise asyncio.CancelledError
     assert desk.client == []
-    await desk.outlet.deliver_rest()
+    await desk.writer.deliver_rest()
     assert desk.seen == [1, 2]
-    await desk.outlet.deliver_rest()
+    await desk.writer.deliver_rest()
     assert desk.seen == [1, 2]
 
 
 async def test_a_delivery_that_was_cut_off_goes_on_where_it_was(desk: Desk) -> None:
-    """The commit has succeeded, the client reads slowly, and the turn is ended meanwhile."""
+    """The commit has succeeded, the client is slow, and the turn is cancelled meanwhile."""
     sending = asyncio.Event()
 
     async def slow(event: Event) -> None:
@@ -290,12 +290,12 @@ async def test_a_delivery_that_was_cut_off_goes_on_where_it_was(desk: Desk) -> N
             sending.set()
             await asyncio.Event().wait()
 
-    desk.outlet = Outlet(7, desk.log.append, slow)
+    desk.writer = EventWriter(7, desk.log.append, slow)
     await desk.emit(1, 2, 3, 4)
     committing = spawn(desk.write_waiting(), name="commit")
     await sending.wait()
     await cancel_and_wait(committing)
-    await desk.outlet.deliver_rest()
+    await desk.writer.deliver_rest()
     assert desk.log.writes == [numbered(1, 4)]
     assert desk.seen == [1, 2, 3, 4]
 
@@ -307,28 +307,28 @@ async def test_what_a_cut_off_delivery_left_goes_out_before_the_last_event(desk:
     await until(lambda: desk.log.writes)
     await cancel_and_wait(writing)
     desk.reads.set()
-    async with desk.outlet.writing() as events:
-        desk.outlet.put_last(events, "error", {"n": 3})
+    async with desk.writer.writing() as events:
+        desk.writer.append_last(events, "error", {"n": 3})
         await desk.log.append(events)
-    # The first was on its way: whether it has arrived nobody knows, and it is not sent again.
+    # The first was in transit: whether it has arrived is unknown, and it is not repeated.
     assert desk.seen == [2, 3]
 
 
-async def test_a_client_that_left_ends_the_outlet(desk: Desk) -> None:
+async def test_a_client_that_left_ends_the_writer(desk: Desk) -> None:
     async def gone(event: Event) -> None:
         raise ConnectionResetError
 
-    outlet = Outlet(7, desk.log.append, gone)
-    running = spawn(outlet.run(), name="outlet")
-    await outlet.emit("message.delta", {"n": 1})
+    writer = EventWriter(7, desk.log.append, gone)
+    running = spawn(writer.run(), name="writer")
+    await writer.emit("message.delta", {"n": 1})
     with pytest.raises(ConnectionResetError):
         await running
     assert desk.log.writes == [["7-1"]]
 
 
 async def test_what_is_told_to_one_client_is_not_in_the_log(desk: Desk) -> None:
-    await desk.outlet.tell("message.delta", {"n": 1}, event_id="6-9")
-    await desk.outlet.tell("error", {"n": 2})
+    await desk.writer.send_unlogged("message.delta", {"n": 1}, event_id="6-9")
+    await desk.writer.send_unlogged("error", {"n": 2})
     await desk.emit(3)
     await desk.write_waiting()
     assert ids(desk.client) == ["6-9", "", "7-1"]

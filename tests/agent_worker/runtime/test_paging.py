@@ -1,4 +1,4 @@
-"""A session is read in parts: no answer has more than so many messages, and bytes."""
+"""A session is read by pages, which are bounded in messages and bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent_worker.runtime.reading import read_from, read_newest
+from agent_worker.runtime.paging import read_from, read_newest
 from agent_worker.sessions import session_keys
+from tests.agent_worker.sessions.memory import MemoryBackend
 from tests.support.agent.runtime import ME, create, user
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 
 
-async def session_of(store: SessionStore, redis: Redis, contents: Sequence[str]) -> str:
-    """A session of mine that has these messages."""
-    sid = await store.create(ME, {})
-    await fill(redis, sid, contents)
-    return sid
+@pytest.fixture
+def store() -> SessionStore:
+    return MemoryBackend().session_store()
+
+
+async def session_of(store: SessionStore, contents: Sequence[str]) -> str:
+    """A session with these messages."""
+    return await store.create(ME, {}, messages=[user(text) for text in contents])
 
 
 async def fill(redis: Redis, sid: str, contents: Sequence[str]) -> None:
@@ -41,20 +45,18 @@ def texts(messages: Sequence[Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("first", "count"), [(0, 1000), (0, 1), (3, 8), (3, 9), (17, 5), (19, 1000), (20, 1), (99, 5)]
 )
-async def test_a_part_is_what_was_asked_for(
-    store: SessionStore, redis: Redis, first: int, count: int
-) -> None:
+async def test_a_part_is_what_was_asked_for(store: SessionStore, first: int, count: int) -> None:
     contents = [str(n) for n in range(20)]
-    sid = await session_of(store, redis, contents)
+    sid = await session_of(store, contents)
     view = await read_from(store, sid, ME, first=first, count=count)
     assert texts(view.messages) == contents[first : first + count]
     assert view.total == 20
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 19, 20, 200])
-async def test_the_newest_come_in_order(store: SessionStore, redis: Redis, count: int) -> None:
+async def test_the_newest_come_in_order(store: SessionStore, count: int) -> None:
     contents = [str(n) for n in range(20)]
-    sid = await session_of(store, redis, contents)
+    sid = await session_of(store, contents)
     view = await read_newest(store, sid, ME, count=count)
     assert texts(view.messages) == contents[-count:]
 
@@ -65,9 +67,9 @@ async def test_an_empty_session_is_read_too(store: SessionStore) -> None:
     assert (await read_newest(store, sid, ME, count=9)).messages == []
 
 
-async def test_a_part_has_a_mebibyte_at_most(store: SessionStore, redis: Redis) -> None:
+async def test_a_part_has_a_mebibyte_at_most(store: SessionStore) -> None:
     contents = [str(n) * 100_000 for n in range(10)] + ["a" * 100_000, "b" * 100_000]
-    sid = await session_of(store, redis, contents)
+    sid = await session_of(store, contents)
     view = await read_from(store, sid, ME, first=0, count=1000)
     assert texts(view.messages) == contents[:10]
     assert view.total == 12
@@ -77,9 +79,9 @@ async def test_a_part_has_a_mebibyte_at_most(store: SessionStore, redis: Redis) 
     assert texts(newest.messages) == contents[2:]
 
 
-async def test_a_message_that_is_larger_comes_alone(store: SessionStore, redis: Redis) -> None:
+async def test_a_message_that_is_larger_comes_alone(store: SessionStore) -> None:
     contents = ["x" * MIB, "y" * MIB]
-    sid = await session_of(store, redis, contents)
+    sid = await session_of(store, contents)
     for first in (0, 1):
         view = await read_from(store, sid, ME, first=first, count=1000)
         assert texts(view.messages) == contents[first : first + 1]
@@ -87,10 +89,10 @@ async def test_a_message_that_is_larger_comes_alone(store: SessionStore, redis: 
     assert texts(view.messages) == contents[1:]
 
 
-async def test_redis_is_asked_for_few_messages_at_once(
-    store: SessionStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
+async def test_the_store_is_asked_for_few_messages_at_once(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sid = await session_of(store, redis, [str(n) for n in range(50)])
+    sid = await session_of(store, [str(n) for n in range(50)])
     read, sizes = store.read, []
 
     async def counted(*arguments: Any, **which: Any) -> Any:
