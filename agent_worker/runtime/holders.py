@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: Seconds. What a client notices of a death stays below 4 s, with either.
 SILENT_S, GONE_S = 2.5, 1.25
-_BACK_S = 1.0
+_BACK_S = 1.5  # on a busy machine a living worker's subscription was back after 1.06 s
 # Seconds for the question whether a subscription is there.
 _ASK_S = 0.5
 
