@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: Seconds. With either, the pause that a client sees when a worker dies is below 4 s.
 SILENT_S, GONE_S = 2.5, 1.25
-_BACK_S = 1.0
+_BACK_S = 1.5  # on a busy machine the subscription of a living worker was back after 1.06 s
 # Seconds to ask for a subscription.
 _ASK_S = 0.5
 

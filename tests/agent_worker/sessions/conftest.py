@@ -8,7 +8,7 @@ from tests.agent_worker.sessions.memory import MemoryBackend
 
 if TYPE_CHECKING:
     from agent_worker.sessions import SessionStore
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
 # A test with one of these inspects Redis, or replaces a part of its client.
 _ON_REDIS = {"redis", "client", "own_redis_server", "redis_server"}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.sessions import Event, Grant, SessionStore
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
 
 async def say(store: SessionStore, grant: Grant, *numbers: int) -> list[Event]:

@@ -8,7 +8,7 @@ from agent_worker.sessions import Grant, NotTaken, SessionStore, new_nonce
 from tests.support.agent.sessions import ME, begin, commit, lose_lease, unchanged, user
 
 if TYPE_CHECKING:
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
 
 async def test_only_a_silent_holder_loses_its_turn(store: SessionStore, backend: Backend) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.sessions.scripts import Script
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
     Operation = Callable[[SessionStore, str, Grant], Awaitable[object]]
 

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import Client
     from agent_worker.sessions.scripts import Script
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
 HOUR_MS = 3600 * 1000
 OTHER_FIELDS = {"colour": "blue", "turn_mood": "{}"}

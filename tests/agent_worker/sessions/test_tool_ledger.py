@@ -27,7 +27,7 @@ from tests.support.agent.sessions import (
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
 RUN, UNKNOWN = ToolStart("RUN"), ToolStart("UNKNOWN")
 CALL = "1.0"

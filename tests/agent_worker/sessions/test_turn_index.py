@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
     from agent_worker.sessions.turn_index import TurnIndex
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from agent_worker.models import Engine
-    from tests.support.UNKNOWN_tests_agent_worker_sessions_support import Backend
+    from tests.support.agent.sessions import Backend
 
 
 @pytest.fixture
