@@ -20,11 +20,15 @@ import pytest
 from hermes_lb.config import Config
 from hermes_lb.errors import ConnectFailed
 from hermes_lb.plane import DataPlane
+from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1 import connection_pool as connections
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from hermes_lb.proxy.select import Backend
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb.backends.pool import Pool
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http1.connection_pool import ServerConnections
@@ -79,6 +83,12 @@ class Wire(asyncio.Transport):
     async def leaves(self) -> None:
         """The connection is lost."""
         self.abort()
+        await turns()
+
+    async def ends(self) -> None:
+        """The peer sends FIN."""
+        if not self._protocol.eof_received():
+            self.close()
         await turns()
 
     @property
@@ -145,11 +155,19 @@ class Wire(asyncio.Transport):
 
 
 class Line:
-    """One client; `servers` are the connections to servers, in the order of their dials."""
+    """One client; `servers` are the connections to servers, in the order of their dials.
 
-    def __init__(self, *, servers: int = 1, **sections: Any) -> None:
+    `server`: what holds for each of the configured servers, of which there are `count`.
+    """
+
+    def __init__(
+        self, *, count: int = 1, server: dict[str, Any] | None = None, **sections: Any
+    ) -> None:
         backend = sections.pop("backend", {})
-        listed = [{"name": f"s{i}", "address": f"127.0.0.1:{i}"} for i in range(1, servers + 1)]
+        listed = [
+            {"name": f"s{i}", "address": f"127.0.0.1:{i}", **(server or {})}
+            for i in range(1, count + 1)
+        ]
         frontend = {"name": "f", "bind": "127.0.0.1:0", "default_backend": "b"}
         self._config = Config.model_validate(
             {
@@ -161,12 +179,13 @@ class Line:
             }
         )
         self._patch = pytest.MonkeyPatch()
-        self._now = 1000.0
+        self.now = 1000.0
         self.may_dial = asyncio.Event()
         self.may_dial.set()
         self.refuses = False
         self.servers: list[Wire] = []
         self.failures: list[str] = []  # of servers, and why
+        self.ends: list[str] = []  # the terminations of exchanges that did not end well
         self.client: Wire
         self.connection: ClientConnection
 
@@ -174,22 +193,31 @@ class Line:
         self._patch.setattr("hermes_lb.proxy.deadlines.Sweep.start", lambda _: None)
         self._patch.setattr(connections.ServerConnections, "dial", lambda home, _: self._dial(home))
         self._patch.setattr(Backend, "failed", lambda *given: self.failures.append(given[-1]))
-        self._plane = DataPlane(self._config)
-        await self._plane.open()
-        await self._plane.listen()
-        self.context: Context = self._plane.context
-        self.context.clock = lambda: self._now
+        self._patch.setattr(Exchange, "finish", self._noting_end(Exchange.finish))
+        self.plane = DataPlane(self._config)
+        await self.plane.open()
+        await self.plane.listen()
+        self.context: Context = self.plane.context
+        self.context.clock = lambda: self.now
         self.connection = cast(
-            "ClientConnection", self._plane.frontends[0].listeners[0]._connection()
+            "ClientConnection", self.plane.frontends[0].listeners[0]._connection()
         )
         self.client = Wire(self.connection)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._plane.stop()
+        await self.plane.stop()
         self._patch.undo()
         for wire in (self.client, *self.servers):
             wire.forget()
+
+    def _noting_end(self, finish: Callable[..., None]) -> Callable[..., None]:
+        def noting(exchange: Exchange, termination: str, now: float) -> None:
+            if termination != "--":
+                self.ends.append(termination)
+            finish(exchange, termination, now)
+
+        return noting
 
     async def _dial(self, home: ServerConnections) -> UpstreamConnection:
         await self.may_dial.wait()
@@ -206,13 +234,12 @@ class Line:
         return self.servers[-1]
 
     @property
-    def ends(self) -> list[str]:
-        """The terminations of requests that did not end well."""
-        return [abort["termination"][:2] for abort in self.context.recent.since()]
+    def pool(self) -> Pool:
+        return self.plane.pools["b"]
 
     async def passes(self, seconds: float) -> None:
         """Time passes, and then deadlines are looked at."""
-        self._now += seconds
+        self.now += seconds
         self.context.batch.flush()
-        self.connection.sweep(self._now)
+        self.connection.sweep(self.now)
         await turns()

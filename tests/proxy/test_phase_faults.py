@@ -21,6 +21,7 @@ GET = request("GET", "/")
 OK = response(b"ok")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 ALL = 10_000_000  # bytes: whatever is unsent
 
 
@@ -120,10 +121,9 @@ async def test_a_client_that_takes_what_was_written_after_it_became_slow_is_not_
     async with Line(timeouts={"client": 10, "server": 100}) as line:
         await line.client.sends(GET)
         line.client.is_stuck = True
-        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         # Parsed in parts, of which each is written although the client is slow.
         end = b"0\r\n\r\n" if phase == "L" else b""
-        await line.server.sends(head + chunk(b"x" * 100) * 2_000 + end)
+        await line.server.sends(CHUNKED + chunk(b"x" * 100) * 2_000 + end)
         written = line.client.get_write_buffer_size()
         assert written > 2 * HIGH
         await line.passes(1)
@@ -223,10 +223,7 @@ async def test_a_slow_server_that_reads_is_waited_for(
 
 # A stream that looks for another server: its limits hold whatever its client does.
 
-RESUMABLE = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-    b"Transfer-Encoding: chunked\r\nX-Hermes-Resume: /events\r\n\r\n"
-)
+RESUMABLE = CHUNKED[:-2] + b"Content-Type: text/event-stream\r\nX-Hermes-Resume: /events\r\n\r\n"
 
 
 def event(number: int, size: int) -> bytes:
@@ -239,7 +236,7 @@ def resuming(**rules: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("state", ["H", "C"])
 async def test_a_slow_client_does_not_extend_the_search_for_a_server(state: str) -> None:
-    async with Line(servers=2, frontend=resuming(resume_timeout=8)) as line:
+    async with Line(count=2, frontend=resuming(resume_timeout=8)) as line:
         await line.client.sends(GET)
         line.client.is_stuck = True
         await line.server.sends(RESUMABLE + event(1, 2 * HIGH))
@@ -256,7 +253,7 @@ async def test_a_comment_that_fills_the_clients_buffer_does_not_stop_a_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("hermes_lb.proxy.resume._FIRST_COMMENT", 0.0)
-    async with Line(servers=2, frontend=resuming()) as line:
+    async with Line(count=2, frontend=resuming()) as line:
         await line.client.sends(GET)
         line.client.is_stuck = True
         await line.server.sends(RESUMABLE)
