@@ -379,6 +379,8 @@ class DataPlane:
             if not running:
                 client.abort()
         for upstream in list(context.upstreams):
+            if upstream.sink is not None:  # whose client has left
+                upstream.sink.shut_down()
             upstream.abort()
         await self._tasks.cancel_all()
         await context.wait_until_quiet(_CLOSING_TAKES)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from hermes_lb.listen.proxy_protocol import InvalidHeader, read_header
+from hermes_lb.transport.addresses import plain_address
 
 if TYPE_CHECKING:
     from hermes_lb.proxy.http1.client import ClientConnection
@@ -46,7 +47,9 @@ class ProxyHeaderReader(asyncio.Protocol):
             return
         client.awaits = ""
         self._raw.set_protocol(self._behind)
-        client.peer.destination = header.destination
+        if header.destination is not None:
+            address, port = header.destination
+            client.peer.destination = plain_address(address), port
         client.came_from(*(header.source or client.peer_name()))
         if rest := bytes(held[header.size :]):
             self._behind.data_received(rest)

@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import uvloop
 
+from hermes_lb.proxy import phases
 from hermes_lb.proxy.http1.client import ClientConnection
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from tests.differential.peers import MARKER_REQUEST, Answering, Answers, Peer, Scripted
@@ -303,14 +304,14 @@ class Arena:
     # What the balancer waits for, by its own account.
 
     def _exchanges(self) -> list[Any]:
-        return [c.exchange for c in self._context.clients if c.exchange is not None]
+        return [each for client in self._context.clients for each in client.exchanges()]
 
     def _is_idle(self) -> bool:
         return not self._exchanges()
 
     def _awaits_client(self) -> bool:
         return all(
-            e.phase in "HD" and e.upload is not None and not e.upload.awaits_server
+            e.letter in "HD" and e.upload is not None and e.upload.phase == phases.SEND
             for e in self._exchanges()
         )
 
@@ -321,7 +322,7 @@ class Arena:
         ) and all(e.upstream is not None for e in self._exchanges())
 
     def _awaits_origin(self) -> bool:
-        return all(e.phase in "HD" for e in self._exchanges())
+        return all(e.letter in "HD" for e in self._exchanges())
 
     async def _until(self, condition: Callable[[], object], problem: str) -> None:
         await self._settle(condition, problem, still=1)

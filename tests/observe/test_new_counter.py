@@ -29,7 +29,7 @@ from hermes_lb.control.openapi import document
 from hermes_lb.control.views import describe_servers
 from hermes_lb.observe.metrics import render
 from hermes_lb.testing import config_for
-from hermes_lb.workers.block import Block
+from hermes_lb.workers.shared_memory import SharedMemory
 
 async def origin(reader, writer):
     await reader.readuntil(b"\\r\\n\\r\\n")
@@ -50,10 +50,10 @@ async def main():
         lines = b"".join(render(balancer.observed)).decode().splitlines()
         writer.close()
     server.close()
-    block = Block.create(1, rows=1)
-    block.parts[0].write_counters(0, counters.cells())
+    region = SharedMemory.create(1, rows=1).regions[0]
+    region.write_counters(0, counters.cells())
     read = RequestCounters()
-    read.load(block.parts[0].read_counters(0))
+    read.load(region.read_counters(0))
     print(json.dumps({
         "file": hermes_lb.__file__,
         "metric": [line for line in lines if line.startswith("hermes_lb_whole_total{")],

@@ -33,7 +33,7 @@ class Plane:
         self.context = SimpleNamespace(
             connection_counts=self.counts,
             share=self._share,
-            turn=SimpleNamespace(before_requests=None),
+            batch=SimpleNamespace(before_requests=None),
         )
 
     def _share(self, connections: Any, requests: Any) -> None:
