@@ -50,9 +50,10 @@ if TYPE_CHECKING:
 _TOMBSTONE_S = 3600.0
 # The holder may finish at any moment, or be dead until its lease expires.
 _MAX_RETRY_AFTER_S = 5
-# Deaths in a row without progress. Two may be bad luck in a rolling restart; common values of
-# nginx's `proxy_next_upstream_tries` and HAProxy's `retries` are 3.
-_MAX_DEATHS = 3
+# Deaths in a row without progress. A takeover comes 1.25 s after a death, so in a bad minute (a kill
+# a second) four may be bad luck: with 3, some turns of 200 clients were given up then. A turn that
+# kills its workers costs that many of them.
+_MAX_DEATHS = 5
 
 
 class RedisSessionStore(SessionStore):

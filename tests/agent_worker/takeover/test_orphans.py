@@ -304,7 +304,7 @@ async def test_a_turn_that_kills_its_workers_is_given_up(
     stream = await open_turn(http, first, sid, **{"Idempotency-Key": "k"})
     path, seen = stream.headers["X-Hermes-Resume"], await anext(read_events(stream))
     await die(first, redis, sid)
-    for number in range(3):
+    for number in range(5):
         engine = PausedEngine([*speech("one "), None])
         worker = await start_worker(engine=engine)
         await until(lambda w=worker: len(w.worker.orphans))

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from agent_worker.sessions.turn_index import TurnIndex
     from tests.agent_worker.sessions.memory.backend import MemoryBackend
 
-MOST_DEATHS = 3
+MOST_DEATHS = 5
 # The latest attempts, turns and commits, by which a repetition is recognised.
 KNOWN = 32
 GIVEN_UP = dump(TurnGivenUp().as_json())
