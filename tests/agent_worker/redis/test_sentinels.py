@@ -137,5 +137,5 @@ async def test_without_sentinels_the_known_master_serves_on(
     assert await client.run(COUNT, ["known"], []) == 1
     sentinels.kill_sentinels()
     assert await client.run(COUNT, ["known"], []) == 2
-    with pytest.raises(redis_errors.ConnectionError, match="no Sentinel tells"):
+    with pytest.raises(redis_errors.ConnectionError, match="no Sentinel knows"):
         await connected(sentinels.url).ping()
