@@ -34,7 +34,7 @@ class SharedCounts(Protocol):
         """So many more here, or less -> the number in all of them."""
 
 
-class ConnectionCounts:
+class ConnectionCounter:
     """Open connections by client."""
 
     def __init__(self, most: int) -> None:
@@ -59,18 +59,18 @@ class ConnectionCounts:
                 shared.count(key, count)
         self.shared = shared
 
-    def came(self, address: str) -> bool:
+    def acquire(self, address: str) -> bool:
         """Count one more, until it is `gone` -> may it stay? If not, it does not count."""
         key = client_key(address)
         self._open[key] = count = self._open.get(key, 0) + 1
         if self.shared is not None:
             count = self.shared.count(key, 1)
         if self._most and count > self._most:
-            self.gone(address)
+            self.release(address)
             return False
         return True
 
-    def gone(self, address: str) -> None:
+    def release(self, address: str) -> None:
         """One that came, and might stay, has ended."""
         key = client_key(address)
         if (left := self._open[key] - 1) > 0:
@@ -81,7 +81,7 @@ class ConnectionCounts:
             self.shared.count(key, -1)
 
 
-class RequestRates:
+class RateLimiter:
     """A token bucket for each client, as GCRA: one number tells how full it is.
 
     The number is the time at which the bucket will be full again ("theoretical arrival time"; ITU-T
@@ -121,7 +121,7 @@ class RequestRates:
                 used = (full_at - now) / each
                 self._full_at[key] = now + min(used * self._each, self._most_ahead)
 
-    def came(self, address: str, now: float) -> int:
+    def acquire(self, address: str, now: float) -> int:
         """One request at `now` (monotonic seconds) -> 0, or seconds until one will be accepted."""
         key = client_key(address)
         if key not in self._full_at and len(self._full_at) >= _MOST_BUCKETS:
@@ -162,13 +162,13 @@ def request_rates(
     limits: Limits,
     shared: SharedCounts | None = None,
     *,
-    before: RequestRates | None = None,
+    before: RateLimiter | None = None,
     now: float = 0.0,
-) -> RequestRates | None:
+) -> RateLimiter | None:
     """None if there is no limit. Those of `before` go on, by other limits from `now` on."""
     if not limits.request_rate:
         return None
     if before is not None:
         before.reconfigure(limits.request_rate, limits.request_burst, now)
         return before
-    return RequestRates(limits.request_rate, limits.request_burst, shared)
+    return RateLimiter(limits.request_rate, limits.request_burst, shared)

@@ -46,7 +46,7 @@ def admit(exchange: Exchange, now: float) -> bool:
     if peer.is_trusted:
         identity, forwarded_host = _identity_from_proxy(exchange, head)
     rates = context.request_rates
-    if rates is not None and (wait := rates.came(exchange.client_address, now)):
+    if rates is not None and (wait := rates.acquire(exchange.client_address, now)):
         raise RequestRefused(429, "too many requests from this address", retry_after=wait)
     if not head.request_id:
         head.request_id = context.new_request_id()

@@ -13,7 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.http import RequestParser, ResponseParser, date_field
-from hermes_lb.limits.per_client import ConnectionCounts, request_rates
+from hermes_lb.limits.per_client import ConnectionCounter, request_rates
 from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.batch import IoBatch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.affinity.stores.base import SharedStore
-    from hermes_lb.limits.per_client import RequestRates, SharedCounts
+    from hermes_lb.limits.per_client import RateLimiter, SharedCounts
     from hermes_lb.observe.access_log import AccessLog
     from hermes_lb.observe.recorder import Recorder
     from hermes_lb.proxy.ports import Connection, ServerSide
@@ -73,9 +73,9 @@ class Context:
         self.shared_store: Callable[[str], SharedStore] | None = None
         # What several processes count together; None: there is one.
         self.shared_requests: SharedCounts | None = None
-        self.request_rates: RequestRates | None = None
+        self.request_rates: RateLimiter | None = None
         self.tickets = TicketSecret.new()  # until a supervisor says what all its processes have
-        self.connection_counts = ConnectionCounts(configured.limits.connections_per_client)
+        self.connection_counts = ConnectionCounter(configured.limits.connections_per_client)
         self._set_limits(configured)
         self.batch = IoBatch(loop)
         self.send = self.batch.send

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.limits.per_client import ConnectionCounts, RequestRates, client_key
+from hermes_lb.limits.per_client import ConnectionCounter, RateLimiter, client_key
 from tests.support.examples import examples
 from tests.support.http_peer import request
 
@@ -39,40 +39,40 @@ def test_who_counts_as_one_client(one: str, other: str, are_one: bool) -> None:
 @examples(100)
 @given(st.integers(1, 3), st.lists(st.sampled_from(ADDRESSES), max_size=20), st.randoms())
 def test_connections_are_counted(most: int, coming: list[str], random: object) -> None:
-    counts, model, here = ConnectionCounts(most), Counter[str](), []
+    counts, model, here = ConnectionCounter(most), Counter[str](), []
     for address in coming:
         may_stay = model[client_key(address)] < most
-        assert counts.came(address) is may_stay
+        assert counts.acquire(address) is may_stay
         if may_stay:
             model[client_key(address)] += 1
             here.append(address)
         if len(here) > 2:
             leaving = here.pop(random.randrange(len(here)))  # type: ignore[attr-defined]
-            counts.gone(leaving)
+            counts.release(leaving)
             model[client_key(leaving)] -= 1
     for address in here:
-        counts.gone(address)
+        counts.release(address)
     assert counts._open == {}
 
 
 def test_a_limit_that_comes_later_counts_those_who_are_there() -> None:
-    counts = ConnectionCounts(0)
-    assert all(counts.came("192.0.2.1") for _ in range(100))
+    counts = ConnectionCounter(0)
+    assert all(counts.acquire("192.0.2.1") for _ in range(100))
     counts.reconfigure(101)
-    assert counts.came("192.0.2.1")
-    assert not counts.came("192.0.2.1")
+    assert counts.acquire("192.0.2.1")
+    assert not counts.acquire("192.0.2.1")
     for _ in range(101):
-        counts.gone("192.0.2.1")
+        counts.release("192.0.2.1")
     assert counts._open == {}
 
 
 def test_a_limit_that_is_taken_away_and_comes_back_knows_who_has_left() -> None:
-    counts = ConnectionCounts(1)
-    counts.came("192.0.2.1")
+    counts = ConnectionCounter(1)
+    counts.acquire("192.0.2.1")
     counts.reconfigure(0)
-    counts.gone("192.0.2.1")
+    counts.release("192.0.2.1")
     counts.reconfigure(1)
-    assert counts.came("192.0.2.1")
+    assert counts.acquire("192.0.2.1")
 
 
 class _Elsewhere:
@@ -88,33 +88,33 @@ class _Elsewhere:
 
 def test_what_other_processes_accept_counts_too() -> None:
     elsewhere = _Elsewhere()
-    rates = RequestRates(10.0, 5, elsewhere)
-    assert rates.came("192.0.2.1", 0.0) == 0
+    rates = RateLimiter(10.0, 5, elsewhere)
+    assert rates.acquire("192.0.2.1", 0.0) == 0
     elsewhere.total += 3
-    assert rates.came("192.0.2.1", 0.0) == 0  # the fifth
-    assert rates.came("192.0.2.1", 0.0) == 1
-    assert rates.came("192.0.2.1", 0.1) == 0
+    assert rates.acquire("192.0.2.1", 0.0) == 0  # the fifth
+    assert rates.acquire("192.0.2.1", 0.0) == 1
+    assert rates.acquire("192.0.2.1", 0.1) == 0
 
 
 def test_a_connection_that_is_refused_counts_in_no_process() -> None:
     elsewhere = _Elsewhere()
-    counts = ConnectionCounts(1)
+    counts = ConnectionCounter(1)
     counts.shared = elsewhere
     elsewhere.total = 1
-    assert not counts.came("192.0.2.1")
+    assert not counts.acquire("192.0.2.1")
     assert elsewhere.total == 1
     elsewhere.total = 0
-    assert counts.came("192.0.2.1")
+    assert counts.acquire("192.0.2.1")
 
 
 def test_what_others_accepted_is_not_forgotten_with_a_request_that_is_refused() -> None:
     elsewhere = _Elsewhere()
-    rates = RequestRates(1.0, 1, elsewhere)
-    assert rates.came("192.0.2.1", 0.0) == 0
+    rates = RateLimiter(1.0, 1, elsewhere)
+    assert rates.acquire("192.0.2.1", 0.0) == 0
     elsewhere.total += 3
-    assert rates.came("192.0.2.1", 0.5) > 0
-    assert rates.came("192.0.2.1", 2.0) > 0
-    assert rates.came("192.0.2.1", 4.0) == 0
+    assert rates.acquire("192.0.2.1", 0.5) > 0
+    assert rates.acquire("192.0.2.1", 2.0) > 0
+    assert rates.acquire("192.0.2.1", 4.0) == 0
 
 
 @examples(200)
@@ -132,17 +132,17 @@ def test_processes_accept_no_more_together_than_one_would(
     Whoever has not looked for a while believes that they did right after it looked.
     """
     elsewhere, now, accepted = _Elsewhere(), 100.0, 0
-    all_rates = [RequestRates(float(rate), burst, elsewhere) for _ in range(processes)]
+    all_rates = [RateLimiter(float(rate), burst, elsewhere) for _ in range(processes)]
     looked = [now] * processes
     blind = 0.0
     for rates in all_rates:
-        accepted += rates.came("192.0.2.1", now) == 0
+        accepted += rates.acquire("192.0.2.1", now) == 0
     unseen = accepted - 1
     for pause, number in asked:
         now += pause / 16
         who = number % processes
         blind, looked[who] = max(blind, now - looked[who]), now
-        accepted += all_rates[who].came("192.0.2.1", now) == 0
+        accepted += all_rates[who].acquire("192.0.2.1", now) == 0
         assert accepted <= burst + rate * (now - 100.0 + blind) + unseen + 1e-3
 
 
@@ -151,10 +151,10 @@ def test_who_asks_all_the_time_gets_the_rate_however_many_processes_there_are(
     processes: int,
 ) -> None:
     elsewhere, accepted = _Elsewhere(), 0
-    all_rates = [RequestRates(10.0, 5, elsewhere) for _ in range(processes)]
+    all_rates = [RateLimiter(10.0, 5, elsewhere) for _ in range(processes)]
     for hundredth in range(6000):
         rates = all_rates[hundredth % processes]
-        accepted += rates.came("192.0.2.1", hundredth / 100) == 0
+        accepted += rates.acquire("192.0.2.1", hundredth / 100) == 0
     assert 600 <= accepted <= 605 + processes
 
 
@@ -165,7 +165,7 @@ class _Bucket:
         self.rate, self.burst = rate, burst
         self.tokens, self.at = Fraction(burst), Fraction(0)
 
-    def came(self, now: Fraction) -> bool:
+    def acquire(self, now: Fraction) -> bool:
         self.tokens = min(Fraction(self.burst), self.tokens + (now - self.at) * self.rate)
         self.at = now
         if self.tokens < 1:
@@ -191,21 +191,21 @@ def test_rates_are_those_of_a_token_bucket(
     rate: int, burst: int, coming: list[tuple[int, str]]
 ) -> None:
     """In eighths of a second, which floats have exactly, the two agree request by request."""
-    rates = RequestRates(rate, burst)
+    rates = RateLimiter(rate, burst)
     buckets = {address: _Bucket(rate, burst) for address in ADDRESSES}
     eighths = 800
     for pause, address in coming:
         eighths += pause
-        wait = rates.came(address, eighths / 8)
-        assert (wait == 0) == buckets[address].came(Fraction(eighths, 8))
+        wait = rates.acquire(address, eighths / 8)
+        assert (wait == 0) == buckets[address].acquire(Fraction(eighths, 8))
         if wait:  # what Retry-After says is true
-            later = _copy(rates).came(address, eighths / 8 + wait)
+            later = _copy(rates).acquire(address, eighths / 8 + wait)
             assert later == 0
-            assert wait == 1 or _copy(rates).came(address, eighths / 8 + wait - 1.01) > 0
+            assert wait == 1 or _copy(rates).acquire(address, eighths / 8 + wait - 1.01) > 0
 
 
-def _copy(rates: RequestRates) -> RequestRates:
-    copy = RequestRates(1.0, 1)
+def _copy(rates: RateLimiter) -> RateLimiter:
+    copy = RateLimiter(1.0, 1)
     copy.__dict__.update(rates.__dict__, _full_at=dict(rates._full_at))
     return copy
 
@@ -213,18 +213,18 @@ def _copy(rates: RequestRates) -> RequestRates:
 @pytest.mark.parametrize("shared", [None, _Elsewhere()])
 def test_strangers_do_not_fill_the_memory(shared: _Elsewhere | None) -> None:
     with patch("hermes_lb.limits.per_client._MOST_BUCKETS", 100):
-        rates = RequestRates(1.0, 10, shared)
+        rates = RateLimiter(1.0, 10, shared)
         for n in range(1000):
-            assert rates.came(f"10.0.{n // 250}.{n % 250}", 5.0) == 0
+            assert rates.acquire(f"10.0.{n // 250}.{n % 250}", 5.0) == 0
             assert len(rates._full_at) <= 100
             assert len(rates._seen) <= 100
         for n in range(1000):  # after a while those that are full again go first
-            rates.came(f"10.1.{n // 250}.{n % 250}", 1000.0 + 2 * n)
+            rates.acquire(f"10.1.{n // 250}.{n % 250}", 1000.0 + 2 * n)
             assert len(rates._full_at) <= 100
 
 
-def _accepted(rates: RequestRates, address: str, now: float, of: int = 100) -> int:
-    return sum(rates.came(address, now) == 0 for _ in range(of))
+def _accepted(rates: RateLimiter, address: str, now: float, of: int = 100) -> int:
+    return sum(rates.acquire(address, now) == 0 for _ in range(of))
 
 
 class _ByClient(Counter[str]):
@@ -253,7 +253,7 @@ def test_other_limits_are_for_what_clients_have_used(
     rate: float, burst: int, at_once: int, later: int, is_shared: bool
 ) -> None:
     """Of whoever has used 5 of 8. `later`: a second after that."""
-    rates = RequestRates(10.0, 8, _ByClient() if is_shared else None)
+    rates = RateLimiter(10.0, 8, _ByClient() if is_shared else None)
     assert _accepted(rates, "192.0.2.2", 90.0) == 8  # and that is long ago
     assert _accepted(rates, "192.0.2.1", 100.0, of=5) == 5
     rates.reconfigure(rate, burst, 100.0)
@@ -265,8 +265,8 @@ def test_other_limits_are_for_what_clients_have_used(
 
 def test_other_limits_forget_nothing_that_others_have_accepted() -> None:
     elsewhere = _Elsewhere()
-    rates = RequestRates(10.0, 8, elsewhere)
-    assert rates.came("192.0.2.1", 100.0) == 0
+    rates = RateLimiter(10.0, 8, elsewhere)
+    assert rates.acquire("192.0.2.1", 100.0) == 0
     elsewhere.total += 4
     rates.reconfigure(1.0, 8, 100.0)
     assert _accepted(rates, "192.0.2.1", 100.0) == 3
@@ -287,7 +287,7 @@ def test_rates_that_change_are_those_of_a_token_bucket_that_is_cut_to_size(
     coming: list[tuple[int, str, tuple[int, int] | None]],
 ) -> None:
     """A rate of a power of two, and times in eighths, are exact in floats."""
-    rates = RequestRates(8, 5)
+    rates = RateLimiter(8, 5)
     buckets = {address: _Bucket(8, 5) for address in ADDRESSES}
     eighths = 800
     for pause, address, limits in coming:
@@ -296,8 +296,8 @@ def test_rates_that_change_are_those_of_a_token_bucket_that_is_cut_to_size(
             rates.reconfigure(float(limits[0]), limits[1], eighths / 8)
             for bucket in buckets.values():
                 bucket.resize(*limits, Fraction(eighths, 8))
-        accepted = rates.came(address, eighths / 8) == 0
-        assert accepted == buckets[address].came(Fraction(eighths, 8))
+        accepted = rates.acquire(address, eighths / 8) == 0
+        assert accepted == buckets[address].acquire(Fraction(eighths, 8))
 
 
 @pytest.mark.parametrize("limits", [(0.1, 3), (0.1, 4)], ids=["the same", "others"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.limits.per_client import ConnectionCounts, RequestRates
+from hermes_lb.limits.per_client import ConnectionCounter, RateLimiter
 from hermes_lb.workers.layout import Layout
 from hermes_lb.workers.shared_memory import SharedMemory
 from hermes_lb.workers.sharing import Sharing
@@ -28,8 +28,8 @@ class Plane:
         self.pools = {"test": self.pool}
         self.counters: dict[str, Any] = {}
         self.process = SimpleNamespace(cells=list)
-        self.counts = ConnectionCounts(1)
-        self.rates = RequestRates(1.0, 2)  # per second, burst
+        self.counts = ConnectionCounter(1)
+        self.rates = RateLimiter(1.0, 2)  # per second, burst
         self.context = SimpleNamespace(
             connection_counts=self.counts,
             share=self._share,
@@ -168,18 +168,18 @@ async def test_connections_that_are_open_when_another_comes_count_in_both(
 ) -> None:
     old, new = two
     for _ in range(2):
-        assert old.plane.counts.came("192.0.2.1")
+        assert old.plane.counts.acquire("192.0.2.1")
         for worker in two:
             worker.sharing.set_alone(False)
-        assert not new.plane.counts.came("192.0.2.1")
+        assert not new.plane.counts.acquire("192.0.2.1")
         old.sharing.set_alone(True)
-        assert new.plane.counts.came("192.0.2.1")
-        new.plane.counts.gone("192.0.2.1")
+        assert new.plane.counts.acquire("192.0.2.1")
+        new.plane.counts.release("192.0.2.1")
         old.sharing.set_alone(False)
-        assert not new.plane.counts.came("192.0.2.1")
-        old.plane.counts.gone("192.0.2.1")
-        assert new.plane.counts.came("192.0.2.1")
-        new.plane.counts.gone("192.0.2.1")
+        assert not new.plane.counts.acquire("192.0.2.1")
+        old.plane.counts.release("192.0.2.1")
+        assert new.plane.counts.acquire("192.0.2.1")
+        new.plane.counts.release("192.0.2.1")
         for worker in two:
             worker.sharing.set_alone(True)
 
@@ -187,15 +187,15 @@ async def test_connections_that_are_open_when_another_comes_count_in_both(
 async def test_what_clients_have_used_stays_used(two: tuple[Worker, Worker]) -> None:
     """While there are two, requests at one are missing at the other."""
     old, new = (worker.plane.rates for worker in two)
-    assert not old.came("192.0.2.1", 100.0)
+    assert not old.acquire("192.0.2.1", 100.0)
     for worker in two:
         worker.sharing.set_alone(False)
-    assert not old.came("192.0.2.1", 100.0)
-    assert old.came("192.0.2.1", 100.0)
-    assert not old.came("192.0.2.1", 101.0)  # one more per second
-    assert not new.came("192.0.2.1", 102.0)
-    assert old.came("192.0.2.1", 102.0)
+    assert not old.acquire("192.0.2.1", 100.0)
+    assert old.acquire("192.0.2.1", 100.0)
+    assert not old.acquire("192.0.2.1", 101.0)  # one more per second
+    assert not new.acquire("192.0.2.1", 102.0)
+    assert old.acquire("192.0.2.1", 102.0)
     for worker in two:
         worker.sharing.set_alone(True)
-    assert old.came("192.0.2.1", 102.0)
-    assert not old.came("192.0.2.1", 103.0)
+    assert old.acquire("192.0.2.1", 102.0)
+    assert not old.acquire("192.0.2.1", 103.0)

@@ -22,6 +22,7 @@ async def serve(file: str) -> None:
     async with LoadBalancer(file):
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000, 20, 50)  # as `workers.worker` has it: it is compared with that
         await ended.wait()
 
 

@@ -64,9 +64,9 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         "_is_http11",
         "_is_proxied",
         "_may_keep",
-        "_is_spared",
+        "_grace_used",
         "_is_counted",
-        "_is_noted",
+        "_is_batched",
         "_searched",
         "_unsent",
         "awaits",
@@ -96,9 +96,9 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.received_at = 0.0  # the first byte of the head that is being received
         self.is_closing = False
         self._has_served = False  # a request at least
-        self._is_spared = False  # its time was up, and something unread was there
+        self._grace_used = False  # its time was up, and something unread was there
         self._is_counted = False  # among the connections of its address
-        self._is_noted = False  # bytes of a head wait for the end of the turn
+        self._is_batched = False  # bytes of a head wait for the end of the turn
         self._searched = 0  # of `_held`: no end of a head starts before
         self._unsent = 0
 
@@ -113,7 +113,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     @property
     def _is_silent(self) -> bool:
-        has_begun = self.exchange is not None or self._held or self._is_noted or self.awaits
+        has_begun = self.exchange is not None or self._held or self._is_batched or self.awaits
         return not (has_begun or self.is_closing)
 
     # What the event loop calls.
@@ -147,7 +147,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         peer = self.peer
         peer.identity = identity_fields(address, peer.scheme)
         peer.is_trusted = peer.frontend.trusts(address)
-        self._is_counted = not peer.is_trusted and self.context.connection_counts.came(address)
+        self._is_counted = not peer.is_trusted and self.context.connection_counts.acquire(address)
         if not (peer.is_trusted or self._is_counted):
             error = RequestRefused(429, "too many connections from this address", "PR")
             if (
@@ -168,7 +168,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
-            self._is_noted = True
+            self._is_batched = True
             self._batch.request_came(self, data)
         else:
             exchange.receive(data)
@@ -200,7 +200,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.forget()
 
     def _left(self) -> None:
-        if self._is_noted:
+        if self._is_batched:
             self._batch.flush()
         if self.exchange is not None:
             self.exchange.client_left()
@@ -288,7 +288,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     def process(self, data: bytes) -> None:
         """What `data_received` put down for the end of the turn."""
-        self._is_noted = False
+        self._is_batched = False
         exchange = self.exchange
         if exchange is not None:  # what came before it has begun a request
             exchange.receive(data)
@@ -373,7 +373,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         if self._may_keep and is_read and (context.keeps_clients or is_last):
             self.deadline = now + (_GRACE if is_last else context.timeouts.keep_alive)
             self._has_served = True
-            self._is_spared = False
+            self._grace_used = False
             if self._paused_by:
                 self.resume_reading()
             if self._held:
@@ -424,7 +424,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     def cut(self, reason: str) -> None:
         """End at once, for what the client does to its connection whatever it asks for."""
-        if self._is_noted:
+        if self._is_batched:
             self._batch.flush()
         error = RequestRefused(0, reason)
         if self.exchange is not None:
@@ -474,7 +474,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self.context.clients.remove(self)
             self.peer.frontend.counters.connections -= 1
             if self._is_counted:
-                self.context.connection_counts.gone(self.peer.address)
+                self.context.connection_counts.release(self.peer.address)
             self.context.gate.release()
             self.context.connection_gone()
 
@@ -510,8 +510,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self.refuse(RequestRefused(408, "the request head took too long", "cR"))
         elif self.awaits:
             self.reject(f"the {self.awaits} took too long", "cR")
-        elif self._has_unread() and not self._is_spared:
-            self._is_spared = True  # till the next sweep: bytes that say nothing win no more
+        elif self._has_unread() and not self._grace_used:
+            self._grace_used = True  # till the next sweep: bytes that say nothing win no more
         else:
             self.close()  # an idle connection; nobody waits for anything
 

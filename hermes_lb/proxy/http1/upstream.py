@@ -47,7 +47,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         "_duplicate",
         "_ended_by",
         "_is_held",
-        "_is_noted",
+        "_is_batched",
         "_more",
         "_pending",
         "_poll",
@@ -83,7 +83,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.is_early = False  # the response began before all of the request had been sent
         self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
         self._is_tunnel = False
-        self._is_noted = False  # bytes of a head wait for the end of the turn
+        self._is_batched = False  # bytes of a head wait for the end of the turn
         self._more = b""  # those that came behind them in the same turn
         self._is_held = False  # a response head, which is in `_pending` with all behind it
         self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
@@ -111,7 +111,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         else:
             if self.body is not None:
                 sink.response_data(self, self.body, data)
-            elif self._is_noted:
+            elif self._is_batched:
                 self._more += data
             else:
                 if not self._pending:
@@ -121,7 +121,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
                     self.is_early = (upload is not None and not upload.is_sent(self)) or (
                         self.transport.get_write_buffer_size() > 0
                     )
-                self._is_noted = True
+                self._is_batched = True
                 self._context.batch.response_came(self, data)
             if len(data) > NEVER_BEHIND:
                 self._context.run_queue.received(self, len(data))
@@ -150,14 +150,14 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         With TLS this is its close_notify. For an end without one uvloop calls `connection_lost`
         alone, but asyncio's own loop calls this.
         """
-        if self._is_noted:
+        if self._is_batched:
             self._context.batch.flush()
         self._ended(self._cut(self._tls) if self._tls is not None else None)
         self.transport.abort()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._is_noted:
+        if self._is_batched:
             self._context.batch.flush()
         if error is not None and self.sink is not None:
             self._read_what_is_left()
@@ -183,7 +183,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             left = received(self.transport.get_extra_info("socket").fileno())
         for data in left:
             self.data_received(data)
-            if self._is_noted:
+            if self._is_batched:
                 self._context.batch.flush()
             if self.sink is None or self.behind or self._paused_by & ~SHARE:
                 return
@@ -320,7 +320,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self.home.forget(self)
             return
         self.resume_reading(VERDICT)
-        self._is_noted = True
+        self._is_batched = True
         self._context.batch.response_came(self, b"")
 
     def give_back(self, now: float, is_clean: bool) -> None:
@@ -335,7 +335,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self._upload_over()
         if is_clean and self._tls is not None and not self.is_reused:
             self.dialer.remember(self._tls)
-        is_over = self._is_noted or self._ended_by
+        is_over = self._is_batched or self._ended_by
         if is_clean and self.keep_alive and not (self.is_early or is_over):
             if self._paused_by:
                 self.resume_reading()
@@ -363,7 +363,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
 
     def process(self, data: bytes) -> None:
         """What `data_received` put down for the end of the turn."""
-        self._is_noted = False
+        self._is_batched = False
         if self._more:
             data += self._more
             self._more = b""
