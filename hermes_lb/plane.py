@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     # Ready-made listening sockets: a group for each bind, by the frontend's name and the address.
     Sockets = Mapping[tuple[str, str], Sequence[socket.socket]]
 
-# Seconds for transports that were closed to say so; they do in the next turns of the loop.
+# Seconds for closed transports to report that; they do so in the next loop iterations.
 _CLOSING_TAKES = 5.0
 
 
@@ -141,10 +141,10 @@ class DataPlane:
             await frontend.start(_groups(configured, sockets))
 
     async def drain(self, timeout: float) -> bool:
-        """Stop accepting and let what runs finish, for `timeout` seconds at most.
+        """Stop accepting and let requests in flight finish, for `timeout` seconds at most.
 
-        Who has just come is served, and who is idle may ask once more within a second: its request
-        may be on its way. Returns whether all of it has finished. It still has to be stopped.
+        A new client is served, and an idle one may send one more request within a second: it may be
+        on its way. Returns whether all requests have finished. `stop` is still to be called.
         """
         context = self._context
         if context is None:
@@ -165,7 +165,7 @@ class DataPlane:
         await running.aclose()
 
     def reopen_log(self) -> None:
-        """Log files anew, by their names: somebody has moved them away."""
+        """Reopen log files by their names: they were moved away."""
         self._log.reopen()
 
     def load_reported(self, server: Server, load: float) -> None:
@@ -204,13 +204,13 @@ class DataPlane:
         before_serving: Callable[[], None] = lambda: None,
         tls_files: Mapping[str, TlsFiles] | None = None,
     ) -> None:
-        """Go on by `new`: what is on its way never notices, unless it is about itself.
+        """Apply `new` without disturbing requests in flight, unless their server or route changes.
 
-        All that can't be had is found out first, listeners above all: OSError or ValueError is
-        raised then, and all is as before. `new` differs in nothing that only a restart can change.
-        Where descriptors are lacking to accept with, clients wait in the backlog until there are.
-        `before_serving` is called when the pools are as they shall be, and nobody has used them.
-        `tls_files`: as in the beginning; None: what is on the disk has to be good.
+        Everything that may fail is done first, listeners above all: OSError or ValueError is raised
+        then, and nothing has changed. `new` has no change that needs a restart. If descriptors to
+        accept with are lacking, clients wait in the backlog until there are some.
+        `before_serving` is called when the pools are in their new state and still unused.
+        `tls_files`: as in the beginning; None: the files on disk have to be valid.
         """
         dialers = {
             name: Dialer.of(name, backend, self.backends[name].dialer)
@@ -302,7 +302,7 @@ class DataPlane:
         present = {frontend.name: frontend for frontend in self.frontends}
         wanted = [present.get(one.name) or self._frontend(one) for one in new.frontends]
         leaving = [frontend for frontend in self.frontends if frontend not in wanted]
-        self.frontends = wanted + leaving  # who ends all of it amid this stops every one
+        self.frontends = wanted + leaving  # a `stop` meanwhile stops each of them
         for frontend, configured in zip(wanted, new.frontends, strict=True):
             if frontend.name in self.counters:
                 tls_files = self._tls_files.get(frontend.name)
@@ -369,7 +369,7 @@ class DataPlane:
         context = self.context
         context.start_draining()
         context.batch.flush()
-        # Those in the queue first: what the others give back is for nobody any more.
+        # Queued exchanges first: leases that the others release must not go to them.
         for client in sorted(
             context.clients, key=lambda one: not any(each.is_queued for each in one.exchanges())
         ):

@@ -122,8 +122,8 @@ class ResponseHead:
 class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     """Turns whole response heads into `ResponseHead`s, one at a time.
 
-    Servers send the same head to many: of one second, those of all event streams, of all answers
-    of one length. What came before, byte for byte, means the same again.
+    Servers send the same head to many clients: within a second, those of all event streams, of all
+    answers of one length. So heads are cached by their bytes.
     """
 
     __slots__ = ("_kept", "_most_fields", "_remembered")

@@ -31,7 +31,7 @@ class SharedCounts(Protocol):
     """A number for each client, in several processes."""
 
     def count(self, client: str, change: int) -> int:
-        """So many more here, or less -> the number in all of them."""
+        """Add `change`, which may be negative, in this process -> the number in all processes."""
 
 
 class ConnectionCounts:
@@ -44,13 +44,13 @@ class ConnectionCounts:
         self._open: dict[str, int] = {}
 
     def reconfigure(self, most: int) -> None:
-        """Another limit, for those who come from now on."""
+        """Change the limit; open connections are kept."""
         self._most = most
 
     def share(self, shared: SharedCounts | None) -> None:
-        """Count together with other processes from now on; None: with nobody any more.
+        """Share the counters with other processes; None: count locally.
 
-        Those that are open are counted there, or not any more.
+        Open connections are added there, or removed.
         """
         for key, count in self._open.items():
             if self.shared is not None:
@@ -89,7 +89,7 @@ class RequestRates:
     """
 
     def __init__(self, rate: float, burst: int, shared: SharedCounts | None = None) -> None:
-        """`rate`: requests a second, on average. `burst`: so many at once.
+        """`rate`: requests a second, on average. `burst`: the number that may come at once.
 
         `shared` counts the requests that were accepted, in all processes.
         """
@@ -99,7 +99,7 @@ class RequestRates:
         self._seen: dict[str, tuple[int, float]] = {}  # the shared count, and when it was that
 
     def share(self, shared: SharedCounts | None) -> None:
-        """Count together with other processes from now on; None: with nobody any more."""
+        """Share the counters with other processes; None: count locally."""
         self._shared = shared
         self._seen.clear()
 

@@ -53,7 +53,7 @@ class BackgroundWriter:
         return written
 
     def reopen(self) -> Future[str]:
-        """Open the target anew, behind what was handed over -> "", or why the old one goes on."""
+        """Reopen the target, after the lines handed over -> "", or why the old one stays in use."""
         reopened: Future[str] = _running_future()
 
         def job(sink: Sink) -> None:

@@ -1,10 +1,10 @@
-"""One turn of the event loop, stage by stage: requests, responses, writes, records.
+"""One loop iteration, stage by stage: requests, responses, writes, records.
 
-What the loop reports is put down and worked off at the end of the turn, all of a kind together.
-Nothing waits for longer than the turn in which it came, and two things get much cheaper:
+Events are queued and processed by kind at the end of the loop iteration. Nothing waits longer than
+the iteration in which it arrived, and two things get much cheaper:
 
-- A stage runs the same code for all its items while that code is in the processor's cache. One
-  event after the other, each of 40 functions is fetched anew for each of them.
+- A stage runs the same code for all its items while that code is in the processor's cache. Event
+  by event, each of 40 functions would be fetched again for each of them.
 - Writes that leave together wake the peer's process once. Each on its own wakes it again, and the
   kernel spends more on that than on the bytes.
 
@@ -52,7 +52,7 @@ class IoBatch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._is_open = False  # the end of the turn has been asked for
+        self._is_open = False  # `flush` has been scheduled
         # What is to be known of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[Source, bytes]] = []
@@ -81,9 +81,9 @@ class IoBatch:
             self.write_all()
 
     def relay(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Write a chunk of a stream: at once, unless something else is on its way before it.
+        """Write a chunk of a stream: at once, unless another write is queued before it.
 
-        Tokens come one by one, not in bursts; the end of a turn would cost more than it saves.
+        Tokens arrive one by one, not in bursts; batching them would cost more than it saves.
         """
         if self.writes:
             self.send(transport, data)
@@ -121,7 +121,7 @@ class IoBatch:
                     self._give_up(transport, transport)
 
     def flush(self) -> None:
-        """Work off all that came in this turn."""
+        """Process all events of this loop iteration."""
         self._is_open = False
         if self._requests:
             requests, self._requests = self._requests, []

@@ -110,17 +110,17 @@ class Context:
         self.response_parser = ResponseParser(limits.header_count, kept)
 
     def reconfigure(self, configured: config.Config) -> None:
-        """Other limits and timeouts, for what begins from now on."""
+        """Change limits and timeouts, for new connections and requests."""
         self._set_limits(configured)
         self.connection_counts.reconfigure(configured.limits.connections_per_client)
         self.gate.reconfigure(configured.process.max_connections)
 
     def log_to(self, log: RequestLog) -> None:
-        """Another log, for what is over from now on."""
+        """Set the log for requests that end after this call."""
         self.recorder, self.access_log = log
 
     def share(self, connections: SharedCounts | None, requests: SharedCounts | None) -> None:
-        """Count clients together with other processes from now on; None: with nobody any more."""
+        """Share the counters of clients with other processes; None: count locally."""
         self.connection_counts.share(connections)
         self.shared_requests = requests
         if self.request_rates is not None:
@@ -137,7 +137,7 @@ class Context:
         return self._request_id % next(self._request_numbers)
 
     def set_wall_clock(self) -> None:
-        """Find out anew what time it is."""
+        """Update the offset of the wall clock."""
         self.wall_clock_offset = time.time() - self.clock()
 
     def seconds_since_1970(self) -> int:
@@ -152,7 +152,7 @@ class Context:
         return self._date
 
     def start_draining(self) -> None:
-        """Nothing is kept for another request from now on."""
+        """Stop keeping connections for further requests."""
         self.is_draining = True
         self.keeps_clients = False
 

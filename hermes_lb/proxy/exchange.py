@@ -254,7 +254,7 @@ class Exchange(ResponseSink):
 
     @property
     def may_keep_client(self) -> bool:
-        """True if the client's connection can go on behind an answer of our own."""
+        """True if the client's connection can be kept after a local reply."""
         return self.head.keep_alive and self.is_request_read and self.context.keeps_clients
 
     # ROUTE: the request's head has come.
@@ -779,7 +779,7 @@ class Exchange(ResponseSink):
         if self.phase == phases.QUEUE:
             assert self.backend is not None
             self.backend.pool.leave(self)
-            if self.stream is None:  # in vain
+            if self.stream is None:  # for the log: it left the queue without a server
                 self.dispatched_at = now
         elif self.phase in (phases.LOOKUP, phases.DIAL, phases.PAUSE):
             self._stop_dialing()

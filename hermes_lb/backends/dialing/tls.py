@@ -50,7 +50,7 @@ def file_stamps(configured: config.ServerTls | None) -> list[tuple[int, int] | N
         try:
             found = os.stat(name) if name is not None else None
         except OSError:
-            found = None  # whoever reads it says so
+            found = None  # reading the file raises the error
         stamps.append(found and (found.st_mtime_ns, found.st_size))
     return stamps
 
