@@ -264,7 +264,7 @@ class Downstream:
         raise NotImplementedError
 
     def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
-        """From now on bytes pass both ways; those that came behind the request are held."""
+        """Pass bytes both ways; those that followed the request are held."""
         raise NotImplementedError
 
 
@@ -334,7 +334,7 @@ class ConnectionPool:
         raise NotImplementedError
 
     def reconfigure(self, *, keep: int, idle_timeout: float, dialer: Dialer) -> None:
-        """Other limits, for connections from now on."""
+        """Change the limits and the dialer, for new connections."""
         raise NotImplementedError
 
     def retire(self) -> None:
@@ -383,7 +383,7 @@ class ServerSide:
         raise NotImplementedError
 
     def expect(self, body: Body) -> None:
-        """From now on the sink gets `response_data` with this body, until that is done."""
+        """Call the sink's `response_data` with this body, until it is complete."""
         raise NotImplementedError
 
     def pass_to(self, sink: ResponseSink) -> None:
@@ -447,7 +447,7 @@ class TunnelEnd:
         raise NotImplementedError
 
     def close(self, patience: float) -> None:
-        """Close when what was written has left, or after so many seconds."""
+        """Close when all written bytes have left, or after `patience` seconds."""
         raise NotImplementedError
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ACCEPTS_HANDOVER = b"X-Hermes-Handover: accept\r\n"
 
 _RESUME_PATH = re.compile(rb"/[\x21\x22\x24-\x7e]{0,2047}").fullmatch  # visible ASCII but "#"
-# A stranger's text, for a head that we make; ids of servers are shorter than 100 bytes.
+# Untrusted text, for a head that we make; ids of servers are shorter than 100 bytes.
 _LAST_EVENT_ID = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]{0,1024}").fullmatch
 _EVENT_STREAM = b"Accept: text/event-stream\r\n"
 # Of the first request, what belongs to its body, its method, or its place in the stream.
@@ -45,7 +45,7 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 _RESUMING, _KEEP_ALIVE = b": resuming\n\n", b": keep-alive\n\n"
-# Seconds. A takeover is mostly shorter than the first; then nobody has to read a comment.
+# Seconds. A takeover is mostly shorter than the first; then no comment is sent.
 _FIRST_COMMENT, _NEXT_COMMENTS = 1.0, 5.0
 # Seconds that a server rests which could not go on, in one search; each time longer. So are the
 # pauses of the search behind attempts, without the limit.
@@ -224,7 +224,7 @@ class EventStream:
         assert backend is not None
         exchange.turn_around = None
         exchange.pinned_to = None
-        exchange.head.can_repeat = True  # it is a GET from now on
+        exchange.head.can_repeat = True  # it has become a GET
         exchange.informational_responses = 0
         exchange.must_dial = (
             len(self._rests) > 1
@@ -380,7 +380,7 @@ def can_insert(exchange: Exchange) -> bool:
 
 
 def _has_plain_events(head: ResponseHead) -> bool:
-    """False for a stream that is compressed: nobody on the way sees where its events end."""
+    """False for a compressed stream: an intermediary can't see where its events end."""
     return head.is_event_stream and all(
         value.strip().lower() == b"identity"
         for name, value in head.fields()

@@ -39,7 +39,7 @@ class Backend:
         self.pool.on_marked_down = self.marked_down
         self.connections: dict[Server, ConnectionPool] = {}
         self.log_names: dict[Server, str] = {}
-        # Where keys live that nobody has to learn: the same on every balancer.
+        # The servers of keys that are hashed, not learned: the same on every balancer.
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._rng = context.rng
         self._context = context
@@ -63,7 +63,7 @@ class Backend:
         self.learner = self.strategy if isinstance(self.strategy, Learner) else None
 
     def _set_up(self, configured: config.Backend, dialer: Dialer) -> None:
-        """All that is cheap to make anew, for the servers that the pool has now."""
+        """Rebuild what is cheap to build, for the pool's present servers."""
         servers = self.pool.servers
         self.dialer = dialer
         self.retries = configured.retries
@@ -151,7 +151,7 @@ class Backend:
     def stick(self, exchange: Exchange, now: float) -> bool:
         """Pin the exchange by its key, if it has one. False: ask `find_shared` first.
 
-        Raises NoServer if its session's server is gone, and nobody else may have it.
+        Raises NoServer if its session's server is gone, and no other one may serve it.
         """
         assert self.key_rules is not None
         session = self.key_rules.find(exchange.request_head, exchange.client_address)
@@ -189,9 +189,9 @@ class Backend:
         )
 
     def choose(self, exchange: Exchange, now: float) -> Lease | None:
-        """A lease on the server that shall take the request; None: it has to wait in the queue.
+        """A lease on the picked server; None: the request has to wait in the queue.
 
-        Raises NoServer if nobody can take it, now or soon.
+        Raises NoServer if no server can take it, now or soon.
         """
         pool = self.pool
         while (server := self._pick(exchange, now)) is not None:
@@ -221,10 +221,10 @@ class Backend:
         return None
 
     def server_lost(self, exchange: Exchange, now: float) -> Server | None:
-        """For whom a queued exchange waits now that its server is out; None: for anybody.
+        """The server that a queued exchange waits for now that its server is out; None: any server.
 
-        While nobody may serve, a hashed key waits where it is: else whoever came back first would
-        serve it, and not whoever has the key then. Raises NoServer if nobody else may have it.
+        While no server is available, a hashed key waits where it is: otherwise the first server to
+        return would serve it, not the key's owner then. Raises NoServer if no other one may.
         """
         session = exchange.session_key
         heir = self._heir(exchange, now)
@@ -233,10 +233,11 @@ class Backend:
         return heir
 
     def _heir(self, exchange: Exchange, now: float) -> Server | None:
-        """Where a hashed key goes without those tried, as its next requests do; None: no such key,
-        or nobody may serve. Raises NoServer if only the server that it is pinned to will do.
+        """The next owner of a hashed key, without the servers tried, as for its next requests.
 
-        Passive failures do not take out such a server: no other one can answer instead.
+        None: no such key, or no server is available. Raises NoServer if only the server that it is
+        pinned to may serve it. Passive failures do not take out such a server: no other one can
+        answer instead.
         """
         session, pinned = exchange.session_key, exchange.pinned_to
         if session is None:

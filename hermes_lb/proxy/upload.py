@@ -19,7 +19,7 @@ class Upload:
     """One request's body. Only requests that have one have an `Upload`.
 
     - `is_read`: all of it has been received.
-    - `is_stopped`: the answer came first, and nobody wants the rest.
+    - `is_stopped`: the response came first, and the rest is not needed.
     - `awaits_continue`: the client holds it back until the server says 100.
     - `is_forgotten`: some of it was sent and not kept, so the request can't be sent again.
     """

@@ -57,10 +57,10 @@ class Loaded(NamedTuple):
 
 
 class TlsFiles:
-    """The files of one frontend's TLS. What was read of them once stays as it was then.
+    """The files of one frontend's TLS, as they were when they were read.
 
-    So whoever was served by them can be served by them again, whatever has become of the files
-    since: `restore` in another process takes what `state` gave.
+    So another process can serve with the same certificates, whatever has happened to the files
+    since: `restore` takes the result of `state`.
     """
 
     def __init__(self, configured: config.Tls) -> None:
@@ -110,11 +110,11 @@ class TlsFiles:
 
 
 class Certificates:
-    """What one frontend shows to whom. Made anew when the files change: it is immutable.
+    """The certificates of one frontend, by host name. Immutable: rebuilt when the files change.
 
     A client can resume its session with any set of the same files and settings that has the same
-    ticket secret, on the same day; with another set the tickets are worth nothing: who vouches for
-    clients may have changed. Without a secret there are no tickets of ours to be had.
+    ticket secret, on the same day; another set rejects the tickets: the authorities for client
+    certificates may have changed. Without a secret no tickets are issued with our keys.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Certificates:
         return found or (None if self._configured.strict_sni else self.default)
 
     def in_words(self) -> str:
-        """Whom each is for, and until when."""
+        """The names and the expiry of each."""
         return "; ".join(
             f"{', '.join(certified.names) or path} until {certified.not_after:%Y-%m-%d}"
             for path, certified, _ in self.loaded
@@ -175,8 +175,8 @@ class Certificates:
     def are_of_another_day(self) -> bool:
         """True if tickets should have other keys by now.
 
-        Who gets hold of the keys can read what was resumed with them in TLS 1.2: they should change
-        regularly (RFC 5077 section 5.5).
+        An attacker who has the keys can read TLS 1.2 sessions that were resumed with them: they
+        should change regularly (RFC 5077 section 5.5).
         """
         return (self._tickets and self._tickets.day) != self._ticket_day
 

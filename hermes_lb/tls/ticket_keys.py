@@ -1,10 +1,10 @@
-"""The keys of TLS session tickets: the same in all processes of a balancer, and others each day.
+"""The keys of TLS session tickets: the same in all processes of a balancer, new ones each day.
 
 A ticket is a client's session, encrypted by the server and kept by the client (RFC 8446 section
 4.6.1, RFC 5077). OpenSSL makes keys up for each context, and Python's ssl can't set others; so a
-client could resume its session only where it began. nginx and HAProxy keep them in memory that
-their processes share. Here all processes derive them from one secret (`TicketSecret`), and OpenSSL
-is told by ctypes.
+client could resume its session only in the process where it began. nginx and HAProxy keep them in
+memory that their processes share. Here all processes derive them from one secret (`TicketSecret`),
+and set them in OpenSSL by ctypes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _GET, _SET = 58, 59
 
 
 class TicketSecret:
-    """What the keys are derived from, on a day. Each day's secret is a hash of the day's before.
+    """The secret of one day, from which the keys are derived: a hash of the previous day's secret.
 
-    So processes that once had the same have the same for ever, without a word; and who learns
-    today's can't read what was recorded yesterday.
+    So processes that once shared a secret always do, without messages; and an attacker who learns
+    today's secret can't read yesterday's recorded traffic.
     """
 
     def __init__(self, day: int, secret: bytes) -> None:
@@ -64,13 +64,13 @@ class TicketSecret:
         return self._day
 
     def keys(self, purpose: bytes, length: int) -> bytes:
-        """So many bytes; another purpose has others."""
+        """`length` bytes, which differ by purpose."""
         seed = blake2b(purpose, key=self._secret, digest_size=_SIZE, person=b"tickets").digest()
         return shake_256(seed).digest(length)
 
 
 def until_tomorrow() -> float:
-    """Seconds until 0:00 UTC, if nobody sets the clock."""
+    """Seconds until 0:00 UTC, if the clock is not set meanwhile."""
     return _DAY - time.time() % _DAY
 
 

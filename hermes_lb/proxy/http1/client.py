@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
 
-# Seconds. After an early answer the rest of what the client sends is read and thrown away for so
-# long, or until it is too much: closing at once could make the kernel discard the answer
+# Seconds. After an early response the client's further bytes are read and discarded for this time,
+# or until they are too many: closing at once could make the kernel discard the response
 # (RFC 9112 section 9.6; nginx `lingering_time`, `lingering_timeout`).
 _LINGER = 5.0
 
-# Seconds in which a client that is to leave may ask once more, and is told then that it was the
-# last time: its next request may be on its way, and to close at once would lose it. With the
-# sweep's coarseness it is one second at most.
+# Seconds in which a client may send one more request before its connection is closed; the response
+# has `Connection: close`. The request may be on its way, and closing at once would lose it. With
+# the sweep's coarseness it is one second at most.
 _GRACE = 0.5
-# Who has said nothing for so long since it came will probably not do so within the next second.
+# A client that has sent nothing for this time since accept will probably not within a second more.
 _FRESH = 1.0
 
 
@@ -98,7 +98,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self._has_served = False  # a request at least
         self._is_spared = False  # its time was up, and something unread was there
         self._is_counted = False  # among the connections of its address
-        self._is_noted = False  # bytes of a head wait for the end of the turn
+        self._is_noted = False  # bytes of a head wait for the end of the loop iteration
         self._searched = 0  # of `_held`: no end of a head starts before
         self._unsent = 0
 
@@ -158,7 +158,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
                 self.refuse(error)
 
     def _is_named(self, address: str, port: int) -> str:
-        """Who the log says that it is -> the plain address."""
+        """Set the address that the log shows -> the plain address."""
         peer = self.peer
         peer.address = address = plain_address(address)
         peer.port = port
@@ -287,7 +287,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     # Request heads.
 
     def process(self, data: bytes) -> None:
-        """What `data_received` put down for the end of the turn."""
+        """Process the bytes that `data_received` queued."""
         self._is_noted = False
         exchange = self.exchange
         if exchange is not None:  # what came before it has begun a request
@@ -513,7 +513,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         elif self._has_unread() and not self._is_spared:
             self._is_spared = True  # till the next sweep: bytes that say nothing win no more
         else:
-            self.close()  # an idle connection; nobody waits for anything
+            self.close()  # an idle connection; no request is waiting
 
     def _has_unread(self) -> bool:
         """True if its next request may be here: timers come before it, however late they are."""

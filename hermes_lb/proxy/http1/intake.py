@@ -1,4 +1,4 @@
-"""What a client sends while nobody takes it: kept for later, thrown away, or left in the kernel."""
+"""Bytes of a client that no exchange reads yet: kept, discarded, or left in the kernel."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Intake(Endpoint):
         return taken
 
     def _take_body(self, length: int) -> bytes:
-        """What is held of the body of this length; of a chunked one all up to its possible end."""
+        """The held bytes of a body of this length; of a chunked one all up to its possible end."""
         if length >= 0:
             return self._take(length)
         end = self._held.find(LAST_CHUNK)

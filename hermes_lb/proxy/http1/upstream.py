@@ -35,7 +35,7 @@ _LAST_DATA = slice(52, 56)
 
 _HEAD_END = b"\r\n\r\n"
 
-# What is no part of a response yet: nothing, or some of an empty line before it.
+# Not yet part of a response: nothing, or some of an empty line before it.
 _NOTHING = frozenset((b"", STRAY_LINE[:1], STRAY_LINE))
 
 
@@ -83,8 +83,8 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.is_early = False  # the response began before all of the request had been sent
         self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
         self._is_tunnel = False
-        self._is_noted = False  # bytes of a head wait for the end of the turn
-        self._more = b""  # those that came behind them in the same turn
+        self._is_noted = False  # bytes of a head wait for the end of the loop iteration
+        self._more = b""  # later bytes of the same iteration
         self._is_held = False  # a response head, which is in `_pending` with all behind it
         self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
         self._poll: select.poll | None = None
@@ -105,7 +105,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def data_received(self, data: bytes) -> None:
         sink = self.sink
         if sink is None:
-            # Bytes that nobody asked for: whatever they are, they belong to no request.
+            # Unexpected bytes: whatever they are, they belong to no request.
             self.home.forget(self)
             self.transport.abort()
         else:
@@ -115,8 +115,8 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
                 self._more += data
             else:
                 if not self._pending:
-                    # The first bytes of a head. Sent is what the kernel has, and not what is on its
-                    # way there: it could leave in this very loop iteration, behind the answer.
+                    # The first bytes of a head. Only bytes that the kernel has count as sent:
+                    # others could still leave in this loop iteration, after the response.
                     upload = self.upload
                     self.is_early = (upload is not None and not upload.is_sent(self)) or (
                         self.transport.get_write_buffer_size() > 0
@@ -190,7 +190,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
 
     @staticmethod
     def _cut(tls: ssl.SSLObject) -> Exception | None:
-        """An end without a close_notify can be anybody's on the way (RFC 9112 section 9.8)."""
+        """An end without a close_notify may be an attacker's (RFC 9112 section 9.8)."""
         try:
             if not tls.read(1):
                 return None
@@ -279,10 +279,10 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         return now - self._seen[1]
 
     def has_news(self) -> bool:
-        """True if something of an idle connection is here that the loop has not told yet.
+        """True if an idle connection has input that the loop has not reported yet.
 
-        Of TCP that can only be its end, or bytes that nobody asked for; of TLS also a session
-        ticket. TLS may besides hold an end that the kernel has handed over already.
+        With TCP that can only be its end, or unexpected bytes; with TLS also a session ticket. TLS
+        may also hold an end that the kernel has already delivered.
         """
         if self._poll is None:
             self._poll = select.poll()
@@ -297,12 +297,12 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             return False
         except ssl.SSLError:
             pass
-        # An end, or a byte that nobody asked for, and that the loop will not find any more.
+        # An end, or an unexpected byte, that the loop will not find any more.
         self.transport.abort()
         return True
 
     def hold(self, until: Awaitable[object]) -> None:
-        """Keep the response head that is just being told, and tell it again when this is over."""
+        """Keep the response head that is being reported, and report it again when `until` ends."""
         self._is_held = True
         self.pause_reading(VERDICT)
         self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
@@ -362,7 +362,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.transport.close()
 
     def process(self, data: bytes) -> None:
-        """What `data_received` put down for the end of the turn."""
+        """Process the bytes that `data_received` queued."""
         self._is_noted = False
         if self._more:
             data += self._more
