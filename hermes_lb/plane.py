@@ -42,7 +42,7 @@ _CLOSING_TAKES = 5.0
 def request_log(
     configured: config.Log, access_log: Callable[..., AccessLog] | None = None
 ) -> RequestLog:
-    """As `[log]` has it, not started. `access_log` makes one of a kind of its own."""
+    """The log of `[log]`, not started. `access_log` may make another kind."""
     make = access_log or AccessLog
     log = make(configured.access, facility=configured.facility, tag=configured.tag)
     return RequestLog(Recorder(configured), log)
@@ -175,12 +175,12 @@ class DataPlane:
             backend.load_reported(server, load, now)
 
     def look(self) -> None:
-        """Make what is known of this process current."""
+        """Update the figures of this process."""
         self.look_inside()
         self.process.look()
 
     def look_inside(self) -> None:
-        """The same, but for what the kernel knows, which others can ask for themselves."""
+        """The same, without the kernel's figures, which other processes can read themselves."""
         context, process = self._context, self.process
         if context is not None:  # else it is ending, and what was known is the last
             process.is_draining = context.is_draining
@@ -339,14 +339,14 @@ class DataPlane:
         yield from self._leaving
 
     def _swept(self) -> list[Backend]:
-        """All backends, for the sweep; those that are gone and quiet are forgotten on the way."""
+        """All backends, for the sweep; removed ones without requests are forgotten here."""
         for backend in [one for one in self._leaving if one.is_quiet]:
             self._leaving.remove(backend)
             self._tasks.spawn(backend.session_table.close(), name="close pins")
         return list(self._all_backends())
 
     def _close_gracefully(self, clients: Iterable[Connection]) -> None:
-        """Of frontends that have stopped: who is connected may finish, and begin one more."""
+        """For stopped frontends: connected clients may finish, and begin one more request."""
         self.context.batch.flush()
         now = self.context.clock()
         for client in list(clients):
@@ -386,7 +386,7 @@ class DataPlane:
 
 
 async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: Sockets) -> None:
-    """Have it listen at these and no others, first at those that are new."""
+    """Make it listen at these and no others, first at the new ones."""
     before = list(frontend.listeners)
     for bind in configured.bind:
         if all(listener.bind != bind for listener in before):

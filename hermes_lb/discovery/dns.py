@@ -56,7 +56,7 @@ _IP = IPv4Address | IPv6Address
 
 
 class Known:
-    """The addresses of one host name, by what the answers so far said. No I/O."""
+    """The addresses of one host name, by the answers so far. No I/O."""
 
     def __init__(self) -> None:
         self.addresses: tuple[str, ...] = ()  # lowest first
@@ -109,7 +109,7 @@ def expand(
 
 
 async def system_lookup(host: str) -> list[str]:
-    """What the system knows of a name; raises OSError."""
+    """The system's addresses of a name; raises OSError."""
     found = await HostName(host).look_up()
     return [str(entry[4][0]).partition("%")[0] for entry in found]
 
@@ -173,11 +173,11 @@ class Resolver:
 
     @property
     def state(self) -> list[list[Any]]:
-        """As JSON has it: what is known, for `restore` by the program's next image."""
+        """The known addresses, fit for JSON, for `restore` after an upgrade."""
         return [[*key, n.host, list(n.known.addresses)] for key, n in self._names.items()]
 
     def restore(self, state: Iterable[list[Any]]) -> None:
-        """Before `start`: the addresses of names that are here too hold until an answer comes."""
+        """Before `start`: use these addresses, for configured names, until an answer arrives."""
         for backend, server, host, addresses in state:
             name = self._names.get((backend, server))
             if name is not None and name.host == host:
@@ -199,7 +199,7 @@ class Resolver:
         self._is_starting = False
 
     async def reconfigure(self, configured: Mapping[str, config.Backend]) -> None:
-        """After a reload: start again; names that were there before keep what is known."""
+        """After a reload: start again; names that were there before keep their addresses."""
         before, self._configured = self._names, configured
         self._names = _names_in(configured)
         for key, name in self._names.items():
@@ -210,7 +210,7 @@ class Resolver:
         await self.start()
 
     async def stop(self) -> None:
-        """Ask no more; what is known stays. Idempotent."""
+        """Stop the look-ups; the addresses are kept. Idempotent."""
         await self._tasks.cancel_all()
 
     def _servers(self, backend: str) -> list[config.Server]:

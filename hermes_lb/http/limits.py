@@ -1,6 +1,6 @@
 """Bounds of the parser that no user has a reason to change, each with its precedents.
 
-Those that one may want to change are in the configuration (`hermes_lb.config.process.Limits`).
+The others are in the configuration (`hermes_lb.config.process.Limits`).
 """
 
 # Bytes of one chunk's extension. Extensions are unused; Go bounds them since CVE-2023-39326.

@@ -1,6 +1,6 @@
-"""A request head: bytes -> what it means, or a refusal. No I/O.
+"""A request head: bytes -> `RequestHead`, or a refusal. No I/O.
 
-llhttp checks the syntax; what it lets pass although it is ambiguous is refused here.
+llhttp checks the syntax; ambiguous heads that it accepts are refused here.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE
 class RequestParser(HeadParser[httptools.HttpRequestParser]):
     """Turns whole request heads into `RequestHead`s, one at a time.
 
-    A client repeats its fields from request to request (HTTP/2 has HPACK for that). Those of
-    requests without a body are remembered as they came, byte for byte, with what they mean, so
-    that of the next such request only the first line is left to be read.
+    A client repeats its fields from request to request (HTTP/2 has HPACK for that). The fields of
+    requests without a body are cached by their bytes, with their meaning, so that only the first
+    line of the next such request has to be parsed.
     """
 
     __slots__ = ("_kept", "_longest_target", "_most_fields", "_remembered")

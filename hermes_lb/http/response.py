@@ -1,4 +1,4 @@
-"""A response head: bytes -> what it means, or InvalidResponse. No I/O.
+"""A response head: bytes -> `ResponseHead`, or InvalidResponse. No I/O.
 
 Servers are trusted more than clients, but not with framing: a response that can be read in two
 ways would hand one client another's bytes.
@@ -42,7 +42,7 @@ UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
 
 
 class ResponseHead:
-    """A response as it will be understood and forwarded. It never changes.
+    """A parsed response head, with its forwarded form. Immutable.
 
     `names` and `values` are its fields; `forwarded` has those that pass as they are, each with its
     CRLF, and `forwarded_without` leaves out some more. `has_date`: a Date is among them.

@@ -1,7 +1,7 @@
 """Trace context: which `traceparent` is passed on, and the one that is made where there is none.
 
 Source: W3C Trace Context, sections 3.2 to 3.4. We open no span of our own, so a valid
-`traceparent` goes on as it came, with its `tracestate`.
+`traceparent` is forwarded unchanged, with its `tracestate`.
 """
 
 from __future__ import annotations

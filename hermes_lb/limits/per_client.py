@@ -1,4 +1,4 @@
-"""What one client address may take: connections at a time, requests a second."""
+"""Limits for one client address: concurrent connections, requests a second."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class ConnectionCounts:
 
 
 class RequestRates:
-    """A token bucket for each client, as GCRA: one number tells how full it is.
+    """A token bucket for each client, as GCRA: one number holds its fill level.
 
     The number is the time at which the bucket will be full again ("theoretical arrival time"; ITU-T
     I.371, annex A). A request moves it on by 1/rate; it may not be more than burst/rate ahead.
@@ -108,9 +108,9 @@ class RequestRates:
         self._most_ahead = burst / rate
 
     def reconfigure(self, rate: float, burst: int, now: float) -> None:
-        """Other limits from `now` on (monotonic seconds).
+        """Change the limits at `now` (monotonic seconds).
 
-        What a client has used stays used, as far as the new bucket has room for so much.
+        Tokens that a client has used stay used, up to the size of the new bucket.
         """
         each, most_ahead = self._each, self._most_ahead
         self._set(rate, burst)
@@ -165,7 +165,7 @@ def request_rates(
     before: RequestRates | None = None,
     now: float = 0.0,
 ) -> RequestRates | None:
-    """None if there is no limit. Those of `before` go on, by other limits from `now` on."""
+    """None if there is no limit. The buckets of `before` are kept, with the new limits."""
     if not limits.request_rate:
         return None
     if before is not None:

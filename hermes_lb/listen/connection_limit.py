@@ -1,6 +1,6 @@
-"""How many clients are let in: HAProxy's `maxconn`.
+"""The limit on client connections: HAProxy's `maxconn`.
 
-At the limit the listeners are not accepted from, and further clients wait in the kernel's backlog.
+At the limit the listeners stop accepting, and further clients wait in the kernel's backlog.
 """
 
 from __future__ import annotations

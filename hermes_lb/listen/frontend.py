@@ -110,7 +110,7 @@ class Frontend(Entrance):
             logger.info("frontend %s has new certificates: %s", self.name, new.in_words())
 
     def _look_at_certificates(self) -> None:
-        """What a renewal has put there is in use a minute later, without a reload."""
+        """Renewed files are in use a minute later, without a reload."""
         self._try_certificates()
         self._watch_certificates()
 
@@ -158,7 +158,7 @@ class Frontend(Entrance):
 
     @property
     def addresses(self) -> list[Address | UnixAddress]:
-        """Where it really listens, once it does."""
+        """The addresses that it listens at, once it does."""
         return [listener.address for listener in self.listeners]
 
     def trusts(self, address: str) -> bool:
@@ -225,13 +225,13 @@ class Frontend(Entrance):
         return listener
 
     async def remove(self, bind: config.Bind) -> None:
-        """Listen there no more; the connections that came that way go on."""
+        """Stop listening there; its connections are kept."""
         for listener in [one for one in self.listeners if one.bind == bind]:
             self.listeners.remove(listener)
             await listener.stop()
 
     def pause(self) -> None:
-        """Accept no more for now: clients wait in the backlog."""
+        """Stop accepting for now: clients wait in the backlog."""
         self._is_paused = True
         for listener in self.listeners:
             listener.pause()
@@ -243,7 +243,7 @@ class Frontend(Entrance):
             listener.resume()
 
     async def stop(self) -> None:
-        """Close the listening sockets for good; connections go on, those just accepted too."""
+        """Close the listening sockets for good; connections are kept, those just accepted too."""
         self.is_stopped = True
         for watch in (self._watch, self._day_watch):
             if watch is not None:

@@ -1,4 +1,4 @@
-"""Where clients are let in: the sockets of one bind, and the servers that accept from them."""
+"""Accepts clients: the sockets of one bind, and the loop's servers that accept from them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Listener:
         return str(self.address)
 
     def pause(self) -> None:
-        """Accept no more for now: clients wait in the backlog."""
+        """Stop accepting for now: clients wait in the backlog."""
         self._is_accepting = False
         servers, self._servers = self._servers, []
         for server in servers:
@@ -164,7 +164,7 @@ class Listener:
                     return
 
     def _connection(self) -> asyncio.Protocol:
-        """What a client's bytes go through, from its socket on."""
+        """The protocol of a client's socket: TLS, a PROXY header or HTTP."""
         frontend = self._frontend
         client = ClientConnection(
             Peer(frontend, self.scheme),
@@ -179,7 +179,7 @@ class Listener:
         return ProxyHeaderReader(client, layer) if self.bind.proxy_protocol else layer
 
     async def stop(self) -> None:
-        """Close the listening sockets for good; connections go on, those just accepted too."""
+        """Close the listening sockets for good; connections are kept, those just accepted too."""
         self.pause()
         sockets, self._sockets = self._sockets, []
         for sock in sockets:

@@ -93,7 +93,7 @@ def _listen_in_file_system(address: UnixAddress, mode: str | None) -> socket.soc
 
 
 def _remove_stale(path: str) -> None:
-    """Remove what a process that was killed left behind. Raises OSError if it is in use."""
+    """Remove the socket of a process that was killed. Raises OSError if it is in use."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise OSError(errno.EEXIST, "there is a file that is no socket")

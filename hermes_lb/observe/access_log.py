@@ -98,7 +98,7 @@ class AccessLog:
         self.enabled = target != "off"
         self.dropped = 0
         self._backlog = Backlog(max_lines, max_size)
-        # The list's own method: a call of it costs a third of one through a method of ours.
+        # The list's own method: a call costs a third of one through a method in Python.
         self.write: Callable[[str], None] = self._backlog.lines.append if self.enabled else _ignore
         self._tag = tag
         self._facility = facility
@@ -155,7 +155,7 @@ class AccessLog:
             logger.info("access log %s: opened anew", self.target)
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Write what is left. After `timeout` seconds the rest counts as dropped. Idempotent."""
+        """Write the remaining lines; after `timeout` seconds the rest is dropped. Idempotent."""
         writer, self._writer = self._writer, None
         if writer is None or self._flusher is None:
             return
@@ -173,7 +173,7 @@ class AccessLog:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._flush_every)
             await self._flush(writer)
-        await self._flush(writer)  # what came during the last one
+        await self._flush(writer)  # lines that arrived during the last batch
 
     async def _flush(self, writer: BackgroundWriter) -> None:
         self._trim()

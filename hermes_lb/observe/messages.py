@@ -108,6 +108,6 @@ class MessageHandler(logging.Handler):
 
 
 def flush_messages() -> None:
-    """Have what was said written, as far as it can be within `FLUSH_TAKES`."""
+    """Wait until earlier messages are written, for `FLUSH_TAKES` at most."""
     for handler in logging.getLogger().handlers:
         handler.flush()

@@ -1,8 +1,8 @@
-"""Where lines go, of the access log above all: a file, an open descriptor, or a syslog daemon.
+"""Targets of lines, of the access log above all: a file, an open descriptor, or a syslog daemon.
 
 A sink blocks, so it is called by a `background.BackgroundWriter` only, in a thread of its own. It
-does not raise: it says how many lines were lost, and why. `open_sink` alone raises, at the start;
-who must start whatever the target is has a `LateSink`.
+does not raise: it returns how many lines were lost, and why. `open_sink` alone raises, at the
+start; a process that must start whatever the target uses a `LateSink`.
 
 Several processes may write to one file or pipe: a file takes each write whole at its end
 (O_APPEND), and a pipe gets whole lines in pieces that it takes whole (POSIX `write`, PIPE_BUF).

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hermes_lb")
 
 # Bytes. More than this is a bulk transfer, which gains nothing, and whose back-pressure must be
-# felt before the next read: libuv reads up to 32 times 256 KiB from one connection in one turn.
+# felt before the next read: libuv reads up to 32 times 256 KiB from one connection at a time.
 _BULK = 16 * 1024
 
 
 class IoBatch:
-    """What one balancer still has to do in this turn.
+    """The queued events of one balancer in this loop iteration.
 
     All writes go through `send`, so each connection's bytes keep their order. Before anything else
     is done to a transport, call `write_all`; before anything else that the loop reports is acted
@@ -53,7 +53,7 @@ class IoBatch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._is_open = False  # `flush` has been scheduled
-        # What is to be known of other processes before a server is picked.
+        # Reads the state of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[Source, bytes]] = []
         self._responses: list[tuple[Source, bytes]] = []
@@ -91,7 +91,7 @@ class IoBatch:
             transport.write(data)
 
     def close(self, transport: asyncio.Transport) -> None:
-        """Close `transport` behind what was sent."""
+        """Close `transport` after the queued bytes."""
         if not self._is_open:
             self._open()
         self.writes.append((transport, None))
@@ -107,7 +107,7 @@ class IoBatch:
         return sum(len(data or b"") for held, data in self.writes if held is transport)
 
     def write_all(self) -> None:
-        """Write what was sent, now."""
+        """Write the queued bytes now."""
         writes = self.writes
         if writes:
             self.writes = []
@@ -149,7 +149,7 @@ class IoBatch:
                     logger.exception("while recording %r", exchange)
 
     def _give_up(self, what: object, transport: asyncio.Transport) -> None:
-        """A bug of ours must cost one connection, not all that share its turn."""
+        """A bug must cost one connection, not all that share the iteration."""
         logger.exception("while serving %r", what)
         transport.abort()
 

@@ -69,12 +69,12 @@ class Context:
         self.recent = Recent()
         self.tasks = tasks
         self.rng = Random()
-        # By backend: where the processes of one balancer keep what they learn; None: there is one.
+        # By backend: the store of sessions that all processes learn; None: one process.
         self.shared_store: Callable[[str], SharedStore] | None = None
-        # What several processes count together; None: there is one.
+        # Counters that the processes share; None: one process.
         self.shared_requests: SharedCounts | None = None
         self.request_rates: RequestRates | None = None
-        self.tickets = TicketSecret.new()  # until a supervisor says what all its processes have
+        self.tickets = TicketSecret.new()  # until the supervisor sends the shared one
         self.connection_counts = ConnectionCounts(configured.limits.connections_per_client)
         self._set_limits(configured)
         self.batch = IoBatch(loop)
@@ -85,7 +85,7 @@ class Context:
         self.gate: AcceptLimit = AcceptLimit()  # none, until there are listeners
         self.is_draining = False
         self.keeps_clients = True  # behind a response: neither draining nor full
-        self.key = secrets.token_bytes(16)  # until a supervisor says what all its processes have
+        self.key = secrets.token_bytes(16)  # until the supervisor sends the shared one
         self._request_id = secrets.token_hex(8).encode("ascii") + b"%016x"
         self._request_numbers = count(1)
         # Added to the clock, seconds since 1970; the sweep keeps it right when the time is set.
@@ -127,8 +127,8 @@ class Context:
             self.request_rates.share(requests)
 
     def pseudonym(self, frontend: str) -> bytes:
-        """What a frontend is called in Via: in all processes of this balancer the same, and after
-        an upgrade too, and on no other."""
+        """The name of a frontend in Via: the same in all processes of this balancer, after an
+        upgrade too, and different on every other balancer."""
         digest = blake2b(frontend.encode(), key=self.key, digest_size=8, person=b"via").hexdigest()
         return b"hermes-lb-" + digest.encode("ascii")
 
@@ -162,7 +162,7 @@ class Context:
             self._quiet.set()
 
     async def wait_until_quiet(self, timeout: float) -> bool:
-        """Wait until no connection is open any more -> True, or `timeout` seconds -> False."""
+        """Wait until all connections are closed -> True, or `timeout` seconds -> False."""
         deadline = self.clock() + timeout
         while self.clients or self.upstreams:
             self._quiet.clear()

@@ -60,9 +60,9 @@ class Sweep:
                     logger.exception("while sweeping %r", connections)
 
     def _sweep_clients(self, clients: list[Connection], now: float) -> None:
-        """Some now, the rest in the next turn: thousands may expire at once, and others wait.
+        """Some now, the rest in the next iteration: thousands may expire at once, and others wait.
 
-        One that has moved on in between has another deadline, or is gone and has none.
+        A client with progress in between has another deadline; one that has left has none.
         """
         self._context.batch.flush()
         for client in clients[:_AT_ONCE]:

@@ -97,7 +97,7 @@ class Backend:
                     self.learner.forget(server)
 
     def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
-        """Go on by other rules, in place: requests on their way never notice."""
+        """Change the rules in place, without disturbing requests in flight."""
         before, self._configured = self._configured, configured
         if (before.balance, before.strategy) != (configured.balance, configured.strategy):
             self.strategy.detach(self.pool)
@@ -111,7 +111,7 @@ class Backend:
         self.pool.look_at_queue()
 
     def retire(self) -> None:
-        """No more requests come; those on their way go on, and those that wait are served."""
+        """It gets no more requests; those in flight continue, and queued ones are served."""
         for connections in self.connections.values():
             connections.retire()
 
@@ -120,7 +120,7 @@ class Backend:
         return not (self.pool.in_flight or self.pool.waiting)
 
     def answered(self, server: Server, head: ResponseHead, took: float, now: float) -> None:
-        """A response's head has come; `took`: seconds since the request was dispatched."""
+        """A response's head has arrived; `took`: seconds since the request was dispatched."""
         if server.fails:
             self.pool.answered(server)
         if self.outliers is not None:
@@ -137,7 +137,7 @@ class Backend:
             self.pool.on_failed(server, now, because)
 
     def marked_down(self, server: Server, stands_still: bool) -> None:
-        """The checks of `server` have taken it down: what has to leave it does."""
+        """The checks have marked `server` down: move its requests away."""
         shuts_down = self._configured.on_marked_down == "shutdown_sessions"
         if shuts_down or stands_still:
             leaving = leave_server(self._context, self.pool, server, shuts_down=shuts_down)
@@ -181,8 +181,8 @@ class Backend:
     def learn(
         self, exchange: Exchange, server: Server, head: ResponseHead, now: float
     ) -> Awaitable[object] | None:
-        """A response tells whose session it is -> what is over when other balancers know it, who
-        may be asked as soon as the client has the response; None: they do."""
+        """Learn the session key of a response -> an awaitable that ends when other balancers know
+        it, as the client may ask them once it has the response; None: they do."""
         assert self.key_rules is not None
         return self.session_table.store(
             self.key_rules.learnt(exchange.session_key, head), server.name, now

@@ -52,8 +52,8 @@ class ClientHello(NamedTuple):
 
 
 def read_client_hello(data: bytes | bytearray) -> ClientHello | int:
-    """`data` is all that came so far -> what it says, or how many bytes there must be at least
-    before it is worth to look again: who sends byte by byte shall not cost a look for each.
+    """`data` is all input so far -> the parsed hello, or the least number of bytes before the next
+    call: a client that sends byte by byte must not cost a call for each.
 
     Raises NotTls or Malformed as soon as that is certain.
     """

@@ -34,7 +34,7 @@ _RECORD = 16 * 1024
 # Parts of `Records.split` that are decrypted at once: 128 records, a third of a millisecond. A
 # record of one byte has 23 or more, so 256 KiB may be 11,000 of them.
 _MOST_PARTS = 4
-# Bytes; a read up to this size is never left behind.
+# Bytes; a read up to this size is processed at once.
 _NEVER_BEHIND = _MOST_PARTS * MOST_BARREN * 5
 
 # Fatal alerts (RFC 8446 section 6; RFC 7301 section 3.2) as whole records.
@@ -89,7 +89,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def __init__(self, client: ClientConnection, certificates: Certificates) -> None:
         super().__init__()
         self._client = client
-        self._above: Any = client  # who gets the bytes: a tunnel's end, later
+        self._above: Any = client  # the receiver of the bytes: a tunnel's end, later
         self._certificates: Certificates | None = certificates
         self._raw: asyncio.Transport = cast("asyncio.Transport", None)
         self._hello: bytearray | None = bytearray()
@@ -127,7 +127,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._in.write(data)
             self._shake_hands(self._tls)
         else:
-            self._above.data_received(data)  # no TLS, and an answer to that is on its way
+            self._above.data_received(data)  # not TLS, and a response to that is being sent
 
     def eof_received(self) -> bool:
         """The socket has ended; without a close_notify before, an attacker may have cut it."""

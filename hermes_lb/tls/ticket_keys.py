@@ -43,7 +43,7 @@ class TicketSecret:
 
     @classmethod
     def restore(cls, state: str) -> Self:
-        """`state` of another process, or of this one's last image."""
+        """`state` of another process, or of the program before an upgrade."""
         day, _, secret = state.partition(":")
         return cls(int(day), bytes.fromhex(secret))
 
@@ -106,7 +106,7 @@ def _find_control() -> Callable[[ssl.SSLContext, int, int, bytes | None], int] |
     ssl_ctx_ctrl.restype = ctypes.c_long
 
     def control(context: ssl.SSLContext, command: int, length: int, data: bytes | None) -> int:
-        # PySSLContext of CPython's Modules/_ssl.c: behind the head of an object is its SSL_CTX.
+        # PySSLContext of CPython's Modules/_ssl.c: after the head of an object is its SSL_CTX.
         ssl_ctx = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
         result: int = ssl_ctx_ctrl(ssl_ctx, command, length, data)
         return result

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection, and the event loop does not tell."""
+"""State of a connection that the kernel has and the event loop does not report."""
 
 from __future__ import annotations
 

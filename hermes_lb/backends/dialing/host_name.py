@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class HostName:
-    """One name with a port, in one thread: who asks while it is looked up gets the same answer."""
+    """One name with a port, in one thread: calls during a look-up share its answer."""
 
     def __init__(self, host: str, port: int | None = None) -> None:
         self._host = host

@@ -1,4 +1,4 @@
-"""The PROXY protocol on the way out: who the client is, before the first byte of a connection.
+"""The PROXY protocol, sent: the client's address, before the first byte of a connection.
 
 HAProxy's `proxy-protocol.txt`: section 2.1 is version 1, a line of text; section 2.2 is version 2,
 binary. A receiver takes the client's address from it, and must expect one on every connection: one

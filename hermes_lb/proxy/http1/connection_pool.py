@@ -55,8 +55,8 @@ class ServerConnections(ConnectionPool):
     def take_idle(self, now: float, *, fresh_only: bool) -> UpstreamConnection | None:
         """The connection that was used last, if there is one that may be used.
 
-        Those with news are passed over: the loop is about to tell what it is. That may be an end,
-        or with TLS a session ticket, after which the connection is as good as before.
+        Those with unread input are skipped: the loop is about to report it. It may be an end, or
+        with TLS a session ticket, after which the connection is as good as before.
         """
         idle = self._idle
         position = len(idle)
@@ -112,7 +112,7 @@ class ServerConnections(ConnectionPool):
             raise ConnectFailed(f"{server.name} at {server.config.address}: {reason}") from None
         if connection.is_lost:
             raise ConnectFailed(f"{server.name} at {server.config.address}: closed at once")
-        # Only now: uvloop tells a protocol nothing of its end if the dial is cancelled.
+        # Only now: uvloop does not report its end to a protocol if the dial is cancelled.
         context.upstreams.add(connection)
         server.counters.dial.observe(context.clock() - began)
         return connection
@@ -128,7 +128,7 @@ class ServerConnections(ConnectionPool):
         self._idle_timeout = idle_timeout
 
     def retire(self) -> None:
-        """Its server is gone from the configuration: nothing is kept any more."""
+        """Its server was removed from the configuration: keep no connections."""
         self._keep = 0
         self.close_idle()
 

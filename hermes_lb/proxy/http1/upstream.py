@@ -75,7 +75,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self._context = context
         self.sink: ResponseSink | None = None
         self.body: Body | None = None  # of the response, once its head has come
-        self.keep_alive = True  # what the response head said
+        self.keep_alive = True  # from the response head
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
@@ -85,7 +85,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self._is_tunnel = False
         self._is_noted = False  # bytes of a head wait for the end of the loop iteration
         self._more = b""  # later bytes of the same iteration
-        self._is_held = False  # a response head, which is in `_pending` with all behind it
+        self._is_held = False  # a response head, which is in `_pending` with all bytes after it
         self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
         self._poll: select.poll | None = None
         self._pending = b""  # of a response head that is not complete
@@ -145,7 +145,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self._ended(self._ended_by[0])
 
     def eof_received(self) -> bool:
-        """The server has ended its side: it will say no more, and gets no more.
+        """The server has ended its side: it sends nothing more, and gets nothing more.
 
         With TLS this is its close_notify. For an end without one uvloop calls `connection_lost`
         alone, but asyncio's own loop calls this.
@@ -179,7 +179,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         left: Iterator[bytes]
         if self._tls is not None:
             left = self._tls.decrypt(received(self._duplicate))
-        else:  # both loops close the descriptor behind this call
+        else:  # both loops close the descriptor after this call
             left = received(self.transport.get_extra_info("socket").fileno())
         for data in left:
             self.data_received(data)
@@ -229,9 +229,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     # What the exchange calls.
 
     def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
-        """Start to serve `sink`: its head, and what has come of its body.
+        """Start to serve `sink`: send its head, and the received part of its body.
 
-        `upload` sends the rest of that.
+        `upload` sends the rest of the body.
         """
         self.sink = sink
         self.body = None
@@ -326,8 +326,8 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def give_back(self, now: float, is_clean: bool) -> None:
         """The exchange is over. `is_clean`: both messages ended exactly where they should.
 
-        A server that answered early may take what it has not read for the next request. nginx asks
-        for the same (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
+        A server that answered early may take unread bytes for the next request. nginx has the same
+        condition (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
         """
         self.sink = None
         self.body = None
@@ -351,7 +351,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.transport.abort()
 
     def _upload_over(self) -> None:
-        """No part of a request's body is sent any more."""
+        """Stop sending the request's body."""
         self.upload = None
         if self._duplicate >= 0:
             os.close(self._duplicate)
@@ -372,7 +372,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self.home.forget(self)
             self.transport.abort()
             return
-        if self.body is not None:  # what came before was its response head
+        if self.body is not None:  # the bytes before were its response head
             sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
             return
