@@ -204,7 +204,7 @@ class DataPlane:
         before_serving: Callable[[], None] = lambda: None,
         tls_files: Mapping[str, TlsFiles] | None = None,
     ) -> None:
-        """Apply `new` without disturbing requests in flight, unless their server or route changes.
+        """Apply `new` without disturbing requests in flight that it does not concern.
 
         Everything that may fail is done first, listeners above all: OSError or ValueError is raised
         then, and nothing has changed. `new` has no change that needs a restart. If descriptors to
