@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     # Ready-made listening sockets: a group for each bind, by the frontend's name and the address.
     Sockets = Mapping[tuple[str, str], Sequence[socket.socket]]
 
-# Seconds for transports that were closed to say so; they do in the next turns of the loop.
+# Seconds for closed transports to report that; they do so in the next loop iterations.
 _CLOSING_TAKES = 5.0
 
 
 def request_log(
     configured: config.Log, access_log: Callable[..., AccessLog] | None = None
 ) -> RequestLog:
-    """As `[log]` has it, not started. `access_log` makes one of a kind of its own."""
+    """The log of `[log]`, not started. `access_log` may make another kind."""
     make = access_log or AccessLog
     log = make(configured.access, facility=configured.facility, tag=configured.tag)
     return RequestLog(Recorder(configured), log)
@@ -141,10 +141,10 @@ class DataPlane:
             await frontend.start(_groups(configured, sockets))
 
     async def drain(self, timeout: float) -> bool:
-        """Stop accepting and let what runs finish, for `timeout` seconds at most.
+        """Stop accepting and let requests in flight finish, for `timeout` seconds at most.
 
-        Who has just come is served, and who is idle may ask once more within a second: its request
-        may be on its way. Returns whether all of it has finished. It still has to be stopped.
+        A new client is served, and an idle one may send one more request within a second: it may be
+        on its way. Returns whether all requests have finished. `stop` is still to be called.
         """
         context = self._context
         if context is None:
@@ -165,7 +165,7 @@ class DataPlane:
         await running.aclose()
 
     def reopen_log(self) -> None:
-        """Log files anew, by their names: somebody has moved them away."""
+        """Reopen log files by their names: they were moved away."""
         self._log.reopen()
 
     def load_reported(self, server: Server, load: float) -> None:
@@ -175,12 +175,12 @@ class DataPlane:
             backend.load_reported(server, load, now)
 
     def look(self) -> None:
-        """Make what is known of this process current."""
+        """Update the figures of this process."""
         self.look_inside()
         self.process.look()
 
     def look_inside(self) -> None:
-        """The same, but for what the kernel knows, which others can ask for themselves."""
+        """The same, without the kernel's figures, which other processes can read themselves."""
         context, process = self._context, self.process
         if context is not None:  # else it is ending, and what was known is the last
             process.is_draining = context.is_draining
@@ -204,13 +204,13 @@ class DataPlane:
         before_serving: Callable[[], None] = lambda: None,
         tls_files: Mapping[str, TlsFiles] | None = None,
     ) -> None:
-        """Go on by `new`: what is on its way never notices, unless it is about itself.
+        """Apply `new` without disturbing requests in flight that it does not concern.
 
-        All that can't be had is found out first, listeners above all: OSError or ValueError is
-        raised then, and all is as before. `new` differs in nothing that only a restart can change.
-        Where descriptors are lacking to accept with, clients wait in the backlog until there are.
-        `before_serving` is called when the pools are as they shall be, and nobody has used them.
-        `tls_files`: as in the beginning; None: what is on the disk has to be good.
+        Everything that may fail is done first, listeners above all: OSError or ValueError is raised
+        then, and nothing has changed. `new` has no change that needs a restart. If descriptors to
+        accept with are lacking, clients wait in the backlog until there are some.
+        `before_serving` is called when the pools are in their new state and still unused.
+        `tls_files`: as in the beginning; None: the files on disk have to be valid.
         """
         dialers = {
             name: Dialer.of(name, backend, self.backends[name].dialer)
@@ -302,7 +302,7 @@ class DataPlane:
         present = {frontend.name: frontend for frontend in self.frontends}
         wanted = [present.get(one.name) or self._frontend(one) for one in new.frontends]
         leaving = [frontend for frontend in self.frontends if frontend not in wanted]
-        self.frontends = wanted + leaving  # who ends all of it amid this stops every one
+        self.frontends = wanted + leaving  # a `stop` meanwhile stops each of them
         for frontend, configured in zip(wanted, new.frontends, strict=True):
             if frontend.name in self.counters:
                 tls_files = self._tls_files.get(frontend.name)
@@ -339,14 +339,14 @@ class DataPlane:
         yield from self._leaving
 
     def _swept(self) -> list[Backend]:
-        """All backends, for the sweep; those that are gone and quiet are forgotten on the way."""
+        """All backends, for the sweep; removed ones without requests are forgotten here."""
         for backend in [one for one in self._leaving if one.is_quiet]:
             self._leaving.remove(backend)
             self._tasks.spawn(backend.session_table.close(), name="close pins")
         return list(self._all_backends())
 
     def _close_gracefully(self, clients: Iterable[Connection]) -> None:
-        """Of frontends that have stopped: who is connected may finish, and begin one more."""
+        """For stopped frontends: connected clients may finish, and begin one more request."""
         self.context.batch.flush()
         now = self.context.clock()
         for client in list(clients):
@@ -369,7 +369,7 @@ class DataPlane:
         context = self.context
         context.start_draining()
         context.batch.flush()
-        # Those in the queue first: what the others give back is for nobody any more.
+        # Queued exchanges first: leases that the others release must not go to them.
         for client in sorted(
             context.clients, key=lambda one: not any(each.is_queued for each in one.exchanges())
         ):
@@ -388,7 +388,7 @@ class DataPlane:
 
 
 async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: Sockets) -> None:
-    """Have it listen at these and no others, first at those that are new."""
+    """Make it listen at these and no others, first at the new ones."""
     before = list(frontend.listeners)
     for bind in configured.bind:
         if all(listener.bind != bind for listener in before):

@@ -119,7 +119,7 @@ def test_strangers_fill_it(start: Callable[[], Callable[[int], object]], number:
     assert most < _MOST
 
 
-# Those that no stranger can fill: their keys are seconds, configured, or there are none.
+# Caches that no client can fill: their keys are seconds, configured, or there are none.
 _OURS = {
     "allowed.json_schema", "combined.date", "httplog._moment", "httplog.date", "json_log._second",
     "maglev.table", "metric_table.version", "openapi.document", "usage._booted_at",

@@ -1,6 +1,6 @@
 """No test is lost: `default` and `rest` are all of them, and pytest counts the others.
 
-Each suite runs these tests in a pytest of its own, with so many processes (0: its own).
+Each suite runs these tests in a pytest of its own, with this number of processes (0: its own).
 """
 
 from __future__ import annotations

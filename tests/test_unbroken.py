@@ -156,7 +156,7 @@ async def test_streams_outlive_their_workers(fleet: Fleet, api: str) -> None:
 
 
 async def _some_words(turns: list[Turn], number: int) -> None:
-    """Until so many more have come, of which nobody has heard the end."""
+    """Until `number` more have arrived, of turns that have not ended."""
     await until(lambda: all(turn.events for turn in turns))
     before = max(len(turn.events) for turn in turns)
     assert before + number < WORDS

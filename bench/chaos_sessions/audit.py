@@ -1,7 +1,7 @@
-"""Every write that Redis did, in its own order (MONITOR), judged by the rules of a session.
+"""Every write of Redis, in its own order (MONITOR), checked by the rules of a session.
 
-It knows the scripts by name and their first arguments, and believes nothing that they answer: what
-counts is what they wrote. A script's own commands follow its EVALSHA, before anybody else's.
+It knows the scripts by name and their first arguments, and ignores their answers: only their writes
+count. A script's own commands follow its EVALSHA, before those of any other client.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Known:
     fence: int = 0
     lease: str | None = None
     lease_until: float = 0.0
-    #: The last sign of life of the lease's holder.
+    #: The last heartbeat of the lease's holder.
     heard_at: float = 0.0
     #: By their names, the fences that they began with; not those that only went on with one.
     turns: list[int] = field(default_factory=list)
@@ -150,7 +150,7 @@ class Audit:
         """Sight was lost, or another is master now: go on from `seen`, and count what is gone."""
         known = self.sessions.setdefault(session_id, Known(seen.owner))
         kept = {event[0] for event in seen.events}
-        # What is older than the oldest was trimmed; without any, they have expired.
+        # Events before the oldest one were trimmed; if there are none, they have expired.
         oldest = event_order(seen.events[0][0]) if seen.events else (math.inf, 0)
         gone = {
             each[0]
@@ -304,7 +304,7 @@ class Audit:
         known.turns += [fence] * any("turn_event" in words for words in script.of("hset", "meta"))
 
     def _judge_given_up(self, script: Script, known: Known, say: str) -> None:
-        """A turn that kills its workers ends under a fence of its own, which nobody holds."""
+        """A turn that kills its workers ends under a fence of its own, which has no holder."""
         [fence] = [
             int(words[words.index("fence") + 1])
             for words in script.of("hset", "meta")
@@ -318,7 +318,7 @@ class Audit:
         self._tally.figures["turns given up"] += 1
 
     def _judge_handover(self, script: Script, known: Known, say: str) -> None:
-        """The lease is kept for whoever takes the turn over, and nobody can write under it."""
+        """The lease is kept for the next holder of the turn; no worker can write under it."""
         [(value, _px, ms)] = script.of("set", "lease")
         self._check("1", value == _handed(script.args[0]), f"handed over as {value}: {say}", script)
         known.lease, known.lease_until = value, script.at + int(ms) / 1000

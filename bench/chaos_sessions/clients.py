@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.chaos_sessions.tally import Tally
 
 SESSIONS = "/api/agent/sessions"
-# Seconds. A worker that is stopped answers nobody; whoever waits goes to another one.
+# Seconds. A stopped worker does not answer; its clients go to another one.
 _SILENCE = 2.0
 _MOST_PAUSE = 0.3
 
@@ -58,7 +58,7 @@ class Session:
     #: A deletion was sent (time.monotonic()); and whether it was acknowledged.
     deletion_at: float | None = None
     is_deleted: bool = False
-    #: Somebody was told that there is no such session, though nobody had deleted it.
+    #: A client got "no such session", though none had deleted it.
     missing_at: float | None = None
 
     @property
@@ -88,7 +88,7 @@ class Crowd:
         return self.at("/".join([SESSIONS, *parts]))
 
     def at(self, path: str) -> str:
-        """At a worker of chance: mostly one that is up, sometimes one that nobody expects to be."""
+        """At a random worker: mostly one that is up, sometimes one that is expected to be down."""
         up = [worker for worker in self.workers if worker.is_up]
         chosen = self.workers if not up or self.rng.random() < 0.1 else up
         return self.rng.choice(chosen).url + path
@@ -135,7 +135,7 @@ class Client:
         self._tally = crowd.tally
 
     async def talk(self, messages: int) -> None:
-        """Say so many things, or fewer if the run is over or the session is gone."""
+        """Send this number of messages, or fewer if the run is over or the session is gone."""
         for _ in range(messages):
             if self._crowd.is_over or self._session.is_gone:
                 return
@@ -146,10 +146,10 @@ class Client:
         """One message, sent until it is settled; without a key only once."""
         uid = self._crowd.uid()
         [kind] = self._rng.choices(_KINDS, _WEIGHTS)
-        # Seconds of speech, if it is for whoever takes the turn over.
+        # Seconds of speech, if another worker shall take the turn over.
         most = 120 if self._session.is_quiet else 40
         content = (text or kind).format(uid=uid, words=self._rng.randint(5, most))
-        # Who does not name a message can't come back for its turn.
+        # Without an idempotency key a client can't come back for its turn.
         has_key = text is not None or self._session.is_quiet or self._rng.random() < 0.85
         asked = Asked(uid, self._session.id, content, f"key-{uid}" if has_key else None)
         self._session.asked.append(asked)
@@ -221,7 +221,7 @@ class Client:
         *,
         may_leave: bool = False,
     ) -> tuple[str, Transcript] | None:
-        """Read to the end, or until we leave: the last id and what was told by then.
+        """Read to the end, or until we leave: the last id and the transcript by then.
 
         None if the turn did not go on: its stream ended with an error, or broke off.
         """
@@ -260,7 +260,7 @@ class Client:
             if response.status != 200:
                 return
             async for event in read_events(response):
-                # Another fence: our turn was cut short, and this is somebody's next.
+                # Another fence: our turn was cut short, and this is the next one, of any client.
                 if not event.id or event.id.partition("-")[0] != fence or event.name == "reset":
                     return
                 events.append(event)
@@ -326,7 +326,7 @@ async def follow(crowd: Crowd, session: Session) -> None:
 
 
 async def intrude(crowd: Crowd, session: Session) -> None:
-    """Try every call as somebody else, once."""
+    """Try every call as another user, once."""
     headers = bearer(crowd.rng.choice(["token-x", f"{session.token}x", "token-stranger"]))
     key = crowd.rng.choice(session.asked).key if session.asked else None
     with_key = {**headers, **({"Idempotency-Key": key} if key else {})}

@@ -68,9 +68,9 @@ class Faults:
         await cancel_and_wait(*self._down, *([self._failing] if self._failing else []))
 
     async def _ambush(self) -> None:
-        """Strike two workers while a `once` call runs; with some luck it is one's of them.
+        """Strike two workers while a `once` call runs, perhaps on one of them.
 
-        Its end is held up meanwhile, if the backend can: it has happened, and nobody knows.
+        Its end is delayed meanwhile, if the backend can: it has happened, but is not recorded.
         """
         self._once_begun.clear()
         with contextlib.suppress(TimeoutError):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LISTENING = "listening on "
-# Seconds for which a worker that was told to drain still serves what comes.
+# Seconds for which a draining worker still serves new requests.
 _TOLD_FIRST_S = 0.3
 _RECORD = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:|agent_worker |no --token|off: )", re.M)
 # aiohttp logs a handler that wrote to a closed connection; the last line says why it ended.
@@ -84,7 +84,7 @@ class Worker:
         await until(has_ended, f"{self.name} drains", patience=patience)
 
     def stop(self) -> None:
-        """SIGSTOP: its connections stay open, and nobody answers."""
+        """SIGSTOP: its connections stay open, without answers."""
         self.is_up = False
         self._process.send(signal.SIGSTOP)
 

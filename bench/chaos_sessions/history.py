@@ -39,7 +39,7 @@ class Asked:
     #: It was said to be in the history, or to wait: first and last when (time.monotonic()).
     accepted_at: float | None = None
     last_said_at: float = 0.0
-    #: Contents of the answers that were told, by JSON or by `done`.
+    #: Contents of the answers that the client received, by JSON or by `done`.
     answers: list[str] = field(default_factory=list)
     #: It will not be sent again; its client knows how it ended, or did not want to know.
     is_settled: bool = False
@@ -112,7 +112,7 @@ def check_messages(
     asked: Sequence[Asked],
     failovers: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Each accepted message once; each answer that was told is the one in the history.
+    """Each accepted message once; each answer that a client received is the one in the history.
 
     `failovers`: from when to when (time.monotonic()) acknowledged writes may be lost.
     """
@@ -204,10 +204,10 @@ def check_results(
     messages: Sequence[Message],
     log: Sequence[tuple[str, str, str]],
 ) -> None:
-    """What a stream said that a tool gave is what the model was told, however often it was said.
+    """A tool result in a stream is the one that the model received, however often it was sent.
 
-    `log`: id, name and data of each event. Of a turn that was not finished a result may have been
-    told and not kept; it has no `done`.
+    `log`: id, name and data of each event. A result of an unfinished turn may have been sent and
+    not kept; such a turn has no `done`.
     """
     kept = {m["tool_call_id"]: m["content"] for m in messages if m["role"] == "tool"}
     told: list[dict[str, Any]] = []

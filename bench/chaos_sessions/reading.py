@@ -127,8 +127,9 @@ def check_piece(
 ) -> None:
     """Each segment is a piece of the log without a gap or a repetition.
 
-    What came while a failover could take it back (`failovers`) may be missing in the log. Whoever
-    had such an event goes on behind it, and so lacks what the new master gave a smaller id.
+    Events that arrived while a failover could lose them (`failovers`) may be missing in the log. A
+    client that had such an event continues after it, and so lacks events to which the new master
+    gave a smaller id.
     """
     kept = {each[0] for each in log}
     for segment in filter(None, followed.segments):

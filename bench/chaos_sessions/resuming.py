@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ACCEPT = {"Accept": "text/event-stream", "X-Hermes-Handover": "accept"}
 # Errors without an id that say nothing of the turn: its worker, or the way to Redis, is lost.
 _NOT_ITS_END = {"lease_lost", "store_unavailable"}
-# Share of the connections that we leave amid the turn, and after how many events.
+# Share of the connections that we leave during the turn, and after how many events.
 _LEFT, _LEFT_AFTER = 0.2, (1, 30)
 
 

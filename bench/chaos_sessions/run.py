@@ -218,7 +218,7 @@ class Run:
             await self.crowd.delete(session)
 
     async def _look_on(self) -> None:
-        """Strangers, and expiries as they are at some moment."""
+        """Calls of other users, and expiries at some moment."""
         # A cancellation is not enough: it has been lost once, in a timeout of a client library.
         while not self.crowd.is_over:
             await self.crowd.pause()

@@ -1,4 +1,4 @@
-"""What was tested, how often, and what did not hold."""
+"""Counts of the checks, and the violations found."""
 
 from __future__ import annotations
 

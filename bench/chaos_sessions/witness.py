@@ -53,7 +53,7 @@ class Witness:
         await until(is_seen, "the audit catches up")
 
     async def _watch(self) -> None:
-        """Follow the master, whoever it is."""
+        """Follow the present master."""
         is_first = True
         while True:
             port = self._backend.port

@@ -1,4 +1,4 @@
-"""What a session costs that nobody talks to: bytes in Redis, and in the worker."""
+"""The cost of an idle session: bytes in Redis, and in the worker."""
 
 from __future__ import annotations
 

@@ -91,10 +91,10 @@ class SessionTable:
         self._local.store(key, name, self._clock())
 
     def store(self, keys: Iterable[bytes], name: str, now: float) -> Awaitable[object] | None:
-        """This server has these sessions from now on.
+        """Assign these sessions to this server.
 
-        Returns what ends when the shared store has those that are new, or has failed; None: nothing
-        is to be waited for.
+        Returns an awaitable that ends when the shared store has the new ones, or has failed; None:
+        nothing to wait for.
         """
         awaited: list[Awaitable[object]] = []
         for key in keys:

@@ -129,7 +129,7 @@ class FrontendCounters(Counters):
     refused: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def refuse(self, status: int, reason: str) -> None:
-        """Count one refusal. `reason` is one of a fixed number of texts, never a stranger's."""
+        """Count one refusal. `reason` is one of a fixed number of texts, never a client's."""
         if len(self.refused) >= MOST_REASONS and (status, reason) not in self.refused:
             reason = "other"
         self.refused[status, reason] = self.refused.get((status, reason), 0) + 1

@@ -401,9 +401,9 @@ class Server:
     # For other processes.
 
     def snapshot(self) -> Snapshot:
-        """What has been decided, as JSON has it: `restore` makes another process's server the same.
+        """The decisions about the server, fit for JSON; `restore` applies them in another process.
 
-        Leases, counters and passive failures are not in it.
+        Leases, counters and passive failures are not included.
         """
         return {name: getattr(self, name) for name in _DECIDED}
 

@@ -81,7 +81,7 @@ class SmoothWrr:
             heapify(heap)
 
     def remove(self, server: Server) -> None:
-        """Write its credit back. Its entry in the heap is stale from now on."""
+        """Write its credit back. Its entry in the heap becomes stale."""
         weight = server.weight
         server.current_weight = weight * self._count - self.entries.pop(server)[0]
         self._total -= weight

@@ -69,7 +69,7 @@ class Guard:
         self._waiting = 0
 
     async def check(self, request: web.Request) -> bool:
-        """False if the request is open to all and may be a stranger's.
+        """False if the request is open to all and may come from an untrusted client.
 
         Raises HTTPForbidden, HTTPUnauthorized, HTTPUnsupportedMediaType or HTTPTooManyRequests,
         with a message in `reason`.

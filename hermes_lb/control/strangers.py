@@ -29,7 +29,7 @@ class Strangers:
         self._welcome.add(connection)
 
     def sweep(self, connections: Iterable[RequestHandler]) -> None:
-        """Close those that were strangers at the last sweep already."""
+        """Close those that had made no permitted request at the last sweep either."""
         present = set(connections)
         self._welcome &= present
         strangers = present - self._welcome

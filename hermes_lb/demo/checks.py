@@ -39,7 +39,7 @@ def same_worker(cookie: str, before: str | None, now: str | None) -> Check:
 
 
 def went_on(turn: Turn, told: int, words: int) -> Check:
-    """`told` tokens had arrived when the worker was killed; the same response has the rest."""
+    """Some tokens had arrived when the worker was killed; the same response has the rest."""
     expected = f"{words} words, {words - told} of them behind the kill"
     got = f"{len(turn.tokens)} words, {len(turn.tokens) - told} of them behind the kill"
     return Check(f"the sentence went on: {expected}", expected == got, expected, got)

@@ -1,4 +1,4 @@
-"""Where a backend's servers come from when the configuration does not list their addresses.
+"""Finds a backend's servers when the configuration does not list their addresses.
 
 dns  host names of servers, looked up periodically
 """

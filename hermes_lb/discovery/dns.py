@@ -1,18 +1,18 @@
-"""Host names of servers, looked up again and again: each address is a server of its own.
+"""Host names of servers, looked up periodically: each address is a server of its own.
 
-A server with `resolve` stands for all addresses of its host name. What they are is asked of the
-system (`getaddrinfo`: /etc/hosts, DNS, whatever the machine is set up for) at that interval. It
-does not tell how long an answer holds, so there is no TTL here; a resolver on the machine keeps
-answers by their TTL, and is asked in vain at no great cost.
+A server with `resolve` stands for all addresses of its host name. They are looked up at that
+interval by the system (`getaddrinfo`: /etc/hosts, DNS, whatever the machine is set up for). It does
+not report a TTL, so none is used; a resolver on the machine caches answers by their TTL, so that a
+look-up without news costs little.
 
-A server's name has its address in it: pod-10.0.1.12. However the answers are permuted, a server
+A server's name contains its address: pod-10.0.1.12. Whatever the order of the answers, a server
 keeps its name, and with it its counters, its affinity cookies and its place on hash rings.
-HAProxy's `server-template` deals out numbers instead: those names are fewer, but one of them may
+HAProxy's `server-template` assigns numbers instead: those names are fewer, but one of them may
 mean another machine tomorrow.
 
-When the lookup fails, the last answer holds: health checks know better than a broken resolver who
-is alive. An address goes when several answers in a row do not have it, since some DNS servers give
-a part of what they have each time (HAProxy, `hold obsolete`).
+When the look-up fails, the last answer stays in use: health checks know better than a broken
+resolver which servers are alive. An address is removed when several answers in a row lack it, since
+some DNS servers return a part of their addresses each time (HAProxy, `hold obsolete`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ GONE_AFTER = 3
 MOST_ADDRESSES = 256
 """Of one name; the lowest count. A wrong answer must not make thousands of servers."""
 
-# Seconds that a start waits for the first answers; whoever has none by then is as configured.
+# Seconds that a start waits for the first answers; a server without one is used as configured.
 _PATIENCE = 5.0
 # Of each interval, either way, as for health checks.
 _JITTER = 0.1
@@ -56,16 +56,16 @@ _IP = IPv4Address | IPv6Address
 
 
 class Known:
-    """The addresses of one host name, by what the answers so far said. No I/O."""
+    """The addresses of one host name, by the answers so far. No I/O."""
 
     def __init__(self) -> None:
         self.addresses: tuple[str, ...] = ()  # lowest first
         self._missed: dict[str, int] = {}  # in how many answers in a row
 
     def answered(self, answer: Iterable[str]) -> bool:
-        """Take an answer, in any order -> whether the addresses are others now.
+        """Apply an answer, in any order -> whether the addresses have changed.
 
-        An answer without addresses is none: tell it by an error.
+        Report an empty answer as an error instead.
         """
         present = set(answer)
         self._missed = {
@@ -109,7 +109,7 @@ def expand(
 
 
 async def system_lookup(host: str) -> list[str]:
-    """What the system knows of a name; raises OSError."""
+    """The system's addresses of a name; raises OSError."""
     found = await HostName(host).look_up()
     return [str(entry[4][0]).partition("%")[0] for entry in found]
 
@@ -156,7 +156,7 @@ class Resolver:
         self._failed = failed
         self._tasks = Tasks()
         self._names = _names_in(configured)
-        self._is_starting = False  # what changes is in `backends`, and told to nobody
+        self._is_starting = False  # changes go to `backends` only, without a call
 
     def __repr__(self) -> str:
         return f"<Resolver of {len(self._names)} names>"
@@ -173,20 +173,20 @@ class Resolver:
 
     @property
     def state(self) -> list[list[Any]]:
-        """As JSON has it: what is known, for `restore` by the program's next image."""
+        """The known addresses, fit for JSON, for `restore` after an upgrade."""
         return [[*key, n.host, list(n.known.addresses)] for key, n in self._names.items()]
 
     def restore(self, state: Iterable[list[Any]]) -> None:
-        """Before `start`: the addresses of names that are here too hold until an answer comes."""
+        """Before `start`: use these addresses, for configured names, until an answer arrives."""
         for backend, server, host, addresses in state:
             name = self._names.get((backend, server))
             if name is not None and name.host == host:
                 name.known.answered(addresses)
 
     async def start(self) -> None:
-        """Look every name up, and again from now on. `backends` are up to date when it returns.
+        """Look every name up, now and periodically. `backends` are up to date when it returns.
 
-        Whoever does not answer within 5 s, or is not known, is tried again; its server stands as
+        A name that is unknown, or not answered within 5 s, is retried; its server is used as
         configured until then.
         """
         self._is_starting = True
@@ -199,7 +199,7 @@ class Resolver:
         self._is_starting = False
 
     async def reconfigure(self, configured: Mapping[str, config.Backend]) -> None:
-        """After a reload: start again; names that were there before keep what is known."""
+        """After a reload: start again; names that were there before keep their addresses."""
         before, self._configured = self._names, configured
         self._names = _names_in(configured)
         for key, name in self._names.items():
@@ -210,7 +210,7 @@ class Resolver:
         await self.start()
 
     async def stop(self) -> None:
-        """Ask no more; what is known stays. Idempotent."""
+        """Stop the look-ups; the addresses are kept. Idempotent."""
         await self._tasks.cancel_all()
 
     def _servers(self, backend: str) -> list[config.Server]:

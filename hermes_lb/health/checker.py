@@ -113,7 +113,7 @@ class HealthChecker:
     passed check ends it.
 
     Busy is not dead: `moved(server, seconds)` says whether a response of the server has made
-    progress within so many seconds. If so, a check that timed out makes a server that is up
+    progress within this time. If so, a check that timed out makes a server that is up
     degraded, and counts as neither. `reported(server, load)` is called with the load that a server
     reports. `known` are servers that have been checked before, whose state is kept.
     """

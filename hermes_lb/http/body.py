@@ -1,11 +1,11 @@
 """Body framing: what one side sends -> what the other side gets. No I/O.
 
 Each kind has `feed(data)`, which returns the bytes to pass on in the outgoing framing, `is_done`,
-the `excess` that came behind the end, and `end()` for when the sender's connection ends. Chunks
+the `excess` that followed the end, and `end()` for when the sender's connection ends. Chunks
 pass as the bytes they arrived in: there is no object per chunk, and in the common case no copy.
 
-The work of one `feed` is bounded, whatever the bytes are: 256 KiB may hold 40,000 chunks. What it
-does not get to is counted in `behind`, and `feed(b"")`, in a later loop iteration, goes on with it.
+The work of one `feed` is bounded, whatever the bytes are: 256 KiB may hold 40,000 chunks. Bytes
+beyond it are counted in `behind`, and parsed by `feed(b"")` in a later loop iteration.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EXTENSION_BEGUN = (
 )  # fmt: skip
 _SIZE_LINE_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,15})" + _EXTENSION + rb"*+\r\n").match
 _TRAILER = re.compile(TOKEN + rb":[\t\x20-\x7e\x80-\xff]*").fullmatch
-# What may still become one of these lines when more of it comes.
+# Beginnings of such lines.
 _SIZE_LINE_BEGUN = re.compile(
     rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}" + _EXTENSION + rb"*(?:\r|" + _EXTENSION_BEGUN + rb")"
 ).fullmatch
@@ -55,7 +55,7 @@ _AT_TRAILERS = -2
 
 
 class Body(Protocol):
-    """A message body on its way."""
+    """A message body that is being relayed."""
 
     is_done: bool
     excess: bytes
@@ -121,7 +121,7 @@ class UntilCloseBody:
 
 
 class ChunkedBody:
-    """A chunked body, checked on its way. Extensions and trailers are dropped.
+    """A chunked body, checked as it passes. Extensions and trailers are dropped.
 
     With `keep_chunks` the framing stays (HTTP/1.1), without it only the data does (HTTP/1.0).
     A part of a size line or of a chunk's end waits here until the rest of it has come.

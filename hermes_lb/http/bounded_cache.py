@@ -1,4 +1,4 @@
-"""Caches of what was computed for bytes that come again."""
+"""Caches of results, by the bytes that they were computed from."""
 
 from __future__ import annotations
 

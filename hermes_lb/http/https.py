@@ -1,4 +1,4 @@
-"""From HTTP to HTTPS: a redirect for those who came without TLS, and HSTS for those who have it."""
+"""From HTTP to HTTPS: a redirect for clients without TLS, and HSTS for clients with it."""
 
 from __future__ import annotations
 

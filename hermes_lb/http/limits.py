@@ -1,9 +1,9 @@
 """Bounds of the parser that no user has a reason to change, each with its precedents.
 
-Those that one may want to change are in the configuration (`hermes_lb.config.process.Limits`).
+The others are in the configuration (`hermes_lb.config.process.Limits`).
 """
 
-# Of one chunk's extension, in bytes. Nobody uses them; Go bounds them after CVE-2023-39326.
+# Bytes of one chunk's extension. Extensions are unused; Go bounds them since CVE-2023-39326.
 CHUNK_EXTENSION_SIZE = 4 * 1024
 
 # Of all trailers of a message, in bytes; they are dropped anyway.

@@ -1,6 +1,6 @@
-"""A request head: bytes -> what it means, or a refusal. No I/O.
+"""A request head: bytes -> `RequestHead`, or a refusal. No I/O.
 
-llhttp checks the syntax; what it lets pass although it is ambiguous is refused here.
+llhttp checks the syntax; ambiguous heads that it accepts are refused here.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class RequestHead:
 
     @property
     def expects_continue(self) -> bool:
-        """True if the client holds its body back until it is told to go on."""
+        """True if the client holds its body back until it receives a 100."""
         return self.rare is not None and self.rare.expects_continue
 
 
@@ -139,9 +139,9 @@ _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE
 class RequestParser(HeadParser[httptools.HttpRequestParser]):
     """Turns whole request heads into `RequestHead`s, one at a time.
 
-    A client repeats its fields from request to request (HTTP/2 has HPACK for that). Those of
-    requests without a body are remembered as they came, byte for byte, with what they mean, so
-    that of the next such request only the first line is left to be read.
+    A client repeats its fields from request to request (HTTP/2 has HPACK for that). The fields of
+    requests without a body are cached by their bytes, with their meaning, so that only the first
+    line of the next such request has to be parsed.
     """
 
     __slots__ = ("_kept", "_longest_target", "_most_fields", "_remembered")
@@ -187,7 +187,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         if len(names) > self._most_fields:
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
         if data.startswith(b" HTTP/1.1\r\n", len(method) + 1 + len(target)):
-            # What was parsed fills the line: single spaces, and nothing before or between.
+            # The parsed parts fill the line: single spaces, and nothing before or between.
             head = RequestHead(method, target, 1)
         else:
             head = RequestHead(method, target, _minor_version(data, method, target))
@@ -199,8 +199,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     def too_large(self, data: bytes | bytearray) -> RequestRefused:
         """Why `data`, a head or the beginning of one, is larger than heads may be.
 
-        A target that is too long is told as such, whatever comes behind it, and whether its end
-        has come or not (RFC 9112 section 3).
+        A target that is too long is reported as such, whatever follows it, and whether its end
+        has arrived or not (RFC 9112 section 3).
         """
         line, is_whole = request_line(data)
         _, space, rest = line.partition(b" ")
@@ -382,8 +382,8 @@ def _apply_connection(
     elif connection.keep_alive:
         head.keep_alive = True
     if connection.upgrade and head.minor_version == 1:
-        # Only what runs in a tunnel: h2c would turn this hop into one that we can't read.
-        # What is no proper handshake goes on as a plain request, for the server to refuse.
+        # Only protocols that run in a tunnel: h2c would make this hop unreadable for us.
+        # An invalid handshake is passed on as a plain request, for the server to refuse.
         protocol = upgrade.lower()
         if (
             protocol == b"websocket"

@@ -1,4 +1,4 @@
-"""A response head: bytes -> what it means, or InvalidResponse. No I/O.
+"""A response head: bytes -> `ResponseHead`, or InvalidResponse. No I/O.
 
 Servers are trusted more than clients, but not with framing: a response that can be read in two
 ways would hand one client another's bytes.
@@ -42,7 +42,7 @@ UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
 
 
 class ResponseHead:
-    """A response as it will be understood and forwarded. It never changes.
+    """A parsed response head, with its forwarded form. Immutable.
 
     `names` and `values` are its fields; `forwarded` has those that pass as they are, each with its
     CRLF, and `forwarded_without` leaves out some more. `has_date`: a Date is among them.
@@ -122,8 +122,8 @@ class ResponseHead:
 class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     """Turns whole response heads into `ResponseHead`s, one at a time.
 
-    Servers send the same head to many: of one second, those of all event streams, of all answers
-    of one length. What came before, byte for byte, means the same again.
+    Servers send the same head to many clients: within a second, those of all event streams, of all
+    answers of one length. So heads are cached by their bytes.
     """
 
     __slots__ = ("_kept", "_most_fields", "_remembered")

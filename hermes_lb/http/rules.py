@@ -1,4 +1,4 @@
-"""What a request may say, rule by rule. Where two readings are possible, it is refused. No I/O."""
+"""The rules for a request's head. A head that can be read in two ways is refused. No I/O."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A response of server-sent events that may come from several servers, one after the other. No I/O.
+"""A response of server-sent events that may come from several servers, one after another. No I/O.
 
 Only whole events are passed on, so the stream can change its server between any two of them, and
-comments can be put there. The format is HTML Living Standard section 9.2.
+comments can be inserted there. The format is HTML Living Standard section 9.2.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class EventsBody:
     """Chunks of whole events, for a client that knows chunks; a `Body`.
 
     `resumes`: the stream ends with the event `done`, or where its framing says so, and not with
-    the connection. `after`: the id behind which it starts, if the client has said one.
-    `is_handed_over`: the server has asked that another one goes on. `is_whole` is False once bytes
-    have been passed on that end in the middle of an event.
+    the connection. `after`: the id after which it starts, if the client has sent one.
+    `is_handed_over`: the server has asked that another one continues. `is_whole` is False once
+    bytes have been passed on that end in the middle of an event.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class EventsBody:
     def go_on(self, length: int) -> None:
         """The next bytes come from a server whose body has this length (`ResponseHead.length`).
 
-        What the one before has left of an event is dropped.
+        The incomplete event of the previous server is dropped.
         """
         self._received = make_body(length, to_http11=False)
         self._rest = b""
@@ -180,8 +180,8 @@ class EventsBody:
         return passed + LAST_CHUNK if self.is_done and not self.is_handed_over else passed
 
     def _cut(self, came: bytes | bytearray, first: int, start: int) -> int:
-        """How much of `came` leaves now; its first event begins at `first`, and no event ends
-        before `start`."""
+        """The length of the part of `came` that is passed on now; its first event begins at
+        `first`, and no event ends before `start`."""
         if not self._is_within_event:
             cut = max(first, _end_of_last_event(came, start))
             if len(came) - cut <= MOST_IN_EVENT:
@@ -234,7 +234,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def _end_of_last_event(data: bytes | bytearray, start: int) -> int:
-    """The position behind the last whole event that ends behind `start`; 0 if there is none."""
+    """The end of the last whole event that ends after `start`; 0 if there is none."""
     # Nearly always one of these two; a server that mixes line ends is looked at closely.
     end = max(data.rfind(b"\n\n", start) + 2, data.rfind(b"\r\n\r\n", start) + 4)
     if end >= 4 and data.find(b"\r\r", start) < 0 and data.find(b"\n\r", end) < 0:

@@ -1,7 +1,7 @@
 """Trace context: which `traceparent` is passed on, and the one that is made where there is none.
 
 Source: W3C Trace Context, sections 3.2 to 3.4. We open no span of our own, so a valid
-`traceparent` goes on as it came, with its `tracestate`.
+`traceparent` is forwarded unchanged, with its `tracestate`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from hermes_lb.http.request import RequestHead
 
-# trace-id "-" parent-id "-" trace-flags, in lower-case hex; an id of zeros is none.
+# trace-id "-" parent-id "-" trace-flags, in lower-case hex; an id of zeros is invalid.
 _IDS = rb"(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 # Version 00 ends there, a later one may say more (section 4.3), and there is no version ff.
 _TRACEPARENT = re.compile(rb"00-%b|(?!00|ff)[0-9a-f]{2}-%b(?:-[!-~]*)?" % (_IDS, _IDS)).fullmatch
 
-# What goes on together, or not at all.
+# Passed on together, or not at all.
 TRACE_FIELDS = frozenset((b"traceparent", b"tracestate"))
 
 
@@ -34,9 +34,9 @@ def trace_id_of(traceparents: Sequence[bytes]) -> bytes:
 
 
 def start_trace(head: RequestHead, rng: Random) -> None:
-    """Give a request without a trace a new one: sampled, so that whoever is next records it.
+    """Give a request without a trace a new one: sampled, so that the next hop records it.
 
-    0.5 us. An id of zeros, which would be void, comes once in 2^64.
+    0.5 us. An id of zeros, which would be invalid, has a probability of 1 in 2^64.
     """
     ids = hexlify(rng.getrandbits(192).to_bytes(24, "big"), b"-", -16)  # 16 bytes, "-", 8 bytes
     head.trace_id = ids[:32]

@@ -54,7 +54,7 @@ def served_by(head: bytes) -> int:
 
 
 class Agents:
-    """So many workers, s0, s1, ..., and their store, while the block runs.
+    """A number of workers, s0, s1, ..., and their store, while the block runs.
 
     Raises RuntimeError, with their output, if they do not start.
     """

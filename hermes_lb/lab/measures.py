@@ -1,4 +1,4 @@
-"""What is measured during a run, and its summary."""
+"""Measurements during a run, and their summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
 
 PERCENTILES: Final = (50, 90, 99, 99.9)
-# Up to so many servers, each one's requests in flight are kept, for the plots.
+# Up to this number of servers, the requests in flight of each are kept, for the plots.
 MOST_LINES: Final = 12
 
 

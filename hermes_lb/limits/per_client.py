@@ -1,4 +1,4 @@
-"""What one client address may take: connections at a time, requests a second."""
+"""Limits for one client address: concurrent connections, requests a second."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SharedCounts(Protocol):
     """A number for each client, in several processes."""
 
     def count(self, client: str, change: int) -> int:
-        """So many more here, or less -> the number in all of them."""
+        """Add `change`, which may be negative, in this process -> the number in all processes."""
 
 
 class ConnectionCounter:
@@ -44,13 +44,13 @@ class ConnectionCounter:
         self._open: dict[str, int] = {}
 
     def reconfigure(self, most: int) -> None:
-        """Another limit, for those who come from now on."""
+        """Change the limit; open connections are kept."""
         self._most = most
 
     def share(self, shared: SharedCounts | None) -> None:
-        """Count together with other processes from now on; None: with nobody any more.
+        """Share the counters with other processes; None: count locally.
 
-        Those that are open are counted there, or not any more.
+        Open connections are added there, or removed.
         """
         for key, count in self._open.items():
             if self.shared is not None:
@@ -82,14 +82,14 @@ class ConnectionCounter:
 
 
 class RateLimiter:
-    """A token bucket for each client, as GCRA: one number tells how full it is.
+    """A token bucket for each client, as GCRA: one number holds its fill level.
 
     The number is the time at which the bucket will be full again ("theoretical arrival time"; ITU-T
     I.371, annex A). A request moves it on by 1/rate; it may not be more than burst/rate ahead.
     """
 
     def __init__(self, rate: float, burst: int, shared: SharedCounts | None = None) -> None:
-        """`rate`: requests a second, on average. `burst`: so many at once.
+        """`rate`: requests a second, on average. `burst`: the number that may come at once.
 
         `shared` counts the requests that were accepted, in all processes.
         """
@@ -99,7 +99,7 @@ class RateLimiter:
         self._seen: dict[str, tuple[int, float]] = {}  # the shared count, and when it was that
 
     def share(self, shared: SharedCounts | None) -> None:
-        """Count together with other processes from now on; None: with nobody any more."""
+        """Share the counters with other processes; None: count locally."""
         self._shared = shared
         self._seen.clear()
 
@@ -108,9 +108,9 @@ class RateLimiter:
         self._most_ahead = burst / rate
 
     def reconfigure(self, rate: float, burst: int, now: float) -> None:
-        """Other limits from `now` on (monotonic seconds).
+        """Change the limits at `now` (monotonic seconds).
 
-        What a client has used stays used, as far as the new bucket has room for so much.
+        Tokens that a client has used stay used, up to the size of the new bucket.
         """
         each, most_ahead = self._each, self._most_ahead
         self._set(rate, burst)
@@ -165,7 +165,7 @@ def request_rates(
     before: RateLimiter | None = None,
     now: float = 0.0,
 ) -> RateLimiter | None:
-    """None if there is no limit. Those of `before` go on, by other limits from `now` on."""
+    """None if there is no limit. The buckets of `before` are kept, with the new limits."""
     if not limits.request_rate:
         return None
     if before is not None:

@@ -1,4 +1,4 @@
-"""Public entrances: where clients connect, and what is decided before a request.
+"""Public entrances: where clients connect, and the decisions before a request.
 
 frontend          an entrance: routes, certificates, trusted proxies
 router            host, path -> backend

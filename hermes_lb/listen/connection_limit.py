@@ -1,6 +1,6 @@
-"""How many clients are let in: HAProxy's `maxconn`.
+"""The limit on client connections: HAProxy's `maxconn`.
 
-At the limit the listeners are not accepted from, and further clients wait in the kernel's backlog.
+At the limit the listeners stop accepting, and further clients wait in the kernel's backlog.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import Entrance
 
-# Of the limit: so many idle connections are closed at once to make room, and so many must have
-# gone before the listeners open again. Opening them for a single client would cost more than it.
+# Share of the limit: the number of idle connections that are closed at once to make room, and the
+# number that must have ended before the listeners open again. Opening them costs more than one
+# client.
 _ROOM = 1 / 20
 
 
 class ConnectionLimit(AcceptLimit):
-    """Stands before all frontends of a balancer.
+    """Shared by all frontends of a balancer.
 
-    A loop turn may bring a few connections more than the limit (`listener._ACCEPTS_PER_TURN`).
+    A loop iteration may bring a few more connections than that (`listener._ACCEPTS_PER_TURN`).
     """
 
     def __init__(self, most: int, context: Context) -> None:
@@ -33,7 +34,7 @@ class ConnectionLimit(AcceptLimit):
         self._set_most(most)
 
     def guard(self, frontend: Entrance) -> None:
-        """Stand before one more, which is about to accept: without room, it begins paused."""
+        """Add a frontend that is about to accept; if there is no room, it begins paused."""
         self.frontends.append(frontend)
         if not self._is_open:
             frontend.pause()
@@ -46,7 +47,7 @@ class ConnectionLimit(AcceptLimit):
         self._room = max(1, int(most * _ROOM))
 
     def reconfigure(self, most: int) -> None:
-        """Another limit from now on. Nobody is put out for it."""
+        """Change the limit; existing connections are kept."""
         self._set_most(most)
         self.release()  # there may be room now
 
@@ -57,8 +58,8 @@ class ConnectionLimit(AcceptLimit):
             self._is_open = self._context.keeps_clients = False
             for frontend in self.frontends:
                 frontend.pause()
-            # As nginx does: who asks for nothing makes room for who wants to, and nobody is kept
-            # behind a response until there is room. The longest idle ones have the first deadline.
+            # As nginx does: idle connections make room for new clients; connections are kept alive
+            # again when there is room. The longest idle ones have the first deadline.
             idle = [client for client in clients if client.is_idle]
             for client in nsmallest(self._room, idle, key=attrgetter("deadline")):
                 client.close()

@@ -1,4 +1,4 @@
-"""A public entrance: its addresses, its routes, its certificates, and whom it believes."""
+"""A public entrance: its addresses, routes, certificates and trusted proxies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger("hermes_lb")
 
 
 class Frontend(Entrance):
-    """A public entrance: its addresses, its routes, and whom it believes."""
+    """A public entrance: its addresses, routes and trusted proxies."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Frontend(Entrance):
         backends: Mapping[str, Backend],
         tls_files: TlsFiles | None = None,
     ) -> None:
-        """Another configuration of the same name, for requests and connections from now on.
+        """Apply a configuration of the same name to new requests and connections.
 
-        Its binds are for `add` and `remove`. With `tls_files` a certificate that can't be used now
-        is told, and those that it has, or else those files, stay in use. Without them OSError is
-        raised, and nothing is changed.
+        Its binds are for `add` and `remove`. With `tls_files` a certificate that can't be used is
+        logged, and the present ones, or else those files, stay in use. Without them OSError is
+        raised, and nothing changes.
         """
         if (tls := configured.tls) is not None:
             has_settings = self.certificates is not None and self.certificates.are_of(tls)
@@ -92,7 +92,7 @@ class Frontend(Entrance):
             self._watch_certificates()
 
     def reload_certificates(self) -> None:
-        """Read them anew if their files have changed, for the handshakes to come.
+        """Reload them if their files have changed, for new handshakes.
 
         Raises OSError, and keeps those in use, if one can't be used.
         """
@@ -110,25 +110,25 @@ class Frontend(Entrance):
             logger.info("frontend %s has new certificates: %s", self.name, new.in_words())
 
     def _look_at_certificates(self) -> None:
-        """What a renewal has put there is in use a minute later, without a reload."""
+        """Renewed files are in use a minute later, without a reload."""
         self._try_certificates()
         self._watch_certificates()
 
     def _try_certificates(self) -> None:
-        """Read them anew if their files have changed; they stay as they were if one can't be."""
+        """Reload them if their files have changed; they stay in use if one can't be read."""
         tls = self._configured.tls
         seen = tls and stamps_of(tls)
         try:
             self.reload_certificates()
         except OSError as error:  # perhaps only half of the files have been written yet
-            if seen != self._unusable:  # told once, and tried again: it may not be the files
+            if seen != self._unusable:  # logged once, but retried: the cause may not be the files
                 logger.warning("the certificates stay as they were: %s", error.strerror)
             self._unusable = seen
         else:
             self._unusable = None
 
     def _follow_the_day(self) -> None:
-        """Tickets get other keys at 0:00 UTC: in all processes at a time, and whoever starts later.
+        """Change the ticket keys at 0:00 UTC: in all processes at once, and in later ones.
 
         The files are not looked at: that is for `reload_interval`, which may be "never".
         """
@@ -158,7 +158,7 @@ class Frontend(Entrance):
 
     @property
     def addresses(self) -> list[Address | UnixAddress]:
-        """Where it really listens, once it does."""
+        """The addresses that it listens at, once it does."""
         return [listener.address for listener in self.listeners]
 
     def trusts(self, address: str) -> bool:
@@ -174,7 +174,7 @@ class Frontend(Entrance):
         return any(parsed in network for network in self._networks)
 
     def real_client(self, forwarded_for: list[bytes], peer: str) -> str:
-        """Who the client is, by X-Forwarded-For: the last address that no trusted proxy has.
+        """The client's address by X-Forwarded-For: the last one that is not a trusted proxy's.
 
         nginx: `real_ip_header X-Forwarded-For` with `real_ip_recursive on`.
         """
@@ -194,11 +194,11 @@ class Frontend(Entrance):
     async def start(
         self, sockets: Sequence[Sequence[socket.socket]] | None = None, *, may_be_late: bool = False
     ) -> None:
-        """Listen, on sockets of one's own or on ready-made ones: a group for each bind, in order.
+        """Listen, on new sockets or on given ones: a group for each bind, in order.
 
-        Clients are let in while the gate is open. Raises OSError, whose `strerror` names the
-        address. `may_be_late`: for want of descriptors clients wait in the backlog, and nothing is
-        raised.
+        Clients are accepted below the connection limit. Raises OSError, whose `strerror` names the
+        address. `may_be_late`: if descriptors are lacking, clients wait in the backlog, and nothing
+        is raised.
         """
         opened = [
             self._open(bind, None if sockets is None else sockets[number])
@@ -225,13 +225,13 @@ class Frontend(Entrance):
         return listener
 
     async def remove(self, bind: config.Bind) -> None:
-        """Listen there no more; the connections that came that way go on."""
+        """Stop listening there; its connections are kept."""
         for listener in [one for one in self.listeners if one.bind == bind]:
             self.listeners.remove(listener)
             await listener.stop()
 
     def pause(self) -> None:
-        """Accept no more for now: clients wait in the backlog."""
+        """Stop accepting for now: clients wait in the backlog."""
         self._is_paused = True
         for listener in self.listeners:
             listener.pause()
@@ -243,7 +243,7 @@ class Frontend(Entrance):
             listener.resume()
 
     async def stop(self) -> None:
-        """Close the listening sockets for good; connections go on, those just accepted too."""
+        """Close the listening sockets for good; connections are kept, those just accepted too."""
         self.is_stopped = True
         for watch in (self._watch, self._day_watch):
             if watch is not None:

@@ -1,4 +1,4 @@
-"""Where clients are let in: the sockets of one bind, and the servers that accept from them."""
+"""Accepts clients: the sockets of one bind, and the loop's servers that accept from them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ logger = logging.getLogger("hermes_lb")
 class Listener:
     """One bind of a frontend: its sockets, and the servers of the loop that accept from them.
 
-    It owns its sockets and closes them. A file that belongs to one is removed by who made it: by
-    the listener if it opened the socket itself, never if it was given.
+    It owns its sockets and closes them. The file of a Unix socket is removed only if the listener
+    opened the socket itself, never if the socket was given.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Listener:
 
     @property
     def sockets(self) -> Sequence[socket.socket]:
-        """What it listens on, for who wants to listen there too, on duplicates."""
+        """The listening sockets, for other listeners on duplicates of them."""
         return self._sockets
 
     @property
@@ -84,7 +84,7 @@ class Listener:
         return str(self.address)
 
     def pause(self) -> None:
-        """Accept no more for now: clients wait in the backlog."""
+        """Stop accepting for now: clients wait in the backlog."""
         self._is_accepting = False
         servers, self._servers = self._servers, []
         for server in servers:
@@ -125,7 +125,7 @@ class Listener:
                 await asyncio.sleep(_TRY_AGAIN)
 
     async def accept_when_possible(self) -> None:
-        """As `accept`, but what is lacking is told, and it is tried again until it is there."""
+        """As `accept`, but a lack of descriptors is logged, and it is retried until it succeeds."""
         if not await self._has_accepted():
             self._accept_soon(_TRY_AGAIN)
 
@@ -141,21 +141,21 @@ class Listener:
         return True
 
     async def accept(self) -> None:
-        """Start to let clients in, unless it is paused, or does so already.
+        """Start to accept clients, unless it is paused, or does so already.
 
-        A pause on the way ends it, even if a `resume` follows at once, which begins anew.
+        A pause meanwhile ends it, even if a `resume` follows at once, which starts again.
         """
         if not self._is_accepting or self._servers:
             return
         servers = self._servers  # a pause leaves another list here
         for sock in self._sockets:
             for _ in range(_ACCEPTS_PER_TURN):
-                # asyncio's own loop accepts `backlog` connections in one go, whatever there is
-                # room for, and goes on in vain when descriptors run out.
+                # asyncio's own loop accepts `backlog` connections in a row, whatever the limit,
+                # and keeps trying when descriptors run out.
                 server = await self._context.loop.create_server(
                     self._connection, sock=sock.dup(), backlog=1, start_serving=False
                 )
-                servers.append(server)  # whoever pauses or stops us meanwhile closes it
+                servers.append(server)  # a pause or stop meanwhile closes it
                 await server.start_serving()
                 if not self._sockets:  # stopped
                     return
@@ -164,7 +164,7 @@ class Listener:
                     return
 
     def _connection(self) -> asyncio.Protocol:
-        """What a client's bytes go through, from its socket on."""
+        """The protocol of a client's socket: TLS, a PROXY header or HTTP."""
         frontend = self._frontend
         client = ClientConnection(
             Peer(frontend, self.scheme),
@@ -179,7 +179,7 @@ class Listener:
         return ProxyHeaderReader(client, layer) if self.bind.proxy_protocol else layer
 
     async def stop(self) -> None:
-        """Close the listening sockets for good; connections go on, those just accepted too."""
+        """Close the listening sockets for good; connections are kept, those just accepted too."""
         self.pause()
         sockets, self._sockets = self._sockets, []
         for sock in sockets:

@@ -1,4 +1,4 @@
-"""Connections that begin with a PROXY header: it is read, and is gone for whoever comes behind."""
+"""Connections that begin with a PROXY header: it is read here and hidden from the next protocol."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class ProxyHeaderReader(asyncio.Protocol):
     """The first protocol of such a connection; `behind` takes over where the header ends.
 
-    The client counts from accept on, but not for an address: whose it is comes with the header, and
-    so does where it connected to, which servers may be told.
+    The client counts from accept on, but not for an address: both its address and the one that it
+    connected to, which servers may receive, come with the header.
     """
 
     __slots__ = ("_behind", "_client", "_held", "_raw")

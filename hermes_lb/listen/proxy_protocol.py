@@ -1,4 +1,4 @@
-"""The PROXY protocol, received: who the client of a proxy before us is. No I/O.
+"""The PROXY protocol, received: the address of the client of a proxy before us. No I/O.
 
 Versions 1 (a line of text) and 2 (binary) of HAProxy's specification, `proxy-protocol.txt`. Its
 rules for receivers: the header is there on each connection or on none, never guessed; it comes
@@ -43,7 +43,7 @@ class ProxyHeader(NamedTuple):
 
 
 def read_header(data: bytes | bytearray) -> ProxyHeader | None:
-    """`data` is all that came so far -> the header, or None: more must come.
+    """`data` is all input so far -> the header, or None: it is incomplete.
 
     Raises InvalidHeader as soon as it is certain.
     """
@@ -108,7 +108,7 @@ def _read_v2(data: bytes | bytearray) -> ProxyHeader | None:
 
 
 def _check_extensions(data: bytes | bytearray, at: int, end: int) -> None:
-    """Type, length and value, one after the other; what they say is not used."""
+    """Type, length and value, one after another; the values are not used."""
     while at < end:
         at += 3 + int.from_bytes(data[at + 1 : at + 3], "big") if at + 3 <= end else 3
     if at != end:

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 # asyncio's default of 100 makes a burst of 300 clients wait for the retries of their SYNs.
 BACKLOG = 4096
 
-# As nginx has it: whoever may enter the directory may connect.
+# As in nginx: every process that may enter the directory may connect.
 _UNIX_MODE = 0o666
 
 
 def listening_socket(bind: Bind, frontend: str, *, reuse_port: bool = False) -> socket.socket:
-    """Listen at `bind`: a socket that does not block.
+    """Listen at `bind`, on a non-blocking socket.
 
     `reuse_port`: others may listen there too, each on a socket of its own (SO_REUSEPORT); port 0
-    is then taken once, and its number given for the others. A socket in the file system that was
-    left behind is removed first; one that somebody listens on is not.
+    is then bound once, and the others get its number. A stale Unix socket is removed first; one
+    with a listener is not.
 
     Raises OSError, whose `strerror` names the address and the frontend.
     """
@@ -51,7 +51,7 @@ def handed_over(descriptor: int) -> socket.socket:
 
 
 def remove_stale(address: Address | UnixAddress) -> None:
-    """Remove the file of a socket that nobody listens on any more; another's stays."""
+    """Remove the file of a Unix socket without a listener; one with a listener stays."""
     if isinstance(address, UnixAddress):
         with suppress(OSError):
             _remove_stale(address.path)
@@ -85,7 +85,7 @@ def _listen_in_file_system(address: UnixAddress, mode: str | None) -> socket.soc
         sock.setblocking(False)
         sock.bind(address.path)
         os.chmod(address.path, _UNIX_MODE if mode is None else int(mode, 8))
-        sock.listen(BACKLOG)  # only now: nobody gets in before the permissions are right
+        sock.listen(BACKLOG)  # only now: no client gets in before the permissions are set
     except OSError:
         sock.close()
         raise
@@ -93,7 +93,7 @@ def _listen_in_file_system(address: UnixAddress, mode: str | None) -> socket.soc
 
 
 def _remove_stale(path: str) -> None:
-    """Remove what a process that was killed left behind. Raises OSError if it is in use."""
+    """Remove the socket of a process that was killed. Raises OSError if it is in use."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise OSError(errno.EEXIST, "there is a file that is no socket")

@@ -32,8 +32,8 @@ class Backlog:
     """Lines that wait for the writer, and the room left for more of them."""
 
     def __init__(self, max_lines: int, max_size: int) -> None:
-        self.lines: list[str] = []  # this very list for ever: the data path holds its `append`
-        self._measured = 0  # so many of `lines` are taken off the room already
+        self.lines: list[str] = []  # never replaced: the data path holds its `append`
+        self._measured = 0  # the number of `lines` that have been taken off the room
         self._size = 0  # of the measured lines
         self._room_lines = max_lines
         self._room_size = max_size
@@ -98,13 +98,13 @@ class AccessLog:
         self.enabled = target != "off"
         self.dropped = 0
         self._backlog = Backlog(max_lines, max_size)
-        # The list's own method: a call of it costs a third of one through a method of ours.
+        # The list's own method: a call costs a third of one through a method in Python.
         self.write: Callable[[str], None] = self._backlog.lines.append if self.enabled else _ignore
         self._tag = tag
         self._facility = facility
         self._flush_every = flush_every
         self._say_every = say_every
-        self._said = 0  # lines lost that a warning has told of
+        self._said = 0  # lost lines that a warning has reported
         self._say_after = float("-inf")
         self._why = ""
         self._closing = asyncio.Event()
@@ -134,10 +134,10 @@ class AccessLog:
         self._flusher = self._tasks.spawn(self._run(writer), name="access log")
 
     def reopen(self) -> None:
-        """Open the target anew, such as a file that was moved away (SIGUSR1). Never blocks.
+        """Reopen the target, such as a file that was moved away (SIGUSR1). Never blocks.
 
-        It is tried soon, behind the lines that are being written. If it fails, that is said, and
-        the old one goes on.
+        It is done by the writer, after the lines that are being written. A failure is logged, and
+        the old target stays in use.
         """
         if self._writer is not None:
             self._writer.reopen().add_done_callback(self._say_reopened)
@@ -155,7 +155,7 @@ class AccessLog:
             logger.info("access log %s: opened anew", self.target)
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Write what is left. After `timeout` seconds the rest counts as dropped. Idempotent."""
+        """Write the remaining lines; after `timeout` seconds the rest is dropped. Idempotent."""
         writer, self._writer = self._writer, None
         if writer is None or self._flusher is None:
             return
@@ -173,7 +173,7 @@ class AccessLog:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._flush_every)
             await self._flush(writer)
-        await self._flush(writer)  # what came during the last one
+        await self._flush(writer)  # lines that arrived during the last batch
 
     async def _flush(self, writer: BackgroundWriter) -> None:
         self._trim()

@@ -39,7 +39,7 @@ class BackgroundWriter:
         self._thread.start()
 
     def write(self, lines: list[str]) -> Future[Outcome]:
-        """Hand over a batch, which then is the writer's own. The outcome comes in order."""
+        """Hand over a batch, which the writer then owns. The outcomes come in order."""
         written: Future[Outcome] = _running_future()
 
         def job(sink: Sink) -> None:
@@ -53,7 +53,7 @@ class BackgroundWriter:
         return written
 
     def reopen(self) -> Future[str]:
-        """Open the target anew, behind what was handed over -> "", or why the old one goes on."""
+        """Reopen the target, after the lines handed over -> "", or why the old one stays in use."""
         reopened: Future[str] = _running_future()
 
         def job(sink: Sink) -> None:

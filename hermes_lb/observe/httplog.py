@@ -92,9 +92,9 @@ _BRACES = re.compile(r"[{|}]")
 
 @lru_cache(maxsize=1024)  # 4 KiB each at most; clients ask for the same few things
 def request_text(method: bytes, target: bytes, minor_version: int) -> str:
-    """`GET /path HTTP/1.1`, fit for a line of the log whatever a stranger sent.
+    """`GET /path HTTP/1.1`, fit for a line of the log whatever the client sent.
 
-    What of `target` is beyond `REQUEST_MAX` is not shown: it need not be given, nor remembered.
+    The part of `target` beyond `REQUEST_MAX` is not shown: it need not be given, nor remembered.
     """
     request = b"%b %b HTTP/1.%d" % (method, target, minor_version)
     return escape(request.decode("latin-1"))

@@ -70,7 +70,7 @@ def _milliseconds(seconds: float | None) -> int | str:
 
 
 def text(value: bytes, most: int = _MOST) -> str:
-    """What a stranger sent as a JSON string, cut to `most` characters; `NULL` for nothing."""
+    """Untrusted input as a JSON string, cut to `most` characters; `NULL` for nothing."""
     return _text(value[:most], most) if value else NULL
 
 

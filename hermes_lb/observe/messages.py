@@ -1,7 +1,7 @@
-"""What the balancer says of itself: a thread writes it, by the access log's means.
+"""The balancer's own messages: a thread writes them, with the access log's writer.
 
-A pipe that nobody reads never holds up who says something. What it does not take waits; memory is
-bounded: what goes beyond it is dropped, counted, and said when all that waited is written.
+A pipe without a reader never blocks the caller. Messages that it does not take are queued; memory
+is bounded: further ones are dropped and counted, and the count is logged after the queue.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FLUSH_TAKES = 2.0  # seconds at most
 
 
 class MessageHandler(logging.Handler):
-    """Messages to a target of `open_sink`, in their order. It never blocks, but in `flush`.
+    """Messages to a target of `open_sink`, in their order. Only `flush` blocks.
 
-    `flush` waits for what was said before to be written, `FLUSH_TAKES` at most; after one that was
-    in vain the next ones wait for nothing, until the target takes something again. `logging` calls
-    it at the interpreter's end. Who ends or replaces the process otherwise calls it before.
+    `flush` waits until earlier messages are written, `FLUSH_TAKES` at most; after one that timed
+    out the next ones do not wait, until the target takes something again. `logging` calls it at the
+    interpreter's end; code that ends or replaces the process otherwise has to call it before.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class MessageHandler(logging.Handler):
         self._room_messages = self._max_messages = max_messages
         self._room_size = max_size
         self._target = target
-        self._lost = 0  # messages that nothing has told of yet
+        self._lost = 0  # lost messages that have not been reported yet
         self._why = ""
         self._is_stuck = False
         # Over the above. It is no other's: `logging` has the handler's own while it flushes.
@@ -53,7 +53,7 @@ class MessageHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception as error:  # a bug of who says it
+        except Exception as error:  # a bug of the caller
             text = f"{record.name}: {record.pathname}:{record.lineno} can't be said: {error!r}"
         with self._changed:
             if not self._is_waiting:
@@ -61,7 +61,7 @@ class MessageHandler(logging.Handler):
             has_room = self._room_messages > 0 and len(text) <= self._room_size
             if has_room and not self._lost:
                 self._hand_over(text)
-            else:  # perhaps it has room, but a gap that was not told of would be a lie
+            else:  # perhaps it has room, but a gap has to be reported first
                 self._lose(1, "it is too slow")
 
     def flush(self) -> None:
@@ -75,7 +75,7 @@ class MessageHandler(logging.Handler):
         return self._room_messages < self._max_messages
 
     def _hand_over(self, text: str, stands_for: int = 1) -> None:
-        """`stands_for`: so many messages are lost if this one is."""
+        """`stands_for`: the number of messages that are lost with this one."""
         self._room_messages -= 1
         self._room_size -= len(text)
         written = self._writer.write([text])
@@ -108,6 +108,6 @@ class MessageHandler(logging.Handler):
 
 
 def flush_messages() -> None:
-    """Have what was said written, as far as it can be within `FLUSH_TAKES`."""
+    """Wait until earlier messages are written, for `FLUSH_TAKES` at most."""
     for handler in logging.getLogger().handlers:
         handler.flush()

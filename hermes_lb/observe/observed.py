@@ -74,9 +74,9 @@ class Upkeep:
     started_at: float = field(default_factory=time.time)
     loaded_at: float = field(default_factory=time.time)  # when the configuration in use was
     reloads: int = 0
-    failed_reloads: int = 0  # after one of these the old configuration goes on
+    failed_reloads: int = 0  # after one of these the old configuration stays in use
     has_failed_to_reload: bool = False  # the last time
-    process_restarts: int = 0  # worker processes that ended unasked, and were replaced
+    process_restarts: int = 0  # worker processes that ended unexpectedly, and were replaced
     dns_failures: dict[str, int] = field(default_factory=dict)  # by backend: look-ups of servers
 
     def reloaded(self) -> None:

@@ -20,7 +20,7 @@ Abort = dict[str, Any]
 
 
 def abort(record: LogRecord, at: float) -> Abort:
-    """What is kept of a request that ended `at`, in seconds since 1970: plain values, fit for JSON.
+    """The summary of a request that ended `at`, in seconds since 1970: plain values, fit for JSON.
 
     Without a status it is -1, as in the log.
     """

@@ -37,10 +37,10 @@ FIRST_ATTEMPT = Attempts(0, is_redispatched=False, queue_position=0, is_pinned=F
 
 @dataclass(init=False, slots=True)
 class LogRecord:
-    """Built once, when the request has ended. That of a request that was not understood has empty
-    parts.
+    """Built once, when the request has ended. The record of an unreadable request has empty parts.
 
-    The builder sets every field: a constructor with so many arguments takes as long as half a line.
+    The builder sets every field: a constructor with that many arguments takes half as long as the
+    formatting of a line.
     """
 
     client: str  # address; behind a trusted proxy the client's that it speaks for

@@ -8,9 +8,9 @@ _STEP = 0.6180339887498949
 
 
 class Sampler:
-    """Takes a `share` (0 to 1) of what is normal, evenly spread; the same at each start.
+    """Takes a `share` (0 to 1) of the normal requests, evenly spread; the same at each start.
 
-    `slow`: a response head that takes longer than so many seconds is not normal.
+    `slow`: seconds; a request whose response head takes longer is not normal.
     """
 
     __slots__ = ("_point", "share", "slow")

@@ -1,8 +1,8 @@
-"""Where lines go, of the access log above all: a file, an open descriptor, or a syslog daemon.
+"""Targets of lines, of the access log above all: a file, an open descriptor, or a syslog daemon.
 
 A sink blocks, so it is called by a `background.BackgroundWriter` only, in a thread of its own. It
-does not raise: it says how many lines were lost, and why. `open_sink` alone raises, at the start;
-who must start whatever the target is has a `LateSink`.
+does not raise: it returns how many lines were lost, and why. `open_sink` alone raises, at the
+start; a process that must start whatever the target uses a `LateSink`.
 
 Several processes may write to one file or pipe: a file takes each write whole at its end
 (O_APPEND), and a pipe gets whole lines in pieces that it takes whole (POSIX `write`, PIPE_BUF).
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 _FACILITIES = get_args(Facility)
 _INFO = 6  # severity (RFC 3164 section 4.1.1), as HAProxy has it for requests
 _SYSLOG_PORT = 514
-# Seconds. A daemon that takes nothing for so long is stuck: the rest of the batch is lost.
+# Seconds. A daemon that takes nothing for this time is stuck: the rest of the batch is lost.
 _SYSLOG_PATIENCE = 1.0
-# O_NONBLOCK: to open a FIFO that nobody reads would take for ever. Files ignore it.
+# O_NONBLOCK: opening a FIFO without a reader would block for ever. Files ignore it.
 _FILE_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 _FILE_MODE = 0o640  # query strings can be secrets
 # Seconds between two tries to open what could not be opened.
@@ -58,7 +58,7 @@ class Sink(Protocol):
         """Write all lines, each with its end. May block for long; raises no OSError."""
 
     def reopen(self) -> None:
-        """Open the target anew, by its name. OSError or ValueError: the old one goes on."""
+        """Reopen the target by its name. OSError or ValueError: the old one stays in use."""
 
     def close(self) -> None:
         """Let go of what `open_sink` opened."""
@@ -163,7 +163,7 @@ class DescriptorSink:
 
 
 def _most_at_once(fd: int) -> int:
-    """Bytes that one write appends whole, whoever else writes. OSError: `fd` is not open."""
+    """Bytes that one write appends whole beside other writers. OSError: `fd` is not open."""
     return sys.maxsize if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
 
 
@@ -175,7 +175,7 @@ def _end_of_piece(data: bytes, start: int, most: int) -> int:
 
 
 class FileSink(DescriptorSink):
-    """A file, appended to. A file that was moved away (logrotate) is opened anew by its name."""
+    """A file, appended to. A file that was moved away (logrotate) is reopened by its name."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -260,7 +260,7 @@ def _syslog_address(where: str) -> tuple[int, Any]:
     """`/dev/log` or `udp://host:514` -> socket family and address. OSError or ValueError."""
     if where.startswith("/"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as trial:
-            trial.connect(where)  # OSError if nobody listens there
+            trial.connect(where)  # OSError if there is no listener
         return socket.AF_UNIX, where
     try:
         url = urlsplit(where)
@@ -278,7 +278,7 @@ def _syslog_address(where: str) -> tuple[int, Any]:
 
 
 def _this_machine() -> str:
-    """Its name without the domain, which is not to be told (RFC 3164, 4.1.2), and a space."""
+    """Its name without the domain, which must not be sent (RFC 3164, 4.1.2), and a space."""
     name = socket.gethostname().partition(".")[0]
     return f"{name} " if name else ""
 

@@ -1,7 +1,7 @@
 """The rest of a request whose client has left, where its route lets the server finish it.
 
-It stands where the exchange stood before its server: it takes what comes, and passes on nothing.
-The place on the server is held until the end, as its work is.
+It replaces the exchange as the server's sink: it discards the response. The lease is held until the
+end of the server's work.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Abandoned(ResponseSink):
-    """`method`: of the request. `limit`: seconds for all of it; None: as long as bytes come.
+    """`method`: of the request. `limit`: seconds for all of it; None: as long as bytes arrive.
 
-    `about`: what `proxy.sessions` had to tell of the exchange at its end, which is `left_at`.
+    `about`: what `inflight` shows of the exchange at its end, which is `left_at`.
     """
 
     __slots__ = (

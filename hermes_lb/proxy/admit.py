@@ -57,7 +57,7 @@ def admit(exchange: Exchange, now: float) -> bool:
     rules = exchange.rules
     if rules is not None and rules.resumes and can_insert(exchange):
         exchange.request_head = exchange.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
-    head.forwarded = b""  # a stream lasts for minutes, and needs it no more
+    head.forwarded = b""  # a stream lasts for minutes, and no longer needs it
     if rare is not None and rare.hops_left == 0:
         local_replies.as_final_recipient(exchange)
         return False

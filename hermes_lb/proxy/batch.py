@@ -1,10 +1,10 @@
-"""One turn of the event loop, stage by stage: requests, responses, writes, records.
+"""One loop iteration, stage by stage: requests, responses, writes, records.
 
-What the loop reports is put down and worked off at the end of the turn, all of a kind together.
-Nothing waits for longer than the turn in which it came, and two things get much cheaper:
+Events are queued and processed by kind at the end of the loop iteration. Nothing waits longer than
+the iteration in which it arrived, and two things get much cheaper:
 
-- A stage runs the same code for all its items while that code is in the processor's cache. One
-  event after the other, each of 40 functions is fetched anew for each of them.
+- A stage runs the same code for all its items while that code is in the processor's cache. Event
+  by event, each of 40 functions would be fetched again for each of them.
 - Writes that leave together wake the peer's process once. Each on its own wakes it again, and the
   kernel spends more on that than on the bytes.
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hermes_lb")
 
 # Bytes. More than this is a bulk transfer, which gains nothing, and whose back-pressure must be
-# felt before the next read: libuv reads up to 32 times 256 KiB from one connection in one turn.
+# felt before the next read: libuv reads up to 32 times 256 KiB from one connection at a time.
 _BULK = 16 * 1024
 
 
 class IoBatch:
-    """What one balancer still has to do in this turn.
+    """The queued events of one balancer in this loop iteration.
 
     All writes go through `send`, so each connection's bytes keep their order. Before anything else
     is done to a transport, call `write_all`; before anything else that the loop reports is acted
@@ -52,8 +52,8 @@ class IoBatch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._is_open = False  # the end of the turn has been asked for
-        # What is to be known of other processes before a server is picked.
+        self._is_open = False  # `flush` has been scheduled
+        # Reads the state of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[Source, bytes]] = []
         self._responses: list[tuple[Source, bytes]] = []
@@ -81,9 +81,9 @@ class IoBatch:
             self.write_all()
 
     def relay(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Write a chunk of a stream: at once, unless something else is on its way before it.
+        """Write a chunk of a stream: at once, unless another write is queued before it.
 
-        Tokens come one by one, not in bursts; the end of a turn would cost more than it saves.
+        Tokens arrive one by one, not in bursts; batching them would cost more than it saves.
         """
         if self.writes:
             self.send(transport, data)
@@ -91,7 +91,7 @@ class IoBatch:
             transport.write(data)
 
     def close(self, transport: asyncio.Transport) -> None:
-        """Close `transport` behind what was sent."""
+        """Close `transport` after the queued bytes."""
         if not self._is_open:
             self._open()
         self.writes.append((transport, None))
@@ -107,7 +107,7 @@ class IoBatch:
         return sum(len(data or b"") for held, data in self.writes if held is transport)
 
     def write_all(self) -> None:
-        """Write what was sent, now."""
+        """Write the queued bytes now."""
         writes = self.writes
         if writes:
             self.writes = []
@@ -121,7 +121,7 @@ class IoBatch:
                     self._give_up(transport, transport)
 
     def flush(self) -> None:
-        """Work off all that came in this turn."""
+        """Process all events of this loop iteration."""
         self._is_open = False
         if self._requests:
             requests, self._requests = self._requests, []
@@ -149,7 +149,7 @@ class IoBatch:
                     logger.exception("while recording %r", exchange)
 
     def _give_up(self, what: object, transport: asyncio.Transport) -> None:
-        """A bug of ours must cost one connection, not all that share its turn."""
+        """A bug must cost one connection, not all that share the iteration."""
         logger.exception("while serving %r", what)
         transport.abort()
 

@@ -69,12 +69,12 @@ class Context:
         self.recent = Recent()
         self.tasks = tasks
         self.rng = Random()
-        # By backend: where the processes of one balancer keep what they learn; None: there is one.
+        # By backend: the store of sessions that all processes learn; None: one process.
         self.shared_store: Callable[[str], SharedStore] | None = None
-        # What several processes count together; None: there is one.
+        # Counters that the processes share; None: one process.
         self.shared_requests: SharedCounts | None = None
         self.request_rates: RateLimiter | None = None
-        self.tickets = TicketSecret.new()  # until a supervisor says what all its processes have
+        self.tickets = TicketSecret.new()  # until the supervisor sends the shared one
         self.connection_counts = ConnectionCounter(configured.limits.connections_per_client)
         self._set_limits(configured)
         self.batch = IoBatch(loop)
@@ -85,7 +85,7 @@ class Context:
         self.gate: AcceptLimit = AcceptLimit()  # none, until there are listeners
         self.is_draining = False
         self.keeps_clients = True  # behind a response: neither draining nor full
-        self.key = secrets.token_bytes(16)  # until a supervisor says what all its processes have
+        self.key = secrets.token_bytes(16)  # until the supervisor sends the shared one
         self._request_id = secrets.token_hex(8).encode("ascii") + b"%016x"
         self._request_numbers = count(1)
         # Added to the clock, seconds since 1970; the sweep keeps it right when the time is set.
@@ -110,25 +110,25 @@ class Context:
         self.response_parser = ResponseParser(limits.header_count, kept)
 
     def reconfigure(self, configured: config.Config) -> None:
-        """Other limits and timeouts, for what begins from now on."""
+        """Change limits and timeouts, for new connections and requests."""
         self._set_limits(configured)
         self.connection_counts.reconfigure(configured.limits.connections_per_client)
         self.gate.reconfigure(configured.process.max_connections)
 
     def log_to(self, log: RequestLog) -> None:
-        """Another log, for what is over from now on."""
+        """Set the log for requests that end after this call."""
         self.recorder, self.access_log = log
 
     def share(self, connections: SharedCounts | None, requests: SharedCounts | None) -> None:
-        """Count clients together with other processes from now on; None: with nobody any more."""
+        """Share the counters of clients with other processes; None: count locally."""
         self.connection_counts.share(connections)
         self.shared_requests = requests
         if self.request_rates is not None:
             self.request_rates.share(requests)
 
     def pseudonym(self, frontend: str) -> bytes:
-        """What a frontend is called in Via: in all processes of this balancer the same, and after
-        an upgrade too, and on no other."""
+        """The name of a frontend in Via: the same in all processes of this balancer, after an
+        upgrade too, and different on every other balancer."""
         digest = blake2b(frontend.encode(), key=self.key, digest_size=8, person=b"via").hexdigest()
         return b"hermes-lb-" + digest.encode("ascii")
 
@@ -137,7 +137,7 @@ class Context:
         return self._request_id % next(self._request_numbers)
 
     def set_wall_clock(self) -> None:
-        """Find out anew what time it is."""
+        """Update the offset of the wall clock."""
         self.wall_clock_offset = time.time() - self.clock()
 
     def seconds_since_1970(self) -> int:
@@ -152,7 +152,7 @@ class Context:
         return self._date
 
     def start_draining(self) -> None:
-        """Nothing is kept for another request from now on."""
+        """Stop keeping connections for further requests."""
         self.is_draining = True
         self.keeps_clients = False
 
@@ -162,7 +162,7 @@ class Context:
             self._quiet.set()
 
     async def wait_until_quiet(self, timeout: float) -> bool:
-        """Wait until no connection is open any more -> True, or `timeout` seconds -> False."""
+        """Wait until all connections are closed -> True, or `timeout` seconds -> False."""
         deadline = self.clock() + timeout
         while self.clients or self.upstreams:
             self._quiet.clear()

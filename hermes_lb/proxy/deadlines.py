@@ -20,14 +20,14 @@ logger = logging.getLogger("hermes_lb")
 _COARSEST = 0.5
 _FINEST = 0.01
 
-# Clients looked at in one turn of the loop: 0.1 ms if nothing is to do, 10 ms if all expire.
+# Clients checked in one loop iteration: 0.1 ms if there is nothing to do, 10 ms if all expire.
 _AT_ONCE = 500
 
 
 class Sweep:
-    """Runs until `stop`. `backends` gives those that there are by then.
+    """Runs until `stop`. `backends` returns the present ones.
 
-    A bug of ours must cost one connection, not the deadlines of all that come behind it.
+    A bug must cost one connection, not the deadlines of all that follow it.
     """
 
     def __init__(self, context: Context, backends: Callable[[], Iterable[Backend]]) -> None:
@@ -60,9 +60,9 @@ class Sweep:
                     logger.exception("while sweeping %r", connections)
 
     def _sweep_clients(self, clients: list[Connection], now: float) -> None:
-        """Some now, the rest in the next turn: thousands may expire at once, and others wait.
+        """Some now, the rest in the next iteration: thousands may expire at once, and others wait.
 
-        One that has moved on in between has another deadline, or is gone and has none.
+        A client with progress in between has another deadline; one that has left has none.
         """
         self._context.batch.flush()
         for client in clients[:_AT_ONCE]:

@@ -1,11 +1,12 @@
 """One request and its response: its phases from the head to the one end.
 
 The phase and the deadline change in `enter` alone, by the table of `phases`. Both sides are ports;
-what may be read apart stands apart: `admit` (may it be served, and where), `select` (by which
-server), `upload` (its body), `retry` (after a failure), `response` (the head for the client),
-`resume` (a stream that goes on elsewhere), `tunnel` (after a 101), `local_replies`.
+separable parts have modules of their own: `admit` (whether it may be served, and by which backend),
+`select` (by which server), `upload` (its body), `retry` (after a failure), `response` (the head for
+the client), `resume` (a stream that continues on another server), `tunnel` (after a 101),
+`local_replies`.
 
-A chunk of a response leaves in the loop iteration in which it came; there is no object and no task
+A chunk of a response leaves in the loop iteration in which it arrived, without an object or a task
 for it. `is_writing_paused` on one side pauses reading on the other, so a slow reader costs the two
 socket buffers, one high-water mark and one read.
 """
@@ -237,7 +238,7 @@ class Exchange(ResponseSink):
         return self.phase == phases.QUEUE
 
     def waited(self) -> float:
-        """HAProxy's Tw in seconds: in the queue, and in attempts before. -1: not come so far."""
+        """HAProxy's Tw in seconds: in the queue, and in attempts before. -1: not dispatched."""
         return self.dispatched_at - self.head_at if self.dispatched_at >= 0.0 else -1.0
 
     @property
@@ -249,19 +250,19 @@ class Exchange(ResponseSink):
 
     @property
     def is_strict(self) -> bool:
-        """Only the server that its key is pinned to will do."""
+        """Only the server that its key is pinned to may serve it."""
         return self.session_key is not None and self.session_key.rule.is_strict
 
     @property
     def may_keep_client(self) -> bool:
-        """True if the client's connection can go on behind an answer of our own."""
+        """True if the client's connection can be kept after a local reply."""
         return self.head.keep_alive and self.is_request_read and self.context.keeps_clients
 
-    # ROUTE: the request's head has come.
+    # ROUTE: the request's head is complete.
 
     def begin(self, rest: bytes, now: float) -> None:
-        """Route and dispatch the request; `rest` is what has come of its body, and, if that is
-        chunked, what is behind it. Raises RequestRefused."""
+        """Route and dispatch the request; `rest` is the received part of its body, and, if that is
+        chunked, the bytes after it. Raises RequestRefused."""
         if not admit(self, now):
             return
         head, backend = self.head, self.backend
@@ -274,7 +275,7 @@ class Exchange(ResponseSink):
             self.dispatch(now)
 
     def receive(self, data: bytes) -> None:
-        """More bytes from the client: of this request's body, or of what comes behind it."""
+        """More bytes from the client: of this request's body, or after it."""
         if self.upload is not None:
             self.upload.receive(data)
         else:
@@ -282,18 +283,18 @@ class Exchange(ResponseSink):
 
     @property
     def behind(self) -> int:
-        """Bytes of the request's body that have come and are not parsed yet."""
+        """Bytes of the request's body that have arrived and are not parsed yet."""
         return 0 if self.upload is None else self.upload.behind
 
     def _start_upload(self, head: RequestHead, rest: bytes) -> bool:
-        """Take the body, or what has come of it. False: it was refused."""
+        """Take the received part of the body. False: it was refused."""
         if head.length == len(rest) <= self.context.most_for_retry and (
             head.rare is None or not head.rare.expects_continue
         ):
             self.request_head += rest  # all of it came at once, and a retry needs no more
             self.bytes_in = len(rest)
             return True
-        # It comes in parts, or is too long to be kept.
+        # It arrives in parts, or is too long to be kept.
         self.upload = Upload(self, head)
         if rest:
             self.upload.receive(rest)
@@ -346,7 +347,7 @@ class Exchange(ResponseSink):
             backend.pool.wait(self)
 
     def lease_granted(self, lease: Lease) -> None:
-        """Its turn in the queue has come (`pool.Waiter`)."""
+        """The queue has given it a lease (`pool.Waiter`)."""
         assert self.backend is not None
         self._connect(self.backend, lease, self.context.clock())
 
@@ -540,7 +541,7 @@ class Exchange(ResponseSink):
         rest: bytes,
         now: float,
     ) -> None:
-        """`block` is the head for the client; the body has begun with `rest`, or comes later."""
+        """`block` is the head for the client; `rest` the beginning of the body, perhaps empty."""
         if self.upload is not None and not self.upload.is_read and head.status >= 300:
             self.upload.stop()
         self.is_stream = length < 0 and head.is_event_stream
@@ -612,7 +613,7 @@ class Exchange(ResponseSink):
             self.abort_client("SD", reason)
 
     def let_go_of_server(self) -> None:
-        """Give back what is held of the present server."""
+        """Release the lease and the connection of the present server."""
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()
@@ -656,7 +657,7 @@ class Exchange(ResponseSink):
     def _complete(self, upstream: ServerSide, now: float, is_clean: bool) -> None:
         """The server is done. `is_clean`: its connection can serve another request.
 
-        It can't behind a body that was announced and must not come (HEAD, 304): that may come
+        It can't after a body that was announced and must not be sent (HEAD, 304): it may arrive
         late, and would then be the next client's response.
         """
         self.upstream = None
@@ -679,7 +680,7 @@ class Exchange(ResponseSink):
         self.client.abort_response()
 
     def _silent(self) -> None:
-        """Silence for too long behind the response head."""
+        """Silence for too long after the response head."""
         if self.phase == phases.FLUSH or self.client.is_writing_paused:
             self.abort_client("c" + self.letter)
         elif self.stream is None or not self.stream.server_lost("it was silent for too long"):
@@ -710,7 +711,7 @@ class Exchange(ResponseSink):
             self.client.left()
 
     def _detach(self, rules: StreamRules) -> None:
-        """The server shall finish what it has begun, if it has got the whole request."""
+        """Let the server finish the response, if it has the whole request."""
         upstream, lease = self.upstream, self.lease
         may_finish = phases.SEND <= self.phase <= phases.DATA_SLOW and self.is_request_read
         if may_finish and upstream is not None and lease is not None:
@@ -750,7 +751,7 @@ class Exchange(ResponseSink):
         if self.phase in (phases.DATA, phases.DATA_SLOW):
             self.peer.frontend.counters.refuse(status, refused.reason)
             self.abort_client("PD", refused.reason)
-        elif self.phase == phases.FLUSH:  # the whole response is on its way already
+        elif self.phase == phases.FLUSH:  # the whole response has been written already
             assert self.upload is not None
             self.upload.stop()
         else:
@@ -779,7 +780,7 @@ class Exchange(ResponseSink):
         if self.phase == phases.QUEUE:
             assert self.backend is not None
             self.backend.pool.leave(self)
-            if self.stream is None:  # in vain
+            if self.stream is None:  # for the log: it left the queue without a server
                 self.dispatched_at = now
         elif self.phase in (phases.LOOKUP, phases.DIAL, phases.PAUSE):
             self._stop_dialing()

@@ -20,10 +20,10 @@ def running_sessions(context: Context, process: int) -> list[dict[str, Any]]:
 
 
 def end_sessions(context: Context, backend: str, server: str) -> int:
-    """Cut what runs on a server -> how many. Their clients see it, and the log has a K.
+    """Cut the requests on a server -> their number. Their clients see it, and the log has a K.
 
-    What has no client any more has had its line in the log. By its name: the server may be gone
-    from its backend, and its requests go on.
+    Abandoned requests, which have no client, are logged already. The server is given by name: it
+    may have been removed from its backend while its requests continue.
     """
     now = context.clock()
     doomed = []

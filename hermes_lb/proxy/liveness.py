@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def has_moved(context: Context, server: Server, seconds: float) -> bool:
     """True if a response that `server` is in the middle of, or a tunnel to it, has brought bytes
-    within so many seconds. It costs up to a microsecond for each of them."""
+    within `seconds`. It costs up to a microsecond for each of them."""
     now = context.clock()
     return any(
         upstream.server is server

@@ -1,7 +1,7 @@
-"""Responses of our own: the one place where an error becomes a response to the client.
+"""Local replies (Envoy's term): the only place where an error becomes a response to the client.
 
-A local reply (Envoy's term) is sent only while nothing of a response has left and no server is at
-work on the request. Its functions end the exchange, and decide whether the connection goes on.
+A local reply is sent only before any byte of a response, and while no server works on the request.
+The functions end the exchange, and decide whether the connection is kept.
 """
 
 from __future__ import annotations

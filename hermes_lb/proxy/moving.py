@@ -1,17 +1,17 @@
-"""What runs on a server leaves it when its active checks have marked it down.
+"""Moves requests away from a server that its active checks have marked down.
 
-    move     a stream that can be resumed: its connection is aborted, and it goes on elsewhere
-    retry    a request that waits for a response head: by the retry table, or as a search goes on
+    move     a stream that can be resumed: its connection is aborted, and another server continues
+    retry    a request that waits for a response head: by the retry table, or as part of a search
     cut      everything else: tunnels, responses that cannot be resumed
 
 Streams and their searches leave a server that stands still: its checks timed out, and none of its
-responses has moved meanwhile. Its connections may live for long yet (a stopped process, a dead
+responses made progress meanwhile. Its connections may stay open for long (a stopped process, a dead
 network), so without this each would wait for `timeouts.server`. With `on_marked_down =
-"shutdown_sessions"` everything leaves, whatever the reason why the server is down.
+"shutdown_sessions"` all requests leave, whatever the reason why the server is down.
 
-What the old server sends later is not passed on, and what it does later is fenced by the session's
-next one, as in any takeover. A stream leaves only while another server has room for it. Until then,
-or until the server is up again, it stays where it is.
+Later bytes of the old server are not passed on, and its later writes are rejected by the fence of
+the session's next holder, as in any takeover. A stream leaves only while another server has room
+for it. Until then, or until the server is up again, it stays where it is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NEXT_LOOK = 0.5
 async def leave_server(
     context: Context, pool: Pool, server: Server, *, shuts_down: bool = False
 ) -> None:
-    """Return when all that runs on `server` now has left it or is over, or the server is up again.
+    """Return when the requests on `server` have left it or ended, or the server is up again.
 
     Without `shuts_down` only streams that can be resumed, and their searches, leave.
     """

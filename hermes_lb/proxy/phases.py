@@ -1,10 +1,9 @@
-"""The phases of an exchange: the only place that says what may follow, and which deadline runs.
+"""The phases of an exchange: the only place that defines transitions and deadlines.
 
 The rules:
 
 1. An exchange is in exactly one phase. `Exchange.enter` alone changes it, and with it the deadline.
-2. A transition that the table does not list is an error of ours: `enter` raises, and changes
-   nothing.
+2. A transition that the table does not list is a bug: `enter` raises, and changes nothing.
 3. A deadline has one of four kinds. ABSOLUTE: the timeout counts from `enter`. IDLE: traffic
    restarts it; the sweep does that, so no clock is read per chunk. OWN: a timer or a task of the
    phase's own ends it, and the sweep does not. NONE: the phase ends before its event has been
@@ -98,7 +97,7 @@ FOLLOWED_BY: Final = [sum({1 << following for following in row.followed_by}) for
 
 
 class IllegalTransition(RuntimeError):
-    """A phase that must not follow this one: an error of ours."""
+    """A phase that must not follow this one: a bug."""
 
     def __init__(self, present: int, wanted: int) -> None:
         super().__init__(f"{NAMES[wanted]} must not follow {NAMES[present]}")

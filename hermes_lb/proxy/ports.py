@@ -1,10 +1,10 @@
 """The two sides of an exchange, as it sees them: it knows no concrete connection.
 
     Downstream    the client's side of one request. HTTP/1: the connection itself. HTTP/2: a stream
-    Peer          what is true of the client's connection, for all requests on it
+    Peer          facts of the client's connection, for all requests on it
     Connection    a connection from a client, as the sweep and the operator see it
     ServerSide    the server's side of one request: a connection, or a stream of one
-    ResponseSink  what a server's side calls: an exchange, or what is left of one
+    ResponseSink  called by a server's side: an exchange, or an abandoned one
     TunnelEnd     one side of a tunnel
 
 The order of calls to an exchange: `begin(head, rest, now)`, then `receive(data)` any number of
@@ -58,7 +58,7 @@ class Entrance:
         raise NotImplementedError
 
     def pause(self) -> None:
-        """Accept no more for now: clients wait in the backlog."""
+        """Stop accepting for now: clients wait in the backlog."""
         raise NotImplementedError
 
     def resume(self) -> None:
@@ -74,7 +74,7 @@ class AcceptLimit:
         """`frontend` is about to accept, or not if the limit is reached."""
 
     def forget(self, frontend: Entrance) -> None:
-        """It accepts no more."""
+        """It has stopped accepting."""
 
     def acquire(self) -> None:
         """Called for each connection, once it is in `context.clients`."""
@@ -99,11 +99,11 @@ class Source:
 
 
 class Peer:
-    """A client's connection: where it came in, and from where.
+    """A client's connection: its frontend and its addresses.
 
     - `scheme`: b"http" or b"https". `tls_version`: "" without TLS.
     - `address`, `port`: of the client, plain; by a PROXY header if there was one.
-    - `destination`: where the client connected to, if a PROXY header said so.
+    - `destination`: the address that the client connected to, if a PROXY header has it.
     - `identity`: field lines for the servers. `certificate`: those about the client's certificate.
     """
 
@@ -143,7 +143,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """True between two requests: nothing has come of the next one."""
+        """True between two requests: no byte of the next one has arrived."""
         raise NotImplementedError
 
     def exchanges(self) -> Iterable[Exchange]:
@@ -155,11 +155,11 @@ class Connection:
         raise NotImplementedError
 
     def close_gracefully(self, now: float) -> None:
-        """Its frontend has stopped: what runs is the last, and what is about to come."""
+        """Its frontend has stopped: end it after this request, and one that may be on its way."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close when what was written has left."""
+        """Close when all written bytes have left."""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -199,7 +199,7 @@ class Downstream:
 
     @property
     def can_insert(self) -> bool:
-        """True if comments may be put between the events of a response without a length."""
+        """True if comments may be inserted between the events of a response without a length."""
         raise NotImplementedError
 
     def head(
@@ -208,7 +208,7 @@ class Downstream:
         """The response's head, as bytes that `send` takes with the first of the body.
 
         `lines`: the fields that are forwarded. `added`: ours. `length`: of the body, or negative.
-        `may_keep`: the connection may go on behind the response.
+        `may_keep`: the connection may be kept after the response.
         """
         raise NotImplementedError
 
@@ -236,7 +236,7 @@ class Downstream:
         raise NotImplementedError
 
     def unread(self, data: bytes) -> None:
-        """Bytes that came behind the request: they belong to the next one."""
+        """Bytes that followed the request: they belong to the next one."""
         raise NotImplementedError
 
     def unread_first(self, data: bytes) -> None:
@@ -244,7 +244,7 @@ class Downstream:
         raise NotImplementedError
 
     def refuse_rest(self) -> None:
-        """The response came early: what else comes of the request is discarded, within bounds."""
+        """The response came early: the rest of the request is discarded, within bounds."""
         raise NotImplementedError
 
     def discard(self, data: bytes) -> None:
@@ -264,12 +264,12 @@ class Downstream:
         raise NotImplementedError
 
     def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
-        """From now on bytes pass both ways; those that came behind the request are held."""
+        """Pass bytes both ways; those that followed the request are held."""
         raise NotImplementedError
 
 
 class ResponseSink:
-    """What a server's side calls."""
+    """Called by a server's side."""
 
     __slots__ = ()
 
@@ -278,7 +278,7 @@ class ResponseSink:
         raise NotImplementedError
 
     def response_head(self, upstream: ServerSide, head: ResponseHead, rest: bytes) -> None:
-        """The final response's head, or a 101; `rest` came behind it.
+        """The final response's head, or a 101; `rest` follows it.
 
         It comes a second time if `upstream` had to `hold` it.
         """
@@ -334,7 +334,7 @@ class ConnectionPool:
         raise NotImplementedError
 
     def reconfigure(self, *, keep: int, idle_timeout: float, dialer: Dialer) -> None:
-        """Other limits, for connections from now on."""
+        """Change the limits and the dialer, for new connections."""
         raise NotImplementedError
 
     def retire(self) -> None:
@@ -353,7 +353,7 @@ class ServerSide:
     """The server's side of one exchange.
 
     - `server`: which one. `is_reused`: it has served a request before.
-    - `sink`: who gets the response. `body`: of the response, once its head has come.
+    - `sink`: the receiver of the response. `body`: of the response, once its head has come.
     """
 
     __slots__ = ()
@@ -375,7 +375,7 @@ class ServerSide:
         raise NotImplementedError
 
     def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
-        """The head, and what has come of the body; `upload` sends the rest."""
+        """Send the head, and the received part of the body; `upload` sends the rest."""
         raise NotImplementedError
 
     def send(self, data: bytes) -> None:
@@ -383,7 +383,7 @@ class ServerSide:
         raise NotImplementedError
 
     def expect(self, body: Body) -> None:
-        """From now on the sink gets `response_data` with this body, until that is done."""
+        """Call the sink's `response_data` with this body, until it is complete."""
         raise NotImplementedError
 
     def pass_to(self, sink: ResponseSink) -> None:
@@ -398,7 +398,7 @@ class ServerSide:
         raise NotImplementedError
 
     def hold(self, until: Awaitable[object]) -> None:
-        """Keep the response head that is just being passed on; pass it again behind `until`."""
+        """Keep the response head that is being passed on; pass it again after `until`."""
         raise NotImplementedError
 
     def give_back(self, now: float, is_clean: bool) -> None:
@@ -418,7 +418,7 @@ class ServerSide:
 
 
 class TunnelEnd:
-    """One side of a tunnel: takes bytes for its peer, and gives those of its peer to the other end.
+    """One side of a tunnel: takes bytes for its peer, and passes its peer's to the other end.
 
     `has_ended`: its peer sends no more.
     """
@@ -428,7 +428,7 @@ class TunnelEnd:
     has_ended: bool
 
     def start(self, other: TunnelEnd, first: bytes) -> None:
-        """Pass on what comes, behind `first`."""
+        """Pass on `first`, then all input."""
         raise NotImplementedError
 
     def write(self, data: bytes) -> None:
@@ -447,7 +447,7 @@ class TunnelEnd:
         raise NotImplementedError
 
     def close(self, patience: float) -> None:
-        """Close when what was written has left, or after so many seconds."""
+        """Close when all written bytes have left, or after `patience` seconds."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a request that has ended: the counters, and a line in the access log.
+"""Records of ended requests: the counters, and a line in the access log.
 
 `_of_exchange` is the only place that reads an exchange for the log.
 """
@@ -183,7 +183,7 @@ def _attempts(exchange: Exchange) -> Attempts:
     stream = exchange.stream
     return Attempts(
         exchange.retries,
-        # Who has taken up a stream was not asked by a retry.
+        # The server that resumed a stream was not reached by a retry.
         bool(exchange.tried) if stream is None else stream.was_redispatched,
         exchange.queue_position,
         exchange.pinned_to is not None,

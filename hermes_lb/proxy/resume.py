@@ -1,8 +1,8 @@
-"""A stream of events on a route with rules for it: it goes on when its server is lost.
+"""A stream of events on a route with rules for it: it continues when its server is lost.
 
     lost        the server's part ended before the stream did, it stands still, or has handed over
     search      GET on the resume path, with the last event's id, at one server after another
-    go on       its events follow in the client's same response
+    continue    its events follow in the client's same response
 
 A search lasts as long as `resume_timeout`. A server that refused rests for a while, and when all
 rest, or none is up, the search pauses. `resume_attempts` bounds how many servers may fail in other
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.ports import ServerSide
 
-#: What tells a server that its stream can be handed over.
+#: The field that allows a server to hand its stream over.
 ACCEPTS_HANDOVER = b"X-Hermes-Handover: accept\r\n"
 
 _RESUME_PATH = re.compile(rb"/[\x21\x22\x24-\x7e]{0,2047}").fullmatch  # visible ASCII but "#"
-# A stranger's text, for a head that we make; ids of servers are shorter than 100 bytes.
+# Untrusted text, for a head that we make; ids of servers are shorter than 100 bytes.
 _LAST_EVENT_ID = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]{0,1024}").fullmatch
 _EVENT_STREAM = b"Accept: text/event-stream\r\n"
 # Of the first request, what belongs to its body, its method, or its place in the stream.
@@ -45,10 +45,10 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 _RESUMING, _KEEP_ALIVE = b": resuming\n\n", b": keep-alive\n\n"
-# Seconds. A takeover is mostly shorter than the first; then nobody has to read a comment.
+# Seconds. A takeover is mostly shorter than the first; then no comment is sent.
 _FIRST_COMMENT, _NEXT_COMMENTS = 1.0, 5.0
-# Seconds that a server rests which could not go on, in one search; each time longer. So are the
-# pauses of the search behind attempts, without the limit.
+# Seconds that a server rests which could not continue, in one search; each time longer. So are the
+# pauses of the search after attempts, without the limit.
 _FIRST_REST, _REST_GROWTH, _LONGEST_REST = 0.1, 3.0, 1.0
 # Seconds that a server rests in all searches after any request has failed there.
 _REST_AFTER_FAILURE = 0.25
@@ -67,7 +67,7 @@ _NOTHING_BEGUN = (ConnectFailed, ConnectTimeout, Exhausted, NoServer)
 
 
 class StreamRules(NamedTuple):
-    """What a route says of its streams; times are seconds."""
+    """A route's rules for its streams; times are seconds."""
 
     resumes: bool
     attempts: int
@@ -111,7 +111,7 @@ def opened_stream(exchange: Exchange, rules: StreamRules, head: ResponseHead) ->
 class EventStream:
     """The events of one exchange, from one server or several. Needs a client that knows chunks.
 
-    `length`: of the first server's body. `path`: where it goes on; empty if it can't.
+    `length`: of the first server's body. `path`: of the resume request; empty if it can't.
     """
 
     __slots__ = (
@@ -184,16 +184,16 @@ class EventStream:
 
     @property
     def can_go_on(self) -> bool:
-        """Another server can go on with it, as far as it has come."""
+        """Another server can continue it from its present position."""
         if not (self._path and self.body.is_whole and self._exchange.is_request_read):
             return False
-        # Else what the client has already could come again.
+        # Else events that the client has could be repeated.
         return self._has_known_start or bool(self.body.last_id)
 
     def server_lost(self, reason: str, outcome: str = "resumed") -> bool:
-        """Look for another server. False: the stream can't go on.
+        """Look for another server. False: the stream can't continue.
 
-        `outcome`: what it is (`RESUME_OUTCOMES`) if one is found.
+        `outcome`: the one to count (`RESUME_OUTCOMES`) if a server is found.
         """
         exchange = self._exchange
         if not self.can_go_on:
@@ -224,7 +224,7 @@ class EventStream:
         assert backend is not None
         exchange.turn_around = None
         exchange.pinned_to = None
-        exchange.head.can_repeat = True  # it is a GET from now on
+        exchange.head.can_repeat = True  # it has become a GET
         exchange.informational_responses = 0
         exchange.must_dial = (
             len(self._rests) > 1
@@ -251,7 +251,7 @@ class EventStream:
         self.due = min(now + _MOST_FOR_ATTEMPT, self._give_up_at)
 
     def attempt_failed(self, error: ExchangeFailed) -> None:
-        """One server could not go on, or there was none."""
+        """One server could not continue it, or none was available."""
         is_refusal = isinstance(error, _NOTHING_BEGUN) and not isinstance(error, QueueTimeout)
         self._failed(str(error), uses_up=not is_refusal)
 
@@ -380,7 +380,7 @@ def can_insert(exchange: Exchange) -> bool:
 
 
 def _has_plain_events(head: ResponseHead) -> bool:
-    """False for a stream that is compressed: nobody on the way sees where its events end."""
+    """False for a compressed stream: an intermediary can't see where its events end."""
     return head.is_event_stream and all(
         value.strip().lower() == b"identity"
         for name, value in head.fields()
@@ -400,7 +400,7 @@ def _field_lines(request_head: bytes) -> list[bytes]:
 
 
 def _last_event_id(lines: list[bytes]) -> bytes | None:
-    """What the client has already, by its own word; empty: nothing; None: there is no telling."""
+    """The last event that the client has, by its request; empty: none; None: unknown."""
     fields = (line.partition(b":") for line in lines)
     said = [value.strip(b" \t") for name, _, value in fields if name.lower() == b"last-event-id"]
     if not said:

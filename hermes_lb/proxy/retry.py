@@ -21,7 +21,7 @@ class Attempt(NamedTuple):
     - `is_stale`: a kept connection was found closed, which says nothing of the server's health.
     - `can_repeat`: the request may be executed twice.
     - `is_whole`: all of it can be sent again.
-    - `is_pinned`: its session lives at `server`. `is_strict`: and nowhere else will do.
+    - `is_pinned`: its session lives at `server`. `is_strict`: and no other one may serve it.
     - `tried`: servers that failed before. `passed_over`: the one of them that was only stale.
     - `retries`, `most_retries`: so far, and allowed.
     """

@@ -39,7 +39,7 @@ class Backend:
         self.pool.on_marked_down = self.marked_down
         self.connections: dict[Server, ConnectionPool] = {}
         self.log_names: dict[Server, str] = {}
-        # Where keys live that nobody has to learn: the same on every balancer.
+        # The servers of keys that are hashed, not learned: the same on every balancer.
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._rng = context.rng
         self._context = context
@@ -63,7 +63,7 @@ class Backend:
         self.learner = self.strategy if isinstance(self.strategy, Learner) else None
 
     def _set_up(self, configured: config.Backend, dialer: Dialer) -> None:
-        """All that is cheap to make anew, for the servers that the pool has now."""
+        """Rebuild what is cheap to build, for the pool's present servers."""
         servers = self.pool.servers
         self.dialer = dialer
         self.retries = configured.retries
@@ -97,7 +97,7 @@ class Backend:
                     self.learner.forget(server)
 
     def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
-        """Go on by other rules, in place: requests on their way never notice."""
+        """Change the rules in place, without disturbing requests in flight."""
         before, self._configured = self._configured, configured
         if (before.balance, before.strategy) != (configured.balance, configured.strategy):
             self.strategy.detach(self.pool)
@@ -111,7 +111,7 @@ class Backend:
         self.pool.look_at_queue()
 
     def retire(self) -> None:
-        """No more requests come; those on their way go on, and those that wait are served."""
+        """It gets no more requests; those in flight continue, and queued ones are served."""
         for connections in self.connections.values():
             connections.retire()
 
@@ -120,7 +120,7 @@ class Backend:
         return not (self.pool.in_flight or self.pool.waiting)
 
     def answered(self, server: Server, head: ResponseHead, took: float, now: float) -> None:
-        """A response's head has come; `took`: seconds since the request was dispatched."""
+        """A response's head has arrived; `took`: seconds since the request was dispatched."""
         if server.fails:
             self.pool.answered(server)
         if self.outliers is not None:
@@ -137,7 +137,7 @@ class Backend:
             self.pool.on_failed(server, now, because)
 
     def marked_down(self, server: Server, stands_still: bool) -> None:
-        """The checks of `server` have taken it down: what has to leave it does."""
+        """The checks have marked `server` down: move its requests away."""
         shuts_down = self._configured.on_marked_down == "shutdown_sessions"
         if shuts_down or stands_still:
             leaving = leave_server(self._context, self.pool, server, shuts_down=shuts_down)
@@ -151,7 +151,7 @@ class Backend:
     def stick(self, exchange: Exchange, now: float) -> bool:
         """Pin the exchange by its key, if it has one. False: ask `find_shared` first.
 
-        Raises NoServer if its session's server is gone, and nobody else may have it.
+        Raises NoServer if its session's server is gone, and no other one may serve it.
         """
         assert self.key_rules is not None
         session = self.key_rules.find(exchange.request_head, exchange.client_address)
@@ -181,17 +181,17 @@ class Backend:
     def learn(
         self, exchange: Exchange, server: Server, head: ResponseHead, now: float
     ) -> Awaitable[object] | None:
-        """A response tells whose session it is -> what is over when other balancers know it, who
-        may be asked as soon as the client has the response; None: they do."""
+        """Learn the session key of a response -> an awaitable that ends when other balancers know
+        it, as the client may ask them once it has the response; None: they do."""
         assert self.key_rules is not None
         return self.session_table.store(
             self.key_rules.learnt(exchange.session_key, head), server.name, now
         )
 
     def choose(self, exchange: Exchange, now: float) -> Lease | None:
-        """A lease on the server that shall take the request; None: it has to wait in the queue.
+        """A lease on the picked server; None: the request has to wait in the queue.
 
-        Raises NoServer if nobody can take it, now or soon.
+        Raises NoServer if no server can take it, now or soon.
         """
         pool = self.pool
         while (server := self._pick(exchange, now)) is not None:
@@ -221,10 +221,10 @@ class Backend:
         return None
 
     def server_lost(self, exchange: Exchange, now: float) -> Server | None:
-        """For whom a queued exchange waits now that its server is out; None: for anybody.
+        """The server that a queued exchange waits for now that its server is out; None: any server.
 
-        While nobody may serve, a hashed key waits where it is: else whoever came back first would
-        serve it, and not whoever has the key then. Raises NoServer if nobody else may have it.
+        While no server is available, a hashed key waits where it is: otherwise the first server to
+        return would serve it, not the key's owner then. Raises NoServer if no other one may.
         """
         session = exchange.session_key
         heir = self._heir(exchange, now)
@@ -233,10 +233,11 @@ class Backend:
         return heir
 
     def _heir(self, exchange: Exchange, now: float) -> Server | None:
-        """Where a hashed key goes without those tried, as its next requests do; None: no such key,
-        or nobody may serve. Raises NoServer if only the server that it is pinned to will do.
+        """The next owner of a hashed key, without the servers tried, as for its next requests.
 
-        Passive failures do not take out such a server: no other one can answer instead.
+        None: no such key, or no server is available. Raises NoServer if only the server that it is
+        pinned to may serve it. Passive failures do not take out such a server: no other one can
+        answer instead.
         """
         session, pinned = exchange.session_key, exchange.pinned_to
         if session is None:

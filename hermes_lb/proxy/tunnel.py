@@ -27,7 +27,7 @@ class Tunnel:
         self.server_end: TunnelEnd = upstream.open_tunnel(self)
 
     def start(self, *, from_server: bytes) -> None:
-        """Pass bytes; `from_server` came behind the server's 101."""
+        """Pass bytes; `from_server` followed the server's 101."""
         self.client_end.start(self.server_end, b"")
         self.server_end.start(self.client_end, from_server)
 
@@ -50,7 +50,7 @@ class Tunnel:
         self.close("--" if is_clean else "CD" if end is self.client_end else "SD")
 
     def close(self, termination: str) -> None:
-        """End both sides, once what was written has left, and the exchange with them."""
+        """End both sides, once all written bytes have left, and the exchange with them."""
         if self._is_open:
             exchange, context = self.exchange, self.exchange.context
             exchange.upstream = None
@@ -61,5 +61,5 @@ class Tunnel:
             self.client_end.close(patience)
 
     def detach(self) -> None:
-        """The exchange is over: what happens to the two connections concerns it no more."""
+        """The exchange is over: ignore further events of the two connections."""
         self._is_open = False

@@ -1,4 +1,4 @@
-"""The request's body on its way to the server, and what is kept of it for a retry."""
+"""The request's body, as it is sent to the server, and the part of it kept for a retry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Upload:
     """One request's body. Only requests that have one have an `Upload`.
 
     - `is_read`: all of it has been received.
-    - `is_stopped`: the answer came first, and nobody wants the rest.
+    - `is_stopped`: the response came first, and the rest is not needed.
     - `awaits_continue`: the client holds it back until the server says 100.
     - `is_forgotten`: some of it was sent and not kept, so the request can't be sent again.
     """
@@ -60,7 +60,7 @@ class Upload:
 
     @property
     def behind(self) -> int:
-        """Bytes that have come and are not parsed yet; `receive` goes on with them."""
+        """Bytes that have arrived and are not parsed yet; `receive` continues with them."""
         return 0 if self.is_read or self.is_stopped else self._body.behind
 
     def is_sent(self, upstream: ServerSide) -> bool:
@@ -72,7 +72,7 @@ class Upload:
         return self.is_read and self._was_asked_for and not upstream.has_unwritten
 
     def receive(self, data: bytes) -> None:
-        """Bytes from the client: of the body, or, behind its end, of the next request."""
+        """Bytes from the client: of the body, or, after its end, of the next request."""
         exchange = self._exchange
         client = exchange.client
         if self.is_read:
@@ -108,7 +108,7 @@ class Upload:
             self.awaits_continue = False  # it has not waited for a 100
 
     def start(self, upstream: ServerSide, request_head: bytes) -> None:
-        """Send the head, and what has come of the body, on a new connection."""
+        """Send the head, and the received part of the body, on a new connection."""
         exchange = self._exchange
         assert self._kept is not None
         upstream.send_request(exchange, b"".join((request_head, *self._kept)), self)
@@ -126,7 +126,7 @@ class Upload:
         self._kept = None
 
     def continued(self) -> None:
-        """The server has said 100: now it is the client's turn."""
+        """The server has sent a 100: the client has to send the body."""
         self._was_asked_for = True
         if self.awaits_continue:
             self._moved()

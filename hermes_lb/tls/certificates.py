@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb")
 
-# 1.0 too: what we say to a client that has it is the same.
+# 1.0 too: the responses to such a client are the same.
 PROTOCOLS = [b"http/1.1", b"http/1.0"]
 
 _MIN_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -57,10 +57,10 @@ class Loaded(NamedTuple):
 
 
 class TlsFiles:
-    """The files of one frontend's TLS. What was read of them once stays as it was then.
+    """The files of one frontend's TLS, as they were when they were read.
 
-    So whoever was served by them can be served by them again, whatever has become of the files
-    since: `restore` in another process takes what `state` gave.
+    So another process can serve with the same certificates, whatever has happened to the files
+    since: `restore` takes the result of `state`.
     """
 
     def __init__(self, configured: config.Tls) -> None:
@@ -70,7 +70,7 @@ class TlsFiles:
 
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> TlsFiles:
-        """What `state` does not have is read when it is asked for."""
+        """Files that `state` does not have are read when they are needed."""
         files = cls.__new__(cls)
         files.stamps = {Path(name): tuple(stamp) for name, stamp in state["stamps"]}
         files._contents = {Path(name): text.encode("latin-1") for name, text in state["contents"]}
@@ -82,7 +82,7 @@ class TlsFiles:
 
     @property
     def state(self) -> dict[str, Any]:
-        """As JSON has it: all that was read. It is as secret as the keys are."""
+        """All that was read, fit for JSON. It is as secret as the keys."""
         return {
             "stamps": [[str(path), stamp] for path, stamp in self.stamps.items()],
             "contents": [[str(p), data.decode("latin-1")] for p, data in self._contents.items()],
@@ -110,11 +110,11 @@ class TlsFiles:
 
 
 class Certificates:
-    """What one frontend shows to whom. Made anew when the files change: it is immutable.
+    """The certificates of one frontend, by host name. Immutable: rebuilt when the files change.
 
     A client can resume its session with any set of the same files and settings that has the same
-    ticket secret, on the same day; with another set the tickets are worth nothing: who vouches for
-    clients may have changed. Without a secret there are no tickets of ours to be had.
+    ticket secret, on the same day; another set rejects the tickets: the authorities for client
+    certificates may have changed. Without a secret no tickets are issued with our keys.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Certificates:
         tickets: TicketSecret | None = None,
         files: TlsFiles | None = None,
     ) -> None:
-        """Reads all files, or takes those that were read before.
+        """Reads all files, or takes those read before.
 
         Raises OSError, whose `strerror` says which one is wrong, and how.
         """
@@ -153,7 +153,7 @@ class Certificates:
         return found or (None if self._configured.strict_sni else self.default)
 
     def in_words(self) -> str:
-        """Whom each is for, and until when."""
+        """The names and the expiry of each."""
         return "; ".join(
             f"{', '.join(certified.names) or path} until {certified.not_after:%Y-%m-%d}"
             for path, certified, _ in self.loaded
@@ -164,7 +164,7 @@ class Certificates:
         return configured == self._configured
 
     def are_outdated(self, configured: config.Tls) -> bool:
-        """True if other ones are wanted, the files are others than they were, or a day is over."""
+        """True if the settings or the files have changed, or a day is over."""
         return (
             not self.are_of(configured)
             or stamps_of(configured) != self.files.stamps
@@ -175,8 +175,8 @@ class Certificates:
     def are_of_another_day(self) -> bool:
         """True if tickets should have other keys by now.
 
-        Who gets hold of the keys can read what was resumed with them in TLS 1.2: they should change
-        regularly (RFC 5077 section 5.5).
+        An attacker who has the keys can read TLS 1.2 sessions that were resumed with them: they
+        should change regularly (RFC 5077 section 5.5).
         """
         return (self._tickets and self._tickets.day) != self._ticket_day
 
@@ -213,7 +213,7 @@ class Certificates:
         return path if b"PRIVATE KEY-----" in text else beside
 
     def _load(self, pair: Files) -> None:
-        """Show this certificate to those who ask for the names in it.
+        """Present this certificate to clients that ask for the names in it.
 
         A site may have two, with keys of two kinds (RSA, ECDSA): OpenSSL picks by the client.
         """
@@ -294,7 +294,7 @@ class Certificates:
 
     @contextmanager
     def _as_file(self, path: Path) -> Iterator[str]:
-        """Where OpenSSL can read what was read: Python's ssl takes names of files only."""
+        """A file with these contents for OpenSSL: Python's ssl takes only names of files."""
         if not hasattr(os, "memfd_create"):  # macOS, where a balancer may be in a program or a test
             yield str(path)
             return
@@ -309,7 +309,7 @@ class Certificates:
 
 
 def stamps_of(configured: config.Tls) -> dict[Path, tuple[int, int, int]]:
-    """What tells the files of today from those of yesterday; one that is away has no stamp."""
+    """Stamps that change with the files; a missing file has none."""
     names = [configured.client_ca]
     for one in _given(configured):
         names += [one.certificate, one.key]

@@ -1,4 +1,4 @@
-"""What servers are told of a client's certificate, as header fields.
+"""Header fields that describe a client's certificate to servers.
 
 nginx: `proxy_set_header X-SSL-Client-S-DN $ssl_client_s_dn` and so on. A client's own fields of
 these names are dropped (`hermes_lb.http.fields`), whatever the configuration says.

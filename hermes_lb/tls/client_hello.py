@@ -1,7 +1,7 @@
-"""What a TLS client says first: the host that it wants, and what it can do. No I/O.
+"""The ClientHello: the host name that a TLS client sends, and its capabilities. No I/O.
 
-OpenSSL parses the same bytes afterwards and judges them; it gets none that were not understood
-here. They are read because Python's ssl leaves two things open that any stranger could use:
+OpenSSL parses and checks the same bytes afterwards; it gets none that were not understood here.
+They are read because Python's ssl leaves two things open that any untrusted client could use:
 `SSLContext.sni_callback` writes a traceback to stderr for a name that is not ASCII, and the groups
 of a key exchange can't be chosen.
 """
@@ -52,8 +52,8 @@ class ClientHello(NamedTuple):
 
 
 def read_client_hello(data: bytes | bytearray) -> ClientHello | int:
-    """`data` is all that came so far -> what it says, or how many bytes there must be at least
-    before it is worth to look again: who sends byte by byte shall not cost a look for each.
+    """`data` is all input so far -> the parsed hello, or the least number of bytes before the next
+    call: a client that sends byte by byte must not cost a call for each.
 
     Raises NotTls or Malformed as soon as that is certain.
     """
@@ -163,5 +163,5 @@ class _Fields:
         return taken
 
     def vector(self, length_size: int) -> bytes:
-        """A length in so many bytes, and as much content."""
+        """A length of `length_size` bytes, and the content of that length."""
         return self.take(int.from_bytes(self.take(length_size), "big"))

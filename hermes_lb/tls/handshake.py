@@ -1,11 +1,11 @@
 """TLS between a client's socket and its `ClientConnection`: a transport to the one above it.
 
-asyncio and uvloop have TLS of their own. They tell of a connection only when its handshake is done,
-so that strangers in a handshake would count nowhere (`max_connections`, `connections_per_client`),
-and of a handshake that failed not at all; and nothing can come before the handshake (a PROXY
-header) or instead of it (plain HTTP, for which there is an answer). Here a client counts from
-accept on, on either loop, and its deadline runs from then. It costs what uvloop's costs: 30 us of
-CPU for a small request, and 19 KiB instead of 26 for an idle connection.
+asyncio and uvloop have TLS of their own. They report a connection only after its handshake, so that
+clients in a handshake would count nowhere (`max_connections`, `connections_per_client`), and a
+failed handshake not at all; and nothing can come before the handshake (a PROXY header) or instead
+of it (plain HTTP, which gets an error response). Here a client counts from accept on, on either
+loop, and its deadline runs from then. The cost is uvloop's: 30 us of CPU for a small request, and
+19 KiB instead of 26 for an idle connection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RECORD = 16 * 1024
 # Parts of `Records.split` that are decrypted at once: 128 records, a third of a millisecond. A
 # record of one byte has 23 or more, so 256 KiB may be 11,000 of them.
 _MOST_PARTS = 4
-# Bytes; a read up to this size is never left behind.
+# Bytes; a read up to this size is processed at once.
 _NEVER_BEHIND = _MOST_PARTS * MOST_BARREN * 5
 
 # Fatal alerts (RFC 8446 section 6; RFC 7301 section 3.2) as whole records.
@@ -89,7 +89,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def __init__(self, client: ClientConnection, certificates: Certificates) -> None:
         super().__init__()
         self._client = client
-        self._above: Any = client  # who gets the bytes: a tunnel's end, later
+        self._above: Any = client  # the receiver of the bytes: a tunnel's end, later
         self._certificates: Certificates | None = certificates
         self._raw: asyncio.Transport = cast("asyncio.Transport", None)
         self._hello: bytearray | None = bytearray()
@@ -127,10 +127,10 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._in.write(data)
             self._shake_hands(self._tls)
         else:
-            self._above.data_received(data)  # no TLS, and an answer to that is on its way
+            self._above.data_received(data)  # not TLS, and a response to that is being sent
 
     def eof_received(self) -> bool:
-        """The socket has ended; if the client did not say so before, somebody may have cut it."""
+        """The socket has ended; without a close_notify before, an attacker may have cut it."""
         if not self._is_open or self._client.is_closing:
             return bool(self._above.eof_received())
         if self._error is None and not self._has_ended:
@@ -189,7 +189,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._raw.write(_HANDSHAKE_FAILURE)
             client.reject("TLS: the client has no elliptic curve of ours")
         elif said.protocols is not None and not set(said.protocols).intersection(PROTOCOLS):
-            # Who offers other protocols only must not be served as if it had not (RFC 7301).
+            # A client that offers only other protocols must be refused (RFC 7301).
             self._raw.write(_NO_APPLICATION_PROTOCOL)
             client.reject("TLS: the client speaks no HTTP/1.1")
         else:
@@ -228,7 +228,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         if self._in.pending:  # the beginning of a record: OpenSSL reads no further than it must
             self._decrypt(self._records.split(self._in.read()))
 
-    # What comes.
+    # Input.
 
     @property
     def behind(self) -> int:
@@ -281,7 +281,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
                 self.close()
 
     def _answer(self) -> None:
-        """An alert, or new keys. Who does not read them gets no more of them."""
+        """Send an alert, or new keys. A client that does not read them gets no more of them."""
         self._flush()
         if self._is_writing_paused:
             self.pause_reading(UNREAD)

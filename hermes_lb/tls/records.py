@@ -1,10 +1,10 @@
-"""Where TLS records begin in what a client sends. No I/O.
+"""Finds the beginnings of TLS records in a client's bytes. No I/O.
 
-OpenSSL takes any number of records that bear no data, one after another in one call, and does not
-tell: a KeyUpdate (RFC 8446 section 4.6.3) costs it three derivations of keys and perhaps an answer,
-17 us. It had a limit of 32 of them for a whole connection, and gave it up because long ones need
-more (1.1.1b, issue 8068); BoringSSL has one of 32 in a row, Go's crypto/tls 16. So they are counted
-here, and whoever reads is given a few records at a time.
+OpenSSL takes any number of records without data in one call, and does not report them: a KeyUpdate
+(RFC 8446 section 4.6.3) costs it three key derivations and perhaps an answer, 17 us. It had a limit
+of 32 of them for a whole connection, and gave it up because long connections need more (1.1.1b,
+issue 8068); BoringSSL has one of 32 in a row, Go's crypto/tls 16. So they are counted here, and the
+reader gets a few records at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Records without data that a client may send in a row, and within one read. Who renews its keys
-# for what we send has had gigabytes for each.
+# Records without data that a client may send in a row, and within one read. A client that renews
+# keys for our data does so after gigabytes.
 MOST_BARREN = 32
 
 _HEADER = 5  # bytes: type, version, and the length of what follows (RFC 8446 section 5.1)

@@ -1,10 +1,10 @@
-"""The keys of TLS session tickets: the same in all processes of a balancer, and others each day.
+"""The keys of TLS session tickets: the same in all processes of a balancer, new ones each day.
 
 A ticket is a client's session, encrypted by the server and kept by the client (RFC 8446 section
 4.6.1, RFC 5077). OpenSSL makes keys up for each context, and Python's ssl can't set others; so a
-client could resume its session only where it began. nginx and HAProxy keep them in memory that
-their processes share. Here all processes derive them from one secret (`TicketSecret`), and OpenSSL
-is told by ctypes.
+client could resume its session only in the process where it began. nginx and HAProxy keep them in
+memory that their processes share. Here all processes derive them from one secret (`TicketSecret`),
+and set them in OpenSSL by ctypes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _GET, _SET = 58, 59
 
 
 class TicketSecret:
-    """What the keys are derived from, on a day. Each day's secret is a hash of the day's before.
+    """The secret of one day, from which the keys are derived: a hash of the previous day's secret.
 
-    So processes that once had the same have the same for ever, without a word; and who learns
-    today's can't read what was recorded yesterday.
+    So processes that once shared a secret always do, without messages; and an attacker who learns
+    today's secret can't read yesterday's recorded traffic.
     """
 
     def __init__(self, day: int, secret: bytes) -> None:
@@ -43,7 +43,7 @@ class TicketSecret:
 
     @classmethod
     def restore(cls, state: str) -> Self:
-        """`state` of another process, or of this one's last image."""
+        """`state` of another process, or of the program before an upgrade."""
         day, _, secret = state.partition(":")
         return cls(int(day), bytes.fromhex(secret))
 
@@ -64,13 +64,13 @@ class TicketSecret:
         return self._day
 
     def keys(self, purpose: bytes, length: int) -> bytes:
-        """So many bytes; another purpose has others."""
+        """`length` bytes, which differ by purpose."""
         seed = blake2b(purpose, key=self._secret, digest_size=_SIZE, person=b"tickets").digest()
         return shake_256(seed).digest(length)
 
 
 def until_tomorrow() -> float:
-    """Seconds until 0:00 UTC, if nobody sets the clock."""
+    """Seconds until 0:00 UTC, if the clock is not set meanwhile."""
     return _DAY - time.time() % _DAY
 
 
@@ -106,7 +106,7 @@ def _find_control() -> Callable[[ssl.SSLContext, int, int, bytes | None], int] |
     ssl_ctx_ctrl.restype = ctypes.c_long
 
     def control(context: ssl.SSLContext, command: int, length: int, data: bytes | None) -> int:
-        # PySSLContext of CPython's Modules/_ssl.c: behind the head of an object is its SSL_CTX.
+        # PySSLContext of CPython's Modules/_ssl.c: after the head of an object is its SSL_CTX.
         ssl_ctx = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
         result: int = ssl_ctx_ctrl(ssl_ctx, command, length, data)
         return result

@@ -1,7 +1,7 @@
-"""What is read of one's own certificates: for whom, until when, and the kind of key. No I/O.
+"""Reads names, expiry and kind of key of the balancer's own certificates. No I/O.
 
-Python's ssl does not tell this of a certificate that it serves. It is a walk along a known path of
-the DER (RFC 5280 section 4.1), over files that the operator gave; nothing is verified here.
+Python's ssl does not report this for a certificate that it serves. It is a walk along a known path
+of the DER (RFC 5280 section 4.1), over files that the operator gave; nothing is verified here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Clients' addresses, as they are logged, counted, hashed and told to servers."""
+"""Clients' addresses, as they are logged, counted, hashed and sent to servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Netwo
 def told_address(entry: str) -> str:
     """One entry of X-Forwarded-For, perhaps with a port, as a plain address.
 
-    Raises ValueError if it is none.
+    Raises ValueError if it is not an address.
     """
     entry = entry.strip()
     if (with_port := _WITH_PORT.fullmatch(entry)) is not None:

@@ -1,12 +1,12 @@
-"""What the connections on both sides of an exchange have in common: they can be held back.
+"""Back-pressure of the connections on both sides of an exchange.
 
-Reading is paused for several reasons at once, and each has an owner, who alone ends it:
+Reading may be paused for several reasons at once, and each is ended by its owner alone:
 
     PEER     the receiver can't take more: its write buffer is full, or it does not exist yet
-    FULL     enough is held that belongs to later requests (`intake`)
+    FULL     the buffer for later requests is full (`intake`)
     SHARE    the connection has had its share of this loop iteration (`run_queue`)
     VERDICT  a response head waits for a decision that takes time (`upstream`)
-    UNREAD   it does not read the answers that it has asked TLS for (`tls`)
+    UNREAD   it does not read the TLS answers that it has caused (`tls`)
 
 A connection is read from while there is no reason, so none of them ends another one's pause.
 """

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection, and the event loop does not tell."""
+"""State of a connection that the kernel has and the event loop does not report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def duplicate(transport: asyncio.Transport) -> int:
 
 
 def received(descriptor: int) -> Iterator[bytes]:
-    """What has come on a connection and has not been read, up to its end or an error.
+    """The unread bytes of a connection, up to its end or an error.
 
     For connections that the event loop does not read any more.
     """
@@ -48,7 +48,7 @@ def received(descriptor: int) -> Iterator[bytes]:
 
 
 def reset_when_closed(transport: asyncio.Transport) -> None:
-    """It will end by a TCP reset, which nobody can take for a clean end."""
+    """Make it end by a TCP reset, which can't be mistaken for a clean end."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
         reset_socket_when_closed(sock)

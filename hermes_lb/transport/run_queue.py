@@ -1,8 +1,8 @@
 """One connection gets a bounded share of a loop iteration, whatever it sends.
 
 libuv reads up to 32 times 256 KB from one connection in one iteration, and 256 KB may be 40,000
-chunks, or 10,000 TLS records. So after one large read, or when the parser has left bytes behind, a
-connection is not read from until the next iteration, in which others have had their turn.
+chunks, or 10,000 TLS records. So after one large read, or when the parser has not processed all
+bytes, a connection is not read from until the next iteration, after the others.
 
 HAProxy bounds the same by its buffer (16 KiB a read) and `tune.runqueue-depth`.
 """
@@ -30,18 +30,18 @@ _DEPTH = 8
 
 
 class Source(Protocol):
-    """A connection, or a layer of one, that parses what comes in parts."""
+    """A connection, or a layer of one, that parses its input in parts."""
 
     @property
     def behind(self) -> int:
-        """Bytes that have come and are not parsed yet."""
+        """Bytes that have arrived and are not parsed yet."""
 
     @property
     def has_had_its_share(self) -> bool:
         """It is paused by SHARE."""
 
     def go_on(self) -> None:
-        """Parse the next part of what is behind."""
+        """Parse the next part of the unparsed bytes."""
 
     def pause_reading(self, reason: int) -> None: ...
 
@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 class RunQueue:
-    """The connections that go on in a later iteration, in turn.
+    """The connections that continue in a later iteration, in order.
 
     A connection is in here exactly while it is paused by SHARE.
     """
@@ -72,7 +72,7 @@ class RunQueue:
             self.put_off(connection)
 
     def put_off(self, connection: Source) -> None:
-        """No more of it in this iteration."""
+        """Pause it until the next iteration."""
         if not connection.has_had_its_share:
             connection.pause_reading(SHARE)
             self._waiting.append(connection)

@@ -32,7 +32,7 @@ class Gathered:
         self.processes: list[ProcessView] = []
 
     def joined(self, number: int, pid: int) -> None:
-        """A process writes to region `number` from now on."""
+        """A process has begun to write to region `number`."""
         self._numbers.add(number)
         self._refused.setdefault(number, {})  # the previous generation may have left it
         self.processes.append(ProcessView(number, pid))

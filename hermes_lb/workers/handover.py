@@ -44,7 +44,7 @@ _GENERATIONS = 3
 
 @dataclass
 class Handover:
-    """Sockets, shared memory, and who uses which region and row of it."""
+    """Sockets, shared memory, and the users of its regions and rows."""
 
     loop: str
     listening: Listening

@@ -88,9 +88,9 @@ class Peers:
     def set_rows(self, pools: Mapping[str, Pool], rows: Mapping[str, int]) -> None:
         """Use these rows (keys: `server_row`, or the pool's name), as the supervisor assigned them.
 
-        Leases on removed servers are counted no more, and the queue of a removed pool becomes
-        local. Places on new servers can be had from now on. Leases of a pool that is new here are
-        published, and for the others its waiters wait since now.
+        Leases on removed servers are no longer counted, and the queue of a removed pool becomes
+        local. Places on new servers become available. Leases of a pool that is new here are
+        published, and its waiters queue among those of other processes with the present time.
         """
         mine = {
             server: rows[server_row(name, server)]

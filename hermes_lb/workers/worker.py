@@ -21,7 +21,7 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages
     reopen       reopen log files by name
     sessions     list the requests in flight; answered
     end          cut the requests on a server; answered
-    moved        has a response of this server moved within so many seconds? answered
+    moved        has a response of this server made progress within a given time? answered
     drain        stop accepting, finish, exit
 
 It sends: failed, recovered, ejected, pin, find (look up a pin; answered), refused, recent, leaving
@@ -118,8 +118,8 @@ class Worker:
         self._leave()
 
     def _leave(self) -> None:
-        """Drain, unasked. During a start the request queues behind it, so that a worker that may
-        have clients does not go on to listen."""
+        """Drain without a message. During a start the request queues behind it, so that a worker
+        that may have clients does not go on to listen."""
         if self._plane is None:
             self._end.set()
         else:

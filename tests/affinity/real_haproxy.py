@@ -44,7 +44,7 @@ backend back
 
 
 class Answer(NamedTuple):
-    """What came back, and which Cookie headers the server saw."""
+    """A response, and the Cookie headers that the server saw."""
 
     cookies_seen: list[bytes]
     set_cookies: list[bytes]

@@ -80,7 +80,7 @@ class Shown:
         news = self.table.store([KEY], name, self.now)
         if news is not None:
             await news
-        await asyncio.sleep(0)  # what has to be done when they were told, or could not be
+        await asyncio.sleep(0)  # callbacks of the announcement, or of its failure
         return news is not None
 
 

@@ -1,4 +1,4 @@
-"""Busy is not dead: a degraded server keeps those pinned to it and gets nobody new."""
+"""Busy is not dead: a degraded server keeps its pinned sessions and gets no new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server goes out for which requests wait: for whom do they wait then, and at which place?"""
+"""A server with queued requests goes out: which server do they wait for, and in which place?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may serve, leases, and the queue."""
+"""Available servers, leases, and the queue."""
 
 from __future__ import annotations
 

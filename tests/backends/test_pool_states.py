@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: counts are right, limits hold, and nobody is forgotten."""
+"""In every order of events: counts are right, limits hold, and no waiter is forgotten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.pools import FakeWaiter, make_pool
 
 WINDOW = 5.0
 
-# What a request wants whose server is out: any other, the next in an order of its own, or nobody.
+# The server that a request may take if its own is out: any, the next in its own order, or none.
 KINDS = st.sampled_from(["any", "hashed", "strict"])
 # What happens in the middle of a refusal: its client asks again, a request ends, a server fails.
 MEANWHILE = st.sampled_from(["nothing", "asks", "ends", "fails"])
@@ -89,7 +89,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool._judge_failures = self.panic_changed  # type: ignore[method-assign]
 
     def panic_changed(self) -> bool:
-        """After a panic each failing server gets a probe, even if it had one at this very time."""
+        """After a panic each failing server gets a probe, even if it had one at the same time."""
         has_changed = self.judge_failures()
         if has_changed and not self.pool.in_panic:
             self.probed.clear()
@@ -238,13 +238,13 @@ class PoolMachine(RuleBasedStateMachine):
                     assert waiter.pinned_to is not server
                     assert waiter.pinned_to is not None or server in waiter.tried
                 elif server.is_able and waiter.pinned_to is None and server not in waiter.tried:
-                    # By the time of which the pool was told last, or by that of its arrival.
+                    # By the last time that the pool received, or by that of its arrival.
                     times = self.told, self.now
                     assert any(self.had_choice(server, waiter, time) for time in times)
 
     @invariant()
     def nobody_is_bound_to_a_server_that_is_out(self):
-        """But for hashed keys while nobody may serve them: they have to stay somewhere."""
+        """Except hashed keys while no server may serve them: they have to stay somewhere."""
         for waiter in self.waiters:
             pinned = waiter.pinned_to
             if pinned is not None and not pinned.is_up:
@@ -277,7 +277,7 @@ class PoolMachine(RuleBasedStateMachine):
                 lease = self.leases.pop()
                 lease.server.succeeded()
                 lease.release()
-        # Who has failed on every server is turned away by `can_wait`, not put into the queue.
+        # A request that has failed on every server is refused by `can_wait`, not queued.
         assert not self.waiters
 
 

@@ -1,4 +1,4 @@
-"""Another configuration, in place: who stays, who is gone, and who waits."""
+"""Another configuration, in place: kept servers, removed servers, and queued requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_flight(pool: Pool) -> list[int]:
     return [pool.in_flight, *(server.in_flight for server in pool.servers)]
 
 
-# Who stays.
+# Kept servers.
 
 
 def test_a_server_stays_the_same_with_its_counts_and_its_state():
@@ -117,7 +117,7 @@ def test_down_in_the_configuration_is_maintenance_and_ends_with_it():
     assert (a.state, names(pool.up)) == ("up", "a b")
 
 
-# Who is gone.
+# Removed servers.
 
 
 def test_leases_on_a_server_that_is_gone_go_on_and_end():
@@ -151,7 +151,7 @@ def test_who_comes_back_is_new():
     assert pool.servers[0].state == "up"
 
 
-# Who waits.
+# Queued requests.
 
 
 def full(*servers: str) -> tuple[Pool, list[Lease]]:
@@ -307,7 +307,7 @@ def configuration(drawn: list[tuple[int, str, int]], *, are_many: bool) -> Backe
 
 
 class Traffic:
-    """Steps of the same kind on one pool; `pick` is a strategy's, or nginx's loops told anew."""
+    """Steps of the same kind on one pool; `pick` is a strategy's, or a copy of nginx's loops."""
 
     def __init__(self, pool: Pool, pick: Any) -> None:
         self.pool = pool

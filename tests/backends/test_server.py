@@ -188,7 +188,7 @@ def test_repr_tells_the_state():
 
 
 def test_a_failure_behind_its_window_takes_it_out_again_and_tells_the_pool():
-    """Who waits may be served by another one now, and must not wait for the next tick."""
+    """Queued requests may be served by another one now, and must not wait for the next tick."""
     _, server = two(max_fails=1, fail_timeout=5.0)
     server.failed(0.0)
     assert not server.has_failed(10.0)

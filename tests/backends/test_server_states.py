@@ -149,7 +149,7 @@ def test_passive_failures_outlast_a_drain():
     assert not server.may_serve(1.0)
 
 
-# Who gets it.
+# Subscribers.
 
 
 @pytest.mark.parametrize("how", ["operator", "announced"])

@@ -34,7 +34,7 @@ ANY = st.integers(0, 1000)
 
 @dataclass
 class Model:
-    """What was said of a server last, each on its own."""
+    """The last statement of each kind about a server."""
 
     weight: int
     admin: str
@@ -59,7 +59,7 @@ class Model:
         return self.state in ("maint", "down", "ejected")
 
     def settle(self) -> None:
-        """Who is gone has nothing else to say."""
+        """A server that is out keeps no other state."""
         if self.admin == "maint" or not self.is_healthy:
             self.is_degraded = self.is_ejected = False
 
@@ -86,7 +86,7 @@ class StateMachine(RuleBasedStateMachine):
     def server(self, index: int) -> Any:
         return self.pool.servers[index % len(self.pool.servers)]
 
-    # What is said of servers.
+    # Statements about servers.
 
     @rule(which=ANY, admin=st.sampled_from(ADMINS))
     def the_operator_sets_a_state(self, which: int, admin: Any):
@@ -230,7 +230,7 @@ class StateMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_in_vain(self):
-        """Who is pinned waits for a server that may serve; and whoever can be served is."""
+        """Pinned requests wait for an available server; and each that can be served is."""
         self.pool.tick(self.now)
         for waiter in [w for w in self.waiters if w.leases]:
             self.waiters.remove(waiter)
@@ -258,7 +258,7 @@ class StateMachine(RuleBasedStateMachine):
             assert other.full_weight == server.full_weight
 
     def teardown(self):
-        """When all is well again, everybody is served."""
+        """When all servers are up again, every request is served."""
         if not hasattr(self, "pool"):
             return
         for server in self.pool.servers:

@@ -178,7 +178,7 @@ def test_a_fleet_that_is_too_large_moves_others_only_when_it_doubles(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """Room for ten of weight 1. The eleventh halves all points, and that moves half of the keys;
-    so does the 21st. Nobody else moves any."""
+    so does the 21st. The others move none."""
     monkeypatch.setattr(consistent_hash, "MOST_POINTS", 10 * 160)
     rings = {
         n: homes(many(n), ConsistentHash(HashOptions(load_factor=0)), KEYS) for n in range(8, 24)
@@ -237,7 +237,7 @@ def shares_of(pool: Pool) -> dict[str, float]:
 )
 def test_shares_go_by_weight_as_nearly_as_so_many_points_allow(weights: list[int]):
     """A relative deviation of about 1 / sqrt(points), five of them at most, and half a point that
-    was rounded. What has a share of half or more deviates by what the others do."""
+    was rounded. A server with a share of half or more deviates by the sum of the others."""
     shares = shares_of(make_pool(*[{"name": f"s{i}", "weight": w} for i, w in enumerate(weights)]))
     for weight, points, share in zip(
         weights, points_by_weight(weights, weights), shares.values(), strict=True

@@ -71,7 +71,7 @@ def test_without_servers_there_is_no_table():
 @pytest.mark.parametrize("count", [10, 100])
 def test_one_that_leaves_moves_little_more_than_its_own(count: int):
     """At least 1/n of the entries must move. The paper's figure 12 and our measure: less than
-    twice that; and somebody else's do move, else this were no Maglev table."""
+    twice that; and entries of other servers do move, else this were no Maglev table."""
     servers = tuple((f"s{i}", 1) for i in range(count))
     before, after = table(servers, 65_537), table(servers[:-1], 65_537)
     moved = sum(a != b for a, b in zip(before, after, strict=True))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# What is started is a context, here one that only says so.
+# The thing started is a context, here one that only reports its start and end.
 RUN = """
 import asyncio
 from bench.interruption import sigterm_is_ctrl_c

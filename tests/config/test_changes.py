@@ -40,7 +40,7 @@ def routes(*paths: str) -> Config:
     return frontend(routes=[{"path": path, "backend": "agents"} for path in paths])
 
 
-# What has changed.
+# Changes.
 
 
 def test_with_another_strategy_the_options_that_were_given_are_named():
@@ -125,7 +125,7 @@ def test_another_order_is_a_change_and_told(where: str):
     if where == "servers":
         old, new = config(), backend(servers=SERVERS[::-1])
         assert describe_changes(old, new) == ["backends.agents.servers: in another order"]
-    else:  # nobody looks at the order of tables, and neither does the comparison
+    else:  # the order of tables has no meaning, and the comparison ignores it
         old = config(backends={"agents": servers, "more": servers})
         new = config(backends={"more": servers, "agents": servers})
         assert describe_changes(old, new) == []
@@ -172,7 +172,7 @@ def test_the_order_is_that_of_the_sections():
     assert said == ["process", "limits", "backends"]
 
 
-# What is never shown.
+# Secrets are never shown.
 
 SECRET = st.text("abcdefghijklmnopqrstuvwxyz", min_size=20, max_size=30)
 

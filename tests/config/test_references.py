@@ -96,7 +96,7 @@ def test_a_cookie_value_stands_for_one_server(
     assert finding.endswith(
         "is the cookie's value for backends.agents.servers[0] too; it must stand for one server"
     )
-    assert servers(first, second) == []  # without affinity nobody reads it
+    assert servers(first, second) == []  # without affinity it is not read
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Differential tests: does everybody read what passes the balancer alike?
+"""Differential tests: do all parsers read the messages that pass the balancer alike?
 
 Bytes are generated (`request_grammar`, `response_grammar`, on `fragments`) or come from the files
 of `corpus`. An `arena` sends them through a real balancer between `peers`. Independent parsers

@@ -28,10 +28,10 @@ from tests.support.stage import Stage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
-_STILL = 3  # turns of the loop in which nothing moved; what the balancer defers takes one
+_STILL = 3  # loop iterations in which nothing moved; deferred work of the balancer takes one
 
-# After so many seconds and turns without any movement there is no hope that there will be one:
-# the kernel is all that could be slow here. (A process that was stopped has seconds, but no turns.)
+# After these seconds and iterations without any movement there will be none: only the kernel could
+# be slow here. (A process that was stopped has seconds, but no iterations.)
 _PATIENCE = 3.0
 _HOPELESS = 200
 _T = TypeVar("_T")
@@ -106,7 +106,7 @@ class Meter:
 
 
 class Stuck(Exception):
-    """Nothing moves any more, although the balancer does not wait for whom it should."""
+    """Nothing moves any more, although the balancer does not wait for the side that it should."""
 
 
 class Arena:

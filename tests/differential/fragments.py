@@ -1,7 +1,7 @@
 """What the generated requests and responses share: chunked bodies, damage, and ways to cut.
 
-Each choice costs hypothesis some 50 us, so most of them are one pick from a pool. What comes first
-in a pool is the simplest, to which it shrinks.
+Each choice costs hypothesis some 50 us, so most of them are one pick from a pool. A pool's first
+entry is the simplest, to which it shrinks.
 """
 
 from __future__ import annotations

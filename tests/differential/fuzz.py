@@ -87,7 +87,7 @@ class Fuzz:
         self._ends_at = 0.0
 
     def run(self, seconds: float) -> Tally:
-        """Rounds for so long; only shrinking may take longer."""
+        """Rounds for `seconds`; only shrinking may take longer."""
         self._ends_at = time.monotonic() + seconds
         for number, side in enumerate(cycle(_SIDES)):
             if self._is_over():

@@ -1,4 +1,4 @@
-"""Who talks to the balancer from both sides: bare protocols that remember every byte."""
+"""The balancer's peers on both sides: bare protocols that remember every byte."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class RequestCase(NamedTuple):
     refuses: int = 0
 
 
-# `<i>` is the request's number, so that each can be told from the others.
+# `<i>` is the request's number, so that they can be distinguished.
 _start_lines = mostly(
     [
         *[b"GET /<i> HTTP/1.1", b"POST /<i> HTTP/1.1"] * 6,

@@ -248,7 +248,7 @@ def _is_clear(meanings: dict[str, Requests]) -> bool:
 def _check_none_is_lost(
     forwarded: int, outcome: RequestOutcome, meanings: dict[str, Requests]
 ) -> None:
-    """Up to the first that closes; one of ours with a body does so too, since nobody reads that."""
+    """Up to the first that closes; one of ours with a body does so too, since it is not read."""
     expected = 0
     for message in CAREFUL["h11"](outcome.sent).messages:
         expected += not _is_ours(message)

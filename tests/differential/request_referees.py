@@ -64,7 +64,7 @@ class LlhttpRequests:
                 self._parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as pause:
-                # Nobody here upgrades: what comes behind is a request as before.
+                # No origin here upgrades: the next bytes are a request as before.
                 data = data[pause.args[0] :]
                 self._check_body()
                 self._renew()
@@ -171,7 +171,7 @@ def by_aiohttp(stream: bytes) -> Requests:
             while rest:
                 more, is_upgraded, rest = parser.feed_data(rest)
                 found += more
-                if is_upgraded:  # nobody here upgrades: what comes behind is a request as before
+                if is_upgraded:  # no origin here upgrades: the next bytes are a request as before
                     parser = aiohttp_parser(HttpRequestParserPy)
     except (HttpProcessingError, ValueError) as error:
         problem = f"{type(error).__name__} {error}"
@@ -250,7 +250,7 @@ def by_stdlib(stream: bytes) -> Requests:
     return Requests(messages, "")
 
 
-# Whoever may be behind us; all of them have to read what we send alike.
+# Parsers of possible servers; all of them have to read our bytes alike.
 REFEREES: dict[str, Callable[[bytes], Requests]] = {
     "h11": by_h11,
     "llhttp": by_llhttp,

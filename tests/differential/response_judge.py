@@ -104,7 +104,7 @@ def _is_known_to_a_strict_reader(outcome: ResponseOutcome, method: bytes) -> boo
 
 
 def _compare(got: Response, meanings: dict[str, Answer], *, is_http11: bool) -> None:
-    """It is what the origin said, to everybody who understands that."""
+    """It is the origin's response, for every parser that understands that."""
     dates = _dates(got)
     for name, answer in meanings.items():
         meant = answer.response
@@ -137,7 +137,7 @@ def _differ(got: Response, meant: Response, is_http11: bool) -> str:
 
 
 def _is_clear(meanings: dict[str, Answer]) -> bool:
-    """True if everybody reads one whole response there, and all the same."""
+    """True if all parsers read one whole response there, and the same one."""
     first = meanings["h11"].response
     return first is not None and all(
         answer.response is not None and not _differ(answer.response, first, True)

@@ -74,7 +74,7 @@ class _LlhttpResponse:
     def on_headers_complete(self) -> None:
         self.is_in_head = False
         if self._parser.get_status_code() >= 200 and not self._has_body:
-            self.is_whole = True  # llhttp can't be told that this answers a HEAD
+            self.is_whole = True  # llhttp has no setting for a response to HEAD
 
     def on_body(self, part: bytes) -> None:
         self.body += part
@@ -171,7 +171,7 @@ def by_stdlib(stream: bytes, method: bytes, ending: str) -> Answer:
     return Answer(Response(response.status, normal(fields), body, file.tell(), informational))
 
 
-# Whoever may be in front of us; all of them have to read what we send alike.
+# Parsers of possible clients; all of them have to read our bytes alike.
 REFEREES: dict[str, Callable[[bytes, bytes, str], Answer]] = {
     "h11": by_h11,
     "llhttp": by_llhttp,

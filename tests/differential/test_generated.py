@@ -23,7 +23,7 @@ EXAMPLES = examples(1500).max_examples
 pytestmark = [
     pytest.mark.hypothesis,
     pytest.mark.timeout(300),
-]  # some seconds, where nobody else wants the processor
+]  # some seconds on an idle processor
 
 
 def _outcomes(arena: Arena, cases: st.SearchStrategy[Any]) -> Counter[str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Disagreement(AssertionError):
-    """The bytes can be read in two ways, or mean what nobody said. `kind` is what goes wrong."""
+    """The bytes can be read in two ways, or mean what was not sent. `kind` is what goes wrong."""
 
     def __init__(self, kind: str, *details: object) -> None:
         super().__init__("\n  ".join([kind, *(f"{detail}" for detail in details)]))
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
     client: list[str]
     origin: list[bytes] = []  # noqa: RUF012 - never changed
     body: bytes = b""  # of the response
-    refusal: str = ""  # if there was one: its status, and the reason that the client was told
+    refusal: str = ""  # if there was one: its status, and the reason that the client received
     strict: str = ""  # the same, if all referees take what was refused for valid, and alike
 
 

@@ -1,4 +1,4 @@
-"""Uploads that servers refuse from their heads hurt nobody else."""
+"""Uploads that servers refuse from their heads harm no other request."""
 
 from __future__ import annotations
 

@@ -450,7 +450,7 @@ async def test_a_degraded_server_is_checked_at_the_fast_interval() -> None:
         await until(lambda: fake.accepted > 3)
 
 
-# What is expected beside the status.
+# Expectations beside the status.
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ async def test_an_announced_drain_is_no_failure_and_a_good_check_ends_it(
     assert drain.getMessage() == (
         "agents/agent1 is DRAIN: 503, it announces its drain; no servers up"
     )
-    assert drain.levelno == logging.ERROR  # nobody is left for new requests
+    assert drain.levelno == logging.ERROR  # no server is left for new requests
     assert up.getMessage().startswith("agents/agent1 is UP: 200 in ")
 
 

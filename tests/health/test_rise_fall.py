@@ -10,7 +10,7 @@ from hermes_lb.health.rise_fall import RiseFall
 
 
 class InARow:
-    """What `rise` and `fall` mean to a user: so many opposite results in a row."""
+    """What `rise` and `fall` mean to a user: this number of opposite results in a row."""
 
     def __init__(self, rise: int, fall: int, up: bool) -> None:
         self.rise, self.fall, self.is_up = rise, fall, up
@@ -50,9 +50,9 @@ def test_it_counts_results_in_a_row(rise: int, fall: int, up: bool, results: lis
         ("+", [4]),  # the start: `rise`, and a pass jumps to the top
         ("-", [0]),  # ... where one failure takes it down
         ("+---", [4, 3, 2, 0]),  # `fall` failures in a row
-        ("+--+-", [4, 3, 2, 4, 3]),  # a pass starts the count anew
+        ("+--+-", [4, 3, 2, 4, 3]),  # a pass restarts the count
         ("-++", [0, 1, 4]),  # `rise` passes in a row
-        ("-+-++", [0, 1, 0, 1, 4]),  # a failure starts the count anew
+        ("-+-++", [0, 1, 0, 1, 4]),  # a failure restarts the count
         ("++--------", [4, 4, 3, 2, 0, 0, 0, 0, 0, 0]),  # it stays within its bounds
     ],
 )

@@ -35,7 +35,7 @@ RESPONSES = [
         b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", b""),
 ]  # fmt: skip
 
-# What comes behind it. To HEAD, 204 and 304 it may be a body.
+# Bytes after it. To HEAD, 204 and 304 they may be a body.
 BEHIND = [
     row(28, "a-response", EVIL),
     row(28, "four-bytes", b"evil"),

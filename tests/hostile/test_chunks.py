@@ -1,4 +1,4 @@
-"""Rows 8 to 12: chunked bodies. What is malformed never becomes a complete message upstream."""
+"""Rows 8 to 12: chunked bodies. A malformed one never becomes a complete message upstream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.stage import Stage, in_flight, pool_of
 from tests.support.waiting import eventually, turns
 
 POST = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-GOOD = b"3\r\nabc\r\n"  # a chunk that nobody can object to, before each of those below
+GOOD = b"3\r\nabc\r\n"  # a valid chunk, before each of those below
 LAST = b"0\r\n\r\n"
 
 # What arrives behind a good chunk.
@@ -79,7 +79,7 @@ REFUSED = [
 async def test_a_refused_body_never_becomes_a_whole_one(
     stage: Stage, way: Way, wire: bytes
 ) -> None:
-    """With its head in one segment it reaches nobody; what came before it is cut off."""
+    """With its head in one segment it reaches no server; the request before it is cut off."""
     origin = await stage.origin()
     lb = await stage.balancer(origin)
     client = await stage.client(lb)
@@ -174,7 +174,7 @@ PASSED = [
         b"A\r\n0123456789\r\n00a\r\n0123456789\r\n" + LAST, KEPT),
     row(9, "data-that-looks-like-an-end", b"7\r\n\r\n0\r\n\r\n\r\n" + LAST,
         b"7\r\n\r\n0\r\n\r\n\r\n" + LAST, KEPT),
-    # 10: nobody uses extensions, and the next one along might misread them.
+    # 10: extensions are unused, and the next hop might misread them.
     row(10, "name", b"5;a\r\nhello\r\n" + LAST, HELLO, KEPT),
     row(10, "value-in-quotes", b'5;a="b;\t\xff";c=d\r\nhello\r\n0;e\r\n\r\n', HELLO, KEPT),
     row(10, "blanks", b"5 ;a\t= b ; c\r\nhello\r\n0\t;d\r\n\r\n", HELLO, KEPT),

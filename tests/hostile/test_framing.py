@@ -155,7 +155,7 @@ async def test_passed(
     await is_passed(stage, way, wire, start, fields, body)
 
 
-# 7: who waits for whom.
+# 7: which side waits for the other.
 
 WAITS = POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
 
@@ -173,7 +173,7 @@ async def test_the_origin_says_when_the_body_may_come(stage: Stage) -> None:
     assert (await client.read_response()).head.start == "HTTP/1.1 100 Continue"
     await client.send(b"hello" + BEHIND)
     assert await at_origin.read_exactly(5) == b"hello"
-    assert await at_origin.gets_nothing()  # nor is anything told twice, or too early
+    assert await at_origin.gets_nothing()  # nor is anything sent twice, or too early
     await at_origin.respond(b"thanks")
     answer = await client.read_response()
     assert (answer.body, answer.get("Connection")) == (b"thanks", None)
@@ -185,7 +185,7 @@ async def test_the_origin_says_when_the_body_may_come(stage: Stage) -> None:
 @pytest.mark.row(7)
 @pytest.mark.parametrize("status", [200, 417, 500])
 async def test_a_final_status_without_a_100_ends_the_exchange(stage: Stage, status: int) -> None:
-    """The client may send its body or not, so nobody knows where its next request would begin."""
+    """The client may send its body or not, so the start of its next request is unknown."""
     origin = await stage.origin()
     lb = await stage.balancer(origin)
     client = await stage.client(lb)

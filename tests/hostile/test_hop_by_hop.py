@@ -22,7 +22,7 @@ FROM_US = {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1", "X-Forwarde
 
 # What arrives; the first line, the fields and the body that the origin sees.
 PASSED = [
-    # 21: a client may end what is its own, and nothing that anybody relies on.
+    # 21: a client may end its own fields, and none that another hop relies on.
     row(21, "its-own", GET + b"Connection: X-A, x-b\r\nX-A: 1\r\nX-B: 2\r\nX-C: 3\r\n\r\n",
         "GET / HTTP/1.1", {"X-A": None, "X-B": None, "X-C": "3", "Connection": None}, b""),
     row(21, "in-two-lines", GET + b"Connection: X-A\r\nX-A: 1\r\nconnection:,\tX-B ,\r\nX-B: 2\r\n"
@@ -61,7 +61,7 @@ PASSED = [
         "GET / HTTP/1.1",
         {"Proxy": None, "Proxy-Connection": None, "Proxy-Authorization": None,
          "Proxy-Authenticate": None, "Proxy-Evil": None, "Proxy_Authorization": None}, b""),
-    # 23: whoever is not trusted is replaced, in every spelling.
+    # 23: the fields of an untrusted client are replaced, in every spelling.
     row(23, "client",
         GET + b"X-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 7.7.7.7\r\nX-Real-IP: 6.6.6.6\r\n\r\n",
         "GET / HTTP/1.1", FROM_US, b""),
@@ -138,7 +138,7 @@ async def test_no_client_can_nominate_the_key_away_that_picks_its_server(
 
 @pytest.mark.row(21)
 async def test_what_may_be_nominated_follows_the_configuration(stage: Stage) -> None:
-    """What was remembered of a head before a reload says nothing of the ones after it."""
+    """A head that was cached before a reload has no effect on later ones."""
     origin = await stage.serving(answers(b"ok"))
     lb = await stage.balancer(origin)
     client = await stage.client(lb)
@@ -244,7 +244,7 @@ async def test_a_trusted_proxy_is_not_believed_in_another_spelling(stage: Stage)
 @pytest.mark.row(23)
 async def test_nonsense_from_a_trusted_proxy_names_nobody(stage: Stage) -> None:
     seen = await behind_a_proxy(stage, "X-Forwarded-For: 6.6.6.6, unknown, 10.1.2.3")
-    assert seen.get("X-Real-IP") == "10.1.2.3"  # behind that, nobody knows
+    assert seen.get("X-Real-IP") == "10.1.2.3"  # the one before that is unknown
 
 
 # 23: Via, and requests that come back.

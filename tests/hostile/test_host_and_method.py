@@ -1,4 +1,4 @@
-"""Rows 19 and 20: whom a request is for, and methods that are for proxies."""
+"""Rows 19 and 20: the host of a request, and methods that are for proxies."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_passed(
 
 @pytest.mark.row(19)
 async def test_routes_go_by_the_host_that_is_forwarded(stage: Stage) -> None:
-    """Were one read and the other forwarded, a stranger could reach what is not his."""
+    """If one were read and the other forwarded, a client could reach a forbidden backend."""
     inner = await stage.serving(answers(b"inner"))
     default = await stage.serving(answers(b"default"))
     backend = {"servers": [{"name": "i", "address": f"127.0.0.1:{inner.port}"}]}

@@ -74,7 +74,7 @@ UPLOADS = [
 
 
 async def goes_on(client: Client, more: bytes) -> None:
-    """Nobody has told it to stop, as far as it knows."""
+    """It continues, as if it had not been asked to stop."""
     for _ in range(20):
         await client.send(more)
         await turns()

@@ -263,7 +263,7 @@ async def test_a_connection_that_becomes_idle_makes_room_for_those_who_wait(stag
     assert await waiting.gets_nothing()
     await at[0].respond(b"done")
     assert (await busy[0].read_response()).body == b"done"
-    assert await busy[0].read_to_end() == b""  # it could have been kept, were nobody waiting
+    assert await busy[0].read_to_end() == b""  # it could have been kept, if no request were waiting
     assert (await at[0].read_request()).head.target == "/waiting"
     await at[0].respond(b"welcome")
     assert (await waiting.read_response()).body == b"welcome"
@@ -329,7 +329,7 @@ async def test_one_client_may_send_so_many_requests(stage: Stage) -> None:
 
 @pytest.mark.row(17)
 async def test_a_refused_request_with_a_body_ends_its_connection(stage: Stage, way: Way) -> None:
-    """Nobody reads the body, so it must not be taken for requests."""
+    """The body is not read, so it must not be taken for requests."""
     origin = await stage.serving(echo)
     lb = await stage.balancer(origin, limits={"request_rate": 0.001, "request_burst": 1})
     client = await stage.client(lb)

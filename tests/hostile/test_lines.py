@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
-# A TLS 1.3 client's first bytes. There is no CRLF in them, so nobody should wait for one.
+# A TLS 1.3 client's first bytes. There is no CRLF in them, so it must not wait for one.
 TLS_HELLO = bytes.fromhex(
     "16030100cb010000c70303d6a5f0c2b1a44e0e8b3a7a6a1f6e2b8d7c4c9e1f00112233445566778899aabb20e1"
     "1302130313010035010000740000000e000c0000096c6f63616c686f7374000b000403000102000a00160014"
@@ -164,7 +164,7 @@ async def test_an_empty_line_behind_a_body_is_ignored(stage: Stage, way: Way) ->
 
 @pytest.mark.row(13)
 async def test_what_is_logged_of_hostile_bytes_is_one_plain_line(stage: Stage) -> None:
-    """Quotes, escapes and braces of a stranger could be taken for the log's own."""
+    """Quotes, escapes and braces of a client could be taken for the log's own."""
     origin = await stage.serving(echo)
     lb = await stage.balancer(origin)
     client = await stage.client(lb)

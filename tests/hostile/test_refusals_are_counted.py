@@ -71,12 +71,12 @@ async def test_the_log_and_the_metrics_tell_the_same(stage: Stage) -> None:
     assert all(line.reason for line in lines)
     by_the_log = Counter((line.status, line.reason) for line in lines)
     assert await refused_by_the_metrics(stage, lb) == by_the_log
-    assert len(by_the_log) > len(REFUSED) // 2  # they are told apart
+    assert len(by_the_log) > len(REFUSED) // 2  # they are distinguished
     assert len(origin.requests) == 1
 
 
 async def test_no_strangers_words_are_labels_of_a_metric(stage: Stage) -> None:
-    """Each would be a time series for ever: the memory of Prometheus, in the hands of anybody."""
+    """Each would be a time series for ever: any client could fill the memory of Prometheus."""
     origin = await stage.origin()
     lb = await stage.balancer(origin, admin={"bind": "127.0.0.1:0"})
     for n in range(20):

@@ -71,7 +71,7 @@ def test_every_row_has_a_test() -> None:
         ("@parametrize('x', [row(3, 'a')])\ndef test_a(): ...", [3]),
         ("pytestmark = [pytest.mark.row(9)]\ndef test_a(): ...", [9]),
         ("class TestA:\n    @pytest.mark.row(5)\n    def test_a(self): ...", [5]),
-        # Nobody runs these.
+        # These are not run.
         ("T = [row(1, 'a')]\ndef test_a(): ...", []),
         ("@pytest.mark.row(7)\ndef helper(): ...", []),
         ("# @pytest.mark.row(7)\ndef test_a(): 'row(7)'", []),

@@ -70,7 +70,7 @@ async def test_what_is_no_handshake_is_a_plain_request(
 @pytest.mark.row(24)
 @pytest.mark.parametrize("methods", ["GET HEAD", "HEAD GET"])
 async def test_the_same_fields_are_a_handshake_of_a_get_only(stage: Stage, methods: str) -> None:
-    """What comes again, byte for byte, is remembered; but the method decides here."""
+    """Fields with the same bytes are cached; but the method decides here."""
     origin = await stage.origin()
     lb = await stage.balancer(origin)
     seen = {}

@@ -18,7 +18,7 @@ values = (
 spaces = st.sampled_from([b"", b" ", b" ", b"\t", b"  "])
 bodies = st.binary(max_size=20)
 
-# Fields that nobody but the two ends cares for: none is a spelling of one that a proxy knows.
+# Fields that only the two ends use: none is a spelling of one that a proxy knows.
 _own_fields = st.tuples(
     st.one_of(
         tokens.map(lambda token: b"X-Own-" + token),

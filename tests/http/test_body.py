@@ -72,7 +72,7 @@ VALID = [
     row("row11-both", b"1;x=y\r\na\r\n0;z\r\nA: b\r\nC: d\r\n\r\n", b"a", b"1\r\na\r\n" + LAST),
 ]  # fmt: skip
 
-# What arrives; behind each of these there is more, so that nobody has to wait for a line's end.
+# Input; each is followed by more, so that the parser need not wait for a line's end.
 INVALID = [
     *(
         row(f"row8-size-{size!r}", size + b"\r\nhello\r\n" + LAST)

@@ -1,4 +1,4 @@
-"""What becomes of a field by its name; and what strangers may make us remember.
+"""The handling of a field by its name; and the memory that untrusted clients can fill.
 
 From outside, through the parsers: how names are looked up is a matter of speed.
 """
@@ -149,7 +149,7 @@ def test_a_content_length_is_digits_below_2_63(value: bytes, number: int | None)
     assert parse_content_length(value) == number
 
 
-# What is remembered is bounded in entries and in bytes: strangers choose it.
+# Caches are bounded in entries and in bytes: untrusted clients choose their contents.
 
 _FILLER = b",".join(b"%x" % i for i in range(6_000))  # 30 KB
 _CHOSEN: dict[str, Callable[[bytes], bytes]] = {

@@ -1,4 +1,4 @@
-"""Heads that have not come whole: wait for the rest, or is it in vain?"""
+"""Incomplete heads: wait for the rest, or refuse at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of an event stream: whole events out, whatever came, and from whom."""
+"""The body of an event stream: whole events out, whatever arrives from which server."""
 
 from __future__ import annotations
 

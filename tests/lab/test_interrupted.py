@@ -32,7 +32,7 @@ IGNORING_SIGINT = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
 
 @pytest.fixture(autouse=True)
 def signals_by_default() -> Iterator[None]:
-    """What whoever runs the tests has ignored or blocked, all that they start would have too."""
+    """Signals that the tests' parent ignores or blocks would be inherited by all processes."""
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -198,7 +198,7 @@ async def test_a_second_interruption_does_not_wait_for_who_does_not_end() -> Non
     running = agents.Agents(0)
     running._processes.append(process)
     ending = Tasks().spawn(running.__aexit__(None, None, None), name="end")
-    await asyncio.sleep(0)  # it is told to end, and waited for
+    await asyncio.sleep(0)  # it has got its signal, and is waited for
     ending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ending

@@ -1,4 +1,4 @@
-"""What is known of the strategies, seen on the virtual clock; each margin says where it is from."""
+"""Known results for the strategies, on the virtual clock; each margin has its source."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_leastconn_beats_round_robin_for_uneven_lengths_more_than_tenfold() -> N
 
 
 def test_round_robin_beats_leastconn_where_all_lengths_are_equal() -> None:
-    """The other side of it: who is served in turn gets evenly spaced requests (Erlang-10), while
-    `leastconn` takes whoever is free, however lately it began. Both wait little: below a tenth of
+    """The other side of it: servers in turn get evenly spaced requests (Erlang-10), while
+    `leastconn` takes any free one, however lately it began. Both wait little: below a tenth of
     what a random server's queue does (M/D/1: rho / (1 - rho) / 2)."""
     work = poisson(Random(1), 200_000, SERVERS * 0.7, constant(1.0))
     in_turn, least = mean_wait("round_robin", work), mean_wait("leastconn", work)
@@ -168,9 +168,9 @@ def test_prequal_gives_a_slow_server_less_than_leastconn_does() -> None:
 
 
 def test_prequal_is_better_than_random_where_servers_queue() -> None:
-    """Four slots each, load 0.7, nobody slow. Random waits 0.18 s (Erlang C, four servers).
+    """Four slots each, load 0.7, no slow server. Random waits 0.18 s (Erlang C, four servers).
 
-    By the average of latencies alone all ran to whoever had been fastest, and waited 8 s.
+    By the average of latencies alone all went to the server that had been fastest, and waited 8 s.
     """
     work = poisson(Random(1), 50_000, SERVERS * 4 * 0.7 / 0.5, exponential(0.5))
     assert mean_wait("prequal", work, slots=4) < mean_wait("random", work, slots=4)

@@ -30,7 +30,7 @@ def test_a_live_run_agrees_with_the_model() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)  # 30 s on two idle cores
 def test_real_agents_agree_with_the_model() -> None:
-    """Their turns are as long as they are told, and go to whom the model says."""
+    """Their turns are as long as requested, and go to the servers that the model picks."""
     rows = compare(["round_robin", "leastconn", "least_load"], 2, 40, 1, with_agents=True)
     assert len(rows) == 4 * 3
     assert [row for row in rows if not row["agrees"]] == []

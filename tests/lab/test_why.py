@@ -79,7 +79,7 @@ def make(strategy: str, scenario: Scenario, servers: int, *, are_equal: bool = T
 
 
 def follows(strategy: str, rows: list[Row], lines: list[str]) -> list[str]:
-    """Whom the figures in these lines speak for; several if a lot decided among them."""
+    """The servers that the figures in these lines favour; several if chance decided among them."""
     if strategy == "ip_hash" and " has the turn" in "".join(lines):
         strategy = "round_robin"
     if strategy in ("ip_hash", "consistent_hash", "maglev"):
@@ -115,7 +115,7 @@ def follows(strategy: str, rows: list[Row], lines: list[str]) -> list[str]:
 
 
 def read(lines: list[str]) -> tuple[list[Row], str]:
-    """The lines of those that were compared, and who was picked."""
+    """The lines of the compared servers, and the one that was picked."""
     compared = lines[: lines.index("not compared:")] if "not compared:" in lines else lines
     rows = []
     for found in map(_ROW, compared):

@@ -23,7 +23,7 @@ COPIED = (
     "pyproject.toml", "constraints.txt",
 )  # fmt: skip
 
-# Seconds for one test (pytest-timeout). Many mutants make a test wait in vain, and its own bound is
+# Seconds for one test (pytest-timeout). Many mutants make a test time out, and its own bound is
 # higher.
 _TEST_LIMIT = 30
 

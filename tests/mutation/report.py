@@ -1,4 +1,4 @@
-"""What became of each mutant, and how it is told."""
+"""The result of each mutant, and its report."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ async def test_beyond_the_bound_the_newest_lines_are_dropped_counted_and_said_on
     received += pipe.read()
     pipe.close()
     assert [int(line) for line in received.decode().splitlines()] == list(range(1000))
-    # What was not yet said is said at the end.
+    # Losses that were not reported yet are reported at the end.
     assert caplog.messages[1:] == [f"access log {pipe.path}: 100 lines lost: it is too slow"]
 
 

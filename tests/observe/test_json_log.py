@@ -1,4 +1,4 @@
-"""The JSON format: whatever strangers send, each line is one object with the same fields."""
+"""The JSON format: whatever clients send, each line is one object with the same fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def line(
     target: bytes = b"", user_agent: bytes = b"", reason: str = "", referer: bytes = b"",
     **fields: bytes,
 ) -> str:  # fmt: skip
-    """All that strangers do not choose has its longest value."""
+    """All values that clients do not choose have their greatest length."""
     far = BIG / 1000.0
     return json_log.line(
         a_record(

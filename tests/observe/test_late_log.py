@@ -66,7 +66,7 @@ def test_who_asks_for_it_to_be_opened_is_not_put_off(target: Target) -> None:
     target.appears()
     target.sink.reopen()
     moved = target.file.rename(target.file.with_name("access.log.1"))
-    target.sink.reopen()  # now that it is open: anew, by its name
+    target.sink.reopen()  # now that it is open: again, by its name
     target.sink.write(["a line"])
     assert (moved.read_text(), target.file.read_text()) == ("", "a line\n")
     target.sink.close()

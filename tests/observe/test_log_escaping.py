@@ -1,4 +1,4 @@
-"""What is found in a request's fields for a log, and how it is cut."""
+"""Values of a request's fields for a log, and how they are cut."""
 
 from __future__ import annotations
 

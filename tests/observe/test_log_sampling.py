@@ -24,7 +24,7 @@ def test_no_two_that_are_taken_are_far_apart() -> None:
 
 @pytest.mark.parametrize("period", [2, 3, 10, 100])
 def test_traffic_that_repeats_itself_is_sampled_in_all_its_parts(period: int) -> None:
-    """Of requests in turn from so many clients, each client's share is the same."""
+    """Of requests in turn from `period` clients, each client's share is the same."""
     sampler = Sampler(0.1, 1.0)
     taken = [0] * period
     for n in range(1000 * period):

@@ -40,7 +40,7 @@ def pipe(tmp_path: Path) -> Iterator[SlowPipe]:
 
 
 def lines_after(pipe: SlowPipe, handler: MessageHandler) -> list[str]:
-    """What is written when somebody reads it, without what filled it."""
+    """The lines written once the pipe is read, without those that filled it."""
     received = bytearray()
     while handler._is_waiting:
         received += pipe.read()

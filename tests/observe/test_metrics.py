@@ -124,7 +124,7 @@ class Waiting:
         self.tried: list[Server] = []
 
     def lease_granted(self, lease: Lease) -> None:
-        raise AssertionError("nobody makes room in these tests")
+        raise AssertionError("no lease is released in these tests")
 
     def server_lost(self, now: float) -> Server | None:
         raise AssertionError("no server is lost in these tests")

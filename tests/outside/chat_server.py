@@ -32,7 +32,7 @@ class ChatServer:
         return app
 
     def say(self, words: int = 1) -> None:
-        """Let it say so many words more."""
+        """Let it send this number of further words."""
         for _ in range(words):
             self._may_say.release()
 

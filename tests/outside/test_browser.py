@@ -95,7 +95,7 @@ async def test_an_event_source_goes_on_when_its_server_is_killed(
         await tab.goto(lb.url)
         await tab.evaluate(f"listen({3 * BATCH})")
 
-        # Amid the second batch its server stands still, and is killed.
+        # During the second batch its server stands still, and is killed.
         await tab.wait_for_function(f"told.events.length === {BATCH + 2}")
         first = (await told(tab))[0]["from"]
         await servers[first].kill()

@@ -66,7 +66,7 @@ class User:
 
 
 async def counts(client: Any, tools: ToolServer) -> None:
-    """Each step is told at once: the server goes on only when the client has heard of the first."""
+    """Each step is reported at once: the server waits until the client has got the first."""
     steps = []
 
     async def is_told(progress: float, total: float | None, message: str | None) -> None:
@@ -104,7 +104,7 @@ async def test_a_session_from_initialize_to_delete(
 
         await counts(client, tools)
 
-        # What is not the answer to a request comes on a GET of its own.
+        # Messages that do not answer a request come on a GET of its own.
         await eventually(lambda: [seen.status for seen in tools.seen if seen.method == "GET"])
         # The server asks in the middle of its answer, and the client's reply is another request.
         result = await client.call_tool("greet")

@@ -65,7 +65,7 @@ class Wire(asyncio.Transport):
     # The peer.
 
     async def sends(self, data: bytes) -> None:
-        """It arrives when it is read, and the loop turns a few times."""
+        """It arrives when it is read, after a few loop iterations."""
         self._arrived.append(data)
         self._deliver()
         await turns()

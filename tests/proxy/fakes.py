@@ -6,7 +6,7 @@
         scene.server.answers(200, b"hello")
         assert scene.client.got == ...
 
-What a fake is told is noted in `calls`, in order.
+The calls of a fake are noted in `calls`, in order.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def test_processes_accept_no_more_together_than_one_would(
 ) -> None:
     """But for what they can't know: what others accepted before the first look, and when they did.
 
-    Whoever has not looked for a while believes that they did right after it looked.
+    A process that has not looked for a while assumes that they did right after it looked.
     """
     elsewhere, now, accepted = _Elsewhere(), 100.0, 0
     all_rates = [RateLimiter(float(rate), burst, elsewhere) for _ in range(processes)]
@@ -174,7 +174,7 @@ class _Bucket:
         return True
 
     def resize(self, rate: int, burst: int, now: Fraction) -> None:
-        """What was used stays used, but never more than there is room for."""
+        """Used tokens stay used, but never more than the bucket holds."""
         tokens = min(Fraction(self.burst), self.tokens + (now - self.at) * self.rate)
         used = self.burst - tokens
         self.rate, self.burst, self.at = rate, burst, now
@@ -252,7 +252,7 @@ class _ByClient(Counter[str]):
 def test_other_limits_are_for_what_clients_have_used(
     rate: float, burst: int, at_once: int, later: int, is_shared: bool
 ) -> None:
-    """Of whoever has used 5 of 8. `later`: a second after that."""
+    """Of a client that has used 5 of 8. `later`: a second after that."""
     rates = RateLimiter(10.0, 8, _ByClient() if is_shared else None)
     assert _accepted(rates, "192.0.2.2", 90.0) == 8  # and that is long ago
     assert _accepted(rates, "192.0.2.1", 100.0, of=5) == 5

@@ -128,7 +128,7 @@ async def test_a_server_that_streams_but_does_not_answer_its_checks(
     expect_in_log(stage, "agents/agent1 is DEGRADED: timeout after 0.3s, but its streams go on")
 
     served = first.served
-    assert {await ask(stage, lb) for _ in range(6)} == {b"agent2"}  # nobody new
+    assert {await ask(stage, lb) for _ in range(6)} == {b"agent2"}  # no new session
     assert first.served == served
     assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"agent1"  # who is pinned goes on
     for _ in range(50):

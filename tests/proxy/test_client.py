@@ -403,7 +403,7 @@ async def test_beyond_max_connections_clients_wait_in_the_backlog(stage: Stage) 
     for client in busy:
         await client.get("/busy")
         served.append((await origin.accept_request())[0])
-    waiting = await stage.client(lb)  # the kernel takes it; nobody accepts it
+    waiting = await stage.client(lb)  # the kernel takes it; it is not accepted
     await waiting.get("/waited")
     assert await waiting.gets_nothing()
     assert await origin.has_no_new_connection()
@@ -542,7 +542,7 @@ async def test_trusted_proxies_may_have_any_number_of_connections(stage: Stage) 
 async def test_a_client_that_leaves_while_we_do_not_read_is_noticed(stage: Stage, end: str) -> None:
     """Its server reads nothing, so neither do we; no event tells of the end.
 
-    (A FIN behind more bytes than the kernel takes is not sent at all: nobody could know.)
+    (A FIN after more bytes than the kernel takes is not sent at all, so it can't be noticed.)
     """
     lb, client, _ = await stage.begun(
         request("POST", "/", body=b"").replace(b"Length: 0", b"Length: 99999999"),
@@ -584,7 +584,7 @@ async def test_a_client_in_the_middle_of_a_request_leaves_others_alone(stage: St
 async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No turn of the loop ends more than so many of them."""
+    """No loop iteration ends more than `_AT_ONCE` of them."""
     monkeypatch.setattr("hermes_lb.proxy.deadlines._AT_ONCE", 2)
     expired: list[int] = []
     turn = 0

@@ -1,4 +1,4 @@
-"""What is read of a ClientHello, from OpenSSL's own and from nonsense."""
+"""The parsing of a ClientHello, of OpenSSL's own and of nonsense."""
 
 from __future__ import annotations
 

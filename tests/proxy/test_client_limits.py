@@ -1,4 +1,4 @@
-"""Limits of one client connection: the time for each head, and who is counted."""
+"""Limits of one client connection: the time for each head, and which clients are counted."""
 
 from __future__ import annotations
 

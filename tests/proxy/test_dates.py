@@ -118,7 +118,7 @@ async def test_a_101_gets_none(stage: Stage) -> None:
 
 
 def _at(lb: LoadBalancer, second: int) -> None:
-    """The clock is set: it is so many seconds since 1970."""
+    """Set the clock to `second` seconds since 1970."""
     shared = lb._context
     assert shared is not None
     shared.wall_clock_offset = second + 0.5 - shared.clock()

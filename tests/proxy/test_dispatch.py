@@ -84,7 +84,7 @@ async def test_ip_hash_believes_a_trusted_proxy(stage: Stage) -> None:
     assert (await ask(stage, lb, "X-Forwarded-For: 203.0.113.9")).body == b"agent1"
 
 
-# Nobody is there.
+# No server is available.
 
 
 async def test_backups_serve_when_all_primaries_are_down(stage: Stage) -> None:
@@ -181,7 +181,7 @@ async def test_a_client_that_leaves_leaves_the_queue(stage: Stage, ending: str) 
     await waiting(lb, 1)
     line = await stage.log_line(lb)
     assert (line.termination, line.server, line.status) == ("CQ", "<NOSRV>", -1)
-    assert line.reached == "TR Tw"  # it has waited, if in vain
+    assert line.reached == "TR Tw"  # it has waited, without success
     assert line.connections[2:] == (2, 0)  # one at the server, and one that waits
     await at_origin.respond(b"1")
     assert (await at_origin.read_request()).head.target == "/3"

@@ -223,7 +223,7 @@ async def test_an_answer_that_is_not_whole_is_cut(stage: Stage) -> None:
 
 
 async def test_an_answer_that_only_the_reset_ends_is_cut(stage: Stage) -> None:
-    """It might have been longer: nobody is silently given half an answer."""
+    """It might have been longer: no client silently gets half an answer."""
     upload, _ = await uploading(stage)
     upload.closed_behind(b"HTTP/1.1 413 Too Large\r\n\r\ntoo large")
     got = await upload.client.read_until_cut()

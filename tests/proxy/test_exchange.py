@@ -224,7 +224,7 @@ async def test_reused_and_closed_post_with_a_key_is_sent_again_whole(
 
 @pytest.fixture
 def each_was_idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No connection of the pool is fresh, from now on."""
+    """No connection of the pool counts as fresh."""
     monkeypatch.setattr(connection_pool, "FRESH", -1.0)
 
 

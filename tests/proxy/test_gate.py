@@ -1,4 +1,4 @@
-"""The gate before all frontends, while frontends and binds come: nobody slips in beside it."""
+"""The connection limit of all frontends, while frontends and binds are added: none bypasses it."""
 
 from __future__ import annotations
 

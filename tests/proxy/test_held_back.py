@@ -1,4 +1,4 @@
-"""A client that sends more than anybody takes is held back, and read from again afterwards."""
+"""A client that sends more than its server takes is held back, and read from again afterwards."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def relayed(stage: Stage, *fields: str) -> Message:
     return await client.read_response()
 
 
-# Who the client is.
+# The client's identity.
 
 
 async def test_the_client_is_made_known(stage: Stage) -> None:
@@ -173,7 +173,7 @@ async def test_what_is_for_one_hop_is_not_forwarded(stage: Stage) -> None:
     assert not names & {
         "connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "x-secret"
     }  # fmt: skip
-    assert message.get("Authorization") == "Bearer 2"  # nobody may take that away
+    assert message.get("Authorization") == "Bearer 2"  # no client may remove that
     assert message.get("X-Kept") == "3"
     assert message.get("X-Forwarded-For") == "127.0.0.1"
 

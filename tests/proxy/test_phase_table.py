@@ -1,4 +1,4 @@
-"""The table of phases: what may follow what, which deadline runs, and who is waited for."""
+"""The table of phases: transitions, which deadline runs, and which side is waited for."""
 
 from __future__ import annotations
 

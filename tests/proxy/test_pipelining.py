@@ -78,7 +78,7 @@ async def test_a_request_costs_no_copy_of_what_is_behind_it(stage: Stage, unit: 
 
 NEXT = request("GET", "/next")
 
-# What comes in one read, and the bodies of the answers.
+# The bytes of one read, and the bodies of the answers.
 BEHIND = {
     "a-get": (request("GET", "/a"), [b"/a "]),
     "a-length": (request("POST", "/a", body=b"hello"), [b"/a hello"]),

@@ -57,7 +57,7 @@ def dialer(address: str) -> ServerDialer:
 
 @on_both_loops
 async def test_the_zone_of_an_address_is_heeded() -> None:
-    """Nobody is there, but the kernel says EINVAL only where a link-local address has no zone."""
+    """There is no server, but the kernel says EINVAL only if a link-local address has no zone."""
     with pytest.raises(OSError) as raised:  # noqa: PT011 - which one depends on the machine
         await dialer("[fe80::1%lo]:80").dial(asyncio.get_running_loop(), asyncio.Protocol)
     assert raised.value.errno != errno.EINVAL

@@ -86,7 +86,7 @@ def test_an_address_goes_when_several_answers_in_a_row_lack_it() -> None:
     known.answered(["10.0.0.1", "10.0.0.2"])
     for _ in range(GONE_AFTER - 1):
         assert not known.answered(["10.0.0.2"])
-    assert not known.answered(["10.0.0.1", "10.0.0.2"])  # and it counts anew
+    assert not known.answered(["10.0.0.1", "10.0.0.2"])  # and it restarts the count
     for _ in range(GONE_AFTER - 1):
         assert not known.answered(["10.0.0.2"])
     assert known.answered(["10.0.0.2"])
@@ -103,7 +103,7 @@ def test_an_answer_of_thousands_is_cut() -> None:
 
 
 class Names:
-    """A lookup by hand; `changes` is what the resolver told."""
+    """A lookup by hand; `changes` are those that the resolver reported."""
 
     def __init__(self, *backends: Backend, **addresses: list[str] | OSError) -> None:
         self.addresses: dict[str, list[str] | OSError] = dict(addresses)
@@ -214,7 +214,7 @@ async def test_a_reload_keeps_what_is_known_and_looks_up_what_is_new() -> None:
 
 
 async def test_the_next_image_begins_with_what_was_known() -> None:
-    """As far as it has the same names; nobody answers it."""
+    """As far as it has the same names; its look-ups are not answered."""
     other = {"name": "other", "address": "other.internal:80", "resolve": 1.0}
     found = {"pods.internal": ["10.0.0.1", "::1"], "other.internal": ["10.1.0.1"]}
     async with resolving(POD, other, found=found) as before:

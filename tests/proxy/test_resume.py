@@ -480,7 +480,7 @@ async def test_ids_that_the_client_shall_not_see_are_known_to_the_next_server(st
     assert asked.get("Last-Event-ID") == "17-1"
     await second.send(RESUMABLE + chunk(b"id: 17-2\ndata: b\n\n" + done))
     assert await client.read_chunk() == b"data: b\n\ndata: [DONE]\n\n"
-    # Only the last chunk is missing: whoever goes on has nothing to add.
+    # Only the last chunk is missing: the next server has nothing to add.
     second.close()
     third, asked = await origins[0].accept_request()
     assert asked.get("Last-Event-ID") == "17-3"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
-# Nobody is without a word for so long here; the sweep is as fine as the shortest timeout wants it.
+# No client here is silent for this time; the sweep is as fine as the shortest timeout requires.
 FINE_SWEEP = {"keep_alive": "200ms"}
 
 
@@ -140,7 +140,7 @@ async def test_a_pause_between_two_attempts_is_no_servers_silence(stage: Stage) 
     assert [server_of(talk.lb, number).counters.connect_errors for number in (1, 2)] == [0, 0]
 
 
-# What comes before the answer.
+# Before the answer.
 
 
 async def test_early_hints_of_the_next_server_are_not_for_a_client_that_has_its_head(
@@ -176,7 +176,7 @@ async def test_a_server_that_has_nothing_but_early_hints_is_left(stage: Stage) -
     await talk.finish(third)
 
 
-# What is no stream of events on its way.
+# Responses that are not streams of events.
 
 
 @on_both_loops

@@ -38,7 +38,7 @@ class Wire:
 
 
 class Source(Endpoint):
-    """A connection with so many parts that are not parsed."""
+    """A connection with a number of parts that are not parsed."""
 
     def __init__(self, parts: int = 0, *, fails: bool = False) -> None:
         super().__init__()

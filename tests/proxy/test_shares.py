@@ -1,7 +1,7 @@
 """One connection has a bounded share of a loop iteration and of memory, whatever it sends.
 
 libuv reads up to 32 times 256 KB from a connection in one iteration, as long as each read fills
-its buffer and nobody pauses it. How much it finds depends on the kernel, so here the test plays
+its buffer and it is not paused. How much it finds depends on the kernel, so here the test plays
 libuv: it calls `data_received` of the real connections.
 """
 

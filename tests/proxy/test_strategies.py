@@ -1,4 +1,4 @@
-"""What strategies are told by the data path: the request's fields, and how servers answer."""
+"""The data path's input to strategies: the request's fields, and how servers answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One turn of the loop, with peers that only take notes."""
+"""One loop iteration, with peers that only record calls."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.http1.client import ClientConnection
     from tests.support.http_peer import Client
 
-# Nobody waits in a queue here; the sweep is as fine as the shortest deadline wants it.
+# No request waits in a queue here; the sweep is as fine as the shortest deadline requires.
 QUICK = {"queue": "40ms"}
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -159,7 +159,7 @@ async def test_a_response_that_begins_afterwards_is_the_last(stage: Stage, wind_
 async def test_whose_response_promised_more_may_ask_once_more(
     stage: Stage, wind_up: WindUp
 ) -> None:
-    """Its head had left before anybody knew."""
+    """Its head had left before the end was known."""
     origin = await stage.origin()
     lb = await stage.balancer(origin, timeouts=QUICK)
     client = await come(stage, lb)

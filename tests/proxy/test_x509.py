@@ -1,4 +1,4 @@
-"""What is read of a certificate: names and dates."""
+"""Names and dates of a certificate."""
 
 from __future__ import annotations
 

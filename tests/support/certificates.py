@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @cache
 def authority() -> trustme.CA:
-    """Who has signed all certificates of these tests."""
+    """The authority that has signed all certificates of these tests."""
     return trustme.CA()
 
 

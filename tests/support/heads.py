@@ -108,7 +108,7 @@ def answer(
 
 
 def forward(head: RequestHead) -> bytes:
-    """The head as a server would get it, from a client at 192.0.2.1 whom nobody trusts."""
+    """The head as a server would get it, from an untrusted client at 192.0.2.1."""
     head.request_id = head.request_id or b"new-id"
     return build_request(
         head,

@@ -66,7 +66,7 @@ async def echo(connection: AtOrigin, message: Message) -> None:
         await connection.respond(said)
 
 
-# What comes first.
+# Before the request.
 
 
 async def asking(
@@ -81,7 +81,7 @@ async def asking(
     return origin, lb, client, at_origin
 
 
-# What has to follow.
+# Expected results.
 
 
 async def is_turned_away(client: Client, status: int) -> Message:
@@ -127,7 +127,7 @@ async def is_passed(
 ) -> Origin:
     """These bytes are one request, which the origin sees with this first line and these fields.
 
-    What comes behind them is the next request. A field that is None must not be there. `body` None:
+    The bytes after them are the next request. A field that is None must not be there. `body` None:
     the test looks at it itself.
     """
     origin = await stage.serving(echo)
@@ -156,7 +156,7 @@ async def is_passed(
 
 
 async def answers_the_next_one(client: Client, origin: Origin) -> None:
-    """What comes next at the origin, on a fresh connection, is /next, and gets its own answer."""
+    """The next request at the origin, on a fresh connection, is /next, and gets its own answer."""
     at_origin, seen = await origin.accept_request()
     assert seen.head.target == "/next"
     await at_origin.respond(b"right")
@@ -166,7 +166,7 @@ async def answers_the_next_one(client: Client, origin: Origin) -> None:
 
 
 async def read_until_cut(origin: Origin, at_origin: AtOrigin | None = None) -> bytes:
-    """All that an origin was told on its (only) connection, which then was cut."""
+    """All bytes that an origin received on its (only) connection, which then was cut."""
     if at_origin is None:
         at_origin = await origin.accept()
     await at_origin.read_until_cut()

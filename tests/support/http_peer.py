@@ -105,7 +105,7 @@ class Peer:
             await turns(2)
 
     async def send_until_stuck(self, data: bytes, most: int) -> int:
-        """Send `data` over and over until nobody takes more -> how many bytes went out.
+        """Send `data` over and over until no more is taken -> how many bytes went out.
 
         They are `data` repeated, cut anywhere. It fails when `most` bytes were taken.
         """
@@ -206,7 +206,7 @@ class Peer:
             return self._take(len(self.unread))
 
     async def gets_nothing(self) -> bool:
-        """True if there is nothing to read after several turns of the loop."""
+        """True if there is nothing to read after several loop iterations."""
         await turns(10)
         try:
             self.sock.recv(1, socket.MSG_PEEK)
@@ -243,7 +243,7 @@ class Peer:
 
 
 class Client(Peer):
-    """Who talks to the balancer."""
+    """A client of the balancer."""
 
     async def get(self, target: str = "/", *fields: str, version: str = "1.1") -> None:
         """Send a GET without waiting for anything."""
@@ -283,7 +283,7 @@ def request(
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b"")
 
 
-# Heads of requests whose bodies are to come: in chunks, or more than anybody sends here.
+# Heads of requests whose bodies are to come: in chunks, or longer than any test sends.
 CHUNKED_POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDLESS_POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99000000\r\n\r\n"
 

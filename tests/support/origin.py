@@ -47,7 +47,7 @@ class Origin:
         return connection, await connection.read_request()
 
     async def has_no_new_connection(self) -> bool:
-        """True if nobody wants to connect after several turns of the loop."""
+        """True if there is no new connection after several loop iterations."""
         await turns(10)
         try:
             sock, _ = self._sock.accept()
@@ -57,7 +57,7 @@ class Origin:
         return False
 
     def serve(self, handler: Handler) -> None:
-        """From now on each request on each connection goes to `handler`."""
+        """Pass each request on each connection to `handler`."""
         self._tasks.spawn(self._accept_for(handler), name="origin")
 
     async def _accept_for(self, handler: Handler) -> None:

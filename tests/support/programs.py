@@ -37,7 +37,7 @@ async def run(*command: str, within: float) -> Ran:
 
 
 def listen() -> socket.socket:
-    """On a free port. Who connects before a server runs waits in the backlog."""
+    """On a free port. A client that connects before a server runs waits in the backlog."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen(128)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SlowPipe:
-    """A FIFO whose reader reads when told to: everything after 64 KiB makes the writer wait."""
+    """A FIFO whose reader reads on request: everything after 64 KiB makes the writer wait."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)

@@ -134,7 +134,7 @@ class Stage:
         return origin
 
     def nobody(self) -> int:
-        """A port on which nobody listens: connections are refused."""
+        """A port without a listener: connections are refused."""
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         self._sockets.append(sock)

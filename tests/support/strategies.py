@@ -33,7 +33,7 @@ def many(count: int, **each: Any) -> Pool:
 
 
 def load(pool: Pool, *in_flight: int) -> None:
-    """Put so many requests on each server."""
+    """Put these numbers of requests on the servers."""
     for server, count in zip(pool.servers, in_flight, strict=True):
         for _ in range(count):
             pool.lease(server, 0.0)

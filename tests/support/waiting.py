@@ -15,7 +15,7 @@ __all__ = ["PATIENCE", "eventually", "turns", "until"]
 
 
 async def turns(count: int = 5) -> None:
-    """Let the event loop turn, so that what was sent is seen."""
+    """Run some loop iterations, so that sent bytes are seen."""
     for _ in range(count):
         await asyncio.sleep(0)
 

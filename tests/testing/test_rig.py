@@ -278,7 +278,7 @@ def test_a_line_of_another_format_is_refused() -> None:
 
 
 async def test_starting_waits_for_nothing() -> None:
-    """No thread, no timer, no look-up of a name: a few turns of the loop are all it takes."""
+    """No thread, no timer, no look-up of a name: a few loop iterations are enough."""
     loop = asyncio.get_running_loop()
     turns = 0
     ticking: asyncio.Handle

@@ -79,7 +79,7 @@ class FakeChild:
 
 
 def fake_children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
-    """All children that fleets start from now on."""
+    """All children that fleets start after this call."""
     started: list[FakeChild] = []
 
     class Started(FakeChild):

@@ -48,12 +48,12 @@ class End:
                 await self._news.wait()
 
     async def hears(self, count: int) -> list[dict[str, Any]]:
-        """All messages, once there are so many."""
+        """All messages, once there are `count`."""
         await self.until(lambda: len(self.heard) >= count)
         return self.heard
 
     def answers(self, **answer: Any) -> None:
-        """Answer every question like this from now on."""
+        """Answer every later question like this."""
         self.on_message = lambda question: self.channel.answer(question, answer)
 
 

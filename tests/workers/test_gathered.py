@@ -21,7 +21,7 @@ A, B, FRONTEND = 1, 2, 3
 
 
 class Supervisor:
-    """Pools and counters over shared memory with so many regions."""
+    """Pools and counters over shared memory with this number of regions."""
 
     def __init__(self, regions: int = 3) -> None:
         self.memory = SharedMemory.create(regions, rows=10)

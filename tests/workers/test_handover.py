@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def create() -> Iterator[Create]:
-    """Make a handover for so many slots."""
+    """Make a handover for a number of slots."""
     made: list[Handover] = []
 
     def make(slots: int) -> Handover:
@@ -55,7 +55,7 @@ class Executed(Exception):
 def the_next(
     handover: Handover, old: list[Any], slots: int, monkeypatch: pytest.MonkeyPatch, **other: Any
 ) -> Handover:
-    """Execute the next generation, with so many slots; `other`: attributes of its `handover`."""
+    """Execute the next generation, with `slots` slots; `other`: attributes of its `handover`."""
     following: list[Handover | None] = []
 
     def execute(*command: Any) -> None:

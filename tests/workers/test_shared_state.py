@@ -103,7 +103,7 @@ def four() -> Iterator[Shared]:
 
 
 def ejected(server: str, seconds: float = 9.0) -> dict[str, Any]:
-    """A worker's message about its ejection, which ends in so many seconds."""
+    """A worker's message about its ejection, which ends in `seconds`."""
     until = asyncio.get_running_loop().time() + seconds
     because = "5 failures in a row"
     return {

@@ -32,7 +32,7 @@ class Output:
         self.said = ""
 
     async def says(self, pattern: str, times: int = 1) -> str:
-        """Read until so many lines end with `pattern` -> the last of them."""
+        """Read until this number of lines end with `pattern` -> the last of them."""
         async with asyncio.timeout(START_TAKES):
             while len(found := re.findall(f"{pattern}\n", self.said)) < times:
                 self.said += self.pipe.read().decode()
@@ -41,7 +41,7 @@ class Output:
         return last
 
     async def begins(self) -> str:
-        """-> the URL of the admin API. From now on the pipe is full and not read."""
+        """-> the URL of the admin API. Afterwards the pipe is full and not read."""
         self.url = await self.says(r"listening on (http://\S+)")
         admin = await self.says(r"admin on (http://\S+)")
         self.pipe.fill()

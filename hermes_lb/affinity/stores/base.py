@@ -28,9 +28,9 @@ class SharedStore:
         raise NotImplementedError
 
     def announce(self, key: bytes, name: str) -> asyncio.Future[bool] | None:
-        """This server has the session from now on.
+        """Assign the session to this server.
 
-        Returns a future of whether other look-ups find that; None: they do from now on.
+        Returns a future of whether other look-ups find that; None: they do already.
         """
         raise NotImplementedError
 

@@ -58,7 +58,7 @@ class Dialer:
 
     @property
     def tells_client(self) -> bool:
-        """True if a connection is told whose it is, and so can be nobody else's."""
+        """True if a connection begins with its client's address, and so serves only this client."""
         return self._header is not None
 
     def to(self, server: config.Server) -> ServerDialer:

@@ -1,8 +1,8 @@
-"""Host names, asked of the system in threads of our own.
+"""Look-ups of host names (`getaddrinfo`), in threads of their own.
 
-While a name server is silent a look-up takes ten seconds or more, and nobody can end it. The event
-loop's own threads are few (uvloop has four): a few such names would hold up all others, even those
-of /etc/hosts, and the end of the process. Ours are daemons, which nobody waits for.
+While a name server is silent a look-up takes ten seconds or more, and can't be cancelled. The event
+loop has few threads (uvloop: four): a few such names would block all others, even those of
+/etc/hosts, and the end of the process. These threads are daemons, which the exit does not wait for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class HostName:
-    """One name with a port, in one thread: who asks while it is looked up gets the same answer."""
+    """One name with a port, in one thread: calls during a look-up share its answer."""
 
     def __init__(self, host: str, port: int | None = None) -> None:
         self._host = host

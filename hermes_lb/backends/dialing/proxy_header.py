@@ -1,8 +1,8 @@
-"""The PROXY protocol on the way out: who the client is, before the first byte of a connection.
+"""The PROXY protocol, sent: the client's address, before the first byte of a connection.
 
 HAProxy's `proxy-protocol.txt`: section 2.1 is version 1, a line of text; section 2.2 is version 2,
-binary. A receiver takes the client's address from it, and must expect one on every connection:
-those on which nobody's request will come (health checks) say so, by LOCAL or UNKNOWN.
+binary. A receiver takes the client's address from it, and must expect one on every connection: one
+that serves no client (a health check) says LOCAL or UNKNOWN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNSPEC, _TCP4, _TCP6 = 0x00, 0x11, 0x21
 class Peers(NamedTuple):
     """The two ends of a client's connection: (address, port) each.
 
-    An address that is no IP address, such as that of a Unix socket, is told as unknown.
+    An address that is no IP address, such as that of a Unix socket, is sent as unknown.
     """
 
     source: tuple[str, int]

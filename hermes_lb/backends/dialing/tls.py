@@ -50,14 +50,14 @@ def file_stamps(configured: config.ServerTls | None) -> list[tuple[int, int] | N
         try:
             found = os.stat(name) if name is not None else None
         except OSError:
-            found = None  # whoever reads it says so
+            found = None  # reading the file raises the error
         stamps.append(found and (found.st_mtime_ns, found.st_size))
     return stamps
 
 
 def _load_own(context: ssl.SSLContext, certificate: str, key_file: str | None, key: str) -> None:
     try:
-        # Without a password of ours, OpenSSL would ask for one on the terminal.
+        # Without a password, OpenSSL would ask for one on the terminal.
         context.load_cert_chain(certificate, key_file, password=_no_password)
     except ssl.SSLError as error:
         what = "a certificate and its key"
@@ -89,12 +89,12 @@ def _unusable(key: str, file: str, error: OSError, what: str) -> ConfigError:
 
 
 class Tls(ssl.SSLObject):
-    """One connection's TLS. `incoming` takes what comes of the server, encrypted as it is."""
+    """One connection's TLS. `incoming` takes the server's encrypted bytes."""
 
     incoming: ssl.MemoryBIO
 
     def decrypt(self, received: Iterable[bytes]) -> Iterator[bytes]:
-        """Go on where the event loop has stopped, up to the end, or to what is no TLS."""
+        """Continue where the event loop has stopped, up to the end or a TLS error."""
         for data in received:
             self.incoming.write(data)
             try:

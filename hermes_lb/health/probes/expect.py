@@ -58,7 +58,7 @@ class Expectation:
         self._is_body_good = _matcher(options.expect_body or "", whole=False)
 
     def fault(self, status: int, header: Callable[[str], Sequence[str]], body: bytes) -> str | None:
-        """What is wrong with a response, in a few words for people; None if it is good.
+        """The fault of a response, in a few words for people; None if it is good.
 
         `header` gives all values of a field; `body` is its beginning.
         """

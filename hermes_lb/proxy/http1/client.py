@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
 
-# Seconds. After an early answer the rest of what the client sends is read and thrown away for so
-# long, or until it is too much: closing at once could make the kernel discard the answer
+# Seconds. After an early response the client's further bytes are read and discarded for this time,
+# or until they are too many: closing at once could make the kernel discard the response
 # (RFC 9112 section 9.6; nginx `lingering_time`, `lingering_timeout`).
 _LINGER = 5.0
 
-# Seconds in which a client that is to leave may ask once more, and is told then that it was the
-# last time: its next request may be on its way, and to close at once would lose it. With the
-# sweep's coarseness it is one second at most.
+# Seconds in which a client may send one more request before its connection is closed; the response
+# has `Connection: close`. The request may be on its way, and closing at once would lose it. With
+# the sweep's coarseness it is one second at most.
 _GRACE = 0.5
-# Who has said nothing for so long since it came will probably not do so within the next second.
+# A client that has sent nothing for this time since accept will probably not within a second more.
 _FRESH = 1.0
 
 
@@ -91,14 +91,14 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self._is_http11 = True
         self._may_keep = False  # the head of the present response says so
         self.exchange: Exchange | None = None
-        self.awaits = ""  # what has begun to come and must come first: TLS, a PROXY header
+        self.awaits = ""  # incomplete input that precedes the request: TLS, a PROXY header
         self.deadline = _NEVER
         self.received_at = 0.0  # the first byte of the head that is being received
         self.is_closing = False
         self._has_served = False  # a request at least
         self._grace_used = False  # its time was up, and something unread was there
         self._is_counted = False  # among the connections of its address
-        self._is_batched = False  # bytes of a head wait for the end of the turn
+        self._is_batched = False  # bytes of a head wait for the end of the loop iteration
         self._searched = 0  # of `_held`: no end of a head starts before
         self._unsent = 0
 
@@ -108,7 +108,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     @property
     def is_idle(self) -> bool:
-        """True between two requests: nothing has come of the next one, and nothing may."""
+        """True between two requests: no byte of the next one has arrived."""
         return self._has_served and self._is_silent
 
     @property
@@ -131,7 +131,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self.is_closing = True
             self.transport.abort()
         elif self._is_proxied:
-            self._is_named(*self.peer_name())  # until it has said who its client is
+            self._is_named(*self.peer_name())  # until its PROXY header has named the client
         else:
             self.came_from(*self.peer_name())
         context.gate.acquire()
@@ -158,7 +158,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
                 self.refuse(error)
 
     def _is_named(self, address: str, port: int) -> str:
-        """Who the log says that it is -> the plain address."""
+        """Set the address that the log shows -> the plain address."""
         peer = self.peer
         peer.address = address = plain_address(address)
         peer.port = port
@@ -204,7 +204,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._batch.flush()
         if self.exchange is not None:
             self.exchange.client_left()
-            self._held = bytearray()  # what was to come behind it never will
+            self._held = bytearray()  # the bytes that were to follow never will
         elif (self._held or self.awaits) and not self.is_closing:
             what = self.awaits or "request head"
             left = RequestRefused(0, f"the client left within a {what}", "CR")
@@ -287,10 +287,10 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     # Request heads.
 
     def process(self, data: bytes) -> None:
-        """What `data_received` put down for the end of the turn."""
+        """Process the bytes that `data_received` queued."""
         self._is_batched = False
         exchange = self.exchange
-        if exchange is not None:  # what came before it has begun a request
+        if exchange is not None:  # earlier bytes have begun a request
             exchange.receive(data)
             self.context.run_queue.received(self, len(data))
         elif self.is_closing:
@@ -314,7 +314,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
                 self._start_held()
 
     def _start_held(self) -> None:
-        """Look for a whole head in what is held."""
+        """Look for a whole head in the held bytes."""
         held = self._held
         end = held.find(_HEAD_END, self._searched) + 4
         if end >= 4:
@@ -333,8 +333,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self.resume_reading(FULL)
 
     def _start(self, data: bytes, rest: bytes | None, now: float) -> None:
-        """`data` is one head. `rest` came behind it, of its body or of the next request; None: that
-        is held."""
+        """`data` is one head. `rest` follows it, of its body or of the next request; None: those
+        bytes are held."""
         context = self.context
         try:
             if len(data) > context.most_in_head:
@@ -399,9 +399,9 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._start_held()
 
     def close_gracefully(self, now: float) -> None:
-        """Idle connections may ask once more within `_GRACE`.
+        """Idle connections may send one more request within `_GRACE`.
 
-        nginx spares those who have not asked yet as well (`ngx_close_idle_connections`).
+        nginx also spares those without a request so far (`ngx_close_idle_connections`).
         """
         if self.exchange is not None:
             self.exchange.head.keep_alive = False
@@ -436,7 +436,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.abort()
 
     def close(self, *, lingering: bool = False) -> None:
-        """Close when what was written has left. `lingering`: the client may still be sending."""
+        """Close when all written bytes have left. `lingering`: the client may still be sending."""
         if self.is_closing:
             return
         self.is_closing = True
@@ -467,7 +467,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.transport.abort()
 
     def forget(self) -> None:
-        """The transport has gone: leave all registers."""
+        """The transport is closed: leave all registers."""
         self.is_closing = True
         self.deadline = _NEVER
         if self in self.context.clients:
@@ -490,11 +490,11 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._look_for_its_end()
 
     def _look_for_its_end(self) -> None:
-        """Ask the kernel whether the client has left: while we do not read, the loop can't tell."""
+        """Ask the kernel whether the client has left: the loop reports it only while we read."""
         exchange = self.exchange
         if exchange is None or self.transport.is_closing():
             return
-        # A tunnel's half-close comes in its turn, behind the bytes before it.
+        # A tunnel's half-close is reported in order, after the bytes before it.
         if has_news(self.transport, 0 if exchange.tunnel is not None else select.POLLRDHUP):
             exchange.client_left()
             self.transport.abort()
@@ -511,10 +511,10 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         elif self.awaits:
             self.reject(f"the {self.awaits} took too long", "cR")
         elif self._has_unread() and not self._grace_used:
-            self._grace_used = True  # till the next sweep: bytes that say nothing win no more
+            self._grace_used = True  # till the next sweep: bytes without a request gain no more
         else:
-            self.close()  # an idle connection; nobody waits for anything
+            self.close()  # an idle connection; no request is waiting
 
     def _has_unread(self) -> bool:
-        """True if its next request may be here: timers come before it, however late they are."""
+        """True if its next request may have arrived: the loop runs late timers before it reads."""
         return not self.transport.is_closing() and has_news(self.transport, select.POLLIN)

@@ -25,8 +25,8 @@ FRESH = 1.0
 class ServerConnections(ConnectionPool):
     """The idle connections to one server, last used last.
 
-    `keep`: how many at most. If the dialer tells the server whose a connection is, it is nobody
-    else's, and none is kept.
+    `keep`: how many at most. If the dialer sends the client's address on a connection, it serves
+    only this client, and none is kept.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class ServerConnections(ConnectionPool):
     def take_idle(self, now: float, *, fresh_only: bool) -> UpstreamConnection | None:
         """The connection that was used last, if there is one that may be used.
 
-        Those with news are passed over: the loop is about to tell what it is. That may be an end,
-        or with TLS a session ticket, after which the connection is as good as before.
+        Those with unread input are skipped: the loop is about to report it. It may be an end, or
+        with TLS a session ticket, after which the connection is as good as before.
         """
         idle = self._idle
         position = len(idle)
@@ -90,12 +90,12 @@ class ServerConnections(ConnectionPool):
             connection.close()
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """The server closed an idle connection, or sent bytes nobody had asked for."""
+        """The server closed an idle connection, or sent unexpected bytes."""
         if connection in self._idle:
             self._idle.remove(connection)
 
     async def dial(self, peers: Peers | None) -> UpstreamConnection:
-        """A new connection, told to be for the client's connection between `peers`, or nobody's.
+        """Open a connection on behalf of the client's connection between `peers`, or of no client.
 
         Raises ConnectFailed or Exhausted; the caller bounds the time.
         """
@@ -112,13 +112,13 @@ class ServerConnections(ConnectionPool):
             raise ConnectFailed(f"{server.name} at {server.config.address}: {reason}") from None
         if connection.is_lost:
             raise ConnectFailed(f"{server.name} at {server.config.address}: closed at once")
-        # Only now: uvloop tells a protocol nothing of its end if the dial is cancelled.
+        # Only now: uvloop does not report its end to a protocol if the dial is cancelled.
         context.upstreams.add(connection)
         server.counters.dial.observe(context.clock() - began)
         return connection
 
     def reconfigure(self, *, keep: int, idle_timeout: float, dialer: Dialer) -> None:
-        """Other ways and limits from now on; what is too much goes as it is used, or not used."""
+        """Change dialer and limits; surplus connections are closed as they are used or time out."""
         present = dialer.to(self.server.config)
         if present.way != self._dialer.way:
             self._dialer = present
@@ -128,7 +128,7 @@ class ServerConnections(ConnectionPool):
         self._idle_timeout = idle_timeout
 
     def retire(self) -> None:
-        """Its server is gone from the configuration: nothing is kept any more."""
+        """Its server was removed from the configuration: keep no connections."""
         self._keep = 0
         self.close_idle()
 
@@ -145,6 +145,6 @@ class ServerConnections(ConnectionPool):
             connection.close()
 
     def sweep(self, now: float) -> None:
-        """Close what nobody has used for `keep_alive_timeout`."""
+        """Close connections that were idle for `keep_alive_timeout`."""
         if self._idle:
             self.close_idle(now - self._idle_timeout)

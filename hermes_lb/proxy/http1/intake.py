@@ -1,11 +1,11 @@
-"""What a client sends while nobody takes it: kept for later, thrown away, or left in the kernel."""
+"""Bytes of a client that no exchange reads yet: kept, discarded, or left in the kernel."""
 
 from __future__ import annotations
 
 from hermes_lb.http.body import LAST_CHUNK
 from hermes_lb.transport.endpoint import FULL, PEER, Endpoint
 
-# Bytes of further requests that may wait behind the one being served. Beyond it the client is not
+# Bytes of further requests that may wait for the one being served. Beyond it the client is not
 # read from, so at most one read more is held (256 KiB; the same of TLS).
 _MOST_HELD = 64 * 1024
 # Reading begins again where so much is left, and not with each request that is taken.
@@ -17,7 +17,7 @@ _MOST_DISCARDED = 16 * 1024 * 1024
 
 
 class Intake(Endpoint):
-    """A client's connection, and what has come of it that is no part of the present request.
+    """A client's connection, and the received bytes that are not part of the present request.
 
     `_held` is taken from its front; CPython does that without moving the rest.
     """
@@ -30,19 +30,19 @@ class Intake(Endpoint):
         self._discards_left = 0
 
     def unread(self, data: bytes) -> None:
-        """Bytes behind the request that is being served."""
+        """Bytes after the request that is being served."""
         self._held += data
         if len(self._held) > _MOST_HELD:
             self.pause_reading(FULL)
 
     def unread_first(self, data: bytes) -> None:
-        """Bytes that were taken for a part of the body, and are behind its end."""
+        """Bytes that were taken as part of the body, but follow its end."""
         self._held[:0] = data
         if len(self._held) > _MOST_HELD:
             self.pause_reading(FULL)
 
     def _take(self, size: int) -> bytes:
-        """The first `size` bytes of what is held, or all."""
+        """The first `size` held bytes, or all."""
         held = self._held
         if size >= len(held):
             self._held = bytearray()
@@ -52,19 +52,19 @@ class Intake(Endpoint):
         return taken
 
     def _take_body(self, length: int) -> bytes:
-        """What is held of the body of this length; of a chunked one all up to its possible end."""
+        """The held bytes of a body of this length; of a chunked one all up to its possible end."""
         if length >= 0:
             return self._take(length)
         end = self._held.find(LAST_CHUNK)
         return self._take(end + len(LAST_CHUNK) if end >= 0 else len(self._held))
 
     def _read_on_for_heads(self) -> None:
-        """A request has been taken from what is held."""
+        """A request has been taken from the held bytes."""
         if len(self._held) <= _LOW_WATER:
             self.resume_reading(FULL)
 
     def take_held(self) -> bytes:
-        """What the client sent behind its request, for a tunnel."""
+        """The bytes that the client sent after its request, for a tunnel."""
         held = self._take(len(self._held))
         self.resume_reading(FULL)
         return held

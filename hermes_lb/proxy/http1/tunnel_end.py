@@ -97,7 +97,7 @@ class _RawEnd(asyncio.Protocol, TunnelEnd):
 
 
 class ClientEnd(_RawEnd):
-    """The client's side; `start` passes on what the client has sent behind its request."""
+    """The client's side; `start` passes on the bytes that the client has sent after its request."""
 
     _side: ClientConnection
 

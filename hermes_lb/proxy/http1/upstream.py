@@ -35,7 +35,7 @@ _LAST_DATA = slice(52, 56)
 
 _HEAD_END = b"\r\n\r\n"
 
-# What is no part of a response yet: nothing, or some of an empty line before it.
+# Not yet part of a response: nothing, or some of an empty line before it.
 _NOTHING = frozenset((b"", STRAY_LINE[:1], STRAY_LINE))
 
 
@@ -75,7 +75,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self._context = context
         self.sink: ResponseSink | None = None
         self.body: Body | None = None  # of the response, once its head has come
-        self.keep_alive = True  # what the response head said
+        self.keep_alive = True  # from the response head
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
@@ -83,9 +83,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.is_early = False  # the response began before all of the request had been sent
         self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
         self._is_tunnel = False
-        self._is_batched = False  # bytes of a head wait for the end of the turn
-        self._more = b""  # those that came behind them in the same turn
-        self._is_held = False  # a response head, which is in `_pending` with all behind it
+        self._is_batched = False  # bytes of a head wait for the end of the loop iteration
+        self._more = b""  # later bytes of the same iteration
+        self._is_held = False  # a response head, which is in `_pending` with all bytes after it
         self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
         self._poll: select.poll | None = None
         self._pending = b""  # of a response head that is not complete
@@ -105,7 +105,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def data_received(self, data: bytes) -> None:
         sink = self.sink
         if sink is None:
-            # Bytes that nobody asked for: whatever they are, they belong to no request.
+            # Unexpected bytes: whatever they are, they belong to no request.
             self.home.forget(self)
             self.transport.abort()
         else:
@@ -115,8 +115,8 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
                 self._more += data
             else:
                 if not self._pending:
-                    # The first bytes of a head. Sent is what the kernel has, and not what is on its
-                    # way there: it could leave in this very loop iteration, behind the answer.
+                    # The first bytes of a head. Only bytes that the kernel has count as sent:
+                    # others could still leave in this loop iteration, after the response.
                     upload = self.upload
                     self.is_early = (upload is not None and not upload.is_sent(self)) or (
                         self.transport.get_write_buffer_size() > 0
@@ -145,7 +145,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self._ended(self._ended_by[0])
 
     def eof_received(self) -> bool:
-        """The server has ended its side: it will say no more, and gets no more.
+        """The server has ended its side: it sends nothing more, and gets nothing more.
 
         With TLS this is its close_notify. For an end without one uvloop calls `connection_lost`
         alone, but asyncio's own loop calls this.
@@ -179,7 +179,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         left: Iterator[bytes]
         if self._tls is not None:
             left = self._tls.decrypt(received(self._duplicate))
-        else:  # both loops close the descriptor behind this call
+        else:  # both loops close the descriptor after this call
             left = received(self.transport.get_extra_info("socket").fileno())
         for data in left:
             self.data_received(data)
@@ -190,7 +190,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
 
     @staticmethod
     def _cut(tls: ssl.SSLObject) -> Exception | None:
-        """An end without a close_notify can be anybody's on the way (RFC 9112 section 9.8)."""
+        """An end without a close_notify may be an attacker's (RFC 9112 section 9.8)."""
         try:
             if not tls.read(1):
                 return None
@@ -229,9 +229,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     # What the exchange calls.
 
     def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
-        """Start to serve `sink`: its head, and what has come of its body.
+        """Start to serve `sink`: send its head, and the received part of its body.
 
-        `upload` sends the rest of that.
+        `upload` sends the rest of the body.
         """
         self.sink = sink
         self.body = None
@@ -279,10 +279,10 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         return now - self._seen[1]
 
     def has_news(self) -> bool:
-        """True if something of an idle connection is here that the loop has not told yet.
+        """True if an idle connection has input that the loop has not reported yet.
 
-        Of TCP that can only be its end, or bytes that nobody asked for; of TLS also a session
-        ticket. TLS may besides hold an end that the kernel has handed over already.
+        With TCP that can only be its end, or unexpected bytes; with TLS also a session ticket. TLS
+        may also hold an end that the kernel has already delivered.
         """
         if self._poll is None:
             self._poll = select.poll()
@@ -297,12 +297,12 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             return False
         except ssl.SSLError:
             pass
-        # An end, or a byte that nobody asked for, and that the loop will not find any more.
+        # An end, or an unexpected byte, that the loop will not find any more.
         self.transport.abort()
         return True
 
     def hold(self, until: Awaitable[object]) -> None:
-        """Keep the response head that is just being told, and tell it again when this is over."""
+        """Keep the response head that is being reported, and report it again when `until` ends."""
         self._is_held = True
         self.pause_reading(VERDICT)
         self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
@@ -326,8 +326,8 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def give_back(self, now: float, is_clean: bool) -> None:
         """The exchange is over. `is_clean`: both messages ended exactly where they should.
 
-        A server that answered early may take what it has not read for the next request. nginx asks
-        for the same (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
+        A server that answered early may take unread bytes for the next request. nginx has the same
+        condition (`request_body_sent` in ngx_http_upstream_free_keepalive_peer).
         """
         self.sink = None
         self.body = None
@@ -351,7 +351,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.transport.abort()
 
     def _upload_over(self) -> None:
-        """No part of a request's body is sent any more."""
+        """Stop sending the request's body."""
         self.upload = None
         if self._duplicate >= 0:
             os.close(self._duplicate)
@@ -362,7 +362,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.transport.close()
 
     def process(self, data: bytes) -> None:
-        """What `data_received` put down for the end of the turn."""
+        """Process the bytes that `data_received` queued."""
         self._is_batched = False
         if self._more:
             data += self._more
@@ -372,7 +372,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self.home.forget(self)
             self.transport.abort()
             return
-        if self.body is not None:  # what came before was its response head
+        if self.body is not None:  # the bytes before were its response head
             sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
             return

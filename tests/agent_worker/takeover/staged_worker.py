@@ -1,4 +1,4 @@
-"""A worker process that stops at one moment of a turn, and reports that: to be killed there.
+r"""A worker process that stops at one moment of a turn, and reports that: to be killed there.
 
     python -m tests.agent_worker.takeover.staged_worker <redis url> <moment> <tool's file> \
         <once | read> <continues | rewinds>

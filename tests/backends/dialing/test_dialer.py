@@ -104,7 +104,7 @@ def black_hole(host: str, port: int) -> Iterator[None]:
 
 
 async def test_of_two_addresses_the_one_that_answers_is_taken() -> None:
-    """A name has an address that nobody can be reached at: the other one is not kept waiting."""
+    """A name has an unreachable address: the other one is not kept waiting."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         black_hole("127.0.0.2", port := listener.getsockname()[1]),

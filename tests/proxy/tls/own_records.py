@@ -106,7 +106,7 @@ class Writer12:
             again.do_handshake()
         except ssl.SSLWantReadError:
             return self.record(outgoing.read()[5:], HANDSHAKE)
-        raise AssertionError("it has nobody to shake hands with")
+        raise AssertionError("it has no peer for a handshake")
 
 
 def _hmac(key: bytes, data: bytes) -> bytes:

@@ -115,7 +115,7 @@ async def test_a_certificate_may_be_optional(
 async def told_by_a_proxy(
     stage: Stage, tmp_path: Path, certificate: str, *fields: str, has_one: bool = True
 ) -> dict[str, str]:
-    """What servers are told of the certificate of a client that is a trusted proxy."""
+    """The fields that servers get about the certificate of a client that is a trusted proxy."""
     origin = await stage.serving()
     frontend = with_tls(
         certificate, client_ca=ca_file(tmp_path), client_headers=True, client_auth="optional"

@@ -1,4 +1,4 @@
-"""TLS to clients: how a connection ends, and who is told that it was meant."""
+"""TLS to clients: how a connection ends, and which side gets a close_notify."""
 
 from __future__ import annotations
 

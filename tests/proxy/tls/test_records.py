@@ -194,7 +194,7 @@ async def test_a_reader_that_catches_up_does_not_end_another_pause(
     assert layer.is_reading()
 
 
-# Who does not read the answers.
+# Clients that do not read the answers.
 
 
 async def a_deaf_client(
@@ -247,7 +247,7 @@ async def test_who_does_not_read_the_answers_is_not_read_from(
     await client.wire.send(b"".join(writer.record(b"x") for _ in body[sent:]))
     await turns(20)
     assert not at_origin.unread
-    # Who begins to read is read from again.
+    # A client that begins to read is read from again.
     reading = stage.tasks.spawn(client.read_response(), name="a client that reads")
     await at_origin.read_exactly(len(body) - sent)
     await at_origin.respond(b"done")

@@ -1,4 +1,4 @@
-"""Who resumes whose session: the keys of tickets, and what they are derived from."""
+"""Resumption of sessions: the keys of tickets, and their derivation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Calendar:
-    """The day is what the test says, and who waits for the next one looks again at once."""
+    """The test sets the day, and code that waits for the next one looks again at once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.day = 20_000
