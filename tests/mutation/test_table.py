@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MUTANTS = load()
 AREAS = {
     "affinity", "back-pressure", "checks", "drain", "framing", "hop-by-hop", "leases", "limits",
-    "passive", "queue", "retries", "reuse", "sessions", "streams",
+    "passive", "phases", "queue", "retries", "reuse", "sessions", "streams",
 }  # fmt: skip
 
 

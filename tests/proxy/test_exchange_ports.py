@@ -120,6 +120,18 @@ async def test_a_retry_leaves_nothing_at_the_server_that_failed() -> None:
         assert (scene.client.got, scene.ends, exchange.retries) == (b"hello", ["--"], 1)
 
 
+async def test_a_dial_that_timed_out_is_given_up() -> None:
+    async with Scene(servers=2, retries=1) as scene:
+        scene.may_dial.clear()
+        exchange = await scene.ask(GET)
+        scene.now = exchange.deadline
+        exchange.sweep(scene.now)
+        scene.may_dial.set()
+        await turns()
+        assert [side.server.name for side in scene.sides] == ["s2"]
+        assert phase(exchange) == "AWAIT"
+
+
 async def test_a_response_that_breaks_off_is_cut_visibly() -> None:
     async with Scene() as scene:
         exchange = await scene.ask(GET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -227,7 +228,7 @@ async def test_what_is_left_stays_if_the_server_is_up_again(
     marked_down(lb)
     await eventually(lambda: in_flight(lb) == [1, 0])
     server_of(lb, 1).set_up(True, "200 in 1 ms")
-    await turns()
+    await eventually(lambda: not any("leave" in task.get_name() for task in asyncio.all_tasks()))
     assert in_flight(lb) == [1, 0]
     lines = await stage.logged(lb, 1)
     assert [line.termination[:2] for line in lines] == ["DD"]

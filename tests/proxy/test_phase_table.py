@@ -122,6 +122,7 @@ def test_a_phase_that_waits_for_a_reader_lasts_while_that_reads(row: phases.Phas
 
 def test_what_was_read_before_a_phase_is_no_progress_in_it() -> None:
     exchange = exchange_in(phases.DATA)
+    exchange._taken = -exchange.client.unread
     exchange.client.unread -= 1
     exchange.enter(phases.DATA_SLOW, NOW)
     exchange.sweep(NOW + TIMEOUTS.client)
@@ -130,10 +131,20 @@ def test_what_was_read_before_a_phase_is_no_progress_in_it() -> None:
 
 def test_what_was_read_before_traffic_is_no_progress_behind_it() -> None:
     exchange = exchange_in(phases.TUNNEL)
+    exchange._taken = -exchange.client.unread
     exchange.client.unread -= 1
     exchange.saw_traffic = True
     exchange.sweep(NOW)
     exchange.sweep(NOW + TIMEOUTS.tunnel)
+    assert exchange.expiries == 1
+
+
+def test_a_reader_that_has_everything_is_not_waited_for() -> None:
+    exchange = exchange_in(phases.TUNNEL)
+    exchange._taken = -exchange.client.unread
+    exchange.client.unread = 0
+    exchange.deadline = NOW
+    exchange.sweep(NOW)
     assert exchange.expiries == 1
 
 
