@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 _TOMBSTONE_S = 3600.0
 # The holder may finish at any moment, or be dead until its lease expires.
 _MAX_RETRY_AFTER_S = 5
-# Deaths in a row without progress. A takeover comes 1.25 s after a death: with a kill each
-# second four may be bad luck, and with 3 some turns of 200 clients were given up. A turn that kills its workers
-# costs that many of them.
+# Deaths in a row without progress. A takeover comes 1.25 s after a death: with a kill each second
+# four may be bad luck, and with 3 some turns of 200 clients were given up. A turn that kills its
+# workers costs that many of them.
 _MAX_DEATHS = 5
 
 
