@@ -35,8 +35,9 @@ from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.proxy import local_replies, phases
 from hermes_lb.proxy.abandoned import Abandoned
 from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
 from hermes_lb.proxy.ports import ResponseSink
-from hermes_lb.proxy.response import forwarded_head
+from hermes_lb.proxy.response import rewritten
 from hermes_lb.proxy.resume import opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
 from hermes_lb.proxy.tunnel import Tunnel
@@ -173,13 +174,13 @@ class Exchange(ResponseSink):
 
         Raises IllegalTransition if the table does not have it, and changes nothing then.
         """
-        if not phases.FOLLOWED_BY[self.phase] >> phase & 1:
+        if not FOLLOWED_BY[self.phase] >> phase & 1:
             raise phases.IllegalTransition(self.phase, phase)
         self.phase = phase
         deadline = now + self.limits[phase]
         self.deadline = deadline if deadline <= until else until
         self.saw_traffic = False
-        if phases.HAS_PROGRESS[phase]:
+        if HAS_PROGRESS[phase]:
             self._taken = self.bytes_in + self.bytes_out - self._unsent()
 
     def _unsent(self) -> int:
@@ -517,17 +518,23 @@ class Exchange(ResponseSink):
         self.request_head = b""
         if upload is not None:
             upload.forget()
-        backend.answered(server, head, self.response_at - self.dispatched_at, now)
+        if server.fails or backend.observes:
+            backend.answered(server, head, self.response_at - self.dispatched_at, now)
+        lines, added = head.forwarded, b""
+        if backend.affinity is not None or self.peer.frontend.hsts:
+            lines, added = rewritten(self, backend, server, head)
+        if not head.has_date and status >= 200:
+            added += self.context.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
-        block = forwarded_head(self, backend, server, head, length, now)
+        keeps = (
+            self.context.keeps_clients and request.keep_alive and (upload is None or upload.is_read)
+        )
         if status == 101:
-            self._open_tunnel(upstream, block, rest, now)
+            self._open_tunnel(upstream, head, lines, added, keeps, rest, now)
         elif length != len(rest):
-            self._start_body(upstream, head, length, block, rest, now)
+            self._start_body(upstream, head, lines, added, length, keeps, rest, now)
         else:  # the common case: all of it came at once
-            block += rest
-            self.bytes_out += len(block)
-            self.client.send(block)
+            self.bytes_out += self.client.send_head(head, lines, added, length, keeps, rest)
             said = head.length
             is_clean = length == said or (said == UNTIL_CLOSE and request.method != b"HEAD")
             self._complete(upstream, now, is_clean)
@@ -536,26 +543,27 @@ class Exchange(ResponseSink):
         self,
         upstream: ServerSide,
         head: ResponseHead,
+        lines: bytes,
+        added: bytes,
         length: int,
-        block: bytes,
+        keeps: bool,
         rest: bytes,
         now: float,
     ) -> None:
-        """`block` is the head for the client; `rest` the beginning of the body, perhaps empty."""
+        """The body has begun with `rest`, or comes later."""
         if self.upload is not None and not self.upload.is_read and head.status >= 300:
             self.upload.stop()
         self.is_stream = length < 0 and head.is_event_stream
         body: Body
         body = self.client.body_for(length) if self.stream is None else self.stream.body
         self.start_data(upstream, body, now)
-        problem = ""
+        problem, first = "", b""
         if rest:
             try:
-                block += body.feed(rest)
+                first = body.feed(rest)
             except InvalidBody as error:
                 problem = str(error)
-        self.bytes_out += len(block)
-        self.client.send(block)
+        self.bytes_out += self.client.send_head(head, lines, added, length, keeps, first)
         if problem:
             self._lose_server(problem)
         elif body.is_done:
@@ -688,11 +696,19 @@ class Exchange(ResponseSink):
 
     # TUNNEL: after a 101.
 
-    def _open_tunnel(self, upstream: ServerSide, block: bytes, rest: bytes, now: float) -> None:
+    def _open_tunnel(
+        self,
+        upstream: ServerSide,
+        head: ResponseHead,
+        lines: bytes,
+        added: bytes,
+        keeps: bool,
+        rest: bytes,
+        now: float,
+    ) -> None:
         self.enter(phases.TUNNEL, now)
         self.is_stream = True
-        self.bytes_out += len(block)
-        self.client.send(block)
+        self.bytes_out += self.client.send_head(head, lines, added, 0, keeps, b"")
         self.tunnel = Tunnel(self, self.client, upstream)
         self.tunnel.start(from_server=rest)
 

@@ -202,18 +202,24 @@ class Downstream:
         """True if comments may be inserted between the events of a response without a length."""
         raise NotImplementedError
 
-    def head(
-        self, head: ResponseHead, lines: bytes, added: bytes, length: int, may_keep: bool
-    ) -> bytes:
-        """The response's head, as bytes that `send` takes with the first of the body.
+    def send_head(
+        self,
+        head: ResponseHead,
+        lines: bytes,
+        added: bytes,
+        length: int,
+        may_keep: bool,
+        first: bytes,
+    ) -> int:
+        """Send the response's head, and `first` of its body with it -> the size of both.
 
         `lines`: the fields that are forwarded. `added`: ours. `length`: of the body, or negative.
-        `may_keep`: the connection may be kept after the response.
+        `may_keep`: the connection may go on after the response.
         """
         raise NotImplementedError
 
     def send(self, data: bytes) -> None:
-        """Bytes of a head or a body that leave together with others of this loop iteration."""
+        """Bytes of a body that leave together with others of this loop iteration."""
         raise NotImplementedError
 
     def send_data(self, data: bytes) -> None:

@@ -68,6 +68,8 @@ class Backend:
         self.dialer = dialer
         self.retries = configured.retries
         self.outliers = self.pool.outliers
+        # Whether each response has to be seen (`answered`).
+        self.observes = self.outliers is not None or self.learner is not None
         self.affinity = (
             CookieAffinity(configured.affinity, servers) if configured.affinity else None
         )

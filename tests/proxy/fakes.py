@@ -105,11 +105,18 @@ class FakeClient(Downstream):
         self.calls.append(("informational", head.status))
         return 0
 
-    def head(
-        self, head: ResponseHead, lines: bytes, added: bytes, length: int, may_keep: bool
-    ) -> bytes:
+    def send_head(
+        self,
+        head: ResponseHead,
+        lines: bytes,
+        added: bytes,
+        length: int,
+        may_keep: bool,
+        first: bytes,
+    ) -> int:
         self.calls.append(("head", head.status, length, may_keep))
-        return b""
+        self.got += first
+        return len(first)
 
     def send(self, data: bytes) -> None:
         self.got += data

@@ -243,12 +243,20 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self._batch.send(self.transport, block)
         return len(block)
 
-    def head(
-        self, head: ResponseHead, lines: bytes, added: bytes, length: int, may_keep: bool
-    ) -> bytes:
+    def send_head(
+        self,
+        head: ResponseHead,
+        lines: bytes,
+        added: bytes,
+        length: int,
+        may_keep: bool,
+        first: bytes,
+    ) -> int:
         is_http11 = self._is_http11
         self._may_keep = may_keep = may_keep and (is_http11 or length >= 0)
-        return build_response(head, lines, is_http11, may_keep, length, added)
+        block = build_response(head, lines, is_http11, may_keep, length, added) + first
+        self._batch.send(self.transport, block)
+        return len(block)
 
     def send(self, data: bytes) -> None:
         self._batch.send(self.transport, data)
