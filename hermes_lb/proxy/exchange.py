@@ -181,30 +181,27 @@ class Exchange(ResponseSink):
         self.deadline = deadline if deadline <= until else until
         self.saw_traffic = False
         if HAS_PROGRESS[phase]:
-            self._taken = self.bytes_in + self.bytes_out - self._unsent()
-
-    def _unsent(self) -> int:
-        """Bytes that were written to either side and that its kernel has not taken."""
-        unsent = self.client.unsent
-        return unsent if self.upstream is None else unsent + self.upstream.unsent
+            self._look_at_progress()
 
     def sweep(self, now: float) -> None:
         """Look at the deadline; called a few times a second."""
         phase = self.phase
         if self.saw_traffic and phases.IS_IDLE[phase]:
             self.saw_traffic = False
-            if phases.HAS_PROGRESS[phase]:
-                self._taken = self.bytes_in + self.bytes_out - self._unsent()
+            if HAS_PROGRESS[phase]:
+                self._look_at_progress()
         elif self.deadline > now:
             return
-        elif not (phases.HAS_PROGRESS[phase] and self._made_progress()):
+        elif not (HAS_PROGRESS[phase] and self._look_at_progress()):
             self._expired()
             return
         self.deadline = now + self.limits[phase]
 
-    def _made_progress(self) -> bool:
-        """True if a side that has not read all has read more than at the last look."""
-        unsent = self._unsent()
+    def _look_at_progress(self) -> bool:
+        """True if a side that has not read everything has read more than at the last look."""
+        unsent = self.client.unsent
+        if self.upstream is not None:
+            unsent += self.upstream.unsent
         before, self._taken = self._taken, self.bytes_in + self.bytes_out - unsent
         return unsent > 0 and self._taken > before
 
@@ -784,12 +781,7 @@ class Exchange(ResponseSink):
         self.upload = self.tunnel = None
         if self.stream is not None:
             self.stream.stop(termination)
-        upstream, self.upstream = self.upstream, None
-        if upstream is not None:
-            upstream.abort()
-        lease, self.lease = self.lease, None
-        if lease is not None:
-            lease.release()
+        self.let_go_of_server()
         self.context.batch.exchange_ended(self, now, termination)
 
     def stop_waiting(self, now: float) -> None:

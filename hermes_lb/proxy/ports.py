@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from hermes_lb.backends import FrontendCounters, Server
     from hermes_lb.backends.dialing import Dialer, Peers
@@ -146,8 +146,8 @@ class Connection:
         """True between two requests: no byte of the next one has arrived."""
         raise NotImplementedError
 
-    def exchanges(self) -> Iterable[Exchange]:
-        """Those in progress: one at most with HTTP/1."""
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Those in progress, as of now: one at most with HTTP/1."""
         raise NotImplementedError
 
     def sweep(self, now: float) -> None:

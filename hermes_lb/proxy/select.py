@@ -38,7 +38,6 @@ class Backend:
         self.pool = Pool(name, configured, rng=context.rng)
         self.pool.on_marked_down = self.marked_down
         self.connections: dict[Server, ConnectionPool] = {}
-        self.log_names: dict[Server, str] = {}
         # The servers of keys that are hashed, not learned: the same on every balancer.
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._rng = context.rng
@@ -84,7 +83,6 @@ class Backend:
                     idle_timeout=configured.keep_alive_timeout,
                     dialer=dialer,
                 )
-                self.log_names[server] = f"{self.name}/{server.name}"
             else:
                 self.connections[server].reconfigure(
                     keep=configured.keep_alive,
@@ -94,7 +92,7 @@ class Backend:
         for server in self.connections.keys() - servers:
             self.connections[server].retire()
             if not server.in_flight:  # or the next time
-                del self.connections[server], self.log_names[server]
+                del self.connections[server]
                 if self.learner is not None:
                     self.learner.forget(server)
 
@@ -143,7 +141,7 @@ class Backend:
         shuts_down = self._configured.on_marked_down == "shutdown_sessions"
         if shuts_down or stands_still:
             leaving = leave_server(self._context, self.pool, server, shuts_down=shuts_down)
-            self._context.tasks.spawn(leaving, name=f"requests leave {self.log_names[server]}")
+            self._context.tasks.spawn(leaving, name=f"requests leave {self.name}/{server.name}")
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """A server, of this backend or another, has reported its load in a health check."""
