@@ -115,7 +115,7 @@ class Server:
         self.maintenances = int(configured.down)  # how often it went into maintenance
         self.operator_weight: int | None = None  # None: the configured one holds
         self.full_weight = configured.weight
-        self.weight: float = configured.weight  # less than the full one in a slow start
+        self.weight = float(configured.weight)  # less than the full one in a slow start
         self.warmth = 1.0  # what of its full weight it has
         self.warm_since: float | None = None  # monotonic seconds
         self.max_connections = configured.max_connections
@@ -135,8 +135,8 @@ class Server:
         self.takes_new = self.is_up  # requests that are not pinned
         self.is_lone = False
         self.in_panic = False
-        self.current_weight: float = 0
-        self.effective_weight: float = configured.weight
+        self.current_weight = 0.0
+        self.effective_weight = self.weight
         self.fails = 0
         self.failed_at = _NEVER
         self.failed_because = ""  # the last failure, in words
@@ -241,7 +241,7 @@ class Server:
         self.failed_because = because
         limit = self.config.max_fails
         if limit and self.warmth == 1.0:  # a slow start has reduced it already
-            self.effective_weight = max(0, self.effective_weight - self.weight // limit)
+            self.effective_weight = max(0.0, self.effective_weight - self.weight // limit)
         if self.fails in (1, limit) or (not was_out and self.has_failed(now)):
             self.when_changed()
 
@@ -393,7 +393,7 @@ class Server:
         self.full_weight = self.config.weight if own is None else own
         limit = self.config.max_connections
         if warmth == 1.0:
-            self.weight, self.max_connections = self.full_weight, limit
+            self.weight, self.max_connections = float(self.full_weight), limit
         else:
             self.weight, self.max_connections = self.full_weight * warmth, ceil(limit * warmth)
         self.effective_weight = self.weight

@@ -89,7 +89,7 @@ class Hashed(Strategy):
         self._key = key_source(options.hash_on)
         self._factor: float = options.load_factor
         self._up: list[Server] = []
-        self._weight_up: float = 0
+        self._weight_up = 0.0
         self._weights: tuple[int, ...] | None = None
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:

@@ -74,7 +74,7 @@ class LeastLoad(Learner):
         elsewhere, tau = self._elsewhere, self._tau
         loads: list[float] = []
         for server in servers:
-            load: float = server.in_flight + server.queued  # `server.load`, without the call
+            load = 0.0 + server.in_flight + server.queued  # `server.load`, without the call
             known = elsewhere.get(server)
             if known is not None and now - known[1] < tau:
                 load += known[0]

@@ -28,8 +28,7 @@ _NO_GUESTS: Final[Mapping[Server, int]] = {}
 
 def next_by_wrr(candidates: Iterable[Server]) -> Server:
     """The candidate with the most credit, which pays for it; there must be at least one."""
-    total: float = 0
-    most: float = 0
+    total = most = 0.0
     best: Server | None = None
     for server in candidates:
         gain = server.effective_weight

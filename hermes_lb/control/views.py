@@ -110,7 +110,7 @@ def describe_server(
         "available": server.may_serve(now),
         "ejected": _ejection(server, now),
         "drain": drain and {"since": drain.since, "at_start": drain.at_start},
-        "weight": round(server.weight, 3),
+        "weight": server.full_weight if server.warmth == 1.0 else round(server.weight, 3),
         "full_weight": server.full_weight,
         "configured_weight": server.config.weight,
         "backup": server.config.backup,
