@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hermes_lb.listen.proxied import ProxyHeaderReader
 from hermes_lb.listen.sockets import BACKLOG, listening_socket, remove_stale
@@ -163,8 +163,11 @@ class Listener:
                 if servers is not self._servers:
                     return
 
-    def _connection(self) -> asyncio.Protocol:
-        """The protocol of a client's socket: TLS, a PROXY header or HTTP."""
+    def _connection(self) -> Any:
+        """The protocol of a client's socket: TLS, a PROXY header or HTTP.
+
+        Not all of them are subclasses of `asyncio.Protocol` (`hermes_lb.transport.endpoint`).
+        """
         frontend = self._frontend
         client = ClientConnection(
             Peer(frontend, self.scheme),

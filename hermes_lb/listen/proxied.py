@@ -46,7 +46,7 @@ class ProxyHeaderReader(asyncio.Protocol):
         if header is None:
             return
         client.awaits = ""
-        self._raw.set_protocol(self._behind)
+        self._raw.set_protocol(cast("asyncio.Protocol", self._behind))
         if header.destination is not None:
             address, port = header.destination
             client.peer.destination = plain_address(address), port

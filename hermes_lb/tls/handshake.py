@@ -153,7 +153,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
-        self.resume_reading(UNREAD)
+        self.resume_from(UNREAD)
         self._above.resume_writing()
 
     # The handshake.
@@ -284,7 +284,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         """Send an alert, or new keys. A client that does not read them gets no more of them."""
         self._flush()
         if self._is_writing_paused:
-            self.pause_reading(UNREAD)
+            self.pause_for(UNREAD)
 
     def _break(self, error: Exception) -> None:
         """End at once, and not as if it were the client's will."""
@@ -344,11 +344,17 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def has_had_its_share(self) -> bool:
         return bool(self._paused_by & SHARE)
 
-    def pause_reading(self, reason: int = PEER) -> None:
+    def pause_reading(self) -> None:
+        self.pause_for(PEER)
+
+    def resume_reading(self) -> None:
+        self.resume_from(PEER)
+
+    def pause_for(self, reason: int) -> None:
         self._paused_by = pause(self._raw, self._paused_by, reason)
 
-    def resume_reading(self, reason: int = PEER) -> None:
-        self._paused_by = resume(self._raw, self._paused_by, reason)
+    def resume_from(self, reasons: int) -> None:
+        self._paused_by = resume(self._raw, self._paused_by, reasons)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._above = protocol

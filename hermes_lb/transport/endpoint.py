@@ -13,8 +13,10 @@ A connection is read from while there is no reason, so none of them ends another
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    import asyncio
 
 PEER: Final = 1
 FULL: Final = 2
@@ -38,8 +40,10 @@ def resume(transport: asyncio.Transport, reasons: int, ended: int) -> int:
     return left
 
 
-class Endpoint(asyncio.Protocol):
-    """One side of an exchange.
+class Endpoint:
+    """One side of an exchange: an `asyncio.Protocol` by its methods, not by its base.
+
+    A compiled class can't have an interpreted base.
 
     `is_writing_paused`: its own write buffer is above the high-water mark.
     """
@@ -55,8 +59,14 @@ class Endpoint(asyncio.Protocol):
     def has_had_its_share(self) -> bool:
         return bool(self._paused_by & SHARE)
 
-    def pause_reading(self, reason: int = PEER) -> None:
+    def pause_reading(self) -> None:
+        self.pause_for(PEER)
+
+    def resume_reading(self) -> None:
+        self.resume_from(PEER)
+
+    def pause_for(self, reason: int) -> None:
         self._paused_by = pause(self.transport, self._paused_by, reason)
 
-    def resume_reading(self, reason: int = PEER) -> None:
-        self._paused_by = resume(self.transport, self._paused_by, reason)
+    def resume_from(self, reasons: int) -> None:
+        self._paused_by = resume(self.transport, self._paused_by, reasons)

@@ -43,9 +43,9 @@ class Source(Protocol):
     def go_on(self) -> None:
         """Parse the next part of the unparsed bytes."""
 
-    def pause_reading(self, reason: int) -> None: ...
+    def pause_for(self, reason: int) -> None: ...
 
-    def resume_reading(self, reason: int) -> None: ...
+    def resume_from(self, reasons: int) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -74,7 +74,7 @@ class RunQueue:
     def put_off(self, connection: Source) -> None:
         """Pause it until the next iteration."""
         if not connection.has_had_its_share:
-            connection.pause_reading(SHARE)
+            connection.pause_for(SHARE)
             self._waiting.append(connection)
             self._schedule()
 
@@ -91,7 +91,7 @@ class RunQueue:
         for connection in waiting:
             try:
                 if not connection.behind:
-                    connection.resume_reading(SHARE)
+                    connection.resume_from(SHARE)
                 elif not turns_left:
                     self._waiting.append(connection)  # it is the first one next time
                 else:
@@ -100,7 +100,7 @@ class RunQueue:
                     if connection.behind:
                         not_done.append(connection)
                     else:
-                        connection.resume_reading(SHARE)
+                        connection.resume_from(SHARE)
             except Exception:  # a bug of ours must cost one connection, not all that wait
                 logger.exception("while serving %r", connection)
                 connection.abort()

@@ -107,9 +107,9 @@ def test_no_reason_ends_another_one(steps: list[tuple[bool, int]]) -> None:
 
 def test_a_transport_that_closes_is_left_alone() -> None:
     source = Source()
-    source.pause_reading(FULL)
+    source.pause_for(FULL)
     source.wire.is_gone = True
-    source.resume_reading(FULL)
+    source.resume_from(FULL)
     source.pause_reading()
     source.resume_reading()
 
@@ -199,5 +199,5 @@ def test_in_any_order_all_read_on_in_the_end(loop: Loop, seed: int) -> None:
         assert len(loop.queue) == sum(source.has_had_its_share for source in sources)
     loop.turns_until_idle()
     for source in sources:
-        source.resume_reading(PEER | FULL | VERDICT)
+        source.resume_from(PEER | FULL | VERDICT)
     assert all(source.wire.is_reading and not source.parts for source in sources)

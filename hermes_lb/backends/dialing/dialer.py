@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P")  # an `asyncio.Protocol`, by its methods
 
 # Seconds that the first address of a host name has for itself (RFC 8305 section 8).
 _HAPPY_EYEBALLS_DELAY = 0.25
@@ -112,17 +112,19 @@ class ServerDialer:
         `in_words` explains; the caller bounds the time.
         """
         address, options = self._address, self._tls_options
+        make: Callable[[], Any] = factory
+        protocol: P
         if self._header is None and self._is_literal and not isinstance(address, UnixAddress):
-            _, protocol = await loop.create_connection(factory, *address, **options)
+            _, protocol = await loop.create_connection(make, *address, **options)
             return protocol
         sock = await self._connect(loop)
         try:
             if self._header is not None:
                 await loop.sock_sendall(sock, self._header(peers))
             if isinstance(address, UnixAddress):
-                _, protocol = await loop.create_unix_connection(factory, sock=sock, **options)
+                _, protocol = await loop.create_unix_connection(make, sock=sock, **options)
             else:
-                _, protocol = await loop.create_connection(factory, sock=sock, **options)
+                _, protocol = await loop.create_connection(make, sock=sock, **options)
         except BaseException:
             sock.close()
             raise

@@ -338,7 +338,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
                 self.refuse(error)
                 return
             self._searched = max(0, len(held) - 3)
-            self.resume_reading(FULL)
+            self.resume_from(FULL)
 
     def _start(self, data: bytes, rest: bytes | None, now: float) -> None:
         """`data` is one head. `rest` follows it, of its body or of the next request; None: those

@@ -33,13 +33,13 @@ class Intake(Endpoint):
         """Bytes after the request that is being served."""
         self._held += data
         if len(self._held) > _MOST_HELD:
-            self.pause_reading(FULL)
+            self.pause_for(FULL)
 
     def unread_first(self, data: bytes) -> None:
         """Bytes that were taken as part of the body, but follow its end."""
         self._held[:0] = data
         if len(self._held) > _MOST_HELD:
-            self.pause_reading(FULL)
+            self.pause_for(FULL)
 
     def _take(self, size: int) -> bytes:
         """The first `size` held bytes, or all."""
@@ -61,20 +61,20 @@ class Intake(Endpoint):
     def _read_on_for_heads(self) -> None:
         """A request has been taken from the held bytes."""
         if len(self._held) <= _LOW_WATER:
-            self.resume_reading(FULL)
+            self.resume_from(FULL)
 
     def take_held(self) -> bytes:
         """The bytes that the client sent after its request, for a tunnel."""
         held = self._take(len(self._held))
-        self.resume_reading(FULL)
+        self.resume_from(FULL)
         return held
 
     def refuse_rest(self) -> None:
         """What else the client sends of its request is read and thrown away, within bounds."""
         self._discards_left = _MOST_DISCARDED
-        self.resume_reading(PEER | FULL)
+        self.resume_from(PEER | FULL)
 
     def discard(self, data: bytes) -> None:
         self._discards_left -= len(data)
         if self._discards_left < 0:
-            self.pause_reading(FULL)
+            self.pause_for(FULL)

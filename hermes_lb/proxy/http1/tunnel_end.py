@@ -6,13 +6,14 @@ protocols need no branch for it.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, cast
 
 from hermes_lb.proxy.ports import TunnelEnd
 from hermes_lb.transport.run_queue import LARGE_READ
 
 if TYPE_CHECKING:
+    import asyncio
+
     from hermes_lb.proxy.batch import IoBatch
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http1.upstream import UpstreamConnection
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from hermes_lb.transport.run_queue import RunQueue
 
 
-class _RawEnd(asyncio.Protocol, TunnelEnd):
+class _RawEnd(TunnelEnd):
     """What both sides have in common."""
+
+    __deletable__ = ("_exchange", "_other", "_tunnel")  # asked for by mypyc
 
     def __init__(
         self,
@@ -36,10 +39,13 @@ class _RawEnd(asyncio.Protocol, TunnelEnd):
         self._transport = side.transport
         self._batch = batch
         self._run_queue = run_queue
-        self._other: TunnelEnd = cast("TunnelEnd", None)
+        self._other: TunnelEnd  # from `start` until the end
         self.has_ended = False
 
     # What the event loop calls.
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
 
     def _pass_on(self, data: bytes) -> None:
         self._exchange.saw_traffic = True
@@ -71,7 +77,7 @@ class _RawEnd(asyncio.Protocol, TunnelEnd):
 
     def start(self, other: TunnelEnd, first: bytes) -> None:
         self._other = other
-        self._transport.set_protocol(self)
+        self._transport.set_protocol(cast("asyncio.Protocol", self))
         self._side.resume_reading()
         if self._side.is_writing_paused:
             other.pause_reading()
@@ -99,10 +105,14 @@ class _RawEnd(asyncio.Protocol, TunnelEnd):
 class ClientEnd(_RawEnd):
     """The client's side; `start` passes on the bytes that the client has sent after its request."""
 
-    _side: ClientConnection
+    def __init__(
+        self, tunnel: Tunnel, side: ClientConnection, batch: IoBatch, run_queue: RunQueue
+    ) -> None:
+        super().__init__(tunnel, side, batch, run_queue)
+        self._client = side
 
     def start(self, other: TunnelEnd, first: bytes) -> None:
-        super().start(other, self._side.take_held())
+        super().start(other, self._client.take_held())
 
     def data_received(self, data: bytes) -> None:
         self._exchange.bytes_in += len(data)
@@ -110,25 +120,29 @@ class ClientEnd(_RawEnd):
 
     def close(self, patience: float) -> None:
         """The connection waits for the client as for any other."""
-        self._side.exchange = None
-        self._side.close()
+        self._client.exchange = None
+        self._client.close()
 
     def _forget(self, error: Exception | None) -> None:
-        self._side.forget()
+        self._client.forget()
 
 
 class ServerEnd(_RawEnd):
     """The server's side."""
 
-    _side: UpstreamConnection
-    _patience: asyncio.TimerHandle | None = None
+    def __init__(
+        self, tunnel: Tunnel, side: UpstreamConnection, batch: IoBatch, run_queue: RunQueue
+    ) -> None:
+        super().__init__(tunnel, side, batch, run_queue)
+        self._upstream = side
+        self._patience: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         self._exchange.bytes_out += len(data)
         self._pass_on(data)
 
     def close(self, patience: float) -> None:
-        self._side.sink = None
+        self._upstream.sink = None
         self._batch.close(self._transport)
         loop = self._exchange.context.loop
         self._patience = loop.call_later(patience, self._transport.abort)
@@ -137,4 +151,4 @@ class ServerEnd(_RawEnd):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-        self._side.connection_lost(error)
+        self._upstream.connection_lost(error)

@@ -304,7 +304,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def hold(self, until: Awaitable[object]) -> None:
         """Keep the response head that is being reported, and report it again when `until` ends."""
         self._is_held = True
-        self.pause_reading(VERDICT)
+        self.pause_for(VERDICT)
         self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
 
     async def _tell_again(self, until: Awaitable[object]) -> None:
@@ -319,7 +319,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         if self.sink is None:  # it has ended in the meantime
             self.home.forget(self)
             return
-        self.resume_reading(VERDICT)
+        self.resume_from(VERDICT)
         self._is_batched = True
         self._context.batch.response_came(self, b"")
 
