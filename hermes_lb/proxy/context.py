@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hermes_lb.http import RequestParser, ResponseParser, date_field
 from hermes_lb.limits.per_client import ConnectionCounter, request_rates
@@ -46,11 +46,14 @@ class PlainTimeouts:
     queue: float
 
 
-class RequestLog(NamedTuple):
+class RequestLog:
     """How requests that are over are written down, and where: the two change together."""
 
-    recorder: Recorder
-    access_log: AccessLog
+    __slots__ = ("access_log", "recorder")
+
+    def __init__(self, recorder: Recorder, access_log: AccessLog) -> None:
+        self.recorder = recorder
+        self.access_log = access_log
 
 
 class Context:
@@ -65,7 +68,7 @@ class Context:
     ) -> None:
         self.loop = loop
         self.clock = loop.time  # monotonic seconds; the only clock of the data path
-        self.recorder, self.access_log = log
+        self.recorder, self.access_log = log.recorder, log.access_log
         self.recent = Recent()
         self.tasks = tasks
         self.rng = Random()
@@ -117,7 +120,7 @@ class Context:
 
     def log_to(self, log: RequestLog) -> None:
         """Set the log for requests that end after this call."""
-        self.recorder, self.access_log = log
+        self.recorder, self.access_log = log.recorder, log.access_log
 
     def share(self, connections: SharedCounts | None, requests: SharedCounts | None) -> None:
         """Share the counters of clients with other processes; None: count locally."""

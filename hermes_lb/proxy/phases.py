@@ -21,8 +21,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from hermes_lb.proxy.context import PlainTimeouts
 
 # Plain integers: an Enum costs three times as much to compare, and this is read per chunk.
@@ -61,7 +59,7 @@ class Phase(NamedTuple):
     kind: int
     waits_for: str
     has_progress: bool
-    followed_by: Iterable[int]
+    followed_by: tuple[int, ...]
 
 
 TABLE: Final = (
@@ -96,7 +94,7 @@ HAS_PROGRESS: Final = [row.has_progress for row in TABLE]
 FOLLOWED_BY: Final = [sum({1 << following for following in row.followed_by}) for row in TABLE]
 
 
-class IllegalTransition(RuntimeError):
+class IllegalTransition(Exception):
     """A phase that must not follow this one: a bug."""
 
     def __init__(self, present: int, wanted: int) -> None:

@@ -136,6 +136,7 @@ class EventStream:
         "said",
         "was_redispatched",
     )
+    __deletable__ = ("_exchange",)  # asked for by mypyc
 
     def __init__(self, exchange: Exchange, rules: StreamRules, length: int, path: bytes) -> None:
         self._exchange = exchange
