@@ -7,6 +7,7 @@ loop); property tests have a quarter of their examples.
     make test                          the default set
     make test ARGS="--suite rest"      what it leaves out, and property tests with all examples
     make test ARGS="--suite all"       everything once, property tests with all examples
+    make test-compiled                 the default set on compiled modules, but for `pure_only`
 
 pytest's last line has the number of the tests that were deselected.
 """
@@ -20,6 +21,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+from hermes_lb.build import BUILD, IS_COMPILED
 
 # How long an example takes depends on the machine. `tests.support.examples` scales by the profile.
 _HYPOTHESIS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -49,7 +52,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"suite: {config.option.suite} (--suite all runs every test)"
+    return f"suite: {config.option.suite} (--suite all runs every test); hermes_lb: {BUILD}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
@@ -61,7 +64,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if _is_on_the_other_loop(item):
             item.add_marker("other_loop")
         is_left_out = any(item.get_closest_marker(name) for name in _LEFT_OUT)
-        if suite == "rest":
+        if IS_COMPILED and item.get_closest_marker("pure_only"):
+            kept[False].append(item)
+        elif suite == "rest":
             kept[is_left_out or _is_a_property_test(item)].append(item)
         else:
             kept[suite == "all" or not is_left_out].append(item)

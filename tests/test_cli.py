@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from hermes_lb.cli import app, summary
 from hermes_lb.config import load_config
+from hermes_lb.http import body
 
 ROOT = Path(__file__).parents[1]
 GOOD = (ROOT / "configs/minimal.toml").read_text()
@@ -285,7 +287,8 @@ def test_help_reads_well_in_a_pipe() -> None:
 def test_version() -> None:
     result = python_m("--version")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("hermes-lb 0.")
+    build = "pure Python" if body.__file__.endswith(".py") else "compiled"
+    assert re.fullmatch(rf"hermes-lb 0\.\d+\.\d+ \({build}\)\n", result.stdout)
 
 
 def test_check_as_a_process_has_its_problems_on_stderr() -> None:

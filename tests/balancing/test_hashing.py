@@ -209,7 +209,7 @@ def test_the_ceiling_always_holds(
         if server is None:
             assert not pool.up
             continue
-        share = Fraction(server.weight, sum(s.weight for s in pool.up))
+        share = Fraction(server.full_weight, sum(s.full_weight for s in pool.up))
         leases.append(pool.lease(server, 0.0))
         assert server.in_flight <= ceil(Fraction(factor) * pool.in_flight * share)
         if released >> turn & 1:

@@ -17,13 +17,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 
+from hermes_lb.backends.dialing import ServerDialer
 from hermes_lb.config import Config
-from hermes_lb.errors import ConnectFailed
 from hermes_lb.plane import DataPlane
-from hermes_lb.proxy.exchange import Exchange
-from hermes_lb.proxy.http1 import connection_pool as connections
-from hermes_lb.proxy.http1.upstream import UpstreamConnection
-from hermes_lb.proxy.select import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
     from hermes_lb.backends.pool import Pool
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.client import ClientConnection
-    from hermes_lb.proxy.http1.connection_pool import ServerConnections
+    from hermes_lb.proxy.http1.upstream import UpstreamConnection
 
 #: Bytes: the water marks of transports, in both loops.
 HIGH, LOW = 64 * 1024, 16 * 1024
@@ -191,13 +187,15 @@ class Line:
 
     async def __aenter__(self) -> Self:
         self._patch.setattr("hermes_lb.proxy.deadlines.Sweep.start", lambda _: None)
-        self._patch.setattr(connections.ServerConnections, "dial", lambda home, _: self._dial(home))
-        self._patch.setattr(Backend, "failed", lambda *given: self.failures.append(given[-1]))
-        self._patch.setattr(Exchange, "finish", self._noting_end(Exchange.finish))
+        self._patch.setattr(ServerDialer, "dial", self._dial)
         self.plane = DataPlane(self._config)
         await self.plane.open()
+        self.pool.on_failed = lambda *given: self.failures.append(given[-1])
         await self.plane.listen()
         self.context: Context = self.plane.context
+        self._log = self.context.access_log
+        self._log.enabled, self._log.write = True, self._ended
+        self.context.recorder.line = lambda record: record.termination[:2]
         self.context.clock = lambda: self.now
         self.connection = cast(
             "ClientConnection", self.plane.frontends[0].listeners[0]._connection()
@@ -206,26 +204,24 @@ class Line:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._log.enabled = False
         await self.plane.stop()
         self._patch.undo()
         for wire in (self.client, *self.servers):
             wire.forget()
 
-    def _noting_end(self, finish: Callable[..., None]) -> Callable[..., None]:
-        def noting(exchange: Exchange, termination: str, now: float) -> None:
-            if termination != "--":
-                self.ends.append(termination)
-            finish(exchange, termination, now)
+    def _ended(self, termination: str) -> None:
+        if termination != "--":
+            self.ends.append(termination)
 
-        return noting
-
-    async def _dial(self, home: ServerConnections) -> UpstreamConnection:
+    async def _dial(
+        self, _: object, factory: Callable[[], UpstreamConnection], __: object
+    ) -> UpstreamConnection:
         await self.may_dial.wait()
         if self.refuses:
-            raise ConnectFailed("refused")
-        upstream = UpstreamConnection(home, self.context, home._dialer)
+            raise ConnectionRefusedError
+        upstream = factory()
         self.servers.append(Wire(upstream))
-        self.context.upstreams.add(upstream)
         return upstream
 
     @property

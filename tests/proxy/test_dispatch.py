@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from typing import TYPE_CHECKING
-from unittest.mock import AsyncMock, Mock, patch
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -525,12 +525,13 @@ async def echo(connection: AtOrigin, message: Message) -> None:
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])
 async def test_what_this_machine_lacks_is_not_held_against_a_server(
-    stage: Stage, number: int
+    stage: Stage, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lb = await stage.balancer(await stage.serving(), server={"max_fails": 1})
     client = await stage.client(lb)
-    lacking = OSError(number, os.strerror(number))
-    with patch.object(lb._context, "loop", Mock(create_connection=AsyncMock(side_effect=lacking))):
+    lacking = AsyncMock(side_effect=OSError(number, os.strerror(number)))
+    with monkeypatch.context() as patch:
+        patch.setattr(lb._context, "loop", Mock(create_connection=lacking))
         await client.get()
         answer = await client.read_response()
     assert (answer.status, answer.get("Retry-After")) == (503, "5")

@@ -15,6 +15,8 @@ from tests.support.websocket import WEBSOCKET
 if TYPE_CHECKING:
     from hermes_lb.proxy.exchange import Exchange
 
+pytestmark = pytest.mark.pure_only("fakes can't be subclasses of a compiled trait")
+
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

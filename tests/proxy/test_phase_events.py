@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from hermes_lb.affinity.table import SessionTable
-from hermes_lb.proxy.select import Backend
 from tests.phases.adapter import look_at
 from tests.proxy.fake_line import HIGH, Line, turns
 from tests.proxy.test_phase_faults import CHUNKED, GET, RESUMABLE, chunk, open_tunnel, post
@@ -186,7 +185,7 @@ async def line(
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     monkeypatch.setattr(SessionTable, "is_shared", row.arrange is lookup)
     monkeypatch.setattr(SessionTable, "look_up", lambda *_: never)
-    monkeypatch.setattr(Backend, "learn", lambda *_: never if row.arrange is held else None)
+    monkeypatch.setattr(SessionTable, "store", lambda *_: never if row.arrange is held else None)
     route = {"path_prefix": "/", "backend": "b", "resume": True, "resume_timeout": 60}
     async with Line(
         count=2 if "resume" in row.state else 1,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.affinity.table import SessionTable
-from hermes_lb.proxy.select import Backend
 from tests.proxy.fake_line import HIGH, Line
 from tests.support.http_peer import request, response
 from tests.support.waiting import eventually
@@ -86,14 +85,14 @@ async def test_a_slow_pin_write_is_no_timeout(
     upload: Callable[[Line], Coroutine[None, None, None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(Backend, "learn", lambda *_: pinned)
+    monkeypatch.setattr(SessionTable, "store", lambda *_: pinned)
     stick = {"stick": [{"on": "header:Mcp-Session-Id", "learn": True}]}
     async with Line(backend=stick, timeouts={"client": 50, "server": 50}) as line:
         await upload(line)
         await line.passes(1)
         await line.passes(60)
         assert (bytes(line.client.got), line.ends, line.failures) == (b"", [], [])
-        monkeypatch.setattr(Backend, "learn", lambda *_: None)
+        monkeypatch.setattr(SessionTable, "store", lambda *_: None)
         pinned.set_result(None)
         await line.passes(1)
         assert line.client.got.startswith(b"HTTP/1.1 200 ")

@@ -97,10 +97,10 @@ def test_no_reason_ends_another_one(steps: list[tuple[bool, int]]) -> None:
         parts = {reason for reason in REASONS if step & reason}
         if pauses:
             reasons |= parts
-            source.pause_reading(step)
+            source.pause_for(step)
         else:
             reasons -= parts
-            source.resume_reading(step)
+            source.resume_from(step)
         assert source.wire.is_reading is not bool(reasons)
         assert source.has_had_its_share is (SHARE in reasons)
 
@@ -189,9 +189,9 @@ def test_in_any_order_all_read_on_in_the_end(loop: Loop, seed: int) -> None:
                 source.parts = rng.choice([0, 0, 1, 4])
                 loop.queue.received(source, rng.choice([10, LARGE_READ]))
         elif step < 0.5:
-            source.pause_reading(rng.choice(others))
+            source.pause_for(rng.choice(others))
         elif step < 0.7:
-            source.resume_reading(rng.choice(others))
+            source.resume_from(rng.choice(others))
         else:
             loop.turn()
         for source in sources:

@@ -54,6 +54,9 @@ class Notes:
         self.asked.append(callback)
 
 
+TYPED = pytest.mark.pure_only("compiled code takes no fakes for connections and exchanges")
+
+
 @pytest.fixture
 def loop() -> Notes:
     return Notes("loop")
@@ -70,6 +73,7 @@ def end(loop: Notes) -> None:
     callback()
 
 
+@TYPED
 def test_nothing_is_done_before_the_end_of_the_turn(turn: IoBatch, loop: Notes) -> None:
     client, server, peer = Notes(), Notes(), Notes()
     turn.response_came(server, b"response")  # type: ignore[arg-type]
@@ -83,6 +87,7 @@ def test_nothing_is_done_before_the_end_of_the_turn(turn: IoBatch, loop: Notes) 
     assert loop.asked == []
 
 
+@TYPED
 def test_the_stages_have_an_order(
     turn: IoBatch, loop: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +144,7 @@ def test_what_is_closed_gets_nothing_more(turn: IoBatch, loop: Notes) -> None:
     assert peer.happened == []
 
 
+@TYPED
 def test_a_bug_costs_one_connection(
     turn: IoBatch, loop: Notes, caplog: pytest.LogCaptureFixture
 ) -> None:
