@@ -8,6 +8,8 @@
 #   make chaos-streams    streams that go on while workers, Redis and the balancer are killed
 #   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
 #   make mutants   faults put into the code, each of which a test must catch (ARGS="--only queue")
+#   make wheel     dist/: a pure wheel, and one with the data path compiled for each Python of PYTHONS
+#   make test-compiled   the tests of the balancer, in a copy with the compiled wheel of this Python
 
 PYTHON ?= python3
 ARGS ?=
@@ -21,12 +23,24 @@ endif
 BIN := $(VENV)/bin
 
 PURE_TESTS := tests/config tests/http tests/backends tests/balancing tests/affinity
-SOURCES := hermes_lb agent_worker tests bench
+SOURCES := hermes_lb agent_worker tests bench setup.py
+
+# Of the Pythons that the project promises, those that are here.
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+PYTHONS ?= $(foreach version,3.11 3.12 3.13,$(firstword $(wildcard \
+  /usr/bin/python$(version) /usr/local/bin/python$(version) $(PYENV)/$(version).*/bin/python3)))
+
+# Without isolation: mypyc has to see the types of the dependencies. Without the leftovers of another
+# build, which setuptools would pack. The directory for the wheel follows.
+MAKE_WHEEL = rm -rf build/bdist.* build/lib* && $(BIN)/python -m pip wheel --quiet \
+  --disable-pip-version-check --no-deps --no-build-isolation . --wheel-dir
+COMPILED = export HERMES_LB_MYPYC=1 &&
 
 # Tests start hundreds of processes, each of which would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all check format bench chaos chaos-sessions chaos-streams fuzz mutants clean
+.PHONY: demo test test-all test-compiled check format bench chaos chaos-sessions chaos-streams fuzz \
+  mutants wheel compiled-wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -37,6 +51,24 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --suite all $(ARGS)
+
+# The agent's tests are left out: nothing of it is compiled.
+test-compiled: $(VENV)/.installed-dev
+	rm -rf build/compiled
+	$(COMPILED) $(MAKE_WHEEL) build/compiled
+	git ls-files -z | xargs -0 cp --parents -t build/compiled
+	cd build/compiled && export PYTHONPATH="$$PWD" && \
+	  $(abspath $(BIN))/python -m zipfile -e *.whl . && \
+	  $(abspath $(BIN))/python -m hermes_lb --version | grep compiled && \
+	  $(abspath $(BIN))/python -m pytest -n auto --ignore tests/agent_worker $(ARGS)
+
+wheel: $(VENV)/.installed-dev
+	$(MAKE_WHEEL) dist
+	set -e; for python in $(PYTHONS); do $(MAKE) compiled-wheel PYTHON="$$python"; done
+	@ls dist
+
+compiled-wheel: $(VENV)/.installed-dev
+	$(COMPILED) $(MAKE_WHEEL) dist
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -58,7 +58,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"hermes-lb {version('hermes-lb')}")
+        from hermes_lb.build import BUILD
+
+        print(f"hermes-lb {version('hermes-lb')} ({BUILD})")
         raise typer.Exit
 
 

@@ -1,4 +1,4 @@
-"""What has to hold for both builds: the sources, and the modules that mypyc has compiled."""
+"""Requirements of both builds: the sources, and the modules that mypyc has compiled."""
 
 from __future__ import annotations
 

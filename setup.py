@@ -1,0 +1,48 @@
+"""The modules that mypyc may compile; all else about packaging is in pyproject.toml.
+
+`pip install .` needs no compiler. With HERMES_LB_MYPYC=1 in the environment (`make wheel`) these
+modules become C extensions beside their sources: docs/performance.md.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import setup
+
+# What each request or token passes through. Left out: what mypyc would keep interpreted, or get
+# wrong (models of pydantic, whose annotations lose their constraints; named tuples with fields of
+# types that are imported for annotations only), and what runs rarely.
+COMPILED = {
+    "backends": "failures histogram outliers pool server",
+    "balancing": "load_heap response_times weighted_sampler",
+    "http": (
+        "body bounded_cache fields forward head https keys limits load_report request response"
+        " rules sse trace_context"
+    ),
+    "limits": "per_client",
+    "observe": "escaping httplog record recorder termination",
+    "proxy": (
+        "abandoned admit batch context deadlines exchange local_replies phases ports record"
+        " response resume select tunnel upload"
+    ),
+    "proxy/http1": "client connection_pool intake tunnel_end upstream",
+    "transport": "addresses endpoint kernel run_queue",
+}
+
+
+def extensions() -> list:
+    """A shared library with the code, and for each module a small one with its name."""
+    if os.environ.get("HERMES_LB_MYPYC") != "1":
+        return []
+    from mypyc.build import mypycify
+
+    package = Path("hermes_lb")
+    paths = [
+        str(package / folder / f"{name}.py")
+        for folder, names in COMPILED.items()
+        for name in names.split()
+    ]
+    return mypycify(paths, group_name="hermes_lb.compiled", opt_level="2", debug_level="0")
+
+
+setup(ext_modules=extensions())
