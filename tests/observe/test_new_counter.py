@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[2] / "hermes_lb"
 
 # File, a line of it, and what the changed copy has before it.
@@ -67,6 +69,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.pure_only("it changes the source of a module")
 def test_a_new_counter_is_a_row_and_the_line_that_counts(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "hermes_lb", ignore=shutil.ignore_patterns("__pycache__"))
     for (name, line), added in CHANGES.items():

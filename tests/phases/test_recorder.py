@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.http1.client import ClientConnection
 from tests.phases.plugin import _Plugin
@@ -14,6 +16,8 @@ from tests.support.stage import Stage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+PATCHED = pytest.mark.pure_only("the recorder patches methods of connections")
 
 ONE_GET = [
     "C DIAL [absolute connect]  dialled  ->  H AWAIT [absolute server]",
@@ -25,6 +29,7 @@ ONE_GET = [
 ]
 
 
+@PATCHED
 async def test_one_get(tmp_path: Path) -> None:
     with Recorder() as recorder:
         recorder.begin_test("a test")
@@ -37,6 +42,7 @@ async def test_one_get(tmp_path: Path) -> None:
     assert {test for _, seen in transitions for test in seen.tests} == {"a test"}
 
 
+@PATCHED
 async def test_a_change_between_two_events_is_seen(tmp_path: Path) -> None:
     with Recorder() as recorder:
         async with Stage(tmp_path) as stage:
@@ -49,6 +55,7 @@ async def test_a_change_between_two_events_is_seen(tmp_path: Path) -> None:
     assert str(unseen) == "H AWAIT [absolute server]  (unseen)  ->  H AWAIT [none]"
 
 
+@PATCHED
 async def test_what_traffic_moves_stays_idle_behind_a_sweep(tmp_path: Path) -> None:
     with Recorder() as recorder:
         async with Stage(tmp_path) as stage:
