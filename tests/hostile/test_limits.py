@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
 import pytest
 
@@ -344,7 +343,7 @@ async def test_a_refused_request_with_a_body_ends_its_connection(stage: Stage, w
 
 
 @pytest.mark.row(17)
-async def test_retry_after_says_the_truth(stage: Stage) -> None:
+async def test_retry_after_says_the_truth(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     origin = await stage.serving(echo)
     lb = await stage.balancer(origin, limits={"request_rate": 0.001, "request_burst": 1})
     client = await stage.client(lb)
@@ -356,7 +355,8 @@ async def test_retry_after_says_the_truth(stage: Stage) -> None:
     wait = int(answer.get("Retry-After") or "")
     loop = asyncio.get_running_loop()
     for later, status in ((wait - 60, 429), (wait, 200)):
-        with patch.object(lb._context, "clock", partial(_clock, loop, later)):
+        with monkeypatch.context() as patch:
+            patch.setattr(lb._context, "clock", partial(_clock, loop, later))
             client = await stage.client(lb)  # the other one was idle for too long
             await client.get()
             assert (await client.read_response()).status == status
