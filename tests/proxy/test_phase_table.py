@@ -13,6 +13,8 @@ from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.ports import Downstream, Entrance, Peer
 
+pytestmark = pytest.mark.pure_only("a compiled class has no interpreted subclass")
+
 TIMEOUTS = PlainTimeouts(
     request_head=1.0, connect=2.0, client=3.0, server=4.0, tunnel=5.0, keep_alive=6.0, queue=7.0
 )

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hermes_lb.transport.endpoint import FULL, PEER, SHARE, UNREAD, VERDICT, Endpoint
 from hermes_lb.transport.run_queue import LARGE_READ, RunQueue
 
+pytestmark = pytest.mark.pure_only("a compiled class has no interpreted subclass")
+
 REASONS = (PEER, FULL, SHARE, VERDICT, UNREAD)
 
 
