@@ -13,7 +13,7 @@ from setuptools import setup
 # wrong (models of pydantic, whose annotations lose their constraints; named tuples with fields of
 # types that are imported for annotations only), and what runs rarely.
 COMPILED = {
-    "backends": "failures histogram outliers pool server",
+    "backends": "histogram outliers pool server",
     "balancing": "load_heap response_times weighted_sampler",
     "http": (
         "body bounded_cache fields forward head https keys limits load_report request response"

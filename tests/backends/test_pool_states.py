@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -281,5 +282,5 @@ class PoolMachine(RuleBasedStateMachine):
         assert not self.waiters
 
 
-TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine = pytest.mark.pure_only("a method is patched")(PoolMachine.TestCase)
 TestPoolMachine.settings = examples(50, stateful_step_count=40)

@@ -560,6 +560,7 @@ def test_known_fields_excuse_no_line(line: bytes) -> None:
 _MANY = [b"X: " + b"y" * 97] * 21  # more than is kept
 
 
+@pytest.mark.pure_only("the method that reads a head is patched")
 @pytest.mark.parametrize(
     ("first", "second", "reads"),
     [
@@ -587,6 +588,7 @@ def test_fields_that_came_before_are_not_read_again(
     assert (head.method, head.target, head.host_name) == (line[0], line[1], "a")
 
 
+@pytest.mark.pure_only("the method that reads a head is patched")
 def test_the_table_of_heads_stays_small() -> None:
     parser = request_parser()
     for i in range(3000):

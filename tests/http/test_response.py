@@ -292,6 +292,7 @@ def test_a_head_that_comes_again_means_the_same() -> None:
         assert outcome(parser, data) == first == outcome(response_parser(), data)
 
 
+@pytest.mark.pure_only("the method that reads a head is patched")
 @pytest.mark.parametrize(
     ("second", "reads"),
     [

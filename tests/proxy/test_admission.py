@@ -181,6 +181,7 @@ class _Bucket:
         self.tokens = max(Fraction(0), burst - used)
 
 
+@pytest.mark.pure_only("a limiter is copied by its dict")
 @examples(200)
 @given(
     st.sampled_from([1, 2, 4, 8]),

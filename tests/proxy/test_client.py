@@ -581,6 +581,7 @@ async def test_a_client_in_the_middle_of_a_request_leaves_others_alone(stage: St
     assert (await two.read_response()).body == b"2"
 
 
+@pytest.mark.pure_only("a method is patched")
 async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ from hermes_lb.backends.dialing import Dialer
 from hermes_lb.config import Backend
 from hermes_lb.proxy.http1.connection_pool import FRESH, ServerConnections
 
+pytestmark = pytest.mark.pure_only("compiled code takes no fakes for connections and the context")
+
 SERVER = {"name": "agent1", "address": "127.0.0.1:8000"}
 
 

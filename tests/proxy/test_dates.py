@@ -124,6 +124,7 @@ def _at(lb: LoadBalancer, second: int) -> None:
     shared.wall_clock_offset = second + 0.5 - shared.clock()
 
 
+@pytest.mark.pure_only("the context is patched")
 async def test_a_response_head_that_is_remembered_does_not_keep_its_date(stage: Stage) -> None:
     """The same bytes, at another time; and with a server's own Date, as it came."""
     lb = await stage.balancer(await stage.serving(answers(b"ok")))
@@ -138,6 +139,7 @@ async def test_a_response_head_that_is_remembered_does_not_keep_its_date(stage: 
                 assert 0 <= parsedate_to_datetime(date).timestamp() - second < 30
 
 
+@pytest.mark.pure_only("the context is patched")
 async def test_it_is_made_once_a_second(stage: Stage) -> None:
     lb = await stage.balancer(await stage.serving())
     shared = lb._context

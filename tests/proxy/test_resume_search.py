@@ -55,6 +55,7 @@ async def test_a_search_without_any_server_waits_for_one(stage: Stage) -> None:
     await talk.finish(second)
 
 
+@pytest.mark.pure_only("a method is patched")
 async def test_a_search_that_no_server_may_answer_looks_four_times_a_second(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hermes_lb.proxy.deadlines._AT_ONCE", 2)
 
 
+@pytest.mark.pure_only("compiled code takes no fake for the context")
 def test_one_client_with_a_bug_is_given_up_and_all_others_are_swept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -98,6 +99,7 @@ def test_one_client_with_a_bug_is_given_up_and_all_others_are_swept(
     assert record.exc_info is not None
 
 
+@pytest.mark.pure_only("compiled code takes no fake for the context")
 def test_one_backend_with_a_bug_does_not_stop_the_ticks_of_all(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -113,6 +115,7 @@ def test_one_backend_with_a_bug_does_not_stop_the_ticks_of_all(
     ]
 
 
+@pytest.mark.pure_only("compiled code takes no fake for the context")
 def test_the_next_sweep_comes_whatever_happens_in_this_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
+from hermes_lb.build import IS_COMPILED
 from hermes_lb.config import Limits
 from hermes_lb.errors import InvalidResponse, RequestRefused
 from hermes_lb.http import (
@@ -79,7 +80,8 @@ def outcome(parser: RequestParser | ResponseParser, data: bytes) -> dict[str, ob
         return {"refused": error.status, "reason": error.reason}
     except InvalidResponse as error:
         return {"invalid": str(error)}
-    told = {name: getattr(head, name) for name in type(head).__slots__}
+    slots = type(head).__mypyc_attrs__ if IS_COMPILED else type(head).__slots__
+    told = {name: getattr(head, name) for name in slots}
     plain = {name: value for name, value in told.items() if isinstance(value, _PLAIN)}
     return plain | {"sent": forward(head) if isinstance(head, RequestHead) else answer(head)}
 
