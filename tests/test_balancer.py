@@ -16,18 +16,12 @@ from tests.support.stage import Stage, in_flight, pool_of
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.aiohttp_client import Servers
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture

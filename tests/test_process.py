@@ -12,23 +12,16 @@ import pytest
 
 from tests.support.balancer_process import Running, process, run, until_it_listens
 from tests.support.http_peer import Ended
-from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE, eventually, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.support.http_peer import AtOrigin, Client
     from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
 
 
 def refuses(port: int) -> bool:

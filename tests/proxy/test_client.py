@@ -605,3 +605,23 @@ async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
     assert max(expired.count(each) for each in set(expired)) <= 2
     for client in crowd:
         assert (await client.read_response()).status == 408
+
+
+@pytest.mark.parametrize("is_pipelined", [False, True], ids=["afterwards", "pipelined"])
+@on_both_loops
+async def test_the_second_head_has_no_more_time_than_the_first(
+    stage: Stage, is_pipelined: bool
+) -> None:
+    lb = await stage.balancer(
+        await stage.serving(), timeouts={"request_head": 0.2, "keep_alive": 3600}
+    )
+    client = await stage.client(lb)
+    half = b"GET /second HTTP/1.1\r\nHo"
+    await client.send(request("GET", "/first") + (half if is_pipelined else b""))
+    assert (await client.read_response()).body == b"ok"
+    if not is_pipelined:
+        await client.send(half)
+    assert (await client.read_response()).status == 408
+    assert await client.read_to_end() == b""
+    first, second = await stage.logged(lb, 2)
+    assert (first.status, second.termination) == (200, "cR")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.test_shares import FULL_READ, HIGH_WATER, client_side, full, one_iteration, read
+from tests.proxy.test_fairness import FULL_READ, HIGH_WATER, client_side, full, one_iteration, read
 from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
 from tests.support.origin import answers

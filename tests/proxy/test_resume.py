@@ -486,3 +486,21 @@ async def test_ids_that_the_client_shall_not_see_are_known_to_the_next_server(st
     assert asked.get("Last-Event-ID") == "17-3"
     await third.send(RESUMABLE + LAST)
     assert await client.read_chunk() == b""
+
+
+COMMENT = b": hello\n\n"
+
+
+async def test_no_comment_within_an_event_that_is_passed_on_in_parts(stage: Stage) -> None:
+    talk = await Talk.begin(stage, route={"sse_keep_alive": "1h"})
+    (connection,) = talk.lb._context.clients
+    assert connection.exchange is not None
+    stream = connection.exchange.stream
+    assert stream is not None
+    stream._say(COMMENT)
+    assert await talk.client.read_chunk() == COMMENT
+    huge = b"data: " + b"x" * 70_000
+    await talk.first.send(chunk(huge))
+    assert await talk.client.read_chunk() == huge
+    stream._say(COMMENT)
+    assert await talk.client.gets_nothing()

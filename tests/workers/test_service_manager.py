@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.balancer_process import process, until_it_listens
-from tests.support.stage import Stage
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
+    from tests.support.stage import Stage
 
 
 class Manager:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from hermes_lb.affinity.stores.base import SharedStore
 from hermes_lb.testing.record import Record
-from tests.proxy.test_stick import MCP, ask, mint, session_of
+from tests.affinity.test_stick import MCP, ask, mint, session_of
 from tests.proxy.test_tunnel import HANDSHAKE
 from tests.support.http_peer import AtOrigin, Client, request, response
 from tests.support.loops import on_both_loops

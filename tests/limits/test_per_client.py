@@ -371,3 +371,23 @@ async def test_a_trusted_proxy_is_counted_by_its_clients(stage: Stage) -> None:
     ):
         await client.get("/", f"X-Forwarded-For: {address}")
         assert (await client.read_response()).status == status
+
+
+@pytest.mark.parametrize(
+    ("trusted", "statuses"),
+    [(["127.0.0.1"], [200, 200, 200]), (["10.0.0.0/8"], [200, 429, 429])],
+    ids=["a trusted proxy", "a client"],
+)
+async def test_a_trusted_proxy_may_have_any_number_of_connections(
+    stage: Stage, trusted: list[str], statuses: list[int]
+) -> None:
+    lb = await stage.balancer(
+        await stage.serving(),
+        frontend={"trusted_proxies": trusted},
+        limits={"connections_per_client": 1},
+    )
+    seen = []
+    for client in await stage.clients(lb, 3):
+        await client.get()
+        seen.append((await client.read_response()).status)
+    assert seen == statuses

@@ -21,7 +21,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "configs/lb.toml").read_text()
 PORTS = ("8080", "9900", "8001", "8002", "8003")  # balancer, admin, agent1, agent2, agent3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.affinity import dates
+from tests.support.loops import on_both_loops
 from tests.support.origin import Origin, answers
 
 if TYPE_CHECKING:
@@ -90,3 +91,20 @@ async def test_keyed_values_name_no_server_to_those_without_the_key(stage: Stage
     # Made up by a client: it is as good as none.
     bodies = {(await ask(stage, one, "Cookie: S=agent2")).body for _ in range(4)}
     assert bodies == {b"1", b"2"}
+
+
+@pytest.mark.parametrize("mode", ["insert", "rewrite", "prefix"])
+@on_both_loops
+async def test_no_cookie_names_a_server_that_is_gone(stage: Stage, mode: str) -> None:
+    affinity: dict[str, Any] = {"cookie": "S", "mode": mode}
+    lb, client, at_origin = await stage.asked(backend={"affinity": affinity})
+    other = await stage.serving()
+    server = {"name": "other", "address": f"127.0.0.1:{other.port}"}
+    config = lb.config.model_dump(mode="json", exclude_defaults=True)
+    config["backends"] = {"agents": {"servers": [server], "affinity": affinity}}
+    await lb.reconfigure(config)
+    await at_origin.respond(b"last", "Set-Cookie: S=own")
+    answer = await client.read_response()
+    assert (answer.body, answer.get("Set-Cookie")) == (b"last", "S=own")
+    await client.get()
+    assert (await client.read_response()).body == b"ok"

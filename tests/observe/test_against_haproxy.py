@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proxy.real_haproxy import HAProxys, Ours, needs_haproxy
+from tests.observe.real_haproxy import HAProxys, Ours, needs_haproxy
 from tests.support.http_peer import Ended, request
 from tests.support.origin import answers
 

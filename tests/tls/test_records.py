@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from hermes_lb.testing import eventually
 from hermes_lb.tls.records import Records
-from tests.proxy.tls.own_records import Writer13, writing_client
 from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
 from tests.support.stage import in_flight
 from tests.support.tls import refused, serving, tls_client, with_tls
 from tests.support.waiting import turns
 from tests.support.websocket import WEBSOCKET, switch
+from tests.tls.own_records import Writer13, writing_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

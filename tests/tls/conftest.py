@@ -1,4 +1,4 @@
-"""What every test of TLS to clients has."""
+"""A certificate for tests of TLS to clients; uvloop by default, as on the data path."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.certificates import site
+from tests.support.loops import pytest_asyncio_loop_factories
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+__all__ = ["certificate", "pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture
