@@ -11,7 +11,7 @@ import pytest
 
 from hermes_lb import Config, LoadBalancer, load_config
 from hermes_lb.testing import WatchedBalancer, config_for
-from tests.support.http_peer import Ended, request
+from tests.support.http_peer import Ended
 from tests.support.stage import Stage, in_flight, pool_of
 from tests.support.waiting import eventually, turns
 
@@ -305,23 +305,6 @@ async def test_drain_lets_a_stream_finish(stage: Stage) -> None:
     assert await client.read_to_end() == b"0\r\n\r\n"
     assert await draining is True
     assert (await stage.log_line(lb)).termination == "--"
-
-
-async def test_drain_says_that_the_connection_closes(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(request("GET", "/") + request("GET", "/never"))
-    at_origin, _ = await origin.accept_request()
-    draining = stage.tasks.spawn(lb.drain(30), name="drain")
-    await turns()
-    await at_origin.respond(b"last")
-    answer = await client.read_response()
-    assert (answer.body, answer.get("Connection")) == (b"last", "close")
-    await client.read_until_cut()
-    assert await at_origin.read_until_cut() == b""
-    client.close()
-    assert await draining is True
 
 
 async def test_drain_closes_idle_connections_on_both_sides(stage: Stage) -> None:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from tests.agent_worker.redis.dropping_proxy import DroppingProxy
     from tests.support.origin import Origin
 
-STRICT = {**MCP, "on_lost": "strict"}
-
 
 @pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:

@@ -131,6 +131,7 @@ async def test_a_short_body_is_visibly_cut(
     assert (line.status, line.termination, line.server) == (200, "SD", "agent1")
     assert line.reason
     assert in_flight(lb) == [0]
+    assert server_of(lb).counters.aborted_by_server == 1
 
 
 @pytest.mark.parametrize("wire", [

@@ -13,7 +13,7 @@ from hermes_lb.proxy.http1 import connection_pool
 from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, AtOrigin, Client, request
 from tests.support.loops import on_both_loops
 from tests.support.origin import Origin
-from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, pool_of, server_of
+from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, server_of
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
@@ -86,19 +86,6 @@ async def test_there_are_so_many_retries_and_no_more(stage: Stage) -> None:
     assert (await client.read_response()).status == 503
     assert (await stage.log_line(lb_of_two)).retries == "+2"
     assert len(last.requests) == 1
-
-
-@on_both_loops
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_connect_timeout_goes_to_the_next_server(stage: Stage, method: str) -> None:
-    second = await stage.serving()
-    lb = await stage.balancer(
-        stage.black_hole(), second, each=FIRST_THEN_SECOND, timeouts={"connect": 0.1}
-    )
-    client = await stage.client(lb)
-    await client.send(request(method, "/", body=b"x"))
-    assert (await client.read_response()).body == b"ok"
-    assert (await stage.log_line(lb)).retries == "+1"
 
 
 @on_both_loops
@@ -175,18 +162,6 @@ async def test_a_retry_does_not_trust_another_idle_connection(stage: Stage) -> N
     assert (await clients[0].read_response()).body == b"answer"
 
 
-async def test_reused_and_closed_get_goes_to_the_next_server(stage: Stage) -> None:
-    second = await stage.serving()
-    lb, client, origin, at_origin = await with_a_used_connection(stage, second)
-    await client.get("/again")
-    await at_origin.read_request()
-    at_origin.close()
-    assert (await client.read_response()).body == b"ok"
-    assert second.requests[0].head.target == "/again"
-    assert await origin.has_no_new_connection()
-    assert (await stage.logged(lb, 2))[1].server == "agent2"
-
-
 @on_both_loops
 async def test_reused_and_closed_post_is_never_sent_again(stage: Stage) -> None:
     second = await stage.serving()
@@ -259,42 +234,6 @@ async def test_a_get_uses_a_connection_that_was_idle_for_long(stage: Stage) -> N
 # A fresh connection that closes before any byte of a response.
 
 
-@on_both_loops
-@pytest.mark.parametrize("ending", ["close", "abort"])
-async def test_fresh_and_closed_get_goes_to_the_next_server(stage: Stage, ending: str) -> None:
-    lb, client, first, second = await stage.with_backup()
-    await client.get("/moved")
-    at_first, _ = await first.accept_request()
-    getattr(at_first, ending)()
-    assert (await client.read_response()).body == b"ok"
-    assert second.requests[0].head.target == "/moved"
-    assert server_of(lb).fails == 1
-    line = await stage.log_line(lb)
-    assert (line.server, line.retries) == ("agent2", "+1")
-
-
-@pytest.mark.parametrize("ending", ["close", "abort"])
-async def test_fresh_and_closed_post_is_never_sent_again(stage: Stage, ending: str) -> None:
-    lb, client, first, second = await stage.with_backup()
-    await client.post(b"pay")
-    at_first, _ = await first.accept_request()
-    getattr(at_first, ending)()
-    assert (await client.read_response()).status == 502
-    assert second.requests == []
-    line = await stage.log_line(lb)
-    assert (line.server, line.termination, line.retries) == ("agent1", "SH", "0")
-    assert line.reached == "TR Tw Tc"
-
-
-async def test_fresh_and_closed_post_with_a_key_goes_to_the_next_server(stage: Stage) -> None:
-    _, client, first, second = await stage.with_backup()
-    await client.post(b"pay", KEY)
-    at_first, _ = await first.accept_request()
-    at_first.close()
-    assert (await client.read_response()).status == 200
-    assert second.requests[0].body == b"pay"
-
-
 async def test_no_other_server_is_502(stage: Stage) -> None:
     lb, client, at_origin = await stage.asked()
     at_origin.close()
@@ -356,20 +295,6 @@ async def test_a_body_over_the_retry_buffer_is_sent_to_the_next_server_if_none_w
     assert second.requests[0].body == body
 
 
-@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\nContent-Le"])
-async def test_a_response_that_ends_within_its_head_is_not_asked_for_again_for_a_post(
-    stage: Stage, begun: bytes
-) -> None:
-    lb, client, first, second = await stage.with_backup()
-    await client.post(b"pay")
-    at_first, _ = await first.accept_request()
-    await at_first.send(begun)
-    at_first.close()
-    assert (await client.read_response()).status == 502
-    assert second.requests == []
-    assert (await stage.log_line(lb)).termination == "SH"
-
-
 @on_both_loops
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_after_the_head_the_client_sees_the_cut(stage: Stage, method: str) -> None:
@@ -428,19 +353,6 @@ async def test_an_answer_clears_the_failures_of_a_lone_server(stage: Stage) -> N
 # Deadlines.
 
 
-@on_both_loops
-async def test_a_silent_server_is_504_and_not_retried(stage: Stage) -> None:
-    lb, client, first, second = await stage.with_backup(timeouts={"server": 0.1})
-    await client.get()
-    at_first, _ = await first.accept_request()
-    assert (await client.read_response()).status == 504
-    assert await at_first.read_until_cut() == b""
-    assert second.requests == []
-    line = await stage.log_line(lb)
-    assert (line.termination, line.status, line.reached) == ("sH", 504, "TR Tw Tc")
-    assert server_of(lb).fails == 1
-
-
 @pytest.mark.parametrize("how", ["with its head", "behind its head", "bytewise", "chunked"])
 @pytest.mark.parametrize("connection", ["fresh", "reused"])
 async def test_a_server_silent_after_a_body_is_504(stage: Stage, how: str, connection: str) -> None:
@@ -467,13 +379,6 @@ async def test_a_server_silent_after_a_body_is_504(stage: Stage, how: str, conne
     assert (await at_origin.read_request()).body == b"payload"
     assert (await client.read_response()).status == 504
     assert (await stage.logged(lb, 1 + (connection == "reused")))[-1].termination == "sH"
-
-
-async def test_dripping_interim_responses_is_no_answer(stage: Stage) -> None:
-    _, client, at_origin = await stage.asked(timeouts={"server": 0.2})
-    await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 2")
-    assert (await client.read_response()).status == 103
-    assert (await client.read_response()).status == 504
 
 
 @on_both_loops
@@ -574,22 +479,6 @@ async def test_a_client_that_leaves_before_the_response_ends_the_work_for_it(
     assert server_of(lb).fails == 0
 
 
-@on_both_loops
-@pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_client_that_leaves_in_its_body_never_looks_complete(
-    stage: Stage, framing: str
-) -> None:
-    lb, client, origin = await stage.line()
-    field = b"Content-Length: 9" if framing == "length" else b"Transfer-Encoding: chunked"
-    part = b"abc" if framing == "length" else b"3\r\nabc\r\n"
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n" + part)
-    at_origin = await origin.accept()
-    await at_origin.read_until(b"\r\n\r\n" + part)
-    client.half_close()
-    assert await at_origin.read_until_cut() == b""
-    assert (await stage.log_line(lb)).termination in ("CH", "CD")
-
-
 async def test_a_client_that_leaves_during_a_retry_is_let_go(stage: Stage) -> None:
     first = await stage.origin()
     lb = await stage.balancer(first, stage.black_hole(), each=FIRST_THEN_SECOND)
@@ -606,57 +495,6 @@ async def test_a_client_that_leaves_during_a_retry_is_let_go(stage: Stage) -> No
 # The client's own body breaks its framing.
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"x\r\nabc\r\n",
-        b"3\r\nabcd\r\n",
-        b"3\nabc\n",
-        b"-1\r\n",
-        b"0x3\r\nabc\r\n",
-        b"3 \r\nabc\r\n",
-        b"11111111111111111\r\n",
-        b"3;" + b"x" * 5000 + b"\r\nabc\r\n",
-        b"3\r\nabc\r\n0\r\nbad trailer\r\n\r\n",
-        b"0\r\n" + b"A: b\r\n" * 3000 + b"\r\n",
-    ],
-)
-@pytest.mark.parametrize("when", ["with the head", "later"])
-async def test_a_broken_body_is_400_and_the_server_never_sees_an_end(
-    stage: Stage, body: bytes, when: str
-) -> None:
-    lb, client, origin = await stage.line()
-    if when == "later":
-        await client.send(CHUNKED_POST + b"2\r\nok\r\n")
-        at_origin = await origin.accept()
-        await at_origin.read_until(b"ok\r\n")
-        await client.send(body)
-        assert not (await at_origin.read_until_cut()).endswith(b"0\r\n\r\n")
-    else:
-        await client.send(CHUNKED_POST + body)
-    answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (400, "close")
-    assert (await stage.log_line(lb)).status == 400
-    assert in_flight(lb) == [0]
-    if when == "with the head":
-        assert await origin.has_no_new_connection()
-
-
-async def test_a_broken_body_is_refused_while_it_waits_for_a_server(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, server={"max_connections": 1})
-    one, two = await stage.clients(lb, 2)
-    await one.get()
-    at_origin, _ = await origin.accept_request()
-    await two.send(CHUNKED_POST)
-    await eventually(lambda: len(pool_of(lb).waiting) == 1)
-    await two.send(b"nonsense\r\n")
-    assert (await two.read_response()).status == 400
-    assert not pool_of(lb).waiting
-    await at_origin.respond(b"1")
-    assert (await one.read_response()).body == b"1"
-
-
 async def test_a_broken_body_is_refused_while_a_server_is_dialed(stage: Stage) -> None:
     lb = await stage.balancer(stage.black_hole())
     client = await stage.client(lb)
@@ -670,43 +508,12 @@ async def test_a_broken_body_is_refused_while_a_server_is_dialed(stage: Stage) -
 # Expect: 100-continue.
 
 
-@on_both_loops
-async def test_100_continue_is_relayed(stage: Stage) -> None:
-    _, client, origin = await stage.line()
-    await client.send(EXPECTING)
-    at_origin = await origin.accept()
-    head = await at_origin.read_head()
-    assert head.get("Expect") == "100-continue"
-    assert await client.gets_nothing()
-    await at_origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-    assert (await client.read_response()).head.raw == b"HTTP/1.1 100 Continue\r\n\r\n"
-    await client.send(b"abc")
-    assert await at_origin.read_exactly(3) == b"abc"
-    await at_origin.respond(b"done")
-    answer = await client.read_response()
-    assert (answer.body, answer.get("Connection")) == (b"done", None)
-    await client.get()  # the connection goes on
-    await at_origin.read_request()
-    await at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
-
-
 async def test_a_client_that_stalls_after_100_is_the_one_that_is_late(stage: Stage) -> None:
     lb, client, at_origin = await stage.begun(EXPECTING, timeouts={"client": 0.1})
     await at_origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert (await client.read_response()).status == 100
     assert (await client.read_response()).status == 408
     assert (await stage.log_line(lb)).termination == "cH"
-
-
-async def test_a_final_answer_instead_of_100_ends_the_connection(stage: Stage) -> None:
-    lb, client, at_origin = await stage.begun(EXPECTING)
-    await at_origin.respond(b"no", status=401)
-    answer = await client.read_response()
-    assert (answer.status, answer.body, answer.get("Connection")) == (401, b"no", "close")
-    assert await client.read_to_end() == b""
-    assert await at_origin.read_until_cut() == b""  # it may still wait for a body
-    assert (await stage.log_line(lb)).termination == "--"
 
 
 async def test_http_1_0_gets_no_100(stage: Stage) -> None:

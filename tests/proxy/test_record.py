@@ -47,14 +47,6 @@ async def test_an_own_answer_is_counted_in_bytes_too(stage: Stage) -> None:
     assert (await stage.log_line(lb)).bytes == len(answer.head.raw) + len(answer.body)
 
 
-async def test_hostile_bytes_stay_in_one_line(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving())
-    client = await stage.client(lb)
-    await client.get('/"quoted"#'.rstrip("#"))
-    await client.read_response()
-    assert (await stage.log_line(lb)).request == "GET /#22quoted#22 HTTP/1.1"
-
-
 async def test_a_connection_of_an_earlier_attempt_is_none_of_the_last(stage: Stage) -> None:
     """Else the time for connecting would be negative: it began when the first one stood."""
     origin = await stage.origin()
