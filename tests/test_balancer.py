@@ -39,8 +39,7 @@ def frontend(name: str, *bind: str) -> dict[str, Any]:
 
 async def body_at(stage: Stage, url: str) -> bytes:
     client = await stage.client(url)
-    await client.get("/", "Connection: close")
-    return (await client.read_response()).body
+    return (await client.ask("/", "Connection: close")).body
 
 
 def can_connect(port: int) -> bool:
@@ -182,11 +181,7 @@ async def test_it_can_be_started_after_a_failure(stage: Stage, balanced_servers:
 
 
 async def test_stop_cuts_what_runs(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     await at_origin.send(STREAM)
     await client.read_until(b"one\r\n")
     await lb.stop()
@@ -221,9 +216,7 @@ async def test_stop_ends_requests_in_every_phase(stage: Stage) -> None:
 
 
 async def test_stop_cuts_an_upload_and_it_never_looks_complete(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
     )
@@ -235,11 +228,7 @@ async def test_stop_cuts_an_upload_and_it_never_looks_complete(stage: Stage) -> 
 
 async def test_stop_cuts_an_http_1_0_response_by_a_reset(stage: Stage) -> None:
     """Where only its end ends a body, a clean end would be a lie."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get(version="1.0")
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(version="1.0")
     await at_origin.send(STREAM)
     await client.read_until(b"one")
     await lb.stop()
@@ -278,8 +267,7 @@ async def test_nothing_is_left_for_the_garbage_collector_to_close(
         async with LoadBalancer(config_for(one, admin={"bind": "127.0.0.1:0"})) as lb:
             assert await body_at(stage, lb.url) == b"one"
             kept = await stage.client(lb)
-            await kept.get()
-            await kept.read_response()
+            await kept.ask()
         del lb
         gc.collect()
 
@@ -288,11 +276,7 @@ async def test_nothing_is_left_for_the_garbage_collector_to_close(
 
 
 async def test_drain_lets_a_stream_finish(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"request_head": "0.2s"})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(timeouts={"request_head": "0.2s"})
     await at_origin.send(STREAM)
     await client.read_until(b"one\r\n")
     draining = stage.tasks.spawn(lb.drain(30), name="drain")
@@ -341,11 +325,7 @@ async def test_drain_serves_who_waits_in_the_queue(stage: Stage) -> None:
 
 
 async def test_drain_gives_up_after_its_time(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     assert await lb.drain(0.05) is False
     await at_origin.respond(b"still served")
     assert (await client.read_response()).body == b"still served"

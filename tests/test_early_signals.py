@@ -44,8 +44,7 @@ async def test_an_order_waits_until_it_can_be_followed(
         await until_it_listens(running)
         await running.says(then)
         client = await stage.client(running.url)
-        await client.get()
-        assert (await client.read_response()).body == b"ok"
+        assert (await client.ask()).body == b"ok"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,14 +13,7 @@ from tests.support.origin import Origin, answers
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.support.http_peer import Message
     from tests.support.stage import Stage
-
-
-async def ask(stage: Stage, lb: LoadBalancer, *fields: str) -> Message:
-    client = await stage.client(lb)
-    await client.get("/", *fields)
-    return await client.read_response()
 
 
 async def balancer(
@@ -34,8 +27,8 @@ async def balancer(
 
 async def test_rewrite_puts_the_servers_name_into_the_servers_cookie(stage: Stage) -> None:
     lb, origins = await balancer(stage, "Set-Cookie: S=own; Path=/", mode="rewrite")
-    assert (await ask(stage, lb)).get("Set-Cookie") == "S=agent1; Path=/"
-    answer = await ask(stage, lb, "Cookie: a=b; S=agent2")
+    assert (await stage.ask(lb)).get("Set-Cookie") == "S=agent1; Path=/"
+    answer = await stage.ask(lb, "Cookie: a=b; S=agent2")
     assert answer.body == b"2"
     assert origins[1].requests[0].get("Cookie") == "a=b; S=agent2"
     assert [line.cookies for line in await stage.logged(lb, 2)] == ["NR", "VR"]
@@ -43,8 +36,8 @@ async def test_rewrite_puts_the_servers_name_into_the_servers_cookie(stage: Stag
 
 async def test_prefix_hides_the_servers_name_from_the_servers(stage: Stage) -> None:
     lb, origins = await balancer(stage, "Set-Cookie: S=own; HttpOnly", mode="prefix")
-    assert (await ask(stage, lb)).get("Set-Cookie") == "S=agent1~own; HttpOnly"
-    answer = await ask(stage, lb, "Cookie: S=agent2~own; a=b")
+    assert (await stage.ask(lb)).get("Set-Cookie") == "S=agent1~own; HttpOnly"
+    answer = await stage.ask(lb, "Cookie: S=agent2~own; a=b")
     assert answer.body == b"2"
     assert origins[1].requests[0].get("Cookie") == "S=own; a=b"
 
@@ -52,12 +45,12 @@ async def test_prefix_hides_the_servers_name_from_the_servers(stage: Stage) -> N
 @pytest.mark.parametrize("mode", ["rewrite", "prefix"])
 async def test_a_server_that_sets_no_cookie_gets_none(stage: Stage, mode: str) -> None:
     lb, _ = await balancer(stage, mode=mode)
-    assert (await ask(stage, lb)).get("Set-Cookie") is None
+    assert (await stage.ask(lb)).get("Set-Cookie") is None
 
 
 async def test_a_cookie_lives_from_its_last_use(stage: Stage) -> None:
     lb, _ = await balancer(stage, max_idle="10m", max_life="1h")
-    fresh = (await ask(stage, lb)).get("Set-Cookie")
+    fresh = (await stage.ask(lb)).get("Set-Cookie")
     assert fresh is not None
     assert fresh.startswith("S=agent1|")
     now = int(time.time())
@@ -66,11 +59,11 @@ async def test_a_cookie_lives_from_its_last_use(stage: Stage) -> None:
         value = b"agent2|%b|%b" % (dates.to_text(now - idle), dates.to_text(now - life))
         return f"Cookie: S={value.decode()}"
 
-    kept = await ask(stage, lb, cookie(300, 300))
+    kept = await stage.ask(lb, cookie(300, 300))
     assert kept.body == b"2"
     assert (kept.get("Set-Cookie") or "").startswith("S=agent2|")
-    await ask(stage, lb, cookie(700, 800))
-    await ask(stage, lb, cookie(10, 3700))
+    await stage.ask(lb, cookie(700, 800))
+    await stage.ask(lb, cookie(10, 3700))
     letters = [line.cookies for line in await stage.logged(lb, 4)]
     assert letters == ["NI", "VU", "EI", "OI"]
 
@@ -81,15 +74,15 @@ async def test_keyed_values_name_no_server_to_those_without_the_key(stage: Stage
     two = await stage.balancer(
         *ports, backend={"affinity": {"cookie": "S", "secret": "between us"}}
     )
-    told = (await ask(stage, one)).get("Set-Cookie")
+    told = (await stage.ask(one)).get("Set-Cookie")
     assert told is not None
     value = told.removeprefix("S=").partition(";")[0]
     assert "agent" not in value
     for lb in (one, two, one, two):
-        answer = await ask(stage, lb, f"Cookie: S={value}")
+        answer = await stage.ask(lb, f"Cookie: S={value}")
         assert (answer.body, answer.get("Set-Cookie")) == (b"1", None)
     # Made up by a client: it is as good as none.
-    bodies = {(await ask(stage, one, "Cookie: S=agent2")).body for _ in range(4)}
+    bodies = {(await stage.ask(one, "Cookie: S=agent2")).body for _ in range(4)}
     assert bodies == {b"1", b"2"}
 
 
@@ -106,5 +99,4 @@ async def test_no_cookie_names_a_server_that_is_gone(stage: Stage, mode: str) ->
     await at_origin.respond(b"last", "Set-Cookie: S=own")
     answer = await client.read_response()
     assert (answer.body, answer.get("Set-Cookie")) == (b"last", "S=own")
-    await client.get()
-    assert (await client.read_response()).body == b"ok"
+    assert (await client.ask()).body == b"ok"

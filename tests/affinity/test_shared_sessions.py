@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from hermes_lb.affinity.stores.base import SharedStore
 from hermes_lb.testing.record import Record
-from tests.affinity.test_stick import MCP, ask, mint, session_of
+from tests.affinity.test_stick import MCP, mint, session_of
 from tests.proxy.test_tunnel import HANDSHAKE
 from tests.support.http_peer import AtOrigin, Client, request, response
 from tests.support.loops import on_both_loops
@@ -51,22 +51,22 @@ async def test_two_balancers_over_one_redis_agree(stage: Stage, redis_url: str) 
     one = await stage.balancer(*origins, backend=shared(redis_url))
     two = await stage.balancer(*origins, backend=shared(redis_url))
     for _ in range(9):
-        session = session_of(await ask(stage, one))
+        session = session_of(await stage.ask(one))
         for lb in (two, one, two):
-            assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
+            assert (await stage.ask(lb, f"Mcp-Session-Id: {session}")).status == 200
 
 
 async def test_a_pin_that_is_no_text_is_one_of_nobody(stage: Stage, redis_url: str) -> None:
     origins = await mint(stage)
     lb = await stage.balancer(*origins, backend=shared(redis_url))
     another = await stage.balancer(*origins, backend=shared(redis_url))
-    session = session_of(await ask(stage, lb))
+    session = session_of(await stage.ask(lb))
     async with Redis.from_url(redis_url) as redis:
         for key in await redis.keys("hermes-lb:pin:*"):
             await redis.set(key, b"\xff\xfe")
-    assert (await ask(stage, another, f"Mcp-Session-Id: {session}")).status in (200, 404)
-    new = session_of(await ask(stage, another))
-    assert (await ask(stage, another, f"Mcp-Session-Id: {new}")).status == 200
+    assert (await stage.ask(another, f"Mcp-Session-Id: {session}")).status in (200, 404)
+    new = session_of(await stage.ask(another))
+    assert (await stage.ask(another, f"Mcp-Session-Id: {new}")).status == 200
 
 
 class Held:
@@ -93,9 +93,7 @@ async def held(
     **options: Any,
 ) -> Held:
     monkeypatch.setattr("hermes_lb.affinity.stores.redis._PATIENCE", 20.0)
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend=shared(link.url), **options)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(backend=shared(link.url), **options)
     # A connection to Redis, which the next command uses: opening one asks and answers.
     await client.get("/", "Mcp-Session-Id: of-nobody")
     at_origin = await origin.accept()
@@ -247,8 +245,8 @@ async def test_a_redis_that_is_silent_is_not_waited_for_long(
 ) -> None:
     lb = await stage.balancer(*await mint(stage), backend=shared(link.url))
     link.go_mute()
-    session = session_of(await ask(stage, lb))  # a quarter of a second
-    assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
+    session = session_of(await stage.ask(lb))  # a quarter of a second
+    assert (await stage.ask(lb, f"Mcp-Session-Id: {session}")).status == 200
     await eventually(lambda: any("shared pins" in problem for problem in stage.problems))
     link.speak()
     stage.problems.clear()
@@ -258,9 +256,9 @@ async def test_without_its_redis_a_balancer_goes_by_what_it_knows(stage: Stage) 
     lb = await stage.balancer(
         *await mint(stage), backend=shared(f"redis://127.0.0.1:{stage.nobody()}/0")
     )
-    session = session_of(await ask(stage, lb))
-    assert (await ask(stage, lb, f"Mcp-Session-Id: {session}")).status == 200
-    assert (await ask(stage, lb, "Mcp-Session-Id: of-nobody")).status == 404
+    session = session_of(await stage.ask(lb))
+    assert (await stage.ask(lb, f"Mcp-Session-Id: {session}")).status == 200
+    assert (await stage.ask(lb, "Mcp-Session-Id: of-nobody")).status == 404
     await eventually(lambda: any("shared pins" in problem for problem in stage.problems))
     assert len(stage.problems) == 1
     stage.problems.clear()

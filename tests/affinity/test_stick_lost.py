@@ -67,8 +67,7 @@ class Agents:
 
     async def ask(self, lb: LoadBalancer, *fields: str) -> Message:
         client = await self.stage.client(lb)
-        await client.get("/", *fields)
-        return await client.read_response()
+        return await client.ask("/", *fields)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from tests.support.http_peer import Message
 
 COOKIE = {"affinity": {"cookie": "SERVERID"}}
 FIRST = "Cookie: SERVERID=agent1"
@@ -20,14 +19,7 @@ STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
 
 
 async def two(stage: Stage, **more: Any) -> LoadBalancer:
-    origins = [await stage.serving(answers(b"agent%d" % n)) for n in (1, 2)]
-    return await stage.balancer(*origins, **more)
-
-
-async def ask(stage: Stage, lb: LoadBalancer, *fields: str) -> Message:
-    client = await stage.client(lb)
-    await client.get("/", *fields)
-    return await client.read_response()
+    return await stage.balancer(*await stage.agents(2), **more)
 
 
 @pytest.mark.parametrize("how", ["operator", "announced"])
@@ -40,9 +32,9 @@ async def test_a_drained_server_keeps_its_sessions_and_gets_no_new_ones(
     else:
         server_of(lb, 1).announce_drain("503, it announces its drain")
     for _ in range(3):
-        answer = await ask(stage, lb)
+        answer = await stage.ask(lb)
         assert (answer.body, answer.get("Set-Cookie")) == (b"agent2", "SERVERID=agent2; path=/")
-        answer = await ask(stage, lb, FIRST)
+        answer = await stage.ask(lb, FIRST)
         assert (answer.body, answer.get("Set-Cookie")) == (b"agent1", None)
     assert {line.cookies for line in await stage.logged(lb, 6)} == {"NI", "VN"}
 
@@ -50,21 +42,17 @@ async def test_a_drained_server_keeps_its_sessions_and_gets_no_new_ones(
 async def test_in_maintenance_its_sessions_go_elsewhere(stage: Stage) -> None:
     lb = await two(stage, backend=COOKIE)
     server_of(lb, 1).set_admin("maint")
-    answer = await ask(stage, lb, FIRST)
+    answer = await stage.ask(lb, FIRST)
     assert (answer.body, answer.get("Set-Cookie")) == (b"agent2", "SERVERID=agent2; path=/")
     line = await stage.log_line(lb)
     assert line.cookies == "DI"
     server_of(lb, 1).set_admin("ready")
-    assert (await ask(stage, lb, FIRST)).body == b"agent1"
+    assert (await stage.ask(lb, FIRST)).body == b"agent1"
 
 
 @pytest.mark.parametrize("admin", ["drain", "maint"])
 async def test_what_runs_goes_on_and_its_end_is_seen(stage: Stage, admin: Any) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get("/stream")
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked("/stream")
     await at_origin.send(STREAM)
     await client.read_until(b"x\r\n")
     server = server_of(lb, 1)
@@ -82,11 +70,11 @@ async def test_when_all_are_taken_out_a_new_request_is_503_at_once(
     lb = await two(stage)
     for server in pool_of(lb).servers:
         server.set_admin(admin)
-    assert (await ask(stage, lb)).status == 503
+    assert (await stage.ask(lb)).status == 503
     line = await stage.log_line(lb)
     assert (line.termination, line.server) == ("SC", "<NOSRV>")
     server_of(lb, 2).set_admin("ready")
-    assert (await ask(stage, lb)).body == b"agent2"
+    assert (await stage.ask(lb)).body == b"agent2"
 
 
 @pytest.mark.parametrize(("admin", "served_by"), [("drain", b"agent1"), ("maint", b"agent2")])

@@ -46,15 +46,9 @@ async def test_servers_that_fail_in_turn_refuse_nobody(stage: Stage, balance: st
     client = await stage.client(lb)
     servers = lb.pools["agents"].servers
     statuses = []
-    for number in range(SERVERS):
-        refusing.which = {number}
-        for _ in range(40):
-            await client.get("/")
-            statuses.append((await client.read_response()).status)
-    refusing.which = set()
-    for _ in range(40):
-        await client.get("/")
-        statuses.append((await client.read_response()).status)
+    for refuses in (*({number} for number in range(SERVERS)), set[int]()):
+        refusing.which = refuses
+        statuses += [(await client.ask()).status for _ in range(40)]
     assert statuses == [200] * len(statuses)
     assert any(not server.is_failing for server in servers)
     assert not lb.pools["agents"].in_panic
@@ -67,15 +61,13 @@ async def test_when_all_have_failed_each_request_still_asks(stage: Stage) -> Non
     client = await stage.client(lb)
     refusing.which = {0, 1, 2}
     for _ in range(5):
-        await client.get("/")
-        assert (await client.read_response()).status == 502
+        assert (await client.ask()).status == 502
     pool = lb.pools["agents"]
     assert [server.state for server in pool.servers] == ["failing"] * SERVERS
     assert pool.in_panic
     refusing.which = {0, 1}
     for _ in range(20):
-        await client.get("/")
-        assert (await client.read_response()).status == 200
+        assert (await client.ask()).status == 200
     assert [server.state for server in pool.servers] == ["failing", "failing", "up"]
 
 
@@ -91,8 +83,7 @@ async def test_a_session_stays_with_its_server_while_all_are_failing(
     pool = lb.pools["agents"]
 
     async def asked(key: int) -> bytes:
-        await client.get("/", f"X-Key: {key}")
-        return (await client.read_response()).body
+        return (await client.ask("/", f"X-Key: {key}")).body
 
     homes = [await asked(key) for key in range(8)]
     assert len(set(homes)) > 1
@@ -110,12 +101,10 @@ async def test_a_strict_session_is_served_although_its_server_is_failing(stage: 
         *origins, backend={"stick": [{"on": "header:X-Key", "on_lost": "strict"}]}
     )
     client = await stage.client(lb)
-    await client.get("/", "X-Key: 1")
-    home = (await client.read_response()).body
+    home = (await client.ask("/", "X-Key: 1")).body
     pool = lb.pools["agents"]
     server = pool.servers[int(home)]
     for _ in range(server.config.max_fails):
         pool.failed(server, lb._plane.context.clock() - 1.0, "for a test")
-    await client.get("/", "X-Key: 1")
-    assert (await client.read_response()).body == home
+    assert (await client.ask("/", "X-Key: 1")).body == home
     assert server.state == "up"

@@ -17,14 +17,9 @@ if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
 
 
-async def three_origins(stage: Stage) -> list[int]:
-    return [(await stage.serving(answers(f"agent{n}".encode()))).port for n in (1, 2, 3)]
-
-
 async def ask(stage: Stage, lb: LoadBalancer, sent: bytes) -> Message:
     client = await stage.client(lb)
-    await client.send(sent)
-    answer = await client.read_response()
+    answer = await client.answer_to(sent)
     client.close()
     return answer
 
@@ -33,7 +28,7 @@ async def ask(stage: Stage, lb: LoadBalancer, sent: bytes) -> Message:
 @pytest.mark.parametrize("kind", ["header:X-Hermes-Session-Id", "cookie:sid", "query:session"])
 async def test_a_session_stays_with_its_server(stage: Stage, balance: str, kind: str) -> None:
     lb = await stage.balancer(
-        *await three_origins(stage),
+        *await stage.agents(3),
         backend={"balance": balance, "strategy": {"hash_on": kind}},
     )
 
@@ -84,11 +79,7 @@ async def test_a_health_check_tells_a_load_too(
 
 
 async def test_the_time_to_the_first_byte_is_learnt_while_a_stream_goes_on(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"balance": "peak_ewma"})
-    client = await stage.client(lb)
-    await client.get("/stream")
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked("/stream", backend={"balance": "peak_ewma"})
     strategy = _strategy_of(lb)
     assert isinstance(strategy, PeakEwma)
     assert not strategy._averages

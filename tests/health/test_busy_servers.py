@@ -96,14 +96,6 @@ async def agents(stage: Stage) -> AsyncIterator[Agents]:
     await lb.stop()  # before the origins leave, which would be found down
 
 
-async def ask(stage: Stage, lb: LoadBalancer, *fields: str) -> bytes:
-    client = await stage.client(lb)
-    await client.get("/", *fields)
-    answer = await client.read_response()
-    client.close()
-    return answer.body
-
-
 async def is_in_state(lb: LoadBalancer, state: str, number: int = 1) -> None:
     server = server_of(lb, number)
     await eventually(lambda: server.state == state, f"{server!r} is {state}")
@@ -128,15 +120,16 @@ async def test_a_server_that_streams_but_does_not_answer_its_checks(
     expect_in_log(stage, "agents/agent1 is DEGRADED: timeout after 0.3s, but its streams go on")
 
     served = first.served
-    assert {await ask(stage, lb) for _ in range(6)} == {b"agent2"}  # no new session
+    assert {(await stage.ask(lb)).body for _ in range(6)} == {b"agent2"}  # no new session
     assert first.served == served
-    assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"agent1"  # who is pinned goes on
+    pinned = await stage.ask(lb, "Cookie: SERVERID=agent1")
+    assert pinned.body == b"agent1"
     for _ in range(50):
         assert await stream.read_chunk() == EVENT
 
     first.checks = True
     await is_in_state(lb, "up")
-    assert {await ask(stage, lb) for _ in range(6)} == {b"agent1", b"agent2"}
+    assert {(await stage.ask(lb)).body for _ in range(6)} == {b"agent1", b"agent2"}
 
 
 async def test_when_the_stream_stands_still_too_it_is_down(stage: Stage, agents: Agents) -> None:
@@ -146,7 +139,7 @@ async def test_when_the_stream_stands_still_too_it_is_down(stage: Stage, agents:
     agents.first.speaks = False
     await is_in_state(agents.lb, "down")
     expect_in_log(stage, "agent1 is DEGRADED", "agent1 is DOWN: timeout after 0.3s; 1 server up")
-    assert await ask(stage, agents.lb, "Cookie: SERVERID=agent1") == b"agent2"
+    assert (await stage.ask(agents.lb, "Cookie: SERVERID=agent1")).body == b"agent2"
 
 
 # At a Unix socket, of which the kernel does not know when something came.
@@ -219,8 +212,7 @@ async def test_what_goes_on_without_its_client_counts_at_a_unix_socket_too(
 
 async def test_without_streams_a_silent_server_is_down(stage: Stage, agents: Agents) -> None:
     idle = await stage.client(agents.lb)
-    await idle.get("/", "Cookie: SERVERID=agent1")
-    await idle.read_response()  # a connection that is kept open, and no stream
+    await idle.ask("/", "Cookie: SERVERID=agent1")  # a connection that is kept open, and no stream
     agents.first.checks = False
     await is_in_state(agents.lb, "down")
     expect_in_log(stage, "agents/agent1 is DOWN: timeout after 0.3s; 1 server up")
@@ -257,7 +249,7 @@ async def test_a_degraded_server_serves_if_nobody_else_can(stage: Stage, agents:
     agents.first.checks = agents.second.checks = False
     await is_in_state(agents.lb, "degraded")
     await is_in_state(agents.lb, "down", 2)
-    assert await ask(stage, agents.lb) == b"agent1"
+    assert (await stage.ask(agents.lb)).body == b"agent1"
     stage.problems.clear()
 
 
@@ -275,15 +267,15 @@ async def test_a_server_that_answers_its_checks_and_not_its_requests(stage: Stag
             "outlier": {"consecutive_failures": 3},
         },
     )
-    got = [await ask(stage, lb) for _ in range(10)]
+    got = [(await stage.ask(lb)).body for _ in range(10)]
     assert got.count(b"no") == 3
     assert server_of(lb).ejections == 1
-    assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"yes"
+    assert (await stage.ask(lb, "Cookie: SERVERID=agent1")).body == b"yes"
     assert len(stage.problems) == 1
     assert stage.problems.pop().endswith(" s: 3 failures in a row")
     server_of(lb).ejected_until = 0.0  # its time is over
     await is_in_state(lb, "up")
-    assert await ask(stage, lb, "Cookie: SERVERID=agent1") == b"no"
+    assert (await stage.ask(lb, "Cookie: SERVERID=agent1")).body == b"no"
 
 
 async def test_a_server_that_refuses_connections_is_an_outlier(stage: Stage) -> None:
@@ -294,7 +286,7 @@ async def test_a_server_that_refuses_connections_is_an_outlier(stage: Stage) -> 
         server={"max_fails": 0},
         backend={"outlier": {"consecutive_failures": 2}},
     )
-    assert [await ask(stage, lb) for _ in range(6)] == [b"yes"] * 6
+    assert [(await stage.ask(lb)).body for _ in range(6)] == [b"yes"] * 6
     assert server_of(lb).counters.connect_errors == 2
     assert server_of(lb).state == "ejected"
     expect_in_log(stage, "agents/agent1 is EJECTED for 3")
@@ -303,6 +295,6 @@ async def test_a_server_that_refuses_connections_is_an_outlier(stage: Stage) -> 
 async def test_if_all_fail_half_stay(stage: Stage) -> None:
     bad = await stage.serving(answers(b"no", status=503))
     lb = await stage.balancer(bad, bad, bad, bad, backend={"outlier": {"consecutive_failures": 1}})
-    assert [await ask(stage, lb) for _ in range(10)] == [b"no"] * 10
+    assert [(await stage.ask(lb)).body for _ in range(10)] == [b"no"] * 10
     assert sorted(server_of(lb, n).state for n in (1, 2, 3, 4)) == ["ejected"] * 2 + ["up"] * 2
     expect_in_log(stage, "EJECTED", "EJECTED")

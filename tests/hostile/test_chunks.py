@@ -80,9 +80,7 @@ async def test_a_refused_body_never_becomes_a_whole_one(
     stage: Stage, way: Way, wire: bytes
 ) -> None:
     """With its head in one segment it reaches no server; the request before it is cut off."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     seen = b""
     if way is Way.BYTEWISE:
         await client.send(POST)
@@ -119,9 +117,7 @@ async def test_a_body_that_breaks_while_it_is_answered_cuts_the_answer(
     stage: Stage, wire: bytes
 ) -> None:
     """A status has left already, so the end of the connection must say it."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(POST + GOOD)
     at_origin = await origin.accept()
     await at_origin.read_until(GOOD)
@@ -147,8 +143,7 @@ async def test_a_body_that_breaks_in_the_queue_leaves_it(stage: Stage) -> None:
     await eventually(lambda: pool_of(lb).waiting)
     await third.get("/third")
     await eventually(lambda: len(pool_of(lb).waiting) == 2)
-    await second.send(b"+5\r\nhello\r\n" + LAST + BEHIND)
-    answer = await second.read_response()
+    answer = await second.answer_to(b"+5\r\nhello\r\n" + LAST + BEHIND)
     assert (answer.status, answer.get("Connection")) == (400, "close")
     line = await stage.log_line(lb)
     assert (line.status, line.termination, line.server) == (400, "PD", "<NOSRV>")
@@ -242,9 +237,7 @@ UNFINISHED = [
 async def test_an_unfinished_body_is_unfinished_upstream_too(
     stage: Stage, head: bytes, body: bytes, way: Way, how: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await deliver(client, head + body, way)
     at_origin = await origin.accept()
     forwarded = await at_origin.read_head()
@@ -261,9 +254,7 @@ async def test_an_unfinished_body_is_unfinished_upstream_too(
 @pytest.mark.row(12)
 async def test_a_client_that_ends_behind_its_body_sent_a_whole_request(stage: Stage) -> None:
     """The same bytes and one more: what was cut above is complete here."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(POST + GOOD + LAST)
     at_origin, message = await origin.accept_request()
     assert message.body == b"abc"
@@ -283,10 +274,7 @@ async def test_a_good_body_behind_a_refused_one_is_another_connections_matter(
     lb = await stage.balancer(origin)
     bad, good = await stage.clients(lb, 2)
     await bad.send(POST + b"5")
-    await good.send(POST + HELLO)
-    assert (await good.read_response()).body == b"POST /upload"
-    await bad.send(b"_")
-    assert (await bad.read_response()).status == 400
-    await good.send(POST + HELLO)
-    assert (await good.read_response()).body == b"POST /upload"
+    assert (await good.answer_to(POST + HELLO)).body == b"POST /upload"
+    assert (await bad.answer_to(b"_")).status == 400
+    assert (await good.answer_to(POST + HELLO)).body == b"POST /upload"
     assert [message.body for message in origin.requests] == [b"hello", b"hello"]

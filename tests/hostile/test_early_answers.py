@@ -44,9 +44,7 @@ async def uploading(
     stage: Stage, pieces: Iterable[bytes], **options: Any
 ) -> tuple[Origin, LoadBalancer, Client, AtOrigin]:
     """The origin has got these pieces of a request, one by one, and has said nothing yet."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, **options)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(**options)
     at_origin: AtOrigin | None = None
     for piece in pieces:
         await client.send(piece)

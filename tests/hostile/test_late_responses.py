@@ -82,9 +82,7 @@ async def goes_on(client: Client, more: bytes) -> None:
 
 async def uploading(stage: Stage, wire: bytes) -> tuple[Origin, LoadBalancer, Client, AtOrigin]:
     """The begin of an upload is at its origin, which has said nothing yet."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(wire)
     at_origin = await origin.accept()
     await at_origin.read_until(b"hello")
@@ -134,8 +132,7 @@ async def test_a_client_that_writes_all_before_it_reads_gets_an_early_answer(sta
     _, _, client, at_origin = await uploading(stage, head + b"hello")
     await at_origin.respond(b"too large", "Connection: close", status=413)
     at_origin.close()
-    await client.send(b"x" * (size - len(b"hello")))
-    answer = await client.read_response()
+    answer = await client.answer_to(b"x" * (size - len(b"hello")))
     assert (answer.status, answer.body) == (413, b"too large")
     assert await client.read_to_end() == b""
 
@@ -209,8 +206,7 @@ async def test_no_server_is_503_and_says_when_to_come_again(
 async def test_a_server_that_refuses_connections_is_503(stage: Stage) -> None:
     lb = await stage.balancer(stage.nobody(), backend={"retries": 0})
     client = await stage.client(lb)
-    await client.get()
-    answer = await client.read_response()
+    answer = await client.ask()
     assert (answer.status, answer.get("Connection")) == (503, "keep-alive")
     assert int(answer.get("Retry-After") or "") > 0
     line = await stage.log_line(lb)

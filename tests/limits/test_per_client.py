@@ -302,43 +302,31 @@ def test_rates_that_change_are_those_of_a_token_bucket_that_is_cut_to_size(
 
 @pytest.mark.parametrize("limits", [(0.1, 3), (0.1, 4)], ids=["the same", "others"])
 async def test_a_reload_fills_no_bucket(stage: Stage, limits: tuple[float, int]) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin, limits={"request_rate": 0.1, "request_burst": 3})
-    client = await stage.client(lb)
+    lb, client, _ = await stage.served(limits={"request_rate": 0.1, "request_burst": 3})
     for _ in range(3):
-        await client.get()
-        assert (await client.read_response()).status == 200
+        assert (await client.ask()).status == 200
     rate, burst = limits
     changed = lb.config.limits.model_copy(update={"request_rate": rate, "request_burst": burst})
     await lb.reconfigure(lb.config.model_copy(update={"limits": changed}))
     for _ in range(burst - 3):
-        await client.get()
-        assert (await client.read_response()).status == 200
-    await client.get()
-    assert (await client.read_response()).status == 429
+        assert (await client.ask()).status == 200
+    assert (await client.ask()).status == 429
 
 
 async def test_a_limit_that_a_reload_takes_away_or_brings_holds_from_then_on(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving())
-    client = await stage.client(lb)
+    lb, client, _ = await stage.served()
     for rate, status in ((0.1, 429), (0.0, 200), (0.1, 429)):
         limits = lb.config.limits.model_copy(update={"request_rate": rate, "request_burst": 1})
         await lb.reconfigure(lb.config.model_copy(update={"limits": limits}))
-        await client.get()
-        assert (await client.read_response()).status == 200
-        await client.get()
-        assert (await client.read_response()).status == status
+        assert (await client.ask()).status == 200
+        assert (await client.ask()).status == status
 
 
 async def test_too_many_requests_are_told_when_to_come_again(stage: Stage) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin, limits={"request_rate": 0.1, "request_burst": 2})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(limits={"request_rate": 0.1, "request_burst": 2})
     for _ in range(2):
-        await client.get()
-        assert (await client.read_response()).status == 200
-    await client.send(request("GET", "/3") + request("HEAD", "/4"))
-    answer = await client.read_response()
+        assert (await client.ask()).status == 200
+    answer = await client.answer_to(request("GET", "/3") + request("HEAD", "/4"))
     assert (answer.status, answer.get("Connection")) == (429, "keep-alive")
     assert answer.get("Retry-After") in ("9", "10")
     assert (await client.read_response(method="HEAD")).status == 429
@@ -355,12 +343,10 @@ async def test_too_many_requests_are_told_when_to_come_again(stage: Stage) -> No
 
 
 async def test_a_trusted_proxy_is_counted_by_its_clients(stage: Stage) -> None:
-    lb = await stage.balancer(
-        await stage.serving(),
+    _, client, _ = await stage.served(
         limits={"request_rate": 0.1, "request_burst": 1},
         frontend={"trusted_proxies": ["127.0.0.0/8"]},
     )
-    client = await stage.client(lb)
     for address, status in (
         ("192.0.2.1", 200),
         ("192.0.2.2", 200),
@@ -369,8 +355,7 @@ async def test_a_trusted_proxy_is_counted_by_its_clients(stage: Stage) -> None:
         ("192.0.2.1", 429),
         ("::ffff:192.0.2.2", 429),
     ):
-        await client.get("/", f"X-Forwarded-For: {address}")
-        assert (await client.read_response()).status == status
+        assert (await client.ask("/", f"X-Forwarded-For: {address}")).status == status
 
 
 @pytest.mark.parametrize(
@@ -386,8 +371,5 @@ async def test_a_trusted_proxy_may_have_any_number_of_connections(
         frontend={"trusted_proxies": trusted},
         limits={"connections_per_client": 1},
     )
-    seen = []
-    for client in await stage.clients(lb, 3):
-        await client.get()
-        seen.append((await client.read_response()).status)
-    assert seen == statuses
+    clients = await stage.clients(lb, 3)
+    assert [(await client.ask()).status for client in clients] == statuses

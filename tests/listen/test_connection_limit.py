@@ -107,5 +107,4 @@ async def test_whenever_the_gate_turns_each_listener_accepts_once(stage: Stage) 
         assert accepting(lb) == [ACCEPTS_PER_TURN] * 2, turns_before
         await frontend.remove(bind)
     client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).body == b"ok"
+    assert (await client.ask()).body == b"ok"

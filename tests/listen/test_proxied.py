@@ -54,9 +54,7 @@ async def proxied(stage: Stage, **options: Any) -> LoadBalancer:
 async def test_the_header_says_who_the_client_is(
     stage: Stage, header: bytes, address: str, in_log: str
 ) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin, frontend=PROXIED)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(frontend=PROXIED)
     await client.send(header + request("GET", "/one") + request("GET", "/two"))
     for _ in range(2):
         assert (await client.read_response()).status == 200
@@ -84,8 +82,7 @@ async def test_it_comes_before_tls(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.serving()
     lb = await stage.balancer(origin, frontend=frontend)
     client = await tls_client(stage, lb, before=V1)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     [message] = origin.requests
     assert message.get("X-Forwarded-For") == "203.0.113.7"
     assert message.get("X-Forwarded-Proto") == "https"
@@ -148,31 +145,25 @@ async def test_a_check_that_says_nothing_is_not_logged(stage: Stage) -> None:
 
 
 async def test_where_it_is_not_expected_it_is_no_request(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving())
-    client = await stage.client(lb)
-    await client.send(V1 + request("GET", "/"))
-    assert (await client.read_response()).status == 400
+    _, client, _ = await stage.served()
+    assert (await client.answer_to(V1 + request("GET", "/"))).status == 400
 
 
 async def test_limits_are_those_of_the_client_and_not_of_the_proxy(stage: Stage) -> None:
     lb = await proxied(stage, limits={"connections_per_client": 1})
     first, second, other = await stage.clients(lb, 3)
-    await first.send(V1 + request("GET", "/"))
-    assert (await first.read_response()).status == 200
-    await other.send(V2_TCP6 + request("GET", "/"))
-    assert (await other.read_response()).status == 200
-    await second.send(V1 + request("GET", "/"))
-    assert (await second.read_response()).status == 429
+    assert (await first.answer_to(V1 + request("GET", "/"))).status == 200
+    assert (await other.answer_to(V2_TCP6 + request("GET", "/"))).status == 200
+    assert (await second.answer_to(V1 + request("GET", "/"))).status == 429
     first.close()
     assert await second.read_to_end() == b""
 
 
 async def test_a_trusted_proxy_may_be_the_one_in_the_header(stage: Stage) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin, frontend={**PROXIED, "trusted_proxies": ["203.0.113.0/24"]})
-    client = await stage.client(lb)
-    await client.send(V1 + request("GET", "/", "X-Forwarded-For: 198.51.100.1"))
-    await client.read_response()
+    _, client, origin = await stage.served(
+        frontend={**PROXIED, "trusted_proxies": ["203.0.113.0/24"]}
+    )
+    await client.answer_to(V1 + request("GET", "/", "X-Forwarded-For: 198.51.100.1"))
     assert origin.requests[0].get("X-Forwarded-For") == "198.51.100.1, 203.0.113.7"
     assert origin.requests[0].get("X-Real-IP") == "198.51.100.1"
 
@@ -215,7 +206,6 @@ async def test_a_real_haproxy_says_who_its_client_is(
     lb = await stage.balancer(origin, frontend=PROXIED)
     with haproxy(lb.url.removeprefix("http://"), option, tmp_path) as url:
         client = await stage.client(url)
-        await client.get()
-        assert (await client.read_response()).status == 200
+        assert (await client.ask()).status == 200
     port = client.sock.getsockname()[1]
     assert (await stage.log_line(lb)).line.startswith(f"127.0.0.1:{port} ")

@@ -39,8 +39,7 @@ def with_frontends(lb: LoadBalancer, **binds: list[str]) -> Config:
 
 async def serves(stage: Stage, url: str) -> None:
     client = await stage.client(url)
-    await client.get()
-    assert (await client.read_response()).body == b"ok"
+    assert (await client.ask()).body == b"ok"
     client.close()
 
 

@@ -52,8 +52,7 @@ async def test_clients_come_by_a_socket_in_the_file_system(stage: Stage, tmp_pat
     assert lb.urls == [f"unix:{path}"]
     client = await unix_client(stage, path)
     for _ in range(2):
-        await client.get("/", "X-Forwarded-For: 203.0.113.7")
-        assert (await client.read_response()).status == 200
+        assert (await client.ask("/", "X-Forwarded-For: 203.0.113.7")).status == 200
     assert {message.get("X-Forwarded-For") for message in origin.requests} == {"unix"}
     assert {line.line.split(" ")[0] for line in await stage.logged(lb, 2)} == {"unix:1"}
     await lb.stop()
@@ -88,8 +87,7 @@ async def test_limits_of_a_client_hold_for_all_of_a_socket_file(
         backend={"balance": "ip_hash"},
     )
     first, second = await unix_client(stage, path), await unix_client(stage, path)
-    await first.get()
-    assert (await first.read_response()).status == 200
+    assert (await first.ask()).status == 200
     assert (await second.read_response()).status == 429
     assert len(await stage.logged(lb, 2)) == 2
 
@@ -151,8 +149,7 @@ async def test_clients_come_by_ipv6(stage: Stage) -> None:
     sock.connect(("::1", int(lb.urls[0].rsplit(":", 1)[1])))
     client = Client(sock)
     stage._clients.append(client)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     assert origin.requests[0].get("X-Forwarded-For") == "::1"
     line = await stage.log_line(lb)
     assert line.line.startswith("::1:")  # as HAProxy writes it
@@ -197,13 +194,11 @@ async def test_a_listener_takes_ready_made_sockets(stage: Stage, tmp_path: Path)
     lb = await stage.balancer(await stage.serving())
     await frontend(lb).add(at(path), [mine.dup()])
     client = await unix_client(stage, path)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     await frontend(lb).remove(at(path))
     late = await unix_client(stage, path)  # my copy still listens
     assert path.exists()
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     late.close()
     mine.close()
 
@@ -215,15 +210,13 @@ async def test_a_listener_can_be_added_and_removed_while_others_serve(stage: Sta
     await frontend(lb).add(bind)
     first, second = lb.urls
     before, there = await stage.client(first), await stage.client(second)
-    await there.get()
-    assert (await there.read_response()).status == 200
+    assert (await there.ask()).status == 200
     await frontend(lb).remove(bind)
     assert lb.urls == [first]
     with pytest.raises(ConnectionRefusedError):
         await stage.client(second)
     for client in (before, there):
-        await client.get()
-        assert (await client.read_response()).status == 200
+        assert (await client.ask()).status == 200
 
 
 async def test_an_address_that_cannot_be_had_adds_nothing(stage: Stage) -> None:
@@ -235,9 +228,7 @@ async def test_an_address_that_cannot_be_had_adds_nothing(stage: Stage) -> None:
 
 
 async def test_a_listener_that_is_added_to_a_full_house_waits(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, process={"max_connections": 1})
-    inside = await stage.client(lb)
+    lb, inside, origin = await stage.line(process={"max_connections": 1})
     await inside.get()
     at_origin, _ = await origin.accept_request()
     bind = Bind.model_validate("127.0.0.1:0")

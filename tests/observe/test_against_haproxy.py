@@ -108,8 +108,7 @@ async def the_queue_was_too_long(stage: Stage, fronts: Fronts) -> object:
         first, second = await front.client(), await front.client()
         await first.get()
         at_origin, _ = await origin.accept_request()
-        await second.get()
-        assert (await second.read_response()).status == 503
+        assert (await second.ask()).status == 503
         [line] = await front.logged()
         await at_origin.respond()
         await first.read_response()
@@ -132,8 +131,7 @@ async def the_client_left_the_answer(stage: Stage, fronts: Fronts) -> object:
 async def the_clients_head_took_too_long(stage: Stage, fronts: Fronts) -> object:
     async with fronts.before((await stage.serving()).port, request_head=0.3) as front:
         client = await front.client()
-        await client.send(b"GET / HTTP/1.1\r\n")
-        assert (await client.read_response()).status == 408
+        assert (await client.answer_to(b"GET / HTTP/1.1\r\n")).status == 408
         [line] = await front.logged()
         return summary(line)
 

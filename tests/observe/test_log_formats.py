@@ -58,8 +58,7 @@ async def test_json_tells_the_version_of_tls(stage: Stage, tmp_path: Path) -> No
     encrypted = with_tls(site(tmp_path, "a.test"))
     async with logging_balancer(path, origin, frontend=encrypted, format="json") as lb:
         client = await tls_client(stage, lb)
-        await client.get()
-        await client.read_response()
+        await client.ask()
     assert objects(path)[0]["tls"] == "TLSv1.3"
 
 
@@ -96,10 +95,8 @@ async def test_json_has_null_for_what_was_not_reached(stage: Stage, tmp_path: Pa
         tmp_path / "log", stage.nobody(), backend={"retries": 0}, format="json"
     ) as lb:
         client = await stage.client(lb)
-        await client.get("/", *FIELDS)
-        assert (await client.read_response()).status == 503
-        await client.get()
-        await client.read_response()
+        assert (await client.ask("/", *FIELDS)).status == 503
+        await client.ask()
     line, without = objects(tmp_path / "log")
     assert line["termination"] == "SC--"
     assert (line["connect_ms"], line["response_ms"]) == (None, None)
@@ -154,10 +151,8 @@ async def test_combined_shows_who_asked_and_from_where(stage: Stage, tmp_path: P
     origin = await stage.serving(answers(b"hello"))
     async with logging_balancer(tmp_path / "log", origin, format="combined") as lb:
         client = await stage.client(lb)
-        await client.get("/a", *FIELDS)
-        answer = await client.read_response()
-        await client.send(b"BAD\r\n\r\n")
-        refusal = await client.read_response()
+        answer = await client.ask("/a", *FIELDS)
+        refusal = await client.answer_to(b"BAD\r\n\r\n")
     line, bad = (tmp_path / "log").read_text().splitlines()
     size = len(answer.head.raw) + 5
     assert line.startswith("127.0.0.1 - - [")
@@ -187,8 +182,7 @@ async def test_httplog_keeps_nothing_of_a_head_that_it_does_not_show(
     origin = await stage.serving(answers())
     async with logging_balancer(tmp_path / "log", origin) as lb:
         client = await stage.client(lb)
-        await client.get("/", *FIELDS)
-        await client.read_response()
+        await client.ask("/", *FIELDS)
     assert "Tester" not in (tmp_path / "log").read_text()
 
 
@@ -226,8 +220,7 @@ async def test_a_sample_has_its_share_of_what_went_well(stage: Stage, tmp_path: 
     async with logging_balancer(tmp_path / "log", origin, sample=0.25) as lb:
         client = await stage.client(lb)
         for _ in range(40):
-            await client.get()
-            await client.read_response()
+            await client.ask()
     assert 9 <= (tmp_path / "log").read_text().count("\n") <= 11
 
 
@@ -289,8 +282,7 @@ async def test_what_went_well_or_was_refused_is_not_remembered(
         recent = lb._plane.recent
         for sent in (request("GET", "/"), request("TRACE", "/"), b"BAD\r\n\r\n"):
             client = await stage.client(lb)
-            await client.send(sent)
-            await client.read_response()
+            await client.answer_to(sent)
     assert [line.split()[9] for line in (tmp_path / "log").read_text().splitlines()] == [
         "----", "PR--", "PR--",
     ]  # fmt: skip

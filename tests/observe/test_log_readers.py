@@ -43,8 +43,7 @@ async def log_of_a_balancer(stage: Stage, path: Path, **log: Any) -> None:
             await client.get(target, f"User-Agent: {HOSTILE}", "Referer: http://from.example/")
             assert (await client.read_response()).status == 200
         for target in ["/gone"] * 3 + ["/boom"]:
-            await client.get(target)
-            await client.read_response()
+            await client.ask(target)
         await client.send(b"BAD\r\n\r\n")
         await client.read_to_end()
 

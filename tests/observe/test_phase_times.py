@@ -13,12 +13,10 @@ ONE_AT_A_TIME = {"max_connections": 1}
 
 
 async def test_requests_on_kept_connections_have_not_waited(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(answers(b"hello")))
-    client = await stage.client(lb)
+    lb, client, _ = await stage.served(answers(b"hello"))
     counters = server_of(lb).counters
     for count in range(1, 4):
-        await client.get()
-        await client.read_response()
+        await client.ask()
         await eventually(lambda count=count: counters.duration.count == count)
     assert counters.queue_wait.count == counters.response_head.count == 3
     assert counters.queue_wait.counts[0] == 3
@@ -72,10 +70,8 @@ async def test_a_wait_in_vain_counts_where_there_was_no_server(stage: Stage, lea
 
 
 async def test_a_request_that_nobody_can_take_has_not_waited(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), server={"down": True})
-    client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 503
+    lb, client, _ = await stage.line(server={"down": True})
+    assert (await client.ask()).status == 503
     unserved = pool_of(lb).unserved
     await eventually(lambda: unserved.duration.count == 1)
     assert unserved.queue_wait.count == 0
@@ -85,8 +81,7 @@ async def test_each_connection_that_is_made_is_timed(stage: Stage) -> None:
     lb = await stage.balancer(await stage.serving(), stage.nobody(), server={"max_fails": 0})
     client = await stage.client(lb)
     for _ in range(4):
-        await client.get()
-        assert (await client.read_response()).status == 200
+        assert (await client.ask()).status == 200
     assert server_of(lb, 1).counters.dial.count == 1  # and it was kept
     assert server_of(lb, 2).counters.dial.count == 0
     assert server_of(lb, 2).counters.connect_errors > 0

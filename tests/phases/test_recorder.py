@@ -30,8 +30,7 @@ async def test_one_get(tmp_path: Path) -> None:
         recorder.begin_test("a test")
         async with Stage(tmp_path) as stage:
             client = await stage.client(await stage.balancer(await stage.serving()))
-            await client.get()
-            await client.read_response()
+            await client.ask()
     transitions = sorted(recorder.recording.transitions.items())
     assert [str(transition) for transition, _ in transitions] == ONE_GET
     assert {test for _, seen in transitions for test in seen.tests} == {"a test"}

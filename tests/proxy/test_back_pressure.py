@@ -19,9 +19,7 @@ CHUNK = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
 @on_both_loops
 async def test_more_pipelined_requests_than_are_held_are_all_answered(stage: Stage) -> None:
     """Reading is paused at 64 KiB, and goes on when these have been answered."""
-    origin = await stage.serving()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served()
     count = 1200
     requests = b"".join(request("GET", f"/{n}?{'x' * 300}") for n in range(count))
     sending = stage.tasks.spawn(client.send(requests), name="send")

@@ -50,8 +50,7 @@ async def test_two_clients_share_the_connection_to_the_server(stage: Stage) -> N
     lb = await stage.balancer(origin)
     for n in range(3):
         client = await stage.client(lb)
-        await client.get(f"/{n}")
-        assert (await client.read_response()).body == b"/%d" % n
+        assert (await client.ask(f"/{n}")).body == b"/%d" % n
     assert len(origin.connections) == 1
 
 
@@ -60,8 +59,7 @@ async def test_a_client_that_wants_to_close_is_closed_and_the_server_is_kept(sta
     lb = await stage.balancer(origin)
     for n in range(2):
         client = await stage.client(lb)
-        await client.get(f"/{n}", "Connection: close")
-        answer = await client.read_response()
+        answer = await client.ask(f"/{n}", "Connection: close")
         assert answer.get("Connection") == "close"
         assert answer.body == b"/%d" % n
         assert await client.read_to_end() == b""
@@ -98,22 +96,18 @@ async def test_http_1_0_gets_a_body_until_close_as_it_is(stage: Stage) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 async def test_a_head_may_begin_with_any_few_bytes(stage: Stage, size: int) -> None:
     """Three bytes are as many as the position behind an end that was not found."""
-    origin = await stage.serving(echo_target)
-    client = await stage.client(await stage.balancer(origin))
+    _, client, _ = await stage.served(echo_target)
     wire = request("GET", "/in-two")
     await client.send(wire[:size])
     await turns(5)
-    await client.send(wire[size:])
-    assert (await client.read_response()).body == b"/in-two"
+    assert (await client.answer_to(wire[size:])).body == b"/in-two"
 
 
 # Pipelining.
 
 
 async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> None:
-    origin = await stage.serving(echo_target)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.served(echo_target)
     await client.send(request("GET", "/1", "Connection: close") + request("GET", "/2"))
     assert (await client.read_response()).body == b"/1"
     assert await client.read_until_cut() == b""
@@ -142,8 +136,7 @@ async def test_a_thousand_pipelined_requests_without_a_server(stage: Stage) -> N
 
 async def test_a_refused_client_that_goes_on_sending_still_reads_the_answer(stage: Stage) -> None:
     """Closing at once would make the kernel throw the answer away (RFC 9112 section 9.6)."""
-    lb = await stage.balancer(await stage.origin())
-    client = await stage.client(lb)
+    _, client, _ = await stage.line()
     await client.send(b"nonsense\r\n\r\n")
     for _ in range(10):
         await client.send(b"x" * 1000)
@@ -157,18 +150,15 @@ async def test_a_refused_client_that_goes_on_sending_still_reads_the_answer(stag
 
 @on_both_loops
 async def test_a_head_that_takes_too_long_is_answered_408(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.1})
-    client = await stage.client(lb)
-    await client.send(b"GET / HTTP/1.1\r\nHo")
-    assert (await client.read_response()).status == 408
+    lb, client, _ = await stage.line(timeouts={"request_head": 0.1})
+    assert (await client.answer_to(b"GET / HTTP/1.1\r\nHo")).status == 408
     assert await client.read_to_end() == b""
     line = await stage.log_line(lb)
     assert (line.termination, line.status, line.reached) == ("cR", 408, "")
 
 
 async def test_dripping_bytes_does_not_prolong_a_head(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.2})
-    client = await stage.client(lb)
+    _, client, _ = await stage.line(timeouts={"request_head": 0.2})
     await client.send(b"GET / HTTP/1.1\r\nA: ")
     for _ in range(2000):
         if not await client.gets_nothing():
@@ -178,23 +168,19 @@ async def test_dripping_bytes_does_not_prolong_a_head(stage: Stage) -> None:
 
 
 async def test_an_idle_connection_is_closed_silently(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(), timeouts={"keep_alive": 0.1})
-    client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    lb, client, _ = await stage.served(timeouts={"keep_alive": 0.1})
+    assert (await client.ask()).status == 200
     assert await client.read_to_end() == b""
     assert (await stage.log_line(lb)).termination == "--"
 
 
 async def test_a_connection_on_which_nothing_comes_is_closed_silently(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.1})
-    client = await stage.client(lb)
+    _, client, _ = await stage.line(timeouts={"request_head": 0.1})
     assert await client.read_to_end() == b""
 
 
 async def test_a_client_that_leaves_in_its_head_is_logged(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin())
-    client = await stage.client(lb)
+    lb, client, _ = await stage.line()
     await client.send(b"GET / HTTP/1.1\r\nHo")
     await turns()
     client.close()
@@ -207,8 +193,7 @@ async def test_what_a_client_pipelined_before_it_left_is_no_refusal(
     stage: Stage, ending: str
 ) -> None:
     """HAProxy and nginx have a line of the first request only."""
-    lb = await stage.balancer(await stage.origin())
-    client = await stage.client(lb)
+    lb, client, _ = await stage.line()
     await client.send(request("GET", "/1") + request("GET", "/2"))
     await eventually(lambda: in_flight(lb) == [1])
     getattr(client, ending)()
@@ -220,16 +205,13 @@ async def test_what_a_client_pipelined_before_it_left_is_no_refusal(
 @on_both_loops
 async def test_a_client_that_has_gone_before_it_was_accepted(stage: Stage) -> None:
     """The kernel may not know its address any more: nothing is done for a client without one."""
-    origin = await stage.serving(echo_target)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(echo_target)
     for _ in range(10):
         sock = socket.create_connection(client.sock.getpeername())
         sock.sendall(request("GET", "/gone"))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
-    await client.get("/here")
-    assert (await client.read_response()).body == b"/here"
+    assert (await client.ask("/here")).body == b"/here"
     await eventually(lambda: in_flight(lb) == [0])
     # At the end of each test, each line of the log must have an address, too.
     assert {message.get("X-Forwarded-For") for message in origin.requests} == {"127.0.0.1"}
@@ -241,10 +223,8 @@ async def test_a_client_that_has_gone_before_it_was_accepted(stage: Stage) -> No
 async def test_a_listener_is_not_lost_for_want_of_descriptors(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lb = await stage.balancer(await stage.serving(), process={"max_connections": 1})
-    busy = await stage.client(lb)
-    await busy.get()
-    assert (await busy.read_response()).body == b"ok"
+    lb, busy, _ = await stage.served(process={"max_connections": 1})
+    assert (await busy.ask()).body == b"ok"
     (listener,) = lb._plane.frontends[0].listeners
     await eventually(lambda: not listener._servers)
     said: list[str] = []
@@ -255,8 +235,7 @@ async def test_a_listener_is_not_lost_for_want_of_descriptors(
         busy.close()
         await eventually(lambda: dup.call_count == 3)
     waiting = await stage.client(lb)
-    await waiting.get()
-    assert (await waiting.read_response()).body == b"ok"
+    assert (await waiting.ask()).body == b"ok"
     assert said == [("frontend %s can't accept: %s", "public", "Too many open files")] * 2
 
 
@@ -293,22 +272,18 @@ async def test_idle_clients_make_room(stage: Stage) -> None:
     lb = await stage.balancer(await stage.serving(echo_target), process={"max_connections": 3})
     fresh, idle, newer = await stage.clients(lb, 1) + [await stage.client(lb), None]
     assert idle is not None
-    await idle.get("/idle")
-    assert (await idle.read_response()).body == b"/idle"
+    assert (await idle.ask("/idle")).body == b"/idle"
     newer = await stage.client(lb)
     # One that has not asked yet is not idle: its request may be on its way.
     assert await idle.read_until_cut() == b""
     for client in (fresh, newer):
-        await client.get("/served")
-        assert (await client.read_response()).body == b"/served"
+        assert (await client.ask("/served")).body == b"/served"
 
 
 async def test_a_connection_that_was_refused_takes_nobodys_place(stage: Stage) -> None:
     """It lingers until its client has read why, and counts neither meanwhile nor at its end."""
-    lb = await stage.balancer(await stage.serving(), limits={"connections_per_client": 1})
-    kept = await stage.client(lb)
-    await kept.get()
-    assert (await kept.read_response()).status == 200
+    lb, kept, _ = await stage.served(limits={"connections_per_client": 1})
+    assert (await kept.ask()).status == 200
     refused = await stage.clients(lb, 3)
     for client in refused:
         assert (await client.read_response()).status == 429
@@ -316,8 +291,7 @@ async def test_a_connection_that_was_refused_takes_nobodys_place(stage: Stage) -
     await eventually(lambda: not lb._context.connection_counts._open)
     assert len(lb._context.clients) == 3
     another = await stage.client(lb)
-    await another.get()
-    assert (await another.read_response()).status == 200
+    assert (await another.ask()).status == 200
     for client in refused:
         client.close()
     await eventually(lambda: len(lb._context.clients) == 1)
@@ -398,10 +372,7 @@ async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
 async def test_the_second_head_has_no_more_time_than_the_first(
     stage: Stage, is_pipelined: bool
 ) -> None:
-    lb = await stage.balancer(
-        await stage.serving(), timeouts={"request_head": 0.2, "keep_alive": 3600}
-    )
-    client = await stage.client(lb)
+    lb, client, _ = await stage.served(timeouts={"request_head": 0.2, "keep_alive": 3600})
     half = b"GET /second HTTP/1.1\r\nHo"
     await client.send(request("GET", "/first") + (half if is_pipelined else b""))
     assert (await client.read_response()).body == b"ok"

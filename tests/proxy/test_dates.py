@@ -60,8 +60,7 @@ async def test_our_own_answers_have_one(
     stage: Stage, wire: bytes, status: int, options: dict[str, Any]
 ) -> None:
     since = time.time()
-    lb = await stage.balancer(await stage.serving(), **options)
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(**options)
     await client.send(wire)
     answer = await client.read_response(method=wire.split(b" ")[0].decode())
     assert answer.status == status
@@ -89,9 +88,7 @@ async def test_an_answer_of_a_server_has_its_own_or_gets_one(
     stage: Stage, method: str, wire: bytes, given: list[str]
 ) -> None:
     since = time.time()
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(request(method, "/"))
     at_origin, _ = await origin.accept_request()
     await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
@@ -103,9 +100,7 @@ async def test_an_answer_of_a_server_has_its_own_or_gets_one(
 
 
 async def test_a_101_gets_none(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"\r\n".join([*SOCKET, b"", b""]))
     at_origin, _ = await origin.accept_request()
     switch = (
@@ -126,14 +121,12 @@ def _at(lb: LoadBalancer, second: int) -> None:
 
 async def test_a_response_head_that_is_remembered_does_not_keep_its_date(stage: Stage) -> None:
     """The same bytes, at another time; and with a server's own Date, as it came."""
-    lb = await stage.balancer(await stage.serving(answers(b"ok")))
-    client = await stage.client(lb)
+    lb, client, _ = await stage.served(answers(b"ok"))
     with patch.object(lb._context, "set_wall_clock"):
         for second in (1_800_000_000, 1_800_000_060, 1_700_000_000):
             _at(lb, second)
             for _ in range(2):
-                await client.get()
-                (date,) = dates(await client.read_response())
+                (date,) = dates(await client.ask())
                 # A second or so may pass meanwhile.
                 assert 0 <= parsedate_to_datetime(date).timestamp() - second < 30
 

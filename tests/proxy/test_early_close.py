@@ -122,9 +122,7 @@ async def test_the_answer_of_a_server_at_a_unix_socket_is_relayed(
 async def test_the_answer_of_a_server_that_speaks_tls_is_relayed(
     stage: Stage, version: str, more: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": {"verify": False}})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(backend={"tls": {"verify": False}})
     await client.send(ENDLESS_POST + b"begin")
     context = server_context(trustme.CA().issue_cert("127.0.0.1"))
     if version == "1.2":
@@ -144,9 +142,7 @@ async def test_the_answer_of_a_server_that_speaks_tls_is_relayed(
 
 
 async def test_an_upload_over_tls_leaves_no_descriptor_behind(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": {"verify": False}})
-    client = await stage.client(lb)
+    _, client, origin = await stage.line(backend={"tls": {"verify": False}})
     context = server_context(trustme.CA().issue_cert("127.0.0.1"))
     await client.get()
     at_origin = await accept_tls(origin, context)
@@ -279,8 +275,7 @@ async def test_uploads_that_are_refused_take_no_server_out(
     assert [answer.status for answer in answers] == [413] * 14
     assert server_of(lb).fails == 0
     for client in await stage.clients(lb, 3):
-        await client.get()
-        assert (await client.read_response()).body == b"fine"
+        assert (await client.ask()).body == b"fine"
     lines = await stage.logged(lb, 17)
     assert {(line.status, line.termination) for line in lines} == {(413, "--"), (200, "--")}
     await turns()

@@ -48,8 +48,7 @@ async def test_refused_connection_goes_to_the_next_server(stage: Stage, method: 
     second = await stage.serving()
     lb = await stage.balancer(stage.nobody(), second, each=FIRST_THEN_SECOND)
     client = await stage.client(lb)
-    await client.send(request(method, "/", body=b"x"))
-    assert (await client.read_response()).body == b"ok"
+    assert (await client.answer_to(request(method, "/", body=b"x"))).body == b"ok"
     assert second.requests[0].body == b"x"
     line = await stage.log_line(lb)
     assert (line.server, line.retries, line.termination) == ("agent2", "+1", "--")
@@ -66,8 +65,7 @@ async def test_refused_everywhere_is_503(stage: Stage) -> None:
     line = await stage.log_line(lb)
     assert (line.termination, line.retries, line.status) == ("SC", "+1", 503)
     assert line.reached == "TR Tw"
-    await client.get()  # the connection goes on
-    assert (await client.read_response()).status == 503
+    assert (await client.ask()).status == 503
 
 
 async def test_there_are_so_many_retries_and_no_more(stage: Stage) -> None:
@@ -78,12 +76,10 @@ async def test_there_are_so_many_retries_and_no_more(stage: Stage) -> None:
         *dead, last, each=[{}, {}, {}, {"backup": True}], backend={"retries": 2}
     )
     client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     assert (await stage.log_line(lb)).retries == "+3"
     client = await stage.client(lb_of_two)
-    await client.get()
-    assert (await client.read_response()).status == 503
+    assert (await client.ask()).status == 503
     assert (await stage.log_line(lb_of_two)).retries == "+2"
     assert len(last.requests) == 1
 
@@ -92,8 +88,7 @@ async def test_there_are_so_many_retries_and_no_more(stage: Stage) -> None:
 async def test_connect_timeout_without_another_server_is_503(stage: Stage) -> None:
     lb = await stage.balancer(stage.black_hole(), timeouts={"connect": 0.1})
     client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 503
+    assert (await client.ask()).status == 503
     line = await stage.log_line(lb)
     assert (line.termination, line.server, line.reached) == ("sC", "agent1", "TR Tw")
 
@@ -253,8 +248,7 @@ async def test_closed_in_the_middle_of_an_upload_is_retried_with_the_whole_body(
     await eventually(lambda: in_flight(lb) == [0, 1])
     await client.send(b"def")
     await turns()
-    await client.send(b"ghi")
-    assert (await client.read_response()).status == 200
+    assert (await client.answer_to(b"ghi")).status == 200
     assert second.requests[0].body == b"abcdefghi"
 
 
@@ -266,8 +260,7 @@ async def test_a_chunked_upload_is_retried_with_the_whole_body(stage: Stage) -> 
     await at_first.read_until(b"\r\n\r\n3\r\nabc\r\n")
     at_first.close()
     await eventually(lambda: in_flight(lb) == [0, 1])
-    await client.send(b"3\r\ndef\r\n0\r\n\r\n")
-    assert (await client.read_response()).status == 200
+    assert (await client.answer_to(b"3\r\ndef\r\n0\r\n\r\n")).status == 200
     assert second.requests[0].body == b"abcdef"
 
 
@@ -330,8 +323,7 @@ async def test_a_server_that_failed_too_often_is_left_out(stage: Stage) -> None:
     lb = await stage.balancer(stage.nobody(), second, server={"max_fails": 2})
     client = await stage.client(lb)
     for _ in range(10):
-        await client.get()
-        assert (await client.read_response()).status == 200
+        assert (await client.ask()).status == 200
     assert server_of(lb).counters.connect_errors == 2
     assert server_of(lb, 2).counters.responses[2] == 10
 
@@ -360,9 +352,7 @@ async def test_a_server_silent_after_a_body_is_504(stage: Stage, how: str, conne
     if connection == "reused":
         lb, client, _, at_origin = await with_a_used_connection(stage, timeouts=timeouts)
     else:
-        origin = await stage.origin()
-        lb = await stage.balancer(origin, timeouts=timeouts)
-        client = await stage.client(lb)
+        lb, client, origin = await stage.line(timeouts=timeouts)
     whole = request("POST", "/", body=b"payload")
     if how == "chunked":
         await client.send(CHUNKED_POST + b"7\r\npayload\r\n0\r\n\r\n")
@@ -409,8 +399,7 @@ async def test_a_lone_server_that_refuses_is_tried_again(stage: Stage) -> None:
     """There is no other, and it may be restarting (HAProxy)."""
     lb = await stage.balancer(stage.nobody(), timeouts={"connect": 0.05})
     client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 503
+    assert (await client.ask()).status == 503
     line = await stage.log_line(lb)
     assert (line.termination, line.retries, line.status) == ("SC", "3", 503)
 
@@ -422,8 +411,7 @@ async def test_a_lone_server_whose_dial_timed_out_is_tried_again_without_a_pause
     monkeypatch.setattr(Exchange, "_turned_around", pauses)
     lb = await stage.balancer(stage.black_hole(), backend={"retries": 2}, timeouts={"connect": 0.1})
     client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 503
+    assert (await client.ask()).status == 503
     line = await stage.log_line(lb)
     assert (line.termination, line.retries, line.reached) == ("sC", "2", "TR Tw")
     pauses.assert_not_called()
@@ -500,8 +488,7 @@ async def test_a_broken_body_is_refused_while_a_server_is_dialed(stage: Stage) -
     client = await stage.client(lb)
     await client.send(CHUNKED_POST)
     await eventually(lambda: in_flight(lb) == [1])
-    await client.send(b"nonsense\r\n")
-    assert (await client.read_response()).status == 400
+    assert (await client.answer_to(b"nonsense\r\n")).status == 400
     assert in_flight(lb) == [0]
 
 

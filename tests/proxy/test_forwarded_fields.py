@@ -16,20 +16,15 @@ if TYPE_CHECKING:
 
 async def forwarded(stage: Stage, *fields: str, **more: str) -> Message:
     """What arrives at the server of a request with these fields."""
-    origin = await stage.serving()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(request("GET", more.get("target", "/"), *fields))
-    assert (await client.read_response()).status == 200
+    _, client, origin = await stage.served()
+    assert (await client.answer_to(request("GET", more.get("target", "/"), *fields))).status == 200
     return origin.requests[0]
 
 
 async def relayed(stage: Stage, *fields: str) -> Message:
     """What arrives at the client of a response with these fields."""
-    lb = await stage.balancer(await stage.serving(answers(b"ok", *fields)))
-    client = await stage.client(lb)
-    await client.get()
-    return await client.read_response()
+    _, client, _ = await stage.served(answers(b"ok", *fields))
+    return await client.ask()
 
 
 # The client's identity.
@@ -54,13 +49,10 @@ async def test_the_client_is_made_known(stage: Stage) -> None:
 )
 async def test_a_mapped_address_is_the_ipv4_one(stage: Stage, chain: str) -> None:
     """As a proxy writes it that listens on a socket of both families."""
-    origin = await stage.serving()
-    lb = await stage.balancer(
-        origin, frontend={"trusted_proxies": ["::ffff:127.0.0.0/104", "10.0.0.0/8"]}
+    lb, client, origin = await stage.served(
+        frontend={"trusted_proxies": ["::ffff:127.0.0.0/104", "10.0.0.0/8"]}
     )
-    client = await stage.client(lb)
-    await client.get("/", f"X-Forwarded-For: {chain}")
-    await client.read_response()
+    await client.ask("/", f"X-Forwarded-For: {chain}")
     assert origin.requests[0].get("X-Real-IP") == "203.0.113.9"
     assert origin.requests[0].get("X-Forwarded-For") == f"{chain}, 127.0.0.1"
     assert (await stage.log_line(lb)).address == "203.0.113.9"
@@ -69,11 +61,10 @@ async def test_a_mapped_address_is_the_ipv4_one(stage: Stage, chain: str) -> Non
 @pytest.mark.parametrize("chain", ["203.0.113.9 ,", "203.0.113.9, , 10.1.2.3", ",203.0.113.9,,"])
 async def test_an_empty_entry_names_nobody(stage: Stage, chain: str) -> None:
     """RFC 9110 section 5.6.1.2: empty elements of a list are ignored; nginx does so too."""
-    origin = await stage.serving()
-    lb = await stage.balancer(origin, frontend={"trusted_proxies": ["127.0.0.1", "10.0.0.0/8"]})
-    client = await stage.client(lb)
-    await client.get("/", f"X-Forwarded-For: {chain}")
-    await client.read_response()
+    _, client, origin = await stage.served(
+        frontend={"trusted_proxies": ["127.0.0.1", "10.0.0.0/8"]}
+    )
+    await client.ask("/", f"X-Forwarded-For: {chain}")
     assert origin.requests[0].get("X-Real-IP") == "203.0.113.9"
 
 
@@ -81,12 +72,9 @@ async def test_an_empty_entry_names_nobody(stage: Stage, chain: str) -> None:
 
 
 async def test_a_request_gets_an_id_of_its_own(stage: Stage) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.served()
     for _ in range(3):
-        await client.get()
-        await client.read_response()
+        await client.ask()
     ids = [message.get("X-Request-ID") or "" for message in origin.requests]
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
     assert len(set(ids)) == 3
@@ -101,8 +89,7 @@ async def test_two_balancers_in_a_row_are_no_loop(stage: Stage) -> None:
     inner = await stage.balancer(origin)
     outer = await stage.balancer(int(inner.url.rsplit(":", 1)[1]))
     client = await stage.client(outer)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     assert (origin.requests[0].get("Via") or "").count("hermes-lb") == 2
     await outer.stop()  # first: it is a client of the other one
 
@@ -116,8 +103,8 @@ async def test_the_first_route_that_matches_wins(stage: Stage) -> None:
 
     names = ["host", "wild", "exact", "prefix"]
     origins = {name: await stage.serving(answers(name.encode())) for name in names}
-    lb = await stage.balancer(
-        await stage.serving(answers(b"default")),
+    _, client, _ = await stage.served(
+        answers(b"default"),
         frontend={
             "routes": [
                 {"host": "one.example", "backend": "host"},
@@ -129,7 +116,6 @@ async def test_the_first_route_that_matches_wins(stage: Stage) -> None:
         },
         backends={name: servers(name, origin.port) for name, origin in origins.items()},
     )
-    client = await stage.client(lb)
     for host, target, expected in [
         ("one.example", "/w/", b"host"),
         ("ONE.Example:8080", "/", b"host"),
@@ -144,8 +130,7 @@ async def test_the_first_route_that_matches_wins(stage: Stage) -> None:
         ("other", "/path", b"prefix"),
         ("other", "/", b"default"),
     ]:
-        await client.get(target, f"Host: {host}")
-        answer = await client.read_response()
+        answer = await client.ask(target, f"Host: {host}")
         assert (host, target, answer.body) == (host, target, expected)
 
 
@@ -165,8 +150,7 @@ async def test_no_route_is_404(stage: Stage) -> None:
         }
     )
     client = await stage.client(lb)
-    await client.get("/other")
-    assert (await client.read_response()).status == 404
+    assert (await client.ask("/other")).status == 404
     line = await stage.log_line(lb)
     assert (line.status, line.termination, line.backend) == (404, "PR", "public")
 
@@ -179,6 +163,5 @@ async def test_a_route_may_stay_out_of_the_log(stage: Stage) -> None:
     stage.unlogged = 1
     client = await stage.client(lb)
     for target in ("/health", "/page"):
-        await client.get(target)
-        assert (await client.read_response()).status == 200
+        assert (await client.ask(target)).status == 200
     assert (await stage.log_line(lb)).request == "GET /page HTTP/1.1"

@@ -73,8 +73,7 @@ async def is_served_for_the_last_time(client: Client) -> bool:
 async def served_before(stage: Stage, lb: LoadBalancer) -> Client:
     """A client between two requests."""
     client = await come(stage, lb)
-    await client.get("/before")
-    assert (await client.read_response()).get("Connection") is None
+    assert (await client.ask("/before")).get("Connection") is None
     await eventually(lambda: connection(lb).is_idle)
     return client
 
@@ -245,8 +244,7 @@ async def test_without_a_drain_who_is_idle_is_kept(stage: Stage) -> None:
     client = await served_before(stage, lb)
     now = lb.now()
     assert connection(lb).deadline > now + 60.0
-    await client.get("/again")
-    assert (await client.read_response()).get("Connection") is None
+    assert (await client.ask("/again")).get("Connection") is None
 
 
 def waiting(lb: LoadBalancer) -> int:

@@ -39,8 +39,7 @@ async def a_refused_upload(stage: Stage) -> LoadBalancer:
     lb, client, _ = await stage.begun(
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n"
     )
-    await client.send(b"x\r\n")
-    assert (await client.read_response()).status == 400
+    assert (await client.answer_to(b"x\r\n")).status == 400
     client.close()
     return lb
 

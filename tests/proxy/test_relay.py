@@ -47,8 +47,7 @@ def chunk(data: bytes) -> bytes:
 @pytest.mark.parametrize("how", ["at once", "in pieces", "bytewise"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "GET", "DELETE"])
 async def test_a_body_of_known_length_arrives(stage: Stage, how: str, method: str) -> None:
-    lb = await stage.balancer(await stage.serving(echo_body))
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(echo_body)
     wire = request(method, "/", body=b"0123456789")
     for _ in range(2):
         if how == "at once":
@@ -115,8 +114,7 @@ async def test_a_large_upload_waits_for_a_slow_server(stage: Stage) -> None:
 
 async def test_five_megabytes_arrive_unharmed(stage: Stage) -> None:
     body = bytes(i * 7 % 251 for i in range(5_000_000))
-    lb = await stage.balancer(await stage.serving(echo_body))
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(echo_body)
     sending = stage.tasks.spawn(client.send(request("POST", "/", body=body)), name="upload")
     answer = await client.read_response()
     await sending

@@ -24,19 +24,6 @@ COOKIE = {"affinity": {"cookie": "SERVERID"}}
 ONE_AT_A_TIME = {"max_connections": 1}
 
 
-async def three_origins(stage: Stage) -> list[int]:
-    return [(await stage.serving(answers(f"agent{n}".encode()))).port for n in (1, 2, 3)]
-
-
-async def ask(stage: Stage, lb: LoadBalancer, *fields: str) -> Message:
-    """One request on a connection of its own."""
-    client = await stage.client(lb)
-    await client.get("/", *fields)
-    answer = await client.read_response()
-    client.close()
-    return answer
-
-
 async def waiting(lb: LoadBalancer, count: int) -> None:
     await eventually(lambda: len(pool_of(lb).waiting) == count, f"{count} requests wait")
 
@@ -46,9 +33,9 @@ async def waiting(lb: LoadBalancer, count: int) -> None:
 
 async def test_round_robin_takes_turns_by_weight(stage: Stage) -> None:
     lb = await stage.balancer(
-        *await three_origins(stage), each=[{"weight": 5}, {"weight": 1}, {"weight": 1}]
+        *await stage.agents(3), each=[{"weight": 5}, {"weight": 1}, {"weight": 1}]
     )
-    order = "".join([(await ask(stage, lb)).body.decode()[-1] for _ in range(14)])
+    order = "".join([(await stage.ask(lb)).body.decode()[-1] for _ in range(14)])
     assert order == "1121311" * 2
 
 
@@ -62,7 +49,7 @@ async def test_leastconn_counts_streams_until_their_last_byte(stage: Stage) -> N
     await streaming.read_until(b"x\r\n")
     origins[1].serve(answers(b"second"))
     for _ in range(5):
-        assert (await ask(stage, lb)).body == b"second"
+        assert (await stage.ask(lb)).body == b"second"
         assert in_flight(lb) == [1, 0]
     await at_first.send(b"0\r\n\r\n")
     await streaming.read_until(b"0\r\n\r\n")
@@ -70,18 +57,18 @@ async def test_leastconn_counts_streams_until_their_last_byte(stage: Stage) -> N
 
 
 async def test_ip_hash_stays_with_one_server(stage: Stage) -> None:
-    lb = await stage.balancer(*await three_origins(stage), backend={"balance": "ip_hash"})
-    assert {(await ask(stage, lb)).body for _ in range(6)} == {b"agent3"}  # as nginx has it
+    lb = await stage.balancer(*await stage.agents(3), backend={"balance": "ip_hash"})
+    assert {(await stage.ask(lb)).body for _ in range(6)} == {b"agent3"}  # as nginx has it
 
 
 async def test_ip_hash_believes_a_trusted_proxy(stage: Stage) -> None:
     lb = await stage.balancer(
-        *await three_origins(stage),
+        *await stage.agents(3),
         backend={"balance": "ip_hash"},
         frontend={"trusted_proxies": ["127.0.0.1"]},
     )
-    assert (await ask(stage, lb, "X-Forwarded-For: 10.0.1.7")).body == b"agent2"
-    assert (await ask(stage, lb, "X-Forwarded-For: 203.0.113.9")).body == b"agent1"
+    assert (await stage.ask(lb, "X-Forwarded-For: 10.0.1.7")).body == b"agent2"
+    assert (await stage.ask(lb, "X-Forwarded-For: 203.0.113.9")).body == b"agent1"
 
 
 # No server is available.
@@ -89,23 +76,20 @@ async def test_ip_hash_believes_a_trusted_proxy(stage: Stage) -> None:
 
 async def test_backups_serve_when_all_primaries_are_down(stage: Stage) -> None:
     backup = await stage.serving(answers(b"backup"))
-    lb = await stage.balancer(
-        *await three_origins(stage), backup, each=[{}, {}, {}, {"backup": True}]
-    )
+    lb = await stage.balancer(*await stage.agents(3), backup, each=[{}, {}, {}, {"backup": True}])
     for server in pool_of(lb).servers[:3]:
-        assert (await ask(stage, lb)).body != b"backup"
+        assert (await stage.ask(lb)).body != b"backup"
         server.set_up(False, "the test says so")
-    assert (await ask(stage, lb)).body == b"backup"
+    assert (await stage.ask(lb)).body == b"backup"
     server_of(lb, 2).set_up(True, "the test says so")
-    assert (await ask(stage, lb)).body == b"agent2"
+    assert (await stage.ask(lb)).body == b"agent2"
 
 
 async def test_no_server_up_is_503_with_retry_after(stage: Stage) -> None:
-    lb = await stage.balancer(*await three_origins(stage), server={"down": True})
+    lb = await stage.balancer(*await stage.agents(3), server={"down": True})
     client = await stage.client(lb)
     for _ in range(2):
-        await client.get()
-        answer = await client.read_response()
+        answer = await client.ask()
         assert (answer.status, answer.get("Retry-After")) == (503, "5")
         assert answer.get("Connection") == "keep-alive"
     line = (await stage.logged(lb, 2))[0]
@@ -114,10 +98,8 @@ async def test_no_server_up_is_503_with_retry_after(stage: Stage) -> None:
 
 
 async def test_no_server_up_and_a_body_on_its_way(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), server={"down": True})
-    client = await stage.client(lb)
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
-    answer = await client.read_response()
+    _, client, _ = await stage.line(server={"down": True})
+    answer = await client.answer_to(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
     assert (answer.status, answer.get("Connection")) == (503, "close")
     assert await client.read_to_end() == b""
 
@@ -196,8 +178,7 @@ async def test_waiting_too_long_is_503(stage: Stage) -> None:
     one, two = await stage.clients(lb, 2)
     await one.get()
     at_origin, _ = await origin.accept_request()
-    await two.get()
-    answer = await two.read_response()
+    answer = await two.ask()
     assert (answer.status, answer.get("Retry-After")) == (503, "5")
     assert not pool_of(lb).waiting
     line = await stage.log_line(lb)
@@ -250,7 +231,7 @@ async def test_a_full_server_is_passed_over(stage: Stage) -> None:
     await client.get()
     at_origin, _ = await origin.accept_request()
     for _ in range(4):
-        assert (await ask(stage, lb)).body == b"second"
+        assert (await stage.ask(lb)).body == b"second"
     await at_origin.respond(b"first")
     assert (await client.read_response()).body == b"first"
 
@@ -295,12 +276,12 @@ async def test_a_retry_waits_for_a_full_server(stage: Stage) -> None:
 
 @on_both_loops
 async def test_a_cookie_is_inserted_and_leads_back(stage: Stage) -> None:
-    lb = await stage.balancer(*await three_origins(stage), backend=COOKIE)
-    first = await ask(stage, lb)
+    lb = await stage.balancer(*await stage.agents(3), backend=COOKIE)
+    first = await stage.ask(lb)
     name = first.body.decode()
     assert first.get("Set-Cookie") == f"SERVERID={name}; path=/"
     for _ in range(5):
-        answer = await ask(stage, lb, f"Cookie: SERVERID={name}")
+        answer = await stage.ask(lb, f"Cookie: SERVERID={name}")
         assert answer.body.decode() == name
         assert answer.get("Set-Cookie") is None
     lines = await stage.logged(lb, 6)
@@ -310,15 +291,15 @@ async def test_a_cookie_is_inserted_and_leads_back(stage: Stage) -> None:
 async def test_the_server_never_sees_the_cookie(stage: Stage) -> None:
     origin = await stage.serving()
     lb = await stage.balancer(origin, backend=COOKIE)
-    await ask(stage, lb, "Cookie: a=1; SERVERID=agent1; b=2")
-    await ask(stage, lb, "Cookie: SERVERID=agent1")
-    await ask(stage, lb, "Cookie: SERVERID=evil")
+    await stage.ask(lb, "Cookie: a=1; SERVERID=agent1; b=2")
+    await stage.ask(lb, "Cookie: SERVERID=agent1")
+    await stage.ask(lb, "Cookie: SERVERID=evil")
     assert [message.get("Cookie") for message in origin.requests] == ["a=1; b=2", None, None]
 
 
 async def test_an_unknown_cookie_is_replaced(stage: Stage) -> None:
-    lb = await stage.balancer(*await three_origins(stage), backend=COOKIE)
-    answer = await ask(stage, lb, "Cookie: SERVERID=evil")
+    lb = await stage.balancer(*await stage.agents(3), backend=COOKIE)
+    answer = await stage.ask(lb, "Cookie: SERVERID=evil")
     assert answer.get("Set-Cookie") == f"SERVERID={answer.body.decode()}; path=/"
     assert (await stage.log_line(lb)).cookies == "II"
 
@@ -326,9 +307,9 @@ async def test_an_unknown_cookie_is_replaced(stage: Stage) -> None:
 async def test_a_servers_own_cookie_of_that_name_is_removed(stage: Stage) -> None:
     handler = answers(b"ok", "Set-Cookie: SERVERID=mine", "Set-Cookie: other=1")
     lb = await stage.balancer(await stage.serving(handler), backend=COOKIE)
-    answer = await ask(stage, lb, "Cookie: SERVERID=agent1")
+    answer = await stage.ask(lb, "Cookie: SERVERID=agent1")
     assert answer.head.all("Set-Cookie") == ["other=1"]
-    answer = await ask(stage, lb)
+    answer = await stage.ask(lb)
     assert sorted(answer.head.all("Set-Cookie")) == ["SERVERID=agent1; path=/", "other=1"]
     assert [line.cookies for line in await stage.logged(lb, 2)] == ["VD", "NI"]
 
@@ -337,7 +318,7 @@ async def test_a_servers_own_cookie_may_be_preserved(stage: Stage) -> None:
     handler = answers(b"ok", "Set-Cookie: SERVERID=mine")
     preserving = {"affinity": {"cookie": "SERVERID", "preserve": True}}
     lb = await stage.balancer(await stage.serving(handler), backend=preserving)
-    assert (await ask(stage, lb)).head.all("Set-Cookie") == ["SERVERID=mine"]
+    assert (await stage.ask(lb)).head.all("Set-Cookie") == ["SERVERID=mine"]
     assert (await stage.log_line(lb)).cookies == "NP"
 
 
@@ -345,16 +326,16 @@ async def test_nocache_marks_a_cacheable_response_private(stage: Stage) -> None:
     lb = await stage.balancer(
         await stage.serving(answers(b"ok", "Cache-Control: max-age=60")), backend=COOKIE
     )
-    assert (await ask(stage, lb)).head.all("Cache-Control") == ["max-age=60", "private"]
-    answer = await ask(stage, lb, "Cookie: SERVERID=agent1")
+    assert (await stage.ask(lb)).head.all("Cache-Control") == ["max-age=60", "private"]
+    answer = await stage.ask(lb, "Cookie: SERVERID=agent1")
     assert answer.head.all("Cache-Control") == ["max-age=60"]
 
 
 @on_both_loops
 async def test_a_server_that_is_down_is_replaced_and_so_is_its_cookie(stage: Stage) -> None:
-    lb = await stage.balancer(*await three_origins(stage), backend=COOKIE)
+    lb = await stage.balancer(*await stage.agents(3), backend=COOKIE)
     server_of(lb, 2).set_up(False, "the test says so")
-    answer = await ask(stage, lb, "Cookie: SERVERID=agent2")
+    answer = await stage.ask(lb, "Cookie: SERVERID=agent2")
     name = answer.body.decode()
     assert name in ("agent1", "agent3")
     assert answer.get("Set-Cookie") == f"SERVERID={name}; path=/"
@@ -363,11 +344,7 @@ async def test_a_server_that_is_down_is_replaced_and_so_is_its_cookie(stage: Sta
 
 
 async def test_a_101_gets_the_cookie_too(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend=COOKIE)
-    client = await stage.client(lb)
-    await client.get("/", *WEBSOCKET)
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked("/", *WEBSOCKET, backend=COOKIE)
     await at_origin.send(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     )
@@ -388,7 +365,7 @@ async def test_a_pinned_request_waits_for_its_own_server(stage: Stage) -> None:
     await two.get("/2", "Cookie: SERVERID=agent1")
     await waiting(lb, 1)
     assert server_of(lb, 1).queued == 1
-    assert (await ask(stage, lb)).body == b"second"  # the other one has room
+    assert (await stage.ask(lb)).body == b"second"  # the other one has room
     await at_first.respond(b"1")
     assert (await at_first.read_request()).head.target == "/2"
     await at_first.respond(b"2")
@@ -436,7 +413,7 @@ async def test_a_pinned_request_leaves_its_server_only_on_the_last_retry(stage: 
         backend={**COOKIE, "retries": 2},
         timeouts={"connect": 0.1},  # the wait before the same server is tried again
     )
-    answer = await ask(stage, lb, "Cookie: SERVERID=agent1")
+    answer = await stage.ask(lb, "Cookie: SERVERID=agent1")
     assert (answer.body, answer.get("Set-Cookie")) == (b"second", "SERVERID=agent2; path=/")
     line = await stage.log_line(lb)
     assert (line.server, line.retries, line.cookies) == ("agent2", "+2", "DI")
@@ -453,7 +430,7 @@ async def test_a_pinned_request_whose_dial_timed_out_is_tried_again_without_a_pa
     lb = await stage.balancer(
         stage.black_hole(), second, backend={**COOKIE, "retries": 2}, timeouts={"connect": 0.2}
     )
-    assert (await ask(stage, lb, "Cookie: SERVERID=agent1")).body == b"second"
+    assert (await stage.ask(lb, "Cookie: SERVERID=agent1")).body == b"second"
     line = await stage.log_line(lb)
     assert (line.server, line.retries, line.cookies) == ("agent2", "+2", "DI")
     assert server_of(lb, 1).counters.connect_errors == 2
@@ -462,7 +439,7 @@ async def test_a_pinned_request_whose_dial_timed_out_is_tried_again_without_a_pa
 
 async def test_a_pinned_request_that_nobody_takes_has_lost_its_server(stage: Stage) -> None:
     lb = await stage.balancer(stage.nobody(), stage.nobody(), backend={**COOKIE, "retries": 1})
-    assert (await ask(stage, lb, "Cookie: SERVERID=agent1")).status == 503
+    assert (await stage.ask(lb, "Cookie: SERVERID=agent1")).status == 503
     line = await stage.log_line(lb)
     assert (line.server, line.retries, line.cookies) == ("agent2", "+1", "DN")
 
@@ -527,16 +504,13 @@ async def echo(connection: AtOrigin, message: Message) -> None:
 async def test_what_this_machine_lacks_is_not_held_against_a_server(
     stage: Stage, number: int
 ) -> None:
-    lb = await stage.balancer(await stage.serving(), server={"max_fails": 1})
-    client = await stage.client(lb)
+    lb, client, _ = await stage.served(server={"max_fails": 1})
     lacking = OSError(number, os.strerror(number))
     with patch.object(lb._context, "loop", Mock(create_connection=AsyncMock(side_effect=lacking))):
-        await client.get()
-        answer = await client.read_response()
+        answer = await client.ask()
     assert (answer.status, answer.get("Retry-After")) == (503, "5")
     assert (server_of(lb).fails, server_of(lb).counters.connect_errors) == (0, 0)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     first, _ = await stage.logged(lb, 2)
     assert (first.termination, first.server, first.retries) == ("RC", "agent1", "0")
     assert first.reason == f"no connection to agent1: {os.strerror(number)}"

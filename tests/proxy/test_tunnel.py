@@ -26,9 +26,7 @@ async def a_handshake(
     stage: Stage, wire: bytes = HANDSHAKE, **options: Any
 ) -> tuple[LoadBalancer, Client, AtOrigin, Message]:
     """What a client has sent is at the server, which has said nothing yet."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, **options)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(**options)
     await client.send(wire)
     at_origin, message = await origin.accept_request()
     return lb, client, at_origin, message

@@ -252,6 +252,16 @@ class Client(Peer):
     async def post(self, body: bytes, *fields: str, target: str = "/") -> None:
         await self.send(request("POST", target, *fields, body=body))
 
+    async def ask(self, target: str = "/", *fields: str, version: str = "1.1") -> Message:
+        """Send a GET -> its response."""
+        await self.get(target, *fields, version=version)
+        return await self.read_response()
+
+    async def answer_to(self, wire: bytes) -> Message:
+        """Send these bytes -> the next response."""
+        await self.send(wire)
+        return await self.read_response()
+
     async def read_response(self, *, method: str = "GET") -> Message:
         """The next response, with its body. Ended: it was cut."""
         head = await self.read_head()

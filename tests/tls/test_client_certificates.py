@@ -69,11 +69,9 @@ async def test_a_client_that_resumes_is_still_known(
     lb, origin = await asking_for_certificates(stage, tmp_path, certificate)
     context = a_client()
     first = await tls_client(stage, lb, context=context)
-    await first.get()
-    await first.read_response()
+    await first.ask()
     again = await resuming_client(stage, lb, context, first)
-    await again.get()
-    assert (await again.read_response()).status == 200
+    assert (await again.ask()).status == 200
     assert again.tls.session_reused
     one, two = (message.get("X-SSL-Client-Fingerprint") for message in origin.requests)
     assert one is not None
@@ -122,8 +120,7 @@ async def told_by_a_proxy(
     )
     lb = await stage.balancer(origin, frontend=frontend | {"trusted_proxies": ["127.0.0.0/8"]})
     client = await tls_client(stage, lb, context=a_client() if has_one else trusting())
-    await client.get("/", *fields)
-    assert (await client.read_response()).status == 200
+    assert (await client.ask("/", *fields)).status == 200
     [message] = origin.requests
     assert message.get("X-Real-IP") == "127.0.0.1"
     return {name: value for name, value in message.head.fields if name.lower().startswith("x-ssl-")}
@@ -157,11 +154,8 @@ async def test_what_a_trusted_proxy_tells_of_its_client_is_not_mixed_with_ours(
 
 
 async def test_nobody_can_claim_a_certificate_where_none_is_asked_for(stage: Stage) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get("/", "X-SSL-Client-Verify: SUCCESS", "X_SSL_Client_Verify: SUCCESS")
-    await client.read_response()
+    _, client, origin = await stage.served()
+    await client.ask("/", "X-SSL-Client-Verify: SUCCESS", "X_SSL_Client_Verify: SUCCESS")
     assert "ssl" not in str(origin.requests[0].head.fields).lower()
 
 

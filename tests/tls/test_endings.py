@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 async def test_an_end_that_is_meant_is_announced(stage: Stage, certificate: str) -> None:
     lb = await serving(stage, certificate)
     client = await tls_client(stage, lb)
-    await client.get("/", "Connection: close")
-    await client.read_response()
+    await client.ask("/", "Connection: close")
     assert await client.read_to_end() == b""
     assert client.was_told_goodbye
 
@@ -197,8 +196,7 @@ async def test_nothing_is_left_for_the_garbage_collector(stage: Stage, certifica
     context = lb._context
     assert context is not None
     client = await tls_client(stage, lb)
-    await client.get()
-    await client.read_response()
+    await client.ask()
     gc.disable()
     try:
         [connection] = context.clients

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 async def test_plain_http_gets_an_answer_that_says_so(stage: Stage, certificate: str) -> None:
     lb = await serving(stage, certificate)
     client = await bare_client(stage, lb)
-    await client.get("/private")
-    response = await client.read_response()
+    response = await client.ask("/private")
     assert (response.status, response.get("Connection")) == (400, "close")
     assert b"this port speaks TLS: use https://" in response.body
     assert await client.read_to_end() == b""
@@ -272,8 +271,7 @@ async def test_who_says_nothing_or_is_served_has_not_failed(stage: Stage, certif
     [frontend] = lb._plane.frontends
     (await bare_client(stage, lb)).close()
     client = await tls_client(stage, lb)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     client.abort()
     await eventually(
         lambda: (frontend.counters.connections_total, frontend.counters.connections) == (2, 0)

@@ -31,8 +31,7 @@ async def test_requests_and_responses_travel_encrypted(stage: Stage, certificate
     client = await tls_client(stage, lb)
     assert client.tls.version() == "TLSv1.3"
     for _ in range(3):
-        await client.get("/", "X-Forwarded-Proto: http")
-        response = await client.read_response()
+        response = await client.ask("/", "X-Forwarded-Proto: http")
         assert (response.status, response.body) == (200, b"hello")
         assert response.get("Strict-Transport-Security") is None
     assert {request.get("X-Forwarded-Proto") for request in origin.requests} == {"https"}
@@ -97,8 +96,7 @@ async def test_tls_1_2_is_spoken_with_forward_secrecy(stage: Stage, certificate:
     context = trusting()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     client = await tls_client(stage, lb, context=context)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     cipher = client.tls.cipher()
     assert cipher is not None
     assert cipher[0].startswith("ECDHE-ECDSA-")
@@ -116,15 +114,13 @@ async def test_a_session_is_resumed(stage: Stage, certificate: str) -> None:
     lb = await serving(stage, certificate)
     context = trusting()
     first = await tls_client(stage, lb, context=context)
-    await first.get()
-    await first.read_response()  # the ticket comes before it
+    await first.ask()  # the ticket comes before it
     assert (await resuming_client(stage, lb, context, first)).tls.session_reused
 
 
 async def test_without_tickets_each_handshake_is_whole(stage: Stage, certificate: str) -> None:
     lb = await serving(stage, certificate, session_tickets=False)
     client = await tls_client(stage, lb)
-    await client.get()
-    await client.read_response()
+    await client.ask()
     assert client.tls.session is not None
     assert not client.tls.session.has_ticket

@@ -99,8 +99,7 @@ def test_a_python_that_is_not_known_keeps_the_keys_of_openssl(
 async def begun(stage: Stage, lb: LoadBalancer, context: ssl.SSLContext) -> TlsClient:
     """A client with a ticket."""
     client = await tls_client(stage, lb, context=context)
-    await client.get()
-    await client.read_response()
+    await client.ask()
     return client
 
 

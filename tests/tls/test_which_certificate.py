@@ -25,8 +25,7 @@ async def test_the_name_that_a_client_asks_for_decides(stage: Stage, tmp_path: P
     lb = await serving(stage, site(tmp_path, "a.test"), certificates=more)
     for name in ("a.test", "x.b.test"):  # each client checks that it got what it wanted
         client = await tls_client(stage, lb, name)
-        await client.get()
-        assert (await client.read_response()).status == 200
+        assert (await client.ask()).status == 200
     with pytest.raises(ssl.SSLCertVerificationError):
         await tls_client(stage, lb, "c.test")
 
@@ -53,8 +52,7 @@ async def test_new_files_are_shown_to_those_who_come_after_them(
     await eventually(lambda: frontend.certificates is not old)
     after = await tls_client(stage, lb)
     assert after.tls.getpeercert(binary_form=True) != first
-    await before.get()
-    assert (await before.read_response()).status == 200
+    assert (await before.ask()).status == 200
 
 
 async def test_new_certificates_are_told_once(
@@ -79,8 +77,7 @@ async def test_a_file_that_cannot_be_used_leaves_the_old_ones(stage: Stage, tmp_
     with pytest.raises(OSError, match="it has no private key"):
         frontend.reload_certificates()
     client = await tls_client(stage, lb)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
 
 
 async def test_files_that_cannot_be_used_are_told_once_for_each_change(

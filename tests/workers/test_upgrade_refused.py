@@ -44,8 +44,7 @@ async def serving(
 
 async def serves(stage: Stage, running: Running) -> None:
     client = await stage.client(running.url)
-    await client.get()
-    assert (await client.read_response()).body == b"ok"
+    assert (await client.ask()).body == b"ok"
     client.close()
 
 

@@ -35,8 +35,7 @@ async def test_nobody_at_a_unix_socket_is_said_with_its_path(stage: Stage, tmp_p
     path = tmp_path / "agent.sock"
     lb = await stage.balancer(0, server={"address": f"unix:{path}"}, backend={"retries": 0})
     client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 503
+    assert (await client.ask()).status == 503
     line = await stage.log_line(lb)
     assert line.termination == "SC"
     assert f"agent1 at unix:{path}: No such file or directory" in line.reason

@@ -99,9 +99,7 @@ def test_no_address_makes_a_header_that_is_longer_than_it_may_be(
 
 @on_both_loops
 async def test_the_header_comes_first_and_once(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"proxy_protocol": "v1"})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(backend={"proxy_protocol": "v1"})
     host, port = client.sock.getsockname()
     here = lb.url.rpartition(":")[2]
     await client.get("/a")
@@ -234,9 +232,7 @@ async def test_a_header_that_tells_no_ends_leaves_the_connection_its_own(
 async def test_the_header_comes_before_tls(stage: Stage, tmp_path: Path) -> None:
     ca = trustme.CA()
     tls = {"ca": pem(tmp_path, "ca.pem", ca.cert_pem.bytes())}
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"proxy_protocol": "v2", "tls": tls})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(backend={"proxy_protocol": "v2", "tls": tls})
     await client.get("/a")
     connection = await origin.accept()
     assert await connection.read_exactly(28) == (
@@ -347,7 +343,6 @@ async def test_a_real_receiver_reads_it(
             backend={"proxy_protocol": version, "tls": tls if socket == "tls" else False},
         )
         client = await stage.client(lb)
-        await client.get()
-        answer = await client.read_response()
+        answer = await client.ask()
         port, here = client.sock.getsockname()[1], lb.url.rpartition(":")[2]
         assert answer.body.decode() == f"127.0.0.1 {port} 127.0.0.1 {here}"

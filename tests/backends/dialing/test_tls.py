@@ -49,9 +49,7 @@ async def asking(
     stage: Stage, tls: dict[str, Any], context: ssl.SSLContext, *fields: str
 ) -> tuple[LoadBalancer, Client, TlsAtOrigin]:
     """A client's GET is at its server, which has said nothing yet."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": tls})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(backend={"tls": tls})
     await client.get("/", *fields)
     connection = await accept_tls(origin, context)
     await connection.read_request()
@@ -62,9 +60,7 @@ async def asking(
 async def test_a_connection_over_tls_serves_one_request_after_another(
     stage: Stage, trusting: dict[str, Any], certificate: trustme.LeafCert
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": trusting})
-    client = await stage.client(lb)
+    _, client, origin = await stage.line(backend={"tls": trusting})
     await client.get("/1")
     at_origin = await accept_tls(origin, server_context(certificate))
     for body in (b"first", b"second" * 50_000):
@@ -80,13 +76,10 @@ async def test_a_connection_over_tls_serves_one_request_after_another(
 async def test_the_server_name_is_asked_for_and_checked(
     stage: Stage, trusting: dict[str, Any], certificate: trustme.LeafCert
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(
-        origin,
+    _, client, origin = await stage.line(
         backend={"tls": {**trusting, "server_name": "other.internal"}},
         server={"server_name": "agents.internal"},
     )
-    client = await stage.client(lb)
     await client.get()
     at_origin = await accept_tls(origin, server_context(certificate))
     assert at_origin.server_name == "agents.internal"
@@ -95,8 +88,7 @@ async def test_the_server_name_is_asked_for_and_checked(
 async def refusal(stage: Stage, lb: LoadBalancer) -> str:
     """The reason that the log gives for a request that no server took."""
     client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 503
+    assert (await client.ask()).status == 503
     line = await stage.log_line(lb)
     assert line.termination == "SC"
     return line.reason
@@ -172,13 +164,10 @@ async def test_a_server_that_leaves_within_the_handshake_is_said_to(
 async def test_a_handshake_that_takes_too_long_is_a_connect_timeout(
     stage: Stage, trusting: dict[str, Any], proxy_protocol: str | None
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(
-        origin,
+    lb, client, origin = await stage.line(
         backend={"tls": trusting, "proxy_protocol": proxy_protocol, "retries": 0},
         timeouts={"connect": "100ms"},
     )
-    client = await stage.client(lb)
     await client.get()
     at_origin = await origin.accept()
     assert (await client.read_response()).status == 503
@@ -231,11 +220,9 @@ async def test_our_certificate_is_shown(
     tmp_path: Path,
 ) -> None:
     ours = ca.issue_cert("balancer.internal").private_key_and_cert_chain_pem.bytes()
-    origin = await stage.origin()
-    lb = await stage.balancer(
-        origin, backend={"tls": {**trusting, "certificate": pem(tmp_path, "lb.pem", ours)}}
+    _, client, origin = await stage.line(
+        backend={"tls": {**trusting, "certificate": pem(tmp_path, "lb.pem", ours)}}
     )
-    client = await stage.client(lb)
     await client.get()
     connection = await accept_tls(origin, server_context(certificate, ca=ca))
     shown = connection.tls.getpeercert()
@@ -247,9 +234,7 @@ async def test_our_certificate_is_shown(
 async def test_a_server_that_wants_a_certificate_of_ours_says_so(
     stage: Stage, ca: trustme.CA, trusting: dict[str, Any], certificate: trustme.LeafCert
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": trusting, "retries": 0})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(backend={"tls": trusting, "retries": 0})
     await client.get()
     with pytest.raises(ssl.SSLError):
         await accept_tls(origin, server_context(certificate, ca=ca))
@@ -263,9 +248,7 @@ async def test_the_next_connection_resumes_the_session(
     stage: Stage, trusting: dict[str, Any], certificate: trustme.LeafCert, fields: tuple[str, ...]
 ) -> None:
     context = server_context(certificate)
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": trusting})
-    client = await stage.client(lb)
+    _, client, origin = await stage.line(backend={"tls": trusting})
     resumed = []
     for _ in range(2):
         await client.get()
