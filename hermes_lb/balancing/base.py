@@ -1,4 +1,4 @@
-"""What a strategy implements, and what it may know of a request.
+"""What a strategy implements.
 
 A strategy reads no clock, does no I/O, and holds no lease: `now` (monotonic, in seconds) and the
 random numbers are arguments. It serves one pool, whose servers it may remember.
@@ -6,16 +6,17 @@ random numbers are arguments. It serves one pool, whose servers it may remember.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from hermes_lb.options.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from random import Random
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.explanation import Explanation, View
+    from hermes_lb.balancing.request import Request
     from hermes_lb.http import ResponseHead
 
 
@@ -29,23 +30,6 @@ class StrategyOptions(Section):
 
 
 NO_OPTIONS: Final = StrategyOptions()
-
-
-class Request(Protocol):
-    """What a strategy may know of a request."""
-
-    @property
-    def client_address(self) -> str:
-        """The client's IP address, as text; empty where there is none (a Unix socket)."""
-
-    @property
-    def request_head(self) -> bytes:
-        """Its head as the server will get it, from the first line to the empty one; its body may
-        follow."""
-
-    @property
-    def tried(self) -> Collection[Server]:
-        """Servers that this request has already failed on."""
 
 
 class Strategy:

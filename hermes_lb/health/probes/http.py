@@ -71,7 +71,9 @@ class HttpProbe(Probe):
         self._method = options.method.encode()
         self._request_line = f"{options.method} {options.path} HTTP/1.1\r\n"
         self._host = options.host
-        self._expected = Expectation(options)
+        self._expected = Expectation(
+            options.expect_status, options.expect_header, options.expect_body
+        )
         self._parser = ResponseParser(_MOST_FIELDS)
 
     async def check(self, dialer: ServerDialer) -> Finding:
