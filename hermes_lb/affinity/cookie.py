@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from hermes_lb.affinity.dates import from_text, is_past, to_text
-from hermes_lb.options.section import COOKIE_NAME, DOMAIN, Section
+from hermes_lb.options.patterns import COOKIE_NAME, pattern
+from hermes_lb.options.section import Section
 from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Reading(NamedTuple):
     first: int = 0
 
 
+_DOMAIN = pattern(r"^[A-Za-z0-9.-]+$", 'a domain such as "example.com"')
 _SPACE = b" \t"
 _PREFIX_END = b"~"
 # A quoted string, closed or running to the end, or a delimiter outside of one.
@@ -65,7 +67,7 @@ class CookieOptions(Section):
     preserve: bool = False
     max_idle: PositiveDuration | None = None
     max_life: PositiveDuration | None = None
-    domain: str | None = Field(None, pattern=DOMAIN)
+    domain: str | None = Field(None, pattern=_DOMAIN)
     httponly: bool = False
     secure: bool = False
     samesite: Literal["Strict", "Lax", "None"] | None = None

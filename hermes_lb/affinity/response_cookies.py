@@ -5,36 +5,15 @@ The server's own cookie of that name is removed, rewritten or kept; the balancer
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from hermes_lb.affinity.cookie import Reading
+from hermes_lb.affinity import Reading
 
 if TYPE_CHECKING:
-    from hermes_lb.affinity.cookie import CookieAffinity
+    from hermes_lb.affinity import CookieAffinity
     from hermes_lb.backends import Server
-    from hermes_lb.http import RequestHead, ResponseHead
-
-
-class Clock(Protocol):
-    def seconds_since_1970(self) -> int: ...
-
-
-class Exchange(Protocol):
-    """The parts of an exchange that are read and written here."""
-
-    response_letter: str
-
-    @property
-    def head(self) -> RequestHead: ...
-
-    @property
-    def cookie(self) -> bytes | None: ...
-
-    @property
-    def reading(self) -> Reading | None: ...
-
-    @property
-    def context(self) -> Clock: ...
+    from hermes_lb.http import ResponseHead
+    from hermes_lb.proxy.exchange import Exchange
 
 
 def without_the_servers(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from hermes_lb.options.section import COOKIE_VALUE, Name, Section
+from hermes_lb.options.patterns import pattern
+from hermes_lb.options.section import Name, Section
 from hermes_lb.options.units import (
     Address,
     Duration,
@@ -62,6 +63,10 @@ OptionalTls = Annotated[
     BeforeValidator(_tls_table, json_schema_input_type=ServerTls | bool | None),
 ]
 
+_COOKIE_VALUE = pattern(  # RFC 6265 section 4.1.1: cookie-octet
+    r"^[!#-+\--:<-\[\]-~]{1,128}$",
+    '1 to 128 visible ASCII characters, without ", ",", ";" and "\\"',
+)
 # A server at an address of a host name has "-" and at most 39 characters after its name, of the 64
 # that a name may have.
 _NAME_TO_RESOLVE_MAX = 24
@@ -81,7 +86,7 @@ class Server(Section):
     slow_start: Duration = 0.0
     backup: bool = False
     down: bool = False
-    cookie: str | None = Field(None, pattern=COOKIE_VALUE)
+    cookie: str | None = Field(None, pattern=_COOKIE_VALUE)
 
     @field_validator("address")
     @classmethod
