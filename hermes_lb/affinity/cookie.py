@@ -14,7 +14,7 @@ from __future__ import annotations
 import hmac
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ from hermes_lb.options.section import Section
 from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
@@ -79,6 +79,18 @@ class CookieOptions(Section):
         if self.mode != "insert" and (self.max_idle or self.max_life):
             raise ValueError('max_idle and max_life are for mode = "insert": the dates are ours')
         return self
+
+
+def separator(options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What must not be in a server's value, as it ends there, and why; for plain tables."""
+    if options.get("secret"):
+        return None  # hexadecimal digits
+    if options.get("mode") == "prefix":
+        why = 'stands between it and the server\'s own value with mode = "prefix"'
+        return _PREFIX_END.decode(), why
+    if options.get("max_idle") or options.get("max_life"):
+        return "|", "stands between it and the dates of max_idle and max_life"
+    return None
 
 
 class CookieAffinity:

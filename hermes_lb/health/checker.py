@@ -17,7 +17,7 @@ from hermes_lb.health.lateness import Lateness
 from hermes_lb.health.probes.base import NoAnswer
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.health.rise_fall import RiseFall
-from hermes_lb.tasks import Tasks
+from hermes_lb.tasks import Tasks, jittered
 
 if TYPE_CHECKING:
     import random
@@ -29,19 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.health")
 
-# Of each interval, either way, so that the checks of many balancers do not synchronise.
-JITTER = 0.1
-
 
 def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
     """Seconds until the first check of the `place`th (from 0) of `count` servers: a random time in
     its own slice of the interval, so that the checks are spread over it."""
     return interval * (place + rng.random()) / count
-
-
-def jittered(interval: float, rng: random.Random) -> float:
-    """`interval`, in seconds, give or take `JITTER` of it."""
-    return interval * rng.uniform(1 - JITTER, 1 + JITTER)
 
 
 # The kernel has found the host unreachable.
