@@ -109,7 +109,6 @@ class CookieAffinity:
         self._preserve = configured.preserve
         self._named: dict[bytes, Server] = {}
         self._values: dict[Server, bytes] = {}
-        self._set_cookies: dict[Server, bytes] = {}
         self._inserted: dict[Server, tuple[bytes, bytes]] = {}  # without and with nocache's field
         for server in servers:
             value = (server.config.cookie or server.name).encode("ascii")
@@ -117,9 +116,7 @@ class CookieAffinity:
                 value = keyed(configured.secret, value)
             self._named[value] = server
             self._values[server] = value
-            set_cookie = self._prefix + value + self._attributes
-            self._set_cookies[server] = set_cookie
-            line = b"Set-Cookie: %b\r\n" % set_cookie
+            line = b"Set-Cookie: %b%b%b\r\n" % (self._prefix, value, self._attributes)
             self._inserted[server] = (line, line + b"Cache-Control: private\r\n")
 
     def extract(self, values: list[bytes]) -> tuple[bytes | None, list[bytes]]:
@@ -257,14 +254,6 @@ class CookieAffinity:
             value += b"|" + (to_text(reading.first) if reading.first else to_text(now))
         return value + self._attributes
 
-    def set_cookie(self, server: Server) -> bytes:
-        """The value of the Set-Cookie header that names `server`.
-
-        Send it when the client's cookie did not already name the server that answered, on a 101
-        too, unless the server's own was preserved (`preserves`).
-        """
-        return self._set_cookies[server]
-
     def strips(self, set_cookie_value: bytes) -> bool:
         """True if a server's own Set-Cookie must be removed: it has the affinity cookie's name."""
         return not self._preserve and self._is_ours(set_cookie_value)
@@ -291,7 +280,7 @@ class CookieAffinity:
     ) -> bool:
         """`nocache`: True if `Cache-Control: private` must be added to the server's headers.
 
-        Ask only for a response to which `set_cookie` is added; `headers` are the server's.
+        Ask only for a response to which the cookie is added; `headers` are the server's.
         HAProxy adds it where a shared cache might store the response:
 
         ====================================================  =======
@@ -320,7 +309,9 @@ class CookieAffinity:
     ) -> bytes:
         """The fields that insert the cookie into a response, each with its CRLF.
 
-        `value`: of `dated`, for cookies with dates.
+        Send them when the client's cookie did not already name the server that answered, on a 101
+        too, unless the server's own was preserved (`preserves`). `value`: of `dated`, for cookies
+        with dates.
         """
         plan, status = head.plan, head.status
         if not self._nocache:

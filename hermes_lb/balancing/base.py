@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from hermes_lb.options.section import Section
+from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +67,17 @@ class Strategy:
         """Give back to the pool what the strategy keeps of it: another strategy takes over."""
 
 
+class LearnerOptions(StrategyOptions):
+    tau: PositiveDuration = 10.0  # how long what a response said of its server is used
+
+
+LEARNER_DEFAULTS: Final = LearnerOptions()
+
+
 class Learner(Strategy):
     """A strategy that learns from responses."""
+
+    options = LearnerOptions
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         """A final response head (or a 101) came, `seconds` after the server was picked."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.backends import Pool, Server
+    from hermes_lb.backends.dialing import ServerDialer
     from hermes_lb.health.probes.base import Probe, ProbeOptions
 
 logger = logging.getLogger("hermes_lb.health")
@@ -51,6 +52,8 @@ class _Result(NamedTuple):
 class _Target:
     """One server, its probe, and the results so far."""
 
+    dialer: ServerDialer
+
     def __init__(
         self, pool: Pool, server: Server, health: ProbeOptions, probe: Probe, *, is_new: bool
     ) -> None:
@@ -64,10 +67,6 @@ class _Target:
         self.maintenances = server.maintenances
         # HAProxy, `timeout check`: when it is not set, `inter` is the time for the whole check.
         self.timeout = health.timeout or health.interval
-
-    def reach_by(self, dialer: Dialer) -> None:
-        """Connect by `dialer` from the next check on."""
-        self.dialer = dialer.to(self.server.config)
 
     @property
     def name(self) -> str:
@@ -189,7 +188,7 @@ class HealthChecker:
                 target = before.get(server)
                 if target is None or target.health != health:
                     target = _Target(pool, server, health, probe, is_new=server not in self._known)
-                target.reach_by(dialer)
+                target.dialer = dialer.to(server.config)  # from the next check on
                 self._targets[server] = target
         self._known = {server for pool in self._pools.values() for server in pool.servers}
 
