@@ -49,7 +49,7 @@ from hermes_lb.http.rules import (
 from hermes_lb.http.trace_context import TRACE_FIELDS, trace_id_of
 
 if TYPE_CHECKING:
-    from hermes_lb.config import Limits
+    from hermes_lb.http.limits import HeadLimits
 
 CHUNKED: Final = -1  # a body's length where it is chunked
 
@@ -146,7 +146,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
 
     __slots__ = ("_kept", "_longest_target", "_most_fields", "_remembered")
 
-    def __init__(self, limits: Limits, kept: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, limits: HeadLimits, kept: frozenset[bytes] = frozenset()) -> None:
         """`kept`: names, in lower case, that no Connection field takes away: what decides here
         where a request goes is for all recipients (RFC 9110 section 7.6.1)."""
         super().__init__(httptools.HttpRequestParser)

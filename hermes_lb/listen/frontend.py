@@ -82,8 +82,12 @@ class Frontend(Entrance):
             self._try_certificates()
         self.router = Router(configured, backends)
         self.allows_trace = configured.trace
-        self.redirect = Redirect.of(configured)
-        self.hsts = hsts_field(configured.tls)
+        self.redirect = Redirect.of(configured.redirect_to_https, configured.https_port)
+        self.hsts = b""
+        if tls is not None:
+            self.hsts = hsts_field(
+                tls.hsts, subdomains=tls.hsts_subdomains, preload=tls.hsts_preload
+            )
         self._networks = [
             plain_network(one) for one in configured.trusted_proxies if one != "unix:"
         ]
@@ -218,7 +222,7 @@ class Frontend(Entrance):
 
     def _open(self, bind: config.Bind, sockets: Sequence[socket.socket] | None) -> Listener:
         number = len(self.listeners) + 1
-        listener = Listener(bind, self, self._context, sockets, number)
+        listener = Listener(bind, self, self._context, lambda: self.certificates, sockets, number)
         self.listeners.append(listener)
         if self._is_paused:
             listener.pause()

@@ -17,9 +17,9 @@ import pytest
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.health.checker import HealthChecker, first_delay, jittered
+from hermes_lb.health.checker import HealthChecker, first_delay
 from hermes_lb.health.probes.expect import BODY_MAX
-from hermes_lb.tasks import Tasks
+from hermes_lb.tasks import Tasks, jittered
 from tests.support.fake_server import FakeServer, answers, hangs, resets, says, streams_for_ever
 from tests.support.waiting import until
 
