@@ -15,9 +15,14 @@ abandoned      a response that the server may finish although the client has lef
 local_replies  the only place where an error becomes a response
 record         an exchange that has ended: the counters, and its line in the access log
 
+context        the parts that the connections of one balancer share
+settings       timeouts, limits and parsers: a reload replaces them
+live           the register of connections, and the drain state
 batch          the events of one loop iteration, processed stage by stage
+identity       the names in Via, and request ids
+wall_clock     the Date field
+
 deadlines      the sweep over all deadlines
-context        shared by the connections of one balancer
 moving         moves streams away from a server that stands still
 liveness       whether a server that leaves a check unanswered still sends
 inflight       the requests in flight, for the operator

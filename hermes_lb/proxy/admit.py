@@ -25,7 +25,8 @@ def admit(exchange: Exchange, now: float) -> bool:
     """
     context, head, peer = exchange.context, exchange.head, exchange.peer
     frontend, rare = peer.frontend, head.rare
-    if context.recorder.captures:
+    recorder = context.log.recorder
+    if recorder.captures:
         exchange.captured = capture(head.forwarded)
     if frontend.redirect is not None and not local_replies.came_by_tls(exchange):
         local_replies.redirect(exchange, frontend.redirect)
@@ -37,20 +38,20 @@ def admit(exchange: Exchange, now: float) -> bool:
     exchange.backend, exchange.is_logged, exchange.rules = destination
     if head.method == b"TRACE" and not frontend.allows_trace:
         raise RequestRefused(405, "TRACE is not served")
-    if head.length > context.most_in_body:
+    if head.length > context.settings.most_in_body:
         raise RequestRefused(413, "the request body is too large")
     backend = destination.backend
     if head.cookies is not None and backend.affinity is not None:
-        _read_cookie(exchange, backend.affinity, head.cookies)
+        _read_cookie(exchange, backend.affinity, head.cookies, now)
     identity, forwarded_host = peer.identity, head.host
     if peer.is_trusted:
         identity, forwarded_host = _identity_from_proxy(exchange, head)
-    rates = context.request_rates
+    rates = context.client_limits.rates
     if rates is not None and (wait := rates.acquire(exchange.client_address, now)):
         raise RequestRefused(429, "too many requests from this address", retry_after=wait)
     if not head.request_id:
-        head.request_id = context.new_request_id()
-    if not head.trace_id and context.recorder.makes_traces:
+        head.request_id = context.identity.new_request_id()
+    if not head.trace_id and recorder.makes_traces:
         start_trace(head, context.rng)
     host, via = head.host or backend.host, frontend.via[head.minor_version]
     exchange.request_head = build_request(head, host, identity, forwarded_host, via)
@@ -64,12 +65,14 @@ def admit(exchange: Exchange, now: float) -> bool:
     return True
 
 
-def _read_cookie(exchange: Exchange, affinity: CookieAffinity, cookies: list[bytes]) -> None:
+def _read_cookie(
+    exchange: Exchange, affinity: CookieAffinity, cookies: list[bytes], now: float
+) -> None:
     exchange.cookie, exchange.head.cookies = affinity.extract(cookies)
     if exchange.cookie is None:
         return
     if affinity.has_dates:
-        seconds = exchange.context.seconds_since_1970()
+        seconds = exchange.context.wall_clock.seconds_since_1970(now)
         exchange.reading = affinity.read(exchange.cookie, seconds)
         exchange.pinned_to = exchange.reading.server
     else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.affinity.response_cookies import Asked
 from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
     BadResponse,
@@ -123,7 +124,7 @@ class Exchange(ResponseSink):
         self.phase = phases.ROUTE
         self.deadline = _NEVER
         self.saw_traffic = False
-        self.limits = context.phase_limits
+        self.limits = context.settings.phase_limits
         self._taken = 0
         self.head = head
         self.client_address = client.peer.address
@@ -254,7 +255,7 @@ class Exchange(ResponseSink):
     @property
     def may_keep_client(self) -> bool:
         """True if the client's connection can be kept after a local reply."""
-        return self.head.keep_alive and self.is_request_read and self.context.keeps_clients
+        return self.head.keep_alive and self.is_request_read
 
     # ROUTE: the request's head is complete.
 
@@ -286,7 +287,7 @@ class Exchange(ResponseSink):
 
     def _start_upload(self, head: RequestHead, rest: bytes) -> bool:
         """Take the received part of the body. False: it was refused."""
-        if head.length == len(rest) <= self.context.most_for_retry and (
+        if head.length == len(rest) <= self.context.settings.most_for_retry and (
             head.rare is None or not head.rare.expects_continue
         ):
             self.request_head += rest  # all of it came at once, and a retry needs no more
@@ -456,7 +457,7 @@ class Exchange(ResponseSink):
         self.let_go_of_server()
         if decision.action is Action.PAUSE:
             self.enter(phases.PAUSE, now)
-            delay = min(self.context.timeouts.connect, _TURN_AROUND)
+            delay = min(self.context.settings.timeouts.connect, _TURN_AROUND)
             self.turn_around = self.context.loop.call_later(delay, self._turned_around)
             return
         if decision.action is Action.OTHER:
@@ -519,13 +520,15 @@ class Exchange(ResponseSink):
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
         lines, added = head.forwarded, b""
         if backend.affinity is not None or self.peer.frontend.hsts:
-            lines, added = rewritten(self, backend, server, head)
+            seconds = self.context.wall_clock.seconds_since_1970(now)
+            asked = Asked(request.method, self.cookie, self.reading, seconds)
+            lines, added, self.response_letter = rewritten(
+                head, backend.affinity, server, asked, self.peer
+            )
         if not head.has_date and status >= 200:
-            added += self.context.date(now)  # RFC 9110 section 6.6.1
+            added += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
-        keeps = (
-            self.context.keeps_clients and request.keep_alive and (upload is None or upload.is_read)
-        )
+        keeps = request.keep_alive and (upload is None or upload.is_read)
         if status == 101:
             self._open_tunnel(upstream, head, lines, added, keeps, rest, now)
         elif length != len(rest):

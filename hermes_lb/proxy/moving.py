@@ -71,13 +71,13 @@ async def leave_server(
 def _running_on(context: Context, server: Server) -> list[Running]:
     running: list[Running] = [
         exchange
-        for client in context.clients
+        for client in context.live.clients
         for exchange in client.exchanges()
         if exchange.server is server
     ]
     running += [
         upstream.sink
-        for upstream in context.upstreams
+        for upstream in context.live.upstreams
         if upstream.server is server and isinstance(upstream.sink, Abandoned)
     ]
     return running

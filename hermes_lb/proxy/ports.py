@@ -77,10 +77,10 @@ class AcceptLimit:
         """It has stopped accepting."""
 
     def acquire(self) -> None:
-        """Called for each connection, once it is in `context.clients`."""
+        """Called for each connection, once it is in `LiveConnections.clients`."""
 
     def release(self) -> None:
-        """Called for each connection, once it has left `context.clients`."""
+        """Called for each connection, once it has left `LiveConnections.clients`."""
 
     def reconfigure(self, most: int) -> None:
         """Change the limit; existing connections are kept."""
@@ -214,7 +214,7 @@ class Downstream:
         """Send the response's head, and `first` of its body with it -> the size of both.
 
         `lines`: the fields that are forwarded. `added`: ours. `length`: of the body, or negative.
-        `may_keep`: the connection may go on after the response.
+        `may_keep`: as far as the request is concerned, the connection may go on after the response.
         """
         raise NotImplementedError
 
@@ -458,5 +458,5 @@ class TunnelEnd:
 
 
 if TYPE_CHECKING:
-    #: Called with `(server, context, keep=, idle_timeout=, dialer=)`.
+    #: Called with `(server, keep=, idle_timeout=, dialer=)`.
     MakePool = Callable[..., ConnectionPool]

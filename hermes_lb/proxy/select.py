@@ -11,50 +11,62 @@ from hermes_lb.backends.dialing import Dialer
 from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.errors import NoServer
-from hermes_lb.proxy.moving import leave_server
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
+    from random import Random
 
     from hermes_lb import config
     from hermes_lb.affinity import SessionKey
+    from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import Lease, Server
     from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.ports import ConnectionPool, MakePool
+    from hermes_lb.tasks import Tasks
 
 
 class Backend:
     """A pool of servers with what picks among them and the connections to them."""
 
     def __init__(
-        self, name: str, configured: config.Backend, context: Context, make_pool: MakePool
+        self,
+        name: str,
+        configured: config.Backend,
+        make_pool: MakePool,
+        *,
+        clock: Callable[[], float],
+        rng: Random,
+        tasks: Tasks,
+        shared_store: Callable[[str], SharedStore] | None = None,
     ) -> None:
-        """Raises ConfigError if a file that TLS to the servers needs can't be had."""
+        """`shared_store`: by backend, the one of the sessions that all processes learn.
+
+        Raises ConfigError if a file that TLS to the servers needs can't be had.
+        """
         self._make_pool = make_pool
+        self._clock = clock
+        self._rng = rng
+        self._tasks = tasks
+        self._shared_store = shared_store
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
-        self.pool = Pool(name, configured, rng=context.rng)
-        self.pool.on_marked_down = self.marked_down
+        self.pool = Pool(name, configured, rng=rng)
         self.connections: dict[Server, ConnectionPool] = {}
         # The servers of keys that are hashed, not learned: the same on every balancer.
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
-        self._rng = context.rng
-        self._context = context
         self._configured = configured
         self.session_table = self._table(configured)
         self._set_strategy(configured)
         self._set_up(configured, Dialer.of(name, configured))
 
     def _table(self, configured: config.Backend) -> SessionTable:
-        context = self._context
         return SessionTable(
             self.name,
             configured.pins,
-            clock=context.clock,
-            tasks=context.tasks,
-            shared=context.shared_store,
+            clock=self._clock,
+            tasks=self._tasks,
+            shared=self._shared_store,
         )
 
     def _set_strategy(self, configured: config.Backend) -> None:
@@ -78,7 +90,6 @@ class Backend:
             if server not in self.connections:
                 self.connections[server] = self._make_pool(
                     server,
-                    self._context,
                     keep=configured.keep_alive,
                     idle_timeout=configured.keep_alive_timeout,
                     dialer=dialer,
@@ -107,7 +118,7 @@ class Backend:
         if before.pins != configured.pins:
             old, self.session_table = self.session_table, self._table(configured)
             self.session_table.take_over(old)
-            self._context.tasks.spawn(old.close(), name="close pins")
+            self._tasks.spawn(old.close(), name="close pins")
         self.pool.look_at_queue()
 
     def retire(self) -> None:
@@ -136,12 +147,10 @@ class Backend:
         if self.pool.on_failed is not None:
             self.pool.on_failed(server, now, because)
 
-    def marked_down(self, server: Server, stands_still: bool) -> None:
-        """The checks have marked `server` down: move its requests away."""
-        shuts_down = self._configured.on_marked_down == "shutdown_sessions"
-        if shuts_down or stands_still:
-            leaving = leave_server(self._context, self.pool, server, shuts_down=shuts_down)
-            self._context.tasks.spawn(leaving, name=f"requests leave {self.name}/{server.name}")
+    @property
+    def shuts_down_sessions(self) -> bool:
+        """True if all requests on a server end or leave when it is marked down."""
+        return self._configured.on_marked_down == "shutdown_sessions"
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """A server, of this backend or another, has reported its load in a health check."""

@@ -55,7 +55,7 @@ class Tunnel:
             exchange, context = self.exchange, self.exchange.context
             exchange.upstream = None
             # A server that does not read gets no longer than this.
-            patience = context.timeouts.client if termination == "--" else _PATIENCE
+            patience = context.settings.timeouts.client if termination == "--" else _PATIENCE
             self.server_end.close(patience)
             exchange.finish(termination, context.clock())
             self.client_end.close(patience)

@@ -42,7 +42,7 @@ class Upload:
         self._body = make_body(head.length, to_http11=True)
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
-        self._most = sys.maxsize if head.length > 0 else exchange.context.most_in_body
+        self._most = sys.maxsize if head.length > 0 else exchange.context.settings.most_in_body
         self.is_read = False
         self.is_stopped = False
         self.awaits_continue = head.expects_continue
@@ -144,7 +144,7 @@ class Upload:
     def _bound(self) -> None:
         """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
         exchange = self._exchange
-        if self._kept_size > exchange.context.most_for_retry:
+        if self._kept_size > exchange.context.settings.most_for_retry:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True

@@ -265,7 +265,14 @@ class Scene:
         loop = asyncio.get_running_loop()
         self.context = Context(self.config, loop, request_log(self.config.log), self.tasks)
         self.context.clock = lambda: self.now
-        self.backend = Backend("b", self.config.backends["b"], self.context, self._pool)
+        self.backend = Backend(
+            "b",
+            self.config.backends["b"],
+            self._pool,
+            clock=self.context.clock,
+            rng=self.context.rng,
+            tasks=self.tasks,
+        )
         entrance = FakeEntrance(self.backend)
         self.client = FakeClient(entrance, self.now)
         return self
@@ -274,7 +281,7 @@ class Scene:
         await self.tasks.cancel_all()
         self.context.batch.flush()
 
-    def _pool(self, server: Server, context: Context, **_: object) -> FakePool:
+    def _pool(self, server: Server, **_: object) -> FakePool:
         return FakePool(server, self)
 
     @property
@@ -284,7 +291,7 @@ class Scene:
 
     async def ask(self, head: bytes, rest: bytes = b"") -> Exchange:
         """A request whose head has come, and of its body `rest`."""
-        parsed = self.context.request_parser.parse(head)
+        parsed = self.context.settings.request_parser.parse(head)
         exchange = Noted(self, parsed)
         try:
             exchange.begin(rest, self.now)
@@ -297,7 +304,7 @@ class Scene:
         """The head of the response has come, and of its body `rest`."""
         side = self.server
         assert side.sink is not None
-        side.sink.response_head(side, self.context.response_parser.parse(head), rest)
+        side.sink.response_head(side, self.context.settings.response_parser.parse(head), rest)
 
     def data(self, data: bytes) -> None:
         """More of the response's body."""

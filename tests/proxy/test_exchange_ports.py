@@ -36,7 +36,7 @@ async def test_a_whole_response() -> None:
         exchange = await scene.ask(GET)
         assert (phase(exchange), exchange.deadline) == (
             "AWAIT",
-            scene.now + scene.context.timeouts.server,
+            scene.now + scene.context.settings.timeouts.server,
         )
         scene.answer(OK, b"hello")
         assert scene.client.got == b"hello"
@@ -99,7 +99,7 @@ async def test_a_client_that_waits_for_a_100_waits_for_the_server() -> None:
         exchange = await scene.ask(post(2, b"Expect: 100-continue"))
         assert phase(exchange) == "AWAIT"
         exchange.informational(
-            scene.context.response_parser.parse(b"HTTP/1.1 100 Continue\r\n\r\n")
+            scene.context.settings.response_parser.parse(b"HTTP/1.1 100 Continue\r\n\r\n")
         )
         assert (phase(exchange), scene.client.calls) == (
             "SEND",

@@ -163,11 +163,11 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self._read_what_is_left()
         self._upload_over()
         self.is_lost = True
-        self._context.upstreams.discard(self)
+        self._context.live.upstreams.discard(self)
         if self._tls is not None and error is None:
             error = self._cut(self._tls)
         self._ended(error)
-        self._context.connection_gone()
+        self._context.live.connection_gone()
 
     def _read_what_is_left(self) -> None:
         """Read what the kernel had received before the end: both loops stop at a failed write.
@@ -389,17 +389,17 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self._ended(self._ended_by[0])
 
     def _process_heads(self, sink: ResponseSink, data: bytes) -> None:
-        context = self._context
+        settings = self._context.settings
         while data:
             end = data.find(_HEAD_END) + 4
-            if not 4 <= end <= context.most_in_head:
+            if not 4 <= end <= settings.most_in_head:
                 self._wait_for_more(sink, data)
                 return
             rest = b""
             if end != len(data):
                 data, rest = data[:end], data[end:]
             try:
-                head = context.response_parser.parse(data)
+                head = settings.response_parser.parse(data)
             except InvalidResponse as problem:
                 sink.server_failed(BadResponse(f"{self.server.name}: {problem}"))
                 return
@@ -415,7 +415,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
 
     def _wait_for_more(self, sink: ResponseSink, data: bytes) -> None:
         """A head that is not complete."""
-        if len(data) > self._context.most_in_head:
+        if len(data) > self._context.settings.most_in_head:
             sink.server_failed(BadResponse("the response head is too large"))
         else:
             self._pending = data
