@@ -169,7 +169,7 @@ class LoadBalancer:
             await self._checks.reconfigure(self._plane.config.backends)
 
     async def _has_moved(self, server: Server, seconds: float) -> bool:
-        return self._plane.has_moved(server, seconds)
+        return self._plane.is_sending(server, seconds)
 
     def _keep_states(self, states: RuntimeStates) -> None:
         for pool in self.pools.values():

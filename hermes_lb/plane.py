@@ -21,6 +21,7 @@ from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.deadlines import Sweep
 from hermes_lb.proxy.http1.connection_pool import ServerConnections
 from hermes_lb.proxy.moving import leave_server
+from hermes_lb.proxy.record import record_exchange
 from hermes_lb.proxy.select import Backend
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import check_certificates
@@ -128,7 +129,7 @@ class DataPlane:
             await self._log.start(may_be_late=log_may_be_late)
             starting.push_async_callback(self._close_log)
             loop = asyncio.get_running_loop()
-            self._context = context = Context(self.config, loop, log, self._tasks)
+            self._context = context = Context(self.config, loop, log, self._tasks, record_exchange)
             context.live.gate = ConnectionLimit(self.config.process.max_connections, context.live)
             starting.callback(self._forget)
             if before_backends is not None:
@@ -192,16 +193,16 @@ class DataPlane:
             leaving = leave_server(self.context, backend.pool, server, shuts_down=shuts_down)
             self._tasks.spawn(leaving, name=f"requests leave {backend.name}/{server.name}")
 
-    def has_moved(self, server: Server, seconds: float) -> bool:
-        """`proxy.liveness.has_moved`, now."""
+    def is_sending(self, server: Server, seconds: float) -> bool:
+        """True if `server` has sent bytes of a response or a tunnel within `seconds`."""
         return has_moved(self.context.live, self.context.clock(), server, seconds)
 
     def running_sessions(self) -> list[dict[str, Any]]:
-        """`proxy.inflight.running_sessions`, now."""
+        """A row for each request in flight, of plain values (`control.operator.Session`)."""
         return running_sessions(self.context.live, self.context.clock(), self.process.number)
 
     def end_sessions(self, backend: str, server: str) -> int:
-        """`proxy.inflight.end_sessions`, now."""
+        """Cut the requests on a server, known or removed -> their number."""
         return end_sessions(self.context.live, self.context.clock(), backend, server)
 
     def look(self) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.observe.request_log import RequestLog
+    from hermes_lb.proxy.batch import Record
     from hermes_lb.tasks import Tasks
 
 
@@ -53,7 +54,9 @@ class Context:
         loop: asyncio.AbstractEventLoop,
         log: RequestLog,
         tasks: Tasks,
+        record: Record,
     ) -> None:
+        """`record`: called for each exchange that has ended."""
         self.loop = loop
         self.clock = loop.time  # monotonic seconds; the only clock of the data path
         self.wall_clock = WallClock(self.clock())
@@ -65,7 +68,7 @@ class Context:
         self.client_limits = ClientLimits(configured.limits)
         self.log = log
         self.recent = Recent()
-        self.batch = IoBatch(loop)
+        self.batch = IoBatch(loop, record)
         self.send = self.batch.send
         self.run_queue = RunQueue(loop)
 

@@ -5,14 +5,17 @@
     Connection    a connection from a client, as the sweep and the operator see it
     ServerSide    the server's side of one request: a connection, or a stream of one
     ResponseSink  called by a server's side: an exchange, or an abandoned one
+    RequestBody   the body of a request, as a server's side sees it
+    Joint         a tunnel, as its ends see it
     TunnelEnd     one side of a tunnel
 
-The order of calls to an exchange: `begin(head, rest, now)`, then `receive(data)` any number of
+The order of calls to an exchange: `admit(exchange, rest, now)`, then `receive(data)` any number of
 times. At any time: `client_left`, `client_is_slow`, `client_caught_up`, `sweep`, `shut_down`. The
 exchange ends by itself, and calls `done` or `abort` on its client's side, once.
 
-The classes are traits in mypyc's sense: no slots, no state, no constructor. Base classes and not
-`typing.Protocol`, whose attributes a compiled caller looks up by name (33 ns instead of 4).
+All but `Peer` and `Traffic` are traits in mypyc's sense: no slots, no state, no constructor. They
+are base classes and not `typing.Protocol`, whose attributes a compiled caller looks up by name (33
+ns instead of 4).
 """
 
 from __future__ import annotations
@@ -28,10 +31,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import ServerFailed
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.http.https import Redirect
-    from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.tunnel import Tunnel
-    from hermes_lb.proxy.upload import Upload
 
 
 class Entrance:
@@ -146,7 +146,7 @@ class Connection:
         """True between two requests: no byte of the next one has arrived."""
         raise NotImplementedError
 
-    def exchanges(self) -> tuple[Exchange, ...]:
+    def exchanges(self) -> tuple[ResponseSink, ...]:
         """Those in progress, as of now: one at most with HTTP/1."""
         raise NotImplementedError
 
@@ -269,8 +269,31 @@ class Downstream:
         """Cut the response in a way that the client can't take for its end."""
         raise NotImplementedError
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
         """Pass bytes both ways; those that followed the request are held."""
+        raise NotImplementedError
+
+
+class Traffic:
+    """Bytes from the client and to it, and whether any passed since the last sweep.
+
+    Not a trait: a tunnel counts here, without a call.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "saw_traffic")
+
+    bytes_in: int
+    bytes_out: int
+    saw_traffic: bool
+
+
+class RequestBody:
+    """The body of a request, where it is sent in parts."""
+
+    __slots__ = ()
+
+    def is_sent(self, upstream: ServerSide) -> bool:
+        """Asked when the response begins: has the whole body been written?"""
         raise NotImplementedError
 
 
@@ -309,6 +332,11 @@ class ResponseSink:
         raise NotImplementedError
 
     # For checks that time out, and for the operator.
+
+    @property
+    def is_queued(self) -> bool:
+        """True while it waits for a free place on a server."""
+        return False
 
     @property
     def progress(self) -> tuple[float, int]:
@@ -380,7 +408,9 @@ class ServerSide:
         """True while bytes wait in this loop iteration to be written."""
         raise NotImplementedError
 
-    def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
+    def send_request(
+        self, sink: ResponseSink, data: bytes, upload: RequestBody | None = None
+    ) -> None:
         """Send the head, and the received part of the body; `upload` sends the rest."""
         raise NotImplementedError
 
@@ -419,7 +449,23 @@ class ServerSide:
         """Seconds since something came of a response or a tunnel; None: there is none."""
         raise NotImplementedError
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+        raise NotImplementedError
+
+
+class Joint:
+    """A tunnel: two ends, which call it."""
+
+    __slots__ = ()
+
+    traffic: Traffic
+
+    def half_closed(self, end: TunnelEnd, other: TunnelEnd) -> bool:
+        """The peer of `end` sends no more. False: so both directions have ended."""
+        raise NotImplementedError
+
+    def lost(self, end: TunnelEnd, error: Exception | None) -> None:
+        """The connection of `end` has gone."""
         raise NotImplementedError
 
 

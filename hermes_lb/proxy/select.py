@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.affinity import CookieAffinity, KeyRules
 from hermes_lb.affinity.table import SessionTable
@@ -21,9 +21,36 @@ if TYPE_CHECKING:
     from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import Lease, Server
     from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.ports import ConnectionPool, MakePool
     from hermes_lb.tasks import Tasks
+
+
+class Seeker:
+    """A request that looks for a server.
+
+    - `client_address`, `request_head`, `tried`: as strategies see them (`balancing.base.Request`).
+    - `pinned_to`, `session_key`: of its session, if it has one.
+    """
+
+    __slots__ = ()
+
+    client_address: str
+    request_head: bytes
+    tried: tuple[Server, ...]
+    pinned_to: Server | None
+    session_key: SessionKey | None
+
+    def pin(self, server: Server | None) -> None:
+        """Another server is the one of its session."""
+        raise NotImplementedError
+
+
+class Pin(NamedTuple):
+    """A session key, and its server; None: any. `is_known`: False: ask `find_shared` first."""
+
+    key: SessionKey | None
+    server: Server | None
+    is_known: bool
 
 
 class Backend:
@@ -157,23 +184,22 @@ class Backend:
         if server in self.connections:
             self.strategy.load_reported(server, load, now)
 
-    def stick(self, exchange: Exchange, now: float) -> bool:
-        """Pin the exchange by its key, if it has one. False: ask `find_shared` first.
+    def stick(self, request_head: bytes, client_address: str, now: float) -> Pin:
+        """The server of a request by its key, if it has one.
 
         Raises NoServer if its session's server is gone, and no other one may serve it.
         """
         assert self.key_rules is not None
-        session = self.key_rules.find(exchange.request_head, exchange.client_address)
+        session = self.key_rules.find(request_head, client_address)
         if session is None:
-            return True
-        exchange.session_key = session
+            return Pin(None, None, True)
         if not session.rule.learns:
             is_strict = session.rule.is_strict
-            exchange.pinned_to = self._ring.owner(self.pool, session.key, now, is_strict=is_strict)
-            return True
+            owner = self._ring.owner(self.pool, session.key, now, is_strict=is_strict)
+            return Pin(session, owner, True)
         name = self.session_table.find(session.key, now)
-        exchange.pinned_to = self._learnt_owner(session, name)
-        return name is not None or not self.session_table.is_shared
+        is_known = name is not None or not self.session_table.is_shared
+        return Pin(session, self._learnt_owner(session, name), is_known)
 
     async def find_shared(self, session: SessionKey) -> Server | None:
         """The server that another balancer knows of. Raises NoServer as `stick` does."""
@@ -188,22 +214,20 @@ class Backend:
         return server
 
     def learn(
-        self, exchange: Exchange, server: Server, head: ResponseHead, now: float
+        self, session: SessionKey | None, server: Server, head: ResponseHead, now: float
     ) -> Awaitable[object] | None:
         """Learn the session key of a response -> an awaitable that ends when other balancers know
         it, as the client may ask them once it has the response; None: they do."""
         assert self.key_rules is not None
-        return self.session_table.store(
-            self.key_rules.learnt(exchange.session_key, head), server.name, now
-        )
+        return self.session_table.store(self.key_rules.learnt(session, head), server.name, now)
 
-    def choose(self, exchange: Exchange, now: float) -> Lease | None:
+    def choose(self, seeker: Seeker, now: float) -> Lease | None:
         """A lease on the picked server; None: the request has to wait in the queue.
 
         Raises NoServer if no server can take it, now or soon.
         """
         pool = self.pool
-        while (server := self._pick(exchange, now)) is not None:
+        while (server := self._pick(seeker, now)) is not None:
             if pool.peers is None:
                 return pool.lease(server, now)
             lease = pool.claim(server, now)
@@ -211,44 +235,45 @@ class Backend:
                 return lease  # otherwise it is full by now: another one, or the queue
         return None
 
-    def _pick(self, exchange: Exchange, now: float) -> Server | None:
+    def _pick(self, seeker: Seeker, now: float) -> Server | None:
         pool = self.pool
-        pinned = exchange.pinned_to
+        pinned = seeker.pinned_to
         if pinned is None or not pinned.may_serve(now):
-            pinned = exchange.pinned_to = self._heir(exchange, now)
+            heir = self._heir(seeker, now)
+            if heir is not pinned:
+                seeker.pin(heir)
+                pinned = heir
         if pinned is None:
-            server = self.strategy.pick(pool, exchange, now, self._rng)
+            server = self.strategy.pick(pool, seeker, now, self._rng)
             if server is not None:
                 return server
-            if not pool.can_wait(exchange.tried):
+            if not pool.can_wait(seeker.tried):
                 raise NoServer(f"no server of {self.name} is available")
-            exchange.queue_position = len(pool.waiting)
             return None
         if not pinned.is_full:
             return pinned
-        exchange.queue_position = pinned.queued
         return None
 
-    def server_lost(self, exchange: Exchange, now: float) -> Server | None:
-        """The server that a queued exchange waits for now that its server is out; None: any server.
+    def server_lost(self, seeker: Seeker, now: float) -> Server | None:
+        """The server that a queued request waits for now that its server is out; None: any server.
 
         While no server is available, a hashed key waits where it is: otherwise the first server to
         return would serve it, not the key's owner then. Raises NoServer if no other one may.
         """
-        session = exchange.session_key
-        heir = self._heir(exchange, now)
+        session = seeker.session_key
+        heir = self._heir(seeker, now)
         if heir is None and session is not None and not session.rule.learns:
-            return exchange.pinned_to
+            return seeker.pinned_to
         return heir
 
-    def _heir(self, exchange: Exchange, now: float) -> Server | None:
+    def _heir(self, seeker: Seeker, now: float) -> Server | None:
         """The next owner of a hashed key, without the servers tried, as for its next requests.
 
         None: no such key, or no server is available. Raises NoServer if only the server that it is
         pinned to may serve it. Passive failures do not take out such a server: no other one can
         answer instead.
         """
-        session, pinned = exchange.session_key, exchange.pinned_to
+        session, pinned = seeker.session_key, seeker.pinned_to
         if session is None:
             return None
         if session.rule.is_strict and pinned is not None:
@@ -257,4 +282,4 @@ class Backend:
             raise NoServer(f"{pinned.name}, which has the session, is not available")
         if session.rule.learns:
             return None
-        return self._ring.owner(self.pool, session.key, now, tried=exchange.tried)
+        return self._ring.owner(self.pool, session.key, now, tried=seeker.tried)

@@ -243,7 +243,7 @@ class Worker:
 
     def _on_moved(self, message: Message, descriptors: list[int]) -> Message:
         server = self._find(message)
-        moved = server is not None and self.plane.has_moved(server, message["seconds"])
+        moved = server is not None and self.plane.is_sending(server, message["seconds"])
         return {"moved": moved}
 
     def _on_drain(self, message: Message, descriptors: list[int]) -> None:

@@ -163,7 +163,7 @@ def _client_of_stream(stream: Any) -> Any:
 
 
 def _client_of_tunnel(end: Any) -> Any:
-    return end._exchange.client
+    return end._traffic.client
 
 
 def _named(name: str) -> Callable[..., str]:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hermes_lb.backends import FrontendCounters
 from hermes_lb.config import Config
-from hermes_lb.errors import ConnectFailed, RequestRefused
+from hermes_lb.errors import ConnectFailed
 from hermes_lb.http import make_body
 from hermes_lb.listen.router import Destination
 from hermes_lb.plane import request_log
-from hermes_lb.proxy import local_replies
+from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.ports import ConnectionPool, Downstream, Entrance, Peer, ServerSide, TunnelEnd
+from hermes_lb.proxy.record import record_exchange
 from hermes_lb.proxy.select import Backend
 from hermes_lb.tasks import Tasks
 
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import ResponseSink
-    from hermes_lb.proxy.tunnel import Tunnel
+    from hermes_lb.proxy.ports import Joint, ResponseSink
 
     Calls = list[tuple[Any, ...]]
 
@@ -154,7 +154,7 @@ class FakeClient(Downstream):
     def abort_response(self) -> None:
         self.calls.append(("abort_response",))
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
         return FakeEnd(self.calls)
 
 
@@ -206,7 +206,7 @@ class FakeServerSide(ServerSide):
     def abort(self) -> None:
         self.calls.append(("abort",))
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
         return FakeEnd(self.calls)
 
 
@@ -263,7 +263,9 @@ class Scene:
     async def __aenter__(self) -> Self:
         self.tasks = Tasks()
         loop = asyncio.get_running_loop()
-        self.context = Context(self.config, loop, request_log(self.config.log), self.tasks)
+        self.context = Context(
+            self.config, loop, request_log(self.config.log), self.tasks, record_exchange
+        )
         self.context.clock = lambda: self.now
         self.backend = Backend(
             "b",
@@ -293,10 +295,7 @@ class Scene:
         """A request whose head has come, and of its body `rest`."""
         parsed = self.context.settings.request_parser.parse(head)
         exchange = Noted(self, parsed)
-        try:
-            exchange.begin(rest, self.now)
-        except RequestRefused as error:
-            local_replies.refuse(exchange, error)
+        admit(exchange, rest, self.now)
         await turns()
         return exchange
 

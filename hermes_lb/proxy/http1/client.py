@@ -14,7 +14,7 @@ from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
 from hermes_lb.http.sse import chunk
-from hermes_lb.proxy import local_replies
+from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
 from hermes_lb.proxy.http1.tunnel_end import ClientEnd
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import Peer, TunnelEnd
-    from hermes_lb.proxy.tunnel import Tunnel
+    from hermes_lb.proxy.ports import Joint, Peer, TunnelEnd
 
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
@@ -293,8 +292,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def exchanges(self) -> tuple[Exchange, ...]:
         return () if self.exchange is None else (self.exchange,)
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
-        return ClientEnd(tunnel, self, self._batch, self.context.run_queue)
+    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+        return ClientEnd(tunnel, self, self.context)
 
     # Request heads.
 
@@ -366,11 +365,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             rest = rest[: head.length]
         self.peer.frontend.counters.requests += 1
         self.exchange = exchange = Exchange(self, head, context, now)
-        try:
-            exchange.begin(rest, now)
-        except RequestRefused as error:
-            local_replies.refuse(exchange, error)
-            return
+        admit(exchange, rest, now)
         if exchange.upload is not None and exchange is self.exchange:
             if self._held and not exchange.is_request_read:
                 exchange.receive(self._take(len(self._held)))

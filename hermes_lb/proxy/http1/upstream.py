@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.connection_pool import ServerConnections
-    from hermes_lb.proxy.ports import ResponseSink, TunnelEnd
-    from hermes_lb.proxy.tunnel import Tunnel
-    from hermes_lb.proxy.upload import Upload
+    from hermes_lb.proxy.ports import Joint, RequestBody, ResponseSink, TunnelEnd
 
 # `tcpi_last_data_recv` of `struct tcp_info` (linux/tcp.h), in milliseconds.
 _LAST_DATA = slice(52, 56)
@@ -79,7 +77,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
-        self.upload: Upload | None = None  # of the request, if its body is more than one piece
+        self.upload: RequestBody | None = None  # of the request, if its body is more than one piece
         self.is_early = False  # the response began before all of the request had been sent
         self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
         self._is_tunnel = False
@@ -228,7 +226,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
 
     # What the exchange calls.
 
-    def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
+    def send_request(
+        self, sink: ResponseSink, data: bytes, upload: RequestBody | None = None
+    ) -> None:
         """Start to serve `sink`: send its head, and the received part of its body.
 
         `upload` sends the rest of the body.
@@ -255,9 +255,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def has_unwritten(self) -> bool:
         return self._context.batch.pending(self.transport) > 0
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
         self._is_tunnel = True
-        return ServerEnd(tunnel, self, self._context.batch, self._context.run_queue)
+        return ServerEnd(tunnel, self, self._context)
 
     def silence(self, now: float) -> float | None:
         """The kernel knows when the last bytes came by TCP. Of a Unix socket it does not, so the
