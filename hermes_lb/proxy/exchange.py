@@ -554,56 +554,53 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             upload.forget()
         if server.fails or backend.observes:
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
-        lines, added = head.forwarded, b""
+        fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
             seconds = self.context.wall_clock.seconds_since_1970(now)
             asked = Asked(request.method, self.cookie, self.reading, seconds)
-            lines, added, self.response_letter = rewritten(
+            fields, self.response_letter = rewritten(
                 head, backend.affinity, server, asked, self.peer
             )
         if not head.has_date and status >= 200:
-            added += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
+            fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
         keeps = request.keep_alive and (upload is None or upload.is_read)
         if status == 101:
-            self._open_tunnel(upstream, head, lines, added, keeps, rest, now)
-        elif length != len(rest):
-            self._start_body(upstream, head, lines, added, length, keeps, rest, now)
-        else:  # the common case: all of it came at once
-            self.bytes_out += self.client.send_head(head, lines, added, length, keeps, rest)
+            self.enter(phases.TUNNEL, now)
+            self.is_stream = True
+            self.bytes_out += self.client.send_head(head, fields, length, keeps, b"")
+            self._open_tunnel(upstream, rest)
+            return
+        if length == len(rest):  # the common case: all of it came at once
+            self.bytes_out += self.client.send_head(head, fields, length, keeps, rest)
             said = head.length
             is_clean = length == said or (said == UNTIL_CLOSE and request.method != b"HEAD")
             self._complete(upstream, now, is_clean)
-
-    def _start_body(
-        self,
-        upstream: ServerSide,
-        head: ResponseHead,
-        lines: bytes,
-        added: bytes,
-        length: int,
-        keeps: bool,
-        rest: bytes,
-        now: float,
-    ) -> None:
-        """The body has begun with `rest`, or comes later."""
-        if self.upload is not None and not self.upload.is_read and head.status >= 300:
-            self.upload.stop()
-        self.is_stream = length < 0 and head.is_event_stream
-        body: Body
-        body = self.client.body_for(length) if self.stream is None else self.stream.body
-        self._start_data(upstream, body, now)
+            return
+        body = self._begin_body(upstream, head, length, now)
         problem, first = "", b""
         if rest:
             try:
                 first = body.feed(rest)
             except InvalidBody as error:
                 problem = str(error)
-        self.bytes_out += self.client.send_head(head, lines, added, length, keeps, first)
+        self.bytes_out += self.client.send_head(head, fields, length, keeps, first)
         if problem:
             self._lose_server(problem)
         elif body.is_done:
             self._body_done(upstream, body, now)
+
+    def _begin_body(
+        self, upstream: ServerSide, head: ResponseHead, length: int, now: float
+    ) -> Body:
+        """The body of the response comes, in parts."""
+        if self.upload is not None and not self.upload.is_read and head.status >= 300:
+            self.upload.stop()
+        self.is_stream = length < 0 and head.is_event_stream
+        body: Body
+        body = self.client.body_for(length) if self.stream is None else self.stream.body
+        self._start_data(upstream, body, now)
+        return body
 
     def _start_data(self, upstream: ServerSide, body: Body, now: float) -> None:
         """The body of the response comes from `upstream`, until it is done."""
@@ -771,19 +768,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
 
     # TUNNEL: after a 101.
 
-    def _open_tunnel(
-        self,
-        upstream: ServerSide,
-        head: ResponseHead,
-        lines: bytes,
-        added: bytes,
-        keeps: bool,
-        rest: bytes,
-        now: float,
-    ) -> None:
-        self.enter(phases.TUNNEL, now)
-        self.is_stream = True
-        self.bytes_out += self.client.send_head(head, lines, added, 0, keeps, b"")
+    def _open_tunnel(self, upstream: ServerSide, rest: bytes) -> None:
         self.tunnel = Tunnel(self.client, upstream, self, self.context, self._tunnel_ended)
         self.tunnel.start(from_server=rest)
 

@@ -205,15 +205,14 @@ class Downstream:
     def send_head(
         self,
         head: ResponseHead,
-        lines: bytes,
-        added: bytes,
+        fields: bytes,
         length: int,
         may_keep: bool,
         first: bytes,
     ) -> int:
         """Send the response's head, and `first` of its body with it -> the size of both.
 
-        `lines`: the fields that are forwarded. `added`: ours. `length`: of the body, or negative.
+        `fields`: lines, each with its CRLF. `length`: of the body, or negative.
         `may_keep`: as far as the request is concerned, the connection may go on after the response.
         """
         raise NotImplementedError

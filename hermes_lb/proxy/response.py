@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.affinity.response_cookies import Fields, with_cookie
+from hermes_lb.affinity.response_cookies import with_cookie
 from hermes_lb.http.https import hsts_unless_said
 
 if TYPE_CHECKING:
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 def rewritten(
     head: ResponseHead, affinity: CookieAffinity | None, server: Server, asked: Asked, peer: Peer
-) -> Fields:
-    """With the affinity cookie, and HSTS."""
-    fields = Fields(head.forwarded, b"", "N")
+) -> tuple[bytes, str]:
+    """With the affinity cookie, and HSTS; and the cookie's letter for the log."""
+    lines, added, letter = head.forwarded, b"", "N"
     if affinity is not None and affinity.knows(server):
-        fields = with_cookie(affinity, server, head, asked)
+        lines, added, letter = with_cookie(affinity, server, head, asked)
     if (hsts := peer.frontend.hsts) and peer.tls_version:
-        added = fields.added + hsts_unless_said(hsts, fields.lines)
-        return fields._replace(added=added)
-    return fields
+        added += hsts_unless_said(hsts, lines)
+    return lines + added, letter

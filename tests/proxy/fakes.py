@@ -108,8 +108,7 @@ class FakeClient(Downstream):
     def send_head(
         self,
         head: ResponseHead,
-        lines: bytes,
-        added: bytes,
+        fields: bytes,
         length: int,
         may_keep: bool,
         first: bytes,

@@ -248,8 +248,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def send_head(
         self,
         head: ResponseHead,
-        lines: bytes,
-        added: bytes,
+        fields: bytes,
         length: int,
         may_keep: bool,
         first: bytes,
@@ -257,7 +256,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         is_http11 = self._is_http11
         may_keep = may_keep and self._live.keeps_clients and (is_http11 or length >= 0)
         self._may_keep = may_keep
-        block = build_response(head, lines, is_http11, may_keep, length, added) + first
+        block = build_response(head, fields, is_http11, may_keep, length) + first
         self._batch.send(self.transport, block)
         return len(block)
 
