@@ -415,11 +415,7 @@ class DataPlane:
             context.live.clients,
             key=lambda one: not any(each.is_queued for each in one.exchanges()),
         ):
-            running = client.exchanges()
-            for exchange in running:
-                exchange.shut_down()
-            if not running:
-                client.abort()
+            client.shut_down()
         for upstream in list(context.live.upstreams):
             if upstream.sink is not None:  # whose client has left
                 upstream.sink.shut_down()

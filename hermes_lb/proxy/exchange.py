@@ -757,7 +757,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         # A stream has noted how often it was resumed.
         self.reason = "; ".join(filter(None, (self.reason, reason)))
         self.finish(termination, self.context.clock())
-        self.client.abort_response()
+        self.client.cut_off(termination)
 
     def _silent(self) -> None:
         """Silence for too long after the response head."""
@@ -784,11 +784,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             return
         if self.rules is not None and self.rules.on_disconnect != "abort":
             self._detach(self.rules)
-        if self.phase >= phases.DATA:
-            self.abort_client("C" + self.letter)
-        else:
-            self.finish("C" + self.letter, self.context.clock())
-            self.client.left()
+        self.abort_client("C" + self.letter)
 
     def _detach(self, rules: StreamRules) -> None:
         """Let the server finish the response, if it has the whole request."""

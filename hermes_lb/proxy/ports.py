@@ -11,7 +11,7 @@
 
 The order of calls to an exchange: `admit(exchange, rest, now)`, then `receive(data)` any number of
 times. At any time: `client_left`, `client_is_slow`, `client_caught_up`, `sweep`, `shut_down`. The
-exchange ends by itself, and calls `done` or `abort` on its client's side, once.
+exchange ends by itself, and calls `done` or `cut_off` on its client's side, once.
 
 All but `Peer` and `Traffic` are traits in mypyc's sense: no slots, no state, no constructor. They
 are base classes and not `typing.Protocol`, whose attributes a compiled caller looks up by name (33
@@ -158,6 +158,10 @@ class Connection:
         """Its frontend has stopped: end it after this request, and one that may be on its way."""
         raise NotImplementedError
 
+    def shut_down(self) -> None:
+        """The balancer ends: cut its exchanges, each visibly, and the connection."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Close when all written bytes have left."""
         raise NotImplementedError
@@ -257,15 +261,19 @@ class Downstream:
         raise NotImplementedError
 
     def done(self, now: float, is_read: bool) -> None:
-        """The response has left. `is_read`: all of the request has been received."""
+        """The response is complete. `is_read`: all of the request has been received.
+
+        Bytes may still be unsent, below the mark at which `is_writing_paused` begins. They are this
+        side's then, and so is their deadline: `Connection.sweep` covers it.
+        """
         raise NotImplementedError
 
-    def left(self) -> None:
-        """The exchange ends because the client has left."""
-        raise NotImplementedError
+    def cut_off(self, termination: str) -> None:
+        """The exchange ends before its response does, in a way that can't be taken for an end.
 
-    def abort_response(self) -> None:
-        """Cut the response in a way that the client can't take for its end."""
+        `termination`: why, in the letters of the log ("CH": the client has left). HTTP/2: the
+        reason of a reset.
+        """
         raise NotImplementedError
 
     def open_tunnel(self, tunnel: Joint) -> TunnelEnd:

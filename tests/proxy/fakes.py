@@ -147,11 +147,8 @@ class FakeClient(Downstream):
     def done(self, now: float, is_read: bool) -> None:
         self.calls.append(("done", is_read))
 
-    def left(self) -> None:
-        self.calls.append(("left",))
-
-    def abort_response(self) -> None:
-        self.calls.append(("abort_response",))
+    def cut_off(self, termination: str) -> None:
+        self.calls.append(("cut_off", termination))
 
     def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
         return FakeEnd(self.calls)

@@ -138,7 +138,7 @@ async def test_a_response_that_breaks_off_is_cut_visibly() -> None:
         scene.answer(OK, b"he")
         assert scene.server.body is not None
         exchange.response_ended(scene.server.body, None)
-        assert (scene.client.calls[-1], scene.ends) == (("abort_response",), ["SD"])
+        assert (scene.client.calls[-1], scene.ends) == (("cut_off", "SD"), ["SD"])
 
 
 async def test_a_bad_response_is_a_local_reply() -> None:
@@ -161,9 +161,9 @@ async def test_a_client_that_leaves_ends_the_work_at_once(state: str) -> None:
             scene.answer(OK, b"he")
         assert phase(exchange) == state
         exchange.client_left()
-        last = ("abort_response",) if state == "DATA" else ("left",)
-        assert scene.client.calls[-1] == last
-        assert scene.ends == [f"C{phases.LETTERS[phases.NAMES.index(state)]}"]
+        termination = f"C{phases.LETTERS[phases.NAMES.index(state)]}"
+        assert scene.client.calls[-1] == ("cut_off", termination)
+        assert scene.ends == [termination]
         assert (exchange.lease, exchange.upstream) == (None, None)
         assert len(scene.backend.pool.waiting) == 0
         await turns()

@@ -48,6 +48,10 @@ _GRACE = 0.5
 # A client that has sent nothing for this time since accept will probably not within a second more.
 _FRESH = 1.0
 
+# Terminations of a client that has left before its response: its connection ends by itself, when
+# the responses before have left.
+_LEFT = frozenset(("CR", "CQ", "CC", "CH"))
+
 
 class ClientConnection(Intake, Connection, Downstream, Source):
     """One connection from a client.
@@ -390,13 +394,17 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         else:
             self.close(lingering=not is_read or bool(self._held))
 
-    def left(self) -> None:
+    def cut_off(self, termination: str) -> None:
         self.exchange = None
+        if termination not in _LEFT:
+            # Chunks and lengths show that something is missing. Without them only a reset does.
+            self.abort(reset=not self._is_http11)
 
-    def abort_response(self) -> None:
-        self.exchange = None
-        # Chunks and lengths show that something is missing. Without them only a reset does.
-        self.abort(reset=not self._is_http11)
+    def shut_down(self) -> None:
+        if self.exchange is not None:
+            self.exchange.shut_down()
+        else:
+            self.abort()
 
     def _next_pipelined(self) -> None:
         is_free = self.exchange is None and not self.is_writing_paused
