@@ -688,11 +688,9 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         self.request_head = request_head
         self.dispatch(now)
 
-    def insert(self, comment: bytes) -> int:
-        framed = self.client.frame(comment)
-        self.bytes_out += len(framed)
-        self.client.send(framed)
-        return len(framed)
+    def insert(self, comment: bytes) -> None:
+        self.bytes_out += len(comment)
+        self.client.send(comment)
 
     def go_on(self, upstream: ServerSide, body: Body, rest: bytes, reason: str) -> None:
         self.reason = reason

@@ -206,6 +206,11 @@ class Downstream:
         """True if comments may be inserted between the events of a response without a length."""
         raise NotImplementedError
 
+    @property
+    def takes_chunks(self) -> bool:
+        """True if `send` takes a body without a length in chunks (HTTP/1.1); False: as it is."""
+        raise NotImplementedError
+
     def send_head(
         self,
         head: ResponseHead,
@@ -227,10 +232,6 @@ class Downstream:
 
     def send_data(self, data: bytes) -> None:
         """A chunk of a stream, at once: the path of every token."""
-        raise NotImplementedError
-
-    def frame(self, payload: bytes) -> bytes:
-        """What `send` takes so that these bytes are part of a body without a length."""
         raise NotImplementedError
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:

@@ -145,8 +145,8 @@ class Resumable:
         """The response continues with `body`, of which `rest` has come."""
         raise NotImplementedError
 
-    def insert(self, comment: bytes) -> int:
-        """Send a comment between two events -> bytes."""
+    def insert(self, comment: bytes) -> None:
+        """Send a comment, framed as the events are."""
         raise NotImplementedError
 
     def abort_client(self, termination: str, reason: str = "") -> None:
@@ -216,7 +216,12 @@ class EventStream:
             start = _last_event_id(lines)
         self._has_known_start = start is not None
         body = UnnumberedEventsBody if rules.strips_ids else EventsBody
-        self.body = body(length, resumes=bool(path), after=start or b"")
+        self.body = body(
+            length,
+            resumes=bool(path),
+            after=start or b"",
+            to_chunks=exchange.client.takes_chunks,
+        )
         self.resumes = 0
         self.said = 0  # bytes of comments: of `bytes_out`, those that no server has sent
         self.was_redispatched = bool(exchange.tried)  # before there was anything to resume
@@ -413,7 +418,9 @@ class EventStream:
     def _say(self, comment: bytes) -> None:
         exchange = self._exchange
         if self.body.is_whole and not exchange.client.is_writing_paused:
-            self.said += exchange.insert(comment)
+            framed = self.body.frame(comment)
+            self.said += len(framed)
+            exchange.insert(framed)
 
 
 def can_insert(client: Downstream, method: bytes) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import Joint, ResponseSink
+    from hermes_lb.proxy.resume import StreamRules
 
     Calls = list[tuple[Any, ...]]
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 class FakeEntrance(Entrance):
     """A frontend with one backend."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, rules: StreamRules | None) -> None:
         self.name = "f"
         self.counters = FrontendCounters()
         self.redirect = None
@@ -52,7 +53,7 @@ class FakeEntrance(Entrance):
         self.allows_trace = False
         self.is_stopped = False
         self.router = self
-        self._destination = Destination(backend, True, None)
+        self._destination = Destination(backend, True, rules)
 
     def route(self, host_name: str, target: bytes) -> Destination:
         return self._destination
@@ -79,12 +80,16 @@ class FakeEnd(TunnelEnd):
 
 
 class FakeClient(Downstream):
-    """The client's side. `got`: bytes of the response; `is_slow`: it reads nothing."""
+    """The client's side. `got`: bytes of the response; `is_slow`: it reads nothing.
+
+    `is_http2`: bodies are sent without chunks.
+    """
 
     def __init__(self, entrance: Entrance, now: float) -> None:
         self.peer = Peer(entrance, b"http")
         self.peer.address = "192.0.2.1"
         self.received_at = now
+        self.is_http2 = False
         self.is_writing_paused = False
         self.calls: Calls = []
         self.got = b""
@@ -98,8 +103,12 @@ class FakeClient(Downstream):
     def can_insert(self) -> bool:
         return True
 
+    @property
+    def takes_chunks(self) -> bool:
+        return not self.is_http2
+
     def body_for(self, length: int) -> Body:
-        return make_body(length, to_http11=True)
+        return make_body(length, to_http11=not self.is_http2)
 
     def send_informational(self, head: ResponseHead) -> int:
         self.calls.append(("informational", head.status))
@@ -234,8 +243,16 @@ class FakePool(ConnectionPool):
 class Scene:
     """One backend behind one frontend, and a clock that the test moves."""
 
-    def __init__(self, *, servers: int = 1, places: int = 0, **backend: Any) -> None:
-        """`places`: the `max_connections` of each server."""
+    def __init__(
+        self,
+        *,
+        servers: int = 1,
+        places: int = 0,
+        rules: StreamRules | None = None,
+        **backend: Any,
+    ) -> None:
+        """`places`: the `max_connections` of each server. `rules`: of its streams."""
+        self._rules = rules
         listed = [
             {"name": f"s{i}", "address": f"127.0.0.1:{i}", "max_connections": places}
             for i in range(1, servers + 1)
@@ -271,7 +288,7 @@ class Scene:
             rng=self.context.rng,
             tasks=self.tasks,
         )
-        entrance = FakeEntrance(self.backend)
+        entrance = FakeEntrance(self.backend, self._rules)
         self.client = FakeClient(entrance, self.now)
         return self
 

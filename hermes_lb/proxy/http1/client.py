@@ -13,7 +13,6 @@ from hermes_lb.errors import RequestRefused
 from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
-from hermes_lb.http.sse import chunk
 from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
@@ -235,6 +234,10 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def can_insert(self) -> bool:
         return self._is_http11
 
+    @property
+    def takes_chunks(self) -> bool:
+        return self._is_http11
+
     def local_address(self) -> tuple[str, int]:
         here = self.transport.get_extra_info("sockname")
         return (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
@@ -273,9 +276,6 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             batch.send(transport, data)
         elif not transport.is_closing():
             transport.write(data)
-
-    def frame(self, payload: bytes) -> bytes:
-        return chunk(payload)
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         self._may_keep = may_keep = may_keep and self._live.keeps_clients
