@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.select import Backend
     from hermes_lb.tls.certificates import TlsFiles
+    from hermes_lb.tls.ticket_keys import TicketSecret
 
 # Seconds. The clock may be set, or the machine sleep, while a timer waits for the next day.
 _LOOKS_AT_CLOCK = 600.0
@@ -40,6 +41,7 @@ class Frontend(Entrance):
         configured: config.Frontend,
         backends: Mapping[str, Backend],
         context: Context,
+        tickets: TicketSecret,
         tls_files: TlsFiles | None = None,
     ) -> None:
         """`tls_files`: as they were read before, whatever they are now.
@@ -49,12 +51,13 @@ class Frontend(Entrance):
         self.name = configured.name
         self.counters = FrontendCounters()
         # In Via. Frontends differ in it: one may be a server of another's.
-        self.pseudonym = pseudonym = context.pseudonym(configured.name)
+        self.pseudonym = pseudonym = context.identity.pseudonym(configured.name)
         self.via = (b"1.0 " + pseudonym, b"1.1 " + pseudonym)  # by minor version
         self.listeners: list[Listener] = []  # once it has started
         self.certificates: Certificates | None = None
         self._unusable: object = None  # the stamps of files that could not be used
         self._context = context
+        self._tickets = tickets
         self._is_paused = False
         self.is_stopped = False  # for good: its connections end with the request that runs, or next
         self._watch: asyncio.TimerHandle | None = None
@@ -109,7 +112,7 @@ class Frontend(Entrance):
 
     def _read_certificates(self, tls: config.Tls, files: TlsFiles | None = None) -> None:
         before = self.certificates
-        self.certificates = new = Certificates(tls, self.name, self._context.tickets, files)
+        self.certificates = new = Certificates(tls, self.name, self._tickets, files)
         if before is not None and before.files.stamps != new.files.stamps:
             logger.info("frontend %s has new certificates: %s", self.name, new.in_words())
 
@@ -209,7 +212,7 @@ class Frontend(Entrance):
             for number, bind in enumerate(self._configured.bind)
         ]
         self._watch_certificates()
-        self._context.gate.guard(self)
+        self._context.live.gate.guard(self)
         for listener in opened:
             await (listener.accept_when_possible() if may_be_late else listener.accept())
 

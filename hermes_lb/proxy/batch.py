@@ -14,16 +14,16 @@ docs/architecture.md has the measurements. Streams' chunks skip the first two st
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
-
-from hermes_lb.proxy.record import record_exchange
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import Source
+    from hermes_lb.proxy.ports import ResponseSink, Source
+
+    #: Called with an exchange that has ended, the time and the termination.
+    Record: TypeAlias = Callable[[Any, float, str], None]
 
 logger = logging.getLogger("hermes_lb")
 
@@ -45,20 +45,22 @@ class IoBatch:
         "_ended",
         "_is_open",
         "_loop",
+        "_record",
         "_requests",
         "_responses",
         "writes",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, record: Record) -> None:
         self._loop = loop
+        self._record = record
         self._is_open = False  # `flush` has been scheduled
         # Reads the state of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[Source, bytes]] = []
         self._responses: list[tuple[Source, bytes]] = []
         self.writes: list[tuple[asyncio.Transport, bytes | None]] = []
-        self._ended: list[tuple[Exchange, float, str]] = []
+        self._ended: list[tuple[Any, float, str]] = []
 
     def request_came(self, client: Source, data: bytes) -> None:
         """Bytes of a request head."""
@@ -96,7 +98,7 @@ class IoBatch:
             self._open()
         self.writes.append((transport, None))
 
-    def exchange_ended(self, exchange: Exchange, now: float, termination: str) -> None:
+    def exchange_ended(self, exchange: ResponseSink, now: float, termination: str) -> None:
         """Record it, once its last bytes have left."""
         if not self._is_open:
             self._open()
@@ -144,7 +146,7 @@ class IoBatch:
             ended, self._ended = self._ended, []
             for exchange, now, termination in ended:
                 try:
-                    record_exchange(exchange, now, termination)
+                    self._record(exchange, now, termination)
                 except Exception:
                     logger.exception("while recording %r", exchange)
 

@@ -8,14 +8,38 @@ from typing import TYPE_CHECKING
 from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import make_body
 from hermes_lb.proxy import phases
+from hermes_lb.proxy.ports import RequestBody, ResponseSink
 
 if TYPE_CHECKING:
     from hermes_lb.http import RequestHead
-    from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import ServerSide
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import Downstream, ServerSide
 
 
-class Upload:
+class Sending(ResponseSink):
+    """An exchange, as far as the body of its request needs it."""
+
+    __slots__ = ()
+
+    client: Downstream
+    upstream: ServerSide | None
+    bytes_in: int
+    phase: int
+
+    def enter(self, phase: int, now: float) -> None:
+        """The next phase begins."""
+        raise NotImplementedError
+
+    def note_traffic(self) -> None:
+        """Bytes passed: an idle deadline restarts."""
+        raise NotImplementedError
+
+    def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
+        """The body broke its framing, or is larger than it may be."""
+        raise NotImplementedError
+
+
+class Upload(RequestBody):
     """One request's body. Only requests that have one have an `Upload`.
 
     - `is_read`: all of it has been received.
@@ -26,6 +50,7 @@ class Upload:
 
     __slots__ = (
         "_body",
+        "_context",
         "_exchange",
         "_kept",
         "_kept_size",
@@ -37,12 +62,13 @@ class Upload:
         "is_stopped",
     )
 
-    def __init__(self, exchange: Exchange, head: RequestHead) -> None:
+    def __init__(self, exchange: Sending, head: RequestHead, context: Context) -> None:
         self._exchange = exchange
+        self._context = context
         self._body = make_body(head.length, to_http11=True)
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
-        self._most = sys.maxsize if head.length > 0 else exchange.context.most_in_body
+        self._most = sys.maxsize if head.length > 0 else context.settings.most_in_body
         self.is_read = False
         self.is_stopped = False
         self.awaits_continue = head.expects_continue
@@ -72,16 +98,8 @@ class Upload:
         return self.is_read and self._was_asked_for and not upstream.has_unwritten
 
     def receive(self, data: bytes) -> None:
-        """Bytes from the client: of the body, or, after its end, of the next request."""
+        """Bytes from the client, which `bytes_in` counts already; the next request may follow."""
         exchange = self._exchange
-        client = exchange.client
-        if self.is_read:
-            client.unread(data)
-            return
-        if self.is_stopped:
-            client.discard(data)
-            return
-        exchange.bytes_in += len(data)
         body = self._body
         try:
             passed = body.feed(data)
@@ -101,7 +119,7 @@ class Upload:
         if body.is_done:
             self.is_read = True
             if body.excess:
-                client.unread_first(body.excess)
+                exchange.client.unread_first(body.excess)
         if upstream is not None:
             self._moved()
         else:
@@ -137,14 +155,14 @@ class Upload:
         was_awaited, self.awaits_continue = self.awaits_continue, False
         is_sending = phases.SEND <= exchange.phase <= phases.AWAIT
         if is_sending and (self.is_read or was_awaited):
-            exchange.enter(self.phase, exchange.context.clock())
+            exchange.enter(self.phase, self._context.clock())
         else:
-            exchange.saw_traffic = True
+            exchange.note_traffic()
 
     def _bound(self) -> None:
         """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
         exchange = self._exchange
-        if self._kept_size > exchange.context.most_for_retry:
+        if self._kept_size > self._context.settings.most_for_retry:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True

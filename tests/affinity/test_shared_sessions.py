@@ -170,7 +170,7 @@ async def test_a_request_that_is_finished_without_its_client_is_so_here(
     it = await held(stage, link, monkeypatch, frontend={"routes": [route]})
     await it.names_it(response(b"whole", "mcp-session-id: s")[:-2])
     it.client.abort()
-    await eventually(lambda: not it.lb._plane.context.clients)
+    await eventually(lambda: not it.lb._plane.context.live.clients)
     link.speak()
     await turns()
     assert in_flight(it.lb) == [1]

@@ -137,7 +137,7 @@ async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage, late:
 
 def _upstreams(lb: LoadBalancer) -> int:
     assert lb._context is not None
-    return len(lb._context.upstreams)
+    return len(lb._context.live.upstreams)
 
 
 # An empty line behind a body that comes so late that the next request is on its way already. It is

@@ -162,7 +162,7 @@ async def test_an_upload_that_ends_behind_the_answers_head_ends_the_connection(
 
 def ends(lb: LoadBalancer) -> tuple[ClientConnection, UpstreamConnection]:
     """The balancer's own ends of its only two connections."""
-    (client,), (upstream,) = lb._plane.context.clients, lb._plane.context.upstreams
+    (client,), (upstream,) = lb._plane.context.live.clients, lb._plane.context.live.upstreams
     return client, upstream
 
 

@@ -191,7 +191,7 @@ async def test_one_client_may_have_so_many_connections(stage: Stage) -> None:
 
 def _open_connections(lb: LoadBalancer) -> int:
     assert lb._context is not None
-    return len(lb._context.clients)
+    return len(lb._context.live.clients)
 
 
 @pytest.mark.row(17)

@@ -56,7 +56,7 @@ async def test_a_frontend_that_a_reload_adds_to_a_full_house_waits(stage: Stage)
         await client.get("/waited")
     for client in waiting:
         assert await client.gets_nothing()
-    assert len(lb._context.clients) == 1
+    assert len(lb._context.live.clients) == 1
     assert await origin.has_no_new_connection()
     inside.close()
     assert await at_origin.read_until_cut() == b""
@@ -70,7 +70,7 @@ async def test_a_gate_that_closes_while_a_frontend_starts_closes_all_of_it(stage
     lb = await stage.balancer(await stage.origin(), process={"max_connections": 1})
     client = await stage.client(lb)  # the kernel has it; the loop takes it within the reload
     await add_frontend(lb, TWO_BINDS)
-    await eventually(lambda: lb._context.clients)
+    await eventually(lambda: lb._context.live.clients)
     await turns(100)
     assert accepting(lb) == [0, 0, 0]
     client.close()

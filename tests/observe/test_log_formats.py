@@ -84,7 +84,7 @@ async def test_json_tells_it_of_a_client_that_vanishes(
         await half_a_head.send(b"GET / HTTP/1.1\r\n")
         await turns(20)
         half_a_head.abort()
-        await eventually(lambda: not lb._plane.context.clients)
+        await eventually(lambda: not lb._plane.context.live.clients)
     one, other = objects(path)
     assert (one["termination"], one["tls"]) == ("CH--", "TLSv1.3")
     assert (other["termination"], other["tls"]) == ("CR--", "TLSv1.3")

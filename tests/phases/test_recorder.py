@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.http1.client import ClientConnection
+from hermes_lb.proxy.timeouts import PlainTimeouts
 from tests.phases.plugin import _Plugin
 from tests.phases.recorder import UNSEEN, Recorder
 from tests.phases.recording import Recording
@@ -40,7 +40,7 @@ async def test_a_change_between_two_events_is_seen(tmp_path: Path) -> None:
     with Recorder() as recorder:
         async with Stage(tmp_path) as stage:
             lb, client, at_origin = await stage.asked()
-            (connection,) = lb._context.clients
+            (connection,) = lb._context.live.clients
             connection.exchange.deadline = float("inf")
             await at_origin.respond(b"ok")
             await client.read_response()
@@ -52,7 +52,7 @@ async def test_what_traffic_moves_stays_idle_behind_a_sweep(tmp_path: Path) -> N
     with Recorder() as recorder:
         async with Stage(tmp_path) as stage:
             lb, client, at_origin = await stage.asked()
-            (connection,) = lb._context.clients
+            (connection,) = lb._context.live.clients
             await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
             await client.read_head()
             for byte in (b"o", b"k"):

@@ -288,14 +288,14 @@ async def test_a_connection_that_was_refused_takes_nobodys_place(stage: Stage) -
     for client in refused:
         assert (await client.read_response()).status == 429
     kept.close()
-    await eventually(lambda: not lb._context.connection_counts._open)
-    assert len(lb._context.clients) == 3
+    await eventually(lambda: not lb._context.client_limits.connections._open)
+    assert len(lb._context.live.clients) == 3
     another = await stage.client(lb)
     assert (await another.ask()).status == 200
     for client in refused:
         client.close()
-    await eventually(lambda: len(lb._context.clients) == 1)
-    assert sum(lb._context.connection_counts._open.values()) == 1
+    await eventually(lambda: len(lb._context.live.clients) == 1)
+    assert sum(lb._context.client_limits.connections._open.values()) == 1
 
 
 @pytest.mark.parametrize("end", ["closes", "resets"])
@@ -310,7 +310,7 @@ async def test_a_client_that_leaves_while_we_do_not_read_is_noticed(stage: Stage
         timeouts={"request_head": "1s"},
     )
     assert lb._context is not None
-    (connection,) = lb._context.clients
+    (connection,) = lb._context.live.clients
     while not connection._paused_by:
         await client.send(b"x" * 65536)
         await turns(2)

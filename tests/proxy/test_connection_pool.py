@@ -39,9 +39,9 @@ def dialer(**backend: Any) -> Dialer:
 @pytest.fixture
 def home() -> ServerConnections:
     configured = Backend.model_validate({"servers": [SERVER]}).servers[0]
-    context = cast("Any", SimpleNamespace(is_draining=False))
+    context = cast("Any", SimpleNamespace(live=SimpleNamespace(is_draining=False)))
     return ServerConnections(
-        Server(configured), context, keep=2, idle_timeout=60.0, dialer=dialer()
+        context, Server(configured), keep=2, idle_timeout=60.0, dialer=dialer()
     )
 
 

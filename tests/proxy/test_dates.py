@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from hermes_lb.http import date_field
-from hermes_lb.proxy import context
+from hermes_lb.proxy import wall_clock
 from tests.support.heads import HANDSHAKE
 from tests.support.http_peer import Message, request, response
 from tests.support.origin import answers
@@ -116,13 +116,13 @@ def _at(lb: LoadBalancer, second: int) -> None:
     """Set the clock to `second` seconds since 1970."""
     shared = lb._context
     assert shared is not None
-    shared.wall_clock_offset = second + 0.5 - shared.clock()
+    shared.wall_clock.offset = second + 0.5 - shared.clock()
 
 
 async def test_a_response_head_that_is_remembered_does_not_keep_its_date(stage: Stage) -> None:
     """The same bytes, at another time; and with a server's own Date, as it came."""
     lb, client, _ = await stage.served(answers(b"ok"))
-    with patch.object(lb._context, "set_wall_clock"):
+    with patch.object(wall_clock.WallClock, "set"):
         for second in (1_800_000_000, 1_800_000_060, 1_700_000_000):
             _at(lb, second)
             for _ in range(2):
@@ -131,15 +131,11 @@ async def test_a_response_head_that_is_remembered_does_not_keep_its_date(stage: 
                 assert 0 <= parsedate_to_datetime(date).timestamp() - second < 30
 
 
-async def test_it_is_made_once_a_second(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving())
-    shared = lb._context
-    assert shared is not None
-    with (
-        patch.object(shared, "wall_clock_offset", 1000.0),
-        patch.object(context, "date_field", side_effect=date_field) as made,
-    ):
-        found = [shared.date(now / 100) for now in range(250)]
+def test_it_is_made_once_a_second() -> None:
+    clock = wall_clock.WallClock(0.0)
+    clock.offset = 1000.0
+    with patch.object(wall_clock, "date_field", side_effect=date_field) as made:
+        found = [clock.date(now / 100) for now in range(250)]
     assert made.call_count == 3
     assert sorted(set(found)) == [
         b"Date: Thu, 01 Jan 1970 00:16:%d GMT\r\n" % second for second in (40, 41, 42)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.deadlines import Sweep
+from hermes_lb.proxy.timeouts import PlainTimeouts
 
 
 class Swept:
@@ -44,11 +44,11 @@ class Backend:
 
 
 class World:
-    """A context, its loop and its turn."""
+    """A context, and each of its parts."""
 
     def __init__(self, *clients: Swept) -> None:
         self.clients = clients
-        self.loop = self.batch = self
+        self.loop = self.batch = self.live = self.settings = self.wall_clock = self
         self.timeouts = PlainTimeouts(*[60.0] * 7)
         self.soon: list[Any] = []
         self.later: list[Any] = []
@@ -56,7 +56,7 @@ class World:
     def clock(self) -> float:
         return 1.0
 
-    def set_wall_clock(self) -> None:
+    def set(self, now: float) -> None:
         pass
 
     def flush(self) -> None:

@@ -50,7 +50,7 @@ class Upload:
         self.lb = lb
         self.client = client
         self.at_origin = at_origin
-        (end,) = lb._plane.context.clients
+        (end,) = lb._plane.context.live.clients
         self._end: ClientConnection = end
 
     def closed_behind(self, answer: bytes) -> None:
@@ -136,7 +136,7 @@ async def test_the_answer_of_a_server_that_speaks_tls_is_relayed(
     assert (answer.status, answer.body) == (413, b"too large" + more)
     assert await client.read_to_end() == b""
     assert server_of(lb).fails == 0
-    await eventually(lambda: not lb._plane.context.upstreams)
+    await eventually(lambda: not lb._plane.context.live.upstreams)
     # The origin's socket, and of ours the descriptor and its duplicate.
     await eventually(lambda: len(os.listdir("/proc/self/fd")) == before - 3)
 
@@ -201,7 +201,7 @@ async def test_for_a_client_that_is_slow_no_more_than_one_read_is_held(stage: St
     upload = await begun(lb, client, at_origin)
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99000000\r\n\r\n")
     await at_origin.send_until_stuck(b"z" * 65_536, most=90_000_000)
-    (end,) = lb._plane.context.clients
+    (end,) = lb._plane.context.live.clients
     assert end.exchange is not None
     passed = end.exchange.bytes_out
     upload.closed_behind(b"")

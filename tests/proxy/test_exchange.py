@@ -537,4 +537,4 @@ async def test_many_clients_leave_at_every_point_of_dialing(stage: Stage) -> Non
     await eventually(lambda: in_flight(lb) == [0])
     context = lb._context
     assert context is not None
-    await eventually(lambda: not context.clients and not context.upstreams)
+    await eventually(lambda: not context.live.clients and not context.live.upstreams)

@@ -53,13 +53,13 @@ def one_iteration(transport: asyncio.Transport, data: bytes) -> int:
 
 def client_side(lb: LoadBalancer) -> ClientConnection:
     assert lb._context is not None
-    (connection,) = lb._context.clients
+    (connection,) = lb._context.live.clients
     return connection
 
 
 def server_side(lb: LoadBalancer) -> UpstreamConnection:
     assert lb._context is not None
-    (connection,) = lb._context.upstreams
+    (connection,) = lb._context.live.upstreams
     return connection
 
 
@@ -106,7 +106,7 @@ async def test_so_is_one_whose_request_has_just_begun(stage: Stage) -> None:
     origin = await stage.serving()
     lb = await stage.balancer(origin)
     await stage.client(lb)
-    await eventually(lambda: bool(lb._context and lb._context.clients))
+    await eventually(lambda: bool(lb._context and lb._context.live.clients))
     assert one_iteration(client_side(lb).transport, full(GET)) == 1
 
 
@@ -250,7 +250,7 @@ async def test_an_upload_that_waits_for_a_server_costs_its_bound_and_a_read(stag
     await client.send(CHUNKED_POST)
     await eventually(lambda: len(lb.pools["agents"].waiting) == 1)
     assert lb._context is not None
-    (waiting,) = (c for c in lb._context.clients if c.exchange and c.exchange.upload)
+    (waiting,) = (c for c in lb._context.live.clients if c.exchange and c.exchange.upload)
     assert one_iteration(waiting.transport, full(TINY)) == 1
     await eventually(lambda: not waiting.behind)
     assert not waiting.transport.is_reading()  # until there is a server
@@ -396,4 +396,4 @@ async def test_whatever_has_paused_it_each_connection_reads_on(stage: Stage, see
     await eventually(lambda: in_flight(lb) == [0])
     assert lb._context is not None
     assert len(lb._context.run_queue) == 0
-    assert all(upstream.transport.is_reading() for upstream in lb._context.upstreams)
+    assert all(upstream.transport.is_reading() for upstream in lb._context.live.upstreams)

@@ -43,7 +43,7 @@ async def taken_out(stage: Stage, lb: LoadBalancer) -> Callable[[], bool]:
     another = configured.model_copy(update={"name": "another"})
     await lb.reconfigure(lb.config.model_copy(update={"frontends": [another]}))
     lb._plane.frontends[0].counters = before.counters  # the stage counts these requests, too
-    return lambda: not context.clients
+    return lambda: not context.live.clients
 
 
 WindUp = Callable[[Stage, "LoadBalancer"], Awaitable[Callable[[], bool]]]
@@ -51,15 +51,15 @@ both_ways = pytest.mark.parametrize("wind_up", [drained, taken_out])
 
 
 def connection(lb: LoadBalancer) -> ClientConnection:
-    (client,) = lb._context.clients
+    (client,) = lb._context.live.clients
     return client
 
 
 async def come(stage: Stage, lb: LoadBalancer) -> Client:
     """A client that has been let in, and has said nothing."""
-    there = len(lb._context.clients)
+    there = len(lb._context.live.clients)
     client = await stage.client(lb)
-    await eventually(lambda: len(lb._context.clients) > there)
+    await eventually(lambda: len(lb._context.live.clients) > there)
     return client
 
 

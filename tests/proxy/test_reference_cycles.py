@@ -91,7 +91,7 @@ async def test_an_exchange_leaves_nothing_to_the_collector(
         lb = await use(stage)
         context = lb._context
         assert context is not None
-        await eventually(lambda: not context.clients)
+        await eventually(lambda: not context.live.clients)
         await turns()
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
@@ -128,6 +128,6 @@ async def test_a_closed_tunnel_leaves_no_timer(
     at_origin.close()
     assert await client.read_to_end() == b""
     client.close()
-    await eventually(lambda: not context.clients)
+    await eventually(lambda: not context.live.clients)
     assert timers
     assert all(timer.cancelled() for timer in timers)

@@ -304,7 +304,7 @@ async def test_a_reader_stuck_on_the_last_bytes_is_cut(stage: Stage) -> None:
     await stuck_on_the_last_bytes(stage, lb, origin, GET)
     await eventually(lambda: in_flight(lb) == [0])
     assert (await stage.log_line(lb)).termination == "cL"
-    await eventually(lambda: lb._context is not None and not lb._context.clients)
+    await eventually(lambda: lb._context is not None and not lb._context.live.clients)
 
 
 async def test_a_client_that_leaves_during_the_last_bytes_is_let_go(stage: Stage) -> None:
@@ -339,7 +339,7 @@ async def test_many_slow_readers_cost_little_each(stage: Stage) -> None:
         await client.get()
     for client in clients:
         await client.read_head()
-    await eventually(lambda: all(c.is_writing_paused for c in lb._context.clients))  # type: ignore[union-attr]
+    await eventually(lambda: all(c.is_writing_paused for c in lb._context.live.clients))  # type: ignore[union-attr]
     assert unsent(lb) < 10 * BOUND
 
 
@@ -353,7 +353,7 @@ async def test_a_pipelined_client_that_does_not_read_is_held_back(stage: Stage) 
     lb = await stage.balancer(origin)
     client = await stage.client(lb, receive_buffer=16_384)
     await client.send(request("GET", "/") * 50)
-    await eventually(lambda: any(c.is_writing_paused for c in lb._context.clients))  # type: ignore[union-attr]
+    await eventually(lambda: any(c.is_writing_paused for c in lb._context.live.clients))  # type: ignore[union-attr]
     await turns(50)
     assert unsent(lb) < 2_000_000
     assert len(origin.requests) < 20

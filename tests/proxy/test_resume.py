@@ -493,7 +493,7 @@ COMMENT = b": hello\n\n"
 
 async def test_no_comment_within_an_event_that_is_passed_on_in_parts(stage: Stage) -> None:
     talk = await Talk.begin(stage, route={"sse_keep_alive": "1h"})
-    (connection,) = talk.lb._context.clients
+    (connection,) = talk.lb._context.live.clients
     assert connection.exchange is not None
     stream = connection.exchange.stream
     assert stream is not None

@@ -152,7 +152,7 @@ async def test_stop_cuts_it_and_records_it_once(stage: Stage) -> None:
 async def test_what_comes_in_a_second_read_behind_the_101_is_data(stage: Stage) -> None:
     """A loop that was busy reads more than once before its turn ends."""
     lb, client, at_origin, _ = await a_handshake(stage)
-    (upstream,) = lb._plane.context.upstreams
+    (upstream,) = lb._plane.context.live.upstreams
     upstream.data_received(SWITCH + b"first ")
     upstream.data_received(b"second ")
     await at_origin.send(b"third")
@@ -208,7 +208,9 @@ async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage,
     context = lb._context
     assert context is not None
     await eventually(lambda: in_flight(lb) == [0])
-    await eventually(lambda: not context.clients and not context.upstreams, f"{reader} is let go")
+    await eventually(
+        lambda: not context.live.clients and not context.live.upstreams, f"{reader} is let go"
+    )
 
 
 @each_side
@@ -221,8 +223,8 @@ async def test_stop_does_not_wait_for_a_side_that_never_reads(stage: Stage, who:
     context = lb._context
     assert context is not None
     await lb.stop()
-    assert not context.upstreams
-    assert not context.clients
+    assert not context.live.upstreams
+    assert not context.live.clients
 
 
 async def test_a_client_that_is_reset_while_we_do_not_read_is_noticed(stage: Stage) -> None:

@@ -135,7 +135,7 @@ async def test_an_idle_connection_that_the_server_closes_is_forgotten(stage: Sta
         await at_origin.respond(b"%d" % n)
         assert (await client.read_response()).body == b"%d" % n
         at_origin.close()
-        await eventually(lambda: lb._context is not None and not lb._context.upstreams)
+        await eventually(lambda: lb._context is not None and not lb._context.live.upstreams)
     assert {line.retries for line in await stage.logged(lb, 2)} == {"0"}
 
 
@@ -181,10 +181,10 @@ async def test_a_surplus_response_reaches_nobody_who_waits(stage: Stage) -> None
     waiting = await stage.client(lb)
     await waiting.get("/of-another")
     await eventually(lambda: len(pool_of(lb).waiting) == 1)
-    (upstream,) = lb._plane.context.upstreams
+    (upstream,) = lb._plane.context.live.upstreams
     upstream.data_received(response(b"asked for"))
     upstream.data_received(response(b"surplus"))
     assert (await client.read_response()).body == b"asked for"
     assert await at_origin.read_until_cut() == b""
-    await eventually(lambda: len(lb._plane.context.upstreams) == 1)
+    await eventually(lambda: len(lb._plane.context.live.upstreams) == 1)
     assert await waiting.gets_nothing()

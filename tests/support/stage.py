@@ -92,11 +92,13 @@ class Stage:
                 await eventually(partial(is_quiet, lb, context))
             except AssertionError:
                 self.problems.append(
-                    f"left behind: {lb.pools}, {context.clients}, {context.upstreams}"
+                    f"left behind: {lb.pools}, {context.live.clients}, {context.live.upstreams}"
                 )
             await lb.stop()
-            if context.clients or context.upstreams:
-                self.problems.append(f"open after stop: {context.clients}, {context.upstreams}")
+            if context.live.clients or context.live.upstreams:
+                self.problems.append(
+                    f"open after stop: {context.live.clients}, {context.live.upstreams}"
+                )
             self._check_log(lb, path)
         await turns()
         for task in asyncio.all_tasks() - self._others - {asyncio.current_task()}:
@@ -325,8 +327,8 @@ def is_quiet(lb: LoadBalancer, context: Any) -> bool:
             not pool.waiting and all(s.in_flight == 0 == s.queued for s in pool.servers)
             for pool in lb.pools.values()
         )
-        and not context.clients
-        and not context.upstreams
+        and not context.live.clients
+        and not context.live.upstreams
     )
 
 
@@ -348,7 +350,7 @@ def unsent(lb: LoadBalancer) -> int:
     assert context is not None
     return sum(
         connection.transport.get_write_buffer_size()
-        for connection in (*context.clients, *context.upstreams)
+        for connection in (*context.live.clients, *context.live.upstreams)
     )
 
 

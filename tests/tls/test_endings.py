@@ -199,11 +199,11 @@ async def test_nothing_is_left_for_the_garbage_collector(stage: Stage, certifica
     await client.ask()
     gc.disable()
     try:
-        [connection] = context.clients
+        [connection] = context.live.clients
         kept = weakref.ref(connection.transport.get_extra_info("ssl_object"))
         del connection
         client.close()
-        await eventually(lambda: not context.clients)
+        await eventually(lambda: not context.live.clients)
         await eventually(lambda: kept() is None)
     finally:
         gc.enable()

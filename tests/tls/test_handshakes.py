@@ -152,7 +152,7 @@ async def test_damaged_handshakes_leave_nothing_behind(stage: Stage, certificate
         client.half_close()
         await client.read_until_cut()
     context = lb._context
-    await eventually(lambda: len(context.clients) == 1)  # the probe
+    await eventually(lambda: len(context.live.clients) == 1)  # the probe
 
 
 @on_both_loops

@@ -45,7 +45,7 @@ def refusals(lb: LoadBalancer) -> dict[tuple[int, str], int]:
 
 def the_client(lb: LoadBalancer) -> Any:
     """The balancer's side of the only connection."""
-    [client] = lb._plane.context.clients
+    [client] = lb._plane.context.live.clients
     return client
 
 

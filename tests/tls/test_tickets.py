@@ -169,11 +169,11 @@ async def test_a_process_that_starts_days_later_has_the_keys_of_those_that_run(
     stage: Stage, certificate: str, context: ssl.SSLContext, calendar: Calendar
 ) -> None:
     one = await serving(stage, certificate, reload_interval=0)
-    at_start = one._plane.context.tickets.state
+    at_start = one._plane.tickets.state
     await another_day(calendar, one)
     await another_day(calendar, one)
     other = await serving(stage, certificate, reload_interval=0)
-    other._plane.context.tickets = TicketSecret.restore(at_start)
+    other._plane.frontends[0]._tickets = TicketSecret.restore(at_start)
     other._plane.frontends[0].certificates = None
     other._plane.frontends[0].reload_certificates()
     first = await begun(stage, one, context)
@@ -222,8 +222,8 @@ async def test_two_balancers_with_one_secret_resume_each_other(
     one, other = await serving(stage, certificate), await serving(stage, certificate)
     first = await begun(stage, one, context)
     assert not (await resuming_client(stage, other, context, first)).tls.session_reused
-    other._plane.context.tickets = one._plane.context.tickets
     [frontend] = other._plane.frontends
+    frontend._tickets = one._plane.tickets
     frontend.certificates = None
     frontend.reload_certificates()
     assert (await resuming_client(stage, other, context, first)).tls.session_reused
