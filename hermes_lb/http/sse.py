@@ -10,7 +10,14 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.errors import InvalidBody
-from hermes_lb.http.body import LAST_CHUNK, SIZE_LINE, ChunkedBody, make_body
+from hermes_lb.http.body import (
+    LAST_CHUNK,
+    MOST_KNOWN,
+    SIZE_LINE,
+    ChunkedBody,
+    make_body,
+    openings,
+)
 
 if TYPE_CHECKING:
     from hermes_lb.http.body import Body
@@ -24,6 +31,7 @@ MOST_AT_ONCE: Final = 16 * 1024
 # The end of a line, twice. Atomic: the two halves of CRLF are not two ends.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END: Final = 4  # bytes
+_OPENINGS = openings(b"id:")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _ID_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))id(?::[^\r\n]*)?(?>\r\n|\n|\r)")
 
@@ -106,18 +114,15 @@ class EventsBody:
     def feed(self, data: bytes) -> bytes:
         if self._is_between_chunks and not self._held:
             # One whole chunk with one event, its id first: what servers send for each token.
-            match = SIZE_LINE(data)
-            if match is not None:
-                start = match.end()
-                size = len(data)
-                if (
-                    start + int(match[1], 16) + 2 == size
-                    and data.startswith(b"id:", start)
-                    and (data.find(b"\n\n", start) == size - 4 or _ends_crlf(data, start))
-                    and data.endswith(b"\r\n")
-                ):
-                    self._last = data
-                    return data
+            size = len(data)
+            if (
+                size <= MOST_KNOWN
+                and data.startswith(_OPENINGS[size])
+                and (data.find(b"\n\n") == size - 4 or _ends_crlf(data))
+                and data.endswith(b"\r\n")
+            ):
+                self._last = data
+                return data
         passed = self._feed_anything(self._portion(data))
         if self._rest:
             self._is_between_chunks = False  # the next bytes are those that wait
@@ -238,9 +243,9 @@ class UnnumberedEventsBody(EventsBody):
         return self.frame(events) + passed[end + 2 :]
 
 
-def _ends_crlf(data: bytes, start: int) -> bool:
+def _ends_crlf(data: bytes) -> bool:
     """The same for a server whose lines end with CRLF."""
-    return data.find(b"\r\n\r\n", start) == len(data) - 6 and b"\n\n" not in data
+    return data.find(b"\r\n\r\n") == len(data) - 6 and b"\n\n" not in data
 
 
 def chunk(data: bytes) -> bytes:
