@@ -12,6 +12,8 @@ import uvloop
 from bench.live.cases.base import (
     CPU_SHARE,
     FOREIGN,
+    SYSTEM,
+    USER,
     Case,
     Metric,
     Sample,
@@ -47,6 +49,8 @@ class _Tokens(Case):
         Metric("memory_kb", "memory per stream", "KB", "lower", 1, is_main=True),
         Metric("delivered", "tokens delivered", "of asked", "neither", 3),
         Metric("per_read", "tokens per read", "", "neither", 2),
+        USER,
+        SYSTEM,
         CPU_SHARE,
         FOREIGN,
     )
@@ -86,7 +90,7 @@ class _Tokens(Case):
         if delivered < _LEAST_DELIVERED:
             warnings.append(f"only {delivered:.0%} of the tokens were delivered")
         values = {
-            "cpu_us": window.cpu_ns / 1e3 / messages,
+            **window.cpu(messages),
             "memory_kb": (with_kb - before_kb) / self.streams,
             "delivered": delivered,
             "per_read": messages / reads,

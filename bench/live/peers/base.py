@@ -25,7 +25,7 @@ from bench.live.messages import (
 from bench.live.processes import Process, free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bench.live.bench import Bench
     from bench.live.certificate import Certificate
@@ -75,6 +75,8 @@ class Peer(ABC):
     has_tls: ClassVar[bool] = True
     has_websocket: ClassVar[bool] = True
     cases: ClassVar[frozenset[str]] = frozenset()  # the only ones it is there for; empty: all
+    python: ClassVar[str | None] = None  # the interpreter that it runs on
+    environment: ClassVar[Mapping[str, str] | None] = None  # added to ours
 
     @abstractmethod
     def is_installed(self) -> bool: ...
@@ -111,7 +113,9 @@ class Peer(ABC):
             )
             command = self.command(setup)
             log = setup.directory / "output.log"
-            with Process(command, core=cores or bench.proxy_core, log=log) as process:
+            with Process(
+                command, core=cores or bench.proxy_core, log=log, environment=self.environment
+            ) as process:
                 try:
                     wait_until_ready(process, port, tls=tls)
                     check_answers(port, tls=tls)
