@@ -61,10 +61,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Running:
-    """A proxy that answers. `process` is None for the direct connection."""
+    """A proxy that answers. `process` and `setup` are None for the direct connection."""
 
     port: int
     process: Process | None
+    setup: Setup | None
 
 
 class Peer(ABC):
@@ -121,7 +122,7 @@ class Peer(ABC):
                     check_answers(port, tls=tls)
                 except (OSError, BenchError, http.client.HTTPException) as error:
                     raise BenchError(f"{error}\n{process.output()}".strip()) from error
-                yield Running(port, process)
+                yield Running(port, process, setup)
                 if not process.is_running():
                     raise BenchError(f"died\n{process.output()}")
 

@@ -9,10 +9,13 @@ import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.live.peers.base import HEALTH_PATH, Peer, Setup, first_line
 from bench.live.processes import ROOT, python_module
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class HermesLb(Peer):
@@ -22,6 +25,8 @@ class HermesLb(Peer):
     workers: ClassVar[int] = 1
     #: More lines of the frontend.
     routes: ClassVar[str] = ""
+    #: More sections.
+    sections: ClassVar[str] = ""
 
     def is_installed(self) -> bool:
         return importlib.util.find_spec("hermes_lb.__main__") is not None
@@ -35,6 +40,10 @@ class HermesLb(Peer):
     def command(self, setup: Setup) -> list[str]:
         return [str(self.python), "-m", "hermes_lb", "--config", str(self.configure(setup))]
 
+    def servers(self, setup: Setup) -> Sequence[int]:
+        """The port of each server."""
+        return setup.upstreams
+
     def configure(self, setup: Setup) -> Path:
         """Write the configuration, and return where."""
         bind, tls = f'"127.0.0.1:{setup.port}"', ""
@@ -44,7 +53,7 @@ class HermesLb(Peer):
             tls = f"tls = {{ {files}, session_tickets = false }}"
         servers = "\n".join(
             f'[[backends.upstreams.servers]]\nname = "s{number}"\naddress = "127.0.0.1:{port}"\n'
-            for number, port in enumerate(setup.upstreams, 1)
+            for number, port in enumerate(self.servers(setup), 1)
         )
         config = f"""
 [process]
@@ -58,6 +67,7 @@ bind = "127.0.0.1:{setup.admin_port}"
 access = "{setup.access_log}"
 format = "httplog"
 
+{self.sections}
 [[frontends]]
 name = "bench"
 bind = [{bind}]
