@@ -101,6 +101,18 @@ REQUIREMENTS = (
     Requirement("CPU per token, 300", "tokens-300", "cpu_us", "envoy", "<", 1.0),
     Requirement("CPU per token, 3,000", "tokens-3000", "cpu_us", "envoy", "<", 1.0),
     Requirement("two workers", "processes", "per_second", US, ">=", 1.8, peer="hermes_lb-2"),
+    *(
+        Requirement(
+            f"fuller worker, {connections} connections, over its share",
+            "spread",
+            f"worst_{connections}",
+            None,
+            "<=",
+            1.2,
+            peer="hermes_lb-2",
+        )
+        for connections in (32, 1000)
+    ),
     # "Nothing extra": a run can tell 5 % apart.
     Requirement(
         "one worker, CPU per request", "processes", "cpu_us", "hermes_lb-embedded", "<=", 1.05

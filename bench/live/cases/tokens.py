@@ -15,8 +15,6 @@ import uvloop
 from bench.live.cases.base import (
     CPU_SHARE,
     FOREIGN,
-    SYSTEM,
-    USER,
     Case,
     Metric,
     Sample,
@@ -52,8 +50,6 @@ class _Tokens(Case):
         Metric("memory_kb", "memory per stream", "KB", "lower", 1, is_main=True),
         Metric("delivered", "tokens delivered", "of asked", "neither", 3),
         Metric("per_read", "tokens per read", "", "neither", 2),
-        USER,
-        SYSTEM,
         CPU_SHARE,
         FOREIGN,
     )
@@ -118,7 +114,7 @@ async def measure_tokens(live: LiveStreams, bench: Bench, seconds: float) -> dic
         raise BenchError("no token arrived")
     streams = len(fleet.clients)
     return {
-        **window.cpu(messages),
+        "cpu_us": window.cpu_ns / 1e3 / messages,
         "memory_kb": (process.resident_kb() - live.before_kb) / streams,
         "delivered": messages / (streams * live.rate * window.seconds),
         "per_read": messages / reads,

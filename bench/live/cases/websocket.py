@@ -11,8 +11,6 @@ import uvloop
 from bench.live.cases.base import (
     CPU_SHARE,
     FOREIGN,
-    SYSTEM,
-    USER,
     Case,
     Metric,
     Sample,
@@ -44,8 +42,6 @@ class WebSocketEcho(Case):
     metrics = (
         Metric("cpu_us", "CPU per frame", "µs", "lower", 1, is_main=True),
         Metric("delivered", "echoes delivered", "of asked", "neither", 3),
-        USER,
-        SYSTEM,
         CPU_SHARE,
         FOREIGN,
     )
@@ -77,7 +73,7 @@ async def _measure(proxy: Running, bench: Bench) -> Sample:
     if not echoes:
         raise BenchError("no echo arrived")
     values = {
-        **window.cpu(2 * echoes),
+        "cpu_us": window.cpu_ns / 1e3 / (2 * echoes),
         "delivered": echoes / (_CONNECTIONS * _RATE * window.seconds),
         "cpu_share": window.cpu_share,
         "foreign": window.foreign,

@@ -131,7 +131,7 @@ class HermesLbTwo(HermesLb):
     """Two worker processes."""
 
     name = "hermes_lb-2"
-    cases = frozenset({"processes"})
+    cases = frozenset({"processes", "spread"})
     workers = 2
 
 
