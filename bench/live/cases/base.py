@@ -90,7 +90,7 @@ CPU_SHARE = Metric("cpu_share", "CPU used", "cores", "neither", 2)
 FOREIGN = Metric("foreign", "used by others", "of a core", "neither", 2)
 # From here on a figure says more about the neighbours than about the proxy (see Window).
 FOREIGN_LIMIT = 0.1
-# Of `cpu_us`: the kernel's part is much the same for all proxies. The kernel's tick samples it, so it
-# is right for a busy proxy only, and not for one that a timer of the load wakes.
+# Of `cpu_us`; the kernel's part is much the same for all proxies. They are sampled at the clock
+# tick: right for a busy proxy, and not for one that a timer of the load wakes.
 USER = Metric("user_us", "of it user", "µs", "lower", 1)
 SYSTEM = Metric("system_us", "of it system", "µs", "lower", 1)
