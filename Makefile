@@ -78,8 +78,10 @@ run-bench: $(VENV)/.installed-bench
 # A compiled build of this source for the benchmark, in an environment of its own.
 compiled:
 	$(BENCH_PYTHON) -m venv --clear $(COMPILED)
-	HERMES_LB_MYPYC=1 $(COMPILED)/bin/python -m pip install --disable-pip-version-check \
-	  --constraint constraints.txt .
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt 'setuptools>=77' mypy .
+	HERMES_LB_MYPYC=1 $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --force-reinstall .
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.chaos $(ARGS)

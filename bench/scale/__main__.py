@@ -36,6 +36,7 @@ _STREAMS = {
     "memory_kb": ("KB each", 2),
     "cpu_us": ("CPU, µs a token", 1),
     "delivered": ("delivered", 3),
+    "lag_p990_ms": ("lag p99, ms", 1),
     "lag_p999_ms": ("lag p99.9, ms", 1),
     "lag_worst_ms": ("worst, ms", 1),
     "largest_share": ("fullest process, of its share", 2),

@@ -84,13 +84,14 @@ async def _observe(
     assert proxy.process is not None
     async with live_streams(proxy, count, _TOKENS_PER_SECOND / count) as live:
         figures: Figures = {"streams": count, "opened_per_second": live.opened_per_second}
-        before = _lags(await _metrics(proxy))
+        before = lags(await _metrics(proxy))
         figures |= await measure_tokens(live, bench, _LONG if is_last else _SHORT)
         if is_last:
             metrics = await _metrics(proxy)
-            worst = _worst(metrics)
-            bound = _percentile(before, _lags(metrics), 0.999)
-            figures["lag_p999_ms"] = min(bound, worst) * 1e3
+            worst, after = worst_lag(metrics), lags(metrics)
+            for share in (0.99, 0.999):
+                bound = lag_percentile(before, after, share)
+                figures[f"lag_p{share * 1000:g}_ms"] = min(bound, worst) * 1e3
             figures["lag_worst_ms"] = worst * 1e3
             shares = proxy.process.connections(proxy.port)
             figures["largest_share"] = max(shares.values()) * peer.workers / count
@@ -142,7 +143,7 @@ _LAG = re.compile(r'^hermes_lb_loop_lag_seconds_bucket\{process="(\d+)",le="([^"
 _WORST = re.compile(r'^hermes_lb_loop_lag_worst_seconds\{process="\d+"\} (\S+)', re.M)
 
 
-def _lags(metrics: str) -> dict[float, int]:
+def lags(metrics: str) -> dict[float, int]:
     """Upper bound, s -> measurements up to it, of all workers."""
     found: dict[float, int] = {}
     for _, bound, count in _LAG.findall(metrics):
@@ -150,11 +151,11 @@ def _lags(metrics: str) -> dict[float, int]:
     return found
 
 
-def _worst(metrics: str) -> float:
+def worst_lag(metrics: str) -> float:
     return max(map(float, _WORST.findall(metrics)))
 
 
-def _percentile(before: dict[float, int], after: dict[float, int], share: float) -> float:
+def lag_percentile(before: dict[float, int], after: dict[float, int], share: float) -> float:
     """The upper bound of the bucket that has the percentile of what came between, in s."""
     counts = {bound: after[bound] - before.get(bound, 0) for bound in sorted(after)}
     wanted = share * max(counts.values())
