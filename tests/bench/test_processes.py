@@ -24,6 +24,13 @@ CHILD = (
     "while os.getppid() == parent: pass"
 )
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
+ENDING = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("runs", flush=True)
+signal.sigwait([signal.SIGTERM])
+print("has ended")
+"""
 SERVER = """
 import socket, sys
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
@@ -76,12 +83,11 @@ def test_a_paused_process_uses_no_cpu_until_it_is_resumed(family: Process) -> No
     wait_until(lambda: family.cpu_ns() - before > 20e6)
 
 
-def test_a_paused_process_can_be_ended(tmp_path: Path) -> None:
-    with Process([sys.executable, "-c", PARENT], core=None, log=tmp_path / "log") as process:
-        wait_until(lambda: "took" in process.output())
-        pids = process.pids()
+def test_a_paused_process_ends_by_sigterm(tmp_path: Path) -> None:
+    with Process([sys.executable, "-c", ENDING], core=None, log=tmp_path / "log") as process:
+        wait_until(lambda: "runs" in process.output())
         process.pause()
-    wait_until(lambda: not states(pids) - {"Z"})
+    assert process.output() == "runs\nhas ended"
 
 
 def test_connections_are_counted_by_process(tmp_path: Path) -> None:
