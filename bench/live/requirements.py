@@ -42,12 +42,11 @@ def _of_each(
     aim: float,
     aim_against: str | None = None,
     unit: str = "",
-    peers: tuple[str, ...] = (US, COMPILED),
 ) -> list[Requirement]:
-    """The same of each of `peers`, with its own `must`."""
+    """The same of both builds; `musts` are that of the interpreted and that of the compiled one."""
     return [
         Requirement(title, case, metric, against, sense, must, aim, aim_against, unit, peer)
-        for peer, must in zip(peers, musts, strict=True)
+        for peer, must in zip((US, COMPILED), musts, strict=True)
     ]
 
 
