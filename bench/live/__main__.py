@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.interruption import sigterm_is_ctrl_c
 from bench.live.cases import CASES
-from bench.live.errors import BenchError
+from bench.live.errors import exit_on_error
 from bench.live.machine import describe_machine
 from bench.live.output import write_json
 from bench.live.peers import PEERS
@@ -54,16 +54,9 @@ def main() -> int:
     def progress(step: str) -> None:
         console.print(f"[dim]{step}[/]", highlight=False)
 
-    try:
-        with running_bench(options.seconds) as bench:
-            machine["small_upstream"] = bench.upstreams.small_server
-            results = run(plan, bench, progress)
-    except KeyboardInterrupt:
-        console.print("interrupted; everything started has been ended")
-        return 130
-    except BenchError as error:
-        console.print(f"[red]{error}[/]")
-        return 1
+    with exit_on_error(console), running_bench(options.seconds) as bench:
+        machine["small_upstream"] = bench.upstreams.small_server
+        results = run(plan, bench, progress)
 
     print_report(console, results, plan.cases, machine)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench.interruption import sigterm_is_ctrl_c
 from bench.live.cases.base import FOREIGN_LIMIT
-from bench.live.errors import BenchError
+from bench.live.errors import exit_on_error
 from bench.live.machine import describe_machine
 from bench.live.processes import ROOT
 from bench.live.python_build import describe
@@ -59,21 +59,14 @@ def main() -> int:
     def progress(step: str) -> None:
         console.print(f"[dim]{step}[/]", highlight=False)
 
-    try:
-        with running_bench(0) as bench:
-            if options.only != "servers":
-                found["curve"] = streams.curve(bench, progress)
-                found["two_processes"] = streams.two_processes(bench, progress)
-                found["full_collection"] = streams.full_collection(bench, progress)
-            if options.only != "streams":
-                found["picks"] = servers.picks(progress)
-                found["checks"] = servers.checks_and_scrape(bench, progress)
-    except KeyboardInterrupt:
-        console.print("interrupted; everything started has been ended")
-        return 130
-    except BenchError as error:
-        console.print(f"[red]{error}[/]")
-        return 1
+    with exit_on_error(console), running_bench(0) as bench:
+        if options.only != "servers":
+            found["curve"] = streams.curve(bench, progress)
+            found["two_processes"] = streams.two_processes(bench, progress)
+            found["full_collection"] = streams.full_collection(bench, progress)
+        if options.only != "streams":
+            found["picks"] = servers.picks(progress)
+            found["checks"] = servers.checks_and_scrape(bench, progress)
     console.print(f"\n[bold]{machine['cpu']}[/], {machine['cores']} cores; {machine['build']}")
     _print(console, found)
     _write(options.output, found)
