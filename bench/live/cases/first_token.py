@@ -50,7 +50,7 @@ class FirstToken(Case):
             for _ in range(_WARM_UP):
                 through.ask()
                 past.ask()
-            for _ in range(_PER_SECOND * bench.seconds):
+            for _ in range(round(_PER_SECOND * bench.seconds)):
                 proxied.append(through.ask())
                 direct.append(past.ask())
         direct_p50, direct_p99 = _percentiles(direct)
