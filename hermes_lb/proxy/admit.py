@@ -53,7 +53,7 @@ def admit(exchange: Exchange, now: float) -> bool:
             head.request_id = context.identity.new_request_id()
         if not head.trace_id and recorder.makes_traces:
             start_trace(head, context.rng)
-        host, via = head.host or backend.host, frontend.via[head.minor_version]
+        host, via = head.host or backend.host, frontend.via[head.version]
         exchange.request_head = build_request(head, host, identity, forwarded_host, via)
         rules = exchange.rules
         if rules is not None and rules.resumes and can_insert(exchange.client, head.method):

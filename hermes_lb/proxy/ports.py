@@ -49,7 +49,7 @@ class Entrance:
     router: Any
     redirect: Redirect | None
     hsts: bytes
-    via: tuple[bytes, bytes]
+    via: tuple[bytes, ...]
     pseudonym: bytes
     allows_trace: bool
     is_stopped: bool

@@ -13,6 +13,7 @@ from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
+from hermes_lb.http.version import HTTP11
 from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
@@ -359,7 +360,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         except RequestRefused as error:
             self.refuse(error)
             return
-        self._is_http11 = head.minor_version == 1
+        self._is_http11 = head.version == HTTP11
         if self.peer.frontend.is_stopped:  # whatever the client says, this is the last one
             head.keep_alive = False
         if rest is None:
