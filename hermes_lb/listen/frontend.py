@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.backends import FrontendCounters
 from hermes_lb.http.https import Redirect, hsts_field
+from hermes_lb.http.version import NAMES
 from hermes_lb.listen.listener import Listener
 from hermes_lb.listen.router import Router
 from hermes_lb.proxy.ports import Entrance
@@ -52,7 +53,7 @@ class Frontend(Entrance):
         self.counters = FrontendCounters()
         # In Via. Frontends differ in it: one may be a server of another's.
         self.pseudonym = pseudonym = context.identity.pseudonym(configured.name)
-        self.via = (b"1.0 " + pseudonym, b"1.1 " + pseudonym)  # by minor version
+        self.via = tuple(version.encode() + b" " + pseudonym for version in NAMES)
         self.listeners: list[Listener] = []  # once it has started
         self.certificates: Certificates | None = None
         self._unusable: object = None  # the stamps of files that could not be used

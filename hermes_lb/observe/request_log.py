@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hermes_lb.observe.access_log import AccessLog
     from hermes_lb.observe.recorder import Recorder
 
 
-class RequestLog(NamedTuple):
+@dataclass(slots=True, frozen=True)
+class RequestLog:
     """The two change together, with `[log]`."""
 
     recorder: Recorder

@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.ports import Peer
 
 
-def admit(exchange: Exchange, rest: bytes, now: float) -> None:
-    """Begin an exchange: choose the backend, make the head for its servers, and dispatch it.
-
-    `rest` is the received part of the body, and, if that is chunked, the bytes after it. A request
-    that is not admitted is answered here.
-    """
+def admit(exchange: Exchange, now: float) -> bool:
+    """Choose the backend, and make the head for its servers. False: it was answered here."""
     context, head, peer = exchange.context, exchange.head, exchange.peer
     frontend, rare = peer.frontend, head.rare
     try:
@@ -34,7 +30,7 @@ def admit(exchange: Exchange, rest: bytes, now: float) -> None:
         if frontend.redirect is not None and not _came_by_tls(peer, head):
             reply = redirect(head, frontend.redirect)
             exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
-            return
+            return False
         if (destination := frontend.router.route(head.host_name, head.target)) is None:
             raise RequestRefused(404, "no route matched")
         if rare is not None and frontend.pseudonym in b",".join(rare.via):
@@ -57,7 +53,7 @@ def admit(exchange: Exchange, rest: bytes, now: float) -> None:
             head.request_id = context.identity.new_request_id()
         if not head.trace_id and recorder.makes_traces:
             start_trace(head, context.rng)
-        host, via = head.host or backend.host, frontend.via[head.minor_version]
+        host, via = head.host or backend.host, frontend.via[head.version]
         exchange.request_head = build_request(head, host, identity, forwarded_host, via)
         rules = exchange.rules
         if rules is not None and rules.resumes and can_insert(exchange.client, head.method):
@@ -66,11 +62,11 @@ def admit(exchange: Exchange, rest: bytes, now: float) -> None:
         if rare is not None and rare.hops_left == 0:
             reply = as_final_recipient(head.method, exchange.request_head)
             exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
-            return
+            return False
     except RequestRefused as error:
         exchange.refuse(error)
-        return
-    exchange.start(rest, now)
+        return False
+    return True
 
 
 def _came_by_tls(peer: Peer, head: RequestHead) -> bool:

@@ -84,7 +84,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         "head",
         "client_address",
         "request_head",  # as the server gets it; kept until its response begins
-        "upload",  # its body, if it has one
+        "is_request_read",  # all of the request has been received
+        "upload",  # its body, if it has one that did not come at once
         # Where it goes.
         "backend",
         "is_logged",
@@ -132,6 +133,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         self.head = head
         self.client_address = client.peer.address
         self.request_head = b""
+        self.is_request_read = head.length == 0
         self.upload: Upload | None = None
         self.backend: Backend | None = None
         self.is_logged = True
@@ -244,13 +246,6 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         return self.dispatched_at - self.head_at if self.dispatched_at >= 0.0 else -1.0
 
     @property
-    def is_request_read(self) -> bool:
-        """True once all of the request has been received."""
-        if self.upload is not None:
-            return self.upload.is_read
-        return not self.head.length or self.bytes_in > 0  # it came whole, or was not looked at
-
-    @property
     def is_strict(self) -> bool:
         """Only the server that its key is pinned to may serve it."""
         return self.session_key is not None and self.session_key.rule.is_strict
@@ -262,11 +257,12 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
 
     # ROUTE: the request's head is complete.
 
-    def start(self, rest: bytes, now: float) -> None:
-        """Dispatch the request, which `admit` has prepared; `rest` as there."""
+    def begin(self, data: bytes, ended: bool, now: float) -> None:
+        """Dispatch the request, which was admitted. `data` of its body has come, or, if it has
+        `ended`, all of it."""
         head, backend = self.head, self.backend
         assert backend is not None
-        if head.length and not self._start_upload(head, rest):
+        if head.length and not self._start_upload(head, data, ended):
             return
         if backend.key_rules is not None and self.pinned_to is None:
             self._stick(backend, now)
@@ -274,34 +270,30 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.dispatch(now)
 
     def receive(self, data: bytes) -> None:
-        """More bytes from the client: of this request's body, or after it."""
-        upload = self.upload
-        if upload is None or upload.is_read:
-            self.client.unread(data)
-        elif upload.is_stopped:
-            self.client.discard(data)
-        else:
-            self.bytes_in += len(data)
-            upload.receive(data)
+        """More of the request's body."""
+        assert self.upload is not None
+        self.upload.receive(data)
 
-    @property
-    def behind(self) -> int:
-        """Bytes of the request's body that have arrived and are not parsed yet."""
-        return 0 if self.upload is None else self.upload.behind
+    def request_ended(self) -> None:
+        """All of the request has been received."""
+        assert self.upload is not None
+        self.is_request_read = True
+        self.upload.ended()
 
-    def _start_upload(self, head: RequestHead, rest: bytes) -> bool:
+    def _start_upload(self, head: RequestHead, data: bytes, ended: bool) -> bool:
         """Take the received part of the body. False: it was refused."""
-        if head.length == len(rest) <= self.context.settings.most_for_retry and (
+        if head.length == len(data) <= self.context.settings.most_for_retry and (
             head.rare is None or not head.rare.expects_continue
         ):
-            self.request_head += rest  # all of it came at once, and a retry needs no more
-            self.bytes_in = len(rest)
+            self.is_request_read = True
+            self.request_head += data  # all of it came at once, and a retry needs no more
             return True
         # It arrives in parts, or is too long to be kept.
         self.upload = Upload(self, head, self.context)
-        if rest:
-            self.bytes_in = len(rest)
-            self.upload.receive(rest)
+        if data:
+            self.upload.receive(data)
+        if ended and not self.is_over:
+            self.request_ended()
         return not self.is_over
 
     def _stick(self, backend: Backend, now: float) -> None:
@@ -574,7 +566,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
-        keeps = request.keep_alive and (upload is None or upload.is_read)
+        keeps = request.keep_alive and self.is_request_read
         if status == 101:
             self.enter(phases.TUNNEL, now)
             self.is_stream = True
@@ -604,8 +596,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         self, upstream: ServerSide, head: ResponseHead, length: int, now: float
     ) -> Body:
         """The body of the response comes, in parts."""
-        if self.upload is not None and not self.upload.is_read and head.status >= 300:
-            self.upload.stop()
+        if not self.is_request_read and head.status >= 300:
+            self.client.refuse_rest()
         self.is_stream = length < 0 and head.is_event_stream
         body: Body
         body = self.client.body_for(length) if self.stream is None else self.stream.body
@@ -750,7 +742,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         """
         self.upstream = None
         client = self.client
-        is_read = self.upload is None or self.upload.is_read
+        is_read = self.is_request_read
         upstream.give_back(now, is_clean)
         if client.is_writing_paused:
             # A client that has much to read yet is waited for, and holds the lease. Up to the
@@ -836,8 +828,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.peer.frontend.counters.refuse(status, refused.reason)
             self.abort_client("PD", refused.reason)
         elif self.phase == phases.FLUSH:  # the whole response has been written already
-            assert self.upload is not None
-            self.upload.stop()
+            self.client.refuse_rest()
         else:
             self.refuse(refused)
 

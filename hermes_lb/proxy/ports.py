@@ -9,9 +9,14 @@
     Joint         a tunnel, as its ends see it
     TunnelEnd     one side of a tunnel
 
-The order of calls to an exchange: `admit(exchange, rest, now)`, then `receive(data)` any number of
-times. At any time: `client_left`, `client_is_slow`, `client_caught_up`, `sweep`, `shut_down`. The
-exchange ends by itself, and calls `done` or `cut_off` on its client's side, once.
+The order of calls to an exchange: `admit(exchange, now)`; if it is admitted, `begin(data, ended,
+now)` with the received part of the request's body, then `receive(data)` any number of times, and
+`request_ended()`. The client's side checks the framing of the body: `refuse_body` if it breaks. It
+passes data as a server of HTTP/1.1 takes it: in chunks, the last one included, if the head has
+no length. It adds what it took for that to `bytes_in`.
+
+At any time: `client_left`, `client_is_slow`, `client_caught_up`, `sweep`, `shut_down`. The exchange
+ends by itself, and calls `done` or `cut_off` on its client's side, once.
 
 All but `Peer` and `Traffic` are traits in mypyc's sense: no slots, no state, no constructor. They
 are base classes and not `typing.Protocol`, whose attributes a compiled caller looks up by name (33
@@ -44,7 +49,7 @@ class Entrance:
     router: Any
     redirect: Redirect | None
     hsts: bytes
-    via: tuple[bytes, bytes]
+    via: tuple[bytes, ...]
     pseudonym: bytes
     allows_trace: bool
     is_stopped: bool
@@ -255,20 +260,8 @@ class Downstream:
     def resume_reading(self) -> None:
         raise NotImplementedError
 
-    def unread(self, data: bytes) -> None:
-        """Bytes that followed the request: they belong to the next one."""
-        raise NotImplementedError
-
-    def unread_first(self, data: bytes) -> None:
-        """The same, of bytes that came before those."""
-        raise NotImplementedError
-
     def refuse_rest(self) -> None:
-        """The response came early: the rest of the request is discarded, within bounds."""
-        raise NotImplementedError
-
-    def discard(self, data: bytes) -> None:
-        """Bytes of a request's rest that was refused."""
+        """The response came early: discard the rest of the request, within bounds."""
         raise NotImplementedError
 
     def done(self, now: float, is_read: bool) -> None:

@@ -57,7 +57,7 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
         if termination != "--":
             _count_abort(counters, termination)
     context = exchange.context
-    recorder, log = context.log
+    recorder, log = context.log.recorder, context.log.access_log
     record: LogRecord | None = None
     if (
         log.enabled
@@ -76,9 +76,10 @@ def record_refusal(
 ) -> None:
     """The same for bytes that never became a request, whose answer had `size` bytes."""
     client.peer.frontend.counters.refuse(error.status, error.reason)
-    recorder, log = context.log
-    if log.enabled:
-        log.write(recorder.line(_of_refusal(client, context, now, error, size)))
+    log = context.log
+    if log.access_log.enabled:
+        record = _of_refusal(client, context, now, error, size)
+        log.access_log.write(log.recorder.line(record))
 
 
 # Counting.

@@ -108,6 +108,7 @@ class Resumable:
     context: Context
     head: RequestHead
     phase: int
+    is_request_read: bool
     reason: str
     request_head: bytes
     server: Server | None
@@ -116,11 +117,6 @@ class Resumable:
     @property
     def is_queued(self) -> bool:
         """True while it waits for a free place on a server."""
-        raise NotImplementedError
-
-    @property
-    def is_request_read(self) -> bool:
-        """True once all of the request has been received."""
         raise NotImplementedError
 
     def lose_server(self) -> None:

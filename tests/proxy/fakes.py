@@ -141,17 +141,8 @@ class FakeClient(Downstream):
     def resume_reading(self) -> None:
         self.calls.append(("resume",))
 
-    def unread(self, data: bytes) -> None:
-        self.calls.append(("unread", data))
-
-    def unread_first(self, data: bytes) -> None:
-        self.calls.append(("unread_first", data))
-
     def refuse_rest(self) -> None:
         self.calls.append(("refuse_rest",))
-
-    def discard(self, data: bytes) -> None:
-        self.calls.append(("discard", data))
 
     def done(self, now: float, is_read: bool) -> None:
         self.calls.append(("done", is_read))
@@ -310,7 +301,9 @@ class Scene:
         """A request whose head has come, and of its body `rest`."""
         parsed = self.context.settings.request_parser.parse(head)
         exchange = Noted(self, parsed)
-        admit(exchange, rest, self.now)
+        if admit(exchange, self.now):
+            exchange.bytes_in = len(rest)
+            exchange.begin(rest, parsed.length == len(rest), self.now)
         await turns()
         return exchange
 

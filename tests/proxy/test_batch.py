@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hermes_lb.proxy import batch
 from hermes_lb.proxy.batch import IoBatch
+from hermes_lb.proxy.record import record_exchange
 
 
 class Notes:
@@ -61,7 +61,7 @@ def loop() -> Notes:
 
 @pytest.fixture
 def turn(loop: Notes) -> IoBatch:
-    return IoBatch(loop)  # type: ignore[arg-type]
+    return IoBatch(loop, record_exchange)  # type: ignore[arg-type]
 
 
 def end(loop: Notes) -> None:
@@ -83,9 +83,7 @@ def test_nothing_is_done_before_the_end_of_the_turn(turn: IoBatch, loop: Notes) 
     assert loop.asked == []
 
 
-def test_the_stages_have_an_order(
-    turn: IoBatch, loop: Notes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stages_have_an_order(loop: Notes) -> None:
     seen: list[str] = []
 
     class Noted(Notes):
@@ -95,9 +93,7 @@ def test_the_stages_have_an_order(
         def write(self, data: bytes) -> None:
             seen.append("write")
 
-    monkeypatch.setattr(
-        batch, "record_exchange", lambda exchange, now, termination: seen.append("record")
-    )
+    turn = IoBatch(loop, lambda *_: seen.append("record"))  # type: ignore[arg-type]
     turn.exchange_ended(object(), 1.0, "--")  # type: ignore[arg-type]
     turn.send(Noted(), b"bytes")  # type: ignore[arg-type]
     turn.response_came(Noted("response"), b"")  # type: ignore[arg-type]
@@ -162,7 +158,7 @@ def test_a_bug_costs_one_connection(
 
 
 async def test_it_ends_with_the_turn_of_a_real_loop() -> None:
-    turn, peer = IoBatch(asyncio.get_running_loop()), Notes()
+    turn, peer = IoBatch(asyncio.get_running_loop(), record_exchange), Notes()
     turn.send(peer, b"bytes")  # type: ignore[arg-type]
     assert peer.happened == []
     await asyncio.sleep(0)

@@ -46,7 +46,7 @@ class Watched(Exchange):
 
 
 def exchange_in(phase: int) -> Any:
-    head: Any = SimpleNamespace(method=b"GET", target=b"/")
+    head: Any = SimpleNamespace(method=b"GET", target=b"/", length=0)
     context: Any = SimpleNamespace(settings=SimpleNamespace(phase_limits=phases.limits(TIMEOUTS)))
     exchange: Any = Watched(Client(), head, context, NOW)
     exchange.phase = phase

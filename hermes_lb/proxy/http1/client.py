@@ -9,10 +9,11 @@ import select
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
-from hermes_lb.errors import RequestRefused
+from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
+from hermes_lb.http.version import HTTP11
 from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
@@ -62,6 +63,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     __slots__ = (
         "_batch",
         "_bind_number",
+        "_body",
         "_has_served",
         "_is_http11",
         "_is_proxied",
@@ -93,6 +95,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self._bind_number = bind_number
         self._is_proxied = is_proxied
         self._is_http11 = True
+        self._body: Body | None = None  # of the present request, until all of it has come
         self._may_keep = False  # the head of the present response says so
         self.exchange: Exchange | None = None
         self.awaits = ""  # incomplete input that precedes the request: TLS, a PROXY header
@@ -176,7 +179,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._is_batched = True
             self._batch.request_came(self, data)
         else:
-            exchange.receive(data)
+            self._receive(exchange, data)
         if len(data) > NEVER_BEHIND:
             self.context.run_queue.received(self, len(data))
 
@@ -188,12 +191,11 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     @property
     def behind(self) -> int:
-        exchange = self.exchange
-        return 0 if exchange is None else exchange.behind
+        return 0 if self._body is None or self.exchange is None else self._body.behind
 
     def go_on(self) -> None:
         if self.exchange is not None:
-            self.exchange.receive(b"")
+            self._receive(self.exchange, b"")
 
     def eof_received(self) -> bool:
         """The client has left, as far as one can know (nginx does the same, with a 499)."""
@@ -305,7 +307,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self._is_batched = False
         exchange = self.exchange
         if exchange is not None:  # earlier bytes have begun a request
-            exchange.receive(data)
+            self._receive(exchange, data)
             self.context.run_queue.received(self, len(data))
         elif self.is_closing:
             self._discards_left -= len(data)
@@ -358,7 +360,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         except RequestRefused as error:
             self.refuse(error)
             return
-        self._is_http11 = head.minor_version == 1
+        self._is_http11 = head.version == HTTP11
         if self.peer.frontend.is_stopped:  # whatever the client says, this is the last one
             head.keep_alive = False
         if rest is None:
@@ -368,12 +370,71 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             rest = rest[: head.length]
         self.peer.frontend.counters.requests += 1
         self.exchange = exchange = Exchange(self, head, context, now)
-        admit(exchange, rest, now)
-        if exchange.upload is not None and exchange is self.exchange:
-            if self._held and not exchange.is_request_read:
-                exchange.receive(self._take(len(self._held)))
+        if not admit(exchange, now):
+            return
+        if head.length:
+            self._begin_with_body(exchange, head.length, rest, now)
+        else:
+            exchange.begin(b"", True, now)
+
+    # The request's body.
+
+    def _begin_with_body(self, exchange: Exchange, length: int, rest: bytes, now: float) -> None:
+        """`rest` is the received part of the body, and, if that is chunked, the bytes after it."""
+        if length == len(rest):
+            exchange.bytes_in = length
+            exchange.begin(rest, True, now)
+            return
+        self._body = make_body(length, to_http11=True)
+        data = self._taken(exchange, rest) if rest else b""
+        if data is None:
+            return
+        exchange.begin(data, self._body is None, now)
+        if exchange is self.exchange and self._body is not None:
+            if self._held:
+                self._receive(exchange, self._take(len(self._held)))
             if self.behind:
                 self.context.run_queue.put_off(self)
+
+    def _receive(self, exchange: Exchange, data: bytes) -> None:
+        """Bytes behind the head of the present request: of its body, or of the next request."""
+        if self._body is not None:
+            passed = self._taken(exchange, data)
+            if passed is not None:
+                ended = self._body is None
+                exchange.receive(passed)
+                if ended and exchange is self.exchange:
+                    exchange.request_ended()
+        elif self._refuses:
+            self.discard(data)
+        else:
+            self.unread(data)
+
+    def _taken(self, exchange: Exchange, data: bytes) -> bytes | None:
+        """`data` as the server gets it; None: the framing is broken, and the request was refused.
+
+        At the end of the body `_body` is None.
+        """
+        body = self._body
+        assert body is not None
+        arrived = body.behind + len(data)
+        try:
+            passed = body.feed(data)
+        except InvalidBody as error:
+            self._body = None
+            exchange.bytes_in += arrived
+            exchange.refuse_body(error)
+            return None
+        exchange.bytes_in += arrived - body.behind - len(body.excess)
+        if body.is_done:
+            self._body = None
+            if body.excess:
+                self.unread_first(body.excess)
+        return passed
+
+    def refuse_rest(self) -> None:
+        self._body = None
+        super().refuse_rest()
 
     # Ends.
 

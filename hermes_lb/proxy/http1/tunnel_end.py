@@ -29,7 +29,7 @@ class _RawEnd(asyncio.Protocol, TunnelEnd):
         self._traffic = tunnel.traffic
         self._side = side
         self._transport = side.transport
-        self._loop = context.loop
+        self._context = context
         self._batch = context.batch
         self._run_queue = context.run_queue
         self._other: TunnelEnd = cast("TunnelEnd", None)
@@ -126,7 +126,7 @@ class ServerEnd(_RawEnd):
     def close(self, patience: float) -> None:
         self._side.sink = None
         self._batch.close(self._transport)
-        self._patience = self._loop.call_later(patience, self._transport.abort)
+        self._patience = self._context.loop.call_later(patience, self._transport.abort)
 
     def _forget(self, error: Exception | None) -> None:
         if self._patience is not None:
