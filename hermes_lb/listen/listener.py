@@ -171,8 +171,9 @@ class Listener:
 
     def _connection(self) -> asyncio.Protocol:
         """The protocol of a client's socket: TLS, a PROXY header or HTTP."""
+        frontend = self._frontend
         client = ClientConnection(
-            Peer(self._frontend, self.scheme),
+            Peer(frontend, self.scheme),
             self._context,
             bind_number=self.number,
             is_proxied=self.bind.proxy_protocol,
