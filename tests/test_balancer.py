@@ -315,20 +315,17 @@ async def test_drain_serves_who_waits_in_the_queue(stage: Stage) -> None:
     await eventually(lambda: len(pool_of(lb).waiting) == 1)
     draining = stage.tasks.spawn(lb.drain(30), name="drain")
     await turns()
-    await at_origin.respond(b"1")
-    assert (await one.read_response()).body == b"1"
+    await at_origin.serves(one, b"1")
     at_origin, message = await origin.accept_request()
     assert message.head.target == "/2"
-    await at_origin.respond(b"2")
-    assert (await two.read_response()).body == b"2"
+    await at_origin.serves(two, b"2")
     assert await draining is True
 
 
 async def test_drain_gives_up_after_its_time(stage: Stage) -> None:
     lb, client, at_origin = await stage.asked()
     assert await lb.drain(0.05) is False
-    await at_origin.respond(b"still served")
-    assert (await client.read_response()).body == b"still served"
+    await at_origin.serves(client, b"still served")
 
 
 async def test_draining_nothing_is_done_at_once() -> None:

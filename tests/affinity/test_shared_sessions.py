@@ -121,8 +121,7 @@ async def test_the_client_learns_of_a_session_when_all_balancers_can(
     # Its connections go on.
     await it.client.get("/", "Mcp-Session-Id: s")
     await it.at_origin.read_request()
-    await it.at_origin.respond(b"again")
-    assert (await it.client.read_response()).body == b"again"
+    await it.at_origin.serves(it.client, b"again")
     assert server_of(it.lb).counters.responses[2] == 2
 
 
@@ -180,8 +179,7 @@ async def test_a_request_that_is_finished_without_its_client_is_so_here(
     client = await stage.client(it.lb)
     await client.get("/")
     await it.at_origin.read_request()
-    await it.at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await it.at_origin.serves(client, b"next")
 
 
 class TellsLater(SharedStore):

@@ -148,11 +148,9 @@ async def test_a_body_that_breaks_in_the_queue_leaves_it(stage: Stage) -> None:
     line = await stage.log_line(lb)
     assert (line.status, line.termination, line.server) == (400, "PD", "<NOSRV>")
     assert len(pool_of(lb).waiting) == 1
-    await at_origin.respond(b"first")
-    assert (await first.read_response()).body == b"first"
+    await at_origin.serves(first, b"first")
     assert (await at_origin.read_request()).head.target == "/third"
-    await at_origin.respond(b"third")
-    assert (await third.read_response()).body == b"third"
+    await at_origin.serves(third, b"third")
     assert await origin.has_no_new_connection()
 
 
@@ -209,8 +207,7 @@ async def test_trailers_of_a_response_are_dropped(stage: Stage, way: Way) -> Non
     assert await client.gets_nothing()
     await client.get("/next")  # and both connections go on
     assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"fine")
-    assert (await client.read_response()).body == b"fine"
+    await at_origin.serves(client, b"fine")
 
 
 # 12: the client ends, its request does not.

@@ -177,8 +177,7 @@ async def test_the_origin_says_when_the_body_may_come(stage: Stage) -> None:
     answer = await client.read_response()
     assert (answer.body, answer.get("Connection")) == (b"thanks", None)
     assert (await at_origin.read_request()).head.target == "/smuggled"  # a request of its own
-    await at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await at_origin.serves(client, b"next")
 
 
 @pytest.mark.row(7)

@@ -232,12 +232,10 @@ async def test_a_connection_that_becomes_idle_makes_room_for_those_who_wait(stag
     waiting = await stage.client(lb)
     await waiting.get("/waiting")
     assert await waiting.gets_nothing()
-    await at[0].respond(b"done")
-    assert (await busy[0].read_response()).body == b"done"
+    await at[0].serves(busy[0], b"done")
     assert await busy[0].read_to_end() == b""  # it could have been kept, if no request were waiting
     assert (await at[0].read_request()).head.target == "/waiting"
-    await at[0].respond(b"welcome")
-    assert (await waiting.read_response()).body == b"welcome"
+    await at[0].serves(waiting, b"welcome")
 
 
 @pytest.mark.row(17)

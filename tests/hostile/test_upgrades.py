@@ -145,8 +145,7 @@ async def test_without_a_101_the_next_request_is_one(stage: Stage, way: Way, sta
     answer = await client.read_response()
     assert (answer.status, answer.body, answer.get("Connection")) == (status, b"no", None)
     assert (await at_origin.read_request()).head.target == "/smuggled"
-    await at_origin.respond(b"plain")
-    assert (await client.read_response()).body == b"plain"
+    await at_origin.serves(client, b"plain")
 
 
 @pytest.mark.row(24)

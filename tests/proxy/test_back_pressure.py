@@ -53,7 +53,6 @@ async def test_an_upload_that_waits_in_the_queue_is_held_back(stage: Stage) -> N
     await two.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
     sent = await two.send_until_stuck(CHUNK, MOST)
     # It goes on when its turn has come, with not a byte lost.
-    await at_origin.respond(b"1")
-    assert (await one.read_response()).body == b"1"
+    await at_origin.serves(one, b"1")
     assert (await at_origin.read_head()).method == "POST"
     assert await at_origin.read_exactly(sent) == (CHUNK * (sent // len(CHUNK) + 1))[:sent]

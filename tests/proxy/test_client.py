@@ -32,8 +32,7 @@ async def test_both_connections_serve_one_request_after_the_other(stage: Stage) 
     await client.get("/first")
     at_origin, first = await origin.accept_request()
     assert first.head.start == "GET /first HTTP/1.1"
-    await at_origin.respond(b"one")
-    assert (await client.read_response()).body == b"one"
+    await at_origin.serves(client, b"one")
     for n in range(3):
         await client.get(f"/{n}")
         assert (await at_origin.read_request()).head.target == f"/{n}"
@@ -117,8 +116,7 @@ async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> N
 async def test_endless_pipelined_bytes_are_held_back(stage: Stage) -> None:
     _, client, at_origin = await stage.asked("/slow")
     await client.send_until_stuck(request("GET", "/more") * 1000, most=64_000_000)
-    await at_origin.respond(b"done")
-    assert (await client.read_response()).body == b"done"
+    await at_origin.serves(client, b"done")
     assert (await at_origin.read_request()).head.target == "/more"  # and it goes on
 
 

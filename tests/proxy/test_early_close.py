@@ -85,8 +85,7 @@ async def serves(stage: Stage, upload: Upload, origin: Origin) -> None:
     client = await stage.client(upload.lb)
     await client.get("/next")
     at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await at_origin.serves(client, b"next")
     assert in_flight(upload.lb) == [0]
 
 
@@ -147,8 +146,7 @@ async def test_an_upload_over_tls_leaves_no_descriptor_behind(stage: Stage) -> N
     await client.get()
     at_origin = await accept_tls(origin, context)
     await at_origin.read_request()
-    await at_origin.respond(b"got")
-    assert (await client.read_response()).body == b"got"
+    await at_origin.serves(client, b"got")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
@@ -156,8 +154,7 @@ async def test_an_upload_over_tls_leaves_no_descriptor_behind(stage: Stage) -> N
         assert len(os.listdir("/proc/self/fd")) == before + 1
         await client.send(b"abc")
         await at_origin.read_until(b"abc")
-        await at_origin.respond(b"done")
-        assert (await client.read_response()).body == b"done"
+        await at_origin.serves(client, b"done")
         assert len(os.listdir("/proc/self/fd")) == before
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
     await at_origin.read_head()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
@@ -10,7 +9,8 @@ import pytest
 
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1 import connection_pool
-from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, AtOrigin, Client, request
+from tests.proxy.fake_line import Line
+from tests.support.http_peer import CHUNKED_POST, ENDLESS_POST, AtOrigin, Client, request, response
 from tests.support.loops import on_both_loops
 from tests.support.origin import Origin
 from tests.support.stage import FIRST_THEN_SECOND, Stage, in_flight, server_of
@@ -34,8 +34,7 @@ async def with_a_used_connection(
     client = await stage.client(lb)
     await client.get("/before")
     at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"before")
-    assert (await client.read_response()).body == b"before"
+    await at_origin.serves(client, b"before")
     return lb, client, origin, at_origin
 
 
@@ -130,8 +129,7 @@ async def test_reused_and_closed_get_is_sent_again_on_a_fresh_connection(
     getattr(at_origin, ending)()
     at_origin, message = await origin.accept_request()
     assert message.head.target == "/again"
-    await at_origin.respond(b"answer")
-    assert (await client.read_response()).body == b"answer"
+    await at_origin.serves(client, b"answer")
     assert server_of(lb).fails == 0  # that a kept connection was closed is no failure
     assert (await stage.logged(lb, 2))[1].retries == "1"
 
@@ -153,8 +151,7 @@ async def test_a_retry_does_not_trust_another_idle_connection(stage: Stage) -> N
     fresh, message = await origin.accept_request()
     assert message.head.target == "/again"
     assert await first.gets_nothing()
-    await fresh.respond(b"answer")
-    assert (await clients[0].read_response()).body == b"answer"
+    await fresh.serves(clients[0], b"answer")
 
 
 @on_both_loops
@@ -172,8 +169,7 @@ async def test_reused_and_closed_post_is_never_sent_again(stage: Stage) -> None:
     assert server_of(lb).fails == 0  # that a kept connection was closed is no failure
     await client.get("/after")  # the client's connection goes on
     at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"fine")
-    assert (await client.read_response()).body == b"fine"
+    await at_origin.serves(client, b"fine")
 
 
 @pytest.mark.parametrize("body", [b"pay", b"x" * 60_000], ids=["small", "60 kB"])
@@ -187,8 +183,7 @@ async def test_reused_and_closed_post_with_a_key_is_sent_again_whole(
     at_origin, message = await origin.accept_request()
     assert message.body == body
     assert message.get("Idempotency-Key") == "1"
-    await at_origin.respond(b"paid")
-    assert (await client.read_response()).body == b"paid"
+    await at_origin.serves(client, b"paid")
     assert (await stage.logged(lb, 2))[1].retries == "1"
 
 
@@ -205,16 +200,14 @@ async def test_a_post_does_not_use_a_connection_that_was_idle_for_long(stage: St
     await client.post(b"pay")
     fresh, message = await origin.accept_request()
     assert message.body == b"pay"
-    await fresh.respond(b"paid")
-    assert (await client.read_response()).body == b"paid"
+    await fresh.serves(client, b"paid")
     assert await at_origin.gets_nothing()
     at_origin.close()
     fresh.close()
     await turns()
     await client.get()  # nor is one used that is known to be closed
     at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"got")
-    assert (await client.read_response()).body == b"got"
+    await at_origin.serves(client, b"got")
 
 
 @pytest.mark.usefixtures("each_was_idle_for_long")
@@ -222,8 +215,7 @@ async def test_a_get_uses_a_connection_that_was_idle_for_long(stage: Stage) -> N
     _, client, _, at_origin = await with_a_used_connection(stage)
     await client.get("/later")
     assert (await at_origin.read_request()).head.target == "/later"
-    await at_origin.respond(b"fine")
-    assert (await client.read_response()).body == b"fine"
+    await at_origin.serves(client, b"fine")
 
 
 # A fresh connection that closes before any byte of a response.
@@ -417,17 +409,17 @@ async def test_a_lone_server_whose_dial_timed_out_is_tried_again_without_a_pause
     pauses.assert_not_called()
 
 
-async def test_an_upload_that_moves_is_not_408(stage: Stage) -> None:
+async def test_an_upload_that_moves_is_not_408() -> None:
     """Longer in all than `timeouts.client`, but never silent for that long."""
-    _, client, origin = await stage.line(timeouts={"client": 0.5})
-    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
-    for _ in range(12):
-        await asyncio.sleep(0.1)
-        await client.send(b"x")
-    at_origin, message = await origin.accept_request()
-    assert message.body == b"x" * 12
-    await at_origin.respond(b"ok")
-    assert (await client.read_response()).status == 200
+    async with Line(timeouts={"client": 100}) as line:
+        await line.client.sends(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
+        for _ in range(12):
+            await line.passes(60)
+            await line.client.sends(b"x")
+        assert line.server.got.endswith(b"\r\n\r\n" + b"x" * 12)
+        await line.server.sends(response(b"ok"))
+        assert line.client.got.endswith(b"\r\n\r\nok")
+        assert line.ends == []
 
 
 @on_both_loops
@@ -441,13 +433,15 @@ async def test_a_stream_that_falls_silent_is_cut(stage: Stage) -> None:
     assert (await stage.log_line(lb)).termination == "sD"
 
 
-async def test_a_stream_that_moves_is_not_cut(stage: Stage) -> None:
-    _, client, at_origin = await stage.asked(timeouts={"server": 0.5, "client": 0.2})
-    await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
-    for _ in range(10):
-        await asyncio.sleep(0.1)
-        await at_origin.send(b"x")
-    assert (await client.read_response()).body == b"x" * 10
+async def test_a_stream_that_moves_is_not_cut() -> None:
+    async with Line(timeouts={"server": 100, "client": 40}) as line:
+        await line.client.sends(request("GET", "/"))
+        await line.server.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            await line.passes(60)
+            await line.server.sends(b"x")
+        assert line.client.got.endswith(b"\r\n\r\n" + b"x" * 10)
+        assert line.ends == []
 
 
 # Leaving.
@@ -511,8 +505,7 @@ async def test_http_1_0_gets_no_100(stage: Stage) -> None:
     at_origin, message = await origin.accept_request()
     assert message.get("Expect") is None
     await at_origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-    await at_origin.respond(b"done")
-    assert (await client.read_response()).body == b"done"
+    await at_origin.serves(client, b"done")
 
 
 async def test_a_server_that_never_says_100_is_the_one_that_is_late(stage: Stage) -> None:

@@ -204,8 +204,7 @@ async def test_tiny_chunks_of_a_client_leave_in_parts_and_in_order(
     await eventually(connection.transport.is_reading)
     await client.send(b"5\r\nhello\r\n0\r\n\r\n")
     assert await at_origin.read_until(b"0\r\n\r\n") == b"5\r\nhello\r\n0\r\n\r\n"
-    await at_origin.respond(b"done")
-    assert (await client.read_response()).body == b"done"
+    await at_origin.serves(client, b"done")
 
 
 async def test_what_is_behind_a_body_that_comes_in_parts_is_the_next_request(stage: Stage) -> None:
@@ -213,12 +212,10 @@ async def test_what_is_behind_a_body_that_comes_in_parts_is_the_next_request(sta
     data = TINY * 5000 + b"0\r\n\r\n" + request("GET", "/next") + request("GET", "/last")
     read(client_side(lb).transport, data)
     assert await at_origin.read_until(b"0\r\n\r\n") == TINY * 5000 + b"0\r\n\r\n"
-    await at_origin.respond(b"posted")
-    assert (await client.read_response()).body == b"posted"
+    await at_origin.serves(client, b"posted")
     for target in ("/next", "/last"):
         assert (await at_origin.read_request()).head.target == target
-        await at_origin.respond(target.encode())
-        assert (await client.read_response()).body == target.encode()
+        await at_origin.serves(client, target.encode())
 
 
 async def test_a_body_may_break_or_become_too_large_in_a_later_part(stage: Stage) -> None:
@@ -234,8 +231,7 @@ async def test_a_body_at_its_limit_is_not_too_large_for_what_is_behind_it(stage:
     lb, client, at_origin = await an_exchange(stage, CHUNKED_POST, limits=limits)
     read(client_side(lb).transport, data + request("GET", "/next"))
     assert await at_origin.read_until(b"0\r\n\r\n") == data
-    await at_origin.respond(b"posted")
-    assert (await client.read_response()).body == b"posted"
+    await at_origin.serves(client, b"posted")
     assert (await at_origin.read_request()).head.target == "/next"
     await at_origin.respond()
     await client.read_response()
@@ -292,8 +288,7 @@ async def test_a_connection_that_has_ended_is_not_for_the_next_in_the_queue(stag
     assert (await first.read_response()).body == b"a" * 5000
     at_origin, message = await origin.accept_request()
     assert message.head.target == "/second"
-    await at_origin.respond(b"fresh")
-    assert (await second.read_response()).body == b"fresh"
+    await at_origin.serves(second, b"fresh")
 
 
 async def test_a_server_with_much_behind_is_used_again(stage: Stage) -> None:
@@ -304,8 +299,7 @@ async def test_a_server_with_much_behind_is_used_again(stage: Stage) -> None:
     await eventually(server.transport.is_reading)
     await client.get("/again")
     assert (await at_origin.read_request()).head.target == "/again"
-    await at_origin.respond(b"again")
-    assert (await client.read_response()).body == b"again"
+    await at_origin.serves(client, b"again")
 
 
 # All reasons at once.
@@ -320,8 +314,7 @@ async def test_a_reader_that_catches_up_does_not_end_the_wait_for_a_decision(sta
     assert not server.transport.is_reading()
     decision.set_result(None)
     await eventually(server.transport.is_reading)
-    await at_origin.respond(b"decided")
-    assert (await client.read_response()).body == b"decided"
+    await at_origin.serves(client, b"decided")
 
 
 def _in_chunks(data: bytes, rng: random.Random) -> bytes:

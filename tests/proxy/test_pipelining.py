@@ -175,8 +175,7 @@ async def test_what_is_behind_the_last_request_is_read_and_thrown_away(stage: St
     read(connection.transport, full(NEXT))
     await turns()
     assert not connection.transport.is_reading()
-    await at_origin.respond(b"the last")
-    assert (await client.read_response()).body == b"the last"
+    await at_origin.serves(client, b"the last")
     await eventually(connection.transport.is_reading)
     assert await client.read_until_cut() == b""
 

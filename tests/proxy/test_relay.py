@@ -77,12 +77,10 @@ async def test_a_chunked_body_arrives_without_extensions_and_trailers(
     assert message.get("Trailer") is None
     assert b"name" not in at_origin.received
     assert b"Secret" not in at_origin.received
-    await at_origin.respond(b"ok")
-    assert (await client.read_response()).body == b"ok"
+    await at_origin.serves(client, b"ok")
     await client.get("/next")
     assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"fine")
-    assert (await client.read_response()).body == b"fine"
+    await at_origin.serves(client, b"fine")
 
 
 async def test_a_chunk_of_a_body_passes_before_the_next_one_comes(stage: Stage) -> None:
@@ -92,8 +90,7 @@ async def test_a_chunk_of_a_body_passes_before_the_next_one_comes(stage: Stage) 
         assert await at_origin.read_chunk() == b"part %d" % n
     await client.send(b"0\r\n\r\n")
     assert await at_origin.read_chunk() == b""
-    await at_origin.respond(b"ok")
-    assert (await client.read_response()).body == b"ok"
+    await at_origin.serves(client, b"ok")
 
 
 @on_both_loops
@@ -285,15 +282,13 @@ async def test_the_lease_lasts_until_the_last_byte_has_left(stage: Stage) -> Non
     message = await origin.connections[0].read_request()  # so that connection is free
     assert message.head.target == "/other"
     assert in_flight(lb) == [2]
-    await origin.connections[0].respond(b"other")
-    assert (await other.read_response()).body == b"other"
+    await origin.connections[0].serves(other, b"other")
     assert in_flight(lb) == [1]
     assert len((await client.read_response()).body) > 100_000
     await eventually(lambda: in_flight(lb) == [0])
     await client.get("/next")  # and it goes on
     await origin.connections[0].read_request()
-    await origin.connections[0].respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await origin.connections[0].serves(client, b"next")
     assert {line.termination for line in await stage.logged(lb, 3)} == {"--"}
 
 
@@ -399,8 +394,7 @@ async def test_a_connection_with_an_unsent_upload_is_not_used_again(stage: Stage
     await client.get("/next")
     next_at_origin, message = await origin.accept_request()
     assert message.head.target == "/next"
-    await next_at_origin.respond(b"fine")
-    assert (await client.read_response()).body == b"fine"
+    await next_at_origin.serves(client, b"fine")
 
 
 @on_both_loops

@@ -110,8 +110,7 @@ async def test_a_server_that_dies_is_followed_by_another(stage: Stage, how: str)
     # The client's connection goes on as well.
     await talk.client.get("/next")
     assert (await second.read_request()).head.target == "/next"
-    await second.respond(b"ok")
-    assert (await talk.client.read_response()).body == b"ok"
+    await second.serves(talk.client, b"ok")
     lines = await stage.logged(talk.lb, 2)
     assert (lines[0].reason, lines[0].server) == ("resumes=1", "agent2")
     assert server_of(talk.lb, 2).counters.resumes == 1
@@ -422,8 +421,7 @@ async def test_a_detached_turn_goes_on_to_its_end(stage: Stage, mode: str) -> No
     stage.unlogged = 0
     await client.get("/next")
     assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"ok")
-    assert (await client.read_response()).body == b"ok"
+    await at_origin.serves(client, b"ok")
 
 
 async def test_a_draining_turn_has_its_time(stage: Stage) -> None:

@@ -156,8 +156,7 @@ async def test_a_server_with_a_stale_connection_is_asked_again_when_the_others_r
     lb, client, origin = await stale_and_refusing(stage)
     fresh, seen = await origin.accept_request()  # not the other one that was kept
     assert seen.head.target == "/again"
-    await fresh.respond(b"answer")
-    assert (await client.read_response()).body == b"answer"
+    await fresh.serves(client, b"answer")
     line = (await stage.logged(lb, 3))[-1]
     assert (line.server, line.retries, line.termination) == ("agent1", "+2", "--")
     assert [server_of(lb, number).fails for number in (1, 2)] == [0, 1]

@@ -121,8 +121,7 @@ async def test_requests_over_the_limit_are_served_in_order(stage: Stage) -> None
         assert in_flight(lb) == [1]
         assert await at_origin.gets_nothing()
         assert await origin.has_no_new_connection()
-        await at_origin.respond(b"%d" % n)
-        assert (await client.read_response()).body == b"%d" % n
+        await at_origin.serves(client, b"%d" % n)
         if n < 4:
             assert (await at_origin.read_request()).head.target == f"/{n + 1}"
     lines = await stage.logged(lb, 5)
@@ -144,8 +143,7 @@ async def test_a_stream_holds_its_place_until_it_ends(stage: Stage) -> None:
     assert await at_origin.read_until_cut() == b""
     at_origin, message = await origin.accept_request()
     assert message.head.target == "/next"
-    await at_origin.respond(b"served")
-    assert (await client.read_response()).body == b"served"
+    await at_origin.serves(client, b"served")
 
 
 @pytest.mark.parametrize("ending", ["close", "abort"])
@@ -167,8 +165,7 @@ async def test_a_client_that_leaves_leaves_the_queue(stage: Stage, ending: str) 
     assert line.connections[2:] == (2, 0)  # one at the server, and one that waits
     await at_origin.respond(b"1")
     assert (await at_origin.read_request()).head.target == "/3"
-    await at_origin.respond(b"3")
-    assert (await three.read_response()).body == b"3"
+    await at_origin.serves(three, b"3")
 
 
 @on_both_loops
@@ -188,8 +185,7 @@ async def test_waiting_too_long_is_503(stage: Stage) -> None:
     await waiting(lb, 1)
     await at_origin.respond(b"1")
     assert (await at_origin.read_request()).head.target == "/again"
-    await at_origin.respond(b"2")
-    assert (await two.read_response()).body == b"2"
+    await at_origin.serves(two, b"2")
 
 
 async def test_waiting_too_long_while_the_body_arrives_is_503(stage: Stage) -> None:
@@ -219,8 +215,7 @@ async def test_a_body_waits_in_the_queue_with_its_head(stage: Stage) -> None:
     message = await at_origin.read_request()
     await sending
     assert message.body == body
-    await at_origin.respond(b"2")
-    assert (await two.read_response()).body == b"2"
+    await at_origin.serves(two, b"2")
 
 
 async def test_a_full_server_is_passed_over(stage: Stage) -> None:
@@ -232,8 +227,7 @@ async def test_a_full_server_is_passed_over(stage: Stage) -> None:
     at_origin, _ = await origin.accept_request()
     for _ in range(4):
         assert (await stage.ask(lb)).body == b"second"
-    await at_origin.respond(b"first")
-    assert (await client.read_response()).body == b"first"
+    await at_origin.serves(client, b"first")
 
 
 async def test_a_server_that_comes_up_serves_the_queue(stage: Stage) -> None:
@@ -265,8 +259,7 @@ async def test_a_retry_waits_for_a_full_server(stage: Stage) -> None:
     assert in_flight(lb) == [0, 1]
     await at_second.respond(b"held")
     assert (await at_second.read_request()).head.target == "/retried"
-    await at_second.respond(b"here")
-    assert (await client.read_response()).body == b"here"
+    await at_second.serves(client, b"here")
     lines = await stage.logged(lb, 2)
     assert {line.retries for line in lines} == {"0", "+1"}
 
@@ -368,8 +361,7 @@ async def test_a_pinned_request_waits_for_its_own_server(stage: Stage) -> None:
     assert (await stage.ask(lb)).body == b"second"  # the other one has room
     await at_first.respond(b"1")
     assert (await at_first.read_request()).head.target == "/2"
-    await at_first.respond(b"2")
-    assert (await two.read_response()).body == b"2"
+    await at_first.serves(two, b"2")
     assert server_of(lb, 1).queued == 0
 
 
@@ -491,8 +483,7 @@ async def test_a_stale_connection_does_not_unpin(stage: Stage) -> None:
     at_first.close()
     at_first, message = await first.accept_request()
     assert message.head.target == "/2"
-    await at_first.respond(b"2")
-    assert (await client.read_response()).body == b"2"
+    await at_first.serves(client, b"2")
     assert second.requests == []
 
 

@@ -97,8 +97,7 @@ async def test_a_response_without_a_body_is_followed_by_the_next(
         at_origin, _ = await origin.accept_request()
     else:
         await at_origin.read_request()
-    await at_origin.respond(b"two")
-    assert (await client.read_response()).body == b"two"
+    await at_origin.serves(client, b"two")
 
 
 # Interim responses.
@@ -109,8 +108,7 @@ async def test_early_hints_are_relayed_at_once(stage: Stage) -> None:
     await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
     hints = await client.read_response()
     assert (hints.status, hints.get("Link")) == (103, "</style.css>; rel=preload")
-    await at_origin.respond(b"page")
-    assert (await client.read_response()).body == b"page"
+    await at_origin.serves(client, b"page")
 
 
 async def test_closed_after_an_interim_response_is_502_and_never_repeated(stage: Stage) -> None:
@@ -132,8 +130,7 @@ async def test_an_idle_connection_that_the_server_closes_is_forgotten(stage: Sta
     for n in range(2):
         await client.get()
         at_origin, _ = await origin.accept_request()
-        await at_origin.respond(b"%d" % n)
-        assert (await client.read_response()).body == b"%d" % n
+        await at_origin.serves(client, b"%d" % n)
         at_origin.close()
         await eventually(lambda: lb._context is not None and not lb._context.live.upstreams)
     assert {line.retries for line in await stage.logged(lb, 2)} == {"0"}

@@ -280,6 +280,11 @@ class AtOrigin(Peer):
     async def respond(self, body: bytes = b"", *fields: str, status: int = 200) -> None:
         await self.send(response(body, *fields, status=status))
 
+    async def serves(self, client: Client, body: bytes) -> None:
+        """Respond with this body, which is what this client reads next."""
+        await self.respond(body)
+        assert (await client.read_response()).body == body
+
 
 def request(
     method: str, target: str, *fields: str, body: bytes | None = None, version: str = "1.1"

@@ -173,8 +173,7 @@ async def test_many_records_in_one_read_are_decrypted_in_parts(
         await asyncio.sleep(0)
     assert await at_origin.read_exactly(len(data)) == data
     await eventually(layer.is_reading)
-    await at_origin.respond(b"done")
-    assert (await client.read_response()).body == b"done"
+    await at_origin.serves(client, b"done")
 
 
 async def test_a_reader_that_catches_up_does_not_end_another_pause(

@@ -25,8 +25,7 @@ async def test_a_connection_to_a_unix_socket_is_kept(stage: Stage, tmp_path: Pat
     at_origin = await origin.accept()
     for _ in range(2):
         await at_origin.read_request()
-        await at_origin.respond(b"ok")
-        assert (await client.read_response()).body == b"ok"
+        await at_origin.serves(client, b"ok")
         await client.post(b"body")
     assert (await at_origin.read_request()).body == b"body"
 
@@ -77,6 +76,5 @@ async def test_a_server_may_be_at_an_ipv6_address(stage: Stage) -> None:
         await client.get()
         at_origin = AtOrigin((await asyncio.get_running_loop().sock_accept(listener))[0])
         await at_origin.read_request()
-        await at_origin.respond(b"ok")
-        assert (await client.read_response()).body == b"ok"
+        await at_origin.serves(client, b"ok")
         at_origin.close()

@@ -255,8 +255,7 @@ async def test_no_client_gets_a_connection_that_was_told_to_be_another_s(stage: 
         told = (await at_origin.read_until(b"\r\n")).split()
         assert int(told[4]) == client.sock.getsockname()[1]
         await at_origin.read_request()
-        await at_origin.respond(b"ok")
-        assert (await client.read_response()).body == b"ok"
+        await at_origin.serves(client, b"ok")
         assert await at_origin.read_to_end() == b""  # and it is not kept
 
 

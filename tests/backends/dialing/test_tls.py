@@ -65,8 +65,7 @@ async def test_a_connection_over_tls_serves_one_request_after_another(
     at_origin = await accept_tls(origin, server_context(certificate))
     for body in (b"first", b"second" * 50_000):
         await at_origin.read_request()
-        await at_origin.respond(body)
-        assert (await client.read_response()).body == body
+        await at_origin.serves(client, body)
         await client.post(b"body" * 10_000)
     assert (await at_origin.read_request()).body == b"body" * 10_000
     assert at_origin.tls.version() == "TLSv1.3"
@@ -192,8 +191,7 @@ async def test_a_version_that_is_too_old_is_refused(
 async def test_with_verify_false_any_certificate_will_do(stage: Stage) -> None:
     unknown = server_context(of_a_stranger(trustme.CA()))
     _, client, connection = await asking(stage, {"verify": False}, unknown)
-    await connection.respond(b"ok")
-    assert (await client.read_response()).body == b"ok"
+    await connection.serves(client, b"ok")
 
 
 async def test_a_failed_handshake_moves_a_post_to_another_server(
@@ -207,8 +205,7 @@ async def test_a_failed_handshake_moves_a_post_to_another_server(
     await client.post(b"once")
     connection = await accept_tls(good, server_context(certificate))
     assert (await connection.read_request()).body == b"once"
-    await connection.respond(b"done")
-    assert (await client.read_response()).body == b"done"
+    await connection.serves(client, b"done")
     assert (await stage.log_line(lb)).retries == "+1"
 
 
@@ -278,8 +275,7 @@ async def test_a_post_does_not_take_a_connection_that_is_ending(
     assert (await first.read_response()).body == b"ok"
     connection = await accept_tls(origin, context)
     assert (await connection.read_request()).body == b"once"
-    await connection.respond(b"done")
-    assert (await second.read_response()).body == b"done"
+    await connection.serves(second, b"done")
 
 
 @on_both_loops
