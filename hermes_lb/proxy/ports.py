@@ -6,7 +6,7 @@
     ServerSide    the server's side of one request: a connection, or a stream of one
     ResponseSink  called by a server's side: an exchange, or an abandoned one
     RequestBody   the body of a request, as a server's side sees it
-    Joint         a tunnel, as its ends see it
+    TunnelSink    called by the ends of a tunnel
     TunnelEnd     one side of a tunnel
 
 The order of calls to an exchange: `admit(exchange, now)`; if it is admitted, `begin(data, ended,
@@ -270,7 +270,7 @@ class Downstream:
         """
         raise NotImplementedError
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         """Pass bytes both ways; those that followed the request are held."""
         raise NotImplementedError
 
@@ -450,12 +450,12 @@ class ServerSide:
         """Seconds since something came of a response or a tunnel; None: there is none."""
         raise NotImplementedError
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         raise NotImplementedError
 
 
-class Joint:
-    """A tunnel: two ends, which call it."""
+class TunnelSink:
+    """Called by the ends of a tunnel."""
 
     __slots__ = ()
 
