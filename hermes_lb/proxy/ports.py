@@ -5,6 +5,7 @@
     Connection    a connection from a client, as the sweep and the operator see it
     ServerSide    the server's side of one request: a connection, or a stream of one
     ResponseSink  called by a server's side: an exchange, or an abandoned one
+    Traffic       an exchange, as those see it that count for it
     RequestBody   the body of a request, as a server's side sees it
     TunnelSink    called by the ends of a tunnel
     TunnelEnd     one side of a tunnel
@@ -275,19 +276,6 @@ class Downstream:
         raise NotImplementedError
 
 
-class Traffic:
-    """Bytes from the client and to it, and whether any passed since the last sweep.
-
-    Not a trait: a tunnel counts here, without a call.
-    """
-
-    __slots__ = ("bytes_in", "bytes_out", "saw_traffic")
-
-    bytes_in: int
-    bytes_out: int
-    saw_traffic: bool
-
-
 class RequestBody:
     """The body of a request, where it is sent in parts."""
 
@@ -351,6 +339,19 @@ class ResponseSink:
     def shut_down(self) -> None:
         """End at once: the operator wants it, or the balancer ends."""
         raise NotImplementedError
+
+
+class Traffic(ResponseSink):
+    """A sink that counts bytes from the client and to it; whether any passed since the last sweep.
+
+    It has state, so that both sides and the ends of a tunnel count without a call.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "saw_traffic")
+
+    bytes_in: int
+    bytes_out: int
+    saw_traffic: bool
 
 
 class ConnectionPool:
