@@ -1,8 +1,8 @@
 """The parts that all connections of one balancer share.
 
 Nothing is global: two balancers can run side by side. A part changes for one reason, and has its
-own file; connections and exchanges hold the context, everything else is given the parts that it
-uses.
+own file. Connections and exchanges, and what works for them, hold the context; everything else is
+given the parts that it uses.
 """
 
 from __future__ import annotations

@@ -406,7 +406,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         upload = self.upload
         if upload is not None:
             self.connected_at = now
-            upload.start(connection, self.request_head)
+            upload.start(connection, self, self.request_head)
             self.enter(upload.phase, now)
             return
         connection.send_request(self, self.request_head)

@@ -5,8 +5,9 @@
     Connection    a connection from a client, as the sweep and the operator see it
     ServerSide    the server's side of one request: a connection, or a stream of one
     ResponseSink  called by a server's side: an exchange, or an abandoned one
+    Traffic       an exchange, as those see it that count for it
     RequestBody   the body of a request, as a server's side sees it
-    Joint         a tunnel, as its ends see it
+    TunnelSink    called by the ends of a tunnel
     TunnelEnd     one side of a tunnel
 
 The order of calls to an exchange: `admit(exchange, now)`; if it is admitted, `begin(data, ended,
@@ -280,22 +281,9 @@ class Downstream:
         """
         raise NotImplementedError
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         """Pass bytes both ways; those that followed the request are held."""
         raise NotImplementedError
-
-
-class Traffic:
-    """Bytes from the client and to it, and whether any passed since the last sweep.
-
-    Not a trait: a tunnel counts here, without a call.
-    """
-
-    __slots__ = ("bytes_in", "bytes_out", "saw_traffic")
-
-    bytes_in: int
-    bytes_out: int
-    saw_traffic: bool
 
 
 class RequestBody:
@@ -365,6 +353,19 @@ class ResponseSink:
     def shut_down(self) -> None:
         """End at once: the operator wants it, or the balancer ends."""
         raise NotImplementedError
+
+
+class Traffic(ResponseSink):
+    """A sink that counts bytes from the client and to it; whether any passed since the last sweep.
+
+    It has state, so that both sides and the ends of a tunnel count without a call.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "saw_traffic")
+
+    bytes_in: int
+    bytes_out: int
+    saw_traffic: bool
 
 
 class ConnectionPool:
@@ -469,12 +470,12 @@ class ServerSide:
         """Seconds since something came of a response or a tunnel; None: there is none."""
         raise NotImplementedError
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         raise NotImplementedError
 
 
-class Joint:
-    """A tunnel: two ends, which call it."""
+class TunnelSink:
+    """Called by the ends of a tunnel."""
 
     __slots__ = ()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.ports import Joint
+from hermes_lb.proxy.ports import TunnelSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 
 
-class Tunnel(Joint):
+class Tunnel(TunnelSink):
     """Two ends, joined. Each calls `half_closed` and `lost`.
 
     `ended`: called once, with the termination, unless the tunnel is detached before.

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.proxy import phases
-from hermes_lb.proxy.ports import RequestBody, ResponseSink
+from hermes_lb.proxy.ports import RequestBody
 
 if TYPE_CHECKING:
     from hermes_lb.errors import InvalidBody
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.ports import Downstream, ServerSide
+    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide
 
 
-class Sending(ResponseSink):
+class Sending:
     """An exchange, as far as the body of its request needs it."""
 
     __slots__ = ()
@@ -108,14 +108,13 @@ class Upload(RequestBody):
         self.is_read = True
         self._moved()
 
-    def start(self, upstream: ServerSide, request_head: bytes) -> None:
+    def start(self, upstream: ServerSide, sink: ResponseSink, request_head: bytes) -> None:
         """Send the head, and the received part of the body, on a new connection."""
-        exchange = self._exchange
         assert self._kept is not None
-        upstream.send_request(exchange, b"".join((request_head, *self._kept)), self)
+        upstream.send_request(sink, b"".join((request_head, *self._kept)), self)
         self._bound()
         if not upstream.is_writing_paused:
-            exchange.client.resume_reading()
+            self._exchange.client.resume_reading()
 
     def forget(self) -> None:
         """The response has begun: there will be no retry."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import Joint, ResponseSink
+    from hermes_lb.proxy.ports import ResponseSink, TunnelSink
     from hermes_lb.proxy.resume import StreamRules
 
     Calls = list[tuple[Any, ...]]
@@ -150,7 +150,7 @@ class FakeClient(Downstream):
     def cut_off(self, termination: str) -> None:
         self.calls.append(("cut_off", termination))
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         return FakeEnd(self.calls)
 
 
@@ -202,7 +202,7 @@ class FakeServerSide(ServerSide):
     def abort(self) -> None:
         self.calls.append(("abort",))
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         return FakeEnd(self.calls)
 
 

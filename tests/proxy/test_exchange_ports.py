@@ -102,6 +102,20 @@ async def test_an_upload_waits_for_the_side_whose_turn_it_is() -> None:
         assert scene.server.got.endswith(b"1234567890")
 
 
+@pytest.mark.parametrize(("status", "is_refused"), [(200, False), (413, True)])
+async def test_a_response_that_comes_early(status: int, is_refused: bool) -> None:
+    """An error makes the rest of the request useless; either way its connection is not kept."""
+    async with Scene() as scene:
+        exchange = await scene.ask(post(10), b"12")
+        scene.answer(b"HTTP/1.1 %d Early\r\nContent-Length: 5\r\n\r\n" % status, b"he")
+        assert (("refuse_rest",) in scene.client.calls) == is_refused
+        if not is_refused:
+            exchange.receive(b"3")
+        scene.data(b"llo")
+        assert scene.client.calls[-2:] == [("head", status, 5, False), ("done", False)]
+        assert scene.server.got.endswith(b"12" if is_refused else b"123")
+
+
 async def test_a_client_that_waits_for_a_100_waits_for_the_server() -> None:
     async with Scene() as scene:
         exchange = await scene.ask(post(2, b"Expect: 100-continue"))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import Joint, Peer, TunnelEnd
+    from hermes_lb.proxy.ports import Peer, TunnelEnd, TunnelSink
 
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
@@ -297,7 +297,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def exchanges(self) -> tuple[Exchange, ...]:
         return () if self.exchange is None else (self.exchange,)
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         return ClientEnd(tunnel, self, self.context)
 
     # Request heads.

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http1.upstream import UpstreamConnection
-    from hermes_lb.proxy.ports import Joint
+    from hermes_lb.proxy.ports import TunnelSink
 
 
 class _RawEnd(asyncio.Protocol, TunnelEnd):
     """What both sides have in common."""
 
     def __init__(
-        self, tunnel: Joint, side: ClientConnection | UpstreamConnection, context: Context
+        self, tunnel: TunnelSink, side: ClientConnection | UpstreamConnection, context: Context
     ) -> None:
         self._tunnel = tunnel
         self._traffic = tunnel.traffic

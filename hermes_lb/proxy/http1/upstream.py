@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.connection_pool import ServerConnections
-    from hermes_lb.proxy.ports import Joint, RequestBody, ResponseSink, TunnelEnd
+    from hermes_lb.proxy.ports import RequestBody, ResponseSink, TunnelEnd, TunnelSink
 
 # `tcpi_last_data_recv` of `struct tcp_info` (linux/tcp.h), in milliseconds.
 _LAST_DATA = slice(52, 56)
@@ -282,7 +282,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
     def has_unwritten(self) -> bool:
         return self._context.batch.pending(self.transport) > 0
 
-    def open_tunnel(self, tunnel: Joint) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         self._is_tunnel = True
         return ServerEnd(tunnel, self, self._context)
 
