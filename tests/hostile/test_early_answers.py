@@ -113,9 +113,7 @@ async def test_an_upload_of_a_client_that_has_left_keeps_the_connection(stage: S
     await at_origin.respond(b"done")
     await eventually(lambda: in_flight(lb) == [0])
     client = await stage.client(lb)
-    await client.get("/next")
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.serves(client, b"next")
+    await at_origin.serves_the_next_of(client)
 
 
 @pytest.mark.row(29)
@@ -239,6 +237,4 @@ async def test_a_body_that_was_asked_for_keeps_the_connection(
     await at_origin.send(CONTINUE)
     assert (await client.read_response()).status == 100
     await at_origin.serves(client, b"done")
-    await client.get("/next")
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.serves(client, b"next")
+    await at_origin.serves_the_next_of(client)

@@ -213,9 +213,7 @@ async def test_a_post_does_not_use_a_connection_that_was_idle_for_long(stage: St
 @pytest.mark.usefixtures("each_was_idle_for_long")
 async def test_a_get_uses_a_connection_that_was_idle_for_long(stage: Stage) -> None:
     _, client, _, at_origin = await with_a_used_connection(stage)
-    await client.get("/later")
-    assert (await at_origin.read_request()).head.target == "/later"
-    await at_origin.serves(client, b"fine")
+    await at_origin.serves_the_next_of(client)
 
 
 # A fresh connection that closes before any byte of a response.

@@ -108,9 +108,7 @@ async def test_a_server_that_dies_is_followed_by_another(stage: Stage, how: str)
     assert asked.get("Last-Event-ID") == "17-1"
     await talk.finish(second)
     # The client's connection goes on as well.
-    await talk.client.get("/next")
-    assert (await second.read_request()).head.target == "/next"
-    await second.serves(talk.client, b"ok")
+    await second.serves_the_next_of(talk.client)
     lines = await stage.logged(talk.lb, 2)
     assert (lines[0].reason, lines[0].server) == ("resumes=1", "agent2")
     assert server_of(talk.lb, 2).counters.resumes == 1
@@ -419,9 +417,7 @@ async def test_a_detached_turn_goes_on_to_its_end(stage: Stage, mode: str) -> No
     # Its connection serves the next request.
     client = await stage.client(lb)
     stage.unlogged = 0
-    await client.get("/next")
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.serves(client, b"ok")
+    await at_origin.serves_the_next_of(client)
 
 
 async def test_a_draining_turn_has_its_time(stage: Stage) -> None:

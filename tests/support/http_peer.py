@@ -285,6 +285,12 @@ class AtOrigin(Peer):
         await self.respond(body)
         assert (await client.read_response()).body == body
 
+    async def serves_the_next_of(self, client: Client) -> None:
+        """Both connections go on: a request of this client comes here, and is answered."""
+        await client.get("/next")
+        assert (await self.read_request()).head.target == "/next"
+        await self.serves(client, b"fine")
+
 
 def request(
     method: str, target: str, *fields: str, body: bytes | None = None, version: str = "1.1"
