@@ -111,8 +111,9 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
             self.home.forget(self)
             self.transport.abort()
         else:
-            if self.body is not None:
-                sink.response_data(self, self.body, data)
+            body = self.body
+            if body is not None:
+                sink.response_data(self, body, data)
             elif self._is_batched:
                 self._more += data
             else:
