@@ -18,6 +18,7 @@ from bench.interruption import sigterm_is_ctrl_c
 from bench.live.cases.base import FOREIGN_LIMIT
 from bench.live.errors import exit_on_error
 from bench.live.machine import describe_machine
+from bench.live.peers.hermes_lb import HermesLb, HermesLbCompiled
 from bench.live.processes import ROOT
 from bench.live.python_build import describe
 from bench.live.runner import running_bench
@@ -49,11 +50,16 @@ _STREAMS = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("--only", choices=("streams", "servers"), help="one part")
+    parser.add_argument("--compiled", action="store_true", help="streams of the compiled build")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 170)
     sigterm_is_ctrl_c()
-    machine = describe_machine() | {"build": describe(sys.executable)}
+    build = HermesLbCompiled if options.compiled else HermesLb
+    if not build().is_installed():
+        console.print(f"{build.name} is missing; to measure it: {build.install}")
+        return 2
+    machine = describe_machine() | {"build": f"{build.name}: {describe(str(build.python))}"}
     found: dict[str, Any] = {"machine": machine}
 
     def progress(step: str) -> None:
@@ -61,8 +67,8 @@ def main() -> int:
 
     with exit_on_error(console), running_bench(0) as bench:
         if options.only != "servers":
-            found["curve"] = streams.curve(bench, progress)
-            found["two_processes"] = streams.two_processes(bench, progress)
+            found["curve"] = streams.curve(build, bench, progress)
+            found["two_processes"] = streams.two_processes(build, bench, progress)
             found["full_collection"] = streams.full_collection(bench, progress)
         if options.only != "streams":
             found["picks"] = servers.picks(progress)

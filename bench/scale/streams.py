@@ -7,7 +7,7 @@ import re
 import signal
 import time
 import urllib.request
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, cast
 
 import uvloop
 
@@ -38,38 +38,31 @@ _NO_LIMIT = "[limits]\nconnections_per_client = 0\n"  # all clients have one add
 _COLLECTED = re.compile(r"collected in ([0-9.]+) ms")
 
 
-class _Crowded(HermesLb):
-    sections: ClassVar[str] = _NO_LIMIT
+def _crowded(build: type[HermesLb], workers: int = 1) -> HermesLb:
+    options = {"sections": _NO_LIMIT, "workers": workers}
+    return cast("HermesLb", type("Crowded", (build,), options)())
 
 
-class _CrowdedTwo(_Crowded):
-    workers: ClassVar[int] = 2
-
-
-class _CrowdedEmbedded(HermesLbEmbedded):
-    sections: ClassVar[str] = _NO_LIMIT
-
-
-def curve(bench: Bench, progress: Callable[[str], None]) -> list[Figures]:
+def curve(build: type[HermesLb], bench: Bench, progress: Callable[[str], None]) -> list[Figures]:
     """CPU and memory by the number of streams, at the same number of tokens a second. The last is
     watched for longer, and its configuration reloaded.
     """
     rows = []
     for count in COUNTS:
         progress(f"{count:,} streams in one process")
-        rows.append(_measure(_Crowded(), count, bench, is_last=count == MOST))
+        rows.append(_measure(_crowded(build), count, bench, is_last=count == MOST))
     return rows
 
 
-def two_processes(bench: Bench, progress: Callable[[str], None]) -> Figures:
+def two_processes(build: type[HermesLb], bench: Bench, progress: Callable[[str], None]) -> Figures:
     progress(f"{TWO_PROCESSES:,} streams in two processes")
-    return _measure(_CrowdedTwo(), TWO_PROCESSES, bench, is_last=True)
+    return _measure(_crowded(build, workers=2), TWO_PROCESSES, bench, is_last=True)
 
 
 def full_collection(bench: Bench, progress: Callable[[str], None]) -> Figures:
     """The longest pause that the garbage collector can make: everything, with MOST live streams."""
     progress(f"a full collection with {MOST:,} streams")
-    with _CrowdedEmbedded().running(bench, bench.upstreams.tokens) as proxy:
+    with _crowded(HermesLbEmbedded).running(bench, bench.upstreams.tokens) as proxy:
         return uvloop.run(_collect(proxy))
 
 
