@@ -11,7 +11,7 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from agent_worker.runtime.events import EventNumbering
+from agent_worker.runtime.events import DONE, EventNumbering
 from agent_worker.sessions import Event
 from agent_worker.sessions.operations import dump
 
@@ -84,8 +84,11 @@ class EventWriter:
                 await self.deliver()
 
     def append_last(self, events: list[Event], name: str, data: dict[str, Any]) -> None:
-        """Inside `writing`: add one more event, after everything that is pending by now."""
-        events.extend(self._pending)
+        """Inside `writing`: add one more event, after everything that is pending by now.
+
+        It replaces a `done` whose commit has failed.
+        """
+        events[:] = [event for event in (*events, *self._pending) if event.name != DONE]
         self._pending = []
         events.append(self._numbering.event(name, data))
 

@@ -152,9 +152,12 @@ class Journal(TurnStore):
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 return await write(self._store)
         except (AgentError, TimeoutError) as error:
-            log.warning("a chat continues without its journal: %s", error or type(error).__name__)
-            self._store = None
-            self.on_lost()
+            # Another write may have failed meanwhile.
+            if self._store is not None:
+                self._store = None
+                why = str(error) or type(error).__name__
+                log.warning("a chat continues without its journal: %s", why)
+                self.on_lost()
             return unkept
 
 

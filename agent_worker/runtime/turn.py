@@ -141,7 +141,11 @@ class Turn:
         try:
             await asyncio.wait({work, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel_and_wait(work, *others)
+            try:
+                # It finishes a `once` call that runs. Meanwhile the lease is renewed.
+                await cancel_and_wait(work)
+            finally:
+                await cancel_and_wait(*others)
         if self._answer is not None:
             # The answer is in the store: only the client's connection can have failed since.
             _raise_lost_client(work, *others)
@@ -259,8 +263,10 @@ class Turn:
         raise TurnInterrupted
 
     async def _raise_when_left(self) -> None:
-        await self._is_leaving.wait()
-        await self._can_leave.wait()
+        # `keep_here` may have been called during the second wait.
+        while not (self._is_leaving.is_set() and self._can_leave.is_set()):
+            await self._is_leaving.wait()
+            await self._can_leave.wait()
         raise HandedOver
 
     # The end.
