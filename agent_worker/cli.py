@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterator
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from agent_worker.storage.opening import Opened
 
 _POLL_S = 0.2
@@ -211,7 +211,7 @@ async def _run(
         await client.aclose()
 
 
-def _worker(config: WorkerConfig, client: Client, opened: Opened) -> Worker:
+def _worker(config: WorkerConfig, client: RedisBackend, opened: Opened) -> Worker:
     cleaning: list[Callable[[], Awaitable[object]]] = []
     if (blobs := opened.blobs) is not None:
         cleaning.append(lambda: blobs.delete_older_than(_KEEP_BLOBS_S))

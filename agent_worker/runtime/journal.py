@@ -22,7 +22,7 @@ from agent_worker.tasks import uncancelled
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from agent_worker.sessions import Event, Lease, Message, SessionBackend, SessionStore
+    from agent_worker.sessions import Event, Lease, Message, Part, SessionBackend, SessionStore
 
 T = TypeVar("T")
 
@@ -120,14 +120,12 @@ class Journal(TurnStore):
         return await self._keep(lambda store: store.events.append(lease, events), False)
 
     async def commit(
-        self, lease: Lease, *, expected_version: int, is_step: bool = True, **what: Any
+        self, lease: Lease, part: Part, *, expected_version: int, **what: Any
     ) -> tuple[int, int, int]:
-        self._step += is_step
+        self._step += part.is_step
         unkept = (expected_version + 1, self._step, 0)
         return await self._keep(
-            lambda store: store.commit(
-                lease, expected_version=expected_version, is_step=is_step, **what
-            ),
+            lambda store: store.commit(lease, part, expected_version=expected_version, **what),
             unkept,
         )
 

@@ -19,6 +19,7 @@ from agent_worker.errors import AgentError, CannotContinue, EngineCut, EngineFai
 from agent_worker.models import StepRequest, TextDelta, ToolCall
 from agent_worker.runtime.events import MESSAGE_DELTA
 from agent_worker.runtime.tool_calls import Ledger
+from agent_worker.sessions import Part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -34,21 +35,6 @@ log = logging.getLogger(__name__)
 
 # Seconds before an interrupted answer is requested again: the first pause, and the longest.
 _BACKOFF_S, _MAX_BACKOFF_S = 0.5, 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a turn commits at once; see `SessionStore.commit`."""
-
-    messages: Sequence[Message]
-    is_step: bool
-    ends_turn: bool = False
-    #: Of a part that ends the turn: whether the agent is done.
-    is_final: bool = True
-    #: None if unchanged; as is `summary`.
-    notes: dict[str, str] | None = None
-    settled: Sequence[str] = ()
-    summary: Summary | None = None
 
 
 class LoopPort(Ledger, Protocol):

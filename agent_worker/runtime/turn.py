@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from agent_worker.runtime.conversation import Conversation
     from agent_worker.runtime.events import Emit
-    from agent_worker.runtime.loop import AgentLoop, Part
-    from agent_worker.sessions import Event, Grant, Message, ToolStart, TurnStore
+    from agent_worker.runtime.loop import AgentLoop
+    from agent_worker.sessions import Event, Grant, Message, Part, ToolStart, TurnStore
     from agent_worker.tools import Effect
 
 log = logging.getLogger(__name__)
@@ -181,16 +181,10 @@ class Turn:
                 # Set in here, so that a turn that is cancelled meanwhile knows of the commit.
                 self._version, self._step, self.waiting = await self._store.commit(
                     self._lease,
+                    part,
                     expected_version=self._version,
                     commit_id=commit_id,
-                    messages=part.messages,
-                    is_step=part.is_step,
-                    ends_turn=part.ends_turn,
-                    is_final=part.is_final,
-                    notes=part.notes,
-                    summary=part.summary,
                     events=events,
-                    settled=part.settled,
                 )
                 if answer is not None:
                     self.finished = self._held.is_freed = True

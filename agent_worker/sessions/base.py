@@ -6,14 +6,14 @@ against every implementation: the one on Redis (`store`), and the one in memory 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from agent_worker.sessions.keys import SESSIONS
+from agent_worker.sessions.options import DEFAULT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from agent_worker.sessions.options import StoreOptions
     from agent_worker.sessions.readiness import Readiness
     from agent_worker.sessions.records import (
         Event,
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
         Message,
         Nothing,
         NotTaken,
+        Part,
         Queued,
         Replay,
         SessionView,
-        Summary,
         ToolStart,
         TurnPage,
         Unarchived,
@@ -34,33 +34,6 @@ if TYPE_CHECKING:
     from agent_worker.sessions.turn_index import TurnIndex
 
 Policy = Literal["reject", "enqueue"]
-
-_DAY_S = 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """Settings of a store. Times are in seconds."""
-
-    lease_s: float = 30.0
-    #: Life of a session after its last use, and at most.
-    sliding_s: float = _DAY_S
-    absolute_s: float = 30 * _DAY_S
-    idempotency_s: float = _DAY_S
-    #: Of one session: more than any client retries, and 256 records are about 40 KB.
-    max_idempotency_keys: int = 256
-    #: Queued messages of one session.
-    max_waiting: int = 32
-    #: Bytes of messages as JSON. A larger session is no conversation any more, and would slow down
-    #: a restart of Redis.
-    max_history: int = 64 * 1024 * 1024
-    #: Called with the name of each operation that the store did not answer.
-    on_unavailable: Callable[[str], None] = lambda operation: None
-    #: See `keys`.
-    space: str = SESSIONS
-
-
-DEFAULT_OPTIONS = StoreOptions()
 
 
 class EventSink(Protocol):
@@ -159,25 +132,17 @@ class TurnStore(Protocol):
     async def commit(
         self,
         lease: Lease,
+        part: Part,
         *,
         expected_version: int,
         commit_id: str,
-        messages: Sequence[Message],
-        is_step: bool = True,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        summary: Summary | None = None,
         events: Sequence[Event] = (),
-        settled: Sequence[str] = (),
     ) -> tuple[int, int, int]:
-        """Append finished messages. Returns the new version, step, and number of queued messages.
+        """Append `part`. Returns the new version, step, and number of queued messages.
 
-        `is_step`: a model's step, not the results of its tools. `ends_turn` also frees the lease;
-        `is_final` is kept for replays. `events` are appended to the log; `settled` are the ledger's
-        keys of calls whose results are among `messages`. A repeated `commit_id` changes nothing and
-        returns the stored values. Raises LeaseLost if the lease is not held, or the version has
-        changed; nothing is written then.
+        `events` are appended to the log. A repeated `commit_id` changes nothing and returns the
+        stored values. Raises LeaseLost if the lease is not held, or the version has changed;
+        nothing is written then.
         """
         ...
 

@@ -24,24 +24,15 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from agent_worker.sessions.base import DEFAULT_OPTIONS
 from agent_worker.sessions.node import Unreachable
-from agent_worker.sessions.redis_url import read_url, shown_url
-from agent_worker.sessions.store import RedisSessionStore
 from agent_worker.sessions.subscriber import Subscriber
-from agent_worker.sessions.topology import Cluster, OneServer, SentinelMaster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from agent_worker.sessions.base import SessionStore, StoreOptions
     from agent_worker.sessions.node import Command, Node
-    from agent_worker.sessions.redis_url import RedisUrl
     from agent_worker.sessions.scripts import Script
     from agent_worker.sessions.topology import Topology
-    from agent_worker.sessions.turn_index import TurnIndex
-
-__all__ = ["Client", "connect", "shown_url"]
 
 # Two retries survive one dropped connection; more only delay the 503 that the client can act on.
 _RETRIES = 2
@@ -49,28 +40,12 @@ _RETRIES = 2
 # replica would look like a lost server.
 _REPLICA_WAIT_MS = 1000
 
-_TOPOLOGIES: Mapping[str, Callable[[RedisUrl], Topology]] = {
-    "": OneServer,
-    "sentinel": SentinelMaster,
-    "cluster": Cluster,
-}
-
 # The server refused before any effect; another server, or a later attempt, may succeed.
 _REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError)
 
 
-def connect(url: str) -> Client:
-    """A client for `url` (`redis_url` lists the forms). Connects on first use.
-
-    Raises ValueError with a message for the user if `url` is invalid.
-    """
-    read = read_url(url)
-    topology = _TOPOLOGIES[read.topology](read)
-    return Client(topology, min_replicas=read.min_replicas)
-
-
 class Client:
-    """A SessionBackend. Every operation raises RedisError and OSError if Redis cannot serve it."""
+    """Every operation raises RedisError and OSError if Redis cannot serve it."""
 
     def __init__(self, topology: Topology, *, min_replicas: int | None = None) -> None:
         self._min_replicas = min_replicas
@@ -155,11 +130,6 @@ class Client:
 
         keys = await self._topology.one_key_for_each_master("hermes:subscribers")
         return sum(await asyncio.gather(*map(count, keys)))
-
-    def session_store(
-        self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None
-    ) -> SessionStore:
-        return RedisSessionStore(self, options, index=index)
 
     def subscriber(
         self, *, on_message: Callable[[str, str], None], on_reconnected: Callable[[], None]

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from agent_worker.errors import EventsGone
+from agent_worker.sessions.base import EventLog
 from agent_worker.sessions.records import Event, EventPage, TurnPage
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def flattened(events: Sequence[Event]) -> Iterable[str | int]:
         yield from (event.id, event.name, event.data)
 
 
-class RedisEventLog:
+class RedisEventLog(EventLog):
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 

@@ -24,8 +24,8 @@ from agent_worker.sessions.scripts import load_scripts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from agent_worker.sessions.base import StoreOptions
     from agent_worker.sessions.client import Client
+    from agent_worker.sessions.options import StoreOptions
     from agent_worker.sessions.records import Message
 
 log = logging.getLogger(__name__)

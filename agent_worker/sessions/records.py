@@ -95,6 +95,24 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What a turn commits at once."""
+
+    messages: Sequence[Message]
+    #: A model's step, not the results of its tools.
+    is_step: bool = True
+    #: Also frees the lease.
+    ends_turn: bool = False
+    #: Of a part that ends the turn: whether the agent is done. Kept for replays.
+    is_final: bool = True
+    #: None if unchanged; as is `summary`.
+    notes: dict[str, str] | None = None
+    summary: Summary | None = None
+    #: The ledger's keys of calls whose results are among `messages`.
+    settled: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """The turn of the Idempotency-Key is finished; this is its answer."""
 

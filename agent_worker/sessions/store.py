@@ -18,10 +18,11 @@ from agent_worker.errors import (
     TurnGivenUp,
     TurnInProgress,
 )
-from agent_worker.sessions.base import DEFAULT_OPTIONS, SessionStore
+from agent_worker.sessions.base import SessionStore
 from agent_worker.sessions.event_log import RedisEventLog, flattened
 from agent_worker.sessions.keys import new_session_id
 from agent_worker.sessions.operations import Operations, dump, load, to_ms
+from agent_worker.sessions.options import DEFAULT_OPTIONS
 from agent_worker.sessions.outbox import RedisOutbox
 from agent_worker.sessions.readiness import Readiness
 from agent_worker.sessions.records import (
@@ -42,9 +43,10 @@ from agent_worker.sessions.turn_index import TurnIndex
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent_worker.sessions.base import Policy, StoreOptions
+    from agent_worker.sessions.base import Policy
     from agent_worker.sessions.client import Client
-    from agent_worker.sessions.records import Event, Message, Status
+    from agent_worker.sessions.options import StoreOptions
+    from agent_worker.sessions.records import Event, Message, Part, Status
 
 # Seconds. A turn in flight learns of the deletion at its next renewal, long before.
 _TOMBSTONE_S = 3600.0
@@ -171,18 +173,13 @@ class RedisSessionStore(SessionStore):
     async def commit(
         self,
         lease: Lease,
+        part: Part,
         *,
         expected_version: int,
         commit_id: str,
-        messages: Sequence[Message],
-        is_step: bool = True,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        summary: Summary | None = None,
         events: Sequence[Event] = (),
-        settled: Sequence[str] = (),
     ) -> tuple[int, int, int]:
+        summary = part.summary or Summary("", 0)
         reply = await self._run(
             "commit",
             lease.session_id,
@@ -190,15 +187,16 @@ class RedisSessionStore(SessionStore):
             lease.value,
             expected_version,
             commit_id,
-            int(is_step),
-            int(ends_turn),
-            int(is_final),
-            "" if notes is None else dump(notes),
-            *((summary.text, summary.stands_for) if summary is not None else ("", 0)),
+            int(part.is_step),
+            int(part.ends_turn),
+            int(part.is_final),
+            "" if part.notes is None else dump(part.notes),
+            summary.text,
+            summary.stands_for,
             *flattened(events),
-            len(settled),
-            *settled,
-            *map(dump, messages),
+            len(part.settled),
+            *part.settled,
+            *map(dump, part.messages),
         )
         return int(reply[1]), int(reply[2]), int(reply[3])
 

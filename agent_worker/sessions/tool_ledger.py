@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from agent_worker.sessions.base import ToolLedger
 from agent_worker.sessions.operations import dump
 from agent_worker.sessions.records import ToolStart
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from agent_worker.sessions.records import Lease, Message
 
 
-class RedisToolLedger:
+class RedisToolLedger(ToolLedger):
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 

@@ -16,8 +16,7 @@ from agent_worker.models import ScriptedEngine, TextDelta, ToolCall
 from agent_worker.runtime import AgentLoop, LargeTexts, ToolCalls
 from agent_worker.runtime import loop as loop_module
 from agent_worker.runtime.conversation import Conversation
-from agent_worker.runtime.loop import Part
-from agent_worker.sessions import Grant, Lease, Summary, ToolStart
+from agent_worker.sessions import Grant, Lease, Part, Summary, ToolStart
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox, ToolError, default_toolbox

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
-    from agent_worker.sessions import Client, Event
+    from agent_worker.sessions import Event, RedisBackend
 
 MakeHarness = Callable[..., Harness]
 
 
 @pytest.fixture
-def harness(client: Client, store: SessionStore) -> MakeHarness:
+def harness(client: RedisBackend, store: SessionStore) -> MakeHarness:
     """`harness(engine)` or `harness(engine, toolbox)` is one worker."""
     return functools.partial(Harness, client, store)
 

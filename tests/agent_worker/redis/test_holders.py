@@ -16,13 +16,13 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from tests.agent_worker.redis.topologies import Cluster
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
-def holders(client: Client, steady_s: float = math.inf) -> Holders:
+def holders(client: RedisBackend, steady_s: float = math.inf) -> Holders:
     index: Any = SimpleNamespace(steady_s=steady_s)
     return Holders(client, index)
 

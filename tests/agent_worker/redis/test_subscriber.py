@@ -17,9 +17,9 @@ from tests.support.waiting import turns, until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions.client import Client
+    from agent_worker.sessions import RedisBackend
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
 async def test_messages_of_the_subscribed_channels_arrive_in_order(

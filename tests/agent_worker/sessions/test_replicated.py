@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from agent_worker.sessions import Lease, new_session_id
-from agent_worker.sessions.base import DEFAULT_OPTIONS
 from agent_worker.sessions.operations import Operations
+from agent_worker.sessions.options import DEFAULT_OPTIONS
 from agent_worker.sessions.tool_ledger import RedisToolLedger
 from tests.support.agent.sessions import ME
 
