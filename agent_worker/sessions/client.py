@@ -63,11 +63,7 @@ class Client:
         return reply
 
     async def run_replicated(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[str | int | bytes],
-        replicas: int,
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], replicas: int
     ) -> tuple[Any, int]:
         """Like `run`; then wait up to 1 s until `replicas` have it.
 
@@ -78,7 +74,10 @@ class Client:
         # WAIT covers the writes of its own connection, so it is sent with the script. A script that
         # finds its work done (repeated after a lost reply) writes nothing, and WAIT would count
         # replicas that lack the first write. Hence a write of our own after the script.
-        mark = ("SET", _beside(keys[0]), "", "PX", 1)
+        key = keys[0]
+        # Another key in its hash slot.
+        beside = f"{key}:wait" if "{" in key else f"{{{key}}}:wait"
+        mark = ("SET", beside, "", "PX", 1)
         wait = ("WAIT", replicas, _REPLICA_WAIT_MS)
         reply, *others = await self._run(script, keys, args, mark, wait)
         for other in others:
@@ -101,11 +100,8 @@ class Client:
 
     async def ping(self, *, patience_s: float | None = None) -> None:
         """Raise unless Redis answers and, if it is a Cluster, reports that its state is ok."""
-
-        def probe(by_text: bool) -> list[Command]:
-            return [self._topology.probe]
-
-        [reply] = await self._ask(None, probe, patience_s=patience_s)
+        probe = self._topology.probe
+        [reply] = await self._ask(None, lambda by_text: [probe], patience_s=patience_s)
         if "cluster_state:fail" in reply:
             raise ClusterDownError("the Cluster reports that its state is not ok")
 
@@ -150,11 +146,7 @@ class Client:
             await self._raw.aclose()
 
     async def _run(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[str | int | bytes],
-        *then: Command,
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], *then: Command
     ) -> list[Any]:
         def commands(by_text: bool) -> list[Command]:
             how = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
@@ -214,11 +206,6 @@ async def _ask_ahead(node: Node, commands: list[Command]) -> list[Any]:
     """Send commands for a slot that is being imported: ASKING admits one command each."""
     announced: list[Command] = [each for command in commands for each in (("ASKING",), command)]
     return (await node.ask(*announced))[1::2]
-
-
-def _beside(key: str) -> str:
-    """Another key in the hash slot of `key`."""
-    return f"{key}:wait" if "{" in key else f"{{{key}}}:wait"
 
 
 class _Retries:

@@ -50,9 +50,7 @@ class RedisEventLog(EventLog):
         self._operations = operations
 
     async def append(self, lease: Lease, events: Sequence[Event]) -> bool:
-        reply = await self._operations.run(
-            "append", lease.session_id, lease.principal, lease.value, *flattened(events)
-        )
+        reply = await self._operations.run_held("append", lease, *flattened(events))
         return bool(reply[1] == "1")
 
     async def page(self, session_id: str, principal: str, after: str | None) -> EventPage:

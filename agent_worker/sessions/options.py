@@ -26,8 +26,7 @@ class StoreOptions:
     max_idempotency_keys: int = 256
     #: Queued messages of one session.
     max_waiting: int = 32
-    #: Bytes of messages as JSON. A larger session is no conversation any more, and would slow down
-    #: a restart of Redis.
+    #: Bytes of messages as JSON. A larger session would slow down a restart of Redis.
     max_history: int = 64 * 1024 * 1024
     #: Called with the name of each operation that the store did not answer.
     on_unavailable: Callable[[str], None] = lambda operation: None
