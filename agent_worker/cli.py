@@ -167,7 +167,6 @@ def postgres(folder: options.Folder = None) -> None:
 
 
 def _stop_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -205,7 +204,10 @@ async def _run(
                 sock,
                 drain_timeout_s=drain_timeout_s,
                 on_listening=lambda url: _print_start(worker, config, url, store, opened),
-                on_stopping=lambda turns: _print_stop(config, turns),
+                on_stopping=lambda turns: _say(
+                    f"agent_worker {config.name} stopping"
+                    + (f"; waiting for {turns} running turn(s)" if turns else "")
+                ),
             )
     finally:
         await client.aclose()
@@ -233,11 +235,6 @@ def _print_start(
         _say("no --token is given: every client is accepted; for development only")
     for line in opened.report:
         _say(line)
-
-
-def _print_stop(config: WorkerConfig, turns: int) -> None:
-    waiting = f"; waiting for {turns} running turn(s)" if turns else ""
-    _say(f"agent_worker {config.name} stopping{waiting}")
 
 
 @contextlib.contextmanager

@@ -71,11 +71,7 @@ class Journals:
         try:
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 session_id = await self._store.create(
-                    principal,
-                    spec,
-                    messages=before,
-                    summary=grant.summary.text,
-                    rest_s=_REST_S,
+                    principal, spec, messages=before, summary=grant.summary.text, rest_s=_REST_S
                 )
                 begun = await self._store.begin(session_id, principal, last, nonce=nonce)
         except (AgentError, TimeoutError) as error:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from agent_worker.tasks import this_task
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,8 +33,7 @@ class OpenTurns:
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """The current task has a turn open inside the block."""
-        task = asyncio.current_task()
-        assert task is not None
+        task = this_task()
         self.add(task)
         try:
             yield
@@ -53,7 +54,6 @@ class OpenTurns:
             self._is_idle.set()
 
     async def wait_idle(self) -> None:
-        """Return once no turn is open."""
         await self._is_idle.wait()
 
     def cancel(self) -> None:

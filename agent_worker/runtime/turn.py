@@ -22,6 +22,7 @@ from agent_worker.errors import (
 from agent_worker.runtime.event_writer import EventWriter
 from agent_worker.runtime.events import DONE, ERROR, HANDOVER, MESSAGE_DELTA, REWIND
 from agent_worker.runtime.held_lease import HeldLease
+from agent_worker.runtime.loop import BegunStep
 from agent_worker.sessions import Answer, new_nonce, turn_text
 from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
 
@@ -40,20 +41,6 @@ log = logging.getLogger(__name__)
 _LAST_EVENT_S = 2.0
 # Seconds for which a handed over turn is reserved: more than a balancer needs to find a worker.
 _HANDED_S = 5.0
-
-
-class _BegunStep:
-    """See `loop.BegunStep`. Followers of the log have its text already."""
-
-    def __init__(self, grant: Grant, writer: EventWriter) -> None:
-        self.text = grant.emitted
-        self._last_event = grant.last_event
-        self._writer = writer
-
-    async def resume(self) -> None:
-        await self._writer.send_unlogged(
-            MESSAGE_DELTA, {"content": self.text}, event_id=self._last_event
-        )
 
 
 class Turn:
@@ -81,6 +68,7 @@ class Turn:
         self.waiting = 0
         self._grant = grant
         self._lease = grant.lease
+        self.lease_value = grant.lease.value
         self._held = HeldLease(store, grant.lease, lease_until)
         self._store = store
         self._loop = loop
@@ -100,10 +88,6 @@ class Turn:
 
     def __repr__(self) -> str:
         return f"Turn(session {self._lease.session_id}, fence {self._lease.fence})"
-
-    @property
-    def lease_value(self) -> str:
-        return self._lease.value
 
     def stop(self) -> None:
         """Interrupt the turn for another message of the session."""
@@ -237,12 +221,15 @@ class Turn:
         large = self._loop.tool_calls.large
         conversation.messages = await large.restore(conversation.messages)
         if grant.outcome == "RESUME" and (text := turn_text(conversation.of_turn)):
-            # Followers of the log have the finished steps already; this client has not.
-            await self._writer.send_unlogged(
-                MESSAGE_DELTA, {"content": text}, event_id=grant.step_event
-            )
-        begun = _BegunStep(grant, self._writer) if grant.emitted else None
+            await self._send_text(text, grant.step_event)
+        begun = None
+        if text := grant.emitted:
+            begun = BegunStep(text, lambda: self._send_text(text, grant.last_event))
         await self._loop.run(self, conversation, begun)
+
+    async def _send_text(self, text: str, event_id: str) -> None:
+        """Followers of the log have it already; this client has not."""
+        await self._writer.send_unlogged(MESSAGE_DELTA, {"content": text}, event_id=event_id)
 
     async def _append(self, events: Sequence[Event]) -> None:
         # Not under the lease's lock: the end of a tool and the log must not wait for each other.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from agent_worker.runtime.admission import Attempt, Taken
     from agent_worker.runtime.holders import Holders
     from agent_worker.runtime.loop import AgentLoop
-    from agent_worker.runtime.notifier import Notifier, Wakeup
+    from agent_worker.runtime.notifier import Notifier
     from agent_worker.sessions import SessionStore
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class Turns:
         """
         with self._open.current():
             if request.content is None:
+                # The look that `serve_inbox` asked for.
                 self._open.discard(request.session_id)
             async with self._admission.attempt(request) as attempt:
                 taken = await self._admission.begin(attempt)
@@ -244,7 +245,9 @@ class Turns:
                         if isinstance(turn, Turn):
                             await _run_detached(turn)
                 except TurnBusy:
-                    await _turn_may_have_ended(wakeup)
+                    # An event of the turn is not its end.
+                    while await wakeup.wait(_LOOK_S) and wakeup.payload == "events":
+                        pass
                 except StoreUnavailable:
                     await wakeup.wait(_LOOK_S)
                 except _InboxEmpty:
@@ -266,11 +269,6 @@ async def _run_detached(turn: Turn) -> None:
         await turn.run(discard)
     except AgentError as error:
         log.warning("%s: a queued turn failed: %s", turn, error)
-
-
-async def _turn_may_have_ended(wakeup: Wakeup) -> None:
-    while await wakeup.wait(_LOOK_S) and wakeup.payload == "events":
-        pass
 
 
 class _InboxEmpty(Exception):
