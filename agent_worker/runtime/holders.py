@@ -19,8 +19,8 @@ chosen such that a living holder meets none:
 - With `SILENT_S` two renewals in a row are missing, with `LATE_S` four heartbeats.
 - A living worker replaces a lost subscription at once (`Subscriber`: the first attempt follows
   within 0.07 s, each further one within 0.12 s).
-- An outage ends all heartbeats and subscriptions, including those of the worker that judges. So both
-  count only when it has had its own subscription back, and answered heartbeats, for
+- An outage ends all heartbeats and subscriptions, including those of the worker that judges. So
+  both count only when it has had its own subscription back, and answered heartbeats, for
   `_BACK_S`: a heartbeat and the wait for the answer to one that was sent in the outage. Silence
   alone counts only from the end of the outage (`TurnIndex.steady_s`).
 
