@@ -1,4 +1,4 @@
-"""Whether the worker that holds a turn's lease has died or stands still, by signs of life in Redis.
+"""Whether the worker that holds a turn's lease has died or stands still, by its signals in Redis.
 
     silence        each write of a holder renews its lease; without writes it renews it each second
     heartbeat      each worker sends one of its own every quarter of a second
@@ -19,7 +19,7 @@ chosen such that a living holder meets none:
 - With `SILENT_S` two renewals in a row are missing, with `LATE_S` four heartbeats.
 - A living worker replaces a lost subscription at once (`Subscriber`: the first attempt follows
   within 0.07 s, each further one within 0.12 s).
-- An outage ends all signs of life, including those of the worker that judges. So heartbeats and
+- An outage ends all signals, including those of the worker that judges. So heartbeats and
   subscriptions count only when it has had its own subscription back, and answered heartbeats, for
   `_BACK_S`: a heartbeat and the wait for the answer to one that was sent in the outage. Silence
   alone counts only from the end of the outage (`TurnIndex.steady_s`).
@@ -115,7 +115,7 @@ class Holders:
         return max(left_s, 0.0)
 
     async def _until_dead_s(self, name: str, silent_s: float, steady_s: float) -> float:
-        """The same for the signs of life that an outage ends."""
+        """The same for the signals that an outage ends."""
         until_judged_s = _BACK_S - min(steady_s, self._notifier.live_s)
         if until_judged_s > GONE_S:
             return until_judged_s - GONE_S
