@@ -125,7 +125,7 @@ class Worker:
             step_limit=config.step_limit,
         )
         self.notifier = Notifier(backend)
-        holders = Holders(backend, self.store.index)
+        self.holders = holders = Holders(backend, self.store.index, self.notifier)
         self.turns = Turns(
             self.store,
             loop,
@@ -198,6 +198,7 @@ class Worker:
         """Start the background tasks. Does not need Redis yet."""
         self._background = [
             spawn_reporting(self.turns.start(), name="worker channel"),
+            spawn_reporting(self.holders.run(self.turns.name), name="heartbeats"),
             spawn_reporting(self.orphans.run(), name="orphans"),
         ]
         if self._cleaning:

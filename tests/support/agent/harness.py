@@ -13,7 +13,7 @@ from agent_worker.tools import default_toolbox
 from tests.support.agent.sessions import ME
 
 if TYPE_CHECKING:
-    from agent_worker.sessions import Event, PubSub, SessionStore
+    from agent_worker.sessions import Event, SessionBackend, SessionStore
     from agent_worker.tools import Toolbox
 
 
@@ -22,7 +22,7 @@ class Harness:
 
     def __init__(
         self,
-        pubsub: PubSub,
+        backend: SessionBackend,
         store: SessionStore,
         engine: Any,
         toolbox: Toolbox | None = None,
@@ -32,11 +32,12 @@ class Harness:
         self.metrics = Metrics()
         toolbox = toolbox or default_toolbox(Storages())
         calls = ToolCalls(toolbox, self.metrics, LargeTexts(None))
+        notifier = Notifier(backend)
         self.turns = Turns(
             store,
             AgentLoop(engine, calls, self.metrics),
-            Notifier(pubsub),
-            Holders(pubsub, store.index),
+            notifier,
+            Holders(backend, store.index, notifier),
             self.metrics,
             window=10_000,
             has_archive=has_archive,
