@@ -242,7 +242,6 @@ class Subscriber(Protocol):
 
         0 while it is lost; infinite if none was ever lost.
         """
-        ...
 
     async def subscribe(self, channel: str) -> None:
         """Return once the subscription is active."""
@@ -268,11 +267,9 @@ class SessionBackend(PubSub, Protocol):
 
     async def beat(self, worker: str) -> None:
         """Record a heartbeat of the worker. It is kept for an hour."""
-        ...
 
     async def beat_age_s(self, worker: str) -> float | None:
         """Seconds since the worker's last heartbeat; None if there is none."""
-        ...
 
     def session_store(
         self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None
