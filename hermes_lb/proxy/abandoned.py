@@ -119,6 +119,9 @@ class Abandoned(ResponseSink):
     def server_failed(self, error: ServerFailed) -> None:
         self._end(is_clean=False)
 
+    def not_sent(self) -> None:
+        self._end(is_clean=False)
+
     def server_is_slow(self) -> None:
         """Nothing more is sent to it."""
 

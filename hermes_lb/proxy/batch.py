@@ -14,16 +14,18 @@ docs/architecture.md has the measurements. Streams' chunks skip the first two st
 from __future__ import annotations
 
 import logging
+import select
 from typing import TYPE_CHECKING
 
 from hermes_lb.proxy.record import record_exchange
+from hermes_lb.transport.kernel import INPUT
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import Source
+    from hermes_lb.proxy.ports import Kept, Source
 
 logger = logging.getLogger("hermes_lb")
 
@@ -38,6 +40,8 @@ class IoBatch:
     All writes go through `send`, so each connection's bytes keep their order. Before anything else
     is done to a transport, call `write_all`; before anything else that the loop reports is acted
     upon (an end, a deadline), call `flush`: the bytes came first.
+
+    `reused`: by descriptor, the kept connections whose request has not been written yet.
     """
 
     __slots__ = (
@@ -45,8 +49,10 @@ class IoBatch:
         "_ended",
         "_is_open",
         "_loop",
+        "_poll",
         "_requests",
         "_responses",
+        "reused",
         "writes",
     )
 
@@ -58,6 +64,8 @@ class IoBatch:
         self._requests: list[tuple[Source, bytes]] = []
         self._responses: list[tuple[Source, bytes]] = []
         self.writes: list[tuple[asyncio.Transport, bytes | None]] = []
+        self.reused: dict[int, Kept] = {}
+        self._poll = select.poll()  # of those
         self._ended: list[tuple[Exchange, float, str]] = []
 
     def request_came(self, client: Source, data: bytes) -> None:
@@ -79,6 +87,15 @@ class IoBatch:
         self.writes.append((transport, data))
         if len(data) > _BULK:
             self.write_all()
+
+    def reuse(self, kept: Kept, descriptor: int, request: bytes) -> None:
+        """Write `request`, unless its connection has ended, or has input: `kept.refuse` is called.
+
+        A response to this request can't have come before it, so input belongs to no request.
+        """
+        self._poll.register(descriptor, INPUT)
+        self.reused[descriptor] = kept
+        self.send(kept.transport, request)
 
     def relay(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write a chunk of a stream: at once, unless another write is queued before it.
@@ -110,6 +127,8 @@ class IoBatch:
         """Write the queued bytes now."""
         writes = self.writes
         if writes:
+            if self.reused:
+                self._refuse_ended()
             self.writes = []
             for transport, data in writes:
                 try:
@@ -119,6 +138,17 @@ class IoBatch:
                         transport.write(data)
                 except Exception:
                     self._give_up(transport, transport)
+
+    def _refuse_ended(self) -> None:
+        """One `poll` for all kept connections that are about to be written to.
+
+        Nothing but the writes comes after it. What a closed transport has left here does no harm:
+        its descriptor is another's at worst, whose input refuses a connection that is over.
+        """
+        reused, self.reused = self.reused, {}
+        poll, self._poll = self._poll, select.poll()
+        for descriptor, _ in poll.poll(0):
+            reused[descriptor].refuse()
 
     def flush(self) -> None:
         """Process all events of this loop iteration."""

@@ -365,7 +365,9 @@ class Exchange(ResponseSink):
             self.stream.picked(now)
         connections = backend.connections[server]
         if not self.must_dial:
-            idle = connections.take_idle(now, fresh_only=not self.head.can_repeat)
+            idle = connections.take_idle(
+                now, fresh_only=not self.head.can_repeat, check_now=self.upload is not None
+            )
             if idle is not None:
                 self._send(idle, now)
                 return
@@ -409,6 +411,14 @@ class Exchange(ResponseSink):
             self.enter(phases.AWAIT, now)
         else:
             self.enter(phases.AWAIT, now, self.stream.due)
+
+    def not_sent(self) -> None:
+        """Another connection to the same server: this one had ended before it was written to."""
+        backend, lease = self.backend, self.lease
+        assert backend is not None
+        assert lease is not None
+        self.upstream = None
+        self._connect(backend, lease, self.context.clock())
 
     def _resume_due(self) -> float:
         """The limit of a resumed stream's search, which bounds the phases of its attempts."""

@@ -98,6 +98,16 @@ class Source:
         raise NotImplementedError
 
 
+class Kept(Source):
+    """A connection to a server that has served a request before (`IoBatch.reuse`)."""
+
+    __slots__ = ()
+
+    def refuse(self) -> None:
+        """It has ended, or has input that belongs to no request: its request is not written."""
+        raise NotImplementedError
+
+
 class Peer:
     """A client's connection: its frontend and its addresses.
 
@@ -301,6 +311,10 @@ class ResponseSink:
         """There will be no response head."""
         raise NotImplementedError
 
+    def not_sent(self) -> None:
+        """The kept connection had ended before the request was written: nothing has failed."""
+        raise NotImplementedError
+
     def server_is_slow(self) -> None:
         """The server does not read the request's body fast enough."""
         raise NotImplementedError
@@ -331,8 +345,13 @@ class ConnectionPool:
 
     tells_client: bool
 
-    def take_idle(self, now: float, *, fresh_only: bool) -> ServerSide | None:
-        """A kept connection; None: dial. `fresh_only`: one that is unlikely to be closing."""
+    def take_idle(
+        self, now: float, *, fresh_only: bool, check_now: bool = True
+    ) -> ServerSide | None:
+        """A kept connection; None: dial. `fresh_only`: one that is unlikely to be closing.
+
+        `check_now`: it has no input now. Otherwise `send_request` may call `not_sent`.
+        """
         raise NotImplementedError
 
     async def dial(self, peers: Peers | None) -> ServerSide:

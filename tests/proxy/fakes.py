@@ -220,7 +220,9 @@ class FakePool(ConnectionPool):
         self._scene = scene
         self.kept: list[FakeServerSide] = []
 
-    def take_idle(self, now: float, *, fresh_only: bool) -> ServerSide | None:
+    def take_idle(
+        self, now: float, *, fresh_only: bool, check_now: bool = True
+    ) -> ServerSide | None:
         return self.kept.pop() if self.kept else None
 
     async def dial(self, peers: object) -> ServerSide:

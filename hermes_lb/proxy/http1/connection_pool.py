@@ -52,11 +52,14 @@ class ServerConnections(ConnectionPool):
         """How many connections wait to be used again."""
         return len(self._idle)
 
-    def take_idle(self, now: float, *, fresh_only: bool) -> UpstreamConnection | None:
+    def take_idle(
+        self, now: float, *, fresh_only: bool, check_now: bool = True
+    ) -> UpstreamConnection | None:
         """The connection that was used last, if there is one that may be used.
 
         Those with unread input are skipped: the loop is about to report it. It may be an end, or
-        with TLS a session ticket, after which the connection is as good as before.
+        with TLS a session ticket, after which the connection is as good as before. Without
+        `check_now` those without TLS are looked at all together, just before they are written to.
         """
         idle = self._idle
         position = len(idle)
@@ -65,9 +68,12 @@ class ServerConnections(ConnectionPool):
             connection = idle[position]
             if fresh_only and now - connection.idle_since > FRESH:
                 return None
-            if not (connection.transport.is_closing() or connection.has_news()):
-                del idle[position]
-                return connection
+            if connection.transport.is_closing():
+                continue
+            if (check_now or connection.is_tls) and connection.has_news():
+                continue
+            del idle[position]
+            return connection
         return None
 
     def put_idle(self, connection: UpstreamConnection, now: float) -> None:
