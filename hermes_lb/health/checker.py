@@ -179,7 +179,6 @@ class HealthChecker:
     async def stop(self) -> None:
         """End all checks and close their connections. The servers keep their states. Idempotent."""
         await self._tasks.cancel_all()
-        self._lateness.stop()
         self._watches.clear()
         self._is_running = False
 
@@ -203,8 +202,6 @@ class HealthChecker:
 
     def _watch_all(self) -> None:
         """Start the checks of new targets."""
-        if self._targets:
-            self._lateness.start()
         new = [target for target in self._targets.values() if target not in self._watches]
         for place, target in enumerate(new):
             server = target.server
