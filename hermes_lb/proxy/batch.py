@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import logging
 import select
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hermes_lb.proxy.record import record_exchange
 from hermes_lb.transport.kernel import INPUT, write_last
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import Kept, Source
+    from hermes_lb.proxy.ports import Kept, ResponseSink, Source
+
+    #: Called with an exchange that has ended, the time and the termination.
+    Record: TypeAlias = Callable[[Any, float, str], None]
 
 logger = logging.getLogger("hermes_lb")
 
@@ -51,14 +52,16 @@ class IoBatch:
         "_last",
         "_loop",
         "_poll",
+        "_record",
         "_requests",
         "_responses",
         "reused",
         "writes",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, record: Record) -> None:
         self._loop = loop
+        self._record = record
         self._is_open = False  # `flush` has been scheduled
         # Reads the state of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
@@ -68,7 +71,7 @@ class IoBatch:
         self._last: dict[asyncio.Transport, bytes] = {}  # what is written just before a close
         self.reused: dict[int, Kept] = {}
         self._poll = select.poll()  # of those
-        self._ended: list[tuple[Exchange, float, str]] = []
+        self._ended: list[tuple[Any, float, str]] = []
 
     def request_came(self, client: Source, data: bytes) -> None:
         """Bytes of a request head."""
@@ -118,7 +121,7 @@ class IoBatch:
             self._last[transport] = writes.pop()[1] or b""
         writes.append((transport, None))
 
-    def exchange_ended(self, exchange: Exchange, now: float, termination: str) -> None:
+    def exchange_ended(self, exchange: ResponseSink, now: float, termination: str) -> None:
         """Record it, once its last bytes have left."""
         if not self._is_open:
             self._open()
@@ -187,7 +190,7 @@ class IoBatch:
             ended, self._ended = self._ended, []
             for exchange, now, termination in ended:
                 try:
-                    record_exchange(exchange, now, termination)
+                    self._record(exchange, now, termination)
                 except Exception:
                     logger.exception("while recording %r", exchange)
 

@@ -346,6 +346,34 @@ def test_an_event_in_pieces_is_searched_and_copied_once(
     assert body.last_id == b"1-1"
 
 
+# For a client whose version frames a body itself (HTTP/2).
+
+
+@pytest.mark.parametrize("kind", [EventsBody, UnnumberedEventsBody])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@pytest.mark.parametrize("length", [CHUNKED, UNTIL_CLOSE])
+@pytest.mark.parametrize("events", [HELLO + DONE, HELLO + HANDOVER + DONE, HELLO + b"data: x"])
+def test_without_chunks_the_same_events_leave(
+    kind: type[EventsBody], step: int, length: int, events: bytes
+) -> None:
+    wire = chunk(events) + LAST if length == CHUNKED else events
+    as_chunks, as_they_are = (
+        kind(length, resumes=HANDOVER in events, to_chunks=to_chunks) for to_chunks in (True, False)
+    )
+    passed, plain = b"", b""
+    for at in range(0, len(wire), step):
+        if not as_chunks.is_done:
+            passed += as_chunks.feed(wire[at : at + step])
+            plain += as_they_are.feed(wire[at : at + step])
+    if not as_chunks.is_done:
+        passed += as_chunks.end()
+        plain += as_they_are.end()
+    assert unchunked(passed) == plain != b""
+    assert as_they_are.is_handed_over == as_chunks.is_handed_over == (HANDOVER in events)
+    assert as_they_are.last_id == as_chunks.last_id
+    assert as_they_are.frame(b": hi\n\n") == b": hi\n\n"
+
+
 # Without ids.
 
 

@@ -234,7 +234,7 @@ class Line:
             raise ConnectFailed("refused")
         upstream = UpstreamConnection(home, self.context, home._dialer)
         self.servers.append(Wire(upstream))
-        self.context.upstreams.add(upstream)
+        self.context.live.upstreams.add(upstream)
         return upstream
 
     @property

@@ -31,8 +31,8 @@ class ServerConnections(ConnectionPool):
 
     def __init__(
         self,
-        server: Server,
         context: Context,
+        server: Server,
         *,
         keep: int,
         idle_timeout: float,
@@ -40,6 +40,7 @@ class ServerConnections(ConnectionPool):
     ) -> None:
         self.server = server
         self._context = context
+        self._live = context.live
         self._idle: list[UpstreamConnection] = []
         self._dialer = dialer.to(server.config)
         self.reconfigure(keep=keep, idle_timeout=idle_timeout, dialer=dialer)
@@ -85,7 +86,7 @@ class ServerConnections(ConnectionPool):
         if (
             self._keep
             and connection.dialer is self._dialer  # and not made in a way of before a reload
-            and not self._context.is_draining
+            and not self._live.is_draining
         ):
             connection.idle_since = now
             idle = self._idle
@@ -119,7 +120,7 @@ class ServerConnections(ConnectionPool):
         if connection.is_lost:
             raise ConnectFailed(f"{server.name} at {server.config.address}: closed at once")
         # Only now: uvloop does not report its end to a protocol if the dial is cancelled.
-        context.upstreams.add(connection)
+        self._live.upstreams.add(connection)
         server.counters.dial.observe(context.clock() - began)
         return connection
 

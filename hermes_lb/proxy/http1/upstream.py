@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.connection_pool import ServerConnections
-    from hermes_lb.proxy.ports import ResponseSink, TunnelEnd
-    from hermes_lb.proxy.tunnel import Tunnel
-    from hermes_lb.proxy.upload import Upload
+    from hermes_lb.proxy.ports import RequestBody, ResponseSink, TunnelEnd, TunnelSink
 
 # `tcpi_last_data_recv` of `struct tcp_info` (linux/tcp.h), in milliseconds.
 _LAST_DATA = slice(52, 56)
@@ -80,7 +78,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
-        self.upload: Upload | None = None  # of the request, if its body is more than one piece
+        self.upload: RequestBody | None = None  # of the request, if its body is more than one piece
         self.is_early = False  # the response began before all of the request had been sent
         self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
         self._is_tunnel = False
@@ -172,11 +170,11 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
             self._read_what_is_left()
         self._upload_over()
         self.is_lost = True
-        self._context.upstreams.discard(self)
+        self._context.live.upstreams.discard(self)
         if self._tls is not None and error is None:
             error = self._cut(self._tls)
         self._ended(error)
-        self._context.connection_gone()
+        self._context.live.connection_gone()
 
     def _read_what_is_left(self) -> None:
         """Read what the kernel had received before the end: both loops stop at a failed write.
@@ -240,7 +238,9 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
 
     # What the exchange calls.
 
-    def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
+    def send_request(
+        self, sink: ResponseSink, data: bytes, upload: RequestBody | None = None
+    ) -> None:
         """Start to serve `sink`: send its head, and the received part of its body.
 
         `upload` sends the rest of the body.
@@ -283,9 +283,9 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
     def has_unwritten(self) -> bool:
         return self._context.batch.pending(self.transport) > 0
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         self._is_tunnel = True
-        return ServerEnd(tunnel, self, self._context.batch, self._context.run_queue)
+        return ServerEnd(tunnel, self, self._context)
 
     def silence(self, now: float) -> float | None:
         """The kernel knows when the last bytes came by TCP. Of a Unix socket it does not, so the
@@ -419,17 +419,17 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
             self._ended(self._ended_by[0])
 
     def _process_heads(self, sink: ResponseSink, data: bytes) -> None:
-        context = self._context
+        settings = self._context.settings
         while data:
             end = data.find(_HEAD_END) + 4
-            if not 4 <= end <= context.most_in_head:
+            if not 4 <= end <= settings.most_in_head:
                 self._wait_for_more(sink, data)
                 return
             rest = b""
             if end != len(data):
                 data, rest = data[:end], data[end:]
             try:
-                head = context.response_parser.parse(data)
+                head = settings.response_parser.parse(data)
             except InvalidResponse as problem:
                 sink.server_failed(BadResponse(f"{self.server.name}: {problem}"))
                 return
@@ -445,7 +445,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
 
     def _wait_for_more(self, sink: ResponseSink, data: bytes) -> None:
         """A head that is not complete."""
-        if len(data) > self._context.most_in_head:
+        if len(data) > self._context.settings.most_in_head:
             sink.server_failed(BadResponse("the response head is too large"))
         else:
             self._pending = data
