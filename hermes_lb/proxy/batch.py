@@ -17,7 +17,7 @@ import logging
 import select
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hermes_lb.transport.kernel import INPUT
+from hermes_lb.transport.kernel import INPUT, write_last
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,6 +49,7 @@ class IoBatch:
         "before_requests",
         "_ended",
         "_is_open",
+        "_last",
         "_loop",
         "_poll",
         "_record",
@@ -67,6 +68,7 @@ class IoBatch:
         self._requests: list[tuple[Source, bytes]] = []
         self._responses: list[tuple[Source, bytes]] = []
         self.writes: list[tuple[asyncio.Transport, bytes | None]] = []
+        self._last: dict[asyncio.Transport, bytes] = {}  # what is written just before a close
         self.reused: dict[int, Kept] = {}
         self._poll = select.poll()  # of those
         self._ended: list[tuple[Any, float, str]] = []
@@ -114,7 +116,10 @@ class IoBatch:
         """Close `transport` after the queued bytes."""
         if not self._is_open:
             self._open()
-        self.writes.append((transport, None))
+        writes = self.writes
+        if writes and writes[-1][0] is transport and writes[-1][1]:
+            self._last[transport] = writes.pop()[1] or b""
+        writes.append((transport, None))
 
     def exchange_ended(self, exchange: ResponseSink, now: float, termination: str) -> None:
         """Record it, once its last bytes have left."""
@@ -124,7 +129,8 @@ class IoBatch:
 
     def pending(self, transport: asyncio.Transport) -> int:
         """Bytes that were sent to `transport` and have not been written yet."""
-        return sum(len(data or b"") for held, data in self.writes if held is transport)
+        queued = sum(len(data or b"") for held, data in self.writes if held is transport)
+        return queued + len(self._last.get(transport, b""))
 
     def write_all(self) -> None:
         """Write the queued bytes now."""
@@ -136,11 +142,18 @@ class IoBatch:
             for transport, data in writes:
                 try:
                     if data is None:
-                        transport.close()
+                        self._close(transport)
                     elif not transport.is_closing():
                         transport.write(data)
                 except Exception:
                     self._give_up(transport, transport)
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        last = self._last.pop(transport, None)
+        if last is None:
+            transport.close()
+        else:
+            write_last(transport, last)
 
     def _refuse_ended(self) -> None:
         """One `poll` for all kept connections that are about to be written to.

@@ -41,6 +41,9 @@ class Notes:
     def is_closing(self) -> bool:
         return self.is_gone
 
+    def get_extra_info(self, name: str) -> object:
+        return self  # it has TLS, so its descriptor is not written to
+
     # A connection.
 
     def process(self, data: bytes) -> None:
@@ -109,6 +112,24 @@ def test_a_connection_keeps_the_order_of_its_bytes(turn: IoBatch, loop: Notes) -
     turn.close(peer)  # type: ignore[arg-type]
     end(loop)
     assert peer.happened == [b"head", b"chunk", "closed"]
+
+
+def test_a_close_takes_the_bytes_of_its_own_connection(turn: IoBatch, loop: Notes) -> None:
+    peer, other = Notes(), Notes()
+    turn.send(peer, b"bytes")  # type: ignore[arg-type]
+    turn.close(other)  # type: ignore[arg-type]
+    end(loop)
+    assert (peer.happened, other.happened) == ([b"bytes"], ["closed"])
+
+
+def test_a_second_close_loses_nothing(turn: IoBatch, loop: Notes) -> None:
+    peer = Notes()
+    turn.send(peer, b"bytes")  # type: ignore[arg-type]
+    turn.close(peer)  # type: ignore[arg-type]
+    assert turn.pending(peer) == 5  # type: ignore[arg-type]
+    turn.close(peer)  # type: ignore[arg-type]
+    end(loop)
+    assert peer.happened[:2] == [b"bytes", "closed"]
 
 
 def test_a_chunk_leaves_at_once_if_nothing_is_before_it(turn: IoBatch, loop: Notes) -> None:

@@ -181,15 +181,19 @@ async def test_an_upload_in_parts_is_looked_at_when_it_takes_a_connection(news: 
         await gets_an_answer(line, line.client)
 
 
-async def test_a_client_that_leaves_before_the_write(news: News, asked: bytes) -> None:
-    async with Line() as line:
+@pytest.mark.parametrize("on_disconnect", ["abort", "detach"])
+async def test_a_client_that_leaves_before_the_write(
+    news: News, asked: bytes, on_disconnect: str
+) -> None:
+    route = {"path_prefix": "/", "backend": "b", "on_disconnect": on_disconnect}
+    async with Line(frontend={"routes": [route]}) as line:
         (first,) = await kept(line, line.client)
         news(first)
         line.connection.process(asked)
         line.connection.eof_received()
         await turns(12)
         assert requests(line) == [0]
-        assert (line.failures, line.ends) == ([], ["CH"])
+        assert (line.failures, line.ends, line.pool.in_flight) == ([], ["CH"], 0)
 
 
 @on_both_loops
