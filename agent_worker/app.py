@@ -126,7 +126,7 @@ class Worker:
         )
         self.notifier = Notifier(backend)
         has_archive = storages.archive is not None
-        holders = Holders(backend, self.store.index)
+        self.holders = holders = Holders(backend, self.store.index, self.notifier)
         self.turns = Turns(
             self.store,
             loop,
@@ -199,6 +199,7 @@ class Worker:
         """Start the background tasks. Does not need Redis yet."""
         self._background = [
             spawn_reporting(self.turns.start(), name="worker channel"),
+            spawn_reporting(self.holders.run(self.turns.name), name="heartbeats"),
             spawn_reporting(self.orphans.run(), name="orphans"),
         ]
         if self._cleaning:

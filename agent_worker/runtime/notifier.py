@@ -50,6 +50,11 @@ class Notifier:
         self._wakeups: defaultdict[str, set[Wakeup]] = defaultdict(set)
         self._callbacks: dict[str, Callable[[str], None]] = {}
 
+    @property
+    def live_s(self) -> float:
+        """As of `Subscriber`."""
+        return self._subscriber.live_s
+
     @contextlib.asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[Wakeup]:
         """A wakeup that each message of `channel` sets."""

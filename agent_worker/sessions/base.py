@@ -294,6 +294,14 @@ class SessionStore(TurnStore, Protocol):
 class Subscriber(Protocol):
     """A connection for notifications. Subscriptions survive its loss."""
 
+    @property
+    def live_s(self) -> float:
+        """Seconds since a lost connection was replaced, with all its subscriptions.
+
+        0 while it is lost; infinite if none was ever lost.
+        """
+        ...
+
     async def subscribe(self, channel: str) -> None:
         """Return once the subscription is active."""
         ...
@@ -317,6 +325,14 @@ class PubSub(Protocol):
 
 class SessionBackend(PubSub, Protocol):
     """Where sessions are kept: opens stores, and notifies of what happens in them."""
+
+    async def beat(self, worker: str) -> None:
+        """Record a heartbeat of the worker. It is kept for an hour."""
+        ...
+
+    async def beat_age_s(self, worker: str) -> float | None:
+        """Seconds since the worker's last heartbeat; None if there is none."""
+        ...
 
     def session_store(
         self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None

@@ -25,6 +25,7 @@ from redis.exceptions import (
 )
 
 from agent_worker.sessions.base import DEFAULT_OPTIONS
+from agent_worker.sessions.keys import heartbeat_key
 from agent_worker.sessions.node import Unreachable
 from agent_worker.sessions.redis_url import read_url, shown_url
 from agent_worker.sessions.store import RedisSessionStore
@@ -48,6 +49,7 @@ _RETRIES = 2
 # Replicas of a healthy deployment answer in milliseconds. Less than the socket's timeout, or a slow
 # replica would look like a lost server.
 _REPLICA_WAIT_MS = 1000
+_HEARTBEAT_KEPT_MS = 3_600_000
 
 _TOPOLOGIES: Mapping[str, Callable[[RedisUrl], Topology]] = {
     "": OneServer,
@@ -155,6 +157,16 @@ class Client:
 
         keys = await self._topology.one_key_for_each_master("hermes:subscribers")
         return sum(await asyncio.gather(*map(count, keys)))
+
+    async def beat(self, worker: str) -> None:
+        key = heartbeat_key(worker)
+        command = ("SET", key, "", "PX", _HEARTBEAT_KEPT_MS)
+        await self._ask(key, lambda by_text: [command], patience_s=0.0)
+
+    async def beat_age_s(self, worker: str) -> float | None:
+        key = heartbeat_key(worker)
+        [left_ms] = await self._ask(key, lambda by_text: [("PTTL", key)], patience_s=0.0)
+        return (_HEARTBEAT_KEPT_MS - left_ms) / 1000 if left_ms >= 0 else None
 
     def session_store(
         self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None

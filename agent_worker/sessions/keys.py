@@ -31,6 +31,11 @@ def session_keys(session_id: str, space: str = SESSIONS) -> list[str]:
     return [f"{space}:{{{session_id}}}:{kind}" for kind in KINDS]
 
 
+def heartbeat_key(worker: str) -> str:
+    """Its time to live tells the age of the worker's last heartbeat."""
+    return f"hermes:heartbeat:{worker}"
+
+
 def session_id_of(key: str) -> str:
     """The session of a key."""
     return key[key.index("{") + 1 : key.index("}")]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ _QUIET_S = 10.0
 _PONG_S = 2.0
 _CANCEL_AGAIN_S = 0.05
 # While Redis is away. A worker without a subscription counts as dead (`runtime.holders`).
-_LONGEST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 0.1
 
 
 class Subscriber:
@@ -63,7 +64,13 @@ class Subscriber:
         self._connection: AbstractConnection | None = None
         self._sending = asyncio.Lock()
         self._has_missed = False
+        # Time of the loop's clock; infinite while the connection is lost.
+        self._live_since = -math.inf
         self._task: asyncio.Task[object] | None = None
+
+    @property
+    def live_s(self) -> float:
+        return max(asyncio.get_running_loop().time() - self._live_since, 0.0)
 
     async def subscribe(self, channel: str) -> None:
         """Return once the channel is live; it waits while Redis is away."""
@@ -114,6 +121,7 @@ class Subscriber:
 
     def _lose(self) -> None:
         self._connection = None
+        self._live_since = math.inf
         self._unconfirmed.clear()
         for live in self._live.values():
             self._has_missed |= live.is_set()
@@ -138,7 +146,11 @@ class Subscriber:
                     self._call(self._on_message, channel, data)
             case ["subscribe", _, _]:
                 self._unconfirmed.popleft().set()
-                if self._has_missed and not self._unconfirmed:
+                if self._unconfirmed:
+                    return
+                if self._live_since == math.inf:
+                    self._live_since = asyncio.get_running_loop().time()
+                if self._has_missed:
                     self._has_missed = False
                     log.warning("subscriptions restored")
                     self._call(self._on_reconnected)

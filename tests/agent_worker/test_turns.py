@@ -44,11 +44,12 @@ class Harness:
         self.metrics = Metrics()
         toolbox = toolbox or default_toolbox(Storages())
         calls = ToolCalls(toolbox, self.metrics, LargeTexts(None))
+        notifier = Notifier(client)
         self.turns = Turns(
             store,
             AgentLoop(engine, calls, self.metrics),
-            Notifier(client),
-            Holders(client, store.index),
+            notifier,
+            Holders(client, store.index, notifier),
             self.metrics,
             window=10_000,
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -96,9 +97,14 @@ async def test_a_cut_connection_is_replaced_and_all_channels_with_it(
         heard = Heard()
         subscriber = heard.subscribe_with(connected(proxy.url))
         await asyncio.gather(subscriber.subscribe("a"), subscriber.subscribe("b"))
+        assert subscriber.live_s == math.inf
         for times in (1, 2, 3):
+            proxy.refuses = True
             proxy.cut()
+            await until(lambda: subscriber.live_s == 0.0)
+            proxy.refuses = False
             await until(lambda times=times: heard.reconnections == times)
+            assert 0.0 < subscriber.live_s < math.inf
             # All are live when it is called.
             await publish(publisher, "a", f"{times}")
             await publish(publisher, "b", f"{times}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ class MemoryBackend:
         self.hints: set[str] = set()
         self.scanned_until = 0
         self.connections: list[MemorySubscriber] = []
+        self.beats: dict[str, int] = {}
 
     def session_store(
         self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None
@@ -41,6 +43,12 @@ class MemoryBackend:
 
     async def subscribers(self, channel: str) -> int:
         return sum(channel in subscriber.channels for subscriber in self.connections)
+
+    async def beat(self, worker: str) -> None:
+        self.beats[worker] = self.now_ms()
+
+    async def beat_age_s(self, worker: str) -> float | None:
+        return (self.now_ms() - self.beats[worker]) / 1000 if worker in self.beats else None
 
     def publish(self, channel: str, payload: str) -> None:
         for subscriber in self.connections:
@@ -71,6 +79,7 @@ class MemorySubscriber:
         self._backend = backend
         self.on_message = on_message
         self.channels: set[str] = set()
+        self.live_s = math.inf
         backend.connections.append(self)
 
     async def subscribe(self, channel: str) -> None:
