@@ -47,9 +47,10 @@ from hermes_lb.http.rules import (
     split_absolute,
 )
 from hermes_lb.http.trace_context import TRACE_FIELDS, trace_id_of
+from hermes_lb.http.version import HTTP10, HTTP11
 
 if TYPE_CHECKING:
-    from hermes_lb.config import Limits
+    from hermes_lb.http.limits import HeadLimits
 
 CHUNKED: Final = -1  # a body's length where it is chunked
 
@@ -73,23 +74,23 @@ class RequestHead:
         "keep_alive",
         "length",
         "method",
-        "minor_version",
         "rare",
         "request_id",
         "target",
         "trace_id",
         "upgrade",
+        "version",
     )
 
-    def __init__(self, method: bytes, target: bytes, minor_version: int) -> None:
+    def __init__(self, method: bytes, target: bytes, version: int) -> None:
         self.method = method
         self.target = target
-        self.minor_version = minor_version
+        self.version = version
         self.forwarded = b""
         self.host = b""
         self.host_name = ""  # lower case, without the port
         self.length = 0
-        self.keep_alive = minor_version == 1
+        self.keep_alive = version == HTTP11
         # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
         self.can_repeat = method in _IDEMPOTENT
         self.upgrade = b""
@@ -146,7 +147,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
 
     __slots__ = ("_kept", "_longest_target", "_most_fields", "_with_length", "_without_body")
 
-    def __init__(self, limits: Limits, kept: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, limits: HeadLimits, kept: frozenset[bytes] = frozenset()) -> None:
         """`kept`: names, in lower case, that no Connection field takes away: what decides here
         where a request goes is for all recipients (RFC 9110 section 7.6.1)."""
         super().__init__(httptools.HttpRequestParser)
@@ -293,7 +294,7 @@ def _interpret(
         head.host_name = host_names[host]
         if not head.host_name and host:
             raise RequestRefused(400, "malformed Host field")
-    elif head.minor_version:
+    elif head.version == HTTP11:
         raise RequestRefused(400, "no Host field")
     upgrade = _interpret_others(head, plan, names, values) if plan.others else b""
     if plan.content_length >= 0 or plan.transfer_encoding >= 0:
@@ -350,7 +351,7 @@ def _interpret_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> 
     if kind == EXPECT:
         if value.lower() != b"100-continue":
             raise RequestRefused(417, "the only expectation understood is 100-continue")
-        rare.expects_continue = head.minor_version == 1
+        rare.expects_continue = head.version == HTTP11
     elif kind == VIA:
         rare.via.append(value)
     elif kind == FORWARDED_FOR:
@@ -394,7 +395,7 @@ def _decide_framing(head: RequestHead, plan: HeaderPlan, values: tuple[bytes, ..
         return
     if plan.content_length >= 0:
         raise RequestRefused(400, "Content-Length together with Transfer-Encoding")
-    if head.minor_version == 0:
+    if head.version == HTTP10:
         raise RequestRefused(400, "Transfer-Encoding in HTTP/1.0")
     coding = values[plan.transfer_encoding]
     if coding.lower() != b"chunked":
@@ -413,7 +414,7 @@ def _apply_connection(
         head.keep_alive = False
     elif connection.keep_alive:
         head.keep_alive = True
-    if connection.upgrade and head.minor_version == 1:
+    if connection.upgrade and head.version == HTTP11:
         # Only protocols that run in a tunnel: h2c would make this hop unreadable for us.
         # An invalid handshake is passed on as a plain request, for the server to refuse.
         protocol = upgrade.lower()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hermes_lb.proxy.context import PlainTimeouts
+    from hermes_lb.proxy.timeouts import PlainTimeouts
 
 # Plain integers: an Enum costs three times as much to compare, and this is read per chunk.
 ROUTE: Final = 0  # the head has come; no backend yet

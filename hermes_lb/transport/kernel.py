@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
+#: Events of an idle connection: bytes, or its end.
+INPUT = select.POLLIN | select.POLLRDHUP
+
 _READ = 64 * 1024
 
 _LINGER_FOR_0_S = struct.pack("ii", 1, 0)  # struct linger: on, 0 s

@@ -283,7 +283,7 @@ def _ok(name: str, data: bytes, **expected: object):
 _SOCKET = (b"Connection: Upgrade", b"Upgrade: websocket")
 
 ACCEPTED = [
-    _ok("plain", request(), method=b"GET", target=b"/", minor_version=1, length=0, host=b"a",
+    _ok("plain", request(), method=b"GET", target=b"/", version=1, length=0, host=b"a",
         host_name="a", keep_alive=True, upgrade=b"", expects_continue=False, cookies=None),
     _ok("chunked", request(b"Transfer-Encoding: chunked"), length=CHUNKED),
     _ok("chunked-odd-case", request(b"TRANSFER-encoding:\tCHUNKed"), length=CHUNKED),
@@ -324,10 +324,10 @@ ACCEPTED = [
         expects_continue=False),
     _ok("row13-obs-text-and-tabs", request(b"A: \x80\xff\tb c"), length=0),
     _ok("row13-empty-value", request(b"A:", b"B: "), length=0),
-    _ok("row14-one-crlf", b"\r\n" + request(), target=b"/", minor_version=1),
-    _ok("row14-one-crlf-http10", b"\r\nGET / HTTP/1.0\r\n\r\n", minor_version=0),
+    _ok("row14-one-crlf", b"\r\n" + request(), target=b"/", version=1),
+    _ok("row14-one-crlf-http10", b"\r\nGET / HTTP/1.0\r\n\r\n", version=0),
     *(
-        _ok(f"row15-{line!r}", data, minor_version=1, keep_alive=True, target=b"/")
+        _ok(f"row15-{line!r}", data, version=1, keep_alive=True, target=b"/")
         for line, data in {
             b"GET / HTTP/1.2": _line(b"GET / HTTP/1.2"),
             b"GET / HTTP/1.9": _line(b"GET / HTTP/1.9"),
@@ -354,7 +354,7 @@ ACCEPTED = [
             b"a.:80": "a",
         }.items()
     ),
-    _ok("row19-none-in-http10", b"GET / HTTP/1.0\r\n\r\n", host=b"", host_name="", minor_version=0),
+    _ok("row19-none-in-http10", b"GET / HTTP/1.0\r\n\r\n", host=b"", host_name="", version=0),
     *(
         _ok(f"row19-{target!r}", _line(b"GET %b HTTP/1.1" % target), host=host, target=path)
         for target, host, path in (

@@ -43,12 +43,17 @@ async def turns(count: int = 12) -> None:
 
 
 class Wire(asyncio.Transport):
-    """One connection of the balancer, and its peer. `got`: what the peer has read."""
+    """One connection of the balancer, and its peer. `got`: what the peer has read.
+
+    `kernel`: what the peer does with it is in the kernel, and the loop does not report it.
+    """
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
         # The kernel is asked whether the peer has left.
         self._sockets = socket.socketpair()
+        self._sockets[0].setblocking(False)
+        self.kernel = self._sockets[1]
         super().__init__({"peername": ("192.0.2.1", 50000), "socket": self._sockets[0]})
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
@@ -187,6 +192,7 @@ class Line:
         self.failures: list[str] = []  # of servers, and why
         self.ends: list[str] = []  # the terminations of exchanges that did not end well
         self.client: Wire
+        self._clients: list[Wire] = []
         self.connection: ClientConnection
 
     async def __aenter__(self) -> Self:
@@ -199,16 +205,19 @@ class Line:
         await self.plane.listen()
         self.context: Context = self.plane.context
         self.context.clock = lambda: self.now
-        self.connection = cast(
-            "ClientConnection", self.plane.frontends[0].listeners[0]._connection()
-        )
-        self.client = Wire(self.connection)
+        self.client = self.accepts()
+        self.connection = cast("ClientConnection", self.client._protocol)
         return self
+
+    def accepts(self) -> Wire:
+        """Another client."""
+        self._clients.append(Wire(self.plane.frontends[0].listeners[0]._connection()))
+        return self._clients[-1]
 
     async def __aexit__(self, *_: object) -> None:
         await self.plane.stop()
         self._patch.undo()
-        for wire in (self.client, *self.servers):
+        for wire in (*self._clients, *self.servers):
             wire.forget()
 
     def _noting_end(self, finish: Callable[..., None]) -> Callable[..., None]:
@@ -225,7 +234,7 @@ class Line:
             raise ConnectFailed("refused")
         upstream = UpstreamConnection(home, self.context, home._dialer)
         self.servers.append(Wire(upstream))
-        self.context.upstreams.add(upstream)
+        self.context.live.upstreams.add(upstream)
         return upstream
 
     @property

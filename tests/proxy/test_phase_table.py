@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from hermes_lb.proxy import phases
-from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.ports import Downstream, Entrance, Peer
+from hermes_lb.proxy.timeouts import PlainTimeouts
 
 TIMEOUTS = PlainTimeouts(
     request_head=1.0, connect=2.0, client=3.0, server=4.0, tunnel=5.0, keep_alive=6.0, queue=7.0
@@ -46,8 +46,8 @@ class Watched(Exchange):
 
 
 def exchange_in(phase: int) -> Any:
-    head: Any = SimpleNamespace(method=b"GET", target=b"/")
-    context: Any = SimpleNamespace(phase_limits=phases.limits(TIMEOUTS))
+    head: Any = SimpleNamespace(method=b"GET", target=b"/", length=0)
+    context: Any = SimpleNamespace(settings=SimpleNamespace(phase_limits=phases.limits(TIMEOUTS)))
     exchange: Any = Watched(Client(), head, context, NOW)
     exchange.phase = phase
     exchange.expiries = 0
@@ -150,6 +150,6 @@ def test_a_reader_that_has_everything_is_not_waited_for() -> None:
 
 def test_limits_of_before_a_reload_stay() -> None:
     exchange = exchange_in(phases.ROUTE)
-    exchange.context.phase_limits = [0.0] * len(phases.TABLE)
+    exchange.context.settings = SimpleNamespace(phase_limits=[0.0] * len(phases.TABLE))
     exchange.enter(phases.QUEUE, NOW)
     assert exchange.deadline == NOW + TIMEOUTS.queue

@@ -13,36 +13,32 @@ from hermes_lb.proxy.ports import TunnelEnd
 from hermes_lb.transport.run_queue import LARGE_READ
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.batch import IoBatch
+    from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http1.upstream import UpstreamConnection
-    from hermes_lb.proxy.tunnel import Tunnel
-    from hermes_lb.transport.run_queue import RunQueue
+    from hermes_lb.proxy.ports import TunnelSink
 
 
 class _RawEnd(asyncio.Protocol, TunnelEnd):
     """What both sides have in common."""
 
     def __init__(
-        self,
-        tunnel: Tunnel,
-        side: ClientConnection | UpstreamConnection,
-        batch: IoBatch,
-        run_queue: RunQueue,
+        self, tunnel: TunnelSink, side: ClientConnection | UpstreamConnection, context: Context
     ) -> None:
         self._tunnel = tunnel
-        self._exchange = tunnel.exchange
+        self._traffic = tunnel.traffic
         self._side = side
         self._transport = side.transport
-        self._batch = batch
-        self._run_queue = run_queue
+        self._context = context
+        self._batch = context.batch
+        self._run_queue = context.run_queue
         self._other: TunnelEnd = cast("TunnelEnd", None)
         self.has_ended = False
 
     # What the event loop calls.
 
     def _pass_on(self, data: bytes) -> None:
-        self._exchange.saw_traffic = True
+        self._traffic.saw_traffic = True
         self._other.write(data)
         if len(data) >= LARGE_READ:
             self._run_queue.put_off(self._side)
@@ -62,7 +58,7 @@ class _RawEnd(asyncio.Protocol, TunnelEnd):
     def connection_lost(self, error: Exception | None) -> None:
         self._tunnel.lost(self, error)
         self._forget(error)
-        del self._tunnel, self._exchange, self._other  # each refers to the others
+        del self._tunnel, self._traffic, self._other  # each refers to the others
 
     def _forget(self, error: Exception | None) -> None:
         raise NotImplementedError
@@ -105,7 +101,7 @@ class ClientEnd(_RawEnd):
         super().start(other, self._side.take_held())
 
     def data_received(self, data: bytes) -> None:
-        self._exchange.bytes_in += len(data)
+        self._traffic.bytes_in += len(data)
         self._pass_on(data)
 
     def close(self, patience: float) -> None:
@@ -124,14 +120,13 @@ class ServerEnd(_RawEnd):
     _patience: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        self._exchange.bytes_out += len(data)
+        self._traffic.bytes_out += len(data)
         self._pass_on(data)
 
     def close(self, patience: float) -> None:
         self._side.sink = None
         self._batch.close(self._transport)
-        loop = self._exchange.context.loop
-        self._patience = loop.call_later(patience, self._transport.abort)
+        self._patience = self._context.loop.call_later(patience, self._transport.abort)
 
     def _forget(self, error: Exception | None) -> None:
         if self._patience is not None:

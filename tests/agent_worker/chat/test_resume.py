@@ -273,7 +273,7 @@ async def test_a_stream_without_a_session_goes_on_when_redis_is_lost(
         os.kill(own_redis_server.pid, signal.SIGCONT)
         async with go_on(http, worker, path, "unkept") as response:
             assert response.status == 410
-        worker.worker.chat_resume._journals._not_before = 0.0
+        worker.worker.chat_resume.journals._not_before = 0.0
         async with ask(http, worker, ACCEPTS) as response:
             assert "X-Hermes-Resume" in response.headers
             chunks = await chunks_in(response)

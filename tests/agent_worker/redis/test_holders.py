@@ -20,10 +20,10 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from tests.agent_worker.redis.topologies import Cluster
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
 def holders(backend: Any, steady_s: float = math.inf, live_s: float = math.inf) -> Holders:
