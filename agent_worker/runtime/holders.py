@@ -87,7 +87,10 @@ class Holders:
 
     async def run(self, name: str) -> None:
         """Send the heartbeats of the worker `name` until cancelled."""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # redis-py may swallow a cancellation while it connects.
+        while not task.cancelling():
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_ASK_S):
                     await self._backend.beat(name)

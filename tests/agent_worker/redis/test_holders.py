@@ -202,6 +202,24 @@ async def test_a_follower_that_leaves_does_not_end_the_question_of_the_others(no
     assert await staying == pytest.approx(GONE_S)
 
 
+async def test_heartbeats_end_although_a_cancellation_is_swallowed() -> None:
+    """As redis-py does while it connects."""
+    sending = asyncio.Event()
+
+    class Swallowing(Redis):
+        async def beat(self, worker: str) -> None:
+            sending.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise RedisError from None
+
+    beats = spawn(holders(Swallowing()).run("w"), name="heartbeats")
+    await sending.wait()
+    beats.cancel()
+    await asyncio.wait({beats})
+
+
 # By Redis.
 
 
