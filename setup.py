@@ -17,13 +17,13 @@ COMPILED = {
     "balancing": "load_heap response_times weighted_sampler",
     "http": (
         "body bounded_cache fields forward head https keys limits load_report request response"
-        " rules sse trace_context"
+        " recurring_cache rules sse trace_context version"
     ),
     "limits": "per_client",
     "observe": "escaping httplog record recorder termination",
     "proxy": (
-        "abandoned admit batch context deadlines exchange local_replies phases ports record"
-        " response resume select tunnel upload"
+        "abandoned admit batch context deadlines exchange identity live local_replies phases ports"
+        " record response resume select settings tunnel upload wall_clock"
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
     "transport": "addresses endpoint kernel run_queue",

@@ -125,7 +125,6 @@ class Worker:
             step_limit=config.step_limit,
         )
         self.notifier = Notifier(backend)
-        has_archive = storages.archive is not None
         self.holders = holders = Holders(backend, self.store.index, self.notifier)
         self.turns = Turns(
             self.store,
@@ -134,7 +133,7 @@ class Worker:
             holders,
             self.metrics,
             window=config.context_tokens,
-            has_archive=has_archive,
+            has_archive=storages.archive is not None,
         )
         self.archiver = (
             Archiver(self.store, storages.archive, large, self.metrics)
@@ -248,15 +247,8 @@ def build_app(worker: Worker) -> web.Application:
         app.add_routes(endpoints.routes())
     app.on_response_prepare.append(worker.connections.on_prepare)
     app.on_response_prepare.append(on_prepare(worker.metrics, worker.name, worker.load))
-
-    async def start(app: web.Application) -> None:
-        await worker.start()
-
-    async def stop(app: web.Application) -> None:
-        await worker.stop()
-
-    app.on_startup.append(start)
-    app.on_shutdown.append(stop)
+    app.on_startup.append(lambda _: worker.start())
+    app.on_shutdown.append(lambda _: worker.stop())
     return app
 
 

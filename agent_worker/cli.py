@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterator
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from agent_worker.storage.opening import Opened
 
 _POLL_S = 0.2
@@ -167,7 +167,6 @@ def postgres(folder: options.Folder = None) -> None:
 
 
 def _stop_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -205,13 +204,16 @@ async def _run(
                 sock,
                 drain_timeout_s=drain_timeout_s,
                 on_listening=lambda url: _print_start(worker, config, url, store, opened),
-                on_stopping=lambda turns: _print_stop(config, turns),
+                on_stopping=lambda turns: _say(
+                    f"agent_worker {config.name} stopping"
+                    + (f"; waiting for {turns} running turn(s)" if turns else "")
+                ),
             )
     finally:
         await client.aclose()
 
 
-def _worker(config: WorkerConfig, client: Client, opened: Opened) -> Worker:
+def _worker(config: WorkerConfig, client: RedisBackend, opened: Opened) -> Worker:
     cleaning: list[Callable[[], Awaitable[object]]] = []
     if (blobs := opened.blobs) is not None:
         cleaning.append(lambda: blobs.delete_older_than(_KEEP_BLOBS_S))
@@ -233,11 +235,6 @@ def _print_start(
         _say("no --token is given: every client is accepted; for development only")
     for line in opened.report:
         _say(line)
-
-
-def _print_stop(config: WorkerConfig, turns: int) -> None:
-    waiting = f"; waiting for {turns} running turn(s)" if turns else ""
-    _say(f"agent_worker {config.name} stopping{waiting}")
 
 
 @contextlib.contextmanager

@@ -78,14 +78,14 @@ class EmbeddedServer:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def _is_ready(self, timeout_s: float) -> tuple[bool, str]:
-        """Wait until it is ready. Otherwise it has been stopped, and the text gives the reason."""
+    def _why_not_ready(self, timeout_s: float) -> str:
+        """Wait until it is ready. Otherwise it has been stopped; returns the reason."""
         in_time = self._ready.wait(timeout_s)
         if self._reported_ready and self.is_running:
-            return True, ""
+            return ""
         self.stop()
         why = "ended at once" if in_time else f"was not ready within {timeout_s:g} s"
-        return False, f"{why}: {' | '.join(self._lines[-3:]) or 'it printed nothing'}"
+        return f"{why}: {' | '.join(self._lines[-3:]) or 'it printed nothing'}"
 
     def _read(self) -> None:
         assert self._process.stdout is not None

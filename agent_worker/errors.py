@@ -34,56 +34,43 @@ class AgentError(Exception):
 
 
 class BadRequest(AgentError):
-    status = 400
-    code = "bad_request"
-    message = "The request is invalid."
+    status, code, message = 400, "bad_request", "The request is invalid."
 
 
 class Unauthorized(AgentError):
-    status = 401
-    code = "unauthorized"
+    status, code = 401, "unauthorized"
     message = "A valid bearer token is required: Authorization: Bearer <token>."
     headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
 
 
 class Forbidden(AgentError):
-    status = 403
-    code = "forbidden"
-    message = "Access is denied."
+    status, code, message = 403, "forbidden", "Access is denied."
 
 
 class SessionNotFound(AgentError):
     """Unknown, deleted, expired, or another principal's: the client cannot tell which."""
 
-    status = 404
-    code = "session_not_found"
-    message = "The session does not exist."
+    status, code, message = 404, "session_not_found", "The session does not exist."
 
 
 class EventsGone(AgentError):
     """The log was trimmed, or has expired; the session itself is unchanged."""
 
-    status = 410
-    code = "events_gone"
+    status, code = 410, "events_gone"
     message = "These events have expired; read the session instead."
 
 
 class UnsupportedMediaType(AgentError):
-    status = 415
-    code = "unsupported_media_type"
+    status, code = 415, "unsupported_media_type"
     message = "The body must be JSON: Content-Type: application/json."
 
 
 class TooLarge(AgentError):
-    status = 413
-    code = "too_large"
-    message = "The request is too large."
+    status, code, message = 413, "too_large", "The request is too large."
 
 
 class UpgradeRequired(AgentError):
-    status = 426
-    code = "upgrade_required"
-    message = "WebSocket is required here."
+    status, code, message = 426, "upgrade_required", "WebSocket is required here."
     headers: ClassVar[dict[str, str]] = {"Upgrade": "websocket"}
 
 
@@ -93,9 +80,7 @@ class UpgradeRequired(AgentError):
 class TurnBusy(AgentError):
     """Another turn holds the lease. Nothing of this request was stored, so a retry is safe."""
 
-    status = 409
-    code = "turn_in_progress"
-    message = "A turn of this session is already running."
+    status, code, message = 409, "turn_in_progress", "A turn of this session is already running."
     retry_after_s = 1
 
 
@@ -116,16 +101,14 @@ class TurnInProgress(TurnBusy):
 
 
 class IdempotencyMismatch(AgentError):
-    status = 409
-    code = "idempotency_mismatch"
+    status, code = 409, "idempotency_mismatch"
     message = "This Idempotency-Key was used with another body."
 
 
 class TurnAbandoned(AgentError):
     """The key's message is in the history, but its turn was interrupted and others followed."""
 
-    status = 409
-    code = "turn_abandoned"
+    status, code = 409, "turn_abandoned"
     message = (
         "The turn of this Idempotency-Key was interrupted and the conversation has continued; "
         "send the message with a new key."
@@ -133,35 +116,28 @@ class TurnAbandoned(AgentError):
 
 
 class InboxFull(AgentError):
-    status = 429
-    code = "inbox_full"
-    message = "Too many messages of this session are queued."
+    status, code, message = 429, "inbox_full", "Too many messages of this session are queued."
     retry_after_s = 5
 
 
 class SessionFull(AgentError):
-    status = 413
-    code = "session_full"
+    status, code = 413, "session_full"
     message = "The conversation has become too large; continue in a new session."
 
 
 class TurnInterrupted(AgentError):
     """Another message of the session interrupted the turn; the finished steps are kept."""
 
-    status = 409
-    code = "turn_interrupted"
+    status, code = 409, "turn_interrupted"
     message = "The turn was stopped for another message of this session."
 
 
 class NoTurnRuns(AgentError):
-    status = 409
-    code = "no_turn"
-    message = "No turn of this session is running."
+    status, code, message = 409, "no_turn", "No turn of this session is running."
 
 
 class SessionTooNew(AgentError):
-    status = 409
-    code = "session_too_new"
+    status, code = 409, "session_too_new"
     message = "This session was written by a newer worker; this one cannot serve it."
 
 
@@ -174,8 +150,7 @@ class LeaseLost(AgentError):
     The turn's finished steps are kept; the same Idempotency-Key continues from them.
     """
 
-    status = 503
-    code = "lease_lost"
+    status, code = 503, "lease_lost"
     message = "This worker has lost the turn before it was finished."
     retry_after_s = 1
 
@@ -183,41 +158,32 @@ class LeaseLost(AgentError):
 class TurnGivenUp(AgentError):
     """Each worker that resumed the turn died in the same place; its finished steps are kept."""
 
-    status = 500
-    code = "turn_given_up"
+    status, code = 500, "turn_given_up"
     message = "The turn was given up: several workers failed while they ran it."
 
 
 class HandedOver(AgentError):
     """This worker is shutting down, and another one can continue the turn."""
 
-    status = 503
-    code = "handed_over"
-    message = "The turn continues on another worker."
+    status, code, message = 503, "handed_over", "The turn continues on another worker."
     retry_after_s = 1
 
 
 class StoreUnavailable(AgentError):
     """Redis is unreachable or refuses to work. Whether the operation was done is unknown."""
 
-    status = 503
-    code = "store_unavailable"
-    message = "The session store is unavailable."
+    status, code, message = 503, "store_unavailable", "The session store is unavailable."
     headers: ClassVar[dict[str, str]] = {"X-Hermes-Degraded": "store"}
     retry_after_s = 2
 
 
 class Draining(AgentError):
-    status = 503
-    code = "draining"
-    message = "This worker is shutting down."
+    status, code, message = 503, "draining", "This worker is shutting down."
     retry_after_s = 1
 
 
 class EngineFailed(AgentError):
-    status = 502
-    code = "engine_failed"
-    message = "The model failed to answer."
+    status, code, message = 502, "engine_failed", "The model failed to answer."
 
 
 class EngineCut(EngineFailed):

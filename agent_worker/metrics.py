@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 
@@ -15,45 +17,28 @@ class Metrics:
             "Leases held, turns without a session, and attached streams of this worker",
             registry=self.registry,
         )
-        self.turns = Counter(
-            "hermes_turns",
-            "Turns that this worker ended, by how they ended",
-            ["outcome"],
-            registry=self.registry,
+        counter = partial(Counter, registry=self.registry)
+        self.turns = counter(
+            "hermes_turns", "Turns that this worker ended, by how they ended", ["outcome"]
         )
-        self.steps = Counter(
-            "hermes_steps", "Model steps that were committed", registry=self.registry
-        )
-        self.tokens = Counter(
-            "hermes_tokens", "Text deltas received from the engine", registry=self.registry
-        )
-        self.summaries = Counter(
-            "hermes_summaries", "Summaries of what outgrew a model's window", registry=self.registry
-        )
-        self.engine_retries = Counter(
+        self.steps = counter("hermes_steps", "Model steps that were committed")
+        self.tokens = counter("hermes_tokens", "Text deltas received from the engine")
+        self.summaries = counter("hermes_summaries", "Summaries of what outgrew a model's window")
+        self.engine_retries = counter(
             "hermes_engine_retries",
             "Answers of the engine that broke off and were asked for again, by how they went on",
             ["how"],
-            registry=self.registry,
         )
-        self.archived = Counter(
-            "hermes_archived_messages", "Messages given to the archive", registry=self.registry
-        )
-        self.tool_calls = Counter(
+        self.archived = counter("hermes_archived_messages", "Messages given to the archive")
+        self.tool_calls = counter(
             "hermes_tool_calls",
             "Tool calls, by tool and by result (ok, error, timeout, replayed, unknown)",
             ["tool", "result"],
-            registry=self.registry,
         )
-        self.store_errors = Counter(
-            "hermes_store_errors",
-            "Store operations that Redis did not answer",
-            ["operation"],
-            registry=self.registry,
+        self.store_errors = counter(
+            "hermes_store_errors", "Store operations that Redis did not answer", ["operation"]
         )
-        self.responses = Counter(
-            "hermes_responses", "HTTP responses, by status", ["status"], registry=self.registry
-        )
+        self.responses = counter("hermes_responses", "HTTP responses, by status", ["status"])
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

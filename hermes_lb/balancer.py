@@ -21,7 +21,6 @@ from hermes_lb.discovery import Resolver
 from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe.observed import Observed
 from hermes_lb.plane import DataPlane, request_log
-from hermes_lb.proxy import end_sessions, has_moved, running_sessions
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import Session
     from hermes_lb.observe.recent import Recent
-    from hermes_lb.proxy.context import Context, RequestLog
+    from hermes_lb.observe.request_log import RequestLog
+    from hermes_lb.proxy.context import Context
 
 
 class LoadBalancer:
@@ -169,7 +169,7 @@ class LoadBalancer:
             await self._checks.reconfigure(self._plane.config.backends)
 
     async def _has_moved(self, server: Server, seconds: float) -> bool:
-        return has_moved(self._plane.context, server, seconds)
+        return self._plane.is_sending(server, seconds)
 
     def _keep_states(self, states: RuntimeStates) -> None:
         for pool in self.pools.values():
@@ -204,7 +204,7 @@ class LoadBalancer:
     @property
     def is_draining(self) -> bool:
         """True once it accepts no more clients."""
-        return self._plane.is_running and self._context.is_draining
+        return self._plane.is_running and self._context.live.is_draining
 
     @property
     def missing_processes(self) -> Literal["none"]:
@@ -229,14 +229,14 @@ class LoadBalancer:
 
     async def end_sessions(self, backend: str, server: str) -> int:
         """Cut requests on a server, known or removed -> their number. Raises UnknownServer."""
-        ended = end_sessions(self._context, backend, server)
+        ended = self._plane.end_sessions(backend, server)
         if not ended:
             find_server(self.pools, backend, server)
         return ended
 
     async def sessions(self) -> list[Session]:
         """Requests in flight, longest first."""
-        rows: list[Any] = running_sessions(self._context, self._plane.process.number)
+        rows: list[Any] = self._plane.running_sessions()
         return sorted(rows, key=lambda row: -row["seconds"])
 
     async def reload(self) -> list[str]:

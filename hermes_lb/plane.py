@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.dialing import Dialer
 from hermes_lb.listen.connection_limit import ConnectionLimit
@@ -14,18 +15,24 @@ from hermes_lb.listen.sockets import listening_socket
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.observe.recorder import Recorder
-from hermes_lb.proxy.context import Context, RequestLog
+from hermes_lb.observe.request_log import RequestLog
+from hermes_lb.proxy import end_sessions, has_moved, running_sessions
+from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.deadlines import Sweep
 from hermes_lb.proxy.http1.connection_pool import ServerConnections
+from hermes_lb.proxy.moving import leave_server
+from hermes_lb.proxy.record import record_exchange
 from hermes_lb.proxy.select import Backend
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import check_certificates
+from hermes_lb.tls.ticket_keys import TicketSecret
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from hermes_lb import config
+    from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import FrontendCounters, Pool, Server
     from hermes_lb.config import Bind, Config
     from hermes_lb.observe.recent import Recent
@@ -54,6 +61,8 @@ class DataPlane:
     `pools` and `counters` are live: they have whatever a `reconfigure` has added. `tls_files` by
     frontend: files that were found good before, in use until there are good ones on the disk.
     `make_log` makes every log of requests that it has, at the start and whenever `[log]` changes.
+
+    `tickets` and `shared_store` may be set by `before_backends`, if processes share them.
     """
 
     def __init__(
@@ -76,6 +85,9 @@ class DataPlane:
         self._tasks = Tasks()
         self._running = AsyncExitStack()
         self._context: Context | None = None
+        self.tickets = TicketSecret.new()
+        # By backend: the store of sessions that all processes learn; None: one process.
+        self.shared_store: Callable[[str], SharedStore] | None = None
 
     def __repr__(self) -> str:
         return f"<DataPlane {'running' if self._context else 'stopped'}, {self.frontends!r}>"
@@ -117,13 +129,13 @@ class DataPlane:
             await self._log.start(may_be_late=log_may_be_late)
             starting.push_async_callback(self._close_log)
             loop = asyncio.get_running_loop()
-            self._context = context = Context(self.config, loop, log, self._tasks)
-            context.gate = ConnectionLimit(self.config.process.max_connections, context)
+            self._context = context = Context(self.config, loop, log, self._tasks, record_exchange)
+            context.live.gate = ConnectionLimit(self.config.process.max_connections, context.live)
             starting.callback(self._forget)
             if before_backends is not None:
                 before_backends(self)
             for name, configured in self.config.backends.items():
-                self._add_backend(Backend(name, configured, context, ServerConnections))
+                self._add_backend(name, configured)
             starting.push_async_callback(self._close_pins)
             sweep = Sweep(context, self._swept)
             sweep.start()
@@ -149,13 +161,13 @@ class DataPlane:
         context = self._context
         if context is None:
             return True
-        context.start_draining()
+        context.live.start_draining()
         await self._stop_frontends()
-        self._close_gracefully(context.clients)
+        self._close_gracefully(context.live.clients)
         for backend in self._all_backends():
             for connections in backend.connections.values():
                 connections.close_idle()
-        return await context.wait_until_quiet(timeout)
+        return await context.live.wait_until_quiet(timeout)
 
     async def stop(self) -> None:
         """End at once whatever still runs. Idempotent."""
@@ -174,6 +186,25 @@ class DataPlane:
         for backend in self.backends.values():
             backend.load_reported(server, load, now)
 
+    def marked_down(self, backend: Backend, server: Server, stands_still: bool) -> None:
+        """The checks have marked `server` down: move its requests away."""
+        shuts_down = backend.shuts_down_sessions
+        if shuts_down or stands_still:
+            leaving = leave_server(self.context, backend.pool, server, shuts_down=shuts_down)
+            self._tasks.spawn(leaving, name=f"requests leave {backend.name}/{server.name}")
+
+    def is_sending(self, server: Server, seconds: float) -> bool:
+        """True if `server` has sent bytes of a response or a tunnel within `seconds`."""
+        return has_moved(self.context.live, self.context.clock(), server, seconds)
+
+    def running_sessions(self) -> list[dict[str, Any]]:
+        """A row for each request in flight, of plain values (`control.operator.Session`)."""
+        return running_sessions(self.context.live, self.context.clock(), self.process.number)
+
+    def end_sessions(self, backend: str, server: str) -> int:
+        """Cut the requests on a server, known or removed -> their number."""
+        return end_sessions(self.context.live, self.context.clock(), backend, server)
+
     def look(self) -> None:
         """Update the figures of this process."""
         self.look_inside()
@@ -183,9 +214,9 @@ class DataPlane:
         """The same, without the kernel's figures, which other processes can read themselves."""
         context, process = self._context, self.process
         if context is not None:  # else it is ending, and what was known is the last
-            process.is_draining = context.is_draining
-            process.clients = len(context.clients)
-            process.access_log_dropped = context.access_log.dropped
+            process.is_draining = context.live.is_draining
+            process.clients = len(context.live.clients)
+            process.access_log_dropped = context.log.access_log.dropped
 
     # Another configuration, in place.
 
@@ -236,7 +267,7 @@ class DataPlane:
         before = self._log
         if log is not None:
             self._log = log.access_log
-            self.context.log_to(log)
+            self.context.log = log
         try:
             self._set_backends(new, dialers)
             before_serving()
@@ -291,7 +322,7 @@ class DataPlane:
             if name in self.backends:
                 self.backends[name].reconfigure(configured, dialers[name])
             else:
-                self._add_backend(Backend(name, configured, self.context, ServerConnections))
+                self._add_backend(name, configured)
         for name in [name for name in self.backends if name not in new.backends]:
             backend = self.backends.pop(name)
             del self.pools[name]
@@ -315,20 +346,30 @@ class DataPlane:
             await frontend.stop()
             self.frontends.remove(frontend)
             del self.counters[frontend.name]
-            self.context.gate.forget(frontend)
+            self.context.live.gate.forget(frontend)
             self._close_gracefully(
-                one for one in self.context.clients if one.peer.frontend is frontend
+                one for one in self.context.live.clients if one.peer.frontend is frontend
             )
 
     # The parts.
 
-    def _add_backend(self, backend: Backend) -> None:
-        self.backends[backend.name] = backend
-        self.pools[backend.name] = backend.pool
+    def _add_backend(self, name: str, configured: config.Backend) -> None:
+        context = self.context
+        self.backends[name] = backend = Backend(
+            name,
+            configured,
+            partial(ServerConnections, context),
+            clock=context.clock,
+            rng=context.rng,
+            tasks=context.tasks,
+            shared_store=self.shared_store,
+        )
+        self.pools[name] = backend.pool
+        backend.pool.on_marked_down = partial(self.marked_down, backend)
 
     def _frontend(self, configured: config.Frontend) -> Frontend:
         tls_files = self._tls_files.get(configured.name)
-        return Frontend(configured, self.backends, self.context, tls_files)
+        return Frontend(configured, self.backends, self.context, self.tickets, tls_files)
 
     async def _stop_frontends(self) -> None:
         for frontend in list(self.frontends):
@@ -367,23 +408,20 @@ class DataPlane:
     async def end_all(self) -> None:
         """Cut what still runs, each in a way that its client can see."""
         context = self.context
-        context.start_draining()
+        context.live.start_draining()
         context.batch.flush()
         # Queued exchanges first: leases that the others release must not go to them.
         for client in sorted(
-            context.clients, key=lambda one: not any(each.is_queued for each in one.exchanges())
+            context.live.clients,
+            key=lambda one: not any(each.is_queued for each in one.exchanges()),
         ):
-            running = client.exchanges()
-            for exchange in running:
-                exchange.shut_down()
-            if not running:
-                client.abort()
-        for upstream in list(context.upstreams):
+            client.shut_down()
+        for upstream in list(context.live.upstreams):
             if upstream.sink is not None:  # whose client has left
                 upstream.sink.shut_down()
             upstream.abort()
         await self._tasks.cancel_all()
-        await context.wait_until_quiet(_CLOSING_TAKES)
+        await context.live.wait_until_quiet(_CLOSING_TAKES)
         context.batch.flush()
 
 

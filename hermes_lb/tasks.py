@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from random import Random
 
 logger = logging.getLogger("hermes_lb")
+
+# Of an interval, either way.
+_JITTER = 0.1
+
+
+def jittered(interval: float, rng: Random) -> float:
+    """An interval, in seconds, give or take a tenth: what many balancers do periodically must not
+    synchronise."""
+    return interval * rng.uniform(1 - _JITTER, 1 + _JITTER)
 
 
 class Tasks:

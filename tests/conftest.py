@@ -1,4 +1,4 @@
-"""What holds for all tests: the sets that `--suite` selects, and hypothesis' profiles.
+"""What all tests have: the sets that `--suite` selects, hypothesis' profiles, and a stage.
 
 `make test` runs the default set in minutes. Left out are the tests marked `slow` (real processes
 and real time for many seconds each) and `other_loop` (a test of uvloop, repeated on asyncio's own
@@ -17,12 +17,18 @@ from __future__ import annotations
 import asyncio
 import os
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from hermes_lb.build import BUILD, IS_COMPILED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.stage import Stage
 
 # How long an example takes depends on the machine. `tests.support.examples` scales by the profile.
 _HYPOTHESIS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -30,6 +36,14 @@ settings.register_profile("all", max_examples=100, **_HYPOTHESIS)
 settings.register_profile("default", max_examples=25, **_HYPOTHESIS)
 
 _LEFT_OUT = ("slow", "other_loop")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    from tests.support.stage import Stage  # not for tests without a balancer
+
+    async with Stage(tmp_path) as running:
+        yield running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

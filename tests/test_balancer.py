@@ -11,23 +11,17 @@ import pytest
 
 from hermes_lb import Config, LoadBalancer, load_config
 from hermes_lb.testing import WatchedBalancer, config_for
-from tests.support.http_peer import Ended, request
+from tests.support.http_peer import Ended
 from tests.support.stage import Stage, in_flight, pool_of
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.aiohttp_client import Servers
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
@@ -45,8 +39,7 @@ def frontend(name: str, *bind: str) -> dict[str, Any]:
 
 async def body_at(stage: Stage, url: str) -> bytes:
     client = await stage.client(url)
-    await client.get("/", "Connection: close")
-    return (await client.read_response()).body
+    return (await client.ask("/", "Connection: close")).body
 
 
 def can_connect(port: int) -> bool:
@@ -188,11 +181,7 @@ async def test_it_can_be_started_after_a_failure(stage: Stage, balanced_servers:
 
 
 async def test_stop_cuts_what_runs(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     await at_origin.send(STREAM)
     await client.read_until(b"one\r\n")
     await lb.stop()
@@ -227,9 +216,7 @@ async def test_stop_ends_requests_in_every_phase(stage: Stage) -> None:
 
 
 async def test_stop_cuts_an_upload_and_it_never_looks_complete(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
     )
@@ -241,11 +228,7 @@ async def test_stop_cuts_an_upload_and_it_never_looks_complete(stage: Stage) -> 
 
 async def test_stop_cuts_an_http_1_0_response_by_a_reset(stage: Stage) -> None:
     """Where only its end ends a body, a clean end would be a lie."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get(version="1.0")
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(version="1.0")
     await at_origin.send(STREAM)
     await client.read_until(b"one")
     await lb.stop()
@@ -284,8 +267,7 @@ async def test_nothing_is_left_for_the_garbage_collector_to_close(
         async with LoadBalancer(config_for(one, admin={"bind": "127.0.0.1:0"})) as lb:
             assert await body_at(stage, lb.url) == b"one"
             kept = await stage.client(lb)
-            await kept.get()
-            await kept.read_response()
+            await kept.ask()
         del lb
         gc.collect()
 
@@ -294,11 +276,7 @@ async def test_nothing_is_left_for_the_garbage_collector_to_close(
 
 
 async def test_drain_lets_a_stream_finish(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, timeouts={"request_head": "0.2s"})
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(timeouts={"request_head": "0.2s"})
     await at_origin.send(STREAM)
     await client.read_until(b"one\r\n")
     draining = stage.tasks.spawn(lb.drain(30), name="drain")
@@ -311,23 +289,6 @@ async def test_drain_lets_a_stream_finish(stage: Stage) -> None:
     assert await client.read_to_end() == b"0\r\n\r\n"
     assert await draining is True
     assert (await stage.log_line(lb)).termination == "--"
-
-
-async def test_drain_says_that_the_connection_closes(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(request("GET", "/") + request("GET", "/never"))
-    at_origin, _ = await origin.accept_request()
-    draining = stage.tasks.spawn(lb.drain(30), name="drain")
-    await turns()
-    await at_origin.respond(b"last")
-    answer = await client.read_response()
-    assert (answer.body, answer.get("Connection")) == (b"last", "close")
-    await client.read_until_cut()
-    assert await at_origin.read_until_cut() == b""
-    client.close()
-    assert await draining is True
 
 
 async def test_drain_closes_idle_connections_on_both_sides(stage: Stage) -> None:
@@ -354,24 +315,17 @@ async def test_drain_serves_who_waits_in_the_queue(stage: Stage) -> None:
     await eventually(lambda: len(pool_of(lb).waiting) == 1)
     draining = stage.tasks.spawn(lb.drain(30), name="drain")
     await turns()
-    await at_origin.respond(b"1")
-    assert (await one.read_response()).body == b"1"
+    await at_origin.serves(one, b"1")
     at_origin, message = await origin.accept_request()
     assert message.head.target == "/2"
-    await at_origin.respond(b"2")
-    assert (await two.read_response()).body == b"2"
+    await at_origin.serves(two, b"2")
     assert await draining is True
 
 
 async def test_drain_gives_up_after_its_time(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get()
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked()
     assert await lb.drain(0.05) is False
-    await at_origin.respond(b"still served")
-    assert (await client.read_response()).body == b"still served"
+    await at_origin.serves(client, b"still served")
 
 
 async def test_draining_nothing_is_done_at_once() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import tracemalloc
+from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,8 +22,7 @@ from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
 from tests.support.heads import request, response
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Fill = Callable[[int], object]
 
 # Bytes that one cache may take in a process, whatever it is filled with.
 _MOST = 5_000_000
@@ -33,34 +32,48 @@ def _eight(number: int) -> bytes:
     return b"%08x" % number
 
 
-def _status_lines() -> Callable[[int], object]:
+def _status_lines() -> Fill:
     parse = ResponseParser(100).parse
     return lambda i: build_response(
         parse(response(line=b"HTTP/1.1 200 " + _eight(i) * 3900)), b"", True, True, 0
     )
 
 
-def _request_heads() -> Callable[[int], object]:
-    parse = RequestParser(Limits()).parse
-    return lambda i: parse(request(*[b"Cookie: " + _eight(i)] * 90))
+def _heads(parser: RequestParser | ResponseParser, make: Callable[[bytes], bytes]) -> Fill:
+    def fill(i: int) -> None:
+        data = make(_eight(i))
+        for _ in range(3):  # the second time it is stored, the third time found
+            parser.parse(data)
+
+    return fill
 
 
-def _long_request_heads() -> Callable[[int], object]:
-    parse = RequestParser(Limits()).parse
-    return lambda i: parse(request(b"X: " + _eight(i) * 250))
+def _request_heads() -> Fill:
+    return _heads(RequestParser(Limits()), lambda text: request(*[b"Cookie: " + text] * 90))
 
 
-def _response_heads() -> Callable[[int], object]:
-    parse = ResponseParser(100).parse
-    return lambda i: parse(response(*[b"X: " + _eight(i)] * 50))
+def _long_request_heads() -> Fill:
+    return _heads(RequestParser(Limits()), lambda text: request(b"X: " + text * 250))
 
 
-def _plans() -> Callable[[int], object]:
+def _heads_with_length() -> Fill:
+    length, line = b"Content-Length: 5", b"POST / HTTP/1.1"
+    return _heads(
+        RequestParser(Limits()),
+        lambda text: request(*[b"Cookie: " + text] * 90, length, line=line),
+    )
+
+
+def _response_heads() -> Fill:
+    return _heads(ResponseParser(100), lambda text: response(*[b"X: " + text] * 50))
+
+
+def _plans() -> Fill:
     plans = HeaderPlans(REQUEST_FIELDS)
     return lambda i: plans[tuple(b"%b%x" % (_eight(i), j) for j in range(98))]
 
 
-def _plans_of_short_names() -> Callable[[int], object]:
+def _plans_of_short_names() -> Fill:
     plans = HeaderPlans(REQUEST_FIELDS)
     names = [b"%02x" % i for i in range(98)]
     return lambda i: plans[tuple(Random(i).sample(names, len(names)))]
@@ -83,6 +96,7 @@ FILLED = [
     ("forward._status_lines", _status_lines, 300),
     ("RequestParser: many fields", _request_heads, 1100),
     ("RequestParser: long fields", _long_request_heads, 1100),
+    ("RequestParser: with a length", _heads_with_length, 1100),
     ("ResponseParser", _response_heads, 300),
     ("fields.HeaderPlans", _plans, 1500),
     ("fields.HeaderPlans: short names", _plans_of_short_names, 1500),
@@ -104,7 +118,7 @@ FILLED = [
 @pytest.mark.parametrize(
     ("start", "number"), [pytest.param(*case[1:], id=case[0]) for case in FILLED]
 )
-def test_strangers_fill_it(start: Callable[[], Callable[[int], object]], number: int) -> None:
+def test_strangers_fill_it(start: Callable[[], Fill], number: int) -> None:
     fill = start()
     fill(0)
     tracemalloc.start()

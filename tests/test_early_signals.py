@@ -10,17 +10,10 @@ import pytest
 
 from hermes_lb.signals import HANDLED, EndingAtOnce
 from tests.support.balancer_process import Running, process, until_it_listens
-from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
+    from tests.support.stage import Stage
 
 
 def holds_signals(running: Running, thread: int | None = None) -> bool:
@@ -51,8 +44,7 @@ async def test_an_order_waits_until_it_can_be_followed(
         await until_it_listens(running)
         await running.says(then)
         client = await stage.client(running.url)
-        await client.get()
-        assert (await client.read_response()).body == b"ok"
+        assert (await client.ask()).body == b"ok"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

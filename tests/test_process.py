@@ -12,23 +12,16 @@ import pytest
 
 from tests.support.balancer_process import Running, process, run, until_it_listens
 from tests.support.http_peer import Ended
-from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE, eventually, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.support.http_peer import AtOrigin, Client
     from tests.support.origin import Origin
+    from tests.support.stage import Stage
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
 
 
 def refuses(port: int) -> bool:
@@ -57,8 +50,7 @@ async def test_it_serves_and_ends_on_a_signal(stage: Stage, tmp_path: Path, loop
     async with process(tmp_path, origin.port, "--loop", loop) as running:
         await until_it_listens(running)
         client = await stage.client(running.url)
-        await client.get()
-        assert (await client.read_response()).body == b"ok"
+        assert (await client.ask()).body == b"ok"
         running.process.send_signal(signal.SIGINT if loop == "asyncio" else signal.SIGTERM)
         assert await client.read_to_end() == b""  # idle
         assert await running.ended() == 0
@@ -152,8 +144,7 @@ async def test_a_low_limit_of_open_files_is_told(stage: Stage, tmp_path: Path) -
     async with process(tmp_path, origin.port, more=more, before="ulimit -n 300") as running:
         await until_it_listens(running)
         client = await stage.client(running.url)
-        await client.get()
-        assert (await client.read_response()).body == b"ok"
+        assert (await client.ask()).body == b"ok"
     line = next(line for line in running.said.splitlines() if "ulimit -n" in line)
     assert "300" in line
     assert "5000" in line
@@ -175,8 +166,7 @@ async def test_the_access_log_goes_to_stdout_as_lines(stage: Stage, tmp_path: Pa
     async with process(tmp_path, origin.port, more='[log]\naccess = "stdout"\n') as running:
         await until_it_listens(running)
         client = await stage.client(running.url)
-        await client.get("/page")
-        await client.read_response()
+        await client.ask("/page")
         client.close()
         assert running.process.stdout is not None
         async with asyncio.timeout(PATIENCE):
@@ -203,8 +193,7 @@ async def test_running_out_of_files_is_survived(stage: Stage, tmp_path: Path) ->
         async def is_served() -> bool:
             client = await stage.client(running.url)
             try:
-                await client.get()
-                return (await client.read_response()).status == 200
+                return (await client.ask()).status == 200
             except (Ended, OSError):
                 return False  # it may be closed at once as long as the crowd is not gone
             finally:

@@ -219,7 +219,7 @@ async def test_a_client_comes_back_through_another_balancer(fleet: Fleet) -> Non
                 seen.append(event)
                 if len(seen) == 10:
                     break
-        await until(lambda: not one._context.clients)
+        await until(lambda: not one._context.live.clients)
         assert sum(server.in_flight for server in one.pools["agents"].servers) == 1
         again = {**headers, "Last-Event-ID": seen[-1].id}
         async with http.get(two.url + where, headers=again) as response:

@@ -91,21 +91,18 @@ def metadata_of(body: dict[str, Any]) -> dict[str, Any]:
 def idempotency_key_of(request: web.Request) -> str | None:
     """Raises BadRequest unless it is 1 to 255 visible ASCII characters, given once."""
     keys = request.headers.getall("Idempotency-Key", [])
-    if not keys:
-        return None
-    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
-        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters.")
-    return keys[0]
+    return _checked_key("Idempotency-Key", keys[0] if len(keys) == 1 else keys or None)
 
 
 def idempotency_key_in(body: dict[str, Any]) -> str | None:
     """The Idempotency-Key as a field of a message. Raises BadRequest."""
-    key = body.get("idempotency_key")
-    if key is None:
-        return None
-    if not isinstance(key, str) or not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise BadRequest('"idempotency_key" must be 1 to 255 visible ASCII characters.')
-    return key
+    return _checked_key('"idempotency_key"', body.get("idempotency_key"))
+
+
+def _checked_key(name: str, key: object) -> str | None:
+    if key is None or (isinstance(key, str) and _IDEMPOTENCY_KEY.fullmatch(key)):
+        return key
+    raise BadRequest(f"{name} must be 1 to 255 visible ASCII characters.")
 
 
 def number_of(request: web.Request, name: str, default: T) -> int | T:

@@ -25,7 +25,7 @@ from agent_worker.api.chat_resume import Resumable, resume_headers
 from agent_worker.api.ephemeral import EPHEMERAL_HEADERS
 from agent_worker.api.headers import SESSION_HEADER, accepts_handover
 from agent_worker.api.sessions import principal_of
-from agent_worker.errors import AgentError, BadRequest, TurnBusy
+from agent_worker.errors import BadRequest, TurnBusy
 from agent_worker.runtime import EphemeralRequest, TurnRequest
 from agent_worker.runtime.conversation import tokens_in
 from agent_worker.runtime.events import discard
@@ -115,15 +115,19 @@ class ChatEndpoints:
             stream = ChunkStream(
                 request, headers, completion, turn.name, is_kept=lambda: journal.is_kept
             )
-            return await _stream(turn, stream)
+            return await stream.run(turn)
 
     async def _complete_kept(
         self, request: web.Request, chat: ChatRequest, principal: str, session_id: str
     ) -> web.StreamResponse:
         if chat.tools is not None:
-            raise Unsupported("tools", "A kept session has the worker's tools, and no others.")
+            raise Unsupported(
+                "tools", message="A kept session has the worker's tools, and no others."
+            )
         if not chat.may_call_tools:
-            raise Unsupported("tool_choice", 'In a kept session "tool_choice" is always "auto".')
+            raise Unsupported(
+                "tool_choice", message='In a kept session "tool_choice" is always "auto".'
+            )
         content = chat.messages.new_content()
         key = idempotency_key_of(request)
         if session_id == NEW:
@@ -144,7 +148,7 @@ class ChatEndpoints:
             if not chat.is_stream:
                 return await _whole(turn, completion, headers)
             headers |= resume_headers(Resumable(completion, session_id, turn.name))
-            return await _stream(turn, ChunkStream(request, headers, completion, turn.name))
+            return await ChunkStream(request, headers, completion, turn.name).run(turn)
 
     @contextlib.asynccontextmanager
     async def _opened(
@@ -176,14 +180,6 @@ async def _whole(
 ) -> web.Response:
     answer = await turn.run(discard)
     return web.json_response(completion.whole(answer), headers=headers)
-
-
-async def _stream(turn: Turn | ReplayedTurn, stream: ChunkStream) -> web.StreamResponse:
-    """A stream that failed ends with an error chunk, and without `[DONE]`."""
-    await stream.prepare()
-    with contextlib.suppress(AgentError):
-        await turn.run(stream.send)
-    return await stream.finish()
 
 
 def _session_id_of(request: web.Request) -> str | None:

@@ -25,6 +25,7 @@ from agent_worker.api.chat_errors import error_chunk
 from agent_worker.api.sse import EventStream
 from agent_worker.errors import EngineFailed
 from agent_worker.models.arguments import text_of
+from agent_worker.models.chat_messages import function_calls
 from agent_worker.runtime import events
 from agent_worker.runtime.conversation import tokens_in
 
@@ -112,6 +113,8 @@ class Completion:
 class ChunkStream(EventStream):
     """A response of chunks, which `send` makes of the turn's events, from the first one on.
 
+    A stream that failed ends with an error chunk, and without `[DONE]`.
+
     `turn`: the turn's name; empty if its events have no ids. `behind`: the id of the last chunk
     that the client has. `after`: the event after which the events begin, if not with the turn's
     first. `is_kept`: whether all events so far are in a log.
@@ -134,8 +137,7 @@ class ChunkStream(EventStream):
         self._behind = _order(behind) if behind is not None else None
         self._known_from = _order(after) if after is not None else (0.0,)
         self._is_kept = is_kept
-        # What the client has of this step, by event; and the part of it that a restarted step has
-        # not repeated yet.
+        # What the client has of this step, by event; of it, what a restarted step has to repeat.
         self._sent: list[tuple[str, str]] = []
         self._to_repeat = ""
 
@@ -223,11 +225,4 @@ def _finish_reason(done: dict[str, Any]) -> str:
 
 def _calls(done: dict[str, Any]) -> list[dict[str, Any]]:
     """The calls that the client has to run."""
-    return [
-        {
-            "id": call["id"],
-            "type": "function",
-            "function": {"name": call["name"], "arguments": text_of(call["arguments"])},
-        }
-        for call in done.get("tool_calls", ())
-    ]
+    return function_calls(done.get("tool_calls", ()), text_of)

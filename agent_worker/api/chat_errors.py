@@ -30,12 +30,12 @@ _NO_RETRY = web.RequestKey("no_retry", bool)
 
 
 class BadParameter(BadRequest):
-    """`param` is the place in the body, such as `messages[2].content`."""
+    """`param` is the place in the body, such as `messages[2].content`; `problem` is said of it."""
 
     code = "invalid_value"
 
-    def __init__(self, param: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, param: str, problem: str = "", *, message: str = "") -> None:
+        super().__init__(message or f'"{param}" {problem}')
         self.param = param
 
 

@@ -33,11 +33,9 @@ class ClientsMessages:
     def check_end(self) -> None:
         """Raises BadParameter unless the last message is one that a model can answer."""
         if not self.messages or self.messages[-1]["role"] not in ("user", "tool"):
-            raise BadParameter(
-                self.param, f"\"{self.param}\" must end with a user's message or a tool's result."
-            )
+            raise BadParameter(self.param, "must end with a user's message or a tool's result.")
         if all(message["role"] != "user" for message in self.messages):
-            raise BadParameter(self.param, f'"{self.param}" must contain a user\'s message.')
+            raise BadParameter(self.param, "must contain a user's message.")
 
     def new_content(self) -> str:
         """The user's text since the assistant's last message. Raises BadParameter, TooLarge."""
@@ -46,13 +44,11 @@ class ClientsMessages:
             if message["role"] == "assistant":
                 break
             if message["role"] == "tool":
-                raise BadParameter(self.param, "In a session, tools run in the worker.")
+                raise BadParameter(self.param, message="In a session, tools run in the worker.")
             texts.insert(0, message["content"])
         content = "\n\n".join(texts)
         if not content.strip():
-            raise BadParameter(
-                self.param, f'"{self.param}" must end with a non-empty message of the user.'
-            )
+            raise BadParameter(self.param, "must end with a non-empty message of the user.")
         if len(content) > MAX_CONTENT:
             raise TooLarge(f"The user's messages exceed {MAX_CONTENT} characters.")
         return content
@@ -61,9 +57,9 @@ class ClientsMessages:
 def messages_of(listed: Any, param: str) -> ClientsMessages:
     """Raises BadParameter, Unsupported, TooLarge."""
     if not isinstance(listed, list):
-        raise BadParameter(param, f'"{param}" must be an array of messages.')
+        raise BadParameter(param, "must be an array of messages.")
     if len(listed) > MAX_MESSAGES:
-        raise BadParameter(param, f'"{param}" has more than {MAX_MESSAGES} entries.')
+        raise BadParameter(param, f"has more than {MAX_MESSAGES} entries.")
     instructions: list[str] = []
     messages: list[Message] = []
     #: Calls of the last assistant message that have no result yet: id -> tool.
@@ -71,7 +67,7 @@ def messages_of(listed: Any, param: str) -> ClientsMessages:
     for index, given in enumerate(listed):
         where = f"{param}[{index}]"
         if not isinstance(given, dict):
-            raise BadParameter(where, f'"{where}" must be an object.')
+            raise BadParameter(where, "must be an object.")
         if given.get("role") in ("system", "developer"):
             instructions.append(_content(given, where))
             continue
@@ -82,7 +78,9 @@ def messages_of(listed: Any, param: str) -> ClientsMessages:
             raise _unanswered(param, open_calls)
         for call in message.get("tool_calls", ()):
             if call["id"] in open_calls:
-                raise BadParameter(f"{where}.tool_calls", "Two tool calls have the same id.")
+                raise BadParameter(
+                    f"{where}.tool_calls", message="Two tool calls have the same id."
+                )
             open_calls[call["id"]] = call["name"]
         messages.append(message)
     if open_calls:
@@ -99,9 +97,7 @@ def _message(given: dict[str, Any], where: str) -> Message:
         case "tool":
             call_id = _short_text(given.get("tool_call_id"), f"{where}.tool_call_id")
             return {"role": "tool", "content": _content(given, where), "tool_call_id": call_id}
-    raise BadParameter(
-        f"{where}.role", f'"{where}.role" must be system, developer, user, assistant or tool.'
-    )
+    raise BadParameter(f"{where}.role", "must be system, developer, user, assistant or tool.")
 
 
 def _assistant(given: dict[str, Any], where: str) -> Message:
@@ -109,9 +105,7 @@ def _assistant(given: dict[str, Any], where: str) -> Message:
     if calls is None or calls == []:
         return {"role": "assistant", "content": _content(given, where)}
     if not isinstance(calls, list) or len(calls) > _MAX_CALLS:
-        raise BadParameter(
-            f"{where}.tool_calls", f'"{where}.tool_calls" must be an array of 1 to {_MAX_CALLS}.'
-        )
+        raise BadParameter(f"{where}.tool_calls", f"must be an array of 1 to {_MAX_CALLS}.")
     content = "" if given.get("content") is None else _content(given, where)
     records = [_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)]
     return {"role": "assistant", "content": content, "tool_calls": records}
@@ -124,7 +118,7 @@ def _content(given: dict[str, Any], where: str) -> str:
     if isinstance(content, list) and content:
         content = "\n".join(_part(part, f"{where}[{i}]") for i, part in enumerate(content))
     if not isinstance(content, str):
-        raise BadParameter(where, f'"{where}" must be a string, or an array of text parts.')
+        raise BadParameter(where, "must be a string, or an array of text parts.")
     if len(content) > MAX_CONTENT:
         raise TooLarge(f'"{where}" exceeds {MAX_CONTENT} characters.')
     return content
@@ -132,24 +126,22 @@ def _content(given: dict[str, Any], where: str) -> str:
 
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
-        raise Unsupported(where, f'"{where}" must be of type "text".')
+        raise Unsupported(where, 'must be of type "text".')
     text = part.get("text")
     if not isinstance(text, str):
-        raise BadParameter(f"{where}.text", f'"{where}.text" must be a string.')
+        raise BadParameter(f"{where}.text", "must be a string.")
     return text
 
 
 def _call(call: Any, where: str) -> ToolCallRecord:
     if not isinstance(call, dict) or call.get("type", "function") != "function":
-        raise Unsupported(where, f'"{where}" must be of type "function".')
+        raise Unsupported(where, 'must be of type "function".')
     function = call.get("function")
     if not isinstance(function, dict):
-        raise BadParameter(f"{where}.function", f'"{where}.function" must be an object.')
+        raise BadParameter(f"{where}.function", "must be an object.")
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
-        raise BadParameter(
-            f"{where}.function.arguments", f'"{where}.function.arguments" must be a JSON string.'
-        )
+        raise BadParameter(f"{where}.function.arguments", "must be a JSON string.")
     return {
         "id": _short_text(call.get("id"), f"{where}.id"),
         "name": _short_text(function.get("name"), f"{where}.function.name"),
@@ -159,7 +151,7 @@ def _call(call: Any, where: str) -> ToolCallRecord:
 
 def _short_text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME:
-        raise BadParameter(where, f'"{where}" must be a string of 1 to {_MAX_NAME} characters.')
+        raise BadParameter(where, f"must be a string of 1 to {_MAX_NAME} characters.")
     return value
 
 
@@ -169,10 +161,12 @@ def _settle(open_calls: dict[str, str], result: Message, where: str) -> None:
     if name is None:
         raise BadParameter(
             f"{where}.tool_call_id",
-            f'"{where}" must answer a tool call of the preceding assistant message.',
+            message=f'"{where}" must answer a tool call of the preceding assistant message.',
         )
     result["name"] = name
 
 
 def _unanswered(param: str, open_calls: dict[str, str]) -> BadParameter:
-    return BadParameter(param, f"No tool message answers the tool call {next(iter(open_calls))!r}.")
+    return BadParameter(
+        param, message=f"No tool message answers the tool call {next(iter(open_calls))!r}."
+    )

@@ -42,7 +42,7 @@ def chat_request_of(body: dict[str, Any], models: Collection[str]) -> ChatReques
     """Raises BadParameter, Unsupported, ModelNotFound, TooLarge."""
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise BadParameter("model", '"model" must be the id of a model.')
+        raise BadParameter("model", "must be the id of a model.")
     if model not in models:
         raise ModelNotFound(model)
     _refuse_unsupported(body)
@@ -50,9 +50,9 @@ def chat_request_of(body: dict[str, Any], models: Collection[str]) -> ChatReques
     is_stream = _flag(body, "stream", "stream")
     options = body.get("stream_options")
     if options is not None and not isinstance(options, dict):
-        raise BadParameter("stream_options", '"stream_options" must be an object.')
+        raise BadParameter("stream_options", "must be an object.")
     if options and not is_stream:
-        raise BadParameter("stream_options", '"stream_options" is for "stream": true only.')
+        raise BadParameter("stream_options", 'is for "stream": true only.')
     return ChatRequest(
         model=model,
         messages=messages_of(body.get("messages"), "messages"),
@@ -67,27 +67,27 @@ def _refuse_unsupported(body: dict[str, Any]) -> None:
     """Refuse options whose absence would change the answer's meaning."""
     # By value and type: True equals 1.
     if (choices := body.get("n")) is not None and (choices != 1 or isinstance(choices, bool)):
-        raise Unsupported("n", '"n" must be 1.')
+        raise Unsupported("n", "must be 1.")
     for name in ("functions", "function_call", "audio"):
         if body.get(name) is not None:
-            raise Unsupported(name, f'"{name}" is not supported.')
+            raise Unsupported(name, "is not supported.")
     form = body.get("response_format")
     if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
-        raise Unsupported("response_format", '"response_format" must be {"type": "text"}.')
+        raise Unsupported("response_format", 'must be {"type": "text"}.')
 
 
 def _tool_choice(body: dict[str, Any]) -> str:
     choice = body.get("tool_choice")
     if choice in (None, "auto", "none"):
         return choice or "auto"
-    raise Unsupported("tool_choice", '"tool_choice" must be "auto" or "none".')
+    raise Unsupported("tool_choice", 'must be "auto" or "none".')
 
 
 def _flag(values: dict[str, Any], name: str, param: str) -> bool:
     value = values.get(name)
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise BadParameter(param, f'"{param}" must be true or false.')
+    raise BadParameter(param, "must be true or false.")
 
 
 def _tools(body: dict[str, Any]) -> list[ToolSpec] | None:
@@ -96,12 +96,12 @@ def _tools(body: dict[str, Any]) -> list[ToolSpec] | None:
     if listed is None or listed == []:
         return None
     if not isinstance(listed, list):
-        raise BadParameter("tools", '"tools" must be an array.')
+        raise BadParameter("tools", "must be an array.")
     if len(listed) > MAX_TOOLS:
-        raise BadParameter("tools", f'"tools" has more than {MAX_TOOLS} entries.')
+        raise BadParameter("tools", f"has more than {MAX_TOOLS} entries.")
     tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(listed)]
     if len({tool.name for tool in tools}) < len(tools):
-        raise BadParameter("tools", '"tools" has two tools with the same name.')
+        raise BadParameter("tools", "has two tools with the same name.")
     if len(json.dumps(listed)) > MAX_CONTENT:
         raise TooLarge(f'"tools" exceeds {MAX_CONTENT} characters.')
     return tools
@@ -109,21 +109,19 @@ def _tools(body: dict[str, Any]) -> list[ToolSpec] | None:
 
 def _tool(tool: Any, param: str) -> ToolSpec:
     if not isinstance(tool, dict) or tool.get("type") != "function":
-        raise Unsupported(param, f'"{param}" must be of type "function".')
+        raise Unsupported(param, 'must be of type "function".')
     param += ".function"
     function = tool.get("function")
     if not isinstance(function, dict):
-        raise BadParameter(param, f'"{param}" must be an object.')
+        raise BadParameter(param, "must be an object.")
     name = function.get("name")
     if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
-        raise BadParameter(
-            f"{param}.name", f'"{param}.name" must be 1 to 64 letters, digits, "_" or "-".'
-        )
+        raise BadParameter(f"{param}.name", 'must be 1 to 64 letters, digits, "_" or "-".')
     description = function.get("description")
     if description is not None and not isinstance(description, str):
-        raise BadParameter(f"{param}.description", f'"{param}.description" must be a string.')
+        raise BadParameter(f"{param}.description", "must be a string.")
     parameters = function.get("parameters")
     if parameters is not None and (not isinstance(parameters, dict) or not is_plain(parameters)):
-        raise BadParameter(f"{param}.parameters", f'"{param}.parameters" must be a JSON Schema.')
+        raise BadParameter(f"{param}.parameters", "must be a JSON Schema.")
     # The class does not matter: the worker never runs it.
     return ToolSpec(name, description or "", Effect.ONCE, parameters or {"type": "object"})

@@ -83,26 +83,17 @@ def resume_headers(stream: Resumable) -> dict[str, str]:
     return {RESUME_HEADER: stream.path} if stream.turn else {}
 
 
+@dataclass(eq=False)
 class ChatResumeEndpoint:
     """`sessions` follows the turns of sessions, `chats` those that have a journal."""
 
-    def __init__(
-        self,
-        sessions: TurnTakeover,
-        chats: TurnTakeover,
-        journals: Journals,
-        ephemeral: EphemeralTurns,
-        turns: Turns,
-        principals: Principals,
-        metrics: Metrics,
-    ) -> None:
-        self._sessions = sessions
-        self._chats = chats
-        self._journals = journals
-        self._ephemeral = ephemeral
-        self._turns = turns
-        self._principals = principals
-        self._metrics = metrics
+    sessions: TurnTakeover
+    chats: TurnTakeover
+    journals: Journals
+    ephemeral: EphemeralTurns
+    turns: Turns
+    principals: Principals
+    metrics: Metrics
 
     def routes(self) -> list[web.RouteDef]:
         path = PREFIX + r"/chat/completions/{completion:chatcmpl-[0-9a-f]{32}}/events"
@@ -110,25 +101,23 @@ class ChatResumeEndpoint:
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """The chunks after `Last-Event-ID`; without one, all. Then live ones, to the end."""
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         there = Resumable.of(request)
         behind = request.headers.get("Last-Event-ID")
         if behind is not None and not is_chunk_id(behind):
             # In particular `unkept`.
             raise EventsGone
-        if self._turns.is_leaving:
+        if self.turns.is_leaving:
             raise Draining
-        takeover, loop = self._sessions, None
+        takeover, loop = self.sessions, None
         if there.is_journal:
-            takeover = self._chats
-            loop = self._ephemeral.loop_of(
-                await self._journals.spec_of(there.session_id, principal)
-            )
+            takeover = self.chats
+            loop = self.ephemeral.loop_of(await self.journals.spec_of(there.session_id, principal))
         asked = FollowRequest(
-            there.session_id,
-            principal,
-            there.turn,
-            None,
+            session_id=there.session_id,
+            principal=principal,
+            turn=there.turn,
+            after=None,
             accepts_handover=accepts_handover(request),
             loop=loop,
         )
@@ -145,4 +134,4 @@ class ChatResumeEndpoint:
         stream = ChunkStream(
             request, headers, there.completion, there.turn, behind=behind, after=asked.after
         )
-        return await answer_with(stream, takeover.follow(asked), self._metrics)
+        return await answer_with(stream, takeover.follow(asked), self.metrics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from agent_worker.api.bodies import accepts_event_stream, content_of, json_objec
 from agent_worker.api.chat_messages import messages_of
 from agent_worker.api.sessions import principal_of
 from agent_worker.api.sse import EventStream
-from agent_worker.errors import AgentError
 from agent_worker.runtime import EphemeralRequest
 from agent_worker.runtime.events import discard
 
@@ -45,16 +43,12 @@ class EphemeralEndpoint:
         asked = EphemeralRequest(principal, [*history.messages, message], history.instructions)
         async with self._turns.open(asked) as opened:
             if accepts_event_stream(request):
-                stream = EventStream(request, dict(EPHEMERAL_HEADERS))
-
-                async def send(event: Event) -> None:
-                    # There is no log, so an id would be useless.
-                    await stream.send(replace(event, id=""))
-
-                await stream.prepare()
-                # The turn has sent the error as the last event: the response has begun.
-                with contextlib.suppress(AgentError):
-                    await opened.turn.run(send)
-                return await stream.finish()
+                return await _WithoutIds(request, dict(EPHEMERAL_HEADERS)).run(opened.turn)
             answer = await opened.turn.run(discard)
         return web.json_response(answer.as_json(), headers=EPHEMERAL_HEADERS)
+
+
+class _WithoutIds(EventStream):
+    async def send(self, event: Event) -> None:
+        # There is no log, so an id would be useless.
+        await super().send(replace(event, id=""))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -33,23 +34,15 @@ _TURN = re.compile(r"[1-9][0-9]{0,14}")
 _SILENCES = 7
 
 
+@dataclass(eq=False)
 class EventEndpoint:
-    def __init__(
-        self,
-        store: SessionStore,
-        turns: Turns,
-        tail: Tail,
-        takeover: TurnTakeover,
-        principals: Principals,
-        metrics: Metrics,
-    ) -> None:
-        self._store = store
-        self._turns = turns
-        self._tail = tail
-        self._takeover = takeover
-        self._principals = principals
-        self._metrics = metrics
-        self._is_draining = False
+    store: SessionStore
+    turns: Turns
+    tail: Tail
+    takeover: TurnTakeover
+    principals: Principals
+    metrics: Metrics
+    _is_draining: bool = field(default=False, init=False)
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get(PREFIX + "/{session_id}/events", self.follow, allow_head=False)]
@@ -65,30 +58,36 @@ class EventEndpoint:
         turn to its end, and takes it over if necessary.
         """
         session_id = request.match_info["session_id"]
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         after = last_event_id_of(request)
         if (turn := request.query.get("turn")) is not None:
             return await self._follow_turn(request, session_id, principal, turn, after)
         until_done = request.query.get("until") == "done"
         if self._is_draining:
             raise Draining
-        await self._store.check(session_id, principal)
-        events = self._tail.follow(session_id, principal, after)
+        await self.store.check(session_id, principal)
+        events = self.tail.follow(session_id, principal, after)
         events = self._until(events, until_done=until_done)
-        return await answer_with(EventStream(request, {}), events, self._metrics)
+        return await answer_with(EventStream(request, {}), events, self.metrics)
 
     async def _follow_turn(
         self, request: web.Request, session_id: str, principal: str, turn: str, after: str | None
     ) -> web.StreamResponse:
         if not _TURN.fullmatch(turn):
             raise BadRequest('"turn" must be the number of a turn, as in X-Hermes-Resume.')
-        if self._turns.is_leaving:
+        if self.turns.is_leaving:
             raise Draining
-        asked = FollowRequest(session_id, principal, turn, after, accepts_handover(request))
-        await self._takeover.check(asked)
+        asked = FollowRequest(
+            session_id=session_id,
+            principal=principal,
+            turn=turn,
+            after=after,
+            accepts_handover=accepts_handover(request),
+        )
+        await self.takeover.check(asked)
         headers = {RESUME_HEADER: resume_path(session_id, turn)}
         stream = EventStream(request, headers)
-        return await answer_with(stream, self._takeover.follow(asked), self._metrics)
+        return await answer_with(stream, self.takeover.follow(asked), self.metrics)
 
     async def _until(
         self, events: AsyncGenerator[Event | None, None], *, until_done: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -20,29 +21,22 @@ if TYPE_CHECKING:
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "Via", "X-Real-IP")
 
 
+@dataclass(eq=False)
 class OperationEndpoints:
     """`on_drain` is called by `POST /drain`."""
 
-    def __init__(
-        self,
-        name: str,
-        store: SessionStore,
-        turns: Turns,
-        metrics: Metrics,
-        on_drain: Callable[[], None],
-    ) -> None:
-        self._on_drain = on_drain
-        self._name = name
-        self._store = store
-        self._turns = turns
-        self._metrics = metrics
-        self.is_draining = False
+    name: str
+    store: SessionStore
+    turns: Turns
+    metrics: Metrics
+    on_drain: Callable[[], None]
+    is_draining: bool = field(default=False, init=False)
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/health", self.health),
             web.get("/ready", self.ready),
-            web.get("/metrics", self.metrics),
+            web.get("/metrics", self.render_metrics),
             web.post("/drain", self.drain),
         ]
 
@@ -53,7 +47,7 @@ class OperationEndpoints:
         503 while draining, with a header that tells `hermes_lb` a drain from a failure: it sends no
         new sessions, but still those that it has. To any other balancer the worker is down.
         """
-        state = {"status": "ok", "worker": self._name, "load": len(self._turns)}
+        state = {"status": "ok", "worker": self.name, "load": len(self.turns)}
         if self.is_draining:
             state["status"] = "draining"
             return web.json_response(state, status=503, headers={"X-Hermes-Draining": "1"})
@@ -64,17 +58,17 @@ class OperationEndpoints:
 
         `cause` is the reason of Redis (`sessions.readiness.Problem`).
         """
-        state = {"worker": self._name, "active_turns": len(self._turns)}
+        state = {"worker": self.name, "active_turns": len(self.turns)}
         if self.is_draining:
             return web.json_response({"status": "draining", **state}, status=503)
-        if (problem := await self._store.readiness.problem()) is not None:
+        if (problem := await self.store.readiness.problem()) is not None:
             body = {"status": "degraded", "reason": "store", "cause": problem, **state}
             return web.json_response(body, status=503, headers=StoreUnavailable.headers)
         return web.json_response({"status": "ready", **state})
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def render_metrics(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
     async def drain(self, request: web.Request) -> web.Response:
@@ -87,8 +81,8 @@ class OperationEndpoints:
         """
         if not _is_local(request):
             raise Forbidden("Draining is only permitted from the machine itself.")
-        self._on_drain()
-        body = {"status": "draining", "worker": self._name, "active_turns": len(self._turns)}
+        self.on_drain()
+        body = {"status": "draining", "worker": self.name, "active_turns": len(self.turns)}
         return web.json_response(body, status=202)
 
 

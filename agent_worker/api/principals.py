@@ -44,10 +44,9 @@ class Principals:
         digest = _digest(token)
         if self.is_open:
             return f"token:{digest}"
-        try:
-            return f"user:{self._known[digest]}"
-        except KeyError:
-            raise Unauthorized from None
+        if digest not in self._known:
+            raise Unauthorized
+        return f"user:{self._known[digest]}"
 
 
 def _digest(token: str) -> str:

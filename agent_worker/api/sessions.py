@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -18,7 +18,7 @@ from agent_worker.api.bodies import (
 )
 from agent_worker.api.headers import RESUME_HEADER, SESSION_HEADER, accepts_handover
 from agent_worker.api.sse import EventStream
-from agent_worker.errors import AgentError, BadRequest, SessionNotFound
+from agent_worker.errors import BadRequest, SessionNotFound
 from agent_worker.runtime import TurnRequest
 from agent_worker.runtime.events import discard
 from agent_worker.runtime.paging import MAX_MESSAGES, read_from
@@ -27,7 +27,7 @@ from agent_worker.storage.base import BlobMissing
 
 if TYPE_CHECKING:
     from agent_worker.api.principals import Principals
-    from agent_worker.runtime import ReplayedTurn, Turn, Turns
+    from agent_worker.runtime import Turns
     from agent_worker.sessions import SessionStore
     from agent_worker.storage.base import BlobStore
 
@@ -40,18 +40,15 @@ def principal_of(request: web.Request, principals: Principals) -> str:
 
 
 def resume_path(session_id: str, turn: str) -> str:
-    """The path at which the events of a turn are resumed."""
     return f"{PREFIX}/{session_id}/events?turn={turn}"
 
 
+@dataclass(eq=False)
 class SessionEndpoints:
-    def __init__(
-        self, store: SessionStore, turns: Turns, principals: Principals, blobs: BlobStore | None
-    ) -> None:
-        self._store = store
-        self._turns = turns
-        self._principals = principals
-        self._blobs = blobs
+    store: SessionStore
+    turns: Turns
+    principals: Principals
+    blobs: BlobStore | None
 
     def routes(self) -> list[web.RouteDef]:
         one = PREFIX + "/{session_id}"
@@ -65,9 +62,9 @@ class SessionEndpoints:
 
     async def create(self, request: web.Request) -> web.Response:
         """`{"metadata": {...}}`, `{}` or nothing -> 201 `{"session_id"}`."""
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         metadata = metadata_of(await json_object(request))
-        session_id = await self._store.create(principal, metadata)
+        session_id = await self.store.create(principal, metadata)
         headers = {SESSION_HEADER: session_id, "Location": f"{PREFIX}/{session_id}"}
         return web.json_response({"session_id": session_id}, status=201, headers=headers)
 
@@ -77,25 +74,25 @@ class SessionEndpoints:
         `?first=100&count=50` selects messages. A response has 1,000 messages or 1 MiB at most, so
         it may have fewer than requested; `total` is the number of all messages.
         """
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         first, count = number_of(request, "first", 0), number_of(request, "count", MAX_MESSAGES)
         if count == 0:
             raise BadRequest('"count" must be at least 1.')
         session_id = request.match_info["session_id"]
         session = await read_from(
-            self._store, session_id, principal, first=first, count=min(count, MAX_MESSAGES)
+            self.store, session_id, principal, first=first, count=min(count, MAX_MESSAGES)
         )
         return web.json_response(session.as_json())
 
     async def delete(self, request: web.Request) -> web.Response:
         """-> 204. Its blobs are deleted first: without the session they could not be found."""
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         session_id = request.match_info["session_id"]
-        await self._store.check(session_id, principal)
-        if self._blobs is not None:
-            await self._blobs.delete_session(session_id)
-        await self._store.delete(session_id, principal)
-        await self._turns.announce(session_id)
+        await self.store.check(session_id, principal)
+        if self.blobs is not None:
+            await self.blobs.delete_session(session_id)
+        await self.store.delete(session_id, principal)
+        await self.turns.announce(session_id)
         return web.Response(status=204)
 
     async def read_blob(self, request: web.Request) -> web.Response:
@@ -103,14 +100,14 @@ class SessionEndpoints:
 
         Its name is that in a message's `blob`, `<session_id>/<sha256>`, or the hash alone.
         """
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         session_id = request.match_info["session_id"]
-        await self._store.check(session_id, principal)
+        await self.store.check(session_id, principal)
         digest = request.match_info["blob"].removeprefix(f"{session_id}/")
-        if self._blobs is None or "/" in digest:
+        if self.blobs is None or "/" in digest:
             raise SessionNotFound
         try:
-            data = await self._blobs.get(f"{session_id}/{digest}")
+            data = await self.blobs.get(f"{session_id}/{digest}")
         except BlobMissing:
             raise SessionNotFound from None
         return web.Response(body=data, content_type="text/plain", charset="utf-8")
@@ -120,7 +117,7 @@ class SessionEndpoints:
 
         `"policy": "enqueue"` while another turn runs -> 202 `{"session_id", "status", "waiting"}`.
         """
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         body = await json_object(request)
         turn_request = TurnRequest(
             session_id=request.match_info["session_id"],
@@ -130,14 +127,14 @@ class SessionEndpoints:
             policy=policy_of(body),
             accepts_handover=accepts_event_stream(request) and accepts_handover(request),
         )
-        async with self._turns.open(turn_request) as turn:
+        async with self.turns.open(turn_request) as turn:
             if isinstance(turn, Queued):
                 return _queued(turn_request.session_id, turn)
             headers = {"Idempotency-Replayed": "true"} if turn.is_replay else {}
             if turn.name:
                 headers[RESUME_HEADER] = resume_path(turn_request.session_id, turn.name)
             if accepts_event_stream(request):
-                return await _stream(turn, EventStream(request, headers))
+                return await EventStream(request, headers).run(turn)
             answer = await turn.run(discard)
         return web.json_response(answer.as_json(), headers=headers)
 
@@ -146,11 +143,3 @@ def _queued(session_id: str, queued: Queued) -> web.Response:
     body = {"session_id": session_id, "status": "queued", "waiting": queued.waiting}
     headers = {"Location": f"{PREFIX}/{session_id}/events"}
     return web.json_response(body, status=202, headers=headers)
-
-
-async def _stream(turn: Turn | ReplayedTurn, stream: EventStream) -> web.StreamResponse:
-    await stream.prepare()
-    # The turn has sent the error as the last event: the response has begun.
-    with contextlib.suppress(AgentError):
-        await turn.run(stream.send)
-    return await stream.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -23,7 +24,7 @@ from agent_worker.errors import (
 from agent_worker.runtime import ReplayedTurn, TurnRequest
 from agent_worker.runtime.events import DONE, ERROR, QUEUED, error_event, unlogged
 from agent_worker.sessions import Queued
-from agent_worker.tasks import cancel_and_wait, spawn_reporting
+from agent_worker.tasks import cancel_and_wait, spawn_reporting, this_task
 
 if TYPE_CHECKING:
     from agent_worker.runtime import Tail, Turn, Turns
@@ -33,60 +34,51 @@ if TYPE_CHECKING:
 _END_TAKES_S = 30.0
 
 
+@dataclass(eq=False)
 class SocketConnection:
     """One client. It is read from while a turn runs, so that its close is noticed at once.
 
-    `after`: the last event that the client got on an earlier connection.
+    `resumed_from`: the last event that the client got on an earlier connection.
     """
 
-    def __init__(
-        self,
-        socket: web.WebSocketResponse,
-        request: web.Request,
-        store: SessionStore,
-        turns: Turns,
-        tail: Tail,
-        session_id: str,
-        principal: str,
-        after: str | None,
-        *,
-        cancels_turns: bool,
-    ) -> None:
-        self._socket = socket
-        self._request = request
-        self._store = store
-        self._turns = turns
-        self._session_id = session_id
-        self._principal = principal
-        self._resumed_from = after
-        self._cancels_turns = cancels_turns
-        #: Tasks of turns; of these, those whose end the client does not have; and of these again,
-        #: in order, those that have begun.
-        self._running: set[asyncio.Task[object]] = set()
-        self._undelivered: set[asyncio.Task[object]] = set()
-        self._begun: deque[asyncio.Task[object]] = deque()
-        #: Tasks of turns that are cancelled when the socket is lost.
-        self._cancelled_on_close: set[asyncio.Task[object]] = set()
+    socket: web.WebSocketResponse
+    request: web.Request
+    store: SessionStore
+    turns: Turns
+    tail: Tail
+    session_id: str
+    principal: str
+    resumed_from: str | None
+    cancels_turns: bool
+    #: Tasks of turns; of these, those whose end the client does not have; and of these again, in
+    #: order, those that have begun.
+    _running: set[asyncio.Task[object]] = field(default_factory=set, init=False)
+    _undelivered: set[asyncio.Task[object]] = field(default_factory=set, init=False)
+    _begun: deque[asyncio.Task[object]] = field(default_factory=deque, init=False)
+    #: Tasks of turns that are cancelled when the socket is lost.
+    _cancelled_on_close: set[asyncio.Task[object]] = field(default_factory=set, init=False)
+    _is_draining: bool = field(default=False, init=False)
+    _following: asyncio.Task[object] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         #: Set unless an interruption waits for the running turn to end.
         self._has_interrupted = asyncio.Event()
         self._has_interrupted.set()
-        self._is_draining = False
         self._events = SocketEvents(
-            tail,
-            session_id,
-            principal,
+            self.tail,
+            self.session_id,
+            self.principal,
             self._send_event,
             on_end=self._turn_was_delivered,
             waits_for_store=lambda: not self._running.isdisjoint(self._begun),
         )
-        self._following: asyncio.Task[object] | None = None
 
     async def serve(self) -> None:
-        if self._resumed_from is not None:
-            self._events.want_rest(self._resumed_from)
+        if self.resumed_from is not None:
+            self._events.want_rest(self.resumed_from)
             self._follow()
         try:
-            async for message in self._socket:
+            async for message in self.socket:
                 try:
                     if message.type is not WSMsgType.TEXT:
                         raise BadRequest("Messages must be JSON text.")
@@ -110,7 +102,7 @@ class SocketConnection:
             await asyncio.wait({self._following})
 
     async def close(self) -> None:
-        await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"the worker is stopping")
+        await self.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the worker is stopping")
 
     # Messages of the client.
 
@@ -121,7 +113,7 @@ class SocketConnection:
             return
         if body["cancel"] is not True or len(body) > 1:
             raise BadRequest('A message that cancels is {"cancel": true}.')
-        stopping = await self._store.interrupt(self._session_id, self._principal)
+        stopping = await self.store.interrupt(self.session_id, self.principal)
         if stopping is None:
             raise NoTurnRuns
 
@@ -130,13 +122,13 @@ class SocketConnection:
         if self._is_draining:
             raise Draining
         request = TurnRequest(
-            self._session_id,
-            self._principal,
+            self.session_id,
+            self.principal,
             content_of(body),
             idempotency_key_in(body),
             policy=policy_of(body),
         )
-        is_cancelled = cancels_on_close(body.get("on_disconnect"), default=self._cancels_turns)
+        is_cancelled = cancels_on_close(body.get("on_disconnect"), default=self.cancels_turns)
         if request.policy == "reject" and self._running:
             if not self._undelivered:
                 # The client has their ends: they are only freeing the lease.
@@ -168,7 +160,7 @@ class SocketConnection:
             try:
                 while not began:
                     try:
-                        async with self._turns.open(request) as turn:
+                        async with self.turns.open(request) as turn:
                             began = True
                             opened.set()
                             await self._serve_turn(turn)
@@ -179,7 +171,7 @@ class SocketConnection:
                 # The end of a turn that has begun is in the log.
                 if not began:
                     await self._send_error(error)
-            self._running.discard(_this_task())
+            self._running.discard(this_task())
             if self._is_draining:
                 await self.drain()
         except ConnectionError:
@@ -189,14 +181,13 @@ class SocketConnection:
         if isinstance(turn, Queued):
             await self._send_event(unlogged(QUEUED, {"waiting": turn.waiting}))
         elif isinstance(turn, ReplayedTurn):
-            if self._resumed_from is not None and turn.is_behind(self._resumed_from):
-                # The client got a part of it on the lost connection, and has asked for the rest
-                # with this one.
-                self._resumed_from = None
+            if self.resumed_from is not None and turn.is_behind(self.resumed_from):
+                # The client got a part of it on the lost connection, and is sent the rest.
+                self.resumed_from = None
             else:
                 await turn.run(self._send_event)
         else:
-            self._begun.append(_this_task())
+            self._begun.append(this_task())
             self._events.want_turn(turn.name)
             self._follow()
             await turn.run(self._on_turn_event)
@@ -214,7 +205,7 @@ class SocketConnection:
 
     async def _follow_running(self) -> bool:
         """The message's turn is running: send what the client lacks. False: it has ended."""
-        self._resumed_from = None
+        self.resumed_from = None
         if self._following is not None:
             return True
         before = self._events.sent
@@ -223,7 +214,6 @@ class SocketConnection:
         return self._events.sent > before
 
     def _follow(self) -> asyncio.Task[object]:
-        """Send the wanted events of the log."""
         if self._following is None:
             self._following = spawn_reporting(self._send_log(), name="websocket events")
         return self._following
@@ -251,11 +241,11 @@ class SocketConnection:
         event_id = f'"{event.id}"' if event.id else "null"
         frame = f'{{"id":{event_id},"event":"{event.name}","data":{event.data}}}'
         if event.name not in {DONE, ERROR}:
-            await self._socket.send_str(frame)
+            await self.socket.send_str(frame)
             return
         try:
             async with asyncio.timeout(_END_TAKES_S):
-                await self._socket.send_str(frame)
+                await self.socket.send_str(frame)
         except TimeoutError as error:
             raise ConnectionAbortedError("the client does not read") from error
 
@@ -265,8 +255,8 @@ class SocketConnection:
 
     def _hang_up(self) -> None:
         """Reset the connection: a client that does not read must not wait for its turn."""
-        if not self._socket.closed and self._request.transport is not None:
-            self._request.transport.abort()
+        if not self.socket.closed and self.request.transport is not None:
+            self.request.transport.abort()
 
 
 def cancels_on_close(given: Any, *, default: bool) -> bool:
@@ -276,9 +266,3 @@ def cancels_on_close(given: Any, *, default: bool) -> bool:
     if given not in ("cancel", "continue"):
         raise BadRequest('"on_disconnect" must be "cancel" or "continue".')
     return bool(given == "cancel")
-
-
-def _this_task() -> asyncio.Task[object]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import aclosing
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from agent_worker.errors import AgentError, StoreUnavailable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _STORE_RETRY_S = 0.25
 
 
+@dataclass(eq=False)
 class SocketEvents:
     """`run` sends what is wanted, and returns; more may be wanted meanwhile.
 
@@ -28,32 +30,24 @@ class SocketEvents:
     for Redis while it is away.
     """
 
-    def __init__(
-        self,
-        tail: Tail,
-        session_id: str,
-        principal: str,
-        send: Emit,
-        *,
-        on_end: Callable[[], None],
-        waits_for_store: Callable[[], object],
-    ) -> None:
-        self._tail = tail
-        self._session_id = session_id
-        self._principal = principal
-        self._send = send
-        self._on_end = on_end
-        self._waits_for_store = waits_for_store
-        self._starts: deque[str | None] = deque()
-        # The number of ends of turns that are wanted; or whether to run until the session is idle.
-        self._ends = 0
-        self._until_idle = False
-        self._last: str | None = None
-        #: The number of events sent.
-        self.sent = 0
+    tail: Tail
+    session_id: str
+    principal: str
+    send: Emit
+    _: KW_ONLY
+    on_end: Callable[[], None]
+    waits_for_store: Callable[[], object]
+    _starts: deque[str | None] = field(default_factory=deque, init=False)
+    # The number of ends of turns that are wanted; or whether to run until the session is idle.
+    _ends: int = field(default=0, init=False)
+    _until_idle: bool = field(default=False, init=False)
+    #: The id of the last event sent.
+    last: str | None = field(default=None, init=False)
+    #: The number of events sent.
+    sent: int = field(default=0, init=False)
 
     def __repr__(self) -> str:
-        return f"SocketEvents(behind {self._last}, {self._ends} ends awaited)"
+        return f"SocketEvents(behind {self.last}, {self._ends} ends awaited)"
 
     def want_turn(self, name: str) -> None:
         """Send the events of a turn that has begun, to its end."""
@@ -65,14 +59,9 @@ class SocketEvents:
 
         The client has `after`, so earlier events are not sent.
         """
-        self._last = after
+        self.last = after
         self._starts.append(after)
         self._until_idle = True
-
-    @property
-    def last(self) -> str | None:
-        """The id of the last event sent."""
-        return self._last
 
     async def run(self) -> None:
         """Raises ConnectionError when the client has left, or does not read."""
@@ -80,7 +69,7 @@ class SocketEvents:
             while self._starts and (self._ends or self._until_idle):
                 await self._follow(self._starts.popleft())
         except AgentError as error:
-            await self._send(error_event(error))
+            await self.send(error_event(error))
             self.sent += 1
         finally:
             self._starts.clear()
@@ -88,32 +77,32 @@ class SocketEvents:
 
     async def _follow(self, after: str | None) -> None:
         while True:
-            if self._last is not None and (
-                after is None or event_order(after) < event_order(self._last)
+            if self.last is not None and (
+                after is None or event_order(after) < event_order(self.last)
             ):
-                after = self._last
+                after = self.last
             try:
                 await self._follow_from(after)
             except StoreUnavailable:
-                if not self._waits_for_store():
+                if not self.waits_for_store():
                     raise
                 await asyncio.sleep(_STORE_RETRY_S)
             else:
                 return
 
     async def _follow_from(self, after: str | None) -> None:
-        events = self._tail.follow(self._session_id, self._principal, after, until_idle=True)
+        events = self.tail.follow(self.session_id, self.principal, after, until_idle=True)
         async with aclosing(events):
             async for event in events:
                 if event is None:
                     continue
-                await self._send(event)
+                await self.send(event)
                 self.sent += 1
                 if not event.id:
                     continue
-                self._last = event.id
+                self.last = event.id
                 if event.name in {DONE, ERROR}:
-                    self._on_end()
+                    self.on_end()
                     self._ends = max(self._ends - 1, 0)
                     if not self._ends and not self._until_idle:
                         return

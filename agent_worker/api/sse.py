@@ -5,11 +5,15 @@ The format is HTML Living Standard §9.2: lines `id:`, `event:`, `data:`, and an
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from agent_worker.errors import AgentError
+
 if TYPE_CHECKING:
+    from agent_worker.runtime import ReplayedTurn, Turn
     from agent_worker.sessions import Event
 
 
@@ -40,6 +44,13 @@ class EventStream:
     async def send(self, event: Event) -> None:
         """Raises ConnectionError when the client has left."""
         await self._response.write(encode_event(event))
+
+    async def run(self, turn: Turn | ReplayedTurn) -> web.StreamResponse:
+        """The whole response: the events of `turn`, whose last one is its error, if it fails."""
+        await self.prepare()
+        with contextlib.suppress(AgentError):
+            await turn.run(self.send)
+        return await self.finish()
 
     async def keep_alive(self) -> None:
         """Send a comment, against idle timeouts on the way."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -38,22 +39,15 @@ _PING_INTERVAL_S = 30.0
 _CLOSE_TIMEOUT_S = 2.0
 
 
+@dataclass(eq=False)
 class WebSocketEndpoint:
-    def __init__(
-        self,
-        store: SessionStore,
-        turns: Turns,
-        tail: Tail,
-        principals: Principals,
-        metrics: Metrics,
-    ) -> None:
-        self._store = store
-        self._turns = turns
-        self._tail = tail
-        self._principals = principals
-        self._metrics = metrics
-        self._connections: set[SocketConnection] = set()
-        self._is_draining = False
+    store: SessionStore
+    turns: Turns
+    tail: Tail
+    principals: Principals
+    metrics: Metrics
+    _connections: set[SocketConnection] = field(default_factory=set, init=False)
+    _is_draining: bool = field(default=False, init=False)
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get(PREFIX + "/{session_id}/ws", self.connect, allow_head=False)]
@@ -61,10 +55,10 @@ class WebSocketEndpoint:
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """Errors before the handshake are HTTP responses; after it they are `error` events."""
         session_id = request.match_info["session_id"]
-        principal = principal_of(request, self._principals)
+        principal = principal_of(request, self.principals)
         after = last_event_id_of(request)
         cancels = cancels_on_close(request.query.get("on_disconnect"), default=False)
-        await self._store.check(session_id, principal)
+        await self.store.check(session_id, principal)
         if self._is_draining:
             raise Draining
         socket = web.WebSocketResponse(
@@ -76,20 +70,20 @@ class WebSocketEndpoint:
         connection = SocketConnection(
             socket,
             request,
-            self._store,
-            self._turns,
-            self._tail,
+            self.store,
+            self.turns,
+            self.tail,
             session_id,
             principal,
             after,
             cancels_turns=cancels,
         )
         self._connections.add(connection)
-        self._metrics.active_sessions.inc()
+        self.metrics.active_sessions.inc()
         try:
             await connection.serve()
         finally:
-            self._metrics.active_sessions.dec()
+            self.metrics.active_sessions.dec()
             self._connections.discard(connection)
         return socket
 
@@ -109,5 +103,4 @@ class WebSocketEndpoint:
                 await asyncio.gather(*delivered)
 
     async def close_all(self) -> None:
-        """Close every socket now."""
         await asyncio.gather(*(connection.close() for connection in self._connections))

@@ -30,19 +30,3 @@ register_engine(
 )
 register_engine("openai", OpenAIEngine)
 register_engine("hermes", HermesEngine)
-
-__all__ = [
-    "CONTINUATIONS",
-    "INVALID_ARGUMENTS",
-    "Engine",
-    "EngineOptions",
-    "HermesEngine",
-    "OpenAIEngine",
-    "ScriptedEngine",
-    "StepRequest",
-    "TextDelta",
-    "ToolCall",
-    "create_engine",
-    "engine_names",
-    "register_engine",
-]

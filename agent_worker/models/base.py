@@ -56,18 +56,15 @@ class Engine(Protocol):
         the answer was interrupted and may be requested again; before the first item CannotContinue,
         if this `prefix` cannot be continued.
         """
-        ...
 
     async def summarise(self, messages: Sequence[Message]) -> str:
         """A short text that replaces `messages` in later steps. Raises EngineFailed.
 
         A first message of role "system" is the summary so far, to be included.
         """
-        ...
 
     async def close(self) -> None:
         """Close connections; the engine is not used afterwards."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +103,6 @@ def engine_names() -> list[str]:
 
 def create_engine(name: str, options: EngineOptions) -> Engine:
     """Raises ValueError for an unknown name, with the known ones, and for invalid options."""
-    try:
-        factory = _engines[name]
-    except KeyError:
-        known = ", ".join(engine_names())
-        raise ValueError(f"there is no engine {name!r}; known: {known}") from None
-    return factory(options)
+    if name not in _engines:
+        raise ValueError(f"there is no engine {name!r}; known: {', '.join(engine_names())}")
+    return _engines[name](options)

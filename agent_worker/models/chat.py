@@ -57,24 +57,18 @@ class ServerTraits:
     comments_count: bool
 
 
+@dataclass(eq=False)
 class _Failure(Exception):
-    """A failed attempt; the message is for the log."""
+    """A failed attempt."""
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        may_retry: bool = False,
-        is_cut: bool = False,
-        status: int = 0,
-        retry_after_s: float | None = None,
-    ) -> None:
-        """`is_cut`: the answer may be requested again once it has begun. `status`: of a refusal."""
-        super().__init__(reason)
-        self.may_retry = may_retry
-        self.is_cut = is_cut
-        self.status = status
-        self.retry_after_s = retry_after_s
+    #: For the log.
+    reason: str
+    may_retry: bool = False
+    #: The answer may be requested again once it has begun.
+    is_cut: bool = False
+    #: Of a refusal.
+    status: int = 0
+    retry_after_s: float | None = None
 
 
 class Refused(EngineFailed):

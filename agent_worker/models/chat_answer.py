@@ -29,22 +29,18 @@ _MAX_NAME = 64
 _UNNAMED = ("", "message", "error")
 
 
+@dataclass(eq=False)
 class BadAnswer(Exception):
-    """The stream violates the API, or reports that the model failed.
+    """The stream violates the API, or reports that the model failed."""
 
-    The message is for the log: it may quote the server. `is_server_error`: the server reports that
-    the request is not at fault.
-    """
-
-    def __init__(self, reason: str, *, is_server_error: bool = False) -> None:
-        super().__init__(reason)
-        self.is_server_error = is_server_error
+    #: For the log: it may quote the server.
+    reason: str
+    #: The server reports that the request is not at fault.
+    is_server_error: bool = False
 
 
 @dataclass(slots=True)
 class _Fragments:
-    """A tool call while it arrives."""
-
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)

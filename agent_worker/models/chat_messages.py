@@ -9,9 +9,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agent_worker.sessions import Message
+    from agent_worker.sessions.records import ToolCallRecord
     from agent_worker.tools import ToolSpec
 
 # Characters of a message that is to be summarised: long results would dominate the conversation.
@@ -57,6 +58,19 @@ def function_specs(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
     ]
 
 
+def function_calls(
+    calls: Sequence[ToolCallRecord], text_of: Callable[[dict[str, Any]], str]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call["id"],
+            "type": "function",
+            "function": {"name": call["name"], "arguments": text_of(call["arguments"])},
+        }
+        for call in calls
+    ]
+
+
 def summary_request(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The request for a summary. The conversation is quoted, so that the model does not obey it."""
     quoted = "\n\n".join(_quoted(message) for message in messages)
@@ -70,14 +84,7 @@ def _chat_message(message: Message) -> dict[str, Any]:
     calls = message.get("tool_calls")
     if not calls:
         return {"role": role, "content": content}
-    functions = [
-        {
-            "id": call["id"],
-            "type": "function",
-            "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])},
-        }
-        for call in calls
-    ]
+    functions = function_calls(calls, json.dumps)
     # The API itself uses null for calls without text; some servers refuse "".
     return {"role": role, "content": content or None, "tool_calls": functions}
 

@@ -35,23 +35,3 @@ from agent_worker.runtime.tool_calls import ToolCalls
 from agent_worker.runtime.turn import Turn
 from agent_worker.runtime.turn_takeover import FollowRequest, TurnTakeover
 from agent_worker.runtime.turns import Turns
-
-__all__ = [
-    "AgentLoop",
-    "Archiver",
-    "Emit",
-    "EphemeralRequest",
-    "EphemeralTurns",
-    "FollowRequest",
-    "LargeTexts",
-    "Notifier",
-    "Orphans",
-    "Policy",
-    "ReplayedTurn",
-    "Tail",
-    "ToolCalls",
-    "Turn",
-    "TurnRequest",
-    "TurnTakeover",
-    "Turns",
-]

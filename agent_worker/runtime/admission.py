@@ -77,28 +77,21 @@ class Taken(NamedTuple):
     until: float
 
 
+@dataclass(eq=False)
 class Admission:
     """Begins turns in `store`. `worker` names this worker in its leases."""
 
-    def __init__(
-        self,
-        worker: str,
-        store: SessionStore,
-        notifier: Notifier,
-        holders: Holders,
-        large: LargeTexts,
-    ) -> None:
-        self._worker = worker
-        self._store = store
-        self._notifier = notifier
-        self._holders = holders
-        self._large = large
+    worker: str
+    store: SessionStore
+    notifier: Notifier
+    holders: Holders
+    large: LargeTexts
 
     @contextlib.asynccontextmanager
     async def attempt(self, request: TurnRequest) -> AsyncIterator[Attempt]:
         """An attempt that is in the index, so that other workers find it if this one dies."""
-        attempt = Attempt(request, f"{self._worker}.{new_nonce()}")
-        index = self._store.index
+        attempt = Attempt(request, f"{self.worker}.{new_nonce()}")
+        index = self.store.index
         await index.enter(request.session_id, attempt.nonce)
         try:
             yield attempt
@@ -123,12 +116,12 @@ class Admission:
         request = attempt.request
         with _refusals_end(attempt):
             taken = await self._ask(
-                self._store.take_over(
+                self.store.take_over(
                     request.session_id,
                     request.principal,
                     turn,
                     nonce=attempt.nonce,
-                    silent_s=self._holders.least_s,
+                    silent_s=self.holders.least_s,
                 ),
                 attempt,
             )
@@ -138,7 +131,7 @@ class Admission:
     async def release(self, attempt: Attempt, *, is_left: bool = False) -> int | None:
         """Free the lease. Returns the number of queued messages; None if it was not held."""
         request = attempt.request
-        release = self._store.release(
+        release = self.store.release(
             request.session_id, request.principal, attempt.nonce, is_left=is_left
         )
         try:
@@ -159,13 +152,13 @@ class Admission:
         """
         clock = asyncio.get_running_loop().time
         free_at = clock() + busy.free_in_s
-        async with self._notifier.listen(channel(attempt.request.session_id)) as wakeup:
+        async with self.notifier.listen(channel(attempt.request.session_id)) as wakeup:
             while True:
                 await wakeup.wait(min(max(free_at - clock(), 0.0), _HEARTBEAT_LOOK_S))
-                wait_s = await self._holders.wait_s(busy.holder, busy.silent_s)
+                wait_s = await self.holders.wait_s(busy.holder, busy.silent_s)
                 try:
                     return await self._begin(
-                        attempt, message, None if wait_s else self._holders.least_s
+                        attempt, message, None if wait_s else self.holders.least_s
                     )
                 except TurnInProgress as still:
                     if clock() + still.free_in_s > free_at + _HEARD_S:
@@ -175,12 +168,12 @@ class Admission:
     async def _interrupt(self, attempt: Attempt, message: Message | None) -> Taken:
         """Stop the running turn, and begin. Raises TurnBusy if it does not stop within a lease."""
         clock = asyncio.get_running_loop().time
-        give_up_at = clock() + self._store.lease_s + _GRACE_S
+        give_up_at = clock() + self.store.lease_s + _GRACE_S
         request = attempt.request
-        async with self._notifier.listen(channel(request.session_id)) as wakeup:
+        async with self.notifier.listen(channel(request.session_id)) as wakeup:
             while True:
                 # Each time: another turn may be running by now.
-                await self._store.interrupt(request.session_id, request.principal)
+                await self.store.interrupt(request.session_id, request.principal)
                 await wakeup.wait(min(_LOOK_S, max(give_up_at - clock(), 0.0)))
                 try:
                     return await self._begin(attempt, message)
@@ -192,27 +185,27 @@ class Admission:
         if request.content is None:
             return None
         message: Message = {"role": "user", "content": request.content}
-        return await self._large.keep(request.session_id, message)
+        return await self.large.keep(request.session_id, message)
 
     async def _begin(
         self, attempt: Attempt, message: Message | None, silent_s: float | None = None
     ) -> Taken:
         """`silent_s` as in `SessionStore.begin`; by default the silence that is sure."""
         request = attempt.request
-        begin = self._store.begin(
+        begin = self.store.begin(
             request.session_id,
             request.principal,
             message,
             nonce=attempt.nonce,
             idempotency_key=request.idempotency_key,
             policy="enqueue" if request.policy == "enqueue" else "reject",
-            silent_s=self._holders.sure_s if silent_s is None else silent_s,
+            silent_s=self.holders.sure_s if silent_s is None else silent_s,
         )
         return await self._ask(begin, attempt)
 
     async def _ask(self, ask: Coroutine[Any, Any, object], attempt: Attempt) -> Taken:
         # Read before Redis starts the lease, so that ours never ends later.
-        until = asyncio.get_running_loop().time() + self._store.lease_s
+        until = asyncio.get_running_loop().time() + self.store.lease_s
         try:
             return Taken(await uncancelled(ask, name="begin"), until)
         except (asyncio.CancelledError, StoreUnavailable):

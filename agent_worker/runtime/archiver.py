@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent_worker.errors import AgentError, SessionNotFound, StoreUnavailable
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
 
 
+@dataclass(eq=False)
 class Archiver:
     """Delivers each message at least once; the archive ignores those that it has.
 
@@ -32,13 +34,10 @@ class Archiver:
     are replaced in the archive by those that took their places.
     """
 
-    def __init__(
-        self, store: SessionStore, archive: Archive, large: LargeTexts, metrics: Metrics
-    ) -> None:
-        self._store = store
-        self._archive = archive
-        self._large = large
-        self._metrics = metrics
+    store: SessionStore
+    archive: Archive
+    large: LargeTexts
+    metrics: Metrics
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -53,7 +52,7 @@ class Archiver:
 
     async def run_once(self) -> bool:
         """Archive the present content of the outbox; whether there was any."""
-        sessions = await self._store.outbox.take()
+        sessions = await self.store.outbox.take()
         left = list(sessions)
         try:
             while left:
@@ -63,26 +62,26 @@ class Archiver:
             if left:
                 # If this fails as well, the next scan of all sessions finds them.
                 with contextlib.suppress(StoreUnavailable):
-                    await uncancelled(self._store.outbox.announce(*left), name="announce")
-        async for session_id in self._store.outbox.all():
+                    await uncancelled(self.store.outbox.announce(*left), name="announce")
+        async for session_id in self.store.outbox.all():
             await self._archive_session(session_id)
         return bool(sessions)
 
     async def _archive_session(self, session_id: str) -> None:
         while True:
             try:
-                found = await self._store.outbox.read(session_id)
+                found = await self.store.outbox.read(session_id)
             except SessionNotFound:
                 return
             if found.is_deleted:
-                await self._archive.delete(session_id)
+                await self.archive.delete(session_id)
                 return
             if not found.messages:
                 return
-            messages = [await self._large.whole(message) for message in found.messages]
-            await self._archive.append(
+            messages = [await self.large.whole(message) for message in found.messages]
+            await self.archive.append(
                 session_id, found.owner, found.first, messages, fence=found.fence
             )
             upto = found.first + len(messages)
-            await self._store.outbox.archived(session_id, upto, fence=found.fence)
-            self._metrics.archived.inc(len(messages))
+            await self.store.outbox.archived(session_id, upto, fence=found.fence)
+            self.metrics.archived.inc(len(messages))

@@ -11,7 +11,7 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from agent_worker.runtime.events import EventNumbering
+from agent_worker.runtime.events import DONE
 from agent_worker.sessions import Event
 from agent_worker.sessions.operations import dump
 
@@ -31,7 +31,8 @@ class EventWriter:
     def __init__(
         self, fence: int, append: Callable[[Sequence[Event]], Awaitable[None]], client: Emit
     ) -> None:
-        self._numbering = EventNumbering(fence)
+        self._fence = fence
+        self._seq = 0
         self._append = append
         self._client = client
         self._pending: list[Event] = []
@@ -46,7 +47,7 @@ class EventWriter:
     async def emit(self, name: str, data: dict[str, Any]) -> None:
         """Queue an event for `run`; waits while too many are pending."""
         await self._has_room.wait()
-        self._pending.append(self._numbering.event(name, data))
+        self._pending.append(self._event(name, data))
         self._has_pending.set()
         if len(self._pending) >= _MAX_PENDING:
             self._has_room.clear()
@@ -62,7 +63,7 @@ class EventWriter:
     @property
     def last_id(self) -> str:
         """Of the last event that was queued; empty if there was none."""
-        return self._numbering.last
+        return f"{self._fence}-{self._seq}" if self._seq else ""
 
     @contextlib.asynccontextmanager
     async def writing(self, *, delivers: bool = True) -> AsyncIterator[list[Event]]:
@@ -84,10 +85,17 @@ class EventWriter:
                 await self.deliver()
 
     def append_last(self, events: list[Event], name: str, data: dict[str, Any]) -> None:
-        """Inside `writing`: add one more event, after everything that is pending by now."""
-        events.extend(self._pending)
+        """Inside `writing`: add one more event, after everything that is pending by now.
+
+        It replaces a `done` whose commit has failed.
+        """
+        events[:] = [event for event in (*events, *self._pending) if event.name != DONE]
         self._pending = []
-        events.append(self._numbering.event(name, data))
+        events.append(self._event(name, data))
+
+    def _event(self, name: str, data: dict[str, Any]) -> Event:
+        self._seq += 1
+        return Event(self.last_id, name, dump(data))
 
     async def deliver_rest(self) -> None:
         """Deliver what is in the log, including a write whose cancellation hid its success."""
@@ -100,7 +108,6 @@ class EventWriter:
         await self._client(Event(event_id, name, dump(data)))
 
     async def deliver(self) -> None:
-        """Send the client what is in the log."""
         while self._logged:
             # Removed first: an event whose sending is cancelled may have arrived.
             await self._client(self._logged.popleft())

@@ -44,17 +44,3 @@ def error_event(error: AgentError) -> Event:
 def unfinished() -> Event:
     """The end of a turn whose worker died; the log has none."""
     return error_event(TurnInterrupted("The turn was not finished; its finished steps are kept."))
-
-
-class EventNumbering:
-    """Assigns the event ids of a turn, `<fence>-<seq>` from 1. `last` is empty before the first."""
-
-    def __init__(self, fence: int) -> None:
-        self.last = ""
-        self._fence = fence
-        self._seq = 0
-
-    def event(self, name: str, data: dict[str, Any]) -> Event:
-        self._seq += 1
-        self.last = f"{self._fence}-{self._seq}"
-        return Event(self.last, name, dump(data))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent_worker.errors import StoreUnavailable
 from agent_worker.tasks import uncancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from agent_worker.sessions import Lease, TurnStore
 
@@ -41,10 +41,6 @@ class HeldLease:
         """
         clock = asyncio.get_running_loop().time
         pause = interval = min(_RENEWAL_S, self._store.lease_s / 3)
-
-        async def renew() -> bool:
-            return await self.renewed_by(self._store.renew(self._lease))
-
         while True:
             await asyncio.sleep(pause)
             pause = interval
@@ -55,7 +51,9 @@ class HeldLease:
                 if is_due_in > 0:
                     # Events have renewed it.
                     pause = is_due_in
-                elif await self.persist(renew, name="renew"):
+                elif await self.persist(
+                    lambda: self.renewed_by(self._store.renew(self._lease)), name="renew"
+                ):
                     on_stop()
 
     async def renewed_by(self, write: Awaitable[T]) -> T:
@@ -65,16 +63,12 @@ class HeldLease:
         self._until = max(self._until, asked_at + self._store.lease_s)
         return answer
 
-    async def persist(self, write: Callable[[], Awaitable[T]], *, name: str) -> T:
+    async def persist(self, write: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> T:
         """A write under the lease, retried while Redis is away and the lease is still held."""
         while True:
             try:
-                return await uncancelled(_awaited(write), name=name)
+                return await uncancelled(write(), name=name)
             except StoreUnavailable:
                 if asyncio.get_running_loop().time() + _STORE_RETRY_S > self._until:
                     raise
                 await asyncio.sleep(_STORE_RETRY_S)
-
-
-async def _awaited(write: Callable[[], Awaitable[T]]) -> T:
-    return await write()

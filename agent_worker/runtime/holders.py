@@ -1,4 +1,4 @@
-"""Whether the worker that holds a turn's lease has died or stands still, by signs of life in Redis.
+"""Whether the worker that holds a turn's lease has died or stands still: its liveness in Redis.
 
     silence        each write of a holder renews its lease; without writes it renews it each second
     heartbeat      each worker sends one of its own every quarter of a second
@@ -19,8 +19,8 @@ chosen such that a living holder meets none:
 - With `SILENT_S` two renewals in a row are missing, with `LATE_S` four heartbeats.
 - A living worker replaces a lost subscription at once (`Subscriber`: the first attempt follows
   within 0.07 s, each further one within 0.12 s).
-- An outage ends all signs of life, including those of the worker that judges. So heartbeats and
-  subscriptions count only when it has had its own subscription back, and answered heartbeats, for
+- An outage ends all heartbeats and subscriptions, including those of the worker that judges. So
+  both count only when it has had its own subscription back, and answered heartbeats, for
   `_BACK_S`: a heartbeat and the wait for the answer to one that was sent in the outage. Silence
   alone counts only from the end of the outage (`TurnIndex.steady_s`).
 
@@ -64,7 +64,7 @@ class _Missing(NamedTuple):
     last: float
 
 
-class _Signs(NamedTuple):
+class _Liveness(NamedTuple):
     """Of a worker, in seconds. 0.0: it has given that sign, or Redis did not say."""
 
     missing_s: float
@@ -83,11 +83,14 @@ class Holders:
         self._notifier = notifier
         # By the worker's name.
         self._missing: dict[str, _Missing] = {}
-        self._asking: dict[str, asyncio.Task[_Signs]] = {}
+        self._asking: dict[str, asyncio.Task[_Liveness]] = {}
 
     async def run(self, name: str) -> None:
         """Send the heartbeats of the worker `name` until cancelled."""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # redis-py may swallow a cancellation while it connects.
+        while not task.cancelling():
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_ASK_S):
                     await self._backend.beat(name)
@@ -115,21 +118,21 @@ class Holders:
         return max(left_s, 0.0)
 
     async def _until_dead_s(self, name: str, silent_s: float, steady_s: float) -> float:
-        """The same for the signs of life that an outage ends."""
+        """The same by heartbeat and subscription, which an outage ends."""
         until_judged_s = _BACK_S - min(steady_s, self._notifier.live_s)
         if until_judged_s > GONE_S:
             return until_judged_s - GONE_S
         # Shared by all that follow a turn of this worker.
         asking = self._asking.get(name)
         if asking is None:
-            asking = self._asking[name] = spawn(self._ask(name), name="signs of life")
+            asking = self._asking[name] = spawn(self._ask(name), name="liveness")
             asking.add_done_callback(lambda _: self._asking.pop(name))
-        signs = await asyncio.shield(asking)
-        until_gone_s = GONE_S - min(signs.missing_s, silent_s)
-        until_late_s = LATE_S - min(signs.beat_age_s, silent_s)
+        liveness = await asyncio.shield(asking)
+        until_gone_s = GONE_S - min(liveness.missing_s, silent_s)
+        until_late_s = LATE_S - min(liveness.beat_age_s, silent_s)
         return max(min(until_gone_s, until_late_s), until_judged_s)
 
-    async def _ask(self, name: str) -> _Signs:
+    async def _ask(self, name: str) -> _Liveness:
         asked_at = monotonic()
         subscribers = beat_age_s = None
         with contextlib.suppress(TimeoutError):
@@ -139,7 +142,7 @@ class Holders:
                     _answered(self._backend.beat_age_s, name),
                 )
         missing_s = self._missing_for_s(name, asked_at, is_missing=subscribers == 0)
-        return _Signs(missing_s, beat_age_s if beat_age_s is not None else 0.0)
+        return _Liveness(missing_s, beat_age_s if beat_age_s is not None else 0.0)
 
     def _missing_for_s(self, name: str, asked_at: float, *, is_missing: bool) -> float:
         """Seconds between the first observation of these in a row and the last."""

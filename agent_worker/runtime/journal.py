@@ -22,7 +22,7 @@ from agent_worker.tasks import uncancelled
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from agent_worker.sessions import Event, Lease, Message, SessionBackend, SessionStore
+    from agent_worker.sessions import Event, Lease, Message, Part, SessionBackend, SessionStore
 
 T = TypeVar("T")
 
@@ -71,11 +71,7 @@ class Journals:
         try:
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 session_id = await self._store.create(
-                    principal,
-                    spec,
-                    messages=before,
-                    summary=grant.summary.text,
-                    rest_s=_REST_S,
+                    principal, spec, messages=before, summary=grant.summary.text, rest_s=_REST_S
                 )
                 begun = await self._store.begin(session_id, principal, last, nonce=nonce)
         except (AgentError, TimeoutError) as error:
@@ -120,14 +116,12 @@ class Journal(TurnStore):
         return await self._keep(lambda store: store.events.append(lease, events), False)
 
     async def commit(
-        self, lease: Lease, *, expected_version: int, is_step: bool = True, **what: Any
+        self, lease: Lease, part: Part, *, expected_version: int, **what: Any
     ) -> tuple[int, int, int]:
-        self._step += is_step
+        self._step += part.is_step
         unkept = (expected_version + 1, self._step, 0)
         return await self._keep(
-            lambda store: store.commit(
-                lease, expected_version=expected_version, is_step=is_step, **what
-            ),
+            lambda store: store.commit(lease, part, expected_version=expected_version, **what),
             unkept,
         )
 
@@ -152,9 +146,12 @@ class Journal(TurnStore):
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 return await write(self._store)
         except (AgentError, TimeoutError) as error:
-            log.warning("a chat continues without its journal: %s", error or type(error).__name__)
-            self._store = None
-            self.on_lost()
+            # Another write may have failed meanwhile.
+            if self._store is not None:
+                self._store = None
+                why = str(error) or type(error).__name__
+                log.warning("a chat continues without its journal: %s", why)
+                self.on_lost()
             return unkept
 
 

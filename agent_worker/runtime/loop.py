@@ -12,16 +12,17 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agent_worker.backoff import jittered
 from agent_worker.errors import AgentError, CannotContinue, EngineCut, EngineFailed
 from agent_worker.models import StepRequest, TextDelta, ToolCall
 from agent_worker.runtime.events import MESSAGE_DELTA
 from agent_worker.runtime.tool_calls import Ledger
+from agent_worker.sessions import Part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from contextlib import AbstractContextManager
 
     from agent_worker.metrics import Metrics
@@ -36,48 +37,29 @@ log = logging.getLogger(__name__)
 _BACKOFF_S, _MAX_BACKOFF_S = 0.5, 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a turn commits at once; see `SessionStore.commit`."""
-
-    messages: Sequence[Message]
-    is_step: bool
-    ends_turn: bool = False
-    #: Of a part that ends the turn: whether the agent is done.
-    is_final: bool = True
-    #: None if unchanged; as is `summary`.
-    notes: dict[str, str] | None = None
-    settled: Sequence[str] = ()
-    summary: Summary | None = None
-
-
 class LoopPort(Ledger, Protocol):
     """Takes the output of a running turn."""
 
     @property
     def can_rewind(self) -> bool:
         """Whether the client can drop what it has of a step."""
-        ...
 
     async def commit(self, part: Part) -> None: ...
 
     async def rewind(self) -> None:
         """The step starts again: everything that was emitted of it is void."""
-        ...
 
     def speaking(self, *, can_continue: bool) -> AbstractContextManager[None]:
         """Inside the block the model speaks; `can_continue`: another worker could take over now."""
-        ...
 
 
-class BegunStep(Protocol):
+@dataclass(frozen=True, slots=True)
+class BegunStep:
     """The beginning of the first step, which another worker emitted before it lost the turn."""
 
     text: str
-
-    async def resume(self) -> None:
-        """The model continues `text`: send it to this client, which does not have it yet."""
-        ...
+    #: The model continues `text`: sends it to this client, which does not have it yet.
+    resume: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +80,16 @@ class AgentLoop:
 
         Raises EngineFailed, StorageUnavailable, and what `port` raises.
         """
-        if "tool_calls" in conversation.messages[-1]:
-            # Another worker has committed the first part of this step.
-            await self._run_tools(port, conversation, ends_turn=self._is_last(conversation))
+        while True:
+            if "tool_calls" in conversation.messages[-1]:
+                # Of this step; its first part may be committed by another worker.
+                await self._run_tools(port, conversation)
+                if self._is_last(conversation):
+                    return
             if self._is_last(conversation):
+                # A worker with a higher limit began the turn.
+                await port.commit(Part([], is_step=False, ends_turn=True, is_final=False))
                 return
-        while _steps(conversation) < self.step_limit:
             summary = await self._fit(conversation)
             text, calls = await self._model_step(port, conversation, begun)
             begun = None
@@ -118,11 +104,6 @@ class AgentLoop:
             self.metrics.steps.inc()
             if ends_turn:
                 return
-            await self._run_tools(port, conversation, ends_turn=self._is_last(conversation))
-            if self._is_last(conversation):
-                return
-        # A worker with a higher limit began the turn.
-        await port.commit(Part([], is_step=False, ends_turn=True, is_final=False))
 
     def _is_last(self, conversation: Conversation) -> bool:
         return _steps(conversation) >= self.step_limit
@@ -176,7 +157,7 @@ class AgentLoop:
                         retries,
                         self.engine_retries,
                     )
-                    await asyncio.sleep(_backoff_s(retries))
+                    await asyncio.sleep(jittered(retries, _BACKOFF_S, _MAX_BACKOFF_S))
 
     async def _answer(
         self, port: LoopPort, conversation: Conversation, step: _Step
@@ -208,10 +189,8 @@ class AgentLoop:
                 item = await _next_item(stream)
         return calls
 
-    async def _run_tools(
-        self, port: LoopPort, conversation: Conversation, *, ends_turn: bool
-    ) -> None:
-        """Run the calls of the last message; `ends_turn` at the step limit."""
+    async def _run_tools(self, port: LoopPort, conversation: Conversation) -> None:
+        """Run the calls of the last message; at the step limit that ends the turn."""
         calls = conversation.messages[-1]["tool_calls"]
         before = dict(conversation.notes)
         results, settled = await self.tool_calls.run(
@@ -222,7 +201,7 @@ class AgentLoop:
         part = Part(
             results,
             is_step=False,
-            ends_turn=ends_turn,
+            ends_turn=self._is_last(conversation),
             is_final=False,
             notes=notes,
             settled=settled,
@@ -254,10 +233,6 @@ class _Step:
             await begun.resume()
 
 
-def _backoff_s(retry: int) -> float:
-    return jittered(retry, _BACKOFF_S, _MAX_BACKOFF_S)
-
-
 async def _next_item(
     stream: AsyncGenerator[TextDelta | ToolCall, None],
 ) -> TextDelta | ToolCall | None:
@@ -281,9 +256,7 @@ def _steps(conversation: Conversation) -> int:
 def _assistant_message(text: str, calls: Sequence[ToolCall]) -> Message:
     message: Message = {"role": "assistant", "content": text}
     if calls:
-        message["tool_calls"] = [_record(call) for call in calls]
+        message["tool_calls"] = [
+            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls
+        ]
     return message
-
-
-def _record(call: ToolCall) -> Any:
-    return {"id": call.id, "name": call.name, "arguments": call.arguments}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent_worker.backoff import Backoff
@@ -27,14 +28,12 @@ _LOOK_S, _PAUSE_S = 2.0, 0.05
 _SNAPSHOT_MESSAGES = 200
 
 
+@dataclass(eq=False)
 class Tail:
-    def __init__(
-        self, store: SessionStore, notifier: Notifier, orphans: Orphans, holders: Holders
-    ) -> None:
-        self._store = store
-        self._holders = holders
-        self._notifier = notifier
-        self._orphans = orphans
+    store: SessionStore
+    notifier: Notifier
+    orphans: Orphans
+    holders: Holders
 
     async def follow(
         self, session_id: str, principal: str, after: str | None, *, until_idle: bool = False
@@ -48,11 +47,11 @@ class Tail:
         unavailable for longer than a lease); SessionNotFound once the session is deleted.
         """
         was_unfinished = False
-        backoff = Backoff(self._store.lease_s)
-        async with self._notifier.listen(channel(session_id)) as wakeup:
+        backoff = Backoff(self.store.lease_s)
+        async with self.notifier.listen(channel(session_id)) as wakeup:
             while True:
                 try:
-                    page = await self._store.events.page(session_id, principal, after)
+                    page = await self.store.events.page(session_id, principal, after)
                     reset = await self._snapshot(session_id, principal) if page.is_trimmed else None
                 except StoreUnavailable as error:
                     await wakeup.wait(backoff.next_pause_s(error))  # set when Redis is back
@@ -76,14 +75,14 @@ class Tail:
                     return
                 pause, wait_s = _LOOK_S, 0.0
                 if page.state == "held":
-                    wait_s = await self._holders.wait_s(page.holder, page.silent_s)
+                    wait_s = await self.holders.wait_s(page.holder, page.silent_s)
                     pause = min(_LOOK_S, max(wait_s, _PAUSE_S))
                 if page.state in {"free", "held"} and not wait_s:
-                    self._orphans.adopt(session_id, principal, page.turn)
+                    self.orphans.adopt(session_id, principal, page.turn)
                     pause = _LOOK_S
                 if not await wakeup.wait(pause):
                     yield None
 
     async def _snapshot(self, session_id: str, principal: str) -> Event:
-        view = await read_newest(self._store, session_id, principal, count=_SNAPSHOT_MESSAGES)
+        view = await read_newest(self.store, session_id, principal, count=_SNAPSHOT_MESSAGES)
         return Event(view.last_event, RESET, dump(view.as_json()))

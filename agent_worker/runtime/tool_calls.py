@@ -52,7 +52,6 @@ class Ledger(Protocol):
 
     async def tool_end(self, call_key: str, attempt: str, message: Message | None) -> None:
         """None: the call has not run after all."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from agent_worker.errors import (
 from agent_worker.runtime.event_writer import EventWriter
 from agent_worker.runtime.events import DONE, ERROR, HANDOVER, MESSAGE_DELTA, REWIND
 from agent_worker.runtime.held_lease import HeldLease
+from agent_worker.runtime.loop import BegunStep
 from agent_worker.sessions import Answer, new_nonce, turn_text
 from agent_worker.tasks import cancel_and_wait, spawn, uncancelled
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from agent_worker.runtime.conversation import Conversation
     from agent_worker.runtime.events import Emit
-    from agent_worker.runtime.loop import AgentLoop, Part
-    from agent_worker.sessions import Event, Grant, Message, ToolStart, TurnStore
+    from agent_worker.runtime.loop import AgentLoop
+    from agent_worker.sessions import Event, Grant, Message, Part, ToolStart, TurnStore
     from agent_worker.tools import Effect
 
 log = logging.getLogger(__name__)
@@ -40,20 +41,6 @@ log = logging.getLogger(__name__)
 _LAST_EVENT_S = 2.0
 # Seconds for which a handed over turn is reserved: more than a balancer needs to find a worker.
 _HANDED_S = 5.0
-
-
-class _BegunStep:
-    """See `loop.BegunStep`. Followers of the log have its text already."""
-
-    def __init__(self, grant: Grant, writer: EventWriter) -> None:
-        self.text = grant.emitted
-        self._last_event = grant.last_event
-        self._writer = writer
-
-    async def resume(self) -> None:
-        await self._writer.send_unlogged(
-            MESSAGE_DELTA, {"content": self.text}, event_id=self._last_event
-        )
 
 
 class Turn:
@@ -81,6 +68,7 @@ class Turn:
         self.waiting = 0
         self._grant = grant
         self._lease = grant.lease
+        self.lease_value = grant.lease.value
         self._held = HeldLease(store, grant.lease, lease_until)
         self._store = store
         self._loop = loop
@@ -100,10 +88,6 @@ class Turn:
 
     def __repr__(self) -> str:
         return f"Turn(session {self._lease.session_id}, fence {self._lease.fence})"
-
-    @property
-    def lease_value(self) -> str:
-        return self._lease.value
 
     def stop(self) -> None:
         """Interrupt the turn for another message of the session."""
@@ -141,7 +125,11 @@ class Turn:
         try:
             await asyncio.wait({work, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel_and_wait(work, *others)
+            try:
+                # It finishes a `once` call that runs. Meanwhile the lease is renewed.
+                await cancel_and_wait(work)
+            finally:
+                await cancel_and_wait(*others)
         if self._answer is not None:
             # The answer is in the store: only the client's connection can have failed since.
             _raise_lost_client(work, *others)
@@ -177,16 +165,10 @@ class Turn:
                 # Set in here, so that a turn that is cancelled meanwhile knows of the commit.
                 self._version, self._step, self.waiting = await self._store.commit(
                     self._lease,
+                    part,
                     expected_version=self._version,
                     commit_id=commit_id,
-                    messages=part.messages,
-                    is_step=part.is_step,
-                    ends_turn=part.ends_turn,
-                    is_final=part.is_final,
-                    notes=part.notes,
-                    summary=part.summary,
                     events=events,
-                    settled=part.settled,
                 )
                 if answer is not None:
                     self.finished = self._held.is_freed = True
@@ -239,12 +221,15 @@ class Turn:
         large = self._loop.tool_calls.large
         conversation.messages = await large.restore(conversation.messages)
         if grant.outcome == "RESUME" and (text := turn_text(conversation.of_turn)):
-            # Followers of the log have the finished steps already; this client has not.
-            await self._writer.send_unlogged(
-                MESSAGE_DELTA, {"content": text}, event_id=grant.step_event
-            )
-        begun = _BegunStep(grant, self._writer) if grant.emitted else None
+            await self._send_text(text, grant.step_event)
+        begun = None
+        if text := grant.emitted:
+            begun = BegunStep(text, lambda: self._send_text(text, grant.last_event))
         await self._loop.run(self, conversation, begun)
+
+    async def _send_text(self, text: str, event_id: str) -> None:
+        """Followers of the log have it already; this client has not."""
+        await self._writer.send_unlogged(MESSAGE_DELTA, {"content": text}, event_id=event_id)
 
     async def _append(self, events: Sequence[Event]) -> None:
         # Not under the lease's lock: the end of a tool and the log must not wait for each other.
@@ -259,8 +244,10 @@ class Turn:
         raise TurnInterrupted
 
     async def _raise_when_left(self) -> None:
-        await self._is_leaving.wait()
-        await self._can_leave.wait()
+        # `keep_here` may have been called during the second wait.
+        while not (self._is_leaving.is_set() and self._can_leave.is_set()):
+            await self._is_leaving.wait()
+            await self._can_leave.wait()
         raise HandedOver
 
     # The end.

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator
 
-    from agent_worker.runtime.loop import AgentLoop
     from agent_worker.runtime.notifier import Notifier
     from agent_worker.runtime.turns import Turns
     from agent_worker.sessions import Event, SessionStore, TurnPage
@@ -39,25 +38,20 @@ log = logging.getLogger(__name__)
 _LOOK_S, _PAUSE_S = 2.0, 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class FollowRequest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowRequest(TurnRequest):
     """`turn` is the fence of the turn's begin; `after` the last event that the client has."""
 
-    session_id: str
-    principal: str
+    content: None = None
     turn: str
     after: str | None
-    #: As in `TurnRequest`.
-    accepts_handover: bool = False
-    #: As in `TurnRequest`.
-    loop: AgentLoop | None = None
 
 
+@dataclass(eq=False)
 class TurnTakeover:
-    def __init__(self, store: SessionStore, turns: Turns, notifier: Notifier) -> None:
-        self._store = store
-        self._turns = turns
-        self._notifier = notifier
+    store: SessionStore
+    turns: Turns
+    notifier: Notifier
 
     async def check(self, request: FollowRequest) -> None:
         """Raises SessionNotFound or EventsGone if the turn cannot be followed from there."""
@@ -73,8 +67,8 @@ class TurnTakeover:
         """
         after = request.after
         running: asyncio.Task[None] | None = None
-        backoff = Backoff(self._store.lease_s)
-        async with self._notifier.listen(channel(request.session_id)) as wakeup:
+        backoff = Backoff(self.store.lease_s)
+        async with self.notifier.listen(channel(request.session_id)) as wakeup:
             try:
                 while True:
                     is_ours = running is not None and not running.done()
@@ -84,7 +78,7 @@ class TurnTakeover:
                         if is_ours:
                             # The turn itself bounds its wait, and ends.
                             backoff.reset()
-                        elif self._turns.is_leaving:
+                        elif self.turns.is_leaving:
                             raise
                         await wakeup.wait(backoff.next_pause_s(error))  # set when Redis is back
                         yield None
@@ -101,18 +95,18 @@ class TurnTakeover:
                     if page.events:
                         after = page.events[-1].id
                         continue
-                    if page.state in {"told", "untold"}:
-                        if page.state == "untold":
+                    if page.state in {"ended", "lost"}:
+                        if page.state == "lost":
                             yield unfinished()
                         return
                     is_ours = running is not None and not running.done()
-                    if self._turns.is_leaving and not is_ours:
+                    if self.turns.is_leaving and not is_ours:
                         if request.accepts_handover:
                             yield unlogged(HANDOVER, {"turn": request.turn})
                         return
                     wait_s = 0.0
                     if page.state == "held":
-                        wait_s = await self._turns.holders.wait_s(page.holder, page.silent_s)
+                        wait_s = await self.turns.holders.wait_s(page.holder, page.silent_s)
                     is_free = not wait_s
                     if is_free and not is_ours:
                         running = spawn(self._take_over(request), name="turn of another worker")
@@ -129,25 +123,18 @@ class TurnTakeover:
                     await cancel_and_wait(running)
 
     async def _page(self, request: FollowRequest, after: str | None) -> TurnPage:
-        return await self._store.events.of_turn(
+        return await self.store.events.of_turn(
             request.session_id, request.principal, request.turn, after
         )
 
     async def _take_over(self, request: FollowRequest) -> None:
         """Run the turn to its end, unless another worker holds it; its events go to the log."""
-        asked = TurnRequest(
-            request.session_id,
-            request.principal,
-            None,
-            accepts_handover=request.accepts_handover,
-            loop=request.loop,
-        )
-        taking = self._turns.take_over(asked, request.turn)
+        session_id = request.session_id
         try:
-            async with taking as turn:
+            async with self.turns.take_over(request, request.turn) as turn:
                 if not isinstance(turn, NotTaken):
-                    log.info("session %s: took over turn %s", asked.session_id, request.turn)
+                    log.info("session %s: took over turn %s", session_id, request.turn)
                     await turn.run(discard)
         except AgentError as error:
             # Followers read it from the log.
-            log.info("session %s: turn %s: %s", asked.session_id, request.turn, error)
+            log.info("session %s: turn %s: %s", session_id, request.turn, error)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from agent_worker.runtime.admission import Attempt, Taken
     from agent_worker.runtime.holders import Holders
     from agent_worker.runtime.loop import AgentLoop
-    from agent_worker.runtime.notifier import Notifier, Wakeup
+    from agent_worker.runtime.notifier import Notifier
     from agent_worker.sessions import SessionStore
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,9 @@ class Turns:
         Leaving the block frees the lease in any case.
         """
         with self._open.current():
+            if request.content is None:
+                # The look that `serve_inbox` asked for.
+                self._open.discard(request.session_id)
             async with self._admission.attempt(request) as attempt:
                 taken = await self._admission.begin(attempt)
                 if isinstance(taken.answer, Grant):
@@ -137,15 +140,24 @@ class Turns:
                     async with self._leased(attempt, taken) as running:
                         yield running
 
-    def serve_inbox(self, session_id: str, principal: str) -> asyncio.Task[object] | None:
-        """Start a task that runs the session's queued messages; None if there is one already."""
-        if self._is_stopping or session_id in self._inboxes:
-            return None
-        queued = TurnRequest(session_id, principal, None)
-        task = spawn_reporting(self._serve_inbox(queued), name="inbox")
+    def serve_inbox(self, session_id: str, principal: str) -> None:
+        """Look for queued messages of the session, and run them; a drain waits for the look."""
+        if self._is_stopping:
+            return
+        self._open.add(session_id)
+        if session_id in self._inboxes:
+            return
+
+        def end(_: object) -> None:
+            del self._inboxes[session_id]
+            if session_id in self._open:
+                # Called again since the last look.
+                self._open.discard(session_id)
+                self.serve_inbox(session_id, principal)
+
+        task = spawn_reporting(self._serve_inbox(session_id, principal), name="inbox")
         self._inboxes[session_id] = task
-        task.add_done_callback(lambda _: self._inboxes.pop(session_id))
-        return task
+        task.add_done_callback(end)
 
     def hand_over(self) -> None:
         """End the turns that other workers can continue (`Turn.hand_over`), also those to come."""
@@ -205,11 +217,13 @@ class Turns:
             accepts_rewind=request.accepts_rewind,
         )
         self._metrics.active_sessions.inc()
-        queued: int | None = None
         try:
             with self.registered(turn):
                 yield turn
         finally:
+            self._metrics.active_sessions.dec()
+            self._metrics.turns.labels(turn.outcome).inc()
+            queued: int | None
             if turn.finished:
                 queued, attempt.is_over = turn.waiting, True
             else:
@@ -217,32 +231,30 @@ class Turns:
                 is_left = self._is_stopping and turn.outcome == "interrupted"
                 queued = await self._admission.release(attempt, is_left=is_left)
                 attempt.is_over = queued is not None and not is_left
-            self._metrics.active_sessions.dec()
-            self._metrics.turns.labels(turn.outcome).inc()
+            if queued:
+                self.serve_inbox(request.session_id, request.principal)
             await self.announce(request.session_id)
-            if queued and (task := self.serve_inbox(request.session_id, request.principal)):
-                # A drain waits for what was queued behind this turn.
-                self._open.add(task)
 
-    async def _serve_inbox(self, queued: TurnRequest) -> None:
+    async def _serve_inbox(self, session_id: str, principal: str) -> None:
         """Begin a turn with the queued messages once no other runs; its events are only logged."""
-        async with self._notifier.listen(channel(queued.session_id)) as wakeup:
+        queued = TurnRequest(session_id, principal, None)
+        async with self._notifier.listen(channel(session_id)) as wakeup:
             while not self._is_stopping:
                 try:
                     async with self.open(queued) as turn:
                         if isinstance(turn, Turn):
                             await _run_detached(turn)
                 except TurnBusy:
-                    await _turn_may_have_ended(wakeup)
+                    # An event of the turn is not its end.
+                    while await wakeup.wait(_LOOK_S) and wakeup.payload == "events":
+                        pass
                 except StoreUnavailable:
                     await wakeup.wait(_LOOK_S)
                 except _InboxEmpty:
                     return
                 except AgentError as error:
                     log.warning(
-                        "session %s: its queued messages cannot begin a turn: %s",
-                        queued.session_id,
-                        error,
+                        "session %s: its queued messages cannot begin a turn: %s", session_id, error
                     )
                     return
 
@@ -257,11 +269,6 @@ async def _run_detached(turn: Turn) -> None:
         await turn.run(discard)
     except AgentError as error:
         log.warning("%s: a queued turn failed: %s", turn, error)
-
-
-async def _turn_may_have_ended(wakeup: Wakeup) -> None:
-    while await wakeup.wait(_LOOK_S) and wakeup.payload == "events":
-        pass
 
 
 class _InboxEmpty(Exception):

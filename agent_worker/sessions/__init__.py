@@ -1,6 +1,6 @@
 """Sessions in Redis: a data model, and operations that are one atomic script each.
 
-base          the protocols that the other packages depend on
+base          the protocols that the other packages depend on; `options`: settings of a store
 records       what the operations take and return
 store         sessions and turns, on Redis
 event_log     the events of a session, for clients that reconnect
@@ -10,12 +10,14 @@ outbox        messages for the archive
 operations    runs a script, and raises its refusals and failures
 scripts, lua  the scripts
 keys          the keys of a session
+backend       the SessionBackend on Redis
 client        the Redis client, for all topologies
 redis_url     the forms of a Redis URL
 topology      the server that holds a key; `node`: one server, `subscriber`: pub/sub on one
 readiness     whether Redis accepts writes, for /ready
 """
 
+from agent_worker.sessions.backend import RedisBackend, connect
 from agent_worker.sessions.base import (
     EventLog,
     EventSink,
@@ -23,12 +25,11 @@ from agent_worker.sessions.base import (
     PubSub,
     SessionBackend,
     SessionStore,
-    StoreOptions,
     ToolLedger,
     TurnStore,
 )
-from agent_worker.sessions.client import Client, connect, shown_url
 from agent_worker.sessions.keys import is_session_id, new_session_id, session_keys
+from agent_worker.sessions.options import StoreOptions
 from agent_worker.sessions.records import (
     Answer,
     Event,
@@ -38,6 +39,7 @@ from agent_worker.sessions.records import (
     Message,
     Nothing,
     NotTaken,
+    Part,
     Queued,
     Replay,
     SessionView,
@@ -47,39 +49,5 @@ from agent_worker.sessions.records import (
     Unarchived,
     turn_text,
 )
+from agent_worker.sessions.redis_url import shown_url
 from agent_worker.sessions.store import new_nonce
-
-__all__ = [
-    "Answer",
-    "Client",
-    "Event",
-    "EventLog",
-    "EventPage",
-    "EventSink",
-    "Grant",
-    "Lease",
-    "Message",
-    "NotTaken",
-    "Nothing",
-    "Outbox",
-    "PubSub",
-    "Queued",
-    "Replay",
-    "SessionBackend",
-    "SessionStore",
-    "SessionView",
-    "StoreOptions",
-    "Summary",
-    "ToolLedger",
-    "ToolStart",
-    "TurnPage",
-    "TurnStore",
-    "Unarchived",
-    "connect",
-    "is_session_id",
-    "new_nonce",
-    "new_session_id",
-    "session_keys",
-    "shown_url",
-    "turn_text",
-]

@@ -6,14 +6,14 @@ against every implementation: the one on Redis (`store`), and the one in memory 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from agent_worker.sessions.keys import SESSIONS
+from agent_worker.sessions.options import DEFAULT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from agent_worker.sessions.options import StoreOptions
     from agent_worker.sessions.readiness import Readiness
     from agent_worker.sessions.records import (
         Event,
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
         Message,
         Nothing,
         NotTaken,
+        Part,
         Queued,
         Replay,
         SessionView,
-        Summary,
         ToolStart,
         TurnPage,
         Unarchived,
@@ -34,33 +34,6 @@ if TYPE_CHECKING:
     from agent_worker.sessions.turn_index import TurnIndex
 
 Policy = Literal["reject", "enqueue"]
-
-_DAY_S = 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """Settings of a store. Times are in seconds."""
-
-    lease_s: float = 30.0
-    #: Life of a session after its last use, and at most.
-    sliding_s: float = _DAY_S
-    absolute_s: float = 30 * _DAY_S
-    idempotency_s: float = _DAY_S
-    #: Of one session: more than any client retries, and 256 records are about 40 KB.
-    max_idempotency_keys: int = 256
-    #: Queued messages of one session.
-    max_waiting: int = 32
-    #: Bytes of messages as JSON. A larger session is no conversation any more, and would slow down
-    #: a restart of Redis.
-    max_history: int = 64 * 1024 * 1024
-    #: Called with the name of each operation that the store did not answer.
-    on_unavailable: Callable[[str], None] = lambda operation: None
-    #: See `keys`.
-    space: str = SESSIONS
-
-
-DEFAULT_OPTIONS = StoreOptions()
 
 
 class EventSink(Protocol):
@@ -72,7 +45,6 @@ class EventSink(Protocol):
         Events that are in the log already are skipped. A last event `error` ends the turn. Raises
         LeaseLost.
         """
-        ...
 
 
 class EventLog(EventSink, Protocol):
@@ -83,7 +55,6 @@ class EventLog(EventSink, Protocol):
 
         One page; to read on, ask for the events after its last one until there are none.
         """
-        ...
 
     async def of_turn(
         self, session_id: str, principal: str, turn: str, after: str | None
@@ -92,7 +63,6 @@ class EventLog(EventSink, Protocol):
 
         `turn` is the fence of its begin. One page. Raises EventsGone when they have expired.
         """
-        ...
 
 
 class ToolLedger(Protocol):
@@ -110,15 +80,12 @@ class ToolLedger(Protocol):
         NOT_SAFE: a `once` call whose record is not on enough replicas. It must not run, and its
         record has to be removed with `not_run`. Raises LeaseLost.
         """
-        ...
 
     async def end(self, lease: Lease, call_key: str, attempt: str, message: Message) -> None:
         """Record the result of the call. Raises LeaseLost."""
-        ...
 
     async def not_run(self, lease: Lease, call_key: str, attempt: str) -> None:
         """Remove the record of a call that has not run after all. Raises LeaseLost."""
-        ...
 
 
 class Outbox(Protocol):
@@ -126,19 +93,15 @@ class Outbox(Protocol):
 
     async def announce(self, *session_ids: str) -> None:
         """Hint that these sessions have changed."""
-        ...
 
     async def take(self, most: int = 100) -> list[str]:
         """Remove and return hints: ids of sessions to read."""
-        ...
 
     def all(self) -> AsyncIterator[str]:
         """The ids of all sessions; none if a worker has scanned them within `SCAN_EVERY_S`."""
-        ...
 
     async def read(self, session_id: str) -> Unarchived:
         """The next messages for the archive, in order. Raises SessionNotFound once it expired."""
-        ...
 
     async def archived(self, session_id: str, upto: int, *, fence: int) -> int:
         """The messages before index `upto` are archived. Returns how many are not.
@@ -146,7 +109,6 @@ class Outbox(Protocol):
         `fence` is that of the session when they were read. If it has grown, a failover may have
         replaced the messages since: the watermark stays, and they have to be read again.
         """
-        ...
 
 
 class TurnStore(Protocol):
@@ -159,38 +121,27 @@ class TurnStore(Protocol):
     async def commit(
         self,
         lease: Lease,
+        part: Part,
         *,
         expected_version: int,
         commit_id: str,
-        messages: Sequence[Message],
-        is_step: bool = True,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        summary: Summary | None = None,
         events: Sequence[Event] = (),
-        settled: Sequence[str] = (),
     ) -> tuple[int, int, int]:
-        """Append finished messages. Returns the new version, step, and number of queued messages.
+        """Append `part`. Returns the new version, step, and number of queued messages.
 
-        `is_step`: a model's step, not the results of its tools. `ends_turn` also frees the lease;
-        `is_final` is kept for replays. `events` are appended to the log; `settled` are the ledger's
-        keys of calls whose results are among `messages`. A repeated `commit_id` changes nothing and
-        returns the stored values. Raises LeaseLost if the lease is not held, or the version has
-        changed; nothing is written then.
+        `events` are appended to the log. A repeated `commit_id` changes nothing and returns the
+        stored values. Raises LeaseLost if the lease is not held, or the version has changed;
+        nothing is written then.
         """
-        ...
 
     async def renew(self, lease: Lease) -> bool:
         """Hold the lease for another `lease_s`; True if asked to stop. Raises LeaseLost."""
-        ...
 
     async def hand_over(self, lease: Lease, *, kept_s: float) -> None:
         """Offer an unfinished turn to `take_over`; nothing else can begin for `kept_s`.
 
         Raises LeaseLost.
         """
-        ...
 
 
 class SessionStore(TurnStore, Protocol):
@@ -219,7 +170,6 @@ class SessionStore(TurnStore, Protocol):
         It begins with `messages`, preceded by `summary`, which replaces none of them. `rest_s`: its
         life while no turn runs, if that is less than the sliding life.
         """
-        ...
 
     async def begin(
         self,
@@ -244,7 +194,6 @@ class SessionStore(TurnStore, Protocol):
         TurnInProgress, IdempotencyMismatch, TurnAbandoned, InboxFull, SessionFull, LeaseLost;
         nothing was written then. Raises TurnGivenUp.
         """
-        ...
 
     async def take_over(
         self, session_id: str, principal: str, turn: str, *, nonce: str, silent_s: float
@@ -256,7 +205,6 @@ class SessionStore(TurnStore, Protocol):
         here by an `error`. `nonce` is as in `begin`. Raises LeaseLost if this attempt had the lease
         before, and lost it.
         """
-        ...
 
     async def release(
         self, session_id: str, principal: str, nonce: str, *, is_left: bool = False
@@ -266,29 +214,23 @@ class SessionStore(TurnStore, Protocol):
         None if the lease was not held. `is_left`: the turn is an orphan, for another worker to
         continue.
         """
-        ...
 
     async def interrupt(self, session_id: str, principal: str) -> float | None:
         """Ask the running turn to stop. Returns the seconds left of its lease; None: none runs."""
-        ...
 
     async def read(
         self, session_id: str, principal: str, *, first: int = 0, last: int = -1
     ) -> SessionView:
         """The session with its messages from index `first` to `last` (-1: all). Counts as use."""
-        ...
 
     async def check(self, session_id: str, principal: str) -> None:
         """Raise SessionNotFound unless the session exists and is the principal's."""
-        ...
 
     async def delete(self, session_id: str, principal: str) -> None:
         """Remove the session; a running turn can write nothing from then on."""
-        ...
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the store answers."""
-        ...
 
 
 class Subscriber(Protocol):
@@ -300,11 +242,9 @@ class Subscriber(Protocol):
 
         0 while it is lost; infinite if none was ever lost.
         """
-        ...
 
     async def subscribe(self, channel: str) -> None:
         """Return once the subscription is active."""
-        ...
 
     async def unsubscribe(self, channel: str) -> None: ...
 
@@ -320,7 +260,6 @@ class PubSub(Protocol):
 
     async def subscribers(self, channel: str) -> int:
         """The number of connections that are subscribed to `channel`."""
-        ...
 
 
 class SessionBackend(PubSub, Protocol):
@@ -328,14 +267,11 @@ class SessionBackend(PubSub, Protocol):
 
     async def beat(self, worker: str) -> None:
         """Record a heartbeat of the worker. It is kept for an hour."""
-        ...
 
     async def beat_age_s(self, worker: str) -> float | None:
         """Seconds since the worker's last heartbeat; None if there is none."""
-        ...
 
     def session_store(
         self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None
     ) -> SessionStore:
         """`index` is that of another store of the same worker, whose heartbeats it shares."""
-        ...

@@ -24,25 +24,16 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from agent_worker.sessions.base import DEFAULT_OPTIONS
 from agent_worker.sessions.keys import heartbeat_key
 from agent_worker.sessions.node import Unreachable
-from agent_worker.sessions.redis_url import read_url, shown_url
-from agent_worker.sessions.store import RedisSessionStore
 from agent_worker.sessions.subscriber import Subscriber
-from agent_worker.sessions.topology import Cluster, OneServer, SentinelMaster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from agent_worker.sessions.base import SessionStore, StoreOptions
     from agent_worker.sessions.node import Command, Node
-    from agent_worker.sessions.redis_url import RedisUrl
     from agent_worker.sessions.scripts import Script
     from agent_worker.sessions.topology import Topology
-    from agent_worker.sessions.turn_index import TurnIndex
-
-__all__ = ["Client", "connect", "shown_url"]
 
 # Two retries survive one dropped connection; more only delay the 503 that the client can act on.
 _RETRIES = 2
@@ -51,28 +42,12 @@ _RETRIES = 2
 _REPLICA_WAIT_MS = 1000
 _HEARTBEAT_KEPT_MS = 3_600_000
 
-_TOPOLOGIES: Mapping[str, Callable[[RedisUrl], Topology]] = {
-    "": OneServer,
-    "sentinel": SentinelMaster,
-    "cluster": Cluster,
-}
-
 # The server refused before any effect; another server, or a later attempt, may succeed.
 _REFUSALS = (ReadOnlyError, ClusterDownError, TryAgainError)
 
 
-def connect(url: str) -> Client:
-    """A client for `url` (`redis_url` lists the forms). Connects on first use.
-
-    Raises ValueError with a message for the user if `url` is invalid.
-    """
-    read = read_url(url)
-    topology = _TOPOLOGIES[read.topology](read)
-    return Client(topology, min_replicas=read.min_replicas)
-
-
 class Client:
-    """A SessionBackend. Every operation raises RedisError and OSError if Redis cannot serve it."""
+    """Every operation raises RedisError and OSError if Redis cannot serve it."""
 
     def __init__(self, topology: Topology, *, min_replicas: int | None = None) -> None:
         self._min_replicas = min_replicas
@@ -90,11 +65,7 @@ class Client:
         return reply
 
     async def run_replicated(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[str | int | bytes],
-        replicas: int,
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], replicas: int
     ) -> tuple[Any, int]:
         """Like `run`; then wait up to 1 s until `replicas` have it.
 
@@ -105,7 +76,10 @@ class Client:
         # WAIT covers the writes of its own connection, so it is sent with the script. A script that
         # finds its work done (repeated after a lost reply) writes nothing, and WAIT would count
         # replicas that lack the first write. Hence a write of our own after the script.
-        mark = ("SET", _beside(keys[0]), "", "PX", 1)
+        key = keys[0]
+        # Another key in its hash slot.
+        beside = f"{key}:wait" if "{" in key else f"{{{key}}}:wait"
+        mark = ("SET", beside, "", "PX", 1)
         wait = ("WAIT", replicas, _REPLICA_WAIT_MS)
         reply, *others = await self._run(script, keys, args, mark, wait)
         for other in others:
@@ -128,11 +102,8 @@ class Client:
 
     async def ping(self, *, patience_s: float | None = None) -> None:
         """Raise unless Redis answers and, if it is a Cluster, reports that its state is ok."""
-
-        def probe(by_text: bool) -> list[Command]:
-            return [self._topology.probe]
-
-        [reply] = await self._ask(None, probe, patience_s=patience_s)
+        probe = self._topology.probe
+        [reply] = await self._ask(None, lambda by_text: [probe], patience_s=patience_s)
         if "cluster_state:fail" in reply:
             raise ClusterDownError("the Cluster reports that its state is not ok")
 
@@ -168,11 +139,6 @@ class Client:
         [left_ms] = await self._ask(key, lambda by_text: [("PTTL", key)], patience_s=0.0)
         return (_HEARTBEAT_KEPT_MS - left_ms) / 1000 if left_ms >= 0 else None
 
-    def session_store(
-        self, options: StoreOptions = DEFAULT_OPTIONS, *, index: TurnIndex | None = None
-    ) -> SessionStore:
-        return RedisSessionStore(self, options, index=index)
-
     def subscriber(
         self, *, on_message: Callable[[str, str], None], on_reconnected: Callable[[], None]
     ) -> Subscriber:
@@ -192,11 +158,7 @@ class Client:
             await self._raw.aclose()
 
     async def _run(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[str | int | bytes],
-        *then: Command,
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes], *then: Command
     ) -> list[Any]:
         def commands(by_text: bool) -> list[Command]:
             how = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
@@ -256,11 +218,6 @@ async def _ask_ahead(node: Node, commands: list[Command]) -> list[Any]:
     """Send commands for a slot that is being imported: ASKING admits one command each."""
     announced: list[Command] = [each for command in commands for each in (("ASKING",), command)]
     return (await node.ask(*announced))[1::2]
-
-
-def _beside(key: str) -> str:
-    """Another key in the hash slot of `key`."""
-    return f"{key}:wait" if "{" in key else f"{{{key}}}:wait"
 
 
 class _Retries:

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from agent_worker.errors import EventsGone
+from agent_worker.sessions.base import EventLog
 from agent_worker.sessions.records import Event, EventPage, TurnPage
 
 if TYPE_CHECKING:
@@ -44,14 +45,12 @@ def flattened(events: Sequence[Event]) -> Iterable[str | int]:
         yield from (event.id, event.name, event.data)
 
 
-class RedisEventLog:
+class RedisEventLog(EventLog):
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
     async def append(self, lease: Lease, events: Sequence[Event]) -> bool:
-        reply = await self._operations.run(
-            "append", lease.session_id, lease.principal, lease.value, *flattened(events)
-        )
+        reply = await self._operations.run_held("append", lease, *flattened(events))
         return bool(reply[1] == "1")
 
     async def page(self, session_id: str, principal: str, after: str | None) -> EventPage:

@@ -20,13 +20,14 @@ from agent_worker.errors import (
 )
 from agent_worker.sessions.keys import is_session_id, session_keys
 from agent_worker.sessions.scripts import load_scripts
+from agent_worker.tasks import this_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from agent_worker.sessions.base import StoreOptions
     from agent_worker.sessions.client import Client
-    from agent_worker.sessions.records import Message
+    from agent_worker.sessions.options import StoreOptions
+    from agent_worker.sessions.records import Lease, Message
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,17 @@ class Operations:
             reply = await self.client.run(*self._call(name, session_id, principal, args))
         return _unless_refused(reply)
 
+    async def run_held(self, name: str, lease: Lease, *args: str | int) -> Sequence[Any]:
+        """Like `run`, for an operation under a lease."""
+        return await self.run(name, lease.session_id, lease.principal, lease.value, *args)
+
     async def run_replicated(
-        self, name: str, session_id: str, principal: str, *args: str | int
+        self, name: str, lease: Lease, *args: str | int
     ) -> tuple[Sequence[Any], bool]:
-        """Like `run`; and whether as many replicas have it as the deployment requires."""
-        script, keys, arguments = self._call(name, session_id, principal, args)
+        """Like `run_held`; and whether as many replicas have it as the deployment requires."""
+        script, keys, arguments = self._call(
+            name, lease.session_id, lease.principal, (lease.value, *args)
+        )
         async with self.store_errors(name):
             wanted = await self.client.replicas_wanted(keys[0])
             reply, copies = await self.client.run_replicated(script, keys, arguments, wanted)
@@ -81,11 +88,6 @@ class Operations:
                 await self.client.run(self._scripts[name], [key], ["", "", *self._life, *args]),
             )
 
-    async def ping(self) -> None:
-        """Raises StoreUnavailable unless Redis answers."""
-        async with self.store_errors("ping"):
-            await self.client.ping()
-
     def _call(self, name: str, session_id: str, principal: str, args: Sequence[str | int]) -> Any:
         if not is_session_id(session_id):
             raise SessionNotFound
@@ -95,13 +97,11 @@ class Operations:
     @contextlib.asynccontextmanager
     async def store_errors(self, operation: str) -> AsyncIterator[None]:
         """Converts errors of Redis to StoreUnavailable, and those of a script to AgentError."""
-        task = asyncio.current_task()
-        assert task is not None
+        task = this_task()
         cancellations = task.cancelling()
 
         def check_cancelled() -> None:
-            # redis-py sends under `wait_for`, which may swallow a cancellation in Python 3.11
-            # (gh-86296).
+            # redis-py sends under `wait_for`: Python 3.11's may swallow a cancellation (gh-86296).
             if task.cancelling() > cancellations:
                 raise asyncio.CancelledError
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent_worker.sessions.base import Outbox
 from agent_worker.sessions.keys import session_id_of, session_keys
 from agent_worker.sessions.operations import load
 from agent_worker.sessions.records import Unarchived
@@ -26,7 +27,7 @@ SCAN_EVERY_S = 1200
 _BATCH = 200
 
 
-class RedisOutbox:
+class RedisOutbox(Outbox):
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 

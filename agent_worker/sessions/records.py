@@ -36,8 +36,7 @@ class Message(TypedDict):
     #: Of a `tool` message: the call that it answers.
     tool_call_id: NotRequired[str]
     name: NotRequired[str]
-    #: Of a content that is too large for Redis: its blob and its size in bytes. `content` is a
-    #: preview then.
+    #: Of a content too large for Redis: blob and size in bytes. `content` is a preview then.
     blob: NotRequired[str]
     size: NotRequired[int]
 
@@ -92,6 +91,24 @@ class Grant:
     def of_turn(self) -> list[Message]:
         """The messages of this turn so far."""
         return self.history[self.turn_at - self.summary.stands_for :]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a turn commits at once."""
+
+    messages: Sequence[Message]
+    #: A model's step, not the results of its tools.
+    is_step: bool = True
+    #: Also frees the lease.
+    ends_turn: bool = False
+    #: Of a part that ends the turn: whether the agent is done. Kept for replays.
+    is_final: bool = True
+    #: None if unchanged; as is `summary`.
+    notes: dict[str, str] | None = None
+    summary: Summary | None = None
+    #: The ledger's keys of calls whose results are among `messages`.
+    settled: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +182,7 @@ class TurnPage:
     """The events of a turn after one of them, as far as the log has them."""
 
     #: `free`: it can be taken over. The last two are over, with an event that says so or without.
-    state: Literal["held", "free", "told", "untold"]
+    state: Literal["held", "free", "ended", "lost"]
     #: Seconds since its holder's last heartbeat.
     silent_s: float
     #: The worker that holds the lease, by its name in the nonce; empty if there is none.
@@ -232,12 +249,8 @@ class Answer:
     calls: Sequence[ToolCallRecord] = ()
 
     def as_json(self) -> dict[str, Any]:
-        answer: dict[str, Any] = {
-            "session_id": self.session_id,
-            "step": self.step,
-            "content": self.content,
-            "is_final": self.is_final,
-        }
+        names = ("session_id", "step", "content", "is_final")
+        answer = {name: getattr(self, name) for name in names}
         return answer | {"tool_calls": list(self.calls)} if self.calls else answer
 
 
@@ -260,15 +273,8 @@ class SessionView:
     last_event: str
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "session_id": self.session_id,
-            "step": self.step,
-            "status": self.status,
-            "messages": self.messages,
-            "metadata": self.metadata,
-            "total": self.total,
-            "waiting": self.waiting,
-        }
+        names = ("session_id", "step", "status", "messages", "metadata", "total", "waiting")
+        return {name: getattr(self, name) for name in names}
 
 
 def turn_text(messages: Sequence[Message]) -> str:

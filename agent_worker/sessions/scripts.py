@@ -24,12 +24,9 @@ def load_scripts() -> dict[str, Script]:
     """Operation -> script, each preceded by `_common.lua`."""
     folder = resources.files(__package__) / "lua"
     common = (folder / "_common.lua").read_text("utf-8")
-    names = [file.name.removesuffix(".lua") for file in folder.iterdir() if _is_script(file.name)]
+    names = sorted(file.name.removesuffix(".lua") for file in folder.iterdir())
     return {
         name: Script.of(name, common + (folder / f"{name}.lua").read_text("utf-8"))
-        for name in sorted(names)
+        for name in names
+        if not name.startswith("_")
     }
-
-
-def _is_script(file: str) -> bool:
-    return file.endswith(".lua") and not file.startswith("_")

@@ -9,6 +9,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, cast
 
 from agent_worker.errors import (
+    AgentError,
     IdempotencyMismatch,
     InboxFull,
     LeaseLost,
@@ -18,10 +19,11 @@ from agent_worker.errors import (
     TurnGivenUp,
     TurnInProgress,
 )
-from agent_worker.sessions.base import DEFAULT_OPTIONS, SessionStore
+from agent_worker.sessions.base import SessionStore
 from agent_worker.sessions.event_log import RedisEventLog, flattened
 from agent_worker.sessions.keys import new_session_id
 from agent_worker.sessions.operations import Operations, dump, load, to_ms
+from agent_worker.sessions.options import DEFAULT_OPTIONS
 from agent_worker.sessions.outbox import RedisOutbox
 from agent_worker.sessions.readiness import Readiness
 from agent_worker.sessions.records import (
@@ -40,11 +42,12 @@ from agent_worker.sessions.tool_ledger import RedisToolLedger
 from agent_worker.sessions.turn_index import TurnIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from agent_worker.sessions.base import Policy, StoreOptions
+    from agent_worker.sessions.base import Policy
     from agent_worker.sessions.client import Client
-    from agent_worker.sessions.records import Event, Message, Status
+    from agent_worker.sessions.options import StoreOptions
+    from agent_worker.sessions.records import Event, Message, Part, Status
 
 # Seconds. A turn in flight learns of the deletion at its next renewal, long before.
 _TOMBSTONE_S = 3600.0
@@ -54,6 +57,13 @@ _MAX_RETRY_AFTER_S = 5
 # four may be bad luck, and with 3 some turns of 200 clients were given up. A turn that kills its
 # workers costs that many of them.
 _MAX_DEATHS = 5
+_REFUSALS: Mapping[str, type[AgentError]] = {
+    "GIVEN_UP": TurnGivenUp,
+    "IDEMPOTENCY_MISMATCH": IdempotencyMismatch,
+    "ABANDONED": TurnAbandoned,
+    "INBOX_FULL": InboxFull,
+    "FULL": SessionFull,
+}
 
 
 class RedisSessionStore(SessionStore):
@@ -123,12 +133,7 @@ class RedisSessionStore(SessionStore):
             dump(message) if message is not None else "",
             idempotency_key or "",
             fingerprint,
-            *self._idempotency,
-            policy,
-            *self._limits,
-            "",
-            "" if silent_s is None else to_ms(silent_s),
-            *self._giving_up,
+            *self._rules(policy, "", silent_s),
         )
         match reply:
             case ["GRANTED" | "RESUME" | "ORPHAN", *_]:
@@ -154,12 +159,7 @@ class RedisSessionStore(SessionStore):
             nonce,
             to_ms(self.lease_s),
             *("", "", ""),
-            *self._idempotency,
-            "reject",
-            *self._limits,
-            turn,
-            to_ms(silent_s),
-            *self._giving_up,
+            *self._rules("reject", turn, silent_s),
         )
         match reply:
             case ["OVER"]:
@@ -168,44 +168,40 @@ class RedisSessionStore(SessionStore):
                 return NotTaken(int(held_ms) / 1000)
         return _grant(reply, session_id, principal, nonce)
 
+    def _rules(self, policy: Policy, turn: str, silent_s: float | None) -> Sequence[str | int]:
+        silent_ms = "" if silent_s is None else to_ms(silent_s)
+        return (*self._idempotency, policy, *self._limits, turn, silent_ms, *self._giving_up)
+
     async def commit(
         self,
         lease: Lease,
+        part: Part,
         *,
         expected_version: int,
         commit_id: str,
-        messages: Sequence[Message],
-        is_step: bool = True,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        summary: Summary | None = None,
         events: Sequence[Event] = (),
-        settled: Sequence[str] = (),
     ) -> tuple[int, int, int]:
-        reply = await self._run(
+        summary = part.summary or Summary("", 0)
+        reply = await self._operations.run_held(
             "commit",
-            lease.session_id,
-            lease.principal,
-            lease.value,
+            lease,
             expected_version,
             commit_id,
-            int(is_step),
-            int(ends_turn),
-            int(is_final),
-            "" if notes is None else dump(notes),
-            *((summary.text, summary.stands_for) if summary is not None else ("", 0)),
+            int(part.is_step),
+            int(part.ends_turn),
+            int(part.is_final),
+            "" if part.notes is None else dump(part.notes),
+            summary.text,
+            summary.stands_for,
             *flattened(events),
-            len(settled),
-            *settled,
-            *map(dump, messages),
+            len(part.settled),
+            *part.settled,
+            *map(dump, part.messages),
         )
         return int(reply[1]), int(reply[2]), int(reply[3])
 
     async def renew(self, lease: Lease) -> bool:
-        reply = await self._run(
-            "renew", lease.session_id, lease.principal, lease.value, to_ms(self.lease_s)
-        )
+        reply = await self._operations.run_held("renew", lease, to_ms(self.lease_s))
         return bool(reply[1] == "1")
 
     async def release(
@@ -218,7 +214,7 @@ class RedisSessionStore(SessionStore):
         return int(reply[1])
 
     async def hand_over(self, lease: Lease, *, kept_s: float) -> None:
-        await self._run("hand_over", lease.session_id, lease.principal, lease.value, to_ms(kept_s))
+        await self._operations.run_held("hand_over", lease, to_ms(kept_s))
 
     async def interrupt(self, session_id: str, principal: str) -> float | None:
         reply = await self._run("interrupt", session_id, principal)
@@ -246,7 +242,8 @@ class RedisSessionStore(SessionStore):
         await self._run("check", session_id, principal)
 
     async def ping(self) -> None:
-        await self._operations.ping()
+        async with self._operations.store_errors("ping"):
+            await self._operations.client.ping()
 
     async def delete(self, session_id: str, principal: str) -> None:
         await self._run("delete", session_id, principal, new_nonce(), to_ms(_TOMBSTONE_S))
@@ -287,17 +284,7 @@ def _refused_begin(reply: Sequence[Any]) -> Exception:
                 silent_s=int(silent_ms) / 1000,
                 holder=holder,
             )
-        case ["GIVEN_UP"]:
-            return TurnGivenUp()
-        case ["IDEMPOTENCY_MISMATCH"]:
-            return IdempotencyMismatch()
-        case ["ABANDONED"]:
-            return TurnAbandoned()
-        case ["INBOX_FULL"]:
-            return InboxFull()
-        case ["FULL"]:
-            return SessionFull()
-    return AssertionError(reply[0])
+    return _REFUSALS[reply[0]]()
 
 
 def _retry_after_s(remaining_ms: str | int) -> int:

@@ -79,7 +79,7 @@ class Subscriber:
             live = self._live[channel] = asyncio.Event()
             if self._task is None:
                 self._task = spawn_reporting(self._run(), name="subscriber")
-            await self._send("SUBSCRIBE", channel)
+            self._send_soon("SUBSCRIBE", channel)
         await live.wait()
 
     async def unsubscribe(self, channel: str) -> None:
@@ -87,7 +87,7 @@ class Subscriber:
         live = self._live.pop(channel, None)
         if live is not None:
             live.set()
-            await self._send("UNSUBSCRIBE", channel)
+            self._send_soon("UNSUBSCRIBE", channel)
 
     async def close(self) -> None:
         # Repeated: redis-py may swallow a cancellation while it connects.
@@ -160,6 +160,10 @@ class Subscriber:
             function(*args)
         except Exception:
             log.exception("a subscriber's callback failed")
+
+    def _send_soon(self, command: str, channel: str) -> None:
+        # Not cancelled with the caller: others may wait for the same channel.
+        spawn_reporting(self._send(command, channel), name=command)
 
     async def _send(self, command: str, *channels: str) -> None:
         """Send a command if there is a connection; the reader detects a failure.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from agent_worker.sessions.base import ToolLedger
 from agent_worker.sessions.operations import dump
 from agent_worker.sessions.records import ToolStart
 
@@ -13,24 +14,20 @@ if TYPE_CHECKING:
     from agent_worker.sessions.records import Lease, Message
 
 
-class RedisToolLedger:
+class RedisToolLedger(ToolLedger):
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
     async def begin(
         self, lease: Lease, call_key: str, effect: str, arguments_hash: str, attempt: str
     ) -> ToolStart:
-        args = (lease.value, call_key, effect, arguments_hash, attempt)
+        args = (lease, call_key, effect, arguments_hash, attempt)
         is_kept = True
         if effect == "once":
             # A failover may lose a record that only the old master had: the call would run again.
-            reply, is_kept = await self._operations.run_replicated(
-                "tool_begin", lease.session_id, lease.principal, *args
-            )
+            reply, is_kept = await self._operations.run_replicated("tool_begin", *args)
         else:
-            reply = await self._operations.run(
-                "tool_begin", lease.session_id, lease.principal, *args
-            )
+            reply = await self._operations.run_held("tool_begin", *args)
         match reply:
             case ["REPLAY", message]:
                 return ToolStart("REPLAY", json.loads(message))
@@ -39,12 +36,7 @@ class RedisToolLedger:
         return ToolStart(reply[0])
 
     async def end(self, lease: Lease, call_key: str, attempt: str, message: Message) -> None:
-        await self._end(lease, call_key, attempt, dump(message))
+        await self._operations.run_held("tool_end", lease, call_key, attempt, dump(message))
 
     async def not_run(self, lease: Lease, call_key: str, attempt: str) -> None:
-        await self._end(lease, call_key, attempt, "")
-
-    async def _end(self, lease: Lease, call_key: str, attempt: str, message: str) -> None:
-        await self._operations.run(
-            "tool_end", lease.session_id, lease.principal, lease.value, call_key, attempt, message
-        )
+        await self._operations.run_held("tool_end", lease, call_key, attempt, "")

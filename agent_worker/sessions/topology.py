@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -35,14 +36,15 @@ _ASK_TIMEOUT_S = 0.5
 _FAILOVER_PATIENCE_S = 3.0
 
 
-class Topology(Protocol):
+class Topology(ABC):
     #: Whether a failover may lose acknowledged writes.
-    has_replicas: bool
+    has_replicas = True
     #: Seconds to wait for a server that replaces a lost one.
-    patience_s: float
+    patience_s = _FAILOVER_PATIENCE_S
     #: The command that any server answers with the health of the deployment.
-    probe: tuple[str, ...]
+    probe: tuple[str, ...] = ("PING",)
 
+    @abstractmethod
     async def node(self, key: str | None) -> Node:
         """The master that holds `key`; None: any server that can publish and subscribe.
 
@@ -51,41 +53,35 @@ class Topology(Protocol):
 
     async def one_key_for_each_master(self, prefix: str) -> list[str]:
         """A key that begins with `prefix` for each master. Raises what `node` raises."""
+        return [prefix]
 
+    @abstractmethod
     def distrust(self, node: Node) -> None:
         """`node` did not answer, or is not the master: look it up again."""
 
     def redirect(self, node: Node, error: AskError) -> Node:
         """The server to which `node` has redirected one command."""
-
-    def moved(self, node: Node, error: MovedError) -> None:
-        """`node` has reported that another server holds the slot."""
-
-    def serves(self, node: Node) -> bool:
-        """Whether `node` still belongs to the deployment."""
-
-    def make_raw(self) -> Any:
-        """A new client of redis-py for the same servers."""
-
-    async def aclose(self) -> None: ...
-
-
-class _Base:
-    probe: tuple[str, ...] = ("PING",)
-
-    async def one_key_for_each_master(self, prefix: str) -> list[str]:
-        return [prefix]
-
-    def redirect(self, node: Node, error: AskError) -> Node:
         raise RedisError(
             f"{node.name} belongs to a Redis Cluster: use a URL with redis+cluster://"
         ) from error
 
     def moved(self, node: Node, error: MovedError) -> None:
+        """`node` has reported that another server holds the slot."""
         self.redirect(node, error)
 
+    @abstractmethod
+    def serves(self, node: Node) -> bool:
+        """Whether `node` still belongs to the deployment."""
 
-class OneServer(_Base):
+    @abstractmethod
+    def make_raw(self) -> Any:
+        """A new client of redis-py for the same servers."""
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+
+class OneServer(Topology):
     has_replicas = False
     # No server replaces it, and the client can act on an immediate error.
     patience_s = 0.0
@@ -112,16 +108,13 @@ class OneServer(_Base):
         await self._node.aclose()
 
 
-class SentinelMaster(_Base):
+class SentinelMaster(Topology):
     """The named master (https://redis.io/docs/latest/develop/reference/sentinel-clients/).
 
     All Sentinels are asked, and the answer with the highest configuration epoch counts: a Sentinel
     that was partitioned still names the old master. A master that is demoted later drops our
     connections (Sentinel sends it CLIENT KILL), or answers READONLY.
     """
-
-    has_replicas = True
-    patience_s = _FAILOVER_PATIENCE_S
 
     def __init__(self, url: RedisUrl) -> None:
         self._url = url
@@ -177,8 +170,7 @@ class SentinelMaster(_Base):
         name = self._url.master_name
         try:
             async with asyncio.timeout(_ASK_TIMEOUT_S), aclosing(Node(settings)) as node:
-                # Only the first names a promoted replica before the others follow it; only the
-                # second has the epoch.
+                # Only the first names a promoted replica at once; only the second has the epoch.
                 address, facts = await node.ask(
                     ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name), ("SENTINEL", "MASTER", name)
                 )
@@ -190,12 +182,10 @@ class SentinelMaster(_Base):
         return int(epoch), (address[0], int(address[1]))
 
 
-class Cluster(_Base):
+class Cluster(Topology):
     """The masters of a Cluster by hash slot (CLUSTER SLOTS), refreshed after `distrust`."""
 
-    has_replicas = True
-    patience_s = _FAILOVER_PATIENCE_S
-    probe: tuple[str, ...] = ("CLUSTER", "INFO")
+    probe = ("CLUSTER", "INFO")
 
     def __init__(self, url: RedisUrl) -> None:
         self._url = url
@@ -262,7 +252,7 @@ class Cluster(_Base):
 
     async def _learn(self) -> None:
         failures = []
-        for address in self._whom_to_ask():
+        for address in self._nodes_to_ask():
             node = self._nodes.at(address)
             try:
                 async with asyncio.timeout(_ASK_TIMEOUT_S):
@@ -285,7 +275,7 @@ class Cluster(_Base):
         self._is_current, self._ask_first, self._ask_last = True, None, None
         await self._nodes.keep(self._masters())
 
-    def _whom_to_ask(self) -> Iterator[Address]:
+    def _nodes_to_ask(self) -> Iterator[Address]:
         """All known nodes, the best first, without duplicates."""
         known = [*self._masters(), *self._url.addresses]
         random.shuffle(known)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 INDEX = "hermes:turns"
 # Seconds. A heartbeat that takes longer than the first, or comes later than the second after the
 # one before, is an interruption: the heartbeats of other workers may have been lost as well. Below
-# the first, a renewal each second is never older than the silence that costs a holder its turn (2.5
-# s).
+# the first, a renewal each second is never older than the silence that costs a holder its turn.
 _SLOW_S, _LATE_S = 1.0, 2.5
 
 

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 class StorageUnavailable(AgentError):
     """A store other than Redis is unreachable, or refuses to work."""
 
-    status = 503
-    code = "storage_unavailable"
+    status, code = 503, "storage_unavailable"
     message = "A store that is needed here is unavailable."
     retry_after_s = 2
 
@@ -34,15 +33,12 @@ class BlobStore(Protocol):
 
     async def put(self, session_id: str, data: bytes) -> str:
         """Store `data`; returns its key, `<session_id>/<sha256>`. Idempotent."""
-        ...
 
     async def get(self, key: str) -> bytes:
         """Raises BlobMissing. The caller has checked the owner of the session."""
-        ...
 
     async def delete_session(self, session_id: str) -> None:
         """Remove all blobs of the session, if there are any."""
-        ...
 
     async def close(self) -> None: ...
 
@@ -56,7 +52,6 @@ class Preferences(Protocol):
 
     async def delete(self, principal: str, name: str) -> bool:
         """Whether it existed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +68,12 @@ class LongTermMemory(Protocol):
 
     async def remember(self, principal: str, key: str, text: str) -> None:
         """Store or replace the memory `key`; idempotent."""
-        ...
 
     async def recall(self, principal: str, query: str, *, limit: int = 5) -> Sequence[Memory]:
         """The principal's memories that are nearest to `query`, the nearest first."""
-        ...
 
     async def forget(self, principal: str, key: str) -> bool:
         """Whether it existed."""
-        ...
 
 
 class Archive(Protocol):
@@ -102,11 +94,9 @@ class Archive(Protocol):
         stored under a lower fence, Redis has lost the latter and all after it: these are removed.
         If a higher fence is known, nothing is stored: Redis may have lost these messages.
         """
-        ...
 
     async def read(self, session_id: str, principal: str) -> Sequence[Message]:
         """The archived messages of the principal's session, in order; may be empty."""
-        ...
 
     async def delete(self, session_id: str) -> None: ...
 
@@ -116,15 +106,12 @@ class OnceLedger(Protocol):
 
     async def claim(self, session_id: str, call_key: str, arguments_hash: str) -> bool:
         """True for the first claim of this call; only then may it run."""
-        ...
 
     async def finish(self, session_id: str, call_key: str, result: str) -> None:
         """Record the result of the call."""
-        ...
 
     async def result(self, session_id: str, call_key: str, arguments_hash: str) -> str | None:
         """The result of a claimed call; None if unknown, or if its arguments differ."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,10 +178,7 @@ def _s3(url: str) -> ObjectStore:
                 "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
                 "allow_http": endpoint.startswith("http://"),
             },
-            retry_config={
-                "max_retries": _RETRIES,
-                "retry_timeout": timedelta(seconds=_TIMEOUT_S),
-            },
+            retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_TIMEOUT_S)},
         )
     except (BaseError, ValueError) as error:
         raise StorageSetupError(f"cannot use {url}: {error}") from error

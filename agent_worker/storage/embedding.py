@@ -31,7 +31,6 @@ class Embedder(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector for each text, in order. Raises StorageUnavailable."""
-        ...
 
     async def close(self) -> None: ...
 

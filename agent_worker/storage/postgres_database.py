@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from agent_worker.storage.base import StorageUnavailable
-from agent_worker.storage.setup import StorageSetupError, missing_extra, place
+from agent_worker.storage.setup import StorageSetupError, missing_extra, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,8 +60,8 @@ class Database:
             )
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             reason = _reason(error)
-            raise StorageSetupError(f"cannot use PostgreSQL at {place(url)}: {reason}") from error
-        return cls(pool, place(url))
+            raise StorageSetupError(f"cannot use PostgreSQL at {shown(url)}: {reason}") from error
+        return cls(pool, shown(url))
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:

@@ -74,7 +74,8 @@ class PostgresServer(EmbeddedServer):
                 **({} if folder is not None else _NEVER_SYNC),
             }
             server = cls(_launch(programs, data, settings, directory, user), data, directory)
-            server._wait_ready()
+            if why := server._why_not_ready(_START_TIMEOUT_S):
+                raise StorageSetupError(f"PostgreSQL on {data} {why}")
         except BaseException:
             directory.remove()
             raise
@@ -92,11 +93,6 @@ class PostgresServer(EmbeddedServer):
     def _tidy_up(self) -> None:
         super()._tidy_up()
         self._directory.remove()
-
-    def _wait_ready(self) -> None:
-        is_ready, why = self._is_ready(_START_TIMEOUT_S)
-        if not is_ready:
-            raise StorageSetupError(f"PostgreSQL on {self.folder} {why}")
 
 
 def _package() -> Path:
@@ -131,8 +127,8 @@ def _initdb(
     done = _run([*words, *([] if sync else ["--no-sync"])], directory, user)
     output, _ = done.communicate()
     if done.returncode:
-        lines = output.strip().splitlines()
-        raise StorageSetupError(f"initdb in {data} failed: {_last(lines)}")
+        last = " | ".join(output.strip().splitlines()[-3:]) or "it printed nothing"
+        raise StorageSetupError(f"initdb in {data} failed: {last}")
 
 
 def _launch(
@@ -165,7 +161,3 @@ def _run(words: list[str], directory: ServerDirectory, user: User | None) -> sub
     except OSError as error:
         hint = "" if user is None else f" as {user.pw_name}"
         raise StorageSetupError(f"cannot run {words[0]}{hint}: {error.strerror}") from error
-
-
-def _last(lines: list[str]) -> str:
-    return " | ".join(lines[-3:]) or "it printed nothing"

@@ -9,7 +9,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from agent_worker.storage.base import Memory, StorageUnavailable
-from agent_worker.storage.setup import StorageSetupError, identity, missing_extra, place, storable
+from agent_worker.storage.setup import StorageSetupError, identity, missing_extra, shown, storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ async def open_qdrant(url: str, embedder: Embedder, *, api_key: str = "") -> Qdr
         await memory.prepare()
     except StorageUnavailable as error:
         await client.close()
-        raise StorageSetupError(f"cannot use Qdrant at {place(url)}: {error.__cause__}") from error
+        raise StorageSetupError(f"cannot use Qdrant at {shown(url)}: {error.__cause__}") from error
     except BaseException:
         await client.close()
         raise
@@ -66,13 +66,18 @@ class QdrantMemory:
     async def prepare(self) -> None:
         """Create the collection if it is missing. Raises StorageSetupError if it differs."""
         from qdrant_client import models
+        from qdrant_client.http.exceptions import UnexpectedResponse
 
         size = self._embedder.dimension
         with _reported("prepare"):
             if not await self._client.collection_exists(self.collection):
                 vectors = models.VectorParams(size=size, distance=models.Distance.COSINE)
-                with self._made_by_another():
+                try:
                     await self._client.create_collection(self.collection, vectors_config=vectors)
+                except UnexpectedResponse as error:
+                    # 409: another worker has created it.
+                    if error.status_code != 409:
+                        raise
             await self._client.create_payload_index(
                 self.collection,
                 "principal",
@@ -118,16 +123,6 @@ class QdrantMemory:
     async def close(self) -> None:
         await self._client.close()
         await self._embedder.close()
-
-    @contextlib.contextmanager
-    def _made_by_another(self) -> Iterator[None]:
-        from qdrant_client.http.exceptions import UnexpectedResponse
-
-        try:
-            yield
-        except UnexpectedResponse as error:
-            if error.status_code != 409:
-                raise
 
 
 def _point_id(principal: str, key: str) -> str:

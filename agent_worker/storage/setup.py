@@ -17,7 +17,7 @@ def missing_extra(what: str, extra: str) -> StorageSetupError:
     return StorageSetupError(f"{what} needs a package: pip install 'hermes-lb[{extra}]'")
 
 
-def place(url: str) -> str:
+def shown(url: str) -> str:
     """`url` without user, password and options, for messages and logs."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

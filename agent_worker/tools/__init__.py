@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
     from agent_worker.storage.base import Storages
 
-__all__ = [
-    "Effect",
-    "Tool",
-    "ToolContext",
-    "ToolError",
-    "ToolSpec",
-    "Toolbox",
-    "default_toolbox",
-]
-
 
 def default_toolbox(storages: Storages, *, mail_file: Path | None = None) -> Toolbox:
     """The built-in tools: clock, calculator, notes, and those of the configured storages."""

@@ -26,6 +26,12 @@ class ToolError(Exception):
     """The tool cannot do what it was asked; the message goes to the model."""
 
 
+def texts(*names: str) -> dict[str, Any]:
+    """The JSON Schema of arguments that are texts, all required."""
+    properties = {name: {"type": "string"} for name in names}
+    return {"type": "object", "properties": properties, "required": list(names)}
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """The description of a tool for a model. `parameters` is a JSON Schema object."""
@@ -44,8 +50,7 @@ class ToolContext:
     now: Callable[[], datetime]
     principal: str = ""
     session_id: str = ""
-    #: The same in every attempt at this call, and unique to it: the Idempotency-Key for an external
-    #: API.
+    #: Of this call, the same in every attempt: the Idempotency-Key for an external API.
     idempotency_key: str = ""
 
 
@@ -55,7 +60,6 @@ class Tool(Protocol):
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
         """The result for the model. Raises ToolError; cancelled after its timeout."""
-        ...
 
 
 class Toolbox:
@@ -80,10 +84,9 @@ class Toolbox:
 
     def get(self, name: str) -> Tool:
         """Raises ToolError for an unknown name; models invent names."""
-        try:
-            return self._tools[name]
-        except KeyError:
-            raise ToolError(f"there is no tool {name!r}") from None
+        if name not in self._tools:
+            raise ToolError(f"there is no tool {name!r}")
+        return self._tools[name]
 
 
 def text_argument(arguments: dict[str, Any], name: str, *, limit: int) -> str:

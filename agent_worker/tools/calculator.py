@@ -7,7 +7,7 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument
+from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,14 +86,7 @@ def _bounded(value: int | float) -> int | float:
 
 class Calculator:
     spec = ToolSpec(
-        "calculator",
-        "The value of an arithmetic expression",
-        Effect.READ,
-        {
-            "type": "object",
-            "properties": {"expression": {"type": "string"}},
-            "required": ["expression"],
-        },
+        "calculator", "The value of an arithmetic expression", Effect.READ, texts("expression")
     )
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:

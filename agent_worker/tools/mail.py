@@ -10,7 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument
+from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument, texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,16 +27,7 @@ class SendMail:
     `id` is the call's idempotency key: two lines with the same id are a mail sent twice.
     """
 
-    spec = ToolSpec(
-        "send_mail",
-        "Send a mail",
-        Effect.ONCE,
-        {
-            "type": "object",
-            "properties": {"to": {"type": "string"}, "text": {"type": "string"}},
-            "required": ["to", "text"],
-        },
-    )
+    spec = ToolSpec("send_mail", "Send a mail", Effect.ONCE, texts("to", "text"))
 
     def __init__(self, outbox: Path) -> None:
         self._outbox = outbox

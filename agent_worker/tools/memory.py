@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agent_worker.storage.base import StorageUnavailable
-from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument
+from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument, texts
 
 if TYPE_CHECKING:
     from agent_worker.storage.base import LongTermMemory
@@ -19,14 +19,7 @@ _AWAY = "the memory is unavailable"
 
 class MemorySave:
     spec = ToolSpec(
-        "memory_save",
-        "Remember a text for later sessions",
-        Effect.IDEMPOTENT,
-        {
-            "type": "object",
-            "properties": {"text": {"type": "string"}},
-            "required": ["text"],
-        },
+        "memory_save", "Remember a text for later sessions", Effect.IDEMPOTENT, texts("text")
     )
 
     def __init__(self, memory: LongTermMemory) -> None:
@@ -47,11 +40,7 @@ class MemorySearch:
         "memory_search",
         "The remembered texts nearest to a query, each after its similarity (1 is the same)",
         Effect.READ,
-        {
-            "type": "object",
-            "properties": {"query": {"type": "string"}},
-            "required": ["query"],
-        },
+        texts("query"),
     )
 
     def __init__(self, memory: LongTermMemory) -> None:

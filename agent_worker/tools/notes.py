@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument
+from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument, texts
 
 if TYPE_CHECKING:
     from agent_worker.tools.base import ToolContext
@@ -20,11 +20,7 @@ class NoteSet:
         "note_set",
         "Keep a text under a name in this session",
         Effect.IDEMPOTENT,
-        {
-            "type": "object",
-            "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
-            "required": ["name", "value"],
-        },
+        texts("name", "value"),
     )
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
@@ -38,19 +34,11 @@ class NoteSet:
 
 class NoteGet:
     spec = ToolSpec(
-        "note_get",
-        "The text kept under a name in this session",
-        Effect.READ,
-        {
-            "type": "object",
-            "properties": {"name": {"type": "string"}},
-            "required": ["name"],
-        },
+        "note_get", "The text kept under a name in this session", Effect.READ, texts("name")
     )
 
     async def run(self, arguments: dict[str, Any], context: ToolContext) -> str:
         name = text_argument(arguments, "name", limit=MAX_NAME)
-        try:
-            return context.notes[name]
-        except KeyError:
-            raise ToolError(f"there is no note {name!r}") from None
+        if name not in context.notes:
+            raise ToolError(f"there is no note {name!r}")
+        return context.notes[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agent_worker.storage.base import StorageUnavailable
-from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument
+from agent_worker.tools.base import Effect, ToolError, ToolSpec, text_argument, texts
 
 if TYPE_CHECKING:
     from agent_worker.storage.base import Preferences
@@ -23,11 +23,7 @@ class PreferenceSet:
         "preference_set",
         "Keep a setting of the user under a name, for all sessions",
         Effect.IDEMPOTENT,
-        {
-            "type": "object",
-            "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
-            "required": ["name", "value"],
-        },
+        texts("name", "value"),
     )
 
     def __init__(self, preferences: Preferences) -> None:
@@ -51,10 +47,7 @@ class PreferenceGet:
         "preference_get",
         "The setting of the user kept under a name; without a name, all of them",
         Effect.READ,
-        {
-            "type": "object",
-            "properties": {"name": {"type": "string"}},
-        },
+        {"type": "object", "properties": {"name": {"type": "string"}}},
     )
 
     def __init__(self, preferences: Preferences) -> None:
@@ -69,7 +62,6 @@ class PreferenceGet:
         if name is None:
             lines = [f"{kept} = {value}" for kept, value in sorted(known.items())]
             return "\n".join(lines) or "there are no preferences yet"
-        try:
-            return known[name]
-        except KeyError:
-            raise ToolError(f"there is no preference {name!r}") from None
+        if name not in known:
+            raise ToolError(f"there is no preference {name!r}")
+        return known[name]

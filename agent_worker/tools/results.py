@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from agent_worker.storage.base import BlobStore
     from agent_worker.tools.base import ToolContext
 
-# Characters. A part must not become a blob itself: the limit is 32 KB, and a character has up to 4
-# bytes.
+# Characters, of up to 4 bytes. A part must not become a blob itself: the limit is 32 KB.
 MAX_LENGTH = 8000
 _LENGTH = 4000
 # A session's id, a slash, a SHA-256 in hex.

@@ -20,7 +20,7 @@ class Bench:
     """One run's surroundings."""
 
     directory: Path  # temporary, removed at the end
-    seconds: int  # length of one measurement
+    seconds: float  # length of one measurement
     proxy_core: int
     load_core: int
     spare_cores: tuple[int, ...]  # more that this machine has; most cases leave them alone

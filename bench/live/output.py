@@ -25,6 +25,7 @@ def write_json(
             "value": verdict.value,
             "is_met": verdict.is_met,
             "is_aim_met": verdict.is_aim_met,
+            "doubt": verdict.doubt,
         }
         for verdict in judge(results)
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.live.report import choose_base
-from bench.live.requirements import US
+from bench.live.requirements import COMPILED, US
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +18,12 @@ INSTALL = "pip install matplotlib"
 
 _COLOURS = {
     US: "#d9480f",
+    COMPILED: "#f0883e",
     "haproxy": "#1c5d99",
     "haproxy-ring": "#7fa8d1",
+    "haproxy-silent": "#a9c4e0",
     "nginx": "#639fab",
+    "nginx-current": "#8fc1a9",
     "envoy": "#bbcde5",
     "aiohttp": "#b0b0a8",
 }

@@ -27,6 +27,7 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # connections cannot take a port between our picking it and a proxy binding it.
 _PORTS = range(18_000, 32_000)
 _DATA = ("Pss_Anon:", "Pss_Shmem:")
+_ESTABLISHED = "01"  # in /proc/net/tcp
 
 
 def free_ports(count: int) -> list[int]:
@@ -127,6 +128,7 @@ class Process:
         if self._child is None:
             return
         self._child.terminate()
+        self.resume()  # a stopped process acts on no signal but SIGKILL
         try:
             self._child.wait(patience)
         except subprocess.TimeoutExpired:
@@ -136,8 +138,18 @@ class Process:
         while (left := self._others()) and time.monotonic() < deadline:
             time.sleep(0.01)
         for pid in left:
-            _kill(pid)
+            _signal(pid, signal.SIGKILL)
         self._child = None
+
+    def pause(self) -> None:
+        """Stop all its processes, parents first: they use no CPU until `resume`."""
+        for pid in self.pids():
+            _signal(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue what `pause` stopped, children first."""
+        for pid in reversed(self.pids()):
+            _signal(pid, signal.SIGCONT)
 
     def _others(self) -> list[int]:
         return [pid for pid in self.pids() if pid != self.pid]
@@ -161,6 +173,30 @@ class Process:
                 schedstat = _read(f"/proc/{pid}/task/{thread}/schedstat")
                 total += int(schedstat.split()[0]) if schedstat else 0
         return total
+
+    def cpu_ticks(self) -> tuple[int, int]:
+        """(user, system) time of every process, in ticks of 10 ms."""
+        user = system = 0
+        for pid in self.pids():
+            if stat := _read(f"/proc/{pid}/stat"):
+                fields = stat.rpartition(")")[2].split()
+                user, system = user + int(fields[11]), system + int(fields[12])
+        return user, system
+
+    def connections(self, port: int) -> dict[int, int]:
+        """pid -> established connections of clients to local `port`, for processes with any."""
+        lines = [line.split() for line in _read("/proc/net/tcp").splitlines()[1:]]
+        inodes = {
+            f"socket:[{fields[9]}]"
+            for fields in lines
+            if fields[1].endswith(f":{port:04X}") and fields[3] == _ESTABLISHED
+        }
+        found = {}
+        for pid in self.pids():
+            links = (_readlink(f"/proc/{pid}/fd/{name}") for name in _listdir(f"/proc/{pid}/fd"))
+            if count := sum(link in inodes for link in links):
+                found[pid] = count
+        return found
 
     def resident_kb(self) -> float:
         """Resident memory of every process, in KB: proportional (PSS: shared pages count once).
@@ -207,9 +243,9 @@ def _pss_kb(pid: int) -> float:
     return sum(float(line.split()[1]) for line in lines if line.startswith(_DATA))
 
 
-def _kill(pid: int) -> None:
+def _signal(pid: int, number: signal.Signals) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
 
@@ -219,6 +255,13 @@ def _listdir(path: str) -> list[str]:
         return os.listdir(path)
     except OSError:  # it has ended meanwhile
         return []
+
+
+def _readlink(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def _read(path: str) -> str:

@@ -10,13 +10,14 @@ from rich.text import Text
 
 from bench.live.cases.base import FOREIGN, FOREIGN_LIMIT
 from bench.live.requirements import US, judge
+from bench.live.spread import interval, quartiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from bench.live.cases.base import Case, Metric
+    from bench.live.cases.base import Case
     from bench.live.results import Results
 
 _BASES = ("haproxy", "nginx", "envoy", "aiohttp")  # what ratios refer to: the first measured
@@ -35,8 +36,10 @@ def print_report(
     base = choose_base(results)
     console.print(
         f"\n[bold]{machine['cpu']}[/], {machine['cores']} cores, Linux {machine['kernel']}, "
-        f"Python {machine['python']}, load average {machine['load_average'][0]:.2f} at the start"
+        f"load average {machine['load_average'][0]:.2f} at the start"
     )
+    for peer, build in machine["pythons"].items():
+        console.print(f"{peer}: {build}", highlight=False)
     for case in cases:
         if case.name in results.cases():
             console.print(_case_table(results, case, base))
@@ -80,42 +83,50 @@ def _case_table(results: Results, case: Case, base: str) -> Table:
         unit = f"\n{metric.unit}" if metric.unit else "\n"
         table.add_column(metric.title + unit, justify="right")
         if metric.is_main:
-            table.add_column("rounds\nfrom - to", justify="right", style="dim")
+            table.add_column("\nquartiles", justify="right", style="dim", no_wrap=True)
             if metric.has_ratio:
                 table.add_column(f"ratio\nto {base}", justify="right", style="bold")
+                table.add_column("\n95 %", justify="right", style="dim", no_wrap=True)
     for peer in peers:
         cells: list[str] = []
         for metric in metrics:
             cells.append(_number(results.median(case.name, peer, metric.key), metric.digits))
             if metric.is_main:
-                cells.append(_spread(results.values(case.name, peer, metric.key), metric))
+                values = results.values(case.name, peer, metric.key)
+                cells.append(_range(quartiles(values), metric.digits))
                 if metric.has_ratio:
                     cells.append(_number(results.ratio(case.name, peer, metric.key, base), 2))
+                    ratios = results.ratios(case.name, peer, metric.key, base)
+                    cells.append("" if peer == base else _range(interval(ratios), 2))
         table.add_row(f"[bold]{peer}[/]" if peer == US else peer, *cells)
     return table
 
 
 def _requirements_table(results: Results) -> Table:
-    table = Table(title=f"What is asked of {US}", title_justify="left", box=box.SIMPLE)
-    for heading in ("", "must", "measured", "met?", "aim", "reached?"):
+    table = Table(title="What is asked", title_justify="left", box=box.SIMPLE)
+    for heading in ("", "of", "must", "measured", "95 %", "met?", "aim", "reached?"):
         table.add_column(heading)
     for verdict in judge(results):
-        if verdict.requirement.case not in results.cases():
+        wanted = verdict.requirement
+        if wanted.case not in results.cases():
             continue
+        values = results.figures(wanted.case, wanted.peer, wanted.metric, wanted.against)
         table.add_row(
-            verdict.requirement.title,
+            wanted.title,
+            wanted.peer,
             verdict.asked,
             _number(verdict.value, 2),
-            _yes_or_no(verdict.is_met, measured=verdict.value is not None),
+            _range(interval(values), 2),
+            _answer(verdict.is_met, verdict.doubt or "not measured"),
             verdict.aim,
-            _yes_or_no(verdict.is_aim_met, measured=True) if verdict.aim else "",
+            _answer(verdict.is_aim_met, "") if verdict.aim else "",
         )
     return table
 
 
-def _yes_or_no(answer: bool | None, *, measured: bool) -> str:
+def _answer(answer: bool | None, otherwise: str) -> str:
     if answer is None:
-        return "" if measured else "[dim]not measured[/]"
+        return f"[dim]{otherwise}[/]"
     return "[green]yes[/]" if answer else "[red]NO[/]"
 
 
@@ -123,7 +134,5 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _spread(values: list[float], metric: Metric) -> str:
-    if len(values) < 2:
-        return ""
-    return f"{_number(min(values), metric.digits)} - {_number(max(values), metric.digits)}"
+def _range(found: tuple[float, float] | None, digits: int) -> str:
+    return f"{_number(found[0], digits)} - {_number(found[1], digits)}" if found else ""

@@ -6,19 +6,35 @@ import statistics
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from bench.live.cases.base import FOREIGN, FOREIGN_LIMIT, Sample
+from bench.live.spread import LIMIT, is_wide
+
 if TYPE_CHECKING:
-    from bench.live.cases.base import Sample
+    from collections.abc import Mapping, Sequence
 
 
 class Results:
-    """Samples by case and peer, in the order measured. Medians are taken over the rounds."""
+    """Samples by case, peer and round, in the order measured. Medians are taken over the rounds."""
 
-    def __init__(self) -> None:
-        self._samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    def __init__(self, order: Sequence[str] = ()) -> None:
+        """`order`: of the peers, in tables."""
+        self._order = list(order)
+        self._samples: dict[tuple[str, str], dict[int, Sample]] = defaultdict(dict)
         self.problems: list[str] = []  # "case, peer: what"; failures and doubts alike
 
-    def add(self, case: str, peer: str, sample: Sample) -> None:
-        self._samples[case, peer].append(sample)
+    @classmethod
+    def from_json(cls, cases: Mapping[str, Any]) -> Results:
+        """The inverse of `to_json`."""
+        results = cls()
+        for case, peers in cases.items():
+            for peer, found in peers.items():
+                for number, values in found["rounds"].items():
+                    results.add(case, peer, Sample(values), int(number))
+        return results
+
+    def add(self, case: str, peer: str, sample: Sample, number: int = 1) -> None:
+        """`number`: of the round."""
+        self._samples[case, peer][number] = sample
         self.problems += [f"{case}, {peer}: {warning}" for warning in sample.warnings]
 
     def fail(self, case: str, peer: str, error: Exception) -> None:
@@ -28,29 +44,62 @@ class Results:
         return list(dict.fromkeys(case for case, _ in self._samples))
 
     def peers(self, case: str) -> list[str]:
-        return [peer for each, peer in self._samples if each == case]
+        measured = [peer for each, peer in self._samples if each == case]
+        known = [peer for peer in self._order if peer in measured]
+        return [*known, *(peer for peer in measured if peer not in known)]
 
     def values(self, case: str, peer: str, metric: str) -> list[float]:
         """One value a round."""
-        samples = self._samples.get((case, peer), [])
-        return [sample.values[metric] for sample in samples if metric in sample.values]
+        return list(self._by_round(case, peer, metric).values())
 
     def median(self, case: str, peer: str, metric: str) -> float | None:
-        values = self.values(case, peer, metric)
-        return statistics.median(values) if values else None
+        return _median(self.values(case, peer, metric))
+
+    def ratios(self, case: str, peer: str, metric: str, to: str) -> list[float]:
+        """`peer`'s value over `to`'s of the same round, for the rounds that have both."""
+        bases = self._by_round(case, to, metric)
+        return [
+            value / bases[number]
+            for number, value in self._by_round(case, peer, metric).items()
+            if bases.get(number)
+        ]
+
+    def figures(self, case: str, peer: str, metric: str, to: str | None) -> list[float]:
+        """`ratios` to `to`, or `values` where it is None."""
+        return self.ratios(case, peer, metric, to) if to else self.values(case, peer, metric)
 
     def ratio(self, case: str, peer: str, metric: str, to: str) -> float | None:
-        """`peer`'s median over `to`'s, or None where either is missing or zero."""
-        value, base = self.median(case, peer, metric), self.median(case, to, metric)
-        return value / base if value is not None and base else None
+        """The median of `ratios`; None where there are none."""
+        return _median(self.ratios(case, peer, metric, to))
+
+    def doubt(self, case: str, peer: str, metric: str, to: str | None) -> str | None:
+        """Why the figure, or its ratio to that of `to`, is not to be relied on; None if it is."""
+        for each in (peer, to) if to else (peer,):
+            foreign = self.median(case, each, FOREIGN.key)
+            if foreign is not None and foreign > FOREIGN_LIMIT:
+                return f"noisy: others used {foreign:.0%} of a core"
+        is_noisy = is_wide(self.figures(case, peer, metric, to))
+        return f"noisy: not known within {LIMIT:.0%}" if is_noisy else None
 
     def to_json(self) -> dict[str, Any]:
-        """case -> peer -> {"median": {metric: value}, "rounds": [{metric: value}]}."""
+        """case -> peer -> {"median": {metric: value}, "rounds": {number: {metric: value}}}."""
         found: dict[str, Any] = {}
         for (case, peer), samples in self._samples.items():
-            keys = dict.fromkeys(key for sample in samples for key in sample.values)
+            keys = dict.fromkeys(key for sample in samples.values() for key in sample.values)
             found.setdefault(case, {})[peer] = {
                 "median": {key: self.median(case, peer, key) for key in keys},
-                "rounds": [sample.values for sample in samples],
+                "rounds": {number: sample.values for number, sample in samples.items()},
             }
         return found
+
+    def _by_round(self, case: str, peer: str, metric: str) -> dict[int, float]:
+        samples = self._samples.get((case, peer), {})
+        return {
+            number: sample.values[metric]
+            for number, sample in samples.items()
+            if metric in sample.values
+        }
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None

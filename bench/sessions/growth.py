@@ -6,7 +6,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from agent_worker.sessions import Grant, Summary, connect, new_nonce
+from agent_worker.sessions import Grant, Part, Summary, connect, new_nonce
 
 if TYPE_CHECKING:
     from agent_worker.sessions import Message, SessionStore
@@ -56,11 +56,9 @@ async def _turn(
         summary = Summary("what was said", grant.turn_at + 1 - _IN_WINDOW)
     await store.commit(
         grant.lease,
+        Part(answers, ends_turn=True, summary=summary),
         expected_version=grant.version,
         commit_id=new_nonce(),
-        messages=answers,
-        ends_turn=True,
-        summary=summary,
     )
 
 

@@ -14,16 +14,17 @@ from __future__ import annotations
 import hmac
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from hermes_lb.affinity.dates import from_text, is_past, to_text
-from hermes_lb.options.section import COOKIE_NAME, DOMAIN, Section
+from hermes_lb.options.patterns import COOKIE_NAME, pattern
+from hermes_lb.options.section import Section
 from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
@@ -39,6 +40,7 @@ class Reading(NamedTuple):
     first: int = 0
 
 
+_DOMAIN = pattern(r"^[A-Za-z0-9.-]+$", 'a domain such as "example.com"')
 _SPACE = b" \t"
 _PREFIX_END = b"~"
 # A quoted string, closed or running to the end, or a delimiter outside of one.
@@ -65,7 +67,7 @@ class CookieOptions(Section):
     preserve: bool = False
     max_idle: PositiveDuration | None = None
     max_life: PositiveDuration | None = None
-    domain: str | None = Field(None, pattern=DOMAIN)
+    domain: str | None = Field(None, pattern=_DOMAIN)
     httponly: bool = False
     secure: bool = False
     samesite: Literal["Strict", "Lax", "None"] | None = None
@@ -77,6 +79,18 @@ class CookieOptions(Section):
         if self.mode != "insert" and (self.max_idle or self.max_life):
             raise ValueError('max_idle and max_life are for mode = "insert": the dates are ours')
         return self
+
+
+def separator(options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What must not be in a server's value, as it ends there, and why; for plain tables."""
+    if options.get("secret"):
+        return None  # hexadecimal digits
+    if options.get("mode") == "prefix":
+        why = 'stands between it and the server\'s own value with mode = "prefix"'
+        return _PREFIX_END.decode(), why
+    if options.get("max_idle") or options.get("max_life"):
+        return "|", "stands between it and the dates of max_idle and max_life"
+    return None
 
 
 class CookieAffinity:
@@ -95,7 +109,6 @@ class CookieAffinity:
         self._preserve = configured.preserve
         self._named: dict[bytes, Server] = {}
         self._values: dict[Server, bytes] = {}
-        self._set_cookies: dict[Server, bytes] = {}
         self._inserted: dict[Server, tuple[bytes, bytes]] = {}  # without and with nocache's field
         for server in servers:
             value = (server.config.cookie or server.name).encode("ascii")
@@ -103,9 +116,7 @@ class CookieAffinity:
                 value = keyed(configured.secret, value)
             self._named[value] = server
             self._values[server] = value
-            set_cookie = self._prefix + value + self._attributes
-            self._set_cookies[server] = set_cookie
-            line = b"Set-Cookie: %b\r\n" % set_cookie
+            line = b"Set-Cookie: %b%b%b\r\n" % (self._prefix, value, self._attributes)
             self._inserted[server] = (line, line + b"Cache-Control: private\r\n")
 
     def extract(self, values: list[bytes]) -> tuple[bytes | None, list[bytes]]:
@@ -243,14 +254,6 @@ class CookieAffinity:
             value += b"|" + (to_text(reading.first) if reading.first else to_text(now))
         return value + self._attributes
 
-    def set_cookie(self, server: Server) -> bytes:
-        """The value of the Set-Cookie header that names `server`.
-
-        Send it when the client's cookie did not already name the server that answered, on a 101
-        too, unless the server's own was preserved (`preserves`).
-        """
-        return self._set_cookies[server]
-
     def strips(self, set_cookie_value: bytes) -> bool:
         """True if a server's own Set-Cookie must be removed: it has the affinity cookie's name."""
         return not self._preserve and self._is_ours(set_cookie_value)
@@ -277,7 +280,7 @@ class CookieAffinity:
     ) -> bool:
         """`nocache`: True if `Cache-Control: private` must be added to the server's headers.
 
-        Ask only for a response to which `set_cookie` is added; `headers` are the server's.
+        Ask only for a response to which the cookie is added; `headers` are the server's.
         HAProxy adds it where a shared cache might store the response:
 
         ====================================================  =======
@@ -306,7 +309,9 @@ class CookieAffinity:
     ) -> bytes:
         """The fields that insert the cookie into a response, each with its CRLF.
 
-        `value`: of `dated`, for cookies with dates.
+        Send them when the client's cookie did not already name the server that answered, on a 101
+        too, unless the server's own was preserved (`preserves`). `value`: of `dated`, for cookies
+        with dates.
         """
         plan, status = head.plan, head.status
         if not self._nocache:

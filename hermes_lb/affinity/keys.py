@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
-from hermes_lb.http.keys import key_finder
-from hermes_lb.options.section import COOKIE_NAME, STICK_ON, Section
+from hermes_lb.http.keys import STICK_ON, key_finder
+from hermes_lb.options.patterns import COOKIE_NAME
+from hermes_lb.options.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""The affinity cookie in the response of one exchange, and its letter in the access log.
+"""The affinity cookie in the response of one request, and its letter in the access log.
 
 The server's own cookie of that name is removed, rewritten or kept; the balancer's is set.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.affinity import Reading
 
@@ -13,57 +13,71 @@ if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.exchange import Exchange
 
 
-def without_the_servers(
-    exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
-) -> tuple[bytes, bytes]:
-    """The forwarded fields without the server's own affinity cookie, and those that replace it.
+class Asked(NamedTuple):
+    """Of the request: its affinity cookie, and what it says if it has dates.
 
-    Both are field lines, each with its CRLF.
+    `seconds`: since 1970, now.
     """
+
+    method: bytes
+    cookie: bytes | None
+    reading: Reading | None
+    seconds: int
+
+
+class Fields(NamedTuple):
+    """`lines` are forwarded, `added` are ours, each with its CRLF. `letter`: for the log."""
+
+    lines: bytes
+    added: bytes
+    letter: str
+
+
+def with_cookie(
+    affinity: CookieAffinity, server: Server, head: ResponseHead, asked: Asked
+) -> Fields:
+    """The fields of a response, with the affinity cookie as the mode wants it."""
+    fields = Fields(head.forwarded, b"", "N")
+    if head.has_set_cookie:
+        fields = _without_the_servers(affinity, server, head)
+    if affinity.inserts and fields.letter != "P":
+        return _set_cookie(fields, affinity, server, head, asked)
+    return fields
+
+
+def _without_the_servers(affinity: CookieAffinity, server: Server, head: ResponseHead) -> Fields:
+    """Without the server's own affinity cookie, and with those that replace it."""
     cookies = [
         (position, value)
         for position, (name, value) in enumerate(head.fields())
         if name.lower() == b"set-cookie"
     ]
-    if any(affinity.preserves(value) for _, value in cookies):
-        exchange.response_letter = "P"
+    letter = "P" if any(affinity.preserves(value) for _, value in cookies) else "N"
     doomed = [position for position, value in cookies if affinity.strips(value)]
     if not doomed:
-        return head.forwarded, b""
+        return Fields(head.forwarded, b"", letter)
     if affinity.inserts:
-        exchange.response_letter = "D"
-        return head.forwarded_without(doomed), b""
-    exchange.response_letter = "R"
+        return Fields(head.forwarded_without(doomed), b"", "D")
     rewritten = [affinity.rewritten(head.values[position], server) for position in doomed]
     lines = b"".join(b"Set-Cookie: %b\r\n" % value for value in rewritten)
-    return head.forwarded_without(doomed), lines
+    return Fields(head.forwarded_without(doomed), lines, "R")
 
 
-def set_cookie(
-    exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
-) -> bytes:
-    """The affinity cookie, unless the client's names this server, or the server's was kept."""
-    if exchange.response_letter == "P":
-        return b""
+def _set_cookie(
+    fields: Fields, affinity: CookieAffinity, server: Server, head: ResponseHead, asked: Asked
+) -> Fields:
+    """With the affinity cookie, unless the client's names this server."""
     if affinity.has_dates:
-        return _set_dated(exchange, affinity, server, head)
-    named = affinity.server_for(exchange.cookie) if exchange.cookie is not None else None
+        reading = asked.reading or Reading(None)
+        value = affinity.dated(server, reading, asked.seconds)
+        if value is None:
+            return fields
+        # HAProxy calls it updated if the client stays where it was.
+        letter = "U" if reading.server is server else "I"
+        return Fields(fields.lines, affinity.inserted(server, asked.method, head, value), letter)
+    named = affinity.server_for(asked.cookie) if asked.cookie is not None else None
     if named is server:
-        return b""
-    exchange.response_letter = "I"
-    return affinity.inserted(server, exchange.head.method, head)
-
-
-def _set_dated(
-    exchange: Exchange, affinity: CookieAffinity, server: Server, head: ResponseHead
-) -> bytes:
-    reading = exchange.reading or Reading(None)
-    value = affinity.dated(server, reading, exchange.context.seconds_since_1970())
-    if value is None:
-        return b""
-    # HAProxy calls it updated if the client stays where it was.
-    exchange.response_letter = "U" if reading.server is server else "I"
-    return affinity.inserted(server, exchange.head.method, head, value)
+        return fields
+    return Fields(fields.lines, affinity.inserted(server, asked.method, head), "I")

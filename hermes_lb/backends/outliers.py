@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from hermes_lb import config
+    from hermes_lb.backends import options
     from hermes_lb.backends.server import Server
 
 logger = logging.getLogger("hermes_lb.health")
@@ -53,7 +53,7 @@ class Outliers:
     """The detector of one backend. `now` is monotonic, in seconds."""
 
     def __init__(
-        self, backend: str, servers: Sequence[Server], configured: config.Outlier, rng: Random
+        self, backend: str, servers: Sequence[Server], configured: options.Outlier, rng: Random
     ) -> None:
         self._backend = backend
         self._servers = servers

@@ -20,7 +20,7 @@ from hermes_lb.errors import NoServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from hermes_lb import config
+    from hermes_lb.backends import options
 
 
 class Lease:
@@ -115,7 +115,9 @@ class Peers(Protocol):
 class Pool:
     """The servers of one backend. `rng` is for the lengths of ejections."""
 
-    def __init__(self, name: str, configured: config.Backend, *, rng: Random | None = None) -> None:
+    def __init__(
+        self, name: str, configured: options.Backend, *, rng: Random | None = None
+    ) -> None:
         self.name = name
         self.servers: list[Server] = []
         self.primaries: list[Server] = []
@@ -164,7 +166,7 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool {self.name}: {self.servers!r}, {len(self.waiting)} waiting>"
 
-    def reconfigure(self, configured: config.Backend) -> list[Server]:
+    def reconfigure(self, configured: options.Backend) -> list[Server]:
         """Replace the servers -> those that were removed; their leases continue.
 
         A server with the same name and address keeps its counters and its state. A request that
@@ -202,7 +204,7 @@ class Pool:
         self._is_settled = True
         return gone
 
-    def _set_outliers(self, configured: config.Outlier | None, *, is_same: bool) -> None:
+    def _set_outliers(self, configured: options.Outlier | None, *, is_same: bool) -> None:
         """A new detector whenever the servers or the rules have changed."""
         if configured is None:
             if self.outliers is not None:

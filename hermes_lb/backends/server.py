@@ -32,7 +32,7 @@ from hermes_lb.backends.counters import RequestCounters
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hermes_lb import config
+    from hermes_lb.backends import options
 
 # From the best to the worst.
 State = Literal["up", "degraded", "drain", "failing", "ejected", "down", "maint"]
@@ -108,7 +108,7 @@ class Server:
         "window_start",
     )
 
-    def __init__(self, configured: config.Server) -> None:
+    def __init__(self, configured: options.Server) -> None:
         self.config = configured
         self.name = configured.name
         self.admin: Admin = _configured_admin(configured)
@@ -294,7 +294,7 @@ class Server:
             self._set_warmth(self.warmth)
             self._changed()
 
-    def reconfigure(self, configured: config.Server) -> None:
+    def reconfigure(self, configured: options.Server) -> None:
         """Apply a reload. What the operator has set stays, unless that very key has changed."""
         before, self.config = self.config, configured
         if configured == before:
@@ -435,5 +435,5 @@ class Server:
         self.when_decided(self)
 
 
-def _configured_admin(configured: config.Server) -> Admin:
+def _configured_admin(configured: options.Server) -> Admin:
     return "maint" if configured.down else "ready"

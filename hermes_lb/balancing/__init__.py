@@ -1,8 +1,9 @@
 """Load-balancing strategies: pure, one a file, each with its options; `registry` lists them."""
 
-from hermes_lb.balancing.base import Learner, Request, Strategy, StrategyOptions
+from hermes_lb.balancing.base import Learner, Strategy, StrategyOptions
 from hermes_lb.balancing.consistent_hash import ConsistentHash
 from hermes_lb.balancing.registry import STRATEGIES
+from hermes_lb.balancing.request import Request
 
 __all__ = [
     "STRATEGIES",

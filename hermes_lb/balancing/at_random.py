@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
     from hermes_lb.balancing.explanation import View
+    from hermes_lb.balancing.request import Request
 
 
 class AtRandom(Strategy):

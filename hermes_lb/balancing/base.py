@@ -1,4 +1,4 @@
-"""What a strategy implements, and what it may know of a request.
+"""What a strategy implements.
 
 A strategy reads no clock, does no I/O, and holds no lease: `now` (monotonic, in seconds) and the
 random numbers are arguments. It serves one pool, whose servers it may remember.
@@ -6,16 +6,18 @@ random numbers are arguments. It serves one pool, whose servers it may remember.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from hermes_lb.options.section import Section
+from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from random import Random
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.balancing.explanation import Explanation, View
+    from hermes_lb.balancing.request import Request
     from hermes_lb.http import ResponseHead
 
 
@@ -29,23 +31,6 @@ class StrategyOptions(Section):
 
 
 NO_OPTIONS: Final = StrategyOptions()
-
-
-class Request(Protocol):
-    """What a strategy may know of a request."""
-
-    @property
-    def client_address(self) -> str:
-        """The client's IP address, as text; empty where there is none (a Unix socket)."""
-
-    @property
-    def request_head(self) -> bytes:
-        """Its head as the server will get it, from the first line to the empty one; its body may
-        follow."""
-
-    @property
-    def tried(self) -> Collection[Server]:
-        """Servers that this request has already failed on."""
 
 
 class Strategy:
@@ -82,8 +67,17 @@ class Strategy:
         """Give back to the pool what the strategy keeps of it: another strategy takes over."""
 
 
+class LearnerOptions(StrategyOptions):
+    tau: PositiveDuration = 10.0  # how long what a response said of its server is used
+
+
+LEARNER_DEFAULTS: Final = LearnerOptions()
+
+
 class Learner(Strategy):
     """A strategy that learns from responses."""
+
+    options = LearnerOptions
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         """A final response head (or a 101) came, `seconds` after the server was picked."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
+    from hermes_lb.balancing.request import Request
 
 _MOST_NAMES = 3
 

@@ -14,16 +14,15 @@ from pydantic import Field, field_validator
 
 from hermes_lb.balancing.base import Strategy, StrategyOptions
 from hermes_lb.balancing.explanation import Explanation, hindrance, names
-from hermes_lb.http.keys import key_finder
-from hermes_lb.options.section import HASH_ON
+from hermes_lb.http.keys import HASH_ON, key_finder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
     from hermes_lb.balancing.explanation import View
+    from hermes_lb.balancing.request import Request
 
     KeySource = Callable[[Request], bytes]
 

@@ -13,17 +13,17 @@ from ipaddress import IPv4Address, ip_address
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from hermes_lb.balancing.base import NO_OPTIONS, Strategy, StrategyOptions
+from hermes_lb.balancing.base import NO_OPTIONS, StrategyOptions
 from hermes_lb.balancing.explanation import Explanation, explain_turns, hindrance, names
 from hermes_lb.balancing.round_robin import RoundRobin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
     from hermes_lb.balancing.explanation import View
+    from hermes_lb.balancing.request import Request
 
 _SEED = 89
 _MODULUS = 6271
@@ -42,18 +42,15 @@ def hash_key(client_address: str) -> bytes:
     return address.packed[:3] if isinstance(address, IPv4Address) else address.packed
 
 
-class IpHash(Strategy):
+class IpHash(RoundRobin):
     """`balance = "ip_hash"`: affinity without cookies, for clients that keep their address."""
 
     rule = "the hash of the client's network, whatever the loads are"
 
     def __init__(self, options: StrategyOptions = NO_OPTIONS) -> None:
-        self._round_robin = RoundRobin()
+        super().__init__(options)
         self._weights: tuple[int, ...] = ()
         self._sums: list[int] = []  # of the weights up to each server
-
-    def detach(self, pool: Pool) -> None:
-        self._round_robin.detach(pool)
 
     def asked(self, pool: Pool, client_address: str) -> Iterator[Server]:
         """The servers that `pick` tries, in order, before round-robin takes over."""
@@ -65,10 +62,6 @@ class IpHash(Strategy):
                 for byte in key:
                     hashed = (hashed * 113 + byte) % _MODULUS
                 yield pool.primaries[bisect_right(sums, hashed % total)]
-
-    def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
-        """Those of `RoundRobin`, which takes over after the last try."""
-        return self._round_robin.credits(servers)
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         servers = pool.primaries
@@ -85,7 +78,7 @@ class IpHash(Strategy):
                 server = servers[bisect_right(sums, hashed % total)]
                 if server not in request.tried and server.can_take(now):
                     return server
-        return self._round_robin.pick(pool, request, now, rng)
+        return super().pick(pool, request, now, rng)
 
     def explain(self, view: View) -> Callable[[Server], Explanation]:
         in_turn = explain_turns(view, self.credits, by_load=False)

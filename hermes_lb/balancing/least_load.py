@@ -14,42 +14,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.balancing.base import Learner, StrategyOptions
+from hermes_lb.balancing.base import LEARNER_DEFAULTS, Learner, LearnerOptions
 from hermes_lb.balancing.explanation import Explanation, drawn, for_weight
 from hermes_lb.balancing.weighted_sampler import WeightedSampler, weighted_choice
 from hermes_lb.http.load_report import LOAD_FIELD, parse_load
-from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
     from hermes_lb.balancing.explanation import View
+    from hermes_lb.balancing.request import Request
     from hermes_lb.http import ResponseHead
 
 COMPARED: Final = 8
 
 
-class Options(StrategyOptions):
-    tau: PositiveDuration = 10.0  # how long a report is used
-
-
-_DEFAULTS: Final = Options()
-
-
 class LeastLoad(Learner):
     """`balance = "least_load"`."""
 
-    options = Options
     rule = (
         "the least load for its weight, as servers report it, of all up to "
         f"{COMPARED} servers, or else of {COMPARED} drawn"
     )
 
-    def __init__(self, options: Options = _DEFAULTS) -> None:
-        self._tau: float = options.tau
+    def __init__(self, options: LearnerOptions = LEARNER_DEFAULTS) -> None:
+        self._tau: float = options.tau  # how long a report is used
         self._sampler = WeightedSampler()
         # Of each server: its load from elsewhere, beside our requests, and when it was reported.
         self._elsewhere: dict[Server, tuple[float, float]] = {}

@@ -13,16 +13,14 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.balancing.smooth_wrr import FEW, SmoothWrr
+from hermes_lb.balancing.smooth_wrr import SmoothWrr
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from hermes_lb.backends import Pool, Server
 
 _FULL: Final = inf  # as a load
-# Sums of such weights, and their products with counts, are never rounded.
-_EXACT: Final = 16
 
 
 class LoadHeap:
@@ -172,37 +170,3 @@ class LoadHeap:
 
 def _has_failed_recently(server: Server) -> bool:
     return server.fails > 0 or server.effective_weight != server.weight
-
-
-class LoadHeapCache:
-    """The `heap` of a strategy. Call `refresh` when `version` is not the pool's."""
-
-    __slots__ = ("_by_load", "heap", "version")
-
-    def __init__(self, *, by_load: bool) -> None:
-        self._by_load = by_load
-        self.heap: LoadHeap | None = None
-        self.version = -1
-
-    def refresh(self, pool: Pool) -> None:
-        """Set `heap`; None: a loop is as fast, or the picks would differ from the loop's.
-
-        The fractional weights of a slow start must be exact, or heaps would round differently.
-        """
-        if self.heap is None or not self.heap.follow():
-            self.settle()
-            if len(pool.up) > FEW and not any(server.weight * _EXACT % 1 for server in pool.up):
-                self.heap = LoadHeap(pool, by_load=self._by_load)
-        self.version = pool.version
-
-    def credits(self, servers: Iterable[Server]) -> dict[Server, float]:
-        """The credit of each, from the heap or the server itself; it changes nothing."""
-        known = self.heap.credits() if self.heap is not None else {}
-        return {server: known.get(server, server.current_weight) for server in servers}
-
-    def settle(self) -> None:
-        """Write the credits back and drop the heap, until the next `refresh`."""
-        if self.heap is not None:
-            self.heap.settle()
-        self.heap = None
-        self.version = -1

@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import exp
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.balancing.base import Learner, StrategyOptions
+from hermes_lb.balancing.base import LEARNER_DEFAULTS, Learner, LearnerOptions
 from hermes_lb.balancing.explanation import Explanation, drawn
 from hermes_lb.balancing.response_times import (
     ResponseTimes,
@@ -22,15 +22,14 @@ from hermes_lb.balancing.response_times import (
     seconds_in_words,
 )
 from hermes_lb.balancing.weighted_sampler import WeightedSampler
-from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
     from hermes_lb.balancing.explanation import View
+    from hermes_lb.balancing.request import Request
     from hermes_lb.http import ResponseHead
 
 # Of two whose costs differ by less than a tenth the first drawn is taken, which is by weight. By
@@ -41,37 +40,20 @@ _CLEARLY: Final = 0.9
 UNKNOWN: Final = 1e4
 
 
-class Options(StrategyOptions):
-    tau: PositiveDuration = 10.0  # how long a time is remembered
-
-
-_DEFAULTS: Final = Options()
-
-
-class _Average:
-    """Of one server's times, as of its last answer; both in seconds."""
-
-    __slots__ = ("at", "seconds")
-
-    def __init__(self, seconds: float, at: float) -> None:
-        self.seconds = seconds
-        self.at = at
-
-
 class PeakEwma(Learner):
     """`balance = "peak_ewma"`."""
 
-    options = Options
     rule = (
         "of two drawn the first, unless the second's cost is lower by more than a tenth; "
         "cost = average time to first byte x (in flight for its weight + 1)"
     )
 
-    def __init__(self, options: Options = _DEFAULTS) -> None:
-        self._tau: float = options.tau
+    def __init__(self, options: LearnerOptions = LEARNER_DEFAULTS) -> None:
+        self._tau: float = options.tau  # how long a time is remembered
         self._sampler = WeightedSampler()
         self._times = ResponseTimes()
-        self._averages: dict[Server, _Average] = {}
+        # The average of each server's times, as of its last answer; both in seconds.
+        self._averages: dict[Server, tuple[float, float]] = {}
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         two = self._sampler.two(pool, request, now, rng)
@@ -92,7 +74,7 @@ class PeakEwma(Learner):
         if server.fails:
             seconds = seconds_after_failure(server, now)
         elif average is not None:
-            seconds = average.seconds * exp((average.at - now) / self._tau)
+            seconds = average[0] * exp((average[1] - now) / self._tau)
         else:
             seconds = UNKNOWN if waiting else 0.0
         return seconds * (waiting + 1.0)
@@ -126,10 +108,8 @@ class PeakEwma(Learner):
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         sample = self._times.sample(head.status, seconds)
         average = self._averages.get(server)
-        if average is None:
-            self._averages[server] = _Average(sample, now)
-            return
-        kept = exp((average.at - now) / self._tau)
-        old = average.seconds * kept
-        average.seconds = sample if sample >= old else old + sample * (1.0 - kept)
-        average.at = now
+        if average is not None:
+            kept = exp((average[1] - now) / self._tau)
+            old = average[0] * kept
+            sample = sample if sample >= old else old + sample * (1.0 - kept)
+        self._averages[server] = sample, now

@@ -21,7 +21,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from hermes_lb.balancing.base import Learner, StrategyOptions
+from hermes_lb.balancing.base import LEARNER_DEFAULTS, Learner, LearnerOptions
 from hermes_lb.balancing.explanation import Explanation, for_weight, hindrance
 from hermes_lb.balancing.response_times import (
     PENALTY,
@@ -30,15 +30,14 @@ from hermes_lb.balancing.response_times import (
     seconds_in_words,
 )
 from hermes_lb.balancing.weighted_sampler import WeightedSampler
-from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
     from hermes_lb.balancing.explanation import View
+    from hermes_lb.balancing.request import Request
     from hermes_lb.http import ResponseHead
 
     # Time to first byte, in seconds; when it was probed; the server.
@@ -63,24 +62,16 @@ class Probed(NamedTuple):
     at: float  # when it was probed, in seconds
 
 
-class Options(StrategyOptions):
-    tau: PositiveDuration = 10.0  # how long a server's latency is used without a new answer
-
-
-_DEFAULTS: Final = Options()
-
-
 class Prequal(Learner):
     """`balance = "prequal"`."""
 
-    options = Options
     rule = (
         "of those probed that are not hot the lowest latency; "
         "latency = average time to first byte x (in flight for its weight + 1)"
     )
 
-    def __init__(self, options: Options = _DEFAULTS) -> None:
-        self._tau: float = options.tau
+    def __init__(self, options: LearnerOptions = LEARNER_DEFAULTS) -> None:
+        self._tau: float = options.tau  # how long a server's latency is used without a new answer
         self._sampler = WeightedSampler()
         self._times = ResponseTimes()
         self._up: list[Server] = []

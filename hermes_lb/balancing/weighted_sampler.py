@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.base import Request
+    from hermes_lb.balancing.request import Request
 
 # With half of the servers full, one request of 65,536 lists them all.
 _DRAWS = 16

@@ -9,16 +9,12 @@ changes      what differs between two configurations
 resolved     names of servers at the addresses of a host name
 token        the admin listener's token; `admin_tls`: its TLS
 
-Strategies, affinity and probes declare their own options, by `hermes_lb.options`; `backend` puts
-these together, so this package is above them.
+Servers, strategies, affinity and probes declare their own options, by `hermes_lb.options`;
+`backend` puts these together, so this package is above theirs, which do not know it.
 """
 
-from hermes_lb.config.backend import (
-    Backend,
-    Outlier,
-    Server,
-    ServerTls,
-)
+from hermes_lb.backends.options import Outlier, Server, ServerTls
+from hermes_lb.config.backend import Backend
 from hermes_lb.config.frontend import Bind, Certificate, Frontend, Route, Tls
 from hermes_lb.config.loader import load_config
 from hermes_lb.config.models import Config

@@ -6,8 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.models import Config
+from hermes_lb.options.patterns import IN_WORDS
 from hermes_lb.options.problems import any_of, quoted
-from hermes_lb.options.section import PATTERNS_IN_WORDS
 from hermes_lb.options.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def allowed(node: Node | None) -> str:
         case ["string", "integer"] if "16KiB" in node.get("examples", ()):
             return f"a size{_range(node, format_size)}, {_examples(node)}"
         case "string" if "pattern" in node:
-            return PATTERNS_IN_WORDS.get(node["pattern"], f"text like {node['pattern']}")
+            return IN_WORDS.get(node["pattern"], f"text like {node['pattern']}")
         case "string" | ["string", "integer"] if "examples" in node:
             return f"a value {_examples(node)}"
         case "boolean" | "string" | "array" | "object" as kind:

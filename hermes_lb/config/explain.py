@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config.allowed import allowed, keys_of, node_at
 from hermes_lb.options.kinds import OTHER_KIND
+from hermes_lb.options.patterns import IN_WORDS
 from hermes_lb.options.problems import did_you_mean, dotted, quoted
-from hermes_lb.options.section import PATTERNS_IN_WORDS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -81,7 +81,7 @@ def explain(error: ErrorDetails, path: KeyPath, value: Any) -> str:
 
 
 def _wrong_text(path: KeyPath, value: object, pattern: str) -> str:
-    words = PATTERNS_IN_WORDS.get(pattern, f"text like {pattern}")
+    words = IN_WORDS.get(pattern, f"text like {pattern}")
     if isinstance(value, str):
         return f"{quoted(value)} is not allowed; write {words}"
     return f"the name {quoted(path[-1])} is not allowed; write {words}"  # of [backends.NAME]

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from hermes_lb.options.section import UNIX_MODE, Name, Section, as_list
+from hermes_lb.options.patterns import pattern
+from hermes_lb.options.section import Name, Section, as_list
 from hermes_lb.options.units import (
     Address,
     Duration,
@@ -17,6 +18,7 @@ from hermes_lb.options.units import (
     UnixAddress,
 )
 
+UNIX_MODE = pattern(r"^0?[0-7]{3}$", 'the permissions of a file in octal, such as "0660"')
 FileName = Annotated[str, Field(min_length=1)]
 
 

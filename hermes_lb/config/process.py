@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 
 from hermes_lb.config.references import ADMIN_BIND
-from hermes_lb.options.section import VISIBLE, Name, Section
+from hermes_lb.options.patterns import pattern
+from hermes_lb.options.section import Name, Section
 from hermes_lb.options.units import (
     Address,
     Duration,
@@ -51,6 +52,7 @@ class Process(Section):
 TOKEN_VARIABLE = "HERMES_LB_ADMIN_TOKEN"
 """The environment variable that may hold the admin listener's token."""
 
+_VISIBLE = pattern(r"^[\x21-\x7e]*$", "visible ASCII characters")
 # 16 random letters and digits have 95 bits.
 _SHORTEST_TOKEN = 16
 
@@ -70,7 +72,7 @@ class Admin(Section):
     """
 
     enabled: bool = True
-    token: str | None = Field(None, pattern=VISIBLE, min_length=_SHORTEST_TOKEN, repr=False)
+    token: str | None = Field(None, pattern=_VISIBLE, min_length=_SHORTEST_TOKEN, repr=False)
     token_file: str | None = Field(None, min_length=1)
     tls: AdminTls | None = None
     # After the tokens, which its validator reads.

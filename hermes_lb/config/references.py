@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.affinity.cookie import separator
 from hermes_lb.options.problems import did_you_mean, dotted, quoted
 from hermes_lb.options.units import Address, UnixAddress, parse_endpoint
 
@@ -81,15 +82,12 @@ def _check_servers(path: KeyPath, backend: Table) -> Iterator[Finding]:
 
 def _marks_in_cookies(servers: list[tuple[KeyPath, Table]], affinity: Table) -> Iterator[Finding]:
     """A server's cookie value must not have the mark that separates it from what follows."""
-    if affinity.get("mode") == "prefix":
-        mark, why = "~", 'stands between it and the server\'s own value with mode = "prefix"'
-    elif affinity.get("max_idle") or affinity.get("max_life"):
-        mark, why = "|", "stands between it and the dates of max_idle and max_life"
-    else:
+    if (found := separator(affinity)) is None:
         return
+    mark, why = found
     for path, server in servers:
         value = server.get("cookie")
-        if isinstance(value, str) and mark in value and not affinity.get("secret"):
+        if isinstance(value, str) and mark in value:
             yield (*path, "cookie"), f'{quoted(value)} must have no "{mark}", which {why}'
 
 

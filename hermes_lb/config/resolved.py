@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.options.units import Address
 
 if TYPE_CHECKING:
-    from hermes_lb.config.backend import Server
+    from hermes_lb.backends.options import Server
 
 
 def name_at(name: str, address: str) -> str:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.backends.dialing import HostName
 from hermes_lb.config import Address
 from hermes_lb.config.resolved import name_at
-from hermes_lb.tasks import Tasks
+from hermes_lb.tasks import Tasks, jittered
 
 if TYPE_CHECKING:
     import random
@@ -49,8 +49,6 @@ MOST_ADDRESSES = 256
 
 # Seconds that a start waits for the first answers; a server without one is used as configured.
 _PATIENCE = 5.0
-# Of each interval, either way, as for health checks.
-_JITTER = 0.1
 
 _IP = IPv4Address | IPv6Address
 
@@ -231,7 +229,7 @@ class Resolver:
             if await self._ask(name) and not self._is_starting:
                 self._changed(name.backend, self._servers(name.backend))
             name.was_asked.set()
-            await asyncio.sleep(name.interval * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+            await asyncio.sleep(jittered(name.interval, self._rng))
 
     async def _ask(self, name: _Name) -> bool:
         """One lookup -> whether the addresses are others now."""

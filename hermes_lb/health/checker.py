@@ -17,7 +17,7 @@ from hermes_lb.health.lateness import Lateness
 from hermes_lb.health.probes.base import NoAnswer
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.health.rise_fall import RiseFall
-from hermes_lb.tasks import Tasks
+from hermes_lb.tasks import Tasks, jittered
 
 if TYPE_CHECKING:
     import random
@@ -25,23 +25,16 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.backends import Pool, Server
+    from hermes_lb.backends.dialing import ServerDialer
     from hermes_lb.health.probes.base import Probe, ProbeOptions
 
 logger = logging.getLogger("hermes_lb.health")
-
-# Of each interval, either way, so that the checks of many balancers do not synchronise.
-JITTER = 0.1
 
 
 def first_delay(interval: float, place: int, count: int, rng: random.Random) -> float:
     """Seconds until the first check of the `place`th (from 0) of `count` servers: a random time in
     its own slice of the interval, so that the checks are spread over it."""
     return interval * (place + rng.random()) / count
-
-
-def jittered(interval: float, rng: random.Random) -> float:
-    """`interval`, in seconds, give or take `JITTER` of it."""
-    return interval * rng.uniform(1 - JITTER, 1 + JITTER)
 
 
 # The kernel has found the host unreachable.
@@ -59,6 +52,8 @@ class _Result(NamedTuple):
 class _Target:
     """One server, its probe, and the results so far."""
 
+    dialer: ServerDialer
+
     def __init__(
         self, pool: Pool, server: Server, health: ProbeOptions, probe: Probe, *, is_new: bool
     ) -> None:
@@ -72,10 +67,6 @@ class _Target:
         self.maintenances = server.maintenances
         # HAProxy, `timeout check`: when it is not set, `inter` is the time for the whole check.
         self.timeout = health.timeout or health.interval
-
-    def reach_by(self, dialer: Dialer) -> None:
-        """Connect by `dialer` from the next check on."""
-        self.dialer = dialer.to(self.server.config)
 
     @property
     def name(self) -> str:
@@ -179,7 +170,6 @@ class HealthChecker:
     async def stop(self) -> None:
         """End all checks and close their connections. The servers keep their states. Idempotent."""
         await self._tasks.cancel_all()
-        self._lateness.stop()
         self._watches.clear()
         self._is_running = False
 
@@ -197,14 +187,12 @@ class HealthChecker:
                 target = before.get(server)
                 if target is None or target.health != health:
                     target = _Target(pool, server, health, probe, is_new=server not in self._known)
-                target.reach_by(dialer)
+                target.dialer = dialer.to(server.config)  # from the next check on
                 self._targets[server] = target
         self._known = {server for pool in self._pools.values() for server in pool.servers}
 
     def _watch_all(self) -> None:
         """Start the checks of new targets."""
-        if self._targets:
-            self._lateness.start()
         new = [target for target in self._targets.values() if target not in self._watches]
         for place, target in enumerate(new):
             server = target.server

@@ -13,29 +13,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-# Seconds between two measurements: 0.02 % of a core.
+# Seconds between two measurements.
 _EVERY = 0.05
 
 
 class Lateness:
-    """The sum of the delays of a timer of the running loop, from `start` to `stop`."""
+    """The sum of the delays of a timer of the running loop, which runs while a `timeout` does.
+
+    Between the checks nothing asks for it, and each measurement wakes the process.
+    """
 
     def __init__(self) -> None:
         self._lost = 0.0
         self._due = float("inf")
         self._timer: asyncio.TimerHandle | None = None
+        self._timeouts = 0
 
-    def start(self) -> None:
-        """Idempotent."""
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timeouts += 1
         if self._timer is None:
-            self._wait(asyncio.get_running_loop())
+            self._wait(loop)
 
-    def stop(self) -> None:
-        """Idempotent."""
-        if self._timer is not None:
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timeouts -= 1
+        if not self._timeouts and self._timer is not None:
+            self._lost = self.lost(loop.time())
+            self._due = float("inf")
             self._timer.cancel()
             self._timer = None
-            self._due = float("inf")
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = loop.time() + _EVERY
@@ -53,6 +58,7 @@ class Lateness:
     async def timeout(self, seconds: float) -> AsyncIterator[None]:
         """`asyncio.timeout` without the loop's lateness. Raises TimeoutError."""
         loop = asyncio.get_running_loop()
+        self._start(loop)
         timer: asyncio.TimerHandle
         ends = loop.time() + seconds - self.lost(loop.time())
 
@@ -71,3 +77,4 @@ class Lateness:
                 yield
         finally:
             timer.cancel()
+            self._stop(loop)

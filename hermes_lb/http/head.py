@@ -88,8 +88,8 @@ class HeadParser(Generic[Parser]):
         if self._open:
             self._open.clear()
             raise IncompleteHead("it does not end where it should")
-        # A line each, but for the first line and the empty last one.
-        if len(fields) == data.count(b"\n") - 2:
+        # A line each, but for the first line and the empty last one. llhttp accepts no other ends.
+        if len(fields) == data.count(b"\r\n") - 2:
             return tuple(fields), tuple(map(_STRIP, fields.values()))
         lister = _Lister()
         with suppress(httptools.HttpParserUpgrade):

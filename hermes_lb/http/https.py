@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from hermes_lb import config
     from hermes_lb.http import RequestHead
 
 
@@ -16,11 +15,9 @@ class Redirect(NamedTuple):
     port: bytes  # as it stands behind the host: b":8443", or nothing
 
     @classmethod
-    def of(cls, configured: config.Frontend) -> Self | None:
-        if configured.redirect_to_https is None:
-            return None
-        port = b"" if configured.https_port == 443 else b":%d" % configured.https_port
-        return cls(configured.redirect_to_https, port)
+    def of(cls, status: int | None, port: int) -> Self | None:
+        """None without a status."""
+        return cls(status, b"" if port == 443 else b":%d" % port) if status is not None else None
 
     def location(self, head: RequestHead) -> bytes | None:
         """None for a request that has no such address: without a host, or not for a path."""
@@ -34,13 +31,13 @@ def hsts_unless_said(field: bytes, forwarded: bytes) -> bytes:
     return b"" if b"strict-transport-security:" in forwarded.lower() else field
 
 
-def hsts_field(tls: config.Tls | None) -> bytes:
-    """RFC 6797 section 6.1, as a line; nothing if it is not wanted."""
-    if tls is None or tls.hsts is None:
+def hsts_field(max_age: float | None, *, subdomains: bool, preload: bool) -> bytes:
+    """RFC 6797 section 6.1, as a line; nothing without a `max_age`, in seconds."""
+    if max_age is None:
         return b""
-    field = b"Strict-Transport-Security: max-age=%d" % tls.hsts
-    if tls.hsts_subdomains:
+    field = b"Strict-Transport-Security: max-age=%d" % max_age
+    if subdomains:
         field += b"; includeSubDomains"
-    if tls.hsts_preload:
+    if preload:
         field += b"; preload"
     return field + b"\r\n"

@@ -5,11 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from hermes_lb.options.patterns import pattern
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     FindKey = Callable[[bytes], bytes]
 
+# The sources, and "client", as the options name them.
+_NAMED = r"client|(header|cookie|query):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}"
+HASH_ON = pattern(rf"^({_NAMED})$", '"client", "header:NAME", "cookie:NAME" or "query:NAME"')
+STICK_ON = pattern(
+    rf"^({_NAMED}|path:/[^{{}}\x00-\x20?#]*\{{[a-z_]*\}}[^{{}}\x00-\x20?#]*)$",
+    '"header:NAME", "cookie:NAME", "query:NAME", "path:/sessions/{id}" or "client"',
+)
 _PLACE = re.compile(r"\{[^{}]*\}|\*")
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 from hermes_lb.errors import RequestRefused
-from hermes_lb.http.bounded_cache import SizedCache
 from hermes_lb.http.fields import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -37,6 +36,7 @@ from hermes_lb.http.fields import (
     parse_content_length,
 )
 from hermes_lb.http.head import HeadParser
+from hermes_lb.http.recurring_cache import PATIENCE, RecurringCache
 from hermes_lb.http.rules import (
     as_http11,
     explain,
@@ -47,9 +47,10 @@ from hermes_lb.http.rules import (
     split_absolute,
 )
 from hermes_lb.http.trace_context import TRACE_FIELDS, trace_id_of
+from hermes_lb.http.version import HTTP10, HTTP11
 
 if TYPE_CHECKING:
-    from hermes_lb.config import Limits
+    from hermes_lb.http.limits import HeadLimits
 
 CHUNKED: Final = -1  # a body's length where it is chunked
 
@@ -73,23 +74,23 @@ class RequestHead:
         "keep_alive",
         "length",
         "method",
-        "minor_version",
         "rare",
         "request_id",
         "target",
         "trace_id",
         "upgrade",
+        "version",
     )
 
-    def __init__(self, method: bytes, target: bytes, minor_version: int) -> None:
+    def __init__(self, method: bytes, target: bytes, version: int) -> None:
         self.method = method
         self.target = target
-        self.minor_version = minor_version
+        self.version = version
         self.forwarded = b""
         self.host = b""
         self.host_name = ""  # lower case, without the port
         self.length = 0
-        self.keep_alive = minor_version == 1
+        self.keep_alive = version == HTTP11
         # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
         self.can_repeat = method in _IDEMPOTENT
         self.upgrade = b""
@@ -139,58 +140,77 @@ _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE
 class RequestParser(HeadParser[httptools.HttpRequestParser]):
     """Turns whole request heads into `RequestHead`s, one at a time.
 
-    A client repeats its fields from request to request (HTTP/2 has HPACK for that). The fields of
-    requests without a body are cached by their bytes, with their meaning, so that only the first
-    line of the next such request has to be parsed.
+    A client repeats its fields from request to request (HTTP/2 has HPACK for that), but for the
+    length of a body. Blocks of fields that recur are cached by their bytes, with their meaning, so
+    that only the first line and the length have to be read. All others are read by llhttp.
     """
 
-    __slots__ = ("_kept", "_longest_target", "_most_fields", "_remembered")
+    __slots__ = ("_kept", "_longest_target", "_most_fields", "_with_length", "_without_body")
 
-    def __init__(self, limits: Limits, kept: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, limits: HeadLimits, kept: frozenset[bytes] = frozenset()) -> None:
         """`kept`: names, in lower case, that no Connection field takes away: what decides here
         where a request goes is for all recipients (RFC 9110 section 7.6.1)."""
         super().__init__(httptools.HttpRequestParser)
         self._kept = kept
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
-        self._remembered: SizedCache[bytes, RequestHead] = SizedCache(
-            most=1024, longest=2048, room=1024 * 1024
-        )
+        self._without_body: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        # Blocks of which the digits of the length are cut out. Apart from the others, where the
+        # same bytes are a block with an empty length, which is refused.
+        self._with_length: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
 
     def parse(self, data: bytes) -> RequestHead:
         """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""
         line = _PLAIN_LINE(data)
-        if line is None:
+        if line is None or len(data) > _LONGEST:
             return self._parse(data)
-        fields = data[line.end() :]
-        like = self._remembered.get(fields)
-        if like is None:
-            head = self._parse(data)
-            # Whether it asks for a tunnel, the method decides too.
-            if head.length == 0 and b"upgrade" not in fields.lower():
-                kept = _copy(head, head.method, head.target)
-                self._remembered.remember(fields, len(fields), kept)
-            return head
-        return _copy(like, *line.groups())
+        method, target = line.groups()
+        has_body = method != b"GET" and method != b"HEAD"
+        blocks = self._with_length if has_body else self._without_body
+        if blocks.in_vain > PATIENCE and blocks.is_skipped():
+            return self._parse(data, line)
+        if has_body:
+            start = data.find(_LENGTH)
+            if start < 0:
+                start = data.find(_LENGTH_IN_LOWER_CASE)
+            start += len(_LENGTH)
+            end = data.find(b"\r\n", start)
+            length = parse_content_length(data[start:end])
+            if length is None or start < len(_LENGTH):
+                return self._parse(data, line)
+            key = data[line.end() : start] + data[end:]
+        else:
+            key, length = data[line.end() :], 0
+        like = blocks.recent.get(key)
+        if like is not None:
+            blocks.in_vain = 0
+        else:
+            like = blocks.find(key)
+        if like is not None:
+            return _copy(like, method, target, length)
+        head = self._parse(data, line)
+        if blocks.recurs(key) and head.length == length and not _method_matters(key):
+            blocks.store(key, _copy(head, method, target, length))
+        return head
 
-    def _parse(self, data: bytes) -> RequestHead:
+    def _parse(self, data: bytes, line: re.Match[bytes] | None = None) -> RequestHead:
+        """By llhttp. `line`: the first line, if it is a plain one."""
         try:
             names, values = self.parse_fields(data)
         except httptools.HttpParserError as error:
             if (same := as_http11(data)) is not None:
                 return self._parse(same)
             raise explain(data, str(error)) from None
-        method = self._llhttp.get_method()
-        target = self.text()
-        if len(target) > self._longest_target:
-            raise self._target_too_long()
+        if line is None:
+            method, target = self._llhttp.get_method(), self.text()
+            if len(target) > self._longest_target:
+                raise self._target_too_long()
+        else:
+            method, target = line.groups()
         if len(names) > self._most_fields:
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
-        if data.startswith(b" HTTP/1.1\r\n", len(method) + 1 + len(target)):
-            # The parsed parts fill the line: single spaces, and nothing before or between.
-            head = RequestHead(method, target, 1)
-        else:
-            head = RequestHead(method, target, _minor_version(data, method, target))
+        minor_version = 1 if line is not None else _minor_version(data, method, target)
+        head = RequestHead(method, target, minor_version)
         _interpret(head, _plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
             _decide_unusual_target(head)
@@ -214,13 +234,26 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         return RequestRefused(414, f"a request target longer than {self._longest_target} bytes")
 
 
-# The first line of most requests without a body; all that llhttp would take it for, and no more.
-_PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[!\"$-~]{0,1000}) HTTP/1\.1\r\n").match
+# The first line of most requests; all that llhttp would take it for, and no more. The target is
+# shorter than any limit. What OPTIONS and TRACE mean depends on more.
+_PLAIN_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[!\"$-~]{0,1000}) HTTP/1\.1\r\n"
+).match
+_LONGEST = 2048  # bytes of a head that may be cached
+_LENGTH = b"\r\nContent-Length: "
+_LENGTH_IN_LOWER_CASE = _LENGTH.lower()
 
 
-def _copy(head: RequestHead, method: bytes, target: bytes) -> RequestHead:
+def _method_matters(block: bytes) -> bool:
+    """True if what the fields mean depends on the method: a tunnel, a repetition."""
+    lower = block.lower()
+    return b"upgrade" in lower or b"idempotency-key" in lower
+
+
+def _copy(head: RequestHead, method: bytes, target: bytes, length: int) -> RequestHead:
     """The same fields in another request. What they mean is never changed, only replaced."""
     copy = RequestHead(method, target, 1)
+    copy.length = length
     copy.forwarded = head.forwarded
     copy.host = head.host
     copy.host_name = head.host_name
@@ -261,7 +294,7 @@ def _interpret(
         head.host_name = host_names[host]
         if not head.host_name and host:
             raise RequestRefused(400, "malformed Host field")
-    elif head.minor_version:
+    elif head.version == HTTP11:
         raise RequestRefused(400, "no Host field")
     upgrade = _interpret_others(head, plan, names, values) if plan.others else b""
     if plan.content_length >= 0 or plan.transfer_encoding >= 0:
@@ -318,7 +351,7 @@ def _interpret_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> 
     if kind == EXPECT:
         if value.lower() != b"100-continue":
             raise RequestRefused(417, "the only expectation understood is 100-continue")
-        rare.expects_continue = head.minor_version == 1
+        rare.expects_continue = head.version == HTTP11
     elif kind == VIA:
         rare.via.append(value)
     elif kind == FORWARDED_FOR:
@@ -362,7 +395,7 @@ def _decide_framing(head: RequestHead, plan: HeaderPlan, values: tuple[bytes, ..
         return
     if plan.content_length >= 0:
         raise RequestRefused(400, "Content-Length together with Transfer-Encoding")
-    if head.minor_version == 0:
+    if head.version == HTTP10:
         raise RequestRefused(400, "Transfer-Encoding in HTTP/1.0")
     coding = values[plan.transfer_encoding]
     if coding.lower() != b"chunked":
@@ -381,7 +414,7 @@ def _apply_connection(
         head.keep_alive = False
     elif connection.keep_alive:
         head.keep_alive = True
-    if connection.upgrade and head.minor_version == 1:
+    if connection.upgrade and head.version == HTTP11:
         # Only protocols that run in a tunnel: h2c would make this hop unreadable for us.
         # An invalid handshake is passed on as a plain request, for the server to refuse.
         protocol = upgrade.lower()

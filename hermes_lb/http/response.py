@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import httptools
 
 from hermes_lb.errors import InvalidResponse
-from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.fields import (
     CONTENT_LENGTH,
     RESPONSE_FIELDS,
@@ -27,6 +26,7 @@ from hermes_lb.http.fields import (
     parse_content_length,
 )
 from hermes_lb.http.head import HeadParser
+from hermes_lb.http.recurring_cache import PATIENCE, RecurringCache
 from hermes_lb.http.request import CHUNKED
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 
 # status line then. One is forgiven, as before a request line (RFC 9112 section 2.2); HAProxy
 # forgives any number.
 STRAY_LINE = b"\r\n"
+_LONGEST = 1024  # bytes of a head that may be cached
 UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
 
 
@@ -123,7 +124,7 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     """Turns whole response heads into `ResponseHead`s, one at a time.
 
     Servers send the same head to many clients: within a second, those of all event streams, of all
-    answers of one length. So heads are cached by their bytes.
+    answers of one length. So heads that recur are cached by their bytes.
     """
 
     __slots__ = ("_kept", "_most_fields", "_remembered")
@@ -133,13 +134,22 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         super().__init__(httptools.HttpResponseParser)
         self._kept = kept
         self._most_fields = most_fields
-        self._remembered: BoundedCache[bytes, ResponseHead] = BoundedCache(most=256, longest=1024)
+        self._remembered: RecurringCache[ResponseHead] = RecurringCache(most=128, room=128 * 1024)
 
     def parse(self, data: bytes) -> ResponseHead:
         """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
-        head = self._remembered.get(data)
+        heads = self._remembered
+        if len(data) > _LONGEST or (heads.in_vain > PATIENCE and heads.is_skipped()):
+            return self._parse(data)
+        head = heads.recent.get(data)
+        if head is not None:
+            heads.in_vain = 0
+            return head
+        head = heads.find(data)
         if head is None:
-            head = self._remembered.remember(data, len(data), self._parse(data))
+            head = self._parse(data)
+            if heads.recurs(data):
+                heads.store(data, head)
         return head
 
     def _parse(self, data: bytes) -> ResponseHead:

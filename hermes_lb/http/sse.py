@@ -10,7 +10,14 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.errors import InvalidBody
-from hermes_lb.http.body import LAST_CHUNK, SIZE_LINE, ChunkedBody, make_body
+from hermes_lb.http.body import (
+    LAST_CHUNK,
+    MOST_KNOWN,
+    SIZE_LINE,
+    ChunkedBody,
+    make_body,
+    openings,
+)
 
 if TYPE_CHECKING:
     from hermes_lb.http.body import Body
@@ -24,12 +31,13 @@ MOST_AT_ONCE: Final = 16 * 1024
 # The end of a line, twice. Atomic: the two halves of CRLF are not two ends.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END: Final = 4  # bytes
+_OPENINGS = openings(b"id:")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _ID_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))id(?::[^\r\n]*)?(?>\r\n|\n|\r)")
 
 
 class EventsBody:
-    """Chunks of whole events, for a client that knows chunks; a `Body`.
+    """Whole events; a `Body`. `to_chunks`: they leave in chunks (HTTP/1.1), and not as they are.
 
     `resumes`: the stream ends with the event `done`, or where its framing says so, and not with
     the connection. `after`: the id after which it starts, if the client has sent one.
@@ -47,17 +55,21 @@ class EventsBody:
         "_rest",
         "_resumes",
         "_searched",
+        "_to_chunks",
         "excess",
         "is_done",
         "is_handed_over",
         "is_whole",
     )
 
-    def __init__(self, length: int, *, resumes: bool, after: bytes = b"") -> None:
+    def __init__(
+        self, length: int, *, resumes: bool, after: bytes = b"", to_chunks: bool = True
+    ) -> None:
         self._resumes = resumes
+        self._to_chunks = to_chunks
         self._after = after
         self._received: Body
-        self._last = b""  # the last chunk that was passed on and holds an id
+        self._last = b""  # the last bytes that were passed on and hold an id
         self._held = bytearray()  # the beginning of an event; it grows in place
         self._searched = 0  # of `_held`: no event ends there
         self.is_whole = True
@@ -70,7 +82,8 @@ class EventsBody:
         """
         self._received = make_body(length, to_http11=False)
         self._rest = b""
-        self._is_between_chunks = isinstance(self._received, ChunkedBody)
+        # A whole chunk that comes here leaves as it is.
+        self._is_between_chunks = self._to_chunks and isinstance(self._received, ChunkedBody)
         self._is_within_event = False  # the beginning of this one has been passed on
         self._held = bytearray()
         self._searched = 0
@@ -101,18 +114,15 @@ class EventsBody:
     def feed(self, data: bytes) -> bytes:
         if self._is_between_chunks and not self._held:
             # One whole chunk with one event, its id first: what servers send for each token.
-            match = SIZE_LINE(data)
-            if match is not None:
-                start = match.end()
-                size = len(data)
-                if (
-                    start + int(match[1], 16) + 2 == size
-                    and data.startswith(b"id:", start)
-                    and (data.find(b"\n\n", start) == size - 4 or _ends_crlf(data, start))
-                    and data.endswith(b"\r\n")
-                ):
-                    self._last = data
-                    return data
+            size = len(data)
+            if (
+                size <= MOST_KNOWN
+                and data.startswith(_OPENINGS[size])
+                and (data.find(b"\n\n") == size - 4 or _ends_crlf(data))
+                and data.endswith(b"\r\n")
+            ):
+                self._last = data
+                return data
         passed = self._feed_anything(self._portion(data))
         if self._rest:
             self._is_between_chunks = False  # the next bytes are those that wait
@@ -139,9 +149,17 @@ class EventsBody:
             if self._resumes and self.is_whole:
                 raise InvalidBody("the stream ended before its last event")
             self._received.end()
-            rest = chunk(bytes(self._held))
+            rest = self.frame(bytes(self._held))
         self.is_done = True
-        return rest + LAST_CHUNK
+        return rest + self._end
+
+    def frame(self, events: bytes) -> bytes:
+        """Whole events, or a comment between two, as they leave."""
+        return chunk(events) if self._to_chunks else events
+
+    @property
+    def _end(self) -> bytes:
+        return LAST_CHUNK if self._to_chunks else b""
 
     def _feed_anything(self, data: bytes) -> bytes:
         received = self._received
@@ -154,7 +172,7 @@ class EventsBody:
             held += new
             came = held
         if isinstance(received, ChunkedBody):
-            self._is_between_chunks = received.is_between_chunks
+            self._is_between_chunks = self._to_chunks and received.is_between_chunks
         if received.is_done:
             self.is_done, self.excess = True, received.excess
         first = 0  # where the first event begins
@@ -174,10 +192,10 @@ class EventsBody:
             self._searched = len(self._held)
         if self._resumes and b"handover" in events:
             events = self._without_handover(events, first)
-        passed = chunk(events)
-        if b"\nid:" in passed:
+        passed = self.frame(events)
+        if b"\nid:" in passed or passed.startswith(b"id:"):
             self._last = passed
-        return passed + LAST_CHUNK if self.is_done and not self.is_handed_over else passed
+        return passed + self._end if self.is_done and not self.is_handed_over else passed
 
     def _cut(self, came: bytes | bytearray, first: int, start: int) -> int:
         """The length of the part of `came` that is passed on now; its first event begins at
@@ -209,9 +227,11 @@ class UnnumberedEventsBody(EventsBody):
     def feed(self, data: bytes) -> bytes:
         is_within_event = self._is_within_event
         passed = super().feed(data)
-        match = SIZE_LINE(passed)
-        start = match.end() if match is not None else 0
-        end = start + int(match[1], 16) if match is not None else 0
+        start, end = 0, len(passed)
+        if self._to_chunks:
+            match = SIZE_LINE(passed)
+            start = match.end() if match is not None else 0
+            end = start + int(match[1], 16) if match is not None else 0
         if start == end:
             return passed  # nothing, or the last chunk
         events = passed[start:end]
@@ -220,12 +240,12 @@ class UnnumberedEventsBody(EventsBody):
             event_end = _EVENT_END.search(events)
             first = event_end.end() if event_end is not None else len(events)
         events = events[:first] + _ID_LINE.sub(b"", events[first:])
-        return chunk(events) + passed[end + 2 :]
+        return self.frame(events) + passed[end + 2 :]
 
 
-def _ends_crlf(data: bytes, start: int) -> bool:
+def _ends_crlf(data: bytes) -> bool:
     """The same for a server whose lines end with CRLF."""
-    return data.find(b"\r\n\r\n", start) == len(data) - 6 and b"\n\n" not in data
+    return data.find(b"\r\n\r\n") == len(data) - 6 and b"\n\n" not in data
 
 
 def chunk(data: bytes) -> bytes:

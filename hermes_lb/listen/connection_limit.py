@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.proxy.ports import AcceptLimit
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.live import LiveConnections
     from hermes_lb.proxy.ports import Entrance
 
 # Share of the limit: the number of idle connections that are closed at once to make room, and the
@@ -27,10 +27,10 @@ class ConnectionLimit(AcceptLimit):
     A loop iteration may bring a few more connections than that (`listener._ACCEPTS_PER_TURN`).
     """
 
-    def __init__(self, most: int, context: Context) -> None:
+    def __init__(self, most: int, live: LiveConnections) -> None:
         self.frontends: list[Entrance] = []
         self._is_open = True
-        self._context = context
+        self._live = live
         self._set_most(most)
 
     def guard(self, frontend: Entrance) -> None:
@@ -52,10 +52,10 @@ class ConnectionLimit(AcceptLimit):
         self.release()  # there may be room now
 
     def acquire(self) -> None:
-        """Called for each connection, once it is in `context.clients`."""
-        clients = self._context.clients
+        """Called for each connection, once it is in `live.clients`."""
+        clients = self._live.clients
         if len(clients) >= self._most and self._is_open:
-            self._is_open = self._context.keeps_clients = False
+            self._is_open = self._live.keeps_clients = False
             for frontend in self.frontends:
                 frontend.pause()
             # As nginx does: idle connections make room for new clients; connections are kept alive
@@ -65,9 +65,9 @@ class ConnectionLimit(AcceptLimit):
                 client.close()
 
     def release(self) -> None:
-        """Called for each connection, once it has left `context.clients`."""
-        if not self._is_open and len(self._context.clients) <= self._most - self._room:
+        """Called for each connection, once it has left `live.clients`."""
+        if not self._is_open and len(self._live.clients) <= self._most - self._room:
             self._is_open = True
-            self._context.keeps_clients = not self._context.is_draining
+            self._live.keeps_clients = not self._live.is_draining
             for frontend in self.frontends:
                 frontend.resume()

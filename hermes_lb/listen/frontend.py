@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.backends import FrontendCounters
 from hermes_lb.http.https import Redirect, hsts_field
+from hermes_lb.http.version import NAMES
 from hermes_lb.listen.listener import Listener
 from hermes_lb.listen.router import Router
 from hermes_lb.proxy.ports import Entrance
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.select import Backend
     from hermes_lb.tls.certificates import TlsFiles
+    from hermes_lb.tls.ticket_keys import TicketSecret
 
 # Seconds. The clock may be set, or the machine sleep, while a timer waits for the next day.
 _LOOKS_AT_CLOCK = 600.0
@@ -40,6 +42,7 @@ class Frontend(Entrance):
         configured: config.Frontend,
         backends: Mapping[str, Backend],
         context: Context,
+        tickets: TicketSecret,
         tls_files: TlsFiles | None = None,
     ) -> None:
         """`tls_files`: as they were read before, whatever they are now.
@@ -49,12 +52,13 @@ class Frontend(Entrance):
         self.name = configured.name
         self.counters = FrontendCounters()
         # In Via. Frontends differ in it: one may be a server of another's.
-        self.pseudonym = pseudonym = context.pseudonym(configured.name)
-        self.via = (b"1.0 " + pseudonym, b"1.1 " + pseudonym)  # by minor version
+        self.pseudonym = pseudonym = context.identity.pseudonym(configured.name)
+        self.via = tuple(version.encode() + b" " + pseudonym for version in NAMES)
         self.listeners: list[Listener] = []  # once it has started
         self.certificates: Certificates | None = None
         self._unusable: object = None  # the stamps of files that could not be used
         self._context = context
+        self._tickets = tickets
         self._is_paused = False
         self.is_stopped = False  # for good: its connections end with the request that runs, or next
         self._watch: asyncio.TimerHandle | None = None
@@ -82,8 +86,12 @@ class Frontend(Entrance):
             self._try_certificates()
         self.router = Router(configured, backends)
         self.allows_trace = configured.trace
-        self.redirect = Redirect.of(configured)
-        self.hsts = hsts_field(configured.tls)
+        self.redirect = Redirect.of(configured.redirect_to_https, configured.https_port)
+        self.hsts = b""
+        if tls is not None:
+            self.hsts = hsts_field(
+                tls.hsts, subdomains=tls.hsts_subdomains, preload=tls.hsts_preload
+            )
         self._networks = [
             plain_network(one) for one in configured.trusted_proxies if one != "unix:"
         ]
@@ -105,7 +113,7 @@ class Frontend(Entrance):
 
     def _read_certificates(self, tls: config.Tls, files: TlsFiles | None = None) -> None:
         before = self.certificates
-        self.certificates = new = Certificates(tls, self.name, self._context.tickets, files)
+        self.certificates = new = Certificates(tls, self.name, self._tickets, files)
         if before is not None and before.files.stamps != new.files.stamps:
             logger.info("frontend %s has new certificates: %s", self.name, new.in_words())
 
@@ -205,7 +213,7 @@ class Frontend(Entrance):
             for number, bind in enumerate(self._configured.bind)
         ]
         self._watch_certificates()
-        self._context.gate.guard(self)
+        self._context.live.gate.guard(self)
         for listener in opened:
             await (listener.accept_when_possible() if may_be_late else listener.accept())
 
@@ -218,7 +226,7 @@ class Frontend(Entrance):
 
     def _open(self, bind: config.Bind, sockets: Sequence[socket.socket] | None) -> Listener:
         number = len(self.listeners) + 1
-        listener = Listener(bind, self, self._context, sockets, number)
+        listener = Listener(bind, self, self._context, lambda: self.certificates, sockets, number)
         self.listeners.append(listener)
         if self._is_paused:
             listener.pause()

@@ -15,12 +15,13 @@ from hermes_lb.tls.handshake import TlsLayer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hermes_lb import config
-    from hermes_lb.listen.frontend import Frontend
     from hermes_lb.options.units import UnixAddress
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import Entrance
+    from hermes_lb.tls.certificates import Certificates
 
 # uvloop accepts one connection per listening descriptor and turn, and a turn has its price: with 8
 # descriptors of one socket, a connection per request takes 60 us of CPU instead of 100.
@@ -47,18 +48,23 @@ class Listener:
     def __init__(
         self,
         bind: config.Bind,
-        frontend: Frontend,
+        frontend: Entrance,
         context: Context,
+        certificates: Callable[[], Certificates | None],
         sockets: Sequence[socket.socket] | None = None,
         number: int = 1,
     ) -> None:
-        """`number`: in the frontend. Raises OSError, whose `strerror` names the address."""
+        """`certificates`: those in use, for `tls`; `number`: in the frontend.
+
+        Raises OSError, whose `strerror` names the address.
+        """
         self.bind = bind
         self.tls = bind.tls
         self.scheme = b"https" if bind.tls else b"http"
         self.number = number
         self._frontend = frontend
         self._context = context
+        self._certificates = certificates
         self._is_given = sockets is not None
         self._sockets = (
             [listening_socket(bind, frontend.name)] if sockets is None else list(sockets)
@@ -177,8 +183,9 @@ class Listener:
         )
         layer: ClientConnection | TlsLayer = client
         if self.tls:
-            assert frontend.certificates is not None  # or its configuration would be refused
-            layer = TlsLayer(client, frontend.certificates)
+            certificates = self._certificates()
+            assert certificates is not None  # or its configuration would be refused
+            layer = TlsLayer(client, certificates)
         return ProxyHeaderReader(client, layer) if self.bind.proxy_protocol else layer
 
     async def stop(self) -> None:

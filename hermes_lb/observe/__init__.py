@@ -2,6 +2,7 @@
 
 record        a request that has ended, in plain values; `hermes_lb.proxy.record` builds it
 recorder      `[log]`: which format, and which requests
+request_log   a recorder and its access log, which change together
 httplog       a record -> a line in HAProxy's format; `combined` and `json_log`: in the others
 escaping      untrusted input, made fit for a line
 sampling      which requests are shown, if not all are

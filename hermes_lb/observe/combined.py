@@ -12,6 +12,7 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from hermes_lb.http.version import NAMES
 from hermes_lb.observe.escaping import fit
 from hermes_lb.observe.httplog import MONTHS
 
@@ -38,7 +39,7 @@ def line(record: LogRecord) -> str:
         date(int(record.began)),
         "-"
         if request is None
-        else request_text(request.method, request.target[:_REQUEST_MAX], request.minor_version),
+        else request_text(request.method, request.target[:_REQUEST_MAX], request.version),
         record.status or _status_of_none(record.termination),
         record.bytes_sent,
         field_text(captured.referer[:_FIELD_MAX]),
@@ -51,9 +52,9 @@ def _status_of_none(termination: str) -> int:
 
 
 @lru_cache(maxsize=1024)  # 4 KiB each at most; clients ask for the same few things
-def request_text(method: bytes, target: bytes, minor_version: int) -> str:
+def request_text(method: bytes, target: bytes, number: int) -> str:
     """`GET /path HTTP/1.1`, cut to `_REQUEST_MAX`: the rest of `target` need not be given."""
-    head, version = f"{method.decode()} ", f" HTTP/1.{minor_version}"
+    head, version = f"{method.decode()} ", f" HTTP/{NAMES[number]}"
     most = _REQUEST_MAX - len(head) - len(version)
     return head + fit(target.decode("latin-1"), most, escape) + version
 

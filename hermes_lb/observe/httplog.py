@@ -11,6 +11,7 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from hermes_lb.http.version import NAMES
 from hermes_lb.observe.record import AT_ONCE, FIRST_ATTEMPT
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def line(record: LogRecord, *, shows_trace: bool = False) -> str:
         else _attempts(record, shows_trace=shows_trace),
         BAD_REQUEST
         if request is None
-        else request_text(request.method, request.target[:REQUEST_MAX], request.minor_version),
+        else request_text(request.method, request.target[:REQUEST_MAX], request.version),
     )
 
 
@@ -91,13 +92,13 @@ _BRACES = re.compile(r"[{|}]")
 
 
 @lru_cache(maxsize=1024)  # 4 KiB each at most; clients ask for the same few things
-def request_text(method: bytes, target: bytes, minor_version: int) -> str:
+def request_text(method: bytes, target: bytes, version: int) -> str:
     """`GET /path HTTP/1.1`, fit for a line of the log whatever the client sent.
 
     The part of `target` beyond `REQUEST_MAX` is not shown: it need not be given, nor remembered.
     """
-    request = b"%b %b HTTP/1.%d" % (method, target, minor_version)
-    return escape(request.decode("latin-1"))
+    request = b"%b %b" % (method, target)
+    return escape(f"{request.decode('latin-1')} HTTP/{NAMES[version]}")
 
 
 def escape(text: str) -> str:

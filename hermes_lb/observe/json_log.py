@@ -11,6 +11,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING
 
+from hermes_lb.http.version import NAMES
 from hermes_lb.observe.escaping import fit
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def line(record: LogRecord) -> str:
         method = target = version = host = request_id = trace_id = NULL
     else:
         method, target = text(request.method), text(request.target, TARGET_MOST)
-        version, host = f'"HTTP/1.{request.minor_version}"', text(request.host)
+        version, host = f'"HTTP/{NAMES[request.version]}"', text(request.host)
         request_id, trace_id = unique(request.request_id), unique(request.trace_id)
     return (
         f'{{"time":{date(int(record.began * 1000.0))}'

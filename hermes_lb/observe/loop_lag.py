@@ -14,12 +14,13 @@ LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class LoopLag:
-    """A timer that notes how late it fires.
+    """A timer that notes how late it fires, after each `every` seconds.
 
     `worst` is in seconds, since the start. uvloop's timers have whole milliseconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
         self.histogram = Histogram(LAG_BOUNDS)
         self.worst = 0.0
         self._due = 0.0
@@ -28,8 +29,8 @@ class LoopLag:
     def start(self) -> None:
         """Measure the running loop until `stop`."""
         loop = asyncio.get_running_loop()
-        self._due = loop.time() + EVERY
-        self._timer = loop.call_later(EVERY, self._look, loop)
+        self._due = loop.time() + self._every
+        self._timer = loop.call_later(self._every, self._look, loop)
 
     def stop(self) -> None:
         if self._timer is not None:

@@ -36,9 +36,9 @@ def abort(record: LogRecord, at: float) -> Abort:
         "duration_ms": int(record.total * 1000.0),
         "request": ""
         if request is None
-        else httplog.request_text(
-            request.method, request.target[:REQUEST_MAX], request.minor_version
-        )[:REQUEST_MAX],
+        else httplog.request_text(request.method, request.target[:REQUEST_MAX], request.version)[
+            :REQUEST_MAX
+        ],
         "reason": record.reason,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
@@ -212,6 +212,10 @@ def _known_status(status: object) -> object:
     return status
 
 
+def _like(*examples: str | int, kind: Any = "string") -> WithJsonSchema:
+    return WithJsonSchema({"type": kind, "examples": list(examples)})
+
+
 _DURATION_SCHEMA = {"type": ["string", "number"], "examples": ["250ms", "5s", "10m", "1h30m"]}
 Duration = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
 PositiveDuration = Annotated[
@@ -222,36 +226,28 @@ PositiveDuration = Annotated[
     WithJsonSchema({**_DURATION_SCHEMA, "exclusiveMinimum": 0}),
 ]
 Size = Annotated[
-    int,
-    BeforeValidator(parse_size),
-    WithJsonSchema({"type": ["string", "integer"], "examples": ["16KiB", "1MiB"]}),
+    int, BeforeValidator(parse_size), _like("16KiB", "1MiB", kind=["string", "integer"])
 ]
 HostPort = Annotated[
     Address,
     BeforeValidator(parse_address),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "examples": ["0.0.0.0:8080", "[::1]:8000"]}),
+    _like("0.0.0.0:8080", "[::1]:8000"),
 ]
 Endpoint = Annotated[
     Address | UnixAddress,
     PlainValidator(parse_endpoint),
     PlainSerializer(str),
-    WithJsonSchema(
-        {"type": "string", "examples": ["0.0.0.0:8080", "[::1]:8000", "unix:/run/name.sock"]}
-    ),
+    _like("0.0.0.0:8080", "[::1]:8000", "unix:/run/name.sock"),
 ]
-ServerName = Annotated[
-    str,
-    BeforeValidator(parse_server_name),
-    WithJsonSchema({"type": "string", "examples": ["agents.internal"]}),
-]
+ServerName = Annotated[str, BeforeValidator(parse_server_name), _like("agents.internal")]
 Network = Annotated[
     IPv4Network | IPv6Network,
     BeforeValidator(parse_network),
-    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "2001:db8::/32"]}),
+    _like("10.0.0.0/8", "2001:db8::/32"),
 ]
 Status = Annotated[
     int | str,
     BeforeValidator(_known_status),
-    WithJsonSchema({"type": ["string", "integer"], "examples": [200, "2xx", "200-399"]}),
+    _like(200, "2xx", "200-399", kind=["string", "integer"]),
 ]

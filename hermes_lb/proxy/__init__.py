@@ -4,7 +4,7 @@ phases         the table: transitions, which deadline runs, which side is waited
 ports          both sides of an exchange, as it sees them
 exchange       one request and its response; `enter` changes its phase
 
-admit          whether it may be served, and by which backend                R
+admit          begins an exchange: may it be served, and by which backend?   R
 select         a backend: affinity, strategy, lease, or the queue            Q C
 upload         the request's body                                            H
 retry          the retry table: decides on a request whose server failed
@@ -12,17 +12,24 @@ response       the response's head, rewritten for the client                 D
 resume         event streams that continue from another server when theirs is lost
 tunnel         after a 101: raw bytes both ways
 abandoned      a response that the server may finish although the client has left
-local_replies  the only place where an error becomes a response
+local_replies  errors as responses
 record         an exchange that has ended: the counters, and its line in the access log
 
+context        the parts that the connections of one balancer share
+settings       timeouts, limits and parsers: a reload replaces them
+live           the register of connections, and the drain state
 batch          the events of one loop iteration, processed stage by stage
+identity       the names in Via, and request ids
+wall_clock     the Date field
+
 deadlines      the sweep over all deadlines
-context        shared by the connections of one balancer
 moving         moves streams away from a server that stands still
 liveness       whether a server that leaves a check unanswered still sends
 inflight       the requests in flight, for the operator
 
-`http1` has the connections, which implement the ports; nothing else here imports it.
+No module here knows those that use it: an exchange is known to `admit`, `record` and `moving`, and
+not to its parts, each of which declares what it needs of an exchange. `http1` has the
+connections, which implement the ports; nothing else here imports it.
 """
 
 from hermes_lb.proxy.inflight import end_sessions, running_sessions

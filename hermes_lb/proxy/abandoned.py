@@ -59,7 +59,7 @@ class Abandoned(ResponseSink):
         self._lease = lease
         self._method = method
         self._limit = limit
-        wait = context.timeouts.server if limit is None else limit
+        wait = context.settings.timeouts.server if limit is None else limit
         self._timer: asyncio.TimerHandle = context.loop.call_later(wait, self._expired)
         upstream.pass_to(self)
         # The client may have been slow, before it left.
@@ -119,6 +119,9 @@ class Abandoned(ResponseSink):
     def server_failed(self, error: ServerFailed) -> None:
         self._end(is_clean=False)
 
+    def not_sent(self) -> None:
+        self._end(is_clean=False)
+
     def server_is_slow(self) -> None:
         """Nothing more is sent to it."""
 
@@ -128,7 +131,7 @@ class Abandoned(ResponseSink):
     def _expired(self) -> None:
         if self._limit is None and self._came != self._seen:
             self._seen = self._came
-            wait = self._context.timeouts.server
+            wait = self._context.settings.timeouts.server
             self._timer = self._context.loop.call_later(wait, self._expired)
         else:
             self._end(is_clean=False)

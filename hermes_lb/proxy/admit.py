@@ -8,7 +8,7 @@ from hermes_lb.errors import RequestRefused
 from hermes_lb.http import build_request, trusted_identity_fields
 from hermes_lb.http.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
-from hermes_lb.proxy import local_replies
+from hermes_lb.proxy.local_replies import as_final_recipient, redirect
 from hermes_lb.proxy.resume import ACCEPTS_HANDOVER, can_insert
 from hermes_lb.tls.client_certificate import tells_of_certificate
 
@@ -16,60 +16,74 @@ if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.ports import Peer
 
 
 def admit(exchange: Exchange, now: float) -> bool:
-    """Choose the backend, and make the head for its servers. False: it was answered here.
-
-    Raises RequestRefused.
-    """
+    """Choose the backend, and make the head for its servers. False: it was answered here."""
     context, head, peer = exchange.context, exchange.head, exchange.peer
     frontend, rare = peer.frontend, head.rare
-    if context.recorder.captures:
-        exchange.captured = capture(head.forwarded)
-    if frontend.redirect is not None and not local_replies.came_by_tls(exchange):
-        local_replies.redirect(exchange, frontend.redirect)
-        return False
-    if (destination := frontend.router.route(head.host_name, head.target)) is None:
-        raise RequestRefused(404, "no route matched")
-    if rare is not None and frontend.pseudonym in b",".join(rare.via):
-        raise RequestRefused(508, "loop detected")
-    exchange.backend, exchange.is_logged, exchange.rules = destination
-    if head.method == b"TRACE" and not frontend.allows_trace:
-        raise RequestRefused(405, "TRACE is not served")
-    if head.length > context.most_in_body:
-        raise RequestRefused(413, "the request body is too large")
-    backend = destination.backend
-    if head.cookies is not None and backend.affinity is not None:
-        _read_cookie(exchange, backend.affinity, head.cookies)
-    identity, forwarded_host = peer.identity, head.host
-    if peer.is_trusted:
-        identity, forwarded_host = _identity_from_proxy(exchange, head)
-    rates = context.request_rates
-    if rates is not None and (wait := rates.acquire(exchange.client_address, now)):
-        raise RequestRefused(429, "too many requests from this address", retry_after=wait)
-    if not head.request_id:
-        head.request_id = context.new_request_id()
-    if not head.trace_id and context.recorder.makes_traces:
-        start_trace(head, context.rng)
-    host, via = head.host or backend.host, frontend.via[head.minor_version]
-    exchange.request_head = build_request(head, host, identity, forwarded_host, via)
-    rules = exchange.rules
-    if rules is not None and rules.resumes and can_insert(exchange):
-        exchange.request_head = exchange.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
-    head.forwarded = b""  # a stream lasts for minutes, and no longer needs it
-    if rare is not None and rare.hops_left == 0:
-        local_replies.as_final_recipient(exchange)
+    try:
+        recorder = context.log.recorder
+        if recorder.captures:
+            exchange.captured = capture(head.forwarded)
+        if frontend.redirect is not None and not _came_by_tls(peer, head):
+            reply = redirect(head, frontend.redirect)
+            exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
+            return False
+        if (destination := frontend.router.route(head.host_name, head.target)) is None:
+            raise RequestRefused(404, "no route matched")
+        if rare is not None and frontend.pseudonym in b",".join(rare.via):
+            raise RequestRefused(508, "loop detected")
+        exchange.backend, exchange.is_logged, exchange.rules = destination
+        if head.method == b"TRACE" and not frontend.allows_trace:
+            raise RequestRefused(405, "TRACE is not served")
+        if head.length > context.settings.most_in_body:
+            raise RequestRefused(413, "the request body is too large")
+        backend = destination.backend
+        if head.cookies is not None and backend.affinity is not None:
+            _read_cookie(exchange, backend.affinity, head.cookies, now)
+        identity, forwarded_host = peer.identity, head.host
+        if peer.is_trusted:
+            identity, forwarded_host = _identity_from_proxy(exchange, head)
+        rates = context.client_limits.rates
+        if rates is not None and (wait := rates.acquire(exchange.client_address, now)):
+            raise RequestRefused(429, "too many requests from this address", retry_after=wait)
+        if not head.request_id:
+            head.request_id = context.identity.new_request_id()
+        if not head.trace_id and recorder.makes_traces:
+            start_trace(head, context.rng)
+        host, via = head.host or backend.host, frontend.via[head.version]
+        exchange.request_head = build_request(head, host, identity, forwarded_host, via)
+        rules = exchange.rules
+        if rules is not None and rules.resumes and can_insert(exchange.client, head.method):
+            exchange.request_head = exchange.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
+        head.forwarded = b""  # a stream lasts for minutes, and no longer needs it
+        if rare is not None and rare.hops_left == 0:
+            reply = as_final_recipient(head.method, exchange.request_head)
+            exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
+            return False
+    except RequestRefused as error:
+        exchange.refuse(error)
         return False
     return True
 
 
-def _read_cookie(exchange: Exchange, affinity: CookieAffinity, cookies: list[bytes]) -> None:
+def _came_by_tls(peer: Peer, head: RequestHead) -> bool:
+    """To us, or to the trusted proxy that forwarded it."""
+    rare = head.rare
+    said = rare.forwarded_proto if rare is not None and peer.is_trusted else b""
+    return (said.lower() or peer.scheme) == b"https"
+
+
+def _read_cookie(
+    exchange: Exchange, affinity: CookieAffinity, cookies: list[bytes], now: float
+) -> None:
     exchange.cookie, exchange.head.cookies = affinity.extract(cookies)
     if exchange.cookie is None:
         return
     if affinity.has_dates:
-        seconds = exchange.context.seconds_since_1970()
+        seconds = exchange.context.wall_clock.seconds_since_1970(now)
         exchange.reading = affinity.read(exchange.cookie, seconds)
         exchange.pinned_to = exchange.reading.server
     else:

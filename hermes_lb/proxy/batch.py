@@ -14,16 +14,19 @@ docs/architecture.md has the measurements. Streams' chunks skip the first two st
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import select
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hermes_lb.proxy.record import record_exchange
+from hermes_lb.transport.kernel import INPUT, write_last
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import Source
+    from hermes_lb.proxy.ports import Kept, ResponseSink, Source
+
+    #: Called with an exchange that has ended, the time and the termination.
+    Record: TypeAlias = Callable[[Any, float, str], None]
 
 logger = logging.getLogger("hermes_lb")
 
@@ -38,27 +41,37 @@ class IoBatch:
     All writes go through `send`, so each connection's bytes keep their order. Before anything else
     is done to a transport, call `write_all`; before anything else that the loop reports is acted
     upon (an end, a deadline), call `flush`: the bytes came first.
+
+    `reused`: by descriptor, the kept connections whose request has not been written yet.
     """
 
     __slots__ = (
         "before_requests",
         "_ended",
         "_is_open",
+        "_last",
         "_loop",
+        "_poll",
+        "_record",
         "_requests",
         "_responses",
+        "reused",
         "writes",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, record: Record) -> None:
         self._loop = loop
+        self._record = record
         self._is_open = False  # `flush` has been scheduled
         # Reads the state of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[Source, bytes]] = []
         self._responses: list[tuple[Source, bytes]] = []
         self.writes: list[tuple[asyncio.Transport, bytes | None]] = []
-        self._ended: list[tuple[Exchange, float, str]] = []
+        self._last: dict[asyncio.Transport, bytes] = {}  # what is written just before a close
+        self.reused: dict[int, Kept] = {}
+        self._poll = select.poll()  # of those
+        self._ended: list[tuple[Any, float, str]] = []
 
     def request_came(self, client: Source, data: bytes) -> None:
         """Bytes of a request head."""
@@ -80,6 +93,15 @@ class IoBatch:
         if len(data) > _BULK:
             self.write_all()
 
+    def reuse(self, kept: Kept, descriptor: int, request: bytes) -> None:
+        """Write `request`, unless its connection has ended, or has input: `kept.refuse` is called.
+
+        A response to this request can't have come before it, so input belongs to no request.
+        """
+        self._poll.register(descriptor, INPUT)
+        self.reused[descriptor] = kept
+        self.send(kept.transport, request)
+
     def relay(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write a chunk of a stream: at once, unless another write is queued before it.
 
@@ -94,9 +116,12 @@ class IoBatch:
         """Close `transport` after the queued bytes."""
         if not self._is_open:
             self._open()
-        self.writes.append((transport, None))
+        writes = self.writes
+        if writes and writes[-1][0] is transport and writes[-1][1]:
+            self._last[transport] = writes.pop()[1] or b""
+        writes.append((transport, None))
 
-    def exchange_ended(self, exchange: Exchange, now: float, termination: str) -> None:
+    def exchange_ended(self, exchange: ResponseSink, now: float, termination: str) -> None:
         """Record it, once its last bytes have left."""
         if not self._is_open:
             self._open()
@@ -104,21 +129,42 @@ class IoBatch:
 
     def pending(self, transport: asyncio.Transport) -> int:
         """Bytes that were sent to `transport` and have not been written yet."""
-        return sum(len(data or b"") for held, data in self.writes if held is transport)
+        queued = sum(len(data or b"") for held, data in self.writes if held is transport)
+        return queued + len(self._last.get(transport, b""))
 
     def write_all(self) -> None:
         """Write the queued bytes now."""
         writes = self.writes
         if writes:
+            if self.reused:
+                self._refuse_ended()
             self.writes = []
             for transport, data in writes:
                 try:
                     if data is None:
-                        transport.close()
+                        self._close(transport)
                     elif not transport.is_closing():
                         transport.write(data)
                 except Exception:
                     self._give_up(transport, transport)
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        last = self._last.pop(transport, None)
+        if last is None:
+            transport.close()
+        else:
+            write_last(transport, last)
+
+    def _refuse_ended(self) -> None:
+        """One `poll` for all kept connections that are about to be written to.
+
+        Nothing but the writes comes after it. What a closed transport has left here does no harm:
+        its descriptor is another's at worst, whose input refuses a connection that is over.
+        """
+        reused, self.reused = self.reused, {}
+        poll, self._poll = self._poll, select.poll()
+        for descriptor, _ in poll.poll(0):
+            reused[descriptor].refuse()
 
     def flush(self) -> None:
         """Process all events of this loop iteration."""
@@ -144,7 +190,7 @@ class IoBatch:
             ended, self._ended = self._ended, []
             for exchange, now, termination in ended:
                 try:
-                    record_exchange(exchange, now, termination)
+                    self._record(exchange, now, termination)
                 except Exception:
                     logger.exception("while recording %r", exchange)
 

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
-    from hermes_lb.proxy.context import Context, PlainTimeouts
+    from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import Connection
     from hermes_lb.proxy.select import Backend
+    from hermes_lb.proxy.timeouts import PlainTimeouts
 
 logger = logging.getLogger("hermes_lb")
 
@@ -36,7 +37,9 @@ class Sweep:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._timer = self._context.loop.call_later(_interval(self._context.timeouts), self._run)
+        self._timer = self._context.loop.call_later(
+            _interval(self._context.settings.timeouts), self._run
+        )
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -46,8 +49,8 @@ class Sweep:
     def _run(self) -> None:
         self.start()
         now = self._context.clock()
-        self._context.set_wall_clock()
-        self._sweep_clients(list(self._context.clients), now)
+        self._context.wall_clock.set(now)
+        self._sweep_clients(list(self._context.live.clients), now)
         for backend in self._backends():
             try:
                 backend.pool.tick(now)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.affinity.response_cookies import Asked
 from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
     BadResponse,
@@ -32,25 +33,28 @@ from hermes_lb.errors import (
 from hermes_lb.http import UNTIL_CLOSE
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
-from hermes_lb.proxy import local_replies, phases
+from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
-from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
-from hermes_lb.proxy.ports import ResponseSink
+from hermes_lb.proxy.ports import Traffic
 from hermes_lb.proxy.response import rewritten
-from hermes_lb.proxy.resume import opened_stream
+from hermes_lb.proxy.resume import Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
+from hermes_lb.proxy.select import Seeker
 from hermes_lb.proxy.tunnel import Tunnel
-from hermes_lb.proxy.upload import Upload
+from hermes_lb.proxy.upload import Sending, Upload
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from hermes_lb.affinity import Reading, SessionKey
     from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import ExchangeFailed, ServerFailed
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide
     from hermes_lb.proxy.resume import EventStream, StreamRules
     from hermes_lb.proxy.select import Backend
@@ -61,8 +65,11 @@ _NEVER = float("inf")
 _TURN_AROUND = 1.0
 
 
-class Exchange(ResponseSink):
-    """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes."""
+class Exchange(Traffic, Sending, Resumable, Seeker):
+    """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes.
+
+    Its parts see it by the base classes, each of which its part declares.
+    """
 
     __slots__ = (
         # The request.
@@ -72,13 +79,13 @@ class Exchange(ResponseSink):
         # Which phase, and until when: written by `enter` alone.
         "phase",
         "deadline",
-        "saw_traffic",  # since then, or the last sweep: an IDLE deadline restarts
         "limits",  # by phase; those of before a reload stay
         "_taken",  # bytes that both sides had read at the last look
         "head",
         "client_address",
         "request_head",  # as the server gets it; kept until its response begins
-        "upload",  # its body, if it has one
+        "is_request_read",  # all of the request has been received
+        "upload",  # its body, if it has one that did not come at once
         # Where it goes.
         "backend",
         "is_logged",
@@ -109,8 +116,6 @@ class Exchange(ResponseSink):
         "dispatched_at",
         "connected_at",
         "response_at",
-        "bytes_in",
-        "bytes_out",
         "response_letter",  # of the affinity cookie, where there is one
         "reason",  # why it was refused or failed, for a person
         "captured",  # fields of the request that its log line shows
@@ -123,11 +128,12 @@ class Exchange(ResponseSink):
         self.phase = phases.ROUTE
         self.deadline = _NEVER
         self.saw_traffic = False
-        self.limits = context.phase_limits
+        self.limits = context.settings.phase_limits
         self._taken = 0
         self.head = head
         self.client_address = client.peer.address
         self.request_head = b""
+        self.is_request_read = head.length == 0
         self.upload: Upload | None = None
         self.backend: Backend | None = None
         self.is_logged = True
@@ -215,7 +221,7 @@ class Exchange(ResponseSink):
             self.server_failed(ConnectTimeout("the connection took too long"))
         elif phase == phases.SEND:
             refused = RequestRefused(408, "the request body took too long", "cH")
-            local_replies.refuse(self, refused)
+            self.refuse(refused)
         elif phase in (phases.BLOCKED, phases.AWAIT):
             self.server_failed(ResponseTimeout("no response head in time"))
         else:
@@ -240,13 +246,6 @@ class Exchange(ResponseSink):
         return self.dispatched_at - self.head_at if self.dispatched_at >= 0.0 else -1.0
 
     @property
-    def is_request_read(self) -> bool:
-        """True once all of the request has been received."""
-        if self.upload is not None:
-            return self.upload.is_read
-        return not self.head.length or self.bytes_in > 0  # it came whole, or was not looked at
-
-    @property
     def is_strict(self) -> bool:
         """Only the server that its key is pinned to may serve it."""
         return self.session_key is not None and self.session_key.rule.is_strict
@@ -254,18 +253,16 @@ class Exchange(ResponseSink):
     @property
     def may_keep_client(self) -> bool:
         """True if the client's connection can be kept after a local reply."""
-        return self.head.keep_alive and self.is_request_read and self.context.keeps_clients
+        return self.head.keep_alive and self.is_request_read
 
     # ROUTE: the request's head is complete.
 
-    def begin(self, rest: bytes, now: float) -> None:
-        """Route and dispatch the request; `rest` is the received part of its body, and, if that is
-        chunked, the bytes after it. Raises RequestRefused."""
-        if not admit(self, now):
-            return
+    def begin(self, data: bytes, ended: bool, now: float) -> None:
+        """Dispatch the request, which was admitted. `data` of its body has come, or, if it has
+        `ended`, all of it."""
         head, backend = self.head, self.backend
         assert backend is not None
-        if head.length and not self._start_upload(head, rest):
+        if head.length and not self._start_upload(head, data, ended):
             return
         if backend.key_rules is not None and self.pinned_to is None:
             self._stick(backend, now)
@@ -273,39 +270,41 @@ class Exchange(ResponseSink):
             self.dispatch(now)
 
     def receive(self, data: bytes) -> None:
-        """More bytes from the client: of this request's body, or after it."""
-        if self.upload is not None:
-            self.upload.receive(data)
-        else:
-            self.client.unread(data)
+        """More of the request's body."""
+        assert self.upload is not None
+        self.upload.receive(data)
 
-    @property
-    def behind(self) -> int:
-        """Bytes of the request's body that have arrived and are not parsed yet."""
-        return 0 if self.upload is None else self.upload.behind
+    def request_ended(self) -> None:
+        """All of the request has been received."""
+        assert self.upload is not None
+        self.is_request_read = True
+        self.upload.ended()
 
-    def _start_upload(self, head: RequestHead, rest: bytes) -> bool:
+    def _start_upload(self, head: RequestHead, data: bytes, ended: bool) -> bool:
         """Take the received part of the body. False: it was refused."""
-        if head.length == len(rest) <= self.context.most_for_retry and (
+        if head.length == len(data) <= self.context.settings.most_for_retry and (
             head.rare is None or not head.rare.expects_continue
         ):
-            self.request_head += rest  # all of it came at once, and a retry needs no more
-            self.bytes_in = len(rest)
+            self.is_request_read = True
+            self.request_head += data  # all of it came at once, and a retry needs no more
             return True
         # It arrives in parts, or is too long to be kept.
-        self.upload = Upload(self, head)
-        if rest:
-            self.upload.receive(rest)
+        self.upload = Upload(self, head, self.context)
+        if data:
+            self.upload.receive(data)
+        if ended and not self.is_over:
+            self.request_ended()
         return not self.is_over
 
     def _stick(self, backend: Backend, now: float) -> None:
         """The server that its key names, if it has one, takes it."""
         try:
-            is_known = backend.stick(self, now)
+            pin = backend.stick(self.request_head, self.client_address, now)
         except NoServer as error:
             self.fail(error)
             return
-        if is_known:
+        self.session_key, self.pinned_to = pin.key, pin.server
+        if pin.is_known:
             self.dispatch(now)
         else:
             self._ask_for_pin(backend)
@@ -339,10 +338,15 @@ class Exchange(ResponseSink):
         if lease is not None:
             self._connect(backend, lease, now)
         else:
+            pool, pinned = backend.pool, self.pinned_to
+            self.queue_position = len(pool.waiting) if pinned is None else pinned.queued
             self.enter(phases.QUEUE, now, self._resume_due())
             if self.stream is not None:
                 self.tried = ()  # a server that rests may have room sooner than the others
-            backend.pool.wait(self)
+            pool.wait(self)
+
+    def pin(self, server: Server | None) -> None:
+        self.pinned_to = server
 
     def lease_granted(self, lease: Lease) -> None:
         """The queue has given it a lease (`pool.Waiter`)."""
@@ -365,7 +369,9 @@ class Exchange(ResponseSink):
             self.stream.picked(now)
         connections = backend.connections[server]
         if not self.must_dial:
-            idle = connections.take_idle(now, fresh_only=not self.head.can_repeat)
+            idle = connections.take_idle(
+                now, fresh_only=not self.head.can_repeat, check_now=self.upload is not None
+            )
             if idle is not None:
                 self._send(idle, now)
                 return
@@ -400,7 +406,7 @@ class Exchange(ResponseSink):
         upload = self.upload
         if upload is not None:
             self.connected_at = now
-            upload.start(connection, self.request_head)
+            upload.start(connection, self, self.request_head)
             self.enter(upload.phase, now)
             return
         connection.send_request(self, self.request_head)
@@ -409,6 +415,14 @@ class Exchange(ResponseSink):
             self.enter(phases.AWAIT, now)
         else:
             self.enter(phases.AWAIT, now, self.stream.due)
+
+    def not_sent(self) -> None:
+        """Another connection to the same server: this one had ended before it was written to."""
+        backend, lease = self.backend, self.lease
+        assert backend is not None
+        assert lease is not None
+        self.upstream = None
+        self._connect(backend, lease, self.context.clock())
 
     def _resume_due(self) -> float:
         """The limit of a resumed stream's search, which bounds the phases of its attempts."""
@@ -455,14 +469,17 @@ class Exchange(ResponseSink):
         self.connected_at = -1.0
         self.let_go_of_server()
         if decision.action is Action.PAUSE:
-            self.enter(phases.PAUSE, now)
-            delay = min(self.context.timeouts.connect, _TURN_AROUND)
-            self.turn_around = self.context.loop.call_later(delay, self._turned_around)
+            delay = min(self.context.settings.timeouts.connect, _TURN_AROUND)
+            self.pause(delay, self._turned_around, now)
             return
         if decision.action is Action.OTHER:
             self.pinned_to = None
             self.tried = decision.tried
         self.dispatch(now)
+
+    def pause(self, seconds: float, then: Callable[[], None], now: float) -> None:
+        self.enter(phases.PAUSE, now)
+        self.turn_around = self.context.loop.call_later(seconds, then)
 
     def _turned_around(self) -> None:
         self.turn_around = None
@@ -473,7 +490,29 @@ class Exchange(ResponseSink):
         if self.stream is not None:
             self.stream.attempt_failed(error)
         else:
-            local_replies.fail(self, error)
+            self.reason = str(error)
+            reply = failure(error, is_head=self.head.method == b"HEAD")
+            self.reply(reply, error.termination, may_keep=self.may_keep_client)
+
+    def refuse(self, error: RequestRefused) -> None:
+        """The request is not accepted.
+
+        The connection closes, except for a client that may ask the same again later.
+        """
+        self.peer.frontend.counters.refuse(error.status, error.reason)
+        self.reason = error.reason
+        reply = refusal(error, is_head=self.head.method == b"HEAD")
+        may_keep = bool(error.retry_after) and self.may_keep_client
+        self.reply(reply, error.termination, may_keep=may_keep)
+
+    def reply(self, reply: LocalReply, termination: str, *, may_keep: bool) -> None:
+        """End with a response of our own; no byte of another one has been sent."""
+        client, now = self.client, self.context.clock()
+        is_read = self.is_request_read
+        self.status = reply.status
+        self.bytes_out += client.reply(reply, may_keep=may_keep)
+        self.finish(termination, now)
+        client.done(now, is_read)
 
     # The response's head.
 
@@ -504,69 +543,68 @@ class Exchange(ResponseSink):
         if self.response_at < 0.0:
             self.response_at = now
             if backend.key_rules is not None:
-                news = backend.learn(self, server, head, now)
+                news = backend.learn(self.session_key, server, head, now)
                 if news is not None:
                     request.can_repeat = False  # it has executed it
                     self.enter(phases.HELD, now)
                     upstream.hold(news)
                     return
         if self.rules is not None:
-            self.stream = opened_stream(self, self.rules, head)
+            self.stream = opened_stream(self, self.rules, backend.pool, head)
         self.request_head = b""
         if upload is not None:
             upload.forget()
         if server.fails or backend.observes:
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
-        lines, added = head.forwarded, b""
+        fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
-            lines, added = rewritten(self, backend, server, head)
+            seconds = self.context.wall_clock.seconds_since_1970(now)
+            asked = Asked(request.method, self.cookie, self.reading, seconds)
+            fields, self.response_letter = rewritten(
+                head, backend.affinity, server, asked, self.peer
+            )
         if not head.has_date and status >= 200:
-            added += self.context.date(now)  # RFC 9110 section 6.6.1
+            fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
-        keeps = (
-            self.context.keeps_clients and request.keep_alive and (upload is None or upload.is_read)
-        )
+        keeps = request.keep_alive and self.is_request_read
         if status == 101:
-            self._open_tunnel(upstream, head, lines, added, keeps, rest, now)
-        elif length != len(rest):
-            self._start_body(upstream, head, lines, added, length, keeps, rest, now)
-        else:  # the common case: all of it came at once
-            self.bytes_out += self.client.send_head(head, lines, added, length, keeps, rest)
+            self.enter(phases.TUNNEL, now)
+            self.is_stream = True
+            self.bytes_out += self.client.send_head(head, fields, length, keeps, b"")
+            self._open_tunnel(upstream, rest)
+            return
+        if length == len(rest):  # the common case: all of it came at once
+            self.bytes_out += self.client.send_head(head, fields, length, keeps, rest)
             said = head.length
             is_clean = length == said or (said == UNTIL_CLOSE and request.method != b"HEAD")
             self._complete(upstream, now, is_clean)
-
-    def _start_body(
-        self,
-        upstream: ServerSide,
-        head: ResponseHead,
-        lines: bytes,
-        added: bytes,
-        length: int,
-        keeps: bool,
-        rest: bytes,
-        now: float,
-    ) -> None:
-        """The body has begun with `rest`, or comes later."""
-        if self.upload is not None and not self.upload.is_read and head.status >= 300:
-            self.upload.stop()
-        self.is_stream = length < 0 and head.is_event_stream
-        body: Body
-        body = self.client.body_for(length) if self.stream is None else self.stream.body
-        self.start_data(upstream, body, now)
+            return
+        body = self._begin_body(upstream, head, length, now)
         problem, first = "", b""
         if rest:
             try:
                 first = body.feed(rest)
             except InvalidBody as error:
                 problem = str(error)
-        self.bytes_out += self.client.send_head(head, lines, added, length, keeps, first)
+        self.bytes_out += self.client.send_head(head, fields, length, keeps, first)
         if problem:
             self._lose_server(problem)
         elif body.is_done:
             self._body_done(upstream, body, now)
 
-    def start_data(self, upstream: ServerSide, body: Body, now: float) -> None:
+    def _begin_body(
+        self, upstream: ServerSide, head: ResponseHead, length: int, now: float
+    ) -> Body:
+        """The body of the response comes, in parts."""
+        if not self.is_request_read and head.status >= 300:
+            self.client.refuse_rest()
+        self.is_stream = length < 0 and head.is_event_stream
+        body: Body
+        body = self.client.body_for(length) if self.stream is None else self.stream.body
+        self._start_data(upstream, body, now)
+        return body
+
+    def _start_data(self, upstream: ServerSide, body: Body, now: float) -> None:
         """The body of the response comes from `upstream`, until it is done."""
         upstream.expect(body)
         if self.client.is_writing_paused:
@@ -626,6 +664,43 @@ class Exchange(ResponseSink):
         if lease is not None:
             lease.release()
 
+    def note_traffic(self) -> None:
+        self.saw_traffic = True
+
+    # The search for a server that continues a stream (`resume`).
+
+    def lose_server(self) -> None:
+        self.let_go_of_server()
+        self.upload = None
+        self.pinned_to = None
+
+    def end_attempt(self, now: float) -> None:
+        self.stop_waiting(now)
+        self.enter(phases.PAUSE, now)  # it must not leave the queue twice
+        self.lose_server()
+
+    def ask_next(
+        self, request_head: bytes, tried: tuple[Server, ...], *, must_dial: bool, now: float
+    ) -> None:
+        self.turn_around = None
+        self.head.can_repeat = True  # it has become a GET
+        self.informational_responses = 0
+        self.must_dial = must_dial
+        self.tried = tried
+        self.request_head = request_head
+        self.dispatch(now)
+
+    def insert(self, comment: bytes) -> None:
+        self.bytes_out += len(comment)
+        self.client.send(comment)
+
+    def go_on(self, upstream: ServerSide, body: Body, rest: bytes, reason: str) -> None:
+        self.reason = reason
+        self.request_head = b""
+        self._start_data(upstream, body, self.context.clock())
+        if rest:
+            self.response_data(upstream, body, rest)
+
     def client_is_slow(self) -> None:
         """The client's write buffer is above its high-water mark: hold the server back.
 
@@ -667,7 +742,7 @@ class Exchange(ResponseSink):
         """
         self.upstream = None
         client = self.client
-        is_read = self.upload is None or self.upload.is_read
+        is_read = self.is_request_read
         upstream.give_back(now, is_clean)
         if client.is_writing_paused:
             # A client that has much to read yet is waited for, and holds the lease. Up to the
@@ -682,7 +757,7 @@ class Exchange(ResponseSink):
         # A stream has noted how often it was resumed.
         self.reason = "; ".join(filter(None, (self.reason, reason)))
         self.finish(termination, self.context.clock())
-        self.client.abort_response()
+        self.client.cut_off(termination)
 
     def _silent(self) -> None:
         """Silence for too long after the response head."""
@@ -693,21 +768,13 @@ class Exchange(ResponseSink):
 
     # TUNNEL: after a 101.
 
-    def _open_tunnel(
-        self,
-        upstream: ServerSide,
-        head: ResponseHead,
-        lines: bytes,
-        added: bytes,
-        keeps: bool,
-        rest: bytes,
-        now: float,
-    ) -> None:
-        self.enter(phases.TUNNEL, now)
-        self.is_stream = True
-        self.bytes_out += self.client.send_head(head, lines, added, 0, keeps, b"")
-        self.tunnel = Tunnel(self, self.client, upstream)
+    def _open_tunnel(self, upstream: ServerSide, rest: bytes) -> None:
+        self.tunnel = Tunnel(self.client, upstream, self, self.context, self._tunnel_ended)
         self.tunnel.start(from_server=rest)
+
+    def _tunnel_ended(self, termination: str) -> None:
+        self.upstream = None
+        self.finish(termination, self.context.clock())
 
     # Leaving.
 
@@ -717,11 +784,7 @@ class Exchange(ResponseSink):
             return
         if self.rules is not None and self.rules.on_disconnect != "abort":
             self._detach(self.rules)
-        if self.phase >= phases.DATA:
-            self.abort_client("C" + self.letter)
-        else:
-            self.finish("C" + self.letter, self.context.clock())
-            self.client.left()
+        self.abort_client("C" + self.letter)
 
     def _detach(self, rules: StreamRules) -> None:
         """Let the server finish the response, if it has the whole request."""
@@ -765,10 +828,9 @@ class Exchange(ResponseSink):
             self.peer.frontend.counters.refuse(status, refused.reason)
             self.abort_client("PD", refused.reason)
         elif self.phase == phases.FLUSH:  # the whole response has been written already
-            assert self.upload is not None
-            self.upload.stop()
+            self.client.refuse_rest()
         else:
-            local_replies.refuse(self, refused)
+            self.refuse(refused)
 
     # The end.
 

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
-    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.live import LiveConnections
 
 
-def has_moved(context: Context, server: Server, seconds: float) -> bool:
+def has_moved(live: LiveConnections, now: float, server: Server, seconds: float) -> bool:
     """True if a response that `server` is in the middle of, or a tunnel to it, has brought bytes
     within `seconds`. It costs up to a microsecond for each of them."""
-    now = context.clock()
     return any(
         upstream.server is server
         and (silence := upstream.silence(now)) is not None
         and silence <= seconds
-        for upstream in context.upstreams
+        for upstream in live.upstreams
     )

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
+from hermes_lb.proxy.exchange import Exchange
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.exchange import Exchange
 
     Running: TypeAlias = Exchange | Abandoned
 
@@ -71,13 +71,13 @@ async def leave_server(
 def _running_on(context: Context, server: Server) -> list[Running]:
     running: list[Running] = [
         exchange
-        for client in context.clients
+        for client in context.live.clients
         for exchange in client.exchanges()
-        if exchange.server is server
+        if isinstance(exchange, Exchange) and exchange.server is server
     ]
     running += [
         upstream.sink
-        for upstream in context.upstreams
+        for upstream in context.live.upstreams
         if upstream.server is server and isinstance(upstream.sink, Abandoned)
     ]
     return running

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.context import PlainTimeouts
+    from hermes_lb.proxy.timeouts import PlainTimeouts
 
 # Plain integers: an Enum costs three times as much to compare, and this is read per chunk.
 ROUTE: Final = 0  # the head has come; no backend yet

@@ -5,11 +5,19 @@
     Connection    a connection from a client, as the sweep and the operator see it
     ServerSide    the server's side of one request: a connection, or a stream of one
     ResponseSink  called by a server's side: an exchange, or an abandoned one
+    Traffic       an exchange, as those see it that count for it
+    RequestBody   the body of a request, as a server's side sees it
+    TunnelSink    called by the ends of a tunnel
     TunnelEnd     one side of a tunnel
 
-The order of calls to an exchange: `begin(head, rest, now)`, then `receive(data)` any number of
-times. At any time: `client_left`, `client_is_slow`, `client_caught_up`, `sweep`, `shut_down`. The
-exchange ends by itself, and calls `done` or `abort` on its client's side, once.
+The order of calls to an exchange: `admit(exchange, now)`; if it is admitted, `begin(data, ended,
+now)` with the received part of the request's body, then `receive(data)` any number of times, and
+`request_ended()`. The client's side checks the framing of the body: `refuse_body` if it breaks. It
+passes data as a server of HTTP/1.1 takes it: in chunks, the last one included, if the head has
+no length. It adds what it took for that to `bytes_in`.
+
+At any time: `client_left`, `client_is_slow`, `client_caught_up`, `sweep`, `shut_down`. The exchange
+ends by itself, and calls `done` or `cut_off` on its client's side, once.
 
 Base classes and not `typing.Protocol`, whose attributes a compiled caller looks up by name (33 ns
 instead of 4). Those that a connection inherits beside its `Endpoint` are traits in mypyc's sense:
@@ -31,10 +39,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import ServerFailed
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.http.https import Redirect
-    from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.tunnel import Tunnel
-    from hermes_lb.proxy.upload import Upload
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -48,7 +53,7 @@ class Entrance:
     router: Any
     redirect: Redirect | None
     hsts: bytes
-    via: tuple[bytes, bytes]
+    via: tuple[bytes, ...]
     pseudonym: bytes
     allows_trace: bool
     is_stopped: bool
@@ -82,10 +87,10 @@ class AcceptLimit:
         """It has stopped accepting."""
 
     def acquire(self) -> None:
-        """Called for each connection, once it is in `context.clients`."""
+        """Called for each connection, once it is in `LiveConnections.clients`."""
 
     def release(self) -> None:
-        """Called for each connection, once it has left `context.clients`."""
+        """Called for each connection, once it has left `LiveConnections.clients`."""
 
     def reconfigure(self, most: int) -> None:
         """Change the limit; existing connections are kept."""
@@ -101,6 +106,17 @@ class Source:
 
     def process(self, data: bytes) -> None:
         """The bytes that came in this loop iteration."""
+        raise NotImplementedError
+
+
+@trait
+class Kept(Source):
+    """A connection to a server that has served a request before (`IoBatch.reuse`)."""
+
+    __slots__ = ()
+
+    def refuse(self) -> None:
+        """It has ended, or has input that belongs to no request: its request is not written."""
         raise NotImplementedError
 
 
@@ -153,7 +169,7 @@ class Connection:
         """True between two requests: no byte of the next one has arrived."""
         raise NotImplementedError
 
-    def exchanges(self) -> tuple[Exchange, ...]:
+    def exchanges(self) -> tuple[ResponseSink, ...]:
         """Those in progress, as of now: one at most with HTTP/1."""
         raise NotImplementedError
 
@@ -163,6 +179,10 @@ class Connection:
 
     def close_gracefully(self, now: float) -> None:
         """Its frontend has stopped: end it after this request, and one that may be on its way."""
+        raise NotImplementedError
+
+    def shut_down(self) -> None:
+        """The balancer ends: cut its exchanges, each visibly, and the connection."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -210,19 +230,23 @@ class Downstream:
         """True if comments may be inserted between the events of a response without a length."""
         raise NotImplementedError
 
+    @property
+    def takes_chunks(self) -> bool:
+        """True if `send` takes a body without a length in chunks (HTTP/1.1); False: as it is."""
+        raise NotImplementedError
+
     def send_head(
         self,
         head: ResponseHead,
-        lines: bytes,
-        added: bytes,
+        fields: bytes,
         length: int,
         may_keep: bool,
         first: bytes,
     ) -> int:
         """Send the response's head, and `first` of its body with it -> the size of both.
 
-        `lines`: the fields that are forwarded. `added`: ours. `length`: of the body, or negative.
-        `may_keep`: the connection may go on after the response.
+        `fields`: lines, each with its CRLF. `length`: of the body, or negative.
+        `may_keep`: as far as the request is concerned, the connection may go on after the response.
         """
         raise NotImplementedError
 
@@ -232,10 +256,6 @@ class Downstream:
 
     def send_data(self, data: bytes) -> None:
         """A chunk of a stream, at once: the path of every token."""
-        raise NotImplementedError
-
-    def frame(self, payload: bytes) -> bytes:
-        """What `send` takes so that these bytes are part of a body without a length."""
         raise NotImplementedError
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
@@ -249,36 +269,39 @@ class Downstream:
     def resume_reading(self) -> None:
         raise NotImplementedError
 
-    def unread(self, data: bytes) -> None:
-        """Bytes that followed the request: they belong to the next one."""
-        raise NotImplementedError
-
-    def unread_first(self, data: bytes) -> None:
-        """The same, of bytes that came before those."""
-        raise NotImplementedError
-
     def refuse_rest(self) -> None:
-        """The response came early: the rest of the request is discarded, within bounds."""
-        raise NotImplementedError
-
-    def discard(self, data: bytes) -> None:
-        """Bytes of a request's rest that was refused."""
+        """The response came early: discard the rest of the request, within bounds."""
         raise NotImplementedError
 
     def done(self, now: float, is_read: bool) -> None:
-        """The response has left. `is_read`: all of the request has been received."""
+        """The response is complete. `is_read`: all of the request has been received.
+
+        Bytes may still be unsent, below the mark at which `is_writing_paused` begins. They are this
+        side's then, and so is their deadline: `Connection.sweep` covers it.
+        """
         raise NotImplementedError
 
-    def left(self) -> None:
-        """The exchange ends because the client has left."""
+    def cut_off(self, termination: str) -> None:
+        """The exchange ends before its response does, in a way that can't be taken for an end.
+
+        `termination`: why, in the letters of the log ("CH": the client has left). HTTP/2: the
+        reason of a reset.
+        """
         raise NotImplementedError
 
-    def abort_response(self) -> None:
-        """Cut the response in a way that the client can't take for its end."""
-        raise NotImplementedError
-
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         """Pass bytes both ways; those that followed the request are held."""
+        raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RequestBody:
+    """The body of a request, where it is sent in parts."""
+
+    __slots__ = ()
+
+    def is_sent(self, upstream: ServerSide) -> bool:
+        """Asked when the response begins: has the whole body been written?"""
         raise NotImplementedError
 
 
@@ -310,6 +333,10 @@ class ResponseSink:
         """There will be no response head."""
         raise NotImplementedError
 
+    def not_sent(self) -> None:
+        """The kept connection had ended before the request was written: nothing has failed."""
+        raise NotImplementedError
+
     def server_is_slow(self) -> None:
         """The server does not read the request's body fast enough."""
         raise NotImplementedError
@@ -318,6 +345,11 @@ class ResponseSink:
         raise NotImplementedError
 
     # For checks that time out, and for the operator.
+
+    @property
+    def is_queued(self) -> bool:
+        """True while it waits for a free place on a server."""
+        return False
 
     @property
     def progress(self) -> tuple[float, int]:
@@ -334,6 +366,20 @@ class ResponseSink:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
+class Traffic(ResponseSink):
+    """A sink that counts bytes from the client and to it; whether any passed since the last sweep.
+
+    It has state, so that both sides and the ends of a tunnel count without a call.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "saw_traffic")
+
+    bytes_in: int
+    bytes_out: int
+    saw_traffic: bool
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ConnectionPool:
     """Connections to one server: idle ones, and new ones."""
 
@@ -341,8 +387,13 @@ class ConnectionPool:
 
     tells_client: bool
 
-    def take_idle(self, now: float, *, fresh_only: bool) -> ServerSide | None:
-        """A kept connection; None: dial. `fresh_only`: one that is unlikely to be closing."""
+    def take_idle(
+        self, now: float, *, fresh_only: bool, check_now: bool = True
+    ) -> ServerSide | None:
+        """A kept connection; None: dial. `fresh_only`: one that is unlikely to be closing.
+
+        `check_now`: it has no input now. Otherwise `send_request` may call `not_sent`.
+        """
         raise NotImplementedError
 
     async def dial(self, peers: Peers | None) -> ServerSide:
@@ -391,7 +442,9 @@ class ServerSide:
         """True while bytes wait in this loop iteration to be written."""
         raise NotImplementedError
 
-    def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
+    def send_request(
+        self, sink: ResponseSink, data: bytes, upload: RequestBody | None = None
+    ) -> None:
         """Send the head, and the received part of the body; `upload` sends the rest."""
         raise NotImplementedError
 
@@ -430,7 +483,24 @@ class ServerSide:
         """Seconds since something came of a response or a tunnel; None: there is none."""
         raise NotImplementedError
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
+        raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class TunnelSink:
+    """Called by the ends of a tunnel."""
+
+    __slots__ = ()
+
+    traffic: Traffic
+
+    def half_closed(self, end: TunnelEnd, other: TunnelEnd) -> bool:
+        """The peer of `end` sends no more. False: so both directions have ended."""
+        raise NotImplementedError
+
+    def lost(self, end: TunnelEnd, error: Exception | None) -> None:
+        """The connection of `end` has gone."""
         raise NotImplementedError
 
 
@@ -470,5 +540,5 @@ class TunnelEnd:
 
 
 if TYPE_CHECKING:
-    #: Called with `(server, context, keep=, idle_timeout=, dialer=)`.
+    #: Called with `(server, keep=, idle_timeout=, dialer=)`.
     MakePool = Callable[..., ConnectionPool]

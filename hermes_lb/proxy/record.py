@@ -57,7 +57,7 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
         if termination != "--":
             _count_abort(counters, termination)
     context = exchange.context
-    log, recorder = context.access_log, context.recorder
+    recorder, log = context.log.recorder, context.log.access_log
     record: LogRecord | None = None
     if (
         log.enabled
@@ -68,7 +68,7 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
         log.write(recorder.line(record))
     if termination != "--" and _went_wrong(termination):
         record = record or _of_exchange(exchange, now, termination)
-        context.recent.add(recent.abort(record, now + context.wall_clock_offset))
+        context.recent.add(recent.abort(record, now + context.wall_clock.offset))
 
 
 def record_refusal(
@@ -76,10 +76,10 @@ def record_refusal(
 ) -> None:
     """The same for bytes that never became a request, whose answer had `size` bytes."""
     client.peer.frontend.counters.refuse(error.status, error.reason)
-    if context.access_log.enabled:
-        context.access_log.write(
-            context.recorder.line(_of_refusal(client, context, now, error, size))
-        )
+    log = context.log
+    if log.access_log.enabled:
+        record = _of_refusal(client, context, now, error, size)
+        log.access_log.write(log.recorder.line(record))
 
 
 # Counting.
@@ -141,7 +141,7 @@ def _of_exchange(exchange: Exchange, now: float, termination: str) -> LogRecord:
     record.client = exchange.client_address
     record.port = peer.port
     record.frontend = frontend.name
-    record.connections = len(context.clients)
+    record.connections = len(context.live.clients)
     record.frontend_connections = frontend.counters.connections
     if backend is None:
         record.backend = ""
@@ -161,7 +161,7 @@ def _of_exchange(exchange: Exchange, now: float, termination: str) -> LogRecord:
     else:
         record.server = server.name
         record.server_load = server.in_flight
-    record.began = began + context.wall_clock_offset
+    record.began = began + context.wall_clock.offset
     record.to_server = AT_ONCE if connected == began else _to_server(exchange)
     record.response = response_at - connected if response_at >= 0.0 else None
     record.total = now - began
@@ -219,12 +219,12 @@ def _of_refusal(
     record.client = peer.address
     record.port = peer.port
     record.frontend = frontend.name
-    record.connections = len(context.clients)
+    record.connections = len(context.live.clients)
     record.frontend_connections = frontend.counters.connections
     record.backend = record.server = ""
     record.backend_load = record.server_load = 0
     record.termination = error.termination + NO_COOKIE
-    record.began = began + context.wall_clock_offset
+    record.began = began + context.wall_clock.offset
     record.to_server = NEVER_SENT
     record.response = None
     record.total = now - began

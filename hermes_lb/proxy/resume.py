@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from mypy_extensions import trait
+
 from hermes_lb.backends.counters import RESUME_OUTCOMES
 from hermes_lb.errors import ConnectFailed, ConnectTimeout, Exhausted, NoServer, QueueTimeout
 from hermes_lb.http.sse import EventsBody, UnnumberedEventsBody
@@ -23,13 +25,14 @@ from hermes_lb.proxy import phases
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from hermes_lb import config
-    from hermes_lb.backends import Server
+    from hermes_lb.backends import Pool, Server
     from hermes_lb.errors import ExchangeFailed
-    from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import ServerSide
+    from hermes_lb.http import Body, RequestHead, ResponseHead
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import Downstream, ServerSide
 
 #: The field that allows a server to hand its stream over.
 ACCEPTS_HANDOVER = b"X-Hermes-Handover: accept\r\n"
@@ -93,19 +96,78 @@ def stream_rules(route: config.Route) -> StreamRules | None:
     )
 
 
-def opened_stream(exchange: Exchange, rules: StreamRules, head: ResponseHead) -> EventStream | None:
+@trait
+class Resumable:
+    """An exchange, as far as its stream needs it.
+
+    `head`: of the request; `request_head`: as the present server got it. `server`: the last one
+    that was picked. `reason`: for the log.
+    """
+
+    __slots__ = ()
+
+    bytes_out: int
+    client: Downstream
+    context: Context
+    head: RequestHead
+    phase: int
+    is_request_read: bool
+    reason: str
+    request_head: bytes
+    server: Server | None
+    tried: tuple[Server, ...]
+
+    @property
+    def is_queued(self) -> bool:
+        """True while it waits for a free place on a server."""
+        raise NotImplementedError
+
+    def lose_server(self) -> None:
+        """Give the present server back, and what was for it alone."""
+        raise NotImplementedError
+
+    def end_attempt(self, now: float) -> None:
+        """The same while a server is looked for or asked; the phase is PAUSE."""
+        raise NotImplementedError
+
+    def ask_next(
+        self, request_head: bytes, tried: tuple[Server, ...], *, must_dial: bool, now: float
+    ) -> None:
+        """Send this head, of a GET, to a server that was not `tried`."""
+        raise NotImplementedError
+
+    def pause(self, seconds: float, then: Callable[[], None], now: float) -> None:
+        """The phase is PAUSE; call `then` at its end."""
+        raise NotImplementedError
+
+    def go_on(self, upstream: ServerSide, body: Body, rest: bytes, reason: str) -> None:
+        """The response continues with `body`, of which `rest` has come."""
+        raise NotImplementedError
+
+    def insert(self, comment: bytes) -> None:
+        """Send a comment, framed as the events are."""
+        raise NotImplementedError
+
+    def abort_client(self, termination: str, reason: str = "") -> None:
+        """Cut the response in a way that the client can see."""
+        raise NotImplementedError
+
+
+def opened_stream(
+    exchange: Resumable, rules: StreamRules, pool: Pool, head: ResponseHead
+) -> EventStream | None:
     """The stream that `head` begins; None: its bytes pass as those of any other response.
 
     `exchange.request_head` still has the request's.
     """
     if head.status != 200 or head.length >= 0 or not _has_plain_events(head):
         return None
-    if not can_insert(exchange):
+    if not can_insert(exchange.client, exchange.head.method):
         return None
     path = _resume_path(head) if rules.resumes else b""
     if not path and rules.keep_alive is None:
         return None
-    return EventStream(exchange, rules, head.length, path)
+    return EventStream(exchange, rules, pool, head.length, path)
 
 
 class EventStream:
@@ -126,6 +188,7 @@ class EventStream:
         "_not_before",
         "_outcome",
         "_path",
+        "_pool",
         "_quiet_since",
         "_reason",
         "_rests",
@@ -138,9 +201,12 @@ class EventStream:
     )
     __deletable__ = ("_exchange",)  # asked for by mypyc
 
-    def __init__(self, exchange: Exchange, rules: StreamRules, length: int, path: bytes) -> None:
+    def __init__(
+        self, exchange: Resumable, rules: StreamRules, pool: Pool, length: int, path: bytes
+    ) -> None:
         self._exchange = exchange
         self._rules = rules
+        self._pool = pool
         self._path = path
         self._fields = b""
         start: bytes | None = b""
@@ -150,7 +216,12 @@ class EventStream:
             start = _last_event_id(lines)
         self._has_known_start = start is not None
         body = UnnumberedEventsBody if rules.strips_ids else EventsBody
-        self.body = body(length, resumes=bool(path), after=start or b"")
+        self.body = body(
+            length,
+            resumes=bool(path),
+            after=start or b"",
+            to_chunks=exchange.client.takes_chunks,
+        )
         self.resumes = 0
         self.said = 0  # bytes of comments: of `bytes_out`, those that no server has sent
         self.was_redispatched = bool(exchange.tried)  # before there was anything to resume
@@ -201,13 +272,12 @@ class EventStream:
             if self._path:
                 self._count("not_resumable")
             return False
-        exchange.let_go_of_server()
+        exchange.lose_server()
         self._reason = reason
         self._outcome = outcome
         self._attempts = 0
         now = exchange.context.clock()
         self._give_up_at = now + self._rules.timeout
-        exchange.upload = None
         self._not_before = now
         self._rests.clear()
         self._rest(now)
@@ -221,22 +291,14 @@ class EventStream:
         self._try(self._exchange.context.clock())
 
     def _try(self, now: float) -> None:
-        exchange, backend = self._exchange, self._exchange.backend
-        assert backend is not None
-        exchange.turn_around = None
-        exchange.pinned_to = None
-        exchange.head.can_repeat = True  # it has become a GET
-        exchange.informational_responses = 0
-        exchange.must_dial = (
-            len(self._rests) > 1
-        )  # after a failure: no connection that may be stale
+        pool = self._pool
         self.due = self._give_up_at
-        exchange.tried = tuple(s for s in backend.pool.servers if self._rests_until(s) > now)
-        if now < self._not_before or not backend.pool.can_wait(exchange.tried):
+        tried = tuple(s for s in pool.servers if self._rests_until(s) > now)
+        if now < self._not_before or not pool.can_wait(tried):
             self._pause(now)
             return
         last_id = self.body.last_id
-        exchange.request_head = b"".join(
+        request_head = b"".join(
             (
                 b"GET %b HTTP/1.1\r\n" % self._path,
                 _EVENT_STREAM,
@@ -245,7 +307,8 @@ class EventStream:
                 b"\r\n",
             )
         )
-        exchange.dispatch(now)
+        # After a failure: no connection that may be stale.
+        self._exchange.ask_next(request_head, tried, must_dial=len(self._rests) > 1, now=now)
 
     def picked(self, now: float) -> None:
         """A server has been picked: its answer is due soon, the dial included."""
@@ -261,9 +324,7 @@ class EventStream:
         exchange = self._exchange
         now = exchange.context.clock()
         in_queue = exchange.is_queued
-        exchange.stop_waiting(now)
-        exchange.enter(phases.PAUSE, now)  # it must not leave the queue twice
-        exchange.let_go_of_server()
+        exchange.end_attempt(now)
         if uses_up:
             self._not_before = now + _FIRST_REST * _REST_GROWTH**self._attempts
             self._attempts += 1
@@ -290,35 +351,27 @@ class EventStream:
 
     def _pause(self, now: float) -> None:
         """No server can be asked now: until the first has rested, or to see whether one is up."""
-        exchange = self._exchange
-        assert exchange.backend is not None
         if now >= self._give_up_at:
             self._failed("no server went on in time", uses_up=False)
             return
-        exchange.enter(phases.PAUSE, now)
-        rests = [self._rests_until(s) for s in exchange.backend.pool.servers if s.is_able]
-        context = exchange.context
+        rests = [self._rests_until(s) for s in self._pool.servers if s.is_able]
         next_look = min([now + _NEXT_LOOK, *(rest for rest in rests if rest > now)])
         wanted = max(next_look, self._not_before)
-        pause = (wanted - now) * context.rng.uniform(1, 1 + _JITTER)
+        pause = (wanted - now) * self._exchange.context.rng.uniform(1, 1 + _JITTER)
         pause = max(min(pause, self._give_up_at - now), _SHORTEST_PAUSE)
-        exchange.turn_around = context.loop.call_later(pause, self._go_on_searching)
+        self._exchange.pause(pause, self._go_on_searching, now)
 
     def _count(self, outcome: str) -> None:
         """The search is over, or there is none."""
-        exchange = self._exchange
-        assert exchange.backend is not None
-        server = exchange.server
-        counters = exchange.backend.pool.unserved if server is None else server.counters
+        server = self._exchange.server
+        counters = self._pool.unserved if server is None else server.counters
         counters.resume_outcomes[RESUME_OUTCOMES.index(outcome)] += 1
         self._outcome = ""
 
     def response_head(self, upstream: ServerSide, head: ResponseHead, rest: bytes) -> None:
         """The answer to the request for the rest of the events."""
-        exchange = self._exchange
-        server, backend = exchange.server, exchange.backend
+        server = self._exchange.server
         assert server is not None
-        assert backend is not None
         length = head.body_length(b"GET")
         if head.status != 200 or not length or not _has_plain_events(head):
             self._failed(
@@ -329,16 +382,12 @@ class EventStream:
             return
         self._stop_comments()
         if server.fails:
-            backend.pool.answered(server)
+            self._pool.answered(server)
         self._count(self._outcome)
         self.resumes += 1
         server.counters.resumes += 1
-        exchange.reason = f"resumes={self.resumes}"
-        exchange.request_head = b""
         self.body.go_on(length)
-        exchange.start_data(upstream, self.body, exchange.context.clock())
-        if rest:
-            exchange.response_data(upstream, self.body, rest)
+        self._exchange.go_on(upstream, self.body, rest, f"resumes={self.resumes}")
 
     # Comments.
 
@@ -369,15 +418,14 @@ class EventStream:
     def _say(self, comment: bytes) -> None:
         exchange = self._exchange
         if self.body.is_whole and not exchange.client.is_writing_paused:
-            said = exchange.client.frame(comment)
-            exchange.bytes_out += len(said)
-            self.said += len(said)
-            exchange.client.send(said)
+            framed = self.body.frame(comment)
+            self.said += len(framed)
+            exchange.insert(framed)
 
 
-def can_insert(exchange: Exchange) -> bool:
-    """True if comments can be put between the events for its client, and handovers left out."""
-    return exchange.client.can_insert and exchange.head.method != b"HEAD"
+def can_insert(client: Downstream, method: bytes) -> bool:
+    """True if comments can be put between the events for a client, and handovers left out."""
+    return client.can_insert and method != b"HEAD"
 
 
 def _has_plain_events(head: ResponseHead) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from mypy_extensions import trait
 
 from hermes_lb.affinity import CookieAffinity, KeyRules
 from hermes_lb.affinity.table import SessionTable
@@ -11,50 +13,90 @@ from hermes_lb.backends.dialing import Dialer
 from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.errors import NoServer
-from hermes_lb.proxy.moving import leave_server
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
+    from random import Random
 
     from hermes_lb import config
     from hermes_lb.affinity import SessionKey
+    from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import Lease, Server
     from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.ports import ConnectionPool, MakePool
+    from hermes_lb.tasks import Tasks
+
+
+@trait
+class Seeker:
+    """A request that looks for a server.
+
+    - `client_address`, `request_head`, `tried`: as strategies see them (`balancing.base.Request`).
+    - `pinned_to`, `session_key`: of its session, if it has one.
+    """
+
+    __slots__ = ()
+
+    client_address: str
+    request_head: bytes
+    tried: tuple[Server, ...]
+    pinned_to: Server | None
+    session_key: SessionKey | None
+
+    def pin(self, server: Server | None) -> None:
+        """Another server is the one of its session."""
+        raise NotImplementedError
+
+
+class Pin(NamedTuple):
+    """A session key, and its server; None: any. `is_known`: False: ask `find_shared` first."""
+
+    key: SessionKey | None
+    server: Server | None
+    is_known: bool
 
 
 class Backend:
     """A pool of servers with what picks among them and the connections to them."""
 
     def __init__(
-        self, name: str, configured: config.Backend, context: Context, make_pool: MakePool
+        self,
+        name: str,
+        configured: config.Backend,
+        make_pool: MakePool,
+        *,
+        clock: Callable[[], float],
+        rng: Random,
+        tasks: Tasks,
+        shared_store: Callable[[str], SharedStore] | None = None,
     ) -> None:
-        """Raises ConfigError if a file that TLS to the servers needs can't be had."""
+        """`shared_store`: by backend, the one of the sessions that all processes learn.
+
+        Raises ConfigError if a file that TLS to the servers needs can't be had.
+        """
         self._make_pool = make_pool
+        self._clock = clock
+        self._rng = rng
+        self._tasks = tasks
+        self._shared_store = shared_store
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
-        self.pool = Pool(name, configured, rng=context.rng)
-        self.pool.on_marked_down = self.marked_down
+        self.pool = Pool(name, configured, rng=rng)
         self.connections: dict[Server, ConnectionPool] = {}
         # The servers of keys that are hashed, not learned: the same on every balancer.
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
-        self._rng = context.rng
-        self._context = context
         self._configured = configured
         self.session_table = self._table(configured)
         self._set_strategy(configured)
         self._set_up(configured, Dialer.of(name, configured))
 
     def _table(self, configured: config.Backend) -> SessionTable:
-        context = self._context
         return SessionTable(
             self.name,
             configured.pins,
-            clock=context.clock,
-            tasks=context.tasks,
-            shared=context.shared_store,
+            clock=self._clock,
+            tasks=self._tasks,
+            shared=self._shared_store,
         )
 
     def _set_strategy(self, configured: config.Backend) -> None:
@@ -78,7 +120,6 @@ class Backend:
             if server not in self.connections:
                 self.connections[server] = self._make_pool(
                     server,
-                    self._context,
                     keep=configured.keep_alive,
                     idle_timeout=configured.keep_alive_timeout,
                     dialer=dialer,
@@ -107,7 +148,7 @@ class Backend:
         if before.pins != configured.pins:
             old, self.session_table = self.session_table, self._table(configured)
             self.session_table.take_over(old)
-            self._context.tasks.spawn(old.close(), name="close pins")
+            self._tasks.spawn(old.close(), name="close pins")
         self.pool.look_at_queue()
 
     def retire(self) -> None:
@@ -136,35 +177,32 @@ class Backend:
         if self.pool.on_failed is not None:
             self.pool.on_failed(server, now, because)
 
-    def marked_down(self, server: Server, stands_still: bool) -> None:
-        """The checks have marked `server` down: move its requests away."""
-        shuts_down = self._configured.on_marked_down == "shutdown_sessions"
-        if shuts_down or stands_still:
-            leaving = leave_server(self._context, self.pool, server, shuts_down=shuts_down)
-            self._context.tasks.spawn(leaving, name=f"requests leave {self.name}/{server.name}")
+    @property
+    def shuts_down_sessions(self) -> bool:
+        """True if all requests on a server end or leave when it is marked down."""
+        return self._configured.on_marked_down == "shutdown_sessions"
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """A server, of this backend or another, has reported its load in a health check."""
         if server in self.connections:
             self.strategy.load_reported(server, load, now)
 
-    def stick(self, exchange: Exchange, now: float) -> bool:
-        """Pin the exchange by its key, if it has one. False: ask `find_shared` first.
+    def stick(self, request_head: bytes, client_address: str, now: float) -> Pin:
+        """The server of a request by its key, if it has one.
 
         Raises NoServer if its session's server is gone, and no other one may serve it.
         """
         assert self.key_rules is not None
-        session = self.key_rules.find(exchange.request_head, exchange.client_address)
+        session = self.key_rules.find(request_head, client_address)
         if session is None:
-            return True
-        exchange.session_key = session
+            return Pin(None, None, True)
         if not session.rule.learns:
             is_strict = session.rule.is_strict
-            exchange.pinned_to = self._ring.owner(self.pool, session.key, now, is_strict=is_strict)
-            return True
+            owner = self._ring.owner(self.pool, session.key, now, is_strict=is_strict)
+            return Pin(session, owner, True)
         name = self.session_table.find(session.key, now)
-        exchange.pinned_to = self._learnt_owner(session, name)
-        return name is not None or not self.session_table.is_shared
+        is_known = name is not None or not self.session_table.is_shared
+        return Pin(session, self._learnt_owner(session, name), is_known)
 
     async def find_shared(self, session: SessionKey) -> Server | None:
         """The server that another balancer knows of. Raises NoServer as `stick` does."""
@@ -179,22 +217,20 @@ class Backend:
         return server
 
     def learn(
-        self, exchange: Exchange, server: Server, head: ResponseHead, now: float
+        self, session: SessionKey | None, server: Server, head: ResponseHead, now: float
     ) -> Awaitable[object] | None:
         """Learn the session key of a response -> an awaitable that ends when other balancers know
         it, as the client may ask them once it has the response; None: they do."""
         assert self.key_rules is not None
-        return self.session_table.store(
-            self.key_rules.learnt(exchange.session_key, head), server.name, now
-        )
+        return self.session_table.store(self.key_rules.learnt(session, head), server.name, now)
 
-    def choose(self, exchange: Exchange, now: float) -> Lease | None:
+    def choose(self, seeker: Seeker, now: float) -> Lease | None:
         """A lease on the picked server; None: the request has to wait in the queue.
 
         Raises NoServer if no server can take it, now or soon.
         """
         pool = self.pool
-        while (server := self._pick(exchange, now)) is not None:
+        while (server := self._pick(seeker, now)) is not None:
             if pool.peers is None:
                 return pool.lease(server, now)
             lease = pool.claim(server, now)
@@ -202,44 +238,45 @@ class Backend:
                 return lease  # otherwise it is full by now: another one, or the queue
         return None
 
-    def _pick(self, exchange: Exchange, now: float) -> Server | None:
+    def _pick(self, seeker: Seeker, now: float) -> Server | None:
         pool = self.pool
-        pinned = exchange.pinned_to
+        pinned = seeker.pinned_to
         if pinned is None or not pinned.may_serve(now):
-            pinned = exchange.pinned_to = self._heir(exchange, now)
+            heir = self._heir(seeker, now)
+            if heir is not pinned:
+                seeker.pin(heir)
+                pinned = heir
         if pinned is None:
-            server = self.strategy.pick(pool, exchange, now, self._rng)
+            server = self.strategy.pick(pool, seeker, now, self._rng)
             if server is not None:
                 return server
-            if not pool.can_wait(exchange.tried):
+            if not pool.can_wait(seeker.tried):
                 raise NoServer(f"no server of {self.name} is available")
-            exchange.queue_position = len(pool.waiting)
             return None
         if not pinned.is_full:
             return pinned
-        exchange.queue_position = pinned.queued
         return None
 
-    def server_lost(self, exchange: Exchange, now: float) -> Server | None:
-        """The server that a queued exchange waits for now that its server is out; None: any server.
+    def server_lost(self, seeker: Seeker, now: float) -> Server | None:
+        """The server that a queued request waits for now that its server is out; None: any server.
 
         While no server is available, a hashed key waits where it is: otherwise the first server to
         return would serve it, not the key's owner then. Raises NoServer if no other one may.
         """
-        session = exchange.session_key
-        heir = self._heir(exchange, now)
+        session = seeker.session_key
+        heir = self._heir(seeker, now)
         if heir is None and session is not None and not session.rule.learns:
-            return exchange.pinned_to
+            return seeker.pinned_to
         return heir
 
-    def _heir(self, exchange: Exchange, now: float) -> Server | None:
+    def _heir(self, seeker: Seeker, now: float) -> Server | None:
         """The next owner of a hashed key, without the servers tried, as for its next requests.
 
         None: no such key, or no server is available. Raises NoServer if only the server that it is
         pinned to may serve it. Passive failures do not take out such a server: no other one can
         answer instead.
         """
-        session, pinned = exchange.session_key, exchange.pinned_to
+        session, pinned = seeker.session_key, seeker.pinned_to
         if session is None:
             return None
         if session.rule.is_strict and pinned is not None:
@@ -248,4 +285,4 @@ class Backend:
             raise NoServer(f"{pinned.name}, which has the session, is not available")
         if session.rule.learns:
             return None
-        return self._ring.owner(self.pool, session.key, now, tried=exchange.tried)
+        return self._ring.owner(self.pool, session.key, now, tried=seeker.tried)

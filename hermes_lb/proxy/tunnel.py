@@ -7,21 +7,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_lb.proxy.ports import TunnelSink
+
 if TYPE_CHECKING:
-    from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import Downstream, ServerSide, TunnelEnd
+    from collections.abc import Callable
+
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import Downstream, ServerSide, Traffic, TunnelEnd
 
 # Seconds that the server has to take the last bytes of a tunnel that was cut.
 _PATIENCE = 5.0
 
 
-class Tunnel:
-    """Two ends, joined. Each calls `half_closed` and `lost`."""
+class Tunnel(TunnelSink):
+    """Two ends, joined. Each calls `half_closed` and `lost`.
 
-    __slots__ = ("_is_open", "client_end", "exchange", "server_end")
+    `ended`: called once, with the termination, unless the tunnel is detached before.
+    """
 
-    def __init__(self, exchange: Exchange, client: Downstream, upstream: ServerSide) -> None:
-        self.exchange = exchange
+    __slots__ = ("_context", "_ended", "_is_open", "client_end", "server_end", "traffic")
+
+    def __init__(
+        self,
+        client: Downstream,
+        upstream: ServerSide,
+        traffic: Traffic,
+        context: Context,
+        ended: Callable[[str], None],
+    ) -> None:
+        self.traffic = traffic
+        self._context = context
+        self._ended = ended
         self._is_open = True
         self.client_end: TunnelEnd = client.open_tunnel(self)
         self.server_end: TunnelEnd = upstream.open_tunnel(self)
@@ -50,15 +66,15 @@ class Tunnel:
         self.close("--" if is_clean else "CD" if end is self.client_end else "SD")
 
     def close(self, termination: str) -> None:
-        """End both sides, once all written bytes have left, and the exchange with them."""
+        """End both sides, once all written bytes have left."""
         if self._is_open:
-            exchange, context = self.exchange, self.exchange.context
-            exchange.upstream = None
+            self._is_open = False
             # A server that does not read gets no longer than this.
-            patience = context.timeouts.client if termination == "--" else _PATIENCE
+            is_clean = termination == "--"
+            patience = self._context.settings.timeouts.client if is_clean else _PATIENCE
             self.server_end.close(patience)
-            exchange.finish(termination, context.clock())
             self.client_end.close(patience)
+            self._ended(termination)
 
     def detach(self) -> None:
         """The exchange is over: ignore further events of the two connections."""

@@ -5,27 +5,53 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from hermes_lb.errors import InvalidBody, RequestRefused
-from hermes_lb.http import make_body
+from mypy_extensions import trait
+
+from hermes_lb.errors import RequestRefused
 from hermes_lb.proxy import phases
+from hermes_lb.proxy.ports import RequestBody
 
 if TYPE_CHECKING:
+    from hermes_lb.errors import InvalidBody
     from hermes_lb.http import RequestHead
-    from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.ports import ServerSide
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide
 
 
-class Upload:
+@trait
+class Sending:
+    """An exchange, as far as the body of its request needs it."""
+
+    __slots__ = ()
+
+    client: Downstream
+    upstream: ServerSide | None
+    bytes_in: int
+    phase: int
+
+    def enter(self, phase: int, now: float) -> None:
+        """The next phase begins."""
+        raise NotImplementedError
+
+    def note_traffic(self) -> None:
+        """Bytes passed: an idle deadline restarts."""
+        raise NotImplementedError
+
+    def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
+        """The body broke its framing, or is larger than it may be."""
+        raise NotImplementedError
+
+
+class Upload(RequestBody):
     """One request's body. Only requests that have one have an `Upload`.
 
     - `is_read`: all of it has been received.
-    - `is_stopped`: the response came first, and the rest is not needed.
     - `awaits_continue`: the client holds it back until the server says 100.
     - `is_forgotten`: some of it was sent and not kept, so the request can't be sent again.
     """
 
     __slots__ = (
-        "_body",
+        "_context",
         "_exchange",
         "_kept",
         "_kept_size",
@@ -34,17 +60,15 @@ class Upload:
         "awaits_continue",
         "is_forgotten",
         "is_read",
-        "is_stopped",
     )
 
-    def __init__(self, exchange: Exchange, head: RequestHead) -> None:
+    def __init__(self, exchange: Sending, head: RequestHead, context: Context) -> None:
         self._exchange = exchange
-        self._body = make_body(head.length, to_http11=True)
+        self._context = context
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
-        self._most = sys.maxsize if head.length > 0 else exchange.context.most_in_body
+        self._most = sys.maxsize if head.length > 0 else context.settings.most_in_body
         self.is_read = False
-        self.is_stopped = False
         self.awaits_continue = head.expects_continue
         self._was_asked_for = not head.expects_continue
         self.is_forgotten = False
@@ -58,11 +82,6 @@ class Upload:
         is_blocked = upstream is not None and upstream.is_writing_paused
         return phases.BLOCKED if is_blocked else phases.SEND
 
-    @property
-    def behind(self) -> int:
-        """Bytes that have arrived and are not parsed yet; `receive` continues with them."""
-        return 0 if self.is_read or self.is_stopped else self._body.behind
-
     def is_sent(self, upstream: ServerSide) -> bool:
         """Asked when the response begins: has the whole body been written?
 
@@ -72,54 +91,33 @@ class Upload:
         return self.is_read and self._was_asked_for and not upstream.has_unwritten
 
     def receive(self, data: bytes) -> None:
-        """Bytes from the client: of the body, or, after its end, of the next request."""
+        """More of the body, as the server gets it; `bytes_in` counts it already."""
         exchange = self._exchange
-        client = exchange.client
-        if self.is_read:
-            client.unread(data)
-            return
-        if self.is_stopped:
-            client.discard(data)
-            return
-        exchange.bytes_in += len(data)
-        body = self._body
-        try:
-            passed = body.feed(data)
-            if exchange.bytes_in - len(body.excess) - body.behind > self._most:
-                raise RequestRefused(413, "the request body is too large")
-        except (InvalidBody, RequestRefused) as error:
-            exchange.refuse_body(error)
+        if exchange.bytes_in > self._most:
+            exchange.refuse_body(RequestRefused(413, "the request body is too large"))
             return
         upstream = exchange.upstream
-        if passed:
+        if data:
             if self._kept is not None:
-                self._kept.append(passed)
-                self._kept_size += len(passed)
+                self._kept.append(data)
+                self._kept_size += len(data)
                 self._bound()
             if upstream is not None:
-                upstream.send(passed)
-        if body.is_done:
-            self.is_read = True
-            if body.excess:
-                client.unread_first(body.excess)
-        if upstream is not None:
-            self._moved()
-        else:
-            self.awaits_continue = False  # it has not waited for a 100
+                upstream.send(data)
+        self._moved()
 
-    def start(self, upstream: ServerSide, request_head: bytes) -> None:
+    def ended(self) -> None:
+        """All of it has been received."""
+        self.is_read = True
+        self._moved()
+
+    def start(self, upstream: ServerSide, sink: ResponseSink, request_head: bytes) -> None:
         """Send the head, and the received part of the body, on a new connection."""
-        exchange = self._exchange
         assert self._kept is not None
-        upstream.send_request(exchange, b"".join((request_head, *self._kept)), self)
+        upstream.send_request(sink, b"".join((request_head, *self._kept)), self)
         self._bound()
         if not upstream.is_writing_paused:
-            exchange.client.resume_reading()
-
-    def stop(self) -> None:
-        """The server has answered before the end of the body, with an error."""
-        self.is_stopped = True
-        self._exchange.client.refuse_rest()
+            self._exchange.client.resume_reading()
 
     def forget(self) -> None:
         """The response has begun: there will be no retry."""
@@ -132,19 +130,21 @@ class Upload:
             self._moved()
 
     def _moved(self) -> None:
-        """Bytes went to the server, or it has asked for them: which side is waited for now?"""
+        """Bytes have come, or the server has asked for them: which side is waited for now?"""
         exchange = self._exchange
         was_awaited, self.awaits_continue = self.awaits_continue, False
+        if exchange.upstream is None:
+            return
         is_sending = phases.SEND <= exchange.phase <= phases.AWAIT
         if is_sending and (self.is_read or was_awaited):
-            exchange.enter(self.phase, exchange.context.clock())
+            exchange.enter(self.phase, self._context.clock())
         else:
-            exchange.saw_traffic = True
+            exchange.note_traffic()
 
     def _bound(self) -> None:
         """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
         exchange = self._exchange
-        if self._kept_size > exchange.context.most_for_retry:
+        if self._kept_size > self._context.settings.most_for_retry:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True

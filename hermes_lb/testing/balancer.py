@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hermes_lb.config import Log
-    from hermes_lb.proxy.context import RequestLog
+    from hermes_lb.observe.request_log import RequestLog
 
 _TABLES = Config.model_fields.keys() - {"frontends", "backends"}
 

@@ -69,9 +69,9 @@ class Sharing:
             self._peers = Peers(self._memory, self._number, self._wakeups, loop)
             self._peers.set_rows(self._plane.pools, self._rows)
             context.batch.before_requests = self._peers.look
-            context.share(self._clients, self._requests)
+            context.client_limits.share(self._clients, self._requests)
         else:
-            context.share(None, None)
+            context.client_limits.share(None, None)
             context.batch.before_requests = None
             self._peers.leave()
             self._peers = None

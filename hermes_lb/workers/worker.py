@@ -45,7 +45,6 @@ from hermes_lb.errors import reason
 from hermes_lb.listen.sockets import handed_over
 from hermes_lb.observe.recent import KEPT
 from hermes_lb.plane import DataPlane
-from hermes_lb.proxy import end_sessions, has_moved, running_sessions
 from hermes_lb.signals import HANDLED
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import TlsFiles
@@ -99,7 +98,7 @@ class Worker:
         await self._end.wait()
         await self._tasks.cancel_all()  # they use what is stopped next
         if self._plane is not None:
-            if self._plane.context.clients:
+            if self._plane.context.live.clients:
                 logger.info("process %d: what still ran was cut", os.getpid())
             self._publish()
             await self._plane.stop()
@@ -184,9 +183,9 @@ class Worker:
 
     def _join(self, tickets: TicketSecret, key: bytes, plane: DataPlane) -> None:
         """Before backends are made: install the state shared with other workers."""
-        plane.context.tickets = tickets
-        plane.context.key = key
-        plane.context.shared_store = lambda backend: ChannelPins(
+        plane.tickets = tickets
+        plane.context.identity.key = key
+        plane.shared_store = lambda backend: ChannelPins(
             self._channel, backend, lambda: self._is_supervisor_replaced
         )
 
@@ -210,7 +209,7 @@ class Worker:
             backend, name, stands_still = message["marked_down"]
             server = self._find({"backend": backend, "server": name})
             if server is not None:
-                self.plane.backends[backend].marked_down(server, stands_still)
+                self.plane.marked_down(self.plane.backends[backend], server, stands_still)
         if message.get("publish"):
             self._publish()
 
@@ -237,16 +236,14 @@ class Worker:
         self.plane.reopen_log()
 
     def _on_sessions(self, message: Message, descriptors: list[int]) -> Message:
-        plane = self.plane
-        return {"sessions": running_sessions(plane.context, plane.process.number)}
+        return {"sessions": self.plane.running_sessions()}
 
     def _on_end(self, message: Message, descriptors: list[int]) -> Message:
-        context = self.plane.context
-        return {"ended": end_sessions(context, message["backend"], message["server"])}
+        return {"ended": self.plane.end_sessions(message["backend"], message["server"])}
 
     def _on_moved(self, message: Message, descriptors: list[int]) -> Message:
         server = self._find(message)
-        moved = server is not None and has_moved(self.plane.context, server, message["seconds"])
+        moved = server is not None and self.plane.is_sending(server, message["seconds"])
         return {"moved": moved}
 
     def _on_drain(self, message: Message, descriptors: list[int]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from hermes_lb.affinity import dates
 from tests.affinity.real_haproxy import needs_haproxy, running_haproxy
-from tests.affinity.test_cookie import NOCACHE, affinity
+from tests.affinity.test_cookie import NOCACHE, affinity, set_cookie
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_cookies_of_a_request(haproxy: HAProxy, cookies: list[bytes]):
 
 def test_cookie_of_a_response(haproxy: HAProxy):
     ours, servers = affinity()
-    known = {ours.set_cookie(server) for server in servers}
+    known = {set_cookie(ours, server) for server in servers}
     own = [(b"Set-Cookie", value) for value in (b"SERVERID=q; Path=/", b"serverid=q", b"a=b")]
     first, inserted = haproxy.ask(headers=own).set_cookies[:-1], haproxy.ask().set_cookies
     assert first == [value for _, value in own if not ours.strips(value)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from agent_worker.storage.base import Storages
 
     StartWorker = Callable[..., Awaitable[RunningWorker]]
@@ -47,27 +47,27 @@ def own_redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
+async def client(redis_server: RedisServer) -> AsyncIterator[RedisBackend]:
     client = connect(redis_server.url)
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-def redis(client: Client) -> Redis:
+def redis(client: RedisBackend) -> Redis:
     """redis-py's own client, to inspect what the store wrote."""
     return client.raw
 
 
 @pytest.fixture
-def store(client: Client) -> SessionStore:
+def store(client: RedisBackend) -> SessionStore:
     return client.session_store()
 
 
 @pytest.fixture
 async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
     """Start workers in this process: `await start_worker(engine=..., name=..., lease_s=...)`."""
-    running: list[tuple[RunningWorker, Client]] = []
+    running: list[tuple[RunningWorker, RedisBackend]] = []
     # Without entries of workers of other tests.
     async with aclosing(redis_asyncio.from_url(redis_server.url)) as raw:
         await raw.delete(INDEX)

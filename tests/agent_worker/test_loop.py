@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent_worker.backoff import jittered
 from agent_worker.errors import CannotContinue, EngineCut, EngineFailed
 from agent_worker.metrics import Metrics
 from agent_worker.models import ScriptedEngine, TextDelta, ToolCall
 from agent_worker.runtime import AgentLoop, LargeTexts, ToolCalls
 from agent_worker.runtime import loop as loop_module
 from agent_worker.runtime.conversation import Conversation
-from agent_worker.runtime.loop import Part
-from agent_worker.sessions import Grant, Lease, Summary, ToolStart
+from agent_worker.sessions import Grant, Lease, Part, Summary, ToolStart
 from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox, ToolError, default_toolbox
@@ -246,7 +246,7 @@ async def test_a_client_that_leaves_during_tools_stops_them_all() -> None:
 
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "_backoff_s", lambda retry: 0.0)
+    monkeypatch.setattr(loop_module, "jittered", lambda *bounds: 0.0)
 
 
 def words(*texts: str) -> list[Any]:
@@ -357,7 +357,8 @@ async def test_an_answer_is_asked_for_again_within_bounds(
 
 
 def test_the_pauses_grow_and_are_bounded() -> None:
-    pauses = [[loop_module._backoff_s(retry) for _ in range(50)] for retry in range(1, 7)]
+    bounds = (loop_module._BACKOFF_S, loop_module._MAX_BACKOFF_S)
+    pauses = [[jittered(retry, *bounds) for _ in range(50)] for retry in range(1, 7)]
     longest = [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
     for drawn, most in zip(pauses, longest, strict=True):
         assert most / 2 <= min(drawn) < max(drawn) <= most

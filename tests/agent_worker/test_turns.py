@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from agent_worker.errors import EngineFailed, LeaseLost, SessionNotFound, StoreUnavailable, TurnBusy
-from agent_worker.metrics import Metrics
 from agent_worker.models import ScriptedEngine, StepRequest, TextDelta, ToolCall
-from agent_worker.runtime import AgentLoop, LargeTexts, Notifier, ToolCalls, TurnRequest, Turns
+from agent_worker.runtime import TurnRequest
 from agent_worker.runtime import turn as turn_module
-from agent_worker.runtime.holders import Holders
 from agent_worker.sessions import SessionStore, connect, session_keys
-from agent_worker.storage.base import Storages
 from agent_worker.tasks import spawn
-from agent_worker.tools import Effect, Toolbox, default_toolbox
+from agent_worker.tools import Effect, Toolbox
 from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
-from tests.support.agent.sessions import open_store
+from tests.support.agent.harness import Harness
+from tests.support.agent.sessions import ME, open_store
 from tests.support.sse import event_order
 from tests.support.waiting import until
 
@@ -30,59 +27,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
-    from agent_worker.sessions import Client, Event
-
-ME = "user:me"
-
-
-class Harness:
-    """A worker's turns without HTTP; events are collected."""
-
-    def __init__(
-        self, client: Client, store: SessionStore, engine: Any, toolbox: Toolbox | None = None
-    ) -> None:
-        self.metrics = Metrics()
-        toolbox = toolbox or default_toolbox(Storages())
-        calls = ToolCalls(toolbox, self.metrics, LargeTexts(None))
-        notifier = Notifier(client)
-        self.turns = Turns(
-            store,
-            AgentLoop(engine, calls, self.metrics),
-            notifier,
-            Holders(client, store.index, notifier),
-            self.metrics,
-            window=10_000,
-        )
-        self.events: list[Event] = []
-
-    async def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    async def turn(self, sid: str, content: str, key: str | None = None) -> Any:
-        async with self.turns.open(TurnRequest(sid, ME, content, key)) as turn:
-            return await turn.run(self.emit)
-
-    def text(self) -> str:
-        said = [json.loads(e.data) for e in self.events if e.name == "message.delta"]
-        return "".join(data["content"] for data in said)
-
-    def last(self) -> tuple[str, Any]:
-        """Name and data of the last event."""
-        return self.events[-1].name, json.loads(self.events[-1].data)
-
-    def ended(self, outcome: str) -> float:
-        value = self.metrics.registry.get_sample_value("hermes_turns_total", {"outcome": outcome})
-        return value or 0.0
-
-    def active(self) -> float | None:
-        return self.metrics.registry.get_sample_value("hermes_active_sessions")
-
+    from agent_worker.sessions import Event, RedisBackend
 
 MakeHarness = Callable[..., Harness]
 
 
 @pytest.fixture
-def harness(client: Client, store: SessionStore) -> MakeHarness:
+def harness(client: RedisBackend, store: SessionStore) -> MakeHarness:
     """`harness(engine)` or `harness(engine, toolbox)` is one worker."""
     return functools.partial(Harness, client, store)
 

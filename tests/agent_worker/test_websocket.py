@@ -11,6 +11,7 @@ from agent_worker.api import websocket
 from agent_worker.sessions import new_nonce, session_keys
 from agent_worker.tasks import spawn
 from tests.support.agent.engines import GatedEngine
+from tests.support.agent.runtime import gate_begin
 from tests.support.sse import Event, deltas, event_order
 from tests.support.waiting import until
 
@@ -262,17 +263,10 @@ async def test_messages_that_wait_are_taken_down_one_at_a_time_and_in_order(
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
     sid = await create(http, worker)
-    begin, gate, at_once = worker.worker.store.begin, asyncio.Event(), []
-
-    async def gated(*arguments: Any, **options: Any) -> Any:
-        at_once.append(len(worker.worker.turns))
-        await gate.wait()
-        return await begin(*arguments, **options)
-
     async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
         await socket.send_json({"content": "first"})
         await receive(socket)
-        monkeypatch.setattr(worker.worker.store, "begin", gated)
+        gate, at_once = gate_begin(worker, monkeypatch)
         for n in range(4):
             await socket.send_json({"content": f"later {n}", "policy": "enqueue"})
         await until(lambda: at_once)
@@ -303,13 +297,13 @@ async def test_a_drain_waits_for_what_a_socket_still_sends(
         await socket.send_json({"content": "x"})
         assert (await receive(socket)).data == {"content": "one "}
         [connection] = endpoint._connections
-        send = connection._events._send
+        send = connection._events.send
 
         async def send_late(event: Any) -> None:
             await gate.wait()
             await send(event)
 
-        monkeypatch.setattr(connection._events, "_send", send_late)
+        monkeypatch.setattr(connection._events, "send", send_late)
         monkeypatch.setattr(websocket, "_CLOSE_TIMEOUT_S", 0.05 if is_stalled else 60.0)
         engine.gate.set()
         await worker.worker.turns.wait_idle()

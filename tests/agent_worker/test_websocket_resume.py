@@ -14,7 +14,7 @@ from agent_worker.models import TextDelta
 from agent_worker.sessions import new_nonce, session_keys
 from tests.agent_worker.test_websocket import create, receive, turn
 from tests.support.agent.engines import GatedEngine, PlannedEngine
-from tests.support.agent.runtime import PausedEngine, speech
+from tests.support.agent.runtime import PausedEngine, gate_begin, speech
 from tests.support.sse import Event, deltas
 from tests.support.waiting import until
 
@@ -294,17 +294,10 @@ async def test_messages_with_keys_do_not_pile_up(
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
     sid = await create(http, worker)
-    begin, gate, at_once = worker.worker.store.begin, asyncio.Event(), []
-
-    async def gated(*arguments: Any, **options: Any) -> Any:
-        at_once.append(len(worker.worker.turns))
-        await gate.wait()
-        return await begin(*arguments, **options)
-
     async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
         await socket.send_json({"content": "first"})
         await receive(socket)
-        monkeypatch.setattr(worker.worker.store, "begin", gated)
+        gate, at_once = gate_begin(worker, monkeypatch)
         for n in range(5):
             await socket.send_json({"content": "x", "idempotency_key": f"k{n}"})
         await until(lambda: at_once)
@@ -335,7 +328,7 @@ async def test_a_client_that_does_not_read_holds_up_nothing_and_costs_little(
         await until(lambda: worker.worker.metrics.steps._value.get() == 1)
         await worker.worker.turns.wait_idle()
         (connection,) = worker.worker.websocket._connections
-        transport = connection._request.transport
+        transport = connection.request.transport
         assert transport is not None
         # The transport's own limit, and a frame or two.
         assert transport.get_write_buffer_size() < 256 * 1024

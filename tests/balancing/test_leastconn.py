@@ -75,15 +75,6 @@ def test_a_released_lease_does_not_count():
     assert pick(pool) == "b"
 
 
-def test_not_one_that_was_tried_is_down_or_full():
-    pool = make_pool({}, {"down": True}, {"max_connections": 1}, {})
-    pool.lease(pool.servers[2], 0.0)
-    for _ in range(9):
-        pool.lease(pool.servers[3], 0.0)
-    assert pick(pool, tried=[pool.servers[0]]) == "d"
-    assert pick(pool, tried=[pool.servers[0], pool.servers[3]]) == "-"
-
-
 @given(
     servers=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=6),
     down=st.sets(st.integers(0, 5)),

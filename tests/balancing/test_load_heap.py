@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import load_heap, smooth_wrr
+from hermes_lb.balancing import in_turn, smooth_wrr
 from hermes_lb.balancing.leastconn import LeastConn
 from hermes_lb.balancing.load_heap import LoadHeap
 from hermes_lb.balancing.round_robin import RoundRobin
@@ -100,8 +100,8 @@ def play(
             server.set_weight(20 * (number % 4))
         elif event == "tick":
             pool.tick(now)
-    if isinstance(strategy, RoundRobin | LeastConn) and strategy._cache.heap:
-        strategy._cache.heap.settle()
+    if isinstance(strategy, RoundRobin | LeastConn) and strategy._heap:
+        strategy._heap.settle()
     return [*picked, *[f"{server.current_weight:g}" for server in pool.servers]]
 
 
@@ -116,7 +116,7 @@ def test_every_pick_is_the_one_of_the_loop(
     strategy_type: type, weights: Any, events: Any, limits: Any
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(load_heap, "FEW", 1)
+        patch.setattr(in_turn, "FEW", 1)
         patch.setattr(smooth_wrr, "FEW", 1)
         kept = play(strategy_type(), weights, events, limits)
     assert kept == play(Loops(strategy_type), weights, events, limits)
@@ -141,7 +141,7 @@ def test_many_servers(strategy_type: type, weights: list[int], limits: list[int]
 
 def kept_for(strategy: Any, pool: Any, now: float = 0.0, **request: Any) -> LoadHeap | None:
     strategy.pick(pool, FakeRequest(**request), now, Random(0))
-    return strategy._cache.heap
+    return strategy._heap
 
 
 @both

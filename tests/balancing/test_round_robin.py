@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,36 +20,24 @@ def picks(pool, count: int, **request: object) -> str:
     return " ".join(server.name if server else "-" for server in found)
 
 
-def test_5_1_1():
-    pool = make_pool({"weight": 5}, {"weight": 1}, {"weight": 1})
-    assert picks(pool, 14) == "a a b a c a a a a b a c a a"
-
-
-def test_equal_weights_take_turns():
-    assert picks(make_pool({}, {}, {}), 7) == "a b c a b c a"
-
-
-def test_4_2_1():
-    pool = make_pool({"weight": 4}, {"weight": 2}, {"weight": 1})
-    assert picks(pool, 7) == "a b a c a b a"
-
-
-def test_nobody():
-    assert picks(make_pool({"down": True}), 2) == "- -"
-
-
-def test_one_that_is_down_is_passed_over():
-    assert picks(make_pool({}, {"down": True}, {"weight": 2}), 6) == "c a c c a c"
+@pytest.mark.parametrize(
+    ("servers", "order"),
+    [
+        ([{"weight": 5}, {"weight": 1}, {"weight": 1}], "a a b a c a a a a b a c a a"),
+        ([{}, {}, {}], "a b c a b c a"),
+        ([{"weight": 4}, {"weight": 2}, {"weight": 1}], "a b a c a b a"),
+        ([{}, {"down": True}, {"weight": 2}], "c a c c a c"),
+        ([{"down": True}, {"backup": True, "weight": 2}, {"backup": True}], "b c b b c b"),
+    ],
+    ids=["5 1 1", "equal", "4 2 1", "one is down", "backups"],
+)
+def test_turns_by_weight(servers: list[dict[str, Any]], order: str):
+    assert picks(make_pool(*servers), len(order.split())) == order
 
 
 def test_one_that_was_tried_is_passed_over():
     pool = make_pool({}, {}, {})
     assert picks(pool, 4, tried=[pool.servers[0]]) == "b c b c"
-
-
-def test_backups_by_weight_when_all_primaries_are_out():
-    pool = make_pool({"down": True}, {"backup": True, "weight": 2}, {"backup": True})
-    assert picks(pool, 6) == "b c b b c b"
 
 
 def test_after_a_failure_the_weight_grows_back_by_one_a_pick():

@@ -89,6 +89,7 @@ def test_a_lone_server(name: str):
 
 @every_strategy
 def test_all_down(name: str):
+    assert picked(name, make_pool({"down": True})) == {"-"}
     assert picked(name, make_pool({"down": True}, {"down": True})) == {"-"}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from hermes_lb.affinity.keys import KeyOptions
 from hermes_lb.affinity.stores.registry import TableOptions
-from hermes_lb.config import Config, backend, frontend, load_config, process
+from hermes_lb.config import Config, ServerTls, frontend, load_config, process
 from hermes_lb.health.probes.http import HttpOptions
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def tables() -> dict[str, set[str]]:
         "pins": TableOptions,
     }  # fmt: skip
     keys = {name: set(model.model_fields) for name, model in models.items()}
-    return {**keys, "tls": set(frontend.Tls.model_fields) | set(backend.ServerTls.model_fields)}
+    return {**keys, "tls": set(frontend.Tls.model_fields) | set(ServerTls.model_fields)}
 
 
 def test_every_key_that_the_page_names_exists() -> None:

@@ -423,9 +423,10 @@ def test_an_inherited_configuration_may_have_options_of_other_strategies() -> No
 
 
 def test_a_configuration_is_validated_without_the_network() -> None:
-    """The options of strategies, probes and stores are read, and none of their I/O."""
+    """The options of servers, strategies, probes and stores are read, and none of their I/O."""
     names = (
-        "'asyncio', 'ssl', 'aiohttp', 'redis', 'uvloop', 'hermes_lb.backends', 'hermes_lb.proxy'"
+        "'asyncio', 'ssl', 'aiohttp', 'redis', 'uvloop', 'hermes_lb.backends.dialing', "
+        "'hermes_lb.proxy'"
     )
     use = (
         "import sys, hermes_lb.config; "

@@ -10,7 +10,6 @@ import pytest
 
 from hermes_lb.testing import eventually
 from tests.control.test_api import check_answer
-from tests.proxy.conftest import stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from tests.support.http_peer import Client, Peer
     from tests.support.stage import Stage
-
-__all__ = ["stage"]
 
 GET = b"GET /chat?key=secret HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"

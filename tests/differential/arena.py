@@ -211,7 +211,7 @@ class Arena:
                 outcome.ending = ending
                 origin.end(ending)
                 await self._settle(self._is_idle, "the server has gone, and the balancer goes on")
-            outcome.is_kept = any(not c.is_closing for c in self._context.clients)
+            outcome.is_kept = any(not c.is_closing for c in self._context.live.clients)
             if outcome.is_kept:
                 await self._send(client, [MARKER_REQUEST], self._of_clients)
                 await self._settle(self._is_idle, "the marker was not answered")
@@ -265,7 +265,7 @@ class Arena:
         client, context = self._client, self._context
         client.end()
         await self._until(
-            lambda: not context.clients and client.ending != OPEN, "the client is not let go"
+            lambda: not context.live.clients and client.ending != OPEN, "the client is not let go"
         )
         client.transport.abort()
         await self._until(lambda: client.is_lost, "the client's end is not told")
@@ -275,7 +275,7 @@ class Arena:
         for peer in connections:
             peer.end()
         await self._until(
-            lambda: not context.upstreams and all(peer.ending != OPEN for peer in connections),
+            lambda: not context.live.upstreams and all(peer.ending != OPEN for peer in connections),
             "the server is not let go",
         )
         for peer in connections:
@@ -304,7 +304,7 @@ class Arena:
     # What the balancer waits for, by its own account.
 
     def _exchanges(self) -> list[Any]:
-        return [each for client in self._context.clients for each in client.exchanges()]
+        return [each for client in self._context.live.clients for each in client.exchanges()]
 
     def _is_idle(self) -> bool:
         return not self._exchanges()

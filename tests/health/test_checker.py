@@ -17,9 +17,9 @@ import pytest
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
-from hermes_lb.health.checker import HealthChecker, first_delay, jittered
+from hermes_lb.health.checker import HealthChecker, first_delay
 from hermes_lb.health.probes.expect import BODY_MAX
-from hermes_lb.tasks import Tasks
+from hermes_lb.tasks import Tasks, jittered
 from tests.support.fake_server import FakeServer, answers, hangs, resets, says, streams_for_ever
 from tests.support.waiting import until
 
@@ -402,11 +402,16 @@ async def test_a_server_that_goes_down_by_silence_stands_still_once() -> None:
         assert still == ["down", "down"]
 
 
+@pytest.mark.parametrize("more", [{}, {"moved": always_moves}], ids=["", "its streams move"])
 @pytest.mark.parametrize("behaviour", [answers(503), resets, says(b"")])
 async def test_a_server_that_goes_down_by_its_answers_does_not_stand_still(
-    behaviour: Behaviour,
+    behaviour: Behaviour, more: dict[str, Any]
 ) -> None:
-    async with FakeServer(behaviour) as fake, checking(a_backend(fake.port, **BRIEF)) as pool:
+    """Nor is it busy: only a timeout can mean that."""
+    async with (
+        FakeServer(behaviour) as fake,
+        checking(a_backend(fake.port, **BRIEF), **more) as pool,
+    ):
         marked_down: list[bool] = []
         pool.on_marked_down = lambda server, stands_still: marked_down.append(stands_still)
         await until(lambda: pool.servers[0].state == "down")
@@ -429,16 +434,6 @@ async def test_a_host_that_is_unreachable_stands_still_unless_its_streams_move(
         pool.on_marked_down = lambda server, is_still: still.append(is_still)
         await until(lambda: pool.servers[0].state == "down")
         assert still == [bool(stands_still)]
-
-
-@pytest.mark.parametrize("behaviour", [answers(503), resets, says(b"")])
-async def test_only_a_timeout_can_mean_busy(behaviour: Behaviour) -> None:
-    health = {"interval": "60s", "timeout": "10s", "rise": 1, "fall": 1}
-    async with (
-        FakeServer(behaviour) as fake,
-        checking(a_backend(fake.port, **health), moved=always_moves) as pool,
-    ):
-        await until(lambda: pool.servers[0].state == "down")
 
 
 async def test_a_degraded_server_is_checked_at_the_fast_interval() -> None:

@@ -15,10 +15,15 @@ from hermes_lb.health.probes.http import HttpOptions
 from hermes_lb.http import ResponseParser
 
 
+def expectation(**health: Any) -> Expectation:
+    options = HttpOptions.model_validate(health)
+    return Expectation(options.expect_status, options.expect_header, options.expect_body)
+
+
 def fault(body: bytes = b"", header: str | None = None, status: int = 200, **health: Any) -> object:
     """The fault of a response with this body and one header field, or none."""
     name, _, value = (header or "").partition(": ")
-    return Expectation(HttpOptions.model_validate(health)).fault(
+    return expectation(**health).fault(
         status, lambda asked: [value] if header and asked.lower() == name.lower() else [], body
     )
 
@@ -62,7 +67,7 @@ def test_header(expected: str, header: str | None, problem: str | None) -> None:
 
 
 def test_one_of_several_fields_of_the_name_is_enough() -> None:
-    expected = Expectation(HttpOptions.model_validate({"expect_header": "X-Ready: yes"}))
+    expected = expectation(expect_header="X-Ready: yes")
     assert expected.fault(200, lambda _: ["no", "yes"], b"") is None
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proxy.conftest import pytest_asyncio_loop_factories, stage
 from tests.support.hostile import Way
+from tests.support.loops import pytest_asyncio_loop_factories
 
-__all__ = ["pytest_asyncio_loop_factories", "stage", "way"]
+__all__ = ["pytest_asyncio_loop_factories", "way"]
 
 
 @pytest.fixture(params=Way, ids=lambda way: way.value)

@@ -131,6 +131,7 @@ async def test_a_short_body_is_visibly_cut(
     assert (line.status, line.termination, line.server) == (200, "SD", "agent1")
     assert line.reason
     assert in_flight(lb) == [0]
+    assert server_of(lb).counters.aborted_by_server == 1
 
 
 @pytest.mark.parametrize("wire", [
@@ -158,11 +159,7 @@ async def test_broken_chunks_are_visibly_cut(stage: Stage, way: Way, wire: bytes
 @pytest.mark.row(27)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_a_reset_is_not_the_end_of_a_body_until_close(stage: Stage, version: str) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get(version=version)
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked(version=version)
     await at_origin.send(OK + b"\r\nsome")
     await client.read_until(b"some")
     at_origin.abort()
@@ -176,9 +173,7 @@ async def test_a_reset_is_not_the_end_of_a_body_until_close(stage: Stage, versio
 
 @pytest.mark.row(27)
 async def test_what_is_pipelined_behind_a_cut_is_not_served(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.get("/1")
     await client.get("/2")
     at_origin, _ = await origin.accept_request()

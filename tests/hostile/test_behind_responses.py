@@ -114,8 +114,7 @@ async def test_a_body_that_is_announced_and_must_not_come_may_come_late(
     assert seen.head.target == "/next"
     await deliver(at_origin, EVIL, Way.WHOLE)
     assert await at_origin.read_until_cut() == b""
-    await fresh.respond(b"right")
-    assert (await client.read_response()).body == b"right"
+    await fresh.serves(client, b"right")
 
 
 @pytest.mark.row(28)
@@ -126,8 +125,7 @@ async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage, late:
     one, two = await stage.clients(lb, 2)
     await one.get("/1")
     at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"one")
-    assert (await one.read_response()).body == b"one"
+    await at_origin.serves(one, b"one")
     await at_origin.send(late)
     await eventually(lambda: not _upstreams(lb))
     await two.get("/next")
@@ -137,7 +135,7 @@ async def test_late_bytes_on_an_idle_connection_reach_nobody(stage: Stage, late:
 
 def _upstreams(lb: LoadBalancer) -> int:
     assert lb._context is not None
-    return len(lb._context.upstreams)
+    return len(lb._context.live.upstreams)
 
 
 # An empty line behind a body that comes so late that the next request is on its way already. It is
@@ -148,8 +146,7 @@ def _upstreams(lb: LoadBalancer) -> int:
 @in_two_ways
 async def test_an_empty_line_before_a_response_is_forgiven(stage: Stage, way: Way) -> None:
     origin, _, client, at_origin = await asking(stage, request("GET", "/1"))
-    await at_origin.respond(b"one")
-    assert (await client.read_response()).body == b"one"
+    await at_origin.serves(client, b"one")
     for n in (2, 3):
         await client.get(f"/{n}")
         assert (await at_origin.read_request()).head.target == f"/{n}"
@@ -179,8 +176,7 @@ async def test_an_empty_line_does_not_show_that_a_request_was_executed(
 ) -> None:
     """The server closes a connection that was idle: what may be repeated is."""
     origin, lb, client, at_origin = await asking(stage, request("GET", "/1"))
-    await at_origin.respond(b"one")
-    assert (await client.read_response()).body == b"one"
+    await at_origin.serves(client, b"one")
     await client.get("/next")
     assert (await at_origin.read_request()).head.target == "/next"
     await at_origin.send(line)

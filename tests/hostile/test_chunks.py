@@ -80,9 +80,7 @@ async def test_a_refused_body_never_becomes_a_whole_one(
     stage: Stage, way: Way, wire: bytes
 ) -> None:
     """With its head in one segment it reaches no server; the request before it is cut off."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     seen = b""
     if way is Way.BYTEWISE:
         await client.send(POST)
@@ -119,9 +117,7 @@ async def test_a_body_that_breaks_while_it_is_answered_cuts_the_answer(
     stage: Stage, wire: bytes
 ) -> None:
     """A status has left already, so the end of the connection must say it."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(POST + GOOD)
     at_origin = await origin.accept()
     await at_origin.read_until(GOOD)
@@ -147,17 +143,14 @@ async def test_a_body_that_breaks_in_the_queue_leaves_it(stage: Stage) -> None:
     await eventually(lambda: pool_of(lb).waiting)
     await third.get("/third")
     await eventually(lambda: len(pool_of(lb).waiting) == 2)
-    await second.send(b"+5\r\nhello\r\n" + LAST + BEHIND)
-    answer = await second.read_response()
+    answer = await second.answer_to(b"+5\r\nhello\r\n" + LAST + BEHIND)
     assert (answer.status, answer.get("Connection")) == (400, "close")
     line = await stage.log_line(lb)
     assert (line.status, line.termination, line.server) == (400, "PD", "<NOSRV>")
     assert len(pool_of(lb).waiting) == 1
-    await at_origin.respond(b"first")
-    assert (await first.read_response()).body == b"first"
+    await at_origin.serves(first, b"first")
     assert (await at_origin.read_request()).head.target == "/third"
-    await at_origin.respond(b"third")
-    assert (await third.read_response()).body == b"third"
+    await at_origin.serves(third, b"third")
     assert await origin.has_no_new_connection()
 
 
@@ -212,10 +205,7 @@ async def test_trailers_of_a_response_are_dropped(stage: Stage, way: Way) -> Non
     assert answer.body == b"hello"
     assert [answer.get(name) for name in ("Set-Cookie", "Content-Length", "Trailer")] == [None] * 3
     assert await client.gets_nothing()
-    await client.get("/next")  # and both connections go on
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"fine")
-    assert (await client.read_response()).body == b"fine"
+    await at_origin.serves_the_next_of(client)  # and both connections go on
 
 
 # 12: the client ends, its request does not.
@@ -242,9 +232,7 @@ UNFINISHED = [
 async def test_an_unfinished_body_is_unfinished_upstream_too(
     stage: Stage, head: bytes, body: bytes, way: Way, how: str
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await deliver(client, head + body, way)
     at_origin = await origin.accept()
     forwarded = await at_origin.read_head()
@@ -261,9 +249,7 @@ async def test_an_unfinished_body_is_unfinished_upstream_too(
 @pytest.mark.row(12)
 async def test_a_client_that_ends_behind_its_body_sent_a_whole_request(stage: Stage) -> None:
     """The same bytes and one more: what was cut above is complete here."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(POST + GOOD + LAST)
     at_origin, message = await origin.accept_request()
     assert message.body == b"abc"
@@ -283,10 +269,7 @@ async def test_a_good_body_behind_a_refused_one_is_another_connections_matter(
     lb = await stage.balancer(origin)
     bad, good = await stage.clients(lb, 2)
     await bad.send(POST + b"5")
-    await good.send(POST + HELLO)
-    assert (await good.read_response()).body == b"POST /upload"
-    await bad.send(b"_")
-    assert (await bad.read_response()).status == 400
-    await good.send(POST + HELLO)
-    assert (await good.read_response()).body == b"POST /upload"
+    assert (await good.answer_to(POST + HELLO)).body == b"POST /upload"
+    assert (await bad.answer_to(b"_")).status == 400
+    assert (await good.answer_to(POST + HELLO)).body == b"POST /upload"
     assert [message.body for message in origin.requests] == [b"hello", b"hello"]

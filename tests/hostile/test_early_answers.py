@@ -44,9 +44,7 @@ async def uploading(
     stage: Stage, pieces: Iterable[bytes], **options: Any
 ) -> tuple[Origin, LoadBalancer, Client, AtOrigin]:
     """The origin has got these pieces of a request, one by one, and has said nothing yet."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, **options)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(**options)
     at_origin: AtOrigin | None = None
     for piece in pieces:
         await client.send(piece)
@@ -115,10 +113,7 @@ async def test_an_upload_of_a_client_that_has_left_keeps_the_connection(stage: S
     await at_origin.respond(b"done")
     await eventually(lambda: in_flight(lb) == [0])
     client = await stage.client(lb)
-    await client.get("/next")
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await at_origin.serves_the_next_of(client)
 
 
 @pytest.mark.row(29)
@@ -164,7 +159,7 @@ async def test_an_upload_that_ends_behind_the_answers_head_ends_the_connection(
 
 def ends(lb: LoadBalancer) -> tuple[ClientConnection, UpstreamConnection]:
     """The balancer's own ends of its only two connections."""
-    (client,), (upstream,) = lb._plane.context.clients, lb._plane.context.upstreams
+    (client,), (upstream,) = lb._plane.context.live.clients, lb._plane.context.live.upstreams
     return client, upstream
 
 
@@ -205,8 +200,7 @@ async def test_an_answer_to_a_body_that_the_kernel_has_not_taken_yet(stage: Stag
     await client.send(b"x" * 60_000)
     await eventually(lambda: to_server.upload is not None and to_server.upload.is_read)
     assert to_server.transport.get_write_buffer_size() > 0
-    await at_origin.respond(b"enough")
-    assert (await client.read_response()).body == b"enough"
+    await at_origin.serves(client, b"enough")
     await serves_nobody_else(client, origin, at_origin)
 
 
@@ -231,8 +225,7 @@ async def test_a_body_that_was_sent_before_the_answer_keeps_the_connection(
         assert (await client.read_response()).body == b"done"
         await client.post(b"again")
         assert (await at_origin.read_request()).body == b"again"
-    await at_origin.respond(b"end")
-    assert (await client.read_response()).body == b"end"
+    await at_origin.serves(client, b"end")
 
 
 @pytest.mark.row(29)
@@ -243,9 +236,5 @@ async def test_a_body_that_was_asked_for_keeps_the_connection(
     _, _, client, at_origin = await uploading(stage, pieces)
     await at_origin.send(CONTINUE)
     assert (await client.read_response()).status == 100
-    await at_origin.respond(b"done")
-    assert (await client.read_response()).body == b"done"
-    await client.get("/next")
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await at_origin.serves(client, b"done")
+    await at_origin.serves_the_next_of(client)

@@ -162,8 +162,7 @@ WAITS = POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
 
 @pytest.mark.row(7)
 async def test_the_origin_says_when_the_body_may_come(stage: Stage) -> None:
-    origin = await stage.origin()
-    client = await stage.client(await stage.balancer(origin))
+    _, client, origin = await stage.line()
     await client.send(WAITS)
     at_origin = await origin.accept()
     head = await at_origin.read_head()
@@ -178,17 +177,14 @@ async def test_the_origin_says_when_the_body_may_come(stage: Stage) -> None:
     answer = await client.read_response()
     assert (answer.body, answer.get("Connection")) == (b"thanks", None)
     assert (await at_origin.read_request()).head.target == "/smuggled"  # a request of its own
-    await at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await at_origin.serves(client, b"next")
 
 
 @pytest.mark.row(7)
 @pytest.mark.parametrize("status", [200, 417, 500])
 async def test_a_final_status_without_a_100_ends_the_exchange(stage: Stage, status: int) -> None:
     """The client may send its body or not, so the start of its next request is unknown."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(WAITS)
     at_origin = await origin.accept()
     await at_origin.read_head()
@@ -206,8 +202,7 @@ async def test_a_final_status_without_a_100_ends_the_exchange(stage: Stage, stat
 @pytest.mark.row(7)
 async def test_http_1_0_has_no_expectations(stage: Stage) -> None:
     """RFC 9110 section 10.1.1: a server ignores it there, and sends no 100."""
-    origin = await stage.serving(echo)
-    client = await stage.client(await stage.balancer(origin))
+    _, client, origin = await stage.served(echo)
     await client.send(POST_1_0 + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")
     assert (await client.read_response()).body == b"POST /upload"
     assert origin.requests[0].get("Expect") is None

@@ -150,8 +150,7 @@ async def test_routes_go_by_the_host_that_is_forwarded(stage: Stage) -> None:
         (get(""), b"default"),
         (get("", target="http://inner.test/"), b"inner"),
     ]:
-        await client.send(wire)
-        assert (await client.read_response()).body == body
+        assert (await client.answer_to(wire)).body == body
     assert [seen.get("Host") for seen in inner.requests] == [
         "inner.test", "INNER.test:80", "inner.test", "inner.test",
     ]  # fmt: skip
@@ -170,9 +169,7 @@ SECRETS = (
 @pytest.mark.row(20)
 @pytest.mark.parametrize("fields", [b"", b"Max-Forwards: 0\r\n"], ids=["plain", "no-hops-left"])
 async def test_trace_is_405(stage: Stage, way: Way, fields: bytes) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     wire = b"TRACE / HTTP/1.1\r\nHost: a\r\n" + SECRETS + fields + b"\r\n"
     await (client.send_bytewise(wire) if way is Way.BYTEWISE else client.send(wire))
     answer = await client.read_response()
@@ -204,9 +201,7 @@ async def test_trace_is_forwarded_without_credentials_where_it_is_wanted(
 @pytest.mark.row(20)
 async def test_trace_whose_hops_are_used_up_ends_here(stage: Stage) -> None:
     """RFC 9110 section 9.3.8: the final recipient tells what it got, without credentials."""
-    origin = await stage.serving(echo)
-    lb = await stage.balancer(origin, **TRACE)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(echo, **TRACE)
     await client.send(
         b"TRACE /p HTTP/1.1\r\nHost: a\r\nX: y\r\nMax-Forwards: 0\r\n" + SECRETS + b"\r\n" + BEHIND
     )
@@ -224,9 +219,7 @@ async def test_trace_whose_hops_are_used_up_ends_here(stage: Stage) -> None:
 @pytest.mark.row(20)
 @pytest.mark.parametrize("target", [b"*", b"/"])
 async def test_options_whose_hops_are_used_up_ends_here(stage: Stage, target: bytes) -> None:
-    origin = await stage.serving(echo)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.served(echo)
     await client.send(
         b"OPTIONS %b HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n" % target + BEHIND
     )

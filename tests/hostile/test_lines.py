@@ -153,8 +153,7 @@ async def test_passed(
 @in_two_ways
 async def test_an_empty_line_behind_a_body_is_ignored(stage: Stage, way: Way) -> None:
     """Some clients of old end a body with a CRLF that its length does not count."""
-    origin = await stage.serving(echo)
-    client = await stage.client(await stage.balancer(origin))
+    _, client, origin = await stage.served(echo)
     body = POST + b"Content-Length: 5\r\n\r\nhello"
     await deliver(client, body + b"\r\n" + request("GET", "/next"), way)
     assert (await client.read_response()).body == b"POST /"
@@ -165,13 +164,9 @@ async def test_an_empty_line_behind_a_body_is_ignored(stage: Stage, way: Way) ->
 @pytest.mark.row(13)
 async def test_what_is_logged_of_hostile_bytes_is_one_plain_line(stage: Stage) -> None:
     """Quotes, escapes and braces of a client could be taken for the log's own."""
-    origin = await stage.serving(echo)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b'GET /"{x}\\ HTTP/1.1\r\nHost: a\r\n\r\n')
-    assert (await client.read_response()).status == 200
-    await client.send(b"GET /\x1b[2J\r\nHost: a\r\n\r\n")
-    assert (await client.read_response()).status == 400
+    lb, client, _ = await stage.served(echo)
+    assert (await client.answer_to(b'GET /"{x}\\ HTTP/1.1\r\nHost: a\r\n\r\n')).status == 200
+    assert (await client.answer_to(b"GET /\x1b[2J\r\nHost: a\r\n\r\n")).status == 400
     first, second = await stage.logged(lb, 2)
     assert first.request == "GET /#22{x}\\ HTTP/1.1"
     assert second.request == "<BADREQ>"

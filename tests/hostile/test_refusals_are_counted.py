@@ -60,12 +60,10 @@ async def test_the_log_and_the_metrics_tell_the_same(stage: Stage) -> None:
     lb = await stage.balancer(origin, limits=limits, admin={"bind": "127.0.0.1:0"})
     for n, (wire, status) in enumerate(REFUSED, 1):
         client = await stage.client(lb)
-        await client.send(wire)
-        assert (await client.read_response()).status == status
+        assert (await client.answer_to(wire)).status == status
         await stage.logged(lb, n)  # so that the lines are in this order
     client = await stage.client(lb)
-    await client.get("/served")  # what is accepted is not among them
-    assert (await client.read_response()).status == 200
+    assert (await client.ask("/served")).status == 200
     lines = (await stage.logged(lb, len(REFUSED) + 1))[:-1]
     assert [line.status for line in lines] == [status for _, status in REFUSED]
     assert all(line.reason for line in lines)
@@ -89,8 +87,7 @@ async def test_no_strangers_words_are_labels_of_a_metric(stage: Stage) -> None:
             POST + b"Transfer-Encoding: chunked\r\n\r\n+%d\r\n" % n,
         ):
             client = await stage.client(lb)
-            await client.send(wire)
-            assert (await client.read_response()).status in (400, 501)
+            assert (await client.answer_to(wire)).status in (400, 501)
             client.close()
     refused = await refused_by_the_metrics(stage, lb)
     assert refused.total() == 120

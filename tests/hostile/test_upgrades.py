@@ -116,9 +116,7 @@ async def test_a_101_that_nobody_asked_for_is_502(
 @in_two_ways
 async def test_a_tunnel_opens_with_the_101_and_not_before(stage: Stage, way: Way) -> None:
     """What looks like a request behind a handshake is neither answered nor lost."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await deliver(client, HANDSHAKE + BEHIND, way)
     at_origin, seen = await origin.accept_request()
     assert (seen.get("Upgrade"), seen.get("Connection")) == ("websocket", "Upgrade")
@@ -147,8 +145,7 @@ async def test_without_a_101_the_next_request_is_one(stage: Stage, way: Way, sta
     answer = await client.read_response()
     assert (answer.status, answer.body, answer.get("Connection")) == (status, b"no", None)
     assert (await at_origin.read_request()).head.target == "/smuggled"
-    await at_origin.respond(b"plain")
-    assert (await client.read_response()).body == b"plain"
+    await at_origin.serves(client, b"plain")
 
 
 @pytest.mark.row(24)
@@ -156,7 +153,7 @@ async def test_what_comes_before_the_101_is_bounded_and_none_is_lost(stage: Stag
     _, lb, client, at_origin = await asking(stage, HANDSHAKE)
     frames = b"0123456789" * 6000
     sent = await client.send_until_stuck(frames, most=64_000_000)
-    held = len(next(iter(lb._context.clients))._held) if lb._context else -1
+    held = len(next(iter(lb._context.live.clients))._held) if lb._context else -1
     assert 0 < held < 512 * 1024  # the rest is in the kernel, and the client waits
     await at_origin.send(SWITCH)
     assert await at_origin.read_exactly(sent) == (frames * (sent // len(frames) + 1))[:sent]
@@ -175,9 +172,7 @@ async def test_what_comes_before_the_101_is_bounded_and_none_is_lost(stage: Stag
 async def test_http_1_0_is_kept_only_if_it_asks_for_it(
     stage: Stage, way: Way, field: str, connection: str
 ) -> None:
-    origin = await stage.serving(echo)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.served(echo)
     wire = f"GET /old HTTP/1.0\r\nHost: a\r\n{field}\r\n".encode()
     await deliver(client, wire, way)
     answer = await client.read_response()
@@ -194,9 +189,7 @@ async def test_http_1_0_is_kept_only_if_it_asks_for_it(
 @in_two_ways
 async def test_http_1_0_gets_nothing_that_it_does_not_know(stage: Stage, way: Way) -> None:
     """No informational response, and no chunks: only the end of the connection ends the body."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     at_origin, seen = await origin.accept_request()
     assert seen.get("Host") == "agents"  # HTTP/1.1 needs one
@@ -228,9 +221,7 @@ async def test_http_1_0_sees_that_chunks_are_missing(stage: Stage) -> None:
 
 @pytest.mark.row(25)
 async def test_http_1_0_cannot_switch_protocols(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"))
     at_origin, seen = await origin.accept_request()
     assert (seen.get("Upgrade"), seen.get("Connection")) == (None, None)
@@ -265,9 +256,7 @@ async def reads_ten(client: Client) -> None:
 @pytest.mark.row(25)
 @in_two_ways
 async def test_ten_pipelined_requests_are_answered_in_order(stage: Stage, way: Way) -> None:
-    origin = await stage.serving(echo)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(echo)
     await deliver(client, b"".join(TEN), way)
     await reads_ten(client)
     assert [message.head.target for message in origin.requests] == [f"/{n}" for n in range(10)]
@@ -278,9 +267,7 @@ async def test_ten_pipelined_requests_are_answered_in_order(stage: Stage, way: W
 
 @pytest.mark.row(25)
 async def test_each_pipelined_request_waits_for_the_response_before_it(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(b"".join(request("GET", f"/{n}") for n in range(10)))
     at_origin = await origin.accept()
     for n in range(10):
@@ -296,9 +283,7 @@ async def test_each_pipelined_request_waits_for_the_response_before_it(stage: St
 
 @pytest.mark.row(25)
 async def test_a_refused_request_ends_what_is_pipelined_behind_it(stage: Stage, way: Way) -> None:
-    origin = await stage.serving(echo)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.served(echo)
     await deliver(
         client, request("GET", "/first") + b"GET /bad\r\n\r\n" + request("GET", "/3"), way
     )

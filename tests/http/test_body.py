@@ -18,7 +18,7 @@ from hermes_lb.http import (
     UntilCloseBody,
     make_body,
 )
-from hermes_lb.http.body import MOST_CHUNKS, NEVER_BEHIND
+from hermes_lb.http.body import MOST_CHUNKS, MOST_KNOWN, NEVER_BEHIND
 from tests.http.messages import chunked_bodies, mutated
 from tests.support.bodies import feed, feed_all, read_chunks
 from tests.support.cuts import byte_by_byte, cut, ways
@@ -222,9 +222,28 @@ def test_chunks_leave_when_they_come() -> None:
     assert body.feed(b"llo\r") == b"llo"
 
 
-def test_whole_chunks_are_not_copied() -> None:
-    data = b"5\r\nhello\r\n"
-    assert ChunkedBody(keep_chunks=True).feed(data) is data
+@pytest.mark.parametrize("size_line", [b"%x", b"%X", b"0%x"])
+def test_whole_chunks_are_not_copied(size_line: bytes) -> None:
+    """Of any size: short ones are recognised by their length, others are parsed."""
+    for size in range(1, MOST_KNOWN + 10):
+        body = ChunkedBody(keep_chunks=True)
+        data = size_line % size + b"\r\n" + bytes(size) + b"\r\n"
+        assert body.feed(data) is data
+        assert body.is_between_chunks
+
+
+def test_a_chunk_without_its_end_is_no_whole_chunk() -> None:
+    for size in range(1, MOST_KNOWN + 10):
+        with pytest.raises(InvalidBody):
+            ChunkedBody(keep_chunks=True).feed(b"%x\r\n%b" % (size, bytes(size + 2)))
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_chunk_whose_size_is_wrong_by_one_is_no_whole_chunk(wrong: int) -> None:
+    for size in range(2, MOST_KNOWN + 10):
+        body = ChunkedBody(keep_chunks=True)
+        with pytest.raises(InvalidBody):
+            body.feed(b"%x\r\n%b\r\n" % (size + wrong, bytes(size)))
 
 
 def test_no_bytes_change_nothing() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.errors import InvalidBody
 from hermes_lb.http import CHUNKED, UNTIL_CLOSE, sse
+from hermes_lb.http.body import MOST_KNOWN
 from hermes_lb.http.sse import (
     MOST_AT_ONCE,
     MOST_IN_EVENT,
@@ -50,6 +51,29 @@ def test_a_chunk_with_an_event_passes_as_it_is() -> None:
     assert body.feed(wire) is wire
     assert body.last_id == b"1-1"
     assert not body.is_done
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_an_event_of_any_size_passes_as_it_is(end: bytes) -> None:
+    for size in range(1, MOST_KNOWN + 10):
+        body = stream()
+        wire = chunk(b"id: 1\ndata: %b%b" % (b"x" * size, end))
+        assert body.feed(wire) == wire
+        assert body.last_id == b"1"
+
+
+def test_an_event_in_a_chunk_without_its_end_does_not_pass() -> None:
+    with pytest.raises(InvalidBody):
+        stream().feed(chunk(HELLO)[:-2] + b"\0\0")
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_an_event_in_a_chunk_of_a_wrong_size_does_not_pass(wrong: int, end: bytes) -> None:
+    for size in range(1, MOST_KNOWN + 10):
+        event = b"id: 1\ndata: %b%b" % (b"x" * size, end)
+        with pytest.raises(InvalidBody):
+            stream().feed(b"%x\r\n%b\r\n" % (len(event) + wrong, event))
 
 
 def test_half_an_event_waits_for_its_other_half() -> None:
@@ -320,6 +344,34 @@ def test_an_event_in_pieces_is_searched_and_copied_once(
     assert body.feed(b"\n\n") == chunk(event + b"\n\n")
     assert body.feed(HELLO) == chunk(HELLO)
     assert body.last_id == b"1-1"
+
+
+# For a client whose version frames a body itself (HTTP/2).
+
+
+@pytest.mark.parametrize("kind", [EventsBody, UnnumberedEventsBody])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@pytest.mark.parametrize("length", [CHUNKED, UNTIL_CLOSE])
+@pytest.mark.parametrize("events", [HELLO + DONE, HELLO + HANDOVER + DONE, HELLO + b"data: x"])
+def test_without_chunks_the_same_events_leave(
+    kind: type[EventsBody], step: int, length: int, events: bytes
+) -> None:
+    wire = chunk(events) + LAST if length == CHUNKED else events
+    as_chunks, as_they_are = (
+        kind(length, resumes=HANDOVER in events, to_chunks=to_chunks) for to_chunks in (True, False)
+    )
+    passed, plain = b"", b""
+    for at in range(0, len(wire), step):
+        if not as_chunks.is_done:
+            passed += as_chunks.feed(wire[at : at + step])
+            plain += as_they_are.feed(wire[at : at + step])
+    if not as_chunks.is_done:
+        passed += as_chunks.end()
+        plain += as_they_are.end()
+    assert unchunked(passed) == plain != b""
+    assert as_they_are.is_handed_over == as_chunks.is_handed_over == (HANDOVER in events)
+    assert as_they_are.last_id == as_chunks.last_id
+    assert as_they_are.frame(b": hi\n\n") == b": hi\n\n"
 
 
 # Without ids.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MUTANTS = load()
 AREAS = {
-    "affinity", "back-pressure", "checks", "drain", "framing", "hop-by-hop", "leases", "limits",
-    "passive", "phases", "queue", "retries", "reuse", "sessions", "streams",
+    "affinity", "back-pressure", "checks", "closing", "drain", "framing", "hop-by-hop", "leases",
+    "limits", "passive", "phases", "queue", "retries", "reuse", "sessions", "streams",
 }  # fmt: skip
 
 

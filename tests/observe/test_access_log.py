@@ -51,6 +51,7 @@ def open_files() -> list[str]:
 async def test_lines_reach_the_file_in_order_and_soon(tmp_path: Path) -> None:
     path = tmp_path / "log"
     async with logging_to(path) as log:
+        assert log.enabled
         for n in range(100):
             log.write(f"line {n}")
             if n % 7 == 0:
@@ -135,10 +136,6 @@ async def test_off_does_nothing() -> None:
         log.write("nothing")
         assert writers() == before
     assert log.dropped == 0
-
-
-async def test_it_is_enabled_unless_off(tmp_path: Path) -> None:
-    assert AccessLog(str(tmp_path / "log")).enabled
 
 
 async def test_a_target_that_cannot_be_opened_fails_the_start(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proxy.conftest import pytest_asyncio_loop_factories, stage
+from tests.support.loops import pytest_asyncio_loop_factories
 
-__all__ = ["no_proxies", "pytest_asyncio_loop_factories", "stage"]
+__all__ = ["no_proxies", "pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture(autouse=True)

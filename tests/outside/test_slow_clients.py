@@ -84,8 +84,7 @@ class Attack:
         await eventually(self._is_logged, "all lines of the access log")
 
     async def _asks(self, client: Client) -> None:
-        await client.get("/behaves")
-        answer = await client.read_response()
+        answer = await client.ask("/behaves")
         assert (answer.status, answer.body) == (200, b"ok")
         self.answered += 1
         self.most_unsent = max(self.most_unsent, unsent(self._lb))

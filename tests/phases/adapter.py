@@ -15,13 +15,13 @@ import pytest
 
 from hermes_lb.proxy import phases
 from hermes_lb.proxy import resume as stream_module
-from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1 import client as client_module
 from hermes_lb.proxy.http1.client import ClientConnection
 from hermes_lb.proxy.http1.tunnel_end import ClientEnd, ServerEnd
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
 from hermes_lb.proxy.resume import EventStream
+from hermes_lb.proxy.timeouts import PlainTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ def _phase_of(client: ClientConnection) -> str:
     exchange = client.exchange
     if client.transport is None:
         return "NEW"
-    if client not in client.context.clients:
+    if client not in client.context.live.clients:
         return "GONE"
     if exchange is None:
         if client.is_closing:
@@ -163,7 +163,7 @@ def _client_of_stream(stream: Any) -> Any:
 
 
 def _client_of_tunnel(end: Any) -> Any:
-    return end._exchange.client
+    return end._traffic.client
 
 
 def _named(name: str) -> Callable[..., str]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.http1.client import ClientConnection
+from hermes_lb.proxy.timeouts import PlainTimeouts
 from tests.phases.plugin import _Plugin
 from tests.phases.recorder import UNSEEN, Recorder
 from tests.phases.recording import Recording
@@ -35,8 +35,7 @@ async def test_one_get(tmp_path: Path) -> None:
         recorder.begin_test("a test")
         async with Stage(tmp_path) as stage:
             client = await stage.client(await stage.balancer(await stage.serving()))
-            await client.get()
-            await client.read_response()
+            await client.ask()
     transitions = sorted(recorder.recording.transitions.items())
     assert [str(transition) for transition, _ in transitions] == ONE_GET
     assert {test for _, seen in transitions for test in seen.tests} == {"a test"}
@@ -47,7 +46,7 @@ async def test_a_change_between_two_events_is_seen(tmp_path: Path) -> None:
     with Recorder() as recorder:
         async with Stage(tmp_path) as stage:
             lb, client, at_origin = await stage.asked()
-            (connection,) = lb._context.clients
+            (connection,) = lb._context.live.clients
             connection.exchange.deadline = float("inf")
             await at_origin.respond(b"ok")
             await client.read_response()
@@ -60,7 +59,7 @@ async def test_what_traffic_moves_stays_idle_behind_a_sweep(tmp_path: Path) -> N
     with Recorder() as recorder:
         async with Stage(tmp_path) as stage:
             lb, client, at_origin = await stage.asked()
-            (connection,) = lb._context.clients
+            (connection,) = lb._context.live.clients
             await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
             await client.read_head()
             for byte in (b"o", b"k"):

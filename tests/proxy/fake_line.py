@@ -39,12 +39,17 @@ async def turns(count: int = 12) -> None:
 
 
 class Wire(asyncio.Transport):
-    """One connection of the balancer, and its peer. `got`: what the peer has read."""
+    """One connection of the balancer, and its peer. `got`: what the peer has read.
+
+    `kernel`: what the peer does with it is in the kernel, and the loop does not report it.
+    """
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
         # The kernel is asked whether the peer has left.
         self._sockets = socket.socketpair()
+        self._sockets[0].setblocking(False)
+        self.kernel = self._sockets[1]
         super().__init__({"peername": ("192.0.2.1", 50000), "socket": self._sockets[0]})
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
@@ -183,6 +188,7 @@ class Line:
         self.failures: list[str] = []  # of servers, and why
         self.ends: list[str] = []  # the terminations of exchanges that did not end well
         self.client: Wire
+        self._clients: list[Wire] = []
         self.connection: ClientConnection
 
     async def __aenter__(self) -> Self:
@@ -193,21 +199,24 @@ class Line:
         self.pool.on_failed = lambda *given: self.failures.append(given[-1])
         await self.plane.listen()
         self.context: Context = self.plane.context
-        self._log = self.context.access_log
+        self._log = self.context.log.access_log
         self._log.enabled, self._log.write = True, self._ended
-        self.context.recorder.line = lambda record: record.termination[:2]
+        self.context.log.recorder.line = lambda record: record.termination[:2]
         self.context.clock = lambda: self.now
-        self.connection = cast(
-            "ClientConnection", self.plane.frontends[0].listeners[0]._connection()
-        )
-        self.client = Wire(self.connection)
+        self.client = self.accepts()
+        self.connection = cast("ClientConnection", self.client._protocol)
         return self
+
+    def accepts(self) -> Wire:
+        """Another client."""
+        self._clients.append(Wire(self.plane.frontends[0].listeners[0]._connection()))
+        return self._clients[-1]
 
     async def __aexit__(self, *_: object) -> None:
         self._log.enabled = False
         await self.plane.stop()
         self._patch.undo()
-        for wire in (self.client, *self.servers):
+        for wire in (*self._clients, *self.servers):
             wire.forget()
 
     def _ended(self, termination: str) -> None:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hermes_lb.backends import FrontendCounters
 from hermes_lb.config import Config
-from hermes_lb.errors import ConnectFailed, RequestRefused
+from hermes_lb.errors import ConnectFailed
 from hermes_lb.http import make_body
 from hermes_lb.listen.router import Destination
 from hermes_lb.plane import request_log
-from hermes_lb.proxy import local_replies
+from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.ports import ConnectionPool, Downstream, Entrance, Peer, ServerSide, TunnelEnd
+from hermes_lb.proxy.record import record_exchange
 from hermes_lb.proxy.select import Backend
 from hermes_lb.tasks import Tasks
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import ResponseSink
-    from hermes_lb.proxy.tunnel import Tunnel
+    from hermes_lb.proxy.ports import ResponseSink, TunnelSink
+    from hermes_lb.proxy.resume import StreamRules
 
     Calls = list[tuple[Any, ...]]
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 class FakeEntrance(Entrance):
     """A frontend with one backend."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, rules: StreamRules | None) -> None:
         self.name = "f"
         self.counters = FrontendCounters()
         self.redirect = None
@@ -52,7 +53,7 @@ class FakeEntrance(Entrance):
         self.allows_trace = False
         self.is_stopped = False
         self.router = self
-        self._destination = Destination(backend, True, None)
+        self._destination = Destination(backend, True, rules)
 
     def route(self, host_name: str, target: bytes) -> Destination:
         return self._destination
@@ -79,12 +80,16 @@ class FakeEnd(TunnelEnd):
 
 
 class FakeClient(Downstream):
-    """The client's side. `got`: bytes of the response; `is_slow`: it reads nothing."""
+    """The client's side. `got`: bytes of the response; `is_slow`: it reads nothing.
+
+    `is_http2`: bodies are sent without chunks.
+    """
 
     def __init__(self, entrance: Entrance, now: float) -> None:
         self.peer = Peer(entrance, b"http")
         self.peer.address = "192.0.2.1"
         self.received_at = now
+        self.is_http2 = False
         self.is_writing_paused = False
         self.calls: Calls = []
         self.got = b""
@@ -98,8 +103,12 @@ class FakeClient(Downstream):
     def can_insert(self) -> bool:
         return True
 
+    @property
+    def takes_chunks(self) -> bool:
+        return not self.is_http2
+
     def body_for(self, length: int) -> Body:
-        return make_body(length, to_http11=True)
+        return make_body(length, to_http11=not self.is_http2)
 
     def send_informational(self, head: ResponseHead) -> int:
         self.calls.append(("informational", head.status))
@@ -108,8 +117,7 @@ class FakeClient(Downstream):
     def send_head(
         self,
         head: ResponseHead,
-        lines: bytes,
-        added: bytes,
+        fields: bytes,
         length: int,
         may_keep: bool,
         first: bytes,
@@ -133,28 +141,16 @@ class FakeClient(Downstream):
     def resume_reading(self) -> None:
         self.calls.append(("resume",))
 
-    def unread(self, data: bytes) -> None:
-        self.calls.append(("unread", data))
-
-    def unread_first(self, data: bytes) -> None:
-        self.calls.append(("unread_first", data))
-
     def refuse_rest(self) -> None:
         self.calls.append(("refuse_rest",))
-
-    def discard(self, data: bytes) -> None:
-        self.calls.append(("discard", data))
 
     def done(self, now: float, is_read: bool) -> None:
         self.calls.append(("done", is_read))
 
-    def left(self) -> None:
-        self.calls.append(("left",))
+    def cut_off(self, termination: str) -> None:
+        self.calls.append(("cut_off", termination))
 
-    def abort_response(self) -> None:
-        self.calls.append(("abort_response",))
-
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         return FakeEnd(self.calls)
 
 
@@ -206,7 +202,7 @@ class FakeServerSide(ServerSide):
     def abort(self) -> None:
         self.calls.append(("abort",))
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         return FakeEnd(self.calls)
 
 
@@ -220,7 +216,9 @@ class FakePool(ConnectionPool):
         self._scene = scene
         self.kept: list[FakeServerSide] = []
 
-    def take_idle(self, now: float, *, fresh_only: bool) -> ServerSide | None:
+    def take_idle(
+        self, now: float, *, fresh_only: bool, check_now: bool = True
+    ) -> ServerSide | None:
         return self.kept.pop() if self.kept else None
 
     async def dial(self, peers: object) -> ServerSide:
@@ -238,8 +236,16 @@ class FakePool(ConnectionPool):
 class Scene:
     """One backend behind one frontend, and a clock that the test moves."""
 
-    def __init__(self, *, servers: int = 1, places: int = 0, **backend: Any) -> None:
-        """`places`: the `max_connections` of each server."""
+    def __init__(
+        self,
+        *,
+        servers: int = 1,
+        places: int = 0,
+        rules: StreamRules | None = None,
+        **backend: Any,
+    ) -> None:
+        """`places`: the `max_connections` of each server. `rules`: of its streams."""
+        self._rules = rules
         listed = [
             {"name": f"s{i}", "address": f"127.0.0.1:{i}", "max_connections": places}
             for i in range(1, servers + 1)
@@ -263,10 +269,19 @@ class Scene:
     async def __aenter__(self) -> Self:
         self.tasks = Tasks()
         loop = asyncio.get_running_loop()
-        self.context = Context(self.config, loop, request_log(self.config.log), self.tasks)
+        self.context = Context(
+            self.config, loop, request_log(self.config.log), self.tasks, record_exchange
+        )
         self.context.clock = lambda: self.now
-        self.backend = Backend("b", self.config.backends["b"], self.context, self._pool)
-        entrance = FakeEntrance(self.backend)
+        self.backend = Backend(
+            "b",
+            self.config.backends["b"],
+            self._pool,
+            clock=self.context.clock,
+            rng=self.context.rng,
+            tasks=self.tasks,
+        )
+        entrance = FakeEntrance(self.backend, self._rules)
         self.client = FakeClient(entrance, self.now)
         return self
 
@@ -274,7 +289,7 @@ class Scene:
         await self.tasks.cancel_all()
         self.context.batch.flush()
 
-    def _pool(self, server: Server, context: Context, **_: object) -> FakePool:
+    def _pool(self, server: Server, **_: object) -> FakePool:
         return FakePool(server, self)
 
     @property
@@ -284,12 +299,11 @@ class Scene:
 
     async def ask(self, head: bytes, rest: bytes = b"") -> Exchange:
         """A request whose head has come, and of its body `rest`."""
-        parsed = self.context.request_parser.parse(head)
+        parsed = self.context.settings.request_parser.parse(head)
         exchange = Noted(self, parsed)
-        try:
-            exchange.begin(rest, self.now)
-        except RequestRefused as error:
-            local_replies.refuse(exchange, error)
+        if admit(exchange, self.now):
+            exchange.bytes_in = len(rest)
+            exchange.begin(rest, parsed.length == len(rest), self.now)
         await turns()
         return exchange
 
@@ -297,7 +311,7 @@ class Scene:
         """The head of the response has come, and of its body `rest`."""
         side = self.server
         assert side.sink is not None
-        side.sink.response_head(side, self.context.response_parser.parse(head), rest)
+        side.sink.response_head(side, self.context.settings.response_parser.parse(head), rest)
 
     def data(self, data: bytes) -> None:
         """More of the response's body."""

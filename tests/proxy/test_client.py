@@ -1,4 +1,4 @@
-"""Facing the client: keep-alive, HTTP/1.0, pipelining, heads that come slowly or not at all."""
+"""Facing the client: keep-alive, heads that come slowly or not at all, connection caps."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ async def test_both_connections_serve_one_request_after_the_other(stage: Stage) 
     await client.get("/first")
     at_origin, first = await origin.accept_request()
     assert first.head.start == "GET /first HTTP/1.1"
-    await at_origin.respond(b"one")
-    assert (await client.read_response()).body == b"one"
+    await at_origin.serves(client, b"one")
     for n in range(3):
         await client.get(f"/{n}")
         assert (await at_origin.read_request()).head.target == f"/{n}"
@@ -50,8 +49,7 @@ async def test_two_clients_share_the_connection_to_the_server(stage: Stage) -> N
     lb = await stage.balancer(origin)
     for n in range(3):
         client = await stage.client(lb)
-        await client.get(f"/{n}")
-        assert (await client.read_response()).body == b"/%d" % n
+        assert (await client.ask(f"/{n}")).body == b"/%d" % n
     assert len(origin.connections) == 1
 
 
@@ -60,8 +58,7 @@ async def test_a_client_that_wants_to_close_is_closed_and_the_server_is_kept(sta
     lb = await stage.balancer(origin)
     for n in range(2):
         client = await stage.client(lb)
-        await client.get(f"/{n}", "Connection: close")
-        answer = await client.read_response()
+        answer = await client.ask(f"/{n}", "Connection: close")
         assert answer.get("Connection") == "close"
         assert answer.body == b"/%d" % n
         assert await client.read_to_end() == b""
@@ -85,50 +82,6 @@ async def test_a_server_that_wants_to_close_costs_the_client_nothing(stage: Stag
 # HTTP/1.0.
 
 
-@on_both_loops
-async def test_http_1_0_is_closed_after_the_response(stage: Stage) -> None:
-    _, client, origin = await stage.line()
-    await client.get("/", version="1.0")
-    at_origin, message = await origin.accept_request()
-    assert message.head.start == "GET / HTTP/1.1"
-    await at_origin.respond(b"old")
-    head = await client.read_head()
-    assert head.get("Content-Length") == "3"
-    assert head.get("Connection") == "close"
-    assert await client.read_to_end() == b"old"
-
-
-async def test_http_1_0_with_keep_alive_is_kept(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(echo_target))
-    client = await stage.client(lb)
-    for n in range(3):
-        await client.get(f"/{n}", "Connection: keep-alive", version="1.0")
-        answer = await client.read_response()
-        assert answer.get("Connection") == "keep-alive"
-        assert answer.body == b"/%d" % n
-
-
-async def test_http_1_0_without_host_gets_one(stage: Stage) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.send(b"GET / HTTP/1.0\r\n\r\n")
-    assert (await client.read_response()).body == b"ok"
-    assert origin.requests[0].get("Host") == "agents"
-
-
-@pytest.mark.parametrize("wish", ["close", "keep-alive"])
-async def test_http_1_0_gets_a_chunked_response_without_chunks(stage: Stage, wish: str) -> None:
-    _, client, at_origin = await stage.asked("/", f"Connection: {wish}", version="1.0")
-    await at_origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-    head = await client.read_head()
-    assert head.get("Transfer-Encoding") is None
-    assert head.get("Connection") == "close"  # only its end can show the end
-    assert await client.read_exactly(3) == b"abc"
-    await at_origin.send(b"2;x=y\r\nde\r\n0\r\nA-Trailer: b\r\n\r\n")
-    assert await client.read_to_end() == b"de"
-
-
 async def test_http_1_0_gets_a_body_until_close_as_it_is(stage: Stage) -> None:
     _, client, at_origin = await stage.asked("/", version="1.0")
     await at_origin.send(b"HTTP/1.0 200 OK\r\n\r\nall of ")
@@ -142,69 +95,18 @@ async def test_http_1_0_gets_a_body_until_close_as_it_is(stage: Stage) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 async def test_a_head_may_begin_with_any_few_bytes(stage: Stage, size: int) -> None:
     """Three bytes are as many as the position behind an end that was not found."""
-    origin = await stage.serving(echo_target)
-    client = await stage.client(await stage.balancer(origin))
+    _, client, _ = await stage.served(echo_target)
     wire = request("GET", "/in-two")
     await client.send(wire[:size])
     await turns(5)
-    await client.send(wire[size:])
-    assert (await client.read_response()).body == b"/in-two"
+    assert (await client.answer_to(wire[size:])).body == b"/in-two"
 
 
 # Pipelining.
 
 
-@on_both_loops
-@pytest.mark.parametrize("how", ["at once", "bytewise"])
-async def test_ten_pipelined_requests_are_answered_in_order(stage: Stage, how: str) -> None:
-    origin = await stage.serving(echo_target)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    wire = b"".join(request("GET", f"/{n}") for n in range(10))
-    if how == "at once":
-        await client.send(wire)
-    else:
-        await client.send_bytewise(wire)
-    for n in range(10):
-        assert (await client.read_response()).body == b"/%d" % n
-    assert await client.gets_nothing()
-    assert [message.head.target for message in origin.requests] == [f"/{n}" for n in range(10)]
-
-
-async def test_pipelined_bodies_are_not_mixed_up(stage: Stage) -> None:
-    async def echo_body(connection: AtOrigin, message: Message) -> None:
-        await connection.respond(message.head.target.encode() + b" " + message.body)
-
-    lb = await stage.balancer(await stage.serving(echo_body))
-    client = await stage.client(lb)
-    chunked = b"POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    await client.send(
-        request("POST", "/a", body=b"GET /evil HTTP/1.1\r\nHost: a\r\n\r\n")
-        + chunked
-        + b"4\r\nfour\r\n0\r\n\r\n"
-        + request("GET", "/c")
-        + request("PUT", "/d", body=b"")
-    )
-    bodies = [(await client.read_response()).body for _ in range(4)]
-    assert bodies == [b"/a GET /evil HTTP/1.1\r\nHost: a\r\n\r\n", b"/b four", b"/c ", b"/d "]
-
-
-async def test_a_pipelined_request_is_forwarded_only_after_the_response(stage: Stage) -> None:
-    _, client, origin = await stage.line()
-    await client.send(request("GET", "/1") + request("GET", "/2"))
-    at_origin, _ = await origin.accept_request()
-    assert await at_origin.gets_nothing()
-    assert await origin.has_no_new_connection()
-    await at_origin.respond(b"1")
-    assert (await at_origin.read_request()).head.target == "/2"
-    await at_origin.respond(b"2")
-    assert [(await client.read_response()).body for _ in range(2)] == [b"1", b"2"]
-
-
 async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> None:
-    origin = await stage.serving(echo_target)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.served(echo_target)
     await client.send(request("GET", "/1", "Connection: close") + request("GET", "/2"))
     assert (await client.read_response()).body == b"/1"
     assert await client.read_until_cut() == b""
@@ -214,8 +116,7 @@ async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> N
 async def test_endless_pipelined_bytes_are_held_back(stage: Stage) -> None:
     _, client, at_origin = await stage.asked("/slow")
     await client.send_until_stuck(request("GET", "/more") * 1000, most=64_000_000)
-    await at_origin.respond(b"done")
-    assert (await client.read_response()).body == b"done"
+    await at_origin.serves(client, b"done")
     assert (await at_origin.read_request()).head.target == "/more"  # and it goes on
 
 
@@ -231,59 +132,9 @@ async def test_a_thousand_pipelined_requests_without_a_server(stage: Stage) -> N
 # Heads.
 
 
-async def test_an_empty_line_before_a_request_is_forgiven(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(echo_target))
-    client = await stage.client(lb)
-    for n in range(2):
-        await client.send(b"\r\n" + request("GET", f"/{n}"))
-        assert (await client.read_response()).body == b"/%d" % n
-    await client.send_bytewise(b"\r\n" + request("GET", "/slowly"))
-    assert (await client.read_response()).body == b"/slowly"
-
-
-@on_both_loops
-@pytest.mark.parametrize(
-    ("wire", "status"),
-    [
-        (b"nonsense\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
-        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\nContent-Length: 1\r\n\r\n", 417),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 40_000 + b"\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 101 + b"\r\n", 431),
-        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-    ],
-)
-async def test_a_bad_head_is_refused_and_nothing_forwarded(
-    stage: Stage, wire: bytes, status: int
-) -> None:
-    lb, client, origin = await stage.line()
-    await client.send(wire)
-    answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (status, "close")
-    assert await client.read_until_cut() == b""
-    assert await origin.has_no_new_connection()
-    line = await stage.log_line(lb)
-    assert (line.status, line.termination, line.server) == (status, "PR", "<NOSRV>")
-
-
-async def test_a_head_without_an_end_is_refused_at_its_limit(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), limits={"head_size": 2048})
-    client = await stage.client(lb)
-    await client.send(b"GET / HTTP/1.1\r\nHost: a\r\nA: ")
-    await client.send(b"x" * 2048)
-    assert (await client.read_response()).status == 431
-
-
 async def test_a_refused_client_that_goes_on_sending_still_reads_the_answer(stage: Stage) -> None:
     """Closing at once would make the kernel throw the answer away (RFC 9112 section 9.6)."""
-    lb = await stage.balancer(await stage.origin())
-    client = await stage.client(lb)
+    _, client, _ = await stage.line()
     await client.send(b"nonsense\r\n\r\n")
     for _ in range(10):
         await client.send(b"x" * 1000)
@@ -292,30 +143,20 @@ async def test_a_refused_client_that_goes_on_sending_still_reads_the_answer(stag
     assert await client.read_to_end() == b""
 
 
-async def test_a_refused_client_is_not_listened_to_for_ever(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin())
-    client = await stage.client(lb)
-    await client.send(b"nonsense\r\n\r\n")
-    await client.send_until_refused(b"x" * 10_000, most=20_000_000)
-
-
 # Deadlines.
 
 
 @on_both_loops
 async def test_a_head_that_takes_too_long_is_answered_408(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.1})
-    client = await stage.client(lb)
-    await client.send(b"GET / HTTP/1.1\r\nHo")
-    assert (await client.read_response()).status == 408
+    lb, client, _ = await stage.line(timeouts={"request_head": 0.1})
+    assert (await client.answer_to(b"GET / HTTP/1.1\r\nHo")).status == 408
     assert await client.read_to_end() == b""
     line = await stage.log_line(lb)
     assert (line.termination, line.status, line.reached) == ("cR", 408, "")
 
 
 async def test_dripping_bytes_does_not_prolong_a_head(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.2})
-    client = await stage.client(lb)
+    _, client, _ = await stage.line(timeouts={"request_head": 0.2})
     await client.send(b"GET / HTTP/1.1\r\nA: ")
     for _ in range(2000):
         if not await client.gets_nothing():
@@ -325,33 +166,19 @@ async def test_dripping_bytes_does_not_prolong_a_head(stage: Stage) -> None:
 
 
 async def test_an_idle_connection_is_closed_silently(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(), timeouts={"keep_alive": 0.1})
-    client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 200
+    lb, client, _ = await stage.served(timeouts={"keep_alive": 0.1})
+    assert (await client.ask()).status == 200
     assert await client.read_to_end() == b""
     assert (await stage.log_line(lb)).termination == "--"
 
 
 async def test_a_connection_on_which_nothing_comes_is_closed_silently(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin(), timeouts={"request_head": 0.1})
-    client = await stage.client(lb)
+    _, client, _ = await stage.line(timeouts={"request_head": 0.1})
     assert await client.read_to_end() == b""
 
 
-async def test_the_head_behind_a_response_has_its_own_deadline(stage: Stage) -> None:
-    lb = await stage.balancer(
-        await stage.serving(), timeouts={"request_head": 0.1, "keep_alive": 30}
-    )
-    client = await stage.client(lb)
-    await client.send(request("GET", "/") + b"GET / HT")
-    assert (await client.read_response()).status == 200
-    assert (await client.read_response()).status == 408
-
-
 async def test_a_client_that_leaves_in_its_head_is_logged(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.origin())
-    client = await stage.client(lb)
+    lb, client, _ = await stage.line()
     await client.send(b"GET / HTTP/1.1\r\nHo")
     await turns()
     client.close()
@@ -364,8 +191,7 @@ async def test_what_a_client_pipelined_before_it_left_is_no_refusal(
     stage: Stage, ending: str
 ) -> None:
     """HAProxy and nginx have a line of the first request only."""
-    lb = await stage.balancer(await stage.origin())
-    client = await stage.client(lb)
+    lb, client, _ = await stage.line()
     await client.send(request("GET", "/1") + request("GET", "/2"))
     await eventually(lambda: in_flight(lb) == [1])
     getattr(client, ending)()
@@ -377,16 +203,13 @@ async def test_what_a_client_pipelined_before_it_left_is_no_refusal(
 @on_both_loops
 async def test_a_client_that_has_gone_before_it_was_accepted(stage: Stage) -> None:
     """The kernel may not know its address any more: nothing is done for a client without one."""
-    origin = await stage.serving(echo_target)
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(echo_target)
     for _ in range(10):
         sock = socket.create_connection(client.sock.getpeername())
         sock.sendall(request("GET", "/gone"))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
-    await client.get("/here")
-    assert (await client.read_response()).body == b"/here"
+    assert (await client.ask("/here")).body == b"/here"
     await eventually(lambda: in_flight(lb) == [0])
     # At the end of each test, each line of the log must have an address, too.
     assert {message.get("X-Forwarded-For") for message in origin.requests} == {"127.0.0.1"}
@@ -395,36 +218,11 @@ async def test_a_client_that_has_gone_before_it_was_accepted(stage: Stage) -> No
 # Connection caps and counters.
 
 
-async def test_beyond_max_connections_clients_wait_in_the_backlog(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, process={"max_connections": 2})
-    busy = await stage.clients(lb, 2)
-    served = []
-    for client in busy:
-        await client.get("/busy")
-        served.append((await origin.accept_request())[0])
-    waiting = await stage.client(lb)  # the kernel takes it; it is not accepted
-    await waiting.get("/waited")
-    assert await waiting.gets_nothing()
-    assert await origin.has_no_new_connection()
-    await served[0].respond(b"done", "Connection: close")
-    assert (await busy[0].read_response()).body == b"done"
-    assert await waiting.gets_nothing()  # it is still open
-    busy[0].close()
-    at_origin, message = await origin.accept_request()
-    assert message.head.target == "/waited"
-    await at_origin.respond(b"at last")
-    assert (await waiting.read_response()).body == b"at last"
-    await served[1].respond(b"done")
-
-
 async def test_a_listener_is_not_lost_for_want_of_descriptors(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lb = await stage.balancer(await stage.serving(), process={"max_connections": 1})
-    busy = await stage.client(lb)
-    await busy.get()
-    assert (await busy.read_response()).body == b"ok"
+    lb, busy, _ = await stage.served(process={"max_connections": 1})
+    assert (await busy.ask()).body == b"ok"
     (listener,) = lb._plane.frontends[0].listeners
     await eventually(lambda: not listener._servers)
     said: list[str] = []
@@ -435,8 +233,7 @@ async def test_a_listener_is_not_lost_for_want_of_descriptors(
         busy.close()
         await eventually(lambda: dup.call_count == 3)
     waiting = await stage.client(lb)
-    await waiting.get()
-    assert (await waiting.read_response()).body == b"ok"
+    assert (await waiting.ask()).body == b"ok"
     assert said == [("frontend %s can't accept: %s", "public", "Too many open files")] * 2
 
 
@@ -473,69 +270,30 @@ async def test_idle_clients_make_room(stage: Stage) -> None:
     lb = await stage.balancer(await stage.serving(echo_target), process={"max_connections": 3})
     fresh, idle, newer = await stage.clients(lb, 1) + [await stage.client(lb), None]
     assert idle is not None
-    await idle.get("/idle")
-    assert (await idle.read_response()).body == b"/idle"
+    assert (await idle.ask("/idle")).body == b"/idle"
     newer = await stage.client(lb)
     # One that has not asked yet is not idle: its request may be on its way.
     assert await idle.read_until_cut() == b""
     for client in (fresh, newer):
-        await client.get("/served")
-        assert (await client.read_response()).body == b"/served"
-
-
-async def test_connections_of_one_address_are_bounded(stage: Stage) -> None:
-    lb = await stage.balancer(
-        await stage.serving(), limits={"connections_per_client": 2}, timeouts={"client": "1s"}
-    )
-    kept = await stage.clients(lb, 2)
-    for client in kept:
-        await client.get()
-        assert (await client.read_response()).status == 200
-    one_too_many = await stage.client(lb)
-    answer = await one_too_many.read_response()
-    assert (answer.status, answer.get("Connection")) == (429, "close")
-    assert await one_too_many.read_to_end() == b""
-    one_too_many.close()
-    kept[0].close()
-    await eventually(lambda: lb._context is not None and len(lb._context.clients) == 1)
-    another = await stage.client(lb)
-    await another.get()
-    assert (await another.read_response()).status == 200
-    refused = (await stage.logged(lb, 4))[2]
-    assert (refused.status, refused.request) == (429, "<BADREQ>")
-    assert refused.reason == "too many connections from this address"
+        assert (await client.ask("/served")).body == b"/served"
 
 
 async def test_a_connection_that_was_refused_takes_nobodys_place(stage: Stage) -> None:
     """It lingers until its client has read why, and counts neither meanwhile nor at its end."""
-    lb = await stage.balancer(await stage.serving(), limits={"connections_per_client": 1})
-    kept = await stage.client(lb)
-    await kept.get()
-    assert (await kept.read_response()).status == 200
+    lb, kept, _ = await stage.served(limits={"connections_per_client": 1})
+    assert (await kept.ask()).status == 200
     refused = await stage.clients(lb, 3)
     for client in refused:
         assert (await client.read_response()).status == 429
     kept.close()
-    await eventually(lambda: not lb._context.connection_counts._open)
-    assert len(lb._context.clients) == 3
+    await eventually(lambda: not lb._context.client_limits.connections._open)
+    assert len(lb._context.live.clients) == 3
     another = await stage.client(lb)
-    await another.get()
-    assert (await another.read_response()).status == 200
+    assert (await another.ask()).status == 200
     for client in refused:
         client.close()
-    await eventually(lambda: len(lb._context.clients) == 1)
-    assert sum(lb._context.connection_counts._open.values()) == 1
-
-
-async def test_trusted_proxies_may_have_any_number_of_connections(stage: Stage) -> None:
-    lb = await stage.balancer(
-        await stage.serving(),
-        limits={"connections_per_client": 1},
-        frontend={"trusted_proxies": ["127.0.0.0/8"]},
-    )
-    for client in await stage.clients(lb, 3):
-        await client.get()
-        assert (await client.read_response()).status == 200
+    await eventually(lambda: len(lb._context.live.clients) == 1)
+    assert sum(lb._context.client_limits.connections._open.values()) == 1
 
 
 @pytest.mark.parametrize("end", ["closes", "resets"])
@@ -550,7 +308,7 @@ async def test_a_client_that_leaves_while_we_do_not_read_is_noticed(stage: Stage
         timeouts={"request_head": "1s"},
     )
     assert lb._context is not None
-    (connection,) = lb._context.clients
+    (connection,) = lb._context.live.clients
     while not connection._paused_by:
         await client.send(b"x" * 65536)
         await turns(2)
@@ -606,3 +364,20 @@ async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
     assert max(expired.count(each) for each in set(expired)) <= 2
     for client in crowd:
         assert (await client.read_response()).status == 408
+
+
+@pytest.mark.parametrize("is_pipelined", [False, True], ids=["afterwards", "pipelined"])
+@on_both_loops
+async def test_the_second_head_has_no_more_time_than_the_first(
+    stage: Stage, is_pipelined: bool
+) -> None:
+    lb, client, _ = await stage.served(timeouts={"request_head": 0.2, "keep_alive": 3600})
+    half = b"GET /second HTTP/1.1\r\nHo"
+    await client.send(request("GET", "/first") + (half if is_pipelined else b""))
+    assert (await client.read_response()).body == b"ok"
+    if not is_pipelined:
+        await client.send(half)
+    assert (await client.read_response()).status == 408
+    assert await client.read_to_end() == b""
+    first, second = await stage.logged(lb, 2)
+    assert (first.status, second.termination) == (200, "cR")

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from hermes_lb.http import date_field
-from hermes_lb.proxy import context
+from hermes_lb.proxy import wall_clock
 from tests.support.heads import HANDSHAKE
 from tests.support.http_peer import Message, request, response
 from tests.support.origin import answers
@@ -60,8 +60,7 @@ async def test_our_own_answers_have_one(
     stage: Stage, wire: bytes, status: int, options: dict[str, Any]
 ) -> None:
     since = time.time()
-    lb = await stage.balancer(await stage.serving(), **options)
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(**options)
     await client.send(wire)
     answer = await client.read_response(method=wire.split(b" ")[0].decode())
     assert answer.status == status
@@ -89,9 +88,7 @@ async def test_an_answer_of_a_server_has_its_own_or_gets_one(
     stage: Stage, method: str, wire: bytes, given: list[str]
 ) -> None:
     since = time.time()
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(request(method, "/"))
     at_origin, _ = await origin.accept_request()
     await at_origin.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
@@ -103,9 +100,7 @@ async def test_an_answer_of_a_server_has_its_own_or_gets_one(
 
 
 async def test_a_101_gets_none(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"\r\n".join([*SOCKET, b"", b""]))
     at_origin, _ = await origin.accept_request()
     switch = (
@@ -121,34 +116,27 @@ def _at(lb: LoadBalancer, second: int) -> None:
     """Set the clock to `second` seconds since 1970."""
     shared = lb._context
     assert shared is not None
-    shared.wall_clock_offset = second + 0.5 - shared.clock()
+    shared.wall_clock.offset = second + 0.5 - shared.clock()
 
 
 @pytest.mark.pure_only("the context is patched")
 async def test_a_response_head_that_is_remembered_does_not_keep_its_date(stage: Stage) -> None:
     """The same bytes, at another time; and with a server's own Date, as it came."""
-    lb = await stage.balancer(await stage.serving(answers(b"ok")))
-    client = await stage.client(lb)
-    with patch.object(lb._context, "set_wall_clock"):
+    lb, client, _ = await stage.served(answers(b"ok"))
+    with patch.object(wall_clock.WallClock, "set"):
         for second in (1_800_000_000, 1_800_000_060, 1_700_000_000):
             _at(lb, second)
             for _ in range(2):
-                await client.get()
-                (date,) = dates(await client.read_response())
+                (date,) = dates(await client.ask())
                 # A second or so may pass meanwhile.
                 assert 0 <= parsedate_to_datetime(date).timestamp() - second < 30
 
 
-@pytest.mark.pure_only("the context is patched")
-async def test_it_is_made_once_a_second(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving())
-    shared = lb._context
-    assert shared is not None
-    with (
-        patch.object(shared, "wall_clock_offset", 1000.0),
-        patch.object(context, "date_field", side_effect=date_field) as made,
-    ):
-        found = [shared.date(now / 100) for now in range(250)]
+def test_it_is_made_once_a_second() -> None:
+    clock = wall_clock.WallClock(0.0)
+    clock.offset = 1000.0
+    with patch.object(wall_clock, "date_field", side_effect=date_field) as made:
+        found = [clock.date(now / 100) for now in range(250)]
     assert made.call_count == 3
     assert sorted(set(found)) == [
         b"Date: Thu, 01 Jan 1970 00:16:%d GMT\r\n" % second for second in (40, 41, 42)

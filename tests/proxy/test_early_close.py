@@ -50,7 +50,7 @@ class Upload:
         self.lb = lb
         self.client = client
         self.at_origin = at_origin
-        (end,) = lb._plane.context.clients
+        (end,) = lb._plane.context.live.clients
         self._end: ClientConnection = end
 
     def closed_behind(self, answer: bytes) -> None:
@@ -85,8 +85,7 @@ async def serves(stage: Stage, upload: Upload, origin: Origin) -> None:
     client = await stage.client(upload.lb)
     await client.get("/next")
     at_origin, _ = await origin.accept_request()
-    await at_origin.respond(b"next")
-    assert (await client.read_response()).body == b"next"
+    await at_origin.serves(client, b"next")
     assert in_flight(upload.lb) == [0]
 
 
@@ -122,9 +121,7 @@ async def test_the_answer_of_a_server_at_a_unix_socket_is_relayed(
 async def test_the_answer_of_a_server_that_speaks_tls_is_relayed(
     stage: Stage, version: str, more: bytes
 ) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": {"verify": False}})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(backend={"tls": {"verify": False}})
     await client.send(ENDLESS_POST + b"begin")
     context = server_context(trustme.CA().issue_cert("127.0.0.1"))
     if version == "1.2":
@@ -138,21 +135,18 @@ async def test_the_answer_of_a_server_that_speaks_tls_is_relayed(
     assert (answer.status, answer.body) == (413, b"too large" + more)
     assert await client.read_to_end() == b""
     assert server_of(lb).fails == 0
-    await eventually(lambda: not lb._plane.context.upstreams)
+    await eventually(lambda: not lb._plane.context.live.upstreams)
     # The origin's socket, and of ours the descriptor and its duplicate.
     await eventually(lambda: len(os.listdir("/proc/self/fd")) == before - 3)
 
 
 async def test_an_upload_over_tls_leaves_no_descriptor_behind(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, backend={"tls": {"verify": False}})
-    client = await stage.client(lb)
+    _, client, origin = await stage.line(backend={"tls": {"verify": False}})
     context = server_context(trustme.CA().issue_cert("127.0.0.1"))
     await client.get()
     at_origin = await accept_tls(origin, context)
     await at_origin.read_request()
-    await at_origin.respond(b"got")
-    assert (await client.read_response()).body == b"got"
+    await at_origin.serves(client, b"got")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
@@ -160,8 +154,7 @@ async def test_an_upload_over_tls_leaves_no_descriptor_behind(stage: Stage) -> N
         assert len(os.listdir("/proc/self/fd")) == before + 1
         await client.send(b"abc")
         await at_origin.read_until(b"abc")
-        await at_origin.respond(b"done")
-        assert (await client.read_response()).body == b"done"
+        await at_origin.serves(client, b"done")
         assert len(os.listdir("/proc/self/fd")) == before
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
     await at_origin.read_head()
@@ -205,7 +198,7 @@ async def test_for_a_client_that_is_slow_no_more_than_one_read_is_held(stage: St
     upload = await begun(lb, client, at_origin)
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99000000\r\n\r\n")
     await at_origin.send_until_stuck(b"z" * 65_536, most=90_000_000)
-    (end,) = lb._plane.context.clients
+    (end,) = lb._plane.context.live.clients
     assert end.exchange is not None
     passed = end.exchange.bytes_out
     upload.closed_behind(b"")
@@ -279,8 +272,7 @@ async def test_uploads_that_are_refused_take_no_server_out(
     assert [answer.status for answer in answers] == [413] * 14
     assert server_of(lb).fails == 0
     for client in await stage.clients(lb, 3):
-        await client.get()
-        assert (await client.read_response()).body == b"fine"
+        assert (await client.ask()).body == b"fine"
     lines = await stage.logged(lb, 17)
     assert {(line.status, line.termination) for line in lines} == {(413, "--"), (200, "--")}
     await turns()

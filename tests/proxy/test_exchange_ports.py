@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.errors import BadResponse, ClosedBeforeResponse
+from hermes_lb.http.body import LAST_CHUNK
+from hermes_lb.http.sse import chunk
 from hermes_lb.proxy import phases
+from hermes_lb.proxy.resume import StreamRules
 from tests.proxy.fakes import Scene, turns
 from tests.support.http_peer import request
 from tests.support.websocket import WEBSOCKET
@@ -21,6 +24,10 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+EVENTS = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Hermes-Resume: /r\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -38,7 +45,7 @@ async def test_a_whole_response() -> None:
         exchange = await scene.ask(GET)
         assert (phase(exchange), exchange.deadline) == (
             "AWAIT",
-            scene.now + scene.context.timeouts.server,
+            scene.now + scene.context.settings.timeouts.server,
         )
         scene.answer(OK, b"hello")
         assert scene.client.got == b"hello"
@@ -90,10 +97,25 @@ async def test_an_upload_waits_for_the_side_whose_turn_it_is() -> None:
         assert (phase(exchange), scene.client.calls[-1]) == ("BLOCKED", ("pause",))
         exchange.server_caught_up()
         assert (phase(exchange), scene.client.calls[-1]) == ("SEND", ("resume",))
-        exchange.receive(b"34567890GET")
+        exchange.receive(b"34567890")
+        assert phase(exchange) == "SEND"
+        exchange.request_ended()
         assert phase(exchange) == "AWAIT"
-        assert scene.client.calls[-1] == ("unread_first", b"GET")
         assert scene.server.got.endswith(b"1234567890")
+
+
+@pytest.mark.parametrize(("status", "is_refused"), [(200, False), (413, True)])
+async def test_a_response_that_comes_early(status: int, is_refused: bool) -> None:
+    """An error makes the rest of the request useless; either way its connection is not kept."""
+    async with Scene() as scene:
+        exchange = await scene.ask(post(10), b"12")
+        scene.answer(b"HTTP/1.1 %d Early\r\nContent-Length: 5\r\n\r\n" % status, b"he")
+        assert (("refuse_rest",) in scene.client.calls) == is_refused
+        if not is_refused:
+            exchange.receive(b"3")
+        scene.data(b"llo")
+        assert scene.client.calls[-2:] == [("head", status, 5, False), ("done", False)]
+        assert scene.server.got.endswith(b"12" if is_refused else b"123")
 
 
 async def test_a_client_that_waits_for_a_100_waits_for_the_server() -> None:
@@ -101,7 +123,7 @@ async def test_a_client_that_waits_for_a_100_waits_for_the_server() -> None:
         exchange = await scene.ask(post(2, b"Expect: 100-continue"))
         assert phase(exchange) == "AWAIT"
         exchange.informational(
-            scene.context.response_parser.parse(b"HTTP/1.1 100 Continue\r\n\r\n")
+            scene.context.settings.response_parser.parse(b"HTTP/1.1 100 Continue\r\n\r\n")
         )
         assert (phase(exchange), scene.client.calls) == (
             "SEND",
@@ -140,7 +162,7 @@ async def test_a_response_that_breaks_off_is_cut_visibly() -> None:
         scene.answer(OK, b"he")
         assert scene.server.body is not None
         exchange.response_ended(scene.server.body, None)
-        assert (scene.client.calls[-1], scene.ends) == (("abort_response",), ["SD"])
+        assert (scene.client.calls[-1], scene.ends) == (("cut_off", "SD"), ["SD"])
 
 
 async def test_a_bad_response_is_a_local_reply() -> None:
@@ -163,9 +185,9 @@ async def test_a_client_that_leaves_ends_the_work_at_once(state: str) -> None:
             scene.answer(OK, b"he")
         assert phase(exchange) == state
         exchange.client_left()
-        last = ("abort_response",) if state == "DATA" else ("left",)
-        assert scene.client.calls[-1] == last
-        assert scene.ends == [f"C{phases.LETTERS[phases.NAMES.index(state)]}"]
+        termination = f"C{phases.LETTERS[phases.NAMES.index(state)]}"
+        assert scene.client.calls[-1] == ("cut_off", termination)
+        assert scene.ends == [termination]
         assert (exchange.lease, exchange.upstream) == (None, None)
         assert len(scene.backend.pool.waiting) == 0
         await turns()
@@ -196,3 +218,22 @@ async def test_a_tunnel_ends_with_its_second_direction() -> None:
         tunnel.server_end.has_ended = True
         assert tunnel.half_closed(tunnel.server_end, tunnel.client_end)
         assert (scene.ends, side.calls[-1]) == (["--"], ("close",))
+
+
+@pytest.mark.parametrize("is_http2", [False, True])
+async def test_events_leave_in_the_framing_of_the_client(is_http2: bool) -> None:
+    rules = StreamRules(True, 3, 10.0, 15.0, "abort", 0.0)
+    event, end = b"id: 1\ndata: a\n\n", b"" if is_http2 else LAST_CHUNK
+    async with Scene(servers=2, rules=rules) as scene:
+        scene.client.is_http2 = is_http2
+        exchange = await scene.ask(GET)
+        scene.answer(EVENTS, chunk(event[:5]))
+        scene.data(chunk(event[5:]))
+        assert exchange.stream is not None
+        exchange.stream._comment()
+        exchange.response_ended(exchange.stream.body, None)  # its server is lost
+        await turns()
+        scene.answer(EVENTS, chunk(event) + LAST_CHUNK)
+        parts = [event, b": resuming\n\n", event]
+        assert scene.client.got == b"".join(parts if is_http2 else map(chunk, parts)) + end
+        assert scene.ends == ["--"]

@@ -29,12 +29,9 @@ def with_tls_and_without(folder: Path, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_plain_http_is_sent_to_the_same_thing_by_tls(stage: Stage, status: int) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin, frontend={"redirect_to_https": status})
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(frontend={"redirect_to_https": status})
     for _ in range(2):
-        await client.get("/a/b?c=d", "Host: Agent.Example.com:8080")
-        response = await client.read_response()
+        response = await client.ask("/a/b?c=d", "Host: Agent.Example.com:8080")
         assert (response.status, response.body) == (status, b"")
         assert response.get("Location") == "https://agent.example.com/a/b?c=d"
     assert origin.requests == []
@@ -44,15 +41,12 @@ async def test_plain_http_is_sent_to_the_same_thing_by_tls(stage: Stage, status:
 
 
 async def test_another_port_stands_in_the_address(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(), frontend={**REDIRECTS, "https_port": 8443})
-    client = await stage.client(lb)
-    await client.get("/", "Host: [::1]:80")
-    assert (await client.read_response()).get("Location") == "https://[::1]:8443/"
+    _, client, _ = await stage.served(frontend={**REDIRECTS, "https_port": 8443})
+    assert (await client.ask("/", "Host: [::1]:80")).get("Location") == "https://[::1]:8443/"
 
 
 async def test_a_body_is_not_waited_for(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(), frontend=REDIRECTS)
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(frontend=REDIRECTS)
     await client.send(request("POST", "/", "Content-Length: 1000000") + b"the start of it")
     response = await client.read_response()
     assert (response.status, response.get("Connection")) == (308, "close")
@@ -62,11 +56,8 @@ async def test_a_body_is_not_waited_for(stage: Stage) -> None:
     "data", [b"GET / HTTP/1.0\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"]
 )
 async def test_what_has_no_address_is_refused(stage: Stage, data: bytes) -> None:
-    origin = await stage.serving()
-    lb = await stage.balancer(origin, frontend=REDIRECTS)
-    client = await stage.client(lb)
-    await client.send(data)
-    assert (await client.read_response()).status == 400
+    _, client, origin = await stage.served(frontend=REDIRECTS)
+    assert (await client.answer_to(data)).status == 400
     assert origin.requests == []
 
 
@@ -74,32 +65,22 @@ async def test_who_came_by_tls_is_served(stage: Stage, tmp_path: Path) -> None:
     frontend = with_tls_and_without(tmp_path) | REDIRECTS
     lb = await stage.balancer(await stage.serving(), frontend=frontend)
     client = await tls_client(stage, lb.urls[0])
-    await client.get()
-    assert (await client.read_response()).status == 200
+    assert (await client.ask()).status == 200
     plain = await stage.client(lb.urls[1])
-    await plain.get()
-    assert (await plain.read_response()).status == 308
+    assert (await plain.ask()).status == 308
 
 
 @pytest.mark.parametrize(("trusted", "status"), [([], 308), (["127.0.0.0/8"], 200)])
 async def test_a_trusted_proxy_may_have_had_the_tls(
     stage: Stage, trusted: list[str], status: int
 ) -> None:
-    lb = await stage.balancer(
-        await stage.serving(), frontend={**REDIRECTS, "trusted_proxies": trusted}
-    )
-    client = await stage.client(lb)
-    await client.get("/", "X-Forwarded-Proto: https")
-    assert (await client.read_response()).status == status
+    _, client, _ = await stage.served(frontend={**REDIRECTS, "trusted_proxies": trusted})
+    assert (await client.ask("/", "X-Forwarded-Proto: https")).status == status
 
 
 async def test_a_frontend_that_only_redirects_needs_no_backend(stage: Stage) -> None:
-    lb = await stage.balancer(
-        await stage.serving(), frontend={**REDIRECTS, "default_backend": None}
-    )
-    client = await stage.client(lb)
-    await client.get()
-    assert (await client.read_response()).status == 308
+    _, client, _ = await stage.served(frontend={**REDIRECTS, "default_backend": None})
+    assert (await client.ask()).status == 308
 
 
 @pytest.mark.parametrize(
@@ -115,7 +96,9 @@ async def test_a_frontend_that_only_redirects_needs_no_backend(stage: Stage) -> 
     ],
 )
 def test_hsts_is_said_as_configured(options: dict[str, Any], field: bytes) -> None:
-    assert hsts_field(Tls.model_validate({"certificate": "x", **options})) == field
+    tls = Tls.model_validate({"certificate": "x", **options})
+    said = hsts_field(tls.hsts, subdomains=tls.hsts_subdomains, preload=tls.hsts_preload)
+    assert said == field
 
 
 async def test_hsts_is_said_by_tls_only(stage: Stage, tmp_path: Path) -> None:
@@ -123,8 +106,7 @@ async def test_hsts_is_said_by_tls_only(stage: Stage, tmp_path: Path) -> None:
     lb = await stage.balancer(await stage.serving(), frontend=frontend)
     client, plain = await tls_client(stage, lb.urls[0]), await stage.client(lb.urls[1])
     for one, expected in ((client, "max-age=86400"), (plain, None)):
-        await one.get()
-        response = await one.read_response()
+        response = await one.ask()
         assert response.get("Strict-Transport-Security") == expected
 
 
@@ -132,5 +114,4 @@ async def test_what_the_server_says_counts(stage: Stage, tmp_path: Path) -> None
     origin = await stage.serving(answers(b"ok", "strict-transport-security: max-age=5"))
     lb = await stage.balancer(origin, frontend=with_tls(site(tmp_path, "a.test"), hsts="1d"))
     client = await tls_client(stage, lb)
-    await client.get()
-    assert (await client.read_response()).get("Strict-Transport-Security") == "max-age=5"
+    assert (await client.ask()).get("Strict-Transport-Security") == "max-age=5"

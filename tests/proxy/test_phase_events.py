@@ -210,7 +210,7 @@ def assert_over(line: Line, row: Row, *ends: str) -> None:
         assert [server.in_flight for server in line.pool.servers if server.in_flight] == []
     assert not line.client.is_open
     assert not line.pool.waiting
-    assert all(upstream.sink is None for upstream in line.context.upstreams)
+    assert all(upstream.sink is None for upstream in line.context.live.upstreams)
 
 
 async def is_lost(line: Line) -> None:

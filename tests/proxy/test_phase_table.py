@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from hermes_lb.proxy import phases
-from hermes_lb.proxy.context import PlainTimeouts
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.ports import Downstream, Entrance, Peer
+from hermes_lb.proxy.timeouts import PlainTimeouts
 
 pytestmark = pytest.mark.pure_only("a compiled class has no interpreted subclass")
 
@@ -48,8 +48,8 @@ class Watched(Exchange):
 
 
 def exchange_in(phase: int) -> Any:
-    head: Any = SimpleNamespace(method=b"GET", target=b"/")
-    context: Any = SimpleNamespace(phase_limits=phases.limits(TIMEOUTS))
+    head: Any = SimpleNamespace(method=b"GET", target=b"/", length=0)
+    context: Any = SimpleNamespace(settings=SimpleNamespace(phase_limits=phases.limits(TIMEOUTS)))
     exchange: Any = Watched(Client(), head, context, NOW)
     exchange.phase = phase
     exchange.expiries = 0
@@ -152,6 +152,6 @@ def test_a_reader_that_has_everything_is_not_waited_for() -> None:
 
 def test_limits_of_before_a_reload_stay() -> None:
     exchange = exchange_in(phases.ROUTE)
-    exchange.context.phase_limits = [0.0] * len(phases.TABLE)
+    exchange.context.settings = SimpleNamespace(phase_limits=[0.0] * len(phases.TABLE))
     exchange.enter(phases.QUEUE, NOW)
     assert exchange.deadline == NOW + TIMEOUTS.queue

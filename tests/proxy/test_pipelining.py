@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.test_shares import FULL_READ, HIGH_WATER, client_side, full, one_iteration, read
+from tests.proxy.test_fairness import FULL_READ, HIGH_WATER, client_side, full, one_iteration, read
 from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
 from tests.support.origin import answers
@@ -37,9 +37,7 @@ def chunked(target: str, body: bytes) -> bytes:
     chunked("/", b"64\r\n" + b"x" * 100 + b"\r\n" + LAST),
 ], ids=["get", "length", "chunked"])  # fmt: skip
 async def test_what_is_held_is_bounded_at_every_moment(stage: Stage, unit: bytes) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(unit)
     at_origin = await origin.accept()
     connection = client_side(lb)
@@ -59,9 +57,7 @@ async def test_what_is_held_is_bounded_at_every_moment(stage: Stage, unit: bytes
     chunked("/", b"5\r\nhello\r\n" + LAST),
 ], ids=["get", "length", "chunked"])  # fmt: skip
 async def test_a_request_costs_no_copy_of_what_is_behind_it(stage: Stage, unit: bytes) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     await client.send(unit)
     at_origin = await origin.accept()
     connection = client_side(lb)
@@ -102,8 +98,7 @@ BEHIND = {
 @pytest.mark.parametrize("what", BEHIND)
 async def test_what_is_behind_a_request_is_the_next_one(stage: Stage, what: str, how: str) -> None:
     wire, expected = BEHIND[what]
-    lb = await stage.balancer(await stage.serving(echo))
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(echo)
     if how == "behind-another":  # then it is taken from what is held
         wire, expected = request("GET", "/first") + wire, [b"/first ", *expected]
     await client.send((wire + NEXT) * 2)
@@ -112,14 +107,11 @@ async def test_what_is_behind_a_request_is_the_next_one(stage: Stage, what: str,
 
 
 async def test_a_body_that_is_not_all_held_goes_on_as_it_comes(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(echo))
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(echo)
     for body in (request("POST", "/a", body=b"hello"), chunked("/a", b"5\r\nhello\r\n" + LAST)):
         wire = request("GET", "/first") + body
-        await client.send(wire[:-8])
-        assert (await client.read_response()).body == b"/first "
-        await client.send(wire[-8:] + NEXT)
-        assert (await client.read_response()).body == b"/a hello"
+        assert (await client.answer_to(wire[:-8])).body == b"/first "
+        assert (await client.answer_to(wire[-8:] + NEXT)).body == b"/a hello"
         assert (await client.read_response()).body == b"/next "
 
 
@@ -128,19 +120,15 @@ async def test_behind_informational_responses(stage: Stage) -> None:
         await connection.send(b"HTTP/1.1 103 Hints\r\n\r\n")
         await echo(connection, message)
 
-    lb = await stage.balancer(await stage.serving(hints))
-    client = await stage.client(lb)
-    await client.send(request("POST", "/a", body=b"x") + NEXT)
-    got = [await client.read_response() for _ in range(4)]
+    _, client, _ = await stage.served(hints)
+    got = [await client.answer_to(request("POST", "/a", body=b"x") + NEXT) for _ in range(4)]
     assert [each.status for each in got] == [103, 200, 103, 200]
     assert [each.body for each in got] == [b"", b"/a x", b"", b"/next "]
 
 
 @pytest.mark.parametrize("body", [b"x" * 10, b"5\r\nhello\r\n"], ids=["length", "chunked"])
 async def test_nothing_is_served_behind_an_early_answer(stage: Stage, body: bytes) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    _, client, origin = await stage.line()
     framing = CHUNKED if b"\r\n" in body else "Content-Length: 11"
     await client.send(request("POST", "/", framing) + body)
     at_origin = await origin.accept()
@@ -154,9 +142,7 @@ async def test_nothing_is_served_behind_an_early_answer(stage: Stage, body: byte
 
 @pytest.mark.parametrize("how", ["at-once", "behind-another"])
 async def test_what_is_behind_a_handshake_is_for_the_tunnel(stage: Stage, how: str) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line()
     handshake = request("GET", "/chat", *WEBSOCKET)
     frames = full(b"frame")[:100_000]
     wire = handshake + frames
@@ -176,37 +162,28 @@ async def test_what_is_behind_a_handshake_is_for_the_tunnel(stage: Stage, how: s
 
 async def test_the_body_of_a_request_that_ends_here_is_no_request(stage: Stage) -> None:
     """OPTIONS whose hops are used up is answered here, before its body has been read."""
-    lb = await stage.balancer(await stage.serving(echo))
-    client = await stage.client(lb)
-    await client.send(request("OPTIONS", "/", "Max-Forwards: 0", body=NEXT))
-    answer = await client.read_response()
+    _, client, _ = await stage.served(echo)
+    answer = await client.answer_to(request("OPTIONS", "/", "Max-Forwards: 0", body=NEXT))
     assert (answer.status, answer.get("Connection")) == (200, "close")
     assert await client.read_until_cut() == b""
 
 
 async def test_what_is_behind_the_last_request_is_read_and_thrown_away(stage: Stage) -> None:
     """Also if so much of it came before that the client was not read from."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    await client.get("/", "Connection: close")
-    at_origin, _ = await origin.accept_request()
+    lb, client, at_origin = await stage.asked("/", "Connection: close")
     connection = client_side(lb)
     read(connection.transport, full(NEXT))
     await turns()
     assert not connection.transport.is_reading()
-    await at_origin.respond(b"the last")
-    assert (await client.read_response()).body == b"the last"
+    await at_origin.serves(client, b"the last")
     await eventually(connection.transport.is_reading)
     assert await client.read_until_cut() == b""
 
 
 async def test_a_rate_limit_and_the_requests_behind_it(stage: Stage) -> None:
     limits = {"request_rate": 1, "request_burst": 1}
-    lb = await stage.balancer(await stage.serving(echo), limits=limits)
-    client = await stage.client(lb)
-    await client.send(request("GET", "/a") * 20)
-    statuses = [(await client.read_response()).status for _ in range(20)]
+    _, client, _ = await stage.served(echo, limits=limits)
+    statuses = [(await client.answer_to(request("GET", "/a") * 20)).status for _ in range(20)]
     assert set(statuses) <= {200, 429}
     assert statuses.count(429) >= 10
 
@@ -216,8 +193,7 @@ async def test_answers_of_our_own_wait_for_their_reader(stage: Stage) -> None:
     lb = await stage.balancer(stage.nobody(), each=[{"down": True}])
     client = await stage.client(lb, receive_buffer=16_384)
     unit = request("GET", "/")
-    await client.send(unit)
-    await client.read_response()
+    await client.answer_to(unit)
     connection = client_side(lb)
     frontend = lb._plane.frontends[0]
     for _ in range(30_000):
@@ -241,12 +217,10 @@ async def test_answers_of_our_own_wait_for_their_reader(stage: Stage) -> None:
 async def test_a_head_longer_than_what_may_be_held_is_read_to_its_end(
     stage: Stage, size: int
 ) -> None:
-    lb = await stage.balancer(await stage.serving(echo), limits={"head_size": "512KiB"})
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(echo, limits={"head_size": "512KiB"})
     long = request("GET", "/long", "X-Long: " + "x" * size)
     await client.send(request("GET", "/first"))
-    await client.send(long)
-    assert (await client.read_response()).body == b"/first "
+    assert (await client.answer_to(long)).body == b"/first "
     assert (await client.read_response()).body == b"/long "
 
 
@@ -254,17 +228,14 @@ async def test_a_client_that_pipelines_leaves_others_their_turn(stage: Stage) ->
     """One of its requests is served in each iteration, also those that are answered at once."""
     lb = await stage.balancer(stage.nobody(), each=[{"down": True}])
     client, other = await stage.client(lb), await stage.client(lb)
-    await client.send(request("GET", "/") * 2000)
-    await client.read_response()
+    await client.answer_to(request("GET", "/") * 2000)
     asked = lb._plane.frontends[0].counters.requests
-    await other.get()
-    assert (await other.read_response()).status == 503
+    assert (await other.ask()).status == 503
     assert lb._plane.frontends[0].counters.requests - asked < 500
 
 
 async def test_a_server_is_asked_for_each_in_turn(stage: Stage) -> None:
-    lb = await stage.balancer(await stage.serving(answers()))
-    client = await stage.client(lb)
+    _, client, _ = await stage.served(answers())
     await client.send(request("GET", "/") * 1000)
     for _ in range(1000):
         assert (await client.read_response()).body == b"ok"
@@ -273,10 +244,8 @@ async def test_a_server_is_asked_for_each_in_turn(stage: Stage) -> None:
 async def test_a_request_that_comes_while_answers_wait_is_begun_when_they_are_read(
     stage: Stage,
 ) -> None:
-    lb = await stage.balancer(await stage.serving(echo))
-    client = await stage.client(lb)
-    await client.get("/first")
-    assert (await client.read_response()).body == b"/first "
+    lb, client, _ = await stage.served(echo)
+    assert (await client.ask("/first")).body == b"/first "
     connection = client_side(lb)
     connection.pause_writing()
     await client.get("/second")

@@ -108,10 +108,7 @@ async def test_a_server_that_dies_is_followed_by_another(stage: Stage, how: str)
     assert asked.get("Last-Event-ID") == "17-1"
     await talk.finish(second)
     # The client's connection goes on as well.
-    await talk.client.get("/next")
-    assert (await second.read_request()).head.target == "/next"
-    await second.respond(b"ok")
-    assert (await talk.client.read_response()).body == b"ok"
+    await second.serves_the_next_of(talk.client)
     lines = await stage.logged(talk.lb, 2)
     assert (lines[0].reason, lines[0].server) == ("resumes=1", "agent2")
     assert server_of(talk.lb, 2).counters.resumes == 1
@@ -420,10 +417,7 @@ async def test_a_detached_turn_goes_on_to_its_end(stage: Stage, mode: str) -> No
     # Its connection serves the next request.
     client = await stage.client(lb)
     stage.unlogged = 0
-    await client.get("/next")
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"ok")
-    assert (await client.read_response()).body == b"ok"
+    await at_origin.serves_the_next_of(client)
 
 
 async def test_a_draining_turn_has_its_time(stage: Stage) -> None:
@@ -486,3 +480,21 @@ async def test_ids_that_the_client_shall_not_see_are_known_to_the_next_server(st
     assert asked.get("Last-Event-ID") == "17-3"
     await third.send(RESUMABLE + LAST)
     assert await client.read_chunk() == b""
+
+
+COMMENT = b": hello\n\n"
+
+
+async def test_no_comment_within_an_event_that_is_passed_on_in_parts(stage: Stage) -> None:
+    talk = await Talk.begin(stage, route={"sse_keep_alive": "1h"})
+    (connection,) = talk.lb._context.live.clients
+    assert connection.exchange is not None
+    stream = connection.exchange.stream
+    assert stream is not None
+    stream._say(COMMENT)
+    assert await talk.client.read_chunk() == COMMENT
+    huge = b"data: " + b"x" * 70_000
+    await talk.first.send(chunk(huge))
+    assert await talk.client.read_chunk() == huge
+    stream._say(COMMENT)
+    assert await talk.client.gets_nothing()

@@ -74,8 +74,7 @@ async def test_a_stream_that_waits_too_long_in_the_queue_is_cut_visibly(stage: S
     # All other deadlines are kept.
     silent = await stage.client(talk.lb)
     await silent.send(b"GET / HT")
-    await at_second.respond(b"ok")
-    assert (await other.read_response()).body == b"ok"
+    await at_second.serves(other, b"ok")
 
 
 async def test_the_time_for_all_attempts_bounds_the_queue_too(stage: Stage) -> None:
@@ -84,8 +83,7 @@ async def test_the_time_for_all_attempts_bounds_the_queue_too(stage: Stage) -> N
     )
     assert LAST not in await talk.client.read_until_cut()
     assert not talk.lb.pools["agents"].waiting
-    await at_second.respond(b"ok")
-    assert (await other.read_response()).body == b"ok"
+    await at_second.serves(other, b"ok")
 
 
 async def before_a_black_hole(stage: Stage) -> tuple[LoadBalancer, Client]:

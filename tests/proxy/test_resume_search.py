@@ -114,8 +114,7 @@ async def test_all_of_the_time_is_used_and_no_more(stage: Stage) -> None:
     client = await stage.client(talk.lb)
     await client.get("/")
     next_one, _ = await talk.origins[1].accept_request()
-    await next_one.respond(b"ok")
-    assert (await client.read_response()).body == b"ok"
+    await next_one.serves(client, b"ok")
 
 
 async def test_a_full_server_is_not_waited_for_when_the_lost_one_is_back_first(
@@ -128,8 +127,7 @@ async def test_a_full_server_is_not_waited_for_when_the_lost_one_is_back_first(
     talk.first.close()
     again, _ = await talk.taken_up(0)
     await talk.finish(again)
-    await at_second.respond(b"ok")
-    assert (await other.read_response()).body == b"ok"
+    await at_second.serves(other, b"ok")
 
 
 async def hands_over(talk: Talk) -> int:

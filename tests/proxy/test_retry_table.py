@@ -107,8 +107,7 @@ async def failing(stage: Stage, what: str, **options: Any) -> tuple[LoadBalancer
     lb = await stage.balancer(first, second, timeouts=timeouts, **options)
     client = await stage.client(lb)
     if what == "stale":
-        await client.get("/before", "Cookie: S=agent1")
-        assert (await client.read_response()).body == b"1"
+        assert (await client.ask("/before", "Cookie: S=agent1")).body == b"1"
     return lb, client
 
 
@@ -120,15 +119,13 @@ async def test_a_row(stage: Stage, what: str, kind: str, is_pinned: bool) -> Non
     options = {"backend": COOKIE} if is_pinned else {"each": FIRST_THEN_SECOND}
     lb, client = await failing(stage, what, **options)
     fields = (*REQUESTS[kind], "Cookie: S=agent1")
-    await client.send(request(kind.split()[-1], "/", *fields, body=b"body"))
-    answer = await client.read_response()
+    answer = await client.answer_to(request(kind.split()[-1], "/", *fields, body=b"body"))
     line = (await stage.logged(lb, 1 + (what == "stale")))[-1]
     answered = int(answer.body) if answer.status == 200 else 0
     assert line.status == answer.status
     got = Outcome(answer.status, line.termination, line.retries, answered, server_of(lb).fails)
     assert got == TABLE[what][kind][is_pinned]
-    await client.get("/after")  # the client's connection goes on, whatever came of it
-    assert (await client.read_response()).status == 200
+    assert (await client.ask("/after")).status == 200
 
 
 # A stale connection is no refusal of its server.
@@ -159,8 +156,7 @@ async def test_a_server_with_a_stale_connection_is_asked_again_when_the_others_r
     lb, client, origin = await stale_and_refusing(stage)
     fresh, seen = await origin.accept_request()  # not the other one that was kept
     assert seen.head.target == "/again"
-    await fresh.respond(b"answer")
-    assert (await client.read_response()).body == b"answer"
+    await fresh.serves(client, b"answer")
     line = (await stage.logged(lb, 3))[-1]
     assert (line.server, line.retries, line.termination) == ("agent1", "+2", "--")
     assert [server_of(lb, number).fails for number in (1, 2)] == [0, 1]

@@ -26,8 +26,7 @@ async def forwarded(stage: Stage, folder: Path, *fields: str, **log: Any) -> tup
     origin = await stage.serving(answers())
     async with logging_balancer(folder / "log", origin, **log) as lb:
         client = await stage.client(lb)
-        await client.get("/", *fields)
-        assert (await client.read_response()).status == 200
+        assert (await client.ask("/", *fields)).status == 200
     return origin.requests[0], (folder / "log").read_text()
 
 
@@ -92,6 +91,5 @@ async def test_each_request_of_a_connection_has_a_trace_of_its_own(
     async with logging_balancer(tmp_path / "log", origin) as lb:
         client = await stage.client(lb)
         for _ in range(3):
-            await client.get()
-            await client.read_response()
+            await client.ask()
     assert len({request.get("traceparent") for request in origin.requests}) == 3

@@ -26,9 +26,7 @@ async def a_handshake(
     stage: Stage, wire: bytes = HANDSHAKE, **options: Any
 ) -> tuple[LoadBalancer, Client, AtOrigin, Message]:
     """What a client has sent is at the server, which has said nothing yet."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, **options)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(**options)
     await client.send(wire)
     at_origin, message = await origin.accept_request()
     return lb, client, at_origin, message
@@ -76,35 +74,6 @@ async def test_bytes_pass_both_ways_as_they_are(stage: Stage) -> None:
 
 
 @on_both_loops
-@pytest.mark.parametrize("when", ["with the handshake", "behind it"])
-async def test_what_a_client_sends_before_the_101_is_not_lost(stage: Stage, when: str) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin)
-    client = await stage.client(lb)
-    if when == "with the handshake":
-        await client.send(HANDSHAKE + b"early")
-    else:
-        await client.send(HANDSHAKE)
-        await turns()
-        await client.send(b"early")
-    at_origin, _ = await origin.accept_request()
-    assert await at_origin.gets_nothing()
-    await at_origin.send(SWITCH + b"hello")
-    assert await at_origin.read_exactly(5) == b"early"
-    assert (await client.read_head()).status == 101
-    assert await client.read_exactly(5) == b"hello"
-    await client.send(b"late")
-    assert await at_origin.read_exactly(4) == b"late"
-
-
-async def test_very_much_before_the_101_is_held_back_and_not_lost(stage: Stage) -> None:
-    _, client, at_origin, _ = await a_handshake(stage)
-    sent = await client.send_until_stuck(b"0123456789" * 6000, most=64_000_000)
-    await at_origin.send(SWITCH)
-    assert await at_origin.read_exactly(sent) == (b"0123456789" * (sent // 10 + 1))[:sent]
-
-
-@on_both_loops
 @each_side
 async def test_each_direction_ends_on_its_own(stage: Stage, who: str) -> None:
     lb, client, at_origin = await a_tunnel(stage)
@@ -148,19 +117,6 @@ async def test_a_reset_on_one_side_ends_the_other(stage: Stage, who: str) -> Non
 
 
 @on_both_loops
-async def test_it_is_in_flight_until_it_is_closed(stage: Stage) -> None:
-    lb, client, at_origin = await a_tunnel(stage)
-    assert in_flight(lb) == [1]
-    await client.send(b"x")
-    await at_origin.read_exactly(1)
-    assert in_flight(lb) == [1]
-    client.close()
-    at_origin.close()
-    await eventually(lambda: in_flight(lb) == [0])
-    assert server_of(lb).counters.responses[1] == 1
-
-
-@on_both_loops
 async def test_silence_ends_it_once(stage: Stage) -> None:
     """... and it is recorded once."""
     lb, client, at_origin = await a_tunnel(stage, timeouts={"tunnel": 0.1})
@@ -196,7 +152,7 @@ async def test_stop_cuts_it_and_records_it_once(stage: Stage) -> None:
 async def test_what_comes_in_a_second_read_behind_the_101_is_data(stage: Stage) -> None:
     """A loop that was busy reads more than once before its turn ends."""
     lb, client, at_origin, _ = await a_handshake(stage)
-    (upstream,) = lb._plane.context.upstreams
+    (upstream,) = lb._plane.context.live.upstreams
     upstream.data_received(SWITCH + b"first ")
     upstream.data_received(b"second ")
     await at_origin.send(b"third")
@@ -205,46 +161,6 @@ async def test_what_comes_in_a_second_read_behind_the_101_is_data(stage: Stage) 
 
 
 # No 101.
-
-
-@on_both_loops
-@pytest.mark.parametrize("status", [200, 400, 426])
-async def test_an_answer_other_than_101_is_plain_http(stage: Stage, status: int) -> None:
-    _, client, at_origin, _ = await a_handshake(stage)
-    await at_origin.respond(b"no sockets", status=status)
-    answer = await client.read_response()
-    assert (answer.status, answer.body) == (status, b"no sockets")
-    await client.get("/next")
-    assert (await at_origin.read_request()).head.target == "/next"
-    await at_origin.respond(b"fine")
-    assert (await client.read_response()).body == b"fine"
-
-
-@pytest.mark.parametrize(
-    "wire",
-    [
-        HANDSHAKE.replace(b"GET", b"PUT"),
-        HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"),
-        HANDSHAKE.replace(b"WebSocket\r\n", b"h2c\r\nHTTP2-Settings: AAMAAABk\r\n"),
-        HANDSHAKE.replace(b"keep-alive, Upgrade", b"keep-alive"),
-    ],
-    ids=["method", "version", "h2c", "not nominated"],
-)
-async def test_what_is_no_handshake_is_forwarded_without_its_upgrade(
-    stage: Stage, wire: bytes
-) -> None:
-    _, client, at_origin, message = await a_handshake(stage, wire)
-    assert message.get("Upgrade") is None
-    assert message.get("Connection") is None
-    assert message.get("HTTP2-Settings") is None
-    await at_origin.send(SWITCH)
-    assert (await client.read_response()).status == 502
-
-
-async def test_a_101_to_another_protocol_is_502(stage: Stage) -> None:
-    _, client, at_origin, _ = await a_handshake(stage)
-    await at_origin.send(SWITCH.replace(b"websocket", b"h2c"))
-    assert (await client.read_response()).status == 502
 
 
 async def test_the_next_server_is_asked_if_the_first_is_not_there(stage: Stage) -> None:
@@ -292,7 +208,9 @@ async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage,
     context = lb._context
     assert context is not None
     await eventually(lambda: in_flight(lb) == [0])
-    await eventually(lambda: not context.clients and not context.upstreams, f"{reader} is let go")
+    await eventually(
+        lambda: not context.live.clients and not context.live.upstreams, f"{reader} is let go"
+    )
 
 
 @each_side
@@ -305,8 +223,8 @@ async def test_stop_does_not_wait_for_a_side_that_never_reads(stage: Stage, who:
     context = lb._context
     assert context is not None
     await lb.stop()
-    assert not context.upstreams
-    assert not context.clients
+    assert not context.live.upstreams
+    assert not context.live.clients
 
 
 async def test_a_client_that_is_reset_while_we_do_not_read_is_noticed(stage: Stage) -> None:

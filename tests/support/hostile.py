@@ -73,9 +73,7 @@ async def asking(
     stage: Stage, wire: bytes = request("GET", "/"), way: Way = Way.WHOLE, **options: Any
 ) -> tuple[Origin, LoadBalancer, Client, AtOrigin]:
     """The (first) request of what a client sends is at its origin, which has said nothing yet."""
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, **options)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.line(**options)
     await deliver(client, wire, way)
     at_origin, _ = await origin.accept_request()
     return origin, lb, client, at_origin
@@ -130,9 +128,7 @@ async def is_passed(
     The bytes after them are the next request. A field that is None must not be there. `body` None:
     the test looks at it itself.
     """
-    origin = await stage.serving(echo)
-    lb = await stage.balancer(origin, **options)
-    client = await stage.client(lb)
+    lb, client, origin = await stage.served(echo, **options)
     await deliver(client, wire, way)
     method, target, _ = start.split(" ")
     answer = await client.read_response(method=method)

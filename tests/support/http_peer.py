@@ -252,6 +252,16 @@ class Client(Peer):
     async def post(self, body: bytes, *fields: str, target: str = "/") -> None:
         await self.send(request("POST", target, *fields, body=body))
 
+    async def ask(self, target: str = "/", *fields: str, version: str = "1.1") -> Message:
+        """Send a GET -> its response."""
+        await self.get(target, *fields, version=version)
+        return await self.read_response()
+
+    async def answer_to(self, wire: bytes) -> Message:
+        """Send these bytes -> the next response."""
+        await self.send(wire)
+        return await self.read_response()
+
     async def read_response(self, *, method: str = "GET") -> Message:
         """The next response, with its body. Ended: it was cut."""
         head = await self.read_head()
@@ -269,6 +279,17 @@ class AtOrigin(Peer):
 
     async def respond(self, body: bytes = b"", *fields: str, status: int = 200) -> None:
         await self.send(response(body, *fields, status=status))
+
+    async def serves(self, client: Client, body: bytes) -> None:
+        """Respond with this body, which is what this client reads next."""
+        await self.respond(body)
+        assert (await client.read_response()).body == body
+
+    async def serves_the_next_of(self, client: Client) -> None:
+        """Both connections go on: a request of this client comes here, and is answered."""
+        await client.get("/next")
+        assert (await self.read_request()).head.target == "/next"
+        await self.serves(client, b"fine")
 
 
 def request(

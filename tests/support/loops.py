@@ -27,3 +27,13 @@ def pytest_asyncio_loop_factories(
     if both:
         factories["asyncio"] = asyncio.SelectorEventLoop
     return factories
+
+
+def uvloop_for_balancers(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The same for the tests of a folder that have a stage; asyncio's own loop for the others."""
+    is_marked = any("loop_factories" in mark.kwargs for mark in item.iter_markers("asyncio"))
+    if is_marked or "stage" in item.fixturenames:  # type: ignore[attr-defined]
+        return pytest_asyncio_loop_factories(config, item)
+    return {"asyncio": asyncio.new_event_loop}

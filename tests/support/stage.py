@@ -9,7 +9,7 @@
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
     assert (await client.read_response()).body == b"hi"
 
-`line`, `asked`, `begun` and `with_backup` set the scenes that most tests begin with.
+`line`, `served`, `asked`, `begun` and `with_backup` set the scenes that most tests begin with.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hermes_lb.backends import Pool, Server
+    from tests.support.http_peer import Message
 
 # For `each`: the second server is asked only when the first one can't be.
 FIRST_THEN_SECOND: list[dict[str, Any]] = [{}, {"backup": True}]
@@ -91,11 +92,13 @@ class Stage:
                 await eventually(partial(is_quiet, lb, context))
             except AssertionError:
                 self.problems.append(
-                    f"left behind: {lb.pools}, {context.clients}, {context.upstreams}"
+                    f"left behind: {lb.pools}, {context.live.clients}, {context.live.upstreams}"
                 )
             await lb.stop()
-            if context.clients or context.upstreams:
-                self.problems.append(f"open after stop: {context.clients}, {context.upstreams}")
+            if context.live.clients or context.live.upstreams:
+                self.problems.append(
+                    f"open after stop: {context.live.clients}, {context.live.upstreams}"
+                )
             self._check_log(lb, path)
         await turns()
         for task in asyncio.all_tasks() - self._others - {asyncio.current_task()}:
@@ -222,6 +225,14 @@ class Stage:
         lb = await self.balancer(origin, **options)
         return lb, await self.client(lb, receive_buffer=client_buffer), origin
 
+    async def served(
+        self, handler: Handler | None = None, **options: Any
+    ) -> tuple[LoadBalancer, Client, Origin]:
+        """The same, with an origin that answers by itself, as in `serving`."""
+        origin = await self.serving(handler)
+        lb = await self.balancer(origin, **options)
+        return lb, await self.client(lb), origin
+
     async def asked(
         self, target: str = "/", *fields: str, version: str = "1.1", **options: Any
     ) -> tuple[LoadBalancer, Client, AtOrigin]:
@@ -244,6 +255,17 @@ class Stage:
         first, second = await self.origin(), await self.serving()
         lb = await self.balancer(first, second, each=FIRST_THEN_SECOND, **options)
         return lb, await self.client(lb), first, second
+
+    async def ask(self, lb: LoadBalancer, *fields: str, target: str = "/") -> Message:
+        """A GET on a connection of its own -> the response."""
+        client = await self.client(lb)
+        answer = await client.ask(target, *fields)
+        client.close()
+        return answer
+
+    async def agents(self, count: int) -> list[Origin]:
+        """Origins that answer with their names: agent1, agent2, ..."""
+        return [await self.serving(answers(b"agent%d" % n)) for n in range(1, count + 1)]
 
     async def clients(self, lb: LoadBalancer, count: int) -> list[Client]:
         return [await self.client(lb) for _ in range(count)]
@@ -305,8 +327,8 @@ def is_quiet(lb: LoadBalancer, context: Any) -> bool:
             not pool.waiting and all(s.in_flight == 0 == s.queued for s in pool.servers)
             for pool in lb.pools.values()
         )
-        and not context.clients
-        and not context.upstreams
+        and not context.live.clients
+        and not context.live.upstreams
     )
 
 
@@ -328,7 +350,7 @@ def unsent(lb: LoadBalancer) -> int:
     assert context is not None
     return sum(
         connection.transport.get_write_buffer_size()
-        for connection in (*context.clients, *context.upstreams)
+        for connection in (*context.live.clients, *context.live.upstreams)
     )
 
 

@@ -13,19 +13,13 @@ import pytest
 
 from hermes_lb.tasks import Tasks
 from tests.support.balancer_process import Running, reserved_port, run, until_it_listens
-from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE, turns
-from tests.workers.meddled import meddling
+from tests.workers.forced_states import meddling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
+    from tests.support.stage import Stage
 
 
 def write(folder: Path, port: int, workers: int, admin: str = 'bind = "127.0.0.1:0"') -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.balancer_process import run
 from tests.support.waiting import eventually
-from tests.workers.meddled import meddling
+from tests.workers.forced_states import meddling
 
 if TYPE_CHECKING:
     from pathlib import Path

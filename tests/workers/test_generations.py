@@ -12,7 +12,7 @@ import pytest
 
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import eventually
-from tests.workers.meddled import meddling
+from tests.workers.forced_states import meddling
 from tests.workers.processes import (
     Worker,
     a_stream,

@@ -16,7 +16,7 @@ import pytest
 from hermes_lb.tasks import Tasks
 from tests.support.balancer_process import Running, run, until_it_listens
 from tests.support.waiting import PATIENCE, eventually, turns
-from tests.workers.meddled import meddling
+from tests.workers.forced_states import meddling
 from tests.workers.processes import (
     Worker,
     a_stream,

@@ -15,23 +15,18 @@ import pytest
 
 from tests.support.balancer_process import Running, run, until_it_listens
 from tests.support.certificates import site, trusting
-from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE, turns
-from tests.workers.meddled import meddling
+from tests.workers.forced_states import meddling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from tests.support.stage import Stage
+
 pytestmark = pytest.mark.slow
 
 TWO_BINDS = '[{ address = "127.0.0.1:0", tls = true }, "localhost:0"]'
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
 
 
 @asynccontextmanager

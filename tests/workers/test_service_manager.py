@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.balancer_process import process, until_it_listens
-from tests.support.stage import Stage
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
+    from tests.support.stage import Stage
 
 
 class Manager:
@@ -145,8 +140,7 @@ async def test_it_takes_sockets_that_are_open_already(stage: Stage, tmp_path: Pa
             passed.close()
             await until_it_listens(running)
             client = await stage.client(running.url)
-            await client.get()
-            assert (await client.read_response()).body == b"ok"
+            assert (await client.ask()).body == b"ok"
 
 
 async def test_a_log_file_that_was_moved_is_opened_anew_on_usr1(
@@ -157,15 +151,13 @@ async def test_a_log_file_that_was_moved_is_opened_anew_on_usr1(
     async with process(tmp_path, origin.port, more=f'[log]\naccess = "{log}"\n') as running:
         await until_it_listens(running)
         client = await stage.client(running.url)
-        await client.get("/first")
-        await client.read_response()
+        await client.ask("/first")
         await eventually(lambda: "/first" in log.read_text())
         moved = log.rename(tmp_path / "access.log.1")
         running.signal(signal.SIGUSR1)
         async with asyncio.timeout(10):
             while not log.exists():
                 await turns()
-        await client.get("/second")
-        await client.read_response()
+        await client.ask("/second")
         await eventually(lambda: "/second" in log.read_text())
         assert "/second" not in moved.read_text()

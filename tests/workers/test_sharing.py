@@ -31,8 +31,7 @@ class Plane:
         self.counts = ConnectionCounter(1)
         self.rates = RateLimiter(1.0, 2)  # per second, burst
         self.context = SimpleNamespace(
-            connection_counts=self.counts,
-            share=self._share,
+            client_limits=SimpleNamespace(connections=self.counts, share=self._share),
             batch=SimpleNamespace(before_requests=None),
         )
 

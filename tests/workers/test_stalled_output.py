@@ -14,12 +14,13 @@ import pytest
 from tests.support.balancer_process import START_TAKES, Running, run
 from tests.support.origin import answers
 from tests.support.slow_pipe import SlowPipe
-from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.support.stage import Stage
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +47,6 @@ class Output:
         admin = await self.says(r"admin on (http://\S+)")
         self.pipe.fill()
         return f"{admin}/api/v1"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
 
 
 @asynccontextmanager

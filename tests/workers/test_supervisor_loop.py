@@ -5,24 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-
 from hermes_lb.testing import PATIENCE
 from tests.support.balancer_process import run
-from tests.support.stage import Stage
 from tests.support.waiting import turns
 from tests.workers.test_admin_listener import admin_port, write
 from tests.workers.test_replacement import metrics_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
+    from tests.support.stage import Stage
 
 
 async def test_it_is_measured_beside_those_of_the_workers(stage: Stage, tmp_path: Path) -> None:

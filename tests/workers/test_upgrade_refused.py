@@ -13,20 +13,15 @@ import pytest
 
 from tests.support.balancer_process import Running, reserved_port, run, until_it_listens
 from tests.support.certificates import site
-from tests.support.stage import Stage
-from tests.workers.meddled import meddling
+from tests.workers.forced_states import meddling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from tests.support.stage import Stage
+
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path) as running:
-        yield running
 
 
 @asynccontextmanager
@@ -49,8 +44,7 @@ async def serving(
 
 async def serves(stage: Stage, running: Running) -> None:
     client = await stage.client(running.url)
-    await client.get()
-    assert (await client.read_response()).body == b"ok"
+    assert (await client.ask()).body == b"ok"
     client.close()
 
 

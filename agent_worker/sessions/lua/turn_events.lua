@@ -2,8 +2,8 @@
 -- ARGV: the fence of the turn's begin, the event's id ('' = the turn's beginning), maximum of events
 -- -> {'OK', state, ms since its holder's last heartbeat, the holder (`holder`), id after which the
 --     events are, id of the `done` or `error` that ended it or '', then id, name, data of each}
---    state: 'held' | 'free' (it can be taken over) | 'told' (over, with a `done` or an `error`)
---           | 'untold' (over, without such an event)
+--    state: 'held' | 'free' (it can be taken over) | 'ended' (over, with a `done` or an `error`)
+--           | 'lost' (over, without such an event)
 -- -> {'TRIMMED'}  the turn, or the events after the given one, have expired
 local refused = refusal()
 if refused then
@@ -52,7 +52,7 @@ if state == 'over' then
   if last and (last[2][2] == 'done' or last[2][2] == 'error') then
     ended_by = last[1]
   end
-  state = (ended_by ~= '' or is_current and status == 'idle') and 'told' or 'untold'
+  state = (ended_by ~= '' or is_current and status == 'idle') and 'ended' or 'lost'
 end
 local reply = { 'OK', state, int(silent_ms), holder(), after, ended_by }
 for _, entry in ipairs(redis.call('XRANGE', EV, '(' .. after, to, 'COUNT', most)) do

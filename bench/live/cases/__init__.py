@@ -14,6 +14,7 @@ from bench.live.cases.requests import (
     TlsGet,
     VariedGet,
 )
+from bench.live.cases.spread import Spread
 from bench.live.cases.tokens import Tokens300, Tokens3000
 from bench.live.cases.websocket import WebSocketEcho
 
@@ -34,5 +35,6 @@ CASES: dict[str, Case] = {
         FirstToken(),
         WebSocketEcho(),
         Processes(),
+        Spread(),
     )
 }

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from bench.live.bench import Bench
-    from bench.live.peers.base import Peer
+    from bench.live.peers.base import Peer, Running
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,38 @@ class Case(ABC):
         """What this machine can't show of it, and why."""
         return None
 
+    def rounds(self, rounds: int, seconds: float) -> int:
+        """How often each peer is measured in a run of `rounds` of `seconds`."""
+        return rounds
+
     @abstractmethod
     def measure(self, peer: Peer, bench: Bench) -> Sample:
         """Start a new `peer`, measure it once for `bench.seconds`, end it."""
+
+
+class SlicedCase(Case):
+    """Measured in slices of a second: all peers run, and all but the measured one are stopped.
+
+    A second is what wrk can do at least. Slices of different peers in the same round are close
+    together in time, so their ratio suffers little from a machine whose speed changes.
+    """
+
+    SLICE: ClassVar[int] = 1  # s
+
+    def rounds(self, rounds: int, seconds: float) -> int:
+        return max(1, round(rounds * seconds / self.SLICE))
+
+    def measure(self, peer: Peer, bench: Bench) -> Sample:
+        with self.started(peer, bench) as proxy:
+            return self.measure_slice(proxy, bench, max(1, round(bench.seconds)))
+
+    @abstractmethod
+    def started(self, peer: Peer, bench: Bench) -> AbstractContextManager[Running]:
+        """Start a new `peer` and warm it up; end it with the context."""
+
+    @abstractmethod
+    def measure_slice(self, proxy: Running, bench: Bench, seconds: int) -> Sample:
+        """Measure a running proxy once."""
 
 
 # Beside most figures, so that a reader can judge them.
@@ -59,3 +90,7 @@ CPU_SHARE = Metric("cpu_share", "CPU used", "cores", "neither", 2)
 FOREIGN = Metric("foreign", "used by others", "of a core", "neither", 2)
 # From here on a figure says more about the neighbours than about the proxy (see Window).
 FOREIGN_LIMIT = 0.1
+# Of `cpu_us`; the kernel's part is much the same for all proxies. They are sampled at the clock
+# tick: right for a busy proxy, and not for one that a timer of the load wakes.
+USER = Metric("user_us", "of it user", "µs", "lower", 1)
+SYSTEM = Metric("system_us", "of it system", "µs", "lower", 1)

@@ -8,9 +8,10 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from bench.live.cases.base import Case, Metric, Sample
+from bench.live.cases.base import FOREIGN, Case, Metric, Sample
 from bench.live.errors import BenchError
 from bench.live.messages import LAST_CHUNK, sdk_request
+from bench.live.window import Window
 
 if TYPE_CHECKING:
     from bench.live.bench import Bench
@@ -36,6 +37,7 @@ class FirstToken(Case):
         Metric("added_p99_ms", "p99 added", "ms", "lower", 3, is_main=True, has_ratio=False),
         Metric("direct_p50_ms", "p50 direct", "ms", "neither", 3),
         Metric("direct_p99_ms", "p99 direct", "ms", "neither", 3),
+        FOREIGN,
     )
 
     def measure(self, peer: Peer, bench: Bench) -> Sample:
@@ -50,9 +52,11 @@ class FirstToken(Case):
             for _ in range(_WARM_UP):
                 through.ask()
                 past.ask()
-            for _ in range(_PER_SECOND * bench.seconds):
+            window = Window(bench, proxy.process)
+            for _ in range(round(_PER_SECOND * bench.seconds)):
                 proxied.append(through.ask())
                 direct.append(past.ask())
+            window.close()
         direct_p50, direct_p99 = _percentiles(direct)
         proxied_p50, proxied_p99 = _percentiles(proxied)
         values = {
@@ -60,6 +64,7 @@ class FirstToken(Case):
             "added_p99_ms": proxied_p99 - direct_p99,
             "direct_p50_ms": direct_p50,
             "direct_p99_ms": direct_p99,
+            "foreign": window.foreign,
         }
         return Sample(values)
 

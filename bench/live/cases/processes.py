@@ -129,6 +129,6 @@ def _measure_throughput(peer: Peer, bench: Bench) -> float:
         running_upstreams(directory, upstreams_core) as upstreams,
         peer.running(bench, upstreams.small, cores=(bench.proxy_core, second)) as proxy,
     ):
-        for seconds in (_WARM_UP, bench.seconds):
+        for seconds in (_WARM_UP, max(1, round(bench.seconds))):
             outcome = wrk.run(wrk.Request(), proxy.port, seconds=seconds, directory=bench.directory)
     return outcome.per_second

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bench.live.cases.base import (
     CPU_SHARE,
     FOREIGN,
-    Case,
+    SYSTEM,
+    USER,
     Metric,
     Sample,
+    SlicedCase,
 )
 from bench.live.loads import wrk
 from bench.live.messages import SDK_BODY, SDK_PATH, VARIED_PATH, sdk_headers
 from bench.live.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bench.live.bench import Bench
-    from bench.live.peers.base import Peer
+    from bench.live.peers.base import Peer, Running
 
 _WARM_UP = 1  # s
 
 
-class _Requests(Case):
+class _Requests(SlicedCase):
     """wrk over 32 connections: whatever it cannot count as answered well is a warning.
 
     Where a proxy used clearly less than its whole core, the load's core was the bottleneck, and
@@ -34,6 +39,8 @@ class _Requests(Case):
         Metric("p50_us", "p50", "µs", "lower", 0),
         Metric("p99_us", "p99", "µs", "lower", 0),
         Metric("cpu_us", "CPU per request", "µs", "lower", 1),
+        USER,
+        SYSTEM,
         CPU_SHARE,
         FOREIGN,
     )
@@ -43,13 +50,16 @@ class _Requests(Case):
     def accepts(self, peer: Peer) -> bool:
         return not peer.cases and (peer.has_tls or not self.request.tls)
 
-    def measure(self, peer: Peer, bench: Bench) -> Sample:
-        request = self.request
-        with peer.running(bench, bench.upstreams.small, tls=request.tls) as proxy:
-            wrk.run(request, proxy.port, seconds=_WARM_UP, directory=bench.directory)
-            window = Window(bench, proxy.process)
-            outcome = wrk.run(request, proxy.port, seconds=bench.seconds, directory=bench.directory)
-            window.close()
+    @contextmanager
+    def started(self, peer: Peer, bench: Bench) -> Iterator[Running]:
+        with peer.running(bench, bench.upstreams.small, tls=self.request.tls) as proxy:
+            wrk.run(self.request, proxy.port, seconds=_WARM_UP, directory=bench.directory)
+            yield proxy
+
+    def measure_slice(self, proxy: Running, bench: Bench, seconds: int) -> Sample:
+        window = Window(bench, proxy.process)
+        outcome = wrk.run(self.request, proxy.port, seconds=seconds, directory=bench.directory)
+        window.close()
         warnings = []
         if outcome.errors:
             kinds = ", ".join(f"{count} {kind}" for kind, count in outcome.errors.items())
@@ -60,7 +70,7 @@ class _Requests(Case):
             "p99_us": outcome.p99_us,
         }
         if proxy.process:
-            values["cpu_us"] = window.cpu_ns / 1e3 / max(1, outcome.requests)
+            values |= window.cpu(outcome.requests)
             values["cpu_share"] = window.cpu_share
         values["foreign"] = window.foreign
         return Sample(values, warnings)

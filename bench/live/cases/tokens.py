@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +25,7 @@ from bench.live.messages import SDK_BODY, TOKEN_MARK, sdk_headers, sdk_request
 from bench.live.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from bench.live.bench import Bench
     from bench.live.peers.base import Peer, Running
@@ -57,43 +60,67 @@ class _Tokens(Case):
             return uvloop.run(self._measure(proxy, bench))
 
     async def _measure(self, proxy: Running, bench: Bench) -> Sample:
-        process = proxy.process
-        assert process is not None
-        request = sdk_request(proxy.port, path=f"/stream/{self.rate}")
-
-        warm_up = Fleet()
-        await open_fleet(warm_up, _clients(warm_up, request), proxy.port, _WARM_UP_STREAMS)
-        await close_fleet(warm_up)
-        await asyncio.sleep(_SETTLE)
-        before_kb = process.resident_kb()
-
-        fleet = Fleet()
-        await open_fleet(fleet, _clients(fleet, request), proxy.port, self.streams)
-        await asyncio.sleep(_SETTLE)
-        window = Window(bench, process)
-        messages, reads = fleet.messages, fleet.reads
-        await asyncio.sleep(bench.seconds)
-        messages, reads = fleet.messages - messages, fleet.reads - reads
-        window.close()
-        with_kb = process.resident_kb()
-        check_fleet(fleet)
-        await close_fleet(fleet)
-
-        if not messages:
-            raise BenchError("no token arrived")
-        delivered = messages / (self.streams * self.rate * window.seconds)
+        async with live_streams(proxy, self.streams, self.rate) as live:
+            values = await measure_tokens(live, bench, bench.seconds)
         warnings = []
-        if delivered < _LEAST_DELIVERED:
-            warnings.append(f"only {delivered:.0%} of the tokens were delivered")
-        values = {
-            "cpu_us": window.cpu_ns / 1e3 / messages,
-            "memory_kb": (with_kb - before_kb) / self.streams,
-            "delivered": delivered,
-            "per_read": messages / reads,
-            "cpu_share": window.cpu_share,
-            "foreign": window.foreign,
-        }
+        if values["delivered"] < _LEAST_DELIVERED:
+            warnings.append(f"only {values['delivered']:.0%} of the tokens were delivered")
         return Sample(values, warnings)
+
+
+@dataclass
+class LiveStreams:
+    """Streams that are open, each of which has had a token."""
+
+    proxy: Running
+    fleet: Fleet
+    rate: float
+    before_kb: float  # the proxy's memory before they were opened
+    opened_per_second: float  # heads of responses that came, from the first connection on
+
+
+@asynccontextmanager
+async def live_streams(proxy: Running, count: int, rate: float) -> AsyncIterator[LiveStreams]:
+    """Open `count` streams of `rate` tokens/s each, after some to warm up; close them."""
+    assert proxy.process is not None
+    request = sdk_request(proxy.port, path=f"/stream/{rate:g}")
+
+    warm_up = Fleet()
+    await open_fleet(warm_up, _clients(warm_up, request), proxy.port, _WARM_UP_STREAMS)
+    await close_fleet(warm_up)
+    await asyncio.sleep(_SETTLE)
+    before_kb = proxy.process.resident_kb()
+
+    fleet = Fleet()
+    began = time.monotonic()
+    await open_fleet(fleet, _clients(fleet, request), proxy.port, count)
+    opened_per_second = count / (fleet.answered_at - began)
+    await asyncio.sleep(_SETTLE)
+    yield LiveStreams(proxy, fleet, rate, before_kb, opened_per_second)
+    check_fleet(fleet)
+    await close_fleet(fleet)
+
+
+async def measure_tokens(live: LiveStreams, bench: Bench, seconds: float) -> dict[str, float]:
+    """CPU of each token in `seconds`, and the memory of each stream after them."""
+    fleet, process = live.fleet, live.proxy.process
+    assert process is not None
+    window = Window(bench, process)
+    messages, reads = fleet.messages, fleet.reads
+    await asyncio.sleep(seconds)
+    messages, reads = fleet.messages - messages, fleet.reads - reads
+    window.close()
+    if not messages:
+        raise BenchError("no token arrived")
+    streams = len(fleet.clients)
+    return {
+        "cpu_us": window.cpu_ns / 1e3 / messages,
+        "memory_kb": (process.resident_kb() - live.before_kb) / streams,
+        "delivered": messages / (streams * live.rate * window.seconds),
+        "per_read": messages / reads,
+        "cpu_share": window.cpu_share,
+        "foreign": window.foreign,
+    }
 
 
 def _clients(fleet: Fleet, request: bytes) -> Callable[[], FleetClient]:

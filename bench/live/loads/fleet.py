@@ -26,6 +26,7 @@ class Fleet:
         self.messages = 0  # tokens or frames received
         self.reads = 0  # reads they arrived in
         self.started = 0  # clients that have received their first
+        self.answered_at = 0.0  # when the last head came (the monotonic clock)
         self.lost = 0  # clients whose connection ended before we closed it
         self.refusal = b""  # the first answer that was not the one expected
         self.is_closing = False
@@ -52,6 +53,7 @@ class FleetClient(asyncio.Protocol):
         fleet = self._fleet
         if not self._is_answered:
             self._is_answered = True
+            fleet.answered_at = time.monotonic()
             if not data.startswith(self._head):
                 fleet.refusal = fleet.refusal or data[:200]
                 self.transport.abort()

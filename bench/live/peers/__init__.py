@@ -7,24 +7,35 @@ from typing import TYPE_CHECKING
 from bench.live.peers.aiohttp_pair import AiohttpPair
 from bench.live.peers.direct import Direct
 from bench.live.peers.envoy import Envoy
-from bench.live.peers.haproxy import HAProxy, HAProxyRing
-from bench.live.peers.hermes_lb import HermesLb, HermesLbEmbedded, HermesLbResume, HermesLbTwo
-from bench.live.peers.nginx import Nginx
+from bench.live.peers.haproxy import HAProxy, HAProxyRing, HAProxySilent
+from bench.live.peers.hermes_lb import (
+    HermesLb,
+    HermesLbCompiled,
+    HermesLbCompiledResume,
+    HermesLbEmbedded,
+    HermesLbResume,
+    HermesLbTwo,
+)
+from bench.live.peers.nginx import Nginx, NginxCurrent
 
 if TYPE_CHECKING:
     from bench.live.peers.base import Peer
 
-# In the order in which a round measures them.
+# In the order in which tables have them.
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         HermesLb(),
+        HermesLbCompiled(),
         HermesLbResume(),
+        HermesLbCompiledResume(),
         HermesLbTwo(),
         HermesLbEmbedded(),
         HAProxy(),
         HAProxyRing(),
+        HAProxySilent(),
         Nginx(),
+        NginxCurrent(),
         Envoy(),
         AiohttpPair(),
         Direct(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 
 from bench.live.peers.base import Peer, Setup
 from bench.live.processes import python_module
@@ -14,6 +15,7 @@ class AiohttpPair(Peer):
     install = "pip install aiohttp uvloop"
     has_tls = False
     has_websocket = False
+    python = sys.executable
 
     def is_installed(self) -> bool:
         return all(importlib.util.find_spec(name) for name in ("aiohttp", "uvloop"))

@@ -25,7 +25,7 @@ from bench.live.messages import (
 from bench.live.processes import Process, free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bench.live.bench import Bench
     from bench.live.certificate import Certificate
@@ -61,10 +61,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Running:
-    """A proxy that answers. `process` is None for the direct connection."""
+    """A proxy that answers. `process` and `setup` are None for the direct connection."""
 
     port: int
     process: Process | None
+    setup: Setup | None
 
 
 class Peer(ABC):
@@ -75,6 +76,8 @@ class Peer(ABC):
     has_tls: ClassVar[bool] = True
     has_websocket: ClassVar[bool] = True
     cases: ClassVar[frozenset[str]] = frozenset()  # the only ones it is there for; empty: all
+    python: ClassVar[str | None] = None  # the interpreter that it runs on
+    environment: ClassVar[Mapping[str, str] | None] = None  # added to ours
 
     @abstractmethod
     def is_installed(self) -> bool: ...
@@ -111,13 +114,15 @@ class Peer(ABC):
             )
             command = self.command(setup)
             log = setup.directory / "output.log"
-            with Process(command, core=cores or bench.proxy_core, log=log) as process:
+            with Process(
+                command, core=cores or bench.proxy_core, log=log, environment=self.environment
+            ) as process:
                 try:
                     wait_until_ready(process, port, tls=tls)
                     check_answers(port, tls=tls)
                 except (OSError, BenchError, http.client.HTTPException) as error:
                     raise BenchError(f"{error}\n{process.output()}".strip()) from error
-                yield Running(port, process)
+                yield Running(port, process, setup)
                 if not process.is_running():
                     raise BenchError(f"died\n{process.output()}")
 

@@ -37,4 +37,4 @@ class Direct(Peer):
         tls: bool = False,
         cores: Sequence[int] = (),
     ) -> Iterator[Running]:
-        yield Running(upstreams[0], None)
+        yield Running(upstreams[0], None, None)

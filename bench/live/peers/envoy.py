@@ -28,8 +28,9 @@ class Envoy(Peer):
         return _binary() is not None
 
     def version(self) -> str:
-        # "envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL"
-        return first_line(_binary() or "envoy", "--version")
+        # "PATH/envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL"
+        _, _, version = first_line(_binary() or "envoy", "--version").partition("version: ")
+        return f"envoy {version}"
 
     def command(self, setup: Setup) -> list[str]:
         config = {

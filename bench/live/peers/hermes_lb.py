@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.live.peers.base import HEALTH_PATH, Peer, Setup
-from bench.live.processes import python_module
+from bench.live.peers.base import HEALTH_PATH, Peer, Setup, first_line
+from bench.live.processes import ROOT, python_module
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
 
 class HermesLb(Peer):
     name = "hermes_lb"
     install = "pip install -e ."
+    python = sys.executable
     workers: ClassVar[int] = 1
     #: More lines of the frontend.
     routes: ClassVar[str] = ""
+    #: More sections.
+    sections: ClassVar[str] = ""
 
     def is_installed(self) -> bool:
         return importlib.util.find_spec("hermes_lb.__main__") is not None
@@ -33,7 +38,11 @@ class HermesLb(Peer):
             return "source tree"
 
     def command(self, setup: Setup) -> list[str]:
-        return python_module("hermes_lb", "--config", str(self.configure(setup)))
+        return [str(self.python), "-m", "hermes_lb", "--config", str(self.configure(setup))]
+
+    def servers(self, setup: Setup) -> Sequence[int]:
+        """The port of each server."""
+        return setup.upstreams
 
     def configure(self, setup: Setup) -> Path:
         """Write the configuration, and return where."""
@@ -44,7 +53,7 @@ class HermesLb(Peer):
             tls = f"tls = {{ {files}, session_tickets = false }}"
         servers = "\n".join(
             f'[[backends.upstreams.servers]]\nname = "s{number}"\naddress = "127.0.0.1:{port}"\n'
-            for number, port in enumerate(setup.upstreams, 1)
+            for number, port in enumerate(self.servers(setup), 1)
         )
         config = f"""
 [process]
@@ -58,6 +67,7 @@ bind = "127.0.0.1:{setup.admin_port}"
 access = "{setup.access_log}"
 format = "httplog"
 
+{self.sections}
 [[frontends]]
 name = "bench"
 bind = [{bind}]
@@ -90,11 +100,38 @@ resume = true
 """
 
 
+class HermesLbCompiled(HermesLb):
+    """The same source compiled by mypyc, installed in an environment of its own."""
+
+    name = "hermes_lb-compiled"
+    install = "make compiled (a C compiler is needed)"
+    python = str(ROOT / ".venv-compiled" / "bin" / "python")
+    # Without it the working directory's package, which is not compiled, would be the first found.
+    environment: ClassVar[dict[str, str]] = {"PYTHONSAFEPATH": "1"}
+
+    def is_installed(self) -> bool:
+        return self._compiled_modules() > 0
+
+    def version(self) -> str:
+        version = first_line(str(self.python), "-m", "hermes_lb", "--version")
+        return f"{version}, {self._compiled_modules()} compiled modules"
+
+    def _compiled_modules(self) -> int:
+        environment = Path(str(self.python)).parents[1]
+        return sum(1 for _ in environment.glob("lib/python3*/site-packages/hermes_lb/**/*.so"))
+
+
+class HermesLbCompiledResume(HermesLbCompiled):
+    name = "hermes_lb-compiled-resume"
+    cases = HermesLbResume.cases
+    routes = HermesLbResume.routes
+
+
 class HermesLbTwo(HermesLb):
     """Two worker processes."""
 
     name = "hermes_lb-2"
-    cases = frozenset({"processes"})
+    cases = frozenset({"processes", "spread"})
     workers = 2
 
 

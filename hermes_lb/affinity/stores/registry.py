@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from hermes_lb.options.section import REDIS_URL, Section
+from hermes_lb.options.patterns import pattern
+from hermes_lb.options.section import Section
 from hermes_lb.options.units import PositiveDuration
 
 if TYPE_CHECKING:
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
     from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.tasks import Tasks
 
+_REDIS_URL = pattern(r"^(rediss?|unix)://\S+$", "a URL such as redis://127.0.0.1:6379/0")
+
 
 class TableOptions(Section):
     """`[backends.NAME.pins]`: the session table, for all stick rules of a backend."""
 
     size: int = Field(100_000, ge=1, le=10_000_000)
     expire: PositiveDuration = 3600.0
-    redis: str | None = Field(None, pattern=REDIS_URL, repr=False)  # may have a password
+    redis: str | None = Field(None, pattern=_REDIS_URL, repr=False)  # may have a password
 
     @property
     def has_store(self) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from hermes_lb import config
+    from hermes_lb.backends import options
 
 P = TypeVar("P")  # an `asyncio.Protocol`, by its methods
 
@@ -35,7 +35,7 @@ class Dialer:
     """How the servers of one backend are reached. `key`: the place of its `tls`, for errors."""
 
     def __init__(
-        self, tls: config.ServerTls | None, proxy_protocol: str | None, *, key: str
+        self, tls: options.ServerTls | None, proxy_protocol: str | None, *, key: str
     ) -> None:
         self._tls = tls
         self._made_of = (tls, proxy_protocol, file_stamps(tls))
@@ -45,7 +45,7 @@ class Dialer:
         )
 
     @classmethod
-    def of(cls, name: str, configured: config.Backend, before: Dialer | None = None) -> Dialer:
+    def of(cls, name: str, configured: options.Backend, before: Dialer | None = None) -> Dialer:
         """The one for the backend of this name.
 
         That is `before` if neither its keys nor its files have changed: the authorities of a system
@@ -61,7 +61,7 @@ class Dialer:
         """True if a connection begins with its client's address, and so serves only this client."""
         return self._header is not None
 
-    def to(self, server: config.Server) -> ServerDialer:
+    def to(self, server: options.Server) -> ServerDialer:
         """The dialer for one of the servers."""
         tls = Resuming(self._context) if self._context is not None else None
         name = server.server_name or (self._tls.server_name if self._tls is not None else None)

@@ -11,13 +11,13 @@ from hermes_lb.options.problems import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from hermes_lb import config
+    from hermes_lb.backends import options
 
 _READ = 64 * 1024
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def client_context(configured: config.ServerTls, key: str) -> ssl.SSLContext:
+def client_context(configured: options.ServerTls, key: str) -> ssl.SSLContext:
     """The context for connections to the servers of one backend.
 
     Raises ConfigError, with `key` as the table's place, if a file can't be had or is no good.
@@ -41,7 +41,7 @@ def client_context(configured: config.ServerTls, key: str) -> ssl.SSLContext:
     return context
 
 
-def file_stamps(configured: config.ServerTls | None) -> list[tuple[int, int] | None]:
+def file_stamps(configured: options.ServerTls | None) -> list[tuple[int, int] | None]:
     """What changes when one of the files does: when it was written, and its size."""
     if configured is None:
         return []

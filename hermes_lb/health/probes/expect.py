@@ -17,8 +17,6 @@ from hermes_lb.options.units import status_range
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hermes_lb.health.probes.http import HttpOptions
-
 # Enough for a health page; the rest of a longer one is neither awaited nor searched.
 BODY_MAX = 64 * 1024
 
@@ -47,15 +45,18 @@ def announces_drain(values: Sequence[str]) -> bool:
 class Expectation:
     """What a good response has to have."""
 
-    def __init__(self, options: HttpOptions) -> None:
-        self._statuses = [status_range(status) for status in options.expect_status]
-        self._status_text = ", ".join(map(str, options.expect_status))
-        self._header = options.expect_header
-        name, colon, value = (options.expect_header or "").partition(":")
+    def __init__(
+        self, statuses: Sequence[int | str], header: str | None = None, body: str | None = None
+    ) -> None:
+        """Each as the configuration has it (`expect_status`, ...); None: any."""
+        self._statuses = [status_range(status) for status in statuses]
+        self._status_text = ", ".join(map(str, statuses))
+        self._header = header
+        name, colon, value = (header or "").partition(":")
         self._header_name = name.strip()
         self._is_header_good = _matcher(value.strip(), whole=True) if colon else None
-        self._body = options.expect_body
-        self._is_body_good = _matcher(options.expect_body or "", whole=False)
+        self._body = body
+        self._is_body_good = _matcher(body or "", whole=False)
 
     def fault(self, status: int, header: Callable[[str], Sequence[str]], body: bytes) -> str | None:
         """The fault of a response, in a few words for people; None if it is good.

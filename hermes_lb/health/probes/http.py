@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from hermes_lb.health.probes.base import Finding, Probe, ProbeOptions
 from hermes_lb.health.probes.expect import Expectation, announces_drain, reported_load
 from hermes_lb.http import ResponseParser
-from hermes_lb.options.section import HEADER_EXPECTED, HOST, PATH, as_list
+from hermes_lb.options.patterns import pattern
+from hermes_lb.options.section import as_list
 from hermes_lb.options.units import Status
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 USER_AGENT = "hermes-lb-check"
 # Fields of a response head. As the default of `limits.header_count`.
 _MOST_FIELDS = 100
+
+_HEADER = pattern(
+    r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(:[\t\x20-\x7e]*)?$",
+    '"NAME", "NAME: value" or "NAME: ~regular expression"',
+)
+_HOST = pattern(r"^[A-Za-z0-9_.:\[\]-]{1,255}$", 'a host such as "agents.internal" or "[::1]:8000"')
+_PATH = pattern(
+    r"^/[\x21-\x7e]*$", 'a path such as "/health": a "/", then visible ASCII characters'
+)
 
 _StatusList = Annotated[list[Status], Field(min_length=1)]
 # One value may stand without its brackets: `expect_status = 200`.
@@ -33,11 +43,11 @@ OneOrMoreStatuses = Annotated[
 
 class HttpOptions(ProbeOptions):
     probe: Literal["http"] = "http"
-    path: str = Field("/health", pattern=PATH)
+    path: str = Field("/health", pattern=_PATH)
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
-    host: str | None = Field(None, pattern=HOST)
+    host: str | None = Field(None, pattern=_HOST)
     expect_status: OneOrMoreStatuses = Field([200])
-    expect_header: str | None = Field(None, pattern=HEADER_EXPECTED)
+    expect_header: str | None = Field(None, pattern=_HEADER)
     expect_body: str | None = Field(None, min_length=1)
 
     @field_validator("expect_header", "expect_body")
@@ -71,7 +81,9 @@ class HttpProbe(Probe):
         self._method = options.method.encode()
         self._request_line = f"{options.method} {options.path} HTTP/1.1\r\n"
         self._host = options.host
-        self._expected = Expectation(options)
+        self._expected = Expectation(
+            options.expect_status, options.expect_header, options.expect_body
+        )
         self._parser = ResponseParser(_MOST_FIELDS)
 
     async def check(self, dialer: ServerDialer) -> Finding:

@@ -9,12 +9,12 @@ import select
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
-from hermes_lb.errors import RequestRefused
+from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
-from hermes_lb.http.sse import chunk
-from hermes_lb.proxy import local_replies
+from hermes_lb.http.version import HTTP11
+from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
 from hermes_lb.proxy.http1.tunnel_end import ClientEnd
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import Peer, TunnelEnd
-    from hermes_lb.proxy.tunnel import Tunnel
+    from hermes_lb.proxy.ports import Peer, TunnelEnd, TunnelSink
 
 _NEVER = float("inf")
 _HEAD_END = b"\r\n\r\n"
@@ -49,6 +48,10 @@ _GRACE = 0.5
 # A client that has sent nothing for this time since accept will probably not within a second more.
 _FRESH = 1.0
 
+# Terminations of a client that has left before its response: its connection ends by itself, when
+# the responses before have left.
+_LEFT = frozenset(("CR", "CQ", "CC", "CH"))
+
 
 class ClientConnection(Intake, Connection, Downstream, Source):
     """One connection from a client.
@@ -60,6 +63,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     __slots__ = (
         "_batch",
         "_bind_number",
+        "_body",
         "_has_served",
         "_is_http11",
         "_is_proxied",
@@ -67,6 +71,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         "_grace_used",
         "_is_counted",
         "_is_batched",
+        "_live",
         "_searched",
         "_unsent",
         "awaits",
@@ -86,9 +91,11 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.peer = peer
         self.context = context
         self._batch = context.batch
+        self._live = context.live
         self._bind_number = bind_number
         self._is_proxied = is_proxied
         self._is_http11 = True
+        self._body: Body | None = None  # of the present request, until all of it has come
         self._may_keep = False  # the head of the present response says so
         self.exchange: Exchange | None = None
         self.awaits = ""  # incomplete input that precedes the request: TLS, a PROXY header
@@ -122,8 +129,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         context = self.context
         self.transport = cast("asyncio.Transport", transport)
         self.received_at = now = context.clock()
-        self.deadline = now + context.timeouts.request_head
-        context.clients.add(self)
+        self.deadline = now + context.settings.timeouts.request_head
+        self._live.clients.add(self)
         counters = self.peer.frontend.counters
         counters.connections += 1
         counters.connections_total += 1
@@ -134,7 +141,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._is_named(*self.peer_name())  # until its PROXY header has named the client
         else:
             self.came_from(*self.peer_name())
-        context.gate.acquire()
+        self._live.gate.acquire()
 
     def peer_name(self) -> tuple[str, int]:
         """Address and port of the other end; of a unix socket, HAProxy's `unix:1`."""
@@ -147,7 +154,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         peer = self.peer
         peer.identity = identity_fields(address, peer.scheme)
         peer.is_trusted = peer.frontend.trusts(address)
-        self._is_counted = not peer.is_trusted and self.context.connection_counts.acquire(address)
+        counter = self.context.client_limits.connections
+        self._is_counted = not peer.is_trusted and counter.acquire(address)
         if not (peer.is_trusted or self._is_counted):
             error = RequestRefused(429, "too many connections from this address", "PR")
             if (
@@ -171,7 +179,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._is_batched = True
             self._batch.request_came(self, data)
         else:
-            exchange.receive(data)
+            self._receive(exchange, data)
         if len(data) > NEVER_BEHIND:
             self.context.run_queue.received(self, len(data))
 
@@ -183,12 +191,11 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     @property
     def behind(self) -> int:
-        exchange = self.exchange
-        return 0 if exchange is None else exchange.behind
+        return 0 if self._body is None or self.exchange is None else self._body.behind
 
     def go_on(self) -> None:
         if self.exchange is not None:
-            self.exchange.receive(b"")
+            self._receive(self.exchange, b"")
 
     def eof_received(self) -> bool:
         """The client has left, as far as one can know (nginx does the same, with a 499)."""
@@ -229,6 +236,10 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def can_insert(self) -> bool:
         return self._is_http11
 
+    @property
+    def takes_chunks(self) -> bool:
+        return self._is_http11
+
     def local_address(self) -> tuple[str, int]:
         here = self.transport.get_extra_info("sockname")
         return (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
@@ -246,15 +257,15 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def send_head(
         self,
         head: ResponseHead,
-        lines: bytes,
-        added: bytes,
+        fields: bytes,
         length: int,
         may_keep: bool,
         first: bytes,
     ) -> int:
         is_http11 = self._is_http11
-        self._may_keep = may_keep = may_keep and (is_http11 or length >= 0)
-        block = build_response(head, lines, is_http11, may_keep, length, added) + first
+        may_keep = may_keep and self._live.keeps_clients and (is_http11 or length >= 0)
+        self._may_keep = may_keep
+        block = build_response(head, fields, is_http11, may_keep, length) + first
         self._batch.send(self.transport, block)
         return len(block)
 
@@ -268,11 +279,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         elif not transport.is_closing():
             transport.write(data)
 
-    def frame(self, payload: bytes) -> bytes:
-        return chunk(payload)
-
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
-        self._may_keep = may_keep
+        self._may_keep = may_keep = may_keep and self._live.keeps_clients
         context = self.context
         block = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\nConnection: %b\r\n%b\r\n%b" % (
             reply.status,
@@ -280,7 +288,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             reply.fields,
             len(reply.body),
             b"keep-alive" if may_keep else b"close",
-            context.date(context.clock()),
+            context.wall_clock.date(context.clock()),
             b"" if reply.is_head else reply.body,
         )
         self._batch.send(self.transport, block)
@@ -289,8 +297,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def exchanges(self) -> tuple[Exchange, ...]:
         return () if self.exchange is None else (self.exchange,)
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
-        return ClientEnd(tunnel, self, self._batch, self.context.run_queue)
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
+        return ClientEnd(tunnel, self, self.context)
 
     # Request heads.
 
@@ -299,7 +307,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self._is_batched = False
         exchange = self.exchange
         if exchange is not None:  # earlier bytes have begun a request
-            exchange.receive(data)
+            self._receive(exchange, data)
             self.context.run_queue.received(self, len(data))
         elif self.is_closing:
             self._discards_left -= len(data)
@@ -317,7 +325,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
                 is_all = end == len(data)
                 self._start(data if is_all else data[:end], b"" if is_all else data[end:], now)
             else:
-                self.deadline = now + self.context.timeouts.request_head
+                self.deadline = now + self.context.settings.timeouts.request_head
                 self._held += data
                 self._start_held()
 
@@ -329,8 +337,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._searched = 0
             self._start(self._take(end), None, self.context.clock())
             self._read_on_for_heads()
-        elif len(held) > self.context.most_in_head:
-            self.refuse(self.context.request_parser.too_large(held))
+        elif len(held) > self.context.settings.most_in_head:
+            self.refuse(self.context.settings.request_parser.too_large(held))
         else:
             try:
                 refuse_hopeless(held, self._searched)
@@ -344,14 +352,15 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         """`data` is one head. `rest` follows it, of its body or of the next request; None: those
         bytes are held."""
         context = self.context
+        settings = context.settings
         try:
-            if len(data) > context.most_in_head:
-                raise context.request_parser.too_large(data)
-            head = context.request_parser.parse(data)
+            if len(data) > settings.most_in_head:
+                raise settings.request_parser.too_large(data)
+            head = settings.request_parser.parse(data)
         except RequestRefused as error:
             self.refuse(error)
             return
-        self._is_http11 = head.minor_version == 1
+        self._is_http11 = head.version == HTTP11
         if self.peer.frontend.is_stopped:  # whatever the client says, this is the last one
             head.keep_alive = False
         if rest is None:
@@ -361,16 +370,71 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             rest = rest[: head.length]
         self.peer.frontend.counters.requests += 1
         self.exchange = exchange = Exchange(self, head, context, now)
-        try:
-            exchange.begin(rest, now)
-        except RequestRefused as error:
-            local_replies.refuse(exchange, error)
+        if not admit(exchange, now):
             return
-        if exchange.upload is not None and exchange is self.exchange:
-            if self._held and not exchange.is_request_read:
-                exchange.receive(self._take(len(self._held)))
+        if head.length:
+            self._begin_with_body(exchange, head.length, rest, now)
+        else:
+            exchange.begin(b"", True, now)
+
+    # The request's body.
+
+    def _begin_with_body(self, exchange: Exchange, length: int, rest: bytes, now: float) -> None:
+        """`rest` is the received part of the body, and, if that is chunked, the bytes after it."""
+        if length == len(rest):
+            exchange.bytes_in = length
+            exchange.begin(rest, True, now)
+            return
+        self._body = make_body(length, to_http11=True)
+        data = self._taken(exchange, rest) if rest else b""
+        if data is None:
+            return
+        exchange.begin(data, self._body is None, now)
+        if exchange is self.exchange and self._body is not None:
+            if self._held:
+                self._receive(exchange, self._take(len(self._held)))
             if self.behind:
                 self.context.run_queue.put_off(self)
+
+    def _receive(self, exchange: Exchange, data: bytes) -> None:
+        """Bytes behind the head of the present request: of its body, or of the next request."""
+        if self._body is not None:
+            passed = self._taken(exchange, data)
+            if passed is not None:
+                ended = self._body is None
+                exchange.receive(passed)
+                if ended and exchange is self.exchange:
+                    exchange.request_ended()
+        elif self._refuses:
+            self.discard(data)
+        else:
+            self.unread(data)
+
+    def _taken(self, exchange: Exchange, data: bytes) -> bytes | None:
+        """`data` as the server gets it; None: the framing is broken, and the request was refused.
+
+        At the end of the body `_body` is None.
+        """
+        body = self._body
+        assert body is not None
+        arrived = body.behind + len(data)
+        try:
+            passed = body.feed(data)
+        except InvalidBody as error:
+            self._body = None
+            exchange.bytes_in += arrived
+            exchange.refuse_body(error)
+            return None
+        exchange.bytes_in += arrived - body.behind - len(body.excess)
+        if body.is_done:
+            self._body = None
+            if body.excess:
+                self.unread_first(body.excess)
+        return passed
+
+    def refuse_rest(self) -> None:
+        self._body = None
+        super().refuse_rest()
 
     # Ends.
 
@@ -378,8 +442,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.exchange = None
         context = self.context
         is_last = self.peer.frontend.is_stopped  # perhaps since the response began
-        if self._may_keep and is_read and (context.keeps_clients or is_last):
-            self.deadline = now + (_GRACE if is_last else context.timeouts.keep_alive)
+        if self._may_keep and is_read and (self._live.keeps_clients or is_last):
+            self.deadline = now + (_GRACE if is_last else context.settings.timeouts.keep_alive)
             self._has_served = True
             self._grace_used = False
             if self._paused_by:
@@ -391,19 +455,23 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         else:
             self.close(lingering=not is_read or bool(self._held))
 
-    def left(self) -> None:
+    def cut_off(self, termination: str) -> None:
         self.exchange = None
+        if termination not in _LEFT:
+            # Chunks and lengths show that something is missing. Without them only a reset does.
+            self.abort(reset=not self._is_http11)
 
-    def abort_response(self) -> None:
-        self.exchange = None
-        # Chunks and lengths show that something is missing. Without them only a reset does.
-        self.abort(reset=not self._is_http11)
+    def shut_down(self) -> None:
+        if self.exchange is not None:
+            self.exchange.shut_down()
+        else:
+            self.abort()
 
     def _next_pipelined(self) -> None:
         is_free = self.exchange is None and not self.is_writing_paused
         if is_free and not self.is_closing and not self.transport.is_closing():
             self.received_at = now = self.context.clock()
-            self.deadline = now + self.context.timeouts.request_head
+            self.deadline = now + self.context.settings.timeouts.request_head
             self._start_held()
 
     def close_gracefully(self, now: float) -> None:
@@ -460,7 +528,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             except OSError:  # asyncio's own loop, and a client that has gone while it was not read
                 self.transport.abort()
         else:
-            self.deadline = now + self.context.timeouts.client
+            self.deadline = now + self.context.settings.timeouts.client
             self._batch.close(self.transport)
 
     def abort(self, *, reset: bool = False) -> None:
@@ -478,13 +546,14 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         """The transport is closed: leave all registers."""
         self.is_closing = True
         self.deadline = _NEVER
-        if self in self.context.clients:
-            self.context.clients.remove(self)
+        live = self._live
+        if self in live.clients:
+            live.clients.remove(self)
             self.peer.frontend.counters.connections -= 1
             if self._is_counted:
-                self.context.connection_counts.release(self.peer.address)
-            self.context.gate.release()
-            self.context.connection_gone()
+                self.context.client_limits.connections.release(self.peer.address)
+            live.gate.release()
+            live.connection_gone()
 
     # Deadlines.
 
@@ -511,7 +580,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         unsent = self.unsent
         if 0 < unsent < self._unsent:  # slow, but it reads
             self._unsent = unsent
-            self.deadline = now + self.context.timeouts.client
+            self.deadline = now + self.context.settings.timeouts.client
         elif self.is_closing:
             self.transport.abort()
         elif self._held and not self.is_writing_paused:

@@ -31,8 +31,8 @@ class ServerConnections(ConnectionPool):
 
     def __init__(
         self,
-        server: Server,
         context: Context,
+        server: Server,
         *,
         keep: int,
         idle_timeout: float,
@@ -40,6 +40,7 @@ class ServerConnections(ConnectionPool):
     ) -> None:
         self.server = server
         self._context = context
+        self._live = context.live
         self._idle: list[UpstreamConnection] = []
         self._dialer = dialer.to(server.config)
         self.reconfigure(keep=keep, idle_timeout=idle_timeout, dialer=dialer)
@@ -52,11 +53,14 @@ class ServerConnections(ConnectionPool):
         """How many connections wait to be used again."""
         return len(self._idle)
 
-    def take_idle(self, now: float, *, fresh_only: bool) -> UpstreamConnection | None:
+    def take_idle(
+        self, now: float, *, fresh_only: bool, check_now: bool = True
+    ) -> UpstreamConnection | None:
         """The connection that was used last, if there is one that may be used.
 
         Those with unread input are skipped: the loop is about to report it. It may be an end, or
-        with TLS a session ticket, after which the connection is as good as before.
+        with TLS a session ticket, after which the connection is as good as before. Without
+        `check_now` those without TLS are looked at all together, just before they are written to.
         """
         idle = self._idle
         position = len(idle)
@@ -65,9 +69,12 @@ class ServerConnections(ConnectionPool):
             connection = idle[position]
             if fresh_only and now - connection.idle_since > FRESH:
                 return None
-            if not (connection.transport.is_closing() or connection.has_news()):
-                del idle[position]
-                return connection
+            if connection.transport.is_closing():
+                continue
+            if (check_now or connection.is_tls) and connection.has_news():
+                continue
+            del idle[position]
+            return connection
         return None
 
     def put_idle(self, connection: UpstreamConnection, now: float) -> None:
@@ -79,7 +86,7 @@ class ServerConnections(ConnectionPool):
         if (
             self._keep
             and connection.dialer is self._dialer  # and not made in a way of before a reload
-            and not self._context.is_draining
+            and not self._live.is_draining
         ):
             connection.idle_since = now
             idle = self._idle
@@ -113,7 +120,7 @@ class ServerConnections(ConnectionPool):
         if connection.is_lost:
             raise ConnectFailed(f"{server.name} at {server.config.address}: closed at once")
         # Only now: uvloop does not report its end to a protocol if the dial is cancelled.
-        context.upstreams.add(connection)
+        self._live.upstreams.add(connection)
         server.counters.dial.observe(context.clock() - began)
         return connection
 

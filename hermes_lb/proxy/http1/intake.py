@@ -22,11 +22,12 @@ class Intake(Endpoint):
     `_held` is taken from its front; CPython does that without moving the rest.
     """
 
-    __slots__ = ("_discards_left", "_held")
+    __slots__ = ("_discards_left", "_held", "_refuses")
 
     def __init__(self) -> None:
         super().__init__()
         self._held = bytearray()  # a head that is not complete, or requests behind this one
+        self._refuses = False  # bytes of a request that has been answered before its end
         self._discards_left = 0
 
     def unread(self, data: bytes) -> None:
@@ -71,6 +72,7 @@ class Intake(Endpoint):
 
     def refuse_rest(self) -> None:
         """What else the client sends of its request is read and thrown away, within bounds."""
+        self._refuses = True
         self._discards_left = _MOST_DISCARDED
         self.resume_from(PEER | FULL)
 

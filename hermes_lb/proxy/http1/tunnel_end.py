@@ -14,31 +14,27 @@ from hermes_lb.transport.run_queue import LARGE_READ
 if TYPE_CHECKING:
     import asyncio
 
-    from hermes_lb.proxy.batch import IoBatch
+    from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http1.upstream import UpstreamConnection
-    from hermes_lb.proxy.tunnel import Tunnel
-    from hermes_lb.transport.run_queue import RunQueue
+    from hermes_lb.proxy.ports import TunnelSink
 
 
 class _RawEnd(TunnelEnd):
     """What both sides have in common."""
 
-    __deletable__ = ("_exchange", "_other", "_tunnel")  # asked for by mypyc
+    __deletable__ = ("_other", "_traffic", "_tunnel")  # asked for by mypyc
 
     def __init__(
-        self,
-        tunnel: Tunnel,
-        side: ClientConnection | UpstreamConnection,
-        batch: IoBatch,
-        run_queue: RunQueue,
+        self, tunnel: TunnelSink, side: ClientConnection | UpstreamConnection, context: Context
     ) -> None:
         self._tunnel = tunnel
-        self._exchange = tunnel.exchange
+        self._traffic = tunnel.traffic
         self._side = side
         self._transport = side.transport
-        self._batch = batch
-        self._run_queue = run_queue
+        self._context = context
+        self._batch = context.batch
+        self._run_queue = context.run_queue
         self._other: TunnelEnd  # from `start` until the end
         self.has_ended = False
 
@@ -48,7 +44,7 @@ class _RawEnd(TunnelEnd):
         raise NotImplementedError
 
     def _pass_on(self, data: bytes) -> None:
-        self._exchange.saw_traffic = True
+        self._traffic.saw_traffic = True
         self._other.write(data)
         if len(data) >= LARGE_READ:
             self._run_queue.put_off(self._side)
@@ -68,7 +64,7 @@ class _RawEnd(TunnelEnd):
     def connection_lost(self, error: Exception | None) -> None:
         self._tunnel.lost(self, error)
         self._forget(error)
-        del self._tunnel, self._exchange, self._other  # each refers to the others
+        del self._tunnel, self._traffic, self._other  # each refers to the others
 
     def _forget(self, error: Exception | None) -> None:
         raise NotImplementedError
@@ -105,17 +101,15 @@ class _RawEnd(TunnelEnd):
 class ClientEnd(_RawEnd):
     """The client's side; `start` passes on the bytes that the client has sent after its request."""
 
-    def __init__(
-        self, tunnel: Tunnel, side: ClientConnection, batch: IoBatch, run_queue: RunQueue
-    ) -> None:
-        super().__init__(tunnel, side, batch, run_queue)
+    def __init__(self, tunnel: TunnelSink, side: ClientConnection, context: Context) -> None:
+        super().__init__(tunnel, side, context)
         self._client = side
 
     def start(self, other: TunnelEnd, first: bytes) -> None:
         super().start(other, self._client.take_held())
 
     def data_received(self, data: bytes) -> None:
-        self._exchange.bytes_in += len(data)
+        self._traffic.bytes_in += len(data)
         self._pass_on(data)
 
     def close(self, patience: float) -> None:
@@ -130,22 +124,19 @@ class ClientEnd(_RawEnd):
 class ServerEnd(_RawEnd):
     """The server's side."""
 
-    def __init__(
-        self, tunnel: Tunnel, side: UpstreamConnection, batch: IoBatch, run_queue: RunQueue
-    ) -> None:
-        super().__init__(tunnel, side, batch, run_queue)
+    def __init__(self, tunnel: TunnelSink, side: UpstreamConnection, context: Context) -> None:
+        super().__init__(tunnel, side, context)
         self._upstream = side
         self._patience: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        self._exchange.bytes_out += len(data)
+        self._traffic.bytes_out += len(data)
         self._pass_on(data)
 
     def close(self, patience: float) -> None:
         self._upstream.sink = None
         self._batch.close(self._transport)
-        loop = self._exchange.context.loop
-        self._patience = loop.call_later(patience, self._transport.abort)
+        self._patience = self._context.loop.call_later(patience, self._transport.abort)
 
     def _forget(self, error: Exception | None) -> None:
         if self._patience is not None:

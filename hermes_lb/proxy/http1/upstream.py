@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import socket
 import ssl
 import sys
@@ -15,9 +14,9 @@ from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, In
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.response import STRAY_LINE
 from hermes_lb.proxy.http1.tunnel_end import ServerEnd
-from hermes_lb.proxy.ports import ServerSide, Source
+from hermes_lb.proxy.ports import Kept, ServerSide
 from hermes_lb.transport.endpoint import SHARE, VERDICT, Endpoint
-from hermes_lb.transport.kernel import duplicate, received
+from hermes_lb.transport.kernel import INPUT, duplicate, has_news, received
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.http1.connection_pool import ServerConnections
-    from hermes_lb.proxy.ports import ResponseSink, TunnelEnd
-    from hermes_lb.proxy.tunnel import Tunnel
-    from hermes_lb.proxy.upload import Upload
+    from hermes_lb.proxy.ports import RequestBody, ResponseSink, TunnelEnd, TunnelSink
 
 # `tcpi_last_data_recv` of `struct tcp_info` (linux/tcp.h), in milliseconds.
 _LAST_DATA = slice(52, 56)
@@ -39,18 +36,19 @@ _HEAD_END = b"\r\n\r\n"
 _NOTHING = frozenset((b"", STRAY_LINE[:1], STRAY_LINE))
 
 
-class UpstreamConnection(Endpoint, ServerSide, Source):
+class UpstreamConnection(Endpoint, ServerSide, Kept):
     """One connection to a server; it serves one exchange at a time, or is idle."""
 
     __slots__ = (
         "_context",
+        "_descriptor",
         "_duplicate",
         "_ended_by",
         "_is_held",
         "_is_batched",
+        "_is_refused",
         "_more",
         "_pending",
-        "_poll",
         "_tls",
         "body",
         "dialer",
@@ -59,6 +57,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         "is_early",
         "is_lost",
         "is_reused",
+        "is_tls",
         "keep_alive",
         "_is_tunnel",
         "_seen",
@@ -79,7 +78,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self.idle_since = 0.0
         self.is_lost = False
         self.is_reused = False
-        self.upload: Upload | None = None  # of the request, if its body is more than one piece
+        self.upload: RequestBody | None = None  # of the request, if its body is more than one piece
         self.is_early = False  # the response began before all of the request had been sent
         self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
         self._is_tunnel = False
@@ -87,9 +86,11 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         self._more = b""  # later bytes of the same iteration
         self._is_held = False  # a response head, which is in `_pending` with all bytes after it
         self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
-        self._poll: select.poll | None = None
+        self._descriptor = -1  # from its second request on
+        self._is_refused = False  # it had ended before its present request was written
         self._pending = b""  # of a response head that is not complete
         self._tls: Tls | None = None
+        self.is_tls = False
         self._duplicate = -1  # of the descriptor, while an upload goes on over TLS
 
     def __repr__(self) -> str:
@@ -101,6 +102,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._tls = transport.get_extra_info("ssl_object")
+        self.is_tls = self._tls is not None
 
     def data_received(self, data: bytes) -> None:
         sink = self.sink
@@ -109,12 +111,17 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self.home.forget(self)
             self.transport.abort()
         else:
-            if self.body is not None:
-                sink.response_data(self, self.body, data)
+            body = self.body
+            if body is not None:
+                sink.response_data(self, body, data)
             elif self._is_batched:
                 self._more += data
             else:
+                batch = self._context.batch
                 if not self._pending:
+                    if batch.reused and self._is_unsent:
+                        self.refuse()
+                        return
                     # The first bytes of a head. Only bytes that the kernel has count as sent:
                     # others could still leave in this loop iteration, after the response.
                     upload = self.upload
@@ -122,7 +129,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
                         self.transport.get_write_buffer_size() > 0
                     )
                 self._is_batched = True
-                self._context.batch.response_came(self, data)
+                batch.response_came(self, data)
             if len(data) > NEVER_BEHIND:
                 self._context.run_queue.received(self, len(data))
 
@@ -163,11 +170,11 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self._read_what_is_left()
         self._upload_over()
         self.is_lost = True
-        self._context.upstreams.discard(self)
+        self._context.live.upstreams.discard(self)
         if self._tls is not None and error is None:
             error = self._cut(self._tls)
         self._ended(error)
-        self._context.connection_gone()
+        self._context.live.connection_gone()
 
     def _read_what_is_left(self) -> None:
         """Read what the kernel had received before the end: both loops stop at a failed write.
@@ -204,6 +211,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         if self._is_held or self.behind:
             self._ended_by.append(error)
             return
+        if self._is_unsent:
+            self.refuse()
+            return
         sink, self.sink = self.sink, None
         name = self.server.name
         if sink is None:
@@ -228,7 +238,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
 
     # What the exchange calls.
 
-    def send_request(self, sink: ResponseSink, data: bytes, upload: Upload | None = None) -> None:
+    def send_request(
+        self, sink: ResponseSink, data: bytes, upload: RequestBody | None = None
+    ) -> None:
         """Start to serve `sink`: send its head, and the received part of its body.
 
         `upload` sends the rest of the body.
@@ -240,7 +252,23 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             if self._tls is not None:
                 # Above TLS the descriptor is closed before `connection_lost` can read.
                 self._duplicate = duplicate(self.transport)
-        self._context.send(self.transport, data)
+        if self.is_reused and upload is None and self._tls is None:
+            if self._descriptor < 0:
+                self._descriptor = self.transport.get_extra_info("socket").fileno()
+            self._context.batch.reuse(self, self._descriptor, data)
+        else:
+            self._context.send(self.transport, data)
+
+    @property
+    def _is_unsent(self) -> bool:
+        """True until its present request is written, if it is a reused connection's."""
+        return self._context.batch.reused.get(self._descriptor) is self
+
+    def refuse(self) -> None:
+        """Drop its request, and report that in the next batch."""
+        self._is_refused = self._is_batched = True
+        self.transport.abort()  # what is queued for it is dropped
+        self._context.batch.response_came(self, b"")
 
     def send(self, data: bytes) -> None:
         self._context.send(self.transport, data)
@@ -255,9 +283,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
     def has_unwritten(self) -> bool:
         return self._context.batch.pending(self.transport) > 0
 
-    def open_tunnel(self, tunnel: Tunnel) -> TunnelEnd:
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
         self._is_tunnel = True
-        return ServerEnd(tunnel, self, self._context.batch, self._context.run_queue)
+        return ServerEnd(tunnel, self, self._context)
 
     def silence(self, now: float) -> float | None:
         """The kernel knows when the last bytes came by TCP. Of a Unix socket it does not, so the
@@ -284,11 +312,9 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
         With TCP that can only be its end, or unexpected bytes; with TLS also a session ticket. TLS
         may also hold an end that the kernel has already delivered.
         """
-        if self._poll is None:
-            self._poll = select.poll()
-            sock = self.transport.get_extra_info("socket")
-            self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
-        return bool(self._poll.poll(0)) or (self._tls is not None and self._has_tls_news(self._tls))
+        return has_news(self.transport, INPUT) or (
+            self._tls is not None and self._has_tls_news(self._tls)
+        )
 
     def _has_tls_news(self, tls: ssl.SSLObject) -> bool:
         try:
@@ -372,6 +398,10 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self.home.forget(self)
             self.transport.abort()
             return
+        if self._is_refused:
+            self.sink = None
+            sink.not_sent()
+            return
         if self.body is not None:  # the bytes before were its response head
             sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
@@ -389,17 +419,17 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
             self._ended(self._ended_by[0])
 
     def _process_heads(self, sink: ResponseSink, data: bytes) -> None:
-        context = self._context
+        settings = self._context.settings
         while data:
             end = data.find(_HEAD_END) + 4
-            if not 4 <= end <= context.most_in_head:
+            if not 4 <= end <= settings.most_in_head:
                 self._wait_for_more(sink, data)
                 return
             rest = b""
             if end != len(data):
                 data, rest = data[:end], data[end:]
             try:
-                head = context.response_parser.parse(data)
+                head = settings.response_parser.parse(data)
             except InvalidResponse as problem:
                 sink.server_failed(BadResponse(f"{self.server.name}: {problem}"))
                 return
@@ -415,7 +445,7 @@ class UpstreamConnection(Endpoint, ServerSide, Source):
 
     def _wait_for_more(self, sink: ResponseSink, data: bytes) -> None:
         """A head that is not complete."""
-        if len(data) > self._context.most_in_head:
+        if len(data) > self._context.settings.most_in_head:
             sink.server_failed(BadResponse("the response head is too large"))
         else:
             self._pending = data

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.outside.conftest import no_proxies
-from tests.proxy.conftest import pytest_asyncio_loop_factories, stage
 from tests.support.agent.chat import System
+from tests.support.loops import pytest_asyncio_loop_factories
 from tests.support.needs import needs_package
 from tests.support.waiting import PATIENCE
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     StartSystem = Callable[..., Awaitable[System]]
 
-__all__ = ["no_proxies", "pytest_asyncio_loop_factories", "stage"]
+__all__ = ["no_proxies", "pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent_worker.redis_server import RedisServer
-from agent_worker.sessions.client import Client, connect
+from agent_worker.sessions import RedisBackend, connect
 from tests.agent_worker.redis.topologies import Cluster, Sentinels
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def connected() -> AsyncIterator[Callable[[str], Client]]:
+async def connected() -> AsyncIterator[Callable[[str], RedisBackend]]:
     """Make clients that are closed at the end: `connected(url)`."""
-    clients: list[Client] = []
+    clients: list[RedisBackend] = []
 
-    def make(url: str) -> Client:
+    def make(url: str) -> RedisBackend:
         clients.append(connect(url))
         return clients[-1]
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent_worker.sessions.client import Client
+    from agent_worker.sessions import RedisBackend
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
 def open_connections(port: int) -> int:

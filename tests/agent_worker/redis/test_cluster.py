@@ -14,9 +14,9 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions.client import Client
+    from agent_worker.sessions import RedisBackend
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
 async def test_keys_of_all_nodes_and_their_replicas(
@@ -138,7 +138,7 @@ async def test_a_master_without_a_replica_is_missed(connected: Connected) -> Non
         await until(lambda: fails(client))
 
 
-async def fails(client: Client) -> bool:
+async def fails(client: RedisBackend) -> bool:
     try:
         await client.ping()
     except redis_errors.RedisError:

@@ -20,10 +20,10 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from tests.agent_worker.redis.topologies import Cluster
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
 def holders(backend: Any, steady_s: float = math.inf, live_s: float = math.inf) -> Holders:
@@ -200,6 +200,24 @@ async def test_a_follower_that_leaves_does_not_end_the_question_of_the_others(no
     await asyncio.sleep(0)
     leaving.cancel()
     assert await staying == pytest.approx(GONE_S)
+
+
+async def test_heartbeats_end_although_a_cancellation_is_swallowed() -> None:
+    """As redis-py does while it connects."""
+    sending = asyncio.Event()
+
+    class Swallowing(Redis):
+        async def beat(self, worker: str) -> None:
+            sending.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise RedisError from None
+
+    beats = spawn(holders(Swallowing()).run("w"), name="heartbeats")
+    await sending.wait()
+    beats.cancel()
+    await asyncio.wait({beats})
 
 
 # By Redis.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientSession
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from tests.agent_worker.conftest import StartWorker
     from tests.agent_worker.redis.topologies import Cluster, Sentinels
 
@@ -125,7 +125,7 @@ def sets(port: int) -> int:
 
 async def test_a_storm_of_questions_is_one_write(
     server: RedisServer,
-    connected: Callable[[str], Client],
+    connected: Callable[[str], RedisBackend],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     readiness = Readiness(connected(server.url))
@@ -140,7 +140,7 @@ async def test_a_storm_of_questions_is_one_write(
 
 
 async def test_one_that_asks_and_leaves_takes_nobodys_answer(
-    server: RedisServer, connected: Callable[[str], Client]
+    server: RedisServer, connected: Callable[[str], RedisBackend]
 ) -> None:
     readiness = Readiness(connected(server.url))
     asking = [asyncio.ensure_future(readiness.problem()) for _ in range(3)]  # noqa: TID251
@@ -150,7 +150,9 @@ async def test_one_that_asks_and_leaves_takes_nobodys_answer(
     assert asking[0].cancelled()
 
 
-async def test_nothing_of_it_stays(server: RedisServer, connected: Callable[[str], Client]) -> None:
+async def test_nothing_of_it_stays(
+    server: RedisServer, connected: Callable[[str], RedisBackend]
+) -> None:
     client = connected(server.url)
     assert await client.session_store().readiness.problem() is None
 
@@ -162,7 +164,7 @@ async def test_nothing_of_it_stays(server: RedisServer, connected: Callable[[str
 
 @pytest.mark.usefixtures("always_fresh")
 async def test_one_master_of_a_cluster_that_is_full_is_enough(
-    calm_cluster: Cluster, connected: Callable[[str], Client]
+    calm_cluster: Cluster, connected: Callable[[str], RedisBackend]
 ) -> None:
     readiness = Readiness(connected(calm_cluster.url))
     assert await readiness.problem() is None
@@ -179,7 +181,7 @@ async def test_one_master_of_a_cluster_that_is_full_is_enough(
 
 @pytest.mark.usefixtures("always_fresh")
 async def test_a_master_without_its_replicas_behind_sentinels(
-    calm_sentinels: Sentinels, connected: Callable[[str], Client]
+    calm_sentinels: Sentinels, connected: Callable[[str], RedisBackend]
 ) -> None:
     readiness = Readiness(connected(calm_sentinels.url))
     assert await readiness.problem() is None

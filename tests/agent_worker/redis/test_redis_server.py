@@ -14,7 +14,7 @@ import pytest
 
 from agent_worker import redis_server
 from agent_worker.redis_server import RedisPortInUse, RedisServer, RedisServerError, ServerBinary
-from agent_worker.sessions.client import connect
+from agent_worker.sessions import connect
 from tests.agent_worker.redis.topologies import ask, facts
 
 if TYPE_CHECKING:

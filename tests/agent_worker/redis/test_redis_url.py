@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio.connection import SSLConnection
 
-from agent_worker.sessions.client import connect, shown_url
+from agent_worker.sessions import connect, shown_url
 from agent_worker.sessions.redis_url import read_url
 
 if TYPE_CHECKING:

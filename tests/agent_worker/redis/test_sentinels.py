@@ -13,10 +13,10 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions.client import Client
+    from agent_worker.sessions import RedisBackend
     from tests.agent_worker.redis.topologies import Sentinels
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
 async def test_the_master_is_found_and_a_write_is_on_its_replicas(

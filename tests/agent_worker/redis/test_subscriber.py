@@ -13,14 +13,14 @@ from agent_worker.tasks import cancel_and_wait, spawn
 from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 from tests.agent_worker.redis.topologies import ask
 from tests.support.agent.redis import Heard, publish
-from tests.support.waiting import until
+from tests.support.waiting import turns, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_worker.sessions.client import Client
+    from agent_worker.sessions import RedisBackend
 
-    Connected = Callable[[str], Client]
+    Connected = Callable[[str], RedisBackend]
 
 
 async def test_messages_of_the_subscribed_channels_arrive_in_order(
@@ -86,6 +86,19 @@ async def test_a_channel_given_up_and_taken_again_at_once_misses_nothing(
         await until(lambda n=n: ("flip", f"{n}") in heard.messages)
         await asyncio.gather(first, give_up)
         await subscriber.unsubscribe("flip")
+    await subscriber.close()
+
+
+async def test_a_caller_that_gives_up_leaves_the_channel_to_the_others(
+    calm_server: RedisServer, connected: Connected
+) -> None:
+    subscriber = Heard().subscribe_with(connected(calm_server.url))
+    await subscriber.subscribe("any")
+    async with subscriber._sending:
+        first, other = (spawn(subscriber.subscribe("shared"), name="caller") for _ in range(2))
+        await turns()
+        await cancel_and_wait(first)
+    await other
     await subscriber.close()
 
 

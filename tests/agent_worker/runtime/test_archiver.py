@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from agent_worker.errors import StoreUnavailable
 from agent_worker.metrics import Metrics
 from agent_worker.runtime import Archiver, LargeTexts, archiver
-from agent_worker.sessions import connect, new_nonce, session_keys
+from agent_worker.sessions import Part, connect, new_nonce, session_keys
 from agent_worker.storage.base import Storages, StorageUnavailable
 from agent_worker.tasks import cancel_and_wait, spawn
 from tests.agent_worker.runtime.test_large import BIG, FakeBlobs
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
-    from agent_worker.sessions import Client, Message
+    from agent_worker.sessions import Message, RedisBackend
     from tests.agent_worker.conftest import StartWorker
 
 SCANNED = "hermes:outbox:scanned"
@@ -73,7 +73,7 @@ class FakeArchive:
 class Desk:
     """A store of its own (all sessions share the outbox), an archive, and archivers."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: RedisBackend) -> None:
         self.store = client.session_store()
         self.redis: Redis = client.raw
         self.archive = FakeArchive()
@@ -99,10 +99,9 @@ class Desk:
         )
         await self.store.commit(
             granted.lease,
+            Part(answers or [said(f"re: {content}")], ends_turn=True),
             expected_version=granted.version,
             commit_id=new_nonce(),
-            messages=answers or [said(f"re: {content}")],
-            ends_turn=True,
         )
         if is_announced:
             await self.store.outbox.announce(sid)

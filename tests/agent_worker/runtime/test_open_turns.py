@@ -27,7 +27,21 @@ async def test_the_turns_of_a_child_are_its_parents_as_well() -> None:
 async def test_a_parent_cancels_the_turns_of_its_children() -> None:
     parent = OpenTurns()
     task = spawn(asyncio.Event().wait(), name="turn")
-    OpenTurns(parent).add(task)
+    child = OpenTurns(parent)
+    child.add(task)
+    child.add("a session")
     parent.cancel()
-    await parent.wait_idle()
+    await asyncio.wait([task])
     assert task.cancelled()
+
+
+async def test_a_drain_waits_for_a_session_whose_queue_is_looked_for() -> None:
+    turns = OpenTurns()
+    turns.add("a session")
+    idle = spawn(turns.wait_idle(), name="drain")
+    with turns.current():
+        turns.discard("a session")
+        assert "a session" not in turns
+        await asyncio.sleep(0)
+        assert not idle.done()
+    await idle

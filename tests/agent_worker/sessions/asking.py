@@ -17,7 +17,7 @@ from tests.support.agent.sessions import ME, OPERATIONS, everything, expiries, o
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from agent_worker.sessions import Client, Grant
+    from agent_worker.sessions import Grant, RedisBackend
 
     Operation = Callable[[SessionStore], Awaitable[Any]]
 
@@ -27,7 +27,9 @@ MOST_WAITING = 3
 class Asking(RuleBasedStateMachine):
     """One session at a time, whose owner sees all of its keys."""
 
-    def __init__(self, client: Client, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(
+        self, client: RedisBackend, wait: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> None:
         super().__init__()
         self.redis = client.raw
         self.store = open_store(client, lease_s=LEASE_S, max_waiting=MOST_WAITING)

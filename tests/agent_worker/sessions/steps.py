@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from agent_worker.sessions import Summary
+from agent_worker.sessions import Part, Summary
 from tests.agent_worker.sessions.asking import Asking
 from tests.agent_worker.sessions.workers import (
     FATES,
@@ -26,6 +26,8 @@ from tests.agent_worker.sessions.workers import (
 from tests.support.agent.sessions import assistant, everything
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent_worker.sessions import Event, Message, SessionStore
 
 
@@ -70,14 +72,20 @@ class Steps(Asking):
                     self._run_tool(worker, call, "hash", fate, is_lost)
 
     def _commit(
-        self, worker: Worker, messages: list[Message], is_lost: bool, **options: Any
+        self,
+        worker: Worker,
+        messages: list[Message],
+        is_lost: bool,
+        events: Sequence[Event] = (),
+        **options: Any,
     ) -> bool:
         """Whether it was accepted."""
+        part = Part(messages, **options)
         lease, version, commit_id = worker.grant.lease, worker.version, f"c{next(self.count)}"
 
         async def commit(store: SessionStore) -> tuple[int, int, int]:
             return await store.commit(
-                lease, expected_version=version, commit_id=commit_id, messages=messages, **options
+                lease, part, expected_version=version, commit_id=commit_id, events=events
             )
 
         answer = self.ask(commit, is_lost)

@@ -321,7 +321,7 @@ async def test_an_error_that_another_try_of_the_turn_followed_has_not_ended_it(
         return page.state, page.ended_by
 
     await store.events.append(grant.lease, failed)
-    assert await ended_by() == ("told", failed[1].id)
+    assert await ended_by() == ("ended", failed[1].id)
     await store.release(sid, ME, grant.lease.nonce)
     heir = await begin(store, sid, idempotency_key="k")
     assert await ended_by() == ("held", "")
@@ -329,9 +329,9 @@ async def test_an_error_that_another_try_of_the_turn_followed_has_not_ended_it(
     assert await ended_by() == ("held", "")
     done = event(heir, 2, "done")
     await finish(store, heir, events=[done])
-    assert await ended_by() == ("told", done.id)
+    assert await ended_by() == ("ended", done.id)
     await begin(store, sid, "next")
-    assert await ended_by() == ("told", done.id)
+    assert await ended_by() == ("ended", done.id)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tests.support.agent.sessions import (
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from tests.support.agent.sessions import Backend
 
 
@@ -165,7 +165,7 @@ async def test_keys_are_sessions_own(store: SessionStore) -> None:
 # Lifetimes.
 
 
-async def test_keys_are_forgotten_oldest_first(redis: Redis, client: Client) -> None:
+async def test_keys_are_forgotten_oldest_first(redis: Redis, client: RedisBackend) -> None:
     store = open_store(client, max_idempotency_keys=3)
     sid = await store.create(ME, {})
     for number in range(4):
@@ -175,7 +175,7 @@ async def test_keys_are_forgotten_oldest_first(redis: Redis, client: Client) -> 
     assert set(await redis.hkeys(key_of(sid, "req"))) == {"k1", "k2", "k3"}
 
 
-async def test_keys_beyond_their_life_make_place_first(redis: Redis, client: Client) -> None:
+async def test_keys_beyond_their_life_make_place_first(redis: Redis, client: RedisBackend) -> None:
     store = open_store(client, max_idempotency_keys=3, idempotency_s=1000)
     sid = await store.create(ME, {})
     for number in range(3):
@@ -192,7 +192,7 @@ async def cut_short(store: SessionStore, sid: str, key: str) -> None:
 
 
 async def test_keys_of_turns_that_were_cut_short_are_forgotten_too(
-    redis: Redis, client: Client
+    redis: Redis, client: RedisBackend
 ) -> None:
     store = open_store(client, max_idempotency_keys=3)
     sid = await store.create(ME, {})
@@ -205,7 +205,7 @@ async def test_keys_of_turns_that_were_cut_short_are_forgotten_too(
 
 
 async def test_keys_that_are_far_too_many_are_brought_down_to_the_most_at_once(
-    redis: Redis, client: Client
+    redis: Redis, client: RedisBackend
 ) -> None:
     sid = await client.session_store().create(ME, {})
     for number in range(20):
@@ -216,7 +216,7 @@ async def test_keys_that_are_far_too_many_are_brought_down_to_the_most_at_once(
 
 
 async def test_the_keys_of_the_turn_that_runs_are_never_forgotten(
-    redis: Redis, client: Client
+    redis: Redis, client: RedisBackend
 ) -> None:
     store = open_store(client, max_idempotency_keys=1, idempotency_s=1000)
     sid = await store.create(ME, {})
@@ -232,7 +232,7 @@ async def test_the_keys_of_the_turn_that_runs_are_never_forgotten(
     assert (await replayed(store, sid, "hello", "k")).messages == [HELLO, HI]
 
 
-async def test_a_key_that_waits_is_never_forgotten(redis: Redis, client: Client) -> None:
+async def test_a_key_that_waits_is_never_forgotten(redis: Redis, client: RedisBackend) -> None:
     store = open_store(client, max_idempotency_keys=1, idempotency_s=1000)
     sid = await store.create(ME, {})
     running = await begin(store, sid)

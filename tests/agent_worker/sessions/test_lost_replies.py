@@ -8,9 +8,9 @@ import pytest
 
 from agent_worker.errors import LeaseLost, SessionNotFound
 from agent_worker.sessions import (
-    Client,
     Grant,
     Queued,
+    RedisBackend,
     SessionStore,
     new_nonce,
     new_session_id,
@@ -126,7 +126,7 @@ async def test_an_operation_again_has_no_second_effect(
 class LosesReplies:
     """Runs every script twice, like a client whose first reply was lost."""
 
-    def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, client: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
         self._run = client.run
         monkeypatch.setattr(client, "run", self.run)
@@ -138,7 +138,7 @@ class LosesReplies:
 
 
 async def test_a_session_of_lost_replies_is_as_any_other(
-    store: SessionStore, redis: Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+    store: SessionStore, redis: Redis, client: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lossy = LosesReplies(client, monkeypatch)
     sid, grant = await busy_session(store)
@@ -269,7 +269,7 @@ async def test_a_release_again_does_not_free_what_others_hold(
 
 
 async def run_raw(
-    client: Client, name: str, sid: str, principal: str, *args: str | int
+    client: RedisBackend, name: str, sid: str, principal: str, *args: str | int
 ) -> Sequence[str]:
     day = 24 * 3600 * 1000
     common = [principal, sid, day, day]
@@ -279,7 +279,7 @@ async def run_raw(
     return reply
 
 
-async def test_create_again_makes_the_same_session(client: Client, redis: Redis) -> None:
+async def test_create_again_makes_the_same_session(client: RedisBackend, redis: Redis) -> None:
     sid = new_session_id()
     assert await run_raw(client, "create", sid, ME, "nonce", "{}") == ["OK"]
     async with unchanged(redis, sid):
@@ -288,7 +288,7 @@ async def test_create_again_makes_the_same_session(client: Client, redis: Redis)
 
 @pytest.mark.parametrize(("principal", "nonce"), [(ME, "another"), (YOU, "nonce")])
 async def test_create_does_not_take_a_session_that_is_there(
-    client: Client, redis: Redis, principal: str, nonce: str
+    client: RedisBackend, redis: Redis, principal: str, nonce: str
 ) -> None:
     sid = new_session_id()
     await run_raw(client, "create", sid, ME, "nonce", "{}")
@@ -297,7 +297,7 @@ async def test_create_does_not_take_a_session_that_is_there(
 
 
 async def test_create_again_does_not_bring_back_what_was_deleted(
-    store: SessionStore, client: Client, redis: Redis
+    store: SessionStore, client: RedisBackend, redis: Redis
 ) -> None:
     sid = new_session_id()
     await run_raw(client, "create", sid, ME, "nonce", "{}")
@@ -307,7 +307,7 @@ async def test_create_again_does_not_bring_back_what_was_deleted(
 
 
 async def test_delete_again_is_known_as_such(
-    store: SessionStore, client: Client, redis: Redis
+    store: SessionStore, client: RedisBackend, redis: Redis
 ) -> None:
     sid, _ = await busy_session(store)
     assert await run_raw(client, "delete", sid, ME, "nonce", 3_600_000) == ["OK"]

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from agent_worker.sessions import Lease, new_session_id
-from agent_worker.sessions.base import DEFAULT_OPTIONS
 from agent_worker.sessions.operations import Operations
+from agent_worker.sessions.options import DEFAULT_OPTIONS
 from agent_worker.sessions.tool_ledger import RedisToolLedger
 from tests.support.agent.sessions import ME
 
@@ -46,7 +46,7 @@ def operations(client: FakeClient) -> Operations:
 )
 async def test_so_many_replicas_have_to_have_it(copies: int, wanted: int, is_kept: bool) -> None:
     client = FakeClient(copies, wanted)
-    reply = await operations(client).run_replicated("tool_begin", LEASE.session_id, ME)
+    reply = await operations(client).run_replicated("tool_begin", LEASE)
     assert reply == (["RUN"], is_kept)
     start = await RedisToolLedger(operations(client)).begin(LEASE, "1.0", "once", "hash", "attempt")
     assert start.verdict == ("RUN" if is_kept else "NOT_SAFE")

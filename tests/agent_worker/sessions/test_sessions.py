@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from agent_worker.sessions.scripts import Script
     from tests.support.agent.sessions import Backend
 
@@ -146,7 +146,7 @@ async def test_a_dead_workers_session_reads_as_interrupted(
 
 
 async def test_the_operations_that_others_try_are_all_that_there_are(
-    store: SessionStore, client: Client, monkeypatch: pytest.MonkeyPatch
+    store: SessionStore, client: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, grant = await busy_session(store)
     lease = replace(grant.lease, session_id=new_session_id())
@@ -300,7 +300,7 @@ async def test_every_key_expires_and_all_of_them_together(
     assert now < lease <= now + 30_000 < min(times.values())
 
 
-async def test_use_prolongs_all_keys_alike(redis: Redis, client: Client) -> None:
+async def test_use_prolongs_all_keys_alike(redis: Redis, client: RedisBackend) -> None:
     store = open_store(client, sliding_s=1000)
     sid, _ = await busy_session(store)
     for kind in set(KINDS) - {"lease"}:
@@ -338,7 +338,7 @@ async def test_the_events_live_an_hour_from_the_end_and_the_rest_stays(
 
 @pytest.mark.parametrize("name", ["turn", "read", "tool"])
 async def test_use_does_not_prolong_beyond_the_absolute_age(
-    redis: Redis, client: Client, name: str
+    redis: Redis, client: RedisBackend, name: str
 ) -> None:
     store = open_store(client, sliding_s=1000, absolute_s=50)
     sid = await store.create(ME, {})
@@ -413,7 +413,7 @@ async def _check_what_is_no_hash(store: SessionStore, redis: Redis, grant: Grant
 
 @pytest.mark.parametrize("fail", [_append_no_event, _check_what_is_no_hash])
 async def test_a_script_that_fails_by_itself_is_no_loss_of_redis(
-    client: Client, redis: Redis, caplog: pytest.LogCaptureFixture, fail: Any
+    client: RedisBackend, redis: Redis, caplog: pytest.LogCaptureFixture, fail: Any
 ) -> None:
     failed: list[str] = []
     store = open_store(client, on_unavailable=failed.append)

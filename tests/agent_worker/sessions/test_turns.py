@@ -29,7 +29,7 @@ from tests.support.agent.sessions import (
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from agent_worker.sessions import Client
+    from agent_worker.sessions import RedisBackend
     from tests.support.agent.sessions import Backend
 
 
@@ -99,7 +99,7 @@ async def test_a_full_history_takes_no_message_more(backend: Backend) -> None:
     assert isinstance(again, Replay)
 
 
-async def test_a_full_history_counts_bytes_of_json(redis: Redis, client: Client) -> None:
+async def test_a_full_history_counts_bytes_of_json(redis: Redis, client: RedisBackend) -> None:
     store = client.session_store()
     sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, "größer"))
@@ -206,7 +206,7 @@ async def test_a_resumed_turn_starts_from_the_summary_too(
 # Renew, release.
 
 
-async def test_the_lease_runs_out_unless_it_is_renewed(redis: Redis, client: Client) -> None:
+async def test_the_lease_runs_out_unless_it_is_renewed(redis: Redis, client: RedisBackend) -> None:
     store = open_store(client, lease_s=20)
     sid = await store.create(ME, {})
     grant = await begin(store, sid)
@@ -216,7 +216,9 @@ async def test_the_lease_runs_out_unless_it_is_renewed(redis: Redis, client: Cli
     assert 15_000 < await redis.pttl(key_of(sid, "lease")) <= 20_000
 
 
-async def test_a_lease_that_ran_out_lets_the_next_turn_begin(client: Client, redis: Redis) -> None:
+async def test_a_lease_that_ran_out_lets_the_next_turn_begin(
+    client: RedisBackend, redis: Redis
+) -> None:
     hasty = open_store(client, lease_s=0.001)
     sid = await hasty.create(ME, {})
     dead = await begin(hasty, sid)

@@ -10,7 +10,7 @@ from agent_worker.storage.embedding import HashingEmbedder
 from agent_worker.storage.postgres import PostgresStorage
 from agent_worker.storage.postgres_server import PostgresServer
 from agent_worker.storage.qdrant import open_qdrant
-from agent_worker.storage.setup import StorageSetupError, identity, place, storable
+from agent_worker.storage.setup import StorageSetupError, identity, shown, storable
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))
 
@@ -46,7 +46,7 @@ def test_an_ordinary_identity_is_the_text_itself() -> None:
 
 
 def test_a_place_shows_neither_user_nor_password() -> None:
-    assert place("postgresql://ann:secret@db:5432/agents?password=secret") == (
+    assert shown("postgresql://ann:secret@db:5432/agents?password=secret") == (
         "postgresql://db:5432/agents"
     )
 

@@ -33,7 +33,7 @@ BOX = Toolbox([FunctionTool("look", _look)])
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_backoff_s", lambda retry: 0.0)
+    monkeypatch.setattr(loop, "jittered", lambda *bounds: 0.0)
 
 
 @pytest.mark.parametrize("can_continue", [True, False])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.runtime import admission, holders, orphans
-from agent_worker.sessions import SessionStore, new_nonce, session_keys
+from agent_worker.sessions import Part, SessionStore, new_nonce, session_keys
 from agent_worker.sessions.turn_index import INDEX
 from agent_worker.tasks import spawn
 from tests.agent_worker.takeover.staged_worker import FIRST, LAST
@@ -239,10 +239,9 @@ async def test_what_waits_behind_a_turn_that_ended_is_served(
     await store.begin(sid, ANONYMOUS, user("later"), nonce=new_nonce(), policy="enqueue")
     await store.commit(
         grant.lease,
+        Part([{"role": "assistant", "content": "one"}], ends_turn=True),
         expected_version=grant.version,
         commit_id="c",
-        messages=[{"role": "assistant", "content": "one"}],
-        ends_turn=True,
     )
     await start_worker(engine=PlannedEngine(speech("two")))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientResponse, ClientSession
 
-    from agent_worker.sessions import Client, TurnPage
+    from agent_worker.sessions import RedisBackend, TurnPage
     from tests.agent_worker.conftest import StartWorker
     from tests.support.agent.running_worker import RunningWorker
 
@@ -81,7 +81,7 @@ class Server:
 
 
 @pytest.fixture
-async def own_client(own_redis_server: Server) -> AsyncIterator[Client]:
+async def own_client(own_redis_server: Server) -> AsyncIterator[RedisBackend]:
     client = connect(own_redis_server.url)
     yield client
     await client.aclose()
@@ -109,7 +109,7 @@ async def test_a_stream_that_was_taken_over_goes_on(
     http: ClientSession,
     start_worker: StartWorker,
     own_redis_server: Server,
-    own_client: Client,
+    own_client: RedisBackend,
     how: str,
 ) -> None:
     first = await start_worker(
@@ -278,7 +278,7 @@ async def test_followers_look_at_once_when_redis_is_back(
 async def test_the_index_knows_whether_redis_was_there(
     start_worker: StartWorker,
     own_redis_server: Server,
-    own_client: Client,
+    own_client: RedisBackend,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())

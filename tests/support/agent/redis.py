@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from agent_worker.sessions.scripts import Script
 
 if TYPE_CHECKING:
-    from agent_worker.sessions.client import Client
+    from agent_worker.sessions import RedisBackend
     from agent_worker.sessions.subscriber import Subscriber
 
 #: Each run is counted, so that a repetition shows.
@@ -35,7 +35,7 @@ class Heard:
     messages: list[tuple[str, str]] = field(default_factory=list)
     reconnections: int = 0
 
-    def subscribe_with(self, client: Client) -> Subscriber:
+    def subscribe_with(self, client: RedisBackend) -> Subscriber:
         return client.subscriber(on_message=self.message, on_reconnected=self.reconnected)
 
     def message(self, channel: str, data: str) -> None:
@@ -45,11 +45,11 @@ class Heard:
         self.reconnections += 1
 
 
-async def publish(client: Client, channel: str, data: str) -> None:
+async def publish(client: RedisBackend, channel: str, data: str) -> None:
     await client.run(PUBLISH, ["{any}"], [channel, data])
 
 
-async def soon(client: Client, script: Script, key: str, *args: str) -> object:
+async def soon(client: RedisBackend, script: Script, key: str, *args: str) -> object:
     """Retry it while Redis is away, as a turn does; the test's timeout bounds it."""
     while True:
         try:

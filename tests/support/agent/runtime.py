@@ -16,6 +16,7 @@ from tests.support.agent.engines import PlannedEngine
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
+    import pytest
     from aiohttp import ClientSession
     from redis.asyncio import Redis
 
@@ -176,3 +177,18 @@ async def die(worker: RunningWorker, redis: Redis, sid: str) -> Callable[[], Non
     wake_up = cut_off(worker)
     assert await redis.delete(session_keys(sid)[1]) == 1
     return wake_up
+
+
+def gate_begin(
+    worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Event, list[int]]:
+    """Turns of this worker begin once the event is set; the list has its load at each attempt."""
+    begin, gate, loads = worker.worker.store.begin, asyncio.Event(), []
+
+    async def gated(*arguments: Any, **options: Any) -> Any:
+        loads.append(len(worker.worker.turns))
+        await gate.wait()
+        return await begin(*arguments, **options)
+
+    monkeypatch.setattr(worker.worker.store, "begin", gated)
+    return gate, loads

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from agent_worker.sessions import (
-    Client,
     Event,
     Grant,
     Lease,
+    Part,
+    RedisBackend,
     StoreOptions,
     new_nonce,
     session_keys,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from agent_worker.sessions import Message, SessionBackend, SessionStore
 
-    Backend = Client | MemoryBackend
+    Backend = RedisBackend | MemoryBackend
 
 ME, YOU = "user:me", "user:you"
 
@@ -74,8 +75,12 @@ async def take_waiting(store: SessionStore, sid: str) -> Grant:
 async def commit(
     store: SessionStore, grant: Grant, *messages: Message, **options: Any
 ) -> tuple[int, int, int]:
-    options = {"expected_version": grant.version, "commit_id": new_nonce(), **options}
-    return await store.commit(grant.lease, messages=messages, **options)
+    """`options` are those of the store, and the fields of the Part."""
+    of_store = {"expected_version": grant.version, "commit_id": new_nonce()}
+    for name in ("events", *of_store):
+        if name in options:
+            of_store[name] = options.pop(name)
+    return await store.commit(grant.lease, Part(messages, **options), **of_store)
 
 
 async def finish(
@@ -100,8 +105,8 @@ async def lose_session(backend: Backend, sid: str) -> None:
         await backend.raw.delete(*session_keys(sid))
 
 
-def _raw(backend: Client | Redis) -> Redis:
-    return backend.raw if isinstance(backend, Client) else backend
+def _raw(backend: RedisBackend | Redis) -> Redis:
+    return backend.raw if isinstance(backend, RedisBackend) else backend
 
 
 def event(lease: Lease | Grant, number: int, name: str = "message.delta", **data: Any) -> Event:
@@ -152,7 +157,7 @@ async def expiries(backend: Backend | Redis, sid: str) -> dict[str, int]:
 
 
 async def _commit_under(store: SessionStore, lease: Lease, **options: Any) -> object:
-    return await store.commit(lease, expected_version=3, commit_id="late", messages=[HI], **options)
+    return await store.commit(lease, Part([HI], **options), expected_version=3, commit_id="late")
 
 
 async def _begin_by(

@@ -8,7 +8,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from agent_worker.sessions.base import DEFAULT_OPTIONS
+from agent_worker.sessions.options import DEFAULT_OPTIONS
 from tests.agent_worker.sessions.memory.store import MemoryStore
 
 if TYPE_CHECKING:

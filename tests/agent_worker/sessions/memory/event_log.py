@@ -85,7 +85,7 @@ class MemoryEventLog:
         if state == "over":
             ended_by = events[-1].id if events and events[-1].name in ENDS else ""
             is_done = fence == session.turn and session.status == "idle"
-            state = "told" if ended_by or is_done else "untold"
+            state = "ended" if ended_by or is_done else "lost"
         return TurnPage(
             "held" if state == "stopping" else state,  # type: ignore[arg-type]
             silence / 1000,

@@ -52,7 +52,7 @@ from tests.agent_worker.sessions.memory.turn_index import MemoryTurnIndex
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent_worker.sessions import Message, StoreOptions
+    from agent_worker.sessions import Message, Part, StoreOptions
     from agent_worker.sessions.base import Policy
     from agent_worker.sessions.turn_index import TurnIndex
     from tests.agent_worker.sessions.memory.backend import MemoryBackend
@@ -354,17 +354,11 @@ class MemoryStore(SessionStore):
     async def commit(
         self,
         lease: Lease,
+        part: Part,
         *,
         expected_version: int,
         commit_id: str,
-        messages: Sequence[Message],
-        is_step: bool = True,
-        ends_turn: bool = False,
-        is_final: bool = True,
-        notes: dict[str, str] | None = None,
-        summary: Summary | None = None,
         events: Sequence[Event] = (),
-        settled: Sequence[str] = (),
     ) -> tuple[int, int, int]:
         session = self.owned(lease.session_id, lease.principal)
         if (known := session.commits.get(commit_id)) is not None:
@@ -372,18 +366,18 @@ class MemoryStore(SessionStore):
         if self.held(lease).version != expected_version:
             raise LeaseLost
         self._log(session, events)
-        for call_key in settled:
+        for call_key in part.settled:
             session.tools.pop(call_key, None)
-        session.messages += map(dump, messages)
+        session.messages += map(dump, part.messages)
         session.version += 1
-        session.step += is_step
+        session.step += part.is_step
         session.step_event = session.last_event
         session.commits[commit_id] = session.version, session.step
         session.commits = dict(list(session.commits.items())[-KNOWN:])
-        session.notes = dump(notes) if notes is not None else session.notes
-        session.summary = summary or session.summary
-        if ends_turn:
-            self._settle_keys(session, is_final)
+        session.notes = dump(part.notes) if part.notes is not None else session.notes
+        session.summary = part.summary or session.summary
+        if part.ends_turn:
+            self._settle_keys(session, part.is_final)
             self.end_turn(session, "idle")
         self.touch(session)
         return session.version, session.step, len(session.inbox)

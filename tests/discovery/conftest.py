@@ -1,0 +1,7 @@
+"""As the tests of the data path: on uvloop by default."""
+
+from __future__ import annotations
+
+from tests.support.loops import pytest_asyncio_loop_factories
+
+__all__ = ["pytest_asyncio_loop_factories"]
