@@ -59,6 +59,7 @@ def test_an_origin_that_answers_before_the_body(arena: Arena) -> None:
 EXPECTING = request(b"Expect: 100-continue", b"Content-Length: 5", line=b"POST / HTTP/1.1")
 
 
+@pytest.mark.pure_only("a method is patched")
 @pytest.mark.parametrize(
     ("origin", "pieces", "status"),
     [
