@@ -132,6 +132,7 @@ async def test_a_response_head_that_is_remembered_does_not_keep_its_date(stage: 
                 assert 0 <= parsedate_to_datetime(date).timestamp() - second < 30
 
 
+@pytest.mark.pure_only("a function of a compiled module is patched")
 def test_it_is_made_once_a_second() -> None:
     clock = wall_clock.WallClock(0.0)
     clock.offset = 1000.0

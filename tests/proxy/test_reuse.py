@@ -86,6 +86,7 @@ async def test_what_was_there_before_the_request(news: News, asked: bytes) -> No
         await gets_an_answer(line, line.client)
 
 
+@pytest.mark.pure_only("a method is patched")
 async def test_what_comes_between_the_pick_and_the_write(
     news: News, asked: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
