@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 USE = """
@@ -28,6 +30,7 @@ except ConfigError as error:
 """
 
 
+@pytest.mark.pure_only("it changes the source of a module")
 def test_a_new_source_of_session_keys_is_a_change_of_one_file(tmp_path: Path) -> None:
     for package in ("hermes_lb", "tests/support"):
         shutil.copytree(ROOT / package, tmp_path / package)

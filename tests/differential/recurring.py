@@ -21,7 +21,14 @@ from hermes_lb.errors import InvalidResponse, RequestRefused
 from hermes_lb.http import RequestHead, request, response, rules
 from hermes_lb.http.fields import REQUEST_FIELDS, RESPONSE_FIELDS, HeaderPlans, _Connections
 from tests.http.messages import first_head
-from tests.support.heads import answer, counted_heads, forward, request_parser, response_parser
+from tests.support.heads import (
+    answer,
+    attributes,
+    counted_heads,
+    forward,
+    request_parser,
+    response_parser,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,10 +210,10 @@ def _outcome(parse: Callable[[bytes], Any], data: bytes) -> dict[str, object]:
         head = parse(data)
     except (RequestRefused, InvalidResponse) as refusal:
         return {"refused": str(refusal), "status": getattr(refusal, "status", 502)}
-    said = {name: getattr(head, name) for name in type(head).__slots__ if name != "plan"}
+    said = {name: getattr(head, name) for name in attributes(head) if name != "plan"}
     rare = said.pop("rare", None)
     if rare is not None:
-        said |= {f"rare.{name}": getattr(rare, name) for name in type(rare).__slots__}
+        said |= {f"rare.{name}": getattr(rare, name) for name in attributes(rare)}
     if isinstance(head, RequestHead):
         return said | {"sent": forward(head)}
     return said | {"sent": answer(head), "cache": list(head.cache_fields())}

@@ -22,7 +22,7 @@ from hermes_lb.http import (
 from hermes_lb.http.head import HeadParser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from _pytest.mark import ParameterSet
 
@@ -80,10 +80,15 @@ def outcome(parser: RequestParser | ResponseParser, data: bytes) -> dict[str, ob
         return {"refused": error.status, "reason": error.reason}
     except InvalidResponse as error:
         return {"invalid": str(error)}
-    slots = type(head).__mypyc_attrs__ if IS_COMPILED else type(head).__slots__
-    told = {name: getattr(head, name) for name in slots}
+    told = {name: getattr(head, name) for name in attributes(head)}
     plain = {name: value for name, value in told.items() if isinstance(value, _PLAIN)}
     return plain | {"sent": forward(head) if isinstance(head, RequestHead) else answer(head)}
+
+
+def attributes(head: Any) -> Sequence[str]:
+    """The names of the attributes of a head, or of its `rare`."""
+    cls: Any = type(head)
+    return cls.__mypyc_attrs__ if IS_COMPILED else cls.__slots__  # type: ignore[no-any-return]
 
 
 _PLAIN = (int, bytes, str, list, tuple, type(None))
