@@ -422,6 +422,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         assert backend is not None
         assert lease is not None
         self.upstream = None
+        self.connected_at = -1.0
         self._connect(backend, lease, self.context.clock())
 
     def _resume_due(self) -> float:

@@ -20,6 +20,7 @@ from tests.support.waiting import turns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.observe.record import LogRecord
     from tests.support.stage import Stage
 
     News = Callable[[Wire], None]
@@ -169,6 +170,24 @@ async def test_all_kept_ones_have_ended(news: News, asked: bytes) -> None:
         await line.client.sends(asked)
         assert requests(line) == [0, 0, 0, 1]
         await gets_an_answer(line, line.client)
+
+
+async def test_the_log_has_no_time_of_a_connection_that_was_not_used() -> None:
+    """Neither of the one that had ended nor of the dial that failed: HAProxy's Tc is -1."""
+    records: list[LogRecord] = []
+
+    def noted(record: LogRecord) -> str:
+        records.append(record)
+        return "--"
+
+    async with Line(backend={"retries": 0}) as line:
+        (first,) = await kept(line, line.client)
+        ended(first)
+        line.refuses = True
+        line.context.log.recorder.line = noted
+        await line.client.sends(GET)
+        (record,) = records
+        assert (record.termination, record.to_server.connect) == ("SC--", None)
 
 
 async def test_an_upload_in_parts_is_looked_at_when_it_takes_a_connection(news: News) -> None:
