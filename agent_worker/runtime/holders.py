@@ -134,13 +134,10 @@ class Holders:
 
     async def _ask(self, name: str) -> _Liveness:
         asked_at = monotonic()
-        subscribers = beat_age_s = None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ASK_S):
-                subscribers, beat_age_s = await asyncio.gather(
-                    _answered(self._backend.subscribers, worker_channel(name)),
-                    _answered(self._backend.beat_age_s, name),
-                )
+        subscribers, beat_age_s = await asyncio.gather(
+            _answered(self._backend.subscribers, worker_channel(name)),
+            _answered(self._backend.beat_age_s, name),
+        )
         missing_s = self._missing_for_s(name, asked_at, is_missing=subscribers == 0)
         return _Liveness(missing_s, beat_age_s if beat_age_s is not None else 0.0)
 
@@ -161,6 +158,7 @@ class Holders:
 async def _answered(question: Callable[[str], Awaitable[T]], about: str) -> T | None:
     """None if Redis does not say, which is no sign of death."""
     try:
-        return await question(about)
-    except (RedisError, OSError):
+        async with asyncio.timeout(_ASK_S):
+            return await question(about)
+    except (RedisError, OSError, TimeoutError):
         return None

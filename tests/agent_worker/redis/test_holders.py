@@ -138,6 +138,15 @@ async def test_a_holder_is_gone_when_its_subscription_has_been_missing_for_long_
     assert await judge.wait_s("w", GONE_S) == 0.0
 
 
+async def test_a_node_that_does_not_answer_does_not_hide_the_heartbeats_of_a_worker() -> None:
+    class Hanging(Redis):
+        async def subscribers(self, channel: str) -> int:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    assert await holders(Hanging(beat_age_s=9.0)).wait_s("w", LATE_S) == 0.0
+
+
 async def test_a_subscription_that_comes_back_is_missing_from_the_beginning_again(
     now: Now,
 ) -> None:
