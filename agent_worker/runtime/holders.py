@@ -9,7 +9,8 @@ A holder loses its turn when it is silent for
 
     `SILENT_S`     for any reason
     `LATE_S`       and its worker's last heartbeat is as old: a stopped process, a lost network
-    `GONE_S`       and its subscription has been missing for as long: a process that has ended
+    `GONE_S`       and its subscription and heartbeats have been missing for as long: a process
+                   that has ended
 
 None proves its death, and no proof is needed: a turn is taken over by a script that refuses if the
 holder has written meanwhile, and the new fence refuses every later write of the old holder. A wrong
@@ -19,6 +20,8 @@ chosen such that a living holder meets none:
 - With `SILENT_S` two renewals in a row are missing, with `LATE_S` four heartbeats.
 - A living worker replaces a lost subscription at once (`Subscriber`: the first attempt follows
   within 0.07 s, each further one within 0.12 s).
+- A subscription alone may be missing because it is not counted: at a node that a failover has
+  made a replica.
 - An outage ends all heartbeats and subscriptions, including those of the worker that judges. So
   both count only when it has had its own subscription back, and answered heartbeats, for
   `_BACK_S`: a heartbeat and the wait for the answer to one that was sent in the outage. Silence
@@ -65,10 +68,11 @@ class _Missing(NamedTuple):
 
 
 class _Liveness(NamedTuple):
-    """Of a worker, in seconds. 0.0: it has given that sign, or Redis did not say."""
+    """Of a worker, in seconds. `missing_s` is 0.0 if Redis did not say."""
 
     missing_s: float
-    beat_age_s: float
+    #: None if it has sent none, or Redis did not say.
+    beat_age_s: float | None
 
 
 def worker_channel(name: str) -> str:
@@ -128,21 +132,21 @@ class Holders:
             asking = self._asking[name] = spawn(self._ask(name), name="liveness")
             asking.add_done_callback(lambda _: self._asking.pop(name))
         liveness = await asyncio.shield(asking)
-        until_gone_s = GONE_S - min(liveness.missing_s, silent_s)
-        until_late_s = LATE_S - min(liveness.beat_age_s, silent_s)
+        beat_age_s = liveness.beat_age_s
+        until_late_s = LATE_S - min(beat_age_s or 0.0, silent_s)
+        if beat_age_s is None:
+            beat_age_s = silent_s
+        until_gone_s = GONE_S - min(liveness.missing_s, beat_age_s, silent_s)
         return max(min(until_gone_s, until_late_s), until_judged_s)
 
     async def _ask(self, name: str) -> _Liveness:
         asked_at = monotonic()
-        subscribers = beat_age_s = None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ASK_S):
-                subscribers, beat_age_s = await asyncio.gather(
-                    _answered(self._backend.subscribers, worker_channel(name)),
-                    _answered(self._backend.beat_age_s, name),
-                )
+        subscribers, beat_age_s = await asyncio.gather(
+            _answered(self._backend.subscribers, worker_channel(name)),
+            _answered(self._backend.beat_age_s, name),
+        )
         missing_s = self._missing_for_s(name, asked_at, is_missing=subscribers == 0)
-        return _Liveness(missing_s, beat_age_s if beat_age_s is not None else 0.0)
+        return _Liveness(missing_s, beat_age_s)
 
     def _missing_for_s(self, name: str, asked_at: float, *, is_missing: bool) -> float:
         """Seconds between the first observation of these in a row and the last."""
@@ -161,6 +165,7 @@ class Holders:
 async def _answered(question: Callable[[str], Awaitable[T]], about: str) -> T | None:
     """None if Redis does not say, which is no sign of death."""
     try:
-        return await question(about)
-    except (RedisError, OSError):
+        async with asyncio.timeout(_ASK_S):
+            return await question(about)
+    except (RedisError, OSError, TimeoutError):
         return None

@@ -52,7 +52,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Now:
 class Redis:
     """Says which workers are subscribed, and how old their heartbeats are; or does not answer."""
 
-    def __init__(self, *names: str, beat_age_s: float | None = 0.0) -> None:
+    def __init__(self, *names: str, beat_age_s: float | None = None) -> None:
         self.names = set(names)
         self.age_s = beat_age_s
         self.answers = True
@@ -136,6 +136,26 @@ async def test_a_holder_is_gone_when_its_subscription_has_been_missing_for_long_
     now.s += 0.1
     assert await judge.wait_s("w", GONE_S - 0.2) == pytest.approx(0.2), "it has sent a heartbeat"
     assert await judge.wait_s("w", GONE_S) == 0.0
+
+
+async def test_a_worker_with_heartbeats_is_not_gone_without_its_subscription(now: Now) -> None:
+    """It may be subscribed at a node that a failover has made a replica."""
+    backend = Redis(beat_age_s=0.1)
+    judge = holders(backend)
+    await judge.wait_s("w", 0.9)
+    now.s += GONE_S
+    assert await judge.wait_s("w", 0.9) == pytest.approx(GONE_S - 0.1)
+    backend.age_s = GONE_S
+    assert await judge.wait_s("w", 0.9) == 0.0
+
+
+async def test_a_node_that_does_not_answer_does_not_hide_the_heartbeats_of_a_worker() -> None:
+    class Hanging(Redis):
+        async def subscribers(self, channel: str) -> int:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    assert await holders(Hanging(beat_age_s=9.0)).wait_s("w", LATE_S) == 0.0
 
 
 async def test_a_subscription_that_comes_back_is_missing_from_the_beginning_again(
