@@ -360,7 +360,7 @@ async def test_the_retry_of_a_key_takes_over_what_is_silent(
 async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its subscription and heartbeats are gone: neither silence alone nor the lease's end would do here."""
+    """Neither silence alone nor the end of the lease would do here."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     monkeypatch.setattr(holders, "SILENT_S", 3600.0)
     first = await start_worker(lease_s=3600.0, engine=PausedEngine([*speech("one "), None]))
