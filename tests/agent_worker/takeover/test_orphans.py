@@ -11,7 +11,7 @@ import pytest
 from agent_worker.runtime import admission, holders, orphans
 from agent_worker.sessions import Part, SessionStore, new_nonce, session_keys
 from agent_worker.sessions.turn_index import INDEX
-from agent_worker.tasks import spawn
+from agent_worker.tasks import cancel_and_wait, spawn
 from tests.agent_worker.takeover.staged_worker import FIRST, LAST
 from tests.support.agent.engines import GatedEngine, PlannedEngine
 from tests.support.agent.runtime import (
@@ -360,7 +360,7 @@ async def test_the_retry_of_a_key_takes_over_what_is_silent(
 async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
     http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its subscription is gone: neither silence alone nor the lease's end would do here."""
+    """Neither silence alone nor the end of the lease would do here."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     monkeypatch.setattr(holders, "SILENT_S", 3600.0)
     first = await start_worker(lease_s=3600.0, engine=PausedEngine([*speech("one "), None]))
@@ -369,6 +369,7 @@ async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
     stream = await open_turn(http, first, sid, **{"Idempotency-Key": "k"})
     await anext(read_events(stream))
     cut_off(first)
+    await cancel_and_wait(*first.worker._background)
     await first.worker.notifier.close()
     reply = await post(http, other, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.body["content"]) == (200, "one two")
