@@ -38,6 +38,7 @@ class Claim(NamedTuple):
     - `fingerprint`: of the request; empty while its body still comes.
     - `waits`: for its turn in a busy session; else the outcome is `BUSY`.
     - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`).
+    - `journal_size`: bytes; beyond it the journal is a window (`Journal.is_trimmed`).
     Times are seconds.
     """
 
@@ -51,11 +52,13 @@ class Claim(NamedTuple):
     keep_events: float
     settle: float
     repeats_lost: bool
+    journal_size: int
 
 
 class Record(NamedTuple):
     """A turn, as the store has it. `head`: of its response, as stored; empty until it has come.
 
+    Of a released turn, the answer of its owner: a head and a body, if there was one.
     `first`, `last`: numbers of the first and last event (or chunk) in the journal; 0 for none.
     `reason`: why it was lost. `resume_path`: of the backend's own contract, if it has one.
     """
@@ -121,6 +124,10 @@ class Journal:
 
     def append(self, data: bytes, events: int) -> None:
         """Add this number of events, or one chunk. It leaves with those of other turns (10 ms)."""
+        raise NotImplementedError
+
+    def skip(self) -> None:
+        """Count one more event that is too long to be kept: the window begins behind it."""
         raise NotImplementedError
 
     def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
