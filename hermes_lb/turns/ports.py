@@ -40,6 +40,7 @@ class Claim(NamedTuple):
     - `waits`: for its turn in a busy session; else the outcome is `BUSY`.
     - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`), and
       is QUEUED until `settle` is over; not while this fingerprint is empty and the lost one is not.
+    - `journal_size`: bytes; beyond it the journal is a window (`Journal.is_trimmed`).
     Times are seconds.
     """
 
@@ -53,8 +54,7 @@ class Claim(NamedTuple):
     keep_events: float
     settle: float
     repeats_lost: bool
-    journal_size: int = 1024 * 1024  # bytes; beyond it the journal is a window
-    max_event: int = 256 * 1024
+    journal_size: int
 
 
 class Record(NamedTuple):
@@ -133,6 +133,10 @@ class Journal:
         """Add this number of events, or one chunk. It leaves with those of other turns (10 ms)."""
         raise NotImplementedError
 
+    def skip(self) -> None:
+        """Count one more event that is too long to be kept: the window begins behind it."""
+        raise NotImplementedError
+
     def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
         """`refused`: another process has the turn, the caller must stop. `drained`: a journal that
         had more than the high-water mark unacknowledged has less again."""
@@ -177,7 +181,7 @@ class OwnedTurn:
         raise NotImplementedError
 
     async def cancelled(self) -> None:
-        """Its client wanted it to end (`DELETE`), and it has."""
+        """A client wanted it to end, or its last one has left (`abort`), and it has ended."""
         raise NotImplementedError
 
     async def release(self, answer: bytes) -> None:

@@ -57,6 +57,7 @@ class TurnFleet:
             "keep_events": 30.0,
             "settle": self.settle,
             "repeats_lost": False,
+            "journal_size": 1024 * 1024,
         }
         return Claim(**defaults | fields)
 

@@ -344,6 +344,8 @@ class _Owned(OwnedTurn):
 
     async def cancelled(self) -> None:
         self._balancer.check()
+        if self._turn.state == RUNNING:
+            self._turn.enter(CANCELLING)
         self._turn.enter(CANCELLED)
 
     async def release(self, answer: bytes) -> None:
@@ -385,6 +387,12 @@ class _Journal(Journal):
         if not self.holds_back:
             self.flush()
 
+    def skip(self) -> None:
+        turn = self._turn
+        turn.last += 1
+        turn.batches.clear()
+        turn.is_trimmed = True
+
     def flush(self) -> None:
         turn, self.holds_back = self._turn, False
         held, self._held = self._held, []
@@ -418,10 +426,9 @@ class _Reading(Reading):
             first = turn.record()._replace(first=0)
             if turn.events_expire_at <= _now():
                 raise Trimmed
-            if turn.batches:
-                begins = turn.batches[0].last - turn.batches[0].events
-                if turn.is_trimmed and self._after < begins:
-                    raise Trimmed
+            begins = turn.batches[0].last - turn.batches[0].events if turn.batches else turn.last
+            if turn.is_trimmed and self._after < begins:
+                raise Trimmed
             batches = [batch for batch in turn.batches if batch.last > self._after]
             if batches:
                 self._after = batches[-1].last

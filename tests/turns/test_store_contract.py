@@ -241,8 +241,6 @@ async def test_an_end_is_final(fleet: TurnFleet) -> None:
     for end in ("done", "lost", "cancelled"):
         claim = fleet.claim()
         turn = await run(store, claim)
-        if end == "cancelled":
-            await store.cancel(claim.principal, turn.id)
         await _end(turn, end)
         before = await record_of(store, claim, turn.id)
         for late in ("done", "lost", "cancelled", "release"):
@@ -553,6 +551,22 @@ async def test_a_journal_beyond_its_size_is_a_window(fleet: TurnFleet) -> None:
     data, end = await read_all(other.follow(record, 28))
     assert data.endswith(b"%0100d" % 29)
     assert end.is_clean
+
+
+async def test_the_window_begins_behind_an_event_that_is_too_long(fleet: TurnFleet) -> None:
+    store, other = await fleet.at(0), await fleet.at(1)
+    claim = fleet.claim(key="k")
+    turn = await run(store, claim, b"1", b"2")
+    turn.journal.skip()
+    assert turn.journal.is_trimmed
+    turn.journal.append(b"4", 1)
+    await turn.done()
+    record = await record_of(other, claim, turn.id)
+    assert (record.first, record.last, record.is_kept) == (4, 4, False)
+    with pytest.raises(Trimmed):
+        await other.follow(record, 2).next()
+    data, end = await read_all(other.follow(record, 3))
+    assert (data, end.is_clean) == (b"4", True)
 
 
 async def test_events_expire_before_their_turn(fleet: TurnFleet) -> None:
