@@ -5,7 +5,7 @@
     reply = await client.run(BEGIN, keys, args)    # replies are bytes, int, None or lists of them
     reply = await client.run_durably(BEGIN, keys, args)    # and a replica has it (WAIT)
     reply = await client.ask(key, "SET", key, "1", "PX", 15000)
-    client.close()
+    await client.close()
 
 All of them raise StoreAway and nothing else. The keys of a call lie in one slot. A script may run
 again when its reply was lost, or when it is redirected: it has to be idempotent, by its nonce.
@@ -108,8 +108,9 @@ class StoreClient:
         [reply] = await self._operate(key, lambda by_text: [command])
         return reply
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.topology.close()
+        await asyncio.sleep(0)  # the connections close before the loop does
 
     def went_away(self, why: str) -> StoreAway:
         """Leave the store alone for a while. It is logged once, until `came_back`."""

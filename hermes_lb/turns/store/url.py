@@ -30,6 +30,7 @@ _TLS_OPTIONS: Final = frozenset(
 )
 _OPTIONS: Final = _TLS_OPTIONS | {"db", "username", "password", "min_replicas"}
 _SENTINEL_OPTIONS: Final = frozenset(("sentinel_username", "sentinel_password"))
+_IS_NO_NUMBER: Final = "in a store's URL is no number (percent-encode / ? # @ in a password)"
 
 
 class Credentials(NamedTuple):
@@ -110,9 +111,7 @@ def _addresses(parts: SplitResult, topology: str) -> tuple[Address, ...]:
         try:
             port = one.port or _PORT[topology]
         except ValueError:
-            raise ValueError(
-                "the port in a store's URL is no number (percent-encode / ? # @ in a password)"
-            ) from None
+            raise ValueError(f"the port {_IS_NO_NUMBER}") from None
         if topology and not one.hostname:
             raise ValueError("a store's URL needs a host before each comma and after it")
         found.append((one.hostname or "localhost", port))
@@ -135,5 +134,5 @@ def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
 
 def _count(name: str, text: str) -> int:
     if text and not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{name} in a store's URL is no number from 0")
+        raise ValueError(f"{name} {_IS_NO_NUMBER}")
     return int(text or 0)

@@ -52,7 +52,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def connected() -> Iterator[Connected]:
+async def connected() -> AsyncIterator[Connected]:
     """Make clients that are closed at the end: `connected(url)`."""
     clients: list[StoreClient] = []
 
@@ -62,4 +62,4 @@ def connected() -> Iterator[Connected]:
 
     yield make
     for client in clients:
-        client.close()
+        await client.close()
