@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.affinity.response_cookies import Asked
 from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
     BadResponse,
@@ -89,8 +88,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         # Where it goes.
         "backend",
         "is_logged",
-        "cookie",
-        "reading",  # what it says, if it has dates
+        "reading",  # of its affinity cookie, if it has one
         "pinned_to",
         "session_key",
         "tried",
@@ -137,7 +135,6 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         self.upload: Upload | None = None
         self.backend: Backend | None = None
         self.is_logged = True
-        self.cookie: bytes | None = None
         self.reading: Reading | None = None
         self.pinned_to: Server | None = None
         self.session_key: SessionKey | None = None
@@ -559,11 +556,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
         fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
-            seconds = self.context.wall_clock.seconds_since_1970(now)
-            asked = Asked(request.method, self.cookie, self.reading, seconds)
-            fields, self.response_letter = rewritten(
-                head, backend.affinity, server, asked, self.peer
-            )
+            fields = rewritten(self, head, backend.affinity, server, now)
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)

@@ -9,19 +9,27 @@ from hermes_lb.http.https import hsts_unless_said
 
 if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
-    from hermes_lb.affinity.response_cookies import Asked
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.ports import Peer
+    from hermes_lb.proxy.exchange import Exchange
 
 
 def rewritten(
-    head: ResponseHead, affinity: CookieAffinity | None, server: Server, asked: Asked, peer: Peer
-) -> tuple[bytes, str]:
-    """With the affinity cookie, and HSTS; and the cookie's letter for the log."""
-    lines, added, letter = head.forwarded, b"", "N"
+    exchange: Exchange,
+    head: ResponseHead,
+    affinity: CookieAffinity | None,
+    server: Server,
+    now: float,
+) -> bytes:
+    """With the affinity cookie, and HSTS. The exchange gets the cookie's letter."""
+    fields = head.forwarded
     if affinity is not None and affinity.knows(server):
-        lines, added, letter = with_cookie(affinity, server, head, asked)
+        wall_clock = exchange.context.wall_clock
+        seconds = wall_clock.seconds_since_1970(now) if affinity.has_dates else 0
+        fields, exchange.response_letter = with_cookie(
+            affinity, server, head, exchange.head.method, exchange.reading, seconds
+        )
+    peer = exchange.peer
     if (hsts := peer.frontend.hsts) and peer.tls_version:
-        added += hsts_unless_said(hsts, lines)
-    return lines + added, letter
+        fields += hsts_unless_said(hsts, head.forwarded)
+    return fields
