@@ -140,7 +140,6 @@ class DataPlane:
             sweep = Sweep(context, self._swept)
             sweep.start()
             starting.callback(sweep.stop)
-            self.process.loop_lag.start()
             starting.callback(self.process.loop_lag.stop)
             self.frontends += map(self._frontend, self.config.frontends)
             self.counters.update((one.name, one.counters) for one in self.frontends)
@@ -151,6 +150,7 @@ class DataPlane:
         """Let clients in. Raises OSError if an address can't be had; `stop` is due then."""
         for frontend, configured in zip(self.frontends, self.config.frontends, strict=True):
             await frontend.start(_groups(configured, sockets))
+        self.process.loop_lag.start()
 
     async def drain(self, timeout: float) -> bool:
         """Stop accepting and let requests in flight finish, for `timeout` seconds at most.

@@ -24,21 +24,28 @@ class LoopLag:
         self.histogram = Histogram(LAG_BOUNDS)
         self.worst = 0.0
         self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def start(self) -> None:
-        """Measure the running loop until `stop`."""
+        """Measure the running loop from its next iteration on until `stop`.
+
+        uvloop's clock stands still within an iteration: what the caller has done in this one would
+        count.
+        """
         loop = asyncio.get_running_loop()
-        self._due = loop.time() + self._every
-        self._timer = loop.call_later(self._every, self._look, loop)
+        self._timer = loop.call_soon(self._begin, loop)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = loop.time() + self._every
+        self._timer = loop.call_later(self._every, self._look, loop)
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         lag = max(0.0, loop.time() - self._due)
         self.histogram.observe(lag)
         self.worst = max(self.worst, lag)
-        self.start()
+        self._begin(loop)

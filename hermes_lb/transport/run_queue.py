@@ -24,8 +24,9 @@ logger = logging.getLogger("hermes_lb")
 #: filled, and bulk transfers gain nothing from more than that.
 LARGE_READ = 64 * 1024
 
-# Connections that go on in one iteration. Each costs about a quarter of a millisecond
-# (`http1.body.MOST_CHUNKS`), so a crowd of them does not add up.
+# Connections that parse their next part in one iteration, and as many that make another large read.
+# Each costs about a quarter of a millisecond (`http.body.MOST_CHUNKS`; 256 KB read and written),
+# so a crowd of them does not add up.
 _DEPTH = 8
 
 
@@ -87,13 +88,14 @@ class RunQueue:
         self._is_scheduled = False
         waiting, self._waiting = self._waiting, deque()
         not_done: list[Source] = []
-        turns_left = _DEPTH
+        reads_left = turns_left = _DEPTH
         for connection in waiting:
             try:
-                if not connection.behind:
-                    connection.resume_from(SHARE)
-                elif not turns_left:
+                if not (turns_left if connection.behind else reads_left):
                     self._waiting.append(connection)  # it is the first one next time
+                elif not connection.behind:
+                    reads_left -= 1
+                    connection.resume_from(SHARE)
                 else:
                     turns_left -= 1
                     connection.go_on()

@@ -166,6 +166,23 @@ def test_a_crowd_has_a_bounded_share_too_and_goes_on_in_turn(loop: Loop) -> None
     assert not loop.asked
 
 
+def test_a_crowd_of_bulk_transfers_reads_a_few_at_a_time_and_in_turn(loop: Loop) -> None:
+    crowd = [Source() for _ in range(20)]
+    parsing = Source(parts=2)
+    for source in [*crowd, parsing]:
+        loop.queue.put_off(source)
+    last_read = dict.fromkeys(crowd, -1)
+    for turn in range(50):
+        loop.turn()
+        reading = [source for source in crowd if source.wire.is_reading]
+        assert len(reading) == 8
+        for source in reading:
+            assert turn - last_read[source] <= 3  # 20 of them, 8 at a time
+            last_read[source] = turn
+            loop.queue.received(source, LARGE_READ)
+    assert not parsing.parts  # it has its own share beside them
+
+
 def test_a_bug_costs_one_connection(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
     bad, good = Source(parts=1, fails=True), Source(parts=2)
     loop.queue.put_off(bad)

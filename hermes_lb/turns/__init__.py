@@ -1,0 +1,10 @@
+"""Durable turns: a request to an agent that executes once, and whose stream can be resumed.
+
+options    `[frontends.routes.turns]` and `[store]`
+states     the states of a turn, and their transitions
+ids        turn ids, event ids, keyed digests
+ports      the store and the journal, as the data path sees them
+store      the same in Redis or Valkey: its scripts, the journal's connection, incarnations
+
+The part on the data path is `hermes_lb.proxy.turns`. docs/turn-gateway.md is for users.
+"""

@@ -1,0 +1,228 @@
+"""The store of turns and their journals, as the data path sees them.
+
+    TurnStore   begins, finds and ends turns: each call is one script, atomic and idempotent
+    OwnedTurn   a turn that this process executes: every write is refused once another one has it
+    Journal     what its response has said so far; written in batches, acknowledged later
+    Reading     a follower's place in a journal, of this process's turns or of another balancer's
+
+Every method that waits for the store raises `StoreAway` within the store's patience: it can't be
+reached, is read-only, full, loading, or a failover is in progress.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class StoreAway(Exception):
+    """The store can't do it now; nothing is known of whether it has (the nonce tells later)."""
+
+
+class Fenced(Exception):
+    """Another process has this turn, or it has ended: its owner must write no more."""
+
+
+class Trimmed(Exception):
+    """The journal's window begins behind this place, its events have expired, or it has a gap."""
+
+
+class Claim(NamedTuple):
+    """A request, as `begin` needs it.
+
+    - `principal`: 16 characters, the digest of the backend, the credential's source and its value.
+    - `nonce`: of this attempt; the same when it is asked again after a timeout.
+    - `key`, `session`: digests of the Idempotency-Key and the session; empty without one.
+    - `fingerprint`: of the request; empty while its body still comes.
+    - `waits`: for its turn in a busy session; else the outcome is `BUSY`.
+    - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`).
+    Times are seconds.
+    """
+
+    principal: str
+    nonce: str
+    key: str
+    session: str
+    fingerprint: str
+    waits: bool
+    keep: float
+    keep_events: float
+    settle: float
+    repeats_lost: bool
+
+
+class Record(NamedTuple):
+    """A turn, as the store has it. `head`: of its response, as stored; empty until it has come.
+
+    `first`, `last`: numbers of the first and last event (or chunk) in the journal; 0 for none.
+    `reason`: why it was lost. `resume_path`: of the backend's own contract, if it has one.
+    """
+
+    id: str
+    state: int
+    fence: int
+    fingerprint: str
+    has_key: bool
+    head: bytes
+    is_stream: bool
+    reason: str
+    server: str
+    resume_path: str
+    first: int
+    last: int
+    begun_at: float  # seconds since 1970, the store's clock
+    ended_at: float
+
+
+# Outcomes of `begin`.
+OWNED: Final = 0  # this request executes it
+QUEUED: Final = 1  # it will, when its session is free (`OwnedTurn.granted`)
+JOINED: Final = 2  # another request has it, or had it: `record` says how it stands
+MISMATCH: Final = 3  # the key is that of another request
+BUSY: Final = 4  # its session is
+OVER_QUOTA: Final = 5
+
+
+class Begun(NamedTuple):
+    """What `begin` found. `retry_after`: seconds, for BUSY and OVER_QUOTA."""
+
+    outcome: int
+    record: Record | None
+    owned: OwnedTurn | None
+    retry_after: float = 0.0
+
+
+class Batch(NamedTuple):
+    """Whole events (or one opaque chunk): so many, the last of which has the number `last`."""
+
+    last: int
+    events: int
+    data: bytes
+
+
+class End(NamedTuple):
+    """The end of a journal. `is_clean`: all of the response is there; else it was cut."""
+
+    is_clean: bool
+    reason: str
+
+
+class Journal:
+    """The response of one turn. None of its methods waits."""
+
+    __slots__ = ()
+
+    #: Bytes that the store has not acknowledged.
+    unacknowledged: int
+    #: It is a window: its beginning has been dropped.
+    is_trimmed: bool
+
+    def append(self, data: bytes, events: int) -> None:
+        """So many more events, or one chunk. It leaves with those of other turns (10 ms)."""
+        raise NotImplementedError
+
+    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
+        """`refused`: another process has the turn, the caller must stop. `drained`: a journal that
+        had more than the high-water mark unacknowledged has less again."""
+        raise NotImplementedError
+
+
+class OwnedTurn:
+    """A turn that this process executes."""
+
+    __slots__ = ()
+
+    id: str
+    fence: int
+    journal: Journal
+
+    async def granted(self) -> None:
+        """Return when its session is free and it is its turn. Cancel to leave the queue."""
+        raise NotImplementedError
+
+    async def started(self, server: str) -> None:
+        """Before its first byte goes to a server: from now on its outcome may be unknown.
+        Raises Fenced."""
+        raise NotImplementedError
+
+    async def fingerprinted(self, fingerprint: str) -> None:
+        """All of its request has come."""
+        raise NotImplementedError
+
+    async def headed(self, head: bytes, *, is_stream: bool, resume_path: str = "") -> None:
+        """The response's head, as followers get it. Raises Fenced."""
+        raise NotImplementedError
+
+    async def done(self) -> None:
+        """All of the response is in the journal: its end, then the state. Raises Fenced."""
+        raise NotImplementedError
+
+    async def lost(self, reason: str) -> None:
+        """Its outcome is unknown."""
+        raise NotImplementedError
+
+    async def cancelled(self) -> None:
+        """Its client wanted it to end (`DELETE`), and it has."""
+        raise NotImplementedError
+
+    async def release(self, answer: bytes) -> None:
+        """It was never sent to a server, or the server said so: the key is free, and those that
+        joined get this answer (a head and a body, as stored)."""
+        raise NotImplementedError
+
+    def on_cancel(self, then: Callable[[], None]) -> None:
+        """Call `then` once somebody has asked for its cancellation."""
+        raise NotImplementedError
+
+
+class Reading:
+    """A follower's place in a journal. `close` it."""
+
+    __slots__ = ()
+
+    async def next(self) -> Sequence[Batch] | End:
+        """The batches behind the last ones, when there are some. Raises Trimmed."""
+        raise NotImplementedError
+
+    async def head(self) -> Record:
+        """Return when the turn has a head, or has ended without one."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The follower has left."""
+        raise NotImplementedError
+
+
+class TurnStore:
+    """All turns of all balancers that share the store."""
+
+    __slots__ = ()
+
+    @property
+    def is_reachable(self) -> bool:
+        """False for a while after it could not be reached."""
+        raise NotImplementedError
+
+    async def begin(self, claim: Claim) -> Begun:
+        raise NotImplementedError
+
+    async def find(self, principal: str, turn: str) -> Record | None:
+        """None: unknown, expired, or another principal's; all take the same time."""
+        raise NotImplementedError
+
+    async def find_by_key(self, principal: str, key: str) -> Record | None:
+        raise NotImplementedError
+
+    async def cancel(self, principal: str, turn: str) -> Record | None:
+        """Ask for its cancellation -> as it stands then; a turn that waits ends at once."""
+        raise NotImplementedError
+
+    def follow(self, record: Record, after: int) -> Reading:
+        """Read its journal behind the event with this number (0: from the start)."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Mark what this process still owns as lost (`owner_stopped`), release what waits."""
+        raise NotImplementedError
