@@ -39,7 +39,7 @@ from hermes_lb.proxy.learning import LearningBody
 from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
 from hermes_lb.proxy.ports import Traffic
-from hermes_lb.proxy.response import rewritten
+from hermes_lb.proxy.response import Answered, rewritten
 from hermes_lb.proxy.resume import Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
 from hermes_lb.proxy.select import Seeker
@@ -71,7 +71,7 @@ _EXPECTATION = b"Expect: 100-continue\r\n"
 _CONTINUE = ResponseParser(1).parse(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-class Exchange(Traffic, Sending, Resumable, Seeker):
+class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
     """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes.
 
     Its parts see it by the base classes, each of which its part declares.
@@ -595,7 +595,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
         fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
-            fields = rewritten(self, head, backend.affinity, server, now)
+            fields, self.response_letter = rewritten(self, head, backend.affinity, server, now)
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
