@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from hermes_lb.config.match import Match
 from hermes_lb.options.patterns import pattern
 from hermes_lb.options.section import Name, Section, as_list
 from hermes_lb.options.units import (
@@ -17,6 +18,7 @@ from hermes_lb.options.units import (
     PositiveDuration,
     UnixAddress,
 )
+from hermes_lb.turns.options import TurnOptions
 
 UNIX_MODE = pattern(r"^0?[0-7]{3}$", 'the permissions of a file in octal, such as "0660"')
 FileName = Annotated[str, Field(min_length=1)]
@@ -116,6 +118,7 @@ class Route(Section):
     host: str | None = None
     path: str | None = None
     path_prefix: str | None = None
+    match: Match | None = None
     backend: Name
     access_log: bool = True
     resume: bool = False
@@ -123,8 +126,9 @@ class Route(Section):
     resume_timeout: PositiveDuration = 30.0
     resume_ids: Literal["keep", "strip"] = "keep"
     sse_keep_alive: PositiveDuration | None = None
-    on_disconnect: Literal["abort", "detach", "drain"] = "abort"
+    on_disconnect: Literal["abort", "detach", "drain"] | None = None
     disconnect_timeout: PositiveDuration = 30.0
+    turns: TurnOptions | None = None
 
     @field_validator("host")
     @classmethod
@@ -145,7 +149,7 @@ class Route(Section):
         if path is not None and not re.fullmatch(r"[\x21-\x7e]+", path):
             raise ValueError("write blanks and non-ASCII characters as they travel, such as %20")
         if path is not None and re.search(r"[?#]", path):
-            raise ValueError('a path ends before "?" and "#": routes do not see the query')
+            raise ValueError('a path ends before "?" and "#"; for the query: match.query')
         return path
 
     @model_validator(mode="after")
@@ -160,6 +164,27 @@ class Route(Section):
             raise ValueError('resume_ids = "strip" is about resumed streams: give resume = true')
         return self
 
+    @model_validator(mode="after")
+    def _turns_go_on(self) -> Self:
+        if self.turns is None:
+            return self
+        if self.on_disconnect == "abort" and self.turns.idempotency != "off":
+            raise ValueError(
+                'on_disconnect = "abort" would cancel what a retry with the same key asks for: '
+                'leave it out, or give turns.idempotency = "off"'
+            )
+        if self.resume or self.sse_keep_alive is not None:
+            raise ValueError("resume and sse_keep_alive are not for a route with turns")
+        return self
+
+    @property
+    def when_client_leaves(self) -> Literal["abort", "detach", "drain"]:
+        """`on_disconnect`, or its default."""
+        if self.on_disconnect is not None:
+            return self.on_disconnect
+        turns = self.turns
+        return "detach" if turns and (turns.idempotency != "off" or turns.session) else "abort"
+
 
 class Frontend(Section):
     """A public listener and its routes."""
@@ -173,6 +198,13 @@ class Frontend(Section):
     trace: bool = False
     default_backend: Name | None = None
     routes: list[Route] = Field([])
+
+    @property
+    def header_keys(self) -> frozenset[bytes]:
+        """Names, in lower case, of the fields that the choice of a route depends on."""
+        return frozenset[bytes]().union(
+            *(route.match.header_keys for route in self.routes if route.match is not None)
+        )
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:

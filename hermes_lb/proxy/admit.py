@@ -10,6 +10,7 @@ from hermes_lb.http.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
 from hermes_lb.proxy.local_replies import as_final_recipient, redirect
 from hermes_lb.proxy.resume import ACCEPTS_HANDOVER, can_insert
+from hermes_lb.proxy.turns.admission import open_turn
 from hermes_lb.tls.client_certificate import tells_of_certificate
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def admit(exchange: Exchange, now: float) -> bool:
             reply = redirect(head, frontend.redirect)
             exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
             return False
-        if (destination := frontend.router.route(head.host_name, head.target)) is None:
+        if (destination := frontend.router.route(head)) is None:
             raise RequestRefused(404, "no route matched")
         if rare is not None and frontend.pseudonym in b",".join(rare.via):
             raise RequestRefused(508, "loop detected")
@@ -58,6 +59,8 @@ def admit(exchange: Exchange, now: float) -> bool:
         rules = exchange.rules
         if rules is not None and rules.resumes and can_insert(exchange.client, head.method):
             exchange.request_head = exchange.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
+        if backend.has_turns and not open_turn(exchange, rules, context):
+            return False
         head.forwarded = b""  # a stream lasts for minutes, and no longer needs it
         if rare is not None and rare.hops_left == 0:
             reply = as_final_recipient(head.method, exchange.request_head)
@@ -79,15 +82,11 @@ def _came_by_tls(peer: Peer, head: RequestHead) -> bool:
 def _read_cookie(
     exchange: Exchange, affinity: CookieAffinity, cookies: list[bytes], now: float
 ) -> None:
-    exchange.cookie, exchange.head.cookies = affinity.extract(cookies)
-    if exchange.cookie is None:
-        return
-    if affinity.has_dates:
+    cookie, exchange.head.cookies = affinity.extract(cookies)
+    if cookie is not None:
         seconds = exchange.context.wall_clock.seconds_since_1970(now)
-        exchange.reading = affinity.read(exchange.cookie, seconds)
+        exchange.reading = affinity.read(cookie, seconds)
         exchange.pinned_to = exchange.reading.server
-    else:
-        exchange.pinned_to = affinity.server_for(exchange.cookie)
 
 
 def _identity_from_proxy(exchange: Exchange, head: RequestHead) -> tuple[bytes, bytes]:

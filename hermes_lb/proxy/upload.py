@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from mypy_extensions import trait
 
 from hermes_lb.errors import RequestRefused
+from hermes_lb.http import make_body
+from hermes_lb.http.json_keys import JsonText
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.ports import RequestBody
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import InvalidBody
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide
+    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide, TurnGate
 
 
 @trait
@@ -48,6 +50,7 @@ class Upload(RequestBody):
     - `is_read`: all of it has been received.
     - `awaits_continue`: the client holds it back until the server says 100.
     - `is_forgotten`: some of it was sent and not kept, so the request can't be sent again.
+    - `json`: what has come of it, while a session key is looked for.
     """
 
     __slots__ = (
@@ -56,22 +59,30 @@ class Upload(RequestBody):
         "_kept",
         "_kept_size",
         "_most",
+        "_most_kept",
+        "_turn",
         "_was_asked_for",
         "awaits_continue",
         "is_forgotten",
         "is_read",
+        "json",
     )
 
-    def __init__(self, exchange: Sending, head: RequestHead, context: Context) -> None:
+    def __init__(
+        self, exchange: Sending, head: RequestHead, context: Context, turn: TurnGate | None = None
+    ) -> None:
         self._exchange = exchange
         self._context = context
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
         self._most = sys.maxsize if head.length > 0 else context.settings.most_in_body
+        self._turn = turn
+        self._most_kept = (turn and turn.most_kept) or context.settings.most_for_retry
         self.is_read = False
         self.awaits_continue = head.expects_continue
         self._was_asked_for = not head.expects_continue
         self.is_forgotten = False
+        self.json: JsonText | None = None
 
     @property
     def phase(self) -> int:
@@ -98,6 +109,10 @@ class Upload(RequestBody):
             return
         upstream = exchange.upstream
         if data:
+            if self._turn is not None:
+                self._turn.body_received(data)
+            if self.json is not None:
+                self.json.feed(data)
             if self._kept is not None:
                 self._kept.append(data)
                 self._kept_size += len(data)
@@ -109,7 +124,22 @@ class Upload(RequestBody):
     def ended(self) -> None:
         """All of it has been received."""
         self.is_read = True
+        if self._turn is not None:
+            self._turn.body_ended()
         self._moved()
+
+    def read_json(self, length: int) -> JsonText:
+        """Collect the text of a body of this length, until `end_json`."""
+        assert self._kept is not None
+        self.json = json = JsonText(make_body(length, to_http11=False))
+        for data in self._kept:
+            json.feed(data)
+        self._exchange.client.resume_reading()  # more than is kept for a retry may have come
+        return json
+
+    def end_json(self) -> None:
+        self.json = None
+        self._bound()
 
     def start(self, upstream: ServerSide, sink: ResponseSink, request_head: bytes) -> None:
         """Send the head, and the received part of the body, on a new connection."""
@@ -122,6 +152,10 @@ class Upload(RequestBody):
     def forget(self) -> None:
         """The response has begun: there will be no retry."""
         self._kept = None
+
+    def discard(self) -> None:
+        self._kept, self.is_forgotten = None, True
+        self._exchange.client.resume_reading()
 
     def continued(self) -> None:
         """The server has sent a 100: the client has to send the body."""
@@ -142,9 +176,12 @@ class Upload(RequestBody):
             exchange.note_traffic()
 
     def _bound(self) -> None:
-        """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
+        """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then.
+
+        A text that is read for a key has its own bound.
+        """
         exchange = self._exchange
-        if self._kept_size > self._context.settings.most_for_retry:
+        if self._kept_size > self._most_kept and self.json is None:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True
