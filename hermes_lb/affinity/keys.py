@@ -29,7 +29,7 @@ class KeyOptions(Section):
     on: str = Field(pattern=STICK_ON)
     learn: bool = False
     response_header: str | None = Field(None, pattern=COOKIE_NAME)
-    on_lost: Literal["prefer", "strict"] = "prefer"
+    on_lost: Literal["prefer", "strict", "404"] = "prefer"
 
     @property
     def header_keys(self) -> list[str]:
@@ -44,7 +44,8 @@ class KeyRule:
 
     def __init__(self, configured: KeyOptions) -> None:
         self.learns = configured.learn
-        self.is_strict = configured.on_lost == "strict"
+        self.is_strict = configured.on_lost != "prefer"
+        self.ends_with_server = configured.on_lost == "404"
         self._find = None if configured.on == "client" else key_finder(configured.on)
         kind, _, name = configured.on.partition(":")
         field = configured.response_header or (name if kind == "header" else "")
