@@ -152,6 +152,12 @@ async def test_a_session_that_is_not_known_is_the_servers_to_refuse(stage: Stage
     assert sum(len(one.requests) for one in servers) == 1
 
 
+async def test_a_server_that_is_not_the_sessions_own_ends_none(stage: Stage) -> None:
+    rule = {**MCP, "on_lost": "404"}
+    lb = await stage.balancer(stage.nobody(), backend={"stick": [rule], "retries": 0})
+    assert (await stage.ask(lb, "Mcp-Session-Id: m")).status == 503
+
+
 async def test_a_request_that_may_have_been_executed_says_nothing_of_its_session(
     stage: Stage,
 ) -> None:

@@ -229,3 +229,7 @@ def test_wrong_shapes_are_left_to_the_checks_of_values(wrong: Any) -> None:
         for other in (match, {"header": {"A": "x"}, "query": {"a": {"prefix": "x"}}}):
             for pair in ((match, other), (other, match)):
                 routes(*({"match": one} for one in pair))
+
+
+def test_a_route_with_a_condition_of_no_kind_hides_no_other() -> None:
+    assert routes({"match": {"header": {"A": {}}}}, {"path": "/x"}) == []
