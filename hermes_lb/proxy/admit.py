@@ -79,15 +79,11 @@ def _came_by_tls(peer: Peer, head: RequestHead) -> bool:
 def _read_cookie(
     exchange: Exchange, affinity: CookieAffinity, cookies: list[bytes], now: float
 ) -> None:
-    exchange.cookie, exchange.head.cookies = affinity.extract(cookies)
-    if exchange.cookie is None:
-        return
-    if affinity.has_dates:
+    cookie, exchange.head.cookies = affinity.extract(cookies)
+    if cookie is not None:
         seconds = exchange.context.wall_clock.seconds_since_1970(now)
-        exchange.reading = affinity.read(exchange.cookie, seconds)
+        exchange.reading = affinity.read(cookie, seconds)
         exchange.pinned_to = exchange.reading.server
-    else:
-        exchange.pinned_to = affinity.server_for(exchange.cookie)
 
 
 def _identity_from_proxy(exchange: Exchange, head: RequestHead) -> tuple[bytes, bytes]:
