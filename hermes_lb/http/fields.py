@@ -143,7 +143,7 @@ class HeaderPlan:
     ) -> None:
         """`known`: name in lower case -> kind. `without` (names) and `omit` (positions) go."""
         lower = [name.lower() for name in names]
-        kinds = [_kind(name, known) for name in lower]
+        kinds = [kind_of(name, known) for name in lower]
         numbered = range(len(names))
         first = {kind: kinds.index(kind) for kind in _ONCE if kind in kinds}
         self.host = first.get(HOST, -1)
@@ -187,7 +187,8 @@ def _pick_none(values: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return ()
 
 
-def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
+def kind_of(lower: bytes, known: Mapping[bytes, int]) -> int | None:
+    """What a field of this name, in lower case, is to a proxy; None: nothing, it is forwarded."""
     kind = known.get(lower)
     if kind is None:
         # CGI and WSGI servers read Content_Length as Content-Length. nginx drops every name with

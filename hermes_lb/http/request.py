@@ -6,6 +6,7 @@ llhttp checks the syntax; ambiguous heads that it accepts are refused here.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -25,6 +26,7 @@ from hermes_lb.http.fields import (
     MAX_FORWARDS,
     REQUEST_FIELDS,
     REQUEST_ID,
+    TRACEPARENT,
     TRANSFER_ENCODING,
     UPGRADE,
     VIA,
@@ -33,6 +35,7 @@ from hermes_lb.http.fields import (
     HeaderPlans,
     connections,
     joined_connection,
+    kind_of,
     parse_content_length,
 )
 from hermes_lb.http.head import HeadParser
@@ -47,6 +50,7 @@ from hermes_lb.http.rules import (
     split_absolute,
 )
 from hermes_lb.http.trace_context import TRACE_FIELDS, trace_id_of
+from hermes_lb.http.varying_lines import Values, VaryingLines, template
 from hermes_lb.http.version import HTTP10, HTTP11
 
 if TYPE_CHECKING:
@@ -141,11 +145,20 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     """Turns whole request heads into `RequestHead`s, one at a time.
 
     A client repeats its fields from request to request (HTTP/2 has HPACK for that), but for the
-    length of a body. Blocks of fields that recur are cached by their bytes, with their meaning, so
-    that only the first line and the length have to be read. All others are read by llhttp.
+    length of a body, and for ids. Blocks of fields that recur, as a whole or but for a few lines,
+    are cached by their bytes, with their meaning, so that only the first line, the length and the
+    varying values have to be read. All others are read by llhttp.
     """
 
-    __slots__ = ("_kept", "_longest_target", "_most_fields", "_with_length", "_without_body")
+    __slots__ = (
+        "_kept",
+        "_longest_target",
+        "_most_fields",
+        "_varying_with_length",
+        "_varying_without_body",
+        "_with_length",
+        "_without_body",
+    )
 
     def __init__(self, limits: HeadLimits, kept: frozenset[bytes] = frozenset()) -> None:
         """`kept`: names, in lower case, that no Connection field takes away: what decides here
@@ -158,6 +171,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         # Blocks of which the digits of the length are cut out. Apart from the others, where the
         # same bytes are a block with an empty length, which is refused.
         self._with_length: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        self._varying_without_body: VaryingLines[_Pattern] = VaryingLines(_may_vary)
+        self._varying_with_length: VaryingLines[_Pattern] = VaryingLines(_may_vary)
 
     def parse(self, data: bytes) -> RequestHead:
         """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""
@@ -188,9 +203,21 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             like = blocks.find(key)
         if like is not None:
             return _copy(like, method, target, length)
+        varying = self._varying_with_length if has_body else self._varying_without_body
+        found = varying.find(key)
+        if found is not None:
+            pattern, values = found
+            head = pattern.filled(method, target, length, values)
+            if head is not None:
+                blocks.in_vain = 0
+                return head
         head = self._parse(data, line)
-        if blocks.recurs(key) and head.length == length and not _method_matters(key):
-            blocks.store(key, _copy(head, method, target, length))
+        if head.length == length and not _method_matters(key):
+            like = _copy(head, method, target, length)
+            if blocks.recurs(key):
+                blocks.store(key, like)
+            else:
+                varying.offer(key, partial(_pattern, like))
         return head
 
     def _parse(self, data: bytes, line: re.Match[bytes] | None = None) -> RequestHead:
@@ -264,6 +291,57 @@ def _copy(head: RequestHead, method: bytes, target: bytes, length: int) -> Reque
     copy.trace_id = head.trace_id
     copy.rare = head.rare
     return copy
+
+
+def _may_vary(name: bytes) -> bool:
+    """True for the fields whose value is only forwarded, and for those that `_Pattern` reads."""
+    return kind_of(name, REQUEST_FIELDS) in (None, REQUEST_ID, TRACEPARENT)
+
+
+class _Pattern:
+    """The meaning of fields of which some lines vary; `forwarded` is a template of their values.
+
+    `request_id` and `traceparent`: the places of these among the values, or -1.
+    """
+
+    __slots__ = ("_forwarded", "_like", "_request_id", "_traceparent")
+
+    def __init__(
+        self, like: RequestHead, forwarded: bytes, request_id: int, traceparent: int
+    ) -> None:
+        self._like = like
+        self._forwarded = forwarded
+        self._request_id = request_id
+        self._traceparent = traceparent
+
+    def filled(
+        self, method: bytes, target: bytes, length: int, values: Values
+    ) -> RequestHead | None:
+        """A request with these values; None if one of them changes what the others mean."""
+        head = _copy(self._like, method, target, length)
+        head.forwarded = self._forwarded % values
+        if self._request_id >= 0:
+            head.request_id = values[self._request_id]
+        if self._traceparent >= 0:
+            head.trace_id = trace_id_of((values[self._traceparent],))
+            if not head.trace_id:
+                return None
+        return head
+
+
+def _pattern(head: RequestHead, names: Values, values: Values) -> _Pattern | None:
+    """None if a value of `head` does more than to be in its place."""
+    lower = [name.lower() for name in names]
+    request_id = lower.index(b"x-request-id") if b"x-request-id" in lower else -1
+    traceparent = lower.index(b"traceparent") if b"traceparent" in lower else -1
+    forwarded = template(head.forwarded, names, values, dropped=b"x-request-id")
+    if (
+        forwarded is None
+        or (request_id >= 0 and head.request_id != values[request_id])
+        or (traceparent >= 0 and not head.trace_id)
+    ):
+        return None
+    return _Pattern(head, forwarded, request_id, traceparent)
 
 
 def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
