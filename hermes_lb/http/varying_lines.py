@@ -20,14 +20,14 @@ Value = TypeVar("Value")
 Values = tuple[bytes, ...]
 
 _MOST_LINES: Final = 3  # of a block
-_MOST_SETS: Final = 4  # of names, each a look-up in vain for the blocks that recur by none
+_MOST_SETS: Final = 4  # of names, each another look-up for a block that is not known
 
 # No blanks, which would be dropped around a value, and no longer than an id may be.
 _PLAIN = re.compile(rb"[!-~]{1,128}").fullmatch
 
 
 class VaryingLines(Generic[Value]):
-    """What is stored for blocks of which some lines vary, for up to `_MOST_SETS` sets of names.
+    """A cache for blocks of which some lines vary, with up to `_MOST_SETS` sets of their names.
 
     A set that has a hit moves one place ahead (the transpose rule of Rivest, 1976), and a new one
     takes the place of the last: names that a client makes up displace none that is in use.
@@ -42,7 +42,7 @@ class VaryingLines(Generic[Value]):
         self._before: list[bytes] = []  # the lines of the last block that was offered
 
     def find(self, block: bytes) -> tuple[Value, Values] | None:
-        """What is stored for a block that is this one but for some values, and those of this."""
+        """The value stored for a block that differs in some values only, and those of `block`."""
         sets = self._sets
         for place, (openings, blocks) in enumerate(sets):
             cut = _cut(block, openings)

@@ -556,7 +556,10 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
         fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
-            fields = rewritten(self, head, backend.affinity, server, now)
+            seconds = now + self.context.wall_clock.offset
+            fields, self.response_letter = rewritten(
+                head, backend.affinity, server, request.method, self.reading, self.peer, seconds
+            )
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)

@@ -8,28 +8,28 @@ from hermes_lb.affinity.response_cookies import with_cookie
 from hermes_lb.http.https import hsts_unless_said
 
 if TYPE_CHECKING:
-    from hermes_lb.affinity import CookieAffinity
+    from hermes_lb.affinity import CookieAffinity, Reading
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
-    from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.ports import Peer
 
 
 def rewritten(
-    exchange: Exchange,
     head: ResponseHead,
     affinity: CookieAffinity | None,
     server: Server,
-    now: float,
-) -> bytes:
-    """With the affinity cookie, and HSTS. The exchange gets the cookie's letter."""
-    fields = head.forwarded
+    method: bytes,
+    reading: Reading | None,
+    peer: Peer,
+    seconds: float,
+) -> tuple[bytes, str]:
+    """With the affinity cookie, and HSTS; and the cookie's letter for the log.
+
+    `method`, `reading`, `seconds`: as for `with_cookie`.
+    """
+    fields, letter = head.forwarded, "N"
     if affinity is not None and affinity.knows(server):
-        wall_clock = exchange.context.wall_clock
-        seconds = wall_clock.seconds_since_1970(now) if affinity.has_dates else 0
-        fields, exchange.response_letter = with_cookie(
-            affinity, server, head, exchange.head.method, exchange.reading, seconds
-        )
-    peer = exchange.peer
+        fields, letter = with_cookie(affinity, server, head, method, reading, seconds)
     if (hsts := peer.frontend.hsts) and peer.tls_version:
         fields += hsts_unless_said(hsts, head.forwarded)
-    return fields
+    return fields, letter

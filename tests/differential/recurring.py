@@ -100,8 +100,9 @@ _VARYING = [
 ]  # fmt: skip
 _ODD_VALUES = [
     b"", b" ", b"a b", b" a", b"a ", b"a\t", b"\xe9", b"\x7f", b"\0", b"a\nb", b"a\rb", b"%b",
-    b"%s%%", b"5", b"x", b"close", b"upgrade", b"X-Serial", b"a: b", b"a" * 128, b"a" * 129, b"a" * 2000,
-    b"00-" + b"0" * 32 + b"-" + b"b" * 16 + b"-01", b"y\r\nX-Serial: z", b"y\r\n folded",
+    b"%s%%", b"5", b"x", b"close", b"upgrade", b"X-Serial", b"a: b", b"a" * 128, b"a" * 129,
+    b"a" * 2000, b"00-" + b"0" * 32 + b"-" + b"b" * 16 + b"-01", b"y\r\nX-Serial: z",
+    b"y\r\n folded",
 ]  # fmt: skip
 _ODD_BYTES = [bytes([byte]) for byte in b"\r\n \t\0:;,05+-_x\x0b\x7f\x85\xff"]
 _ODD_BYTES += [b"\r\n", b"\r\n\r\n", b"\n\n", b"\r\n ", b"\r\nContent-Length: 5", b"\r\nHost: b"]
@@ -305,7 +306,7 @@ def compare(seed: int, heads: int, *, of_requests: bool) -> Tally:
 
 @contextmanager
 def _counted_finds() -> Iterator[list[object]]:
-    """What is found for heads of which some lines vary."""
+    """The results for heads of which some lines vary."""
     found: list[object] = []
     find = VaryingLines.find
 
