@@ -24,7 +24,7 @@ def with_cookie(
     head: ResponseHead,
     method: bytes,
     reading: Reading | None,
-    seconds: float,
+    seconds: int,
 ) -> Fields:
     """The fields of a response, with the affinity cookie as the mode wants it.
 
@@ -37,7 +37,7 @@ def with_cookie(
         return lines, letter
     stays = reading is not None and reading.server is server
     if affinity.has_dates:
-        value = affinity.dated(server, reading or Reading(None), int(seconds))
+        value = affinity.dated(server, reading or Reading(None), seconds)
         if value is None:
             return lines, letter
         # HAProxy calls it updated if the client stays where it was.

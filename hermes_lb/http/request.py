@@ -37,6 +37,7 @@ from hermes_lb.http.fields import (
     joined_connection,
     kind_of,
     parse_content_length,
+    selecting,
 )
 from hermes_lb.http.head import HeadParser
 from hermes_lb.http.recurring_cache import PATIENCE, RecurringCache
@@ -154,6 +155,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         "_kept",
         "_longest_target",
         "_most_fields",
+        "_plans",
         "_varying_with_length",
         "_varying_without_body",
         "_with_length",
@@ -165,6 +167,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         where a request goes is for all recipients (RFC 9110 section 7.6.1)."""
         super().__init__(httptools.HttpRequestParser)
         self._kept = kept
+        self._plans = HeaderPlans(selecting(REQUEST_FIELDS, kept)) if kept else None
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
         self._without_body: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
@@ -238,7 +241,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
         minor_version = 1 if line is not None else _minor_version(data, method, target)
         head = RequestHead(method, target, minor_version)
-        _interpret(head, _plans[names], names, values, self._kept)
+        plans = _plans if self._plans is None else self._plans
+        _interpret(head, plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
             _decide_unusual_target(head)
         return head
@@ -392,7 +396,7 @@ def _interpret(
     if head.method == b"TRACE" or (head.rare is not None and head.rare.hops_left is not None):
         without |= _decide_for_trace(head)
     if without:
-        plan = HeaderPlan(names, REQUEST_FIELDS, without=without)
+        plan = HeaderPlan(names, plan.known, without=without)
     head.forwarded = plan.forwarded(values)
 
 

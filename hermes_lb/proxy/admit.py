@@ -31,7 +31,7 @@ def admit(exchange: Exchange, now: float) -> bool:
             reply = redirect(head, frontend.redirect)
             exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
             return False
-        if (destination := frontend.router.route(head.host_name, head.target)) is None:
+        if (destination := frontend.router.route(head)) is None:
             raise RequestRefused(404, "no route matched")
         if rare is not None and frontend.pseudonym in b",".join(rare.via):
             raise RequestRefused(508, "loop detected")
