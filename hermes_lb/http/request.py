@@ -63,46 +63,71 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _plans = HeaderPlans(REQUEST_FIELDS)
 
 
-class RequestHead:
-    """A request as it will be understood, routed and forwarded.
+class RequestFields:
+    """The meaning of the fields of a request, apart from its body's length.
 
     `forwarded` has the fields that pass as they are, each with its CRLF.
-    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
     """
 
     __slots__ = (
-        "can_repeat",
         "cookies",
         "forwarded",
         "host",
         "host_name",
         "keep_alive",
-        "length",
-        "method",
         "rare",
         "request_id",
-        "target",
         "trace_id",
         "upgrade",
-        "version",
     )
 
-    def __init__(self, method: bytes, target: bytes, version: int) -> None:
-        self.method = method
-        self.target = target
-        self.version = version
+    def __init__(self) -> None:
         self.forwarded = b""
         self.host = b""
         self.host_name = ""  # lower case, without the port
-        self.length = 0
-        self.keep_alive = version == HTTP11
-        # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
-        self.can_repeat = method in _IDEMPOTENT
+        self.keep_alive = True
         self.upgrade = b""
         self.cookies: list[bytes] | None = None
         self.request_id = b""
         self.trace_id = b""
         self.rare: RareFields | None = None
+
+
+_NO_FIELDS: Final = RequestFields()
+
+
+class RequestHead(RequestFields):
+    """A request as it will be understood, routed and forwarded.
+
+    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
+    """
+
+    __slots__ = ("can_repeat", "length", "method", "target", "version")
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        version: int,
+        length: int = 0,
+        fields: RequestFields = _NO_FIELDS,
+    ) -> None:
+        """With the same fields as another request, which are never changed, only replaced."""
+        self.method = method
+        self.target = target
+        self.version = version
+        self.length = length
+        # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
+        self.can_repeat = method in _IDEMPOTENT
+        self.forwarded = fields.forwarded
+        self.host = fields.host
+        self.host_name = fields.host_name
+        self.keep_alive = fields.keep_alive
+        self.upgrade = fields.upgrade
+        self.cookies = fields.cookies
+        self.request_id = fields.request_id
+        self.trace_id = fields.trace_id
+        self.rare = fields.rare
 
     @property
     def expects_continue(self) -> bool:
@@ -170,10 +195,12 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         self._plans = HeaderPlans(selecting(REQUEST_FIELDS, kept)) if kept else None
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
-        self._without_body: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        self._without_body: RecurringCache[RequestFields] = RecurringCache(
+            most=512, room=256 * 1024
+        )
         # Blocks of which the digits of the length are cut out. Apart from the others, where the
         # same bytes are a block with an empty length, which is refused.
-        self._with_length: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        self._with_length: RecurringCache[RequestFields] = RecurringCache(most=512, room=256 * 1024)
         self._varying_without_body: VaryingLines[_Pattern] = VaryingLines(_may_vary)
         self._varying_with_length: VaryingLines[_Pattern] = VaryingLines(_may_vary)
 
@@ -205,7 +232,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         else:
             like = blocks.find(key)
         if like is not None:
-            return _copy(like, method, target, length)
+            return RequestHead(method, target, HTTP11, length, like)
         varying = self._varying_with_length if has_body else self._varying_without_body
         found = varying.find(key)
         if found is not None:
@@ -216,7 +243,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
                 return head
         head = self._parse(data, line)
         if head.length == length and not _method_matters(key):
-            like = _copy(head, method, target, length)
+            like = RequestHead(method, target, HTTP11, length, head)
             if blocks.recurs(key):
                 blocks.store(key, like)
             else:
@@ -241,6 +268,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
         minor_version = 1 if line is not None else _minor_version(data, method, target)
         head = RequestHead(method, target, minor_version)
+        head.keep_alive = minor_version == HTTP11
         plans = _plans if self._plans is None else self._plans
         _interpret(head, plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
@@ -281,22 +309,6 @@ def _method_matters(block: bytes) -> bool:
     return b"upgrade" in lower or b"idempotency-key" in lower
 
 
-def _copy(head: RequestHead, method: bytes, target: bytes, length: int) -> RequestHead:
-    """The same fields in another request. What they mean is never changed, only replaced."""
-    copy = RequestHead(method, target, 1)
-    copy.length = length
-    copy.forwarded = head.forwarded
-    copy.host = head.host
-    copy.host_name = head.host_name
-    copy.keep_alive = head.keep_alive
-    copy.upgrade = head.upgrade
-    copy.cookies = head.cookies
-    copy.request_id = head.request_id
-    copy.trace_id = head.trace_id
-    copy.rare = head.rare
-    return copy
-
-
 def _may_vary(name: bytes) -> bool:
     """True for the fields whose value is only forwarded, and for those that `_Pattern` reads."""
     return kind_of(name, REQUEST_FIELDS) in (None, REQUEST_ID, TRACEPARENT)
@@ -322,7 +334,7 @@ class _Pattern:
         self, method: bytes, target: bytes, length: int, values: Values
     ) -> RequestHead | None:
         """A request with these values; None if one of them changes what the others mean."""
-        head = _copy(self._like, method, target, length)
+        head = RequestHead(method, target, HTTP11, length, self._like)
         head.forwarded = self._forwarded % values
         if self._request_id >= 0:
             head.request_id = values[self._request_id]
