@@ -167,7 +167,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         method, target = line.groups()
         has_body = method != b"GET" and method != b"HEAD"
         blocks = self._with_length if has_body else self._without_body
-        if blocks.in_vain > PATIENCE and blocks.is_skipped():
+        if blocks.misses > PATIENCE and blocks.is_skipped():
             return self._parse(data, line)
         if has_body:
             start = data.find(_LENGTH)
@@ -183,7 +183,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             key, length = data[line.end() :], 0
         like = blocks.recent.get(key)
         if like is not None:
-            blocks.in_vain = 0
+            blocks.misses = 0
         else:
             like = blocks.find(key)
         if like is not None:

@@ -139,11 +139,11 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     def parse(self, data: bytes) -> ResponseHead:
         """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
         heads = self._remembered
-        if len(data) > _LONGEST or (heads.in_vain > PATIENCE and heads.is_skipped()):
+        if len(data) > _LONGEST or (heads.misses > PATIENCE and heads.is_skipped()):
             return self._parse(data)
         head = heads.recent.get(data)
         if head is not None:
-            heads.in_vain = 0
+            heads.misses = 0
             return head
         head = heads.find(data)
         if head is None:

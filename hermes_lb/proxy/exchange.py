@@ -380,7 +380,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
 
     async def _dial(self, connections: ConnectionPool) -> None:
         try:
-            peers = self._peers() if connections.tells_client else None
+            peers = self._peers() if connections.sends_client_address else None
             connection = await connections.dial(peers)
         except ConnectFailed as error:
             self.dialing = None

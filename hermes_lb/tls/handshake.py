@@ -220,7 +220,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._is_open = True
         client.peer.tls_version = sys.intern(tls.version() or "")
         client.awaits = ""
-        if self._certificates is not None and self._certificates.tells_of_clients:
+        if self._certificates is not None and self._certificates.forwards_client_certificate:
             peer = client.peer
             peer.certificate = certificate_fields(tls)
             peer.identity = peer.certificate + peer.identity

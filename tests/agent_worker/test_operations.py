@@ -30,7 +30,7 @@ async def test_health_and_readiness_of_a_worker_that_is_well(start_worker: Start
         assert response.status == 200
 
 
-async def test_draining_is_told_by_ready_and_health_and_nothing_is_refused(
+async def test_draining_is_reported_by_ready_and_health_and_nothing_is_refused(
     start_worker: StartWorker,
 ) -> None:
     worker = await start_worker()

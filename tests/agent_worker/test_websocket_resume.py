@@ -170,7 +170,7 @@ async def test_a_turn_is_cancelled_from_another_socket(start_worker: StartWorker
         {"content": "x", "on_disconnect": ["cancel"]},
     ],
 )
-async def test_what_is_no_message_is_told(start_worker: StartWorker, message: Any) -> None:
+async def test_what_is_no_message_is_reported(start_worker: StartWorker, message: Any) -> None:
     worker = await start_worker()
     sid = await create(worker)
     async with worker.ws_connect(sid, "ws") as socket:
@@ -209,7 +209,7 @@ async def test_a_repeated_key_gets_the_first_answer(
 
 @pytest.mark.parametrize("has_last", [False, True])
 @pytest.mark.parametrize("is_finished", [False, True])
-async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_once(
+async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_reported_once(
     start_worker: StartWorker, has_last: bool, is_finished: bool
 ) -> None:
     """With a running and a finished turn, with and without the last id."""
@@ -234,7 +234,7 @@ async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_on
         assert deltas(await rest(socket)) == "one two"
 
 
-async def test_a_turn_that_ends_while_its_message_is_sent_again_is_told(
+async def test_a_turn_that_ends_while_its_message_is_sent_again_is_reported(
     start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis reported that it runs, and then the last event of the session."""
@@ -334,7 +334,7 @@ async def test_a_client_that_does_not_read_holds_up_nothing_and_costs_little(
     )
 
 
-async def test_a_turn_whose_worker_lost_its_lease_is_told_to_its_end(
+async def test_a_turn_whose_worker_lost_its_lease_is_reported_to_its_end(
     start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))

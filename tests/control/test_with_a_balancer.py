@@ -93,7 +93,7 @@ async def test_sessions_say_what_runs_without_its_secrets(
         assert (row["kind"], row["method"], row["target"]) == ("stream", "GET", "/chat")
 
 
-async def test_ended_sessions_are_cut_and_told_as_killed(
+async def test_ended_sessions_are_cut_and_reported_as_killed(
     stage: Stage, http: aiohttp.ClientSession
 ) -> None:
     async with two_servers(stage) as (lb, first, _):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["alone", "several"])
-async def test_who_drains_a_server_is_told_of_what_has_only_just_begun(
+async def test_who_drains_a_server_is_notified_of_what_has_only_just_begun(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession, count: int
 ) -> None:
     file = write(tmp_path, workers[:1])

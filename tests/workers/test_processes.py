@@ -104,7 +104,7 @@ async def test_a_killed_process_is_replaced_and_its_counts_are_kept(
 
 
 @pytest.mark.slow
-async def test_an_old_process_that_dies_while_it_finishes_is_told_of(
+async def test_an_old_process_that_dies_while_it_finishes_is_reported(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
     async with serving(write(tmp_path, workers)) as (running, _):
@@ -239,7 +239,7 @@ if "hermes_lb.workers --loop" in argv:
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_told_to_end_while_it_starts_is_replaced(
+async def test_a_process_that_is_asked_to_end_while_it_starts_is_replaced(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
     asked = tmp_path / "asked"
@@ -473,7 +473,7 @@ async def test_a_reload_to_a_log_that_cannot_be_opened_is_none(
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_told_to_end_is_replaced_at_once(
+async def test_a_process_that_is_asked_to_end_is_replaced_at_once(
     tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
     async with serving(write(tmp_path, workers)) as (running, _):

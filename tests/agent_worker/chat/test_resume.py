@@ -450,7 +450,7 @@ async def test_a_step_that_says_something_else_ends_the_stream(
         await stream.send(events[-1])
 
 
-async def test_an_answer_that_changed_is_told_as_an_error(start_worker: StartWorker) -> None:
+async def test_an_answer_that_changed_is_reported_as_an_error(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine([TextDelta("something else")]))
     async with ask(worker, ACCEPTS) as response:

@@ -77,7 +77,7 @@ async def test_tls_is_verified(
                 await connected(proxy.url + doubtful).ping()
 
 
-async def test_a_wrong_password_is_told_at_once(connected: Connected) -> None:
+async def test_a_wrong_password_is_reported_at_once(connected: Connected) -> None:
     with RedisServer.start(options={"requirepass": "right"}) as server:
         client = connected(f"redis://:right@127.0.0.1:{server.port}/0")
         assert await client.run(COUNT, ["guarded"], []) == 1
@@ -137,7 +137,7 @@ async def test_a_mute_server_is_given_up_after_the_socket_timeout(
         assert await client.run(READ, ["mute"], []) is not None
 
 
-async def test_a_server_that_is_away_is_told_soon(connected: Connected) -> None:
+async def test_a_server_that_is_away_is_reported_soon(connected: Connected) -> None:
     with RedisServer.start() as server:
         client = connected(server.url)
         await client.ping()

@@ -291,7 +291,7 @@ async def test_a_follower_without_until_stays_for_the_next_turn(
             assert (await anext(stream)).data["content"] == word
 
 
-async def test_who_follows_is_told_once_that_a_turn_was_given_back(
+async def test_who_follows_is_notified_once_that_a_turn_was_given_back(
     start_worker: StartWorker, quick_looks: None
 ) -> None:
     """By a worker whose client left: the turn is not an orphan, and is not continued."""

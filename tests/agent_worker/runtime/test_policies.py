@@ -264,7 +264,7 @@ async def test_an_interrupted_turn_keeps_its_finished_steps_and_the_new_one_runs
     ]
 
 
-async def test_the_client_of_an_interrupted_turn_is_told_409(start_worker: StartWorker) -> None:
+async def test_the_client_of_an_interrupted_turn_gets_409(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := PausedEngine([None], speech("yes"))))
     sid, running = await amid_a_turn(worker, engine.paused)
     assert (await post(worker, sid, "stop", "interrupt")).status == 200

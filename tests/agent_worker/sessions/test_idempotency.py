@@ -108,7 +108,9 @@ async def test_a_fingerprint_of_the_callers_decides_instead_of_the_content(
     assert isinstance(again, Replay)
 
 
-async def test_a_key_whose_turn_runs_is_told_to_wait(store: SessionStore, backend: Backend) -> None:
+async def test_a_key_whose_turn_runs_is_asked_to_wait(
+    store: SessionStore, backend: Backend
+) -> None:
     sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
     async with unchanged(backend, sid):

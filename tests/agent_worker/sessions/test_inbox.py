@@ -212,7 +212,7 @@ async def test_a_turn_is_asked_to_stop_with_whatever_it_writes_next(store: Sessi
     await finish(store, grant)
 
 
-async def test_its_worker_is_told_at_once(store: SessionStore, redis: Redis) -> None:
+async def test_its_worker_is_notified_at_once(store: SessionStore, redis: Redis) -> None:
     sid = await store.create(ME, {})
     worker = new_nonce()
     grant = await begin(store, sid, nonce=f"{worker}.{new_nonce()}")

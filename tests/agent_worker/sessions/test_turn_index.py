@@ -117,7 +117,9 @@ async def test_the_index_of_a_fleet_that_is_gone_expires(
 # The session that an entry names.
 
 
-async def test_an_orphan_is_told_from_what_is_well(store: SessionStore, backend: Backend) -> None:
+async def test_an_orphan_is_distinguished_from_what_is_well(
+    store: SessionStore, backend: Backend
+) -> None:
     index = store.index
     sid = await store.create(ME, {})
     assert (await index.look(sid)).state == "over"
