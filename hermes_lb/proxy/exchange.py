@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.affinity.response_cookies import Asked
 from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
     BadResponse,
@@ -30,15 +29,17 @@ from hermes_lb.errors import (
     RequestRefused,
     ResponseTimeout,
 )
-from hermes_lb.http import UNTIL_CLOSE
+from hermes_lb.http import UNTIL_CLOSE, ResponseParser
+from hermes_lb.http.json_keys import MOST_READ
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
+from hermes_lb.proxy.learning import LearningBody
 from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
 from hermes_lb.proxy.ports import Traffic
-from hermes_lb.proxy.response import rewritten
+from hermes_lb.proxy.response import Answered, rewritten
 from hermes_lb.proxy.resume import Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
 from hermes_lb.proxy.select import Seeker
@@ -50,10 +51,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.affinity import Reading, SessionKey
+    from hermes_lb.affinity.bodies import BodyReader
     from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import ExchangeFailed, ServerFailed
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.learning import Learn
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide
     from hermes_lb.proxy.resume import EventStream, StreamRules
@@ -64,8 +67,11 @@ _NEVER = float("inf")
 # Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
 _TURN_AROUND = 1.0
 
+_EXPECTATION = b"Expect: 100-continue\r\n"
+_CONTINUE = ResponseParser(1).parse(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-class Exchange(Traffic, Sending, Resumable, Seeker):
+
+class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
     """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes.
 
     Its parts see it by the base classes, each of which its part declares.
@@ -89,8 +95,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         # Where it goes.
         "backend",
         "is_logged",
-        "cookie",
-        "reading",  # what it says, if it has dates
+        "reading",  # of its affinity cookie, if it has one
         "pinned_to",
         "session_key",
         "tried",
@@ -137,7 +142,6 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         self.upload: Upload | None = None
         self.backend: Backend | None = None
         self.is_logged = True
-        self.cookie: bytes | None = None
         self.reading: Reading | None = None
         self.pinned_to: Server | None = None
         self.session_key: SessionKey | None = None
@@ -219,9 +223,9 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         elif phase == phases.DIAL:
             self._stop_dialing()
             self.server_failed(ConnectTimeout("the connection took too long"))
-        elif phase == phases.SEND:
-            refused = RequestRefused(408, "the request body took too long", "cH")
-            self.refuse(refused)
+        elif phase in (phases.READ, phases.SEND):
+            letters = "c" + self.letter
+            self.refuse(RequestRefused(408, "the request body took too long", letters))
         elif phase in (phases.BLOCKED, phases.AWAIT):
             self.server_failed(ResponseTimeout("no response head in time"))
         else:
@@ -264,21 +268,31 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         assert backend is not None
         if head.length and not self._start_upload(head, data, ended):
             return
-        if backend.key_rules is not None and self.pinned_to is None:
-            self._stick(backend, now)
-        else:
+        rules, upload = backend.key_rules, self.upload
+        if rules is None or self.pinned_to is not None:
             self.dispatch(now)
+        elif (
+            upload is not None and head.length <= MOST_READ and rules.needs_body(self.request_head)
+        ):
+            self._read_body(upload, now)
+        else:
+            self._stick(self.request_head, now)
 
     def receive(self, data: bytes) -> None:
         """More of the request's body."""
         assert self.upload is not None
         self.upload.receive(data)
+        if self.phase == phases.READ:
+            self.saw_traffic = True
+            self._look_for_key(self.upload)
 
     def request_ended(self) -> None:
         """All of the request has been received."""
         assert self.upload is not None
         self.is_request_read = True
         self.upload.ended()
+        if self.phase == phases.READ:
+            self._look_for_key(self.upload)
 
     def _start_upload(self, head: RequestHead, data: bytes, ended: bool) -> bool:
         """Take the received part of the body. False: it was refused."""
@@ -296,10 +310,32 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.request_ended()
         return not self.is_over
 
-    def _stick(self, backend: Backend, now: float) -> None:
+    # READ: the request's body, which may hold its key.
+
+    def _read_body(self, upload: Upload, now: float) -> None:
+        self.enter(phases.READ, now)
+        upload.read_json(self.head.length)
+        if upload.awaits_continue:
+            # We ask for the body in the place of the server, which it reaches without a question.
+            self.request_head = self.request_head.replace(_EXPECTATION, b"", 1)
+            self.bytes_out += self.client.send_informational(_CONTINUE)
+            upload.continued()
+        self._look_for_key(upload)
+
+    def _look_for_key(self, upload: Upload) -> None:
+        """Go on with the text of the body once it is whole, or without one that is too long."""
+        json = upload.json
+        assert json is not None
+        if self.is_request_read or json.is_too_long:
+            upload.end_json()
+            self._stick(self.request_head + json.text, self.context.clock())
+
+    def _stick(self, request: bytes, now: float) -> None:
         """The server that its key names, if it has one, takes it."""
+        backend = self.backend
+        assert backend is not None
         try:
-            pin = backend.stick(self.request_head, self.client_address, now)
+            pin = backend.stick(request, self.client_address, now)
         except NoServer as error:
             self.fail(error)
             return
@@ -559,14 +595,14 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
         fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
-            seconds = self.context.wall_clock.seconds_since_1970(now)
-            asked = Asked(request.method, self.cookie, self.reading, seconds)
-            fields, self.response_letter = rewritten(
-                head, backend.affinity, server, asked, self.peer
-            )
+            fields, self.response_letter = rewritten(self, head, backend.affinity, server, now)
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
+        reader = None
+        if backend.key_rules is not None and length:
+            is_chunked = length < 0 and self.client.takes_chunks
+            reader = backend.key_rules.reader(head, is_chunked=is_chunked)
         keeps = request.keep_alive and self.is_request_read
         if status == 101:
             self.enter(phases.TUNNEL, now)
@@ -574,13 +610,13 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.bytes_out += self.client.send_head(head, fields, length, keeps, b"")
             self._open_tunnel(upstream, rest)
             return
-        if length == len(rest):  # the common case: all of it came at once
+        if length == len(rest) and reader is None:  # the common case: all of it came at once
             self.bytes_out += self.client.send_head(head, fields, length, keeps, rest)
             said = head.length
             is_clean = length == said or (said == UNTIL_CLOSE and request.method != b"HEAD")
             self._complete(upstream, now, is_clean)
             return
-        body = self._begin_body(upstream, head, length, now)
+        body = self._begin_body(upstream, head, length, reader, now)
         problem, first = "", b""
         if rest:
             try:
@@ -594,16 +630,29 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self._body_done(upstream, body, now)
 
     def _begin_body(
-        self, upstream: ServerSide, head: ResponseHead, length: int, now: float
+        self,
+        upstream: ServerSide,
+        head: ResponseHead,
+        length: int,
+        reader: BodyReader | None,
+        now: float,
     ) -> Body:
-        """The body of the response comes, in parts."""
+        """The body of the response comes, in parts; `reader` finds keys in it."""
         if not self.is_request_read and head.status >= 300:
             self.client.refuse_rest()
         self.is_stream = length < 0 and head.is_event_stream
         body: Body
         body = self.client.body_for(length) if self.stream is None else self.stream.body
+        if reader is not None:
+            body = LearningBody(body, reader, self._learner(), upstream)
         self._start_data(upstream, body, now)
         return body
+
+    def _learner(self) -> Learn:
+        """Stores keys in the body for the server. Without the exchange, which it would keep."""
+        backend, server, clock = self.backend, self.server, self.context.clock
+        assert backend is not None and server is not None  # noqa: PT018 - as above
+        return lambda keys: backend.assign(keys, server, clock())
 
     def _start_data(self, upstream: ServerSide, body: Body, now: float) -> None:
         """The body of the response comes from `upstream`, until it is done."""
@@ -824,7 +873,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
     def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
         """The request's body broke its framing, or is larger than it may be."""
         status = error.status if isinstance(error, RequestRefused) else 400
-        refused = RequestRefused(status, str(error), "PR" if self.phase == phases.ROUTE else "PD")
+        refused = RequestRefused(status, str(error), "PR" if self.phase <= phases.READ else "PD")
         if self.phase in (phases.DATA, phases.DATA_SLOW):
             self.peer.frontend.counters.refuse(status, refused.reason)
             self.abort_client("PD", refused.reason)

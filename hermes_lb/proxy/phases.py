@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 
 # Plain integers: an Enum costs three times as much to compare, and this is read per chunk.
 ROUTE: Final = 0  # the head has come; no backend yet
-QUEUE: Final = 1  # every server is full
-LOOKUP: Final = 2  # the shared session table is asked
-DIAL: Final = 3
-PAUSE: Final = 4  # before another attempt: turn-around, or the pause of a resume
-SEND: Final = 5  # the rest of the request's body is due from the client
-BLOCKED: Final = 6  # the server does not read the request's body
-AWAIT: Final = 7  # the response head, or a 100, is due from the server
-HELD: Final = 8  # a response head waits until its session is stored
-DATA: Final = 9  # the response's body comes
-DATA_SLOW: Final = 10  # the client does not read it
-FLUSH: Final = 11  # the server is done, and the client still reads
-TUNNEL: Final = 12  # after a 101
-END: Final = 13
+READ: Final = 1  # the request's body, which may hold its session key, is due from the client
+QUEUE: Final = 2  # every server is full
+LOOKUP: Final = 3  # the shared session table is asked
+DIAL: Final = 4
+PAUSE: Final = 5  # before another attempt: turn-around, or the pause of a resume
+SEND: Final = 6  # the rest of the request's body is due from the client
+BLOCKED: Final = 7  # the server does not read the request's body
+AWAIT: Final = 8  # the response head, or a 100, is due from the server
+HELD: Final = 9  # a response head waits until its session is stored
+DATA: Final = 10  # the response's body comes
+DATA_SLOW: Final = 11  # the client does not read it
+FLUSH: Final = 12  # the server is done, and the client still reads
+TUNNEL: Final = 13  # after a 101
+END: Final = 14
 
 NONE: Final = 0
 ABSOLUTE: Final = 1
@@ -63,7 +64,8 @@ class Phase(NamedTuple):
 
 
 TABLE: Final = (
-    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (LOOKUP, *_ATTEMPT)),
+    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (READ, LOOKUP, *_ATTEMPT)),
+    Phase(READ, "READ", "R", "client", IDLE, "client", False, (LOOKUP, *_ATTEMPT)),
     Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, _ATTEMPT),
     Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, _ATTEMPT),
     Phase(DIAL, "DIAL", "C", "connect", ABSOLUTE, "server", False, _ATTEMPT),

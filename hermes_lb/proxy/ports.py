@@ -468,7 +468,10 @@ class ServerSide:
         raise NotImplementedError
 
     def hold(self, until: Awaitable[object]) -> None:
-        """Keep the response head that is being passed on; pass it again after `until`."""
+        """Keep the response head that is being passed on; pass it again after `until`.
+
+        While a body is passed on: call `response_data` without data after `until`.
+        """
         raise NotImplementedError
 
     def give_back(self, now: float, is_clean: bool) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from mypy_extensions import trait
 
 from hermes_lb.errors import RequestRefused
+from hermes_lb.http import make_body
+from hermes_lb.http.json_keys import JsonText
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.ports import RequestBody
 
@@ -48,6 +50,7 @@ class Upload(RequestBody):
     - `is_read`: all of it has been received.
     - `awaits_continue`: the client holds it back until the server says 100.
     - `is_forgotten`: some of it was sent and not kept, so the request can't be sent again.
+    - `json`: what has come of it, while a session key is looked for.
     """
 
     __slots__ = (
@@ -60,6 +63,7 @@ class Upload(RequestBody):
         "awaits_continue",
         "is_forgotten",
         "is_read",
+        "json",
     )
 
     def __init__(self, exchange: Sending, head: RequestHead, context: Context) -> None:
@@ -72,6 +76,7 @@ class Upload(RequestBody):
         self.awaits_continue = head.expects_continue
         self._was_asked_for = not head.expects_continue
         self.is_forgotten = False
+        self.json: JsonText | None = None
 
     @property
     def phase(self) -> int:
@@ -98,6 +103,8 @@ class Upload(RequestBody):
             return
         upstream = exchange.upstream
         if data:
+            if self.json is not None:
+                self.json.feed(data)
             if self._kept is not None:
                 self._kept.append(data)
                 self._kept_size += len(data)
@@ -110,6 +117,19 @@ class Upload(RequestBody):
         """All of it has been received."""
         self.is_read = True
         self._moved()
+
+    def read_json(self, length: int) -> JsonText:
+        """Collect the text of a body of this length, until `end_json`."""
+        assert self._kept is not None
+        self.json = json = JsonText(make_body(length, to_http11=False))
+        for data in self._kept:
+            json.feed(data)
+        self._exchange.client.resume_reading()  # more than is kept for a retry may have come
+        return json
+
+    def end_json(self) -> None:
+        self.json = None
+        self._bound()
 
     def start(self, upstream: ServerSide, sink: ResponseSink, request_head: bytes) -> None:
         """Send the head, and the received part of the body, on a new connection."""
@@ -142,9 +162,12 @@ class Upload(RequestBody):
             exchange.note_traffic()
 
     def _bound(self) -> None:
-        """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
+        """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then.
+
+        A text that is read for a key has its own bound.
+        """
         exchange = self._exchange
-        if self._kept_size > self._context.settings.most_for_retry:
+        if self._kept_size > self._context.settings.most_for_retry and self.json is None:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True
