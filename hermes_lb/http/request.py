@@ -218,8 +218,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             method, target = line.groups()
         if len(names) > self._most_fields:
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
-        minor_version = 1 if line is not None else _minor_version(data, method, target)
-        head = RequestHead(method, target, minor_version)
+        version = HTTP11 if line is not None else _version(data, method, target)
+        head = RequestHead(method, target, version)
         plans = _plans if self._plans is None else self._plans
         _interpret(head, plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
@@ -276,16 +276,16 @@ def _copy(head: RequestHead, method: bytes, target: bytes, length: int) -> Reque
     return copy
 
 
-def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
+def _version(data: bytes, method: bytes, target: bytes) -> int:
     """The request line must be what was parsed from it, to the byte: single spaces, a version."""
     if data.startswith(b"\r\n"):  # one empty line is forgiven (RFC 9112 section 2.2)
         data = data[2:]
     start = method + b" " + target
     if data.startswith(b"HTTP/1.1\r\n", len(start) + 1) and data.startswith(start):
-        return 1
+        return HTTP11
     line = data[: data.find(b"\r\n")]
     if line == start + b" HTTP/1.0":
-        return 0
+        return HTTP10
     if line.startswith((start + b" HTTP/2", start + b" HTTP/3")):
         raise RequestRefused(505, "HTTP/1.1 is spoken here")
     raise RequestRefused(400, "malformed request line")
