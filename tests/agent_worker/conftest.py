@@ -94,6 +94,11 @@ async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
 
 
 @pytest.fixture
+async def worker(start_worker: StartWorker) -> RunningWorker:
+    return await start_worker()
+
+
+@pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(timeout=timeout) as session:
