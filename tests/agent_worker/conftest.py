@@ -13,6 +13,7 @@ from agent_worker.sessions import SessionStore, connect
 from agent_worker.sessions.turn_index import INDEX
 from agent_worker.storage.postgres_server import PostgresServer
 from tests.support.agent.running_worker import RunningWorker
+from tests.support.agent.sessions import ME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -62,6 +63,12 @@ def redis(client: RedisBackend) -> Redis:
 @pytest.fixture
 def store(client: RedisBackend) -> SessionStore:
     return client.session_store()
+
+
+@pytest.fixture
+async def sid(store: SessionStore) -> str:
+    """A new session of `ME`."""
+    return await store.create(ME, {})
 
 
 @pytest.fixture
