@@ -498,7 +498,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         decision = decide(error, attempt, backend.pool, now)
         self.passed_over = decision.passed_over
         if decision.action is Action.FAIL:
-            self.fail(error)
+            self.fail(backend.given_up(self, error))
             return
         self.retries += 1
         server.counters.retries += 1
