@@ -33,7 +33,7 @@ class Bind(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _lone_address(cls, given: object) -> object:
+    def _single_address(cls, given: object) -> object:
         return {"address": given} if isinstance(given, str | Address | UnixAddress) else given
 
     @model_validator(mode="after")

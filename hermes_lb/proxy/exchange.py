@@ -416,7 +416,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
 
     async def _dial(self, connections: ConnectionPool) -> None:
         try:
-            peers = self._peers() if connections.tells_client else None
+            peers = self._peers() if connections.sends_client_address else None
             connection = await connections.dial(peers)
         except ConnectFailed as error:
             self.dialing = None
