@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from hermes_lb.affinity.bodies import BodyReader
 
 RULE = KeyOptions(
-    on="json:/previous", learn=True, response=["json:/id", "event:/response/id", "json:/other"]
+    on="json:/previous",
+    learn=True,
+    response=["json:/id", "event:/response/id", "json:/other", "engineio:/sid"],
 )
 CREATED = b'data: {"response": {"id": "r"}}\n\n'
 
@@ -52,7 +54,8 @@ def chunked(*pieces: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "fields", "status"),
     [
-        ("text/plain", (), 200),
+        ("text/html", (), 200),
+        ("application/x-ndjson", (), 200),
         ("application/json", (b"Content-Encoding: gzip",), 200),
         ("text/event-stream", (b"Content-Encoding: gzip",), 200),
         ("application/json", (), 404),
@@ -74,6 +77,7 @@ def test_which_responses_are_not_read(kind: str, fields: tuple[bytes, ...], stat
 def test_a_rule_without_a_source_in_bodies_reads_none(rule: KeyOptions) -> None:
     assert maybe("application/json", rule=rule) is None
     assert maybe("text/event-stream", rule=rule) is None
+    assert maybe("text/plain", rule=rule) is None
 
 
 def test_a_json_text_names_its_keys_at_its_end() -> None:
@@ -84,6 +88,23 @@ def test_a_json_text_names_its_keys_at_its_end() -> None:
     assert keys(reader("application/json"), *bytewise(text)) == [b"r", b"7"]
     in_chunks = chunked(text[:5], text[5:]) + b"0\r\n\r\n"
     assert keys(reader("application/json", is_chunked=True), *bytewise(in_chunks)) == [b"r", b"7"]
+
+
+@pytest.mark.parametrize(
+    ("packet", "found"),
+    [
+        (b'0{"sid": "s", "upgrades": ["websocket"]}', [b"s"]),
+        (b'40{"sid": "no"}', []),  # a packet of Socket.IO within the session
+        (b'{"sid": "no"}', []),
+        (b"0", []),
+        (b"ok", []),
+        (b"", []),
+    ],
+)
+def test_the_packet_that_opens_a_session_of_engine_io_names_it(
+    packet: bytes, found: list[bytes]
+) -> None:
+    assert keys(reader("text/plain; charset=UTF-8"), *bytewise(packet)) == found
 
 
 def test_a_long_json_text_is_given_up() -> None:

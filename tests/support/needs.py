@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import shutil
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+_OUTSIDE = Path(__file__).parents[2] / ".venv-outside/bin"
 
 
 def needs_program(name: str) -> str:
@@ -27,6 +30,14 @@ def needs_program(name: str) -> str:
             allow_module_level=True,
         )
     return path
+
+
+def needs_outside(name: str) -> str:
+    """The path of a Python program whose libraries do not get on with ours."""
+    path = _OUTSIDE / name
+    if not path.exists():
+        pytest.skip(f"{name} is not installed: make outside", allow_module_level=True)
+    return str(path)
 
 
 def needs_package(name: str, *modules: str) -> ModuleType:
