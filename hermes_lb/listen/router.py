@@ -1,4 +1,4 @@
-"""Host and path -> backend: the first route that matches wins. Pure.
+"""Host, path and what else a route asks -> backend: the first route that matches wins. Pure.
 
 Paths are compared as they were sent, byte for byte: what is forwarded is what was matched.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hermes_lb.listen.match import Match
 from hermes_lb.proxy.resume import stream_rules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hermes_lb import config
+    from hermes_lb.http import RequestHead
     from hermes_lb.proxy.resume import StreamRules
     from hermes_lb.proxy.select import Backend
 
@@ -38,8 +40,9 @@ class _Rule:
         self._prefix = route.path_prefix.encode() if route.path_prefix else b""
         self.destination = destination
 
-    def matches(self, host_name: str, path: bytes) -> bool:
+    def matches(self, head: RequestHead, path: bytes) -> bool:
         if self._host:
+            host_name = head.host_name
             if self._is_suffix:
                 if not host_name.endswith(self._host):
                     return False
@@ -50,24 +53,39 @@ class _Rule:
         return path.startswith(self._prefix)
 
 
+class _RuleWithMatch(_Rule):
+    """One that looks at more than host and path, if these fit."""
+
+    __slots__ = ("_match",)
+
+    def __init__(self, route: config.Route, destination: Destination, match: config.Match) -> None:
+        super().__init__(route, destination)
+        self._match = Match(match)
+
+    def matches(self, head: RequestHead, path: bytes) -> bool:
+        return super().matches(head, path) and self._match.holds(head)
+
+
+def _rule(route: config.Route, backends: Mapping[str, Backend]) -> _Rule:
+    destination = Destination(backends[route.backend], route.access_log, stream_rules(route))
+    if route.match is None:
+        return _Rule(route, destination)
+    return _RuleWithMatch(route, destination, route.match)
+
+
 class Router:
     """The routes of one frontend."""
 
     def __init__(self, frontend: config.Frontend, backends: Mapping[str, Backend]) -> None:
-        self._rules = [
-            _Rule(
-                route, Destination(backends[route.backend], route.access_log, stream_rules(route))
-            )
-            for route in frontend.routes
-        ]
+        self._rules = [_rule(route, backends) for route in frontend.routes]
         default = frontend.default_backend
         self._default = Destination(backends[default], True, None) if default else None
 
-    def route(self, host_name: str, target: bytes) -> Destination | None:
-        """`host_name` in lower case without a port; None: nothing matches."""
+    def route(self, head: RequestHead) -> Destination | None:
+        """None: nothing matches. Raises RequestRefused if that is ambiguous."""
         if self._rules:
-            path = target.partition(b"?")[0]
+            path = head.target.partition(b"?")[0]
             for rule in self._rules:
-                if rule.matches(host_name, path):
+                if rule.matches(head, path):
                     return rule.destination
         return self._default

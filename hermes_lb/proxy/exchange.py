@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.affinity.response_cookies import Asked
 from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
     BadResponse,
@@ -40,7 +39,7 @@ from hermes_lb.proxy.learning import LearningBody
 from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
 from hermes_lb.proxy.ports import Traffic
-from hermes_lb.proxy.response import rewritten
+from hermes_lb.proxy.response import Answered, rewritten
 from hermes_lb.proxy.resume import Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
 from hermes_lb.proxy.select import Seeker
@@ -72,7 +71,7 @@ _EXPECTATION = b"Expect: 100-continue\r\n"
 _CONTINUE = ResponseParser(1).parse(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-class Exchange(Traffic, Sending, Resumable, Seeker):
+class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
     """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes.
 
     Its parts see it by the base classes, each of which its part declares.
@@ -96,8 +95,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         # Where it goes.
         "backend",
         "is_logged",
-        "cookie",
-        "reading",  # what it says, if it has dates
+        "reading",  # of its affinity cookie, if it has one
         "pinned_to",
         "session_key",
         "tried",
@@ -144,7 +142,6 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         self.upload: Upload | None = None
         self.backend: Backend | None = None
         self.is_logged = True
-        self.cookie: bytes | None = None
         self.reading: Reading | None = None
         self.pinned_to: Server | None = None
         self.session_key: SessionKey | None = None
@@ -598,11 +595,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
         fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
-            seconds = self.context.wall_clock.seconds_since_1970(now)
-            asked = Asked(request.method, self.cookie, self.reading, seconds)
-            fields, self.response_letter = rewritten(
-                head, backend.affinity, server, asked, self.peer
-            )
+            fields, self.response_letter = rewritten(self, head, backend.affinity, server, now)
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)

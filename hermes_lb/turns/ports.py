@@ -95,7 +95,7 @@ class Begun(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Whole events (or one opaque chunk): so many, the last of which has the number `last`."""
+    """Whole events, or one opaque chunk. `last`: the number of the last of these `events`."""
 
     last: int
     events: int
@@ -120,7 +120,7 @@ class Journal:
     is_trimmed: bool
 
     def append(self, data: bytes, events: int) -> None:
-        """So many more events, or one chunk. It leaves with those of other turns (10 ms)."""
+        """Add this number of events, or one chunk. It leaves with those of other turns (10 ms)."""
         raise NotImplementedError
 
     def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
@@ -143,7 +143,7 @@ class OwnedTurn:
         raise NotImplementedError
 
     async def started(self, server: str) -> None:
-        """Before its first byte goes to a server: from now on its outcome may be unknown.
+        """Before its first byte goes to a server: its outcome may be unknown after this.
         Raises Fenced."""
         raise NotImplementedError
 
@@ -173,7 +173,7 @@ class OwnedTurn:
         raise NotImplementedError
 
     def on_cancel(self, then: Callable[[], None]) -> None:
-        """Call `then` once somebody has asked for its cancellation."""
+        """Call `then` once a client has asked for its cancellation."""
         raise NotImplementedError
 
 
