@@ -73,12 +73,14 @@ test-compiled: $(VENV)/.installed-dev
 	  $(abspath $(BIN))/python -m hermes_lb --version | grep compiled && \
 	  $(abspath $(BIN))/python -m pytest -n auto --ignore tests/agent_worker $(ARGS)
 
-# Their versions of libraries are not ours. Without byte code: most of it is never imported.
-outside: .venv-outside/.installed
-.venv-outside/.installed: tests/outside/requirements.txt
-	@echo "making .venv-outside (once; half a minute) ..."
-	@$(PYTHON) -m venv --clear .venv-outside
-	@.venv-outside/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r $<
+# Each in an environment of its own: their versions of libraries are not ours. Without byte code:
+# most of it is never imported.
+outside: $(patsubst tests/outside/%.txt,.venv-outside/%/.installed,$(wildcard tests/outside/*.txt))
+
+.venv-outside/%/.installed: tests/outside/%.txt
+	@echo "making $(@D) (once; a quarter of a minute) ..."
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r $<
 	@touch $@
 
 wheel: $(VENV)/.installed-dev

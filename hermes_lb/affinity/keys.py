@@ -104,6 +104,9 @@ class KeyRule:
 
     def __init__(self, configured: KeyOptions) -> None:
         self.learns = configured.learn
+        # Ids that are born in responses are learned from these alone: a JSON-RPC server that does
+        # not know one says so with the status 200.
+        self.learns_asked = configured.learn and configured.response is None
         self.is_strict = configured.on_lost == "strict"
         self.sources = [_source(source) for source in configured.sources]
         learned_from: dict[str, list[str]] = {}
@@ -186,7 +189,7 @@ class KeyRules:
         """The keys of the server that responded with `head`; `asked`: the request's own key."""
         keys = [key for rule in self.learning for key in rule.keys_in_head(head)]
         # Unknown before, or moved: a server that does not know the session responds with an error.
-        if asked is not None and asked.rule.learns and head.status < 400:
+        if asked is not None and asked.rule.learns_asked and head.status < 400:
             keys.append(asked.key)
         return keys
 

@@ -149,6 +149,35 @@ async def test_an_id_is_learned_from_the_first_event_of_a_stream(stage: Stage) -
             assert id_of(await client.ask(f"/v1/responses/{made}")) == made
 
 
+async def test_a_key_is_the_servers_that_has_named_it_and_no_others(stage: Stage) -> None:
+    """JSON-RPC says with the status 200 that there is no such task."""
+
+    async def handle(connection: AtOrigin, message: Message) -> None:
+        name = connection.sock.getsockname()[1]
+        asked = json.loads(message.body)
+        result = {"result": {"taskId": f"{name}"}} if asked["method"] == "tools/call" else {}
+        await connection.respond(json.dumps({"from": name, **result}).encode(), JSON)
+
+    origins = [await stage.serving(handle) for _ in range(3)]
+    rule = {"on": "json:/params/taskId", "learn": True, "response": "json:/result/taskId"}
+    lb = await stage.balancer(*origins, backend={"stick": [rule]})
+    client = await stage.client(lb)
+
+    async def ask(method: str, **params: str) -> int:
+        answer = await create(client, {"method": method, "params": params})
+        port: int = json.loads(answer.body)["from"]
+        return port
+
+    owner = await ask("tools/call")
+    server = next(one for one in lb.pools["agents"].servers if one.counters.responses[2])
+    server.set_up(False, "for a test")
+    assert await ask("tasks/get", taskId=str(owner)) != owner
+    server.set_up(True, "for a test")
+    assert [await ask("tasks/get", taskId=str(owner)) for _ in range(3)] == [owner] * 3
+    # An id of no response is balanced each time.
+    assert len({await ask("tasks/get", taskId="other") for _ in range(6)}) > 1
+
+
 @pytest.mark.parametrize(
     ("field", "location"),
     [

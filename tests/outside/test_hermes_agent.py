@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.stage import Stage
 
 openai = needs_package("openai")
-HERMES = needs_outside("hermes")
+HERMES = needs_outside("hermes-agent", "hermes")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

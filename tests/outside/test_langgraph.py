@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from tests.support.stage import Stage
 
-LANGGRAPH = needs_outside("langgraph")
+LANGGRAPH = needs_outside("langgraph", "langgraph")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

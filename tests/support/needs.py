@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from types import ModuleType
 
-_OUTSIDE = Path(__file__).parents[2] / ".venv-outside/bin"
+_OUTSIDE = Path(__file__).parents[2] / ".venv-outside"
 
 
 def needs_program(name: str) -> str:
@@ -32,11 +32,11 @@ def needs_program(name: str) -> str:
     return path
 
 
-def needs_outside(name: str) -> str:
-    """The path of a Python program whose libraries do not get on with ours."""
-    path = _OUTSIDE / name
+def needs_outside(environment: str, program: str) -> str:
+    """The path of a Python program with an environment of its own, `tests/outside/*.txt`."""
+    path = _OUTSIDE / environment / "bin" / program
     if not path.exists():
-        pytest.skip(f"{name} is not installed: make outside", allow_module_level=True)
+        pytest.skip(f"{environment} is not installed: make outside", allow_module_level=True)
     return str(path)
 
 
