@@ -406,8 +406,6 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         if self.body is not None:  # the bytes before were its response head
             sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
-            if self._ended_by and not (self._is_held or self.behind):
-                self._ended(self._ended_by[0])
             return
         if self._pending:
             data = self._pending + data
