@@ -52,7 +52,7 @@ class KeyOptions(Section):
     learn: bool = False
     response: ResponseSources | None = None
     response_header: str | None = Field(None, pattern=COOKIE_NAME)
-    on_lost: Literal["prefer", "strict"] = "prefer"
+    on_lost: Literal["prefer", "strict", "404"] = "prefer"
 
     @model_validator(mode="after")
     def _learns_from_responses(self) -> Self:
@@ -107,7 +107,8 @@ class KeyRule:
         # Ids that are born in responses are learned from these alone: a JSON-RPC server that does
         # not know one says so with the status 200.
         self.learns_asked = configured.learn and configured.response is None
-        self.is_strict = configured.on_lost == "strict"
+        self.is_strict = configured.on_lost != "prefer"
+        self.ends_with_server = configured.on_lost == "404"
         self.sources = [_source(source) for source in configured.sources]
         learned_from: dict[str, list[str]] = {}
         for source in configured.learned_from:

@@ -128,6 +128,12 @@ class Route(Section):
     on_disconnect: Literal["abort", "detach", "drain"] = "abort"
     disconnect_timeout: PositiveDuration = 30.0
 
+    def __str__(self) -> str:
+        """`agent.example.com/api/*, POST -> agents`."""
+        path = self.path or (f"{self.path_prefix}*" if self.path_prefix else "")
+        asked = [f"{self.host or ''}{path}", f"{self.match or ''}"]
+        return f"{', '.join(filter(None, asked)) or '*'} -> {self.backend}"
+
     @field_validator("host")
     @classmethod
     def _lower_case_host(cls, host: str | None) -> str | None:

@@ -7,6 +7,7 @@ ways would hand one client another's bytes.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httptools
@@ -23,11 +24,13 @@ from hermes_lb.http.fields import (
     HeaderPlans,
     connections,
     joined_connection,
+    kind_of,
     parse_content_length,
 )
 from hermes_lb.http.head import HeadParser
 from hermes_lb.http.recurring_cache import PATIENCE, RecurringCache
 from hermes_lb.http.request import CHUNKED
+from hermes_lb.http.varying_lines import Values, VaryingLines, template
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -130,10 +133,11 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     """Turns whole response heads into `ResponseHead`s, one at a time.
 
     Servers send the same head to many clients: within a second, those of all event streams, of all
-    answers of one length. So heads that recur are cached by their bytes.
+    answers of one length. So heads that recur, as a whole or but for a few lines, are cached by
+    their bytes.
     """
 
-    __slots__ = ("_kept", "_most_fields", "_remembered")
+    __slots__ = ("_kept", "_most_fields", "_remembered", "_varying")
 
     def __init__(self, most_fields: int, kept: frozenset[bytes] = frozenset()) -> None:
         """`kept`: as for a `RequestParser`."""
@@ -141,6 +145,7 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         self._kept = kept
         self._most_fields = most_fields
         self._remembered: RecurringCache[ResponseHead] = RecurringCache(most=128, room=128 * 1024)
+        self._varying: VaryingLines[_Pattern] = VaryingLines(_may_vary)
 
     def parse(self, data: bytes) -> ResponseHead:
         """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
@@ -152,10 +157,18 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
             heads.in_vain = 0
             return head
         head = heads.find(data)
-        if head is None:
-            head = self._parse(data)
-            if heads.recurs(data):
-                heads.store(data, head)
+        if head is not None:
+            return head
+        found = self._varying.find(data)
+        if found is not None:
+            heads.in_vain = 0
+            pattern, values = found
+            return pattern.filled(values)
+        head = self._parse(data)
+        if heads.recurs(data):
+            heads.store(data, head)
+        else:
+            self._varying.offer(data, partial(_pattern, head))
         return head
 
     def _parse(self, data: bytes) -> ResponseHead:
@@ -192,6 +205,48 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
             plan = _apply_connection(head, plan, connection, self._kept)
         head.forwarded = plan.forwarded(values)
         return head
+
+
+def _may_vary(name: bytes) -> bool:
+    """True for the fields that are only forwarded."""
+    return kind_of(name, RESPONSE_FIELDS) is None
+
+
+class _Pattern:
+    """A head of which some lines vary: at these `positions`, and in the template `forwarded`."""
+
+    __slots__ = ("_forwarded", "_like", "_positions")
+
+    def __init__(self, like: ResponseHead, forwarded: bytes, positions: list[int]) -> None:
+        self._like = like
+        self._forwarded = forwarded
+        self._positions = positions
+
+    def filled(self, values: Values) -> ResponseHead:
+        """The head with these values."""
+        like = self._like
+        fields = list(like.values)
+        for position, value in zip(self._positions, values, strict=True):
+            fields[position] = value
+        head = ResponseHead(
+            like.status, like.reason, like.minor_version, like.names, tuple(fields), like.plan
+        )
+        head.keep_alive = like.keep_alive
+        head.length = like.length
+        head.upgrade = like.upgrade
+        head.has_set_cookie = like.has_set_cookie
+        head.has_date = like.has_date
+        head.forwarded = self._forwarded % values
+        head.nominated = like.nominated
+        return head
+
+
+def _pattern(head: ResponseHead, names: Values, values: Values) -> _Pattern | None:
+    """None if a value of `head` is not forwarded."""
+    forwarded = template(head.forwarded, names, values)
+    if forwarded is None:
+        return None
+    return _Pattern(head, forwarded, [head.names.index(name) for name in names])
 
 
 def _minor_version(data: bytes) -> int:

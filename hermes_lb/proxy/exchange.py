@@ -67,7 +67,7 @@ _NEVER = float("inf")
 # Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
 _TURN_AROUND = 1.0
 
-_EXPECTATION = b"Expect: 100-continue\r\n"
+_EXPECTATION = b"\r\nExpect: 100-continue\r\n"
 _CONTINUE = ResponseParser(1).parse(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
@@ -317,7 +317,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         upload.read_json(self.head.length)
         if upload.awaits_continue:
             # We ask for the body in the place of the server, which it reaches without a question.
-            self.request_head = self.request_head.replace(_EXPECTATION, b"", 1)
+            self.request_head = self.request_head.replace(_EXPECTATION, b"\r\n", 1)
             self.bytes_out += self.client.send_informational(_CONTINUE)
             upload.continued()
         self._look_for_key(upload)
@@ -498,7 +498,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         decision = decide(error, attempt, backend.pool, now)
         self.passed_over = decision.passed_over
         if decision.action is Action.FAIL:
-            self.fail(error)
+            self.fail(backend.given_up(self, error))
             return
         self.retries += 1
         server.counters.retries += 1

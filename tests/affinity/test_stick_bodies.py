@@ -286,13 +286,16 @@ async def test_the_balancer_asks_for_a_body_that_the_client_holds_back(stage: St
     client = await stage.client(lb)
     assert id_of(await create(client, {"input": "a"})) == "resp_s0_0"
     for _ in range(3):
-        fields = [JSON, f"Content-Length: {len(BODY)}", "Expect: 100-continue"]
+        fields = [
+            "X-Expect: 100-continue", JSON, f"Content-Length: {len(BODY)}", "Expect: 100-continue"
+        ]  # fmt: skip
         await client.send(post(b"", *fields))
         assert (await client.read_head()).status == 100
         await client.send(BODY)
         assert id_of(await client.read_response()).startswith("resp_s0_")
     # The server is not asked again, and its connection is kept.
     assert all(one.get("Expect") is None for one in origins[0].requests)
+    assert [one.get("X-Expect") for one in origins[0].requests[1:]] == ["100-continue"] * 3
     assert len(origins[0].connections) == 1
     assert all(line.status == 200 for line in await stage.logged(lb, 4))
 

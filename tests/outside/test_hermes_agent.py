@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from tests.outside.model_server import model_app
+from tests.support.documented import stick_rules
 from tests.support.needs import needs_outside, needs_package
 from tests.support.programs import free_port, is_ready, program, serving
 from tests.support.waiting import until
@@ -34,17 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 KEY = "of-a-test-0123456789abcdef"  # shorter ones are refused
 ROUNDS = 4
-
-# docs/operations.md
-RULES = [
-    {
-        "on": ["json:/previous_response_id", "path:/v1/responses/{id}"],
-        "learn": True,
-        "response": ["json:/id", "event:/response/id"],
-    },
-    {"on": "path:/v1/runs/{id}", "learn": True, "response": "json:/run_id"},
-    {"on": "header:X-Hermes-Session-Id", "learn": True},
-]
 
 
 @asynccontextmanager
@@ -172,7 +162,7 @@ async def histories(client: Any) -> int:
 async def test_what_an_agent_has_made_is_found_again(stage: Stage, tmp_path: Path) -> None:
     async with agents(tmp_path) as ports:
         without = await stage.balancer(*ports)
-        with_rules = await stage.balancer(*ports, backend={"stick": RULES})
+        with_rules = await stage.balancer(*ports, backend={"stick": stick_rules("agents")})
         # Each has its own round robin, and its own session.
         before, after = await asyncio.gather(found(without), found(with_rules))
     print(before, after)

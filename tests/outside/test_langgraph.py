@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import aiohttp
 import pytest
 
+from tests.support.documented import stick_rules
 from tests.support.needs import needs_outside
 from tests.support.programs import free_port, is_ready, program
 from tests.support.waiting import until
@@ -28,13 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 APP = Path(__file__).parent / "langgraph_app"
 ROUNDS = 4
-
-# docs/operations.md
-RULE = {
-    "on": "path:/threads/{thread_id}",
-    "learn": True,
-    "response": ["json:/thread_id", "location:/threads/{thread_id}"],
-}
 
 
 @asynccontextmanager
@@ -89,7 +83,7 @@ async def found(lb: LoadBalancer) -> Found:
 async def test_a_thread_stays_with_its_server(stage: Stage, tmp_path: Path) -> None:
     async with servers(tmp_path) as ports:
         without = await stage.balancer(*ports)
-        with_rule = await stage.balancer(*ports, backend={"stick": [RULE]})
+        with_rule = await stage.balancer(*ports, backend={"stick": stick_rules("graphs")})
         before, after = await asyncio.gather(found(without), found(with_rule))
     print(before, after)
     assert before.states == 0

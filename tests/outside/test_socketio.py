@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import ClientSession
 
+from tests.support.documented import stick_rules
 from tests.support.needs import needs_package
 from tests.support.programs import is_ready, server_process
 from tests.support.waiting import PATIENCE, until
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 socketio = needs_package("socketio", "exceptions")
 
-# docs/operations.md
-RULE = {"on": "query:sid", "learn": True, "response": "engineio:/sid"}
 CLIENTS = 5
 HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
@@ -52,7 +51,7 @@ async def talks(client: Any, lb: LoadBalancer, within: float) -> bool:
 
 
 async def test_a_session_by_polling_stays_with_its_server(stage: Stage) -> None:
-    assert await answered(stage, stick=[RULE]) == [True] * CLIENTS
+    assert await answered(stage, stick=stick_rules("chat")) == [True] * CLIENTS
 
 
 @pytest.mark.slow
