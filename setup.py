@@ -26,6 +26,7 @@ COMPILED = {
         " record response resume select settings tunnel upload wall_clock"
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
+    "tls": "above",
     "transport": "addresses endpoint kernel run_queue",
 }
 

@@ -150,7 +150,7 @@ async def test_without_sessions(lb: LoadBalancer, tools: ToolServer) -> None:
     }
 
 
-async def test_changes_are_told_to_a_client_that_listens(
+async def test_changes_are_reported_to_a_client_that_listens(
     lb: LoadBalancer, tools: ToolServer
 ) -> None:
     async with (
