@@ -17,6 +17,9 @@ from tests.proxy.fake_line import Line
 from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
 from tests.support.stage import Stage, in_flight, server_of
+from tests.support.turns import Gateway
+from tests.support.turns import get as turn_get
+from tests.support.turns import post as turn_post
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
@@ -109,6 +112,10 @@ def id_of(answer: Message) -> str:
     assert answer.status == 200
     made: str = json.loads(answer.body)["id"]
     return made
+
+
+def turn(key: object, body: Any) -> bytes:
+    return turn_post(json.dumps(body).encode(), key=f"key-{key}", target="/v1/responses")
 
 
 async def chain(stage: Stage, lb: LoadBalancer, *, length: int = 4) -> set[str]:
@@ -213,6 +220,28 @@ async def test_a_location_of_something_else_names_nothing(location: str) -> None
     from hermes_lb.http import ResponseParser
 
     assert affinity_keys.KeyRules([rule]).learnt(None, ResponseParser(9).parse(head)) == []
+
+
+@pytest.mark.parametrize("session", [None, "json:/input"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_ids_are_learned_and_found_on_a_route_with_turns(
+    stage: Stage, framing: str, session: str | None
+) -> None:
+    """The journal numbers the events, and keeps the JSON; their ids are read on the way."""
+    origins = [await stage.serving(server.handle) for server in await three(stage, framing=framing)]
+    options = {} if session is None else {"session": session}
+    gateway = await Gateway.before(stage, *origins, backend={"stick": [RESPONSES]}, turns=options)
+    for number in range(3):
+        answer = await gateway.ask(turn(number, {"input": "a"}))
+        made = id_of(answer)
+        stream = await gateway.ask(turn(number + 10, {"input": "b", "stream": True}))
+        assert b"id: h1." in stream.body
+        streamed = stream.body.partition(b'"id": "')[2].partition(b'"')[0].decode()
+        for one in (made, streamed):
+            follow = {"input": "c", "previous_response_id": one}
+            for _ in range(2):  # executed, and replayed
+                id_of(await gateway.ask(turn(f"{number}-{one}", follow)))
+            assert id_of(await gateway.ask(turn_get(f"/v1/responses/{one}"))) == one
 
 
 # How a request's body comes.
