@@ -512,6 +512,20 @@ async def untold(stage: Stage, **options: Any) -> tuple[LoadBalancer, Client, At
     return lb, client, at_origin, others
 
 
+@pytest.mark.parametrize("pieces", [False, True])
+async def test_balancers_over_one_redis_know_an_id_at_once(
+    stage: Stage, redis_url: str, pieces: bool
+) -> None:
+    servers = await three(stage, pieces=pieces)
+    origins = [await stage.serving(server.handle) for server in servers]
+    backend = {"stick": [RESPONSES], "pins": {"redis": redis_url}}
+    one, two = [await stage.client(await stage.balancer(*origins, backend=backend)) for _ in "12"]
+    for _ in range(9):
+        made = id_of(await create(one, {"input": "a"}))
+        made = id_of(await create(two, {"input": "b", "previous_response_id": made}))
+        assert id_of(await one.ask(f"/v1/responses/{made}")) == made
+
+
 @on_both_loops
 @pytest.mark.parametrize("whole", WHOLE)
 @pytest.mark.parametrize("pieces", [1, 2, 10])
