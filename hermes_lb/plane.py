@@ -61,7 +61,9 @@ def request_log(
 
 async def open_turn_store(options: StoreOptions) -> TurnStore:
     """The store of `[store]`."""
-    raise NotImplementedError("the store of turns")
+    from hermes_lb.turns.store.opening import open_turn_store  # only for routes with turns
+
+    return await open_turn_store(options)
 
 
 class DataPlane:
