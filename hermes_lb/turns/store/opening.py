@@ -1,4 +1,4 @@
-"""Opens the store of `[store]` for a process that serves."""
+"""The store of `[store]`, put together from its parts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from hermes_lb.turns.ports import TurnStore
 
 
-async def open_turn_store(options: StoreOptions) -> TurnStore:
-    """`options` has a URL: the embedded Valkey's if it is that. `close` the store. Raises
-    ValueError if the URL can't be understood; a store that is away is no error."""
-    assert options.url is not None
+async def open_store(options: StoreOptions) -> TurnStore:
+    """It is used whether the store can be reached or not. Raises ValueError for a wrong URL."""
+    if options.url is None:
+        raise ValueError("[store] needs a url: the embedded Valkey is not started here")
     client = StoreClient(options.url)
-    journals = StoredJournals(client)
-    store = StoredTurns(client, journals, journals.subscriber)
-    store.start()
-    return store
+    turns = StoredTurns(client, StoredJournals(client))
+    turns.start()
+    return turns
