@@ -97,6 +97,13 @@ class AcceptLimit:
     def reconfigure(self, most: int) -> None:
         """Change the limit; existing connections are kept."""
 
+    def taker(self, listener: object) -> Callable[[int], bool] | None:
+        """Passes the next connection of `listener` to another process, by its descriptor.
+
+        It returns False if it can't. None: this process serves it.
+        """
+        return None
+
 
 @trait
 class Source:
