@@ -57,6 +57,8 @@ class Entrance:
     pseudonym: bytes
     allows_trace: bool
     is_stopped: bool
+    #: Makes a connection by HTTP/2 of one that has begun so; None: HTTP/1 only.
+    make_http2: Callable[[Any], Framed] | None
 
     def trusts(self, address: str) -> bool:
         """True if the peer of this plain address may speak for its own clients."""
@@ -191,6 +193,17 @@ class Connection:
 
     def abort(self) -> None:
         """End at once."""
+        raise NotImplementedError
+
+
+@trait
+class Framed(Source, Connection):
+    """A connection that many streams share: its frames are taken once a loop iteration."""
+
+    __slots__ = ()
+
+    def take_frames(self) -> bytes:
+        """What may be written now. More frames may come of it (`IoBatch.frames_wait`)."""
         raise NotImplementedError
 
 
