@@ -124,7 +124,8 @@ class IoBatch:
         writes.append((transport, None))
 
     def frames_wait(self, connection: Framed) -> None:
-        """Take its frames before the next write, so that those of many streams leave together."""
+        """Call its `write_frames` before the next write, so that those of many streams leave
+        together."""
         if not self._is_open:
             self._open()
         self._framed.append(connection)
@@ -143,7 +144,7 @@ class IoBatch:
     def write_all(self) -> None:
         """Write the queued bytes now."""
         if self._framed:
-            self._take_frames()
+            self._write_frames()
         writes = self.writes
         if writes:
             if self.reused:
@@ -158,12 +159,11 @@ class IoBatch:
                 except Exception:
                     self._give_up(transport, transport)
 
-    def _take_frames(self) -> None:
+    def _write_frames(self) -> None:
         framed, self._framed = self._framed, []
         for connection in framed:
             try:
-                if data := connection.take_frames():
-                    self.writes.append((connection.transport, data))
+                connection.write_frames()
             except Exception:
                 self._give_up(connection, connection.transport)
 

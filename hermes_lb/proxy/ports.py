@@ -198,12 +198,12 @@ class Connection:
 
 @trait
 class Framed(Source, Connection):
-    """A connection that many streams share: its frames are taken once a loop iteration."""
+    """A connection that many streams share: its frames are written once a loop iteration."""
 
     __slots__ = ()
 
-    def take_frames(self) -> bytes:
-        """What may be written now. More frames may come of it (`IoBatch.frames_wait`)."""
+    def write_frames(self) -> None:
+        """Add what may leave now to `IoBatch.writes`."""
         raise NotImplementedError
 
 

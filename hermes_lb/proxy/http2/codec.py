@@ -66,7 +66,7 @@ class Codec:
     Call `events` after each `receive` and each `take`: a stream may have ended by either.
     """
 
-    __slots__ = ("_http2",)
+    __slots__ = ("_http2", "_is_broken")
 
     def __init__(self, *, most_in_head: int, most_fields: int) -> None:
         configured = ngh2.Configuration(
@@ -84,6 +84,7 @@ class Codec:
                 _ENABLE_CONNECT_PROTOCOL: 1,
             }
         )
+        self._is_broken = False
         # One stream that is not read must not use up the connection's window.
         http2.set_local_window_size(MOST_STREAMS * STREAM_WINDOW)
 
@@ -92,11 +93,14 @@ class Codec:
         try:
             self._http2.receive_data(data)
         except ngh2.NGH2Error as error:
+            self._is_broken = True
             raise BrokenConnection(str(error)) from None
 
     def events(self) -> list[ngh2.Event]:
         """What has happened since the last call, in order."""
-        return self._http2.events()
+        with suppress(ngh2.NGH2Error):
+            return self._http2.events()
+        return []
 
     def take(self) -> bytes:
         """What is to be sent now, as far as the client's windows allow it."""
@@ -107,7 +111,7 @@ class Codec:
     @property
     def is_over(self) -> bool:
         """Nothing will be read or written any more."""
-        return not (self._http2.want_read or self._http2.want_write)
+        return self._is_broken or not (self._http2.want_read or self._http2.want_write)
 
     # A stream that the client has reset is unknown by now: nothing happens.
 

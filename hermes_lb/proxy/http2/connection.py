@@ -42,6 +42,8 @@ _SLICE = 16 * 1024
 _MOST_REQUESTS = 16
 # Seconds between the two GOAWAYs of a graceful end: requests on their way are served.
 _GRACE = 1.0
+# Seconds in which input is discarded behind the last GOAWAY (RFC 9112 section 9.6).
+_LINGER = 5.0
 
 
 class _Arrived:
@@ -68,6 +70,7 @@ class Http2Connection(Endpoint, Framed):
         "_full",
         "_go_away_at",
         "_is_dirty",
+        "_is_over",
         "_rest",
         "_running",
         "_slow",
@@ -100,6 +103,7 @@ class Http2Connection(Endpoint, Framed):
         self._slow: set[Http2Stream] = set()  # and still have after a write
         self._to_reset: set[Http2Stream] = set()  # answered before their requests ended
         self._is_dirty = False
+        self._is_over = False  # neither side has anything more to say
         self._go_away_at = _NEVER
         self.is_closing = False
         self.deadline = context.clock() + settings.timeouts.request_head
@@ -149,6 +153,8 @@ class Http2Connection(Endpoint, Framed):
 
     def process(self, data: bytes) -> None:
         """Parse a slice, and begin some of the requests in it."""
+        if self._is_over:
+            return
         rest = self._rest
         rest += data
         if rest:
@@ -157,7 +163,9 @@ class Http2Connection(Endpoint, Framed):
             try:
                 self.codec.receive(part)
             except BrokenConnection as error:
-                self._break(str(error))
+                self._refuse(RequestRefused(0, f"HTTP/2: {error}"))
+                self.write_frames()
+                self._over()
                 return
             self._act()
         for number in list(self._arrived)[:_MOST_REQUESTS]:
@@ -200,8 +208,8 @@ class Http2Connection(Endpoint, Framed):
             self.streams.pop(number, None)
             for some in (self._full, self._slow, self._to_reset):
                 some.discard(stream)
-        elif self._arrived.pop(number, None) is None and event.local_error is not None:
-            self._refuse(RequestRefused(400, f"HTTP/2: {event.local_error}"))
+        elif self._arrived.pop(number, None) is None and event.error_code == http2.PROTOCOL_ERROR:
+            self._refuse(RequestRefused(400, "HTTP/2: a malformed request"))
         if self.is_closing and not self.streams:
             self._batch.close(self.transport)
 
@@ -301,12 +309,13 @@ class Http2Connection(Endpoint, Framed):
 
     # Output.
 
-    def take_frames(self) -> bytes:
+    def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
         if self.is_writing_paused:
-            return b""  # `resume_writing` goes on
-        data = self.codec.take()
+            return  # `resume_writing` goes on
+        if data := self.codec.take():
+            self._batch.writes.append((self.transport, data))
         self._act()
         for stream in list(self._to_reset):
             if not self.codec.queued(stream.number):  # its END_STREAM has been taken
@@ -319,21 +328,28 @@ class Http2Connection(Endpoint, Framed):
         for stream in list(self._slow):
             if stream.written():
                 self._slow.discard(stream)
-        if self.codec.is_over and not self.is_closing:
-            self.close()
-        return data
+        if self.codec.is_over:
+            self._over()
 
     # Ends.
 
-    def _break(self, reason: str) -> None:
-        """The client has broken the protocol: say so, and end."""
-        self._refuse(RequestRefused(0, f"HTTP/2: {reason}"))
-        self._rest.clear()
-        self._all_left()
-        self.is_closing = True
-        self.deadline = self.context.clock() + self.context.settings.timeouts.client
-        self._batch.send(self.transport, self.codec.take())
-        self._batch.close(self.transport)
+    def _over(self) -> None:
+        """Neither side has anything more to say, or the codec has had enough of the client."""
+        if not self._is_over:
+            self._is_over = self.is_closing = True
+            self.deadline = self.context.clock() + _LINGER
+            self._all_left()
+            self._rest.clear()
+            self.context.loop.call_soon(self._half_close)
+
+    def _half_close(self) -> None:
+        """Unread input would make the kernel drop the GOAWAY: it is read and discarded."""
+        self._batch.write_all()
+        try:
+            if not self.transport.is_closing():
+                self.transport.write_eof()
+        except OSError:  # asyncio's own loop, and a client that has gone
+            self.transport.abort()
 
     def close_gracefully(self, now: float) -> None:
         if self._go_away_at == _NEVER and not self.is_closing:
@@ -349,7 +365,7 @@ class Http2Connection(Endpoint, Framed):
         self._go_away_at = _NEVER
         self.deadline = self.context.clock() + self.context.settings.timeouts.client
         self.codec.go_away()
-        self.has_frames()
+        self.write_frames()
         if not self.streams:
             self._batch.close(self.transport)
 
@@ -357,7 +373,7 @@ class Http2Connection(Endpoint, Framed):
         for exchange in self.exchanges():
             exchange.shut_down()
         self.codec.go_away()
-        self.has_frames()
+        self.write_frames()
         self.abort()
 
     def abort(self) -> None:
