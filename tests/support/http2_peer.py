@@ -121,7 +121,7 @@ class Http2Client:
         return self.fields[number]
 
     async def body(self, number: int, size: int) -> bytes:
-        """Once at least so many bytes have come."""
+        """Once at least `size` bytes have come."""
         await self.read_until(lambda: len(self.bodies.get(number, b"")) >= size)
         return bytes(self.bodies[number])
 

@@ -97,13 +97,13 @@ class Codec:
             raise BrokenConnection(str(error)) from None
 
     def events(self) -> list[ngh2.Event]:
-        """What has happened since the last call, in order."""
+        """The events since the last call, in order."""
         with suppress(ngh2.NGH2Error):
             return self._http2.events()
         return []
 
     def take(self) -> bytes:
-        """What is to be sent now, as far as the client's windows allow it."""
+        """The bytes to send now, as far as the client's windows allow it."""
         with suppress(ngh2.NGH2Error):
             return self._http2.data_to_send()
         return b""
@@ -134,7 +134,7 @@ class Codec:
             self._http2.end_stream(stream)
 
     def reset(self, stream: int, code: int) -> None:
-        """What is queued of the stream is dropped."""
+        """The queued bytes of the stream are dropped."""
         with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
             self._http2.reset_stream(stream, code)
 
@@ -145,7 +145,7 @@ class Codec:
         return 0
 
     def credit(self, stream: int, size: int) -> None:
-        """The balancer has passed on so many bytes of a body: the client may send as many."""
+        """The balancer has passed on `size` bytes of a body: the client may send as many."""
         if size:
             with suppress(ngh2.NGH2Error):
                 self._http2.acknowledge_received_data(size, stream)

@@ -23,7 +23,7 @@ from hermes_lb.proxy.http2.codec import (
     TrailersReceived,
 )
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
-from hermes_lb.proxy.http2.stream import Http2Stream
+from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
 from hermes_lb.proxy.ports import Framed
 from hermes_lb.proxy.record import record_refusal
@@ -57,7 +57,7 @@ class _Arrived:
         self.has_ended: bool = request.end_stream
 
 
-class Http2Connection(Endpoint, Framed):
+class Http2Connection(Endpoint, Framed, Carrier):
     """`deadline`: of the connection while no exchange runs, or until it has closed.
 
     A read is parsed in slices, and requests begin a few at a time, so one client has its share of
@@ -280,13 +280,11 @@ class Http2Connection(Endpoint, Framed):
         return self.context.wall_clock.date(self.context.clock())
 
     def has_frames(self) -> None:
-        """Write what the codec has at the end of this loop iteration."""
         if not self._is_dirty:
             self._is_dirty = True
             self._batch.frames_wait(self)
 
     def is_full(self, stream: Http2Stream) -> None:
-        """It has queued more than it may, unless the next write takes it."""
         self._full.add(stream)
 
     def reset(self, number: int, code: int) -> None:
@@ -294,7 +292,6 @@ class Http2Connection(Endpoint, Framed):
         self.has_frames()
 
     def stream_done(self, stream: Http2Stream, now: float) -> None:
-        """Its exchange has ended."""
         self._running -= 1
         self._answered(stream, now)
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mypy_extensions import trait
+
 from hermes_lb.http import make_body
 from hermes_lb.http.body import LAST_CHUNK
 from hermes_lb.http.sse import chunk
 from hermes_lb.proxy.http2 import codec as http2
 from hermes_lb.proxy.http2.fields import accepts, response_fields
-from hermes_lb.proxy.http2.tunnel_end import StreamEnd
+from hermes_lb.proxy.http2.tunnel_end import StreamEnd, TunnelStream
 from hermes_lb.proxy.ports import Downstream
 
 if TYPE_CHECKING:
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.exchange import Exchange
-    from hermes_lb.proxy.http2.connection import Http2Connection
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.http2.codec import Codec
+    from hermes_lb.proxy.ports import Peer
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import TunnelEnd, TunnelSink
 
@@ -27,7 +31,39 @@ _HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
 _CODES = {"P": http2.ENHANCE_YOUR_CALM}
 
 
-class Http2Stream(Downstream):
+@trait
+class Carrier:
+    """The connection, as far as its streams need it."""
+
+    __slots__ = ()
+
+    codec: Codec
+    context: Context
+    peer: Peer
+
+    def local_address(self) -> tuple[str, int]:
+        raise NotImplementedError
+
+    def date_field(self) -> bytes:
+        raise NotImplementedError
+
+    def has_frames(self) -> None:
+        """Write the codec's frames at the end of this loop iteration."""
+        raise NotImplementedError
+
+    def is_full(self, stream: Http2Stream) -> None:
+        """It has queued more than it may, unless the next write takes it."""
+        raise NotImplementedError
+
+    def reset(self, number: int, code: int) -> None:
+        raise NotImplementedError
+
+    def stream_done(self, stream: Http2Stream, now: float) -> None:
+        """Its exchange has ended."""
+        raise NotImplementedError
+
+
+class Http2Stream(Downstream, TunnelStream):
     """Bytes of the request's body that are not passed on keep their part of the stream's window,
     so a slow server holds back its own stream, and no other.
 
@@ -55,7 +91,7 @@ class Http2Stream(Downstream):
         "websocket_key",
     )
 
-    def __init__(self, connection: Http2Connection, number: int, now: float) -> None:
+    def __init__(self, connection: Carrier, number: int, now: float) -> None:
         self._connection = connection
         self.number = number
         self.peer = connection.peer
@@ -263,7 +299,7 @@ class Http2Stream(Downstream):
         self._connection.stream_done(self, now)
 
     def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
-        self.tunnel = StreamEnd(tunnel, self, self._connection)
+        self.tunnel = StreamEnd(tunnel, self)
         return self.tunnel
 
     def end_tunnel(self) -> None:

@@ -4,25 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mypy_extensions import trait
+
 from hermes_lb.proxy.ports import TunnelEnd
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.http2.connection import Http2Connection
-    from hermes_lb.proxy.http2.stream import Http2Stream
     from hermes_lb.proxy.ports import TunnelSink
+
+
+@trait
+class TunnelStream:
+    """A stream, as far as its end of a tunnel needs it."""
+
+    __slots__ = ()
+
+    is_writing_paused: bool
+
+    def send(self, data: bytes) -> None:
+        """Bytes of the server."""
+        raise NotImplementedError
+
+    def end_tunnel(self) -> None:
+        """The server sends no more."""
+        raise NotImplementedError
+
+    def close_tunnel(self) -> None:
+        """The tunnel is over."""
+        raise NotImplementedError
+
+    def pause_reading(self) -> None:
+        """The server can take no more."""
+        raise NotImplementedError
+
+    def resume_reading(self) -> None:
+        raise NotImplementedError
 
 
 class StreamEnd(TunnelEnd):
     """A half-close is END_STREAM, in either direction."""
 
-    __slots__ = ("_connection", "_early", "_other", "_stream", "_tunnel", "has_ended")
+    __slots__ = ("_early", "_other", "_stream", "_tunnel", "has_ended")
 
-    def __init__(
-        self, tunnel: TunnelSink, stream: Http2Stream, connection: Http2Connection
-    ) -> None:
+    def __init__(self, tunnel: TunnelSink, stream: TunnelStream) -> None:
         self._tunnel: TunnelSink | None = tunnel
         self._stream = stream
-        self._connection = connection
         self._other: TunnelEnd | None = None
         self._early: list[tuple[bytes, bool]] = []  # before `start`
         self.has_ended = False
