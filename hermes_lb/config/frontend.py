@@ -19,6 +19,7 @@ from hermes_lb.options.units import (
     PositiveDuration,
     UnixAddress,
 )
+from hermes_lb.turns.options import TurnOptions
 
 UNIX_MODE = pattern(r"^0?[0-7]{3}$", 'the permissions of a file in octal, such as "0660"')
 FileName = Annotated[str, Field(min_length=1)]
@@ -34,7 +35,7 @@ class Bind(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _lone_address(cls, given: object) -> object:
+    def _single_address(cls, given: object) -> object:
         return {"address": given} if isinstance(given, str | Address | UnixAddress) else given
 
     @model_validator(mode="after")
@@ -126,8 +127,15 @@ class Route(Section):
     resume_timeout: PositiveDuration = 30.0
     resume_ids: Literal["keep", "strip"] = "keep"
     sse_keep_alive: PositiveDuration | None = None
-    on_disconnect: Literal["abort", "detach", "drain"] = "abort"
+    on_disconnect: Literal["abort", "detach", "drain"] | None = None
     disconnect_timeout: PositiveDuration = 30.0
+    turns: TurnOptions | None = None
+
+    def __str__(self) -> str:
+        """`agent.example.com/api/*, POST -> agents`."""
+        path = self.path or (f"{self.path_prefix}*" if self.path_prefix else "")
+        asked = [f"{self.host or ''}{path}", f"{self.match or ''}"]
+        return f"{', '.join(filter(None, asked)) or '*'} -> {self.backend}"
 
     @field_validator("host")
     @classmethod
@@ -162,6 +170,27 @@ class Route(Section):
         if self.resume_ids == "strip" and not self.resume:
             raise ValueError('resume_ids = "strip" is about resumed streams: give resume = true')
         return self
+
+    @model_validator(mode="after")
+    def _turns_go_on(self) -> Self:
+        if self.turns is None:
+            return self
+        if self.on_disconnect == "abort" and self.turns.idempotency != "off":
+            raise ValueError(
+                'on_disconnect = "abort" would cancel what a retry with the same key asks for: '
+                'leave it out, or give turns.idempotency = "off"'
+            )
+        if self.resume or self.sse_keep_alive is not None:
+            raise ValueError("resume and sse_keep_alive are not for a route with turns")
+        return self
+
+    @property
+    def when_client_leaves(self) -> Literal["abort", "detach", "drain"]:
+        """`on_disconnect`, or its default."""
+        if self.on_disconnect is not None:
+            return self.on_disconnect
+        turns = self.turns
+        return "detach" if turns and (turns.idempotency != "off" or turns.session) else "abort"
 
 
 class Frontend(Section):

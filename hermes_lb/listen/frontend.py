@@ -15,7 +15,7 @@ from hermes_lb.proxy.http2.connection import Http2Connection
 from hermes_lb.proxy.ports import Entrance
 from hermes_lb.tls.certificates import PROTOCOLS, WITH_HTTP2, Certificates, stamps_of
 from hermes_lb.tls.ticket_keys import until_tomorrow
-from hermes_lb.transport.addresses import UNIX, plain_network, told_address
+from hermes_lb.transport.addresses import UNIX, forwarded_address, plain_network
 
 if TYPE_CHECKING:
     import asyncio
@@ -200,7 +200,7 @@ class Frontend(Entrance):
             if not entry.strip():
                 continue  # RFC 9110 section 5.6.1.2
             try:
-                candidate = told_address(entry.decode("ascii"))
+                candidate = forwarded_address(entry.decode("ascii"))
             except ValueError:
                 break
             client = candidate

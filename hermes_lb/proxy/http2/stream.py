@@ -16,12 +16,11 @@ from hermes_lb.proxy.ports import Downstream
 
 if TYPE_CHECKING:
     from hermes_lb.http import Body, ResponseHead
-    from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.exchange import Exchange
     from hermes_lb.proxy.http2.codec import Codec
-    from hermes_lb.proxy.ports import Peer
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import TunnelEnd, TunnelSink
+    from hermes_lb.proxy.ports import Peer, TunnelEnd, TunnelSink
 
 # Bytes of a response that wait for the client's window: above the first the server is paused.
 _HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
@@ -191,7 +190,7 @@ class Http2Stream(Downstream, TunnelStream):
     def local_address(self) -> tuple[str, int]:
         return self._connection.local_address()
 
-    def body_for(self, length: int) -> Body:
+    def body_for(self, head: ResponseHead, length: int) -> Body:
         return make_body(length, to_http11=False)
 
     def send_informational(self, head: ResponseHead) -> int:
