@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.demo import checks
 from hermes_lb.demo.plan import seconds_until_down, seconds_until_up
+from hermes_lb.demo.reader import read_story
 from hermes_lb.demo.system import TOKEN_INTERVAL_MS
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Scenes:
         await self._read_back()
         await self._memory()
         await self._come_back(killed)
+        await self._story()
         await self._access_log()
 
     @property
@@ -169,6 +171,15 @@ class Scenes:
                 worker, up=True, timeout=seconds_until_up(worker.backend)
             )
         await self._show_servers()
+
+    async def _story(self) -> None:
+        """A backend that can't resume, behind two balancers."""
+        self._screen.scene("A connection lost in mid-sentence, and another balancer")
+        self._screen.line("two balancers over Valkey, and a backend that can't resume", "dim")
+        async with self._system.story() as places:
+            read = await read_story(places, self._screen, lose_after=_TOLD)
+        self._check(checks.continued_elsewhere(read))
+        self._check(checks.was_asked_once(read))
 
     async def _show_servers(self) -> None:
         self._screen.servers(await self._system.server_states())
