@@ -26,10 +26,12 @@ from hermes_lb.proxy.select import Backend
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import check_certificates
 from hermes_lb.tls.ticket_keys import TicketSecret
+from hermes_lb.turns.gateway import TurnGateway
+from hermes_lb.turns.secret import turn_secret
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     from hermes_lb import config
     from hermes_lb.affinity.stores.base import SharedStore
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from hermes_lb.observe.recent import Recent
     from hermes_lb.proxy.ports import Connection
     from hermes_lb.tls.certificates import TlsFiles
+    from hermes_lb.turns.options import StoreOptions
+    from hermes_lb.turns.ports import TurnStore
 
     # Ready-made listening sockets: a group for each bind, by the frontend's name and the address.
     Sockets = Mapping[tuple[str, str], Sequence[socket.socket]]
@@ -53,6 +57,11 @@ def request_log(
     make = access_log or AccessLog
     log = make(configured.access, facility=configured.facility, tag=configured.tag)
     return RequestLog(Recorder(configured), log)
+
+
+async def open_turn_store(options: StoreOptions) -> TurnStore:
+    """The store of `[store]`."""
+    raise NotImplementedError("the store of turns")
 
 
 class DataPlane:
@@ -88,6 +97,7 @@ class DataPlane:
         self.tickets = TicketSecret.new()
         # By backend: the store of sessions that all processes learn; None: one process.
         self.shared_store: Callable[[str], SharedStore] | None = None
+        self.open_turn_store: Callable[[StoreOptions], Awaitable[TurnStore]] = open_turn_store
 
     def __repr__(self) -> str:
         return f"<DataPlane {'running' if self._context else 'stopped'}, {self.frontends!r}>"
@@ -137,6 +147,8 @@ class DataPlane:
             for name, configured in self.config.backends.items():
                 self._add_backend(name, configured)
             starting.push_async_callback(self._close_pins)
+            starting.push_async_callback(self._close_turns)
+            await self._set_turns(self.config)
             sweep = Sweep(context, self._swept)
             sweep.start()
             starting.callback(sweep.stop)
@@ -270,6 +282,7 @@ class DataPlane:
             self.context.log = log
         try:
             self._set_backends(new, dialers)
+            await self._set_turns(new)
             before_serving()
             await self._set_frontends(new, groups)
         finally:
@@ -401,6 +414,20 @@ class DataPlane:
     async def _close_log(self) -> None:
         await self._log.close()
 
+    async def _set_turns(self, configured: Config) -> None:
+        """Once a route has turns, there is a gateway for them, which stays."""
+        with_turns = configured.backends_with_turns
+        for name, backend in self.backends.items():
+            backend.has_turns = name in with_turns
+        if with_turns and self.context.turns is None:
+            secret = turn_secret(configured.store)
+            store = await self.open_turn_store(configured.store)
+            self.context.turns = TurnGateway(store, secret)
+
+    async def _close_turns(self) -> None:
+        if self.context.turns is not None:
+            await self.context.turns.store.close()
+
     async def _close_pins(self) -> None:
         for backend in self._all_backends():
             await backend.session_table.close()
@@ -412,7 +439,7 @@ class DataPlane:
         context.batch.flush()
         # Queued exchanges first: leases that the others release must not go to them.
         for client in sorted(
-            context.live.clients,
+            (*context.live.clients, *context.live.detached),
             key=lambda one: not any(each.is_queued for each in one.exchanges()),
         ):
             client.shut_down()

@@ -17,6 +17,7 @@ from hermes_lb.options.units import (
     PositiveDuration,
     UnixAddress,
 )
+from hermes_lb.turns.options import TurnOptions
 
 UNIX_MODE = pattern(r"^0?[0-7]{3}$", 'the permissions of a file in octal, such as "0660"')
 FileName = Annotated[str, Field(min_length=1)]
@@ -123,8 +124,9 @@ class Route(Section):
     resume_timeout: PositiveDuration = 30.0
     resume_ids: Literal["keep", "strip"] = "keep"
     sse_keep_alive: PositiveDuration | None = None
-    on_disconnect: Literal["abort", "detach", "drain"] = "abort"
+    on_disconnect: Literal["abort", "detach", "drain"] | None = None
     disconnect_timeout: PositiveDuration = 30.0
+    turns: TurnOptions | None = None
 
     @field_validator("host")
     @classmethod
@@ -159,6 +161,27 @@ class Route(Section):
         if self.resume_ids == "strip" and not self.resume:
             raise ValueError('resume_ids = "strip" is about resumed streams: give resume = true')
         return self
+
+    @model_validator(mode="after")
+    def _turns_go_on(self) -> Self:
+        if self.turns is None:
+            return self
+        if self.on_disconnect == "abort" and self.turns.idempotency != "off":
+            raise ValueError(
+                'on_disconnect = "abort" would cancel what a retry with the same key asks for: '
+                'leave it out, or give turns.idempotency = "off"'
+            )
+        if self.resume or self.sse_keep_alive is not None:
+            raise ValueError("resume and sse_keep_alive are not for a route with turns")
+        return self
+
+    @property
+    def when_client_leaves(self) -> Literal["abort", "detach", "drain"]:
+        """`on_disconnect`, or its default."""
+        if self.on_disconnect is not None:
+            return self.on_disconnect
+        turns = self.turns
+        return "detach" if turns and (turns.idempotency != "off" or turns.session) else "abort"
 
 
 class Frontend(Section):

@@ -114,6 +114,15 @@ class ResponseHead:
             for name, value in self.fields()
         )
 
+    @property
+    def has_plain_events(self) -> bool:
+        """False for a compressed stream: an intermediary can't see where its events end."""
+        return self.is_event_stream and all(
+            value.strip().lower() == b"identity"
+            for name, value in self.fields()
+            if name.lower() == b"content-encoding"
+        )
+
     def forwarded_without(self, positions: Collection[int]) -> bytes:
         """`forwarded`, without the fields at these positions of `names`."""
         plan = HeaderPlan(self.names, RESPONSE_FIELDS, without=self.nominated, omit=positions)

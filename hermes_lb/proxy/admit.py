@@ -10,6 +10,7 @@ from hermes_lb.http.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
 from hermes_lb.proxy.local_replies import as_final_recipient, redirect
 from hermes_lb.proxy.resume import ACCEPTS_HANDOVER, can_insert
+from hermes_lb.proxy.turns.admission import open_turn
 from hermes_lb.tls.client_certificate import tells_of_certificate
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def admit(exchange: Exchange, now: float) -> bool:
         rules = exchange.rules
         if rules is not None and rules.resumes and can_insert(exchange.client, head.method):
             exchange.request_head = exchange.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
+        if backend.has_turns and not open_turn(exchange, rules, context):
+            return False
         head.forwarded = b""  # a stream lasts for minutes, and no longer needs it
         if rare is not None and rare.hops_left == 0:
             reply = as_final_recipient(head.method, exchange.request_head)

@@ -37,7 +37,7 @@ from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
 from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
-from hermes_lb.proxy.ports import Traffic
+from hermes_lb.proxy.ports import Traffic, TurnRequest
 from hermes_lb.proxy.response import rewritten
 from hermes_lb.proxy.resume import Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide
+    from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide, TurnGate
     from hermes_lb.proxy.resume import EventStream, StreamRules
     from hermes_lb.proxy.select import Backend
 
@@ -65,7 +65,7 @@ _NEVER = float("inf")
 _TURN_AROUND = 1.0
 
 
-class Exchange(Traffic, Sending, Resumable, Seeker):
+class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
     """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes.
 
     Its parts see it by the base classes, each of which its part declares.
@@ -110,6 +110,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         "tunnel",
         "rules",  # of its route, for streams
         "stream",  # of events, if it has rules
+        "turn",  # on a route with turns
         # For the record.
         "started_at",
         "head_at",
@@ -157,6 +158,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         self.tunnel: Tunnel | None = None
         self.rules: StreamRules | None = None
         self.stream: EventStream | None = None
+        self.turn: TurnGate | None = None
         self.started_at = client.received_at
         self.head_at = now
         self.dispatched_at = -1.0
@@ -224,6 +226,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.refuse(refused)
         elif phase in (phases.BLOCKED, phases.AWAIT):
             self.server_failed(ResponseTimeout("no response head in time"))
+        elif phase == phases.SESSION and self.turn is not None:
+            self.turn.session_timed_out()
         else:
             self._silent()
 
@@ -264,6 +268,26 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         assert backend is not None
         if head.length and not self._start_upload(head, data, ended):
             return
+        if self.turn is not None:
+            self.turn.begin(data if self.upload is None else b"", now)
+        elif backend.key_rules is not None and self.pinned_to is None:
+            self._stick(backend, now)
+        else:
+            self.dispatch(now)
+
+    def take_turn(self, turn: TurnGate, client: Downstream) -> None:
+        self.turn, self.client = turn, client
+
+    def rewrite(self, request_head: bytes) -> None:
+        self.request_head = request_head
+
+    def note(self, reason: str) -> None:
+        self.reason = reason
+
+    def proceed(self, now: float) -> None:
+        """The request executes its turn: find a server for it."""
+        backend = self.backend
+        assert backend is not None
         if backend.key_rules is not None and self.pinned_to is None:
             self._stick(backend, now)
         else:
@@ -289,7 +313,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.request_head += data  # all of it came at once, and a retry needs no more
             return True
         # It arrives in parts, or is too long to be kept.
-        self.upload = Upload(self, head, self.context)
+        self.upload = Upload(self, head, self.context, self.turn)
         if data:
             self.upload.receive(data)
         if ended and not self.is_over:
@@ -363,6 +387,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
     def _connect(self, backend: Backend, lease: Lease, now: float) -> None:
         self.lease = lease
         self.server = server = lease.server
+        if self.turn is not None and self.turn.starts(server, now):
+            return
         if self.stream is None:
             self.dispatched_at = now
         else:
@@ -377,6 +403,13 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
                 return
         self.enter(phases.DIAL, now, self._resume_due())
         self.dialing = self.context.tasks.spawn(self._dial(connections), name="dial")
+
+    def connect(self, now: float) -> None:
+        """Its turn has started."""
+        backend, lease = self.backend, self.lease
+        assert backend is not None
+        assert lease is not None
+        self._connect(backend, lease, now)
 
     async def _dial(self, connections: ConnectionPool) -> None:
         try:
@@ -418,12 +451,9 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
 
     def not_sent(self) -> None:
         """Another connection to the same server: this one had ended before it was written to."""
-        backend, lease = self.backend, self.lease
-        assert backend is not None
-        assert lease is not None
         self.upstream = None
         self.connected_at = -1.0
-        self._connect(backend, lease, self.context.clock())
+        self.connect(self.context.clock())
 
     def _resume_due(self) -> float:
         """The limit of a resumed stream's search, which bounds the phases of its attempts."""
@@ -550,6 +580,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
                     self.enter(phases.HELD, now)
                     upstream.hold(news)
                     return
+        if self.turn is not None and self.turn.holds(upstream, head, now):
+            return
         if self.rules is not None:
             self.stream = opened_stream(self, self.rules, backend.pool, head)
         self.request_head = b""
@@ -601,9 +633,41 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.client.refuse_rest()
         self.is_stream = length < 0 and head.is_event_stream
         body: Body
-        body = self.client.body_for(length) if self.stream is None else self.stream.body
+        body = self.client.body_for(head, length) if self.stream is None else self.stream.body
         self._start_data(upstream, body, now)
         return body
+
+    def replay(self, upstream: ServerSide, head: ResponseHead, server: str, first: bytes) -> None:
+        """The response of a turn: its stored head, and what `upstream` reads of its journal.
+
+        `server`: the name of the server that has answered, for the affinity cookie.
+        """
+        now = self.context.clock()
+        request, backend = self.head, self.backend
+        assert backend is not None
+        self.upstream = upstream
+        self.status, self.response_at = head.status, now
+        fields = head.forwarded
+        named = backend.server_named(server)
+        if named is not None:
+            seconds = self.context.wall_clock.seconds_since_1970(now)
+            asked = Asked(request.method, self.cookie, self.reading, seconds)
+            fields, self.response_letter = rewritten(
+                head, backend.affinity, named, asked, self.peer
+            )
+        length = head.body_length(request.method)
+        body = self._begin_body(upstream, head, length, now)
+        keeps = request.keep_alive and self.is_request_read
+        first = body.feed(first) if first else b""
+        self.bytes_out += self.client.send_head(head, fields, length, keeps, first)
+        if body.is_done:
+            self._complete(upstream, now, False)
+
+    def count_turn(self, outcome: int) -> None:
+        backend, server = self.backend, self.server
+        assert backend is not None
+        counters = backend.pool.unserved if server is None else server.counters
+        counters.turn_outcomes[outcome] += 1
 
     def _start_data(self, upstream: ServerSide, body: Body, now: float) -> None:
         """The body of the response comes from `upstream`, until it is done."""
@@ -707,12 +771,16 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
 
         Before the body there is little to hold back, and the server's timeout runs.
         """
+        if self.turn is not None and self.turn.client_is_slow():
+            return
         if self.phase == phases.DATA and self.upstream is not None:
             self.upstream.pause_reading()
             self.enter(phases.DATA_SLOW, self.context.clock())
 
     def client_caught_up(self) -> None:
         """The write buffer has drained."""
+        if self.turn is not None:
+            self.turn.client_caught_up()
         if self.phase == phases.FLUSH:
             now, is_read = self.context.clock(), self.is_request_read
             self.finish("--", now)
@@ -781,7 +849,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
 
     def client_left(self) -> None:
         """The client's connection has ended: so does the work for it, at once."""
-        if self.is_over:
+        if self.is_over or (self.turn is not None and self.turn.client_left()):
             return
         if self.rules is not None and self.rules.on_disconnect != "abort":
             self._detach(self.rules)
@@ -853,7 +921,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             self.backend.pool.leave(self)
             if self.stream is None:  # for the log: it left the queue without a server
                 self.dispatched_at = now
-        elif self.phase in (phases.LOOKUP, phases.DIAL, phases.PAUSE):
+        elif phases.LOOKUP <= self.phase <= phases.PAUSE:
             self._stop_dialing()
         elif self.tunnel is not None:
             self.tunnel.detach()
@@ -871,7 +939,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
         if self.pinned_to is not None:
             by = "cookie" if self.session_key is None else "stick"
         is_tunnel = self.tunnel is not None
-        return {
+        row = {
             "client": self.peer.log_name,
             "frontend": self.peer.frontend.name,
             "backend": backend.name if backend is not None else "",
@@ -885,3 +953,4 @@ class Exchange(Traffic, Sending, Resumable, Seeker):
             "bytes_out": self.bytes_out,
             "pinned_by": by,
         }
+        return row if self.turn is None else self.turn.describe(row)

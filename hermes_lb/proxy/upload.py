@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import InvalidBody
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide
+    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide, TurnGate
 
 
 @trait
@@ -56,18 +56,24 @@ class Upload(RequestBody):
         "_kept",
         "_kept_size",
         "_most",
+        "_most_kept",
+        "_turn",
         "_was_asked_for",
         "awaits_continue",
         "is_forgotten",
         "is_read",
     )
 
-    def __init__(self, exchange: Sending, head: RequestHead, context: Context) -> None:
+    def __init__(
+        self, exchange: Sending, head: RequestHead, context: Context, turn: TurnGate | None = None
+    ) -> None:
         self._exchange = exchange
         self._context = context
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
         self._most = sys.maxsize if head.length > 0 else context.settings.most_in_body
+        self._turn = turn
+        self._most_kept = (turn and turn.most_kept) or context.settings.most_for_retry
         self.is_read = False
         self.awaits_continue = head.expects_continue
         self._was_asked_for = not head.expects_continue
@@ -98,6 +104,8 @@ class Upload(RequestBody):
             return
         upstream = exchange.upstream
         if data:
+            if self._turn is not None:
+                self._turn.body_received(data)
             if self._kept is not None:
                 self._kept.append(data)
                 self._kept_size += len(data)
@@ -109,6 +117,8 @@ class Upload(RequestBody):
     def ended(self) -> None:
         """All of it has been received."""
         self.is_read = True
+        if self._turn is not None:
+            self._turn.body_ended()
         self._moved()
 
     def start(self, upstream: ServerSide, sink: ResponseSink, request_head: bytes) -> None:
@@ -122,6 +132,13 @@ class Upload(RequestBody):
     def forget(self) -> None:
         """The response has begun: there will be no retry."""
         self._kept = None
+
+    def continued_here(self) -> None:
+        self.awaits_continue, self._was_asked_for = False, True
+
+    def discard(self) -> None:
+        self._kept, self.is_forgotten = None, True
+        self._exchange.client.resume_reading()
 
     def continued(self) -> None:
         """The server has sent a 100: the client has to send the body."""
@@ -144,7 +161,7 @@ class Upload(RequestBody):
     def _bound(self) -> None:
         """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
         exchange = self._exchange
-        if self._kept_size > self._context.settings.most_for_retry:
+        if self._kept_size > self._most_kept:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True

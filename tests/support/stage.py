@@ -49,7 +49,7 @@ class Stage:
         self.tasks = Tasks()
         self.problems: list[str] = []
         self.unlogged = 0  # requests that shall not be in the access log
-        self._folder = folder
+        self.folder = folder
         self._origins: list[Origin] = []
         self._clients: list[Client] = []
         self._sockets: list[socket.socket] = []
@@ -187,7 +187,7 @@ class Stage:
         )
 
     async def start(self, config: dict[str, Any]) -> LoadBalancer:
-        path = self._folder / f"access-{len(self._balancers)}.log"
+        path = self.folder / f"access-{len(self._balancers)}.log"
         defaults = {"admin": {"enabled": False}, "log": {"access": str(path)}}
         # Tests wait for lines of the log; it need not be a quarter of a second each time.
         with patch("hermes_lb.plane.AccessLog", partial(AccessLog, flush_every=0.01)):

@@ -244,7 +244,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         here = self.transport.get_extra_info("sockname")
         return (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
 
-    def body_for(self, length: int) -> Body:
+    def body_for(self, head: ResponseHead, length: int) -> Body:
         return make_body(length, to_http11=self._is_http11)
 
     def send_informational(self, head: ResponseHead) -> int:
@@ -282,11 +282,13 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         self._may_keep = may_keep = may_keep and self._live.keeps_clients
         context = self.context
-        block = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\nConnection: %b\r\n%b\r\n%b" % (
+        # RFC 9110 section 8.6: none in a 204.
+        length = b"Content-Length: %d\r\n" % len(reply.body) if reply.status != 204 else b""
+        block = b"HTTP/1.1 %d %b\r\n%b%bConnection: %b\r\n%b\r\n%b" % (
             reply.status,
             HTTPStatus(reply.status).phrase.encode("ascii"),
             reply.fields,
-            len(reply.body),
+            length,
             b"keep-alive" if may_keep else b"close",
             context.wall_clock.date(context.clock()),
             b"" if reply.is_head else reply.body,
