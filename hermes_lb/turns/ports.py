@@ -186,7 +186,8 @@ class OwnedTurn:
 
     async def release(self, answer: bytes) -> None:
         """It was never sent to a server, or the server said so: the key is free, and those that
-        joined get this answer (a head and a body, as stored)."""
+        joined get this answer (a head and a body, as stored). A turn that a client wanted to end
+        is cancelled by it."""
         raise NotImplementedError
 
     def on_cancel(self, then: Callable[[], None]) -> None:

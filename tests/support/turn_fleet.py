@@ -6,6 +6,11 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.turns.ports import BUSY, JOINED, OWNED, QUEUED, Claim, End
+from hermes_lb.turns.store.client import StoreClient
+from hermes_lb.turns.store.incarnation import retire
+from hermes_lb.turns.store.stored_turns import StoredTurns
+from hermes_lb.turns.store.timing import Timing
+from tests.support.turn_journals import JournalServer, MemoryJournals
 from tests.support.turn_store import MemoryStore, MemoryTurnStore
 
 if TYPE_CHECKING:
@@ -77,6 +82,41 @@ class MemoryFleet(TurnFleet):
 
     def go_away(self, is_away: bool) -> None:
         self.store.is_away = is_away
+
+
+class ValkeyFleet(TurnFleet):
+    """`timing` is short, so that deaths are observed in half a second."""
+
+    timing = Timing(lease=0.5, beat=0.1, poll=0.05)
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.journals = JournalServer()
+        self._clients: list[StoreClient] = []
+
+    async def make(self) -> TurnStore:
+        client = StoreClient(self.url)
+        store = StoredTurns(client, MemoryJournals(self.journals), timing=self.timing)
+        self._clients.append(client)
+        store.start()
+        return store
+
+    async def kill(self, number: int) -> None:
+        balancer = await self.at(number)
+        assert isinstance(balancer, StoredTurns)
+        await balancer.abandon()
+        other = StoreClient(self.url)
+        await retire(other, balancer.incarnation)
+        other.close()
+
+    def go_away(self, is_away: bool) -> None:
+        for client in self._clients:
+            if is_away:
+                client.went_away("a test")
+                client._away_until = float("inf")
+            else:
+                client.came_back()
 
 
 def new_principal() -> str:

@@ -97,9 +97,10 @@ class MemoryStore:
             self._keys[turn.claim.principal, turn.claim.key] = turn.id
 
     def free_key(self, turn: MemoryTurn) -> None:
+        """A turn that was to repeat a lost one leaves the key to it."""
         name = (turn.claim.principal, turn.claim.key)
         if self._keys.get(name) == turn.id:
-            del self._keys[name]
+            self._keys[name] = turn.repeats
 
 
 class _Session:
@@ -145,6 +146,7 @@ class MemoryTurn:
         self.server = ""
         self.resume_path = ""
         self.attempt = 1
+        self.repeats = ""
         self.not_before = 0.0
         self.begun_at = time.time()
         self.ended_at = 0.0
@@ -158,6 +160,8 @@ class MemoryTurn:
 
     def enter(self, state: int) -> None:
         """Raises Fenced for a transition that states.FOLLOWED_BY does not have."""
+        if state == self.state:
+            return  # a repetition
         if state not in FOLLOWED_BY[self.state]:
             raise Fenced(f"{self.state} -> {state}")
         self.state = state
@@ -248,6 +252,7 @@ class MemoryTurnStore(TurnStore):
         turn.not_before, turn.attempt = not_before, attempt
         if known is not None:
             turn.fence = max(turn.fence, known.fence + 1)
+            turn.repeats = known.id
         store.add(turn)
         if session is not None:
             session.queue.append(turn)
@@ -320,8 +325,7 @@ class _Owned(OwnedTurn):
 
     async def started(self, server: str) -> None:
         self._balancer.check()
-        if self._turn.state != RUNNING:
-            self._turn.enter(RUNNING)
+        self._turn.enter(RUNNING)
         self._turn.server = server
 
     async def fingerprinted(self, fingerprint: str) -> None:
@@ -350,8 +354,9 @@ class _Owned(OwnedTurn):
 
     async def release(self, answer: bytes) -> None:
         self._balancer.check()
-        self._turn.enter(RELEASED)
-        self._turn.head = answer
+        if self._turn.state != CANCELLED:
+            self._turn.enter(CANCELLED if self._turn.state == CANCELLING else RELEASED)
+            self._turn.head = answer
 
     def on_cancel(self, then: Callable[[], None]) -> None:
         self._turn.on_cancel = then

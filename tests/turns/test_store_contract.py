@@ -20,7 +20,15 @@ from hermes_lb.turns.ports import (
     Trimmed,
 )
 from hermes_lb.turns.states import CANCELLED, CANCELLING, DONE, LOST, RELEASED, RUNNING, WAITING
-from tests.support.turn_fleet import MemoryFleet, new_principal, own, read_all, record_of, run
+from tests.support.turn_fleet import (
+    MemoryFleet,
+    ValkeyFleet,
+    new_principal,
+    own,
+    read_all,
+    record_of,
+    run,
+)
 from tests.support.waiting import eventually, until
 
 if TYPE_CHECKING:
@@ -30,9 +38,11 @@ if TYPE_CHECKING:
     from tests.support.turn_fleet import TurnFleet
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "valkey"])
 async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[TurnFleet]:
-    running = MemoryFleet()
+    running: TurnFleet = MemoryFleet()
+    if request.param == "valkey":
+        running = ValkeyFleet(request.getfixturevalue("valkey_url"))
     yield running
     await running.close()
 
@@ -224,6 +234,18 @@ async def test_a_lost_turn_is_repeated_once_after_settle(fleet: TurnFleet) -> No
     assert third.record.id == second.id
 
 
+async def test_a_repetition_that_was_released_has_not_repeated_it(fleet: TurnFleet) -> None:
+    store, other = await fleet.at(0), await fleet.at(1)
+    first = await run(store, fleet.claim(key="k", settle=0.01))
+    await first.lost("backend")
+    for _ in range(2):
+        second = await own(store, fleet.claim(key="k", repeats_lost=True))
+        await second.release(b"")
+        again = await other.begin(fleet.claim(key="k"))
+        assert again.record is not None
+        assert (again.outcome, again.record.id) == (JOINED, first.id)
+
+
 async def test_a_lost_turn_is_repeated_for_its_own_request_only(fleet: TurnFleet) -> None:
     store = await fleet.at(0)
     turn = await run(store, fleet.claim(key="k", fingerprint="f"))
@@ -244,7 +266,9 @@ async def test_an_end_is_final(fleet: TurnFleet) -> None:
         await _end(turn, end)
         before = await record_of(store, claim, turn.id)
         for late in ("done", "lost", "cancelled", "release"):
-            if late != end:  # a repetition succeeds
+            if late == end or (end, late) == ("cancelled", "release"):
+                await _end(turn, late)  # a repetition
+            else:
                 with pytest.raises(Fenced):
                     await _end(turn, late)
         with pytest.raises(Fenced):
@@ -325,6 +349,16 @@ async def test_the_owner_of_a_running_turn_is_asked_to_cancel_it(fleet: TurnFlee
     data, end = await read_all(other.follow(record, 0))
     assert (data, end.is_clean) == (b"data: 1\n\n", False)
     assert await other.cancel(claim.principal, turn.id) == record
+
+
+async def test_a_turn_that_was_not_sent_after_all_is_cancelled(fleet: TurnFleet) -> None:
+    store = await fleet.at(0)
+    claim = fleet.claim(key="k")
+    turn = await own(store, claim)
+    await turn.started("s1")
+    await store.cancel(claim.principal, turn.id)
+    await turn.release(b"")
+    assert (await record_of(store, claim, turn.id)).state == CANCELLED
 
 
 async def test_an_end_that_was_first_wins_over_a_cancellation(fleet: TurnFleet) -> None:

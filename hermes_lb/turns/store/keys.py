@@ -10,8 +10,8 @@
     lb:{o:<incarnation>}:alive         string   the beats of a process
     lb:{all}:use              hash     turns and bytes of all principals, by incarnation
 
-`P16` is the first 16 characters of the principal's digest, and of its turns' ids: the id alone gives
-both slots. All keys of a script lie in one slot.
+`P16` is the first 16 characters of the principal's digest, and of its turns' ids: the id alone
+gives both slots. All keys of a script lie in one slot.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if mine then
   return { is_granted and 'OWNED' or 'QUEUED', record_of(TURN), {} }
 end
 
-local attempt, not_before, fence = 1, 0, NOW
+local attempt, not_before, fence, repeats = 1, 0, NOW, ''
 local id = HAS_KEY and redis.call('GET', KEY)
 if id and id ~= KNOWN_ID then
   return { 'KNOWN', id, {} }
@@ -36,7 +36,7 @@ if id and redis.call('EXISTS', KNOWN) == 1 then
     or FINGERPRINT == '' and known_print ~= '' then
     return { 'JOINED', record_of(KNOWN), {} }
   end
-  attempt, not_before = 2, tonumber(ended) + tonumber(settle)
+  attempt, not_before, repeats = 2, tonumber(ended) + tonumber(settle), id
   fence = math.max(NOW, tonumber(known_fence) + 1)
 end
 
@@ -76,7 +76,7 @@ redis.call('HSET', TURN, 'principal', PRINCIPAL, 'state', WAITING, 'nonce', NONC
   'key', HAS_KEY and string.match(KEY, '[^:]*$') or '',
   'session', HAS_SESSION and string.match(SESSION, '[^:]*$') or '',
   'keep', int(KEEP), 'keep_events', KEEP_EVENTS, 'settle', SETTLE, 'attempt', attempt,
-  'not_before', int(not_before), 'begun', int(NOW))
+  'repeats', repeats, 'not_before', int(not_before), 'begun', int(NOW))
 redis.call('PEXPIRE', TURN, int(KEEP + LIVE_MS))
 if HAS_KEY then
   redis.call('SET', KEY, ID, 'PX', int(KEEP + LIVE_MS))

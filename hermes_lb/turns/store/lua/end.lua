@@ -6,6 +6,9 @@ local turn = read_own()
 if turn and turn.state == STATE then
   return { 'OK', {} }
 end
+if turn and STATE == CANCELLED and can_enter(turn, CANCELLING) then
+  turn.state = CANCELLING -- its last client has left, and none has asked before
+end
 if not turn or not can_enter(turn, STATE) or turn.state == WAITING then
   return { 'FENCED', {} }
 end

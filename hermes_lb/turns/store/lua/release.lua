@@ -12,11 +12,13 @@ end
 if turn.nonce ~= NONCE then
   return { 'FENCED', {} }
 end
-if turn.state == RELEASED then
+if turn.state == RELEASED or turn.state == CANCELLED then
   return { 'OK', {} }
 end
-if not can_enter(turn, RELEASED) then
+-- If a client has asked for its cancellation, that has succeeded.
+local state = turn.state == CANCELLING and CANCELLED or RELEASED
+if not can_enter(turn, state) then
   return { 'FENCED', {} }
 end
 redis.call('HSET', TURN, 'head', ARGV[4])
-return { 'OK', has_ended(turn, RELEASED, false) }
+return { 'OK', has_ended(turn, state, false) }

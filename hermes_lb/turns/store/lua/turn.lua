@@ -48,7 +48,7 @@ local function record_of(key)
 end
 
 local FIELDS = { 'principal', 'state', 'nonce', 'incarnation', 'keep', 'keep_events', 'settle',
-  'is_stream', 'not_before' }
+  'is_stream', 'not_before', 'repeats' }
 
 -- The fields of the turn that decide; nil if it is unknown, or another principal's.
 local function read_turn()
@@ -82,7 +82,7 @@ local function read_session(dead)
   if session.granted_until and (session.granted_until <= NOW or dead and dead[session.incarnation])
   then
     redis.call('HDEL', SESSION, 'holder', 'nonce', 'incarnation', 'granted_until')
-    session.holder = false
+    session.holder, session.granted_until = false, nil
   end
   return session
 end
@@ -171,7 +171,12 @@ local function has_ended(turn, state, has_run)
   if state == RELEASED then
     ttl, life = RELEASED_MS, 0
     if HAS_KEY and redis.call('GET', KEY) == ID then
-      redis.call('DEL', KEY)
+      if turn.repeats ~= '' then
+        -- It did not repeat the lost turn after all.
+        redis.call('SET', KEY, turn.repeats, 'PX', int(turn.keep))
+      else
+        redis.call('DEL', KEY)
+      end
     end
   elseif HAS_KEY then
     redis.call('PEXPIRE', KEY, int(turn.keep))
