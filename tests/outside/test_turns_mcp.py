@@ -39,9 +39,10 @@ async def uses_all(fleet: Fleet, tools: ToolServer, version: str, **options: Any
     async with user.client(fleet.one, **options) as client:
         assert client.protocol_version == version
         await counts(client, tools)
-        result = await client.call_tool("greet")
-        assert result.content[0].text == "hello Ada"
-        assert user.asked == ["Who are you?"]
+        if version < "2026":  # later, a server can't ask in the middle of its answer
+            result = await client.call_tool("greet")
+            assert result.content[0].text == "hello Ada"
+            assert user.asked == ["Who are you?"]
 
 
 async def test_up_to_2025_a_lost_connection_is_no_cancel(
@@ -57,7 +58,7 @@ async def test_from_2026_on_closing_the_stream_is_the_cancel(
 ) -> None:
     fleet = await two_balancers(
         stage, tmp_path, store_url, port,
-        route={"on_disconnect": "abort"}, principal="client", idempotency="off", journal=False,
+        route={"on_disconnect": "abort"}, principal="client", idempotency="off",
     )  # fmt: skip
     await uses_all(fleet, tools, "2026-07-28")
     async with User().client(fleet.two) as client:
