@@ -2,6 +2,7 @@
 
 cookie, dates      a cookie names the server
 keys               a key in the request decides: by hashing, or as learnt from responses
+bodies             the keys that a response's body names
 table, stores      the servers of learnt keys, in memory or shared
 response_cookies   the affinity cookie in a response
 """

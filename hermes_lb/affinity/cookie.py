@@ -228,6 +228,8 @@ class CookieAffinity:
 
     def read(self, value: bytes, now: int) -> Reading:
         """Like `server_for`, unless the cookie is too old (`has_dates`); `now`: since 1970."""
+        if not self.has_dates:
+            return Reading(self.server_for(value))
         name, _, dates = value.partition(b"|")
         last_text, _, first_text = dates.partition(b"|")
         last, first = from_text(last_text), from_text(first_text)
@@ -356,18 +358,18 @@ def _is_cacheable(method: bytes, status: int, headers: tuple[tuple[bytes, bytes]
     return cacheable and has_lifetime and not is_stale
 
 
-def request_letter(value: bytes | None, named: Server | None, asked: Server | None) -> str:
+def request_letter(reading: Reading | None, asked: Server | None) -> str:
     """HAProxy's letter for the client's cookie, in the access log.
 
-    `value` comes from `extract`, `named` from `server_for`; `asked` is the server that got the
-    request, the last one if there were several, or None. N: no cookie. I: it names no server. V: it
-    names the server that was asked. D: it names one that is down or could not be reached, so that
-    another was asked.
+    `asked` is the server that got the request, the last one if there were several, or None. N: no
+    cookie. E, O: too old. I: it names no server. V: it names the server that was asked. D: it names
+    one that is down or could not be reached, so that another was asked.
     """
-    if value is None:
+    if reading is None:
         return "N"
+    named = reading.server
     if named is None:
-        return "I"
+        return reading.letter or "I"
     is_valid = named is asked if asked is not None else named.is_up
     return "V" if is_valid else "D"
 

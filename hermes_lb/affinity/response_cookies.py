@@ -5,7 +5,7 @@ The server's own cookie of that name is removed, rewritten or kept; the balancer
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hermes_lb.affinity import Reading
 
@@ -14,37 +14,38 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
 
-
-class Asked(NamedTuple):
-    """Of the request: its affinity cookie, and what it says if it has dates.
-
-    `seconds`: since 1970, now.
-    """
-
-    method: bytes
-    cookie: bytes | None
-    reading: Reading | None
-    seconds: int
-
-
-class Fields(NamedTuple):
-    """`lines` are forwarded, `added` are ours, each with its CRLF. `letter`: for the log."""
-
-    lines: bytes
-    added: bytes
-    letter: str
+    #: Lines, each with its CRLF, and the cookie's letter.
+    Fields = tuple[bytes, str]
 
 
 def with_cookie(
-    affinity: CookieAffinity, server: Server, head: ResponseHead, asked: Asked
+    affinity: CookieAffinity,
+    server: Server,
+    head: ResponseHead,
+    method: bytes,
+    reading: Reading | None,
+    seconds: int,
 ) -> Fields:
-    """The fields of a response, with the affinity cookie as the mode wants it."""
-    fields = Fields(head.forwarded, b"", "N")
+    """The fields of a response, with the affinity cookie as the mode wants it.
+
+    Of the request: `method`, and the `reading` of its cookie. `seconds`: since 1970, now.
+    """
+    lines, letter = head.forwarded, "N"
     if head.has_set_cookie:
-        fields = _without_the_servers(affinity, server, head)
-    if affinity.inserts and fields.letter != "P":
-        return _set_cookie(fields, affinity, server, head, asked)
-    return fields
+        lines, letter = _without_the_servers(affinity, server, head)
+    if not affinity.inserts or letter == "P":
+        return lines, letter
+    stays = reading is not None and reading.server is server
+    if affinity.has_dates:
+        value = affinity.dated(server, reading or Reading(None), seconds)
+        if value is None:
+            return lines, letter
+        # HAProxy calls it updated if the client stays where it was.
+        letter = "U" if stays else "I"
+        return lines + affinity.inserted(server, method, head, value), letter
+    if stays:
+        return lines, letter
+    return lines + affinity.inserted(server, method, head), "I"
 
 
 def _without_the_servers(affinity: CookieAffinity, server: Server, head: ResponseHead) -> Fields:
@@ -57,27 +58,9 @@ def _without_the_servers(affinity: CookieAffinity, server: Server, head: Respons
     letter = "P" if any(affinity.preserves(value) for _, value in cookies) else "N"
     doomed = [position for position, value in cookies if affinity.strips(value)]
     if not doomed:
-        return Fields(head.forwarded, b"", letter)
+        return head.forwarded, letter
+    lines = head.forwarded_without(doomed)
     if affinity.inserts:
-        return Fields(head.forwarded_without(doomed), b"", "D")
+        return lines, "D"
     rewritten = [affinity.rewritten(head.values[position], server) for position in doomed]
-    lines = b"".join(b"Set-Cookie: %b\r\n" % value for value in rewritten)
-    return Fields(head.forwarded_without(doomed), lines, "R")
-
-
-def _set_cookie(
-    fields: Fields, affinity: CookieAffinity, server: Server, head: ResponseHead, asked: Asked
-) -> Fields:
-    """With the affinity cookie, unless the client's names this server."""
-    if affinity.has_dates:
-        reading = asked.reading or Reading(None)
-        value = affinity.dated(server, reading, asked.seconds)
-        if value is None:
-            return fields
-        # HAProxy calls it updated if the client stays where it was.
-        letter = "U" if reading.server is server else "I"
-        return Fields(fields.lines, affinity.inserted(server, asked.method, head, value), letter)
-    named = affinity.server_for(asked.cookie) if asked.cookie is not None else None
-    if named is server:
-        return fields
-    return Fields(fields.lines, affinity.inserted(server, asked.method, head), "I")
+    return lines + b"".join(b"Set-Cookie: %b\r\n" % value for value in rewritten), "R"

@@ -387,33 +387,34 @@ class Pool:
 
     def lease(self, server: Server, now: float) -> Lease:
         """Start using `server`, which a strategy picked from `candidates`."""
-        lease, has_news = self._start(server, now)
+        self._now = now
+        has_news = server.fails and self._picked(server, now)
+        lease = Lease(self, server)
         if has_news:
             self.look_at_queue()
         return lease
 
-    def _start(self, server: Server, now: float) -> tuple[Lease, bool]:
-        """The lease, and whether to look at the queue then.
+    def _picked(self, server: Server, now: float) -> bool:
+        """A server that had failures gets a request -> whether to look at the queue then.
 
         A probe takes its server out for another window. That can begin a panic, or leave a waiting
         request nothing but servers that fail, which serve it as a last resort.
         """
-        self._now = now
-        has_news = False
-        if server.fails:
-            was_out = server.has_failed(now)
-            server.picked(now)
-            if server.is_failing:
-                has_news = not was_out and server.has_failed(now)
-                has_news |= self._judge_failures()
-        return Lease(self, server), has_news
+        was_out = server.has_failed(now)
+        server.picked(now)
+        if not server.is_failing:
+            return False
+        has_news = not was_out and server.has_failed(now)
+        return self._judge_failures() or has_news
 
     def claim(self, server: Server, now: float) -> Lease | None:
         """`lease` where other processes lease too: None if one of them got the last place.
 
         Each process writes its own lease before it reads the others', so the limit always holds.
         """
-        lease, has_news = self._start(server, now)
+        self._now = now
+        has_news = server.fails and self._picked(server, now)
+        lease = Lease(self, server)
         is_over = self.peers is not None and server.max_connections and self.peers.is_over(server)
         if is_over:
             lease.release()
@@ -456,7 +457,8 @@ class Pool:
             peers = self.peers if self._yields else None
             if peers is not None and peers.is_others_turn(self, server, waiter):
                 return
-            lease, has_news = self._start(server, self._now)
+            has_news = server.fails and self._picked(server, self._now)
+            lease = Lease(self, server)
             if self.peers is not None and server.max_connections and self.peers.is_over(server):
                 lease.release()
                 return

@@ -2,7 +2,7 @@
 
 loader       `load_config`: a file or a mapping -> a Config, or all that is wrong with it
 source       a file's bytes -> its tables; `lines`: on which line a key stands
-models       the whole; its sections are in process, frontend and backend
+models       the whole; its sections are in process, frontend (with match) and backend
 references   names that must exist, or be distinct; routes out of reach
 explain      pydantic's errors in words for people; `allowed`: what a key accepts
 changes      what differs between two configurations
@@ -17,6 +17,7 @@ from hermes_lb.backends.options import Outlier, Server, ServerTls
 from hermes_lb.config.backend import Backend
 from hermes_lb.config.frontend import Bind, Certificate, Frontend, Route, Tls
 from hermes_lb.config.loader import load_config
+from hermes_lb.config.match import Condition, Match
 from hermes_lb.config.models import Config
 from hermes_lb.config.process import Admin, AdminTls, Limits, Log, Process, Timeouts
 from hermes_lb.options.problems import ConfigError, Problem
@@ -29,11 +30,13 @@ __all__ = [
     "Backend",
     "Bind",
     "Certificate",
+    "Condition",
     "Config",
     "ConfigError",
     "Frontend",
     "Limits",
     "Log",
+    "Match",
     "Outlier",
     "Problem",
     "Process",

@@ -76,7 +76,8 @@ def explain(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     if kind in _KIND_NEEDED:
         return f"{quoted(value)} is not {_KIND_NEEDED[kind]}; allowed is {allowed(node)}"
     if kind == "string_pattern_mismatch":
-        return _wrong_text(path, value, error["ctx"]["pattern"])
+        is_key = error["loc"][-1] == "[key]"
+        return _wrong_text(path, None if is_key else value, error["ctx"]["pattern"])
     return f"{quoted(value)} is not allowed: {error['msg']}"
 
 
@@ -84,7 +85,7 @@ def _wrong_text(path: KeyPath, value: object, pattern: str) -> str:
     words = IN_WORDS.get(pattern, f"text like {pattern}")
     if isinstance(value, str):
         return f"{quoted(value)} is not allowed; write {words}"
-    return f"the name {quoted(path[-1])} is not allowed; write {words}"  # of [backends.NAME]
+    return f"the name {quoted(path[-1])} is not allowed; write {words}"  # such as [backends.NAME]
 
 
 def _unknown_key(path: KeyPath) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from hermes_lb.config.match import Match
 from hermes_lb.options.patterns import pattern
 from hermes_lb.options.section import Name, Section, as_list
 from hermes_lb.options.units import (
@@ -117,6 +118,7 @@ class Route(Section):
     host: str | None = None
     path: str | None = None
     path_prefix: str | None = None
+    match: Match | None = None
     backend: Name
     access_log: bool = True
     resume: bool = False
@@ -147,7 +149,7 @@ class Route(Section):
         if path is not None and not re.fullmatch(r"[\x21-\x7e]+", path):
             raise ValueError("write blanks and non-ASCII characters as they travel, such as %20")
         if path is not None and re.search(r"[?#]", path):
-            raise ValueError('a path ends before "?" and "#": routes do not see the query')
+            raise ValueError('a path ends before "?" and "#"; for the query: match.query')
         return path
 
     @model_validator(mode="after")
@@ -196,6 +198,13 @@ class Frontend(Section):
     trace: bool = False
     default_backend: Name | None = None
     routes: list[Route] = Field([])
+
+    @property
+    def header_keys(self) -> frozenset[bytes]:
+        """Names, in lower case, of the fields that the choice of a route depends on."""
+        return frozenset[bytes]().union(
+            *(route.match.header_keys for route in self.routes if route.match is not None)
+        )
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.affinity.cookie import separator
 from hermes_lb.options.problems import did_you_mean, dotted, quoted
+from hermes_lb.options.section import as_list
 from hermes_lb.options.units import Address, UnixAddress, parse_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from hermes_lb.options.problems import KeyPath
 
@@ -145,7 +146,11 @@ def _unreachable_routes(routes: list[tuple[KeyPath, Table]]) -> Iterator[Finding
 
 def _covers(earlier: Table, later: Table) -> bool:
     """Whether each request that fits `later` fits `earlier` too."""
-    return _covers_host(earlier.get("host"), later.get("host")) and _covers_path(earlier, later)
+    return (
+        _covers_host(earlier.get("host"), later.get("host"))
+        and _covers_path(earlier, later)
+        and _covers_match(earlier.get("match"), later.get("match"))
+    )
 
 
 def _covers_host(earlier: object, later: object) -> bool:
@@ -165,6 +170,56 @@ def _covers_path(earlier: Table, later: Table) -> bool:
         return bool(path == later.get("path"))
     wanted = later.get("path") or later.get("path_prefix")
     return isinstance(prefix, str) and isinstance(wanted, str) and wanted.startswith(prefix)
+
+
+def _covers_match(earlier: object, later: object) -> bool:
+    """False unless each condition of `earlier` follows from one of `later`."""
+    if earlier is None:
+        return True
+    if not isinstance(earlier, dict):
+        return False
+    later = later if isinstance(later, dict) else {}
+    return (
+        _covers_words(earlier.get("method"), later.get("method"))
+        and _covers_words(earlier.get("content_type"), later.get("content_type"))
+        and _covers_values(earlier.get("header"), later.get("header"), str.lower)
+        and _covers_values(earlier.get("query"), later.get("query"), str)
+    )
+
+
+def _covers_words(earlier: object, later: object) -> bool:
+    """Of methods, or of media types: "text/*" covers "text/plain"."""
+    mine, other = ([str(word).lower() for word in as_list(one)] for one in (earlier, later))
+    return earlier is None or all(
+        word in mine or f"{word.partition('/')[0]}/*" in mine for word in other
+    )
+
+
+def _covers_values(earlier: object, later: object, fold: Callable[[str], str]) -> bool:
+    if not isinstance(earlier, dict):
+        return earlier is None
+    asked = {fold(name): one for name, one in later.items()} if isinstance(later, dict) else {}
+    return all(_covers_value(one, asked.get(fold(name))) for name, one in earlier.items())
+
+
+def _covers_value(earlier: object, later: object) -> bool:
+    """Of one field or parameter; `later` None: it may have any value, or be absent."""
+    mine, other = _as_table(earlier), _as_table(later)
+    if mine == other:
+        return bool(mine)
+    if mine == {"present": True}:
+        return bool(other) and other != {"present": False}
+    texts, prefix = other.get("exact"), other.get("prefix")
+    if isinstance(mine.get("prefix"), str):
+        texts = [prefix] if isinstance(prefix, str) else texts
+        return bool(texts) and all(str(text).startswith(mine["prefix"]) for text in as_list(texts))
+    return bool(texts) and all(text in as_list(mine.get("exact")) for text in as_list(texts))
+
+
+def _as_table(condition: object) -> Table:
+    if isinstance(condition, dict):
+        return condition
+    return {} if condition is None else {"exact": as_list(condition)}
 
 
 def _tables(value: object, path: KeyPath) -> Iterable[tuple[KeyPath, Table]]:

@@ -295,3 +295,11 @@ def make_body(length: int, *, to_http11: bool) -> Body:
     if length == UNTIL_CLOSE:
         return UntilCloseBody(chunked=to_http11)
     return LengthBody(length)
+
+
+def feed_all(body: Body, data: bytes) -> bytes:
+    """All of `data`, which another body has passed on: so it is bounded, and well framed."""
+    passed = body.feed(data)
+    while body.behind:
+        passed += body.feed(b"")
+    return passed

@@ -42,6 +42,7 @@ CACHE_FIELD: Final = 19  # its value says whether a shared cache may store the r
 VALIDATOR: Final = 20  # that it is there says so
 TRACEPARENT: Final = 21
 TRACESTATE: Final = 22
+SELECTS: Final = 23  # by configuration: its value selects the route or the server
 
 # RFC 9110 section 7.6.1: what belongs to one hop only. A body's framing is re-emitted by us, and
 # its trailers are dropped, so TE and Trailer end here too.
@@ -116,6 +117,7 @@ class HeaderPlan:
     - `cache_fields`: (name in lower case, position) of those that say what a cache may do.
     - `has_validator`, `has_idempotency_key`: what the names alone answer.
     - `has_date`: a Date is among those that are forwarded.
+    - `known`: as it was given, for a plan that leaves out more.
     - `traceparents`: positions of these, or of none; None if there is no tracestate either.
     """
 
@@ -127,6 +129,7 @@ class HeaderPlan:
         "has_idempotency_key",
         "has_validator",
         "host",
+        "known",
         "others",
         "pick",
         "template",
@@ -142,6 +145,7 @@ class HeaderPlan:
         omit: Collection[int] = (),
     ) -> None:
         """`known`: name in lower case -> kind. `without` (names) and `omit` (positions) go."""
+        self.known = known
         lower = [name.lower() for name in names]
         kinds = [_kind(name, known) for name in lower]
         numbered = range(len(names))
@@ -185,6 +189,22 @@ class HeaderPlan:
 
 def _pick_none(values: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return ()
+
+
+def is_forwarded(name: bytes) -> bool:
+    """True if a request's field of this name reaches the server as it came."""
+    return (_kind(name.lower(), REQUEST_FIELDS) or NOTED) >= NOTED
+
+
+def selecting(known: Mapping[bytes, int], names: Collection[bytes]) -> Mapping[bytes, int]:
+    """`known`, with further `names`, in lower case, whose values select a route or a server.
+
+    These mean something, so the names that CGI and WSGI servers read as the same are dropped, also
+    where the name itself has an underscore.
+    """
+    own = {name: SELECTS for name in names if _kind(name, known) is None}
+    twins = {name.replace(b"_", b"-"): DROP for name in own}
+    return {**twins, **own, **known}
 
 
 def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:

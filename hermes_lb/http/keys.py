@@ -1,9 +1,12 @@
-"""Where a request says whose it is: a header, a cookie, a query parameter, a part of its path."""
+"""Where a message names a session: a header, a cookie, a query parameter, a part of a path.
+
+A key in a JSON body is found by `json_keys`.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hermes_lb.options.patterns import pattern
 
@@ -12,12 +15,22 @@ if TYPE_CHECKING:
 
     FindKey = Callable[[bytes], bytes]
 
+#: Bytes of a key; a longer one is not a session's id, and is ignored.
+MOST_IN_KEY: Final = 256
+
 # The sources, and "client", as the options name them.
 _NAMED = r"client|(header|cookie|query):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}"
 HASH_ON = pattern(rf"^({_NAMED})$", '"client", "header:NAME", "cookie:NAME" or "query:NAME"')
+_PATH = r"/[^{}\x00-\x20?#]*\{[a-z_]*\}[^{}\x00-\x20?#]*"
+_POINTER = r"(?:/(?:[^~/\x00-\x1f\x7f]|~[01]){0,64}){1,16}"  # RFC 6901
 STICK_ON = pattern(
-    rf"^({_NAMED}|path:/[^{{}}\x00-\x20?#]*\{{[a-z_]*\}}[^{{}}\x00-\x20?#]*)$",
-    '"header:NAME", "cookie:NAME", "query:NAME", "path:/sessions/{id}" or "client"',
+    rf"^({_NAMED}|json:{_POINTER}|path:{_PATH})$",
+    '"header:NAME", "cookie:NAME", "query:NAME", "json:/pointer", "path:/sessions/{id}"'
+    ' or "client"',
+)
+STICK_RESPONSE = pattern(
+    rf"^(header:[!#$%&'*+.^_`|~0-9A-Za-z-]{{1,64}}|(json|event):{_POINTER}|location:{_PATH})$",
+    '"header:NAME", "json:/pointer", "event:/pointer" or "location:/sessions/{id}"',
 )
 _PLACE = re.compile(r"\{[^{}]*\}|\*")
 
@@ -52,11 +65,26 @@ def key_finder(source: str) -> FindKey:
     return key
 
 
+def location_finder(path: str) -> FindKey:
+    """What finds the key in the value of a `Location`: a URL, or an absolute path.
+
+    A relative path has none: it depends on the request's.
+    """
+    origin = rb"(?i:[a-z][a-z0-9+.-]*:)?(?://[^/?#]*)?"
+    find = re.compile(origin + _path_pattern(path) + rb"(?=[/?#]|\Z)").match
+
+    def key(location: bytes) -> bytes:
+        found = find(location)
+        return found[1] if found is not None else b""
+
+    return key
+
+
 def _path_pattern(path: str) -> bytes:
     """Raises ValueError unless there is exactly one `{...}`."""
     places = [place for place in _PLACE.findall(path) if place != "*"]
     if not path.startswith("/") or len(places) != 1:
         raise ValueError("a path with one place for the key, such as /api/sessions/{id}")
     pattern = re.escape(path.encode())
-    pattern = re.sub(rb"\\\{[^{}]*\\\}", rb"([^/? ]+)", pattern)
-    return pattern.replace(rb"\*", rb"[^/? ]+")
+    pattern = re.sub(rb"\\\{[^{}]*\\\}", rb"([^/?# ]+)", pattern)
+    return pattern.replace(rb"\*", rb"[^/?# ]+")

@@ -34,6 +34,7 @@ from hermes_lb.http.fields import (
     connections,
     joined_connection,
     parse_content_length,
+    selecting,
 )
 from hermes_lb.http.head import HeadParser
 from hermes_lb.http.recurring_cache import PATIENCE, RecurringCache
@@ -145,13 +146,21 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     that only the first line and the length have to be read. All others are read by llhttp.
     """
 
-    __slots__ = ("_kept", "_longest_target", "_most_fields", "_with_length", "_without_body")
+    __slots__ = (
+        "_kept",
+        "_longest_target",
+        "_most_fields",
+        "_plans",
+        "_with_length",
+        "_without_body",
+    )
 
     def __init__(self, limits: HeadLimits, kept: frozenset[bytes] = frozenset()) -> None:
         """`kept`: names, in lower case, that no Connection field takes away: what decides here
         where a request goes is for all recipients (RFC 9110 section 7.6.1)."""
         super().__init__(httptools.HttpRequestParser)
         self._kept = kept
+        self._plans = HeaderPlans(selecting(REQUEST_FIELDS, kept)) if kept else None
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
         self._without_body: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
@@ -211,7 +220,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
         minor_version = 1 if line is not None else _minor_version(data, method, target)
         head = RequestHead(method, target, minor_version)
-        _interpret(head, _plans[names], names, values, self._kept)
+        plans = _plans if self._plans is None else self._plans
+        _interpret(head, plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
             _decide_unusual_target(head)
         return head
@@ -314,7 +324,7 @@ def _interpret(
     if head.method == b"TRACE" or (head.rare is not None and head.rare.hops_left is not None):
         without |= _decide_for_trace(head)
     if without:
-        plan = HeaderPlan(names, REQUEST_FIELDS, without=without)
+        plan = HeaderPlan(names, plan.known, without=without)
     head.forwarded = plan.forwarded(values)
 
 

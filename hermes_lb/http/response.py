@@ -30,7 +30,7 @@ from hermes_lb.http.recurring_cache import PATIENCE, RecurringCache
 from hermes_lb.http.request import CHUNKED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
 _LATER_MINOR = re.compile(rb"(?:\r\n)?HTTP/1\.[2-9] ").match
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 4
@@ -52,6 +52,7 @@ class ResponseHead:
     """
 
     __slots__ = (
+        "_cache_fields",
         "forwarded",
         "has_date",
         "has_set_cookie",
@@ -89,6 +90,7 @@ class ResponseHead:
         self.has_date = plan.has_date
         self.forwarded = b""
         self.nominated: Collection[bytes] = ()
+        self._cache_fields: tuple[tuple[bytes, bytes], ...] | None = None
 
     def body_length(self, method: bytes) -> int:
         """The length of the body that follows: RFC 9112 section 6.3, rules 1 and 4 to 8."""
@@ -101,11 +103,15 @@ class ResponseHead:
         """All (name, value), the ones that are not forwarded too."""
         return zip(self.names, self.values, strict=True)
 
-    def cache_fields(self) -> Iterable[tuple[bytes, bytes]]:
+    def cache_fields(self) -> tuple[tuple[bytes, bytes], ...]:
         """(name in lower case, value) of what a shared cache goes by; of validators, one name."""
-        plan = self.plan
-        fields = [(name, self.values[i]) for name, i in plan.cache_fields]
-        return [*fields, (b"etag", b"")] if plan.has_validator else fields
+        fields = self._cache_fields
+        if fields is None:
+            plan = self.plan
+            validators = ((b"etag", b""),) if plan.has_validator else ()
+            fields = (*((name, self.values[i]) for name, i in plan.cache_fields), *validators)
+            self._cache_fields = fields
+        return fields
 
     @property
     def is_event_stream(self) -> bool:

@@ -33,6 +33,8 @@ EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LONGEST_END: Final = 4  # bytes
 _OPENINGS = openings(b"id:")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+#: Searches the end of an event: the two line ends.
+event_end = EVENT_END.search
 _ID_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))id(?::[^\r\n]*)?(?>\r\n|\n|\r)")
 
 
@@ -260,6 +262,12 @@ def end_of_last_event(data: bytes | bytearray, start: int) -> int:
     if end >= 4 and data.find(b"\r\r", start) < 0 and data.find(b"\n\r", end) < 0:
         return end
     return max((match.end() for match in EVENT_END.finditer(data, start)), default=0)
+
+
+def data_of(event: bytes) -> bytes:
+    """The data of an event: its `data` lines, as one text."""
+    lines = (line.partition(b":") for line in _LINE_END.split(event))
+    return b"\n".join(value.removeprefix(b" ") for name, _, value in lines if name == b"data")
 
 
 def _type_of(event: bytes) -> bytes:

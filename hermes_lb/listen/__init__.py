@@ -1,7 +1,7 @@
 """Public entrances: where clients connect, and the decisions before a request.
 
 frontend          an entrance: routes, certificates, trusted proxies
-router            host, path -> backend
+router            host, path -> backend; `match`: what else a route asks of a request
 listener          one of its binds: sockets, accept
 connection_limit  the limit on client connections of a process
 sockets           listening sockets

@@ -1,4 +1,4 @@
-"""Host and path -> backend: the first route that matches wins. Pure.
+"""Host, path and what else a route asks -> backend: the first route that matches wins. Pure.
 
 Paths are compared as they were sent, byte for byte: what is forwarded is what was matched.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hermes_lb.listen.match import Match
 from hermes_lb.proxy.resume import rules_of_named_turns, stream_rules
 from hermes_lb.proxy.turns.heads import RESUME_PATH
 
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hermes_lb import config
+    from hermes_lb.http import RequestHead
     from hermes_lb.proxy.resume import StreamRules
     from hermes_lb.proxy.select import Backend
+    from hermes_lb.proxy.turns.rules import TurnRules
 
 
 class Destination(NamedTuple):
@@ -42,12 +45,13 @@ class _Rule:
         self.destination = destination
 
     @property
-    def has_turns(self) -> bool:
+    def turns(self) -> TurnRules | None:
         rules = self.destination.rules
-        return rules is not None and rules.turns is not None
+        return None if rules is None else rules.turns
 
-    def matches(self, host_name: str, path: bytes) -> bool:
+    def matches(self, head: RequestHead, path: bytes) -> bool:
         if self._host:
+            host_name = head.host_name
             if self._is_suffix:
                 if not host_name.endswith(self._host):
                     return False
@@ -58,37 +62,50 @@ class _Rule:
         return path.startswith(self._prefix)
 
 
-def _named_turns(routes: list[Destination]) -> _Rule:
+class _RuleWithMatch(_Rule):
+    """One that looks at more than host and path, if these fit."""
+
+    __slots__ = ("_match",)
+
+    def __init__(self, destination: Destination, route: config.Route, match: config.Match) -> None:
+        super().__init__(destination, route.host, route.path, route.path_prefix)
+        self._match = Match(match)
+
+    def matches(self, head: RequestHead, path: bytes) -> bool:
+        return super().matches(head, path) and self._match.holds(head)
+
+
+def _rule(route: config.Route, backends: Mapping[str, Backend]) -> _Rule:
+    destination = Destination(backends[route.backend], route.access_log, stream_rules(route))
+    if route.match is None:
+        return _Rule(destination, route.host, route.path, route.path_prefix)
+    return _RuleWithMatch(destination, route, route.match)
+
+
+def _named_turns(rules: list[_Rule]) -> list[_Rule]:
     """The path at which the turns of these routes are found by their ids."""
-    turns = tuple(one.rules.turns for one in routes if one.rules and one.rules.turns)
-    destination = Destination(routes[0].backend, True, rules_of_named_turns(turns))
-    return _Rule(destination, None, None, RESUME_PATH.decode())
+    turns = tuple(rule.turns for rule in rules if rule.turns is not None)
+    if not turns:
+        return []
+    backend = next(rule.destination.backend for rule in rules if rule.turns is not None)
+    destination = Destination(backend, True, rules_of_named_turns(turns))
+    return [_Rule(destination, None, None, RESUME_PATH.decode())]
 
 
 class Router:
     """The routes of one frontend."""
 
     def __init__(self, frontend: config.Frontend, backends: Mapping[str, Backend]) -> None:
-        self._rules = [
-            _Rule(
-                Destination(backends[route.backend], route.access_log, stream_rules(route)),
-                route.host,
-                route.path,
-                route.path_prefix,
-            )
-            for route in frontend.routes
-        ]
-        turns = [rule.destination for rule in self._rules if rule.has_turns]
-        if turns:
-            self._rules.insert(0, _named_turns(turns))
+        rules = [_rule(route, backends) for route in frontend.routes]
+        self._rules = [*_named_turns(rules), *rules]
         default = frontend.default_backend
         self._default = Destination(backends[default], True, None) if default else None
 
-    def route(self, host_name: str, target: bytes) -> Destination | None:
-        """`host_name` in lower case without a port; None: nothing matches."""
+    def route(self, head: RequestHead) -> Destination | None:
+        """None: nothing matches. Raises RequestRefused if that is ambiguous."""
         if self._rules:
-            path = target.partition(b"?")[0]
+            path = head.target.partition(b"?")[0]
             for rule in self._rules:
-                if rule.matches(host_name, path):
+                if rule.matches(head, path):
                     return rule.destination
         return self._default

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,7 +11,7 @@ from hermes_lb.options.patterns import NAME
 Name = Annotated[str, Field(pattern=NAME)]
 
 
-def as_list(value: object) -> object:
+def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 

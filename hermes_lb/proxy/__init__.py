@@ -6,9 +6,10 @@ exchange       one request and its response; `enter` changes its phase
 
 admit          begins an exchange: may it be served, and by which backend?   R
 select         a backend: affinity, strategy, lease, or the queue            Q C
-upload         the request's body                                            H
+upload         the request's body                                            R H
 retry          the retry table: decides on a request whose server failed
 response       the response's head, rewritten for the client                 D
+learning       session keys in the response's body
 resume         event streams that continue from another server when theirs is lost
 tunnel         after a 101: raw bytes both ways
 abandoned      a response that the server may finish although the client has left

@@ -32,7 +32,7 @@ def admit(exchange: Exchange, now: float) -> bool:
             reply = redirect(head, frontend.redirect)
             exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
             return False
-        if (destination := frontend.router.route(head.host_name, head.target)) is None:
+        if (destination := frontend.router.route(head)) is None:
             raise RequestRefused(404, "no route matched")
         if rare is not None and frontend.pseudonym in b",".join(rare.via):
             raise RequestRefused(508, "loop detected")
@@ -82,15 +82,11 @@ def _came_by_tls(peer: Peer, head: RequestHead) -> bool:
 def _read_cookie(
     exchange: Exchange, affinity: CookieAffinity, cookies: list[bytes], now: float
 ) -> None:
-    exchange.cookie, exchange.head.cookies = affinity.extract(cookies)
-    if exchange.cookie is None:
-        return
-    if affinity.has_dates:
+    cookie, exchange.head.cookies = affinity.extract(cookies)
+    if cookie is not None:
         seconds = exchange.context.wall_clock.seconds_since_1970(now)
-        exchange.reading = affinity.read(exchange.cookie, seconds)
+        exchange.reading = affinity.read(cookie, seconds)
         exchange.pinned_to = exchange.reading.server
-    else:
-        exchange.pinned_to = affinity.server_for(exchange.cookie)
 
 
 def _identity_from_proxy(exchange: Exchange, head: RequestHead) -> tuple[bytes, bytes]:

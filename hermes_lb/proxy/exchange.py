@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.affinity.response_cookies import Asked
 from hermes_lb.backends.dialing import Peers
 from hermes_lb.errors import (
     BadResponse,
@@ -30,15 +29,17 @@ from hermes_lb.errors import (
     RequestRefused,
     ResponseTimeout,
 )
-from hermes_lb.http import UNTIL_CLOSE
+from hermes_lb.http import UNTIL_CLOSE, ResponseParser
+from hermes_lb.http.json_keys import MOST_READ
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
+from hermes_lb.proxy.learning import LearningBody
 from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
 from hermes_lb.proxy.ports import Traffic, TurnRequest
-from hermes_lb.proxy.response import rewritten
+from hermes_lb.proxy.response import Answered, rewritten
 from hermes_lb.proxy.resume import Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
 from hermes_lb.proxy.select import Seeker
@@ -50,10 +51,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.affinity import Reading, SessionKey
+    from hermes_lb.affinity.bodies import BodyReader
     from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import ExchangeFailed, ServerFailed
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.learning import Learn
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide, TurnGate
     from hermes_lb.proxy.resume import EventStream, StreamRules
@@ -64,8 +67,11 @@ _NEVER = float("inf")
 # Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
 _TURN_AROUND = 1.0
 
+_EXPECTATION = b"Expect: 100-continue\r\n"
+_CONTINUE = ResponseParser(1).parse(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
+
+class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes.
 
     Its parts see it by the base classes, each of which its part declares.
@@ -89,8 +95,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
         # Where it goes.
         "backend",
         "is_logged",
-        "cookie",
-        "reading",  # what it says, if it has dates
+        "reading",  # of its affinity cookie, if it has one
         "pinned_to",
         "session_key",
         "tried",
@@ -138,7 +143,6 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
         self.upload: Upload | None = None
         self.backend: Backend | None = None
         self.is_logged = True
-        self.cookie: bytes | None = None
         self.reading: Reading | None = None
         self.pinned_to: Server | None = None
         self.session_key: SessionKey | None = None
@@ -221,9 +225,9 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
         elif phase == phases.DIAL:
             self._stop_dialing()
             self.server_failed(ConnectTimeout("the connection took too long"))
-        elif phase == phases.SEND:
-            refused = RequestRefused(408, "the request body took too long", "cH")
-            self.refuse(refused)
+        elif phase in (phases.READ, phases.SEND):
+            letters = "c" + self.letter
+            self.refuse(RequestRefused(408, "the request body took too long", letters))
         elif phase in (phases.BLOCKED, phases.AWAIT):
             self.server_failed(ResponseTimeout("no response head in time"))
         elif phase == phases.SESSION and self.turn is not None:
@@ -270,10 +274,26 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
             return
         if self.turn is not None:
             self.turn.begin(data if self.upload is None else b"", now)
-        elif backend.key_rules is not None and self.pinned_to is None:
-            self._stick(backend, now)
-        else:
+        elif backend.key_rules is None:
             self.dispatch(now)
+        else:
+            self.proceed(now)
+
+    def proceed(self, now: float) -> None:
+        """Find a server for it, by its key if it has one."""
+        backend, upload = self.backend, self.upload
+        assert backend is not None
+        rules = backend.key_rules
+        if rules is None or self.pinned_to is not None:
+            self.dispatch(now)
+        elif (
+            upload is not None
+            and self.head.length <= MOST_READ
+            and rules.needs_body(self.request_head)
+        ):
+            self._read_body(upload, now)
+        else:
+            self._stick(self.request_head, now)
 
     def take_turn(self, turn: TurnGate, client: Downstream) -> None:
         self.turn, self.client = turn, client
@@ -284,25 +304,21 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
     def note(self, reason: str) -> None:
         self.reason = reason
 
-    def proceed(self, now: float) -> None:
-        """The request executes its turn: find a server for it."""
-        backend = self.backend
-        assert backend is not None
-        if backend.key_rules is not None and self.pinned_to is None:
-            self._stick(backend, now)
-        else:
-            self.dispatch(now)
-
     def receive(self, data: bytes) -> None:
         """More of the request's body."""
         assert self.upload is not None
         self.upload.receive(data)
+        if self.phase == phases.READ:
+            self.saw_traffic = True
+            self._look_for_key(self.upload)
 
     def request_ended(self) -> None:
         """All of the request has been received."""
         assert self.upload is not None
         self.is_request_read = True
         self.upload.ended()
+        if self.phase == phases.READ:
+            self._look_for_key(self.upload)
 
     def _start_upload(self, head: RequestHead, data: bytes, ended: bool) -> bool:
         """Take the received part of the body. False: it was refused."""
@@ -320,10 +336,35 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
             self.request_ended()
         return not self.is_over
 
-    def _stick(self, backend: Backend, now: float) -> None:
+    # READ: the request's body, which may hold its key.
+
+    def _read_body(self, upload: Upload, now: float) -> None:
+        self.enter(phases.READ, now)
+        upload.read_json(self.head.length)
+        self.ask_for_body()
+        self._look_for_key(upload)
+
+    def ask_for_body(self) -> None:
+        """In the place of the server, which the body reaches without a question."""
+        if self.upload is not None and self.upload.awaits_continue:
+            self.request_head = self.request_head.replace(_EXPECTATION, b"", 1)
+            self.bytes_out += self.client.send_informational(_CONTINUE)
+            self.upload.continued()
+
+    def _look_for_key(self, upload: Upload) -> None:
+        """Go on with the text of the body once it is whole, or without one that is too long."""
+        json = upload.json
+        assert json is not None
+        if self.is_request_read or json.is_too_long:
+            upload.end_json()
+            self._stick(self.request_head + json.text, self.context.clock())
+
+    def _stick(self, request: bytes, now: float) -> None:
         """The server that its key names, if it has one, takes it."""
+        backend = self.backend
+        assert backend is not None
         try:
-            pin = backend.stick(self.request_head, self.client_address, now)
+            pin = backend.stick(request, self.client_address, now)
         except NoServer as error:
             self.fail(error)
             return
@@ -591,14 +632,14 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
             backend.answered(server, head, self.response_at - self.dispatched_at, now)
         fields = head.forwarded
         if backend.affinity is not None or self.peer.frontend.hsts:
-            seconds = self.context.wall_clock.seconds_since_1970(now)
-            asked = Asked(request.method, self.cookie, self.reading, seconds)
-            fields, self.response_letter = rewritten(
-                head, backend.affinity, server, asked, self.peer
-            )
+            fields, self.response_letter = rewritten(self, head, backend.affinity, server, now)
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
         length = head.body_length(request.method)
+        reader = None
+        if backend.key_rules is not None and length:
+            is_chunked = length < 0 and self.client.takes_chunks
+            reader = backend.key_rules.reader(head, is_chunked=is_chunked)
         keeps = request.keep_alive and self.is_request_read
         if status == 101:
             self.enter(phases.TUNNEL, now)
@@ -606,13 +647,13 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
             self.bytes_out += self.client.send_head(head, fields, length, keeps, b"")
             self._open_tunnel(upstream, rest)
             return
-        if length == len(rest):  # the common case: all of it came at once
+        if length == len(rest) and reader is None:  # the common case: all of it came at once
             self.bytes_out += self.client.send_head(head, fields, length, keeps, rest)
             said = head.length
             is_clean = length == said or (said == UNTIL_CLOSE and request.method != b"HEAD")
             self._complete(upstream, now, is_clean)
             return
-        body = self._begin_body(upstream, head, length, now)
+        body = self._begin_body(upstream, head, length, reader, now)
         problem, first = "", b""
         if rest:
             try:
@@ -626,37 +667,41 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
             self._body_done(upstream, body, now)
 
     def _begin_body(
-        self, upstream: ServerSide, head: ResponseHead, length: int, now: float
+        self,
+        upstream: ServerSide,
+        head: ResponseHead,
+        length: int,
+        reader: BodyReader | None,
+        now: float,
     ) -> Body:
-        """The body of the response comes, in parts."""
+        """The body of the response comes, in parts; `reader` finds keys in it."""
         if not self.is_request_read and head.status >= 300:
             self.client.refuse_rest()
         self.is_stream = length < 0 and head.is_event_stream
         body: Body
         body = self.client.body_for(head, length) if self.stream is None else self.stream.body
+        if reader is not None:
+            body = LearningBody(body, reader, self._learner(), upstream)
         self._start_data(upstream, body, now)
         return body
 
-    def replay(self, upstream: ServerSide, head: ResponseHead, server: str, first: bytes) -> None:
-        """The response of a turn: its stored head, and what `upstream` reads of its journal.
+    def _learner(self) -> Learn:
+        """Stores keys in the body for the server. Without the exchange, which it would keep."""
+        backend, server, clock = self.backend, self.server, self.context.clock
+        assert backend is not None and server is not None  # noqa: PT018 - as above
+        return lambda keys: backend.assign(keys, server, clock())
 
-        `server`: the name of the server that has answered, for the affinity cookie.
-        """
-        now = self.context.clock()
-        request, backend = self.head, self.backend
+    def replay(self, upstream: ServerSide, head: ResponseHead, server: str, first: bytes) -> None:
+        """The response of a turn: its stored head, and what `upstream` reads of its journal."""
+        now, request, backend = self.context.clock(), self.head, self.backend
         assert backend is not None
         self.upstream = upstream
         self.status, self.response_at = head.status, now
-        fields = head.forwarded
-        named = backend.server_named(server)
+        fields, named = head.forwarded, backend.server_named(server)
         if named is not None:
-            seconds = self.context.wall_clock.seconds_since_1970(now)
-            asked = Asked(request.method, self.cookie, self.reading, seconds)
-            fields, self.response_letter = rewritten(
-                head, backend.affinity, named, asked, self.peer
-            )
+            fields, self.response_letter = rewritten(self, head, backend.affinity, named, now)
         length = head.body_length(request.method)
-        body = self._begin_body(upstream, head, length, now)
+        body = self._begin_body(upstream, head, length, None, now)
         keeps = request.keep_alive and self.is_request_read
         first = body.feed(first) if first else b""
         self.bytes_out += self.client.send_head(head, fields, length, keeps, first)
@@ -892,7 +937,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, TurnRequest):
     def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
         """The request's body broke its framing, or is larger than it may be."""
         status = error.status if isinstance(error, RequestRefused) else 400
-        refused = RequestRefused(status, str(error), "PR" if self.phase == phases.ROUTE else "PD")
+        refused = RequestRefused(status, str(error), "PR" if self.phase <= phases.READ else "PD")
         if self.phase in (phases.DATA, phases.DATA_SLOW):
             self.peer.frontend.counters.refuse(status, refused.reason)
             self.abort_client("PD", refused.reason)

@@ -25,21 +25,22 @@ if TYPE_CHECKING:
 
 # Plain integers: an Enum costs three times as much to compare, and this is read per chunk.
 ROUTE: Final = 0  # the head has come; no backend yet
-QUEUE: Final = 1  # every server is full
-LOOKUP: Final = 2  # the shared session table is asked
-CLAIM: Final = 3  # the store of turns is asked, or the head of a turn that is followed is due
-SESSION: Final = 4  # another turn of its session runs
-DIAL: Final = 5
-PAUSE: Final = 6  # before another attempt: turn-around, or the pause of a resume
-SEND: Final = 7  # the rest of the request's body is due from the client
-BLOCKED: Final = 8  # the server does not read the request's body
-AWAIT: Final = 9  # the response head, or a 100, is due from the server
-HELD: Final = 10  # a response head waits until its session or its turn is stored
-DATA: Final = 11  # the response's body comes
-DATA_SLOW: Final = 12  # the client does not read it
-FLUSH: Final = 13  # the server is done, and the client still reads
-TUNNEL: Final = 14  # after a 101
-END: Final = 15
+READ: Final = 1  # the request's body, which may hold its session key, is due from the client
+QUEUE: Final = 2  # every server is full
+LOOKUP: Final = 3  # the shared session table is asked
+CLAIM: Final = 4  # the store of turns is asked, or the head of a turn that is followed is due
+SESSION: Final = 5  # another turn of its session runs
+DIAL: Final = 6
+PAUSE: Final = 7  # before another attempt: turn-around, or the pause of a resume
+SEND: Final = 8  # the rest of the request's body is due from the client
+BLOCKED: Final = 9  # the server does not read the request's body
+AWAIT: Final = 10  # the response head, or a 100, is due from the server
+HELD: Final = 11  # a response head waits until its session or its turn is stored
+DATA: Final = 12  # the response's body comes
+DATA_SLOW: Final = 13  # the client does not read it
+FLUSH: Final = 14  # the server is done, and the client still reads
+TUNNEL: Final = 15  # after a 101
+END: Final = 16
 
 NONE: Final = 0
 ABSOLUTE: Final = 1
@@ -49,8 +50,8 @@ OWN: Final = 3
 _ATTEMPT: Final = (QUEUE, DIAL, AWAIT, SEND, BLOCKED, PAUSE, END)  # one more, or no more
 _RESPONSE: Final = (HELD, DATA, DATA_SLOW, FLUSH, TUNNEL)
 _REQUEST: Final = (SEND, BLOCKED, AWAIT)
-# A turn: its claim, its place in its session's queue, and then its attempts.
-_TURN: Final = (CLAIM, SESSION, LOOKUP)
+# Of a turn: its claim, its place in its session's queue; then as without one.
+_TURN: Final = (CLAIM, SESSION, READ, LOOKUP, *_ATTEMPT)
 
 
 class Phase(NamedTuple):
@@ -67,11 +68,12 @@ class Phase(NamedTuple):
 
 
 TABLE: Final = (
-    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (LOOKUP, CLAIM, *_ATTEMPT)),
+    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (READ, LOOKUP, CLAIM, *_ATTEMPT)),
+    Phase(READ, "READ", "R", "client", IDLE, "client", False, (LOOKUP, CLAIM, *_ATTEMPT)),
     Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, (CLAIM, *_ATTEMPT)),
     Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, (CLAIM, *_ATTEMPT)),
-    Phase(CLAIM, "CLAIM", "C", "", OWN, "peer", False, (*_TURN, DATA, DATA_SLOW, *_ATTEMPT)),
-    Phase(SESSION, "SESSION", "Q", "queue", ABSOLUTE, "us", False, (*_TURN, *_ATTEMPT)),
+    Phase(CLAIM, "CLAIM", "C", "", OWN, "peer", False, (DATA, DATA_SLOW, *_TURN)),
+    Phase(SESSION, "SESSION", "Q", "queue", ABSOLUTE, "us", False, _TURN),
     Phase(DIAL, "DIAL", "C", "connect", ABSOLUTE, "server", False, _ATTEMPT),
     Phase(PAUSE, "PAUSE", "C", "", OWN, "us", False, _ATTEMPT),
     Phase(

@@ -298,18 +298,9 @@ class Downstream:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RequestBody:
-    """The body of a request, where it is sent in parts.
-
-    `awaits_continue`: the client holds it back until it receives a 100.
-    """
+    """The body of a request, where it is sent in parts."""
 
     __slots__ = ()
-
-    awaits_continue: bool
-
-    def continued_here(self) -> None:
-        """The client was asked for the body by us; the server is not asked to ask."""
-        raise NotImplementedError
 
     def discard(self) -> None:
         """No server gets the body: it is read, and not kept."""
@@ -483,7 +474,10 @@ class ServerSide:
         raise NotImplementedError
 
     def hold(self, until: Awaitable[object]) -> None:
-        """Keep the response head that is being passed on; pass it again after `until`."""
+        """Keep the response head that is being passed on; pass it again after `until`.
+
+        While a body is passed on: call `response_data` without data after `until`.
+        """
         raise NotImplementedError
 
     def give_back(self, now: float, is_clean: bool) -> None:
@@ -600,6 +594,10 @@ class TurnRequest:
 
     def rewrite(self, request_head: bytes) -> None:
         """Servers get this head instead."""
+        raise NotImplementedError
+
+    def ask_for_body(self) -> None:
+        """Send a 100, if the client holds its body back for it."""
         raise NotImplementedError
 
     def note(self, reason: str) -> None:

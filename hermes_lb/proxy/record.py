@@ -23,7 +23,6 @@ from hermes_lb.observe.record import (
 from hermes_lb.observe.termination import NO_COOKIE, aborted_by
 
 if TYPE_CHECKING:
-    from hermes_lb.affinity import CookieAffinity
     from hermes_lb.backends import RequestCounters
     from hermes_lb.errors import RequestRefused
     from hermes_lb.observe.sampling import Sampler
@@ -153,7 +152,9 @@ def _of_exchange(exchange: Exchange, now: float, termination: str) -> LogRecord:
         record.backend_load = pool.in_flight + len(pool.waiting)
         affinity = backend.affinity
         record.termination = termination + (
-            NO_COOKIE if affinity is None else _cookie_letters(exchange, affinity)
+            NO_COOKIE
+            if affinity is None
+            else request_letter(exchange.reading, server) + exchange.response_letter
         )
     if server is None:
         record.server = ""
@@ -197,17 +198,6 @@ def _to_server(exchange: Exchange) -> ToServer:
         waited if waited >= 0.0 else None,
         connected - exchange.dispatched_at if connected >= 0.0 else None,
     )
-
-
-def _cookie_letters(exchange: Exchange, affinity: CookieAffinity) -> str:
-    cookie, reading = exchange.cookie, exchange.reading
-    if cookie is None:
-        came = "N"
-    elif reading is not None and reading.letter:
-        came = reading.letter
-    else:
-        came = request_letter(cookie, affinity.server_for(cookie), exchange.server)
-    return came + exchange.response_letter
 
 
 def _of_refusal(

@@ -192,13 +192,14 @@ class Backend:
         if server in self.connections:
             self.strategy.load_reported(server, load, now)
 
-    def stick(self, request_head: bytes, client_address: str, now: float) -> Pin:
-        """The server of a request by its key, if it has one.
+    def stick(self, request: bytes, client_address: str, now: float) -> Pin:
+        """The server of a request by its key, if it has one. `request`: its head, and its body if
+        that is there.
 
         Raises NoServer if its session's server is gone, and no other one may serve it.
         """
         assert self.key_rules is not None
-        session = self.key_rules.find(request_head, client_address)
+        session = self.key_rules.find(request, client_address)
         if session is None:
             return Pin(None, None, True)
         if not session.rule.learns:
@@ -227,7 +228,11 @@ class Backend:
         """Learn the session key of a response -> an awaitable that ends when other balancers know
         it, as the client may ask them once it has the response; None: they do."""
         assert self.key_rules is not None
-        return self.session_table.store(self.key_rules.learnt(session, head), server.name, now)
+        return self.assign(self.key_rules.learnt(session, head), server, now)
+
+    def assign(self, keys: list[bytes], server: Server, now: float) -> Awaitable[object] | None:
+        """These sessions are this server's; returns as `learn` does."""
+        return self.session_table.store(keys, server.name, now)
 
     def choose(self, seeker: Seeker, now: float) -> Lease | None:
         """A lease on the picked server; None: the request has to wait in the queue.

@@ -33,6 +33,9 @@ class Settings:
         self.most_in_head = limits.head_size
         self.most_for_retry = limits.retry_buffer
         self.most_in_body = limits.body_size or sys.maxsize
-        kept = frozenset[bytes]().union(*(one.header_keys for one in configured.backends.values()))
+        kept = frozenset[bytes]().union(
+            *(backend.header_keys for backend in configured.backends.values()),
+            *(frontend.header_keys for frontend in configured.frontends),
+        )
         self.request_parser = RequestParser(limits, kept)
         self.response_parser = ResponseParser(limits.header_count, kept)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from mypy_extensions import trait
 
 from hermes_lb.errors import RequestRefused
+from hermes_lb.http import make_body
+from hermes_lb.http.json_keys import JsonText
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.ports import RequestBody
 
@@ -48,6 +50,7 @@ class Upload(RequestBody):
     - `is_read`: all of it has been received.
     - `awaits_continue`: the client holds it back until the server says 100.
     - `is_forgotten`: some of it was sent and not kept, so the request can't be sent again.
+    - `json`: what has come of it, while a session key is looked for.
     """
 
     __slots__ = (
@@ -62,6 +65,7 @@ class Upload(RequestBody):
         "awaits_continue",
         "is_forgotten",
         "is_read",
+        "json",
     )
 
     def __init__(
@@ -78,6 +82,7 @@ class Upload(RequestBody):
         self.awaits_continue = head.expects_continue
         self._was_asked_for = not head.expects_continue
         self.is_forgotten = False
+        self.json: JsonText | None = None
 
     @property
     def phase(self) -> int:
@@ -106,6 +111,8 @@ class Upload(RequestBody):
         if data:
             if self._turn is not None:
                 self._turn.body_received(data)
+            if self.json is not None:
+                self.json.feed(data)
             if self._kept is not None:
                 self._kept.append(data)
                 self._kept_size += len(data)
@@ -121,6 +128,19 @@ class Upload(RequestBody):
             self._turn.body_ended()
         self._moved()
 
+    def read_json(self, length: int) -> JsonText:
+        """Collect the text of a body of this length, until `end_json`."""
+        assert self._kept is not None
+        self.json = json = JsonText(make_body(length, to_http11=False))
+        for data in self._kept:
+            json.feed(data)
+        self._exchange.client.resume_reading()  # more than is kept for a retry may have come
+        return json
+
+    def end_json(self) -> None:
+        self.json = None
+        self._bound()
+
     def start(self, upstream: ServerSide, sink: ResponseSink, request_head: bytes) -> None:
         """Send the head, and the received part of the body, on a new connection."""
         assert self._kept is not None
@@ -132,9 +152,6 @@ class Upload(RequestBody):
     def forget(self) -> None:
         """The response has begun: there will be no retry."""
         self._kept = None
-
-    def continued_here(self) -> None:
-        self.awaits_continue, self._was_asked_for = False, True
 
     def discard(self) -> None:
         self._kept, self.is_forgotten = None, True
@@ -159,9 +176,12 @@ class Upload(RequestBody):
             exchange.note_traffic()
 
     def _bound(self) -> None:
-        """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then."""
+        """Keep at most `retry_buffer`: forget what was sent, or hold the client back until then.
+
+        A text that is read for a key has its own bound.
+        """
         exchange = self._exchange
-        if self._kept_size > self._most_kept:
+        if self._kept_size > self._most_kept and self.json is None:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True

@@ -174,8 +174,8 @@ class Worker:
         self._set_rows(message["rows"])
         sharing.set_alone(message["is_alone"])
         self._restore(message["servers"])
-        # Before clients come in: a collection of what the start has made takes 40 ms of the loop, and
-        # later ones skip it.
+        # Before clients come in: a collection of what the start has made takes 40 ms of the loop.
+        # Later ones skip it.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)

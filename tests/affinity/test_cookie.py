@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hermes_lb.affinity import CookieAffinity, request_letter
+from hermes_lb.affinity import CookieAffinity, Reading, request_letter
 from hermes_lb.affinity.cookie import CookieOptions
 from hermes_lb.http import ResponseParser
 from tests.support.pools import make_pool
@@ -288,10 +288,11 @@ class TestLetters:
     def test_request(self):
         cookies, [agent1, agent2, agent3] = affinity()
         assert cookies is not None
-        assert request_letter(None, None, agent1) == "N"
-        assert request_letter(b"nope", None, agent1) == "I"
-        assert request_letter(b"agent1", agent1, agent1) == "V"
-        assert request_letter(b"agent1", agent1, agent2) == "D"  # could not be reached
-        assert request_letter(b"agent3", agent3, agent1) == "D"
-        assert request_letter(b"agent1", agent1, None) == "V"  # 503 from the queue
-        assert request_letter(b"agent3", agent3, None) == "D"
+        assert request_letter(None, agent1) == "N"
+        assert request_letter(Reading(None), agent1) == "I"
+        assert request_letter(Reading(agent1), agent1) == "V"
+        assert request_letter(Reading(agent1), agent2) == "D"  # could not be reached
+        assert request_letter(Reading(agent3), agent1) == "D"
+        assert request_letter(Reading(agent1), None) == "V"  # 503 from the queue
+        assert request_letter(Reading(agent3), None) == "D"
+        assert request_letter(Reading(None, "E"), agent1) == "E"  # too old

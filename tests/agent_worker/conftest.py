@@ -89,7 +89,7 @@ async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
 
     yield start
     for worker, client in running:
-        await worker.runner.cleanup()
+        await worker.stop()
         await client.aclose()
 
 

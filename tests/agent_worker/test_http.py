@@ -28,24 +28,20 @@ if TYPE_CHECKING:
 SSE = {"Accept": "text/event-stream"}
 
 
-async def create(http: ClientSession, worker: RunningWorker, **headers: str) -> str:
-    async with http.post(worker.sessions(), headers=headers) as response:
+async def create(worker: RunningWorker, **headers: str) -> str:
+    async with worker.post(headers=headers) as response:
         assert response.status == 201
         return (await response.json())["session_id"]
 
 
-async def say(
-    http: ClientSession, worker: RunningWorker, sid: str, content: str, **headers: str
-) -> dict:
-    async with http.post(
-        worker.sessions(sid, "messages"), json={"content": content}, headers=headers
-    ) as response:
+async def say(worker: RunningWorker, sid: str, content: str, **headers: str) -> dict:
+    async with worker.post(sid, "messages", json={"content": content}, headers=headers) as response:
         assert response.status == 200, await response.text()
         return await response.json()
 
 
-async def read(http: ClientSession, worker: RunningWorker, sid: str) -> dict:
-    async with http.get(worker.sessions(sid)) as response:
+async def read(worker: RunningWorker, sid: str) -> dict:
+    async with worker.get(sid) as response:
         assert response.status == 200
         return await response.json()
 
@@ -59,11 +55,9 @@ async def error_of(response: aiohttp.ClientResponse) -> str:
     return body["error"]["code"]
 
 
-async def test_a_session_lives_from_create_to_delete(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_session_lives_from_create_to_delete(start_worker: StartWorker) -> None:
     worker = await start_worker(name="w1")
-    async with http.post(worker.sessions(), json={"metadata": {"team": "blue"}}) as response:
+    async with worker.post(json={"metadata": {"team": "blue"}}) as response:
         assert response.status == 201
         body = await response.json()
         sid = body["session_id"]
@@ -71,13 +65,13 @@ async def test_a_session_lives_from_create_to_delete(
         assert response.headers["X-Hermes-Session-Id"] == sid
         assert response.headers["X-Hermes-Worker"] == "w1"
         assert response.headers["Location"] == f"{SESSIONS}/{sid}"
-    assert await say(http, worker, sid, "hello") == {
+    assert await say(worker, sid, "hello") == {
         "session_id": sid,
         "step": 1,
         "content": "Turn 1, 1 messages seen. You said: hello",
         "is_final": True,
     }
-    assert await read(http, worker, sid) == {
+    assert await read(worker, sid) == {
         "session_id": sid,
         "step": 1,
         "status": "idle",
@@ -89,34 +83,32 @@ async def test_a_session_lives_from_create_to_delete(
         "total": 2,
         "waiting": 0,
     }
-    async with http.delete(worker.sessions(sid)) as response:
+    async with worker.delete(sid) as response:
         assert (response.status, await response.read()) == (204, b"")
         assert response.headers["X-Hermes-Session-Id"] == sid
     for method, path in (("GET", ()), ("DELETE", ()), ("POST", ("messages",))):
-        async with http.request(
+        async with worker.http.request(
             method, worker.sessions(sid, *path), json={"content": "x"}
         ) as response:
             assert (response.status, await error_of(response)) == (404, "session_not_found")
             assert "X-Hermes-Session-Id" not in response.headers
 
 
-async def test_any_worker_goes_on_with_the_conversation(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_any_worker_goes_on_with_the_conversation(start_worker: StartWorker) -> None:
     one, two = await start_worker(name="one"), await start_worker(name="two")
-    sid = await create(http, one)
-    await say(http, one, sid, "my name is Ada")
-    assert (await say(http, two, sid, "what is my name?"))["content"] == "Your name is Ada."
-    counted = await say(http, one, sid, "how many messages?")
+    sid = await create(one)
+    await say(one, sid, "my name is Ada")
+    assert (await say(two, sid, "what is my name?"))["content"] == "Your name is Ada."
+    counted = await say(one, sid, "how many messages?")
     assert counted["content"] == "This is turn 3, and I have seen 5 messages."
-    assert await read(http, one, sid) == await read(http, two, sid)
+    assert await read(one, sid) == await read(two, sid)
 
 
-async def test_a_stream_of_events(http: ClientSession, start_worker: StartWorker) -> None:
+async def test_a_stream_of_events(start_worker: StartWorker) -> None:
     worker = await start_worker(name="w1")
-    sid = await create(http, worker)
-    async with http.post(
-        worker.sessions(sid, "messages"), json={"content": "write 400 words"}, headers=SSE
+    sid = await create(worker)
+    async with worker.post(
+        sid, "messages", json={"content": "write 400 words"}, headers=SSE
     ) as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"
@@ -134,16 +126,16 @@ async def test_a_stream_of_events(http: ClientSession, start_worker: StartWorker
     }
     order = [event_order(event.id) for event in events]
     assert order == sorted(set(order))
-    assert (await read(http, worker, sid))["messages"][-1]["content"] == deltas(events)
+    assert (await read(worker, sid))["messages"][-1]["content"] == deltas(events)
 
 
 async def test_tools_show_in_the_stream_and_their_text_in_the_answer(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
-    async with http.post(
-        worker.sessions(sid, "messages"), json={"content": "calculate 6 * 7"}, headers=SSE
+    sid = await create(worker)
+    async with worker.post(
+        sid, "messages", json={"content": "calculate 6 * 7"}, headers=SSE
     ) as response:
         events = await all_events(response)
     assert [e.name for e in events if e.name != "message.delta"] == [
@@ -154,12 +146,10 @@ async def test_tools_show_in_the_stream_and_their_text_in_the_answer(
     assert deltas(events) == events[-1].data["content"] == "Let me use calculator. 6 * 7 = 42."
 
 
-async def test_each_event_is_sent_at_once(http: ClientSession, start_worker: StartWorker) -> None:
+async def test_each_event_is_sent_at_once(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    async with http.post(
-        worker.sessions(sid, "messages"), json={"content": "x"}, headers=SSE
-    ) as response:
+    sid = await create(worker)
+    async with worker.post(sid, "messages", json={"content": "x"}, headers=SSE) as response:
         events = read_events(response)
         # The engine waits: its earlier text must have arrived.
         assert (await anext(events)).data == {"content": "one "}
@@ -169,10 +159,10 @@ async def test_each_event_is_sent_at_once(http: ClientSession, start_worker: Sta
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 async def test_a_client_that_leaves_cancels_its_turn(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, accept: str
+    start_worker: StartWorker, redis: Redis, accept: str
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
+    sid = await create(worker)
     async with aiohttp.ClientSession() as leaving:
         request = leaving.post(
             worker.sessions(sid, "messages"), json={"content": "x"}, headers={"Accept": accept}
@@ -184,13 +174,13 @@ async def test_a_client_that_leaves_cancels_its_turn(
     await engine.closed.wait()
     await until(lambda: len(worker.worker.turns) == 0)
     assert await redis.exists(session_keys(sid)[1]) == 0
-    view = await read(http, worker, sid)
+    view = await read(worker, sid)
     assert (view["status"], view["messages"]) == (
         "interrupted",
         [{"role": "user", "content": "x"}],
     )
     engine.gate.set()
-    assert (await say(http, worker, sid, "next"))["content"] == "one two"
+    assert (await say(worker, sid, "next"))["content"] == "one two"
 
 
 async def _drain(request) -> None:
@@ -198,29 +188,29 @@ async def _drain(request) -> None:
         await response.read()
 
 
-async def test_a_turn_at_a_time(http: ClientSession, start_worker: StartWorker) -> None:
+async def test_a_turn_at_a_time(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    first = spawn(say(http, worker, sid, "first"), name="first")
+    sid = await create(worker)
+    first = spawn(say(worker, sid, "first"), name="first")
     await engine.started.wait()
     for headers in ({}, SSE):
-        async with http.post(
-            worker.sessions(sid, "messages"), json={"content": "second"}, headers=headers
+        async with worker.post(
+            sid, "messages", json={"content": "second"}, headers=headers
         ) as response:
             assert (response.status, await error_of(response)) == (409, "turn_in_progress")
             assert int(response.headers["Retry-After"]) >= 1
             assert response.headers["X-Hermes-Session-Id"] == sid
-    assert (await read(http, worker, sid))["status"] == "running"
+    assert (await read(worker, sid))["status"] == "running"
     engine.gate.set()
     assert (await first)["content"] == "one two"
-    assert len((await read(http, worker, sid))["messages"]) == 2
+    assert len((await read(worker, sid))["messages"]) == 2
 
 
 async def test_twenty_clients_at_once_lose_no_message(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
     workers = [await start_worker(), await start_worker()]
-    sid = await create(http, workers[0])
+    sid = await create(workers[0])
     refused = 0
 
     async def insist(number: int) -> None:
@@ -236,47 +226,37 @@ async def test_twenty_clients_at_once_lose_no_message(
             await asyncio.sleep(0)
 
     await asyncio.gather(*(insist(number) for number in range(20)))
-    messages = (await read(http, workers[0], sid))["messages"]
+    messages = (await read(workers[0], sid))["messages"]
     asked = [m["content"] for m in messages if m["role"] == "user"]
     assert sorted(asked) == sorted(f"m{number}" for number in range(20))
     assert [m["role"] for m in messages] == ["user", "assistant"] * 20
 
 
-async def test_an_idempotency_key_runs_its_turn_once(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_an_idempotency_key_runs_its_turn_once(start_worker: StartWorker) -> None:
     one, two = await start_worker(), await start_worker()
-    sid = await create(http, one)
+    sid = await create(one)
     key = {"Idempotency-Key": "k-1"}
-    first = await say(http, one, sid, "hello", **key)
-    async with http.post(
-        two.sessions(sid, "messages"), json={"content": "hello"}, headers=key
-    ) as response:
+    first = await say(one, sid, "hello", **key)
+    async with two.post(sid, "messages", json={"content": "hello"}, headers=key) as response:
         assert response.headers["Idempotency-Replayed"] == "true"
         assert await response.json() == first
-    async with http.post(
-        two.sessions(sid, "messages"), json={"content": "hello"}, headers=key | SSE
-    ) as response:
+    async with two.post(sid, "messages", json={"content": "hello"}, headers=key | SSE) as response:
         assert response.headers["Idempotency-Replayed"] == "true"
         events = await all_events(response)
     assert (deltas(events), events[-1].data) == (first["content"], first)
-    async with http.post(
-        one.sessions(sid, "messages"), json={"content": "other"}, headers=key
-    ) as response:
+    async with one.post(sid, "messages", json={"content": "other"}, headers=key) as response:
         assert (response.status, await error_of(response)) == (409, "idempotency_mismatch")
-    assert len((await read(http, one, sid))["messages"]) == 2
+    assert len((await read(one, sid))["messages"]) == 2
 
 
 async def test_a_session_deleted_in_a_turn_ends_its_stream_with_an_error(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    async with http.post(
-        worker.sessions(sid, "messages"), json={"content": "x"}, headers=SSE
-    ) as response:
+    sid = await create(worker)
+    async with worker.post(sid, "messages", json={"content": "x"}, headers=SSE) as response:
         await engine.started.wait()
-        async with http.delete(worker.sessions(sid)) as deleted:
+        async with worker.delete(sid) as deleted:
             assert deleted.status == 204
         engine.gate.set()
         events = await all_events(response)
@@ -285,32 +265,26 @@ async def test_a_session_deleted_in_a_turn_ends_its_stream_with_an_error(
     assert await redis.exists(*session_keys(sid)[1:]) == 0
 
 
-async def test_an_engine_that_fails_is_a_502_or_an_error_event(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_an_engine_that_fails_is_a_502_or_an_error_event(start_worker: StartWorker) -> None:
     worker = await start_worker(
         engine=PlannedEngine([RuntimeError("s3cret")], [KeyError("s3cret")])
     )
-    sid = await create(http, worker)
-    async with http.post(worker.sessions(sid, "messages"), json={"content": "x"}) as response:
+    sid = await create(worker)
+    async with worker.post(sid, "messages", json={"content": "x"}) as response:
         assert "s3cret" not in await response.text()
         assert (response.status, await error_of(response)) == (502, "engine_failed")
-    async with http.post(
-        worker.sessions(sid, "messages"), json={"content": "x"}, headers=SSE
-    ) as response:
+    async with worker.post(sid, "messages", json={"content": "x"}, headers=SSE) as response:
         (event,) = await all_events(response)
     assert event.name == "error"
     assert set(event.data) == {"code", "message"}
     assert "s3cret" not in json.dumps(event.data)
 
 
-async def test_principals_do_not_see_each_other(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_principals_do_not_see_each_other(start_worker: StartWorker) -> None:
     worker = await start_worker(tokens={"t-ada": "ada", "t-bob": "bob"})
     ada, bob = {"Authorization": "Bearer t-ada"}, {"Authorization": "Bearer t-bob"}
-    sid = await create(http, worker, **ada)
-    async with http.get(worker.sessions(sid), headers=ada) as response:
+    sid = await create(worker, **ada)
+    async with worker.get(sid, headers=ada) as response:
         assert response.status == 200
     for method, path in (
         ("GET", ()),
@@ -319,9 +293,9 @@ async def test_principals_do_not_see_each_other(
         ("GET", ("ws",)),
     ):
         url = worker.sessions(sid, *path)
-        async with http.request(method, url, headers=bob, json={"content": "x"}) as response:
+        async with worker.http.request(method, url, headers=bob, json={"content": "x"}) as response:
             assert (response.status, await error_of(response)) == (404, "session_not_found")
-        async with http.request(method, url, json={"content": "x"}) as response:
+        async with worker.http.request(method, url, json={"content": "x"}) as response:
             assert (response.status, await error_of(response)) == (401, "unauthorized")
             assert response.headers["WWW-Authenticate"] == "Bearer"
 
@@ -356,7 +330,6 @@ async def test_principals_do_not_see_each_other(
     ],
 )
 async def test_what_is_wrong_gets_a_clean_status(
-    http: ClientSession,
     start_worker: StartWorker,
     caplog: pytest.LogCaptureFixture,
     method: str,
@@ -367,16 +340,16 @@ async def test_what_is_wrong_gets_a_clean_status(
     code: str,
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
+    sid = await create(worker)
     headers = {"Content-Type": "application/json", **headers}
-    async with http.request(
+    async with worker.http.request(
         method, worker.sessions(sid) + path, data=io.BytesIO(body), headers=headers
     ) as response:
         assert (response.status, await error_of(response)) == (status, code)
         assert response.headers["X-Hermes-Worker"]
         if status == 405:
             assert response.headers["Allow"]
-    assert (await read(http, worker, sid))["messages"] == []
+    assert (await read(worker, sid))["messages"] == []
     assert caplog.records == []
 
 
@@ -425,29 +398,28 @@ async def test_bytes_that_are_not_http_get_a_400_and_no_traceback(
 
 
 async def test_a_redis_that_is_gone_is_a_503_and_the_process_stays_well(
-    http: ClientSession, start_worker: StartWorker, own_redis_server: RedisServer
+    start_worker: StartWorker, own_redis_server: RedisServer
 ) -> None:
     worker = await start_worker(redis_url=own_redis_server.url)
-    sid = await create(http, worker)
+    sid = await create(worker)
     own_redis_server.stop()
     for method, path in (("POST", ()), ("GET", (sid,)), ("POST", (sid, "messages"))):
-        async with http.request(method, worker.sessions(*path), json={"content": "x"}) as response:
+        async with worker.http.request(
+            method, worker.sessions(*path), json={"content": "x"}
+        ) as response:
             assert (response.status, await error_of(response)) == (503, "store_unavailable")
             assert response.headers["X-Hermes-Degraded"] == "store"
             assert int(response.headers["Retry-After"]) >= 1
-    async with http.get(worker.url + "/health") as response:
+    async with worker.http.get("/health") as response:
         assert response.status == 200
-    async with http.get(worker.url + "/ready") as response:
+    async with worker.http.get("/ready") as response:
         assert response.status == 503
         assert (await response.json())["status"] == "degraded"
         assert response.headers["X-Hermes-Degraded"] == "store"
 
 
 async def test_a_bug_is_a_500_that_tells_the_client_nothing(
-    http: ClientSession,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = await start_worker()
 
@@ -455,7 +427,7 @@ async def test_a_bug_is_a_500_that_tells_the_client_nothing(
         raise RuntimeError("s3cret")
 
     monkeypatch.setattr(worker.worker.store, "create", broken)
-    async with http.post(worker.sessions()) as response:
+    async with worker.post() as response:
         assert "s3cret" not in await response.text()
         assert (response.status, await error_of(response)) == (500, "internal")
     assert "s3cret" in caplog.text

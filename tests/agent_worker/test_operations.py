@@ -13,44 +13,40 @@ from tests.support.sse import read_events
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
-
     from tests.agent_worker.conftest import StartWorker
 
 
-async def test_health_and_readiness_of_a_worker_that_is_well(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_health_and_readiness_of_a_worker_that_is_well(start_worker: StartWorker) -> None:
     worker = await start_worker(name="w1")
-    async with http.get(worker.url + "/health") as response:
+    async with worker.http.get("/health") as response:
         assert response.status == 200
         assert await response.json() == {"status": "ok", "worker": "w1", "load": 0}
         assert response.headers["X-Hermes-Worker"] == "w1"
         assert response.headers["X-Hermes-Load"] == "0"
-    async with http.get(worker.url + "/ready") as response:
+    async with worker.http.get("/ready") as response:
         assert response.status == 200
         assert await response.json() == {"status": "ready", "worker": "w1", "active_turns": 0}
-    async with http.head(worker.url + "/health") as response:
+    async with worker.http.head("/health") as response:
         assert response.status == 200
 
 
 async def test_draining_is_told_by_ready_and_health_and_nothing_is_refused(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker()
-    async with http.post(worker.url + "/drain") as response:
+    async with worker.http.post("/drain") as response:
         assert response.status == 202
-    async with http.get(worker.url + "/ready") as response:
+    async with worker.http.get("/ready") as response:
         assert (response.status, (await response.json())["status"]) == (503, "draining")
-    async with http.get(worker.url + "/health") as response:
+    async with worker.http.get("/health") as response:
         assert (response.status, response.headers["X-Hermes-Draining"]) == (503, "1")
         assert (await response.json())["status"] == "draining"
-    async with http.post(worker.sessions()) as response:
+    async with worker.post() as response:
         assert response.status == 201
 
 
 async def test_the_balancers_checks_take_it_for_a_drain_and_not_for_a_failure(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker()
     listed = [{"name": "agent1", "address": worker.url.removeprefix("http://")}]
@@ -62,7 +58,7 @@ async def test_the_balancers_checks_take_it_for_a_drain_and_not_for_a_failure(
     await checks.start()
     try:
         await until(lambda: server.last_check.startswith("200"))
-        async with http.post(worker.url + "/drain") as response:
+        async with worker.http.post("/drain") as response:
             assert response.status == 202
         await until(lambda: server.state != "up")
         assert server.state == "drain"
@@ -71,19 +67,15 @@ async def test_the_balancers_checks_take_it_for_a_drain_and_not_for_a_failure(
         await checks.stop()
 
 
-async def test_draining_ends_no_stream_of_events(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_draining_ends_no_stream_of_events(start_worker: StartWorker) -> None:
     worker = await start_worker()
-    async with http.post(worker.sessions()) as response:
+    async with worker.post() as response:
         sid = (await response.json())["session_id"]
-    async with http.get(worker.sessions(sid, "events")) as stream:
-        async with http.post(worker.url + "/drain") as response:
+    async with worker.get(sid, "events") as stream:
+        async with worker.http.post("/drain") as response:
             assert response.status == 202
         for _ in range(2):
-            async with http.post(
-                worker.sessions(sid, "messages"), json={"content": "write 1 words"}
-            ) as response:
+            async with worker.post(sid, "messages", json={"content": "write 1 words"}) as response:
                 assert response.status == 200
         events = read_events(stream)
         names = [(await anext(events)).name for _ in range(4)]
@@ -92,24 +84,24 @@ async def test_draining_ends_no_stream_of_events(
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via"])
 async def test_a_balancers_client_cannot_drain_a_worker(
-    http: ClientSession, start_worker: StartWorker, header: str
+    start_worker: StartWorker, header: str
 ) -> None:
     worker = await start_worker()
-    async with http.post(worker.url + "/drain", headers={header: "127.0.0.1"}) as response:
+    async with worker.http.post("/drain", headers={header: "127.0.0.1"}) as response:
         assert response.status == 403
-    async with http.get(worker.url + "/ready") as response:
+    async with worker.http.get("/ready") as response:
         assert response.status == 200
 
 
-async def test_metrics_are_each_workers_own(http: ClientSession, start_worker: StartWorker) -> None:
+async def test_metrics_are_each_workers_own(start_worker: StartWorker) -> None:
     one, two = await start_worker(), await start_worker()
-    async with http.post(one.sessions()) as response:
+    async with one.post() as response:
         sid = (await response.json())["session_id"]
-    async with http.post(one.sessions(sid, "messages"), json={"content": "hello"}) as response:
+    async with one.post(sid, "messages", json={"content": "hello"}) as response:
         assert response.status == 200
     texts = []
     for worker in (one, two):
-        async with http.get(worker.url + "/metrics") as response:
+        async with worker.http.get("/metrics") as response:
             assert response.content_type == "text/plain"
             texts.append(await response.text())
     for line in (
@@ -122,18 +114,15 @@ async def test_metrics_are_each_workers_own(http: ClientSession, start_worker: S
     assert "hermes_active_sessions 0.0" in texts[0]
 
 
-async def test_each_answer_tells_how_much_there_is_to_do(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_each_answer_tells_how_much_there_is_to_do(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    async with http.post(worker.sessions()) as response:
+    async with worker.post() as response:
         sid = (await response.json())["session_id"]
     headers = {"Accept": "text/event-stream"}
-    url = worker.sessions(sid, "messages")
-    async with http.post(url, json={"content": "go"}, headers=headers) as response:
+    async with worker.post(sid, "messages", json={"content": "go"}, headers=headers) as response:
         assert response.headers["X-Hermes-Load"] == "1"
         await engine.started.wait()
-        async with http.get(worker.url + "/health") as busy:
+        async with worker.http.get("/health") as busy:
             assert (await busy.json())["load"] == 1
         engine.gate.set()
         await response.read()

@@ -16,7 +16,7 @@ from tests.support.sse import Event, deltas, event_order
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession, ClientWebSocketResponse
+    from aiohttp import ClientWebSocketResponse
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tests.support.agent.running_worker import RunningWorker
 
 
-async def create(http: ClientSession, worker: RunningWorker) -> str:
-    async with http.post(worker.sessions()) as response:
+async def create(worker: RunningWorker) -> str:
+    async with worker.post() as response:
         return (await response.json())["session_id"]
 
 
@@ -44,10 +44,10 @@ async def turn(socket: ClientWebSocketResponse, content: str) -> list[Event]:
     return events
 
 
-async def test_turns_over_one_socket(http: ClientSession, start_worker: StartWorker) -> None:
+async def test_turns_over_one_socket(start_worker: StartWorker) -> None:
     worker = await start_worker(name="w1")
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         headers = socket._response.headers
         assert headers["X-Hermes-Worker"] == "w1"
         assert headers["X-Hermes-Session-Id"] == sid
@@ -69,17 +69,12 @@ async def test_turns_over_one_socket(http: ClientSession, start_worker: StartWor
     ],
 )
 async def test_a_turn_outlives_its_socket_unless_it_shall_not(
-    http: ClientSession,
-    start_worker: StartWorker,
-    redis: Redis,
-    query: str,
-    field: str | None,
-    is_cancelled: bool,
+    start_worker: StartWorker, redis: Redis, query: str, field: str | None, is_cancelled: bool
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
+    sid = await create(worker)
     message = {"content": "x"} | ({"on_disconnect": field} if field else {})
-    async with http.ws_connect(worker.sessions(sid, "ws") + query) as socket:
+    async with worker.ws_connect(sid, "ws" + query) as socket:
         await socket.send_json(message)
         assert (await receive(socket)).data == {"content": "one "}
     await until(lambda: not worker.worker.websocket._connections)
@@ -89,7 +84,7 @@ async def test_a_turn_outlives_its_socket_unless_it_shall_not(
     await engine.closed.wait()
     await worker.worker.turns.wait_idle()
     assert await redis.exists(session_keys(sid)[1]) == 0
-    async with http.get(worker.sessions(sid)) as response:
+    async with worker.get(sid) as response:
         view = await response.json()
     said = [message["content"] for message in view["messages"]]
     assert said == (["x"] if is_cancelled else ["x", "one two"])
@@ -97,11 +92,11 @@ async def test_a_turn_outlives_its_socket_unless_it_shall_not(
 
 
 async def test_a_second_turn_is_refused_without_harming_the_first(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "x"})
         await receive(socket)
         await socket.send_json({"content": "y"})
@@ -112,13 +107,11 @@ async def test_a_second_turn_is_refused_without_harming_the_first(
         assert [(await receive(socket)).name for _ in range(2)] == ["message.delta", "done"]
 
 
-async def test_a_turn_that_another_client_runs_is_refused_too(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_turn_that_another_client_runs_is_refused_too(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
+    sid = await create(worker)
     url = worker.sessions(sid, "ws")
-    async with http.ws_connect(url) as one, http.ws_connect(url) as two:
+    async with worker.http.ws_connect(url) as one, worker.http.ws_connect(url) as two:
         await one.send_json({"content": "x"})
         await engine.started.wait()
         (refused,) = await turn(two, "y")
@@ -130,11 +123,11 @@ async def test_a_turn_that_another_client_runs_is_refused_too(
     ["", "{", "[]", "{}", '{"content": 1}', '{"content": "\\ud800"}', b"\x00", "[" * 9999],
 )
 async def test_garbage_gets_an_error_and_the_socket_stays_open(
-    http: ClientSession, start_worker: StartWorker, garbage: str | bytes
+    start_worker: StartWorker, garbage: str | bytes
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         if isinstance(garbage, bytes):
             await socket.send_bytes(garbage)
         else:
@@ -144,40 +137,38 @@ async def test_garbage_gets_an_error_and_the_socket_stays_open(
         assert (await turn(socket, "hello"))[-1].name == "done"
 
 
-async def test_a_message_that_is_too_big_closes_the_socket(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_message_that_is_too_big_closes_the_socket(start_worker: StartWorker) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_str("x" * (1024 * 1024 + 1))
         message = await socket.receive()
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1009)
 
 
 async def test_an_unknown_session_is_refused_before_the_handshake(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker()
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        await http.ws_connect(worker.sessions("a" * 32, "ws"))
+        await worker.ws_connect("a" * 32, "ws")
     assert refused.value.status == 404
 
 
 async def test_a_lost_redis_is_an_error_event(
-    http: ClientSession, start_worker: StartWorker, own_redis_server: RedisServer
+    start_worker: StartWorker, own_redis_server: RedisServer
 ) -> None:
     worker = await start_worker(redis_url=own_redis_server.url)
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         own_redis_server.stop()
         (event,) = await turn(socket, "hello")
         assert (event.name, event.data["code"]) == ("error", "store_unavailable")
         assert not socket.closed
 
 
-async def gauge(http: ClientSession, worker: RunningWorker) -> float:
-    async with http.get(worker.url + "/metrics") as response:
+async def gauge(worker: RunningWorker) -> float:
+    async with worker.http.get("/metrics") as response:
         (line,) = [
             line
             for line in (await response.text()).splitlines()
@@ -186,34 +177,32 @@ async def gauge(http: ClientSession, worker: RunningWorker) -> float:
         return float(line.split()[1])
 
 
-async def test_the_gauge_counts_sockets_and_leases(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_the_gauge_counts_sockets_and_leases(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    assert await gauge(http, worker) == 0
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
-        assert await gauge(http, worker) == 1
+    sid = await create(worker)
+    assert await gauge(worker) == 0
+    async with worker.ws_connect(sid, "ws") as socket:
+        assert await gauge(worker) == 1
         await socket.send_json({"content": "x"})
         await receive(socket)
-        assert await gauge(http, worker) == 2
+        assert await gauge(worker) == 2
         engine.gate.set()
         assert [(await receive(socket)).name for _ in range(2)] == ["message.delta", "done"]
 
     async def is_zero() -> Any:
-        return await gauge(http, worker) == 0
+        return await gauge(worker) == 0
 
     await until(is_zero)
 
 
 async def test_draining_closes_idle_sockets_now_and_busy_ones_after_their_turn(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    idle_sid, busy_sid = await create(http, worker), await create(http, worker)
+    idle_sid, busy_sid = await create(worker), await create(worker)
     async with (
-        http.ws_connect(worker.sessions(idle_sid, "ws")) as idle,
-        http.ws_connect(worker.sessions(busy_sid, "ws")) as busy,
+        worker.ws_connect(idle_sid, "ws") as idle,
+        worker.ws_connect(busy_sid, "ws") as busy,
     ):
         await busy.send_json({"content": "x"})
         await receive(busy)
@@ -229,14 +218,14 @@ async def test_draining_closes_idle_sockets_now_and_busy_ones_after_their_turn(
 
 
 async def test_of_the_messages_that_interrupt_one_waits_and_the_others_are_refused(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
+    sid = await create(worker)
     nonce = new_nonce()
     # A turn of a worker without notifications.
     await store.begin(sid, "anonymous", {"role": "user", "content": "first"}, nonce=nonce)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    async with worker.ws_connect(sid, "ws") as socket:
         for n in range(5):
             await socket.send_json({"content": f"now {n}", "policy": "interrupt"})
         for _ in range(4):
@@ -256,21 +245,18 @@ async def test_of_the_messages_that_interrupt_one_waits_and_the_others_are_refus
 
 
 async def test_messages_that_wait_are_taken_down_one_at_a_time_and_in_order(
-    http: ClientSession,
-    start_worker: StartWorker,
-    store: SessionStore,
-    monkeypatch: pytest.MonkeyPatch,
+    start_worker: StartWorker, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "first"})
         await receive(socket)
         gate, at_once = gate_begin(worker, monkeypatch)
         for n in range(4):
             await socket.send_json({"content": f"later {n}", "policy": "enqueue"})
         await until(lambda: at_once)
-        async with http.get(worker.url + "/health") as response:
+        async with worker.http.get("/health") as response:
             assert (await response.json())["load"] == 2
         gate.set()
         assert [(await receive(socket)).data for _ in range(4)] == [
@@ -285,15 +271,12 @@ async def test_messages_that_wait_are_taken_down_one_at_a_time_and_in_order(
 
 @pytest.mark.parametrize("is_stalled", [False, True])
 async def test_a_drain_waits_for_what_a_socket_still_sends(
-    http: ClientSession,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
-    is_stalled: bool,
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, is_stalled: bool
 ) -> None:
     """The last events are sent after the turn's end. A stalled client blocks nothing."""
     worker = await start_worker(engine=(engine := GatedEngine()))
     endpoint, gate = worker.worker.websocket, asyncio.Event()
-    async with http.ws_connect(worker.sessions(await create(http, worker), "ws")) as socket:
+    async with worker.ws_connect(await create(worker), "ws") as socket:
         await socket.send_json({"content": "x"})
         assert (await receive(socket)).data == {"content": "one "}
         [connection] = endpoint._connections

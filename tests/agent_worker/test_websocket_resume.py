@@ -46,15 +46,15 @@ async def says_nothing_more(socket: ClientWebSocketResponse) -> None:
 @pytest.mark.parametrize("how", ["header", "query"])
 @pytest.mark.parametrize("is_finished", [False, True])
 async def test_a_client_comes_back_from_wherever_it_was(
-    http: ClientSession, start_worker: StartWorker, how: str, is_finished: bool
+    start_worker: StartWorker, how: str, is_finished: bool
 ) -> None:
     """On another worker, each time with the next event as its last one."""
     gates = [asyncio.Event() for _ in range(5)]
     words = [item for n, gate in enumerate(gates) for item in (*speech(f"{n} "), gate)]
     worker = await start_worker(engine=PausedEngine(words))
     other = await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "go"})
         events = [await receive(socket)]
     if is_finished:
@@ -68,13 +68,13 @@ async def test_a_client_comes_back_from_wherever_it_was(
             url += f"?last_event_id={events[-1].id}"
         else:
             headers["Last-Event-ID"] = events[-1].id
-        async with http.ws_connect(url, headers=headers) as socket:
+        async with other.http.ws_connect(url, headers=headers) as socket:
             events.append(await receive(socket))
     assert [event.name for event in events] == ["message.delta"] * 5 + ["done"]
     assert deltas(events) == events[-1].data["content"] == "0 1 2 3 4 "
     # A client that has everything gets nothing, and can continue.
     url = other.sessions(sid, "ws") + f"?last_event_id={events[-1].id}"
-    async with http.ws_connect(url) as socket:
+    async with other.http.ws_connect(url) as socket:
         await says_nothing_more(socket)
         assert (await turn(socket, "hello"))[-1].name == "done"
 
@@ -83,7 +83,7 @@ async def test_who_comes_back_gets_all_turns_since(
     http: ClientSession, start_worker: StartWorker
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
+    sid = await create(worker)
     url = worker.sessions(sid, "ws")
     async with http.ws_connect(url) as socket:
         first = await turn(socket, "one")
@@ -95,26 +95,26 @@ async def test_who_comes_back_gets_all_turns_since(
 
 @pytest.mark.parametrize("event_id", ["", "x", "1", "1-2-3"])
 async def test_an_id_that_is_none_is_refused_before_the_handshake(
-    http: ClientSession, start_worker: StartWorker, event_id: str
+    start_worker: StartWorker, event_id: str
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
+    sid = await create(worker)
     for query in (f"last_event_id={event_id}", "on_disconnect=never"):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await http.ws_connect(f"{worker.sessions(sid, 'ws')}?{query}")
+            await worker.http.ws_connect(f"{worker.sessions(sid, 'ws')}?{query}")
         assert refused.value.status == 400
 
 
 async def test_events_that_are_not_kept_any_more_are_a_reset(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         events = await turn(socket, "hello")
     await redis.delete(session_keys(sid)[4])
     url = worker.sessions(sid, "ws") + f"?last_event_id={events[0].id}"
-    async with http.ws_connect(url) as socket:
+    async with worker.http.ws_connect(url) as socket:
         reset = await receive(socket)
         assert (reset.id, reset.name) == (events[-1].id, "reset")
         assert reset.data["messages"][-1]["content"] == events[-1].data["content"]
@@ -125,12 +125,12 @@ async def test_events_that_are_not_kept_any_more_are_a_reset(
 
 
 async def test_cancelling_stops_the_turn_and_leaves_the_socket_open(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     engine = PausedEngine([*speech("one "), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "x"})
         await receive(socket)
         await socket.send_json({"cancel": True})
@@ -143,16 +143,14 @@ async def test_cancelling_stops_the_turn_and_leaves_the_socket_open(
         assert (nothing.id, nothing.data["code"]) == (None, "no_turn")
 
 
-async def test_a_turn_is_cancelled_from_another_socket(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_turn_is_cancelled_from_another_socket(start_worker: StartWorker) -> None:
     worker, other = await start_worker(engine=(engine := GatedEngine())), await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "x"})
         first = await receive(socket)
     url = other.sessions(sid, "ws") + f"?last_event_id={first.id}"
-    async with http.ws_connect(url) as socket:
+    async with other.http.ws_connect(url) as socket:
         await socket.send_json({"cancel": True})
         assert (await receive(socket)).data["code"] == "turn_interrupted"
     await engine.closed.wait()
@@ -172,12 +170,10 @@ async def test_a_turn_is_cancelled_from_another_socket(
         {"content": "x", "on_disconnect": ["cancel"]},
     ],
 )
-async def test_what_is_no_message_is_told(
-    http: ClientSession, start_worker: StartWorker, message: Any
-) -> None:
+async def test_what_is_no_message_is_told(start_worker: StartWorker, message: Any) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json(message)
         refused = await receive(socket)
         assert (refused.id, refused.data["code"]) == (None, "bad_request")
@@ -190,11 +186,11 @@ KEYED = {"content": "go", "idempotency_key": "k"}
 
 
 async def test_a_repeated_key_gets_the_first_answer(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     worker = await start_worker(engine=PlannedEngine(speech("one ", "two")))
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         answers = []
         for _ in range(3):
             await socket.send_json(KEYED)
@@ -205,8 +201,7 @@ async def test_a_repeated_key_gets_the_first_answer(
         assert (await receive(socket)).data["code"] == "idempotency_mismatch"
     # As over HTTP: the key is the session's.
     headers = {"Idempotency-Key": "k"}
-    url = worker.sessions(sid, "messages")
-    async with http.post(url, json={"content": "go"}, headers=headers) as response:
+    async with worker.post(sid, "messages", json={"content": "go"}, headers=headers) as response:
         assert response.headers["Idempotency-Replayed"] == "true"
     view = await store.read(sid, "anonymous")
     assert [message["content"] for message in view.messages] == ["go", "one two"]
@@ -215,19 +210,19 @@ async def test_a_repeated_key_gets_the_first_answer(
 @pytest.mark.parametrize("has_last", [False, True])
 @pytest.mark.parametrize("is_finished", [False, True])
 async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_once(
-    http: ClientSession, start_worker: StartWorker, has_last: bool, is_finished: bool
+    start_worker: StartWorker, has_last: bool, is_finished: bool
 ) -> None:
     """With a running and a finished turn, with and without the last id."""
     worker, other = await start_worker(engine=(engine := GatedEngine())), await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json(KEYED)
         first = await receive(socket)
     if is_finished:
         engine.gate.set()
         await worker.worker.turns.wait_idle()
     query = f"?last_event_id={first.id}" if has_last else ""
-    async with http.ws_connect(other.sessions(sid, "ws") + query) as socket:
+    async with other.ws_connect(sid, "ws" + query) as socket:
         await socket.send_json(KEYED)
         engine.gate.set()
         events = await rest(socket)
@@ -240,12 +235,12 @@ async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_on
 
 
 async def test_a_turn_that_ends_while_its_message_is_sent_again_is_told(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis reported that it runs, and then the last event of the session."""
     worker, other = await start_worker(engine=(engine := GatedEngine())), await start_worker()
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json(KEYED)
         await receive(socket)
     begin, asked = other.worker.store.begin, []
@@ -259,7 +254,7 @@ async def test_a_turn_that_ends_while_its_message_is_sent_again_is_told(
             await worker.worker.turns.wait_idle()
 
     monkeypatch.setattr(other.worker.store, "begin", late)
-    async with http.ws_connect(other.sessions(sid, "ws")) as socket:
+    async with other.ws_connect(sid, "ws") as socket:
         await socket.send_json(KEYED)
         assert deltas(await rest(socket)) == "one two"
         await says_nothing_more(socket)
@@ -267,18 +262,18 @@ async def test_a_turn_that_ends_while_its_message_is_sent_again_is_told(
 
 
 async def test_a_turn_that_was_cut_short_goes_on_by_its_key_behind_the_last_event(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     engine = PausedEngine([*speech("one "), None], can_continue=True)
     worker = await start_worker(engine=engine)
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws") + "?on_disconnect=cancel") as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws?on_disconnect=cancel") as socket:
         await socket.send_json(KEYED)
         first = await receive(socket)
     await worker.worker.turns.wait_idle()
     url = other.sessions(sid, "ws") + f"?last_event_id={first.id}"
-    async with http.ws_connect(url) as socket:
+    async with other.http.ws_connect(url) as socket:
         await socket.send_json(KEYED)
         events = await rest(socket)
         if events[0].name == "error":
@@ -290,18 +285,18 @@ async def test_a_turn_that_was_cut_short_goes_on_by_its_key_behind_the_last_even
 
 
 async def test_messages_with_keys_do_not_pile_up(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "first"})
         await receive(socket)
         gate, at_once = gate_begin(worker, monkeypatch)
         for n in range(5):
             await socket.send_json({"content": "x", "idempotency_key": f"k{n}"})
         await until(lambda: at_once)
-        async with http.get(worker.url + "/health") as response:
+        async with worker.http.get("/health") as response:
             assert (await response.json())["load"] == 2
         gate.set()
         for _ in range(5):
@@ -315,15 +310,15 @@ async def test_messages_with_keys_do_not_pile_up(
 
 
 async def test_a_client_that_does_not_read_holds_up_nothing_and_costs_little(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     """12 MB wait for it in Redis: none of the turn's events is lost, and few are in memory."""
     text = "x" * 8000
     worker = await start_worker(
         engine=PlannedEngine([TextDelta(f"{n} {text}") for n in range(1500)])
     )
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws"), max_msg_size=0) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws", max_msg_size=0) as socket:
         await socket.send_json({"content": "go"})
         await until(lambda: worker.worker.metrics.steps._value.get() == 1)
         await worker.worker.turns.wait_idle()
@@ -340,11 +335,11 @@ async def test_a_client_that_does_not_read_holds_up_nothing_and_costs_little(
 
 
 async def test_a_turn_whose_worker_lost_its_lease_is_told_to_its_end(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "x"})
         await receive(socket)
         # Another worker has it, and dies: the follower's worker continues it.
@@ -360,12 +355,12 @@ async def test_a_turn_whose_worker_lost_its_lease_is_told_to_its_end(
 
 
 async def test_redis_that_is_lost_amid_a_turn_is_one_error_and_the_socket_stays_open(
-    http: ClientSession, start_worker: StartWorker, own_redis_server: RedisServer
+    start_worker: StartWorker, own_redis_server: RedisServer
 ) -> None:
     engine = GatedEngine()
     worker = await start_worker(engine=engine, redis_url=own_redis_server.url, lease_s=1.0)
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "x"})
         await receive(socket)
         own_redis_server.stop()
@@ -380,7 +375,7 @@ async def test_frames_of_many_reconnections_are_each_there_once(
 ) -> None:
     """The socket is cut repeatedly, at any place, without a close."""
     worker = await start_worker(engine=PlannedEngine([TextDelta(f"{n} ") for n in range(400)]))
-    sid = await create(http, worker)
+    sid = await create(worker)
     url, events = worker.sessions(sid, "ws"), []
     while not events or events[-1].name != "done":
         query = f"?last_event_id={events[-1].id}" if events else ""

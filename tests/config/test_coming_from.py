@@ -11,7 +11,7 @@ import pytest
 
 from hermes_lb.affinity.keys import KeyOptions
 from hermes_lb.affinity.stores.registry import TableOptions
-from hermes_lb.config import Config, ServerTls, frontend, load_config, process
+from hermes_lb.config import Config, Match, ServerTls, frontend, load_config, process
 from hermes_lb.health.probes.http import HttpOptions
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def tables() -> dict[str, set[str]]:
     models: dict[str, type[Section]] = {
         "process": process.Process, "log": process.Log, "timeouts": process.Timeouts,
         "limits": process.Limits, "health": HttpOptions, "stick": KeyOptions,
-        "pins": TableOptions,
+        "pins": TableOptions, "match": Match,
     }  # fmt: skip
     keys = {name: set(model.model_fields) for name, model in models.items()}
     return {**keys, "tls": set(frontend.Tls.model_fields) | set(ServerTls.model_fields)}

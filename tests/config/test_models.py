@@ -49,8 +49,8 @@ def test_a_host_is_a_name_without_a_port(host: str) -> None:
         ("", 'a path starts with "/"'),
         ("/a b", "as they travel, such as %20"),
         ("/ä", "as they travel, such as %20"),
-        ("/a?b=1", "routes do not see the query"),
-        ("/a#b", "routes do not see the query"),
+        ("/a?b=1", "for the query: match.query"),
+        ("/a#b", "for the query: match.query"),
     ],
 )
 def test_a_route_has_the_path_of_a_request(path: str, message: str) -> None:

@@ -129,6 +129,27 @@ def test_a_cookie_value_ends_where_what_is_written_behind_it_begins(
         ({"host": "H.example"}, {"host": "h.example", "path": "/"}),
         ({"host": "*.example"}, {"host": "h.example"}),
         ({"host": "*.example"}, {"host": "*.sub.example"}),
+        ({}, {"match": {"method": "POST"}}),
+        ({"match": {}}, {}),
+        ({"match": {"method": ["GET", "PUT"]}}, {"match": {"method": "GET"}}),
+        ({"match": {"header": {"A": "1"}}}, {"path": "/x", "match": {"header": {"a": "1"}}}),
+        ({"match": {"header": {"A": ["1", "2"]}}}, {"match": {"header": {"A": "2", "B": "1"}}}),
+        ({"match": {"header": {"A": "1"}}}, {"match": {"header": {"A": {"exact": ["1"]}}}}),
+        ({"match": {"header": {"A": {"prefix": "1"}}}}, {"match": {"header": {"A": ["12", "1"]}}}),
+        (
+            {"match": {"header": {"A": {"prefix": "1"}}}},
+            {"match": {"header": {"A": {"prefix": "12"}}}},
+        ),
+        ({"match": {"query": {"a": {"present": True}}}}, {"match": {"query": {"a": ""}}}),
+        (
+            {"match": {"query": {"a": {"present": True}}}},
+            {"match": {"query": {"a": {"prefix": "1"}}}},
+        ),
+        (
+            {"match": {"query": {"a": {"present": False}}}},
+            {"match": {"query": {"a": {"present": False}}}},
+        ),
+        ({"match": {"content_type": "text/*"}}, {"match": {"content_type": ["TEXT/a", "text/b"]}}),
     ],
 )
 def test_a_route_that_an_earlier_one_covers_is_never_reached(
@@ -153,6 +174,33 @@ def test_a_route_that_an_earlier_one_covers_is_never_reached(
         ({"host": "*.example"}, {"host": "example"}),
         ({"host": "h.example"}, {"host": "*.example"}),
         ({"host": "h", "path": "/x"}, {"path": "/x"}),
+        ({"match": {"method": "POST"}}, {}),
+        ({"match": {"method": "POST"}}, {"match": {"method": ["POST", "GET"]}}),
+        ({"path": "/x", "match": {}}, {"path": "/y"}),
+        ({"match": {"header": {"A": "1"}}}, {"match": {"header": {"A": ["1", "2"]}}}),
+        ({"match": {"header": {"A": "1"}}}, {"match": {"header": {"B": "1"}}}),
+        ({"match": {"header": {"A": "1"}}}, {"match": {"method": "GET"}}),
+        ({"match": {"header": {"A": "1", "B": "1"}}}, {"match": {"header": {"A": "1"}}}),
+        ({"match": {"header": {"A": "1"}}}, {"match": {"header": {"A": {"prefix": "1"}}}}),
+        ({"match": {"header": {"A": {"prefix": "1"}}}}, {"match": {"header": {"A": ["1", "2"]}}}),
+        (
+            {"match": {"header": {"A": {"prefix": "12"}}}},
+            {"match": {"header": {"A": {"prefix": "1"}}}},
+        ),
+        (
+            {"match": {"header": {"A": {"prefix": "1"}}}},
+            {"match": {"header": {"A": {"present": True}}}},
+        ),
+        (
+            {"match": {"query": {"a": {"present": True}}}},
+            {"match": {"query": {"a": {"present": False}}}},
+        ),
+        ({"match": {"query": {"a": {"present": True}}}}, {"match": {"query": {"b": ""}}}),
+        ({"match": {"query": {"a": {"present": False}}}}, {}),
+        ({"match": {"query": {"a": {"present": False}}}}, {"match": {"query": {"a": "1"}}}),
+        ({"match": {"query": {"a": "1"}}}, {"match": {"query": {"A": "1"}}}),
+        ({"match": {"content_type": "text/a"}}, {"match": {"content_type": "text/*"}}),
+        ({"match": {"content_type": "text/a"}}, {"match": {"method": "POST"}}),
     ],
 )
 def test_a_route_that_takes_something_of_its_own_is_fine(
@@ -168,3 +216,10 @@ def test_wrong_shapes_are_left_to_the_checks_of_values(wrong: Any) -> None:
     assert found(frontend, admin={"bind": wrong}, backends={"a": wrong}) == []
     assert servers({"name": wrong, "cookie": wrong}, affinity=wrong) == []
     assert routes({"host": wrong, "path_prefix": "/x"}, {"path": "/x"}) in ([], routes({}, {}))
+    for match in (
+        wrong, {"method": wrong}, {"header": wrong}, {"header": {"A": wrong}},
+        {"query": {"a": {"prefix": wrong}}}, {"query": {"a": {"exact": wrong}}},
+    ):  # fmt: skip
+        for other in (match, {"header": {"A": "x"}, "query": {"a": {"prefix": "x"}}}):
+            for pair in ((match, other), (other, match)):
+                routes(*({"match": one} for one in pair))

@@ -216,7 +216,7 @@ def _outcome(parse: Callable[[bytes], Any], data: bytes) -> dict[str, object]:
         said |= {f"rare.{name}": getattr(rare, name) for name in attributes(rare)}
     if isinstance(head, RequestHead):
         return said | {"sent": forward(head)}
-    return said | {"sent": answer(head), "cache": list(head.cache_fields())}
+    return said | {"sent": answer(head), "cache": head.cache_fields()}
 
 
 @dataclass

@@ -150,12 +150,19 @@ async def unix_agent(stage: Stage, tmp_path: Path) -> Agent:
     return Agent(await stage.origin(path=tmp_path / "agent.sock"), b"agent1")
 
 
-async def before_a_unix_socket(stage: Stage, agent: Agent, **route: Any) -> LoadBalancer:
-    return await stage.balancer(
+async def listening_at_a_unix_socket(
+    stage: Stage, agent: Agent, *asked: str, **route: Any
+) -> tuple[LoadBalancer, Client]:
+    """A balancer, and a client that has the head of an endless response."""
+    lb = await stage.balancer(
         agent.origin,
         backend={"health": HEALTH},
         frontend={"routes": [{"path_prefix": "/", "backend": "agents", **route}]},
     )
+    client = await stage.client(lb)
+    await client.get(*(asked or ("/stream",)))
+    await client.read_head()
+    return lb, client
 
 
 @on_both_loops
@@ -163,10 +170,7 @@ async def before_a_unix_socket(stage: Stage, agent: Agent, **route: Any) -> Load
 async def test_a_server_at_a_unix_socket_is_busy_as_long_as_something_comes(
     stage: Stage, unix_agent: Agent, asked: list[str]
 ) -> None:
-    lb = await before_a_unix_socket(stage, unix_agent)
-    client = await stage.client(lb)
-    await client.get(*asked)
-    await client.read_head()
+    lb, _ = await listening_at_a_unix_socket(stage, unix_agent, *asked)
     unix_agent.checks = False
     await is_in_state(lb, "degraded")
     (upstream,) = (u for u in lb._context.live.upstreams if u.sink is not None)
@@ -182,10 +186,7 @@ async def test_a_server_at_a_unix_socket_is_busy_as_long_as_something_comes(
 async def test_our_own_comments_do_not_keep_a_silent_server_at_a_unix_socket(
     stage: Stage, unix_agent: Agent
 ) -> None:
-    lb = await before_a_unix_socket(stage, unix_agent, sse_keep_alive="20ms")
-    client = await stage.client(lb)
-    await client.get("/stream")
-    await client.read_head()
+    lb, client = await listening_at_a_unix_socket(stage, unix_agent, sse_keep_alive="20ms")
     unix_agent.checks = unix_agent.speaks = False
     await is_in_state(lb, "down")
     assert await client.read_until(b": keep-alive") != b""
@@ -196,10 +197,7 @@ async def test_our_own_comments_do_not_keep_a_silent_server_at_a_unix_socket(
 async def test_what_goes_on_without_its_client_counts_at_a_unix_socket_too(
     stage: Stage, unix_agent: Agent
 ) -> None:
-    lb = await before_a_unix_socket(stage, unix_agent, on_disconnect="detach")
-    client = await stage.client(lb)
-    await client.get("/stream")
-    await client.read_head()
+    lb, client = await listening_at_a_unix_socket(stage, unix_agent, on_disconnect="detach")
     client.close()
     await stage.log_line(lb)
     unix_agent.checks = False
@@ -210,16 +208,14 @@ async def test_what_goes_on_without_its_client_counts_at_a_unix_socket_too(
     await lb.stop()
 
 
-async def test_without_streams_a_silent_server_is_down(stage: Stage, agents: Agents) -> None:
-    idle = await stage.client(agents.lb)
-    await idle.ask("/", "Cookie: SERVERID=agent1")  # a connection that is kept open, and no stream
-    agents.first.checks = False
-    await is_in_state(agents.lb, "down")
-    expect_in_log(stage, "agents/agent1 is DOWN: timeout after 0.3s; 1 server up")
-
-
-async def test_the_streams_of_another_server_do_not_help(stage: Stage, agents: Agents) -> None:
-    await agents.stream("agent2")
+@pytest.mark.parametrize("has_stream", [False, True])
+async def test_without_a_stream_of_its_own_a_silent_server_is_down(
+    stage: Stage, agents: Agents, has_stream: bool
+) -> None:
+    if has_stream:
+        await agents.stream("agent2")
+    else:  # a connection that is kept open
+        await (await stage.client(agents.lb)).ask("/", "Cookie: SERVERID=agent1")
     agents.first.checks = False
     await is_in_state(agents.lb, "down")
     expect_in_log(stage, "agents/agent1 is DOWN: timeout after 0.3s; 1 server up")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.http import fields
+from hermes_lb.config import Limits
+from hermes_lb.http import RequestParser, fields
 from hermes_lb.http import request as request_module
 from hermes_lb.http import response as response_module
 from hermes_lb.http.bounded_cache import SizedCache
@@ -65,6 +66,39 @@ def test_row4_row23_twins_with_an_underscore_are_dropped(name: bytes) -> None:
     for twin in (name.replace(b"-", b"_"), name.replace(b"-", b"_", 1).upper()):
         sent = forward(parse_request(request(twin + b": evil", b"X: y")))
         assert sent == request(b"X: y")[:-2] + ADDED
+
+
+@pytest.mark.parametrize(
+    ("selecting", "dropped"),
+    [
+        (b"x-a-b", [b"X_A_B", b"x_a-b", b"X-A_b"]),
+        (b"x_a", [b"X-A"]),
+        (b"x_a-b", [b"X-A-B", b"x_a_b", b"x-a_b"]),
+    ],
+)
+def test_twins_of_a_field_that_selects_are_dropped(selecting: bytes, dropped: list[bytes]) -> None:
+    for name in dropped:
+        data = request(name + b": evil", selecting.upper() + b": 1", b"X: y")
+        for parser, sent in (
+            (RequestParser(Limits()), (name + b": evil", selecting.upper() + b": 1", b"X: y")),
+            (
+                RequestParser(Limits(), frozenset((selecting,))),
+                (selecting.upper() + b": 1", b"X: y"),
+            ),
+        ):
+            assert parser.parse(data).forwarded == b"".join(line + b"\r\n" for line in sent)
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(REQUEST_FIELDS), b"x-forwarded-port", b"proxy-x", b"host_", b"x_real_ip"]
+)
+def test_to_select_gives_a_field_no_other_meaning(name: bytes) -> None:
+    """Above all, no client's word on itself passes because a session key reads it."""
+    lines = [b"X: y"] if name == b"host" else [name + b": " + _VALUES.get(name, b"1"), b"X: y"]
+    asked = [request(*lines), request(*lines, b"Connection: close")]
+    plain, selecting = RequestParser(Limits()), RequestParser(Limits(), frozenset((name,)))
+    for data in asked:
+        assert outcome(selecting, data) == outcome(plain, data)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class FakeEntrance(Entrance):
         self.router = self
         self._destination = Destination(backend, True, rules)
 
-    def route(self, host_name: str, target: bytes) -> Destination:
+    def route(self, head: RequestHead) -> Destination:
         return self._destination
 
 

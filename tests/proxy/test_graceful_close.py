@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # No request waits in a queue here; the sweep is as fine as the shortest deadline requires.
 QUICK = {"queue": "40ms"}
+REQUEST = request("GET", "/")
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -46,8 +47,8 @@ async def taken_out(stage: Stage, lb: LoadBalancer) -> Callable[[], bool]:
     return lambda: not context.live.clients
 
 
-WindUp = Callable[[Stage, "LoadBalancer"], Awaitable[Callable[[], bool]]]
-both_ways = pytest.mark.parametrize("wind_up", [drained, taken_out])
+GracefulClose = Callable[[Stage, "LoadBalancer"], Awaitable[Callable[[], bool]]]
+both_ways = pytest.mark.parametrize("close", [drained, taken_out])
 
 
 def connection(lb: LoadBalancer) -> ClientConnection:
@@ -55,8 +56,8 @@ def connection(lb: LoadBalancer) -> ClientConnection:
     return client
 
 
-async def come(stage: Stage, lb: LoadBalancer) -> Client:
-    """A client that has been let in, and has said nothing."""
+async def accepted(stage: Stage, lb: LoadBalancer) -> Client:
+    """A client whose connection has been accepted, and has sent nothing."""
     there = len(lb._context.live.clients)
     client = await stage.client(lb)
     await eventually(lambda: len(lb._context.live.clients) > there)
@@ -72,106 +73,99 @@ async def is_served_for_the_last_time(client: Client) -> bool:
 
 async def served_before(stage: Stage, lb: LoadBalancer) -> Client:
     """A client between two requests."""
-    client = await come(stage, lb)
+    client = await accepted(stage, lb)
     assert (await client.ask("/before")).get("Connection") is None
     await eventually(lambda: connection(lb).is_idle)
     return client
 
 
-@on_both_loops
-@both_ways
-async def test_who_has_just_come_is_served(stage: Stage, wind_up: WindUp) -> None:
-    lb = await stage.balancer(await stage.serving(), timeouts=QUICK)
-    client = await come(stage, lb)
-    is_over = await wind_up(stage, lb)
-    assert not is_over()
-    await client.get()
-    assert await is_served_for_the_last_time(client)
-    await eventually(is_over)
-
-
-@on_both_loops
-@both_ways
-async def test_whose_head_has_come_in_part_is_served(stage: Stage, wind_up: WindUp) -> None:
-    lb = await stage.balancer(await stage.serving(), timeouts=QUICK)
-    client = await come(stage, lb)
-    head = request("GET", "/")
-    await client.send(head[:10])
+async def half_a_head(stage: Stage, lb: LoadBalancer) -> Client:
+    client = await accepted(stage, lb)
+    await client.send(REQUEST[:10])
     await eventually(lambda: bool(connection(lb)._held))
-    is_over = await wind_up(stage, lb)
-    await client.send(head[10:])
-    assert await is_served_for_the_last_time(client)
-    await eventually(is_over)
+    return client
 
 
 @on_both_loops
 @both_ways
-async def test_who_is_idle_may_ask_once_more(stage: Stage, wind_up: WindUp) -> None:
+@pytest.mark.parametrize(
+    ("before", "rest"),
+    [(accepted, REQUEST), (half_a_head, REQUEST[10:]), (served_before, REQUEST)],
+)
+async def test_a_client_gets_one_more_response(
+    stage: Stage,
+    close: GracefulClose,
+    before: Callable[[Stage, LoadBalancer], Awaitable[Client]],
+    rest: bytes,
+) -> None:
     lb = await stage.balancer(await stage.serving(), timeouts=QUICK)
-    client = await served_before(stage, lb)
-    is_over = await wind_up(stage, lb)
-    await client.get("/once-more")
+    client = await before(stage, lb)
+    is_over = await close(stage, lb)
+    assert not is_over()
+    await client.send(rest)
     assert await is_served_for_the_last_time(client)
     await eventually(is_over)
 
 
 @both_ways
-async def test_who_asks_nothing_is_not_waited_for(stage: Stage, wind_up: WindUp) -> None:
+async def test_a_silent_client_is_not_waited_for(stage: Stage, close: GracefulClose) -> None:
     """Neither between two requests, nor if there was none for longer than it takes to ask."""
     lb = await stage.balancer(await stage.serving(), timeouts={**QUICK, "request_head": "1h"})
     idle = await served_before(stage, lb)
-    silent = await come(stage, lb)
+    silent = await accepted(stage, lb)
     with patch("hermes_lb.proxy.http1.client._FRESH", -1.0):
-        is_over = await wind_up(stage, lb)
+        is_over = await close(stage, lb)
     await eventually(is_over)
     assert await idle.read_to_end() == b""
     assert await silent.read_to_end() == b""
 
 
 @both_ways
-async def test_who_has_just_come_and_asks_nothing_has_its_time_for_a_head(
-    stage: Stage, wind_up: WindUp
+async def test_a_new_connection_keeps_its_time_for_a_head(
+    stage: Stage, close: GracefulClose
 ) -> None:
     lb = await stage.balancer(await stage.serving(), timeouts={"request_head": "0.2s"})
-    client = await come(stage, lb)
+    client = await accepted(stage, lb)
     deadline = connection(lb).deadline
-    is_over = await wind_up(stage, lb)
+    is_over = await close(stage, lb)
     assert connection(lb).deadline == deadline
     await eventually(is_over)
     assert await client.read_to_end() == b""
 
 
 @both_ways
-async def test_a_response_that_begins_afterwards_is_the_last(stage: Stage, wind_up: WindUp) -> None:
+async def test_a_response_that_begins_afterwards_is_the_last(
+    stage: Stage, close: GracefulClose
+) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin, timeouts=QUICK)
-    client = await come(stage, lb)
+    client = await accepted(stage, lb)
     await client.get()
     at_origin, _ = await origin.accept_request()
-    is_over = await wind_up(stage, lb)
+    is_over = await close(stage, lb)
     await at_origin.respond(b"ok")
     assert await is_served_for_the_last_time(client)
     await eventually(is_over)
 
 
 @both_ways
-async def test_whose_response_promised_more_may_ask_once_more(
-    stage: Stage, wind_up: WindUp
+async def test_a_response_that_has_begun_is_not_the_last(
+    stage: Stage, close: GracefulClose
 ) -> None:
     """Its head had left before the end was known."""
     origin = await stage.origin()
     lb = await stage.balancer(origin, timeouts=QUICK)
-    client = await come(stage, lb)
+    client = await accepted(stage, lb)
     await client.get("/stream")
     at_origin, _ = await origin.accept_request()
     await at_origin.send(STREAM)
     await client.read_until(b"x\r\n")
-    is_over = await wind_up(stage, lb)
+    is_over = await close(stage, lb)
     await at_origin.send(b"0\r\n\r\n")
     await client.read_until(b"0\r\n\r\n")
     await eventually(lambda: connection(lb).is_idle)
     await client.get("/once-more")
-    if wind_up is drained:  # the server's connection has gone with the drain
+    if close is drained:  # the server's connection has gone with the drain
         at_origin = await origin.accept()
     await at_origin.read_request()
     await at_origin.respond(b"ok")
@@ -180,14 +174,14 @@ async def test_whose_response_promised_more_may_ask_once_more(
 
 
 @both_ways
-async def test_who_asks_all_the_time_is_let_go_too(stage: Stage, wind_up: WindUp) -> None:
+async def test_pipelined_requests_do_not_delay_the_end(stage: Stage, close: GracefulClose) -> None:
     """Of many requests that wait one behind the other, only the first is answered."""
     origin = await stage.origin()
     lb = await stage.balancer(origin, timeouts=QUICK)
-    client = await come(stage, lb)
+    client = await accepted(stage, lb)
     await client.send(request("GET", "/1") + request("GET", "/2"))
     at_origin, _ = await origin.accept_request()
-    is_over = await wind_up(stage, lb)
+    is_over = await close(stage, lb)
     await at_origin.respond(b"1")
     assert await is_served_for_the_last_time(client)
     client.close()
@@ -196,15 +190,15 @@ async def test_who_asks_all_the_time_is_let_go_too(stage: Stage, wind_up: WindUp
 
 
 @both_ways
-async def test_a_tunnel_goes_on(stage: Stage, wind_up: WindUp) -> None:
+async def test_a_tunnel_goes_on(stage: Stage, close: GracefulClose) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin, timeouts=QUICK)
-    client = await come(stage, lb)
+    client = await accepted(stage, lb)
     await client.get("/chat", *WEBSOCKET)
     at_origin, _ = await origin.accept_request()
     await at_origin.send(SWITCH)
     await client.read_head()
-    is_over = await wind_up(stage, lb)
+    is_over = await close(stage, lb)
     await client.send(b"ping")
     assert await at_origin.read_exactly(4) == b"ping"
     assert not is_over()
@@ -239,7 +233,7 @@ async def test_unread_bytes_that_say_nothing_do_not_keep_a_connection(stage: Sta
     await client.read_until_cut()
 
 
-async def test_without_a_drain_who_is_idle_is_kept(stage: Stage) -> None:
+async def test_without_a_drain_an_idle_client_is_kept(stage: Stage) -> None:
     lb = await stage.balancer(await stage.serving(), timeouts=QUICK)
     client = await served_before(stage, lb)
     now = lb.now()
@@ -255,7 +249,7 @@ def waiting(lb: LoadBalancer) -> int:
 
 
 @on_both_loops
-async def test_who_was_accepted_in_this_turn_is_served(stage: Stage) -> None:
+async def test_a_client_accepted_in_this_iteration_is_served(stage: Stage) -> None:
     """On asyncio's own loop a task makes a connection of it, some turns later."""
     lb = await stage.balancer(await stage.serving(), timeouts=QUICK)
     lb._plane.frontends[0].pause()

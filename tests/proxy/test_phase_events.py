@@ -31,6 +31,10 @@ LONG = 10_000.0  # seconds: more than any timeout
 # How an exchange gets into each state. Those before the response head have an upload.
 
 
+async def read(line: Line) -> None:
+    await line.client.sends(post(10, "Content-Type: application/json"))
+
+
 async def queue(line: Line) -> None:
     fill(line)
     await line.client.sends(post(10))
@@ -151,6 +155,7 @@ ATTEMPT = 5  # of a stream to resume: for a connection and the response head tog
 NEVER = math.inf
 
 TABLE = [
+    Row(read, "R READ", 30, "cR"),
     Row(queue, "Q QUEUE", 10, "sQ"),
     Row(lookup, "C LOOKUP", NEVER, ""),
     Row(dial, "C DIAL", 20, "sC"),
@@ -191,7 +196,7 @@ async def line(
         count=2 if "resume" in row.state else 1,
         server={"max_connections": 2},
         backend={
-            "stick": [{"on": "header:Mcp-Session-Id", "learn": True}],
+            "stick": [{"on": ["header:Mcp-Session-Id", "json:/id"], "learn": True}],
             "retries": 1 if row.arrange is pause else 0,
         },
         frontend={"routes": [route]},
@@ -267,7 +272,7 @@ async def test_bytes_of_the_request_move_only_what_waits_for_them(line: Line, ro
     await line.client.sends(b"12345")
     after = look_at(line.connection)
     match row.state:
-        case "H SEND" | "T TUNNEL":
+        case "R READ" | "H SEND" | "T TUNNEL":
             assert (after.phase, after.saw_traffic) == (row.state, True)
             await line.passes(1)
             assert look_at(line.connection).deadline - line.now == row.seconds

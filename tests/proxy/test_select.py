@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock, Mock
 
 import pytest
@@ -19,6 +19,7 @@ from tests.support.websocket import WEBSOCKET
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import Client
 
 COOKIE = {"affinity": {"cookie": "SERVERID"}}
 ONE_AT_A_TIME = {"max_connections": 1}
@@ -26,6 +27,16 @@ ONE_AT_A_TIME = {"max_connections": 1}
 
 async def waiting(lb: LoadBalancer, count: int) -> None:
     await eventually(lambda: len(pool_of(lb).waiting) == count, f"{count} requests wait")
+
+
+async def full(stage: Stage, **options: Any) -> tuple[LoadBalancer, Client, AtOrigin]:
+    """A request is at the only server, which takes one at a time; and another client."""
+    origin = await stage.origin()
+    lb = await stage.balancer(origin, server=ONE_AT_A_TIME, **options)
+    one, two = await stage.clients(lb, 2)
+    await one.get()
+    at_origin, _ = await origin.accept_request()
+    return lb, two, at_origin
 
 
 # Strategies.
@@ -170,11 +181,7 @@ async def test_a_client_that_leaves_leaves_the_queue(stage: Stage, ending: str) 
 
 @on_both_loops
 async def test_waiting_too_long_is_503(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, server=ONE_AT_A_TIME, timeouts={"queue": 0.1})
-    one, two = await stage.clients(lb, 2)
-    await one.get()
-    at_origin, _ = await origin.accept_request()
+    lb, two, at_origin = await full(stage, timeouts={"queue": 0.1})
     answer = await two.ask()
     assert (answer.status, answer.get("Retry-After")) == (503, "5")
     assert not pool_of(lb).waiting
@@ -189,11 +196,7 @@ async def test_waiting_too_long_is_503(stage: Stage) -> None:
 
 
 async def test_waiting_too_long_while_the_body_arrives_is_503(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, server=ONE_AT_A_TIME, timeouts={"queue": 0.2})
-    one, two = await stage.clients(lb, 2)
-    await one.get()
-    await origin.accept_request()
+    lb, two, _ = await full(stage, timeouts={"queue": 0.2})
     await two.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
     for _ in range(10):
         await two.send(b"x")
@@ -203,11 +206,7 @@ async def test_waiting_too_long_while_the_body_arrives_is_503(stage: Stage) -> N
 
 
 async def test_a_body_waits_in_the_queue_with_its_head(stage: Stage) -> None:
-    origin = await stage.origin()
-    lb = await stage.balancer(origin, server=ONE_AT_A_TIME, limits={"retry_buffer": 10_000})
-    one, two = await stage.clients(lb, 2)
-    await one.get()
-    at_origin, _ = await origin.accept_request()
+    lb, two, at_origin = await full(stage, limits={"retry_buffer": 10_000})
     body = bytes(range(256)) * 4000
     sending = stage.tasks.spawn(two.send(request("POST", "/", body=body)), name="upload")
     await waiting(lb, 1)
@@ -349,7 +348,8 @@ async def test_a_101_gets_the_cookie_too(stage: Stage) -> None:
     assert (await stage.log_line(lb)).cookies == "NI"
 
 
-async def test_a_pinned_request_waits_for_its_own_server(stage: Stage) -> None:
+async def pinned(stage: Stage) -> tuple[LoadBalancer, AtOrigin, Client, Client]:
+    """The first of two requests with agent1's cookie is at agent1, the second one waits for it."""
     first, second = await stage.origin(), await stage.serving(answers(b"second"))
     lb = await stage.balancer(first, second, server=ONE_AT_A_TIME, backend=COOKIE)
     one, two = await stage.clients(lb, 2)
@@ -357,6 +357,11 @@ async def test_a_pinned_request_waits_for_its_own_server(stage: Stage) -> None:
     at_first, _ = await first.accept_request()
     await two.get("/2", "Cookie: SERVERID=agent1")
     await waiting(lb, 1)
+    return lb, at_first, one, two
+
+
+async def test_a_pinned_request_waits_for_its_own_server(stage: Stage) -> None:
+    lb, at_first, _, two = await pinned(stage)
     assert server_of(lb, 1).queued == 1
     assert (await stage.ask(lb)).body == b"second"  # the other one has room
     await at_first.respond(b"1")
@@ -366,13 +371,7 @@ async def test_a_pinned_request_waits_for_its_own_server(stage: Stage) -> None:
 
 
 async def test_a_pinned_request_whose_server_goes_down_is_freed(stage: Stage) -> None:
-    first, second = await stage.origin(), await stage.serving(answers(b"second"))
-    lb = await stage.balancer(first, second, server=ONE_AT_A_TIME, backend=COOKIE)
-    one, two = await stage.clients(lb, 2)
-    await one.get("/1", "Cookie: SERVERID=agent1")
-    at_first, _ = await first.accept_request()
-    await two.get("/2", "Cookie: SERVERID=agent1")
-    await waiting(lb, 1)
+    lb, at_first, one, two = await pinned(stage)
     server_of(lb, 1).set_up(False, "the test says so")
     answer = await two.read_response()
     assert (answer.body, answer.get("Set-Cookie")) == (b"second", "SERVERID=agent2; path=/")

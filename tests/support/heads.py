@@ -86,9 +86,10 @@ def outcome(parser: RequestParser | ResponseParser, data: bytes) -> dict[str, ob
 
 
 def attributes(head: Any) -> Sequence[str]:
-    """The names of the attributes of a head, or of its `rare`."""
+    """The names of the public attributes of a head, or of its `rare`."""
     cls: Any = type(head)
-    return cls.__mypyc_attrs__ if IS_COMPILED else cls.__slots__  # type: ignore[no-any-return]
+    names = cls.__mypyc_attrs__ if IS_COMPILED else cls.__slots__
+    return [name for name in names if not name.startswith("_")]
 
 
 _PLAIN = (int, bytes, str, list, tuple, type(None))

@@ -19,8 +19,10 @@ from tests.support.waiting import turns
 from tests.support.websocket import WEBSOCKET, switch
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from hermes_lb import LoadBalancer
-    from tests.support.http_peer import AtOrigin
+    from tests.support.http_peer import AtOrigin, Client
     from tests.support.stage import Stage
     from tests.support.tls import TlsClient
 
@@ -84,16 +86,28 @@ async def test_a_client_that_leaves_ends_its_request(
 
 
 @on_both_loops
-async def test_a_client_that_leaves_within_a_head_is_told_of(
-    stage: Stage, certificate: str
+@pytest.mark.parametrize(
+    ("connect", "sent", "leave", "within"),
+    [
+        (tls_client, b"GET / HTTP/1.1\r\n", "half_close", "a request head"),
+        (bare_client, b"\x16\x03\x01\x02", "close", "a TLS handshake"),
+    ],
+)
+async def test_a_client_that_leaves_within_a_message_is_logged(
+    stage: Stage,
+    certificate: str,
+    connect: Callable[[Stage, LoadBalancer], Awaitable[Client]],
+    sent: bytes,
+    leave: str,
+    within: str,
 ) -> None:
     lb = await serving(stage, certificate)
-    client = await tls_client(stage, lb)
-    await client.send(b"GET / HTTP/1.1\r\n")
+    client = await connect(stage, lb)
+    await client.send(sent)
     await turns(20)
-    client.half_close()
+    getattr(client, leave)()
     line = await refused(stage, lb)
-    assert (line.termination, line.reason) == ("CR", "the client left within a request head")
+    assert (line.termination, line.reason) == ("CR", f"the client left within {within}")
 
 
 async def test_damaged_bytes_end_the_request_and_nothing_of_them_passes(

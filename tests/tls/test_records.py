@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -20,13 +20,15 @@ from tests.support.stage import in_flight
 from tests.support.tls import refused, serving, tls_client, with_tls
 from tests.support.waiting import turns
 from tests.support.websocket import WEBSOCKET, switch
-from tests.tls.own_records import Writer13, writing_client
+from tests.tls.own_records import Writer12, Writer13, writing_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import AtOrigin
+    from tests.support.origin import Origin
     from tests.support.stage import Stage
     from tests.support.tls import TlsClient
 
@@ -35,7 +37,6 @@ AT_A_TIME = 128  # records that are decrypted in one iteration of the loop
 AT_ONCE = 64  # of those that come in one read, before it is seen that they are too many
 ANSWER = 27  # bytes of a KeyUpdate of TLS 1.3
 TOO_MANY = "TLS: too many records without data"
-both_versions = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 
 
 def refusals(lb: LoadBalancer) -> dict[tuple[int, str], int]:
@@ -49,13 +50,39 @@ def the_client(lb: LoadBalancer) -> Any:
     return client
 
 
-@on_both_loops
-@both_versions
-async def test_a_flood_of_them_is_cut_after_a_few(
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
+    return request.param
+
+
+class Writing(NamedTuple):
+    lb: LoadBalancer
+    client: TlsClient
+    writer: Writer12 | Writer13
+
+
+@pytest.fixture
+async def served(
     stage: Stage, tmp_path: Path, certificate: str, version: ssl.TLSVersion
-) -> None:
+) -> Writing:
+    """A client that writes its own records, before a server that says "ok"."""
     lb = await serving(stage, certificate)
-    client, writer = await writing_client(stage, lb, tmp_path, version)
+    return Writing(lb, *await writing_client(stage, lb, tmp_path, version))
+
+
+async def uploading(
+    client: TlsClient, writer: Writer12 | Writer13, origin: Origin, length: int
+) -> AtOrigin:
+    """The head of its POST has reached the origin."""
+    await client.wire.send(writer.record(request("POST", "/", f"Content-Length: {length}")))
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    return at_origin
+
+
+@on_both_loops
+async def test_a_flood_of_them_is_cut_after_a_few(stage: Stage, served: Writing) -> None:
+    lb, client, writer = served
     await client.wire.send(b"".join(writer.barren() for _ in range(500)))
     answers = await client.wire.read_until_cut()
     assert len(answers) <= AT_ONCE * 40
@@ -66,12 +93,8 @@ async def test_a_flood_of_them_is_cut_after_a_few(
     assert (await other.ask()).status == 200
 
 
-@both_versions
-async def test_they_are_counted_over_several_reads(
-    stage: Stage, tmp_path: Path, certificate: str, version: ssl.TLSVersion
-) -> None:
-    lb = await serving(stage, certificate)
-    client, writer = await writing_client(stage, lb, tmp_path, version)
+async def test_they_are_counted_over_several_reads(stage: Stage, served: Writing) -> None:
+    lb, client, writer = served
     for _ in range(MOST):
         await client.wire.send(writer.barren())
         await client.wire.read_some()  # its answer: it was read alone
@@ -80,12 +103,10 @@ async def test_they_are_counted_over_several_reads(
     assert (await refused(stage, lb)).reason == TOO_MANY
 
 
-@both_versions
-async def test_who_asks_something_in_between_may_renew_its_keys_for_ever(
-    stage: Stage, tmp_path: Path, certificate: str, version: ssl.TLSVersion
+async def test_a_client_may_renew_its_keys_forever_between_requests(
+    stage: Stage, served: Writing, version: ssl.TLSVersion
 ) -> None:
-    lb = await serving(stage, certificate)
-    client, writer = await writing_client(stage, lb, tmp_path, version)
+    lb, client, writer = served
     for _ in range(5):
         barren = b"".join(writer.barren() for _ in range(MOST // 2))
         asked = writer.record(request("GET", "/"))
@@ -105,9 +126,7 @@ async def test_data_in_between_does_not_help_within_one_read(
     origin = await stage.origin()
     lb = await stage.balancer(origin, frontend=with_tls(certificate))
     client, writer = await writing_client(stage, lb, tmp_path)
-    await client.wire.send(writer.record(request("POST", "/", "Content-Length: 1000")))
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    at_origin = await uploading(client, writer, origin, 1000)
     records = [b"".join(writer.barren() for _ in range(8)) + writer.record(b"x") for _ in range(50)]
     await client.wire.send(b"".join(records))
     await client.wire.read_until_cut()
@@ -152,7 +171,6 @@ async def test_records_may_come_in_pieces(stage: Stage, certificate: str, size: 
 
 
 @on_both_loops
-@both_versions
 async def test_many_records_in_one_read_are_decrypted_in_parts(
     stage: Stage, tmp_path: Path, certificate: str, version: ssl.TLSVersion
 ) -> None:
@@ -161,9 +179,7 @@ async def test_many_records_in_one_read_are_decrypted_in_parts(
     lb = await stage.balancer(origin, frontend=with_tls(certificate))
     client, writer = await writing_client(stage, lb, tmp_path, version)
     data = bytes(i % 251 for i in range(5 * AT_A_TIME))
-    await client.wire.send(writer.record(request("POST", "/", f"Content-Length: {len(data)}")))
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    at_origin = await uploading(client, writer, origin, len(data))
     connection = the_client(lb)
     layer = connection.transport
     layer.data_received(b"".join(writer.record(data[i : i + 1]) for i in range(len(data))))
@@ -234,9 +250,7 @@ async def test_who_does_not_read_the_answers_is_not_read_from(
     lb = await stage.balancer(origin, frontend=with_tls(certificate))
     client, writer, transport = await a_deaf_client(stage, lb, tmp_path)
     body = b"x" * 500
-    await client.wire.send(writer.record(request("POST", "/", f"Content-Length: {len(body)}")))
-    at_origin = await origin.accept()
-    await at_origin.read_head()
+    at_origin = await uploading(client, writer, origin, len(body))
     sent = await send_until_not_read(
         client, writer, transport, body, lambda: at_origin.read_exactly(1)
     )

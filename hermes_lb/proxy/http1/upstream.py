@@ -328,7 +328,8 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         return True
 
     def hold(self, until: Awaitable[object]) -> None:
-        """Keep the response head that is being reported, and report it again when `until` ends."""
+        """Keep the response head that is being reported, and report it again when `until` ends; of
+        a body report an empty part then."""
         self._is_held = True
         self.pause_for(VERDICT)
         self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
@@ -405,6 +406,8 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         if self.body is not None:  # the bytes before were its response head
             sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
+            if self._ended_by and not (self._is_held or self.behind):
+                self._ended(self._ended_by[0])
             return
         if self._pending:
             data = self._pending + data
@@ -436,7 +439,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
             self.keep_alive = head.keep_alive
             if head.status >= 200 or head.status == 101:
                 sink.response_head(self, head, rest)
-                if self._is_held:
+                if self._is_held and self.body is None:
                     self._pending = data + rest
                 return
             if not sink.informational(head):

@@ -58,11 +58,6 @@ def with_field(request_head: bytes, field: bytes) -> bytes:
     return request_head[:end] + field + request_head[end:]
 
 
-def without_expectation(request_head: bytes) -> bytes:
-    """The client has been asked for its body already."""
-    return request_head.replace(b"\r\nExpect: 100-continue\r\n", b"\r\n", 1)
-
-
 def stripped(fields: bytes) -> bytes:
     """The fields of a backend's response, without those that only we may send."""
     return (

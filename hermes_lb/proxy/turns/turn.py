@@ -59,8 +59,6 @@ if TYPE_CHECKING:
 # takes less than one millisecond.
 _AT_HEAD: Final = 0.05
 
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
 
 class Turn(Gate):
     """A request on a route with turns, other than HEAD, OPTIONS, TRACE and upgrades."""
@@ -188,13 +186,8 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         self._then = then
-        upload = exchange.upload
-        if upload is not None and upload.awaits_continue:
-            upload.continued_here()
-            exchange.rewrite(heads.without_expectation(exchange.request_head))
-            self._client.send_informational(self.context.settings.response_parser.parse(_CONTINUE))
-        if upload is not None:
-            exchange.client.resume_reading()
+        exchange.ask_for_body()
+        exchange.client.resume_reading()
         exchange.enter(phases.SEND, self.context.clock())
 
     # The claim.

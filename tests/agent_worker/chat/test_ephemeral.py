@@ -13,8 +13,6 @@ from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
 from tests.support.sse import all_events, deltas
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
-
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.conftest import StartWorker
 
@@ -23,12 +21,10 @@ SSE = {"Accept": "text/event-stream"}
 HISTORY = [user("my name is Ada"), assistant("Nice to meet you, Ada.")]
 
 
-async def test_an_answer_to_the_clients_own_history(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_an_answer_to_the_clients_own_history(start_worker: StartWorker) -> None:
     worker = await start_worker()
     body = {"content": "what is my name?", "history": HISTORY}
-    async with http.post(worker.url + PATH, json=body) as response:
+    async with worker.http.post(PATH, json=body) as response:
         assert response.status == 200
         assert response.headers["X-Session-Durability"] == "ephemeral"
         assert await response.json() == {
@@ -39,12 +35,10 @@ async def test_an_answer_to_the_clients_own_history(
         }
 
 
-async def test_its_events_are_those_of_a_session_without_ids(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_its_events_are_those_of_a_session_without_ids(start_worker: StartWorker) -> None:
     worker = await start_worker()
     body = {"content": "calculate 2 + 3 * 4"}
-    async with http.post(worker.url + PATH, json=body, headers=SSE) as response:
+    async with worker.http.post(PATH, json=body, headers=SSE) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         assert response.headers["X-Session-Durability"] == "ephemeral"
         events = await all_events(response)
@@ -59,17 +53,15 @@ async def test_its_events_are_those_of_a_session_without_ids(
     assert events[-1].data["content"] == deltas(events) == "Let me use calculator. 2 + 3 * 4 = 14."
 
 
-async def test_it_needs_no_redis(
-    http: ClientSession, start_worker: StartWorker, own_redis_server: RedisServer
-) -> None:
+async def test_it_needs_no_redis(start_worker: StartWorker, own_redis_server: RedisServer) -> None:
     worker = await start_worker(redis_url=own_redis_server.url)
     own_redis_server.stop()
-    async with http.post(worker.url + PATH, json={"content": "hello"}) as response:
+    async with worker.http.post(PATH, json={"content": "hello"}) as response:
         assert response.status == 200
         assert (await response.json())["content"] == "Turn 1, 1 messages seen. You said: hello"
 
 
-async def test_only_tools_that_read_run(http: ClientSession, start_worker: StartWorker) -> None:
+async def test_only_tools_that_read_run(start_worker: StartWorker) -> None:
     ran = []
 
     async def run(arguments: dict[str, Any], context: Any) -> str:
@@ -80,7 +72,7 @@ async def test_only_tools_that_read_run(http: ClientSession, start_worker: Start
     calls = [ToolCall(effect.value, effect.value) for effect in Effect]
     engine = PlannedEngine(calls, [TextDelta("done")])
     worker = await start_worker(engine=engine, toolbox=toolbox)
-    async with http.post(worker.url + PATH, json={"content": "go"}) as response:
+    async with worker.http.post(PATH, json={"content": "go"}) as response:
         assert (await response.json())["content"] == "done"
     assert ran == [("", "anonymous")]
     by_call = {each["tool_call_id"]: each["content"] for each in engine.histories[1][2:]}
@@ -90,9 +82,7 @@ async def test_only_tools_that_read_run(http: ClientSession, start_worker: Start
     assert by_call["read"] == "x" * 32_768 + "\n[... cut; 40000 bytes in all]"
 
 
-async def test_the_step_limit_ends_it_and_says_so(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_the_step_limit_ends_it_and_says_so(start_worker: StartWorker) -> None:
     async def again(arguments: dict[str, Any], context: Any) -> str:
         return "again"
 
@@ -100,32 +90,28 @@ async def test_the_step_limit_ends_it_and_says_so(
     worker = await start_worker(
         engine=PlannedEngine(*steps), toolbox=Toolbox([FunctionTool("again", again)]), step_limit=2
     )
-    async with http.post(worker.url + PATH, json={"content": "go"}) as response:
+    async with worker.http.post(PATH, json={"content": "go"}) as response:
         answer = await response.json()
     assert (answer["step"], answer["content"], answer["is_final"]) == (2, "0 1 ", False)
     assert 'hermes_turns_total{outcome="step_limit"} 1.0' in worker.worker.metrics.render().decode()
 
 
-async def test_a_failure_is_a_status_or_the_last_event(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_failure_is_a_status_or_the_last_event(start_worker: StartWorker) -> None:
     failing = [TextDelta("a"), RuntimeError("s3cret")]
     worker = await start_worker(engine=PlannedEngine(failing, list(failing)))
-    async with http.post(worker.url + PATH, json={"content": "go"}) as response:
+    async with worker.http.post(PATH, json={"content": "go"}) as response:
         assert response.status == 502
         assert (await response.json())["error"]["code"] == "engine_failed"
-    async with http.post(worker.url + PATH, json={"content": "go"}, headers=SSE) as response:
+    async with worker.http.post(PATH, json={"content": "go"}, headers=SSE) as response:
         events = await all_events(response)
     assert [event.name for event in events] == ["message.delta", "error"]
     assert events[-1].data == {"code": "engine_failed", "message": "The model failed to answer."}
 
 
-async def test_a_client_that_leaves_stops_the_engine(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_client_that_leaves_stops_the_engine(start_worker: StartWorker) -> None:
     engine = GatedEngine()
     worker = await start_worker(engine=engine)
-    async with http.post(worker.url + PATH, json={"content": "go"}, headers=SSE) as response:
+    async with worker.http.post(PATH, json={"content": "go"}, headers=SSE) as response:
         await engine.started.wait()
         response.close()
     await engine.closed.wait()
@@ -133,7 +119,7 @@ async def test_a_client_that_leaves_stops_the_engine(
 
 
 async def test_a_window_that_is_too_small_is_the_clients_to_solve(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     """It is never summarised: the summary would be lost, and repeated for each message."""
     engine = PlannedEngine([TextDelta("a")])
@@ -141,17 +127,17 @@ async def test_a_window_that_is_too_small_is_the_clients_to_solve(
     # Two messages of 12 and 11 tokens fit; with another one they do not.
     history = [{"role": "system", "content": "x" * 32}]
     body = {"content": "x" * 28, "history": history}
-    async with http.post(worker.url + PATH, json=body) as response:
+    async with worker.http.post(PATH, json=body) as response:
         assert response.status == 200
     body["history"] = [*history, user("x" * 20)]
-    async with http.post(worker.url + PATH, json=body) as response:
+    async with worker.http.post(PATH, json=body) as response:
         assert response.status == 400
         assert (await response.json())["error"]["code"] == "context_length_exceeded"
     assert (len(engine.requests), engine.summarised) == (1, [])
 
 
 async def test_its_own_steps_may_outgrow_the_window_but_the_instructions_stay(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     async def look(arguments: dict[str, Any], context: Any) -> str:
         return "x" * 2000
@@ -162,7 +148,7 @@ async def test_its_own_steps_may_outgrow_the_window_but_the_instructions_stay(
     worker = await start_worker(engine=engine, toolbox=toolbox, context_tokens=300)
     history = [{"role": "system", "content": "Be brief."}, user("one"), assistant("two")]
     body = {"content": "go", "history": history}
-    async with http.post(worker.url + PATH, json=body) as response:
+    async with worker.http.post(PATH, json=body) as response:
         assert (await response.json())["content"] == "done"
     assert [request[:4] for request in engine.histories] == [[*history, user("go")]] * 3
     assert engine.histories[2][5]["content"] == "x" * 400 + " [...]"
@@ -180,17 +166,15 @@ async def test_its_own_steps_may_outgrow_the_window_but_the_instructions_stay(
     ],
 )
 async def test_what_is_wrong_has_the_workers_own_form(
-    http: ClientSession, start_worker: StartWorker, body: Any, status: int, code: str
+    start_worker: StartWorker, body: Any, status: int, code: str
 ) -> None:
     worker = await start_worker()
-    async with http.post(worker.url + PATH, json=body) as response:
+    async with worker.http.post(PATH, json=body) as response:
         error = (await response.json())["error"]
     assert (response.status, error["code"], set(error)) == (status, code, {"code", "message"})
 
 
-async def test_a_token_is_needed_where_tokens_are(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_token_is_needed_where_tokens_are(start_worker: StartWorker) -> None:
     worker = await start_worker(tokens={"t-ada": "ada"})
-    async with http.post(worker.url + PATH, json={"content": "x"}) as response:
+    async with worker.http.post(PATH, json={"content": "x"}) as response:
         assert response.status == 401

@@ -226,11 +226,11 @@ BAD = [
 
 @pytest.mark.parametrize(("body", "param", "code"), BAD)
 async def test_a_body_that_is_wrong_says_where(
-    start_worker: StartWorker, http: ClientSession, body: Any, param: str | None, code: str
+    start_worker: StartWorker, body: Any, param: str | None, code: str
 ) -> None:
     worker = await start_worker()
     body = {"model": MODEL, "messages": GO, **body}
-    async with http.post(worker.url + COMPLETIONS, json=body) as response:
+    async with worker.http.post(COMPLETIONS, json=body) as response:
         assert response.status == 400
         error = (await response.json())["error"]
     assert (error["param"], error["code"]) == (param, code)
@@ -276,7 +276,6 @@ async def test_what_is_too_large_is_a_413(start_system: StartSystem, messages: A
 )
 async def test_each_error_below_v1_has_openais_form(
     start_worker: StartWorker,
-    http: ClientSession,
     method: str,
     path: str,
     data: bytes,
@@ -286,7 +285,7 @@ async def test_each_error_below_v1_has_openais_form(
 ) -> None:
     worker = await start_worker()
     headers = {"Content-Type": "application/json", **headers}
-    async with http.request(
+    async with worker.http.request(
         method, f"{worker.url}/v1{path}", data=data, headers=headers
     ) as response:
         assert response.status == status
@@ -297,12 +296,12 @@ async def test_each_error_below_v1_has_openais_form(
 
 @pytest.mark.parametrize("value", ["", "one, two"])
 async def test_a_session_header_that_names_no_session(
-    start_worker: StartWorker, http: ClientSession, value: str
+    start_worker: StartWorker, value: str
 ) -> None:
     worker = await start_worker()
     headers = [("X-Hermes-Session-Id", each) for each in value.split(", ")]
-    async with http.post(
-        worker.url + COMPLETIONS, json={"model": MODEL, "messages": GO}, headers=headers
+    async with worker.http.post(
+        COMPLETIONS, json={"model": MODEL, "messages": GO}, headers=headers
     ) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (400, "bad_request")
 
@@ -393,7 +392,7 @@ def bodies(draw: st.DrawFn) -> Any:
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("session", [None, "new"])
 async def test_no_body_makes_the_worker_fail(
-    start_worker: StartWorker, http: ClientSession, session: str | None
+    start_worker: StartWorker, session: str | None
 ) -> None:
     """An unusual body that is valid after all may be a 200; then it is answered."""
     worker = await start_worker()
@@ -401,7 +400,7 @@ async def test_no_body_makes_the_worker_fail(
     headers = {"X-Hermes-Session-Id": session} if session else {}
 
     async def post(body: Any) -> None:
-        async with http.post(worker.url + COMPLETIONS, json=body, headers=headers) as response:
+        async with worker.http.post(COMPLETIONS, json=body, headers=headers) as response:
             text = await response.text()
         assert response.status in {200, 400, 404}, text
         if response.status != 200:

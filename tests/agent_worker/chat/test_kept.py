@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 openai = needs_package("openai")
 
 
-async def new_session(http: ClientSession, system: System) -> str:
-    async with http.post(system.workers[0].sessions(), headers=BEARER) as response:
+async def new_session(system: System) -> str:
+    async with system.workers[0].post(headers=BEARER) as response:
         assert response.status == 201
         return (await response.json())["session_id"]
 
@@ -77,7 +77,7 @@ async def test_only_the_last_words_of_the_user_are_new(
     http: ClientSession, start_system: StartSystem
 ) -> None:
     system = await start_system()
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     await system.ask(
         {"role": "system", "content": "You are a parrot."},
         "forgotten",
@@ -118,7 +118,7 @@ async def test_a_repeated_key_gets_the_same_answer(
     http: ClientSession, start_system: StartSystem
 ) -> None:
     system = await start_system(workers=2)
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     key = {"Idempotency-Key": "k1"}
     first = await system.answer("hello", session=sid, extra_headers=key)
     again = await system.answer("hello", session=sid, extra_headers=key)
@@ -133,11 +133,10 @@ async def test_a_repeated_key_gets_the_same_answer(
 
 
 async def test_a_key_with_another_message_is_a_conflict_that_is_not_tried_again(
-    http: ClientSession,
     start_system: StartSystem,
 ) -> None:
     system = await start_system(max_retries=2)
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     key = {"Idempotency-Key": "k1"}
     await system.ask("hello", session=sid, extra_headers=key)
     with pytest.raises(openai.ConflictError) as caught:
@@ -146,12 +145,10 @@ async def test_a_key_with_another_message_is_a_conflict_that_is_not_tried_again(
     assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
 
 
-async def test_a_session_that_is_busy_is_a_conflict(
-    http: ClientSession, start_system: StartSystem
-) -> None:
+async def test_a_session_that_is_busy_is_a_conflict(start_system: StartSystem) -> None:
     engine = GatedEngine()
     system = await start_system(engine=engine)
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     stream = await system.ask("go", session=sid, stream=True)
     await engine.started.wait()
     with pytest.raises(openai.ConflictError) as caught:
@@ -185,7 +182,7 @@ async def test_closing_the_stream_stops_the_engine_and_keeps_the_finished_steps(
 
     engine, toolbox = Engine(), Toolbox([FunctionTool("look", look)])
     system = await start_system(engine=engine, toolbox=toolbox)
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     stream = await system.ask("go", session=sid, stream=True)
     await engine.started.wait()
     await stream.close()
@@ -202,7 +199,7 @@ async def test_a_turn_that_failed_is_tried_again_only_under_a_key(
     """Without one, each attempt would add the message to the history again."""
     engine = PlannedEngine([RuntimeError("s3cret")], [RuntimeError("s3cret")], [TextDelta("here")])
     system = await start_system(engine=engine, max_retries=1)
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     with pytest.raises(openai.InternalServerError) as caught:
         await system.ask("anyone?", session=sid)
     assert (caught.value.status_code, caught.value.code) == (502, "engine_failed")
@@ -224,12 +221,10 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[DroppingProxy]:
         yield proxy
 
 
-async def behind(
-    proxy: DroppingProxy, http: ClientSession, start_system: StartSystem
-) -> tuple[System, str]:
+async def behind(proxy: DroppingProxy, start_system: StartSystem) -> tuple[System, str]:
     """A worker whose Redis can lose replies, and a session with one finished turn."""
     system = await start_system(redis_url=proxy.url, max_retries=1)
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     await system.ask("first", session=sid)
     return system, sid
 
@@ -237,7 +232,7 @@ async def behind(
 async def test_a_message_that_may_have_been_kept_is_not_sent_again_by_itself(
     http: ClientSession, proxy: DroppingProxy, start_system: StartSystem
 ) -> None:
-    system, sid = await behind(proxy, http, start_system)
+    system, sid = await behind(proxy, start_system)
     proxy.lose_replies(load_scripts()["begin"].sha, 3)
     with pytest.raises(openai.InternalServerError) as caught:
         await system.ask("hello", session=sid)
@@ -250,7 +245,7 @@ async def test_a_message_that_may_have_been_kept_is_not_sent_again_by_itself(
 async def test_a_message_with_a_key_is_sent_again_and_kept_once(
     http: ClientSession, proxy: DroppingProxy, start_system: StartSystem
 ) -> None:
-    system, sid = await behind(proxy, http, start_system)
+    system, sid = await behind(proxy, start_system)
     proxy.lose_replies(load_scripts()["begin"].sha, 3)
     await system.ask("hello", session=sid, extra_headers={"Idempotency-Key": "k1"})
     said = [message["content"] for message in (await read(http, system, sid))["messages"]]
@@ -263,7 +258,7 @@ async def test_a_message_whose_blob_cannot_be_kept_may_be_sent_again(
     """Nothing was written."""
     blobs = FakeBlobs()
     system = await start_system(storages=Storages(blobs=blobs))
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     blobs.is_away = True
     with pytest.raises(openai.InternalServerError) as caught:
         await system.ask(BIG, session=sid)
@@ -293,21 +288,19 @@ async def test_an_error_in_a_stream_is_raised_from_it(start_system: StartSystem)
     [({"tools": [CLOCK]}, "tools"), ({"tool_choice": "none"}, "tool_choice")],
 )
 async def test_the_tools_are_the_workers(
-    http: ClientSession, start_system: StartSystem, options: dict[str, Any], param: str
+    start_system: StartSystem, options: dict[str, Any], param: str
 ) -> None:
     system = await start_system()
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     with pytest.raises(openai.BadRequestError) as caught:
         await system.ask("go", session=sid, **options)
     assert (caught.value.param, caught.value.code) == (param, "unsupported_value")
 
 
 @pytest.mark.parametrize("last", [assistant("so?"), user("  "), None])
-async def test_the_user_must_have_said_something(
-    http: ClientSession, start_system: StartSystem, last: Any
-) -> None:
+async def test_the_user_must_have_said_something(start_system: StartSystem, last: Any) -> None:
     system = await start_system()
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     messages = [user("one"), assistant("two")] + ([last] if last else [])
     with pytest.raises(openai.BadRequestError) as caught:
         await system.ask(*messages, session=sid)
@@ -315,11 +308,10 @@ async def test_the_user_must_have_said_something(
 
 
 async def test_a_result_of_a_tool_is_no_message_to_a_kept_session(
-    http: ClientSession,
     start_system: StartSystem,
 ) -> None:
     system = await start_system()
-    sid = await new_session(http, system)
+    sid = await new_session(system)
     call = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
     asked = {"role": "assistant", "content": None, "tool_calls": [call]}
     result = {"role": "tool", "tool_call_id": "c1", "content": "noon"}

@@ -22,7 +22,6 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import aiohttp
-    from aiohttp import ClientSession
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
@@ -36,17 +35,15 @@ KINDS = {"kept": NEW, "stateless": ACCEPTS}
 UNTOLD = ("", "", "")
 
 
-def ask(http: ClientSession, worker: RunningWorker, headers: dict[str, str], **more: Any) -> Any:
+def ask(worker: RunningWorker, headers: dict[str, str], **more: Any) -> Any:
     body = {"model": MODEL, "messages": [user("go")], "stream": True, **more}
-    return http.post(worker.url + PATH, json=body, headers=headers)
+    return worker.http.post(PATH, json=body, headers=headers)
 
 
-def go_on(
-    http: ClientSession, worker: RunningWorker, path: str, behind: str | None = None, **headers: str
-) -> Any:
+def go_on(worker: RunningWorker, path: str, behind: str | None = None, **headers: str) -> Any:
     if behind is not None:
         headers["Last-Event-ID"] = behind
-    return http.get(worker.url + path, headers=headers)
+    return worker.http.get(path, headers=headers)
 
 
 async def next_chunk(response: aiohttp.ClientResponse) -> tuple[str, Any] | None:
@@ -82,7 +79,7 @@ def text_in(chunks: list[tuple[str, Any]]) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_whoever_has_the_first_chunks_gets_the_others(
-    http: ClientSession, start_worker: StartWorker, kind: str
+    start_worker: StartWorker, kind: str
 ) -> None:
     worker, other = await start_worker(), await start_worker()
     more: dict[str, Any] = {"stream_options": {"include_usage": True}}
@@ -90,41 +87,39 @@ async def test_whoever_has_the_first_chunks_gets_the_others(
         more |= {"tools": [CLOCK], "messages": [user("what time is it?")]}
     else:
         more["messages"] = [user("calculate 2 + 3")]
-    async with ask(http, worker, KINDS[kind], **more) as response:
+    async with ask(worker, KINDS[kind], **more) as response:
         path = response.headers["X-Hermes-Resume"]
         chunks = await chunks_in(response)
     assert chunks[-1][1] == "[DONE]"
     ids = [chunk_id for chunk_id, _ in chunks]
     assert all(ids)
     assert len(set(ids)) == len(ids) > 6
-    async with go_on(http, other, path) as response:
+    async with go_on(other, path) as response:
         assert response.headers["X-Hermes-Resume"] == path
         assert response.headers["Content-Type"] == "text/event-stream"
         is_kept = "X-Hermes-Session-Id" in response.headers
         assert is_kept == ("X-Session-Durability" not in response.headers) == (kind == "kept")
         assert await chunks_in(response) == chunks
     for number, chunk_id in enumerate(ids, 1):
-        async with go_on(http, other, path, chunk_id) as response:
+        async with go_on(other, path, chunk_id) as response:
             assert await chunks_in(response) == chunks[number:]
 
 
-async def test_a_replayed_stream_goes_on_as_well(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_replayed_stream_goes_on_as_well(start_worker: StartWorker) -> None:
     worker = await start_worker()
-    async with ask(http, worker, NEW) as response:
+    async with ask(worker, NEW) as response:
         sid = response.headers["X-Hermes-Session-Id"]
         await response.read()
     keyed = {"X-Hermes-Session-Id": sid, "Idempotency-Key": "k"}
-    async with ask(http, worker, keyed) as response:
+    async with ask(worker, keyed) as response:
         first = await chunks_in(response)
-    async with ask(http, worker, keyed) as response:
+    async with ask(worker, keyed) as response:
         assert response.headers["Idempotency-Replayed"] == "true"
         path = response.headers["X-Hermes-Resume"]
         again = await chunks_in(response)
     assert text_in(again) == text_in(first)
     for number, (chunk_id, _) in enumerate(again, 1):
-        async with go_on(http, worker, path, chunk_id) as response:
+        async with go_on(worker, path, chunk_id) as response:
             rest = await chunks_in(response)
         # All of the text is one chunk.
         assert text_in(again[:number]) + text_in(rest) == text_in(first)
@@ -132,30 +127,30 @@ async def test_a_replayed_stream_goes_on_as_well(
 
 
 async def test_without_a_session_only_who_goes_on_elsewhere_costs_a_journal(
-    http: ClientSession, start_worker: StartWorker, own_redis_server: RedisServer
+    start_worker: StartWorker, own_redis_server: RedisServer
 ) -> None:
     worker = await start_worker(redis_url=own_redis_server.url)
     redis = worker.worker.store._operations.client.raw
-    async with ask(http, worker, {}) as response:
+    async with ask(worker, {}) as response:
         assert "X-Hermes-Resume" not in response.headers
         assert not any(chunk_id for chunk_id, _ in await chunks_in(response))
-    async with ask(http, worker, ACCEPTS, stream=False) as response:
+    async with ask(worker, ACCEPTS, stream=False) as response:
         assert "X-Hermes-Resume" not in response.headers
     heartbeats = await redis.keys("hermes:heartbeat:*")
     assert set(await redis.keys("*")) <= set(heartbeats)
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         await response.read()
     assert await redis.keys("hermes:{*") == []
     assert await redis.keys("hermes:chat:*") != []
 
 
 async def test_the_leases_of_chats_name_the_worker_by_the_channel_that_it_subscribes_to(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     """Otherwise other workers would find no subscription, and consider it dead."""
     worker = await start_worker(engine=(engine := GatedEngine()))
     name = worker.worker.turns.name
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         await engine.started.wait()
         sid = response.headers["X-Hermes-Resume"].partition("session=")[2].partition("&")[0]
         holder = (await redis.get(f"hermes:chat:{{{sid}}}:lease")).partition("|")[2]
@@ -168,10 +163,10 @@ async def test_the_leases_of_chats_name_the_worker_by_the_channel_that_it_subscr
 
 
 async def test_a_journal_lives_for_an_hour_and_for_a_minute_when_its_turn_has_ended(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         await engine.started.wait()
         sid = response.headers["X-Hermes-Resume"].partition("session=")[2].partition("&")[0]
         keys = await redis.keys(f"hermes:chat:{{{sid}}}:*")
@@ -186,26 +181,26 @@ async def test_a_journal_lives_for_an_hour_and_for_a_minute_when_its_turn_has_en
     for key in keys:
         assert 50_000 < await redis.pttl(key) <= 60_000
     # It is not a session.
-    async with http.get(worker.sessions(sid)) as hidden:
+    async with worker.get(sid) as hidden:
         assert hidden.status == 404
-    async with http.get(worker.sessions(sid, "events")) as hidden:
+    async with worker.get(sid, "events") as hidden:
         assert hidden.status == 404
 
 
 async def test_a_client_that_leaves_ends_the_turn_and_may_come_back_to_it(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     """Only its connection to this worker may be lost: the turn continues where it reconnects."""
     worker = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=(rest := GatedEngine()))
     rest.gate.set()
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
         (first, _), (second, _) = await next_chunk(response) or UNTOLD, await next_chunk(response)
         assert first
     await engine.closed.wait()
     await worker.worker.turns.wait_idle()
-    async with go_on(http, other, path, second) as response:
+    async with go_on(other, path, second) as response:
         chunks = await chunks_in(response)
     assert text_in(chunks) == "two"
     assert chunks[-1][1] == "[DONE]"
@@ -213,7 +208,7 @@ async def test_a_client_that_leaves_ends_the_turn_and_may_come_back_to_it(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_worker_that_shuts_down_hands_the_stream_over(
-    http: ClientSession, start_worker: StartWorker, kind: str
+    start_worker: StartWorker, kind: str
 ) -> None:
     at_tool, gate = asyncio.Event(), asyncio.Event()
 
@@ -226,16 +221,16 @@ async def test_a_worker_that_shuts_down_hands_the_stream_over(
     begun = PlannedEngine([TextDelta("one "), ToolCall("c1", "look")])
     worker = await start_worker(engine=begun, toolbox=toolbox)
     other = await start_worker(engine=PlannedEngine([TextDelta("two")]), toolbox=toolbox)
-    async with ask(http, worker, KINDS[kind] | ACCEPTS) as response:
+    async with ask(worker, KINDS[kind] | ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
         await at_tool.wait()
         worker.worker.hand_over()
         gate.set()
         *chunks, (name, said) = await chunks_in(response)
     assert (name, list(said)) == ("handover", ["turn"])
-    async with go_on(http, worker, path, chunks[-1][0], **ACCEPTS) as refused:
+    async with go_on(worker, path, chunks[-1][0], **ACCEPTS) as refused:
         assert refused.status == 503
-    async with go_on(http, other, path, chunks[-1][0], **ACCEPTS) as response:
+    async with go_on(other, path, chunks[-1][0], **ACCEPTS) as response:
         chunks += await chunks_in(response)
     assert text_in(chunks) == "one two"
     assert chunks[-1][1] == "[DONE]"
@@ -243,7 +238,6 @@ async def test_a_worker_that_shuts_down_hands_the_stream_over(
 
 @pytest.mark.parametrize("harm", ["stops", "hangs"])
 async def test_a_stream_without_a_session_goes_on_when_redis_is_lost(
-    http: ClientSession,
     start_worker: StartWorker,
     own_redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -252,7 +246,7 @@ async def test_a_stream_without_a_session_goes_on_when_redis_is_lost(
     """It can no longer be resumed, and its ids say so: a resumed stream would repeat chunks."""
     monkeypatch.setattr("agent_worker.runtime.journal._WRITE_TIMEOUT_S", 0.2)
     worker = await start_worker(engine=(engine := GatedEngine()), redis_url=own_redis_server.url)
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
         kept = [await next_chunk(response), await next_chunk(response)]
         if harm == "stops":
@@ -267,25 +261,25 @@ async def test_a_stream_without_a_session_goes_on_when_redis_is_lost(
     assert chunks[-1][1] == "[DONE]"
     # The next ones do not wait.
     engine.started.clear()
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         assert "X-Hermes-Resume" not in response.headers
         assert text_in(await chunks_in(response)) == "one two"
     if harm == "hangs":
         os.kill(own_redis_server.pid, signal.SIGCONT)
-        async with go_on(http, worker, path, "unkept") as response:
+        async with go_on(worker, path, "unkept") as response:
             assert response.status == 410
         worker.worker.chat_resume.journals._not_before = 0.0
-        async with ask(http, worker, ACCEPTS) as response:
+        async with ask(worker, ACCEPTS) as response:
             assert "X-Hermes-Resume" in response.headers
             chunks = await chunks_in(response)
         assert all(chunk_id[0].isdigit() for chunk_id, _ in chunks)
 
 
 async def test_a_journal_that_is_taken_from_its_worker_does_not_end_the_stream(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         await engine.started.wait()
         sid = response.headers["X-Hermes-Resume"].partition("session=")[2].partition("&")[0]
         await redis.set(f"hermes:chat:{{{sid}}}:lease", "9|another")
@@ -295,12 +289,12 @@ async def test_a_journal_that_is_taken_from_its_worker_does_not_end_the_stream(
     assert chunks[-1] == ("unkept", "[DONE]")
 
 
-async def test_who_may_not_go_on(http: ClientSession, start_worker: StartWorker) -> None:
+async def test_who_may_not_go_on(start_worker: StartWorker) -> None:
     tokens = {"t-ada": "ada", "t-bob": "bob"}
     worker = await start_worker(tokens=tokens)
     ada, bob = ({"Authorization": f"Bearer {token}"} for token in tokens)
     for kind in KINDS.values():
-        async with ask(http, worker, kind | ada) as response:
+        async with ask(worker, kind | ada) as response:
             path = response.headers["X-Hermes-Resume"]
             (first, _), *_ = await chunks_in(response)
         for headers, changed, status in (
@@ -312,42 +306,42 @@ async def test_who_may_not_go_on(http: ClientSession, start_worker: StartWorker)
             (ada, path.partition("?")[0], 400),
             (ada, path.replace("chatcmpl-", "chatcmpl-x"), 404),
         ):
-            async with go_on(http, worker, changed, first, **headers) as response:
+            async with go_on(worker, changed, first, **headers) as response:
                 assert (response.status, changed) == (status, changed)
                 assert set((await response.json())["error"]) == {"message", "type", "param", "code"}
         for behind in ("unkept", "", "x", "1-2.x", "1"):
-            async with go_on(http, worker, path, behind, **ada) as response:
+            async with go_on(worker, path, behind, **ada) as response:
                 assert response.status == 410
 
 
 async def test_an_engine_that_fails_is_the_last_chunk_of_a_stream_that_goes_on(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker(engine=PlannedEngine([TextDelta("a"), RuntimeError("s3cret")]))
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
         chunks = await chunks_in(response)
     error = chunks[-1][1]["error"]
     assert (error["code"], error["type"]) == ("engine_failed", "server_error")
-    async with go_on(http, worker, path, chunks[1][0]) as response:
+    async with go_on(worker, path, chunks[1][0]) as response:
         assert await chunks_in(response) == chunks[2:]
 
 
 async def test_a_stream_whose_beginning_is_trimmed_goes_on_behind_its_last_chunk(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker()
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
         chunks = await chunks_in(response)
     sid = path.partition("session=")[2].partition("&")[0]
     await redis.xtrim(f"hermes:chat:{{{sid}}}:ev", maxlen=3, approximate=False)
     # Of two words and the end, which is two chunks.
     for number in range(-3, 0):
-        async with go_on(http, worker, path, chunks[number - 1][0]) as response:
+        async with go_on(worker, path, chunks[number - 1][0]) as response:
             assert await chunks_in(response) == chunks[number:]
     for behind in (None, chunks[0][0]):
-        async with go_on(http, worker, path, behind) as response:
+        async with go_on(worker, path, behind) as response:
             assert response.status == 410
 
 
@@ -456,19 +450,17 @@ async def test_a_step_that_says_something_else_ends_the_stream(
         await stream.send(events[-1])
 
 
-async def test_an_answer_that_changed_is_told_as_an_error(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_an_answer_that_changed_is_told_as_an_error(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine([TextDelta("something else")]))
-    async with ask(http, worker, ACCEPTS) as response:
+    async with ask(worker, ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
         await next_chunk(response)
         last = await next_chunk(response)
     assert last is not None
     await engine.closed.wait()
     await worker.worker.turns.wait_idle()
-    async with go_on(http, other, path, last[0]) as response:
+    async with go_on(other, path, last[0]) as response:
         ((_, told),) = await chunks_in(response)
     assert told["error"]["code"] == "answer_changed"
     await until(lambda: len(other.worker.turns) == 0)

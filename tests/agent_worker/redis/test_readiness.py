@@ -84,7 +84,7 @@ async def test_a_redis_that_takes_no_writes_is_not_ready_until_it_does(
             assert response.status == 200
         ask(server.port, *mend.split())
         assert await state(http, worker.url) == READY
-        async with http.post(worker.sessions()) as response:
+        async with worker.post() as response:
             assert response.status == 201
     # Each change once, independent of the number of checks.
     said = [r.getMessage() for r in caplog.records if r.name == "agent_worker.sessions.readiness"]

@@ -38,21 +38,20 @@ PACED = EngineOptions(token_interval_s=0.03)
 WORDS = 150
 
 
-async def create(http: ClientSession, worker: RunningWorker) -> str:
-    async with http.post(worker.sessions()) as response:
+async def create(worker: RunningWorker) -> str:
+    async with worker.post() as response:
         assert response.status == 201
         return (await response.json())["session_id"]
 
 
-async def say(http: ClientSession, worker: RunningWorker, sid: str, content: str) -> dict[str, Any]:
-    url = worker.sessions(sid, "messages")
-    async with http.post(url, json={"content": content}) as response:
+async def say(worker: RunningWorker, sid: str, content: str) -> dict[str, Any]:
+    async with worker.post(sid, "messages", json={"content": content}) as response:
         assert response.status == 200, await response.text()
         return await response.json()
 
 
-async def read(http: ClientSession, worker: RunningWorker, sid: str) -> dict[str, Any]:
-    async with http.get(worker.sessions(sid)) as response:
+async def read(worker: RunningWorker, sid: str) -> dict[str, Any]:
+    async with worker.get(sid) as response:
         assert response.status == 200
         return await response.json()
 
@@ -65,21 +64,22 @@ class Watched:
     events: list[Event] = field(default_factory=list)
     followed: list[Event] = field(default_factory=list)
 
-    async def speak(self, http: ClientSession, worker: RunningWorker) -> None:
+    async def speak(self, worker: RunningWorker) -> None:
         url, body = worker.sessions(self.sid, "messages"), {"content": f"write {WORDS} words"}
-        async with http.post(url, json=body, headers=SSE) as response:
+        async with worker.http.post(url, json=body, headers=SSE) as response:
             assert response.status == 200, await response.text()
             async with aclosing(read_events(response)) as events:
                 async for event in events:
                     self.events.append(event)
 
-    async def follow(self, http: ClientSession, worker: RunningWorker) -> None:
+    async def follow(self, worker: RunningWorker) -> None:
         """Like a client that reconnects each time with its last id."""
-        url = worker.sessions(self.sid, "events")
         while not self.followed or self.followed[-1].name != "done":
             last = self.followed[-1].id if self.followed else "0-0"
             headers = {"Last-Event-ID": last}
-            async with http.get(url, params={"until": "done"}, headers=headers) as response:
+            async with worker.get(
+                self.sid, "events", params={"until": "done"}, headers=headers
+            ) as response:
                 if response.status == 200:
                     self.followed += [event for event in await all_events(response) if event.id]
                 else:
@@ -97,22 +97,22 @@ class Watched:
 
 
 async def lose_a_server_in_mid_turn(
-    http: ClientSession, start_worker: StartWorker, url: str, lose: Callable[[], None]
+    start_worker: StartWorker, url: str, lose: Callable[[], None]
 ) -> None:
     """Turns in six sessions on one worker, followed on another; then one more turn each."""
     one = await start_worker(redis_url=url, engine_options=PACED)
     two = await start_worker(redis_url=url)
-    turns = [Watched(await create(http, one)) for _ in range(6)]
-    tasks = [spawn(turn.speak(http, one), name="speaker") for turn in turns]
+    turns = [Watched(await create(one)) for _ in range(6)]
+    tasks = [spawn(turn.speak(one), name="speaker") for turn in turns]
     await until(lambda: all(len(turn.events) >= 10 for turn in turns))
-    tasks += [spawn(turn.follow(http, two), name="follower") for turn in turns]
+    tasks += [spawn(turn.follow(two), name="follower") for turn in turns]
     await until(lambda: all(turn.followed for turn in turns) or any(t.done() for t in tasks))
     await asyncio.to_thread(lose)
     await asyncio.gather(*tasks)
     for turn in turns:
         turn.check()
-        assert (await say(http, two, turn.sid, "how many messages?"))["step"] == 2
-        messages = (await read(http, one, turn.sid))["messages"]
+        assert (await say(two, turn.sid, "how many messages?"))["step"] == 2
+        messages = (await read(one, turn.sid))["messages"]
         assert [message["role"] for message in messages] == ["user", "assistant"] * 2
         assert messages[1]["content"] == deltas(turn.events)
 
@@ -129,7 +129,7 @@ def mails(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("kind", ["unix socket", "tls"])
 async def test_a_conversation_over_another_kind_of_socket(
-    http: ClientSession, start_worker: StartWorker, tmp_path: Path, kind: str
+    start_worker: StartWorker, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "redis.sock"
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -140,9 +140,9 @@ async def test_a_conversation_over_another_kind_of_socket(
             over_tls = f"{proxy.url}?ssl_ca_certs={tmp_path / 'ca.pem'}"
             url = f"unix://{path}" if kind == "unix socket" else over_tls
             one, two = await start_worker(redis_url=url), await start_worker(redis_url=url)
-            sid = await create(http, one)
-            await say(http, one, sid, "my name is Ada")
-            answer = await say(http, two, sid, "what is my name?")
+            sid = await create(one)
+            await say(one, sid, "my name is Ada")
+            answer = await say(two, sid, "what is my name?")
             assert answer["content"] == "Your name is Ada."
             for worker in (one, two):
                 await worker.runner.cleanup()
@@ -150,25 +150,25 @@ async def test_a_conversation_over_another_kind_of_socket(
 
 @pytest.mark.slow
 async def test_a_failover_in_the_middle_of_turns(
-    http: ClientSession, start_worker: StartWorker, sentinels: Sentinels
+    start_worker: StartWorker, sentinels: Sentinels
 ) -> None:
     old = sentinels.master_port
-    await lose_a_server_in_mid_turn(http, start_worker, sentinels.url, lambda: sentinels.kill(old))
+    await lose_a_server_in_mid_turn(start_worker, sentinels.url, lambda: sentinels.kill(old))
     assert sentinels.wait_for_new_master(old) != old
 
 
 @pytest.mark.slow
 async def test_a_node_of_a_cluster_is_lost_in_the_middle_of_turns(
-    http: ClientSession, start_worker: StartWorker, cluster: Cluster
+    start_worker: StartWorker, cluster: Cluster
 ) -> None:
     def lose() -> None:
         cluster.kill(cluster.master_ports()[0])
 
-    await lose_a_server_in_mid_turn(http, start_worker, cluster.url, lose)
+    await lose_a_server_in_mid_turn(start_worker, cluster.url, lose)
 
 
 async def test_a_server_killed_and_restarted_in_the_middle_of_turns(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     with Durable() as redis:
 
@@ -176,43 +176,42 @@ async def test_a_server_killed_and_restarted_in_the_middle_of_turns(
             redis.kill(redis.port)
             redis.restart(redis.port)
 
-        await lose_a_server_in_mid_turn(http, start_worker, redis.url, restart)
+        await lose_a_server_in_mid_turn(start_worker, redis.url, restart)
 
 
 @pytest.mark.slow
 async def test_without_a_replica_no_once_tool_starts(
-    http: ClientSession,
     start_worker: StartWorker,
     sentinels: Sentinels,
     tmp_path: Path,
     mails: Callable[[], list[dict[str, Any]]],
 ) -> None:
     worker = await start_worker(redis_url=sentinels.url, mail_file=tmp_path / "mails")
-    sid = await create(http, worker)
+    sid = await create(worker)
     replicas = sentinels.replica_ports
     for port in replicas:
         sentinels.freeze(port)
     try:
-        answer = await say(http, worker, sid, "send mail to ada@example.org: hello")
+        answer = await say(worker, sid, "send mail to ada@example.org: hello")
         assert "not run: it cannot be recorded safely" in answer["content"]
         assert mails() == []
     finally:
         for port in replicas:
             sentinels.thaw(port)
     await asyncio.to_thread(sentinels.wait_in_step)
-    await say(http, worker, sid, "send mail to ada@example.org: hello again")
+    await say(worker, sid, "send mail to ada@example.org: hello again")
     assert [mail["text"] for mail in mails()] == ["hello again"]
 
 
 async def test_while_redis_is_away_a_turn_goes_on_and_is_told_afterwards(
-    http: ClientSession, start_worker: StartWorker, redis_server: RedisServer
+    start_worker: StartWorker, redis_server: RedisServer
 ) -> None:
     async with DroppingProxy(redis_server.port) as proxy:
         engine = GatedEngine()
         worker = await start_worker(redis_url=proxy.url, engine=engine)
-        sid = await create(http, worker)
+        sid = await create(worker)
         url = worker.sessions(sid, "messages")
-        async with http.post(url, json={"content": "go"}, headers=SSE) as response:
+        async with worker.http.post(url, json={"content": "go"}, headers=SSE) as response:
             events = read_events(response)
             assert deltas([await anext(events)]) == "one "
             proxy.refuses = True
@@ -223,18 +222,18 @@ async def test_while_redis_is_away_a_turn_goes_on_and_is_told_afterwards(
             refused = proxy.refused
             await until(lambda: proxy.refused > refused + 2)
             # New work is refused; the worker is healthy, and reports the cause.
-            async with http.post(worker.sessions()) as degraded:
+            async with worker.post() as degraded:
                 assert degraded.status == 503
                 assert degraded.headers["X-Hermes-Degraded"] == "store"
                 assert int(degraded.headers["Retry-After"]) >= 1
             for path, status in (("/health", 200), ("/ready", 503)):
-                async with http.get(worker.url + path) as probe:
+                async with worker.http.get(path) as probe:
                     assert probe.status == status
             proxy.refuses = False
             rest = [event async for event in events]
         assert [event.name for event in rest] == ["message.delta", "done"]
         assert rest[-1].data["content"] == "one two"
-        messages = (await read(http, worker, sid))["messages"]
+        messages = (await read(worker, sid))["messages"]
         assert [message["content"] for message in messages] == ["go", "one two"]
         await worker.runner.cleanup()
 
@@ -246,7 +245,7 @@ async def test_a_turn_whose_redis_stays_away_is_resumed_by_its_key(
     async with DroppingProxy(redis_server.port) as proxy:
         engine = GatedEngine()
         cut_off = await start_worker(redis_url=proxy.url, engine=engine, lease_s=0.6)
-        sid = await create(http, cut_off)
+        sid = await create(cut_off)
         url = cut_off.sessions(sid, "messages")
         async with http.post(url, json=body, headers=headers) as response:
             events = read_events(response)
@@ -270,13 +269,13 @@ async def test_a_turn_whose_redis_stays_away_is_resumed_by_its_key(
         assert resumed[0].name == "rewind"
         assert len(deltas(resumed).split()) == 9
         assert deltas(resumed) == resumed[-1].data["content"]
-        messages = (await read(http, worker, sid))["messages"]
+        messages = (await read(worker, sid))["messages"]
         assert [message["role"] for message in messages] == ["user", "assistant"]
         await cut_off.runner.cleanup()
 
 
 async def test_an_ephemeral_turn_needs_no_redis(
-    http: ClientSession, start_worker: StartWorker, own_redis_server: RedisServer
+    start_worker: StartWorker, own_redis_server: RedisServer
 ) -> None:
     worker = await start_worker(redis_url=own_redis_server.url)
     own_redis_server.stop()
@@ -286,7 +285,7 @@ async def test_an_ephemeral_turn_needs_no_redis(
         {"role": "assistant", "content": "Nice to meet you, Ada."},
     ]
     body = {"content": "what is my name?", "history": history}
-    async with http.post(url, json=body) as response:
+    async with worker.http.post(url, json=body) as response:
         assert response.status == 200
         assert response.headers["X-Session-Durability"] == "ephemeral"
         assert (await response.json())["content"] == "Your name is Ada."

@@ -23,7 +23,6 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from aiohttp import ClientSession
     from redis.asyncio import Redis
 
     from agent_worker.redis_server import RedisServer
@@ -342,7 +341,7 @@ async def test_a_session_that_expired_meanwhile_is_left_alone(desk: Desk) -> Non
 
 
 async def test_a_turn_of_a_worker_is_archived_with_its_end_and_deleted_with_its_session(
-    own_redis_server: RedisServer, http: ClientSession, start_worker: StartWorker
+    own_redis_server: RedisServer, start_worker: StartWorker
 ) -> None:
     archive = FakeArchive()
     worker = await start_worker(
@@ -350,12 +349,12 @@ async def test_a_turn_of_a_worker_is_archived_with_its_end_and_deleted_with_its_
         engine=PlannedEngine(speech("hi")),
         storages=Storages(archive=archive),
     )
-    sid = await create(http, worker)
-    assert (await post(http, worker, sid, "hello")).status == 200
+    sid = await create(worker)
+    assert (await post(worker, sid, "hello")).status == 200
     await until(lambda: len(archive.kept.get(sid, ())) == 2)
     assert archive.kept[sid] == [user("hello"), said("hi")]
     assert archive.owners[sid] == ANONYMOUS
-    async with http.delete(worker.sessions(sid)) as response:
+    async with worker.delete(sid) as response:
         assert response.status == 204
     await until(lambda: archive.deleted)
     assert archive.kept == {}

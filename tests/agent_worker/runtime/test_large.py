@@ -34,7 +34,6 @@ from tests.support.agent.runtime import (
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
     from redis.asyncio import Redis
 
     from agent_worker.sessions import SessionStore
@@ -159,47 +158,47 @@ async def test_results_are_cut_where_there_is_no_place_for_them(blobs: Any) -> N
 
 
 async def test_a_large_message_is_a_reference_in_redis_and_whole_for_the_model(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, blobs: FakeBlobs
+    start_worker: StartWorker, store: SessionStore, blobs: FakeBlobs
 ) -> None:
     engine = PlannedEngine(speech(BIG + "answer"), speech("ok"))
     worker = await start_worker(engine=engine, storages=Storages(blobs=blobs))
-    sid = await create(http, worker)
-    reply = await post(http, worker, sid, BIG)
+    sid = await create(worker)
+    reply = await post(worker, sid, BIG)
     assert reply.body["content"] == BIG + "answer"
     asked, answered = (await store.read(sid, ANONYMOUS)).messages
     assert {asked["blob"], answered["blob"]} == set(blobs.kept)
     assert len(asked["content"]) < 2200
-    await post(http, worker, sid, "and now?")
+    await post(worker, sid, "and now?")
     assert [m["content"] for m in engine.histories[0]] == [BIG]
     assert [m["content"] for m in engine.histories[1]] == [BIG, BIG + "answer", "and now?"]
 
 
 async def test_the_blob_of_a_message_is_fetched_as_it_is_given(
-    http: ClientSession, start_worker: StartWorker, blobs: FakeBlobs
+    start_worker: StartWorker, blobs: FakeBlobs
 ) -> None:
     engine = PlannedEngine(speech("ok"))
     tokens = {"t-ada": "ada", "t-bob": "bob"}
     worker = await start_worker(engine=engine, storages=Storages(blobs=blobs), tokens=tokens)
     ada, bob = ({"Authorization": f"Bearer {token}"} for token in tokens)
-    async with http.post(worker.sessions(), headers=ada) as response:
+    async with worker.post(headers=ada) as response:
         sid = (await response.json())["session_id"]
-    async with http.post(worker.sessions(), headers=bob) as response:
+    async with worker.post(headers=bob) as response:
         other = (await response.json())["session_id"]
     url = worker.sessions(sid, "messages")
-    async with http.post(url, json={"content": BIG}, headers=ada) as response:
+    async with worker.http.post(url, json={"content": BIG}, headers=ada) as response:
         assert response.status == 200
-    async with http.get(worker.sessions(sid), headers=ada) as response:
+    async with worker.get(sid, headers=ada) as response:
         given = (await response.json())["messages"][0]["blob"]
     digest = given.partition("/")[2]
     # Its hash is enough within the session.
     for blob in (given, given.replace("/", "%2F"), digest):
         url = URL(worker.sessions(sid, "blobs", blob), encoded=True)
-        async with http.get(url, headers=ada) as response:
+        async with worker.http.get(url, headers=ada) as response:
             assert (response.status, response.content_type) == (200, "text/plain")
             assert await response.text() == BIG
-        async with http.get(url, headers=bob) as response:
+        async with worker.http.get(url, headers=bob) as response:
             assert response.status == 404
-        async with http.get(url) as response:
+        async with worker.http.get(url) as response:
             assert response.status == 401
     for path, headers in (
         ((other, "blobs", given), bob),
@@ -209,39 +208,39 @@ async def test_the_blob_of_a_message_is_fetched_as_it_is_given(
         ((sid, "blobs", "0" * 64), ada),
         ((sid, "blobs", "x"), ada),
     ):
-        async with http.get(worker.sessions(*path), headers=headers) as response:
+        async with worker.get(*path, headers=headers) as response:
             assert response.status == 404
 
 
 async def test_a_repeated_key_replays_a_large_answer_whole(
-    http: ClientSession, start_worker: StartWorker, blobs: FakeBlobs
+    start_worker: StartWorker, blobs: FakeBlobs
 ) -> None:
     engine = PlannedEngine(speech(BIG + "answer"))
     worker = await start_worker(engine=engine, storages=Storages(blobs=blobs))
-    sid = await create(http, worker)
-    first = await post(http, worker, sid, "go", Idempotency_Key="k")
-    again = await post(http, worker, sid, "go", Idempotency_Key="k")
+    sid = await create(worker)
+    first = await post(worker, sid, "go", Idempotency_Key="k")
+    again = await post(worker, sid, "go", Idempotency_Key="k")
     assert again.headers["Idempotency-Replayed"] == "true"
     assert len(again.body["content"]) == len(first.body["content"])
 
 
 async def test_a_repeated_key_knows_a_large_message_again(
-    http: ClientSession, start_worker: StartWorker, blobs: FakeBlobs
+    start_worker: StartWorker, blobs: FakeBlobs
 ) -> None:
     engine = PlannedEngine(speech("answer"))
     worker = await start_worker(engine=engine, storages=Storages(blobs=blobs))
-    sid = await create(http, worker)
+    sid = await create(worker)
     for _ in range(2):
-        reply = await post(http, worker, sid, BIG, Idempotency_Key="k")
+        reply = await post(worker, sid, BIG, Idempotency_Key="k")
         assert (reply.status, reply.body["content"]) == (200, "answer")
     assert reply.headers["Idempotency-Replayed"] == "true"
     # It differs after the part that is in Redis.
-    other = await post(http, worker, sid, BIG + "?", Idempotency_Key="k")
+    other = await post(worker, sid, BIG + "?", Idempotency_Key="k")
     assert (other.status, other.error) == (409, "idempotency_mismatch")
 
 
 async def test_a_turn_that_is_taken_over_tells_its_large_steps_whole(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, blobs: FakeBlobs
+    start_worker: StartWorker, redis: Redis, blobs: FakeBlobs
 ) -> None:
     async def look(arguments: Any, context: Any) -> str:
         return "seen"
@@ -251,14 +250,13 @@ async def test_a_turn_that_is_taken_over_tells_its_large_steps_whole(
     first = await start_worker(engine=dying, storages=storages, toolbox=toolbox)
     engine = PlannedEngine(speech("end"))
     second = await start_worker(engine=engine, storages=storages, toolbox=toolbox)
-    sid = await create(http, first)
-    turn = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
+    sid = await create(first)
+    turn = spawn(post(first, sid, "go", Idempotency_Key="k"), name="turn")
     turn.add_done_callback(lambda task: task.cancelled() or task.exception())
     await dying.paused.wait()
     await die(first, redis, sid)
     headers = {**SSE, "Idempotency-Key": "k"}
-    url = second.sessions(sid, "messages")
-    async with http.post(url, json={"content": "go"}, headers=headers) as response:
+    async with second.post(sid, "messages", json={"content": "go"}, headers=headers) as response:
         data = await response.read()
     events = [line for line in data.decode().split("\n\n") if line]
     told = "".join(
@@ -271,7 +269,7 @@ async def test_a_turn_that_is_taken_over_tells_its_large_steps_whole(
 
 
 async def test_large_texts_of_a_turn_in_several_steps_make_its_answer_whole(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, blobs: FakeBlobs
+    start_worker: StartWorker, store: SessionStore, blobs: FakeBlobs
 ) -> None:
     async def look(arguments: Any, context: Any) -> str:
         return BIG + "result"
@@ -282,8 +280,8 @@ async def test_large_texts_of_a_turn_in_several_steps_make_its_answer_whole(
         storages=Storages(blobs=blobs),
         toolbox=Toolbox([FunctionTool("look", look)]),
     )
-    sid = await create(http, worker)
-    assert (await post(http, worker, sid, "go")).body["content"] == BIG + "end"
+    sid = await create(worker)
+    assert (await post(worker, sid, "go")).body["content"] == BIG + "end"
     kept = (await store.read(sid, ANONYMOUS)).messages
     assert ["blob" in message for message in kept] == [False, True, True, False]
     # The model gets a preview of a tool result, and how to read on.
@@ -293,12 +291,12 @@ async def test_large_texts_of_a_turn_in_several_steps_make_its_answer_whole(
 
 
 async def test_a_large_message_that_was_queued_is_whole_for_the_model(
-    http: ClientSession, start_worker: StartWorker, blobs: FakeBlobs
+    start_worker: StartWorker, blobs: FakeBlobs
 ) -> None:
     engine = PausedEngine([None], speech("ok"))
     worker = await start_worker(engine=engine, storages=Storages(blobs=blobs))
-    sid, running = await amid_a_turn(http, worker, engine.paused)
-    assert (await post(http, worker, sid, BIG, "enqueue")).status == 202
+    sid, running = await amid_a_turn(worker, engine.paused)
+    assert (await post(worker, sid, BIG, "enqueue")).status == 202
     engine.gate.set()
     await running
     await until(lambda: len(engine.histories) == 2)
@@ -307,24 +305,24 @@ async def test_a_large_message_that_was_queued_is_whole_for_the_model(
 
 
 async def test_a_large_message_is_refused_while_the_blob_store_is_away(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     blobs = FakeBlobs(is_away=True)
     engine = PlannedEngine(speech("ok"))
     worker = await start_worker(engine=engine, storages=Storages(blobs=blobs))
-    sid = await create(http, worker)
-    reply = await post(http, worker, sid, BIG)
+    sid = await create(worker)
+    reply = await post(worker, sid, BIG)
     assert (reply.status, reply.error) == (503, "storage_unavailable")
     assert "Retry-After" in reply.headers
     assert (await store.read(sid, ANONYMOUS)).messages == []
-    assert (await post(http, worker, sid, "small")).status == 200
+    assert (await post(worker, sid, "small")).status == 200
 
 
 async def test_without_a_blob_store_a_large_message_is_kept_whole(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     worker = await start_worker(engine=(engine := PlannedEngine(speech("ok"))))
-    sid = await create(http, worker)
-    assert (await post(http, worker, sid, BIG)).status == 200
+    sid = await create(worker)
+    assert (await post(worker, sid, BIG)).status == 200
     assert engine.histories[0][0]["content"] == BIG
     assert (await store.read(sid, ANONYMOUS)).messages[0] == user(BIG)

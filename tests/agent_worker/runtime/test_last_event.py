@@ -23,8 +23,6 @@ from tests.support.sse import all_events, read_events
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import ClientSession
-
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.conftest import StartWorker
 
@@ -42,16 +40,13 @@ def fails_later() -> PausedEngine:
 
 
 async def test_while_redis_stands_still_a_stream_ends_with_an_error_all_the_same(
-    proxy: DroppingProxy,
-    http: ClientSession,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
+    proxy: DroppingProxy, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.05)
     worker = await start_worker(redis_url=proxy.url, engine=(engine := fails_later()))
-    sid = await create(http, worker)
+    sid = await create(worker)
     url = worker.sessions(sid, "messages")
-    async with http.post(url, json={"content": "go"}, headers=SSE) as response:
+    async with worker.http.post(url, json={"content": "go"}, headers=SSE) as response:
         stream = read_events(response)
         await anext(stream)
         proxy.go_mute()
@@ -63,15 +58,12 @@ async def test_while_redis_stands_still_a_stream_ends_with_an_error_all_the_same
 
 
 async def test_while_redis_stands_still_a_socket_is_told_of_the_error_all_the_same(
-    proxy: DroppingProxy,
-    http: ClientSession,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
+    proxy: DroppingProxy, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.05)
     worker = await start_worker(redis_url=proxy.url, engine=(engine := fails_later()))
-    sid = await create(http, worker)
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+    sid = await create(worker)
+    async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json({"content": "go"})
         await socket.receive()
         proxy.go_mute()
@@ -83,7 +75,7 @@ async def test_while_redis_stands_still_a_socket_is_told_of_the_error_all_the_sa
 
 
 async def test_a_handover_is_told_however_long_redis_takes_for_it(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.2)
 
@@ -99,10 +91,9 @@ async def test_a_handover_is_told_however_long_redis_takes_for_it(
         return await hand_over(*arguments, **options)
 
     monkeypatch.setattr(worker.worker.store, "hand_over", slowly)
-    sid = await create(http, worker)
-    url = worker.sessions(sid, "messages")
+    sid = await create(worker)
     headers = {**SSE, "X-Hermes-Handover": "accept"}
-    async with http.post(url, json={"content": "go"}, headers=headers) as response:
+    async with worker.post(sid, "messages", json={"content": "go"}, headers=headers) as response:
         await engine.paused.wait()
         worker.worker.hand_over()
         engine.gate.set()
@@ -113,7 +104,7 @@ async def test_a_handover_is_told_however_long_redis_takes_for_it(
 
 
 async def test_a_stream_whose_last_event_does_not_get_through_is_broken_off(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.05)
     send = EventStream.send
@@ -124,14 +115,14 @@ async def test_a_stream_whose_last_event_does_not_get_through_is_broken_off(
     monkeypatch.setattr(EventStream, "send", stuck)
     worker = await start_worker(engine=(engine := fails_later()))
     engine.gate.set()
-    url = worker.sessions(await create(http, worker), "messages")
-    async with http.post(url, json={"content": "go"}, headers=SSE) as response:
+    url = worker.sessions(await create(worker), "messages")
+    async with worker.http.post(url, json={"content": "go"}, headers=SSE) as response:
         with pytest.raises((aiohttp.ClientPayloadError, ConnectionError)):
             await response.read()
 
 
 async def test_a_socket_whose_last_event_does_not_get_through_is_broken_off(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_connection, "_END_TAKES_S", 0.05)
     send = web.WebSocketResponse.send_str
@@ -142,8 +133,8 @@ async def test_a_socket_whose_last_event_does_not_get_through_is_broken_off(
     monkeypatch.setattr(web.WebSocketResponse, "send_str", stuck)
     worker = await start_worker(engine=(engine := fails_later()))
     engine.gate.set()
-    url = worker.sessions(await create(http, worker), "ws")
-    async with http.ws_connect(url) as socket:
+    url = worker.sessions(await create(worker), "ws")
+    async with worker.http.ws_connect(url) as socket:
         await socket.send_json({"content": "go"})
         assert '"half "' in await socket.receive_str()
         ended = await socket.receive(timeout=20)

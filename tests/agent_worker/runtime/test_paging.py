@@ -15,7 +15,6 @@ from tests.support.agent.runtime import ME, create, user
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiohttp import ClientSession
     from redis.asyncio import Redis
 
     from agent_worker.sessions import SessionStore
@@ -108,41 +107,37 @@ async def test_the_store_is_asked_for_few_messages_at_once(
 
 @pytest.mark.parametrize("query", ["", "?count=1001", "?count=999999999"])
 async def test_over_http_a_thousand_messages_are_the_most(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, query: str
+    start_worker: StartWorker, redis: Redis, query: str
 ) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
+    sid = await create(worker)
     await fill(redis, sid, [str(n) for n in range(1001)])
-    async with http.get(worker.sessions(sid) + query) as response:
+    async with worker.get(sid + query) as response:
         session = await response.json()
     assert texts(session["messages"]) == [str(n) for n in range(1000)]
     assert session["total"] == 1001
-    async with http.get(worker.sessions(sid) + "?first=1000") as response:
+    async with worker.get(sid + "?first=1000") as response:
         assert texts((await response.json())["messages"]) == ["1000"]
 
 
-async def test_over_http_a_mebibyte_is_the_most(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
-) -> None:
+async def test_over_http_a_mebibyte_is_the_most(start_worker: StartWorker, redis: Redis) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
+    sid = await create(worker)
     await fill(redis, sid, [str(n) * 300_000 for n in range(5)])
-    async with http.get(worker.sessions(sid)) as response:
+    async with worker.get(sid) as response:
         session = await response.json()
     assert [len(text) for text in texts(session["messages"])] == [300_000] * 3
     assert session["total"] == 5
 
 
-async def test_a_reset_has_no_more_than_a_mebibyte(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
-) -> None:
+async def test_a_reset_has_no_more_than_a_mebibyte(start_worker: StartWorker, redis: Redis) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
-    async with http.post(worker.sessions(sid, "messages"), json={"content": "x"}) as response:
+    sid = await create(worker)
+    async with worker.post(sid, "messages", json={"content": "x"}) as response:
         assert response.status == 200
     await fill(redis, sid, [str(n) * 300_000 for n in range(5)])
     headers = {"Last-Event-ID": "1-1"}
-    async with http.get(worker.sessions(sid, "events"), headers=headers) as response:
+    async with worker.get(sid, "events", headers=headers) as response:
         while not (line := await response.content.readline()).startswith(b"event: "):
             pass
         assert line == b"event: reset\n"

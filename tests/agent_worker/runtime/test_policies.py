@@ -35,7 +35,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import ClientSession, ClientWebSocketResponse
+    from aiohttp import ClientWebSocketResponse
     from redis.asyncio import Redis
 
     from agent_worker.sessions import SessionStore
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 
 async def test_by_default_a_message_is_refused_while_a_turn_runs(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     first = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine())
-    sid, running = await amid_a_turn(http, first, engine.started)
+    sid, running = await amid_a_turn(first, engine.started)
     for worker in (first, other):
         for policy in ("", "reject"):
-            reply = await post(http, worker, sid, "too early", policy)
+            reply = await post(worker, sid, "too early", policy)
             assert (reply.status, reply.error) == (409, "turn_in_progress")
             assert 1 <= int(reply.headers["Retry-After"]) <= 5
     engine.gate.set()
@@ -59,35 +59,31 @@ async def test_by_default_a_message_is_refused_while_a_turn_runs(
     assert await told(store, sid) == [("user", "first"), ("assistant", "one two")]
 
 
-async def test_an_unknown_policy_is_a_bad_request(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_an_unknown_policy_is_a_bad_request(start_worker: StartWorker) -> None:
     worker = await start_worker()
-    sid = await create(http, worker)
-    reply = await post(http, worker, sid, "hello", "perhaps")
+    sid = await create(worker)
+    reply = await post(worker, sid, "hello", "perhaps")
     assert (reply.status, reply.error) == (400, "bad_request")
 
 
 # Enqueue.
 
 
-async def test_without_a_turn_that_runs_nothing_is_queued(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_without_a_turn_that_runs_nothing_is_queued(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=PlannedEngine(speech("hi")))
-    sid = await create(http, worker)
-    reply = await post(http, worker, sid, "hello", "enqueue")
+    sid = await create(worker)
+    reply = await post(worker, sid, "hello", "enqueue")
     assert (reply.status, reply.body["content"]) == (200, "hi")
 
 
 async def test_queued_messages_open_the_next_turn_together_and_in_order(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid, running = await amid_a_turn(http, worker, engine.paused)
+    sid, running = await amid_a_turn(worker, engine.paused)
     for n, content in enumerate(["second", "third"], 1):
-        reply = await post(http, worker, sid, content, "enqueue")
+        reply = await post(worker, sid, content, "enqueue")
         assert reply.status == 202
         assert reply.body == {"session_id": sid, "status": "queued", "waiting": n}
         assert reply.headers["Location"].endswith(f"/{sid}/events")
@@ -108,14 +104,14 @@ async def test_queued_messages_open_the_next_turn_together_and_in_order(
 
 
 async def test_what_waits_is_begun_by_the_worker_whose_turn_has_ended(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     """The worker that has queued the message is dead by then."""
     engine = PausedEngine([*speech("one"), None], speech("two"))
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PlannedEngine())
-    sid, running = await amid_a_turn(http, first, engine.paused)
-    assert (await post(http, other, sid, "second", "enqueue")).status == 202
+    sid, running = await amid_a_turn(first, engine.paused)
+    assert (await post(other, sid, "second", "enqueue")).status == 202
     cut_off(other)
     engine.gate.set()
     assert (await running).status == 200
@@ -130,16 +126,12 @@ async def test_what_waits_is_begun_by_the_worker_whose_turn_has_ended(
 
 
 async def test_what_waits_is_begun_by_the_worker_that_took_it_when_the_other_died(
-    http: ClientSession,
-    start_worker: StartWorker,
-    store: SessionStore,
-    redis: Redis,
-    quick_looks: None,
+    start_worker: StartWorker, store: SessionStore, redis: Redis, quick_looks: None
 ) -> None:
     first = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine(speech("two")))
-    sid, running = await amid_a_turn(http, first, engine.started)
-    assert (await post(http, other, sid, "second", "enqueue")).status == 202
+    sid, running = await amid_a_turn(first, engine.started)
+    assert (await post(other, sid, "second", "enqueue")).status == 202
     await die(first, redis, sid)
     await until(lambda: not len(other.worker.turns) and other.worker.engine.requests)
     # The first message has no answer: it was not sent again.
@@ -153,12 +145,12 @@ async def test_what_waits_is_begun_by_the_worker_that_took_it_when_the_other_die
 
 
 async def test_what_waits_is_begun_once_though_two_workers_look_after_it(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     first, other = await start_worker(engine=engine), await start_worker(engine=engine)
-    sid, running = await amid_a_turn(http, first, engine.paused)
-    assert (await post(http, other, sid, "second", "enqueue")).status == 202
+    sid, running = await amid_a_turn(first, engine.paused)
+    assert (await post(other, sid, "second", "enqueue")).status == 202
     engine.gate.set()
     await running
     await until(lambda: len(engine.requests) == 2)
@@ -168,12 +160,12 @@ async def test_what_waits_is_begun_once_though_two_workers_look_after_it(
 
 
 async def test_a_drain_waits_for_what_waited(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid, running = await amid_a_turn(http, worker, engine.paused)
-    await post(http, worker, sid, "second", "enqueue")
+    sid, running = await amid_a_turn(worker, engine.paused)
+    await post(worker, sid, "second", "enqueue")
     await worker.worker.drain()
     engine.gate.set()
     await worker.worker.turns.wait_idle()
@@ -182,33 +174,33 @@ async def test_a_drain_waits_for_what_waited(
 
 
 async def test_a_queued_message_is_known_by_its_key_until_its_answer_can_be_had(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid, running = await amid_a_turn(http, worker, engine.paused)
+    sid, running = await amid_a_turn(worker, engine.paused)
     for _ in range(2):
-        reply = await post(http, worker, sid, "second", "enqueue", Idempotency_Key="k")
+        reply = await post(worker, sid, "second", "enqueue", Idempotency_Key="k")
         assert (reply.status, reply.body["waiting"]) == (202, 1)
-    reply = await post(http, worker, sid, "another", "enqueue", Idempotency_Key="k")
+    reply = await post(worker, sid, "another", "enqueue", Idempotency_Key="k")
     assert (reply.status, reply.error) == (409, "idempotency_mismatch")
     engine.gate.set()
     await running
     await until(lambda: len(engine.requests) == 2)
     await worker.worker.turns.wait_idle()
-    reply = await post(http, worker, sid, "second", "enqueue", Idempotency_Key="k")
+    reply = await post(worker, sid, "second", "enqueue", Idempotency_Key="k")
     assert (reply.status, reply.body["content"]) == (200, "two")
     assert reply.headers["Idempotency-Replayed"] == "true"
     assert len(await told(store, sid)) == 4
 
 
 async def test_a_turn_that_failed_leaves_what_waits_to_the_next(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     engine = PausedEngine([None, RuntimeError("boom")], speech("two"))
     worker = await start_worker(engine=engine)
-    sid, running = await amid_a_turn(http, worker, engine.paused)
-    assert (await post(http, worker, sid, "second", "enqueue")).status == 202
+    sid, running = await amid_a_turn(worker, engine.paused)
+    assert (await post(worker, sid, "second", "enqueue")).status == 202
     engine.gate.set()
     assert (await running).error == "engine_failed"
     await until(lambda: len(engine.requests) == 2)
@@ -217,12 +209,12 @@ async def test_a_turn_that_failed_leaves_what_waits_to_the_next(
 
 
 async def test_what_waits_of_a_deleted_session_is_forgotten(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid, running = await amid_a_turn(http, worker, engine.started)
-    assert (await post(http, worker, sid, "second", "enqueue")).status == 202
-    async with http.delete(worker.sessions(sid)) as response:
+    sid, running = await amid_a_turn(worker, engine.started)
+    assert (await post(worker, sid, "second", "enqueue")).status == 202
+    async with worker.delete(sid) as response:
         assert response.status == 204
     engine.gate.set()
     assert (await running).status == 404
@@ -235,18 +227,16 @@ async def test_what_waits_of_a_deleted_session_is_forgotten(
 # Interrupt.
 
 
-async def test_without_a_turn_that_runs_nothing_is_interrupted(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_without_a_turn_that_runs_nothing_is_interrupted(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=PlannedEngine(speech("hi")))
-    sid = await create(http, worker)
-    reply = await post(http, worker, sid, "hello", "interrupt")
+    sid = await create(worker)
+    reply = await post(worker, sid, "hello", "interrupt")
     assert (reply.status, reply.body["content"]) == (200, "hi")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_an_interrupted_turn_keeps_its_finished_steps_and_the_new_one_runs(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, workers: int
+    start_worker: StartWorker, store: SessionStore, workers: int
 ) -> None:
     async def look(arguments: Any, context: Any) -> str:
         return "seen"
@@ -256,11 +246,10 @@ async def test_an_interrupted_turn_keeps_its_finished_steps_and_the_new_one_runs
     engine = PausedEngine(*steps)
     first = await start_worker(engine=engine, toolbox=box)
     other = await start_worker(engine=engine, toolbox=box) if workers == 2 else first
-    sid = await create(http, first)
-    url = first.sessions(sid, "messages")
-    async with http.post(url, json={"content": "look"}, headers=SSE) as response:
+    sid = await create(first)
+    async with first.post(sid, "messages", json={"content": "look"}, headers=SSE) as response:
         await engine.paused.wait()
-        reply = await post(http, other, sid, "stop", "interrupt")
+        reply = await post(other, sid, "stop", "interrupt")
         assert (reply.status, reply.body["content"], reply.body["step"]) == (200, "yes", 2)
         events = await all_events(response)
     assert deltas(events) == "I look. I see"
@@ -275,12 +264,10 @@ async def test_an_interrupted_turn_keeps_its_finished_steps_and_the_new_one_runs
     ]
 
 
-async def test_the_client_of_an_interrupted_turn_is_told_409(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_the_client_of_an_interrupted_turn_is_told_409(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := PausedEngine([None], speech("yes"))))
-    sid, running = await amid_a_turn(http, worker, engine.paused)
-    assert (await post(http, worker, sid, "stop", "interrupt")).status == 200
+    sid, running = await amid_a_turn(worker, engine.paused)
+    assert (await post(worker, sid, "stop", "interrupt")).status == 200
     reply = await running
     assert (reply.status, reply.error) == (409, "turn_interrupted")
 
@@ -295,25 +282,25 @@ async def deaf_worker(start_worker: StartWorker, **options: Any) -> RunningWorke
 
 
 async def test_an_interruption_that_was_not_heard_is_seen_with_the_renewal(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     first = await deaf_worker(start_worker, engine=(engine := GatedEngine()), lease_s=1.5)
     other = await start_worker(engine=PlannedEngine(speech("yes")))
-    sid, running = await amid_a_turn(http, first, engine.started)
-    assert (await post(http, other, sid, "stop", "interrupt")).body["content"] == "yes"
+    sid, running = await amid_a_turn(first, engine.started)
+    assert (await post(other, sid, "stop", "interrupt")).body["content"] == "yes"
     assert (await running).error == "turn_interrupted"
     assert engine.closed.is_set()
     assert [content for _, content in await told(store, sid)] == ["first", "stop", "yes"]
 
 
 async def test_an_interruption_that_was_not_heard_is_seen_with_the_next_event(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     engine = PausedEngine([TextDelta("one"), None, TextDelta("two"), asyncio.Event()])
     first = await deaf_worker(start_worker, engine=engine)
     other = await start_worker(engine=PlannedEngine(speech("yes")))
-    sid, running = await amid_a_turn(http, first, engine.paused)
-    stopping = spawn(post(http, other, sid, "stop", "interrupt"), name="interrupt")
+    sid, running = await amid_a_turn(first, engine.paused)
+    stopping = spawn(post(other, sid, "stop", "interrupt"), name="interrupt")
 
     async def is_asked() -> bool:
         return await redis.hexists(session_keys(sid)[0], "stop")
@@ -325,29 +312,25 @@ async def test_an_interruption_that_was_not_heard_is_seen_with_the_next_event(
 
 
 async def test_an_interruption_outwaits_the_lease_of_a_worker_that_died(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, quick_looks: None
+    start_worker: StartWorker, store: SessionStore, quick_looks: None
 ) -> None:
     first = await deaf_worker(start_worker, engine=(engine := GatedEngine()), lease_s=0.6)
     other = await start_worker(engine=PlannedEngine(speech("yes")), lease_s=0.6)
-    sid, running = await amid_a_turn(http, first, engine.started)
+    sid, running = await amid_a_turn(first, engine.started)
     cut_off(first)
-    assert (await post(http, other, sid, "stop", "interrupt")).body["content"] == "yes"
+    assert (await post(other, sid, "stop", "interrupt")).body["content"] == "yes"
     assert (await running).status == 503
     assert [content for _, content in await told(store, sid)] == ["first", "stop", "yes"]
 
 
 async def test_an_interruption_that_nobody_heeds_is_refused_in_the_end(
-    http: ClientSession,
-    start_worker: StartWorker,
-    store: SessionStore,
-    redis: Redis,
-    monkeypatch: pytest.MonkeyPatch,
+    start_worker: StartWorker, store: SessionStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "_GRACE_S", 0.1)
     first = await deaf_worker(start_worker, engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine(), lease_s=0.3)
-    sid, running = await amid_a_turn(http, first, engine.started)
-    reply = await post(http, other, sid, "stop", "interrupt")
+    sid, running = await amid_a_turn(first, engine.started)
+    reply = await post(other, sid, "stop", "interrupt")
     assert (reply.status, reply.error) == (409, "turn_in_progress")
     # It runs, and has been asked to stop: it stops at its next write.
     assert await redis.hexists(session_keys(sid)[0], "stop")
@@ -357,25 +340,25 @@ async def test_an_interruption_that_nobody_heeds_is_refused_in_the_end(
 
 
 async def test_what_waits_comes_before_the_message_that_interrupts(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     first = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=ScriptedEngine())
-    sid, running = await amid_a_turn(http, first, engine.started)
-    assert (await post(http, first, sid, "second", "enqueue")).status == 202
-    assert (await post(http, other, sid, "third", "interrupt")).status == 200
+    sid, running = await amid_a_turn(first, engine.started)
+    assert (await post(first, sid, "second", "enqueue")).status == 202
+    assert (await post(other, sid, "third", "interrupt")).status == 200
     assert (await running).error == "turn_interrupted"
     users = [content for role, content in await told(store, sid) if role == "user"]
     assert users == ["first", "second", "third"]
 
 
 async def test_a_foreign_session_is_neither_queued_for_nor_interrupted(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid, running = await amid_a_turn(http, worker, engine.started)
+    sid, running = await amid_a_turn(worker, engine.started)
     for policy in ("reject", "enqueue", "interrupt"):
-        reply = await post(http, worker, sid, "mine", policy, Authorization="Bearer else")
+        reply = await post(worker, sid, "mine", policy, Authorization="Bearer else")
         assert (reply.status, reply.error) == (404, "session_not_found")
     assert not await redis.hexists(session_keys(sid)[0], "stop")
     engine.gate.set()
@@ -398,19 +381,17 @@ async def to_the_end(socket: ClientWebSocketResponse) -> list[Event]:
 
 
 @asynccontextmanager
-async def socket_to(
-    http: ClientSession, worker: RunningWorker, sid: str
-) -> AsyncIterator[ClientWebSocketResponse]:
-    async with http.ws_connect(worker.sessions(sid, "ws")) as socket:
+async def socket_to(worker: RunningWorker, sid: str) -> AsyncIterator[ClientWebSocketResponse]:
+    async with worker.ws_connect(sid, "ws") as socket:
         yield socket
 
 
 async def test_over_websocket_a_second_message_is_refused_without_an_id(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
-    sid = await create(http, worker)
-    async with socket_to(http, worker, sid) as one, socket_to(http, worker, sid) as other:
+    sid = await create(worker)
+    async with socket_to(worker, sid) as one, socket_to(worker, sid) as other:
         await one.send_json({"content": "first"})
         assert (await receive(one)).data == {"content": "one "}
         for socket in (one, other):
@@ -424,12 +405,12 @@ async def test_over_websocket_a_second_message_is_refused_without_an_id(
 
 
 async def test_over_websocket_a_queued_message_is_confirmed_and_runs_afterwards(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    async with socket_to(http, worker, sid) as one, socket_to(http, worker, sid) as other:
+    sid = await create(worker)
+    async with socket_to(worker, sid) as one, socket_to(worker, sid) as other:
         await one.send_json({"content": "first"})
         await receive(one)
         for n, socket in enumerate((one, other), 1):
@@ -445,12 +426,12 @@ async def test_over_websocket_a_queued_message_is_confirmed_and_runs_afterwards(
 
 
 async def test_over_websocket_another_socket_interrupts_a_turn(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     first = await start_worker(engine=(engine := GatedEngine()))
     second = await start_worker(engine=PlannedEngine(speech("yes")))
-    sid = await create(http, first)
-    async with socket_to(http, first, sid) as one, socket_to(http, second, sid) as other:
+    sid = await create(first)
+    async with socket_to(first, sid) as one, socket_to(second, sid) as other:
         await one.send_json({"content": "first"})
         await engine.started.wait()
         await other.send_json({"content": "stop", "policy": "interrupt"})
@@ -461,12 +442,12 @@ async def test_over_websocket_another_socket_interrupts_a_turn(
 
 
 async def test_over_websocket_a_socket_interrupts_its_own_turn(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("yes"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    async with socket_to(http, worker, sid) as socket:
+    sid = await create(worker)
+    async with socket_to(worker, sid) as socket:
         await socket.send_json({"content": "first"})
         first = await receive(socket)
         await engine.paused.wait()
@@ -480,15 +461,15 @@ async def test_over_websocket_a_socket_interrupts_its_own_turn(
 
 
 async def test_a_socket_whose_turn_is_interrupted_over_http_goes_on(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     engine = PausedEngine([*speech("one"), None], speech("yes"), speech("again"))
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    async with socket_to(http, worker, sid) as socket:
+    sid = await create(worker)
+    async with socket_to(worker, sid) as socket:
         await socket.send_json({"content": "first"})
         await engine.paused.wait()
-        assert (await post(http, worker, sid, "stop", "interrupt")).status == 200
+        assert (await post(worker, sid, "stop", "interrupt")).status == 200
         assert (await to_the_end(socket))[-1].data["code"] == "turn_interrupted"
         await socket.send_json({"content": "third"})
         assert (await to_the_end(socket))[-1].data["content"] == "again"
@@ -497,16 +478,14 @@ async def test_a_socket_whose_turn_is_interrupted_over_http_goes_on(
 # A follower of the session sees everything.
 
 
-async def test_a_follower_sees_the_turn_that_was_queued(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_follower_sees_the_turn_that_was_queued(start_worker: StartWorker) -> None:
     engine = PausedEngine([*speech("one"), None], speech("two"))
     worker, other = await start_worker(engine=engine), await start_worker()
-    sid, running = await amid_a_turn(http, worker, engine.paused)
-    async with http.get(other.sessions(sid, "events")) as response:
+    sid, running = await amid_a_turn(worker, engine.paused)
+    async with other.get(sid, "events") as response:
         events = read_events(response)
         assert (await anext(events)).data == {"content": "one"}
-        await post(http, worker, sid, "second", "enqueue")
+        await post(worker, sid, "second", "enqueue")
         engine.gate.set()
         names = [(await anext(events)).name for _ in range(3)]
     assert names == ["done", "message.delta", "done"]

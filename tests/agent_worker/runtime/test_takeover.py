@@ -27,7 +27,6 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp import ClientSession
     from redis.asyncio import Redis
 
     from agent_worker.sessions import SessionStore
@@ -56,17 +55,18 @@ class Notebook:
         return f"{self.name} {len(self.runs)}"
 
 
-async def resume(http: ClientSession, worker: RunningWorker, sid: str) -> list[Event]:
+async def resume(worker: RunningWorker, sid: str) -> list[Event]:
     """The stream of a client that sends its message again."""
-    url = worker.sessions(sid, "messages")
-    async with http.post(url, json={"content": "go"}, headers={**SSE, **KEY}) as response:
+    async with worker.post(
+        sid, "messages", json={"content": "go"}, headers={**SSE, **KEY}
+    ) as response:
         assert response.status == 200
         return await all_events(response)
 
 
-async def begin(http: ClientSession, worker: RunningWorker, sid: str, moment: Any) -> None:
+async def begin(worker: RunningWorker, sid: str, moment: Any) -> None:
     """A turn that runs until `moment` is true, and whose events are in the log."""
-    turn = spawn(post(http, worker, sid, "go", Idempotency_Key="k"), name="turn")
+    turn = spawn(post(worker, sid, "go", Idempotency_Key="k"), name="turn")
     # Its client may lose the connection at the end of the test.
     turn.add_done_callback(lambda task: task.cancelled() or task.exception())
     await until(moment)
@@ -79,29 +79,25 @@ async def begin(http: ClientSession, worker: RunningWorker, sid: str, moment: An
 
 
 async def begin_and_die(
-    http: ClientSession, worker: RunningWorker, redis: Redis, sid: str, moment: Any
+    worker: RunningWorker, redis: Redis, sid: str, moment: Any
 ) -> Callable[[], None]:
     """The same; then its worker dies. Returns a function that restores its Redis, too late."""
-    await begin(http, worker, sid, moment)
+    await begin(worker, sid, moment)
     return await die(worker, redis, sid)
 
 
 @pytest.mark.parametrize("can_continue", [True, False])
 async def test_the_text_of_a_turn_that_was_taken_over_is_whole(
-    http: ClientSession,
-    start_worker: StartWorker,
-    redis: Redis,
-    store: SessionStore,
-    can_continue: bool,
+    start_worker: StartWorker, redis: Redis, store: SessionStore, can_continue: bool
 ) -> None:
     dying = PausedEngine([*speech("one ", "two "), None, *speech("three")])
     first = await start_worker(engine=dying)
     rest = speech("three") if can_continue else speech("uno ", "dos ", "tres")
     engine = PausedEngine(rest, can_continue=can_continue)
     second = await start_worker(engine=engine)
-    sid = await create(http, first)
-    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
-    events = await resume(http, second, sid)
+    sid = await create(first)
+    await begin_and_die(first, redis, sid, dying.paused.is_set)
+    events = await resume(second, sid)
     content = "one two three" if can_continue else "uno dos tres"
     assert deltas(events) == events[-1].data["content"] == content
     assert engine.requests[0].prefix == ("one two " if can_continue else "")
@@ -112,14 +108,14 @@ async def test_the_text_of_a_turn_that_was_taken_over_is_whole(
 
 
 async def test_who_follows_the_log_sees_each_word_once_when_the_engine_continues(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, quick_looks: None
+    start_worker: StartWorker, redis: Redis, quick_looks: None
 ) -> None:
     dying = PausedEngine([*speech("one ", "two "), None])
     first = await start_worker(engine=dying)
     second = await start_worker(engine=PausedEngine(speech("three"), can_continue=True))
-    sid = await create(http, first)
-    await begin(http, first, sid, dying.paused.is_set)
-    async with http.get(second.sessions(sid, "events")) as response:
+    sid = await create(first)
+    await begin(first, sid, dying.paused.is_set)
+    async with second.get(sid, "events") as response:
         log = read_events(response)
         seen = [await anext(log), await anext(log)]
         await die(first, redis, sid)
@@ -131,22 +127,21 @@ async def test_who_follows_the_log_sees_each_word_once_when_the_engine_continues
 
 
 async def test_who_follows_the_log_is_told_what_is_void_when_the_step_starts_anew(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     look = Notebook("look")
     box = Toolbox([look.tool])
     dying = PausedEngine([*speech("I look. "), asks("look")], [*speech("I se"), None])
     first = await start_worker(engine=dying, toolbox=box)
     second = await start_worker(engine=PlannedEngine(speech("I see it")), toolbox=box)
-    sid = await create(http, first)
-    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
+    sid = await create(first)
+    await begin_and_die(first, redis, sid, dying.paused.is_set)
     after = f"{(await event_ids(redis, sid))[0].split('-')[0]}-0"
-    events = await resume(http, second, sid)
+    events = await resume(second, sid)
     # The new client gets the finished steps, and then the step from its start.
     assert deltas(events) == events[-1].data["content"] == "I look. I see it"
     headers = {"Last-Event-ID": after}
-    url = second.sessions(sid, "events")
-    async with http.get(url, params={"until": "done"}, headers=headers) as response:
+    async with second.get(sid, "events", params={"until": "done"}, headers=headers) as response:
         log = await all_events(response)
     (rewind,) = [event for event in log if event.name == "rewind"]
     void_from = event_order(rewind.data["id"])
@@ -164,7 +159,7 @@ async def event_ids(redis: Redis, sid: str) -> list[str]:
 
 
 async def test_what_was_said_before_a_second_death_is_not_said_again(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+    start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
     engines = [
         PausedEngine([*speech("one "), None], can_continue=True),
@@ -172,10 +167,10 @@ async def test_what_was_said_before_a_second_death_is_not_said_again(
         PausedEngine(speech("three"), can_continue=True),
     ]
     workers = [await start_worker(engine=engine) for engine in engines]
-    sid = await create(http, workers[0])
+    sid = await create(workers[0])
     for engine, worker in zip(engines[:2], workers, strict=False):
-        await begin_and_die(http, worker, redis, sid, engine.paused.is_set)
-    events = await resume(http, workers[2], sid)
+        await begin_and_die(worker, redis, sid, engine.paused.is_set)
+    events = await resume(workers[2], sid)
     assert engines[1].requests[0].prefix == "one "
     assert engines[2].requests[0].prefix == "one two "
     assert deltas(events) == events[-1].data["content"] == "one two three"
@@ -183,7 +178,7 @@ async def test_what_was_said_before_a_second_death_is_not_said_again(
 
 
 async def test_what_is_void_since_a_rewind_is_no_prefix_for_the_next_worker(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     engines = [
         PausedEngine([*speech("one "), None]),
@@ -191,16 +186,16 @@ async def test_what_is_void_since_a_rewind_is_no_prefix_for_the_next_worker(
         PausedEngine(speech("dos"), can_continue=True),
     ]
     workers = [await start_worker(engine=engine) for engine in engines]
-    sid = await create(http, workers[0])
+    sid = await create(workers[0])
     for engine, worker in zip(engines[:2], workers, strict=False):
-        await begin_and_die(http, worker, redis, sid, engine.paused.is_set)
-    events = await resume(http, workers[2], sid)
+        await begin_and_die(worker, redis, sid, engine.paused.is_set)
+    events = await resume(workers[2], sid)
     assert engines[2].requests[0].prefix == "uno "
     assert deltas(events) == events[-1].data["content"] == "uno dos"
 
 
 async def test_results_that_were_recorded_are_replayed_and_the_others_run_again(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+    start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
     quick, slow = Notebook("quick"), Notebook("slow", Effect.IDEMPOTENT)
     slow.gate = asyncio.Event()
@@ -208,14 +203,14 @@ async def test_results_that_were_recorded_are_replayed_and_the_others_run_again(
     calls = [asks("quick", "c1", n="a"), asks("slow", "c2", n="b")]
     first = await start_worker(engine=PlannedEngine([*speech("both"), *calls]), toolbox=box)
     second = await start_worker(engine=(engine := PlannedEngine(speech(" done"))), toolbox=box)
-    sid = await create(http, first)
+    sid = await create(first)
 
     async def quick_is_recorded() -> bool:
         return bool(slow.runs) and await redis.hexists(f"hermes:{{{sid}}}:tools", "1.0:result")
 
-    await begin_and_die(http, first, redis, sid, quick_is_recorded)
+    await begin_and_die(first, redis, sid, quick_is_recorded)
     slow.gate = None
-    events = await resume(http, second, sid)
+    events = await resume(second, sid)
     assert (quick.runs, slow.runs) == (["a"], ["b", "b"])
     # The external system can recognise the second attempt.
     assert slow.keys == [f"{sid}.1.1"] * 2
@@ -234,26 +229,22 @@ async def test_results_that_were_recorded_are_replayed_and_the_others_run_again(
 
 @pytest.mark.parametrize("policy", ["resume", "new turn"])
 async def test_a_once_call_that_was_pending_is_told_as_unknown_and_not_run_again(
-    http: ClientSession,
-    start_worker: StartWorker,
-    redis: Redis,
-    store: SessionStore,
-    policy: str,
+    start_worker: StartWorker, redis: Redis, store: SessionStore, policy: str
 ) -> None:
     pay = Notebook("pay", Effect.ONCE)
     pay.gate = asyncio.Event()
     box = Toolbox([pay.tool])
     first = await start_worker(engine=PlannedEngine([*speech("I pay"), asks("pay")]), toolbox=box)
     second = await start_worker(engine=(engine := PlannedEngine(speech(". Hm"))), toolbox=box)
-    sid = await create(http, first)
-    wake_up = await begin_and_die(http, first, redis, sid, lambda: pay.runs)
+    sid = await create(first)
+    wake_up = await begin_and_die(first, redis, sid, lambda: pay.runs)
     if policy == "resume":
-        events = await resume(http, second, sid)
+        events = await resume(second, sid)
         (completed,) = [event for event in events if event.name == "tool.completed"]
         assert (completed.data["ok"], completed.data["result"]) == (False, MAYBE)
         text = f"unknown: {MAYBE}"
     else:
-        assert (await post(http, second, sid, "and now?")).body["content"] == ". Hm"
+        assert (await post(second, sid, "and now?")).body["content"] == ". Hm"
         text = f"unknown: interrupted; {MAYBE}"
     assert len(pay.runs) == 1
     (seen,) = [m for m in engine.histories[0] if m["role"] == "tool"]
@@ -268,7 +259,7 @@ async def test_a_once_call_that_was_pending_is_told_as_unknown_and_not_run_again
 
 
 async def test_a_once_call_that_was_recorded_is_replayed(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+    start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
     pay, slow = Notebook("pay", Effect.ONCE), Notebook("slow")
     slow.gate = asyncio.Event()
@@ -276,14 +267,14 @@ async def test_a_once_call_that_was_recorded_is_replayed(
     calls = [asks("pay", "c1"), asks("slow", "c2")]
     first = await start_worker(engine=PlannedEngine(calls), toolbox=box)
     second = await start_worker(engine=PlannedEngine(speech("paid")), toolbox=box)
-    sid = await create(http, first)
+    sid = await create(first)
 
     async def is_paid() -> bool:
         return bool(slow.runs) and await redis.hexists(f"hermes:{{{sid}}}:tools", "1.0:result")
 
-    await begin_and_die(http, first, redis, sid, is_paid)
+    await begin_and_die(first, redis, sid, is_paid)
     slow.gate = None
-    events = await resume(http, second, sid)
+    events = await resume(second, sid)
     completed = [e.data for e in events if e.name == "tool.completed"]
     assert {(c["name"], c["ok"], c["result"]) for c in completed} == {
         ("pay", True, "pay 1"),
@@ -293,16 +284,16 @@ async def test_a_once_call_that_was_recorded_is_replayed(
 
 
 async def test_a_step_whose_results_are_kept_is_not_run_again(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     look = Notebook("look")
     box = Toolbox([look.tool])
     dying = PausedEngine([*speech("I look. "), asks("look")], [None])
     first = await start_worker(engine=dying, toolbox=box)
     second = await start_worker(engine=(engine := PlannedEngine(speech("Seen."))), toolbox=box)
-    sid = await create(http, first)
-    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
-    events = await resume(http, second, sid)
+    sid = await create(first)
+    await begin_and_die(first, redis, sid, dying.paused.is_set)
+    events = await resume(second, sid)
     assert look.runs == [""]
     assert [m["role"] for m in engine.histories[0]] == ["user", "assistant", "tool"]
     assert deltas(events) == events[-1].data["content"] == "I look. Seen."
@@ -310,7 +301,7 @@ async def test_a_step_whose_results_are_kept_is_not_run_again(
 
 
 async def test_the_step_limit_counts_the_steps_of_the_worker_that_died(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+    start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
     look = Notebook("look")
     box = Toolbox([look.tool])
@@ -318,22 +309,22 @@ async def test_the_step_limit_counts_the_steps_of_the_worker_that_died(
     first = await start_worker(engine=dying, toolbox=box, step_limit=2)
     engine = PlannedEngine([*speech("b"), asks("look")])
     second = await start_worker(engine=engine, toolbox=box, step_limit=2)
-    sid = await create(http, first)
-    await begin_and_die(http, first, redis, sid, dying.paused.is_set)
-    events = await resume(http, second, sid)
+    sid = await create(first)
+    await begin_and_die(first, redis, sid, dying.paused.is_set)
+    events = await resume(second, sid)
     assert events[-1].data == {"session_id": sid, "step": 2, "content": "ab", "is_final": False}
     assert await status(store, sid) == "idle"
 
 
 async def test_the_dead_workers_turn_writes_nothing_when_it_wakes_up(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+    start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
     """It was only paused, for longer than its lease; Redis was reachable all the time."""
     sleeper = PausedEngine([*speech("one "), None, *speech("never")])
     first = await start_worker(engine=sleeper)
     second = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
-    sid = await create(http, first)
-    running = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
+    sid = await create(first)
+    running = spawn(post(first, sid, "go", Idempotency_Key="k"), name="turn")
     await sleeper.paused.wait()
 
     async def is_logged() -> bool:
@@ -341,7 +332,7 @@ async def test_the_dead_workers_turn_writes_nothing_when_it_wakes_up(
 
     await until(is_logged)
     await redis.delete(f"hermes:{{{sid}}}:lease")
-    assert deltas(await resume(http, second, sid)) == "one two"
+    assert deltas(await resume(second, sid)) == "one two"
     before = await event_ids(redis, sid)
     sleeper.gate.set()
     reply = await running
@@ -351,12 +342,12 @@ async def test_the_dead_workers_turn_writes_nothing_when_it_wakes_up(
 
 
 async def test_a_finished_turn_whose_answer_was_lost_is_told_again(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     first = await start_worker(engine=PlannedEngine(speech("one ", "two")))
     second = await start_worker(engine=PlannedEngine())
-    sid = await create(http, first)
-    original = await resume(http, first, sid)
-    again = await resume(http, second, sid)
+    sid = await create(first)
+    original = await resume(first, sid)
+    again = await resume(second, sid)
     assert deltas(again) == "one two"
     assert again[-1] == original[-1]

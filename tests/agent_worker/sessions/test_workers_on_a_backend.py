@@ -15,8 +15,6 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import ClientSession
-
     from agent_worker.models import Engine
     from tests.support.agent.sessions import Backend
 
@@ -32,43 +30,43 @@ async def pair(backend: Backend) -> AsyncIterator[tuple[PausedEngine, list[Runni
     ]
     yield paused, workers
     for worker in workers:
-        await worker.runner.cleanup()
+        await worker.stop()
 
 
 async def test_the_next_turn_runs_on_another_worker(
-    http: ClientSession, pair: tuple[PausedEngine, list[RunningWorker]]
+    pair: tuple[PausedEngine, list[RunningWorker]],
 ) -> None:
     paused, [first, other] = pair
     paused.gate.set()
-    sid = await create(http, first)
-    assert (await post(http, first, sid, "go")).body["content"] == "one two"
-    assert (await post(http, other, sid, "on")).body["content"] == "three"
-    async with http.get(first.sessions(sid)) as response:
+    sid = await create(first)
+    assert (await post(first, sid, "go")).body["content"] == "one two"
+    assert (await post(other, sid, "on")).body["content"] == "three"
+    async with first.get(sid) as response:
         messages = (await response.json())["messages"]
     assert [message["content"] for message in messages] == ["go", "one two", "on", "three"]
 
 
 async def test_a_turn_is_interrupted_by_another_worker(
-    http: ClientSession, pair: tuple[PausedEngine, list[RunningWorker]]
+    pair: tuple[PausedEngine, list[RunningWorker]],
 ) -> None:
     paused, [first, other] = pair
-    sid, interrupted = await amid_a_turn(http, first, paused.paused)
-    assert (await post(http, other, sid, "stop", "interrupt")).body["content"] == "three"
+    sid, interrupted = await amid_a_turn(first, paused.paused)
+    assert (await post(other, sid, "stop", "interrupt")).body["content"] == "three"
     assert (await interrupted).error == "turn_interrupted"
 
 
 async def test_queued_messages_run_on_one_of_the_workers(
-    http: ClientSession, pair: tuple[PausedEngine, list[RunningWorker]]
+    pair: tuple[PausedEngine, list[RunningWorker]],
 ) -> None:
     paused, [first, other] = pair
     paused.steps.append(speech("both"))
-    sid, answer = await amid_a_turn(http, first, paused.paused)
-    assert (await post(http, other, sid, "later", "enqueue")).status == 202
+    sid, answer = await amid_a_turn(first, paused.paused)
+    assert (await post(other, sid, "later", "enqueue")).status == 202
     paused.gate.set()
     assert (await answer).body["content"] == "one two"
 
     async def contents() -> list[str]:
-        async with http.get(other.sessions(sid)) as response:
+        async with other.get(sid) as response:
             return [message["content"] for message in (await response.json())["messages"]]
 
     async def is_answered() -> bool:

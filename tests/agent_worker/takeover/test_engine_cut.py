@@ -49,7 +49,7 @@ async def test_a_stream_whose_engine_is_cut_goes_on(
         can_continue=can_continue,
     )
     worker = await start_worker(engine=engine, toolbox=BOX)
-    client = Client(http, [worker.url], await create(http, worker))
+    client = Client(http, [worker.url], await create(worker))
     await client.say("go")
     last = "I see." if can_continue else "We see."
     assert client.check()["content"] == "I look. " + last
@@ -66,8 +66,8 @@ async def test_who_resumes_behind_a_rewind_gets_what_stands(
     engine = PausedEngine([*speech("void ", "words"), EngineCut()], [*speech("it "), None])
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PausedEngine(speech("stands"), can_continue=True))
-    client = Client(http, [other.url], await create(http, first))
-    turn = await open_turn(http, first, client.sid, **ACCEPTS)
+    client = Client(http, [other.url], await create(first))
+    turn = await open_turn(first, client.sid, **ACCEPTS)
     client.path = turn.headers["X-Hermes-Resume"]
     stream = read_events(turn)
     client.events = [await anext(stream) for _ in range(4)]
@@ -78,18 +78,18 @@ async def test_who_resumes_behind_a_rewind_gets_what_stands(
     assert await told(store, client.sid) == [("user", "go"), ("assistant", "it stands")]
     turn.close()
     # So does a client that has only the void part.
-    async with resume(http, other, client.path, client.events[0].id) as response:
+    async with resume(other, client.path, client.events[0].id) as response:
         rest = [event async for event in read_events(response)]
     assert rest == client.events[1:]
 
 
 async def test_a_stream_whose_engine_stays_cut_ends_with_its_error(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     engine = PausedEngine(*[[*speech("a "), EngineCut()]] * 5, can_continue=True)
     worker = await start_worker(engine=engine)
-    sid = await create(http, worker)
-    async with await open_turn(http, worker, sid) as turn:
+    sid = await create(worker)
+    async with await open_turn(worker, sid) as turn:
         events = [event async for event in read_events(turn)]
     assert deltas(events) == "a " * 5
     assert (events[-1].name, events[-1].data["code"]) == ("error", "engine_failed")

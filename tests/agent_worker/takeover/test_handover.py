@@ -41,31 +41,27 @@ def first_step() -> PausedEngine:
     return PausedEngine([*speech("I look. "), None, asks("look")], speech("Here."))
 
 
-async def leave(http: ClientSession, worker: RunningWorker, how: str) -> None:
+async def leave(worker: RunningWorker, how: str) -> None:
     if how == "SIGTERM":
         await worker.worker.drain()
     else:
-        async with http.post(worker.url + "/drain") as response:
+        async with worker.http.post("/drain") as response:
             assert response.status == 202
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "POST /drain"])
 async def test_a_turn_is_handed_over_behind_its_step_and_goes_on_elsewhere(
-    http: ClientSession,
-    start_worker: StartWorker,
-    redis: Redis,
-    store: SessionStore,
-    how: str,
+    start_worker: StartWorker, redis: Redis, store: SessionStore, how: str
 ) -> None:
     engine = first_step()
     first = await start_worker(engine=engine, toolbox=BOX)
     other = await start_worker(engine=PlannedEngine(speech("I see.")), toolbox=BOX)
-    sid = await create(http, first)
-    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+    sid = await create(first)
+    async with await open_turn(first, sid, **ACCEPTS) as stream:
         path = stream.headers["X-Hermes-Resume"]
         events = read_events(stream)
         seen = [await anext(events)]
-        await leave(http, first, how)
+        await leave(first, how)
         engine.gate.set()
         rest = [event async for event in events]
     assert (rest[-1].id, rest[-1].name) == ("", "handover")
@@ -73,19 +69,17 @@ async def test_a_turn_is_handed_over_behind_its_step_and_goes_on_elsewhere(
     seen += rest[:-1]
     log = await redis.xrange(session_keys(sid)[4])
     assert [event_id for event_id, _ in log] == [event.id for event in seen]
-    async with resume(http, other, path, seen[-1].id) as response:
+    async with resume(other, path, seen[-1].id) as response:
         seen += await all_events(response)
     assert deltas(seen) == seen[-1].data["content"] == "I look. I see."
     assert await told(store, sid) == GONE_ON
     await first.worker.turns.wait_idle()
 
 
-async def test_a_turn_in_its_last_step_ends_here(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_turn_in_its_last_step_ends_here(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
-    sid = await create(http, worker)
-    async with await open_turn(http, worker, sid, **ACCEPTS) as stream:
+    sid = await create(worker)
+    async with await open_turn(worker, sid, **ACCEPTS) as stream:
         events = read_events(stream)
         await anext(events)
         await worker.worker.drain()
@@ -95,15 +89,16 @@ async def test_a_turn_in_its_last_step_ends_here(
 
 @pytest.mark.parametrize("kind", ["stream", "JSON"])
 async def test_a_client_that_does_not_go_on_elsewhere_keeps_its_worker(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, kind: str
+    start_worker: StartWorker, store: SessionStore, kind: str
 ) -> None:
     """Its request had no such header; or it is not for a stream."""
     engine = first_step()
     worker = await start_worker(engine=engine, toolbox=BOX)
-    sid = await create(http, worker)
-    url = worker.sessions(sid, "messages")
+    sid = await create(worker)
     headers = SSE if kind == "stream" else ACCEPTS
-    asked = spawn(http.post(url, json={"content": "go"}, headers=headers), name="turn")  # type: ignore[arg-type]
+    asked = spawn(
+        worker.post(sid, "messages", json={"content": "go"}, headers=headers), name="turn"
+    )  # type: ignore[arg-type]
     await engine.paused.wait()
     await worker.worker.drain()
     engine.gate.set()
@@ -123,14 +118,14 @@ async def test_a_client_that_does_not_go_on_elsewhere_keeps_its_worker(
 
 @pytest.mark.parametrize("headers", [ACCEPTS, {}])
 async def test_who_follows_the_turn_of_another_worker_goes_on_at_once(
-    http: ClientSession, start_worker: StartWorker, headers: dict[str, str]
+    start_worker: StartWorker, headers: dict[str, str]
 ) -> None:
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     leaving = await start_worker(engine=PlannedEngine())
-    sid = await create(http, first)
-    async with await open_turn(http, first, sid) as stream:
+    sid = await create(first)
+    async with await open_turn(first, sid) as stream:
         path = stream.headers["X-Hermes-Resume"]
-        async with resume(http, leaving, path, "0-1", **headers) as response:
+        async with resume(leaving, path, "0-1", **headers) as response:
             events = read_events(response)
             assert (await anext(events)).data == {"content": "one "}
             await leaving.worker.drain()
@@ -142,16 +137,16 @@ async def test_who_follows_the_turn_of_another_worker_goes_on_at_once(
 
 @pytest.mark.parametrize("how", ["SIGTERM", "POST /drain"])
 async def test_a_worker_that_leaves_takes_nothing_over(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, how: str
+    start_worker: StartWorker, redis: Redis, how: str
 ) -> None:
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))
     leaving = await start_worker(engine=PlannedEngine())
-    sid = await create(http, first)
-    stream = await open_turn(http, first, sid)
+    sid = await create(first)
+    stream = await open_turn(first, sid)
     seen = await anext(read_events(stream))
     await die(first, redis, sid)
-    await leave(http, leaving, how)
-    async with resume(http, leaving, stream.headers["X-Hermes-Resume"], seen.id) as response:
+    await leave(leaving, how)
+    async with resume(leaving, stream.headers["X-Hermes-Resume"], seen.id) as response:
         assert response.status == 503
         assert response.headers["Retry-After"] == "1"
         assert (await response.json())["error"]["code"] == "draining"
@@ -170,40 +165,40 @@ async def test_a_worker_that_has_begun_to_leave_takes_nothing_over_for_whom_it_l
 
 
 async def test_a_turn_that_begins_on_a_worker_that_leaves_is_handed_over_too(
-    http: ClientSession, start_worker: StartWorker
+    start_worker: StartWorker,
 ) -> None:
     """After `POST /drain` it still serves requests."""
     engine = PlannedEngine([*speech("I look. "), asks("look")])
     leaving = await start_worker(engine=engine, toolbox=BOX)
     other = await start_worker(engine=PlannedEngine(speech("I see.")), toolbox=BOX)
-    await leave(http, leaving, "POST /drain")
-    sid = await create(http, leaving)
-    async with await open_turn(http, leaving, sid, **ACCEPTS) as stream:
+    await leave(leaving, "POST /drain")
+    sid = await create(leaving)
+    async with await open_turn(leaving, sid, **ACCEPTS) as stream:
         path, seen = stream.headers["X-Hermes-Resume"], await all_events(stream)
     assert seen.pop().name == "handover"
-    async with resume(http, other, path, seen[-1].id) as response:
+    async with resume(other, path, seen[-1].id) as response:
         seen += await all_events(response)
     assert deltas(seen) == seen[-1].data["content"] == "I look. I see."
 
 
 async def test_a_turn_that_was_taken_over_is_handed_over_as_well(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore
+    start_worker: StartWorker, redis: Redis, store: SessionStore
 ) -> None:
     first = await start_worker(engine=PausedEngine([*speech("I "), None]), toolbox=BOX)
     engine = PausedEngine([*speech("look. "), None, asks("look")], can_continue=True)
     second = await start_worker(engine=engine, toolbox=BOX)
     third = await start_worker(engine=PlannedEngine(speech("I see.")), toolbox=BOX)
-    sid = await create(http, first)
-    stream = await open_turn(http, first, sid, **ACCEPTS)
+    sid = await create(first)
+    stream = await open_turn(first, sid, **ACCEPTS)
     path, seen = stream.headers["X-Hermes-Resume"], [await anext(read_events(stream))]
     await die(first, redis, sid)
-    async with resume(http, second, path, seen[-1].id, **ACCEPTS) as response:
+    async with resume(second, path, seen[-1].id, **ACCEPTS) as response:
         events = read_events(response)
         seen.append(await anext(events))
         await second.worker.drain()
         engine.gate.set()
         assert [(event.id, event.name) async for event in events] == [("", "handover")]
-    async with resume(http, third, path, seen[-1].id, **ACCEPTS) as response:
+    async with resume(third, path, seen[-1].id, **ACCEPTS) as response:
         seen += await all_events(response)
     assert deltas(seen) == seen[-1].data["content"] == "I look. I see."
     assert await told(store, sid) == GONE_ON
@@ -211,43 +206,40 @@ async def test_a_turn_that_was_taken_over_is_handed_over_as_well(
 
 
 async def test_no_other_message_takes_the_place_of_a_turn_that_was_handed_over(
-    http: ClientSession,
-    start_worker: StartWorker,
-    redis: Redis,
-    monkeypatch: pytest.MonkeyPatch,
+    start_worker: StartWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not while a balancer looks for a worker; afterwards it may."""
     monkeypatch.setattr(turns, "_HANDED_S", 3600.0)
     first = await start_worker(engine=(engine := first_step()), toolbox=BOX)
     other = await start_worker(engine=PlannedEngine(speech("Hm.")), toolbox=BOX)
-    sid = await create(http, first)
-    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+    sid = await create(first)
+    async with await open_turn(first, sid, **ACCEPTS) as stream:
         events = read_events(stream)
         await anext(events)
         await first.worker.drain()
         engine.gate.set()
         assert [event.name async for event in events][-1] == "handover"
     await until(lambda: len(first.worker.turns) == 0)
-    refused = await post(http, other, sid, "and now?")
+    refused = await post(other, sid, "and now?")
     assert (refused.status, refused.error) == (409, "turn_in_progress")
     assert 0 < await redis.pttl(session_keys(sid)[1]) <= 3_600_000
     await redis.delete(session_keys(sid)[1])
-    assert (await post(http, other, sid, "and now?")).status == 200
+    assert (await post(other, sid, "and now?")).status == 200
 
 
 async def test_who_lost_its_turn_to_another_worker_is_sent_there(
-    http: ClientSession, start_worker: StartWorker, redis: Redis
+    start_worker: StartWorker, redis: Redis
 ) -> None:
     first = await start_worker(
         engine=(engine := PausedEngine([*speech("one "), None, *speech("x")]))
     )
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
-    sid = await create(http, first)
-    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+    sid = await create(first)
+    async with await open_turn(first, sid, **ACCEPTS) as stream:
         path, events = stream.headers["X-Hermes-Resume"], read_events(stream)
         seen = [await anext(events)]
         await redis.delete(session_keys(sid)[1])
-        async with resume(http, other, path, seen[-1].id) as response:
+        async with resume(other, path, seen[-1].id) as response:
             seen += await all_events(response)
         engine.gate.set()
         assert [event.name async for event in events] == ["handover"]
@@ -259,23 +251,23 @@ async def test_who_lost_its_turn_to_another_worker_is_sent_there(
 
 @pytest.mark.parametrize("how", ["SIGTERM", "POST /drain"])
 async def test_a_turn_leaves_amid_a_step_if_its_engine_can_continue(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, how: str
+    start_worker: StartWorker, store: SessionStore, how: str
 ) -> None:
     """Its gate is never opened: the step would never end."""
     engine = PausedEngine([*speech("one ", "two "), None], can_continue=True)
     first = await start_worker(engine=engine)
     next_engine = PausedEngine(speech("three"), can_continue=True)
     other = await start_worker(engine=next_engine)
-    sid = await create(http, first)
-    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+    sid = await create(first)
+    async with await open_turn(first, sid, **ACCEPTS) as stream:
         path = stream.headers["X-Hermes-Resume"]
         await engine.paused.wait()
-        await leave(http, first, how)
+        await leave(first, how)
         seen = await all_events(stream)
     assert (seen[-1].id, seen.pop().name) == ("", "handover")
     assert deltas(seen) == "one two "
     await first.worker.turns.wait_idle()
-    async with resume(http, other, path, seen[-1].id) as response:
+    async with resume(other, path, seen[-1].id) as response:
         seen += await all_events(response)
     assert deltas(seen) == seen[-1].data["content"] == "one two three"
     assert next_engine.requests[0].prefix == "one two "
@@ -283,22 +275,20 @@ async def test_a_turn_leaves_amid_a_step_if_its_engine_can_continue(
     assert await told(store, sid) == [("user", "go"), ("assistant", "one two three")]
 
 
-async def test_a_turn_without_a_word_leaves_at_once(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_turn_without_a_word_leaves_at_once(start_worker: StartWorker) -> None:
     first = await start_worker(engine=(engine := PausedEngine([None], can_continue=True)))
     other = await start_worker(engine=PlannedEngine(speech("here")))
-    sid = await create(http, first)
-    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+    sid = await create(first)
+    async with await open_turn(first, sid, **ACCEPTS) as stream:
         await engine.paused.wait()
         await first.worker.drain()
         assert [event.name for event in await all_events(stream)] == ["handover"]
-        async with resume(http, other, stream.headers["X-Hermes-Resume"]) as response:
+        async with resume(other, stream.headers["X-Hermes-Resume"]) as response:
             assert deltas(await all_events(response)) == "here"
 
 
 async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write is in flight, and more words are pending."""
     more = asyncio.Event()
@@ -306,7 +296,7 @@ async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
     engine = PausedEngine(words, can_continue=True)
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PausedEngine(speech("four"), can_continue=True))
-    sid = await create(http, first)
+    sid = await create(first)
     events, is_writing, gate = first.worker.store.events, asyncio.Event(), asyncio.Event()
     append = events.append
 
@@ -316,7 +306,7 @@ async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
         return await append(lease, said)
 
     monkeypatch.setattr(events, "append", slow)
-    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+    async with await open_turn(first, sid, **ACCEPTS) as stream:
         path = stream.headers["X-Hermes-Resume"]
         await is_writing.wait()
         engine.paused.clear()
@@ -327,13 +317,13 @@ async def test_what_was_said_and_not_yet_logged_is_handed_over_too(
         seen = await all_events(stream)
     assert seen.pop().name == "handover"
     assert deltas(seen) == "one two three "
-    async with resume(http, other, path, seen[-1].id) as response:
+    async with resume(other, path, seen[-1].id) as response:
         seen += await all_events(response)
     assert deltas(seen) == seen[-1].data["content"] == "one two three four"
 
 
 async def test_a_tool_that_runs_is_not_left_amid_its_work(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore
+    start_worker: StartWorker, store: SessionStore
 ) -> None:
     runs, is_running, gate = [], asyncio.Event(), asyncio.Event()
 
@@ -348,8 +338,8 @@ async def test_a_tool_that_runs_is_not_left_amid_its_work(
     first = await start_worker(engine=engine, toolbox=box)
     engine = PausedEngine(speech("I see."), can_continue=True)
     other = await start_worker(engine=engine, toolbox=box)
-    sid = await create(http, first)
-    async with await open_turn(http, first, sid, **ACCEPTS) as stream:
+    sid = await create(first)
+    async with await open_turn(first, sid, **ACCEPTS) as stream:
         await is_running.wait()
         await first.worker.drain()
         for _ in range(20):
@@ -359,7 +349,7 @@ async def test_a_tool_that_runs_is_not_left_amid_its_work(
         seen = await all_events(stream)
         path = stream.headers["X-Hermes-Resume"]
     assert seen.pop().name == "handover"
-    async with resume(http, other, path, seen[-1].id) as response:
+    async with resume(other, path, seen[-1].id) as response:
         await all_events(response)
     assert await told(store, sid) == GONE_ON
     assert len(runs) == 1
@@ -371,8 +361,8 @@ async def test_a_step_that_outlasts_the_drain_is_rewound_elsewhere(
     """Its engine cannot continue: it had the whole drain to end by itself."""
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     other = await start_worker(engine=PlannedEngine(speech("uno")))
-    client = Client(http, [other.url], await create(http, first))
-    stream = await open_turn(http, first, client.sid, **ACCEPTS)
+    client = Client(http, [other.url], await create(first))
+    stream = await open_turn(first, client.sid, **ACCEPTS)
     client.path = stream.headers["X-Hermes-Resume"]
     client.events = [await anext(read_events(stream))]
     await engine.paused.wait()

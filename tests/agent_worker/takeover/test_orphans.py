@@ -51,12 +51,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orphans, "SILENT_S", 0.2)
 
 
-async def orphan(
-    http: ClientSession, redis: Redis, worker: RunningWorker, engine: PausedEngine, **headers: str
-) -> str:
+async def orphan(redis: Redis, worker: RunningWorker, engine: PausedEngine, **headers: str) -> str:
     """A session whose turn has lost this worker."""
-    sid = await create(http, worker)
-    turn = spawn(post(http, worker, sid, "go", **headers), name="turn")
+    sid = await create(worker)
+    turn = spawn(post(worker, sid, "go", **headers), name="turn")
     turn.add_done_callback(lambda task: task.cancelled() or task.exception())
     await engine.paused.wait()
 
@@ -97,14 +95,10 @@ def recorded_beats(worker: RunningWorker) -> list[int]:
 
 
 async def test_a_turn_that_nobody_asks_for_is_finished(
-    http: ClientSession,
-    start_worker: StartWorker,
-    redis: Redis,
-    store: SessionStore,
-    quick: None,
+    start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
 ) -> None:
     dying = PausedEngine([*speech("one "), None])
-    sid = await orphan(http, redis, await start_worker(engine=dying), dying)
+    sid = await orphan(redis, await start_worker(engine=dying), dying)
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
     await until(is_idle(store, sid))
     assert await told(store, sid) == [("user", "go"), ("assistant", "one two")]
@@ -118,7 +112,6 @@ async def test_a_turn_that_nobody_asks_for_is_finished(
 
 
 async def test_many_are_spread_over_the_workers_and_each_is_finished_once(
-    http: ClientSession,
     start_worker: StartWorker,
     redis: Redis,
     store: SessionStore,
@@ -131,7 +124,7 @@ async def test_many_are_spread_over_the_workers_and_each_is_finished_once(
     sids = []
     for _ in range(7):
         dying = PausedEngine([*speech("one "), None])
-        sids.append(await orphan(http, redis, await start_worker(engine=dying), dying))
+        sids.append(await orphan(redis, await start_worker(engine=dying), dying))
     engines = [
         PausedEngine(*[[None, *speech("two")] for _ in sids], can_continue=True) for _ in range(2)
     ]
@@ -146,10 +139,10 @@ async def test_many_are_spread_over_the_workers_and_each_is_finished_once(
 
 
 async def test_a_worker_that_leaves_adopts_nothing(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
+    start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
 ) -> None:
     dying = PausedEngine([*speech("one "), None])
-    sid = await orphan(http, redis, await start_worker(engine=dying), dying)
+    sid = await orphan(redis, await start_worker(engine=dying), dying)
     leaving = await start_worker(engine=PlannedEngine())
     beats = recorded_beats(leaving)
     await leaving.worker.drain()
@@ -163,14 +156,14 @@ async def test_a_worker_that_leaves_adopts_nothing(
 
 
 async def test_a_living_turn_and_one_that_was_given_back_are_left_alone(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, quick: None
+    start_worker: StartWorker, store: SessionStore, quick: None
 ) -> None:
     """A client that left has cancelled its turn: it is not an orphan."""
     engine = GatedEngine()
     first = await start_worker(engine=engine)
-    living, left = await create(http, first), await create(http, first)
-    stream = await open_turn(http, first, living)
-    async with await open_turn(http, first, left) as turn:
+    living, left = await create(first), await create(first)
+    stream = await open_turn(first, living)
+    async with await open_turn(first, left) as turn:
         await anext(read_events(turn))
     await engine.closed.wait()
     other = await start_worker(engine=PlannedEngine())
@@ -188,12 +181,12 @@ async def test_a_living_turn_and_one_that_was_given_back_are_left_alone(
 
 
 async def test_a_worker_that_is_told_to_end_leaves_its_turns_to_others(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, quick: None
+    start_worker: StartWorker, store: SessionStore, quick: None
 ) -> None:
     """Also that of a client that cannot resume elsewhere: the drain timeout is over."""
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
-    sid = await create(http, first)
-    turn = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
+    sid = await create(first)
+    turn = spawn(post(first, sid, "go", Idempotency_Key="k"), name="turn")
     turn.add_done_callback(lambda task: task.cancelled() or task.exception())
     await engine.paused.wait()
     await first.worker.drain()
@@ -202,20 +195,20 @@ async def test_a_worker_that_is_told_to_end_leaves_its_turns_to_others(
     other = await start_worker(engine=PausedEngine(speech("uno")))
     await until(is_idle(store, sid))
     assert await told(store, sid) == [("user", "go"), ("assistant", "uno")]
-    reply = await post(http, other, sid, "go", Idempotency_Key="k")
+    reply = await post(other, sid, "go", Idempotency_Key="k")
     assert reply.headers["Idempotency-Replayed"] == "true"
 
 
 async def test_what_waits_for_a_dead_turn_is_served(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
+    start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
 ) -> None:
     """The worker that has queued it is dead as well."""
     dying = PausedEngine([*speech("one "), None])
     first = await start_worker(engine=dying)
-    sid = await create(http, first)
-    stream = await open_turn(http, first, sid)
+    sid = await create(first)
+    stream = await open_turn(first, sid)
     await anext(read_events(stream))
-    assert (await post(http, first, sid, "later", "enqueue")).status == 202
+    assert (await post(first, sid, "later", "enqueue")).status == 202
     await die(first, redis, sid)
     await start_worker(engine=PausedEngine(speech("two"), speech("three"), can_continue=True))
 
@@ -229,7 +222,7 @@ async def test_what_waits_for_a_dead_turn_is_served(
 
 
 async def test_what_waits_behind_a_turn_that_ended_is_served(
-    http: ClientSession, start_worker: StartWorker, store: SessionStore, quick: None
+    start_worker: StartWorker, store: SessionStore, quick: None
 ) -> None:
     """Its worker died between the end of one turn and the begin of the next."""
     sid = await store.create(ANONYMOUS, {})
@@ -273,11 +266,11 @@ async def test_after_an_interruption_nobody_is_taken_for_dead_at_once(
 
 
 async def test_an_attempt_is_in_the_index_before_it_begins(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a worker that dies after `begin` would leave a turn that is not found."""
     worker = await start_worker(engine=PlannedEngine(speech("one")))
-    sid = await create(http, worker)
+    sid = await create(worker)
     begin = worker.worker.store.begin
     seen: list[set[str]] = []
 
@@ -286,7 +279,7 @@ async def test_an_attempt_is_in_the_index_before_it_begins(
         return await begin(*args, **options)
 
     monkeypatch.setattr(worker.worker.store, "begin", watched)
-    assert (await post(http, worker, sid, "go")).status == 200
+    assert (await post(worker, sid, "go")).status == 200
     assert [sid in found for found in seen] == [True]
 
 
@@ -294,13 +287,13 @@ async def test_an_attempt_is_in_the_index_before_it_begins(
 
 
 async def test_a_turn_that_kills_its_workers_is_given_up(
-    http: ClientSession, start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
+    start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
 ) -> None:
     """Each worker says the same word, and dies."""
     dying = PausedEngine([*speech("one "), None])
     first = await start_worker(engine=dying)
-    sid = await create(http, first)
-    stream = await open_turn(http, first, sid, **{"Idempotency-Key": "k"})
+    sid = await create(first)
+    stream = await open_turn(first, sid, **{"Idempotency-Key": "k"})
     path, seen = stream.headers["X-Hermes-Resume"], await anext(read_events(stream))
     await die(first, redis, sid)
     for number in range(5):
@@ -320,15 +313,15 @@ async def test_a_turn_that_kills_its_workers_is_given_up(
         return bool((await store.index.look(sid)).state == "over")
 
     await until(is_over)
-    async with resume(http, last, path, seen.id) as response:
+    async with resume(last, path, seen.id) as response:
         events = await all_events(response)
     assert (events[-1].name, events[-1].data["code"]) == ("error", "turn_given_up")
     assert events[-1].id
-    reply = await post(http, last, sid, "go", Idempotency_Key="k")
+    reply = await post(last, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.error) == (500, "turn_given_up")
     # The conversation itself continues.
     last.worker.engine.steps.append(speech("fine"))  # type: ignore[attr-defined]
-    assert (await post(http, last, sid, "something else")).status == 200
+    assert (await post(last, sid, "something else")).status == 200
     stream.close()
 
 
@@ -336,72 +329,66 @@ async def test_a_turn_that_kills_its_workers_is_given_up(
 
 
 async def test_the_retry_of_a_key_takes_over_what_is_silent(
-    http: ClientSession,
-    start_worker: StartWorker,
-    redis: Redis,
-    store: SessionStore,
-    monkeypatch: pytest.MonkeyPatch,
+    start_worker: StartWorker, redis: Redis, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the bound of silence, with its first request; the lease has half a minute left."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     monkeypatch.setattr(holders, "SILENT_S", 1.5)
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
-    sid = await create(http, first)
-    stream = await open_turn(http, first, sid, **{"Idempotency-Key": "k"})
+    sid = await create(first)
+    stream = await open_turn(first, sid, **{"Idempotency-Key": "k"})
     await anext(read_events(stream))
     cut_off(first)
-    reply = await post(http, other, sid, "go", Idempotency_Key="k")
+    reply = await post(other, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.body["content"]) == (200, "one two")
     assert await told(store, sid) == [("user", "go"), ("assistant", "one two")]
     stream.close()
 
 
 async def test_the_retry_of_a_key_takes_over_from_a_process_that_has_died(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither silence alone nor the end of the lease would do here."""
     monkeypatch.setattr(orphans, "_STALE_S", 3600.0)
     monkeypatch.setattr(holders, "SILENT_S", 3600.0)
     first = await start_worker(lease_s=3600.0, engine=PausedEngine([*speech("one "), None]))
     other = await start_worker(engine=PausedEngine(speech("two"), can_continue=True))
-    sid = await create(http, first)
-    stream = await open_turn(http, first, sid, **{"Idempotency-Key": "k"})
+    sid = await create(first)
+    stream = await open_turn(first, sid, **{"Idempotency-Key": "k"})
     await anext(read_events(stream))
     cut_off(first)
     await cancel_and_wait(*first.worker._background)
     await first.worker.notifier.close()
-    reply = await post(http, other, sid, "go", Idempotency_Key="k")
+    reply = await post(other, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.body["content"]) == (200, "one two")
     stream.close()
 
 
-async def test_the_retry_of_a_key_whose_turn_lives_is_refused(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_the_retry_of_a_key_whose_turn_lives_is_refused(start_worker: StartWorker) -> None:
     """As soon as its holder sends a heartbeat."""
     first = await start_worker(engine=(engine := PausedEngine([None, *speech("one")])))
     other = await start_worker(engine=PlannedEngine())
-    sid = await create(http, first)
-    turn = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
+    sid = await create(first)
+    turn = spawn(post(first, sid, "go", Idempotency_Key="k"), name="turn")
     await engine.paused.wait()
-    reply = await post(http, other, sid, "go", Idempotency_Key="k")
+    reply = await post(other, sid, "go", Idempotency_Key="k")
     assert (reply.status, reply.error) == (409, "turn_in_progress")
     engine.gate.set()
     assert (await turn).status == 200
 
 
 async def test_the_retry_of_a_key_whose_turn_ends_meanwhile_gets_its_answer(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "_HEARTBEAT_LOOK_S", 60.0)
     monkeypatch.setattr(holders, "SILENT_S", 60.0)
     first = await start_worker(engine=(engine := PausedEngine([None])))
     other = await start_worker(engine=PlannedEngine())
-    sid = await create(http, first)
-    turn = spawn(post(http, first, sid, "go", Idempotency_Key="k"), name="turn")
+    sid = await create(first)
+    turn = spawn(post(first, sid, "go", Idempotency_Key="k"), name="turn")
     await engine.paused.wait()
-    again = spawn(post(http, other, sid, "go", Idempotency_Key="k"), name="again")
+    again = spawn(post(other, sid, "go", Idempotency_Key="k"), name="again")
     await until(lambda: other.worker.notifier._wakeups)
     engine.gate.set()
     reply = await again
@@ -410,19 +397,19 @@ async def test_the_retry_of_a_key_whose_turn_ends_meanwhile_gets_its_answer(
 
 
 async def test_a_message_takes_the_place_of_a_silent_turn(
-    http: ClientSession, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead worker does not get the notification."""
     monkeypatch.setattr(holders, "SILENT_S", 0.5)
     monkeypatch.setattr(admission, "_LOOK_S", 0.1)
     first = await start_worker(engine=(engine := PausedEngine([*speech("one "), None])))
     other = await start_worker(engine=PlannedEngine(speech("two")))
-    sid = await create(http, first)
-    stream = await open_turn(http, first, sid)
+    sid = await create(first)
+    stream = await open_turn(first, sid)
     await engine.paused.wait()
     cut_off(first)
     await first.worker.notifier.close()
-    reply = await post(http, other, sid, "stop that", "interrupt")
+    reply = await post(other, sid, "stop that", "interrupt")
     assert (reply.status, reply.body["content"]) == (200, "two")
     stream.close()
 

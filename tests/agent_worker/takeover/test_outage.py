@@ -95,32 +95,26 @@ async def failures(worker: RunningWorker, *operations: str, more: int) -> None:
     await until(lambda: sum(counter.get() for counter in counters) >= before + more)
 
 
-async def began(
-    http: ClientSession, worker: RunningWorker, **headers: str
-) -> tuple[str, str, ClientResponse]:
+async def began(worker: RunningWorker, **headers: str) -> tuple[str, str, ClientResponse]:
     """Session, path and stream of a turn."""
-    sid = await create(http, worker)
-    stream = await open_turn(http, worker, sid, **headers)
+    sid = await create(worker)
+    stream = await open_turn(worker, sid, **headers)
     return sid, stream.headers["X-Hermes-Resume"], stream
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_a_stream_that_was_taken_over_goes_on(
-    http: ClientSession,
-    start_worker: StartWorker,
-    own_redis_server: Server,
-    own_client: RedisBackend,
-    how: str,
+    start_worker: StartWorker, own_redis_server: Server, own_client: RedisBackend, how: str
 ) -> None:
     first = await start_worker(
         redis_url=own_redis_server.url, engine=PausedEngine([*speech("one "), None])
     )
     engine = PausedEngine([*speech("two "), None, *speech("three")], can_continue=True)
     second = await start_worker(redis_url=own_redis_server.url, engine=engine)
-    sid, path, stream = await began(http, first)
+    sid, path, stream = await began(first)
     seen = [await anext(read_events(stream))]
     await die(first, own_client.raw, sid)
-    async with resume(http, second, path, seen[0].id) as response:
+    async with resume(second, path, seen[0].id) as response:
         events = read_events(response)
         seen.append(await anext(events))
         with own_redis_server.away(how):
@@ -135,14 +129,14 @@ async def test_a_stream_that_was_taken_over_goes_on(
 
 
 async def test_who_follows_the_turn_of_a_living_worker_goes_on_too(
-    http: ClientSession, start_worker: StartWorker, own_redis_server: Server
+    start_worker: StartWorker, own_redis_server: Server
 ) -> None:
     engine = PausedEngine([*speech("one "), None, *speech("two")])
     first = await start_worker(redis_url=own_redis_server.url, engine=engine)
     other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
-    sid, path, stream = await began(http, first)
-    plain = await http.get(other.sessions(sid, "events?until=done"))
-    async with resume(http, other, path) as response:
+    sid, path, stream = await began(first)
+    plain = await other.get(sid, "events?until=done")
+    async with resume(other, path) as response:
         followed, all_followed = read_events(response), read_events(plain)
         seen, seen_plain = [await anext(followed)], [await anext(all_followed)]
         with own_redis_server.away("stopped"):
@@ -157,10 +151,7 @@ async def test_who_follows_the_turn_of_a_living_worker_goes_on_too(
 
 @pytest.mark.parametrize("headers", [ACCEPTS, {}], ids=["balancer", "client"])
 async def test_beyond_a_lease_a_stream_ends_and_a_balancer_goes_on_elsewhere(
-    http: ClientSession,
-    start_worker: StartWorker,
-    own_redis_server: Server,
-    headers: dict[str, str],
+    start_worker: StartWorker, own_redis_server: Server, headers: dict[str, str]
 ) -> None:
     """The stream of the worker that runs the turn, and that of a follower."""
     first = await start_worker(
@@ -173,8 +164,8 @@ async def test_beyond_a_lease_a_stream_ends_and_a_balancer_goes_on_elsewhere(
         engine=PausedEngine(speech("two"), can_continue=True),
         lease_s=0.6,
     )
-    _, path, stream = await began(http, first, **headers)
-    async with resume(http, other, path, **headers) as response:
+    _, path, stream = await began(first, **headers)
+    async with resume(other, path, **headers) as response:
         streams = [read_events(stream), read_events(response)]
         seen = [await anext(events) for events in streams]
         with own_redis_server.away("stopped"):
@@ -185,19 +176,17 @@ async def test_beyond_a_lease_a_stream_ends_and_a_balancer_goes_on_elsewhere(
             assert (end.name, end.data) == ("handover", {"turn": path.partition("=")[2]})
         else:
             assert (end.name, end.data["code"]) == ("error", "store_unavailable")
-    async with resume(http, other, path, seen[0].id) as response:
+    async with resume(other, path, seen[0].id) as response:
         rest = await all_events(response)
     assert deltas([seen[0], *rest]) == rest[-1].data["content"] == "one two"
 
 
-async def test_a_worker_that_leaves_does_not_wait_for_redis(
-    http: ClientSession, start_worker: StartWorker
-) -> None:
+async def test_a_worker_that_leaves_does_not_wait_for_redis(start_worker: StartWorker) -> None:
     """Nor for a follower of another worker's turn."""
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))
     leaving = await start_worker(engine=PlannedEngine())
-    _, path, stream = await began(http, first)
-    async with resume(http, leaving, path, **ACCEPTS) as response:
+    _, path, stream = await began(first)
+    async with resume(leaving, path, **ACCEPTS) as response:
         events = read_events(response)
         await anext(events)
         cut_off(leaving)
@@ -207,16 +196,13 @@ async def test_a_worker_that_leaves_does_not_wait_for_redis(
 
 
 async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
-    http: ClientSession,
-    start_worker: StartWorker,
-    own_redis_server: Server,
-    monkeypatch: pytest.MonkeyPatch,
+    start_worker: StartWorker, own_redis_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis hangs for longer than a holder may be silent; a tool may be running."""
     engine = PausedEngine([*speech("one "), None, *speech("two")])
     first = await start_worker(redis_url=own_redis_server.url, engine=engine)
     other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
-    sid, path, stream = await began(http, first)
+    sid, path, stream = await began(first)
     of_turn = other.worker.store.events.of_turn
     pages: list[TurnPage] = []
 
@@ -225,7 +211,7 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
         return pages[-1]
 
     monkeypatch.setattr(other.worker.store.events, "of_turn", watched)
-    async with resume(http, other, path) as response:
+    async with resume(other, path) as response:
         events = read_events(response)
         seen = [await anext(events)]
         # Its next heartbeats do not arrive, as if they were in transit.
@@ -246,10 +232,7 @@ async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
 
 
 async def test_followers_look_at_once_when_redis_is_back(
-    http: ClientSession,
-    start_worker: StartWorker,
-    own_redis_server: Server,
-    monkeypatch: pytest.MonkeyPatch,
+    start_worker: StartWorker, own_redis_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The notifier wakes them, whatever the pause between two attempts has grown to."""
     monkeypatch.setattr("agent_worker.backoff._FIRST_S", 3600.0)
@@ -257,9 +240,9 @@ async def test_followers_look_at_once_when_redis_is_back(
     engine = PausedEngine([*speech("one "), None, *speech("two")])
     first = await start_worker(redis_url=own_redis_server.url, engine=engine)
     other = await start_worker(redis_url=own_redis_server.url, engine=PlannedEngine())
-    _, path, stream = await began(http, first)
+    _, path, stream = await began(first)
     of_session = path.partition("?")[0]
-    async with resume(http, other, path) as turn, resume(http, other, of_session) as session:
+    async with resume(other, path) as turn, resume(other, of_session) as session:
         assert (turn.status, session.status) == (200, 200)
         events = read_events(turn), read_events(session)
         seen = [await anext(each) for each in events]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     import pytest
-    from aiohttp import ClientSession
     from redis.asyncio import Redis
 
     from agent_worker.models import StepRequest
@@ -85,13 +84,12 @@ class Reply:
         return str(self.body["error"]["code"])
 
 
-async def create(http: ClientSession, worker: RunningWorker, **headers: str) -> str:
-    async with http.post(worker.sessions(), headers=headers) as response:
+async def create(worker: RunningWorker, **headers: str) -> str:
+    async with worker.post(headers=headers) as response:
         return str((await response.json())["session_id"])
 
 
 async def post(
-    http: ClientSession,
     worker: RunningWorker,
     sid: str,
     content: str,
@@ -101,20 +99,19 @@ async def post(
     """One message, and the JSON that answers it. `Idempotency_Key` is a header."""
     body = {"content": content, **({"policy": policy} if policy else {})}
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    url = worker.sessions(sid, "messages")
-    async with http.post(url, json=body, headers=headers) as response:
+    async with worker.post(sid, "messages", json=body, headers=headers) as response:
         return Reply(response.status, await response.json(), response.headers)
 
 
 async def amid_a_turn(
-    http: ClientSession, worker: RunningWorker, is_at_work: asyncio.Event
+    worker: RunningWorker, is_at_work: asyncio.Event
 ) -> tuple[str, asyncio.Task[Reply]]:
     """A new session whose turn has reached `is_at_work`, and the task of its answer.
 
     Its message is "first".
     """
-    sid = await create(http, worker)
-    answer = spawn(post(http, worker, sid, "first"), name="turn")
+    sid = await create(worker)
+    answer = spawn(post(worker, sid, "first"), name="turn")
     await is_at_work.wait()
     return sid, answer
 

@@ -24,22 +24,19 @@ ACCEPTS = {"X-Hermes-Handover": "accept"}
 ENDS = {"done", "error"}
 
 
-async def open_turn(
-    http: aiohttp.ClientSession, worker: RunningWorker, sid: str, **headers: str
-) -> aiohttp.ClientResponse:
+async def open_turn(worker: RunningWorker, sid: str, **headers: str) -> aiohttp.ClientResponse:
     """A turn as a stream, which the caller closes."""
-    url = worker.sessions(sid, "messages")
-    response = await http.post(url, json={"content": "go"}, headers={**SSE, **headers})
+    response = await worker.post(
+        sid, "messages", json={"content": "go"}, headers={**SSE, **headers}
+    )
     assert response.status == 200
     return response
 
 
-def resume(
-    http: aiohttp.ClientSession, worker: RunningWorker, path: str, after: str = "", **headers: str
-) -> Any:
+def resume(worker: RunningWorker, path: str, after: str = "", **headers: str) -> Any:
     if after:
         headers["Last-Event-ID"] = after
-    return http.get(worker.url + path, headers=headers)
+    return worker.http.get(path, headers=headers)
 
 
 @dataclass
