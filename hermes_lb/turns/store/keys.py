@@ -71,3 +71,9 @@ def turn_id(principal: str, nonce: str) -> str:
 def is_turn_id(text: str) -> bool:
     """Whether it may be part of a key."""
     return len(text) == _ID and text.isascii() and text.isalnum()
+
+
+def journal_keys(turn: str) -> tuple[str, str]:
+    """`own` and `ev`, in the order of the journal's scripts. Followers are notified of the name of
+    `ev`."""
+    return f"lb:{{{turn}}}:own", f"lb:{{{turn}}}:ev"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.turns.store.client import StoreClient
+from hermes_lb.turns.store.stored_journals import StoredJournals
 from tests.support.loops import pytest_asyncio_loop_factories
 
 if TYPE_CHECKING:
@@ -63,3 +64,17 @@ async def connected() -> AsyncIterator[Connected]:
     yield make
     for client in clients:
         await client.close()
+
+
+@pytest.fixture
+async def journals() -> AsyncIterator[Callable[[StoreClient], StoredJournals]]:
+    """Make the journals of a process: `journals(client)`. They are closed before their client."""
+    made: list[StoredJournals] = []
+
+    def make(client: StoreClient) -> StoredJournals:
+        made.append(StoredJournals(client))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
