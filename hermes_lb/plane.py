@@ -148,7 +148,8 @@ class DataPlane:
                 self._add_backend(name, configured)
             starting.push_async_callback(self._close_pins)
             starting.push_async_callback(self._close_turns)
-            await self._set_turns(self.config)
+            await self._open_turns(self.config)
+            self._mark_backends_with_turns()
             sweep = Sweep(context, self._swept)
             sweep.start()
             starting.callback(sweep.stop)
@@ -263,6 +264,7 @@ class DataPlane:
         }
         if tls_files is None:
             check_certificates(new)
+        await self._open_turns(new)
         log = None
         if new.log != self.config.log:
             log = self._make_log(new.log)
@@ -282,7 +284,7 @@ class DataPlane:
             self.context.log = log
         try:
             self._set_backends(new, dialers)
-            await self._set_turns(new)
+            self._mark_backends_with_turns()
             before_serving()
             await self._set_frontends(new, groups)
         finally:
@@ -414,12 +416,14 @@ class DataPlane:
     async def _close_log(self) -> None:
         await self._log.close()
 
-    async def _set_turns(self, configured: Config) -> None:
-        """Once a route has turns, there is a gateway for them, which stays."""
-        with_turns = configured.backends_with_turns
+    def _mark_backends_with_turns(self) -> None:
+        with_turns = self.config.backends_with_turns
         for name, backend in self.backends.items():
             backend.has_turns = name in with_turns
-        if with_turns and self.context.turns is None:
+
+    async def _open_turns(self, configured: Config) -> None:
+        """Once a route has turns, there is a gateway for them, which stays."""
+        if configured.backends_with_turns and self.context.turns is None:
             secret = turn_secret(configured.store)
             store = await self.open_turn_store(configured.store)
             self.context.turns = TurnGateway(store, secret)

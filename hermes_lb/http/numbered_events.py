@@ -206,7 +206,15 @@ class NumberedEvents:
                 assert line_end is not None
                 event = b"%b%d%b%b" % (self._id_line, self._number, line_end[0], event)
             passed.append(event)
-            kept.append(event)
-        if kept:
-            self._keep(b"".join(kept), len(kept))
+            if len(event) <= self._most_in_event:
+                kept.append(event)
+            else:
+                self._keep_all(kept)
+                self._skip()
+        self._keep_all(kept)
         return b"".join(passed)
+
+    def _keep_all(self, events: list[bytes]) -> None:
+        if events:
+            self._keep(b"".join(events), len(events))
+            events.clear()

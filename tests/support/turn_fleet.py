@@ -108,7 +108,7 @@ class ValkeyFleet(TurnFleet):
         await balancer.abandon()
         other = StoreClient(self.url)
         await retire(other, balancer.incarnation)
-        other.close()
+        await other.close()
 
     def go_away(self, is_away: bool) -> None:
         for client in self._clients:

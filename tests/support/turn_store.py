@@ -71,7 +71,8 @@ class MemoryStore:
     async def change(self, timeout: float = 1.0) -> None:
         """Return after the next change of a turn, and after `timeout` seconds."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
 
     def turn(self, turn: str) -> MemoryTurn | None:
         found = self.turns.get(turn)

@@ -8,15 +8,22 @@ await client.send(post(b"{}", key="a"))
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from hermes_lb.backends.counters import TURN_OUTCOMES
+from hermes_lb.proxy.turns.principal import PrincipalFinder, digest
+from hermes_lb.turns.ports import Claim
+from hermes_lb.turns.states import NAMES
 from tests.support.stage import configuration
 from tests.support.turn_store import MemoryStore, MemoryTurnStore
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from hermes_lb.turns.ports import OwnedTurn
     from tests.support.http_peer import AtOrigin, Client, Head
     from tests.support.origin import Origin
     from tests.support.stage import Stage
@@ -25,6 +32,7 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 LAST_CHUNK = b"0\r\n\r\n"
+SECRET_TEXT = b"a secret that all balancers have"
 
 
 def request(
@@ -106,7 +114,7 @@ class Gateway:
         """`turns`: of `[frontends.routes.turns]`; `route`: of its route."""
         shared = MemoryStore() if shared is None else shared
         secret = stage.folder / "turns.secret"
-        secret.write_text("a secret that all balancers have")
+        secret.write_bytes(SECRET_TEXT)
 
         async def open_store(_: object) -> MemoryTurnStore:
             return MemoryTurnStore(shared)
@@ -131,16 +139,12 @@ class Gateway:
         return answer
 
     def outcomes(self) -> dict[str, int]:
-        from hermes_lb.backends.counters import TURN_OUTCOMES
-
         pool = self.lb.pools["agents"]
         rows = [pool.unserved.turn_outcomes, *(s.counters.turn_outcomes for s in pool.servers)]
         counted = zip(TURN_OUTCOMES, map(sum, zip(*rows, strict=True)), strict=True)
         return {outcome: count for outcome, count in counted if count}
 
     async def in_state(self, turn: str, name: str) -> None:
-        from hermes_lb.turns.states import NAMES
-
         def is_so() -> bool:
             found = self.shared.turn(turn)
             return found is not None and NAMES[found.state] == name
@@ -157,3 +161,47 @@ async def begin_stream(
     at_origin, _ = await origin.accept_request()
     await at_origin.send(STREAM_HEAD)
     return client, at_origin, await client.read_head()
+
+
+class Elsewhere:
+    """A turn of alice's that another balancer executes. `owned` is driven by the test."""
+
+    def __init__(self, shared: MemoryStore) -> None:
+        self._shared = shared
+        self.balancer = MemoryTurnStore(shared)
+        self.secret = blake2b(SECRET_TEXT, digest_size=32, person=b"hermes-turns").digest()
+        finder = PrincipalFinder("agents", ["header:Authorization"])
+        head = b"GET / HTTP/1.1\r\nAuthorization: Bearer alice\r\n\r\n"
+        nobody: Any = None
+        self.principal = finder.find(self.secret, head, nobody, "")
+
+    async def begin(self, key: str = "k", **changes: Any) -> OwnedTurn:
+        digest_of_key = digest(self.secret, b"key", self.principal.encode(), key.encode())
+        claim = Claim(
+            principal=self.principal,
+            nonce=token_hex(16),
+            key=digest_of_key if key else "",
+            session="",
+            fingerprint="",
+            waits=True,
+            keep=1000.0,
+            keep_events=1000.0,
+            settle=0.0,
+            repeats_lost=False,
+            journal_size=1024,
+        )
+        begun = await self.balancer.begin(claim._replace(**changes))
+        assert begun.owned is not None
+        return begun.owned
+
+    def event(self, owned: OwnedTurn, number: int) -> bytes:
+        return f"id: h1.{owned.id}.{number}\ndata: {number}\n\n".encode()
+
+    async def with_events(self, owned: OwnedTurn, count: int = 2) -> None:
+        """It runs, and has a head and this many events."""
+        await owned.started("agent1")
+        await owned.headed(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", is_stream=True
+        )
+        for number in range(1, count + 1):
+            owned.journal.append(self.event(owned, number), 1)

@@ -22,6 +22,7 @@ class TurnClient(Downstream):
     """Passes everything on to `real`, and what an owner says of its turn to `owner`.
 
     - `real`: the client's own side; None once it has left.
+    - `over`: called at the end of the exchange.
     - `owner`: None for a request that executes no turn.
     - `is_degraded`: the turn could not be stored; the response says so.
     - `replayed`: given the fields of a stored head, adds those of its turn.
@@ -34,6 +35,7 @@ class TurnClient(Downstream):
         "is_degraded",
         "is_slow",
         "is_writing_paused",
+        "over",
         "owner",
         "peer",
         "real",
@@ -41,13 +43,14 @@ class TurnClient(Downstream):
         "replayed",
     )
 
-    def __init__(self, real: Downstream) -> None:
+    def __init__(self, real: Downstream, over: Callable[[], None]) -> None:
         self.real: Downstream | None = real
         self.peer = real.peer
         self.received_at = real.received_at
         self.is_writing_paused = real.is_writing_paused
         self._can_insert = real.can_insert
         self._takes_chunks = real.takes_chunks
+        self.over: Callable[[], None] | None = over
         self.owner: Owner | None = None
         self.is_degraded = False
         self.replayed: Callable[[bytes], bytes] | None = None
@@ -147,6 +150,9 @@ class TurnClient(Downstream):
         real, self.real = self.real, None
         if owner is not None:
             owner.ended(termination)
+        over, self.over = self.over, None
+        if over is not None:
+            over()
         return real
 
     def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:

@@ -34,6 +34,7 @@ async def follow(
     Raises TurnProblem and StoreAway.
     """
     is_joined = bool(fingerprint)
+    gate.follows(record.id)
     if not record.head and record.state not in states.ENDED:
         record = await _with_head(gate, record)
     if is_joined and record.fingerprint and record.fingerprint != fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from hermes_lb.backends.counters import TURN_OUTCOMES
@@ -19,20 +20,23 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
     from hermes_lb.turns.gateway import TurnGateway
 
+logger = logging.getLogger("hermes_lb")
+
 _OUTCOMES: Final = {outcome: number for number, outcome in enumerate(TURN_OUTCOMES)}
 
 
 class Gate(TurnGate):
     """What both kinds of gates have. By itself: a request that executes no turn."""
 
-    __slots__ = ("_client", "_exchange", "context", "gateway", "most_kept")
+    __slots__ = ("_client", "_exchange", "_following", "context", "gateway", "most_kept")
 
     def __init__(self, exchange: TurnRequest, context: Context, gateway: TurnGateway) -> None:
         self._exchange: TurnRequest | None = exchange
         self.context = context
         self.gateway = gateway
         self.most_kept = 0
-        self._client = TurnClient(exchange.client)
+        self._following = ""  # the turn that it follows
+        self._client = TurnClient(exchange.client, self.over)
         exchange.take_turn(self, self._client)
 
     @property
@@ -60,6 +64,10 @@ class Gate(TurnGate):
         except StoreAway:
             self.count("degraded")
             self.refuse(store_away())
+        except Exception:  # a bug must cost one request, and not keep its client waiting
+            logger.exception("while serving %r", self._exchange)
+            if (exchange := self.exchange) is not None:
+                exchange.abort_client("P" + exchange.letter)
 
     def refuse(self, problem: TurnProblem) -> None:
         """Answer with `problem`, if no byte of another answer has been sent."""
@@ -74,6 +82,19 @@ class Gate(TurnGate):
         may_keep = exchange.head.keep_alive and exchange.is_request_read
         reply = problem.reply(is_head=exchange.head.method == b"HEAD")
         exchange.reply(reply, "PR" if problem.status < 500 else "RC", may_keep=may_keep)
+
+    def follows(self, turn: str) -> None:
+        """It is answered from this turn."""
+        if not self._following:
+            self._following = turn
+            self.gateway.joined(turn)
+
+    def over(self) -> None:
+        """The exchange has ended: each refers to the other."""
+        self._exchange = None
+        following, self._following = self._following, ""
+        if following:
+            self.gateway.left(following)
 
     def count(self, outcome: str) -> None:
         """One more turn with this outcome (`TURN_OUTCOMES`)."""

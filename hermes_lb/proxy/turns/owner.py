@@ -51,7 +51,7 @@ class Owner:
 
     Of its exchange it needs: `cut(first letter of the termination, reason)`, `pause` and `resume`
     the server, `slow` (its response is not kept any more, and its client does not read),
-    `may_be_sent`, `count(outcome)`, and `over`, which is called last.
+    `may_be_sent`, and `count(outcome)`.
     """
 
     __slots__ = (
@@ -64,7 +64,6 @@ class Owner:
         "_has_key",
         "_is_get",
         "_kept",
-        "_over",
         "_pause",
         "_reply",
         "_resume",
@@ -91,7 +90,6 @@ class Owner:
         slow: Callable[[], None],
         may_be_sent: Callable[[], bool],
         count: Callable[[str], None],
-        over: Callable[[], None],
     ) -> None:
         self.owned = owned
         self._rules = rules
@@ -104,7 +102,6 @@ class Owner:
         self._slow = slow
         self.may_be_sent = may_be_sent
         self._count = count
-        self._over = over
         self.server = ""  # which may have the request; "": none
         self._kept = _UNDECIDED
         self._answer: list[bytes] = []
@@ -260,11 +257,13 @@ class Owner:
             self._release(heads.answer(self._reply) if self._reply is not None else b"")
         elif self._reply is not None:
             self._lost("backend")
+        elif termination[0] == "C" and not self._rules.may_detach and termination[1] != "L":
+            self._count("cancelled")
+            self._write(self.owned.cancelled)
         elif termination == "--" or termination.endswith("L"):
             self._ended_well()
         else:
             self._lost("owner_stopped" if termination[0] == "K" else _side(termination))
-        self._over()
 
     def _ended_well(self) -> None:
         if self._kept == _ANSWER:

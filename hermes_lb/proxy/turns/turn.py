@@ -71,6 +71,7 @@ class Turn(Gate):
         "_is_body_read",
         "_is_tried",
         "_key",
+        "_owned_id",
         "_plain",
         "_principal",
         "_record",
@@ -100,6 +101,7 @@ class Turn(Gate):
         self._is_tried = False  # an unkeyed stream has been offered to the store
         self._then = ""  # what follows the end of the request's body: "claim" or "compare"
         self._record: Record | None = None  # of the turn that it has joined
+        self._owned_id = ""
         self._detached: Detached | None = None
         self._session_task: asyncio.Task[None] | None = None
         if not rules.repeats:
@@ -263,7 +265,8 @@ class Turn(Gate):
         )
 
     async def _begin(self) -> None:
-        begun = await self.gateway.store.begin(self._make_claim())
+        claim = self._make_claim()
+        begun = await self.gateway.store.begin(claim)
         exchange = self.exchange
         if exchange is None:
             await _release(begun.owned)
@@ -275,7 +278,10 @@ class Turn(Gate):
             await self._join(begun.record)
             return
         assert begun.owned is not None
-        self._own(begun.owned)
+        owner = self._own(begun.owned)
+        if self._key and self._is_body_read and not claim.fingerprint:
+            assert self._fingerprint is not None
+            owner.fingerprinted(self._fingerprint.text)  # the rest has come meanwhile
         if begun.outcome == QUEUED:
             await self._wait_for_session(begun.owned)
         exchange = self.exchange
@@ -312,8 +318,8 @@ class Turn(Gate):
             slow=self._client_is_too_slow,
             may_be_sent=self._may_be_sent,
             count=self.count,
-            over=self._over,
         )
+        self._owned_id = owned.id
         return owner
 
     def _may_be_sent(self) -> bool:
@@ -322,15 +328,17 @@ class Turn(Gate):
         assert exchange is not None
         return exchange.connected_at >= 0.0 or (self._rules.repeats and exchange.retries > 0)
 
-    def _over(self) -> None:
-        """The exchange of an owned turn has ended."""
+    def over(self) -> None:
+        super().over()
+        self._forget_body()
         if self._detached is not None:
             self._detached.leave()
             self._detached = None
+        if self._owned_id:
+            self.gateway.ended(self._owned_id)
         task, self._session_task = self._session_task, None
-        if task is not None:
+        if task is not None and task is not asyncio.current_task():
             task.cancel()
-        self._exchange = None
 
     # Before the request leaves.
 
@@ -368,6 +376,7 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         self._record = record
+        self.follows(record.id)
         if self._is_body_read:
             await self._follow_joined(record)
             return
@@ -453,11 +462,24 @@ class Turn(Gate):
         owner, exchange, client = self._client.owner, self._exchange, self._client
         if owner is None or exchange is None or client.real is None:
             return False
-        may_go_on = bool(owner.server) and exchange.is_request_read and self._rules.may_detach
-        if not may_go_on or exchange.phase >= phases.FLUSH:
+        if not exchange.is_request_read or exchange.phase >= phases.FLUSH:
+            return False
+        turn = owner.owned.id
+        is_followed = self.gateway.is_followed(turn)
+        if not (is_followed or (owner.server and self._rules.may_detach)):
             return False
         self._detach("C" + exchange.letter, "its client left")
+        if not (owner.server and self._rules.may_detach):
+            # It is cancelled, or was not sent yet: the last one that follows it decides.
+            self.gateway.abandon(turn, self._last_follower_left)
         return True
+
+    def _last_follower_left(self) -> None:
+        exchange, owner = self.exchange, self._client.owner
+        if exchange is None or owner is None:
+            return
+        if not (owner.server and self._rules.may_detach):
+            exchange.abort_client("C" + exchange.letter, "all of its clients left")
 
     def _detach(self, termination: str, reason: str) -> None:
         """The exchange goes on without its client, which is cut off."""

@@ -51,8 +51,8 @@ _REPLICA_MS: Final = 500
 
 # Error replies, by their first word. "Away": the server can't do it now.
 _REDIRECTED: Final = frozenset(("MOVED", "ASK"))
-_MOVING: Final = frozenset(("TRYAGAIN", "READONLY", "CLUSTERDOWN", "LOADING", "MASTERDOWN"))
-_AWAY: Final = _MOVING | {"OOM", "MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"}
+_REPLACED: Final = frozenset(("READONLY", "CLUSTERDOWN", "LOADING", "MASTERDOWN"))
+_AWAY: Final = _REPLACED | {"TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"}
 
 _TOPOLOGIES: Final = {"": OneServer, "sentinel": SentinelMaster, "cluster": Cluster}
 
@@ -201,9 +201,9 @@ class _Attempts:
                     continue
                 if word in _REDIRECTED:
                     target = self._redirect(node, word, rest)
-                elif word in _MOVING and self._topology.has_failover:
+                elif word in _REPLACED and self._topology.has_failover:
                     self._topology.distrust(node)
-                else:
+                elif word != "TRYAGAIN":  # one of its keys is here, another is not
                     return replies
                 self.why = str(first)
                 if attempt < _ATTEMPTS and word in _REDIRECTED:

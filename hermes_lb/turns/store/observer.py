@@ -65,7 +65,8 @@ class Observer:
             self._has_new.clear()
             await self.sample()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_new.wait(), self._timing.poll)
+                async with asyncio.timeout(self._timing.poll):
+                    await self._has_new.wait()
 
     async def sample(self) -> None:
         """Look at all of them once. An outage of the store begins all observations again."""

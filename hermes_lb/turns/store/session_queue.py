@@ -68,4 +68,5 @@ class SessionQueue:
             except StoreAway:
                 pass
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), later)
+                async with asyncio.timeout(later):
+                    await woken.wait()

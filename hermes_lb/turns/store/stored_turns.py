@@ -159,13 +159,13 @@ class StoredTurns(TurnStore):
         with contextlib.suppress(StoreAway):
             await self._incarnation.retire()
         await self._journals.close()
-        self._client.close()
+        await self._client.close()
 
     async def abandon(self) -> None:
         """End as SIGKILL would, for tests: nothing is written."""
         await self._tasks.cancel_all()
         self._owned.clear()
-        self._client.close()
+        await self._client.close()
 
     def woken(self, turn: str) -> None:
         """A message of `incarnation_channel`: another process has granted or cancelled it."""

@@ -255,10 +255,12 @@ class Writer:
         for first in range(0, len(journals), _AT_ONCE):
             now = self.now()
             for journal in journals[first : first + _AT_ONCE]:
-                journal.tidy(now)
                 lane = journal.lane
-                is_due = now - journal.renewed_at >= _RENEWED
-                if is_due and lane is not None and lane.is_open and journal in self._open:
+                if lane is None or not lane.is_open or journal not in self._open:
+                    continue
+                if not lane.is_waiting:  # else a failover may be in progress
+                    journal.tidy(now)
+                if now - journal.renewed_at >= _RENEWED:
                     journal.renewed_at = now
                     lane.renew(journal)
             await asyncio.sleep(0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.tasks import Tasks
 from hermes_lb.turns.store.client import StoreClient
 from hermes_lb.turns.store.stored_journals import StoredJournals
 from tests.support.loops import pytest_asyncio_loop_factories
@@ -78,3 +79,10 @@ async def journals() -> AsyncIterator[Callable[[StoreClient], StoredJournals]]:
     yield make
     for each in made:
         await each.close()
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    group = Tasks()
+    yield group
+    await group.cancel_all()

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.turns.ports import Claim, End, Record, Trimmed
+from hermes_lb.turns.ports import Claim, End, Record, StoreAway
 from hermes_lb.turns.states import RUNNING
 from hermes_lb.turns.store.keys import journal_keys, turn_id
 
@@ -78,7 +78,7 @@ class Turn:
 
 
 class Follower:
-    """Reads on, and cuts the batch that it begins in, as a place does. `cut_by`: how it ended."""
+    """Reads on, and cuts the batch that it begins in, as a place does."""
 
     def __init__(self, turn: Turn, reading: Reading, after: int) -> None:
         self.reading = reading
@@ -102,6 +102,14 @@ class Follower:
                 self.data += b"".join(each + b"\n\n" for each in events)
                 self.after = batch.last
 
+    async def read_patiently(self) -> End:
+        """The same over an outage of the store."""
+        while True:
+            try:
+                return await self.read()
+            except StoreAway:
+                await asyncio.sleep(0.05)
+
     def expected(self, begin: int) -> bytes:
         """The owner's bytes from behind event `begin` to where this one is."""
         events = self._turn.written.split(b"\n\n")[begin : self.after]
@@ -112,6 +120,3 @@ async def contents(client: StoreClient, turn: Turn) -> dict[str, str]:
     """Of `own`."""
     found = [each.decode() for each in await client.ask(turn.keys[0], "HGETALL", turn.keys[0])]
     return dict(zip(found[::2], found[1::2], strict=True))
-
-
-__all__ = ["CLEAN", "Follower", "Trimmed", "Turn", "claim", "contents", "event"]

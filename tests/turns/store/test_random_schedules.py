@@ -180,7 +180,8 @@ async def _request(balancer: Balancer, backend: Backend, claim: Claim, rng: rand
     how = "lost"  # if this process dies
     try:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), rng.uniform(0, 0.05))
+            async with asyncio.timeout(rng.uniform(0, 0.05)):
+                await stop.wait()
         await balancer.client.is_running.wait()
         how = rng.choice(("done", "done", "done", "lost", "released", "cancelled"))
     finally:
@@ -248,7 +249,7 @@ async def _run(seed: int, url: str) -> Counter[str]:
         await balancer.store.abandon()
     await late.cancel_all()
     await _check_keys(other, principal)
-    other.close()
+    await other.close()
     assert not backend.violations
     return backend.counts
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.tasks import Tasks
 from hermes_lb.turns.ports import End, StoreAway, Trimmed
 from hermes_lb.turns.states import DONE, LOST, RELEASED, RUNNING
 from tests.agent_worker.redis.topologies import ask
@@ -17,19 +16,11 @@ from tests.support.waiting import until
 from tests.turns.store.rig import CLEAN, Follower, Turn, contents
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from agent_worker.redis_server import RedisServer
+    from hermes_lb.tasks import Tasks
     from tests.agent_worker.redis.dropping_proxy import DroppingProxy
     from tests.turns.store.conftest import Connected
     from tests.turns.store.test_journal import Journals
-
-
-@pytest.fixture
-async def tasks() -> AsyncIterator[Tasks]:
-    group = Tasks()
-    yield group
-    await group.cancel_all()
 
 
 @on_both_loops

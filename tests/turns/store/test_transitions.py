@@ -75,7 +75,7 @@ WRITES = {
 async def run(valkey_url: str) -> AsyncIterator[ScriptRunner]:
     client = StoreClient(valkey_url)
     yield ScriptRunner(client)
-    client.close()
+    await client.close()
 
 
 async def _turn_in(run: ScriptRunner, state: int) -> TurnName:
