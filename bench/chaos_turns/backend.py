@@ -35,8 +35,8 @@ class Backend:
         # Each line is one write: two processes do not mix theirs.
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._asked = itertools.count(1)
-        self._fences: dict[str, int] = {}
-        self._running: dict[str, asyncio.Task[object]] = {}
+        self._fences: dict[tuple[str, str], int] = {}
+        self._running: dict[tuple[str, str], asyncio.Task[object]] = {}
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -57,7 +57,7 @@ class Backend:
 
     async def _checking(self, request: web.Request) -> web.StreamResponse:
         question = Question.from_body(await request.read())
-        session = request.headers.get("X-Session-Id", "")
+        session = request.headers["Authorization"], request.headers.get("X-Session-Id", "")
         fence = int(request.headers.get("X-Hermes-Fence", 0))
         if not fence:
             self._note(UNFENCED, question, request, "")

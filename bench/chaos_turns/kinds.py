@@ -108,10 +108,10 @@ async def intruder(crowd: Crowd, number: int) -> None:
     if not others:
         return
     wanted = crowd.rng.choice(others)
-    me = f"Bearer intruder-{number}"
+    uid = crowd.next_uid()
+    me = f"Bearer intruder-{uid}"
     for method in ("GET", "DELETE"):
         await _must_be_404(crowd, method, wanted, me)
-    uid = crowd.next_uid()
     question = _question(crowd, uid)
     turn = Turn("intruder", question, me, wanted.path, wanted.key, wanted.session, wanted.is_get)
     await crowd.follow(crowd.turn(turn))
