@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from bench.chaos.scenario import Scenario
 
+_MOST_TRACE = 600  # characters: its end says what it was
 _RESULTS = ROOT / "bench" / "results"
 
 
@@ -91,7 +92,8 @@ async def _run(scenario: Scenario, kept: Path) -> Report:
             async with Arena(Path(folder), report) as arena:
                 await scenario.run(arena)
         except Exception:
-            report.must(False, "the scenario runs to its end", traceback.format_exc())
+            trace = traceback.format_exc()
+            report.must(False, "the scenario runs to its end", trace[-_MOST_TRACE:])
         if report.broken:
             await asyncio.to_thread(_keep, Path(folder), kept)
     return report

@@ -46,6 +46,7 @@ class BalancerFaults(Schedule):
         self._store = store
         self._configs = 0
         self._is_down = asyncio.Lock()
+        self._starting: Balancer | None = None  # a worker lost now would end it
 
     async def kill_worker(self, rng: random.Random) -> None:
         """kill -9 of a process; its supervisor starts another one."""
@@ -58,10 +59,12 @@ class BalancerFaults(Schedule):
         """kill -9 of all processes of one, and a new one at the same address."""
         balancer, down = rng.choice(self._balancers), rng.uniform(*_DOWN)
         async with self._is_down:
+            self._starting = balancer
             balancer.kill()
             self._count("balancers killed", str(balancer.address))
             await asyncio.sleep(down)
             await balancer.restart()
+            self._starting = None
             self._note(f"started: {balancer.address}")
 
     async def stop_worker(self, rng: random.Random) -> None:
@@ -95,8 +98,8 @@ class BalancerFaults(Schedule):
             self._count("reloads")
 
     def _worker(self, rng: random.Random) -> int:
-        """Of a balancer that runs; 0: there is none now."""
-        running = [each for each in self._balancers if each.process.is_running()]
+        """Of a balancer that runs; 0: it has none now."""
+        running = [each for each in self._balancers if each is not self._starting]
         workers = [pid for each in running for pid in each.process.pids()[1:]]
         return rng.choice(workers) if workers else 0
 
