@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-_OPENINGS: Final = openings()
+# How the events of models begin. Others are passed on by the slower way.
+_OPENINGS: Final = [
+    usual + other for usual, other in zip(openings(b"data:"), openings(b"event:"), strict=True)
+]
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _ID = re.compile(rb"(?:\A|[\r\n])id(?=[:\r\n])")
 _COMMENTS = re.compile(rb"((?::[^\r\n]*+(?>\r\n|\n|\r))+)(?>\r\n|\n|\r)").fullmatch
-# How the events of models begin. Others are passed on by the slower way.
-_USUAL: Final = (b"data:", b"event:")
 
 
 class NumberedEvents:
@@ -97,11 +98,11 @@ class NumberedEvents:
             if (
                 size <= MOST_KNOWN
                 and data.startswith(_OPENINGS[size])
-                and data.endswith(b"\n\n\r\n")
                 and data.find(b"\n\n") == size - 4
+                and data.endswith(b"\r\n")
             ):
                 event = data[data.find(b"\n") + 1 : -2]
-                if event.startswith(_USUAL) and b"\nid" not in event and b"\r" not in event:
+                if b"\nid" not in event and b"\r" not in event:
                     self._number = number = self._number + 1
                     event = b"%b%d\n%b" % (self._id_line, number, event)
                     self._keep(event, 1)

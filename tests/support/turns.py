@@ -109,9 +109,11 @@ class Gateway:
         route: dict[str, Any] | None = None,
         turns: dict[str, Any] | None = None,
         shared: MemoryStore | None = None,
+        url: str | None = None,
         **options: Any,
     ) -> Gateway:
-        """`turns`: of `[frontends.routes.turns]`; `route`: of its route."""
+        """`turns`: of `[frontends.routes.turns]`; `route`: of its route. `url`: of a real store."""
+        store = {} if url is None else {"url": url}
         shared = MemoryStore() if shared is None else shared
         secret = stage.folder / "turns.secret"
         secret.write_bytes(SECRET_TEXT)
@@ -122,7 +124,9 @@ class Gateway:
         one = {"path_prefix": "/v1/", "backend": "agents", "turns": turns or {}, **(route or {})}
         frontend = {"routes": [one], **options.pop("frontend", {})}
         config = configuration(origins, frontend=frontend, **options)
-        config["store"] = {"secret_file": str(secret)}
+        config["store"] = {"secret_file": str(secret), **store}
+        if url is not None:
+            return cls(stage, await stage.start(config), shared)
         with patch("hermes_lb.plane.open_turn_store", open_store):
             lb = await stage.start(config)
         return cls(stage, lb, shared)
