@@ -22,6 +22,7 @@ from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe.observed import Observed
 from hermes_lb.plane import DataPlane, request_log
 from hermes_lb.tasks import Tasks
+from hermes_lb.turns.store.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,7 @@ class LoadBalancer:
         self._running = AsyncExitStack()
         self._reloading = asyncio.Lock()
         self._tasks = Tasks()
+        self._store = EmbeddedStore()
         plane = self._plane
         self.observed = Observed(plane.pools, plane.counters, [plane.process], refresh=plane.look)
         self._resolver = Resolver(
@@ -115,6 +117,8 @@ class LoadBalancer:
     async def _start(self, starting: AsyncExitStack) -> None:
         """Started last, stopped first; health checks start before the first client."""
         plane = self._plane
+        starting.push_async_callback(self._store.stop)
+        await self._start_store(self.config)
         starting.push_async_callback(self._resolver.stop)
         await self._resolver.start()
         plane.config = self._resolved(self.config)
@@ -147,8 +151,16 @@ class LoadBalancer:
         """The access log: made at the start and at each change of `[log]`."""
         return request_log(configured)
 
+    async def _start_store(self, config: Config) -> None:
+        """The embedded one, if it is needed. It stays until the end. Raises ValueError."""
+        if config.needs_embedded_store:
+            given = config.store.directory
+            await self._store.start(Path(given) if given else None)
+
     def _resolved(self, config: Config) -> Config:
-        """With a server for each resolved address."""
+        """With a server for each resolved address, and the embedded store."""
+        if config.needs_embedded_store:
+            config = config.with_store(self._store.url)
         return config.model_copy(update={"backends": self._resolver.backends})
 
     def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
@@ -261,6 +273,7 @@ class LoadBalancer:
                 new = load_config(config)
                 refuse_fixed(self.config, new, str(self._file) if self._file else None)
                 changes = describe_changes(self.config, new)
+                await self._start_store(new)
                 await self._resolver.reconfigure(new.backends)
                 await self._plane.reconfigure(self._resolved(new))
             except (ValueError, OSError):

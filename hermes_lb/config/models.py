@@ -44,6 +44,15 @@ class Config(Section):
         routes = (route for frontend in self.frontends for route in frontend.routes)
         return frozenset(route.backend for route in routes if route.turns is not None)
 
+    @property
+    def needs_embedded_store(self) -> bool:
+        """A route has turns, and no store is configured."""
+        return self.store.url is None and bool(self.backends_with_turns)
+
+    def with_store(self, url: str) -> Self:
+        """The same with this store of turns."""
+        return self.model_copy(update={"store": self.store.model_copy(update={"url": url})})
+
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         findings = check_references(self.model_dump())

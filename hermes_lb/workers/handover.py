@@ -20,6 +20,7 @@ from hermes_lb.errors import reason
 from hermes_lb.listen.sockets import handed_over
 from hermes_lb.options.units import UnixAddress
 from hermes_lb.tls.ticket_keys import TicketSecret
+from hermes_lb.turns.store.embedded import EmbeddedStore
 from hermes_lb.workers.admin_listener import AdminSockets
 from hermes_lb.workers.gathered import Gathered
 from hermes_lb.workers.generation import HANDOVER
@@ -57,6 +58,7 @@ class Handover:
     inherited: dict[str, Any] | None = None  # decisions of the previous generation
     children: list[dict[str, Any]] = field(default_factory=list)
     admin: AdminSockets = field(default_factory=AdminSockets)
+    store: EmbeddedStore = field(default_factory=EmbeddedStore)
     _is_closed: bool = False
 
     @classmethod
@@ -107,10 +109,12 @@ class Handover:
         wakeups = _add_wakeups(wakeups, memory)
         secret, (bind, fds) = state.get("tickets"), state.get("admin", ("", ()))  # None: older code
         tickets = TicketSecret.restore(secret) if secret else TicketSecret.new()
+        store = EmbeddedStore()
+        store.adopt(state.get("store"))
         return cls(
             loop, listening, memory, wakeups, layout, gathered,
             state["key"], tickets, state["inherited"], state["children"],
-            AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds]),
+            AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds]), store,
         )  # fmt: skip
 
     def prepare(self, new: Config, children: int) -> None:
@@ -180,6 +184,7 @@ class Handover:
             "gathered": self.gathered.state(),
             "children": workers,
             "admin": [self.admin.bind, [theirs(sock.fileno()) for sock in self.admin.sockets]],
+            "store": self.store.state,
             "inherited": inheritance,
             "key": self.key,
             "tickets": self.tickets.state,

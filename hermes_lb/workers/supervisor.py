@@ -11,6 +11,7 @@ import logging
 import random
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
@@ -22,6 +23,7 @@ from hermes_lb.listen import check_files
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed, Upkeep
 from hermes_lb.tasks import Tasks
+from hermes_lb.turns.store.embedded import default_directory
 from hermes_lb.workers.admin_listener import AdminListener
 from hermes_lb.workers.decisions import Decisions, applied
 from hermes_lb.workers.fleet import Fleet
@@ -39,8 +41,6 @@ from hermes_lb.workers.upgrade import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config
     from hermes_lb.config import Server as ServerConfig
@@ -127,6 +127,7 @@ class Supervisor:
     async def _start(self) -> None:
         async with AsyncExitStack() as starting:
             starting.push_async_callback(self._tasks.cancel_all)
+            await self._start_store(self.config)
             # In a thread: signals are handled during DNS look-ups.
             await asyncio.to_thread(self._handover.listening.open, self.config)
             for passed in self._handover.listening.untaken:
@@ -157,6 +158,12 @@ class Supervisor:
             looking = self._kept_files.keep_looking(lambda: self.config)
             self._tasks.spawn(looking, name="look at certificates")
             self._running = starting.pop_all()
+
+    async def _start_store(self, config: Config) -> None:
+        """The embedded one, if it is needed. It stays until the end. Raises ValueError."""
+        if config.needs_embedded_store:
+            given = config.store.directory
+            await self._handover.store.start(Path(given) if given else default_directory())
 
     async def _take_files(self) -> None:
         """At first all must be valid; after an upgrade the last valid ones serve in their place."""
@@ -196,6 +203,7 @@ class Supervisor:
         await self._fleet.stop()
         running, self._running = self._running, AsyncExitStack()
         await running.aclose()
+        await self._handover.store.stop()
         self._handover.close()
 
     async def _tick(self) -> None:
@@ -213,6 +221,8 @@ class Supervisor:
     def _about(self) -> tuple[Message, list[Key]]:
         """The state a worker needs, by the current configuration; and its listeners."""
         listening, config = self._handover.listening, self._shared.config
+        if config.needs_embedded_store:
+            config = config.with_store(self._handover.store.url)
         about = {
             "config": within_limits(config, listening.slots).model_dump(mode="json"),
             "key": self._handover.key,
@@ -291,6 +301,7 @@ class Supervisor:
             try:
                 layout = self._handover.layout
                 new, files, changes = await accepted(self._file, self.config, layout)
+                await self._start_store(new)
                 listening.open(new)
             except (ValueError, OSError) as error:
                 upkeep.failed_to_reload()
