@@ -17,7 +17,7 @@ COMPILED = {
     "balancing": "load_heap response_times weighted_sampler",
     "http": (
         "body bounded_cache fields forward head https keys limits load_report request response"
-        " recurring_cache rules sse trace_context version"
+        " recurring_cache rules sse trace_context varying_lines version"
     ),
     "limits": "per_client",
     "observe": "escaping httplog record recorder termination",
@@ -26,6 +26,7 @@ COMPILED = {
         " record response resume select settings tunnel upload wall_clock"
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
+    "tls": "above",
     "transport": "addresses endpoint kernel run_queue",
 }
 

@@ -133,7 +133,7 @@ class LoadBalancer:
             plane.config.backends,
             rng=random.Random(),
             clock=plane.context.clock,
-            moved=self._has_moved,
+            moved=self._saw_progress,
             reported=plane.load_reported,
         )
         starting.push_async_callback(checks.stop)
@@ -180,7 +180,7 @@ class LoadBalancer:
         if self._checks is not None:
             await self._checks.reconfigure(self._plane.config.backends)
 
-    async def _has_moved(self, server: Server, seconds: float) -> bool:
+    async def _saw_progress(self, server: Server, seconds: float) -> bool:
         return self._plane.is_sending(server, seconds)
 
     def _keep_states(self, states: RuntimeStates) -> None:

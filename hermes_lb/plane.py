@@ -16,7 +16,7 @@ from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.observe.recorder import Recorder
 from hermes_lb.observe.request_log import RequestLog
-from hermes_lb.proxy import end_sessions, has_moved, running_sessions
+from hermes_lb.proxy import end_sessions, running_sessions, saw_progress
 from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.deadlines import Sweep
 from hermes_lb.proxy.http1.connection_pool import ServerConnections
@@ -210,7 +210,7 @@ class DataPlane:
 
     def is_sending(self, server: Server, seconds: float) -> bool:
         """True if `server` has sent bytes of a response or a tunnel within `seconds`."""
-        return has_moved(self.context.live, self.context.clock(), server, seconds)
+        return saw_progress(self.context.live, self.context.clock(), server, seconds)
 
     def running_sessions(self) -> list[dict[str, Any]]:
         """A row for each request in flight, of plain values (`control.operator.Session`)."""

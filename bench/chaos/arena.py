@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from bench.chaos.balancer import Balancer
     from bench.chaos.report import Report
@@ -70,12 +69,7 @@ class Arena:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
         said = {worker.name: worker.said for worker in self._workers if "Trace" in worker.said}
         self.report.must(not said, "the workers understood every request", said)

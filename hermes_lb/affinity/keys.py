@@ -51,7 +51,7 @@ class KeyOptions(Section):
     learn: bool = False
     response: ResponseSources | None = None
     response_header: str | None = Field(None, pattern=COOKIE_NAME)
-    on_lost: Literal["prefer", "strict"] = "prefer"
+    on_lost: Literal["prefer", "strict", "404"] = "prefer"
 
     @model_validator(mode="after")
     def _learns_from_responses(self) -> Self:
@@ -102,7 +102,8 @@ class KeyRule:
 
     def __init__(self, configured: KeyOptions) -> None:
         self.learns = configured.learn
-        self.is_strict = configured.on_lost == "strict"
+        self.is_strict = configured.on_lost != "prefer"
+        self.ends_with_server = configured.on_lost == "404"
         self.sources = [_source(source) for source in configured.sources]
         learned_from: dict[str, list[str]] = {}
         for source in configured.learned_from:

@@ -34,7 +34,7 @@ class Bind(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _lone_address(cls, given: object) -> object:
+    def _single_address(cls, given: object) -> object:
         return {"address": given} if isinstance(given, str | Address | UnixAddress) else given
 
     @model_validator(mode="after")
@@ -129,6 +129,12 @@ class Route(Section):
     on_disconnect: Literal["abort", "detach", "drain"] | None = None
     disconnect_timeout: PositiveDuration = 30.0
     turns: TurnOptions | None = None
+
+    def __str__(self) -> str:
+        """`agent.example.com/api/*, POST -> agents`."""
+        path = self.path or (f"{self.path_prefix}*" if self.path_prefix else "")
+        asked = [f"{self.host or ''}{path}", f"{self.match or ''}"]
+        return f"{', '.join(filter(None, asked)) or '*'} -> {self.backend}"
 
     @field_validator("host")
     @classmethod

@@ -39,10 +39,10 @@ def same_worker(cookie: str, before: str | None, now: str | None) -> Check:
     return _equal(f"the cookie {cookie} leads back to the same worker", before, now)
 
 
-def went_on(turn: Turn, told: int, words: int) -> Check:
+def went_on(turn: Turn, before: int, words: int) -> Check:
     """Some tokens had arrived when the worker was killed; the same response has the rest."""
-    expected = f"{words} words, {words - told} of them behind the kill"
-    got = f"{len(turn.tokens)} words, {len(turn.tokens) - told} of them behind the kill"
+    expected = f"{words} words, {words - before} of them behind the kill"
+    got = f"{len(turn.tokens)} words, {len(turn.tokens) - before} of them behind the kill"
     return Check(f"the sentence went on: {expected}", expected == got, expected, got)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME, CAT = "Ada", "Moxie"
 _WORDS = 40
-_TOLD = 15  # of them, before the worker is killed
+_WORDS_BEFORE_KILL = 15  # of them, before the worker is killed
 _TOKEN_INTERVAL = TOKEN_INTERVAL_MS / 1000
 
 # The access log is written four times a second.
@@ -107,11 +107,15 @@ class Scenes:
             self._screen.ended()
             await self._kill_worker(worker)
 
-        turn = await self._client.stream(f"Write {_WORDS} words", after=_TOLD, do=kill)
+        turn = await self._client.stream(f"Write {_WORDS} words", after=_WORDS_BEFORE_KILL, do=kill)
         self._keep(turn)
-        pause = turn.times[_TOLD] - turn.times[_TOLD - 1] if len(turn.times) > _TOLD else 0.0
+        pause = (
+            turn.times[_WORDS_BEFORE_KILL] - turn.times[_WORDS_BEFORE_KILL - 1]
+            if len(turn.times) > _WORDS_BEFORE_KILL
+            else 0.0
+        )
         self._screen.line(f"after {pause:.1f} s, in the same response", "dim")
-        self._check(checks.went_on(turn, _TOLD, _WORDS))
+        self._check(checks.went_on(turn, _WORDS_BEFORE_KILL, _WORDS))
         self._check(checks.tokens_are_the_answer(turn))
         now = await self._resumes()
         took_over = [name for name, count in now.items() if count > before.get(name, 0)]

@@ -14,7 +14,7 @@ from hermes_lb.listen.router import Router
 from hermes_lb.proxy.ports import Entrance
 from hermes_lb.tls.certificates import Certificates, stamps_of
 from hermes_lb.tls.ticket_keys import until_tomorrow
-from hermes_lb.transport.addresses import UNIX, plain_network, told_address
+from hermes_lb.transport.addresses import UNIX, forwarded_address, plain_network
 
 if TYPE_CHECKING:
     import asyncio
@@ -191,7 +191,7 @@ class Frontend(Entrance):
             if not entry.strip():
                 continue  # RFC 9110 section 5.6.1.2
             try:
-                candidate = told_address(entry.decode("ascii"))
+                candidate = forwarded_address(entry.decode("ascii"))
             except ValueError:
                 break
             client = candidate

@@ -62,7 +62,7 @@ class IoBatch:
     def __init__(self, loop: asyncio.AbstractEventLoop, record: Record) -> None:
         self._loop = loop
         self._record = record
-        self._is_open = False  # `flush` has been scheduled
+        self._is_open = False  # `flush` has been scheduled, or runs
         # Reads the state of other processes before a server is picked.
         self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[Source, bytes]] = []
@@ -168,7 +168,7 @@ class IoBatch:
 
     def flush(self) -> None:
         """Process all events of this loop iteration."""
-        self._is_open = False
+        self._is_open = True  # what a stage adds is for those after it
         if self._requests:
             requests, self._requests = self._requests, []
             if self.before_requests is not None:
@@ -193,6 +193,9 @@ class IoBatch:
                     self._record(exchange, now, termination)
                 except Exception:
                     logger.exception("while recording %r", exchange)
+        self._is_open = False
+        if self._requests or self._responses or self.writes or self._ended:  # too late for its own
+            self._open()
 
     def _give_up(self, what: object, transport: asyncio.Transport) -> None:
         """A bug must cost one connection, not all that share the iteration."""

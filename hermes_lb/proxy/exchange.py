@@ -454,7 +454,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
 
     async def _dial(self, connections: ConnectionPool) -> None:
         try:
-            peers = self._peers() if connections.tells_client else None
+            peers = self._peers() if connections.sends_client_address else None
             connection = await connections.dial(peers)
         except ConnectFailed as error:
             self.dialing = None
@@ -533,7 +533,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         decision = decide(error, attempt, backend.pool, now)
         self.passed_over = decision.passed_over
         if decision.action is Action.FAIL:
-            self.fail(error)
+            self.fail(backend.given_up(self, error))
             return
         self.retries += 1
         server.counters.retries += 1

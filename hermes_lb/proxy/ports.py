@@ -391,7 +391,7 @@ class ConnectionPool:
 
     __slots__ = ()
 
-    tells_client: bool
+    sends_client_address: bool
 
     def take_idle(
         self, now: float, *, fresh_only: bool, check_now: bool = True

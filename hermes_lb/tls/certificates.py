@@ -133,7 +133,7 @@ class Certificates:
         self._frontend = frontend
         self._tickets = tickets if configured.session_tickets else None
         self._ticket_day = self._tickets and self._tickets.day
-        self.tells_of_clients = configured.client_headers
+        self.forwards_client_certificate = configured.client_headers
         self._by_name: dict[str, ssl.SSLContext] = {}
         self.loaded: list[Loaded] = []
         self._unused: list[tuple[Path, Path]] = []  # and the one that is shown instead

@@ -41,7 +41,7 @@ _END_TAKES = 5.0
 # Seconds that clients in a slot's backlog are kept waiting for a second start.
 _PATIENCE = 5.0
 # Seconds to see whether one worker or the whole process group got SIGTERM.
-_ALL_ARE_TOLD = 0.5
+_GROUP_SIGNAL_S = 0.5
 
 
 class StartFailed(Exception):
@@ -207,7 +207,7 @@ class Fleet:
 
     # Messages.
 
-    def tell(self, message: Message, *, but: Child | None = None) -> None:
+    def broadcast(self, message: Message, *, but: Child | None = None) -> None:
         for child in self.children:
             if child is not but:
                 child.channel.send(message)
@@ -295,7 +295,7 @@ class Fleet:
 
     async def _replace_leaving(self, child: Child) -> None:
         """No replacement if the whole group was signalled, as service managers may do."""
-        await asyncio.sleep(_ALL_ARE_TOLD)
+        await asyncio.sleep(_GROUP_SIGNAL_S)
         if not self._is_ending:
             logger.warning("worker process %d received SIGTERM; another one starts", child.pid)
             self._see_to(child.slot)

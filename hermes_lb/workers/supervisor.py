@@ -150,7 +150,7 @@ class Supervisor:
                 self.urls = await self._fleet.start_all()
             else:
                 self._handover.adopt_children(self._fleet, self.config.process.drain_timeout)
-                self._fleet.tell(self._shared.all_decisions(is_replaced=False))
+                self._fleet.broadcast(self._shared.all_decisions(is_replaced=False))
                 self._renewing = self._tasks.spawn(self._renew(), name="upgrade")
             self._loop_lag.start()
             starting.callback(self._loop_lag.stop)
@@ -240,7 +240,7 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Reopen log files by name (after rotation)."""
-        self._fleet.tell({"do": "reopen"})
+        self._fleet.broadcast({"do": "reopen"})
 
     # `control.Operator`.
 
@@ -373,7 +373,7 @@ class Supervisor:
                 await self._checks.stop()
             if self._states is not None:
                 await self._states.stop()
-            self._fleet.tell(self._shared.all_decisions(is_replaced=True))
+            self._fleet.broadcast(self._shared.all_decisions(is_replaced=True))
             await wait_for_exits(self._fleet.children)
             try:
                 with signals_blocked():
@@ -384,7 +384,7 @@ class Supervisor:
                         left = self._decisions.state(self.config)
                         execute_new_code(self._handover, self._fleet.children, left)
                 # A drain has begun meanwhile: no upgrade.
-                self._fleet.tell(self._shared.all_decisions(is_replaced=False))
+                self._fleet.broadcast(self._shared.all_decisions(is_replaced=False))
             except NotPossible as error:
                 logger.error("no upgrade: %s", error)
                 await self._take_up_again()
@@ -395,7 +395,7 @@ class Supervisor:
     async def _take_up_again(self) -> None:
         """The new code could not be executed: resume with this one."""
         self._is_upgrading = False
-        self._fleet.tell(self._shared.all_decisions(is_replaced=False))
+        self._fleet.broadcast(self._shared.all_decisions(is_replaced=False))
         listening = self._handover.listening
         listening.close(listening.unused(self.config))
         self._fleet.slots_changed()

@@ -87,7 +87,7 @@ class Worker:
         self._plane: DataPlane | None = None
         self._sharing: Sharing | None = None
         self._is_supervisor_replaced = False  # it executes new code, and answers later
-        self._told_refused: dict[str, int] = {}
+        self._reported_refused: dict[str, int] = {}
         self._unsaid: list[dict[str, Any]] = []  # recent aborts, not sent yet
 
     async def run(self) -> None:
@@ -328,8 +328,8 @@ class Worker:
         self._sharing.publisher.publish()
         for name, counters in self.plane.counters.items():
             total = sum(counters.refused.values())
-            if total != self._told_refused.get(name):
-                self._told_refused[name] = total
+            if total != self._reported_refused.get(name):
+                self._reported_refused[name] = total
                 refused = [[*reason, count] for reason, count in counters.refused.items()]
                 self._channel.send({"do": "refused", "frontend": name, "refused": refused})
         if self._unsaid:

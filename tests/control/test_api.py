@@ -307,7 +307,7 @@ async def test_a_drain_says_what_it_began_with() -> None:
         assert (await client.get(AGENT1))["drain"] is None
 
 
-async def test_who_sets_a_state_is_told_what_all_processes_had_when_it_held() -> None:
+async def test_who_sets_a_state_gets_what_all_processes_had_when_it_held() -> None:
     operator = FakeOperator()
     operator.untold = {"agent1": 2}
     async with admin_listener(operator) as client:
@@ -316,7 +316,7 @@ async def test_who_sets_a_state_is_told_what_all_processes_had_when_it_held() ->
 
 
 @pytest.mark.parametrize("settles", [True, False])
-async def test_who_sets_a_state_is_told_whether_it_holds_in_all_processes(settles: bool) -> None:
+async def test_who_sets_a_state_gets_whether_it_holds_in_all_processes(settles: bool) -> None:
     operator = FakeOperator()
     operator.settles = settles
     async with admin_listener(operator) as client:
@@ -432,7 +432,7 @@ async def test_an_unknown_server_is_a_404(path: str, said: str) -> None:
         ("weight", b'{"weight": "3"}'),
     ],
 )
-async def test_a_wrong_body_changes_nothing_and_is_told(what: str, body: bytes) -> None:
+async def test_a_wrong_body_changes_nothing_and_is_reported(what: str, body: bytes) -> None:
     async with admin_listener() as client:
         headers = {"Content-Type": "application/json"}
         response, _ = await client.ask(f"{AGENT1}/{what}", "PUT", data=body, headers=headers)
@@ -456,7 +456,7 @@ async def test_a_huge_body_is_refused() -> None:
         "history?fields=requests,bogus", "history?fields=",
     ],
 )  # fmt: skip
-async def test_a_wrong_query_is_told(query: str) -> None:
+async def test_a_wrong_query_is_reported(query: str) -> None:
     async with admin_listener() as client:
         response, _ = await client.ask(f"/api/v1/{query}")
         assert response.status == 400

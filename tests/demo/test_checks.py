@@ -58,9 +58,9 @@ def test_tokens_that_were_held_back() -> None:
 
 def test_a_sentence_goes_on_only_if_words_came_behind_the_kill() -> None:
     turn = a_turn("?", "a", "b", "c")
-    assert checks.went_on(turn, told=1, words=3).held
-    assert not checks.went_on(turn, told=3, words=4).held, "cut there"
-    assert not checks.went_on(turn, told=1, words=2).held, "a word too many"
+    assert checks.went_on(turn, before=1, words=3).held
+    assert not checks.went_on(turn, before=3, words=4).held, "cut there"
+    assert not checks.went_on(turn, before=1, words=2).held, "a word too many"
 
 
 def test_who_went_on_with_it() -> None:

@@ -36,6 +36,7 @@ class ToolServer:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
+        self.names: list[str] = []  # the `Mcp-Name` of requests, if they have one
         self.is_waiting = threading.Event()
         self.was_cancelled = threading.Event()
         self._goes_on = threading.Event()
@@ -80,6 +81,8 @@ class ToolServer:
                 if message["type"] == "http.response.start":
                     headers = {name.lower(): value for name, value in scope["headers"]}
                     session = headers.get(b"mcp-session-id")
+                    if (name := headers.get(b"mcp-name")) is not None:
+                        self.names.append(name.decode())
                     self.seen.append(
                         Seen(scope["method"], session and session.decode(), int(message["status"]))
                     )

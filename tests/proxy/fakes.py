@@ -209,7 +209,7 @@ class FakeServerSide(ServerSide):
 class FakePool(ConnectionPool):
     """Dials wait until the scene lets them."""
 
-    tells_client = False
+    sends_client_address = False
 
     def __init__(self, server: Server, scene: Scene) -> None:
         self._server = server

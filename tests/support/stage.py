@@ -33,7 +33,6 @@ from tests.support.waiting import eventually, turns
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from hermes_lb.backends import Pool, Server
     from tests.support.http_peer import Message
@@ -65,12 +64,7 @@ class Stage:
             logging.getLogger(name).addHandler(self._noise)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         try:
             await self._end()
         finally:

@@ -21,6 +21,7 @@ from hermes_lb.proxy.http1.tunnel_end import ClientEnd
 from hermes_lb.proxy.local_replies import refusal
 from hermes_lb.proxy.ports import Connection, Downstream, Source
 from hermes_lb.proxy.record import record_refusal
+from hermes_lb.tls.above import TlsClient
 from hermes_lb.transport.addresses import UNIX, plain_address
 from hermes_lb.transport.endpoint import FULL, SHARE
 from hermes_lb.transport.kernel import has_news, reset_when_closed
@@ -53,7 +54,7 @@ _FRESH = 1.0
 _LEFT = frozenset(("CR", "CQ", "CC", "CH"))
 
 
-class ClientConnection(Intake, Connection, Downstream, Source):
+class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
     """One connection from a client.
 
     `deadline` is for the time between exchanges, which have their own. The sweep looks at both, and
@@ -488,6 +489,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     def refuse(self, error: RequestRefused) -> None:
         """Answer a request that was not understood; its end is unknown, so this is the last."""
+        self.awaits = ""
         self._record(error, self.reply(refusal(error), may_keep=False))
         self.close(lingering=True)
 
@@ -499,6 +501,19 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.awaits = ""
         self._record(RequestRefused(0, reason, termination))
         self.close()
+
+    def tls_begun(self) -> None:
+        self.awaits = "TLS handshake"
+
+    def tls_opened(self, version: str, certificate: bytes) -> None:
+        self.awaits = ""
+        peer = self.peer
+        peer.tls_version = version
+        peer.certificate = certificate
+        peer.identity = certificate + peer.identity
+
+    def tls_failed(self) -> None:
+        self.peer.frontend.counters.tls_failures += 1
 
     def cut(self, reason: str) -> None:
         """End at once, for what the client does to its connection whatever it asks for."""

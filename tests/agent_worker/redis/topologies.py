@@ -22,7 +22,6 @@ from agent_worker.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
 HOST = "127.0.0.1"
 SLOTS = 16384
@@ -81,12 +80,7 @@ class Deployment:
             undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
