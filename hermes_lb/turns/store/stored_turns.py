@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hermes_lb.turns.ports import Claim, Reading, Record
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.journals import Journals
+    from hermes_lb.turns.store.subscriber import Subscriber
 
 _OUTCOMES: Final = {
     "OWNED": ports.OWNED,
@@ -57,6 +58,7 @@ class StoredTurns(TurnStore):
         self,
         client: StoreClient,
         journals: Journals,
+        subscriber: Subscriber,
         *,
         timing: Timing = TIMING,
         quotas: Quotas = QUOTAS,
@@ -64,15 +66,17 @@ class StoredTurns(TurnStore):
     ) -> None:
         self._client = client
         self._journals = journals
+        self._subscriber = subscriber
         self._timing = timing
         self._quotas = quotas
         self._tasks = Tasks()
+        self._channel = ""
         self._owned: dict[str, StoredOwnedTurn] = {}
         # Operations that have to succeed, in order.
         self._unfinished: list[Callable[[], Awaitable[None]]] = []
         self._control = Control(client, self._wake)
         self._observer = Observer(client, timing, clock)
-        self._incarnation = Incarnation(client, timing, self._verify_soon)
+        self._incarnation = Incarnation(client, timing, self._on_new_incarnation)
         self._queue = SessionQueue(self._control, self._observer, timing, self.find)
 
     @property
@@ -88,6 +92,7 @@ class StoredTurns(TurnStore):
         self._tasks.spawn(self._incarnation.run(), name="beats of the store of turns")
         self._tasks.spawn(self._observer.run(), name="observation of other balancers")
         self._tasks.spawn(self._look_after(), name="own turns in the store")
+        self._tasks.spawn(self._listen(), name="channel of this process")
 
     async def begin(self, claim: Claim) -> Begun:
         name = TurnName(
@@ -165,10 +170,10 @@ class StoredTurns(TurnStore):
         """End as SIGKILL would, for tests: nothing is written."""
         await self._tasks.cancel_all()
         self._owned.clear()
+        await self._journals.close()
         await self._client.close()
 
-    def woken(self, turn: str) -> None:
-        """A message of `incarnation_channel`: another process has granted or cancelled it."""
+    def _look_soon(self, turn: str) -> None:
         owned = self._owned.get(turn)
         if owned is not None:
             owned.wake()
@@ -203,7 +208,7 @@ class StoredTurns(TurnStore):
     async def _bury(self, stored: StoredTurn) -> bool:
         """If its owner is dead, end it; then it has changed."""
         is_live = stored.record.state not in ENDED and stored.owner != self._incarnation.id
-        if not is_live or not self._observer.is_dead(stored.owner):
+        if not is_live or not await self._observer.has_died(stored.owner):
             return False
         nonce = secrets.token_hex(16)
         # First the journal: a zombie must not append behind an end that others have seen.
@@ -214,7 +219,7 @@ class StoredTurns(TurnStore):
 
     def _wake(self, incarnation: str, turn: str) -> None:
         if incarnation == self._incarnation.id:
-            self.woken(turn)
+            self._look_soon(turn)
         else:
             self._tasks.spawn(self._publish(incarnation, turn), name="notify a balancer")
 
@@ -230,8 +235,22 @@ class StoredTurns(TurnStore):
     def _again(self, operation: Callable[[], Awaitable[None]]) -> None:
         self._unfinished.append(operation)
 
-    def _verify_soon(self) -> None:
+    def _on_new_incarnation(self) -> None:
+        self._tasks.spawn(self._listen(), name="channel of a new incarnation")
         self._tasks.spawn(self._look_at_all(), name="verify own turns")
+
+    async def _listen(self) -> None:
+        if self._channel:
+            self._subscriber.leave(self._channel, self._notified)
+        self._channel = incarnation_channel(self._incarnation.id)
+        await self._subscriber.listen(self._channel, self._notified, 0.0)
+
+    def _notified(self, turn: bytes) -> None:
+        """Another process has granted or cancelled it. b"": some notifications were lost."""
+        if turn:
+            self._look_soon(turn.decode())
+        else:
+            self._tasks.spawn(self._look_at_all(), name="look at own turns")
 
     async def _look_after(self) -> None:
         """Every 2 s: what could not be finished, cancellations, TTLs."""

@@ -26,6 +26,7 @@ from hermes_lb.turns.ports import OWNED, QUEUED, Claim, Fenced, StoreAway
 from hermes_lb.turns.store.client import StoreClient
 from hermes_lb.turns.store.incarnation import retire
 from hermes_lb.turns.store.stored_turns import StoredTurns
+from hermes_lb.turns.store.subscriber import Subscriber
 from hermes_lb.turns.store.timing import Timing
 from tests.support.turn_fleet import new_principal
 from tests.support.turn_journals import JournalServer, MemoryJournals
@@ -85,7 +86,10 @@ class UnreliableClient(StoreClient):
 class Balancer:
     def __init__(self, url: str, rng: random.Random, journals: JournalServer, late: Tasks) -> None:
         self.client = UnreliableClient(url, rng, late)
-        self.store = StoredTurns(self.client, MemoryJournals(journals), timing=TIMING)
+        self.subscriber = Subscriber(self.client, late)
+        self.store = StoredTurns(
+            self.client, MemoryJournals(journals), self.subscriber, timing=TIMING
+        )
         self.requests = Tasks()
         self.store.start()
 
