@@ -51,7 +51,8 @@ class StartFailed(Exception):
 class Fleet:
     """One worker per slot, and old workers that are draining.
 
-    `on_message(child, message)` is called for unsolicited messages of workers.
+    `on_message(child, message)` is called for unsolicited messages of workers, `on_exit(child)`
+    when one has ended.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Fleet:
     ) -> None:
         self.children: list[Child] = []
         self.on_message: Callable[[Child, Message], None] = lambda child, message: None
+        self.on_exit: Callable[[Child], None] = lambda child: None
         self._loop = loop
         self._listening = listening
         self._memory = memory
@@ -313,6 +315,7 @@ class Fleet:
         self._gathered.left(child.number, self._layout.rows)
         self._listening.remove_files()  # it may have been the last to listen on a closed one
         self._group.announce_alone()
+        self.on_exit(child)
         if not child.serves:
             return  # `start` handles it
         self.slots_changed()

@@ -142,7 +142,7 @@ class Handover:
             fleet.adopt(
                 child["pid"], sock, drain_timeout, number=child["number"], slot=child["seat"],
                 is_retired=child["is_retired"], serves=child.get("serves", True),
-                asked=child["asked"],
+                asked=child["asked"], incarnation=child.get("incarnation", ""),
                 listens=[(name, bind) for name, bind in child.get("listens", everywhere)],
             )  # fmt: skip
         self.children = []
@@ -167,6 +167,7 @@ class Handover:
                 "is_retired": child.is_retired, "serves": child.serves,
                 "listens": list(child.listens),
                 "fd": theirs(child.channel.fileno()), "asked": child.channel.asked,
+                "incarnation": child.incarnation,
             }
             for child in children
         ]  # fmt: skip

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from hermes_lb.control.operator import Session
     from hermes_lb.health.checker import HealthChecker
     from hermes_lb.workers.channel import Message
+    from hermes_lb.workers.child import Child
     from hermes_lb.workers.handover import Handover
     from hermes_lb.workers.listening import Key
 
@@ -88,6 +89,7 @@ class Supervisor:
         self._kept_files = KeptFiles()
         self._shared = shared = SharedState(self._fleet, layout, gathered)
         self._fleet.on_message = shared.hear
+        self._fleet.on_exit = self._worker_ended
         self.recent = shared.recent
         self._loop_lag = LoopLag(_LAG_EVERY)
         self.observed = Observed(
@@ -164,6 +166,14 @@ class Supervisor:
         if config.needs_embedded_store:
             given = config.store.directory
             await self._handover.store.start(Path(given) if given else default_directory())
+
+    def _worker_ended(self, child: Child) -> None:
+        """Its turns are lost or released at once: other processes would wait for a whole lease."""
+        if child.incarnation:
+            from hermes_lb.turns.store.opening import retire_incarnation  # hiredis
+
+            url = self.config.store.url or self._handover.store.url
+            self._tasks.spawn(retire_incarnation(url, child.incarnation), name="end its turns")
 
     async def _take_files(self) -> None:
         """At first all must be valid; after an upgrade the last valid ones serve in their place."""

@@ -24,8 +24,9 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages
     moved        has a response of this server made progress within a given time? answered
     drain        stop accepting, finish, exit
 
-It sends: failed, recovered, ejected, pin, find (look up a pin; answered), refused, recent, leaving
-(it got a SIGTERM). If the supervisor is gone, it drains too, so streams survive that.
+It sends: failed, recovered, ejected, pin, find (look up a pin; answered), refused, recent,
+incarnation (its id in the store of turns), leaving (it got a SIGTERM). If the supervisor is gone,
+it drains too, so streams survive that.
 """
 
 from __future__ import annotations
@@ -162,6 +163,7 @@ class Worker:
         plane = DataPlane(
             configured, process_number=number, tls_files=_tls_files(message.get("tls_files"))
         )
+        plane.on_incarnation = self._note_incarnation
         tickets = TicketSecret.restore(message["tickets"])
         key = bytes.fromhex(message["key"])
         await plane.open(
@@ -182,6 +184,10 @@ class Worker:
         await plane.listen(_sockets(message["sockets"], descriptors[1 + wakeups :]))
         self._tasks.spawn(self._keep_publishing(memory.regions[number]), name="publish")
         return {"urls": [u.url for f in plane.frontends for u in f.listeners]}
+
+    def _note_incarnation(self, incarnation: str) -> None:
+        """If this process dies, the supervisor ends its turns."""
+        self._channel.send({"do": "incarnation", "incarnation": incarnation})
 
     def _join(self, tickets: TicketSecret, key: bytes, plane: DataPlane) -> None:
         """Before backends are made: install the state shared with other workers."""

@@ -118,7 +118,7 @@ class Gateway:
         secret = stage.folder / "turns.secret"
         secret.write_bytes(SECRET_TEXT)
 
-        async def open_store(_: object) -> MemoryTurnStore:
+        async def open_store(*_: object) -> MemoryTurnStore:
             return MemoryTurnStore(shared)
 
         one = {"path_prefix": "/v1/", "backend": "agents", "turns": turns or {}, **(route or {})}

@@ -30,6 +30,10 @@ class Topology:
         """The master that holds `key`. Raises OSError."""
         raise NotImplementedError
 
+    async def masters(self) -> list[Node]:
+        """All that hold keys. Raises OSError."""
+        return [await self.node("")]
+
     def distrust(self, node: Node) -> None:
         """`node` does not answer, or is not the master: close it, and look it up again."""
         node.abort()
