@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.proxy.turns.resume_gate import ResumeGate
 from tests.support.http_peer import Ended
 from tests.support.turn_store import MemoryStore
 from tests.support.turns import (
@@ -359,6 +360,28 @@ async def test_an_id_of_the_backend_before_the_window_is_gone(stage: Stage) -> N
     for data in (post(key="k", last="a"), get(path_of(turn_of(head)), last="a")):
         assert (await gateway.ask(data)).status == 410
     assert ids((await gateway.ask(post(key="k", last="b"))).body) == ["c"]
+
+
+@pytest.mark.pure_only("the gate's method is patched")
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_a_client_that_leaves_in_the_iteration_of_its_request(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    begin = ResumeGate.begin
+
+    def begin_and_leave(gate: ResumeGate, body: bytes, now: float) -> None:
+        exchange = gate.exchange
+        assert exchange is not None
+        begin(gate, body, now)
+        exchange.abort_client("CD")
+
+    origin = await stage.serving()
+    gateway = await Gateway.before(stage, origin)
+    turn = turn_of((await gateway.ask(post(key="k"))).head)
+    monkeypatch.setattr(ResumeGate, "begin", begin_and_leave)
+    client = await gateway.client()
+    await client.send(request(method, path_of(turn)))
+    await client.read_until_cut()
 
 
 async def test_a_foreign_id_at_its_own_url_goes_to_the_backend(stage: Stage) -> None:
