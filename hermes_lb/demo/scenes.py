@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME, CAT = "Ada", "Moxie"
 _WORDS = 40
 _WORDS_BEFORE_KILL = 15  # of them, before the worker is killed
+_WORDS_BEFORE_CUT = 15  # of the story, before its connection is lost
 _TOKEN_INTERVAL = TOKEN_INTERVAL_MS / 1000
 
 # The access log is written four times a second.
@@ -181,7 +182,7 @@ class Scenes:
         self._screen.scene("A connection lost in mid-sentence, and another balancer")
         self._screen.line("two balancers over Valkey, and a backend that can't resume", "dim")
         async with self._system.story() as places:
-            read = await read_story(places, self._screen, lose_after=_TOLD)
+            read = await read_story(places, self._screen, lose_after=_WORDS_BEFORE_CUT)
         self._check(checks.continued_elsewhere(read))
         self._check(checks.was_asked_once(read))
 
