@@ -8,6 +8,7 @@
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
 #   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
 #   make chaos-streams    streams that go on while workers, Redis and the balancer are killed
+#   make chaos-turns      turns at two balancers, while clients leave and everything fails
 #   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
 #   make mutants   faults put into the code, each of which a test must catch (ARGS="--only queue")
 #   make outside   programs of other people that tests put behind the balancer: tests/outside
@@ -51,7 +52,7 @@ MYPYC = export HERMES_LB_MYPYC=1 &&
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all outside test-compiled check format bench bench-scale bench-table compiled run-bench \
-  chaos chaos-sessions chaos-streams fuzz mutants wheel compiled-wheel clean
+  chaos chaos-sessions chaos-streams chaos-turns fuzz mutants wheel compiled-wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -134,6 +135,9 @@ chaos-sessions: $(VENV)/.installed-dev
 
 chaos-streams: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.chaos_streams $(ARGS)
+
+chaos-turns: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.chaos_turns $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.differential $(ARGS)
