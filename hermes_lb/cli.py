@@ -224,11 +224,13 @@ def _known(kind: str, names: list[str], allowed: Iterable[str]) -> None:
 
 
 def summary(config: Config) -> list[str]:
-    """A line for each frontend and backend, and for the admin listener."""
-    lines = [
-        f"frontend {frontend.name}: {', '.join(map(_bind_in_words, frontend.bind))}"
-        for frontend in config.frontends
-    ]
+    """A line for each frontend, route and backend, and for the admin listener."""
+    lines = []
+    for frontend in config.frontends:
+        lines.append(f"frontend {frontend.name}: {', '.join(map(_bind_in_words, frontend.bind))}")
+        lines += [f"  {route}" for route in frontend.routes]
+        if frontend.routes and frontend.default_backend:
+            lines.append(f"  else -> {frontend.default_backend}")
     for name, backend in config.backends.items():
         count = len(backend.servers)
         backups = sum(server.backup for server in backend.servers)

@@ -10,6 +10,7 @@ D data, L last bytes).
       RequestRefused    the client's request can't be accepted: 4xx, 501, 505, 508
       ExchangeFailed    no (complete) response is available
         NoServer          no server is available, or the queue timeout has expired
+          SessionLost     only the server of its session could answer
         Exhausted         this machine is out of descriptors, ports or memory
         ServerFailed      a server was selected and failed
 """
@@ -69,6 +70,15 @@ class NoServer(ExchangeFailed):
     """No server is available: all are down, failed or already tried."""
 
     termination = "SC"
+
+
+class SessionLost(NoServer):
+    """The session ended with its server: its client has to begin another one (`on_lost = "404"`).
+
+    As MCP 2025-11-25 has it (Streamable HTTP, session management).
+    """
+
+    status = 404
 
 
 class QueueTimeout(NoServer):

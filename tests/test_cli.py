@@ -160,6 +160,45 @@ def test_the_summary_counts_backups_and_lists_binds() -> None:
     ]
 
 
+def test_the_summary_lists_routes_with_all_that_they_ask() -> None:
+    Path("lb.toml").write_text(
+        GOOD.replace(
+            "\n[backends",
+            """
+[[frontends.routes]]
+host = "*.a.example"
+path_prefix = "/v1/"
+backend = "agents"
+[frontends.routes.match]
+method = ["POST", "PUT"]
+content_type = "text/*"
+header = { A = ["x", "y"], B = { prefix = "2025-" }, C = { present = false } }
+query = { q = { present = true } }
+[[frontends.routes]]
+path = "/health"
+match = {}
+backend = "agents"
+[[frontends.routes]]
+match.method = "GET"
+backend = "agents"
+[[frontends.routes]]
+host = "a.example"
+backend = "agents"
+
+[backends""",
+            1,
+        )
+    )
+    assert summary(load_config("lb.toml"))[1:6] == [
+        "  *.a.example/v1/*, POST or PUT, content type text/*, "
+        'header A: "x" or "y", header B: "2025-"..., header C: absent, query q: present -> agents',
+        "  /health -> agents",
+        "  GET -> agents",
+        "  a.example -> agents",
+        "  else -> agents",
+    ]
+
+
 def test_check_finds_every_file_that_a_start_would_miss() -> None:
     Path("admin.pem").write_text("nothing")
     Path("lb.toml").write_text(
@@ -298,7 +337,7 @@ def test_check_as_a_process_has_its_problems_on_stderr() -> None:
     assert result.stderr.splitlines() == PROBLEMS
 
 
-def test_a_mistyped_command_is_told_the_nearest() -> None:
+def test_a_mistyped_command_is_reported_with_the_nearest() -> None:
     result = python_m("chekc")
     assert (result.returncode, result.stdout) == (2, "")
     assert "check" in result.stderr

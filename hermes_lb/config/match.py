@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hermes_lb.http.fields import is_forwarded
 from hermes_lb.options.patterns import COOKIE_NAME, pattern
-from hermes_lb.options.problems import quoted
+from hermes_lb.options.problems import any_of, quoted
 from hermes_lb.options.section import Section, as_list
 
 # CONNECT is never served.
@@ -44,6 +44,13 @@ class Condition(Section):
         if sum(given is not None for given in (self.exact, self.prefix, self.present)) != 1:
             raise ValueError("give one of exact, prefix and present")
         return self
+
+    def __str__(self) -> str:
+        if self.prefix is not None:
+            return f"{quoted(self.prefix)}..."
+        if self.exact is not None:
+            return any_of([quoted(text) for text in self.exact])
+        return "present" if self.present else "absent"
 
 
 def _as_condition(given: object) -> object:
@@ -94,6 +101,15 @@ class Match(Section):
             if condition.prefix is not None and not _FIELD_PREFIX(condition.prefix):
                 raise ValueError(f"{quoted(name)} never begins with {quoted(condition.prefix)}")
         return header
+
+    def __str__(self) -> str:
+        """`POST, content type text/*, header Mcp-Method: "tools/call", query stream: "true"`."""
+        parts = [any_of(list(self.method))] if self.method else []
+        if self.content_type:
+            parts.append(f"content type {any_of(self.content_type)}")
+        for kind, conditions in (("header", self.header), ("query", self.query)):
+            parts += [f"{kind} {name}: {condition}" for name, condition in conditions.items()]
+        return ", ".join(parts)
 
     @property
     def header_keys(self) -> frozenset[bytes]:

@@ -218,7 +218,7 @@ def _covers_value(earlier: object, later: object) -> bool:
 
 def _as_table(condition: object) -> Table:
     if isinstance(condition, dict):
-        return condition
+        return {key: value for key, value in condition.items() if value is not None}
     return {} if condition is None else {"exact": as_list(condition)}
 
 

@@ -212,7 +212,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         method, target = line.groups()
         has_body = method != b"GET" and method != b"HEAD"
         blocks = self._with_length if has_body else self._without_body
-        if blocks.in_vain > PATIENCE and blocks.is_skipped():
+        if blocks.misses > PATIENCE and blocks.is_skipped():
             return self._parse(data, line)
         if has_body:
             start = data.find(_LENGTH)
@@ -228,7 +228,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             key, length = data[line.end() :], 0
         like = blocks.recent.get(key)
         if like is not None:
-            blocks.in_vain = 0
+            blocks.misses = 0
         else:
             like = blocks.find(key)
         if like is not None:
@@ -239,7 +239,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             pattern, values = found
             head = pattern.filled(method, target, length, values)
             if head is not None:
-                blocks.in_vain = 0
+                blocks.misses = 0
                 return head
         head = self._parse(data, line)
         if head.length == length:
@@ -265,9 +265,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             method, target = line.groups()
         if len(names) > self._most_fields:
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
-        minor_version = 1 if line is not None else _minor_version(data, method, target)
-        head = RequestHead(method, target, minor_version)
-        head.keep_alive = minor_version == HTTP11
+        version = HTTP11 if line is not None else _version(data, method, target)
+        head = RequestHead(method, target, version)
+        head.keep_alive = version == HTTP11
         plans = _plans if self._plans is None else self._plans
         _interpret(head, plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
@@ -364,16 +364,16 @@ def _pattern(head: RequestHead, block: bytes, names: Values, values: Values) -> 
     return _Pattern(like, forwarded, request_id, traceparent)
 
 
-def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
+def _version(data: bytes, method: bytes, target: bytes) -> int:
     """The request line must be what was parsed from it, to the byte: single spaces, a version."""
     if data.startswith(b"\r\n"):  # one empty line is forgiven (RFC 9112 section 2.2)
         data = data[2:]
     start = method + b" " + target
     if data.startswith(b"HTTP/1.1\r\n", len(start) + 1) and data.startswith(start):
-        return 1
+        return HTTP11
     line = data[: data.find(b"\r\n")]
     if line == start + b" HTTP/1.0":
-        return 0
+        return HTTP10
     if line.startswith((start + b" HTTP/2", start + b" HTTP/3")):
         raise RequestRefused(505, "HTTP/1.1 is spoken here")
     raise RequestRefused(400, "malformed request line")

@@ -23,6 +23,7 @@ _ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
 # For the client; what an error says of servers is for the log only.
 _PUBLIC = {
+    404: "the session has ended, please begin another one",
     502: "the server gave no valid answer",
     503: "no server is available, please try again",
     504: "the server did not answer in time",

@@ -12,7 +12,7 @@ from hermes_lb.backends import Pool
 from hermes_lb.backends.dialing import Dialer
 from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner
 from hermes_lb.balancing.hashing import HashOptions
-from hermes_lb.errors import NoServer
+from hermes_lb.errors import NoServer, Retry, SessionLost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hermes_lb.affinity import SessionKey
     from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import Lease, Server
+    from hermes_lb.errors import ExchangeFailed
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.ports import ConnectionPool, MakePool
     from hermes_lb.tasks import Tasks
@@ -87,6 +88,7 @@ class Backend:
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._configured = configured
         self.session_table = self._table(configured)
+        self.has_turns = False  # a route with turns leads here
         self._set_strategy(configured)
         self._set_up(configured, Dialer.of(name, configured))
 
@@ -160,6 +162,10 @@ class Backend:
     def is_quiet(self) -> bool:
         return not (self.pool.in_flight or self.pool.waiting)
 
+    def server_named(self, name: str) -> Server | None:
+        """None: it has left the configuration."""
+        return self._by_name.get(name)
+
     def answered(self, server: Server, head: ResponseHead, took: float, now: float) -> None:
         """A response's head has arrived; `took`: seconds since the request was dispatched."""
         if server.fails:
@@ -214,7 +220,8 @@ class Backend:
             return None
         server = self._by_name.get(name)
         if server is None and session.rule.is_strict:
-            raise NoServer(f"{name}, which has the session, is no server of {self.name} any more")
+            reason = f"{name}, which has the session, is no server of {self.name} any more"
+            raise _lost(session, reason)
         return server
 
     def learn(
@@ -277,6 +284,13 @@ class Backend:
             return seeker.pinned_to
         return heir
 
+    def given_up(self, seeker: Seeker, error: ExchangeFailed) -> ExchangeFailed:
+        """What a request that is not retried any more gets: its session may have been lost too."""
+        session = seeker.session_key
+        if session is None or seeker.pinned_to is None or error.retry is not Retry.SAFE:
+            return error
+        return SessionLost(str(error)) if session.rule.ends_with_server else error
+
     def _heir(self, seeker: Seeker, session: SessionKey, now: float) -> Server | None:
         """The next owner of a hashed key, without the servers tried, as for its next requests.
 
@@ -288,7 +302,11 @@ class Backend:
         if session.rule.is_strict and pinned is not None:
             if pinned.is_able:
                 return pinned
-            raise NoServer(f"{pinned.name}, which has the session, is not available")
+            raise _lost(session, f"{pinned.name}, which has the session, is not available")
         if session.rule.learns:
             return None
         return self._ring.owner(self.pool, session.key, now, tried=seeker.tried)
+
+
+def _lost(session: SessionKey, reason: str) -> NoServer:
+    return SessionLost(reason) if session.rule.ends_with_server else NoServer(reason)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.support.http_peer import request
 from tests.support.origin import Origin, answers
 from tests.support.stage import Stage, in_flight, server_of
 
@@ -83,33 +86,90 @@ async def test_a_server_that_is_away_loses_its_sessions_to_another(stage: Stage)
     assert (await stage.ask(lb, f"Mcp-Session-Id: {session}")).status == 200
 
 
-async def test_strict_is_a_503_instead(stage: Stage) -> None:
-    for rule in ({**MCP, "on_lost": "strict"}, {"on": "client", "on_lost": "strict"}):
-        lb = await stage.balancer(*await mint(stage), backend={"stick": [rule]})
+not_elsewhere = pytest.mark.parametrize(
+    ("on_lost", "status"), [("strict", 503), ("404", 404)], ids=["strict", "404"]
+)
+
+
+@not_elsewhere
+async def test_no_other_server_takes_it(stage: Stage, on_lost: str, status: int) -> None:
+    for rule in ({**MCP, "on_lost": on_lost}, {"on": "client", "on_lost": on_lost}):
+        servers = await mint(stage)
+        lb = await stage.balancer(*servers, backend={"stick": [rule]})
         session = session_of(await stage.ask(lb))
         owner = next(s for s in lb.pools["agents"].servers if s.counters.responses[2])
         owner.set_up(False, "for a test")
         answer = await stage.ask(lb, f"Mcp-Session-Id: {session}")
-        assert answer.status == 503
+        assert answer.status == status
+        assert sum(len(server.requests) for server in servers) == 1
+        assert (answer.get("Retry-After") is None) is (status == 404)
         assert in_flight(lb) == [0, 0, 0]
 
 
-async def test_strict_does_not_leave_a_server_that_refuses(stage: Stage) -> None:
+@not_elsewhere
+@pytest.mark.parametrize("way", ["refused", "timed out"])
+async def test_a_session_does_not_leave_a_server_that_can_not_be_dialed(
+    stage: Stage, way: str, on_lost: str, status: int
+) -> None:
     other = await stage.serving()
     lb = await stage.balancer(
-        stage.nobody(),
+        stage.nobody() if way == "refused" else stage.black_hole(),
         other,
-        backend={"stick": [{"on": "header:K", "on_lost": "strict"}], "retries": 1},
+        backend={"stick": [{"on": "header:K", "on_lost": on_lost}], "retries": 1},
+        timeouts={"connect": 0.05},
     )
     for n in range(20):
         answer = await stage.ask(lb, f"K: {n}")
-        if answer.status == 503:
+        if answer.status != 200:
             break
     else:
-        raise AssertionError("no key belongs to the server that refuses")
+        raise AssertionError("no key belongs to the server that can't be dialed")
     before = len(other.requests)
-    assert (await stage.ask(lb, f"K: {n}")).status == 503
+    assert [answer.status, (await stage.ask(lb, f"K: {n}")).status] == [status, status]
     assert len(other.requests) == before
+
+
+async def test_a_lost_session_is_told_and_logged(stage: Stage) -> None:
+    lb = await stage.balancer(*await mint(stage), backend={"stick": [{**MCP, "on_lost": "404"}]})
+    session = session_of(await stage.ask(lb))
+    owner = next(s for s in lb.pools["agents"].servers if s.counters.responses[2])
+    owner.set_up(False, "for a test")
+    client = await stage.client(lb)
+    answer = await client.ask("/", f"Mcp-Session-Id: {session}")
+    assert answer.body == b"404 Not Found: the session has ended, please begin another one\n"
+    # The same connection is good for the next session.
+    assert (await client.ask("/")).status == 200
+    _, lost, _ = await stage.logged(lb, 3)
+    assert (lost.status, lost.termination, lost.server) == (404, "SC", "<NOSRV>")
+    assert lost.reason == f"{owner.name}, which has the session, is not available"
+
+
+async def test_a_session_that_is_not_known_is_the_servers_to_refuse(stage: Stage) -> None:
+    """One that has expired here, or that an earlier balancer has learnt."""
+    servers = await mint(stage)
+    lb = await stage.balancer(*servers, backend={"stick": [{**MCP, "on_lost": "404"}]})
+    assert (await stage.ask(lb, "Mcp-Session-Id: s9-9")).body in (b"s0", b"s1", b"s2")
+    assert sum(len(one.requests) for one in servers) == 1
+
+
+async def test_a_server_that_is_not_the_sessions_own_ends_none(stage: Stage) -> None:
+    rule = {**MCP, "on_lost": "404"}
+    lb = await stage.balancer(stage.nobody(), backend={"stick": [rule], "retries": 0})
+    assert (await stage.ask(lb, "Mcp-Session-Id: m")).status == 503
+
+
+async def test_a_request_that_may_have_been_executed_says_nothing_of_its_session(
+    stage: Stage,
+) -> None:
+    _, client, origin = await stage.line(backend={"stick": [{**MCP, "on_lost": "404"}]})
+    await client.get("/", "Mcp-Session-Id: m")
+    at_origin, _ = await origin.accept_request()
+    await at_origin.respond(b"ok")
+    assert (await client.read_response()).status == 200
+    await client.send(request("POST", "/", "Host: a", "Mcp-Session-Id: m", body=b"{}"))
+    await at_origin.read_request()
+    at_origin.close()
+    assert (await client.read_response()).status == 502
 
 
 async def test_a_retry_goes_where_the_keys_next_requests_go(stage: Stage) -> None:

@@ -11,7 +11,7 @@ from tests.support.stage import Stage, in_flight, pool_of
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from hermes_lb import LoadBalancer
     from hermes_lb.backends import Server
@@ -22,13 +22,9 @@ LEARNS = {"on": "header:K", "learn": True}
 COUNT = 5
 
 strictly = pytest.mark.parametrize("rule", [HASHES, LEARNS], ids=["hashed", "learnt"])
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    redis_server = pytest.importorskip("agent_worker.redis_server")
-    with redis_server.RedisServer.start() as server:
-        yield server.url
+not_elsewhere = pytest.mark.parametrize(
+    ("on_lost", "status"), [("strict", 503), ("404", 404)], ids=["strict", "404"]
+)
 
 
 class Agents:
@@ -97,21 +93,22 @@ async def in_maintenance(lb: LoadBalancer, server: Server) -> None:
 
 
 @strictly
+@not_elsewhere
 @pytest.mark.parametrize("goes", [in_maintenance, without])
-async def test_a_strict_session_that_waits_gets_what_its_next_request_gets_a_503(
-    agents: Agents, rule: Any, goes: Any
+async def test_a_strict_session_that_waits_gets_what_its_next_request_gets(
+    agents: Agents, rule: Any, on_lost: str, status: int, goes: Any
 ) -> None:
-    lb = await agents.start(stick=[{**rule, "on_lost": "strict"}])
+    lb = await agents.start(stick=[{**rule, "on_lost": on_lost}])
     server = named(lb, (await agents.ask(lb, "K: 1")).body)
     held = await agents.hold(lb, "K: 1")
     waiting = [await agents.wait(lb, "K: 1") for _ in range(3)]
     await goes(lb, server)
     for client in waiting:
-        assert (await client.read_response()).status == 503
+        assert (await client.read_response()).status == status
     assert not pool_of(lb).waiting
     assert server.queued == 0
     if goes is in_maintenance or "learn" in rule:  # else the key is another server's by now
-        assert (await agents.ask(lb, "K: 1")).status == 503
+        assert (await agents.ask(lb, "K: 1")).status == status
     agents.go.set()
     assert (await held.read_response()).status == 200
 
@@ -254,11 +251,11 @@ async def test_a_hashed_key_sticks_to_one_backup_while_all_primaries_are_out(sta
 # Gone from the configuration.
 
 
-async def test_a_strict_session_that_only_another_balancer_knows_is_503_if_its_server_is_none_here(
+async def test_a_session_that_only_another_balancer_knows_is_lost_if_its_server_is_none_here(
     agents: Agents, redis_url: str
 ) -> None:
     origins = [await agents.stage.serving(agents.named(b"agent%d" % n)) for n in (1, 2)]
-    for on_lost, status in (("strict", 503), ("prefer", 200)):
+    for on_lost, status in (("strict", 503), ("404", 404), ("prefer", 200)):
         rule = {**LEARNS, "on_lost": on_lost}
         shared = {"stick": [rule], "pins": {"redis": redis_url}, "balance": "round_robin"}
         one = await agents.stage.balancer(*origins, backend=shared)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hermes_lb.config import Route
 from hermes_lb.config.references import check_references
 from hermes_lb.options.problems import dotted
 
@@ -155,10 +156,15 @@ def test_a_cookie_value_ends_where_what_is_written_behind_it_begins(
 def test_a_route_that_an_earlier_one_covers_is_never_reached(
     earlier: dict[str, str], later: dict[str, str]
 ) -> None:
-    assert routes(earlier, later) == [
-        "frontends[0].routes[1]: never reached: "
-        "frontends[0].routes[0] takes every such request first"
-    ]
+    problem = "frontends[0].routes[1]: never reached: "
+    problem += "frontends[0].routes[0] takes every such request first"
+    assert routes(earlier, later) == [problem]
+    assert routes(as_dumped(earlier), as_dumped(later)) == [problem]
+
+
+def as_dumped(route: dict[str, str]) -> dict[str, Any]:
+    """The plain values of its model, with all that is not given."""
+    return Route.model_validate({**route, "backend": "agents"}).model_dump()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ def test_a_route_that_an_earlier_one_covers_is_never_reached(
 def test_a_route_that_takes_something_of_its_own_is_fine(
     earlier: dict[str, str], later: dict[str, str]
 ) -> None:
-    assert routes(earlier, later) == []
+    assert routes(earlier, later) == routes(as_dumped(earlier), as_dumped(later)) == []
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "x", [], [5], {}, {"a": 5}, [{"name": 5}], [[{}]]])
@@ -223,3 +229,7 @@ def test_wrong_shapes_are_left_to_the_checks_of_values(wrong: Any) -> None:
         for other in (match, {"header": {"A": "x"}, "query": {"a": {"prefix": "x"}}}):
             for pair in ((match, other), (other, match)):
                 routes(*({"match": one} for one in pair))
+
+
+def test_a_route_with_a_condition_of_no_kind_hides_no_other() -> None:
+    assert routes({"match": {"header": {"A": {}}}}, {"path": "/x"}) == []

@@ -119,3 +119,18 @@ async def test_heads_that_recur_are_routed_one_by_one(stage: Stage) -> None:
     assert {(one.head.target, one.get("Mcp-Method")) for one in calls.requests} == {
         ("/?call=1", None), ("/", "tools/call")}  # fmt: skip
     assert len(calls.requests) == len(others.requests) == 80
+
+
+@pytest.mark.row(21)
+async def test_what_a_reload_compares_can_not_be_nominated_either(stage: Stage) -> None:
+    lb, client, others, calls = await two_backends(stage)
+    with_routes = lb.config
+    [frontend] = with_routes.frontends
+    without = frontend.model_copy(update={"routes": []})
+    await lb.reconfigure(with_routes.model_copy(update={"frontends": [without]}))
+    nominated = ("Mcp-Method: tools/call", "Connection: Mcp-Method")
+    await client.ask("/", *nominated)
+    assert [seen.get("Mcp-Method") for seen in others.requests] == [None]
+    await lb.reconfigure(with_routes)
+    await client.ask("/", *nominated)
+    assert [seen.get("Mcp-Method") for seen in calls.requests] == ["tools/call"]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import documented
 from tests.support.http_peer import Message, request
 from tests.support.needs import needs_package
 from tests.support.waiting import PATIENCE, eventually
@@ -78,17 +80,20 @@ async def counts(client: Any, tools: ToolServer) -> None:
     assert result.structured_content == {"result": 3}
 
 
-async def post(stage: Stage, lb: LoadBalancer, session: str) -> Message:
+def called(lb: LoadBalancer, session: str, method: str, params: str = "{}") -> bytes:
     """A request in this session by someone who only knows its id."""
-    client = await stage.client(lb)
-    await client.send(
-        request(
-            "POST", "/mcp", f"Host: {lb.url.removeprefix('http://')}",
-            f"Mcp-Session-Id: {session}", "Content-Type: application/json",
-            "Accept: application/json, text/event-stream",
-            body=b'{"jsonrpc": "2.0", "id": 9, "method": "tools/list"}',
-        )
+    body = f'{{"jsonrpc": "2.0", "id": 9, "method": "{method}", "params": {params}}}'
+    return request(
+        "POST", "/mcp", f"Host: {lb.url.removeprefix('http://')}",
+        f"Mcp-Session-Id: {session}", "MCP-Protocol-Version: 2025-11-25",
+        "Content-Type: application/json", "Accept: application/json, text/event-stream",
+        body=body.encode(),
     )  # fmt: skip
+
+
+async def post(stage: Stage, lb: LoadBalancer, session: str) -> Message:
+    client = await stage.client(lb)
+    await client.send(called(lb, session, "tools/list"))
     return await client.read_response()
 
 
@@ -145,7 +150,7 @@ async def test_without_sessions(lb: LoadBalancer, tools: ToolServer) -> None:
     }
 
 
-async def test_changes_are_told_to_a_client_that_listens(
+async def test_changes_are_reported_to_a_client_that_listens(
     lb: LoadBalancer, tools: ToolServer
 ) -> None:
     async with (
@@ -214,3 +219,138 @@ async def test_a_call_that_is_given_up_is_cancelled_at_the_server(
         await eventually(tools.was_cancelled.is_set)
         # And its connection is good for more.
         assert (await client.list_tools()).tools
+
+
+# Both eras at once, by the example in docs/operations.md.
+
+
+def example(**ports: int) -> dict[str, Any]:
+    """The configuration of the page, with these servers; `ports` by backend."""
+    config = documented.example("operations.md", "### MCP\n")
+    config["frontends"][0]["bind"] = "127.0.0.1:0"
+    assert config["backends"].keys() == ports.keys()
+    del config["backends"]["sessions"]["health"]  # at the end these servers stop first
+    for name, port in ports.items():
+        config["backends"][name]["servers"] = [{"name": "a", "address": f"127.0.0.1:{port}"}]
+    return config
+
+
+@pytest.fixture
+async def eras(
+    stage: Stage, tools: ToolServer
+) -> AsyncIterator[tuple[LoadBalancer, ToolServer, ToolServer]]:
+    """A balancer; the servers of `calls` and of `sessions`."""
+    from tests.outside.mcp_server import ToolServer, serving_tools
+
+    sessions = ToolServer()
+    async with serving_tools(tools) as one, serving_tools(sessions) as two:
+        yield await stage.start(example(calls=one, sessions=two)), tools, sessions
+
+
+async def test_each_era_has_its_route(eras: Any) -> None:
+    lb, calls, sessions = eras
+    async with User().client(lb) as new, User().client(lb, mode="legacy") as old:
+        await asyncio.gather(counts(new, calls), counts(old, sessions))
+    assert {seen.session for seen in calls.seen} == {None}
+    assert {seen.method for seen in calls.seen} == {"POST"}
+    # `initialize` comes without a session, and without a version.
+    assert [seen.session is None for seen in sessions.seen] == [True] + [False] * (
+        len(sessions.seen) - 1
+    )
+    assert sessions.seen[-1].method == "DELETE"
+
+
+async def test_to_leave_is_to_cancel_in_one_era_only(stage: Stage, eras: Any) -> None:
+    lb, calls, sessions = eras
+    server = lb.pools["sessions"].servers[0]
+    async with User().client(lb, mode="legacy") as old:
+        await old.list_tools()
+        session = sessions.seen[-1].session
+        lost = await stage.client(lb)
+        await lost.send(
+            called(lb, session, "tools/call", '{"name": "count", "arguments": {"to": 2}}')
+        )
+        before = len(sessions.seen)
+        await eventually(lambda: len(sessions.seen) > before)  # the response has begun
+        running = server.in_flight
+        lost.close()
+        await eventually(
+            lambda: "detached" in {row["kind"] for row in lb._plane.running_sessions()}
+        )
+        assert server.in_flight == running
+        sessions.go_on()
+        await eventually(lambda: server.in_flight < running)
+        async with User().client(lb) as new, asyncio.TaskGroup() as group:
+            call = group.create_task(new.call_tool("wait"))
+            await eventually(calls.is_waiting.is_set)
+            call.cancel()
+            await eventually(calls.was_cancelled.is_set)
+
+
+async def test_a_tool_has_its_server(stage: Stage) -> None:
+    """By `Mcp-Name`, and what names nothing by `Mcp-Method`."""
+    from tests.outside.mcp_server import ToolServer, serving_tools
+
+    async with AsyncExitStack() as stack:
+        servers = [ToolServer() for _ in range(3)]
+        ports = [await stack.enter_async_context(serving_tools(one)) for one in servers]
+        rules = [{"on": "header:Mcp-Name"}, {"on": "header:Mcp-Method"}]
+        lb = await stage.balancer(*ports, backend={"stick": rules})
+        for one in servers:
+            one.go_on()
+        for _ in range(4):
+            async with User().client(lb, mode="2026-07-28") as client:
+                result = await client.call_tool("count", {"to": 2})
+                assert result.structured_content == {"result": 2}
+        assert sorted(len(one.names) for one in servers) == [0, 0, 4]
+
+
+@asynccontextmanager
+async def two_that_die(
+    stage: Stage, on_lost: str
+) -> AsyncIterator[tuple[LoadBalancer, dict[ToolServer, AsyncExitStack]]]:
+    """A balancer, and its servers, each with what ends it."""
+    from tests.outside.mcp_server import ToolServer, serving_tools
+
+    async with AsyncExitStack() as stack:
+        servers = {ToolServer(): await stack.enter_async_context(AsyncExitStack()) for _ in "ab"}
+        ports = [
+            await life.enter_async_context(serving_tools(one)) for one, life in servers.items()
+        ]
+        rule = {"on": "header:Mcp-Session-Id", "learn": True, "on_lost": on_lost}
+        yield await stage.balancer(*ports, backend={"stick": [rule], "retries": 0}), servers
+
+
+async def list_twice(lb: LoadBalancer, servers: dict[ToolServer, AsyncExitStack]) -> int:
+    """The sessions that it takes, if the server of the first one dies between.
+
+    The SDK does not begin a session by itself: it reports a 404 in a session, and no other status,
+    as its end, and the program around it begins another one, as the specification has it.
+    """
+    for begun in count(1):
+        async with User().client(lb, mode="legacy") as client:
+            try:
+                await client.list_tools()
+                if begun == 1:
+                    [home] = [server for server in servers if server.seen]
+                    await servers[home].aclose()
+                await client.list_tools()
+            except mcp.MCPError as error:
+                if str(error) != "Session terminated":
+                    raise
+            else:
+                return begun
+    raise AssertionError
+
+
+async def test_a_client_whose_server_has_died_begins_another_session(stage: Stage) -> None:
+    async with two_that_die(stage, "404") as (lb, servers):
+        assert await list_twice(lb, servers) == 2
+        assert all({seen.session for seen in server.seen} > {None} for server in servers)
+
+
+async def test_with_a_503_it_does_not_know_that_its_session_has_ended(stage: Stage) -> None:
+    async with two_that_die(stage, "strict") as (lb, servers):
+        with pytest.raises(BaseExceptionGroup) as lost:
+            await list_twice(lb, servers)
+    assert lost.group_contains(mcp.MCPError, match="Server returned an error response")
