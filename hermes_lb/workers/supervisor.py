@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
-from hermes_lb.control.operator import NotPossible, find_server
+from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.errors import reason
@@ -303,6 +303,9 @@ class Supervisor:
         answers = await self._fleet.ask_all({"do": "sessions"})
         rows: list[Any] = [row for answer in answers for row in answer.get("sessions", ())]
         return sorted(rows, key=lambda row: -row["seconds"])
+
+    def turn_store_url(self) -> str:
+        return store_url(self.config, self._handover.store)
 
     async def reload(self) -> list[str]:
         upkeep, listening = self.observed.upkeep, self._handover.listening

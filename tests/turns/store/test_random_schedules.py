@@ -93,6 +93,11 @@ class Balancer:
         self.requests = Tasks()
         self.store.start()
 
+    async def die(self) -> None:
+        await self.requests.cancel_all()
+        await self.store.abandon()
+        self.subscriber.close()
+
     @property
     def is_stopped(self) -> bool:
         return not self.client.is_running.is_set()
@@ -231,8 +236,7 @@ async def _run(seed: int, url: str) -> Counter[str]:
         victim = fleet[place]
         if luck < 0.04:
             backend.counts["killed"] += 1
-            await victim.requests.cancel_all()
-            await victim.store.abandon()
+            await victim.die()
             if luck < 0.02:  # the supervisor is there, and says so
                 await retire(other, victim.store.incarnation)
             fleet[place] = Balancer(url, rng, journals, late)
@@ -249,8 +253,7 @@ async def _run(seed: int, url: str) -> Counter[str]:
     await _check_keys(other, principal)
     await _check_sessions(Balancer(url, rng, journals, late), [claim(s, "") for s in SESSIONS])
     for balancer in fleet:
-        await balancer.requests.cancel_all()
-        await balancer.store.abandon()
+        await balancer.die()
     await late.cancel_all()
     await _check_keys(other, principal)
     await other.close()
@@ -280,7 +283,7 @@ async def _check_sessions(balancer: Balancer, claims: list[Claim]) -> None:
                     await begun.owned.release(b"")
                     break
             await asyncio.sleep(TIMING.poll)
-    await balancer.store.abandon()
+    await balancer.die()
 
 
 @pytest.mark.parametrize("seed", range(3))
