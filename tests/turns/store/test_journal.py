@@ -346,7 +346,7 @@ async def test_acknowledgements_of_what_was_given_up(
     turn.append()
     await until(lambda: not turn.journal.unacknowledged)
     link.go_mute()
-    turn.append(size=200_000)
+    turn.append(size=20_000)
     seen = link.commands["EVALSHA"]
     await until(lambda: link.commands["EVALSHA"] > seen)  # it is in flight
     while not turn.was_drained.is_set():
