@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from hermes_lb.config import load_config
 from hermes_lb.config.changes import describe_changes, refuse_fixed
 from hermes_lb.control.admin import AdminServer
-from hermes_lb.control.operator import NotPossible, find_server
+from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.health.checker import HealthChecker
@@ -250,6 +250,9 @@ class LoadBalancer:
         """Requests in flight, longest first."""
         rows: list[Any] = self._plane.running_sessions()
         return sorted(rows, key=lambda row: -row["seconds"])
+
+    def turn_store_url(self) -> str:
+        return store_url(self.config, self._store)
 
     async def reload(self) -> list[str]:
         """Reload the file -> the changes, as text.

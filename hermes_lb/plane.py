@@ -31,7 +31,7 @@ from hermes_lb.turns.secret import turn_secret
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from hermes_lb import config
     from hermes_lb.affinity.stores.base import SharedStore
@@ -59,11 +59,13 @@ def request_log(
     return RequestLog(Recorder(configured), log)
 
 
-async def open_turn_store(options: StoreOptions) -> TurnStore:
+async def open_turn_store(
+    options: StoreOptions, on_incarnation: Callable[[str], None]
+) -> TurnStore:
     """The store of `[store]`."""
     from hermes_lb.turns.store.opening import open_store  # hiredis is for those who use it
 
-    return await open_store(options)
+    return await open_store(options, on_incarnation)
 
 
 class DataPlane:
@@ -99,7 +101,8 @@ class DataPlane:
         self.tickets = TicketSecret.new()
         # By backend: the store of sessions that all processes learn; None: one process.
         self.shared_store: Callable[[str], SharedStore] | None = None
-        self.open_turn_store: Callable[[StoreOptions], Awaitable[TurnStore]] = open_turn_store
+        # Called with this process's id in the store of turns, for the process that observes it.
+        self.on_incarnation: Callable[[str], None] = lambda incarnation: None
 
     def __repr__(self) -> str:
         return f"<DataPlane {'running' if self._context else 'stopped'}, {self.frontends!r}>"
@@ -427,7 +430,7 @@ class DataPlane:
         """Once a route has turns, there is a gateway for them, which stays."""
         if configured.backends_with_turns and self.context.turns is None:
             secret = turn_secret(configured.store)
-            store = await self.open_turn_store(configured.store)
+            store = await open_turn_store(configured.store, self.on_incarnation)
             self.context.turns = TurnGateway(store, secret)
 
     async def _close_turns(self) -> None:

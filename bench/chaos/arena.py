@@ -36,6 +36,11 @@ def own_host() -> str:
     return f"127.{64 + (pid >> 16) % 64}.{pid >> 8 & 255}.{pid & 255}"
 
 
+def own_address() -> tuple[str, int]:
+    """One that stays free while nothing listens there."""
+    return own_host(), next(_PORTS)
+
+
 class Arena:
     """The workers and balancers of one scenario; leaving it ends them all.
 
@@ -75,7 +80,7 @@ class Arena:
         """A worker that listens. `prefix`: a command that runs it in another network."""
         worker = Worker(
             name,
-            (host or own_host(), next(_PORTS)),
+            (host, next(_PORTS)) if host else own_address(),
             folder=self.folder,
             journal=self.journal.path,
             core=self._load_core,
@@ -109,7 +114,7 @@ class Arena:
     @asynccontextmanager
     async def flood_server(self) -> AsyncIterator[tuple[str, int]]:
         """Its address."""
-        host, port = own_host(), next(_PORTS)
+        host, port = own_address()
         async with self.flood("serve", host, str(port)):
             yield host, port
 
@@ -120,8 +125,10 @@ class Arena:
         *,
         server: Mapping[str, Any] | None = None,
         backend: Mapping[str, Any] | None = None,
+        backends: Mapping[str, Any] | None = None,
         frontend: Mapping[str, Any] | None = None,
         bind: str = "127.0.0.1",
+        port: int = 0,
         unix: Path | None = None,
         loop: str = "uvloop",
         open_files: int | None = None,
@@ -130,7 +137,10 @@ class Arena:
         make_socket: Callable[[], socket.socket] | None = None,
         **sections: Mapping[str, Any],
     ) -> AsyncIterator[Balancer]:
-        """A balancer before these servers. `sections`: more tables of its configuration."""
+        """A balancer before these servers. `sections`: more tables of its configuration.
+
+        `port`: of `bind`, for one that is killed and comes back; see `own_address`.
+        """
         if not isinstance(servers, dict):
             servers = {worker.name: worker.address for worker in servers}  # type: ignore[union-attr]
         number = next(self._balancers)
@@ -141,9 +151,11 @@ class Arena:
                 servers,
                 access_log=access_log,
                 bind=bind,
+                port=port,
                 unix=unix,
                 server=server,
                 backend=backend,
+                backends=backends,
                 frontend=frontend,
                 sections=sections,
             )

@@ -117,6 +117,12 @@ class Process:
             self._child.kill()
             self._child.wait()
 
+    def kill_all(self) -> None:
+        """kill -9 to all its processes, and wait until the child is gone."""
+        for pid in self.pids():
+            _signal(pid, signal.SIGKILL)
+        self.kill()
+
     def stop(self, patience: float = 5.0) -> None:
         """End the child: SIGTERM, and SIGKILL to what is left of its session."""
         if self._child is None:

@@ -22,6 +22,7 @@ _KEYS = {
     "status": ("version", "backends", "frontends", "processes"),
     "servers": _SERVER,
     "sessions": ("total", "sessions"),
+    "turns": ("turns",),
     "reload": ("changes",),
     "upgrade": ("status",),
 }
@@ -136,6 +137,16 @@ class AdminClient:
         """Cut its requests -> their number."""
         answer = self._send("DELETE", f"{_path(server)}/sessions", None, ("ended",))
         return int(answer["ended"])
+
+    def cancel_turn(self, turn: str) -> int:
+        """Ask for its cancellation -> the number of turns that it names."""
+        answer = self._send("DELETE", f"turns/{quote(turn, safe='')}", None, ("cancelled",))
+        return int(answer["cancelled"])
+
+    def purge_turns(self, principal: str) -> int:
+        """Delete all turns of a principal -> their number."""
+        named = urlencode({"principal": principal})
+        return int(self._send("DELETE", f"turns?{named}", None, ("purged",))["purged"])
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Moments of the live stream, one a second.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.demo import checks
 from hermes_lb.demo.plan import seconds_until_down, seconds_until_up
+from hermes_lb.demo.reader import read_story
 from hermes_lb.demo.system import TOKEN_INTERVAL_MS
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 NAME, CAT = "Ada", "Moxie"
 _WORDS = 40
 _WORDS_BEFORE_KILL = 15  # of them, before the worker is killed
+_WORDS_BEFORE_CUT = 15  # of the story, before its connection is lost
 _TOKEN_INTERVAL = TOKEN_INTERVAL_MS / 1000
 
 # The access log is written four times a second.
@@ -49,6 +51,7 @@ class Scenes:
         await self._read_back()
         await self._memory()
         await self._come_back(killed)
+        await self._story()
         await self._access_log()
 
     @property
@@ -173,6 +176,15 @@ class Scenes:
                 worker, up=True, timeout=seconds_until_up(worker.backend)
             )
         await self._show_servers()
+
+    async def _story(self) -> None:
+        """A backend that can't resume, behind two balancers."""
+        self._screen.scene("A connection lost in mid-sentence, and another balancer")
+        self._screen.line("two balancers over Valkey, and a backend that can't resume", "dim")
+        async with self._system.story() as places:
+            read = await read_story(places, self._screen, lose_after=_WORDS_BEFORE_CUT)
+        self._check(checks.continued_elsewhere(read))
+        self._check(checks.was_asked_once(read))
 
     async def _show_servers(self) -> None:
         self._screen.servers(await self._system.server_states())

@@ -67,7 +67,7 @@ _NEVER = float("inf")
 # Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
 _TURN_AROUND = 1.0
 
-_EXPECTATION = b"Expect: 100-continue\r\n"
+_EXPECTATION = b"\r\nExpect: 100-continue\r\n"
 _CONTINUE = ResponseParser(1).parse(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
@@ -351,7 +351,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     def ask_for_body(self) -> None:
         """In the place of the server, which the body reaches without a question."""
         if self.upload is not None and self.upload.awaits_continue:
-            self.request_head = self.request_head.replace(_EXPECTATION, b"", 1)
+            self.request_head = self.request_head.replace(_EXPECTATION, b"\r\n", 1)
             self.bytes_out += self.client.send_informational(_CONTINUE)
             self.upload.continued()
 

@@ -121,6 +121,8 @@ class SharedState:
                 asyncio.get_running_loop().call_soon(self._answer_pin, child, message)
             case "refused":
                 self._gathered.refused(child.number, message["frontend"], message["refused"])
+            case "incarnation":
+                child.incarnation = message["incarnation"]
             case "recent":
                 for abort in message["aborts"]:
                     self.recent.add(abort)

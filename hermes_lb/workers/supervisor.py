@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
-from hermes_lb.control.operator import NotPossible, find_server
+from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.errors import reason
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from hermes_lb.control.operator import Session
     from hermes_lb.health.checker import HealthChecker
     from hermes_lb.workers.channel import Message
+    from hermes_lb.workers.child import Child
     from hermes_lb.workers.handover import Handover
     from hermes_lb.workers.listening import Key
 
@@ -83,11 +84,12 @@ class Supervisor:
         layout, gathered, upkeep = handover.layout, handover.gathered, Upkeep()
         self._fleet = Fleet(
             handover.loop, handover.listening, handover.memory, handover.wakeups, layout, gathered,
-            about=self._about, upkeep=upkeep,
+            about=self._about, upkeep=upkeep, inboxes=handover.inboxes,
         )  # fmt: skip
         self._kept_files = KeptFiles()
         self._shared = shared = SharedState(self._fleet, layout, gathered)
         self._fleet.on_message = shared.hear
+        self._fleet.on_exit = self._worker_ended
         self.recent = shared.recent
         self._loop_lag = LoopLag(_LAG_EVERY)
         self.observed = Observed(
@@ -164,6 +166,14 @@ class Supervisor:
         if config.needs_embedded_store:
             given = config.store.directory
             await self._handover.store.start(Path(given) if given else default_directory())
+
+    def _worker_ended(self, child: Child) -> None:
+        """Its turns are lost or released at once: other processes would wait for a whole lease."""
+        if child.incarnation:
+            from hermes_lb.turns.store.opening import retire_incarnation  # hiredis
+
+            url = self.config.store.url or self._handover.store.url
+            self._tasks.spawn(retire_incarnation(url, child.incarnation), name="end its turns")
 
     async def _take_files(self) -> None:
         """At first all must be valid; after an upgrade the last valid ones serve in their place."""
@@ -293,6 +303,9 @@ class Supervisor:
         answers = await self._fleet.ask_all({"do": "sessions"})
         rows: list[Any] = [row for answer in answers for row in answer.get("sessions", ())]
         return sorted(rows, key=lambda row: -row["seconds"])
+
+    def turn_store_url(self) -> str:
+        return store_url(self.config, self._handover.store)
 
     async def reload(self) -> list[str]:
         upkeep, listening = self.observed.upkeep, self._handover.listening

@@ -6,8 +6,8 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.turns.ports import Claim
-from hermes_lb.turns.store.control import Control, TurnName
-from hermes_lb.turns.store.keys import control_keys, turn_id
+from hermes_lb.turns.store.control import Control
+from hermes_lb.turns.store.keys import TurnName, control_keys, turn_id
 from hermes_lb.turns.store.quotas import QUOTAS
 from hermes_lb.turns.store.stored import StoredTurn, read_stored
 from tests.support.turn_fleet import new_principal

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from hermes_lb.turns.ports import BUSY, JOINED, OWNED, QUEUED, Claim, End
 from hermes_lb.turns.store.client import StoreClient
 from hermes_lb.turns.store.incarnation import retire
+from hermes_lb.turns.store.stored_journals import StoredJournals
 from hermes_lb.turns.store.stored_turns import StoredTurns
 from hermes_lb.turns.store.timing import Timing
-from tests.support.turn_journals import JournalServer, MemoryJournals
 from tests.support.turn_store import MemoryStore, MemoryTurnStore
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ class ValkeyFleet(TurnFleet):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
-        self.journals = JournalServer()
         self._clients: list[StoreClient] = []
 
     async def make(self) -> TurnStore:
         client = StoreClient(self.url)
-        store = StoredTurns(client, MemoryJournals(self.journals), timing=self.timing)
+        journals = StoredJournals(client)
+        store = StoredTurns(client, journals, journals.subscriber, timing=self.timing)
         self._clients.append(client)
         store.start()
         return store

@@ -122,7 +122,7 @@ class _Session:
 
     def take(self, turn: MemoryTurn) -> None:
         self.holder = turn
-        self.fence = turn.fence = max(self.fence + 1, int(time.time() * 1000))
+        self.fence = turn.fence = max(self.fence + 1, time.time_ns() // 1000)
 
     def leave(self, turn: MemoryTurn, settle: float) -> None:
         if turn in self.queue:
@@ -139,7 +139,7 @@ class MemoryTurn:
         self.owner = owner
         self.claim = claim
         self.state = WAITING
-        self.fence = int(time.time() * 1000)
+        self.fence = time.time_ns() // 1000
         self.fingerprint = claim.fingerprint
         self.head = b""
         self.is_stream = False

@@ -120,7 +120,7 @@ class Gateway:
             # Tests that share a server have other principals.
             secret.write_bytes(SECRET_TEXT if cls.url is None else token_hex(16).encode())
 
-        async def open_store(_: object) -> MemoryTurnStore:
+        async def open_store(*_: object) -> MemoryTurnStore:
             return MemoryTurnStore(shared)
 
         one = {"path_prefix": "/v1/", "backend": "agents", "turns": turns or {}, **(route or {})}

@@ -15,3 +15,11 @@ def valkey_url() -> Iterator[str]:
     """One Valkey per xdist worker; principals are random, so tests are independent."""
     with RedisServer.start() as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    """Three masters, each with a replica."""
+    topologies = pytest.importorskip("tests.agent_worker.redis.topologies")
+    with topologies.Cluster() as cluster:
+        yield cluster.url

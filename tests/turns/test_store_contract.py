@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from tests.support.turn_fleet import TurnFleet
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", pytest.param("cluster", marks=pytest.mark.slow)])
 async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[TurnFleet]:
     running: TurnFleet = MemoryFleet()
-    if request.param == "valkey":
-        running = ValkeyFleet(request.getfixturevalue("valkey_url"))
+    if request.param != "memory":
+        running = ValkeyFleet(request.getfixturevalue(f"{request.param}_url"))
     yield running
     await running.close()
 

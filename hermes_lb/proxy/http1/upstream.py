@@ -221,7 +221,8 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         if sink is None:
             self.home.forget(self)
         elif self.body is not None:
-            sink.response_ended(self.body, error)
+            body, self.body = self.body, None
+            sink.response_ended(body, error)
         elif self._pending not in _NOTHING:
             sink.server_failed(ClosedInHead(f"{name} closed in the middle of a response head"))
         else:
@@ -375,7 +376,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
 
     def abort(self) -> None:
         """End the exchange on this side at once: the server sees its client leave."""
-        self.sink = None
+        self.sink = self.body = None  # the body may refer to this connection
         self._upload_over()
         self.transport.abort()
 
@@ -408,8 +409,6 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         if self.body is not None:  # the bytes before were its response head
             sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
-            if self._ended_by and not (self._is_held or self.behind):
-                self._ended(self._ended_by[0])
             return
         if self._pending:
             data = self._pending + data

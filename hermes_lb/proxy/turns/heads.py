@@ -14,15 +14,19 @@ if TYPE_CHECKING:
 #: Where a turn is found by its id, on each frontend with a route that has turns.
 RESUME_PATH: Final = b"/.hermes/turns/"
 
-# Underscores too: CGI and WSGI servers read them as "-".
-_OURS_IN_REQUEST = re.compile(rb"\r\nx[-_]hermes[-_](?!handover:)[^\r\n]*(?=\r\n)", re.IGNORECASE)
+# Other X-Hermes-* fields belong to applications: X-Hermes-Session-Id is hermes-agent's, and our
+# worker's. Underscores too: CGI and WSGI servers read them as "-".
+_OURS_IN_REQUEST = re.compile(
+    rb"\r\nx[-_]hermes[-_](?:fence|turn|resume|degraded)[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE
+)
 _OURS_IN_RESPONSE = re.compile(
     rb"^(?:x-hermes-turn|x-hermes-resume|idempotency-replayed):[^\r\n]*\r\n",
     re.IGNORECASE | re.MULTILINE,
 )
 # Of one request or one connection, or of a policy that may change: not of the turn.
 _NOT_STORED = re.compile(
-    rb"^(?:set-cookie2?|alt-svc|strict-transport-security|x-hermes-[^:\r\n]*|content-length"
+    rb"^(?:set-cookie2?|alt-svc|strict-transport-security|content-length"
+    rb"|x-hermes-(?:turn|resume|degraded|handover|load|draining)"
     rb"|transfer-encoding|connection|keep-alive|idempotency-replayed):[^\r\n]*\r\n",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -38,7 +42,7 @@ _EXPOSED: Final = (
 
 
 def without_ours(request_head: bytes) -> bytes:
-    """A request without X-Hermes-* of its client: a forged fence would lock a session."""
+    """A request without fields that only we may send: a forged fence would lock a session."""
     if b"hermes" not in request_head.lower():
         return request_head
     end = request_head.index(b"\r\n\r\n") + 2

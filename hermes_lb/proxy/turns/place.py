@@ -157,8 +157,10 @@ class Place:
         self.after = number
 
     async def _find(self, event_id: bytes) -> None:
-        """Behind the event with an id of the server's own."""
+        """Behind the event with an id of the server's own. In a window it may be one that the
+        journal has dropped."""
         self._follow(max(0, self._record.first - 1))
+        missing = Trimmed() if self._record.first > 1 else self._unknown()
         assert self._reading is not None
         found = 0
         try:
@@ -166,10 +168,10 @@ class Place:
                 while not found:
                     got = await self._reading.next()
                     if isinstance(got, End):
-                        raise self._unknown()
+                        raise missing
                     found = self._look(got, event_id)
         except TimeoutError:
-            raise self._unknown() from None
+            raise missing from None
         self._follow(found)
         await self._peek(_FIRST)
 

@@ -70,10 +70,8 @@ class ResumeGate(Gate):
         exchange.enter(phases.CLAIM, now)
         self.spawn(self._follow() if method == b"GET" else self._cancel())
 
-    def _named(self) -> tuple[str, str, TurnRules]:
+    def _named(self, exchange: TurnRequest) -> tuple[str, str, TurnRules]:
         """The turn, the principal that the request is of, and that principal's route."""
-        exchange = self._exchange
-        assert exchange is not None
         match = _TURN(exchange.head.target)
         turn = match[1].decode() if match is not None else ""
         found = "", self._rules[0]
@@ -90,9 +88,10 @@ class ResumeGate(Gate):
         return turn, *found
 
     async def _follow(self) -> None:
-        turn, principal, rules = self._named()
-        exchange = self._exchange
-        assert exchange is not None
+        exchange = self.exchange
+        if exchange is None:  # its client has left
+            return
+        turn, principal, rules = self._named(exchange)
         last_event_id = event_ids.last_event_id(exchange.request_head)
         record = await self.gateway.store.find(principal, turn)
         if record is None or not principal:
@@ -100,7 +99,10 @@ class ResumeGate(Gate):
         await follow(self, record, last_event_id, vary=rules.principals.vary)
 
     async def _cancel(self) -> None:
-        turn, principal, _ = self._named()
+        exchange = self.exchange
+        if exchange is None:
+            return
+        turn, principal, _ = self._named(exchange)
         record = await self.gateway.store.cancel(principal, turn)
         if record is None or not principal:
             raise not_found()

@@ -391,8 +391,9 @@ class Turn(Gate):
         self.spawn(self._follow_joined(self._record))
 
     async def _follow_joined(self, record: Record) -> None:
-        exchange = self._exchange
-        assert exchange is not None
+        exchange = self.exchange
+        if exchange is None:  # its client has left
+            return
         assert self._fingerprint is not None
         position = event_ids.last_event_id(exchange.request_head)
         fingerprint = self._fingerprint.text
@@ -404,8 +405,9 @@ class Turn(Gate):
     # Resumed at its own URL.
 
     async def _resume(self, resumed: event_ids.EventId) -> None:
-        exchange = self._exchange
-        assert exchange is not None
+        exchange = self.exchange
+        if exchange is None:  # its client has left
+            return
         assert self._fingerprint is not None
         record = await self.gateway.store.find(self._principal, resumed.turn)
         # Another fingerprint: of another method or target, so not the turn of this URL.

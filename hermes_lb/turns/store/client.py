@@ -108,6 +108,10 @@ class StoreClient:
         [reply] = await self._operate(key, lambda by_text: [command])
         return reply
 
+    async def publish(self, channel: str, message: str) -> None:
+        command = "SPUBLISH" if self.topology.is_sharded else "PUBLISH"
+        await self.ask(channel, command, channel, message)
+
     async def close(self) -> None:
         self.topology.close()
         await asyncio.sleep(0)  # the connections close before the loop does

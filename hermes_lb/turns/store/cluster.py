@@ -42,6 +42,10 @@ class Cluster(Topology):
             raise LinkLost("no node of the Cluster serves a key's slot")
         return self.at(address)
 
+    async def masters(self) -> list[Node]:
+        await self.node("")
+        return [self.at(address) for address in sorted(self._masters())]
+
     def distrust(self, node: Node) -> None:
         super().distrust(node)
         self._ask_last = node.address

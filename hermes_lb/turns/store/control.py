@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns import states
 from hermes_lb.turns.ports import Fenced
-from hermes_lb.turns.store.keys import control_keys
+from hermes_lb.turns.store.keys import TurnName, control_keys
 from hermes_lb.turns.store.scripts import script, script_of
 
 if TYPE_CHECKING:
@@ -51,16 +51,6 @@ SCRIPTS: Final[dict[str, Script]] = {
         "renew",
     )
 }
-
-
-class TurnName(NamedTuple):
-    """What names a turn in all of its keys."""
-
-    id: str
-    principal: str
-    nonce: str
-    key: str
-    session: str
 
 
 class Control:

@@ -27,6 +27,16 @@ _ID: Final = _PREFIX + 26  # characters: 128 bits in base32 are 26
 GLOBAL_USE: Final = "lb:{all}:use"
 
 
+class TurnName(NamedTuple):
+    """What names a turn in all of its keys."""
+
+    id: str
+    principal: str
+    nonce: str
+    key: str
+    session: str
+
+
 class TurnKeys(NamedTuple):
     """The keys of control, in the order of the scripts. Without a key or a session the name ends
     with ":", and is not used."""
@@ -66,6 +76,21 @@ def turn_id(principal: str, nonce: str) -> str:
     """128 bits that only the nonce determines: a repetition of `begin` has the same turn."""
     digest = blake2b(nonce.encode(), digest_size=16).digest()
     return principal[:_PREFIX] + base64.b32encode(digest).decode().rstrip("=").lower()
+
+
+def turn_key_pattern(prefix: str) -> str:
+    """For SCAN: the turns whose ids begin with `prefix`."""
+    slot = f"{{{prefix[:_PREFIX]}}}" if len(prefix) >= _PREFIX else f"{{{prefix}*}}"
+    return f"lb:{slot}:turn:{prefix}*"
+
+
+def principal_keys(prefix: str) -> str:
+    """For SCAN: all of control, of the principal that begins with this."""
+    return f"lb:{{{prefix}}}:*"
+
+
+def is_principal_prefix(text: str) -> bool:
+    return len(text) == _PREFIX and text.isascii() and text.isalnum()
 
 
 def is_turn_id(text: str) -> bool:

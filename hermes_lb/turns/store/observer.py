@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.timing import Timing
 
-# An incarnation is not observed any more after this number of leases without a question.
-_KEPT: Final = 2
+# Seconds without a question after which an incarnation is not observed any more. Followers and
+# waiters ask every 2 s.
+_KEPT: Final = 30.0
 
 
 class _Sighting:
@@ -60,6 +61,13 @@ class Observer:
             sighting.sampled_at - sighting.since >= self._timing.lease
         )
 
+    async def has_died(self, incarnation: str) -> bool:
+        """The same, but one that is retired is seen by the first question. Raises StoreAway."""
+        if incarnation not in self._sightings:
+            self.is_dead(incarnation)
+            await self._sample(incarnation)
+        return self.is_dead(incarnation)
+
     async def run(self) -> None:
         while True:
             self._has_new.clear()
@@ -71,19 +79,24 @@ class Observer:
     async def sample(self) -> None:
         """Look at all of them once. An outage of the store begins all observations again."""
         now = self._clock()
-        kept = _KEPT * self._timing.lease
         for incarnation in [
-            each for each, seen in self._sightings.items() if now - seen.asked_at > kept
+            each for each, seen in self._sightings.items() if now - seen.asked_at > _KEPT
         ]:
             del self._sightings[incarnation]
         try:
-            for incarnation, sighting in list(self._sightings.items()):
-                key = alive_key(incarnation)
-                asked = self._clock()
-                self._note(sighting, await self._client.ask(key, "GET", key), asked)
+            for incarnation in list(self._sightings):
+                await self._sample(incarnation)
         except StoreAway:
             for sighting in self._sightings.values():
                 sighting.since = -1.0
+
+    async def _sample(self, incarnation: str) -> None:
+        key = alive_key(incarnation)
+        asked = self._clock()
+        value = await self._client.ask(key, "GET", key)
+        sighting = self._sightings.get(incarnation)
+        if sighting is not None:
+            self._note(sighting, value, asked)
 
     def _note(self, sighting: _Sighting, value: bytes | None, asked: float) -> None:
         # After a longer pause this process was stopped, and has not observed the store.

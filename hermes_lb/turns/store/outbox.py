@@ -82,9 +82,10 @@ class Outbox:
     # Replies, in the order of sending. Each returns True when all has to be sent again.
 
     def acknowledged(self, now: float) -> OutBatch | None:
-        """The batch that the store has; None: the reply came behind a failure."""
+        """A batch that the store has; None after `clear`. Behind a failure it may be an earlier one
+        than the reply's: the store has that too, or has dropped it."""
         self._due -= 1
-        if self._is_broken:
+        if not self._in_flight:
             return None
         self._in_flight -= 1
         batch = self._queue.pop(0)

@@ -11,8 +11,10 @@ from hermes_lb.turns.states import CANCELLED, CANCELLING, DONE, LOST
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hermes_lb.turns.store.control import Control, TurnName
+    from hermes_lb.turns.ports import Claim
+    from hermes_lb.turns.store.control import Control
     from hermes_lb.turns.store.journals import OwnedJournal
+    from hermes_lb.turns.store.keys import TurnName
     from hermes_lb.turns.store.session_queue import SessionQueue
 
 
@@ -21,8 +23,9 @@ class StoredOwnedTurn(OwnedTurn):
     operation in the background until it succeeds."""
 
     __slots__ = (
-        "_again", "_control", "_incarnation", "_is_ended", "_left", "_on_cancel", "_queue",
-        "_woken", "fence", "has_started", "id", "is_cancelled", "journal", "name",
+        "_again", "_claim", "_control", "_incarnation", "_is_ended", "_left", "_on_cancel",
+        "_queue", "_woken", "fence", "has_started", "id", "is_cancelled", "is_queued", "journal",
+        "kept_size", "name",
     )  # fmt: skip
 
     journal: OwnedJournal
@@ -30,6 +33,7 @@ class StoredOwnedTurn(OwnedTurn):
     def __init__(
         self,
         name: TurnName,
+        claim: Claim,
         fence: int,
         journal: OwnedJournal,
         control: Control,
@@ -44,6 +48,9 @@ class StoredOwnedTurn(OwnedTurn):
         self.journal = journal
         self.has_started = False
         self.is_cancelled = False
+        self.is_queued = False
+        self.kept_size = 0  # bytes that its journal keeps, once it has ended
+        self._claim = claim
         self._control = control
         self._queue = queue
         self._incarnation = incarnation
@@ -56,12 +63,21 @@ class StoredOwnedTurn(OwnedTurn):
     def __repr__(self) -> str:
         return f"<StoredOwnedTurn {self.id[16:24]} fence={self.fence}>"
 
+    @property
+    def kept_for(self) -> float:
+        """Seconds for which its journal is kept after its end."""
+        keep = self._claim.keep
+        return min(keep, self._claim.keep_events) if self.journal.is_stream else keep
+
     async def granted(self) -> None:
+        self.is_queued = True
         try:
             self.fence = await self._queue.granted(self.name, self._incarnation, self._woken)
         except Fenced:
             await self.look()
             raise
+        finally:
+            self.is_queued = False
 
     async def started(self, server: str) -> None:
         self.has_started = True
@@ -125,6 +141,7 @@ class StoredOwnedTurn(OwnedTurn):
     async def _end(self, state: int, end: End) -> None:
         async def finish() -> None:
             kept = await self.journal.finish(end)
+            self.kept_size = kept.size
             await self._control.end(
                 self.name,
                 state,

@@ -16,7 +16,8 @@ from hermes_lb.turns.ports import StoreAway
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hermes_lb.turns.store.control import Control, TurnName
+    from hermes_lb.turns.store.control import Control
+    from hermes_lb.turns.store.keys import TurnName
     from hermes_lb.turns.store.observer import Observer
     from hermes_lb.turns.store.timing import Timing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.turns.ports import Record
+from hermes_lb.turns.store.keys import TurnName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,10 @@ class StoredTurn(NamedTuple):
     session: str
     nonce: str
     owner: str
+
+    @property
+    def name(self) -> TurnName:
+        return TurnName(self.record.id, self.principal, self.nonce, self.key, self.session)
 
 
 def read_stored(turn: str, fields: Sequence[Reply]) -> StoredTurn | None:

@@ -1,7 +1,8 @@
 """Notifications: one connection per process and server for all channels.
 
 A notification is a hint to read the store. Those that were missed while a connection was lost are
-made up for by a call of every callback, and no caller waits without a time limit.
+made up for by a call of every callback once it is replaced, and no caller waits without a time
+limit.
 
 On a Cluster channels are sharded: a message is received only at the server that has its slot.
 """
@@ -38,13 +39,15 @@ _DROPPED: Final = b"sunsubscribe"
 
 
 class Channel:
-    """`callbacks`: each is called with the payload of a message, and with b"" after a loss."""
+    """`callbacks`: each is called with the payload of a message, and with b"" if some may have been
+    missed."""
 
-    __slots__ = ("callbacks", "confirmed", "link")
+    __slots__ = ("callbacks", "confirmed", "has_missed", "link")
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[bytes], None]] = []
         self.confirmed = asyncio.Event()
+        self.has_missed = False
         self.link: SubscriberLink | None = None
 
     def call(self, payload: bytes) -> None:
@@ -172,6 +175,9 @@ class Subscriber:
             channel = self._channels.get(reply[1].decode())
             if channel is not None and channel.link is link:
                 channel.confirmed.set()
+                if channel.has_missed:
+                    channel.has_missed = False
+                    channel.call(b"")
         elif reply is None:
             self._lose(link)
         elif isinstance(reply, hiredis.ReplyError) or self._is_dropped(reply):
@@ -193,8 +199,8 @@ class Subscriber:
             if channel.link is link:
                 channel.link = None
                 channel.confirmed.clear()
+                channel.has_missed = True
                 self._place(name)
-                channel.call(b"")
 
     async def _ping(self) -> None:
         while True:

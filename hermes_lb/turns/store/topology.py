@@ -24,10 +24,15 @@ class Topology:
         self._url = url
         self._nodes: dict[Address, Node] = {}
         self._asking = asyncio.Lock()  # one caller asks; the others wait for its result
+        self._is_closed = False
 
     async def node(self, key: str) -> Node:
         """The master that holds `key`. Raises OSError."""
         raise NotImplementedError
+
+    async def masters(self) -> list[Node]:
+        """All that hold keys. Raises OSError."""
+        return [await self.node("")]
 
     def distrust(self, node: Node) -> None:
         """`node` does not answer, or is not the master: close it, and look it up again."""
@@ -38,6 +43,8 @@ class Topology:
         node = self._nodes.get(address)
         if node is None:
             node = self._nodes[address] = Node(address, self._url.server)
+            if self._is_closed:
+                node.close()  # for an operation that still has attempts left
         return node
 
     def moved(self, slot: int, address: Address) -> None:
@@ -49,6 +56,7 @@ class Topology:
             self._nodes.pop(address).close()
 
     def close(self) -> None:
+        self._is_closed = True
         self.keep(())
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.proxy.turns.resume_gate import ResumeGate
 from tests.support.http_peer import Ended
 from tests.support.turn_store import MemoryStore
 from tests.support.turns import (
@@ -264,7 +265,7 @@ async def test_a_large_duplicate_is_hashed_and_not_kept(stage: Stage) -> None:
 
 async def test_a_journal_that_is_full_loses_no_byte_of_its_client(stage: Stage) -> None:
     origin = await stage.origin()
-    gateway = await Gateway.before(stage, origin, turns={"journal_size": "1KiB"})
+    gateway = await Gateway.before(stage, origin, turns={"journal_size": "2KiB"})
     first, at_origin, head = await begin_stream(gateway, origin, post(key="k"))
     turn = turn_of(head)
     wanted = [f"{n}" * 100 for n in range(20)]
@@ -343,6 +344,44 @@ async def test_ids_of_the_backend(stage: Stage, own: list[str], last: str, statu
         assert answer.status == status
         if status == 200:
             assert ids(answer.body) == ["c"]
+
+
+async def test_an_id_of_the_backend_before_the_window_is_gone(stage: Stage) -> None:
+    """Whether the turn had it can't be known any more: 410, as behind our own ids."""
+    origin = await stage.origin()
+    gateway = await Gateway.before(stage, origin, turns={"journal_size": "2KiB"})
+    client, at_origin, head = await begin_stream(gateway, origin, post(key="k"))
+    for name in "abc":
+        block = f"id: {name}\ndata: {name * 800}\n\n".encode()
+        await at_origin.send(b"%x\r\n%b\r\n" % (len(block), block))
+        assert await client.read_chunk() == block
+    await at_origin.send(LAST_CHUNK)
+    await gateway.in_state(turn_of(head), "done")
+    for data in (post(key="k", last="a"), get(path_of(turn_of(head)), last="a")):
+        assert (await gateway.ask(data)).status == 410
+    assert ids((await gateway.ask(post(key="k", last="b"))).body) == ["c"]
+
+
+@pytest.mark.pure_only("the gate's method is patched")
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_a_client_that_leaves_in_the_iteration_of_its_request(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    begin = ResumeGate.begin
+
+    def begin_and_leave(gate: ResumeGate, body: bytes, now: float) -> None:
+        exchange = gate.exchange
+        assert exchange is not None
+        begin(gate, body, now)
+        exchange.abort_client("CD")
+
+    origin = await stage.serving()
+    gateway = await Gateway.before(stage, origin)
+    turn = turn_of((await gateway.ask(post(key="k"))).head)
+    monkeypatch.setattr(ResumeGate, "begin", begin_and_leave)
+    client = await gateway.client()
+    await client.send(request(method, path_of(turn)))
+    await client.read_until_cut()
 
 
 async def test_a_foreign_id_at_its_own_url_goes_to_the_backend(stage: Stage) -> None:

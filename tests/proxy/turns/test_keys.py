@@ -230,9 +230,12 @@ def test_events_are_split_and_their_ids_found() -> None:
 def test_our_fields_of_a_client_are_dropped() -> None:
     asked = head(
         "X-Hermes-Fence: 9", "x_hermes_turn: a", "X-HERMES-Resume: /", "X-Hermes-Handover: accept",
-        "X-Other: x-hermes-fence",
+        "X-Other: x-hermes-fence", "X-Hermes-Session-Id: s", "X-Hermes-Fences: 9",
     )  # fmt: skip
-    assert heads.without_ours(asked) == head("X-Hermes-Handover: accept", "X-Other: x-hermes-fence")
+    assert heads.without_ours(asked) == head(
+        "X-Hermes-Handover: accept", "X-Other: x-hermes-fence", "X-Hermes-Session-Id: s",
+        "X-Hermes-Fences: 9",
+    )  # fmt: skip
     body = b"\r\nX-Hermes-Fence: 9\r\n"
     assert heads.without_ours(head() + body) == head() + body
 
@@ -242,10 +245,10 @@ def test_a_stored_head_has_no_field_of_one_request() -> None:
     fields = (
         b"Content-Type: a/b\r\nSet-Cookie: a=b\r\nset-cookie: c=d\r\nAlt-Svc: h3\r\n"
         b"Strict-Transport-Security: max-age=1\r\nX-Hermes-Turn: x\r\nContent-Length: 3\r\n"
-        b"Date: now\r\n"
+        b"X-Hermes-Load: 3\r\nX-Hermes-Session-Id: s\r\nDate: now\r\n"
     )
     assert heads.stored(parsed, fields) == (
-        b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nDate: now\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nX-Hermes-Session-Id: s\r\nDate: now\r\n\r\n"
     )
 
 

@@ -331,11 +331,14 @@ async def test_a_server_that_does_not_pause_costs_a_bounded_memory(
     link: DroppingProxy, connected: Connected, journals: Journals
 ) -> None:
     turn = Turn(journals(connected(link.url)))
+    assert isinstance(turn.journal, StoredJournal)
     link.refuses = True
     link.cut()
     for _ in range(400):
         turn.append(size=10_000)
         assert turn.journal.unacknowledged <= 4 * HIGH_WATER + 11_000
+        held = [batch.data for batch in turn.journal._outbox._queue]
+        assert len(b"".join([*held, *turn.journal._pending])) == turn.journal.unacknowledged
     assert turn.journal.is_trimmed
 
 

@@ -138,13 +138,15 @@ async def test_a_retired_incarnation_is_dead_at_once() -> None:
     assert not observer.is_dead("o1")
     await observer.sample()
     assert observer.is_dead("o1")
+    assert await client.observer().has_died("o1")
+    assert not await client.observer().has_died("o2")
 
 
 async def test_an_incarnation_of_no_interest_is_not_observed() -> None:
     client = FakeClient()
     observer = client.observer()
     observer.is_dead("o1")
-    client.now += 2 * TIMING.lease + 1
+    client.now += 31
     await observer.sample()
     assert client.asked == 0
     observer.is_dead("o1")

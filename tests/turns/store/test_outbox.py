@@ -184,9 +184,23 @@ def test_what_is_given_up_is_not_sent_any_more() -> None:
     sender.outbox.give_up(sender.last)
     sender.append(1)
     sender.cut()
+    sender.send()
+    assert [(batch.before, batch.last) for batch in sender._in_flight] == [(2, 2), (2, 3)]
     sender.drain()
     check(sender)
     assert sender.store.begins == 2
+
+
+def test_replies_of_a_journal_that_was_given_away_are_ignored() -> None:
+    sender = Sender()
+    sender.append(1)
+    sender.append(1)
+    sender.send()
+    sender.outbox.clear()
+    assert not sender.outbox
+    assert sender.outbox.acknowledged(sender.now) is None
+    sender.outbox.failed()
+    assert not sender.outbox.unsent()
 
 
 def test_what_is_kept_is_bounded() -> None:

@@ -26,6 +26,7 @@ from hermes_lb.turns.ports import OWNED, QUEUED, Claim, Fenced, StoreAway
 from hermes_lb.turns.store.client import StoreClient
 from hermes_lb.turns.store.incarnation import retire
 from hermes_lb.turns.store.stored_turns import StoredTurns
+from hermes_lb.turns.store.subscriber import Subscriber
 from hermes_lb.turns.store.timing import Timing
 from tests.support.turn_fleet import new_principal
 from tests.support.turn_journals import JournalServer, MemoryJournals
@@ -85,9 +86,17 @@ class UnreliableClient(StoreClient):
 class Balancer:
     def __init__(self, url: str, rng: random.Random, journals: JournalServer, late: Tasks) -> None:
         self.client = UnreliableClient(url, rng, late)
-        self.store = StoredTurns(self.client, MemoryJournals(journals), timing=TIMING)
+        self.subscriber = Subscriber(self.client, late)
+        self.store = StoredTurns(
+            self.client, MemoryJournals(journals), self.subscriber, timing=TIMING
+        )
         self.requests = Tasks()
         self.store.start()
+
+    async def die(self) -> None:
+        await self.requests.cancel_all()
+        await self.store.abandon()
+        self.subscriber.close()
 
     @property
     def is_stopped(self) -> bool:
@@ -227,8 +236,7 @@ async def _run(seed: int, url: str) -> Counter[str]:
         victim = fleet[place]
         if luck < 0.04:
             backend.counts["killed"] += 1
-            await victim.requests.cancel_all()
-            await victim.store.abandon()
+            await victim.die()
             if luck < 0.02:  # the supervisor is there, and says so
                 await retire(other, victim.store.incarnation)
             fleet[place] = Balancer(url, rng, journals, late)
@@ -245,8 +253,7 @@ async def _run(seed: int, url: str) -> Counter[str]:
     await _check_keys(other, principal)
     await _check_sessions(Balancer(url, rng, journals, late), [claim(s, "") for s in SESSIONS])
     for balancer in fleet:
-        await balancer.requests.cancel_all()
-        await balancer.store.abandon()
+        await balancer.die()
     await late.cancel_all()
     await _check_keys(other, principal)
     await other.close()
@@ -276,7 +283,7 @@ async def _check_sessions(balancer: Balancer, claims: list[Claim]) -> None:
                     await begun.owned.release(b"")
                     break
             await asyncio.sleep(TIMING.poll)
-    await balancer.store.abandon()
+    await balancer.die()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -112,6 +112,30 @@ async def test_nothing_is_published_without_a_follower(
 
 
 async def test_a_follower_wakes_without_a_look(
+    link: DroppingProxy,
+    valkey: RedisServer,
+    connected: Connected,
+    journals: Journals,
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
+    turn = Turn(journals(connected(valkey.url)))
+    follower = turn.follow(journals(connected(link.url)))
+    read = tasks.spawn(follower.read(), name="follower")
+    for _ in range(20):
+        last = turn.last
+        await until(lambda last=last: follower.after == last)
+        turn.append()
+    await turn.journal.finish(CLEAN)
+    assert await read == CLEAN
+    assert follower.pages == 20
+    # A batch costs one read; before it a server that does not know the script, nothing yet, and
+    # what came before the subscription.
+    assert link.commands["EVALSHA"] + link.commands["EVAL"] <= 20 + 4
+
+
+async def test_what_comes_before_the_subscription_is_read(
     valkey: RedisServer,
     connected: Connected,
     journals: Journals,
@@ -121,16 +145,43 @@ async def test_a_follower_wakes_without_a_look(
     monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
     written = journals(connected(valkey.url))
     turn = Turn(written)
+    listen = written.subscriber.listen
+
+    async def late(*args: Any) -> bool:
+        turn.append()
+        await until(lambda: not turn.journal.unacknowledged)
+        return await listen(*args)
+
+    monkeypatch.setattr(written.subscriber, "listen", late)
     follower = turn.follow(written)
-    read = tasks.spawn(follower.read(), name="follower")
-    for _ in range(20):
+    tasks.spawn(follower.read(), name="follower")
+    await until(lambda: follower.after == 1)
+
+
+async def test_what_comes_while_a_subscription_is_lost_is_read(
+    link: DroppingProxy,
+    valkey: RedisServer,
+    connected: Connected,
+    journals: Journals,
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
+    turn = Turn(journals(connected(valkey.url)))
+    other = journals(connected(link.url))
+    follower = turn.follow(other)
+    tasks.spawn(follower.read_patiently(), name="follower")
+    turn.append()
+    await until(lambda: follower.after == 1 and link.commands["SUBSCRIBE"])
+    for _ in range(3):
+        link.refuses = True
+        link.cut()
+        turn.append()
+        await until(lambda: not turn.journal.unacknowledged)
+        await until(lambda: not other.subscriber._channels[turn.keys[1]].confirmed.is_set())
+        link.refuses = False
         last = turn.last
         await until(lambda last=last: follower.after == last)
-        turn.append()
-    await turn.journal.finish(CLEAN)
-    assert await read == CLEAN
-    # One page of each batch: a wake-up costs one read.
-    assert follower.pages == 20
 
 
 async def test_lost_notifications_are_made_up_for(
@@ -183,10 +234,11 @@ async def test_one_connection_for_all_channels_and_none_is_left(
     link: DroppingProxy, connected: Connected, journals: Journals, tasks: Tasks
 ) -> None:
     written = journals(connected(link.url))
+    await written.subscriber.listen("another", lambda payload: None, 10.0)
     turns = [Turn(written) for _ in range(20)]
     followers = [turn.follow(written) for turn in turns for _ in range(2)]
     reads = [tasks.spawn(follower.read(), name="follower") for follower in followers]
-    await until(lambda: len(written.subscriber._channels) == 20)
+    await until(lambda: len(written.subscriber._channels) == 21)
     for turn in turns:
         turn.append()
     await until(lambda: all(follower.after == 1 for follower in followers))
@@ -194,8 +246,10 @@ async def test_one_connection_for_all_channels_and_none_is_left(
     for turn in turns:
         await turn.journal.finish(CLEAN)
     assert [await read for read in reads] == [CLEAN] * 40
-    assert not written.subscriber._channels
+    assert list(written.subscriber._channels) == ["another"]
     assert not written._writer._open
+    names = [turn.keys[1] for turn in turns]
+    await until(lambda: not any(ask(link.target, "PUBSUB", "NUMSUB", *names)[1::2]))
 
 
 async def test_a_follower_behind_the_window_is_cut(

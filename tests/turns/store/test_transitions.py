@@ -25,7 +25,7 @@ from tests.support.turn_control import ScriptRunner
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from hermes_lb.turns.store.control import TurnName
+    from hermes_lb.turns.store.keys import TurnName
 
     Script = Callable[[ScriptRunner, TurnName], Awaitable[object]]
 

@@ -17,7 +17,7 @@ if mine then
   return { is_granted and 'OWNED' or 'QUEUED', record_of(TURN), {} }
 end
 
-local attempt, not_before, fence, repeats = 1, 0, NOW, ''
+local attempt, not_before, fence, repeats = 1, 0, FENCE, ''
 local id = HAS_KEY and redis.call('GET', KEY)
 if id and id ~= KNOWN_ID then
   return { 'KNOWN', id, {} }
@@ -37,7 +37,7 @@ if id and redis.call('EXISTS', KNOWN) == 1 then
     return { 'JOINED', record_of(KNOWN), {} }
   end
   attempt, not_before, repeats = 2, tonumber(ended) + tonumber(settle), id
-  fence = math.max(NOW, tonumber(known_fence) + 1)
+  fence = math.max(FENCE, tonumber(known_fence) + 1)
 end
 
 local turns, bytes = usage()
