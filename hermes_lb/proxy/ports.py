@@ -595,7 +595,7 @@ class TurnRequest:
         """The phase as the log has it."""
         raise NotImplementedError
 
-    def enter(self, phase: int, now: float, until: float = ...) -> None:
+    def enter(self, phase: int, now: float) -> None:
         """The next phase begins."""
         raise NotImplementedError
 
