@@ -294,3 +294,25 @@ async def test_a_session_is_one_over_both_balancers(stage: Stage) -> None:
     assert asked.body == b"2"
     await at_other.respond(b"second")
     assert (await second.read_response()).body == b"second"
+
+
+async def test_a_silent_stream_gets_comments_that_no_client_takes_for_an_event(
+    stage: Stage,
+) -> None:
+    origin = await stage.origin()
+    gateway = await Gateway.before(stage, origin, route={"sse_keep_alive": "40ms"})
+    first, at_origin, head = await begin_stream(gateway, origin, post(key="k"))
+    await at_origin.send(events("one"))
+    assert len(ids(await first.read_chunk())) == 1
+    assert await first.read_chunk() == b": keep-alive\n"
+    joined = await gateway.client()
+    await joined.send(post(key="k"))
+    of_joined = await joined.read_head()
+    assert without_ids(await joined.read_chunk()) == b"data: one\n\n"
+    assert await joined.read_chunk() == b": keep-alive\n"
+    await at_origin.send(events("two") + LAST_CHUNK)
+    for client, its_head in ((first, head), (joined, of_joined)):
+        body = without_ids(await client.read_body(its_head)).replace(b": keep-alive\n", b"")
+        assert body == b"data: two\n\n"
+    await gateway.in_state(turn_of(head), "done")
+    assert b"keep-alive" not in (await gateway.ask(post(key="k"))).body
