@@ -308,7 +308,7 @@ def test_short_connections_are_passed_at_a_bounded_rate(
     assert passed() == BURST
     several.now += 0.5
     idle.beats(several.now)
-    assert passed() == 50
+    assert passed() == 25
 
 
 def test_a_worker_without_descriptors_tries_again(several: Several, sock: socket.socket) -> None:
