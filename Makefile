@@ -8,8 +8,10 @@
 #   make chaos   workers killed, clients that misbehave, the clock moved (ARGS="--only mix-up")
 #   make chaos-sessions   the sessions of agent_worker under kills, lost replies, failovers
 #   make chaos-streams    streams that go on while workers, Redis and the balancer are killed
+#   make chaos-turns      turns at two balancers, while clients leave and everything fails
 #   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
 #   make mutants   faults put into the code, each of which a test must catch (ARGS="--only queue")
+#   make outside   programs of other people that tests put behind the balancer: tests/outside
 #   make wheel     dist/: a pure wheel, and one with the data path compiled for each Python of PYTHONS
 #   make test-compiled   the tests of the balancer, in a copy with the compiled wheel of this Python
 
@@ -49,8 +51,8 @@ MYPYC = export HERMES_LB_MYPYC=1 &&
 # Tests start hundreds of processes, each of which would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-compiled check format bench bench-scale bench-table compiled run-bench \
-  chaos chaos-sessions chaos-streams fuzz mutants wheel compiled-wheel clean
+.PHONY: demo test test-all outside test-compiled check format bench bench-scale bench-table compiled run-bench \
+  chaos chaos-sessions chaos-streams chaos-turns fuzz mutants wheel compiled-wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -71,6 +73,16 @@ test-compiled: $(VENV)/.installed-dev
 	  $(abspath $(BIN))/python -m zipfile -e *.whl . && \
 	  $(abspath $(BIN))/python -m hermes_lb --version | grep compiled && \
 	  $(abspath $(BIN))/python -m pytest -n auto --ignore tests/agent_worker $(ARGS)
+
+# Each in an environment of its own: their versions of libraries are not ours. Without byte code:
+# most of it is never imported.
+outside: $(patsubst tests/outside/%.txt,.venv-outside/%/.installed,$(wildcard tests/outside/*.txt))
+
+.venv-outside/%/.installed: tests/outside/%.txt
+	@echo "making $(@D) (once; a quarter of a minute) ..."
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r $<
+	@touch $@
 
 wheel: $(VENV)/.installed-dev
 	$(MAKE_WHEEL) dist
@@ -123,6 +135,9 @@ chaos-sessions: $(VENV)/.installed-dev
 
 chaos-streams: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.chaos_streams $(ARGS)
+
+chaos-turns: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.chaos_turns $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.differential $(ARGS)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Literal, Self
 from hermes_lb.config import load_config
 from hermes_lb.config.changes import describe_changes, refuse_fixed
 from hermes_lb.control.admin import AdminServer
-from hermes_lb.control.operator import NotPossible, find_server
+from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe.observed import Observed
 from hermes_lb.plane import DataPlane, request_log
 from hermes_lb.tasks import Tasks
+from hermes_lb.turns.store.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,7 @@ class LoadBalancer:
         self._running = AsyncExitStack()
         self._reloading = asyncio.Lock()
         self._tasks = Tasks()
+        self._store = EmbeddedStore()
         plane = self._plane
         self.observed = Observed(plane.pools, plane.counters, [plane.process], refresh=plane.look)
         self._resolver = Resolver(
@@ -115,6 +117,8 @@ class LoadBalancer:
     async def _start(self, starting: AsyncExitStack) -> None:
         """Started last, stopped first; health checks start before the first client."""
         plane = self._plane
+        starting.push_async_callback(self._store.stop)
+        await self._start_store(self.config)
         starting.push_async_callback(self._resolver.stop)
         await self._resolver.start()
         plane.config = self._resolved(self.config)
@@ -129,7 +133,7 @@ class LoadBalancer:
             plane.config.backends,
             rng=random.Random(),
             clock=plane.context.clock,
-            moved=self._has_moved,
+            moved=self._saw_progress,
             reported=plane.load_reported,
         )
         starting.push_async_callback(checks.stop)
@@ -147,8 +151,16 @@ class LoadBalancer:
         """The access log: made at the start and at each change of `[log]`."""
         return request_log(configured)
 
+    async def _start_store(self, config: Config) -> None:
+        """The embedded one, if it is needed. It stays until the end. Raises ValueError."""
+        if config.needs_embedded_store:
+            given = config.store.directory
+            await self._store.start(Path(given) if given else None)
+
     def _resolved(self, config: Config) -> Config:
-        """With a server for each resolved address."""
+        """With a server for each resolved address, and the embedded store."""
+        if config.needs_embedded_store:
+            config = config.with_store(self._store.url)
         return config.model_copy(update={"backends": self._resolver.backends})
 
     def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
@@ -168,7 +180,7 @@ class LoadBalancer:
         if self._checks is not None:
             await self._checks.reconfigure(self._plane.config.backends)
 
-    async def _has_moved(self, server: Server, seconds: float) -> bool:
+    async def _saw_progress(self, server: Server, seconds: float) -> bool:
         return self._plane.is_sending(server, seconds)
 
     def _keep_states(self, states: RuntimeStates) -> None:
@@ -239,6 +251,9 @@ class LoadBalancer:
         rows: list[Any] = self._plane.running_sessions()
         return sorted(rows, key=lambda row: -row["seconds"])
 
+    def turn_store_url(self) -> str:
+        return store_url(self.config, self._store)
+
     async def reload(self) -> list[str]:
         """Reload the file -> the changes, as text.
 
@@ -261,6 +276,7 @@ class LoadBalancer:
                 new = load_config(config)
                 refuse_fixed(self.config, new, str(self._file) if self._file else None)
                 changes = describe_changes(self.config, new)
+                await self._start_store(new)
                 await self._resolver.reconfigure(new.backends)
                 await self._plane.reconfigure(self._resolved(new))
             except (ValueError, OSError):

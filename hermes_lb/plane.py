@@ -16,7 +16,7 @@ from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.observe.recorder import Recorder
 from hermes_lb.observe.request_log import RequestLog
-from hermes_lb.proxy import end_sessions, has_moved, running_sessions
+from hermes_lb.proxy import end_sessions, running_sessions, saw_progress
 from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.deadlines import Sweep
 from hermes_lb.proxy.http1.connection_pool import ServerConnections
@@ -26,6 +26,8 @@ from hermes_lb.proxy.select import Backend
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import check_certificates
 from hermes_lb.tls.ticket_keys import TicketSecret
+from hermes_lb.turns.gateway import TurnGateway
+from hermes_lb.turns.secret import turn_secret
 
 if TYPE_CHECKING:
     import socket
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from hermes_lb.observe.recent import Recent
     from hermes_lb.proxy.ports import Connection
     from hermes_lb.tls.certificates import TlsFiles
+    from hermes_lb.turns.options import StoreOptions
+    from hermes_lb.turns.ports import TurnStore
 
     # Ready-made listening sockets: a group for each bind, by the frontend's name and the address.
     Sockets = Mapping[tuple[str, str], Sequence[socket.socket]]
@@ -53,6 +57,15 @@ def request_log(
     make = access_log or AccessLog
     log = make(configured.access, facility=configured.facility, tag=configured.tag)
     return RequestLog(Recorder(configured), log)
+
+
+async def open_turn_store(
+    options: StoreOptions, on_incarnation: Callable[[str], None]
+) -> TurnStore:
+    """The store of `[store]`."""
+    from hermes_lb.turns.store.opening import open_store  # hiredis is for those who use it
+
+    return await open_store(options, on_incarnation)
 
 
 class DataPlane:
@@ -88,6 +101,8 @@ class DataPlane:
         self.tickets = TicketSecret.new()
         # By backend: the store of sessions that all processes learn; None: one process.
         self.shared_store: Callable[[str], SharedStore] | None = None
+        # Called with this process's id in the store of turns, for the process that observes it.
+        self.on_incarnation: Callable[[str], None] = lambda incarnation: None
 
     def __repr__(self) -> str:
         return f"<DataPlane {'running' if self._context else 'stopped'}, {self.frontends!r}>"
@@ -137,6 +152,9 @@ class DataPlane:
             for name, configured in self.config.backends.items():
                 self._add_backend(name, configured)
             starting.push_async_callback(self._close_pins)
+            starting.push_async_callback(self._close_turns)
+            await self._open_turns(self.config)
+            self._mark_backends_with_turns()
             sweep = Sweep(context, self._swept)
             sweep.start()
             starting.callback(sweep.stop)
@@ -195,7 +213,7 @@ class DataPlane:
 
     def is_sending(self, server: Server, seconds: float) -> bool:
         """True if `server` has sent bytes of a response or a tunnel within `seconds`."""
-        return has_moved(self.context.live, self.context.clock(), server, seconds)
+        return saw_progress(self.context.live, self.context.clock(), server, seconds)
 
     def running_sessions(self) -> list[dict[str, Any]]:
         """A row for each request in flight, of plain values (`control.operator.Session`)."""
@@ -251,6 +269,7 @@ class DataPlane:
         }
         if tls_files is None:
             check_certificates(new)
+        await self._open_turns(new)
         log = None
         if new.log != self.config.log:
             log = self._make_log(new.log)
@@ -270,6 +289,7 @@ class DataPlane:
             self.context.log = log
         try:
             self._set_backends(new, dialers)
+            self._mark_backends_with_turns()
             before_serving()
             await self._set_frontends(new, groups)
         finally:
@@ -401,6 +421,22 @@ class DataPlane:
     async def _close_log(self) -> None:
         await self._log.close()
 
+    def _mark_backends_with_turns(self) -> None:
+        with_turns = self.config.backends_with_turns
+        for name, backend in self.backends.items():
+            backend.has_turns = name in with_turns
+
+    async def _open_turns(self, configured: Config) -> None:
+        """Once a route has turns, there is a gateway for them, which stays."""
+        if configured.backends_with_turns and self.context.turns is None:
+            secret = turn_secret(configured.store)
+            store = await open_turn_store(configured.store, self.on_incarnation)
+            self.context.turns = TurnGateway(store, secret)
+
+    async def _close_turns(self) -> None:
+        if self.context.turns is not None:
+            await self.context.turns.store.close()
+
     async def _close_pins(self) -> None:
         for backend in self._all_backends():
             await backend.session_table.close()
@@ -412,7 +448,7 @@ class DataPlane:
         context.batch.flush()
         # Queued exchanges first: leases that the others release must not go to them.
         for client in sorted(
-            context.live.clients,
+            (*context.live.clients, *context.live.detached),
             key=lambda one: not any(each.is_queued for each in one.exchanges()),
         ):
             client.shut_down()

@@ -68,6 +68,17 @@ def _response_heads() -> Fill:
     return _heads(ResponseParser(100), lambda text: response(*[b"X: " + text] * 50))
 
 
+def _varying_lines() -> Fill:
+    """Blocks with a line that varies, each of them a few times."""
+    parse = RequestParser(Limits()).parse
+
+    def fill(i: int) -> None:
+        for value in range(3):
+            parse(request(*[b"A%d: " % (i % 4) + _eight(i) * 12] * 15, b"X: %d" % value))
+
+    return fill
+
+
 def _plans() -> Fill:
     plans = HeaderPlans(REQUEST_FIELDS)
     return lambda i: plans[tuple(b"%b%x" % (_eight(i), j) for j in range(98))]
@@ -97,6 +108,7 @@ FILLED = [
     ("RequestParser: many fields", _request_heads, 1100),
     ("RequestParser: long fields", _long_request_heads, 1100),
     ("RequestParser: with a length", _heads_with_length, 1100),
+    ("RequestParser: varying lines", _varying_lines, 1100),
     ("ResponseParser", _response_heads, 300),
     ("fields.HeaderPlans", _plans, 1500),
     ("fields.HeaderPlans: short names", _plans_of_short_names, 1500),

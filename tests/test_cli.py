@@ -337,7 +337,7 @@ def test_check_as_a_process_has_its_problems_on_stderr() -> None:
     assert result.stderr.splitlines() == PROBLEMS
 
 
-def test_a_mistyped_command_is_told_the_nearest() -> None:
+def test_a_mistyped_command_is_reported_with_the_nearest() -> None:
     result = python_m("chekc")
     assert (result.returncode, result.stdout) == (2, "")
     assert "check" in result.stderr

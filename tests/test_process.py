@@ -138,7 +138,7 @@ async def test_an_access_log_that_cannot_be_opened_is_one_clear_line(
     assert "missing/access.log" in running.said
 
 
-async def test_a_low_limit_of_open_files_is_told(stage: Stage, tmp_path: Path) -> None:
+async def test_a_low_limit_of_open_files_is_reported(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.serving()
     more = "[process]\nmax_connections = 5000\n"
     async with process(tmp_path, origin.port, more=more, before="ulimit -n 300") as running:

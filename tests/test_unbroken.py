@@ -163,7 +163,7 @@ async def _some_words(turns: list[Turn], number: int) -> None:
     await until(lambda: max(len(turn.events) for turn in turns) >= before + number)
 
 
-async def test_a_worker_that_is_told_to_end_hands_its_turns_over(fleet: Fleet, api: str) -> None:
+async def test_a_worker_that_is_asked_to_end_hands_its_turns_over(fleet: Fleet, api: str) -> None:
     """Between two steps: the calculator's answer comes from another worker."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         turn = Turn()
@@ -181,7 +181,7 @@ async def test_a_worker_that_is_told_to_end_hands_its_turns_over(fleet: Fleet, a
     assert await fleet.processes[number].wait() == 0
 
 
-async def test_a_worker_that_is_told_to_end_leaves_amid_a_sentence(fleet: Fleet, api: str) -> None:
+async def test_a_worker_that_is_asked_to_end_leaves_amid_a_sentence(fleet: Fleet, api: str) -> None:
     """It is gone long before its text could have ended: 400 words take 8 s."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         turns = [Turn() for _ in range(6)]

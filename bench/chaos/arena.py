@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from bench.chaos.balancer import Balancer
     from bench.chaos.report import Report
@@ -35,6 +34,11 @@ def own_host() -> str:
     """
     pid = os.getpid()
     return f"127.{64 + (pid >> 16) % 64}.{pid >> 8 & 255}.{pid & 255}"
+
+
+def own_address() -> tuple[str, int]:
+    """One that stays free while nothing listens there."""
+    return own_host(), next(_PORTS)
 
 
 class Arena:
@@ -65,12 +69,7 @@ class Arena:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
         said = {worker.name: worker.said for worker in self._workers if "Trace" in worker.said}
         self.report.must(not said, "the workers understood every request", said)
@@ -81,7 +80,7 @@ class Arena:
         """A worker that listens. `prefix`: a command that runs it in another network."""
         worker = Worker(
             name,
-            (host or own_host(), next(_PORTS)),
+            (host, next(_PORTS)) if host else own_address(),
             folder=self.folder,
             journal=self.journal.path,
             core=self._load_core,
@@ -115,7 +114,7 @@ class Arena:
     @asynccontextmanager
     async def flood_server(self) -> AsyncIterator[tuple[str, int]]:
         """Its address."""
-        host, port = own_host(), next(_PORTS)
+        host, port = own_address()
         async with self.flood("serve", host, str(port)):
             yield host, port
 
@@ -126,8 +125,10 @@ class Arena:
         *,
         server: Mapping[str, Any] | None = None,
         backend: Mapping[str, Any] | None = None,
+        backends: Mapping[str, Any] | None = None,
         frontend: Mapping[str, Any] | None = None,
         bind: str = "127.0.0.1",
+        port: int = 0,
         unix: Path | None = None,
         loop: str = "uvloop",
         open_files: int | None = None,
@@ -136,7 +137,10 @@ class Arena:
         make_socket: Callable[[], socket.socket] | None = None,
         **sections: Mapping[str, Any],
     ) -> AsyncIterator[Balancer]:
-        """A balancer before these servers. `sections`: more tables of its configuration."""
+        """A balancer before these servers. `sections`: more tables of its configuration.
+
+        `port`: of `bind`, for one that is killed and comes back; see `own_address`.
+        """
         if not isinstance(servers, dict):
             servers = {worker.name: worker.address for worker in servers}  # type: ignore[union-attr]
         number = next(self._balancers)
@@ -147,9 +151,11 @@ class Arena:
                 servers,
                 access_log=access_log,
                 bind=bind,
+                port=port,
                 unix=unix,
                 server=server,
                 backend=backend,
+                backends=backends,
                 frontend=frontend,
                 sections=sections,
             )

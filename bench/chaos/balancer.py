@@ -117,9 +117,11 @@ class Balancer:
         self._operator: Caller | None = None  # of the admin listener
         self._callers: list[Caller] = []
 
-    async def wait_until_it_listens(self) -> None:
+    async def wait_until_it_listens(self, behind: int = 0) -> None:
+        """`behind`: so much of what it said is of an earlier process."""
+
         async def listens() -> bool:
-            said = self.said
+            said = self.said[behind:]
             public, admin = _LISTENING.search(said), _ADMIN.search(said)
             if public is None or admin is None:
                 if not self.process.is_running():
@@ -130,6 +132,17 @@ class Balancer:
             return True
 
         await until(listens, "the balancer listens")
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes; `restart` it later."""
+        self.hang_up_operator()
+        self.process.kill_all()
+
+    async def restart(self) -> None:
+        """Start it again, with what its configuration says now."""
+        said = len(self.said)
+        self.process.__enter__()
+        await self.wait_until_it_listens(said)
 
     @property
     def said(self) -> str:
@@ -245,15 +258,17 @@ def configuration(
     *,
     access_log: Path,
     bind: str,
+    port: int = 0,
     unix: Path | None = None,
     server: Mapping[str, Any] | None = None,
     backend: Mapping[str, Any] | None = None,
+    backends: Mapping[str, Any] | None = None,
     frontend: Mapping[str, Any] | None = None,
     sections: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """TOML for a balancer before `servers`; what is given is added to what every run needs.
 
-    `unix` is a socket to listen on beside `bind`.
+    `unix` is a socket to listen on beside `bind`; `backends` are others.
     """
     more = dict(sections or {})
     process = {"max_connections": 4000, "drain_timeout": "1s", **more.get("process", {})}
@@ -261,7 +276,7 @@ def configuration(
         {"name": name, "address": f"{host}:{port}", **(server or {})}
         for name, (host, port) in servers.items()
     ]
-    binds = [f"{bind}:0", *([f"unix:{unix}"] if unix else [])]
+    binds = [f"{bind}:{port}", *([f"unix:{unix}"] if unix else [])]
     public = {"name": "public", "bind": binds, "default_backend": BACKEND, **(frontend or {})}
     tables: dict[str, Any] = {
         **more,
@@ -269,7 +284,7 @@ def configuration(
         "admin": {"bind": "127.0.0.1:0"},
         "log": {"access": str(access_log)},
         "frontends": [public],
-        "backends": {BACKEND: {"servers": listed, **(backend or {})}},
+        "backends": {BACKEND: {"servers": listed, **(backend or {})}, **(backends or {})},
     }
     return "".join(f"{key} = {_toml(value)}\n" for key, value in tables.items())
 

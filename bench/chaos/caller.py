@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench.chaos.waiting import PATIENCE
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from bench.chaos.asks import Ask
@@ -83,12 +82,7 @@ class Caller:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self.abort()
 
     def write(self, data: bytes) -> None:

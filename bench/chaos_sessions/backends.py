@@ -18,7 +18,6 @@ from tests.agent_worker.redis.topologies import GUARDED, Sentinels
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
-    from types import TracebackType
 
 # Seconds around a failover in which an acknowledged write may be lost: replicas may lag before it,
 # and a master that was only stopped may still acknowledge some when it wakes up.
@@ -43,12 +42,7 @@ class Backend(Protocol):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    async def __aexit__(self, *exc: object) -> None: ...
 
     async def inflict(self, fault: str, rng: random.Random) -> dict[str, int]:
         """Do it, and return what to count of it."""

@@ -8,8 +8,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bench.chaos_sessions.tally import INVARIANTS
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,7 +24,7 @@ def print_tally(console: Console, title: str, tally: Tally) -> None:
     table.add_column("invariant")
     table.add_column("tested", justify="right")
     table.add_column("violations", justify="right")
-    for number, name in INVARIANTS.items():
+    for number, name in tally.invariants.items():
         broken = tally.broken(number)
         tested = tally.tested[number]
         shown = Text(str(broken), "bold red" if broken else "green" if tested else "yellow")
@@ -36,7 +34,7 @@ def print_tally(console: Console, title: str, tally: Tally) -> None:
     others = {name: tally.figures[name] for name in sorted(tally.figures) if name not in _ONCE}
     console.print(_figures("what happened", others))
     for each in tally.violations[:_MOST_SHOWN]:
-        about = f"{INVARIANTS[each.invariant]} ({each.session_id}): "
+        about = f"{tally.invariants[each.invariant]} ({each.session_id}): "
         console.print(
             Text.assemble(("BROKEN ", "bold red"), (about, "bold"), _shortened(each.what))
         )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import re
 import signal
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from agent_worker.tasks import cancel_and_wait, spawn
 from bench.chaos.caller import Cut, NotHttp
+from bench.chaos.schedule import Fault, Schedule
 from bench.chaos.waiting import NeverCame, until
 
 if TYPE_CHECKING:
+    import random
     from collections import Counter
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from bench.chaos.balancer import Balancer
@@ -36,8 +37,8 @@ _SERVER_UP = "hermes_lb_server_up"
 _UPGRADED = re.compile(r"upgraded: all processes run the new code|no upgrade|upgrade stops here")
 
 
-class Faults:
-    """`run` until `stop`; then all processes run again. Raises what went wrong with the faults."""
+class Faults(Schedule):
+    """Of the workers, their store and the balancer."""
 
     def __init__(
         self,
@@ -50,71 +51,25 @@ class Faults:
         figures: Counter[str],
         log: Path,
     ) -> None:
-        """`reconfigure` writes the n-th configuration; `served_by`: a mail's uid -> a worker.
-
-        `log`: what happened when.
-        """
+        """`reconfigure` writes the n-th configuration; `served_by`: a mail's uid -> a worker."""
+        super().__init__(figures, log)
         self._balancer = balancer
         self._reconfigure = reconfigure
         self._workers = workers
         self._store = store
         self._ledger = ledger
         self._served_by = served_by
-        self._figures = figures
-        self._log = log
-        self._noted: list[tuple[float, str]] = []
         self._busy: set[Worker] = set()
         self._up: set[str] = set()  # those that the balancer sends requests to
         self._configs = 0
-        self._is_calm = asyncio.Event()
 
     async def run(self, names: Mapping[str, float], seed: str) -> None:
         """`names` of FAULTS, each with the seconds between two of its kind, on average."""
         watch = spawn(self._watch_servers(), name="servers")
         try:
-            async with asyncio.TaskGroup() as group:
-                for name, every in names.items():
-                    rng = random.Random(f"{seed}/{name}")
-                    group.create_task(self._repeat(FAULTS[name], every, rng))
+            await super().run(names, seed)
         finally:
             await cancel_and_wait(watch)
-
-    def stop(self) -> None:
-        """`run` begins nothing new, and returns when all is as it was."""
-        self._is_calm.set()
-
-    async def _repeat(self, fault: Fault, every: float, rng: random.Random) -> None:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await self._pause(every * rng.uniform(0.7, 1.3))
-                if self._is_calm.is_set():
-                    return
-                if fault.overlaps:
-                    group.create_task(fault.inflict(self, rng))
-                else:
-                    await fault.inflict(self, rng)
-
-    async def _pause(self, seconds: float) -> None:
-        """Shorter, if it is over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._is_calm.wait()
-
-    def _count(self, what: str, which: str = "") -> None:
-        self._figures[what] += 1
-        self._note(f"{what}: {which}")
-
-    def _note(self, what: str) -> None:
-        now = time.time()
-        self._noted.append((now, what))
-        with self._log.open("a") as log:
-            log.write(f"{now:.2f} {what}\n")
-
-    def between(self, began: float, ended: float) -> list[str]:
-        """What happened from shortly before `began` until `ended` (`time.time()`)."""
-        return [
-            f"{what} at {at - began:+.1f}" for at, what in self._noted if began - 1.0 < at < ended
-        ]
 
     # Workers.
 
@@ -139,11 +94,11 @@ class Faults:
             with contextlib.suppress(NeverCame):
                 name = self._served_by(await self._ledger.next_mail())
         if (worker := self._take(rng, name)) is None:
-            self._figures["kills left out: no other worker was up"] += 1
+            self.figures["kills left out: no other worker was up"] += 1
             return
         worker.kill()
         self._count("workers killed", worker.name)
-        self._figures["workers killed when they had sent a mail"] += worker.name == name
+        self.figures["workers killed when they had sent a mail"] += worker.name == name
         await asyncio.sleep(late)
         await self._start(worker)
 
@@ -210,7 +165,7 @@ class Faults:
         await self._store.start()
         self._count("Redis killed and restarted")
         ms = int((time.monotonic() - began) * 1000)
-        self._figures["Redis away, longest ms"] = max(self._figures["Redis away, longest ms"], ms)
+        self.figures["Redis away, longest ms"] = max(self.figures["Redis away, longest ms"], ms)
 
     async def reload(self, rng: random.Random) -> None:
         self._configs += 1
@@ -228,18 +183,11 @@ class Faults:
         await until(is_done, "the balancer is upgraded", patience=_PATIENCE)
         self._count("upgrades of the balancer")
 
-
-class Fault(NamedTuple):
-    inflict: Callable[[Faults, random.Random], Coroutine[Any, Any, None]]
-    #: The next one may begin before this one is over.
-    overlaps: bool = False
-
-
-FAULTS: Mapping[str, Fault] = {
-    "kill": Fault(Faults.kill, overlaps=True),
-    "stop": Fault(Faults.stop_worker),
-    "deploy": Fault(Faults.deploy),
-    "redis": Fault(Faults.kill_store),
-    "reload": Fault(Faults.reload),
-    "upgrade": Fault(Faults.upgrade),
-}
+    faults: ClassVar[Mapping[str, Fault]] = {
+        "kill": Fault(kill, overlaps=True),
+        "stop": Fault(stop_worker),
+        "deploy": Fault(deploy),
+        "redis": Fault(kill_store),
+        "reload": Fault(reload),
+        "upgrade": Fault(upgrade),
+    }

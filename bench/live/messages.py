@@ -37,8 +37,11 @@ def _sdk_body() -> bytes:
 SDK_BODY = _sdk_body()
 
 
-def sdk_headers(host: str) -> dict[str, str]:
-    """The 16 headers of an OpenAI Python SDK request, as many as wrk adds (two) included."""
+def sdk_headers(host: str, user: int = 0) -> dict[str, str]:
+    """The 16 headers of an OpenAI Python SDK request, as many as wrk adds (two) included.
+
+    `user`: whose credential it has; all are of one length.
+    """
     headers = {
         "Host": host,
         "Accept-Encoding": "gzip, deflate",
@@ -52,7 +55,7 @@ def sdk_headers(host: str) -> dict[str, str]:
         "X-Stainless-Arch": "x64",
         "X-Stainless-Runtime": "CPython",
         "X-Stainless-Runtime-Version": "3.11.2",
-        "Authorization": "Bearer sk-proj-",
+        "Authorization": f"Bearer sk-proj-{user:04}",
         "X-Stainless-Async": "false",
         "x-stainless-retry-count": "0",
         "Content-Length": str(SDK_BODY_BYTES),
@@ -67,9 +70,9 @@ def get_request(port: int) -> bytes:
     return _head("GET", "/", {"Host": f"127.0.0.1:{port}"})
 
 
-def sdk_request(port: int, path: str = SDK_PATH) -> bytes:
+def sdk_request(port: int, path: str = SDK_PATH, user: int = 0) -> bytes:
     """A whole SDK POST to `path`, as bytes."""
-    return _head("POST", path, sdk_headers(f"127.0.0.1:{port}")) + SDK_BODY
+    return _head("POST", path, sdk_headers(f"127.0.0.1:{port}", user)) + SDK_BODY
 
 
 def websocket_request(port: int) -> bytes:
@@ -96,13 +99,15 @@ SERVER_FRAME = bytes((0x81, len(_WEBSOCKET_PAYLOAD))) + _WEBSOCKET_PAYLOAD
 TOKEN_MARK = b"{"
 
 
-def token_chunk(number: int, extra: int = 0) -> bytes:
+def token_chunk(number: int, extra: int = 0, *, has_id: bool = True) -> bytes:
     """Token `number` of a stream: a server-sent event of some 100 bytes, in a chunk of its own.
 
     `extra` travels along as a number (the first-token case sends times, in ns).
     """
-    event = b'id: %d\nevent: token\ndata: {"index":%d,"extra":%d,"content":" plausible words"}\n\n'
-    body = event % (number, number, extra)
+    event = b'event: token\ndata: {"index":%d,"extra":%d,"content":" plausible words"}\n\n'
+    body = event % (number, extra)
+    if has_id:
+        body = b"id: %d\n%b" % (number, body)
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 

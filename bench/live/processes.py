@@ -19,7 +19,6 @@ from bench.live.errors import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -95,12 +94,7 @@ class Process:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     @property
@@ -122,6 +116,12 @@ class Process:
         if self._child is not None:
             self._child.kill()
             self._child.wait()
+
+    def kill_all(self) -> None:
+        """kill -9 to all its processes, and wait until the child is gone."""
+        for pid in self.pids():
+            _signal(pid, signal.SIGKILL)
+        self.kill()
 
     def stop(self, patience: float = 5.0) -> None:
         """End the child: SIGTERM, and SIGKILL to what is left of its session."""

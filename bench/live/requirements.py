@@ -80,6 +80,15 @@ REQUIREMENTS = (
         1.05,
         peer="hermes_lb-compiled-resume",
     ),
+    *(
+        Requirement(f"turns: {title}", case, metric, against, "<=", must, aim, None, unit, peer)
+        for peer, plain in (("hermes_lb-turns", US), ("hermes_lb-compiled-turns", COMPILED))
+        for title, case, metric, against, must, aim, unit in (
+            ("CPU per token", "tokens-turns", "cpu_us", plain, 1.35, 1.2, ""),
+            ("memory per stream", "tokens-3000", "memory_kb", None, 8, None, "KB"),
+            ("added to the first token, p99", "first-token", "added_p99_ms", None, 2, None, "ms"),
+        )
+    ),
     *_of_each("memory per stream", "tokens-3000", "memory_kb", None, "<=", 5, 5, aim=4, unit="KB"),
     *_of_each(
         "added to the first token, p99",

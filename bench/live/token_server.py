@@ -1,6 +1,7 @@
 """The upstream that streams: `python -m bench.live.token_server PORT...`, one process, cheap.
 
-    GET|POST /stream/RATE   an endless text/event-stream of RATE tokens/s
+    GET|POST /stream/RATE   an endless text/event-stream of RATE tokens/s, each with an id
+    GET|POST /bare/RATE     the same without ids, as an OpenAI-compatible server sends it
     GET|POST /first         head at once, the first token 2 ms later, the end 2 ms after that
     GET      /ws            a WebSocket that echoes frames of the one known size
     anything else           the small JSON answer (for GET and POST where nginx is missing)
@@ -75,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._received = b""
         self._pacer: Pacer | None = None
         self._sent = 0
+        self._has_ids = True
         self._is_websocket = False
         self._transport: asyncio.Transport
 
@@ -91,9 +93,11 @@ class Connection(asyncio.Protocol):
             self._answer(request.split(b" ", 2)[1])
 
     def _answer(self, path: bytes) -> None:
-        if path.startswith(b"/stream/"):
+        if path.startswith((b"/stream/", b"/bare/")):
+            _, kind, rate = path.split(b"/")
+            self._has_ids = kind == b"stream"
             self._transport.write(self._answers.stream)
-            self._pacer = self._answers.pacer(float(path[8:]))
+            self._pacer = self._answers.pacer(float(rate))
             self._pacer.add(self._send_token)
         elif path == b"/first":
             self._transport.write(self._answers.stream)
@@ -107,7 +111,7 @@ class Connection(asyncio.Protocol):
 
     def _send_token(self) -> None:
         self._sent += 1
-        self._transport.write(token_chunk(self._sent))
+        self._transport.write(token_chunk(self._sent, has_id=self._has_ids))
 
     def _send_first(self, asked_ns: int) -> None:
         if self._transport.is_closing():

@@ -1,4 +1,4 @@
-"""The servers behind every proxy: three addresses that answer at once, three that stream."""
+"""The servers behind every proxy: three that answer at once, three that stream, and a store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent_worker.redis_server import RedisServerError, find_server
 from bench.live.errors import BenchError
 from bench.live.messages import SMALL_BODY, SMALL_HEADERS, UPSTREAM_HEADER, VARIED_PATH
 from bench.live.processes import Process, free_ports, python_module
@@ -29,6 +30,7 @@ class Upstreams:
     small: tuple[int, ...]  # a small answer to any GET or POST, by nginx where it is installed
     tokens: tuple[int, ...]  # event streams and WebSockets (token_server)
     small_server: str  # what serves `small`, for the record
+    store: str  # the URL of a Valkey; empty where there is none
     processes: tuple[Process, ...]
 
 
@@ -40,9 +42,10 @@ def running_upstreams(directory: Path, core: int) -> Iterator[Upstreams]:
         command = python_module("bench.live.token_server", *map(str, tokens))
         streamer = stack.enter_context(Process(command, core=core, log=directory / "tokens.log"))
         _wait_for_port(streamer, tokens[-1])
+        url, *keeper = _start_store(directory, core, stack)
         if (nginx := shutil.which("nginx")) is None:
             served_by = "bench.live.token_server (nginx is missing)"
-            yield Upstreams(tokens, tokens, served_by, (streamer,))
+            yield Upstreams(tokens, tokens, served_by, url, (streamer, *keeper))
             return
         small = tuple(free_ports(SERVERS))
         config = directory / "upstream-nginx.conf"
@@ -50,7 +53,21 @@ def running_upstreams(directory: Path, core: int) -> Iterator[Upstreams]:
         command = [nginx, "-p", str(directory), "-c", str(config)]
         server = stack.enter_context(Process(command, core=core, log=directory / "nginx.log"))
         _wait_for_port(server, small[-1])
-        yield Upstreams(small, tokens, "nginx, one process", (streamer, server))
+        yield Upstreams(small, tokens, "nginx, one process", url, (streamer, *keeper, server))
+
+
+def _start_store(directory: Path, core: int, stack: ExitStack) -> tuple[str] | tuple[str, Process]:
+    try:
+        path = find_server().path
+    except RedisServerError:
+        return ("",)
+    [port] = free_ports(1)
+    words = ["--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+    store = stack.enter_context(
+        Process([str(path), *words], core=core, log=directory / "store.log")
+    )
+    _wait_for_port(store, port)
+    return f"redis://127.0.0.1:{port}/0", store
 
 
 def _wait_for_port(server: Process, port: int, patience: float = 10.0) -> None:

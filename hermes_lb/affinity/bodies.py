@@ -1,4 +1,5 @@
-"""Session keys in the body of a response: a JSON text, or the first events of a stream. Pure.
+"""Session keys in the body of a response: a JSON text, the first events of a stream, or the packet
+that opens a session of Engine.IO. Pure.
 
 `feed` gets the body as it is relayed, and returns the keys that it names so far; `end` those of the
 whole. A reader that `is_over` needs no more of it.
@@ -61,6 +62,16 @@ class JsonReader(BodyReader):
 
     def end(self) -> list[bytes]:
         return self._keys_in(self._json.text)
+
+
+class PacketReader(JsonReader):
+    """The packet that opens a session of Engine.IO, Socket.IO's transport: `0{"sid": "..."}`."""
+
+    __slots__ = ()
+
+    def end(self) -> list[bytes]:
+        text = self._json.text
+        return self._keys_in(text[1:]) if text.startswith(b"0{") else []
 
 
 class EventReader(BodyReader):

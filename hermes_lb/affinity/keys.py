@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from hermes_lb.affinity.bodies import BodyReader, EventReader, JsonReader
+from hermes_lb.affinity.bodies import BodyReader, EventReader, JsonReader, PacketReader
 from hermes_lb.http.json_keys import Pointer, has_json, is_json, json_of_request, media_type
 from hermes_lb.http.keys import MOST_IN_KEY, STICK_ON, STICK_RESPONSE, key_finder, location_finder
 from hermes_lb.options.patterns import COOKIE_NAME
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import ResponseHead
     from hermes_lb.http.keys import FindKey
 
+_READERS = {"json": JsonReader, "event": EventReader, "engineio": PacketReader}
 _LOCATIONS = frozenset((b"location", b"content-location"))
 
 
@@ -97,11 +98,15 @@ def _name(source: str) -> str:
 class KeyRule:
     """One `[[backends.NAME.stick]]`.
 
-    `sources`: of requests; None: the client's address. `json`, `events`: of responses.
+    `sources`: of requests; None: the client's address. `pointers`: into the bodies of responses, by
+    the kind of the source.
     """
 
     def __init__(self, configured: KeyOptions) -> None:
         self.learns = configured.learn
+        # Ids that are born in responses are learned from these alone: a JSON-RPC server that does
+        # not know one says so with the status 200.
+        self.learns_asked = configured.learn and configured.response is None
         self.is_strict = configured.on_lost != "prefer"
         self.ends_with_server = configured.on_lost == "404"
         self.sources = [_source(source) for source in configured.sources]
@@ -110,8 +115,9 @@ class KeyRule:
             learned_from.setdefault(_kind(source), []).append(_name(source))
         self._fields = [name.lower().encode() for name in learned_from.get("header", ())]
         self._locations = [location_finder(path) for path in learned_from.get("location", ())]
-        self.json = [Pointer(text) for text in learned_from.get("json", ())]
-        self.events = [Pointer(text) for text in learned_from.get("event", ())]
+        self.pointers = {
+            kind: [Pointer(text) for text in learned_from.get(kind, ())] for kind in _READERS
+        }
 
     def keys_in_head(self, head: ResponseHead) -> list[bytes]:
         """The keys that the head of a response names."""
@@ -149,8 +155,11 @@ class KeyRules:
         self._rules = [KeyRule(rule) for rule in configured]
         self._sources = [(rule, source) for rule in self._rules for source in rule.sources]
         self.learning = [rule for rule in self._rules if rule.learns]
-        self._json = [pointer for rule in self.learning for pointer in rule.json]
-        self._events = [pointer for rule in self.learning for pointer in rule.events]
+        self._pointers = {
+            kind: [pointer for rule in self.learning for pointer in rule.pointers[kind]]
+            for kind in _READERS
+        }
+        self._reads_responses = any(self._pointers.values())
 
     def find(self, request: bytes, client_address: str) -> SessionKey | None:
         """`request`: its head, and its body if that is there."""
@@ -181,18 +190,23 @@ class KeyRules:
         """The keys of the server that responded with `head`; `asked`: the request's own key."""
         keys = [key for rule in self.learning for key in rule.keys_in_head(head)]
         # Unknown before, or moved: a server that does not know the session responds with an error.
-        if asked is not None and asked.rule.learns and head.status < 400:
+        if asked is not None and asked.rule.learns_asked and head.status < 400:
             keys.append(asked.key)
         return keys
 
     def reader(self, head: ResponseHead, *, is_chunked: bool) -> BodyReader | None:
         """What finds keys in the body of this response, which is relayed in chunks or as it is;
         None: there are none for us."""
-        if head.status >= 400 or not (self._json or self._events):
+        if not self._reads_responses or head.status >= 400:
             return None
-        kind = media_type(head.fields())
-        if self._json and is_json(kind):
-            return JsonReader(self._json, is_chunked=is_chunked)
-        if self._events and kind == b"text/event-stream":
-            return EventReader(self._events, is_chunked=is_chunked)
-        return None
+        media = media_type(head.fields())
+        if media == b"text/event-stream":
+            kind = "event"
+        elif media == b"text/plain":
+            kind = "engineio"
+        elif is_json(media):
+            kind = "json"
+        else:
+            return None
+        pointers = self._pointers[kind]
+        return _READERS[kind](pointers, is_chunked=is_chunked) if pointers else None

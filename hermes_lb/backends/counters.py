@@ -39,6 +39,19 @@ RESUME_OUTCOMES = (
 )
 
 
+# What became of turns, on routes with them.
+TURN_OUTCOMES = (
+    "done",  # executed, and all of the response came
+    "lost",  # executed, perhaps to its end: the outcome is unknown
+    "cancelled",  # a client wanted it to end
+    "released",  # not executed, or answered in a way that is not kept: the key is free
+    "fenced",  # this process has lost it to another one
+    "joined",  # a request followed a turn that still ran
+    "replayed",  # a request got the stored response of a finished turn
+    "resumed",  # a request went on behind an event
+    "degraded",  # there was no store: refused, or passed without its turn
+)
+
 # By index of `RequestCounters.responses`; "none": ended without a status.
 STATUS_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
@@ -84,6 +97,7 @@ class RequestCounters(Counters):
         "hermes_lb_connect_duration_seconds",
         "How long it took to make a connection to the server, TLS included",
     )
+    turn_outcomes: list[int] = numbers(values=TURN_OUTCOMES)  # a metric of each backend
     resume_outcomes: list[int] = numbers(values=RESUME_OUTCOMES)  # a metric of each backend
 
     # Of all requests.

@@ -102,7 +102,7 @@ class Peers(Protocol):
     def queue_changed(self, pool: Pool, waiter: Waiter, *, joined: bool) -> None:
         """A request waits here, or waits no more."""
 
-    def queue_moved(self, pool: Pool) -> None:
+    def queue_advanced(self, pool: Pool) -> None:
         """Requests wait for another server than before, or for any, at their old places."""
 
     def is_others_turn(self, pool: Pool, server: Server, waiter: Waiter) -> bool:
@@ -185,7 +185,7 @@ class Pool:
             servers.append(server)
         gone = list(known.values())
         for server in gone:
-            server.when_changed = server.when_decided = _nobody_listens
+            server.when_changed = server.when_decided = _no_listener
             server.set_admin("maint")
         is_same = servers == self.servers
         weights = [server.config.weight for server in servers]
@@ -196,7 +196,7 @@ class Pool:
         self.primaries = [s for s in servers if not s.config.backup]
         self.backups = [s for s in servers if s.config.backup]
         for server in servers:
-            server.is_lone = len(servers) == 1
+            server.is_only_server = len(servers) == 1
             server.when_changed = self._changed
             server.when_decided = self._decided
         self._set_outliers(configured.outlier, is_same=is_same)
@@ -495,7 +495,7 @@ class Pool:
 
     def _leave_lost_servers(self) -> None:
         """Re-pin, unpin or fail waiters whose server is unavailable; the order of arrival stays."""
-        has_moved = False
+        saw_progress = False
         refused: list[tuple[Waiter, NoServer]] = []
         for waiter in self.waiting:
             pinned = waiter.pinned_to
@@ -508,12 +508,12 @@ class Pool:
                 refused.append((waiter, refusal.with_traceback(None)))
                 continue
             if server is not pinned:
-                has_moved = True
+                saw_progress = True
                 self._count(waiter, -1)
                 waiter.pinned_to = server
                 self._count(waiter, 1)
-        if has_moved and self.peers is not None:
-            self.peers.queue_moved(self)
+        if saw_progress and self.peers is not None:
+            self.peers.queue_advanced(self)
         for waiter, error in refused:
             if waiter in self.waiting:  # failing one may have ended others
                 waiter.fail(error)
@@ -530,5 +530,5 @@ class Pool:
         )
 
 
-def _nobody_listens(*_: object) -> None:
+def _no_listener(*_: object) -> None:
     """The callbacks of a removed server."""

@@ -90,7 +90,7 @@ class Server:
         "is_degraded",
         "is_draining",
         "is_healthy",
-        "is_lone",
+        "is_only_server",
         "is_up",
         "last_check",
         "maintenances",
@@ -133,7 +133,7 @@ class Server:
         self.ejected_because = ""
         self.ejections = 0
         self.takes_new = self.is_up  # requests that are not pinned
-        self.is_lone = False
+        self.is_only_server = False
         self.in_panic = False
         self.current_weight = 0.0
         self.effective_weight = self.weight
@@ -176,7 +176,7 @@ class Server:
 
         Whether it is out of rotation for that at a given time: `has_failed`.
         """
-        return 0 < self.config.max_fails <= self.fails and not self.is_lone
+        return 0 < self.config.max_fails <= self.fails and not self.is_only_server
 
     @property
     def is_able(self) -> bool:
@@ -205,7 +205,7 @@ class Server:
         return (
             0 < limit <= self.fails
             and now - self.window_start <= self.config.fail_timeout
-            and not self.is_lone
+            and not self.is_only_server
             and not self.in_panic
         )
 
@@ -247,7 +247,7 @@ class Server:
 
     def succeeded(self) -> None:
         """A response head arrived. Clears the failures only of a window before this one."""
-        if self.fails and (self.failed_at < self.window_start or self.is_lone):
+        if self.fails and (self.failed_at < self.window_start or self.is_only_server):
             self.recovered()
 
     def recovered(self) -> None:

@@ -21,6 +21,7 @@ _FIXED = {
     ("process", "state_file"): "the state file",
     ("process", "reload_on_change"): "whether it reloads by itself",
     ("admin",): "the admin listener",
+    ("store",): "the store of turns",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -18,6 +19,7 @@ from hermes_lb.options.units import (
     PositiveDuration,
     UnixAddress,
 )
+from hermes_lb.turns.options import TurnOptions
 
 UNIX_MODE = pattern(r"^0?[0-7]{3}$", 'the permissions of a file in octal, such as "0660"')
 FileName = Annotated[str, Field(min_length=1)]
@@ -33,7 +35,7 @@ class Bind(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _lone_address(cls, given: object) -> object:
+    def _single_address(cls, given: object) -> object:
         return {"address": given} if isinstance(given, str | Address | UnixAddress) else given
 
     @model_validator(mode="after")
@@ -125,8 +127,9 @@ class Route(Section):
     resume_timeout: PositiveDuration = 30.0
     resume_ids: Literal["keep", "strip"] = "keep"
     sse_keep_alive: PositiveDuration | None = None
-    on_disconnect: Literal["abort", "detach", "drain"] = "abort"
+    on_disconnect: Literal["abort", "detach", "drain"] | None = None
     disconnect_timeout: PositiveDuration = 30.0
+    turns: TurnOptions | None = None
 
     def __str__(self) -> str:
         """`agent.example.com/api/*, POST -> agents`."""
@@ -168,6 +171,27 @@ class Route(Section):
             raise ValueError('resume_ids = "strip" is about resumed streams: give resume = true')
         return self
 
+    @model_validator(mode="after")
+    def _turns_go_on(self) -> Self:
+        if self.turns is None:
+            return self
+        if self.on_disconnect == "abort" and self.turns.idempotency != "off":
+            raise ValueError(
+                'on_disconnect = "abort" would cancel what a retry with the same key asks for: '
+                'leave it out, or give turns.idempotency = "off"'
+            )
+        if self.resume or self.sse_keep_alive is not None:
+            raise ValueError("resume and sse_keep_alive are not for a route with turns")
+        return self
+
+    @property
+    def when_client_leaves(self) -> Literal["abort", "detach", "drain"]:
+        """`on_disconnect`, or its default."""
+        if self.on_disconnect is not None:
+            return self.on_disconnect
+        turns = self.turns
+        return "detach" if turns and (turns.idempotency != "off" or turns.session) else "abort"
+
 
 class Frontend(Section):
     """A public listener and its routes."""
@@ -179,6 +203,7 @@ class Frontend(Section):
     https_port: int = Field(443, ge=1, le=65535)
     trusted_proxies: list[Network | Literal["unix:"]] = Field([])
     trace: bool = False
+    http2: bool = False
     default_backend: Name | None = None
     routes: list[Route] = Field([])
 
@@ -188,6 +213,12 @@ class Frontend(Section):
         return frozenset[bytes]().union(
             *(route.match.header_keys for route in self.routes if route.match is not None)
         )
+
+    @model_validator(mode="after")
+    def _has_http2(self) -> Self:
+        if self.http2 and find_spec("ngh2") is None:
+            raise ValueError("http2 needs the package ngh2: pip install 'hermes-lb[http2]'")
+        return self
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:

@@ -17,6 +17,7 @@ from hermes_lb.config.references import check_references
 from hermes_lb.options.kinds import INHERITED
 from hermes_lb.options.problems import dotted
 from hermes_lb.options.section import Name, Section
+from hermes_lb.turns.options import StoreOptions
 
 
 class Config(Section):
@@ -27,6 +28,7 @@ class Config(Section):
     log: Log = Log()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    store: StoreOptions = StoreOptions()
     frontends: list[Frontend] = Field(min_length=1)
     backends: dict[Name, Backend] = Field(min_length=1)
 
@@ -35,6 +37,21 @@ class Config(Section):
         """The configuration that runs, from a process that may be of an earlier version: options
         which that one accepted and ignored are dropped."""
         return cls.model_validate(tables, context=INHERITED)
+
+    @property
+    def backends_with_turns(self) -> frozenset[str]:
+        """Names of backends that a route with turns leads to."""
+        routes = (route for frontend in self.frontends for route in frontend.routes)
+        return frozenset(route.backend for route in routes if route.turns is not None)
+
+    @property
+    def needs_embedded_store(self) -> bool:
+        """A route has turns, and no store is configured."""
+        return self.store.url is None and bool(self.backends_with_turns)
+
+    def with_store(self, url: str) -> Self:
+        """The same with this store of turns."""
+        return self.model_copy(update={"store": self.store.model_copy(update={"url": url})})
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

@@ -14,6 +14,7 @@ from aiohttp import web
 from hermes_lb.backends.server import ADMINS, STATES
 from hermes_lb.config import ConfigError
 from hermes_lb.control import views
+from hermes_lb.control.errors import ApiError, number_of
 from hermes_lb.control.feed import Feed
 from hermes_lb.control.history import FIELDS, SPANS
 from hermes_lb.control.openapi import document
@@ -25,6 +26,7 @@ from hermes_lb.control.operator import (
     find_server,
 )
 from hermes_lb.control.quiet import CLIENT_ERRORS
+from hermes_lb.control.turns_api import TurnsApi
 from hermes_lb.errors import reason
 from hermes_lb.tasks import Tasks
 
@@ -46,15 +48,6 @@ _MOST_LISTENERS = 64
 _LONGEST_WRITE = 30.0
 _SEND_BUFFER = 65_536
 _MOST_ROWS = 1000
-
-
-class ApiError(Exception):
-    """An error response: `details` go into its body beside the message."""
-
-    def __init__(self, status: int, message: str, **details: Any) -> None:
-        super().__init__(message)
-        self.status = status
-        self.details = details
 
 
 class Api:
@@ -88,6 +81,7 @@ class Api:
             web.get("/api/v1/events", self._events, allow_head=False),
             web.post("/api/v1/reload", self._reload),
             web.post("/api/v1/upgrade", self._upgrade),
+            *TurnsApi(self._operator).routes(),
         ]
 
     # Lifecycle.
@@ -155,7 +149,7 @@ class Api:
 
     async def _sessions(self, request: web.Request) -> web.Response:
         backend, server = request.query.get("backend"), request.query.get("server")
-        limit = _number(request, "limit", 100, most=_MOST_ROWS)
+        limit = number_of(request, "limit", 100, most=_MOST_ROWS)
         found = [
             session
             for session in await self._operator.sessions()
@@ -164,11 +158,11 @@ class Api:
         return web.json_response({"total": len(found), "sessions": found[:limit]})
 
     async def _recent(self, request: web.Request) -> web.Response:
-        aborts = self._operator.recent.since(_number(request, "since", 0))
+        aborts = self._operator.recent.since(number_of(request, "since", 0))
         return web.json_response([views.describe_abort(abort) for abort in aborts])
 
     async def _changes(self, request: web.Request) -> web.Response:
-        since = _number(request, "since", 0)
+        since = number_of(request, "since", 0)
         return web.json_response(
             [change._asdict() for change in self._history.changes if change.number > since]
         )
@@ -313,13 +307,6 @@ def error_response(status: int, message: str, **details: Any) -> web.Response:
 
 def _named(request: web.Request) -> tuple[str, str]:
     return request.match_info["backend"], request.match_info["server"]
-
-
-def _number(request: web.Request, name: str, default: int, *, most: int = 2**53) -> int:
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= most):
-        raise ApiError(400, f"{name} is an integer from 0 to {most}")
-    return int(text)
 
 
 async def _body(request: web.Request, *keys: str) -> dict[str, Any]:

@@ -19,14 +19,14 @@ class Feed:
         """Send it to all listeners."""
         self._text = text
         self.number += 1
-        self._tell()
+        self._notify()
 
     def close(self) -> None:
         """End all streams."""
         self._is_closed = True
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 

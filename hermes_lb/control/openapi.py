@@ -91,6 +91,26 @@ def _reading() -> dict[str, Operation]:
                 errors=(400,),
             )
         },
+        "/api/v1/turns": {
+            "get": _operation(
+                "Turns in the store, newest first, of all balancers that share it",
+                ref("Turns"),
+                parameters=[
+                    _query("id", text, "only those whose id begins so: a principal, or one turn"),
+                    _query(
+                        "limit", {"type": "integer", "minimum": 0, "maximum": 1000},
+                        "maximum number; default: 100",
+                    ),
+                ],
+                errors=(400, 409, 503),
+            ),
+            "delete": _operation(
+                "Cancel and delete all turns of a principal, with their responses",
+                ref("Purged"),
+                parameters=[_query("principal", text, "as the list shows it")],
+                errors=(409, 503),
+            ),
+        },
         "/api/v1/recent": {
             "get": _operation(
                 "The last requests that ended abnormally", array(ref("Abort")),
@@ -143,6 +163,17 @@ def _changing() -> dict[str, Operation]:
             "delete": _operation(
                 "Cut the requests on a server, also on one that a reload has removed",
                 ref("Ended"), errors=(404,), parameters=_SERVER,
+            )
+        },
+        "/api/v1/turns/{id}": {
+            "delete": _operation(
+                "Ask for the cancellation of a turn", ref("Cancelled"), errors=(404, 409, 503),
+                parameters=[
+                    {
+                        "name": "id", "in": "path", "required": True,
+                        "schema": {"type": "string"}, "description": "as the list shows it",
+                    }
+                ],
             )
         },
         "/api/v1/reload": {

@@ -67,8 +67,8 @@ def _row(name: str, html: str) -> str:
 
 def _content(part: dict[str, Any]) -> str:
     ((media, content),) = part["content"].items()
-    told = "" if media == "application/json" else f" ({escape(media)})"
-    return _type(content["schema"]) + told
+    suffix = "" if media == "application/json" else f" ({escape(media)})"
+    return _type(content["schema"]) + suffix
 
 
 def _shapes(schemas: dict[str, Any]) -> Iterator[str]:

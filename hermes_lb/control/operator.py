@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.backends.server import Admin
+    from hermes_lb.config import Config
     from hermes_lb.observe.observed import Observed
     from hermes_lb.observe.recent import Recent
+    from hermes_lb.turns.store.embedded import EmbeddedStore
 
 # A server's weight at run time; 0: only sessions pinned to it (`set weight` in HAProxy).
 MAX_WEIGHT = 65_535
@@ -113,6 +115,16 @@ class Operator(Protocol):
 
     async def sessions(self) -> list[Session]:
         """Requests in flight, longest first."""
+
+    def turn_store_url(self) -> str:
+        """Where turns are kept. Raises NotPossible if no route has turns."""
+
+
+def store_url(config: Config, embedded: EmbeddedStore) -> str:
+    """Of the store of turns. Raises NotPossible if no route has turns."""
+    if not config.backends_with_turns:
+        raise NotPossible("no route has turns")
+    return config.store.url or embedded.url
 
 
 def find_server(pools: Mapping[str, Pool], backend: str, server: str) -> Server:

@@ -9,6 +9,7 @@ from hermes_lb.backends.server import ADMINS, STATES
 from hermes_lb.control.history import FIELDS
 from hermes_lb.control.operator import MAX_WEIGHT
 from hermes_lb.observe.termination import PHASE
+from hermes_lb.turns.states import NAMES as TURN_STATES
 
 if TYPE_CHECKING:
     from hermes_lb.backends.statistics import Counters
@@ -188,6 +189,14 @@ SCHEMAS: dict[str, Schema] = {
     "Counters": table(**_shown(RequestCounters)),
     "Sessions": table(total=COUNT, sessions=array(ref("Session"))),
     "Session": _SESSION,
+    "Turns": table(turns=array(ref("Turn"))),
+    "Turn": table(
+        id=said(TEXT, "the beginning of it"), principal=TEXT, state=one_of(TURN_STATES),
+        reason=TEXT, server=TEXT, has_key=FLAG, has_session=FLAG, attempt=COUNT, begun_at=TIME,
+        ended_at=or_null(TIME),
+    ),
+    "Purged": table(purged=COUNT),
+    "Cancelled": table(cancelled=COUNT),
     "Abort": _ABORT,
     "Change": table(
         number=COUNT, time=TIME, backend=TEXT, server=TEXT, state=one_of(STATES), because=TEXT

@@ -22,6 +22,7 @@ _KEYS = {
     "status": ("version", "backends", "frontends", "processes"),
     "servers": _SERVER,
     "sessions": ("total", "sessions"),
+    "turns": ("turns",),
     "reload": ("changes",),
     "upgrade": ("status",),
 }
@@ -79,7 +80,7 @@ class AdminClient:
         """Check that an answer, an object or a list of them, has these keys. Raises CtlError."""
         for one in answer if isinstance(answer, list) else [answer]:
             if not isinstance(one, dict) or not one.keys() >= set(keys):
-                raise self._stranger()
+                raise self._not_an_admin_listener()
         return answer
 
     def find(self, name: str, *, is_busy: bool = False) -> dict[str, Any]:
@@ -137,6 +138,16 @@ class AdminClient:
         answer = self._send("DELETE", f"{_path(server)}/sessions", None, ("ended",))
         return int(answer["ended"])
 
+    def cancel_turn(self, turn: str) -> int:
+        """Ask for its cancellation -> the number of turns that it names."""
+        answer = self._send("DELETE", f"turns/{quote(turn, safe='')}", None, ("cancelled",))
+        return int(answer["cancelled"])
+
+    def purge_turns(self, principal: str) -> int:
+        """Delete all turns of a principal -> their number."""
+        named = urlencode({"principal": principal})
+        return int(self._send("DELETE", f"turns?{named}", None, ("purged",))["purged"])
+
     def events(self) -> Iterator[dict[str, Any]]:
         """Moments of the live stream, one a second.
 
@@ -165,7 +176,7 @@ class AdminClient:
         with response:
             if response.status != 200 or response.headers.get_content_type() != _EVENTS:
                 self._json(response, _PATIENCE)
-                raise self._stranger()
+                raise self._not_an_admin_listener()
             while line := self._line(response):
                 if line.startswith(b"data: "):
                     yield self._known(self._parsed(line[6:]), _MOMENT)
@@ -174,7 +185,7 @@ class AdminClient:
         try:
             return json.loads(text)
         except ValueError:
-            raise self._stranger() from None
+            raise self._not_an_admin_listener() from None
 
     def _line(self, response: HTTPResponse) -> bytes:
         try:
@@ -224,7 +235,7 @@ class AdminClient:
         except TimeoutError:
             raise self._silent(connection.timeout) from None
         except (HTTPException, ssl.SSLError, ConnectionResetError):
-            raise self._stranger() from None
+            raise self._not_an_admin_listener() from None
         except OSError as error:
             raise CtlError(f"can't reach {self.url}: {reason(error)}") from None
         except ValueError:  # a header that can't be sent
@@ -240,11 +251,11 @@ class AdminClient:
         except TimeoutError:
             raise self._silent(patience) from None
         except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError):
-            raise self._stranger() from None
+            raise self._not_an_admin_listener() from None
         if response.status == 401:
-            told = "this is not its token" if self._token else "a token is needed"
+            problem = "this is not its token" if self._token else "a token is needed"
             raise CtlError(
-                f"{self.url}: {told}; give it by --token, HERMES_LB_ADMIN_TOKEN or the "
+                f"{self.url}: {problem}; give it by --token, HERMES_LB_ADMIN_TOKEN or the "
                 "balancer's --config"
             )
         raise CtlError(message, problems, response.status)
@@ -252,7 +263,7 @@ class AdminClient:
     def _silent(self, patience: float | None) -> CtlError:
         return CtlError(f"{self.url} did not answer within {patience:g} s")
 
-    def _stranger(self) -> CtlError:
+    def _not_an_admin_listener(self) -> CtlError:
         hint = " (or it uses TLS: write https://)" if self._scheme == "http" else ""
         return CtlError(f"what answers at {self.url} is no admin listener of hermes-lb{hint}")
 

@@ -193,6 +193,57 @@ def top(
                 show(moments, screen)
 
 
+turns_app = typer.Typer(no_args_is_help=True, help="Turns in the store, of all balancers.")
+app.add_typer(turns_app, name="turns")
+
+Turn = Annotated[str, typer.Argument(metavar="TURN", help="As `ctl turns list` shows it.")]
+Principal = Annotated[
+    str, typer.Option(metavar="PRINCIPAL", help="The first 16 characters of its turns.")
+]
+
+
+@turns_app.command("list")
+def list_turns(
+    context: typer.Context,
+    principal: Principal = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number.")] = 100,
+) -> None:
+    """List turns, newest first. Ids are shortened: nothing can be resumed by them."""
+    _print_turns(context, principal, limit)
+
+
+@turns_app.command("show")
+def show_turn(context: typer.Context, turn: Turn) -> None:
+    """Show one turn."""
+    _print_turns(context, turn, 10)
+
+
+def _print_turns(context: typer.Context, prefix: str, limit: int) -> None:
+    from urllib.parse import urlencode
+
+    with errors_as_exit_status():
+        path = f"turns?{urlencode({'id': prefix, 'limit': limit})}"
+        print_answer(context, "turns", context.obj.client.get(path))
+
+
+@turns_app.command("cancel")
+def cancel_turn(context: typer.Context, turn: Turn) -> None:
+    """Ask for the cancellation of a turn, as its client can by DELETE."""
+    with errors_as_exit_status():
+        cancelled = context.obj.client.cancel_turn(turn)
+        if not printed_json(context, {"cancelled": cancelled}):
+            print(f"{turn}: cancelled")
+
+
+@turns_app.command("purge")
+def purge_turns(context: typer.Context, principal: Principal) -> None:
+    """Cancel and delete all turns of a principal, with their stored responses."""
+    with errors_as_exit_status():
+        purged = context.obj.client.purge_turns(principal)
+        if not printed_json(context, {"purged": purged}):
+            print(f"{principal}: {purged} turns deleted")
+
+
 # Commands that change something.
 
 

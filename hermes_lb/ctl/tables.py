@@ -170,6 +170,21 @@ def sessions(answer: Row) -> Iterable[Table | Text]:
         yield Text(f"and {count(more)} more: --limit N shows them")
 
 
+def turns(answer: Row) -> Iterable[Table | Text]:
+    now = time.time()
+    yield Table(
+        ["TURN", "STATE", "WHY", "SERVER", ">BEGUN", ">TOOK", "KEY", "SESSION", ">ATTEMPT"],
+        [
+            (t["id"], t["state"], printable(t["reason"]) or "-", printable(t["server"]) or "-",
+             duration(now - t["begun_at"]), duration((t["ended_at"] or now) - t["begun_at"]),
+             "yes" if t["has_key"] else "-", "yes" if t["has_session"] else "-",
+             count(t["attempt"]))
+            for t in answer["turns"]
+        ],
+        less=["ATTEMPT", "SESSION", "KEY", "SERVER", "WHY"],
+    )  # fmt: skip
+
+
 def state(server: Row) -> Text:
     return Text(server["state"], STYLES.get(server["state"], ""))
 

@@ -43,8 +43,8 @@ class Cut:
         lines = console.render_lines(self._whole, options, pad=False)
         if (room := console.height - 1) < len(lines):
             more = f"{count(len(lines) - room)} more lines: `hermes-lb ctl servers` shows all"
-            told = Text(more, "bold", no_wrap=True, overflow="ellipsis")
-            lines[room:] = console.render_lines(told, options, pad=False)
+            text = Text(more, "bold", no_wrap=True, overflow="ellipsis")
+            lines[room:] = console.render_lines(text, options, pad=False)
         yield Segments(segment for line in lines for segment in (*line, Segment.line()))
 
 

@@ -5,6 +5,7 @@ plan        what runs where, from the configuration; which ports are taken
 processes   child processes that never outlive the demo (each through `launcher`)
 system      starts Valkey, the workers and the balancer, and waits until they are ready
 client      a client of the sessions API, through the balancer
+reader      a client that loses its connection, before a `storyteller` that can't resume
 scenes      what is shown, and checked (`checks`)
 open_house  stays up: commands to try, the access log, restarted workers
 screen      the output, on a terminal and in a pipe

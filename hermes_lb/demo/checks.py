@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hermes_lb.demo.client import Turn
+    from hermes_lb.demo.reader import Read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,25 @@ def same_worker(cookie: str, before: str | None, now: str | None) -> Check:
     return _equal(f"the cookie {cookie} leads back to the same worker", before, now)
 
 
-def went_on(turn: Turn, told: int, words: int) -> Check:
+def went_on(turn: Turn, before: int, words: int) -> Check:
     """Some tokens had arrived when the worker was killed; the same response has the rest."""
-    expected = f"{words} words, {words - told} of them behind the kill"
-    got = f"{len(turn.tokens)} words, {len(turn.tokens) - told} of them behind the kill"
+    expected = f"{words} words, {words - before} of them behind the kill"
+    got = f"{len(turn.tokens)} words, {len(turn.tokens) - before} of them behind the kill"
     return Check(f"the sentence went on: {expected}", expected == got, expected, got)
+
+
+def continued_elsewhere(read: Read) -> Check:
+    """All words once, some of them by each connection."""
+    count = len(read.story)
+    rest = count - read.lost_after
+    text = f"the other balancer had the rest: {rest} of {count} words, none lost or repeated"
+    held = read.words == read.story and 0 < read.lost_after < count
+    got = f"{' '.join(read.words)} ({read.lost_after} first)"
+    return Check(text, held, " ".join(read.story), got)
+
+
+def was_asked_once(read: Read) -> Check:
+    return _equal("the backend was asked once", 1, read.told)
 
 
 def took_over(killed: str, workers: Sequence[str]) -> Check:

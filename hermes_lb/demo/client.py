@@ -117,7 +117,7 @@ class Client:
                 await self._expect(200, response)
                 self._listener.answered(200, self.worker, response.content_type)
                 events = _Events(Turn(question, self.worker), self._listener)
-                async for name, data in _server_sent_events(response.content):
+                async for name, data, _ in server_sent_events(response.content):
                     events.take(name, data)
                     if do is not None and len(events.turn.tokens) == after:
                         await do()
@@ -235,11 +235,12 @@ class _Events:
                 self.are_over = True
 
 
-async def _server_sent_events(
+async def server_sent_events(
     content: aiohttp.StreamReader,
-) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """(event, data) of each event, by HTML Living Standard section 9.2.6, for JSON data."""
-    name, data = "message", ""
+) -> AsyncIterator[tuple[str, dict[str, Any], str]]:
+    """(event, data, last event ID) of each event, by HTML Living Standard section 9.2.6, for JSON
+    data."""
+    name, data, last_id = "message", "", ""
     async for raw in content:
         line = raw.decode().rstrip("\r\n")
         field_name, _, value = line.partition(":")
@@ -247,8 +248,10 @@ async def _server_sent_events(
             name = value.removeprefix(" ")
         elif field_name == "data":
             data += value.removeprefix(" ")
+        elif field_name == "id":
+            last_id = value.removeprefix(" ")
         elif not line and data:
-            yield name, json.loads(data)
+            yield name, json.loads(data), last_id
             name, data = "message", ""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.demo import checks
 from hermes_lb.demo.plan import seconds_until_down, seconds_until_up
+from hermes_lb.demo.reader import read_story
 from hermes_lb.demo.system import TOKEN_INTERVAL_MS
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 NAME, CAT = "Ada", "Moxie"
 _WORDS = 40
-_TOLD = 15  # of them, before the worker is killed
+_WORDS_BEFORE_KILL = 15  # of them, before the worker is killed
+_WORDS_BEFORE_CUT = 15  # of the story, before its connection is lost
 _TOKEN_INTERVAL = TOKEN_INTERVAL_MS / 1000
 
 # The access log is written four times a second.
@@ -49,6 +51,7 @@ class Scenes:
         await self._read_back()
         await self._memory()
         await self._come_back(killed)
+        await self._story()
         await self._access_log()
 
     @property
@@ -105,11 +108,15 @@ class Scenes:
             self._screen.ended()
             await self._kill_worker(worker)
 
-        turn = await self._client.stream(f"Write {_WORDS} words", after=_TOLD, do=kill)
+        turn = await self._client.stream(f"Write {_WORDS} words", after=_WORDS_BEFORE_KILL, do=kill)
         self._keep(turn)
-        pause = turn.times[_TOLD] - turn.times[_TOLD - 1] if len(turn.times) > _TOLD else 0.0
+        pause = (
+            turn.times[_WORDS_BEFORE_KILL] - turn.times[_WORDS_BEFORE_KILL - 1]
+            if len(turn.times) > _WORDS_BEFORE_KILL
+            else 0.0
+        )
         self._screen.line(f"after {pause:.1f} s, in the same response", "dim")
-        self._check(checks.went_on(turn, _TOLD, _WORDS))
+        self._check(checks.went_on(turn, _WORDS_BEFORE_KILL, _WORDS))
         self._check(checks.tokens_are_the_answer(turn))
         now = await self._resumes()
         took_over = [name for name, count in now.items() if count > before.get(name, 0)]
@@ -169,6 +176,15 @@ class Scenes:
                 worker, up=True, timeout=seconds_until_up(worker.backend)
             )
         await self._show_servers()
+
+    async def _story(self) -> None:
+        """A backend that can't resume, behind two balancers."""
+        self._screen.scene("A connection lost in mid-sentence, and another balancer")
+        self._screen.line("two balancers over Valkey, and a backend that can't resume", "dim")
+        async with self._system.story() as places:
+            read = await read_story(places, self._screen, lose_after=_WORDS_BEFORE_CUT)
+        self._check(checks.continued_elsewhere(read))
+        self._check(checks.was_asked_once(read))
 
     async def _show_servers(self) -> None:
         self._screen.servers(await self._system.server_states())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MOST_COLUMNS = 100
 _FEWEST_COLUMNS = 20
 _COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_red", "green")
-_SESSION_ID = re.compile(r"(/sessions/[^/ ]{6})[^/ ]+")
+_LONG_ID = re.compile(r"(/(?:sessions|turns)/[^/ ]{6})[^/ ]+")
 # States in which a server serves some requests; in states not listed here it serves none.
 _STATE_STYLES = {"up": "green", "degraded": "yellow", "drain": "yellow"}
 _INDENT = 3
@@ -175,7 +175,7 @@ class Screen:
         return self._styles.get(worker or "", "")
 
     def _short(self, text: str) -> str:
-        return _SESSION_ID.sub(rf"\1{self._glyphs.cut}", text)
+        return _LONG_ID.sub(rf"\1{self._glyphs.cut}", text)
 
     def _print(self, what: RenderableType) -> None:
         # Already wrapped.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
@@ -12,7 +14,7 @@ import aiohttp
 from hermes_lb.demo.failures import DemoFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from hermes_lb.demo.plan import Plan, PlannedWorker
@@ -30,6 +32,35 @@ _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 _VERDICT = "hermes_lb.health: "
 _LISTENING = re.compile(r"listening on (\S+) \((.+)\)")
+_URL = re.compile(r"listening on (http://\S+)")
+
+_STORY = """[process]
+workers = 1
+
+[admin]
+enabled = false
+
+[log]
+access = "off"
+
+[store]
+url = "{store}"
+secret_file = "{secret}"
+
+[[frontends]]
+name = "public"
+bind = "127.0.0.1:0"
+default_backend = "story"
+
+[[frontends.routes]]
+path_prefix = "/story"
+backend = "story"
+
+[frontends.routes.turns]
+
+[backends.story]
+servers = [{{ name = "storyteller", address = "{backend}" }}]
+"""
 
 
 class Place(NamedTuple):
@@ -37,6 +68,13 @@ class Place(NamedTuple):
 
     url: str
     version: str
+
+
+class StoryPlaces(NamedTuple):
+    """URLs of a backend that knows nothing of turns, and of two balancers before it."""
+
+    backend: str
+    balancers: tuple[str, str]
 
 
 class ServerState(NamedTuple):
@@ -58,6 +96,7 @@ class System:
         self.store = self.database = Place("", "")
         self.processes: dict[str, Child] = {}
         self._children = children
+        self._folder = folder
 
     async def start_store(self) -> None:
         self.store = await self._start_embedded(STORE, "redis", "--port", "0")
@@ -97,6 +136,30 @@ class System:
             )
 
         await self._until(is_well, balancer, "the balancer runs and sees every worker up")
+
+    @asynccontextmanager
+    async def story(self) -> AsyncIterator[StoryPlaces]:
+        """A backend, and two balancers over our store with a route of turns, for a while."""
+        names = ("storyteller", "balancer-1", "balancer-2")
+        try:
+            yield await self._start_story(*names)
+        finally:
+            children = [self.processes.pop(name) for name in names if name in self.processes]
+            await asyncio.gather(*(child.end() for child in children))
+
+    async def _start_story(self, teller: str, *balancers: str) -> StoryPlaces:
+        child = await self._start(teller, "-m", "hermes_lb.demo.storyteller")
+        backend = await self._url_of(child)
+        config, secret = self._folder / "story.toml", self._folder / "secret"
+        secret.write_text(secrets.token_hex(32))
+        secret.chmod(0o600)
+        address = backend.removeprefix("http://")
+        config.write_text(_STORY.format(store=self.store.url, secret=secret, backend=address))
+        one, two = [
+            await self._start(name, "-m", "hermes_lb", "--config", str(config))
+            for name in balancers
+        ]
+        return StoryPlaces(backend, (await self._url_of(one), await self._url_of(two)))
 
     async def wait_until_seen(self, worker: PlannedWorker, *, up: bool, timeout: float) -> None:
         """Wait until the balancer sees the worker up (and in use), or down."""
@@ -142,6 +205,17 @@ class System:
 
         await self._until(says_where, child, f"{name} is ready")
         return places[0]
+
+    async def _url_of(self, child: Child) -> str:
+        """Where it says that it listens."""
+
+        async def says_where() -> bool:
+            return _URL.search("\n".join(_lines(child.log))) is not None
+
+        await self._until(says_where, child, f"{child.name} listens")
+        match = _URL.search("\n".join(_lines(child.log)))
+        assert match is not None
+        return match[1]
 
     async def _sees(self, worker: PlannedWorker, *, up: bool) -> bool:
         states = [s for s in await self.server_states() if s.address == str(worker.address)]

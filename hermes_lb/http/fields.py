@@ -147,7 +147,7 @@ class HeaderPlan:
         """`known`: name in lower case -> kind. `without` (names) and `omit` (positions) go."""
         self.known = known
         lower = [name.lower() for name in names]
-        kinds = [_kind(name, known) for name in lower]
+        kinds = [kind_of(name, known) for name in lower]
         numbered = range(len(names))
         first = {kind: kinds.index(kind) for kind in _ONCE if kind in kinds}
         self.host = first.get(HOST, -1)
@@ -193,7 +193,7 @@ def _pick_none(values: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 def is_forwarded(name: bytes) -> bool:
     """True if a request's field of this name reaches the server as it came."""
-    return (_kind(name.lower(), REQUEST_FIELDS) or NOTED) >= NOTED
+    return (kind_of(name.lower(), REQUEST_FIELDS) or NOTED) >= NOTED
 
 
 def selecting(known: Mapping[bytes, int], names: Collection[bytes]) -> Mapping[bytes, int]:
@@ -202,12 +202,13 @@ def selecting(known: Mapping[bytes, int], names: Collection[bytes]) -> Mapping[b
     These mean something, so the names that CGI and WSGI servers read as the same are dropped, also
     where the name itself has an underscore.
     """
-    own = {name: SELECTS for name in names if _kind(name, known) is None}
+    own = {name: SELECTS for name in names if kind_of(name, known) is None}
     twins = {name.replace(b"_", b"-"): DROP for name in own}
     return {**twins, **own, **known}
 
 
-def _kind(lower: bytes, known: Mapping[bytes, int]) -> int | None:
+def kind_of(lower: bytes, known: Mapping[bytes, int]) -> int | None:
+    """What a field of this name, in lower case, is to a proxy; None: nothing, it is forwarded."""
     kind = known.get(lower)
     if kind is None:
         # CGI and WSGI servers read Content_Length as Content-Length. nginx drops every name with

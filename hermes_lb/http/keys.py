@@ -29,8 +29,9 @@ STICK_ON = pattern(
     ' or "client"',
 )
 STICK_RESPONSE = pattern(
-    rf"^(header:[!#$%&'*+.^_`|~0-9A-Za-z-]{{1,64}}|(json|event):{_POINTER}|location:{_PATH})$",
-    '"header:NAME", "json:/pointer", "event:/pointer" or "location:/sessions/{id}"',
+    rf"^(header:[!#$%&'*+.^_`|~0-9A-Za-z-]{{1,64}}|(json|event|engineio):{_POINTER}|location:{_PATH})$",
+    '"header:NAME", "json:/pointer", "event:/pointer", "engineio:/pointer"'
+    ' or "location:/sessions/{id}"',
 )
 _PLACE = re.compile(r"\{[^{}]*\}|\*")
 

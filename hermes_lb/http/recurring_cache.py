@@ -23,16 +23,16 @@ class RecurringCache(Generic[Value]):
     of use at the price of two look-ups. The filter compares whole hashes, which are keyed by a
     secret of the process: no client can choose keys that collide.
 
-    Callers on the hot path look into `recent` themselves, and set `in_vain` to 0 if that has the
+    Callers on the hot path look into `recent` themselves, and set `misses` to 0 if that has the
     key; if not, they call `find`.
     """
 
-    __slots__ = ("_filter", "_most", "_old", "_room", "_size", "in_vain", "recent")
+    __slots__ = ("_filter", "_most", "_old", "_room", "_size", "misses", "recent")
 
     def __init__(self, *, most: int, room: int) -> None:
         """`most`: entries, and `room`: bytes of all keys, of one generation."""
         self.recent: dict[bytes, Value] = {}
-        self.in_vain = 0  # look-ups since the last hit
+        self.misses = 0  # look-ups since the last hit
         self._old: dict[bytes, Value] = {}
         self._most = most
         self._room = room
@@ -46,20 +46,20 @@ class RecurringCache(Generic[Value]):
         """The value of a key that is not in `recent`; an old one becomes recent."""
         value = self._old.get(key)
         if value is None:
-            self.in_vain += 1
+            self.misses += 1
         else:
-            self.in_vain = 0
+            self.misses = 0
             self.store(key, value)
         return value
 
     def is_skipped(self) -> bool:
-        """To be asked if `in_vain` is above `PATIENCE`. True: this look-up is to be left out.
+        """To be asked if `misses` is above `PATIENCE`. True: this look-up is to be left out.
 
         Keys that never recur then cost next to nothing, and one of `_EVERY` finds out when that
         changes.
         """
-        self.in_vain += 1
-        return self.in_vain % _EVERY != 0
+        self.misses += 1
+        return self.misses % _EVERY != 0
 
     def recurs(self, key: bytes) -> bool:
         """True if this was asked before, not long ago."""

@@ -6,6 +6,7 @@ llhttp checks the syntax; ambiguous heads that it accepts are refused here.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -25,6 +26,7 @@ from hermes_lb.http.fields import (
     MAX_FORWARDS,
     REQUEST_FIELDS,
     REQUEST_ID,
+    TRACEPARENT,
     TRANSFER_ENCODING,
     UPGRADE,
     VIA,
@@ -33,6 +35,7 @@ from hermes_lb.http.fields import (
     HeaderPlans,
     connections,
     joined_connection,
+    kind_of,
     parse_content_length,
     selecting,
 )
@@ -48,6 +51,7 @@ from hermes_lb.http.rules import (
     split_absolute,
 )
 from hermes_lb.http.trace_context import TRACE_FIELDS, trace_id_of
+from hermes_lb.http.varying_lines import Values, VaryingLines, template
 from hermes_lb.http.version import HTTP10, HTTP11
 
 if TYPE_CHECKING:
@@ -59,46 +63,71 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _plans = HeaderPlans(REQUEST_FIELDS)
 
 
-class RequestHead:
-    """A request as it will be understood, routed and forwarded.
+class RequestFields:
+    """The meaning of the fields of a request, apart from its body's length.
 
     `forwarded` has the fields that pass as they are, each with its CRLF.
-    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
     """
 
     __slots__ = (
-        "can_repeat",
         "cookies",
         "forwarded",
         "host",
         "host_name",
         "keep_alive",
-        "length",
-        "method",
         "rare",
         "request_id",
-        "target",
         "trace_id",
         "upgrade",
-        "version",
     )
 
-    def __init__(self, method: bytes, target: bytes, version: int) -> None:
-        self.method = method
-        self.target = target
-        self.version = version
+    def __init__(self) -> None:
         self.forwarded = b""
         self.host = b""
         self.host_name = ""  # lower case, without the port
-        self.length = 0
-        self.keep_alive = version == HTTP11
-        # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
-        self.can_repeat = method in _IDEMPOTENT
+        self.keep_alive = True
         self.upgrade = b""
         self.cookies: list[bytes] | None = None
         self.request_id = b""
         self.trace_id = b""
         self.rare: RareFields | None = None
+
+
+_NO_FIELDS: Final = RequestFields()
+
+
+class RequestHead(RequestFields):
+    """A request as it will be understood, routed and forwarded.
+
+    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
+    """
+
+    __slots__ = ("can_repeat", "length", "method", "target", "version")
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        version: int,
+        length: int = 0,
+        fields: RequestFields = _NO_FIELDS,
+    ) -> None:
+        """With the same fields as another request, which are never changed, only replaced."""
+        self.method = method
+        self.target = target
+        self.version = version
+        self.length = length
+        # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
+        self.can_repeat = method in _IDEMPOTENT
+        self.forwarded = fields.forwarded
+        self.host = fields.host
+        self.host_name = fields.host_name
+        self.keep_alive = fields.keep_alive
+        self.upgrade = fields.upgrade
+        self.cookies = fields.cookies
+        self.request_id = fields.request_id
+        self.trace_id = fields.trace_id
+        self.rare = fields.rare
 
     @property
     def expects_continue(self) -> bool:
@@ -142,8 +171,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     """Turns whole request heads into `RequestHead`s, one at a time.
 
     A client repeats its fields from request to request (HTTP/2 has HPACK for that), but for the
-    length of a body. Blocks of fields that recur are cached by their bytes, with their meaning, so
-    that only the first line and the length have to be read. All others are read by llhttp.
+    length of a body, and for ids. Blocks of fields that recur, as a whole or but for a few lines,
+    are cached by their bytes, with their meaning, so that only the first line, the length and the
+    varying values have to be read. All others are read by llhttp.
     """
 
     __slots__ = (
@@ -151,6 +181,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         "_longest_target",
         "_most_fields",
         "_plans",
+        "_varying_with_length",
+        "_varying_without_body",
         "_with_length",
         "_without_body",
     )
@@ -163,10 +195,14 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         self._plans = HeaderPlans(selecting(REQUEST_FIELDS, kept)) if kept else None
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
-        self._without_body: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        self._without_body: RecurringCache[RequestFields] = RecurringCache(
+            most=512, room=256 * 1024
+        )
         # Blocks of which the digits of the length are cut out. Apart from the others, where the
         # same bytes are a block with an empty length, which is refused.
-        self._with_length: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        self._with_length: RecurringCache[RequestFields] = RecurringCache(most=512, room=256 * 1024)
+        self._varying_without_body: VaryingLines[_Pattern] = VaryingLines(_may_vary)
+        self._varying_with_length: VaryingLines[_Pattern] = VaryingLines(_may_vary)
 
     def parse(self, data: bytes) -> RequestHead:
         """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""
@@ -176,7 +212,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         method, target = line.groups()
         has_body = method != b"GET" and method != b"HEAD"
         blocks = self._with_length if has_body else self._without_body
-        if blocks.in_vain > PATIENCE and blocks.is_skipped():
+        if blocks.misses > PATIENCE and blocks.is_skipped():
             return self._parse(data, line)
         if has_body:
             start = data.find(_LENGTH)
@@ -192,14 +228,26 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             key, length = data[line.end() :], 0
         like = blocks.recent.get(key)
         if like is not None:
-            blocks.in_vain = 0
+            blocks.misses = 0
         else:
             like = blocks.find(key)
         if like is not None:
-            return _copy(like, method, target, length)
+            return RequestHead(method, target, HTTP11, length, like)
+        varying = self._varying_with_length if has_body else self._varying_without_body
+        found = varying.find(key)
+        if found is not None:
+            pattern, values = found
+            head = pattern.filled(method, target, length, values)
+            if head is not None:
+                blocks.misses = 0
+                return head
         head = self._parse(data, line)
-        if blocks.recurs(key) and head.length == length and not _method_matters(key):
-            blocks.store(key, _copy(head, method, target, length))
+        if head.length == length and not _method_matters(key):
+            like = RequestHead(method, target, HTTP11, length, head)
+            if blocks.recurs(key):
+                blocks.store(key, like)
+            else:
+                varying.offer(key, partial(_pattern, like))
         return head
 
     def _parse(self, data: bytes, line: re.Match[bytes] | None = None) -> RequestHead:
@@ -218,8 +266,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             method, target = line.groups()
         if len(names) > self._most_fields:
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
-        minor_version = 1 if line is not None else _minor_version(data, method, target)
-        head = RequestHead(method, target, minor_version)
+        version = HTTP11 if line is not None else _version(data, method, target)
+        head = RequestHead(method, target, version)
+        head.keep_alive = version == HTTP11
         plans = _plans if self._plans is None else self._plans
         _interpret(head, plans[names], names, values, self._kept)
         if target[0] != _SLASH or b"#" in target or method == b"CONNECT":
@@ -260,32 +309,67 @@ def _method_matters(block: bytes) -> bool:
     return b"upgrade" in lower or b"idempotency-key" in lower
 
 
-def _copy(head: RequestHead, method: bytes, target: bytes, length: int) -> RequestHead:
-    """The same fields in another request. What they mean is never changed, only replaced."""
-    copy = RequestHead(method, target, 1)
-    copy.length = length
-    copy.forwarded = head.forwarded
-    copy.host = head.host
-    copy.host_name = head.host_name
-    copy.keep_alive = head.keep_alive
-    copy.upgrade = head.upgrade
-    copy.cookies = head.cookies
-    copy.request_id = head.request_id
-    copy.trace_id = head.trace_id
-    copy.rare = head.rare
-    return copy
+def _may_vary(name: bytes) -> bool:
+    """True for the fields whose value is only forwarded, and for those that `_Pattern` reads."""
+    return kind_of(name, REQUEST_FIELDS) in (None, REQUEST_ID, TRACEPARENT)
 
 
-def _minor_version(data: bytes, method: bytes, target: bytes) -> int:
+class _Pattern:
+    """The meaning of fields of which some lines vary; `forwarded` is a template of their values.
+
+    `request_id` and `traceparent`: the places of these among the values, or -1.
+    """
+
+    __slots__ = ("_forwarded", "_like", "_request_id", "_traceparent")
+
+    def __init__(
+        self, like: RequestHead, forwarded: bytes, request_id: int, traceparent: int
+    ) -> None:
+        self._like = like
+        self._forwarded = forwarded
+        self._request_id = request_id
+        self._traceparent = traceparent
+
+    def filled(
+        self, method: bytes, target: bytes, length: int, values: Values
+    ) -> RequestHead | None:
+        """A request with these values; None if one of them changes what the others mean."""
+        head = RequestHead(method, target, HTTP11, length, self._like)
+        head.forwarded = self._forwarded % values
+        if self._request_id >= 0:
+            head.request_id = values[self._request_id]
+        if self._traceparent >= 0:
+            head.trace_id = trace_id_of((values[self._traceparent],))
+            if not head.trace_id:
+                return None
+        return head
+
+
+def _pattern(head: RequestHead, names: Values, values: Values) -> _Pattern | None:
+    """None if a value of `head` does more than to be in its place."""
+    lower = [name.lower() for name in names]
+    request_id = lower.index(b"x-request-id") if b"x-request-id" in lower else -1
+    traceparent = lower.index(b"traceparent") if b"traceparent" in lower else -1
+    forwarded = template(head.forwarded, names, values, dropped=b"x-request-id")
+    if (
+        forwarded is None
+        or (request_id >= 0 and head.request_id != values[request_id])
+        or (traceparent >= 0 and not head.trace_id)
+    ):
+        return None
+    return _Pattern(head, forwarded, request_id, traceparent)
+
+
+def _version(data: bytes, method: bytes, target: bytes) -> int:
     """The request line must be what was parsed from it, to the byte: single spaces, a version."""
     if data.startswith(b"\r\n"):  # one empty line is forgiven (RFC 9112 section 2.2)
         data = data[2:]
     start = method + b" " + target
     if data.startswith(b"HTTP/1.1\r\n", len(start) + 1) and data.startswith(start):
-        return 1
+        return HTTP11
     line = data[: data.find(b"\r\n")]
     if line == start + b" HTTP/1.0":
-        return 0
+        return HTTP10
     if line.startswith((start + b" HTTP/2", start + b" HTTP/3")):
         raise RequestRefused(505, "HTTP/1.1 is spoken here")
     raise RequestRefused(400, "malformed request line")

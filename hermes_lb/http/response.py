@@ -7,6 +7,7 @@ ways would hand one client another's bytes.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httptools
@@ -23,11 +24,14 @@ from hermes_lb.http.fields import (
     HeaderPlans,
     connections,
     joined_connection,
+    kind_of,
     parse_content_length,
 )
 from hermes_lb.http.head import HeadParser
 from hermes_lb.http.recurring_cache import PATIENCE, RecurringCache
 from hermes_lb.http.request import CHUNKED
+from hermes_lb.http.varying_lines import Values, VaryingLines, template
+from hermes_lb.http.version import HTTP10, HTTP11
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -58,7 +62,6 @@ class ResponseHead:
         "has_set_cookie",
         "keep_alive",
         "length",
-        "minor_version",
         "names",
         "nominated",
         "plan",
@@ -66,24 +69,25 @@ class ResponseHead:
         "status",
         "upgrade",
         "values",
+        "version",
     )
 
     def __init__(
         self,
         status: int,
         reason: bytes,
-        minor_version: int,
+        version: int,
         names: tuple[bytes, ...],
         values: tuple[bytes, ...],
         plan: HeaderPlan,
     ) -> None:
         self.status = status
         self.reason = reason
-        self.minor_version = minor_version
+        self.version = version
         self.names = names
         self.values = values
         self.plan = plan
-        self.keep_alive = minor_version == 1
+        self.keep_alive = version == HTTP11
         self.length = UNTIL_CLOSE
         self.upgrade = b""
         self.has_set_cookie = False
@@ -120,6 +124,15 @@ class ResponseHead:
             for name, value in self.fields()
         )
 
+    @property
+    def has_plain_events(self) -> bool:
+        """False for a compressed stream: an intermediary can't see where its events end."""
+        return self.is_event_stream and all(
+            value.strip().lower() == b"identity"
+            for name, value in self.fields()
+            if name.lower() == b"content-encoding"
+        )
+
     def forwarded_without(self, positions: Collection[int]) -> bytes:
         """`forwarded`, without the fields at these positions of `names`."""
         plan = HeaderPlan(self.names, RESPONSE_FIELDS, without=self.nominated, omit=positions)
@@ -130,10 +143,11 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
     """Turns whole response heads into `ResponseHead`s, one at a time.
 
     Servers send the same head to many clients: within a second, those of all event streams, of all
-    answers of one length. So heads that recur are cached by their bytes.
+    answers of one length. So heads that recur, as a whole or but for a few lines, are cached by
+    their bytes.
     """
 
-    __slots__ = ("_kept", "_most_fields", "_remembered")
+    __slots__ = ("_kept", "_most_fields", "_remembered", "_varying")
 
     def __init__(self, most_fields: int, kept: frozenset[bytes] = frozenset()) -> None:
         """`kept`: as for a `RequestParser`."""
@@ -141,21 +155,30 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         self._kept = kept
         self._most_fields = most_fields
         self._remembered: RecurringCache[ResponseHead] = RecurringCache(most=128, room=128 * 1024)
+        self._varying: VaryingLines[_Pattern] = VaryingLines(_may_vary)
 
     def parse(self, data: bytes) -> ResponseHead:
         """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
         heads = self._remembered
-        if len(data) > _LONGEST or (heads.in_vain > PATIENCE and heads.is_skipped()):
+        if len(data) > _LONGEST or (heads.misses > PATIENCE and heads.is_skipped()):
             return self._parse(data)
         head = heads.recent.get(data)
         if head is not None:
-            heads.in_vain = 0
+            heads.misses = 0
             return head
         head = heads.find(data)
-        if head is None:
-            head = self._parse(data)
-            if heads.recurs(data):
-                heads.store(data, head)
+        if head is not None:
+            return head
+        found = self._varying.find(data)
+        if found is not None:
+            heads.misses = 0
+            pattern, values = found
+            return pattern.filled(values)
+        head = self._parse(data)
+        if heads.recurs(data):
+            heads.store(data, head)
+        else:
+            self._varying.offer(data, partial(_pattern, head))
         return head
 
     def _parse(self, data: bytes) -> ResponseHead:
@@ -175,9 +198,9 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         reason = self.text()
         if not reason.isalpha() and not _REASON(reason):
             raise InvalidResponse("a control character in the reason phrase")
-        minor_version = 1 if data.startswith(b"HTTP/1.1 ") else _minor_version(data)
+        version = HTTP11 if data.startswith(b"HTTP/1.1 ") else _version(data)
         plan = _plans[names]
-        head = ResponseHead(status, reason, minor_version, names, values, plan)
+        head = ResponseHead(status, reason, version, names, values, plan)
         if plan.transfer_encoding >= 0:
             _decide_chunked(head, plan, values)
         elif plan.content_length >= 0:
@@ -194,18 +217,60 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         return head
 
 
-def _minor_version(data: bytes) -> int:
+def _may_vary(name: bytes) -> bool:
+    """True for the fields that are only forwarded."""
+    return kind_of(name, RESPONSE_FIELDS) is None
+
+
+class _Pattern:
+    """A head of which some lines vary: at these `positions`, and in the template `forwarded`."""
+
+    __slots__ = ("_forwarded", "_like", "_positions")
+
+    def __init__(self, like: ResponseHead, forwarded: bytes, positions: list[int]) -> None:
+        self._like = like
+        self._forwarded = forwarded
+        self._positions = positions
+
+    def filled(self, values: Values) -> ResponseHead:
+        """The head with these values."""
+        like = self._like
+        fields = list(like.values)
+        for position, value in zip(self._positions, values, strict=True):
+            fields[position] = value
+        head = ResponseHead(
+            like.status, like.reason, like.version, like.names, tuple(fields), like.plan
+        )
+        head.keep_alive = like.keep_alive
+        head.length = like.length
+        head.upgrade = like.upgrade
+        head.has_set_cookie = like.has_set_cookie
+        head.has_date = like.has_date
+        head.forwarded = self._forwarded % values
+        head.nominated = like.nominated
+        return head
+
+
+def _pattern(head: ResponseHead, names: Values, values: Values) -> _Pattern | None:
+    """None if a value of `head` is not forwarded."""
+    forwarded = template(head.forwarded, names, values)
+    if forwarded is None:
+        return None
+    return _Pattern(head, forwarded, [head.names.index(name) for name in names])
+
+
+def _version(data: bytes) -> int:
     start = 2 if data.startswith(STRAY_LINE) else 0
     if data.startswith(b"HTTP/1.1 ", start):
-        return 1
+        return HTTP11
     if data.startswith(b"HTTP/1.0 ", start):
-        return 0
+        return HTTP10
     raise InvalidResponse("the response is not HTTP/1.0 or 1.1")
 
 
 def _decide_chunked(head: ResponseHead, plan: HeaderPlan, values: tuple[bytes, ...]) -> None:
     coding = values[plan.transfer_encoding].lower()
-    if plan.content_length >= 0 or coding != b"chunked" or not head.minor_version:
+    if plan.content_length >= 0 or coding != b"chunked" or head.version == HTTP10:
         raise InvalidResponse("Transfer-Encoding that can be read in two ways")
     head.length = CHUNKED
 

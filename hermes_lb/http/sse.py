@@ -29,12 +29,12 @@ MOST_IN_EVENT: Final = 64 * 1024
 MOST_AT_ONCE: Final = 16 * 1024
 
 # The end of a line, twice. Atomic: the two halves of CRLF are not two ends.
-_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_LONGEST_END: Final = 4  # bytes
+EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+LONGEST_END: Final = 4  # bytes
 _OPENINGS = openings(b"id:")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 #: Searches the end of an event: the two line ends.
-event_end = _EVENT_END.search
+event_end = EVENT_END.search
 _ID_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))id(?::[^\r\n]*)?(?>\r\n|\n|\r)")
 
 
@@ -170,7 +170,7 @@ class EventsBody:
         start = 0  # where to look for the ends of events
         came: bytes | bytearray = new
         if held:  # a piece costs what it has itself, however much of its event came before
-            start = max(0, self._searched - _LONGEST_END + 1)
+            start = max(0, self._searched - LONGEST_END + 1)
             held += new
             came = held
         if isinstance(received, ChunkedBody):
@@ -179,7 +179,7 @@ class EventsBody:
             self.is_done, self.excess = True, received.excess
         first = 0  # where the first event begins
         if self._is_within_event:
-            match = _EVENT_END.search(came)
+            match = EVENT_END.search(came)
             first = match.end() if match is not None else len(came)
             self._is_within_event = match is None
         cut = len(came) if received.is_done else self._cut(came, first, start)
@@ -203,7 +203,7 @@ class EventsBody:
         """The length of the part of `came` that is passed on now; its first event begins at
         `first`, and no event ends before `start`."""
         if not self._is_within_event:
-            cut = max(first, _end_of_last_event(came, start))
+            cut = max(first, end_of_last_event(came, start))
             if len(came) - cut <= MOST_IN_EVENT:
                 return cut
             self.is_whole, self._is_within_event = False, True
@@ -211,7 +211,7 @@ class EventsBody:
         return len(came.rstrip(b"\r\n"))  # two ends of a line, the event's end, stay together
 
     def _without_handover(self, events: bytes, start: int) -> bytes:
-        for match in _EVENT_END.finditer(events, start):
+        for match in EVENT_END.finditer(events, start):
             if _type_of(events[start : match.start()]) == b"handover":
                 self.is_done = self.is_handed_over = True
                 # Its connection is in the middle of a response: it serves no other request.
@@ -239,7 +239,7 @@ class UnnumberedEventsBody(EventsBody):
         events = passed[start:end]
         first = 0  # where the first event begins
         if is_within_event:
-            event_end = _EVENT_END.search(events)
+            event_end = EVENT_END.search(events)
             first = event_end.end() if event_end is not None else len(events)
         events = events[:first] + _ID_LINE.sub(b"", events[first:])
         return self.frame(events) + passed[end + 2 :]
@@ -255,13 +255,13 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
-def _end_of_last_event(data: bytes | bytearray, start: int) -> int:
+def end_of_last_event(data: bytes | bytearray, start: int) -> int:
     """The end of the last whole event that ends after `start`; 0 if there is none."""
     # Nearly always one of these two; a server that mixes line ends is looked at closely.
     end = max(data.rfind(b"\n\n", start) + 2, data.rfind(b"\r\n\r\n", start) + 4)
     if end >= 4 and data.find(b"\r\r", start) < 0 and data.find(b"\n\r", end) < 0:
         return end
-    return max((match.end() for match in _EVENT_END.finditer(data, start)), default=0)
+    return max((match.end() for match in EVENT_END.finditer(data, start)), default=0)
 
 
 def data_of(event: bytes) -> bytes:
@@ -281,5 +281,5 @@ def _type_of(event: bytes) -> bytes:
 
 def _is_done(passed: bytes) -> bool:
     """Whether the last event in there is `done`."""
-    events = [event for event in _EVENT_END.split(passed) if event.strip()]
+    events = [event for event in EVENT_END.split(passed) if event.strip()]
     return bool(events) and _type_of(events[-1]) == b"done"

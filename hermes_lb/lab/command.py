@@ -122,7 +122,7 @@ def _live(asked: Asked, console: Console, errors: Console) -> int:
     _can_write(asked.output / "live.json")
     rows = compare(
         asked.strategies, asked.servers or 4, requests, asked.seed, with_agents=asked.agents,
-        tell=partial(errors.print, highlight=False, soft_wrap=True),
+        report=partial(errors.print, highlight=False, soft_wrap=True),
     )  # fmt: skip
     print_comparison(console, rows)
     _write(asked.output / "live.json", json.dumps(rows, indent=1) + "\n", console)

@@ -54,23 +54,23 @@ def compare(
     seed: int,
     *,
     with_agents: bool = False,
-    tell: Callable[[str], object] = lambda line: None,
+    report: Callable[[str], object] = lambda line: None,
 ) -> list[Row]:
     """A row for each strategy and measure: model, live, allowed difference, agreement.
 
-    `tell` gets a line before long operations. Raises RuntimeError if the agents do not start or do
-    not respond.
+    `report` gets a line before long operations. Raises RuntimeError if the agents do not start or
+    do not respond.
     """
     rng = Random(f"{seed} live")
     if with_agents:
         workload = agents.turns(rng, requests, servers)
-        seen = run(sockets.play_with_agents(strategies, servers, workload, tell))
+        seen = run(sockets.play_with_agents(strategies, servers, workload, report))
     else:
         rate = LOAD * servers * sockets.SLOTS / (_FIRST.mean + _REST.mean)
         users = max(10, requests // 20)
         workload = poisson(rng, requests, rate, _REST, first=_FIRST, users=users)
         count = "1 strategy" if len(strategies) == 1 else f"{len(strategies)} strategies at once"
-        tell(f"live: {count}, for {seconds(workload.horizon)}")
+        report(f"live: {count}, for {seconds(workload.horizon)}")
         seen = run(sockets.play(strategies, servers, workload))
     slots = 0 if with_agents else sockets.SLOTS
     sleeps = 1.0 / agents.INTERVAL if with_agents else 0.0  # a second of an answer

@@ -98,7 +98,7 @@ class _Worker:
         """Serve one connection until its peer closes it."""
         try:
             while head := await _head(reader):
-                first, length = _told(head)
+                first, length = _timing(head)
                 self._load += 1
                 try:
                     async with self._slots:
@@ -208,7 +208,7 @@ async def play(strategies: Sequence[str], servers: int, workload: Workload) -> S
 
 
 async def play_with_agents(
-    strategies: Sequence[str], servers: int, workload: Workload, tell: Callable[[str], object]
+    strategies: Sequence[str], servers: int, workload: Workload, report: Callable[[str], object]
 ) -> Seen:
     """One strategy after the other: loads reported by workers must not be mixed up."""
 
@@ -233,7 +233,7 @@ async def play_with_agents(
             # which is less than `OVERHEAD`: it could not fail to agree.
             del figures["mean_first_token_seconds"]
             seen[name] = figures, late.mean
-            tell(f"live: {name}")
+            report(f"live: {name}")
     return seen
 
 
@@ -279,7 +279,7 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-def _told(head: bytes) -> tuple[float, float]:
+def _timing(head: bytes) -> tuple[float, float]:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.lower() == b"x-lab":

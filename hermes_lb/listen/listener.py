@@ -198,7 +198,7 @@ class Listener:
         if self.tls:
             certificates = self._certificates()
             assert certificates is not None  # or its configuration would be refused
-            layer = TlsLayer(client, certificates)
+            layer = TlsLayer(client, certificates, self._context.run_queue)
         return ProxyHeaderReader(client, layer) if self.bind.proxy_protocol else layer
 
     async def stop(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.listen.match import Match
-from hermes_lb.proxy.resume import stream_rules
+from hermes_lb.proxy.resume import rules_of_named_turns, stream_rules
+from hermes_lb.proxy.turns.heads import RESUME_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.resume import StreamRules
     from hermes_lb.proxy.select import Backend
+    from hermes_lb.proxy.turns.rules import TurnRules
 
 
 class Destination(NamedTuple):
@@ -32,13 +34,20 @@ class _Rule:
 
     __slots__ = ("_host", "_is_suffix", "_path", "_prefix", "destination")
 
-    def __init__(self, route: config.Route, destination: Destination) -> None:
-        host = (route.host or "").removesuffix(".")
+    def __init__(
+        self, destination: Destination, host: str | None, path: str | None, prefix: str | None
+    ) -> None:
+        host = (host or "").removesuffix(".")
         self._is_suffix = host.startswith("*.")
         self._host = host[1:] if self._is_suffix else host
-        self._path = route.path.encode() if route.path else b""
-        self._prefix = route.path_prefix.encode() if route.path_prefix else b""
+        self._path = path.encode() if path else b""
+        self._prefix = prefix.encode() if prefix else b""
         self.destination = destination
+
+    @property
+    def turns(self) -> TurnRules | None:
+        rules = self.destination.rules
+        return None if rules is None else rules.turns
 
     def matches(self, head: RequestHead, path: bytes) -> bool:
         if self._host:
@@ -58,8 +67,8 @@ class _RuleWithMatch(_Rule):
 
     __slots__ = ("_match",)
 
-    def __init__(self, route: config.Route, destination: Destination, match: config.Match) -> None:
-        super().__init__(route, destination)
+    def __init__(self, destination: Destination, route: config.Route, match: config.Match) -> None:
+        super().__init__(destination, route.host, route.path, route.path_prefix)
         self._match = Match(match)
 
     def matches(self, head: RequestHead, path: bytes) -> bool:
@@ -69,15 +78,26 @@ class _RuleWithMatch(_Rule):
 def _rule(route: config.Route, backends: Mapping[str, Backend]) -> _Rule:
     destination = Destination(backends[route.backend], route.access_log, stream_rules(route))
     if route.match is None:
-        return _Rule(route, destination)
-    return _RuleWithMatch(route, destination, route.match)
+        return _Rule(destination, route.host, route.path, route.path_prefix)
+    return _RuleWithMatch(destination, route, route.match)
+
+
+def _named_turns(rules: list[_Rule]) -> list[_Rule]:
+    """The path at which the turns of these routes are found by their ids."""
+    turns = tuple(rule.turns for rule in rules if rule.turns is not None)
+    if not turns:
+        return []
+    backend = next(rule.destination.backend for rule in rules if rule.turns is not None)
+    destination = Destination(backend, True, rules_of_named_turns(turns))
+    return [_Rule(destination, None, None, RESUME_PATH.decode())]
 
 
 class Router:
     """The routes of one frontend."""
 
     def __init__(self, frontend: config.Frontend, backends: Mapping[str, Backend]) -> None:
-        self._rules = [_rule(route, backends) for route in frontend.routes]
+        rules = [_rule(route, backends) for route in frontend.routes]
+        self._rules = [*_named_turns(rules), *rules]
         default = frontend.default_backend
         self._default = Destination(backends[default], True, None) if default else None
 

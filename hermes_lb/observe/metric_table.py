@@ -19,7 +19,12 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hermes_lb.backends.counters import RESUME_OUTCOMES, FrontendCounters, RequestCounters
+from hermes_lb.backends.counters import (
+    RESUME_OUTCOMES,
+    TURN_OUTCOMES,
+    FrontendCounters,
+    RequestCounters,
+)
 from hermes_lb.backends.server import STATES
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.observe.usage import usage_of
@@ -72,6 +77,10 @@ def _of_requests(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "counter", "hermes_lb_stream_resumes_total", (*_BACKEND, "outcome"),
         "Streams of events whose server was lost, by what became of them", _resumes(seen),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_turns_total", (*_BACKEND, "outcome"),
+        "Turns, and requests that followed one, by what became of them", _turns(seen),
     )
 
 
@@ -287,6 +296,13 @@ def _resumes(seen: Observed) -> Iterator[Sample]:
     for pool in list(seen.pools.values()):
         for outcome, count in resumes_of(pool).items():
             yield (pool.name, outcome), count
+
+
+def _turns(seen: Observed) -> Iterator[Sample]:
+    for pool in list(seen.pools.values()):
+        rows = [pool.unserved.turn_outcomes, *(s.counters.turn_outcomes for s in pool.servers)]
+        for outcome, counts in zip(TURN_OUTCOMES, zip(*rows, strict=True), strict=True):
+            yield (pool.name, outcome), sum(counts)
 
 
 def resumes_of(pool: Pool) -> dict[str, int]:

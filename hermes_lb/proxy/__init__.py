@@ -34,6 +34,6 @@ connections, which implement the ports; nothing else here imports it.
 """
 
 from hermes_lb.proxy.inflight import end_sessions, running_sessions
-from hermes_lb.proxy.liveness import has_moved
+from hermes_lb.proxy.liveness import saw_progress
 
-__all__ = ["end_sessions", "has_moved", "running_sessions"]
+__all__ = ["end_sessions", "running_sessions", "saw_progress"]

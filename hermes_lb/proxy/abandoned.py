@@ -29,12 +29,12 @@ class Abandoned(ResponseSink):
     """
 
     __slots__ = (
-        "_came",
+        "_chunks",
+        "_chunks_before",
         "_context",
         "_lease",
         "_limit",
         "_method",
-        "_seen",
         "_timer",
         "_upstream",
         "about",
@@ -52,8 +52,8 @@ class Abandoned(ResponseSink):
     ) -> None:
         self.about = about
         self.left_at = context.clock()
-        self._came = 0  # chunks of the response
-        self._seen = 0  # of those
+        self._chunks = 0  # of the response
+        self._chunks_before = 0  # at the last look of the timer
         self._context = context
         self._upstream = upstream
         self._lease = lease
@@ -70,7 +70,7 @@ class Abandoned(ResponseSink):
 
     @property
     def progress(self) -> tuple[float, int]:
-        return self.left_at, self._came
+        return self.left_at, self._chunks
 
     @property
     def is_over(self) -> bool:
@@ -101,7 +101,7 @@ class Abandoned(ResponseSink):
             self.response_data(upstream, body, rest)
 
     def response_data(self, upstream: ServerSide, body: Body, data: bytes) -> None:
-        self._came += 1
+        self._chunks += 1
         try:
             body.feed(data)
         except InvalidBody:
@@ -129,8 +129,8 @@ class Abandoned(ResponseSink):
         """Nothing more is sent to it."""
 
     def _expired(self) -> None:
-        if self._limit is None and self._came != self._seen:
-            self._seen = self._came
+        if self._limit is None and self._chunks != self._chunks_before:
+            self._chunks_before = self._chunks
             wait = self._context.settings.timeouts.server
             self._timer = self._context.loop.call_later(wait, self._expired)
         else:

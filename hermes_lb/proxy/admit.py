@@ -10,7 +10,8 @@ from hermes_lb.http.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
 from hermes_lb.proxy.local_replies import as_final_recipient, redirect
 from hermes_lb.proxy.resume import ACCEPTS_HANDOVER, can_insert
-from hermes_lb.tls.client_certificate import tells_of_certificate
+from hermes_lb.proxy.turns.admission import open_turn
+from hermes_lb.tls.client_certificate import describes_certificate
 
 if TYPE_CHECKING:
     from hermes_lb.affinity import CookieAffinity
@@ -27,7 +28,7 @@ def admit(exchange: Exchange, now: float) -> bool:
         recorder = context.log.recorder
         if recorder.captures:
             exchange.captured = capture(head.forwarded)
-        if frontend.redirect is not None and not _came_by_tls(peer, head):
+        if frontend.redirect is not None and not _used_tls(peer, head):
             reply = redirect(head, frontend.redirect)
             exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
             return False
@@ -58,6 +59,8 @@ def admit(exchange: Exchange, now: float) -> bool:
         rules = exchange.rules
         if rules is not None and rules.resumes and can_insert(exchange.client, head.method):
             exchange.request_head = exchange.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
+        if backend.has_turns and not open_turn(exchange, rules, context):
+            return False
         head.forwarded = b""  # a stream lasts for minutes, and no longer needs it
         if rare is not None and rare.hops_left == 0:
             reply = as_final_recipient(head.method, exchange.request_head)
@@ -69,7 +72,7 @@ def admit(exchange: Exchange, now: float) -> bool:
     return True
 
 
-def _came_by_tls(peer: Peer, head: RequestHead) -> bool:
+def _used_tls(peer: Peer, head: RequestHead) -> bool:
     """To us, or to the trusted proxy that forwarded it."""
     rare = head.rare
     said = rare.forwarded_proto if rare is not None and peer.is_trusted else b""
@@ -94,6 +97,6 @@ def _identity_from_proxy(exchange: Exchange, head: RequestHead) -> tuple[bytes, 
     identity, host = trusted_identity_fields(
         head, peer.address, exchange.client_address, peer.scheme
     )
-    if peer.certificate and not (rare and tells_of_certificate(rare)):
+    if peer.certificate and not (rare and describes_certificate(rare)):
         identity = peer.certificate + identity
     return identity, host

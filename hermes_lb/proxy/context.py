@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hermes_lb.observe.request_log import RequestLog
     from hermes_lb.proxy.batch import Record
     from hermes_lb.tasks import Tasks
+    from hermes_lb.turns.gateway import TurnGateway
 
 
 class Context:
@@ -45,6 +46,7 @@ class Context:
         "send",
         "settings",
         "tasks",
+        "turns",
         "wall_clock",
     )
 
@@ -71,6 +73,7 @@ class Context:
         self.batch = IoBatch(loop, record)
         self.send = self.batch.send
         self.run_queue = RunQueue(loop)
+        self.turns: TurnGateway | None = None  # once a route has turns
 
     def reconfigure(self, configured: config.Config) -> None:
         """Change limits and timeouts, for new connections and requests."""

@@ -50,7 +50,8 @@ class Sweep:
         self.start()
         now = self._context.clock()
         self._context.wall_clock.set(now)
-        self._sweep_clients(list(self._context.live.clients), now)
+        live = self._context.live
+        self._sweep_clients([*live.clients, *live.detached], now)
         for backend in self._backends():
             try:
                 backend.pool.tick(now)

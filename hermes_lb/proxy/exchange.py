@@ -38,7 +38,7 @@ from hermes_lb.proxy.abandoned import Abandoned
 from hermes_lb.proxy.learning import LearningBody
 from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
-from hermes_lb.proxy.ports import Traffic
+from hermes_lb.proxy.ports import Traffic, TurnRequest
 from hermes_lb.proxy.response import Answered, rewritten
 from hermes_lb.proxy.resume import Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.learning import Learn
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide
+    from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide, TurnGate
     from hermes_lb.proxy.resume import EventStream, StreamRules
     from hermes_lb.proxy.select import Backend
 
@@ -67,11 +67,11 @@ _NEVER = float("inf")
 # Seconds before a server that refused is tried again (HAProxy: min(timeout connect, 1 s)).
 _TURN_AROUND = 1.0
 
-_EXPECTATION = b"Expect: 100-continue\r\n"
+_EXPECTATION = b"\r\nExpect: 100-continue\r\n"
 _CONTINUE = ResponseParser(1).parse(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
+class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     """Times are monotonic seconds, -1 for a phase that was not reached; sizes are bytes.
 
     Its parts see it by the base classes, each of which its part declares.
@@ -115,6 +115,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         "tunnel",
         "rules",  # of its route, for streams
         "stream",  # of events, if it has rules
+        "turn",  # on a route with turns
         # For the record.
         "started_at",
         "head_at",
@@ -161,6 +162,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         self.tunnel: Tunnel | None = None
         self.rules: StreamRules | None = None
         self.stream: EventStream | None = None
+        self.turn: TurnGate | None = None
         self.started_at = client.received_at
         self.head_at = now
         self.dispatched_at = -1.0
@@ -228,6 +230,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
             self.refuse(RequestRefused(408, "the request body took too long", letters))
         elif phase in (phases.BLOCKED, phases.AWAIT):
             self.server_failed(ResponseTimeout("no response head in time"))
+        elif phase == phases.SESSION and self.turn is not None:
+            self.turn.session_timed_out()
         else:
             self._silent()
 
@@ -268,15 +272,41 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         assert backend is not None
         if head.length and not self._start_upload(head, data, ended):
             return
-        rules, upload = backend.key_rules, self.upload
+        if self.turn is not None:
+            self.turn.begin(data if self.upload is None else b"", now)
+        elif backend.key_rules is None:
+            self.dispatch(now)
+        else:
+            self.proceed(now)
+
+    def proceed(self, now: float) -> None:
+        """Find a server for it, by its key if it has one."""
+        backend, upload = self.backend, self.upload
+        assert backend is not None
+        rules = backend.key_rules
         if rules is None or self.pinned_to is not None:
             self.dispatch(now)
         elif (
-            upload is not None and head.length <= MOST_READ and rules.needs_body(self.request_head)
+            upload is not None
+            and self.head.length <= MOST_READ
+            and rules.needs_body(self.request_head)
         ):
             self._read_body(upload, now)
         else:
             self._stick(self.request_head, now)
+
+    def take_turn(self, turn: TurnGate, client: Downstream) -> None:
+        self.turn, self.client = turn, client
+
+    def rewrite(self, request_head: bytes) -> None:
+        self.request_head = request_head
+
+    def discard_body(self) -> None:
+        if self.upload is not None:
+            self.upload.discard()
+
+    def note(self, reason: str) -> None:
+        self.reason = reason
 
     def receive(self, data: bytes) -> None:
         """More of the request's body."""
@@ -303,7 +333,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
             self.request_head += data  # all of it came at once, and a retry needs no more
             return True
         # It arrives in parts, or is too long to be kept.
-        self.upload = Upload(self, head, self.context)
+        self.upload = Upload(self, head, self.context, self.turn)
         if data:
             self.upload.receive(data)
         if ended and not self.is_over:
@@ -315,12 +345,15 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
     def _read_body(self, upload: Upload, now: float) -> None:
         self.enter(phases.READ, now)
         upload.read_json(self.head.length)
-        if upload.awaits_continue:
-            # We ask for the body in the place of the server, which it reaches without a question.
-            self.request_head = self.request_head.replace(_EXPECTATION, b"", 1)
-            self.bytes_out += self.client.send_informational(_CONTINUE)
-            upload.continued()
+        self.ask_for_body()
         self._look_for_key(upload)
+
+    def ask_for_body(self) -> None:
+        """In the place of the server, which the body reaches without a question."""
+        if self.upload is not None and self.upload.awaits_continue:
+            self.request_head = self.request_head.replace(_EXPECTATION, b"\r\n", 1)
+            self.bytes_out += self.client.send_informational(_CONTINUE)
+            self.upload.continued()
 
     def _look_for_key(self, upload: Upload) -> None:
         """Go on with the text of the body once it is whole, or without one that is too long."""
@@ -399,6 +432,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
     def _connect(self, backend: Backend, lease: Lease, now: float) -> None:
         self.lease = lease
         self.server = server = lease.server
+        if self.turn is not None and self.turn.starts(server, now):
+            return
         if self.stream is None:
             self.dispatched_at = now
         else:
@@ -414,9 +449,16 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         self.enter(phases.DIAL, now, self._resume_due())
         self.dialing = self.context.tasks.spawn(self._dial(connections), name="dial")
 
+    def connect(self, now: float) -> None:
+        """Its turn has started."""
+        backend, lease = self.backend, self.lease
+        assert backend is not None
+        assert lease is not None
+        self._connect(backend, lease, now)
+
     async def _dial(self, connections: ConnectionPool) -> None:
         try:
-            peers = self._peers() if connections.tells_client else None
+            peers = self._peers() if connections.sends_client_address else None
             connection = await connections.dial(peers)
         except ConnectFailed as error:
             self.dialing = None
@@ -454,12 +496,9 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
 
     def not_sent(self) -> None:
         """Another connection to the same server: this one had ended before it was written to."""
-        backend, lease = self.backend, self.lease
-        assert backend is not None
-        assert lease is not None
         self.upstream = None
         self.connected_at = -1.0
-        self._connect(backend, lease, self.context.clock())
+        self.connect(self.context.clock())
 
     def _resume_due(self) -> float:
         """The limit of a resumed stream's search, which bounds the phases of its attempts."""
@@ -586,6 +625,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
                     self.enter(phases.HELD, now)
                     upstream.hold(news)
                     return
+        if self.turn is not None and self.turn.holds(upstream, head, now):
+            return
         if self.rules is not None:
             self.stream = opened_stream(self, self.rules, backend.pool, head)
         self.request_head = b""
@@ -642,7 +683,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
             self.client.refuse_rest()
         self.is_stream = length < 0 and head.is_event_stream
         body: Body
-        body = self.client.body_for(length) if self.stream is None else self.stream.body
+        body = self.client.body_for(head, length) if self.stream is None else self.stream.body
         if reader is not None:
             body = LearningBody(body, reader, self._learner(), upstream)
         self._start_data(upstream, body, now)
@@ -653,6 +694,29 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         backend, server, clock = self.backend, self.server, self.context.clock
         assert backend is not None and server is not None  # noqa: PT018 - as above
         return lambda keys: backend.assign(keys, server, clock())
+
+    def replay(self, upstream: ServerSide, head: ResponseHead, server: str, first: bytes) -> None:
+        """The response of a turn: its stored head, and what `upstream` reads of its journal."""
+        now, request, backend = self.context.clock(), self.head, self.backend
+        assert backend is not None
+        self.upstream = upstream
+        self.status, self.response_at = head.status, now
+        fields, named = head.forwarded, backend.server_named(server)
+        if named is not None:
+            fields, self.response_letter = rewritten(self, head, backend.affinity, named, now)
+        length = head.body_length(request.method)
+        body = self._begin_body(upstream, head, length, None, now)
+        keeps = request.keep_alive and self.is_request_read
+        first = body.feed(first) if first else b""
+        self.bytes_out += self.client.send_head(head, fields, length, keeps, first)
+        if body.is_done:
+            self._complete(upstream, now, False)
+
+    def count_turn(self, outcome: int) -> None:
+        backend, server = self.backend, self.server
+        assert backend is not None
+        counters = backend.pool.unserved if server is None else server.counters
+        counters.turn_outcomes[outcome] += 1
 
     def _start_data(self, upstream: ServerSide, body: Body, now: float) -> None:
         """The body of the response comes from `upstream`, until it is done."""
@@ -756,12 +820,16 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
 
         Before the body there is little to hold back, and the server's timeout runs.
         """
+        if self.turn is not None and self.turn.client_is_slow():
+            return
         if self.phase == phases.DATA and self.upstream is not None:
             self.upstream.pause_reading()
             self.enter(phases.DATA_SLOW, self.context.clock())
 
     def client_caught_up(self) -> None:
         """The write buffer has drained."""
+        if self.turn is not None:
+            self.turn.client_caught_up()
         if self.phase == phases.FLUSH:
             now, is_read = self.context.clock(), self.is_request_read
             self.finish("--", now)
@@ -830,7 +898,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
 
     def client_left(self) -> None:
         """The client's connection has ended: so does the work for it, at once."""
-        if self.is_over:
+        if self.is_over or (self.turn is not None and self.turn.client_left()):
             return
         if self.rules is not None and self.rules.on_disconnect != "abort":
             self._detach(self.rules)
@@ -902,7 +970,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
             self.backend.pool.leave(self)
             if self.stream is None:  # for the log: it left the queue without a server
                 self.dispatched_at = now
-        elif self.phase in (phases.LOOKUP, phases.DIAL, phases.PAUSE):
+        elif phases.LOOKUP <= self.phase <= phases.PAUSE:
             self._stop_dialing()
         elif self.tunnel is not None:
             self.tunnel.detach()
@@ -920,7 +988,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
         if self.pinned_to is not None:
             by = "cookie" if self.session_key is None else "stick"
         is_tunnel = self.tunnel is not None
-        return {
+        row = {
             "client": self.peer.log_name,
             "frontend": self.peer.frontend.name,
             "backend": backend.name if backend is not None else "",
@@ -934,3 +1002,4 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered):
             "bytes_out": self.bytes_out,
             "pinned_by": by,
         }
+        return row if self.turn is None else self.turn.describe(row)

@@ -15,13 +15,23 @@ class LiveConnections:
     """Each connection adds and removes itself.
 
     - `gate`: the limit on clients.
+    - `detached`: turns that go on without their clients.
     - `keeps_clients`: they are kept after a response; False while draining, or at the limit.
     """
 
-    __slots__ = ("_quiet", "clients", "gate", "is_draining", "keeps_clients", "upstreams")
+    __slots__ = (
+        "_quiet",
+        "clients",
+        "detached",
+        "gate",
+        "is_draining",
+        "keeps_clients",
+        "upstreams",
+    )
 
     def __init__(self) -> None:
         self.clients: set[Connection] = set()
+        self.detached: set[Connection] = set()
         self.upstreams: set[ServerSide] = set()
         self.gate: AcceptLimit = AcceptLimit()  # none, until there are listeners
         self.is_draining = False
@@ -35,14 +45,14 @@ class LiveConnections:
 
     def connection_gone(self) -> None:
         """A connection has left its register."""
-        if not self.clients and not self.upstreams:
+        if not (self.clients or self.detached or self.upstreams):
             self._quiet.set()
 
     async def wait_until_quiet(self, timeout: float) -> bool:
         """Wait until all connections are closed -> True, or `timeout` seconds -> False."""
         try:
             async with asyncio.timeout(timeout):
-                while self.clients or self.upstreams:
+                while self.clients or self.detached or self.upstreams:
                     self._quiet.clear()
                     await self._quiet.wait()
         except TimeoutError:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.live import LiveConnections
 
 
-def has_moved(live: LiveConnections, now: float, server: Server, seconds: float) -> bool:
+def saw_progress(live: LiveConnections, now: float, server: Server, seconds: float) -> bool:
     """True if a response that `server` is in the middle of, or a tunnel to it, has brought bytes
     within `seconds`. It costs up to a microsecond for each of them."""
     return any(

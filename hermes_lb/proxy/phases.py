@@ -28,17 +28,19 @@ ROUTE: Final = 0  # the head has come; no backend yet
 READ: Final = 1  # the request's body, which may hold its session key, is due from the client
 QUEUE: Final = 2  # every server is full
 LOOKUP: Final = 3  # the shared session table is asked
-DIAL: Final = 4
-PAUSE: Final = 5  # before another attempt: turn-around, or the pause of a resume
-SEND: Final = 6  # the rest of the request's body is due from the client
-BLOCKED: Final = 7  # the server does not read the request's body
-AWAIT: Final = 8  # the response head, or a 100, is due from the server
-HELD: Final = 9  # a response head waits until its session is stored
-DATA: Final = 10  # the response's body comes
-DATA_SLOW: Final = 11  # the client does not read it
-FLUSH: Final = 12  # the server is done, and the client still reads
-TUNNEL: Final = 13  # after a 101
-END: Final = 14
+CLAIM: Final = 4  # the store of turns is asked, or the head of a turn that is followed is due
+SESSION: Final = 5  # another turn of its session runs
+DIAL: Final = 6
+PAUSE: Final = 7  # before another attempt: turn-around, or the pause of a resume
+SEND: Final = 8  # the rest of the request's body is due from the client
+BLOCKED: Final = 9  # the server does not read the request's body
+AWAIT: Final = 10  # the response head, or a 100, is due from the server
+HELD: Final = 11  # a response head waits until its session or its turn is stored
+DATA: Final = 12  # the response's body comes
+DATA_SLOW: Final = 13  # the client does not read it
+FLUSH: Final = 14  # the server is done, and the client still reads
+TUNNEL: Final = 15  # after a 101
+END: Final = 16
 
 NONE: Final = 0
 ABSOLUTE: Final = 1
@@ -48,6 +50,8 @@ OWN: Final = 3
 _ATTEMPT: Final = (QUEUE, DIAL, AWAIT, SEND, BLOCKED, PAUSE, END)  # one more, or no more
 _RESPONSE: Final = (HELD, DATA, DATA_SLOW, FLUSH, TUNNEL)
 _REQUEST: Final = (SEND, BLOCKED, AWAIT)
+# Of a turn: its claim, its place in its session's queue; then as without one.
+_TURN: Final = (CLAIM, SESSION, READ, LOOKUP, *_ATTEMPT)
 
 
 class Phase(NamedTuple):
@@ -64,13 +68,18 @@ class Phase(NamedTuple):
 
 
 TABLE: Final = (
-    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (READ, LOOKUP, *_ATTEMPT)),
-    Phase(READ, "READ", "R", "client", IDLE, "client", False, (LOOKUP, *_ATTEMPT)),
-    Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, _ATTEMPT),
-    Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, _ATTEMPT),
+    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (READ, LOOKUP, CLAIM, *_ATTEMPT)),
+    Phase(READ, "READ", "R", "client", IDLE, "client", False, (LOOKUP, CLAIM, *_ATTEMPT)),
+    Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, (CLAIM, *_ATTEMPT)),
+    Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, (CLAIM, *_ATTEMPT)),
+    Phase(CLAIM, "CLAIM", "C", "", OWN, "peer", False, (DATA, DATA_SLOW, *_TURN)),
+    Phase(SESSION, "SESSION", "Q", "queue", ABSOLUTE, "us", False, _TURN),
     Phase(DIAL, "DIAL", "C", "connect", ABSOLUTE, "server", False, _ATTEMPT),
     Phase(PAUSE, "PAUSE", "C", "", OWN, "us", False, _ATTEMPT),
-    Phase(SEND, "SEND", "H", "client", IDLE, "client", False, (*_REQUEST, *_RESPONSE, *_ATTEMPT)),
+    Phase(
+        SEND, "SEND", "H", "client", IDLE, "client", False,
+        (CLAIM, *_REQUEST, *_RESPONSE, *_ATTEMPT),
+    ),
     Phase(
         BLOCKED, "BLOCKED", "H", "server", IDLE, "server", True,
         (*_REQUEST, *_RESPONSE, *_ATTEMPT),

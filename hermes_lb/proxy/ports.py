@@ -7,6 +7,8 @@
     ResponseSink  called by a server's side: an exchange, or an abandoned one
     Traffic       an exchange, as those see it that count for it
     RequestBody   the body of a request, as a server's side sees it
+    TurnGate      the turn of a request, on a route with `turns`
+    TurnRequest   an exchange, as its turn sees it
     TunnelSink    called by the ends of a tunnel
     TunnelEnd     one side of a tunnel
 
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import FrontendCounters, Server
     from hermes_lb.backends.dialing import Dialer, Peers
-    from hermes_lb.errors import ServerFailed
-    from hermes_lb.http import Body, ResponseHead
+    from hermes_lb.errors import InvalidBody, RequestRefused, ServerFailed
+    from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.http.https import Redirect
     from hermes_lb.proxy.local_replies import LocalReply
 
@@ -57,6 +59,8 @@ class Entrance:
     pseudonym: bytes
     allows_trace: bool
     is_stopped: bool
+    #: Makes a connection by HTTP/2 of one that has begun so; None: HTTP/1 only.
+    make_http2: Callable[[Any], Framed] | None
 
     def trusts(self, address: str) -> bool:
         """True if the peer of this plain address may speak for its own clients."""
@@ -202,6 +206,17 @@ class Connection:
 
 
 @trait
+class Framed(Source, Connection):
+    """A connection that many streams share: its frames are written once a loop iteration."""
+
+    __slots__ = ()
+
+    def write_frames(self) -> None:
+        """Add what may leave now to `IoBatch.writes`."""
+        raise NotImplementedError
+
+
+@trait
 class Downstream:
     """The client's side of one exchange.
 
@@ -224,7 +239,7 @@ class Downstream:
         """Where the client connected to; ("", 0) for a Unix socket."""
         raise NotImplementedError
 
-    def body_for(self, length: int) -> Body:
+    def body_for(self, head: ResponseHead, length: int) -> Body:
         """Checks the framing of a response's body of this length, and emits this side's."""
         raise NotImplementedError
 
@@ -392,7 +407,7 @@ class ConnectionPool:
 
     __slots__ = ()
 
-    tells_client: bool
+    sends_client_address: bool
 
     def take_idle(
         self, now: float, *, fresh_only: bool, check_now: bool = True
@@ -494,6 +509,168 @@ class ServerSide:
         raise NotImplementedError
 
     def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
+        raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class TurnGate:
+    """The turn of a request, on a route with `turns` (`hermes_lb.proxy.turns`).
+
+    It executes the request once, or answers it from the turn of another request.
+    - `most_kept`: bytes of the request's body that are kept until a server is found; 0: as usual.
+    """
+
+    __slots__ = ()
+
+    most_kept: int
+
+    def body_received(self, data: bytes) -> None:
+        """More of the request's body, as a server gets it."""
+        raise NotImplementedError
+
+    def body_ended(self) -> None:
+        """All of the request's body has been received."""
+        raise NotImplementedError
+
+    def begin(self, body: bytes, now: float) -> None:
+        """Claim the turn; `TurnRequest.proceed` follows, if this request executes it.
+
+        `body`: if all of it came with the head, and no upload was made.
+        """
+        raise NotImplementedError
+
+    def starts(self, server: Server, now: float) -> bool:
+        """A server has been picked. True: that it may get the request is being stored, and
+        `TurnRequest.connect` follows."""
+        raise NotImplementedError
+
+    def holds(self, upstream: ServerSide, head: ResponseHead, now: float) -> bool:
+        """A response head has come. True: `upstream` holds it, and passes it again."""
+        raise NotImplementedError
+
+    def session_timed_out(self) -> None:
+        """The other turn of its session has taken too long."""
+        raise NotImplementedError
+
+    def client_left(self) -> bool:
+        """True: the exchange goes on without its client."""
+        raise NotImplementedError
+
+    def client_is_slow(self) -> bool:
+        """True: the exchange goes on as if the client read."""
+        raise NotImplementedError
+
+    def client_caught_up(self) -> None:
+        raise NotImplementedError
+
+    def describe(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row of the exchange, as it is for a turn."""
+        raise NotImplementedError
+
+
+@trait
+class TurnRequest:
+    """An exchange, as its turn sees it."""
+
+    __slots__ = ()
+
+    client: Downstream
+    client_address: str
+    connected_at: float
+    head: RequestHead
+    is_request_read: bool
+    peer: Peer
+    phase: int
+    request_head: bytes
+    retries: int
+    status: int
+    upstream: ServerSide | None
+
+    @property
+    def is_over(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def letter(self) -> str:
+        """The phase as the log has it."""
+        raise NotImplementedError
+
+    def enter(self, phase: int, now: float, until: float = ...) -> None:
+        """The next phase begins."""
+        raise NotImplementedError
+
+    def note_traffic(self) -> None:
+        """Bytes passed: an idle deadline restarts."""
+        raise NotImplementedError
+
+    def take_turn(self, turn: TurnGate, client: Downstream) -> None:
+        """It has a turn, and so another client's side."""
+        raise NotImplementedError
+
+    def rewrite(self, request_head: bytes) -> None:
+        """Servers get this head instead."""
+        raise NotImplementedError
+
+    def ask_for_body(self) -> None:
+        """Send a 100, if the client holds its body back for it."""
+        raise NotImplementedError
+
+    def discard_body(self) -> None:
+        """No server gets the body: it is read, and not kept."""
+        raise NotImplementedError
+
+    def note(self, reason: str) -> None:
+        """For the log: why it was refused, or what happened to it."""
+        raise NotImplementedError
+
+    def proceed(self, now: float) -> None:
+        """Find a server for it."""
+        raise NotImplementedError
+
+    def connect(self, now: float) -> None:
+        """Go on with the server that was picked."""
+        raise NotImplementedError
+
+    def replay(self, upstream: ServerSide, head: ResponseHead, server: str, first: bytes) -> None:
+        """Answer with a stored head, and the body that `upstream` passes; `first` comes before.
+
+        `server`: the name of the server that has answered.
+        """
+        raise NotImplementedError
+
+    def count_turn(self, outcome: int) -> None:
+        """One more turn with this outcome, by its index in `TURN_OUTCOMES`."""
+        raise NotImplementedError
+
+    def reply(self, reply: LocalReply, termination: str, *, may_keep: bool) -> None:
+        """End with a response of our own; no byte of another one has been sent."""
+        raise NotImplementedError
+
+    def refuse(self, error: RequestRefused) -> None:
+        """End with the answer to a request that is not accepted."""
+        raise NotImplementedError
+
+    def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
+        """The request's body broke its framing, or is larger than it may be."""
+        raise NotImplementedError
+
+    def abort_client(self, termination: str, reason: str = "") -> None:
+        """Cut the response in a way that the client can see."""
+        raise NotImplementedError
+
+    def client_is_slow(self) -> None:
+        raise NotImplementedError
+
+    def client_caught_up(self) -> None:
+        raise NotImplementedError
+
+    def client_left(self) -> None:
+        raise NotImplementedError
+
+    def sweep(self, now: float) -> None:
+        raise NotImplementedError
+
+    def shut_down(self) -> None:
         raise NotImplementedError
 
 

@@ -22,6 +22,7 @@ from hermes_lb.backends.counters import RESUME_OUTCOMES
 from hermes_lb.errors import ConnectFailed, ConnectTimeout, Exhausted, NoServer, QueueTimeout
 from hermes_lb.http.sse import EventsBody, UnnumberedEventsBody
 from hermes_lb.proxy import phases
+from hermes_lb.proxy.turns.rules import TurnRules
 
 if TYPE_CHECKING:
     import asyncio
@@ -70,7 +71,10 @@ _NOTHING_BEGUN = (ConnectFailed, ConnectTimeout, Exhausted, NoServer)
 
 
 class StreamRules(NamedTuple):
-    """A route's rules for its streams; times are seconds."""
+    """A route's rules for its streams; times are seconds.
+
+    `turns`: for its turns. `named_turns`: of all routes of the frontend, where a path names turns.
+    """
 
     resumes: bool
     attempts: int
@@ -79,21 +83,34 @@ class StreamRules(NamedTuple):
     on_disconnect: Literal["abort", "detach", "drain"]
     disconnect_timeout: float
     strips_ids: bool = False
+    turns: TurnRules | None = None
+    named_turns: tuple[TurnRules, ...] = ()
 
 
 def stream_rules(route: config.Route) -> StreamRules | None:
     """None: this route's streams are like all other responses."""
-    if not (route.resume or route.sse_keep_alive or route.on_disconnect != "abort"):
+    leaves = route.when_client_leaves
+    turns = None
+    if route.turns is not None:
+        linger = route.disconnect_timeout if leaves == "drain" else None
+        turns = TurnRules(route.turns, route.backend, may_detach=leaves != "abort", linger=linger)
+    if not (route.resume or route.sse_keep_alive or leaves != "abort" or turns is not None):
         return None
     return StreamRules(
         route.resume,
         route.resume_attempts,
         route.resume_timeout,
         route.sse_keep_alive,
-        route.on_disconnect,
+        leaves,
         route.disconnect_timeout,
         route.resume_ids == "strip",
+        turns,
     )
+
+
+def rules_of_named_turns(turns: tuple[TurnRules, ...]) -> StreamRules:
+    """For the path at which turns are found by their ids."""
+    return StreamRules(False, 0, 0.0, None, "abort", 0.0, named_turns=turns)
 
 
 @trait
@@ -160,7 +177,7 @@ def opened_stream(
 
     `exchange.request_head` still has the request's.
     """
-    if head.status != 200 or head.length >= 0 or not _has_plain_events(head):
+    if head.status != 200 or head.length >= 0 or not head.has_plain_events:
         return None
     if not can_insert(exchange.client, exchange.head.method):
         return None
@@ -373,7 +390,7 @@ class EventStream:
         server = self._exchange.server
         assert server is not None
         length = head.body_length(b"GET")
-        if head.status != 200 or not length or not _has_plain_events(head):
+        if head.status != 200 or not length or not head.has_plain_events:
             self._failed(
                 f"{server.name} answered {head.status}",
                 uses_up=head.status not in _NOT_NOW,
@@ -426,15 +443,6 @@ class EventStream:
 def can_insert(client: Downstream, method: bytes) -> bool:
     """True if comments can be put between the events for a client, and handovers left out."""
     return client.can_insert and method != b"HEAD"
-
-
-def _has_plain_events(head: ResponseHead) -> bool:
-    """False for a compressed stream: an intermediary can't see where its events end."""
-    return head.is_event_stream and all(
-        value.strip().lower() == b"identity"
-        for name, value in head.fields()
-        if name.lower() == b"content-encoding"
-    )
 
 
 def _resume_path(head: ResponseHead) -> bytes:

@@ -85,7 +85,7 @@ def decide(error: ServerFailed, attempt: Attempt, pool: Pool, now: float) -> Dec
     stays = (
         error.retry is Retry.SAFE
         and server.may_serve(now)
-        and (server.is_lone or (is_pinned and not is_last))
+        and (server.is_only_server or (is_pinned and not is_last))
     )
     if not (others or stays or is_stale):
         return Decision(Action.FAIL, attempt.tried, passed_over)

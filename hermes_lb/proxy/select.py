@@ -88,6 +88,7 @@ class Backend:
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._configured = configured
         self.session_table = self._table(configured)
+        self.has_turns = False  # a route with turns leads here
         self._set_strategy(configured)
         self._set_up(configured, Dialer.of(name, configured))
 
@@ -160,6 +161,10 @@ class Backend:
     @property
     def is_quiet(self) -> bool:
         return not (self.pool.in_flight or self.pool.waiting)
+
+    def server_named(self, name: str) -> Server | None:
+        """None: it has left the configuration."""
+        return self._by_name.get(name)
 
     def answered(self, server: Server, head: ResponseHead, took: float, now: float) -> None:
         """A response's head has arrived; `took`: seconds since the request was dispatched."""

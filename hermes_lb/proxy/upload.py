@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import InvalidBody
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.context import Context
-    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide
+    from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide, TurnGate
 
 
 @trait
@@ -59,6 +59,8 @@ class Upload(RequestBody):
         "_kept",
         "_kept_size",
         "_most",
+        "_most_kept",
+        "_turn",
         "_was_asked_for",
         "awaits_continue",
         "is_forgotten",
@@ -66,12 +68,16 @@ class Upload(RequestBody):
         "json",
     )
 
-    def __init__(self, exchange: Sending, head: RequestHead, context: Context) -> None:
+    def __init__(
+        self, exchange: Sending, head: RequestHead, context: Context, turn: TurnGate | None = None
+    ) -> None:
         self._exchange = exchange
         self._context = context
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
         self._most = sys.maxsize if head.length > 0 else context.settings.most_in_body
+        self._turn = turn
+        self._most_kept = (turn and turn.most_kept) or context.settings.most_for_retry
         self.is_read = False
         self.awaits_continue = head.expects_continue
         self._was_asked_for = not head.expects_continue
@@ -103,6 +109,8 @@ class Upload(RequestBody):
             return
         upstream = exchange.upstream
         if data:
+            if self._turn is not None:
+                self._turn.body_received(data)
             if self.json is not None:
                 self.json.feed(data)
             if self._kept is not None:
@@ -116,6 +124,8 @@ class Upload(RequestBody):
     def ended(self) -> None:
         """All of it has been received."""
         self.is_read = True
+        if self._turn is not None:
+            self._turn.body_ended()
         self._moved()
 
     def read_json(self, length: int) -> JsonText:
@@ -143,6 +153,11 @@ class Upload(RequestBody):
         """The response has begun: there will be no retry."""
         self._kept = None
 
+    def discard(self) -> None:
+        """No server gets it: it is read, and not kept."""
+        self._kept, self.is_forgotten = None, True
+        self._exchange.client.resume_reading()
+
     def continued(self) -> None:
         """The server has sent a 100: the client has to send the body."""
         self._was_asked_for = True
@@ -167,7 +182,7 @@ class Upload(RequestBody):
         A text that is read for a key has its own bound.
         """
         exchange = self._exchange
-        if self._kept_size > self._context.settings.most_for_retry and self.json is None:
+        if self._kept_size > self._most_kept and self.json is None:
             if exchange.upstream is not None:
                 self._kept = None
                 self.is_forgotten = True

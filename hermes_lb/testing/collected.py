@@ -21,22 +21,22 @@ class Collected(Generic[T]):
     def __init__(self, what: str) -> None:
         self.items: list[T] = []
         self._what = what
-        self._came = asyncio.Event()
+        self._arrived = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def add(self, item: T) -> None:
         self.items.append(item)
-        self._came.set()
+        self._arrived.set()
 
     async def wait(self, count: int) -> list[T]:
         """All items, once there are `count`. Raises AssertionError after `PATIENCE`."""
         try:
             async with asyncio.timeout(PATIENCE):
                 while len(self.items) < count:
-                    self._came.clear()
-                    await self._came.wait()
+                    self._arrived.clear()
+                    await self._arrived.wait()
         except TimeoutError:
             raise AssertionError(
                 f"{count} {self._what} were awaited, {len(self.items)} came: {self.items}"

@@ -48,7 +48,7 @@ def certificate_fields(tls: SSLObject) -> bytes:
     return b"".join(b"X-SSL-Client-%b: %b\r\n" % item for item in lines.items())
 
 
-def tells_of_certificate(said: RareFields) -> bool:
+def describes_certificate(said: RareFields) -> bool:
     """True if a trusted proxy speaks for its own client in any of these fields.
 
     Then all of them are its own: ours would be of the proxy's certificate, and with one of the two

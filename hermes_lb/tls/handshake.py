@@ -1,4 +1,4 @@
-"""TLS between a client's socket and its `ClientConnection`: a transport to the one above it.
+"""TLS between a client's socket and its connection: a transport to the one above it.
 
 asyncio and uvloop have TLS of their own. They report a connection only after its handshake, so that
 clients in a handshake would count nowhere (`max_connections`, `connections_per_client`), and a
@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.errors import RequestRefused
-from hermes_lb.tls.certificates import PROTOCOLS
 from hermes_lb.tls.client_certificate import certificate_fields
 from hermes_lb.tls.client_hello import Malformed, NotTls, read_client_hello
 from hermes_lb.tls.records import MOST_BARREN, Records
@@ -26,8 +25,9 @@ from hermes_lb.transport.endpoint import PEER, SHARE, UNREAD, pause, resume
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.tls.above import TlsClient
     from hermes_lb.tls.certificates import Certificates
+    from hermes_lb.transport.run_queue import RunQueue
 
 # Bytes that OpenSSL gives at a time at most: what fits into a record (RFC 8446 section 5.1).
 _RECORD = 16 * 1024
@@ -55,11 +55,10 @@ _REASONS = {
 }
 _FAILED = "TLS: the handshake failed"
 _TOO_MANY = "TLS: too many records without data"
-_WITHIN = "TLS handshake"
 
 
 class TlsLayer(asyncio.Transport, asyncio.Protocol):
-    """One client's TLS: the protocol of its socket, and the transport of its `ClientConnection`.
+    """One client's TLS: the protocol of its socket, and the transport of its `TlsClient`.
 
     It passes through: the hello is read; the handshake; open; and, when we have said that we are
     done, half-closed: the client may still send (RFC 8446 section 6.1).
@@ -82,15 +81,17 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         "_paused_by",
         "_raw",
         "_records",
+        "_run_queue",
         "_tls",
         "_waiting",
     )
 
-    def __init__(self, client: ClientConnection, certificates: Certificates) -> None:
+    def __init__(self, client: TlsClient, certificates: Certificates, run_queue: RunQueue) -> None:
         super().__init__()
         self._client = client
         self._above: Any = client  # the receiver of the bytes: a tunnel's end, later
         self._certificates: Certificates | None = certificates
+        self._run_queue = run_queue
         self._raw: asyncio.Transport = cast("asyncio.Transport", None)
         self._hello: bytearray | None = bytearray()
         self._needs = 1  # bytes of it, before it is worth a look
@@ -120,7 +121,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         if self._is_open:
             self._decrypt(self._records.split(data))
             if len(data) > _NEVER_BEHIND and self._tls is not None:
-                self._client.context.run_queue.received(self, len(data))
+                self._run_queue.received(self, len(data))
         elif self._hello is not None:
             self._hear(self._hello, data)
         elif self._tls is not None:
@@ -140,12 +141,12 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         has_begun = self._hello is None or len(self._hello) > 0  # or it never said a word
         if has_begun and not self._is_open:
-            self._client.peer.frontend.counters.tls_failures += 1
+            self._client.tls_failed()
         above, self._above = self._above, None
         above.connection_lost(error or self._error)
         self._tls = self._certificates = None
         self._waiting = []
-        self._client = cast("ClientConnection", None)  # a circle less for the garbage collector
+        self._client = cast("TlsClient", None)  # a circle less for the garbage collector
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
@@ -163,7 +164,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         client, certificates = self._client, self._certificates
         if client.is_closing or certificates is None:
             return
-        client.awaits = _WITHIN
+        client.tls_begun()
         hello += data
         if len(hello) < self._needs:
             return
@@ -188,7 +189,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         elif said.is_costly:
             self._raw.write(_HANDSHAKE_FAILURE)
             client.reject("TLS: the client has no elliptic curve of ours")
-        elif said.protocols is not None and not set(said.protocols).intersection(PROTOCOLS):
+        elif said.protocols is not None and not (
+            set(said.protocols).intersection(certificates.protocols)
+        ):
             # A client that offers only other protocols must be refused (RFC 7301).
             self._raw.write(_NO_APPLICATION_PROTOCOL)
             client.reject("TLS: the client speaks no HTTP/1.1")
@@ -199,7 +202,6 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
 
     def _answer_plain(self, data: bytearray) -> None:
         client = self._client
-        client.awaits = ""
         if data[:1].isalpha():  # nginx: 497, "plain HTTP request was sent to HTTPS port"
             client.refuse(RequestRefused(400, "this port speaks TLS: use https://"))
         else:
@@ -218,12 +220,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             return
         self._flush()
         self._is_open = True
-        client.peer.tls_version = sys.intern(tls.version() or "")
-        client.awaits = ""
-        if self._certificates is not None and self._certificates.tells_of_clients:
-            peer = client.peer
-            peer.certificate = certificate_fields(tls)
-            peer.identity = peer.certificate + peer.identity
+        forwards = self._certificates is not None and self._certificates.forwards_client_certificate
+        version = sys.intern(tls.version() or "")
+        client.tls_opened(version, certificate_fields(tls) if forwards else b"")
         self._certificates = None
         if self._in.pending:  # the beginning of a record: OpenSSL reads no further than it must
             self._decrypt(self._records.split(self._in.read()))

@@ -34,7 +34,7 @@ def plain_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Netwo
     return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
 
 
-def told_address(entry: str) -> str:
+def forwarded_address(entry: str) -> str:
     """One entry of X-Forwarded-For, perhaps with a port, as a plain address.
 
     Raises ValueError if it is not an address.

@@ -2,8 +2,9 @@
 
 options    `[frontends.routes.turns]` and `[store]`
 states     the states of a turn, and their transitions
-ids        turn ids, event ids, keyed digests
 ports      the store and the journal, as the data path sees them
+gateway    what all turns of one process share: the store, the secret, bounds
+secret     the key of all digests: a file
 store      the same in Redis or Valkey: its scripts, the journal's connection, incarnations
 
 The part on the data path is `hermes_lb.proxy.turns`. docs/turn-gateway.md is for users.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from hermes_lb.options.patterns import pattern
-from hermes_lb.options.section import Section
+from hermes_lb.options.section import Section, as_list
 from hermes_lb.options.units import Duration, PositiveDuration, Size
 
 _STORE_URL = pattern(
@@ -28,17 +28,27 @@ _KEY = pattern(
 )
 
 
+_Principal = Annotated[str, Field(pattern=_PRINCIPAL)]
+# The first one that a request has counts. One value may stand without its brackets.
+Principals = Annotated[
+    list[_Principal],
+    Field(min_length=1),
+    BeforeValidator(as_list, json_schema_input_type=list[_Principal] | _Principal),
+]
+
+
 class StoreOptions(Section):
     """`[store]`: where turns are kept. `url` absent: an embedded Valkey on this machine."""
 
     url: str | None = Field(None, pattern=_STORE_URL, repr=False)
+    directory: str | None = Field(None, min_length=1)  # of the embedded one
     secret_file: str | None = None  # for digests; equal on all balancers
 
 
 class TurnOptions(Section):
     """`[frontends.routes.turns]`: requests of this route are turns."""
 
-    principal: str = Field("header:Authorization", pattern=_PRINCIPAL)
+    principal: Principals = Field(["header:Authorization"])
     idempotency: Literal["off", "optional", "required"] = "optional"
     key: str = Field("header:Idempotency-Key", pattern=_KEY)
     on_duplicate: Literal["join", "reject"] = "join"
@@ -56,3 +66,14 @@ class TurnOptions(Section):
     settle: Duration = 10.0
     body_buffer: Size = 8 * 1024 * 1024
     release_on: list[int] = Field([401, 403, 407, 425, 429, 503])
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        has_keys = self.idempotency != "off"
+        if not (has_keys or self.session or self.journal):
+            raise ValueError("no request is a turn: give idempotency, session or journal = true")
+        if self.on_unknown == "retry" and not has_keys:
+            raise ValueError('on_unknown = "retry" needs idempotency: a key names what is repeated')
+        if self.session_required and self.session is None:
+            raise ValueError("session_required needs session: where a request names its session")
+        return self

@@ -32,12 +32,15 @@ class Trimmed(Exception):
 class Claim(NamedTuple):
     """A request, as `begin` needs it.
 
-    - `principal`: 16 characters, the digest of the backend, the credential's source and its value.
-    - `nonce`: of this attempt; the same when it is asked again after a timeout.
+    - `principal`: the digest of the backend, the credential's source and its value: 26 characters
+      of base32 (128 bits). The ids of its turns begin with the first 16 of them.
+    - `nonce`: random, 128 bits or more; a new one for each call of `begin`.
     - `key`, `session`: digests of the Idempotency-Key and the session; empty without one.
     - `fingerprint`: of the request; empty while its body still comes.
     - `waits`: for its turn in a busy session; else the outcome is `BUSY`.
-    - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`).
+    - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`), and
+      is QUEUED until `settle` is over; not while this fingerprint is empty and the lost one is not.
+    - `journal_size`: bytes; beyond it the journal is a window (`Journal.is_trimmed`).
     Times are seconds.
     """
 
@@ -51,13 +54,18 @@ class Claim(NamedTuple):
     keep_events: float
     settle: float
     repeats_lost: bool
+    journal_size: int
 
 
 class Record(NamedTuple):
     """A turn, as the store has it. `head`: of its response, as stored; empty until it has come.
+    Of a released turn it is the answer that was given to `release`, head and body.
 
-    `first`, `last`: numbers of the first and last event (or chunk) in the journal; 0 for none.
+    `first`, `last`: numbers of the first and last event (or chunk) in the journal, once it has
+    ended; 0 for none.
+    `is_kept`: False once its journal has expired or lost its beginning: 410 for a replay.
     `reason`: why it was lost. `resume_path`: of the backend's own contract, if it has one.
+    `attempt`: 2 if it repeats a lost turn.
     """
 
     id: str
@@ -72,13 +80,15 @@ class Record(NamedTuple):
     resume_path: str
     first: int
     last: int
+    is_kept: bool
+    attempt: int
     begun_at: float  # seconds since 1970, the store's clock
     ended_at: float
 
 
 # Outcomes of `begin`.
 OWNED: Final = 0  # this request executes it
-QUEUED: Final = 1  # it will, when its session is free (`OwnedTurn.granted`)
+QUEUED: Final = 1  # it will, when its session is free or `settle` is over (`OwnedTurn.granted`)
 JOINED: Final = 2  # another request has it, or had it: `record` says how it stands
 MISMATCH: Final = 3  # the key is that of another request
 BUSY: Final = 4  # its session is
@@ -123,6 +133,10 @@ class Journal:
         """Add this number of events, or one chunk. It leaves with those of other turns (10 ms)."""
         raise NotImplementedError
 
+    def skip(self) -> None:
+        """Count one more event that is too long to be kept: the window begins behind it."""
+        raise NotImplementedError
+
     def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
         """`refused`: another process has the turn, the caller must stop. `drained`: a journal that
         had more than the high-water mark unacknowledged has less again."""
@@ -130,7 +144,9 @@ class Journal:
 
 
 class OwnedTurn:
-    """A turn that this process executes."""
+    """A turn that this process executes. The caller ends it by one of `done`, `lost`, `cancelled`
+    and `release`: if that raises StoreAway, it is repeated in the background until it succeeds.
+    """
 
     __slots__ = ()
 
@@ -139,16 +155,17 @@ class OwnedTurn:
     journal: Journal
 
     async def granted(self) -> None:
-        """Return when its session is free and it is its turn. Cancel to leave the queue."""
+        """Return when its session is free and it is next. A caller that stops waiting calls
+        `release`. Raises Fenced: it was cancelled by its client (`on_cancel` is called before)."""
         raise NotImplementedError
 
     async def started(self, server: str) -> None:
         """Before its first byte goes to a server: its outcome may be unknown after this.
-        Raises Fenced."""
+        Raises Fenced; StoreAway also if no replica has it in time: `release` it then."""
         raise NotImplementedError
 
     async def fingerprinted(self, fingerprint: str) -> None:
-        """All of its request has come."""
+        """All of its request has come. Raises Fenced."""
         raise NotImplementedError
 
     async def headed(self, head: bytes, *, is_stream: bool, resume_path: str = "") -> None:
@@ -164,16 +181,17 @@ class OwnedTurn:
         raise NotImplementedError
 
     async def cancelled(self) -> None:
-        """Its client wanted it to end (`DELETE`), and it has."""
+        """A client wanted it to end, or its last one has left (`abort`), and it has ended."""
         raise NotImplementedError
 
     async def release(self, answer: bytes) -> None:
         """It was never sent to a server, or the server said so: the key is free, and those that
-        joined get this answer (a head and a body, as stored)."""
+        joined get this answer (a head and a body, as stored). A turn that a client wanted to end
+        is cancelled by it."""
         raise NotImplementedError
 
     def on_cancel(self, then: Callable[[], None]) -> None:
-        """Call `then` once a client has asked for its cancellation."""
+        """Call `then` once a client has asked for its cancellation, at once if it already has."""
         raise NotImplementedError
 
 
@@ -206,6 +224,7 @@ class TurnStore:
         raise NotImplementedError
 
     async def begin(self, claim: Claim) -> Begun:
+        """If it raises, also CancelledError, the claim is released in the background."""
         raise NotImplementedError
 
     async def find(self, principal: str, turn: str) -> Record | None:

@@ -50,12 +50,14 @@ class Child:
         is_retired: bool = False,
         serves: bool = False,
         asked: int = 0,
+        incarnation: str = "",
     ) -> None:
         self.pid = pid
         self.number = number
         self.slot = slot
         self.is_retired = is_retired  # draining: not replaced when it ends
         self.serves = serves  # its start was confirmed
+        self.incarnation = incarnation  # in the store of turns, if it has one
         self.is_silent = False  # a reconfiguration timed out
         self.is_alone: bool | None = None  # as last sent; None: never sent
         # Its sockets. By identity: an address may have been closed and opened again.

@@ -43,7 +43,7 @@ _END_TAKES = 5.0
 # Seconds that clients in a slot's backlog are kept waiting for a second start.
 _PATIENCE = 5.0
 # Seconds to see whether one worker or the whole process group got SIGTERM.
-_ALL_ARE_TOLD = 0.5
+_GROUP_SIGNAL_S = 0.5
 
 
 class StartFailed(Exception):
@@ -53,7 +53,8 @@ class StartFailed(Exception):
 class Fleet:
     """One worker per slot, and old workers that are draining.
 
-    `on_message(child, message)` is called for unsolicited messages of workers.
+    `on_message(child, message)` is called for unsolicited messages of workers, `on_exit(child)`
+    when one has ended.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Fleet:
     ) -> None:
         self.children: list[Child] = []
         self.on_message: Callable[[Child, Message], None] = lambda child, message: None
+        self.on_exit: Callable[[Child], None] = lambda child: None
         self._loop = loop
         self._listening = listening
         self._memory = memory
@@ -224,7 +226,7 @@ class Fleet:
 
     # Messages.
 
-    def tell(self, message: Message, *, but: Child | None = None) -> None:
+    def broadcast(self, message: Message, *, but: Child | None = None) -> None:
         for child in self.children:
             if child is not but:
                 child.channel.send(message)
@@ -312,7 +314,7 @@ class Fleet:
 
     async def _replace_leaving(self, child: Child) -> None:
         """No replacement if the whole group was signalled, as service managers may do."""
-        await asyncio.sleep(_ALL_ARE_TOLD)
+        await asyncio.sleep(_GROUP_SIGNAL_S)
         if not self._is_ending:
             logger.warning("worker process %d received SIGTERM; another one starts", child.pid)
             self._see_to(child.slot)
@@ -330,6 +332,7 @@ class Fleet:
         self._gathered.left(child.number, self._layout.rows)
         self._listening.remove_files()  # it may have been the last to listen on a closed one
         self._group.announce_alone()
+        self.on_exit(child)
         if not child.serves:
             return  # `start` handles it
         self.slots_changed()

@@ -67,7 +67,7 @@ class Gathered:
     def restore(self, state: Mapping[str, Any]) -> None:
         self._base = dict(state["base"])
         self._base_refused = _from_lists(state["refused"])
-        self._refused = {number: _from_lists(told) for number, told in state["refused_by"]}
+        self._refused = {number: _from_lists(counts) for number, counts in state["refused_by"]}
 
     def forget(self, rows: Iterable[int]) -> None:
         """Drop the base of rows whose servers are removed."""

@@ -20,6 +20,7 @@ from hermes_lb.errors import reason
 from hermes_lb.listen.sockets import handed_over
 from hermes_lb.options.units import UnixAddress
 from hermes_lb.tls.ticket_keys import TicketSecret
+from hermes_lb.turns.store.embedded import EmbeddedStore
 from hermes_lb.workers.admin_listener import AdminSockets
 from hermes_lb.workers.gathered import Gathered
 from hermes_lb.workers.generation import HANDOVER
@@ -58,6 +59,7 @@ class Handover:
     inherited: dict[str, Any] | None = None  # decisions of the previous generation
     children: list[dict[str, Any]] = field(default_factory=list)
     admin: AdminSockets = field(default_factory=AdminSockets)
+    store: EmbeddedStore = field(default_factory=EmbeddedStore)
     inboxes: list[Inbox] = field(default_factory=list)  # of each slot, if there are several
     _is_closed: bool = False
 
@@ -110,10 +112,12 @@ class Handover:
         inboxes = [Inbox.of(_ours(r), _ours(s)) for r, s in state.get("inboxes", ())]
         secret, (bind, fds) = state.get("tickets"), state.get("admin", ("", ()))  # None: older code
         tickets = TicketSecret.restore(secret) if secret else TicketSecret.new()
+        store = EmbeddedStore()
+        store.adopt(state.get("store"))
         return cls(
             loop, listening, memory, wakeups, layout, gathered,
             state["key"], tickets, state["inherited"], state["children"],
-            AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds]),
+            AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds]), store,
             _add_inboxes(inboxes, slots),
         )  # fmt: skip
 
@@ -142,7 +146,7 @@ class Handover:
             fleet.adopt(
                 child["pid"], sock, drain_timeout, number=child["number"], slot=child["seat"],
                 is_retired=child["is_retired"], serves=child.get("serves", True),
-                asked=child["asked"],
+                asked=child["asked"], incarnation=child.get("incarnation", ""),
                 listens=[(name, bind) for name, bind in child.get("listens", everywhere)],
             )  # fmt: skip
         self.children = []
@@ -167,6 +171,7 @@ class Handover:
                 "is_retired": child.is_retired, "serves": child.serves,
                 "listens": list(child.listens),
                 "fd": theirs(child.channel.fileno()), "asked": child.channel.asked,
+                "incarnation": child.incarnation,
             }
             for child in children
         ]  # fmt: skip
@@ -185,6 +190,7 @@ class Handover:
             "gathered": self.gathered.state(),
             "children": workers,
             "admin": [self.admin.bind, [theirs(sock.fileno()) for sock in self.admin.sockets]],
+            "store": self.store.state,
             "inherited": inheritance,
             "key": self.key,
             "tickets": self.tickets.state,

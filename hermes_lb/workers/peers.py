@@ -122,7 +122,7 @@ class Peers:
                     self._mine.loads[mine[server]] = server.in_flight
             if is_new:
                 self._since.update((waiter, (now, waiter.pinned_to)) for waiter in pool.waiting)
-            self._tell_queue(pool)
+            self._announce_queue(pool)
         self._between_looks = count * _LOOK_PER_ROW
         if self._since and self._timer is None:
             self._timer = self._loop.call_later(_LOOK_WAITING, self._look_while_waiting)
@@ -149,22 +149,22 @@ class Peers:
 
     def queue_changed(self, pool: Pool, waiter: Waiter, *, joined: bool) -> None:
         """Publish since when the first waits here, for any server or for its own."""
-        told_for = waiter.pinned_to
+        announced_for = waiter.pinned_to
         if joined:
-            self._since[waiter] = self._clock(), told_for
+            self._since[waiter] = self._clock(), announced_for
         else:
-            _, told_for = self._since.pop(waiter, (0.0, told_for))
-        self._tell_first(pool, None)
-        if told_for is not None:
-            self._tell_first(pool, told_for)
+            _, announced_for = self._since.pop(waiter, (0.0, announced_for))
+        self._announce_first(pool, None)
+        if announced_for is not None:
+            self._announce_first(pool, announced_for)
         if joined:
             self._look_again(pool)
             if self._timer is None:
                 self._timer = self._loop.call_later(_LOOK_WAITING, self._look_while_waiting)
 
-    def queue_moved(self, pool: Pool) -> None:
+    def queue_advanced(self, pool: Pool) -> None:
         """Publish which servers requests wait for now; they keep their place in the queue."""
-        self._tell_queue(pool)
+        self._announce_queue(pool)
         self._look_again(pool)
 
     def is_others_turn(self, pool: Pool, server: Server, waiter: Waiter) -> bool:
@@ -269,7 +269,7 @@ class Peers:
         self._timer = None
         self.look(force=True)
         for pool in self._pool_rows:
-            self._tell_queue(pool)
+            self._announce_queue(pool)
             pool.look_at_queue()
         if self._since:
             self._timer = self._loop.call_later(_LOOK_WAITING, self._look_while_waiting)
@@ -282,15 +282,15 @@ class Peers:
 
     # Waiters of this worker.
 
-    def _tell_queue(self, pool: Pool) -> None:
+    def _announce_queue(self, pool: Pool) -> None:
         """Publish the whole queue: waiters of a lost server wait for another one, or any."""
-        told_for = {self._since[waiter][1] for waiter in pool.waiting}
+        announced_for = {self._since[waiter][1] for waiter in pool.waiting}
         for waiter in pool.waiting:
             self._since[waiter] = self._since[waiter][0], waiter.pinned_to
-        for server in told_for | {waiter.pinned_to for waiter in pool.waiting} | {None}:
-            self._tell_first(pool, server)
+        for server in announced_for | {waiter.pinned_to for waiter in pool.waiting} | {None}:
+            self._announce_first(pool, server)
 
-    def _tell_first(self, pool: Pool, server: Server | None) -> None:
+    def _announce_first(self, pool: Pool, server: Server | None) -> None:
         """Publish since when the first waits for `server`, or for any."""
         row = self._pool_rows[pool] if server is None else self._rows.get(server)
         if row is not None:

@@ -128,7 +128,7 @@ async def _serve(config: Config, file: Path, loop: str) -> int:
         if (interval := systemd.watchdog_interval()) is not None:
             tasks.spawn(_feed_watchdog(interval), name="watchdog")
         if systemd.is_present():
-            tasks.spawn(_tell_status(supervisor), name="status")
+            tasks.spawn(_report_status(supervisor), name="status")
         if config.process.reload_on_change and not read_only_once(file):
             watching = _reload_on_change(file, config, signals)
             tasks.spawn(watching, name="watch the configuration")
@@ -259,12 +259,12 @@ async def _drain(supervisor: Supervisor, signals: asyncio.Queue[signal.Signals])
     return finished
 
 
-async def _tell_status(supervisor: Supervisor) -> None:
-    told = ""
+async def _report_status(supervisor: Supervisor) -> None:
+    reported = ""
     while True:
-        if (status := supervisor.status) != told:
+        if (status := supervisor.status) != reported:
             systemd.notify(systemd.status(status))
-            told = status
+            reported = status
         await asyncio.sleep(_STATUS_EVERY)
 
 

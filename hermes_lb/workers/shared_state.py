@@ -105,22 +105,24 @@ class SharedState:
                 if (server := self._find(message)) is not None:
                     pool = self.pools[message["backend"]]
                     pool.failed(server, message["at"], message.get("because", ""))
-                self._fleet.tell(message, but=child)
+                self._fleet.broadcast(message, but=child)
             case "recovered":
                 if (server := self._find(message)) is not None:
                     self.pools[message["backend"]].recovered(server, None)
-                self._fleet.tell(message, but=child)
+                self._fleet.broadcast(message, but=child)
             case "ejected":
                 if (server := self._find(message)) is not None:
                     self._ejected(server, message)
             case "pin":
                 if self._pins.note(message, asyncio.get_running_loop().time()):
-                    self._fleet.tell(message, but=child)
+                    self._fleet.broadcast(message, but=child)
             case "find":
                 # After all messages that were sent before it have been read (`workers.pins`).
                 asyncio.get_running_loop().call_soon(self._answer_pin, child, message)
             case "refused":
                 self._gathered.refused(child.number, message["frontend"], message["refused"])
+            case "incarnation":
+                child.incarnation = message["incarnation"]
             case "recent":
                 for abort in message["aborts"]:
                     self.recent.add(abort)
@@ -161,19 +163,21 @@ class SharedState:
         return {"do": "servers", "servers": self.snapshots(), **also}
 
     def _decided(self, backend: str, server: Server) -> None:
-        self._fleet.tell({"do": "servers", "servers": [[backend, server.name, server.snapshot()]]})
+        self._fleet.broadcast(
+            {"do": "servers", "servers": [[backend, server.name, server.snapshot()]]}
+        )
         self.on_decision()
 
     def _recovered(self, backend: str, server: Server, began: float | None) -> None:
         """A health check passed: the server's failures are forgotten."""
         message = {"do": "recovered", "backend": backend, "server": server.name, "began": began}
-        self._fleet.tell(message)
+        self._fleet.broadcast(message)
 
     def _marked_down(self, backend: str, server: Server, stands_still: bool) -> None:
         """Sent as a field of `servers`, which workers of older code ignore."""
         marked_down = [backend, server.name, stands_still]
         message = {"do": "servers", "servers": [], "marked_down": marked_down}
-        self._fleet.tell(message)
+        self._fleet.broadcast(message)
 
     async def settle(self) -> bool:
         """Wait until all workers have applied the decisions so far and published their counters.
@@ -186,7 +190,7 @@ class SharedState:
 
     def load_reported(self, server: Server, load: float) -> None:
         """Pass on the load that a server reported to a health check."""
-        self._fleet.tell({"do": "load", "load": load, **self._named(server)})
+        self._fleet.broadcast({"do": "load", "load": load, **self._named(server)})
 
     def checker(self, known: Iterable[Server]) -> HealthChecker:
         """A checker for the present servers; `known` ones have been checked before. The caller has
@@ -200,12 +204,12 @@ class SharedState:
             {name: backend.model_copy(update={"tls": None}) for name, backend in backends},
             rng=Random(),
             clock=asyncio.get_running_loop().time,
-            moved=self.has_moved,
+            moved=self.saw_progress,
             reported=self.load_reported,
             known=known,
         )
 
-    async def has_moved(self, server: Server, seconds: float) -> bool:
+    async def saw_progress(self, server: Server, seconds: float) -> bool:
         """True if a response of the server moved within these last seconds, in any process."""
         question = {"do": "moved", "seconds": seconds, **self._named(server)}
         answers = await self._fleet.ask_all(question)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def start_problems(configured: Config) -> Iterator[OSError | ValueError]:
     """Each error as the start would raise it, with a one-line message. May take a while."""
-    for check in (_check_tls, _check_log, _check_token, _check_admin_tls):
+    for check in (_check_tls, _check_log, _check_token, _check_admin_tls, _check_store):
         try:
             check(configured)
         except (OSError, ValueError) as error:
@@ -47,3 +47,14 @@ def _check_token(configured: Config) -> None:
 def _check_admin_tls(configured: Config) -> None:
     if configured.admin.enabled and configured.admin.tls is not None:
         admin_context(configured.admin.tls)
+
+
+def _check_store(configured: Config) -> None:
+    if configured.needs_embedded_store:
+        from hermes_lb.turns.store.embedded import find_valkey
+
+        find_valkey()
+    elif configured.backends_with_turns:
+        from hermes_lb.turns.store.url import read_url
+
+        read_url(configured.store.url or "")

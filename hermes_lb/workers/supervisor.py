@@ -11,10 +11,11 @@ import logging
 import random
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
-from hermes_lb.control.operator import NotPossible, find_server
+from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.errors import reason
@@ -22,6 +23,7 @@ from hermes_lb.listen import check_files
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed, Upkeep
 from hermes_lb.tasks import Tasks
+from hermes_lb.turns.store.embedded import default_directory
 from hermes_lb.workers.admin_listener import AdminListener
 from hermes_lb.workers.decisions import Decisions, applied
 from hermes_lb.workers.fleet import Fleet
@@ -39,14 +41,13 @@ from hermes_lb.workers.upgrade import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import Session
     from hermes_lb.health.checker import HealthChecker
     from hermes_lb.workers.channel import Message
+    from hermes_lb.workers.child import Child
     from hermes_lb.workers.handover import Handover
     from hermes_lb.workers.listening import Key
 
@@ -88,6 +89,7 @@ class Supervisor:
         self._kept_files = KeptFiles()
         self._shared = shared = SharedState(self._fleet, layout, gathered)
         self._fleet.on_message = shared.hear
+        self._fleet.on_exit = self._worker_ended
         self.recent = shared.recent
         self._loop_lag = LoopLag(_LAG_EVERY)
         self.observed = Observed(
@@ -127,6 +129,7 @@ class Supervisor:
     async def _start(self) -> None:
         async with AsyncExitStack() as starting:
             starting.push_async_callback(self._tasks.cancel_all)
+            await self._start_store(self.config)
             # In a thread: signals are handled during DNS look-ups.
             await asyncio.to_thread(self._handover.listening.open, self.config)
             for passed in self._handover.listening.untaken:
@@ -149,7 +152,7 @@ class Supervisor:
                 self.urls = await self._fleet.start_all()
             else:
                 self._handover.adopt_children(self._fleet, self.config.process.drain_timeout)
-                self._fleet.tell(self._shared.all_decisions(is_replaced=False))
+                self._fleet.broadcast(self._shared.all_decisions(is_replaced=False))
                 self._renewing = self._tasks.spawn(self._renew(), name="upgrade")
             self._loop_lag.start()
             starting.callback(self._loop_lag.stop)
@@ -157,6 +160,20 @@ class Supervisor:
             looking = self._kept_files.keep_looking(lambda: self.config)
             self._tasks.spawn(looking, name="look at certificates")
             self._running = starting.pop_all()
+
+    async def _start_store(self, config: Config) -> None:
+        """The embedded one, if it is needed. It stays until the end. Raises ValueError."""
+        if config.needs_embedded_store:
+            given = config.store.directory
+            await self._handover.store.start(Path(given) if given else default_directory())
+
+    def _worker_ended(self, child: Child) -> None:
+        """Its turns are lost or released at once: other processes would wait for a whole lease."""
+        if child.incarnation:
+            from hermes_lb.turns.store.opening import retire_incarnation  # hiredis
+
+            url = self.config.store.url or self._handover.store.url
+            self._tasks.spawn(retire_incarnation(url, child.incarnation), name="end its turns")
 
     async def _take_files(self) -> None:
         """At first all must be valid; after an upgrade the last valid ones serve in their place."""
@@ -196,6 +213,7 @@ class Supervisor:
         await self._fleet.stop()
         running, self._running = self._running, AsyncExitStack()
         await running.aclose()
+        await self._handover.store.stop()
         self._handover.close()
 
     async def _tick(self) -> None:
@@ -213,6 +231,8 @@ class Supervisor:
     def _about(self) -> tuple[Message, list[Key]]:
         """The state a worker needs, by the current configuration; and its listeners."""
         listening, config = self._handover.listening, self._shared.config
+        if config.needs_embedded_store:
+            config = config.with_store(self._handover.store.url)
         about = {
             "config": within_limits(config, listening.slots).model_dump(mode="json"),
             "key": self._handover.key,
@@ -230,7 +250,7 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Reopen log files by name (after rotation)."""
-        self._fleet.tell({"do": "reopen"})
+        self._fleet.broadcast({"do": "reopen"})
 
     # `control.Operator`.
 
@@ -284,6 +304,9 @@ class Supervisor:
         rows: list[Any] = [row for answer in answers for row in answer.get("sessions", ())]
         return sorted(rows, key=lambda row: -row["seconds"])
 
+    def turn_store_url(self) -> str:
+        return store_url(self.config, self._handover.store)
+
     async def reload(self) -> list[str]:
         upkeep, listening = self.observed.upkeep, self._handover.listening
         async with self._reloading:
@@ -291,6 +314,7 @@ class Supervisor:
             try:
                 layout = self._handover.layout
                 new, files, changes = await accepted(self._file, self.config, layout)
+                await self._start_store(new)
                 listening.open(new)
             except (ValueError, OSError) as error:
                 upkeep.failed_to_reload()
@@ -362,7 +386,7 @@ class Supervisor:
                 await self._checks.stop()
             if self._states is not None:
                 await self._states.stop()
-            self._fleet.tell(self._shared.all_decisions(is_replaced=True))
+            self._fleet.broadcast(self._shared.all_decisions(is_replaced=True))
             await wait_for_exits(self._fleet.children)
             try:
                 with signals_blocked():
@@ -373,7 +397,7 @@ class Supervisor:
                         left = self._decisions.state(self.config)
                         execute_new_code(self._handover, self._fleet.children, left)
                 # A drain has begun meanwhile: no upgrade.
-                self._fleet.tell(self._shared.all_decisions(is_replaced=False))
+                self._fleet.broadcast(self._shared.all_decisions(is_replaced=False))
             except NotPossible as error:
                 logger.error("no upgrade: %s", error)
                 await self._take_up_again()
@@ -384,7 +408,7 @@ class Supervisor:
     async def _take_up_again(self) -> None:
         """The new code could not be executed: resume with this one."""
         self._is_upgrading = False
-        self._fleet.tell(self._shared.all_decisions(is_replaced=False))
+        self._fleet.broadcast(self._shared.all_decisions(is_replaced=False))
         listening = self._handover.listening
         listening.close(listening.unused(self.config))
         self._fleet.slots_changed()

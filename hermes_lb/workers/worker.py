@@ -25,8 +25,9 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages
     moved        has a response of this server made progress within a given time? answered
     drain        stop accepting, finish, exit
 
-It sends: failed, recovered, ejected, pin, find (look up a pin; answered), refused, recent, leaving
-(it got a SIGTERM). If the supervisor is gone, it drains too, so streams survive that.
+It sends: failed, recovered, ejected, pin, find (look up a pin; answered), refused, recent,
+incarnation (its id in the store of turns), leaving (it got a SIGTERM). If the supervisor is gone,
+it drains too, so streams survive that.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Worker:
         self._sharing: Sharing | None = None
         self._spread: ConnectionSpread | None = None
         self._is_supervisor_replaced = False  # it executes new code, and answers later
-        self._told_refused: dict[str, int] = {}
+        self._reported_refused: dict[str, int] = {}
         self._unsaid: list[dict[str, Any]] = []  # recent aborts, not sent yet
 
     async def run(self) -> None:
@@ -167,6 +168,7 @@ class Worker:
         plane = DataPlane(
             configured, process_number=number, tls_files=_tls_files(message.get("tls_files"))
         )
+        plane.on_incarnation = self._note_incarnation
         tickets = TicketSecret.restore(message["tickets"])
         key = bytes.fromhex(message["key"])
         await plane.open(
@@ -187,6 +189,10 @@ class Worker:
         await plane.listen(_sockets(message["sockets"], descriptors[1 + wakeups :]))
         self._tasks.spawn(self._keep_publishing(memory.regions[number]), name="publish")
         return {"urls": [u.url for f in plane.frontends for u in f.listeners]}
+
+    def _note_incarnation(self, incarnation: str) -> None:
+        """If this process dies, the supervisor ends its turns."""
+        self._channel.send({"do": "incarnation", "incarnation": incarnation})
 
     def _join(self, tickets: TicketSecret, key: bytes, plane: DataPlane) -> None:
         """Before backends are made: install the state shared with other workers."""
@@ -352,8 +358,8 @@ class Worker:
         self._sharing.publisher.publish()
         for name, counters in self.plane.counters.items():
             total = sum(counters.refused.values())
-            if total != self._told_refused.get(name):
-                self._told_refused[name] = total
+            if total != self._reported_refused.get(name):
+                self._reported_refused[name] = total
                 refused = [[*reason, count] for reason, count in counters.refused.items()]
                 self._channel.send({"do": "refused", "frontend": name, "refused": refused})
         if self._unsaid:

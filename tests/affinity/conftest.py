@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import pytest
+
 from tests.support.loops import uvloop_for_balancers as pytest_asyncio_loop_factories
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 __all__ = ["pytest_asyncio_loop_factories"]
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    redis_server = pytest.importorskip("agent_worker.redis_server")
+    with redis_server.RedisServer.start() as server:
+        yield server.url

@@ -62,7 +62,7 @@ def test_the_first_date_stays_and_the_last_moves() -> None:
     assert told == b"SERVERID=agent1|%b|%b; path=/" % (dates.to_text(NOW), dates.to_text(first))
 
 
-def test_a_fresh_cookie_is_not_told_again() -> None:
+def test_a_fresh_cookie_is_not_reported_again() -> None:
     ours, servers = affinity(max_idle="10m")
     value = b"agent1|%b" % dates.to_text(NOW)
     assert ours.dated(servers[0], ours.read(value, NOW), NOW) is None

@@ -19,18 +19,11 @@ from tests.support.waiting import eventually, turns
 from tests.support.websocket import SWITCH
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from hermes_lb import LoadBalancer
     from tests.agent_worker.redis.dropping_proxy import DroppingProxy
     from tests.support.origin import Origin
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    redis_server = pytest.importorskip("agent_worker.redis_server")
-    with redis_server.RedisServer.start() as server:
-        yield server.url
 
 
 @pytest.fixture

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.affinity import keys as affinity_keys
+from hermes_lb.affinity.table import SessionTable
 from hermes_lb.http import json_keys
 from tests.affinity.test_shared_sessions import TellsLater
+from tests.proxy.fake_line import Line
 from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
 from tests.support.stage import Stage, in_flight, server_of
+from tests.support.turns import Gateway
+from tests.support.turns import get as turn_get
+from tests.support.turns import post as turn_post
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
@@ -109,6 +114,10 @@ def id_of(answer: Message) -> str:
     return made
 
 
+def turn(key: object, body: Any) -> bytes:
+    return turn_post(json.dumps(body).encode(), key=f"key-{key}", target="/v1/responses")
+
+
 async def chain(stage: Stage, lb: LoadBalancer, *, length: int = 4) -> set[str]:
     """Turns of one conversation, and each is fetched by its id -> the servers that answered."""
     client = await stage.client(lb)
@@ -149,6 +158,35 @@ async def test_an_id_is_learned_from_the_first_event_of_a_stream(stage: Stage) -
             assert id_of(await client.ask(f"/v1/responses/{made}")) == made
 
 
+async def test_a_key_is_the_servers_that_has_named_it_and_no_others(stage: Stage) -> None:
+    """JSON-RPC says with the status 200 that there is no such task."""
+
+    async def handle(connection: AtOrigin, message: Message) -> None:
+        name = connection.sock.getsockname()[1]
+        asked = json.loads(message.body)
+        result = {"result": {"taskId": f"{name}"}} if asked["method"] == "tools/call" else {}
+        await connection.respond(json.dumps({"from": name, **result}).encode(), JSON)
+
+    origins = [await stage.serving(handle) for _ in range(3)]
+    rule = {"on": "json:/params/taskId", "learn": True, "response": "json:/result/taskId"}
+    lb = await stage.balancer(*origins, backend={"stick": [rule]})
+    client = await stage.client(lb)
+
+    async def ask(method: str, **params: str) -> int:
+        answer = await create(client, {"method": method, "params": params})
+        port: int = json.loads(answer.body)["from"]
+        return port
+
+    owner = await ask("tools/call")
+    server = next(one for one in lb.pools["agents"].servers if one.counters.responses[2])
+    server.set_up(False, "for a test")
+    assert await ask("tasks/get", taskId=str(owner)) != owner
+    server.set_up(True, "for a test")
+    assert [await ask("tasks/get", taskId=str(owner)) for _ in range(3)] == [owner] * 3
+    # An id of no response is balanced each time.
+    assert len({await ask("tasks/get", taskId="other") for _ in range(6)}) > 1
+
+
 @pytest.mark.parametrize(
     ("field", "location"),
     [
@@ -182,6 +220,28 @@ async def test_a_location_of_something_else_names_nothing(location: str) -> None
     from hermes_lb.http import ResponseParser
 
     assert affinity_keys.KeyRules([rule]).learnt(None, ResponseParser(9).parse(head)) == []
+
+
+@pytest.mark.parametrize("session", [None, "json:/input"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_ids_are_learned_and_found_on_a_route_with_turns(
+    stage: Stage, framing: str, session: str | None
+) -> None:
+    """The journal numbers the events, and keeps the JSON; their ids are read on the way."""
+    origins = [await stage.serving(server.handle) for server in await three(stage, framing=framing)]
+    options = {} if session is None else {"session": session}
+    gateway = await Gateway.before(stage, *origins, backend={"stick": [RESPONSES]}, turns=options)
+    for number in range(3):
+        answer = await gateway.ask(turn(number, {"input": "a"}))
+        made = id_of(answer)
+        stream = await gateway.ask(turn(number + 10, {"input": "b", "stream": True}))
+        assert b"id: h1." in stream.body
+        streamed = stream.body.partition(b'"id": "')[2].partition(b'"')[0].decode()
+        for one in (made, streamed):
+            follow = {"input": "c", "previous_response_id": one}
+            for _ in range(2):  # executed, and replayed
+                id_of(await gateway.ask(turn(f"{number}-{one}", follow)))
+            assert id_of(await gateway.ask(turn_get(f"/v1/responses/{one}"))) == one
 
 
 # How a request's body comes.
@@ -255,13 +315,16 @@ async def test_the_balancer_asks_for_a_body_that_the_client_holds_back(stage: St
     client = await stage.client(lb)
     assert id_of(await create(client, {"input": "a"})) == "resp_s0_0"
     for _ in range(3):
-        fields = [JSON, f"Content-Length: {len(BODY)}", "Expect: 100-continue"]
+        fields = [
+            "X-Expect: 100-continue", JSON, f"Content-Length: {len(BODY)}", "Expect: 100-continue"
+        ]  # fmt: skip
         await client.send(post(b"", *fields))
         assert (await client.read_head()).status == 100
         await client.send(BODY)
         assert id_of(await client.read_response()).startswith("resp_s0_")
     # The server is not asked again, and its connection is kept.
     assert all(one.get("Expect") is None for one in origins[0].requests)
+    assert [one.get("X-Expect") for one in origins[0].requests[1:]] == ["100-continue"] * 3
     assert len(origins[0].connections) == 1
     assert all(line.status == 200 for line in await stage.logged(lb, 4))
 
@@ -449,6 +512,20 @@ async def untold(stage: Stage, **options: Any) -> tuple[LoadBalancer, Client, At
     return lb, client, at_origin, others
 
 
+@pytest.mark.parametrize("pieces", [False, True])
+async def test_balancers_over_one_redis_know_an_id_at_once(
+    stage: Stage, redis_url: str, pieces: bool
+) -> None:
+    servers = await three(stage, pieces=pieces)
+    origins = [await stage.serving(server.handle) for server in servers]
+    backend = {"stick": [RESPONSES], "pins": {"redis": redis_url}}
+    one, two = [await stage.client(await stage.balancer(*origins, backend=backend)) for _ in "12"]
+    for _ in range(9):
+        made = id_of(await create(one, {"input": "a"}))
+        made = id_of(await create(two, {"input": "b", "previous_response_id": made}))
+        assert id_of(await one.ask(f"/v1/responses/{made}")) == made
+
+
 @on_both_loops
 @pytest.mark.parametrize("whole", WHOLE)
 @pytest.mark.parametrize("pieces", [1, 2, 10])
@@ -478,16 +555,19 @@ async def test_the_end_of_a_json_text_waits_until_others_know_its_id(
     assert server_of(lb).counters.responses[2] == 2
 
 
-@on_both_loops
-async def test_a_server_may_close_while_the_end_waits(stage: Stage) -> None:
-    lb, client, at_origin, others = await untold(stage)
-    await at_origin.send(WHOLE[0])
-    await eventually(lambda: others.told)
-    at_origin.close()
-    await turns(10)
-    others.told[0][1].set_result(True)
-    assert (await client.read_response()).body == CREATED
-    assert (await stage.log_line(lb)).termination == "--"
+async def test_a_server_may_close_while_the_end_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(SessionTable, "store", lambda _, keys, *__: told if keys else None)
+    for end in (lambda line: line.server.leaves(), lambda line: line.server.ends()):
+        async with Line(backend={"stick": [RESPONSES]}) as line:
+            await line.client.sends(request("POST", "/", JSON, body=b"{}"))
+            await line.server.sends(WHOLE[0])
+            assert not line.client.got.endswith(CREATED)
+            await end(line)
+            told.set_result(None)
+            await eventually(lambda: line.client.got.endswith(CREATED))
+            assert line.ends == []  # but for a normal one
+        told = asyncio.get_running_loop().create_future()
 
 
 async def test_bytes_behind_the_end_are_nobodys(stage: Stage) -> None:

@@ -11,7 +11,7 @@ from tests.support.stage import Stage, in_flight, pool_of
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from hermes_lb import LoadBalancer
     from hermes_lb.backends import Server
@@ -25,13 +25,6 @@ strictly = pytest.mark.parametrize("rule", [HASHES, LEARNS], ids=["hashed", "lea
 not_elsewhere = pytest.mark.parametrize(
     ("on_lost", "status"), [("strict", 503), ("404", 404)], ids=["strict", "404"]
 )
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    redis_server = pytest.importorskip("agent_worker.redis_server")
-    with redis_server.RedisServer.start() as server:
-        yield server.url
 
 
 class Agents:

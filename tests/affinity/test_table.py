@@ -121,7 +121,7 @@ async def test_what_others_have_changed_is_seen_while_the_pin_is_in_use(shown: S
     assert seen == ["one"] * 9 + ["two"] * 3  # a third of its life
 
 
-async def test_what_the_others_have_lost_they_are_told_again(shown: Shown) -> None:
+async def test_what_the_others_have_lost_they_are_notified_again(shown: Shown) -> None:
     await shown.learnt("one")
     shown.others.lose()
     shown.now += 20.0
@@ -138,7 +138,7 @@ async def test_a_response_that_comes_meanwhile_knows_better(shown: Shown) -> Non
 
 
 @pytest.mark.parametrize("what", ["reachable", "hears"])
-async def test_what_they_could_not_be_told_is_newer_than_what_they_know(
+async def test_what_did_not_reach_them_is_newer_than_what_they_know(
     shown: Shown, what: str
 ) -> None:
     await shown.learnt("one")

@@ -13,6 +13,7 @@ from agent_worker.sessions import SessionStore, connect
 from agent_worker.sessions.turn_index import INDEX
 from agent_worker.storage.postgres_server import PostgresServer
 from tests.support.agent.running_worker import RunningWorker
+from tests.support.agent.sessions import ME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -65,6 +66,12 @@ def store(client: RedisBackend) -> SessionStore:
 
 
 @pytest.fixture
+async def sid(store: SessionStore) -> str:
+    """A new session of `ME`."""
+    return await store.create(ME, {})
+
+
+@pytest.fixture
 async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
     """Start workers in this process: `await start_worker(engine=..., name=..., lease_s=...)`."""
     running: list[tuple[RunningWorker, RedisBackend]] = []
@@ -91,6 +98,11 @@ async def start_worker(redis_server: RedisServer) -> AsyncIterator[StartWorker]:
     for worker, client in running:
         await worker.stop()
         await client.aclose()
+
+
+@pytest.fixture
+async def worker(start_worker: StartWorker) -> RunningWorker:
+    return await start_worker()
 
 
 @pytest.fixture

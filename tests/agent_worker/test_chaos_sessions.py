@@ -148,7 +148,7 @@ def test_a_message_that_nobody_sent_breaks_4() -> None:
     assert broken(messages_judged(said("hello u-9"))) == ["4"]
 
 
-def test_another_answer_than_the_one_told_is_found() -> None:
+def test_another_answer_than_the_one_reported_is_found() -> None:
     tally = messages_judged(said("hello u-1"), asked(answers=["something else"]))
     assert broken(tally) == ["answers"]
 
@@ -180,11 +180,11 @@ def test_a_mail_that_was_sent_twice_breaks_5(key: str) -> None:
     assert tally.figures["mails sent twice"] == 1
 
 
-def test_a_mail_that_is_told_as_sent_and_was_not_breaks_5() -> None:
+def test_a_mail_that_is_reported_as_sent_and_was_not_breaks_5() -> None:
     assert broken(mails_judged(said(MAIL))) == ["5"]
 
 
-def test_a_mail_that_is_told_as_not_sent_and_was_breaks_5() -> None:
+def test_a_mail_that_is_reported_as_not_sent_and_was_breaks_5() -> None:
     messages = said(MAIL)
     messages[2]["content"] = "error: interrupted"
     assert broken(mails_judged(messages, ("1.0", "u-2"))) == ["5"]
@@ -331,7 +331,7 @@ def results_judged(kept: str, *told: str, end: str = "done") -> list[str]:
     return broken(tally)
 
 
-def test_a_result_may_be_told_twice_but_not_otherwise_than_it_is_kept() -> None:
+def test_a_result_may_be_reported_twice_but_not_otherwise_than_it_is_kept() -> None:
     assert results_judged("unknown: perhaps", "perhaps", "perhaps") == []
     assert results_judged("noon", "one", "noon") == ["answers"]
     assert results_judged("error: interrupted", "noon", end="error") == []

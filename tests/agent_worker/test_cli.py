@@ -345,7 +345,7 @@ async def test_tokens_of_the_command_line_are_needed(
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-async def test_the_redis_command_runs_until_it_is_told_to_end(stop: signal.Signals) -> None:
+async def test_the_redis_command_runs_until_it_is_asked_to_end(stop: signal.Signals) -> None:
     async with Process("redis", "--port", "0") as process:
         url = await process.url()
         client = connect(url + "/0")

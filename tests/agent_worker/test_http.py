@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.conftest import StartWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 SSE = {"Accept": "text/event-stream"}
 
@@ -129,10 +130,7 @@ async def test_a_stream_of_events(start_worker: StartWorker) -> None:
     assert (await read(worker, sid))["messages"][-1]["content"] == deltas(events)
 
 
-async def test_tools_show_in_the_stream_and_their_text_in_the_answer(
-    start_worker: StartWorker,
-) -> None:
-    worker = await start_worker()
+async def test_tools_show_in_the_stream_and_their_text_in_the_answer(worker: RunningWorker) -> None:
     sid = await create(worker)
     async with worker.post(
         sid, "messages", json={"content": "calculate 6 * 7"}, headers=SSE
@@ -330,7 +328,7 @@ async def test_principals_do_not_see_each_other(start_worker: StartWorker) -> No
     ],
 )
 async def test_what_is_wrong_gets_a_clean_status(
-    start_worker: StartWorker,
+    worker: RunningWorker,
     caplog: pytest.LogCaptureFixture,
     method: str,
     path: str,
@@ -339,7 +337,6 @@ async def test_what_is_wrong_gets_a_clean_status(
     status: int,
     code: str,
 ) -> None:
-    worker = await start_worker()
     sid = await create(worker)
     headers = {"Content-Type": "application/json", **headers}
     async with worker.http.request(
@@ -357,9 +354,8 @@ async def test_what_is_wrong_gets_a_clean_status(
     "sid", ["x", "a" * 100, "%7B%7D%2F..", "..%2f..%2fmetrics", "a" * 20 + "%00"]
 )
 async def test_odd_session_ids_are_unknown_sessions(
-    http: ClientSession, start_worker: StartWorker, sid: str
+    http: ClientSession, worker: RunningWorker, sid: str
 ) -> None:
-    worker = await start_worker()
     url = URL(f"{worker.url}{SESSIONS}/{sid}", encoded=True)
     async with http.get(url) as response:
         assert response.status == 404
@@ -383,9 +379,8 @@ HEAD = b"POST /api/agent/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: applicati
     ],
 )
 async def test_bytes_that_are_not_http_get_a_400_and_no_traceback(
-    start_worker: StartWorker, caplog: pytest.LogCaptureFixture, garbage: bytes
+    worker: RunningWorker, caplog: pytest.LogCaptureFixture, garbage: bytes
 ) -> None:
-    worker = await start_worker()
     port = int(worker.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(garbage)
@@ -419,10 +414,8 @@ async def test_a_redis_that_is_gone_is_a_503_and_the_process_stays_well(
 
 
 async def test_a_bug_is_a_500_that_tells_the_client_nothing(
-    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    worker: RunningWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    worker = await start_worker()
-
     async def broken(*args: object) -> str:
         raise RuntimeError("s3cret")
 

@@ -142,7 +142,7 @@ async def test_calls_of_one_step_run_together_and_keep_their_order() -> None:
     assert [m["content"] for m in port.commits[1].messages] == ["1", "2"]
 
 
-async def test_what_a_tool_cannot_do_is_told_to_the_model() -> None:
+async def test_what_a_tool_cannot_do_is_reported_to_the_model() -> None:
     async def refuse(arguments: dict[str, Any], context: Any) -> str:
         raise ToolError("not today")
 

@@ -14,6 +14,7 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.agent_worker.conftest import StartWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 
 async def test_health_and_readiness_of_a_worker_that_is_well(start_worker: StartWorker) -> None:
@@ -30,10 +31,9 @@ async def test_health_and_readiness_of_a_worker_that_is_well(start_worker: Start
         assert response.status == 200
 
 
-async def test_draining_is_told_by_ready_and_health_and_nothing_is_refused(
-    start_worker: StartWorker,
+async def test_draining_is_reported_by_ready_and_health_and_nothing_is_refused(
+    worker: RunningWorker,
 ) -> None:
-    worker = await start_worker()
     async with worker.http.post("/drain") as response:
         assert response.status == 202
     async with worker.http.get("/ready") as response:
@@ -46,9 +46,8 @@ async def test_draining_is_told_by_ready_and_health_and_nothing_is_refused(
 
 
 async def test_the_balancers_checks_take_it_for_a_drain_and_not_for_a_failure(
-    start_worker: StartWorker,
+    worker: RunningWorker,
 ) -> None:
-    worker = await start_worker()
     listed = [{"name": "agent1", "address": worker.url.removeprefix("http://")}]
     health = {"interval": "10ms", "timeout": "5s", "fall": 1}
     configured = Backend.model_validate({"servers": listed, "health": health})
@@ -67,8 +66,7 @@ async def test_the_balancers_checks_take_it_for_a_drain_and_not_for_a_failure(
         await checks.stop()
 
 
-async def test_draining_ends_no_stream_of_events(start_worker: StartWorker) -> None:
-    worker = await start_worker()
+async def test_draining_ends_no_stream_of_events(worker: RunningWorker) -> None:
     async with worker.post() as response:
         sid = (await response.json())["session_id"]
     async with worker.get(sid, "events") as stream:
@@ -83,10 +81,7 @@ async def test_draining_ends_no_stream_of_events(start_worker: StartWorker) -> N
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via"])
-async def test_a_balancers_client_cannot_drain_a_worker(
-    start_worker: StartWorker, header: str
-) -> None:
-    worker = await start_worker()
+async def test_a_balancers_client_cannot_drain_a_worker(worker: RunningWorker, header: str) -> None:
     async with worker.http.post("/drain", headers={header: "127.0.0.1"}) as response:
         assert response.status == 403
     async with worker.http.get("/ready") as response:

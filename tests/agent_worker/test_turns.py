@@ -42,8 +42,7 @@ async def lease_of(redis: Redis, sid: str) -> str | None:
     return await redis.get(session_keys(sid)[1])
 
 
-async def test_a_turn_with_a_tool(store: SessionStore, redis: Redis, harness: MakeHarness) -> None:
-    sid = await store.create(ME, {})
+async def test_a_turn_with_a_tool(redis: Redis, harness: MakeHarness, sid: str) -> None:
     worker = harness(ScriptedEngine())
     answer = await worker.turn(sid, "calculate 2 + 3")
     assert answer.as_json() == {
@@ -63,9 +62,8 @@ async def test_a_turn_with_a_tool(store: SessionStore, redis: Redis, harness: Ma
 
 
 async def test_tools_that_run_together_send_their_events_one_by_one(
-    store: SessionStore, harness: MakeHarness
+    harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     worker = harness(ScriptedEngine())
     sending: list[Event] = []
 
@@ -83,8 +81,7 @@ async def test_tools_that_run_together_send_their_events_one_by_one(
     assert order == sorted(order)
 
 
-async def test_event_ids_grow_from_turn_to_turn(store: SessionStore, harness: MakeHarness) -> None:
-    sid = await store.create(ME, {})
+async def test_event_ids_grow_from_turn_to_turn(harness: MakeHarness, sid: str) -> None:
     for content in ("one", "two"):
         worker = harness(ScriptedEngine())
         await worker.turn(sid, content)
@@ -93,17 +90,15 @@ async def test_event_ids_grow_from_turn_to_turn(store: SessionStore, harness: Ma
     assert event_order(worker.events[0].id) > last
 
 
-async def test_notes_live_in_the_session(store: SessionStore, harness: MakeHarness) -> None:
-    sid = await store.create(ME, {})
+async def test_notes_live_in_the_session(harness: MakeHarness, sid: str) -> None:
     await harness(ScriptedEngine()).turn(sid, "note colour: blue")
     answer = await harness(ScriptedEngine()).turn(sid, "recall colour")
     assert answer.content.endswith("colour is blue.")
 
 
 async def test_a_cancelled_turn_frees_its_lease_at_once(
-    store: SessionStore, redis: Redis, harness: MakeHarness
+    redis: Redis, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     worker = harness(engine := GatedEngine())
     task = spawn(worker.turn(sid, "first"), name="turn")
     await engine.started.wait()
@@ -120,9 +115,12 @@ async def test_a_cancelled_turn_frees_its_lease_at_once(
 
 
 async def test_a_turn_cancelled_while_it_begins_leaves_no_lease(
-    store: SessionStore, redis: Redis, monkeypatch: pytest.MonkeyPatch, harness: MakeHarness
+    store: SessionStore,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    harness: MakeHarness,
+    sid: str,
 ) -> None:
-    sid = await store.create(ME, {})
     began, go_on = asyncio.Event(), asyncio.Event()
     begin = store.begin
 
@@ -145,9 +143,8 @@ async def test_a_turn_cancelled_while_it_begins_leaves_no_lease(
 
 
 async def test_a_turn_that_lost_its_lease_is_stopped(
-    store: SessionStore, redis: Redis, harness: MakeHarness
+    store: SessionStore, redis: Redis, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     store.lease_s = 0.3
     worker = harness(engine := GatedEngine())
     task = spawn(worker.turn(sid, "first"), name="turn")
@@ -163,9 +160,8 @@ async def test_a_turn_that_lost_its_lease_is_stopped(
 
 
 async def test_a_long_turn_keeps_its_lease_by_renewing(
-    store: SessionStore, redis: Redis, harness: MakeHarness
+    store: SessionStore, redis: Redis, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     store.lease_s = 1.2
     renewed: list[float] = []
     renew = store.renew
@@ -184,9 +180,8 @@ async def test_a_long_turn_keeps_its_lease_by_renewing(
 
 
 async def test_a_renewal_on_its_way_does_not_fail_a_turn_that_ends(
-    store: SessionStore, harness: MakeHarness
+    store: SessionStore, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     store.lease_s = 1.0
     renewing, committed = asyncio.Event(), asyncio.Event()
     renew, commit = store.renew, store.commit
@@ -212,9 +207,8 @@ async def test_a_renewal_on_its_way_does_not_fail_a_turn_that_ends(
 
 
 async def test_a_session_deleted_in_a_turn_stays_deleted(
-    store: SessionStore, redis: Redis, harness: MakeHarness
+    store: SessionStore, redis: Redis, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     worker = harness(engine := GatedEngine())
     task = spawn(worker.turn(sid, "first"), name="turn")
     await engine.started.wait()
@@ -228,9 +222,8 @@ async def test_a_session_deleted_in_a_turn_stays_deleted(
 
 
 async def test_a_failed_engine_ends_the_turn_and_keeps_the_question(
-    store: SessionStore, harness: MakeHarness
+    store: SessionStore, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     worker = harness(PlannedEngine([TextDelta("half"), RuntimeError("boom")]))
     with pytest.raises(EngineFailed):
         await worker.turn(sid, "first")
@@ -241,9 +234,8 @@ async def test_a_failed_engine_ends_the_turn_and_keeps_the_question(
 
 
 async def test_a_client_that_is_gone_ends_the_turn(
-    store: SessionStore, redis: Redis, harness: MakeHarness
+    store: SessionStore, redis: Redis, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     worker = harness(engine := GatedEngine())
 
     async def gone(event: Event) -> None:
@@ -258,9 +250,8 @@ async def test_a_client_that_is_gone_ends_the_turn(
 
 
 async def test_a_repeated_key_is_answered_without_the_engine(
-    store: SessionStore, harness: MakeHarness
+    store: SessionStore, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     first = await harness(ScriptedEngine()).turn(sid, "hello", "k")
     worker = harness(PlannedEngine())
     assert await worker.turn(sid, "hello", "k") == first
@@ -270,9 +261,8 @@ async def test_a_repeated_key_is_answered_without_the_engine(
 
 
 async def test_a_resumed_turn_tells_its_kept_steps_first(
-    store: SessionStore, harness: MakeHarness
+    store: SessionStore, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
 
     class DiesInItsSecondStep(ScriptedEngine):
         async def step(self, request: StepRequest) -> Any:
@@ -292,9 +282,8 @@ async def test_a_resumed_turn_tells_its_kept_steps_first(
 
 
 async def test_a_short_loss_of_redis_does_not_end_a_turn(
-    store: SessionStore, harness: MakeHarness
+    store: SessionStore, harness: MakeHarness, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     failures = [StoreUnavailable(), StoreUnavailable()]
     commit = store.commit
 

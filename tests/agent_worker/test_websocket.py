@@ -123,9 +123,8 @@ async def test_a_turn_that_another_client_runs_is_refused_too(start_worker: Star
     ["", "{", "[]", "{}", '{"content": 1}', '{"content": "\\ud800"}', b"\x00", "[" * 9999],
 )
 async def test_garbage_gets_an_error_and_the_socket_stays_open(
-    start_worker: StartWorker, garbage: str | bytes
+    worker: RunningWorker, garbage: str | bytes
 ) -> None:
-    worker = await start_worker()
     sid = await create(worker)
     async with worker.ws_connect(sid, "ws") as socket:
         if isinstance(garbage, bytes):
@@ -137,8 +136,7 @@ async def test_garbage_gets_an_error_and_the_socket_stays_open(
         assert (await turn(socket, "hello"))[-1].name == "done"
 
 
-async def test_a_message_that_is_too_big_closes_the_socket(start_worker: StartWorker) -> None:
-    worker = await start_worker()
+async def test_a_message_that_is_too_big_closes_the_socket(worker: RunningWorker) -> None:
     sid = await create(worker)
     async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_str("x" * (1024 * 1024 + 1))
@@ -146,10 +144,7 @@ async def test_a_message_that_is_too_big_closes_the_socket(start_worker: StartWo
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1009)
 
 
-async def test_an_unknown_session_is_refused_before_the_handshake(
-    start_worker: StartWorker,
-) -> None:
-    worker = await start_worker()
+async def test_an_unknown_session_is_refused_before_the_handshake(worker: RunningWorker) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await worker.ws_connect("a" * 32, "ws")
     assert refused.value.status == 404
@@ -218,9 +213,8 @@ async def test_draining_closes_idle_sockets_now_and_busy_ones_after_their_turn(
 
 
 async def test_of_the_messages_that_interrupt_one_waits_and_the_others_are_refused(
-    start_worker: StartWorker, store: SessionStore
+    worker: RunningWorker, store: SessionStore
 ) -> None:
-    worker = await start_worker()
     sid = await create(worker)
     nonce = new_nonce()
     # A turn of a worker without notifications.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
     from agent_worker.sessions import SessionStore
     from tests.agent_worker.conftest import StartWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 ENDS = {"done", "error", "reset"}
 
@@ -80,9 +81,8 @@ async def test_a_client_comes_back_from_wherever_it_was(
 
 
 async def test_who_comes_back_gets_all_turns_since(
-    http: ClientSession, start_worker: StartWorker
+    http: ClientSession, worker: RunningWorker
 ) -> None:
-    worker = await start_worker()
     sid = await create(worker)
     url = worker.sessions(sid, "ws")
     async with http.ws_connect(url) as socket:
@@ -95,9 +95,8 @@ async def test_who_comes_back_gets_all_turns_since(
 
 @pytest.mark.parametrize("event_id", ["", "x", "1", "1-2-3"])
 async def test_an_id_that_is_none_is_refused_before_the_handshake(
-    start_worker: StartWorker, event_id: str
+    worker: RunningWorker, event_id: str
 ) -> None:
-    worker = await start_worker()
     sid = await create(worker)
     for query in (f"last_event_id={event_id}", "on_disconnect=never"):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -106,9 +105,8 @@ async def test_an_id_that_is_none_is_refused_before_the_handshake(
 
 
 async def test_events_that_are_not_kept_any_more_are_a_reset(
-    start_worker: StartWorker, redis: Redis
+    worker: RunningWorker, redis: Redis
 ) -> None:
-    worker = await start_worker()
     sid = await create(worker)
     async with worker.ws_connect(sid, "ws") as socket:
         events = await turn(socket, "hello")
@@ -170,8 +168,7 @@ async def test_a_turn_is_cancelled_from_another_socket(start_worker: StartWorker
         {"content": "x", "on_disconnect": ["cancel"]},
     ],
 )
-async def test_what_is_no_message_is_told(start_worker: StartWorker, message: Any) -> None:
-    worker = await start_worker()
+async def test_what_is_no_message_is_reported(worker: RunningWorker, message: Any) -> None:
     sid = await create(worker)
     async with worker.ws_connect(sid, "ws") as socket:
         await socket.send_json(message)
@@ -209,7 +206,7 @@ async def test_a_repeated_key_gets_the_first_answer(
 
 @pytest.mark.parametrize("has_last", [False, True])
 @pytest.mark.parametrize("is_finished", [False, True])
-async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_once(
+async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_reported_once(
     start_worker: StartWorker, has_last: bool, is_finished: bool
 ) -> None:
     """With a running and a finished turn, with and without the last id."""
@@ -234,7 +231,7 @@ async def test_a_message_that_is_sent_again_after_the_socket_was_lost_is_told_on
         assert deltas(await rest(socket)) == "one two"
 
 
-async def test_a_turn_that_ends_while_its_message_is_sent_again_is_told(
+async def test_a_turn_that_ends_while_its_message_is_sent_again_is_reported(
     start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis reported that it runs, and then the last event of the session."""
@@ -334,7 +331,7 @@ async def test_a_client_that_does_not_read_holds_up_nothing_and_costs_little(
     )
 
 
-async def test_a_turn_whose_worker_lost_its_lease_is_told_to_its_end(
+async def test_a_turn_whose_worker_lost_its_lease_is_reported_to_its_end(
     start_worker: StartWorker, redis: Redis
 ) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))

@@ -105,7 +105,7 @@ def test_a_share_of_zero_turns_it_off():
     assert states(pool) == "up up"
 
 
-def test_it_comes_back_by_time_alone_and_starts_anew():
+def test_it_comes_back_by_time_alone_and_starts_again():
     pool = a_pool(2, consecutive_failures=2)
     server = pool.servers[0]
     for _ in range(2):
@@ -233,7 +233,7 @@ def test_who_is_out_for_a_time_that_is_over_counts_no_more():
     assert states(pool) == "ejected ejected up up"
 
 
-def test_a_process_that_is_told_lifts_nothing_by_itself():
+def test_a_process_that_is_notified_lifts_nothing_by_itself():
     """It hears of ejections one by one, in whatever order; who tells knows when it is too much."""
     pool = a_pool(4)
     pool.is_leading = False

@@ -91,11 +91,11 @@ def test_primaries_and_backups_change_places():
 def test_a_lone_server_is_one_only_as_long_as_it_is():
     pool = pool_of("a")
     a = pool.servers[0]
-    assert a.is_lone
+    assert a.is_only_server
     pool.reconfigure(backend("a", "b"))
-    assert not a.is_lone
+    assert not a.is_only_server
     pool.reconfigure(backend("a"))
-    assert a.is_lone
+    assert a.is_only_server
 
 
 def test_what_the_operator_set_outlives_a_reload_that_is_not_about_it():
@@ -236,7 +236,7 @@ def test_with_the_same_rules_and_servers_a_detector_goes_on():
 
 
 @pytest.mark.parametrize("what", ["rules", "servers"])
-def test_with_others_it_starts_anew_and_ejections_still_end(what: str):
+def test_with_others_it_starts_again_and_ejections_still_end(what: str):
     pool = pool_of("a", "b", "c", outlier=OUTLIER)
     before = pool.outliers
     a = eject(pool, "a")

@@ -32,7 +32,7 @@ def configured(**more: Any) -> config.Server:
 # Which state it is in.
 
 
-def test_the_worst_state_that_holds_is_told():
+def test_the_worst_state_that_holds_is_reported():
     server, seen = one(), []
     for worse in (
         lambda: None,
@@ -377,7 +377,7 @@ def test_who_comes_up_by_a_snapshot_starts_with_a_clean_slate():
     assert (server.state, server.fails) == ("up", 0)
 
 
-def test_each_decision_is_told_once():
+def test_each_decision_is_reported_once():
     pool, told = make_pool({**SLOW, "max_fails": 1}, {}), []
     pool.on_change = lambda server: told.append((server.name, server.state))
     server = pool.servers[0]
@@ -399,7 +399,7 @@ def test_each_decision_is_told_once():
     assert told == [("a", "down"), ("a", "up"), ("a", "up"), ("a", "drain")]
 
 
-def test_the_pool_knows_already_when_a_decision_is_told():
+def test_the_pool_knows_already_when_a_decision_is_reported():
     pool, seen = make_pool({}, {}), []
     pool.on_change = lambda server: seen.append(names(pool.candidates((), 0.0)))
     pool.servers[0].set_admin("maint")

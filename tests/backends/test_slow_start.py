@@ -107,7 +107,7 @@ def test_the_first_request_finds_it_reduced_before_any_tick():
     assert server.weight == 1 / 16
 
 
-def test_down_in_the_middle_starts_it_anew():
+def test_down_in_the_middle_restarts_it():
     pool, server = one_back(weight=160)
     pool.tick(10.0)
     server.set_up(False, "")

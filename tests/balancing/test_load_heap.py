@@ -152,7 +152,7 @@ def test_it_is_kept_for_many(strategy_type: Any):
 
 
 @both
-def test_failures_and_retries_build_nothing_anew(strategy_type: Any):
+def test_failures_and_retries_rebuild_nothing(strategy_type: Any):
     strategy, pool = strategy_type(), many(smooth_wrr.FEW + 1, max_fails=1)
     first = kept_for(strategy, pool)
     assert kept_for(strategy, pool, tried=pool.servers[:1]) is first

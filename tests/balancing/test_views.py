@@ -53,7 +53,7 @@ def test_the_credits_say_whose_turn_it_is(
 
 
 @both
-def test_credits_are_told_of_any_servers(strategy_type: type[RoundRobin | LeastConn]) -> None:
+def test_credits_are_reported_for_any_servers(strategy_type: type[RoundRobin | LeastConn]) -> None:
     pool = many(3)
     strategy = strategy_type()
     strategy.pick(pool, FakeRequest(), 0.0, Random(1))

@@ -101,7 +101,7 @@ def test_a_right_turn_breaks_nothing() -> None:
         assert broken(heard(tokens(told), told=told), history(UNKNOWN), sent) == set()
 
 
-def test_a_step_that_begins_anew_is_not_a_repetition() -> None:
+def test_a_step_that_begins_again_is_not_a_repetition() -> None:
     turn = heard(TOKENS[:4], end=False)
     turn.add(Event("8-1", "rewind", json.dumps({"id": "7-2"})))
     for number, piece in enumerate(TOKENS[2:], 2):

@@ -81,11 +81,11 @@ def test_of_the_same_nothing_is_said():
         (backend(tls=True), "backends.agents.tls: default -> a table"),
     ],
 )
-def test_a_value_is_told_as_it_was_and_as_it_is(new: Config, said: str):
+def test_a_value_is_reported_as_it_was_and_as_it_is(new: Config, said: str):
     assert describe_changes(config(), new) == [said]
 
 
-def test_what_is_inside_a_table_is_told_alone():
+def test_what_is_inside_a_table_is_reported_alone():
     old = backend(health={"interval": "5s"}, pins={"size": 10})
     new = backend(health={"interval": "2s", "expect_status": "2xx"}, pins={"size": 20})
     assert describe_changes(old, new) == [
@@ -95,7 +95,7 @@ def test_what_is_inside_a_table_is_told_alone():
     ]
 
 
-def test_servers_are_told_by_name():
+def test_servers_are_reported_by_name():
     b, c = SERVERS[1], {"name": "c", "address": "10.0.0.3:80"}
     new = config(backends={"agents": {"servers": [c, {**b, "weight": 3, "address": "unix:/b"}]}})
     assert describe_changes(config(), new) == [
@@ -106,7 +106,7 @@ def test_servers_are_told_by_name():
     ]
 
 
-def test_frontends_and_backends_are_told_by_name_which_is_quoted_where_toml_does():
+def test_frontends_and_backends_are_reported_by_name_which_is_quoted_where_toml_does():
     servers = {"servers": SERVERS[:1]}
     old = config(backends={"agents": servers, "v1.old": servers})
     frontends = [{"name": "other", "bind": "127.0.0.1:81", "default_backend": "v1.new"}]
@@ -120,7 +120,7 @@ def test_frontends_and_backends_are_told_by_name_which_is_quoted_where_toml_does
 
 
 @pytest.mark.parametrize("where", ["servers", "backends"])
-def test_another_order_is_a_change_and_told(where: str):
+def test_another_order_is_a_change_and_reported(where: str):
     servers = {"servers": SERVERS}
     if where == "servers":
         old, new = config(), backend(servers=SERVERS[::-1])
@@ -157,7 +157,9 @@ def test_another_order_is_a_change_and_told(where: str):
         ),
     ],
 )
-def test_tables_without_names_are_told_by_their_places(old: Config, new: Config, said: list[str]):
+def test_tables_without_names_are_reported_by_their_places(
+    old: Config, new: Config, said: list[str]
+):
     assert describe_changes(old, new) == said
 
 
@@ -223,7 +225,7 @@ def test_what_is_decided_at_the_start_is_refused(section: str, new: Any, line: s
     )
 
 
-def test_all_that_is_refused_is_told_at_once():
+def test_all_that_is_refused_is_reported_at_once():
     new = config(process={"workers": 2, "state_file": "/s"}, admin={"enabled": False})
     with pytest.raises(ConfigError) as caught:
         refuse_fixed(config(), new)

@@ -93,7 +93,7 @@ def test_a_schema_tells_editors_of_all_forms() -> None:
           "default_backend": None}, ": give default_backend, or at least one route"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_what_is_allowed(given: dict[str, Any], problem: str) -> None:
+def test_a_mistake_is_reported_with_what_is_allowed(given: dict[str, Any], problem: str) -> None:
     assert problems(**given) == [problem]
 
 

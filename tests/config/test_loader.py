@@ -166,7 +166,7 @@ backup = "yes"
          '"200-399"'),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_told_what_is_allowed(table: str, problem: str) -> None:
+def test_a_wrong_value_is_reported_with_what_is_allowed(table: str, problem: str) -> None:
     assert problem_in(table) == problem
 
 
@@ -190,7 +190,7 @@ def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> No
     ("table", "problem"),
     [
         ("[bogus]", "bogus: unknown key; the keys here are "
-         "process, admin, log, timeouts, limits, frontends, backends"),
+         "process, admin, log, timeouts, limits, store, frontends, backends"),
         ("[timeout]", 'timeout: unknown key; did you mean "timeouts"?'),
         ("['back ends']", '"back ends": unknown key; did you mean "backends"?'),
         ("[log]\nmax_connections = 5", "log.max_connections: unknown key; "
@@ -204,13 +204,13 @@ def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> No
          "and must stand before the header of process"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_is_told_the_nearest_known_one_or_where_it_belongs(
+def test_an_unknown_key_is_reported_with_the_nearest_known_one_or_where_it_belongs(
     table: str, problem: str
 ) -> None:
     assert problem_in(table) == problem
 
 
-def test_a_key_of_a_sub_table_is_told_its_table() -> None:
+def test_a_key_of_a_sub_table_is_reported_with_its_table() -> None:
     (line,) = problems_of(GOOD.replace("servers", "interval = 5\nservers"))
     assert line == (
         "7: backends.agents.interval: unknown key here; it belongs into backends.agents.health"
@@ -245,7 +245,7 @@ def test_a_key_of_a_sub_table_is_told_its_table() -> None:
          ["1: frontends[0]: give default_backend, or at least one route"]),
     ],
 )  # fmt: skip
-def test_a_wrong_shape_is_told_how_to_write_it(text: str, problems: list[str]) -> None:
+def test_a_wrong_shape_is_reported_with_how_to_write_it(text: str, problems: list[str]) -> None:
     assert problems_of(text) == problems
 
 

@@ -138,7 +138,7 @@ def test_a_network_may_be_one_address() -> None:
     assert parse_network(parse_network("::/0")) == ip_network("::/0")
 
 
-def test_a_network_with_bits_after_its_prefix_is_told_which_was_meant() -> None:
+def test_a_network_with_bits_after_its_prefix_is_reported_with_the_one_meant() -> None:
     with pytest.raises(ValueError, match=r'bits after the prefix: write "10\.0\.0\.0/8"'):
         parse_network("10.0.0.1/8")
 

@@ -138,7 +138,7 @@ async def test_answers_do_not_tell_what_they_are_made_with() -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/servers", "/api/v1/events", "/metrics", "/missing"])
-async def test_without_the_token_nothing_is_told(path: str) -> None:
+async def test_without_the_token_nothing_is_reported(path: str) -> None:
     async with admin_listener(token=TOKEN) as client:
         response, text = await client.ask(path)
         assert response.status == 401
@@ -175,7 +175,7 @@ async def test_whatever_is_not_the_token_is_refused(
     assert TOKEN not in caplog.text
 
 
-async def test_wrong_tokens_wait_and_are_told_in_the_log_and_too_many_are_turned_away(
+async def test_wrong_tokens_wait_and_are_reported_in_the_log_and_too_many_are_turned_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(guard, "_MOST_WAITING", 0)
@@ -224,7 +224,7 @@ async def test_a_new_token_in_the_file_holds_at_once(
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-async def test_a_token_file_that_can_no_longer_be_used_is_told_once_and_the_token_stays(
+async def test_a_token_file_that_can_no_longer_be_used_is_reported_once_and_the_token_stays(
     tmp_path: Path, is_there: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "token"
@@ -247,7 +247,7 @@ async def test_a_token_file_that_can_no_longer_be_used_is_told_once_and_the_toke
     [(None, r"can't read .*token \(admin\.token_file\): No such file"), ("\n", "is empty")],
     ids=["missing", "empty"],
 )
-async def test_a_token_file_without_a_token_is_told(
+async def test_a_token_file_without_a_token_is_reported(
     tmp_path: Path, content: str | None, message: str
 ) -> None:
     file = tmp_path / "token"
@@ -263,7 +263,7 @@ async def test_a_token_file_without_a_token_is_told(
 @pytest.mark.parametrize(
     ("token", "problem"), [("short", "16"), ("with a space in it", "pattern"), ("", "16")]
 )
-def test_a_token_that_is_none_is_told(token: str, problem: str) -> None:
+def test_a_token_that_is_none_is_reported(token: str, problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Admin.model_validate({"token": token})
 
@@ -334,7 +334,7 @@ async def test_what_a_form_can_send_changes_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [(DRAIN, 405), ("/", 200), ("/healthz", 200)])
-async def test_a_preflight_is_told_nothing_of_origins(path: str, status: int) -> None:
+async def test_a_preflight_gets_nothing_about_origins(path: str, status: int) -> None:
     async with admin_listener() as client:
         response, _ = await client.ask(
             path, "OPTIONS", headers={"Access-Control-Request-Method": "PUT"}
@@ -371,7 +371,7 @@ async def test_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-async def test_a_certificate_that_is_none_is_told(tmp_path: Path, is_there: bool) -> None:
+async def test_a_certificate_that_is_none_is_reported(tmp_path: Path, is_there: bool) -> None:
     file = tmp_path / "admin.pem"
     if is_there:
         file.write_text("nonsense")

@@ -182,7 +182,7 @@ def _one_server(name: str) -> Backend:
     return Backend.model_validate({"servers": [{"name": name, "address": "127.0.0.1:1"}]})
 
 
-def test_a_server_that_came_anew_under_its_old_name_has_no_negative_rate(pool: Pool) -> None:
+def test_a_server_that_returned_under_its_old_name_has_no_negative_rate(pool: Pool) -> None:
     pools = {"agents": pool}
     history = History(pools)
     serve(pool, 0.01, count=100)

@@ -242,7 +242,9 @@ async def test_a_restart_is_noticed_and_lived_through(chromium: Any) -> None:
             await tab.shows("agent1", "after the restart")
 
 
-async def test_after_an_upgrade_that_counts_anew_what_ends_badly_is_shown(chromium: Any) -> None:
+async def test_after_an_upgrade_that_resets_counters_what_ends_badly_is_shown(
+    chromium: Any,
+) -> None:
     async with showing(chromium) as tab:
         for _ in range(3):
             tab.operator.abort("SD--", "GET /before HTTP/1.1")
@@ -257,7 +259,7 @@ async def test_after_an_upgrade_that_counts_anew_what_ends_badly_is_shown(chromi
             await aborts.get_by_text("GET /after").wait_for()
 
 
-async def test_a_stream_that_falls_silent_is_lost_and_opened_anew(
+async def test_a_stream_that_falls_silent_is_lost_and_reopened(
     chromium: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with showing(chromium) as tab:

@@ -362,7 +362,7 @@ async def test_what_changes_during_the_last_but_one_writing_is_not_lost(path: Pa
     assert StateFile(path).load()["agents"]["a"].state == "maint"
 
 
-async def test_a_disk_that_takes_nothing_is_told_once_and_tried_again(
+async def test_a_disk_that_takes_nothing_is_reported_once_and_tried_again(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pools = agents()

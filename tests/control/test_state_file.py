@@ -102,7 +102,7 @@ def test_a_broken_one_is_put_aside_with_one_warning(
         raise ValueError(record.getMessage())
 
 
-def test_a_directory_that_is_missing_is_told_at_the_start(
+def test_a_directory_that_is_missing_is_reported_at_the_start(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert StateFile(path.parent / "missing" / "lb.state").load() == {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hermes_lb import LoadBalancer
-    from tests.support.http_peer import Client, Peer
+    from tests.support.http_peer import AtOrigin, Client
+    from tests.support.origin import Origin
     from tests.support.stage import Stage
 
 GET = b"GET /chat?key=secret HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -42,103 +43,84 @@ class Ctl:
         return await self.ask("put", f"{AGENT1}/state", body, shape=shape)
 
 
+@dataclass
+class Site:
+    """A balancer before two servers, and a client of its admin listener."""
+
+    stage: Stage
+    lb: LoadBalancer
+    first: Origin
+    second: Origin
+    ctl: Ctl
+
+    async def streaming(self, origin: Origin) -> tuple[Client, AtOrigin]:
+        """A client with an event stream in progress."""
+        client = await self.stage.client(self.lb)
+        await client.send(GET)
+        at_origin = await origin.accept()
+        await at_origin.read_request()
+        await at_origin.send(HEAD)
+        await client.read_head()
+        return client, at_origin
+
+
 @pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@asynccontextmanager
-async def two_servers(stage: Stage) -> AsyncIterator[tuple[LoadBalancer, Any, Any]]:
+async def site(stage: Stage) -> AsyncIterator[Site]:
     first, second = await stage.origin(), await stage.origin()
     lb = await stage.balancer(first, second, admin={"bind": "127.0.0.1:0"})
-    yield lb, first, second
+    async with aiohttp.ClientSession() as http:
+        yield Site(stage, lb, first, second, Ctl(lb.admin_url or "", http))
 
 
-async def streaming(stage: Stage, lb: LoadBalancer, origin: Any) -> tuple[Client, Peer]:
-    """A client with an event stream in progress."""
-    client = await stage.client(lb)
-    await client.send(GET)
-    at_origin = await origin.accept()
-    await at_origin.read_request()
-    await at_origin.send(HEAD)
-    await client.read_head()
-    return client, at_origin
+async def test_a_drained_server_gets_no_new_requests_and_its_stream_goes_on(site: Site) -> None:
+    client, at_first = await site.streaming(site.first)
+    answer = await site.ctl.set("drain")
+    assert (answer["state"], answer["in_flight"]) == ("drain", 1)
+    assert answer["drain"]["at_start"] == 1
+    for _ in range(3):
+        await site.streaming(site.second)
+    await at_first.send(b"data: 1\n\n")
+    await client.read_until(b"data: 1\n\n")
 
 
-async def test_a_drained_server_gets_no_new_requests_and_its_stream_goes_on(
-    stage: Stage, http: aiohttp.ClientSession
-) -> None:
-    async with two_servers(stage) as (lb, first, second):
-        ctl = Ctl(lb.admin_url or "", http)
-        client, at_first = await streaming(stage, lb, first)
-        answer = await ctl.set("drain")
-        assert (answer["state"], answer["in_flight"]) == ("drain", 1)
-        assert answer["drain"]["at_start"] == 1
-        for _ in range(3):
-            await streaming(stage, lb, second)
-        await at_first.send(b"data: 1\n\n")
-        await client.read_until(b"data: 1\n\n")
+async def test_sessions_say_what_runs_without_its_secrets(site: Site) -> None:
+    await site.streaming(site.first)
+    answer = await site.ctl.ask("get", "sessions")
+    (row,) = answer["sessions"]
+    assert (row["backend"], row["server"], row["phase"]) == ("agents", "agent1", "D")
+    assert (row["kind"], row["method"], row["target"]) == ("stream", "GET", "/chat")
 
 
-async def test_sessions_say_what_runs_without_its_secrets(
-    stage: Stage, http: aiohttp.ClientSession
-) -> None:
-    async with two_servers(stage) as (lb, first, _):
-        ctl = Ctl(lb.admin_url or "", http)
-        await streaming(stage, lb, first)
-        answer = await ctl.ask("get", "sessions")
-        (row,) = answer["sessions"]
-        assert (row["backend"], row["server"], row["phase"]) == ("agents", "agent1", "D")
-        assert (row["kind"], row["method"], row["target"]) == ("stream", "GET", "/chat")
+async def test_ended_sessions_are_cut_and_reported_as_killed(site: Site) -> None:
+    client, _at_first = await site.streaming(site.first)
+    shape = "servers/{backend}/{server}/sessions"
+    assert await site.ctl.ask("delete", f"{AGENT1}/sessions", shape=shape) == {"ended": 1}
+    await client.read_to_end()
+    await eventually(lambda: site.lb.recent.last == 1)
+    (abort,) = await site.ctl.ask("get", "recent")
+    assert abort["termination"].startswith("K")
+    assert "operator" in abort["means"]
 
 
-async def test_ended_sessions_are_cut_and_told_as_killed(
-    stage: Stage, http: aiohttp.ClientSession
-) -> None:
-    async with two_servers(stage) as (lb, first, _):
-        ctl = Ctl(lb.admin_url or "", http)
-        client, _at_first = await streaming(stage, lb, first)
-        shape = "servers/{backend}/{server}/sessions"
-        assert await ctl.ask("delete", f"{AGENT1}/sessions", shape=shape) == {"ended": 1}
-        await client.read_to_end()
-        await eventually(lambda: lb.recent.last == 1)
-        (abort,) = await ctl.ask("get", "recent")
-        assert abort["termination"].startswith("K")
-        assert "operator" in abort["means"]
+async def test_what_runs_on_a_server_that_is_gone_can_be_ended(site: Site) -> None:
+    client, _at_first = await site.streaming(site.first)
+    backend = site.lb.config.backends["agents"]
+    one = backend.model_copy(update={"servers": backend.servers[1:]})
+    await site.lb.reconfigure(site.lb.config.model_copy(update={"backends": {"agents": one}}))
+    shape = "servers/{backend}/{server}/sessions"
+    assert await site.ctl.ask("delete", f"{AGENT1}/sessions", shape=shape) == {"ended": 1}
+    await client.read_to_end()
 
 
-async def test_what_runs_on_a_server_that_is_gone_can_be_ended(
-    stage: Stage, http: aiohttp.ClientSession
-) -> None:
-    async with two_servers(stage) as (lb, first, _):
-        ctl = Ctl(lb.admin_url or "", http)
-        client, _at_first = await streaming(stage, lb, first)
-        backend = lb.config.backends["agents"]
-        one = backend.model_copy(update={"servers": backend.servers[1:]})
-        await lb.reconfigure(lb.config.model_copy(update={"backends": {"agents": one}}))
-        shape = "servers/{backend}/{server}/sessions"
-        assert await ctl.ask("delete", f"{AGENT1}/sessions", shape=shape) == {"ended": 1}
-        await client.read_to_end()
+async def test_status_and_live_numbers_of_a_running_balancer(site: Site) -> None:
+    await site.streaming(site.first)
+    status = await site.ctl.ask("get", "status")
+    assert status["processes"][0]["connections"] == 1
+    assert status["frontends"][0]["connections"] == 1
+    assert [b["in_flight"] for b in await site.ctl.ask("get", "backends")] == [1]
 
 
-async def test_status_and_live_numbers_of_a_running_balancer(
-    stage: Stage, http: aiohttp.ClientSession
-) -> None:
-    async with two_servers(stage) as (lb, first, _):
-        ctl = Ctl(lb.admin_url or "", http)
-        await streaming(stage, lb, first)
-        status = await ctl.ask("get", "status")
-        assert status["processes"][0]["connections"] == 1
-        assert status["frontends"][0]["connections"] == 1
-        assert [b["in_flight"] for b in await ctl.ask("get", "backends")] == [1]
-
-
-async def test_an_embedded_balancer_says_why_it_can_not_upgrade_or_reload(
-    stage: Stage, http: aiohttp.ClientSession
-) -> None:
-    async with two_servers(stage) as (lb, _, _):
-        ctl = Ctl(lb.admin_url or "", http)
-        for path in ("reload", "upgrade"):
-            answer = await ctl.ask("post", path)
-            assert answer["error"]["status"] == 409
+async def test_an_embedded_balancer_says_why_it_can_not_upgrade_or_reload(site: Site) -> None:
+    for path in ("reload", "upgrade"):
+        answer = await site.ctl.ask("post", path)
+        assert answer["error"]["status"] == 409

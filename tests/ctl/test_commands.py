@@ -247,7 +247,7 @@ async def test_with_json_an_upgrade_prints_the_status_at_its_end(
     assert [process["pid"] for process in answer["processes"]] == [4712]
 
 
-async def test_an_upgrade_that_does_not_come_about_is_told(
+async def test_an_upgrade_that_does_not_come_about_is_reported(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hermes_lb.ctl.upgrade._PATIENCE", 0.0)
@@ -269,7 +269,7 @@ async def test_an_upgrade_that_is_refused_is_not_waited_for(client: Client) -> N
         (["drain"], "agents/agent1 is drain, weight 3"),
     ],
 )
-async def test_a_process_that_has_not_answered_is_told(
+async def test_a_process_that_has_not_answered_is_reported(
     client: Client, command: list[str], said: str
 ) -> None:
     client.operator.settles = False
@@ -317,7 +317,7 @@ async def test_at_the_deadline_what_is_left_may_be_cut_and_maintenance_follow(
     assert server.in_flight == 0
 
 
-async def test_a_drain_that_somebody_else_ends_is_told(client: Client, tasks: Tasks) -> None:
+async def test_a_drain_that_somebody_else_ends_is_reported(client: Client, tasks: Tasks) -> None:
     server = client.operator.server("agent1")
     server.in_flight = 2
     waiting = tasks.spawn(ctl("drain", "agent1", "--wait", url=client.url), name="drain")
@@ -407,7 +407,7 @@ async def test_a_token_is_taken_from_where_people_put_it(place: str) -> None:
     ("words", "said"),
     [((), "a token is needed; give it by --token"), (("--token", "x" * 20), "not its token")],
 )
-async def test_a_missing_or_wrong_token_is_told(words: tuple[str, ...], said: str) -> None:
+async def test_a_missing_or_wrong_token_is_reported(words: tuple[str, ...], said: str) -> None:
     async with admin_listener(token=TOKEN) as client:
         result = await ctl("servers", *words, url=client.url)
         assert result.exit_code == 1
@@ -501,7 +501,7 @@ async def test_somebody_else_there(answer: bytes, command: str) -> None:
         "within what takes long",
     ],
 )
-async def test_a_balancer_that_hangs_is_told(
+async def test_a_balancer_that_hangs_is_reported(
     begun: bytes, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -562,7 +562,7 @@ async def test_a_live_stream_in_which_nothing_comes_is_not_asked_for_again() -> 
 
 
 @pytest.mark.parametrize("words", ["servers", "servers --json", "drain agent1", "top"])
-async def test_an_output_that_takes_nothing_is_told(client: Client, words: str) -> None:
+async def test_an_output_that_takes_nothing_is_reported(client: Client, words: str) -> None:
     command = [sys.executable, "-m", "hermes_lb", "ctl", "--url", client.url, *words.split()]
     ended = await asyncio.to_thread(run_into_a_full_disk, command)
     assert ended.stderr == b"hermes-lb: the output can't be written: No space left on device\n"
@@ -615,13 +615,13 @@ async def test_a_wrong_command_line_is_a_2_and_changes_nothing(
 @pytest.mark.parametrize(
     "url", ["localhost:9900", "ftp://x", "http://", "http://x:99999", "http://x/y"]
 )
-async def test_a_wrong_address_is_told(url: str) -> None:
+async def test_a_wrong_address_is_reported(url: str) -> None:
     result = await ctl("status", url=url)
     assert result.exit_code == 1
     assert "URL" in result.stderr or "port" in result.stderr
 
 
-async def test_a_configuration_without_an_admin_listener_is_told(
+async def test_a_configuration_without_an_admin_listener_is_reported(
     client: Client, tmp_path: Path
 ) -> None:
     file = configuration(tmp_path, client)

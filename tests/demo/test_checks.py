@@ -8,6 +8,7 @@ import pytest
 
 from hermes_lb.demo import checks
 from hermes_lb.demo.client import Turn
+from hermes_lb.demo.reader import Read
 
 
 def a_turn(question: str, *tokens: str, tools: tuple[str, ...] = ()) -> Turn:
@@ -57,9 +58,9 @@ def test_tokens_that_were_held_back() -> None:
 
 def test_a_sentence_goes_on_only_if_words_came_behind_the_kill() -> None:
     turn = a_turn("?", "a", "b", "c")
-    assert checks.went_on(turn, told=1, words=3).held
-    assert not checks.went_on(turn, told=3, words=4).held, "cut there"
-    assert not checks.went_on(turn, told=1, words=2).held, "a word too many"
+    assert checks.went_on(turn, before=1, words=3).held
+    assert not checks.went_on(turn, before=3, words=4).held, "cut there"
+    assert not checks.went_on(turn, before=1, words=2).held, "a word too many"
 
 
 def test_who_went_on_with_it() -> None:
@@ -76,3 +77,12 @@ def test_who_served() -> None:
     assert not checks.another_worker("a", "a").held
     assert not checks.another_worker("a", None).held
     assert not checks.same_worker("SERVERID=a", "a", "b").held
+
+
+def test_a_story_from_two_balancers_is_whole_and_told_once() -> None:
+    story = ["a", "b", "c"]
+    assert checks.continued_elsewhere(Read(["a", "b", "c"], 1, story)).held
+    for words, lost_after in (("abb", 2), ("ac", 1), ("abc", 0), ("abc", 3), ("abcc", 2)):
+        assert not checks.continued_elsewhere(Read(list(words), lost_after, story)).held
+    assert checks.was_asked_once(Read(told=1)).held
+    assert not checks.was_asked_once(Read(told=2)).held

@@ -12,14 +12,17 @@ import secrets
 import sys
 import time
 from collections import Counter, deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
 from random import Random
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from hermes_lb.errors import InvalidResponse, RequestRefused
 from hermes_lb.http import RequestHead, request, response, rules
 from hermes_lb.http.fields import REQUEST_FIELDS, RESPONSE_FIELDS, HeaderPlans, _Connections
+from hermes_lb.http.varying_lines import VaryingLines
 from tests.http.messages import first_head
 from tests.support.heads import (
     answer,
@@ -88,6 +91,19 @@ _OF_RESPONSES = [
     b"Expires: 0", b'ETag: "x"', b"Last-Modified: x", b"Content-Type: text/event-stream",
     b"Server: s", b"X-Request-Id: req_1", b"Connection: date", b"Connection: set-cookie, etag",
 ]  # fmt: skip
+# Of lines whose values vary from head to head.
+_VARYING = [
+    b"X-Serial", b"x-serial", b"X-Own", b"X-Request-ID", b"x-request-id", b"traceparent", b"Date",
+    b"Traceparent", b"tracestate", b"Authorization", b"ETag", b"X_Serial", b"X-%s-%b", b"Cookie",
+    b"Set-Cookie", b"Connection", b"Content-Length", b"Host", b"Via", b"X-Forwarded-For", b"X:Y",
+    b"Idempotency-Key", b"Content-Type", b"Cache-Control", b"Upgrade", b"Max-Forwards", b"TE",
+]  # fmt: skip
+_ODD_VALUES = [
+    b"", b" ", b"a b", b" a", b"a ", b"a\t", b"\xe9", b"\x7f", b"\0", b"a\nb", b"a\rb", b"%b",
+    b"%s%%", b"5", b"x", b"close", b"upgrade", b"X-Serial", b"a: b", b"a" * 128, b"a" * 129,
+    b"a" * 2000, b"00-" + b"0" * 32 + b"-" + b"b" * 16 + b"-01", b"y\r\nX-Serial: z",
+    b"y\r\n folded",
+]  # fmt: skip
 _ODD_BYTES = [bytes([byte]) for byte in b"\r\n \t\0:;,05+-_x\x0b\x7f\x85\xff"]
 _ODD_BYTES += [b"\r\n", b"\r\n\r\n", b"\n\n", b"\r\n ", b"\r\nContent-Length: 5", b"\r\nHost: b"]
 
@@ -108,11 +124,14 @@ class Heads:
             if of_requests and number % 8:
                 own = [b"Host: a", *(line for line in own if not line.lower().startswith(b"host"))]
             self._senders.append(own)
+        self._shapes = [self._shape() for _ in range(16)]
         self._before: deque[tuple[bytes, list[bytes], bytes]] = deque(maxlen=32)
 
     def __iter__(self) -> Iterator[bytes]:
         rng = self._rng
         while True:
+            if rng.random() < 0.015:
+                yield from self._varied()
             if self._before and rng.random() < 0.6:
                 first, lines, length = rng.choice(self._before)
                 if rng.random() < 0.5:
@@ -129,6 +148,37 @@ class Heads:
             if rng.random() < 0.07:
                 data = first_head(self._damaged(data))
             yield data
+
+    def _shape(self) -> list[bytes]:
+        """Lines of a sender; those that end in ": " get another value in each head."""
+        rng = self._rng
+        names = rng.sample(_VARYING[:6], 2) + rng.sample(_VARYING, 1)
+        lines = list(rng.choice(self._senders))
+        for name in rng.sample(names, rng.choice((1, 1, 1, 2, 2, 3))):
+            lines.insert(rng.randint(0, len(lines)), name + b": ")
+        return lines
+
+    def _varied(self) -> Iterator[bytes]:
+        """Heads of one sender, one after the other."""
+        rng = self._rng
+        shape, first, length = rng.choice(self._shapes), self._first_line(), self._length()
+        for _ in range(rng.randint(10, 70)):
+            lines = [
+                line + self._value(line.lower()) if line.endswith(b": ") else line for line in shape
+            ]
+            if rng.random() < 0.15:
+                self._change(lines)
+            if rng.random() < 0.1:
+                first = self._first_line()
+            head = [first, *self._with_length(lines, length)]
+            yield first_head(b"\r\n".join(head))
+
+    def _value(self, name: bytes) -> bytes:
+        rng = self._rng
+        if rng.random() < 0.08:
+            return rng.choice(_ODD_VALUES)
+        digits = b"%032x" % rng.getrandbits(128)
+        return b"00-%b-%b-01" % (digits, digits[:16]) if name == b"traceparent: " else digits
 
     def _first_line(self) -> bytes:
         rng = self._rng
@@ -221,22 +271,29 @@ def _outcome(parse: Callable[[bytes], Any], data: bytes) -> dict[str, object]:
 
 @dataclass
 class Tally:
-    """What a run has seen. `known`: heads that llhttp did not have to read."""
+    """What a run has seen.
+
+    `known`: heads that llhttp did not have to read; `varied`: of these, the ones that are known but
+    for the values of a few lines.
+    """
 
     heads: int = 0
     accepted: int = 0
     known: int = 0
+    varied: int = 0
     found: list[tuple[bytes, dict[str, object], dict[str, object]]] = field(default_factory=list)
 
 
 def compare(seed: int, heads: int, *, of_requests: bool) -> Tally:
     """Read `heads` of them both ways; stops at the tenth that differs."""
     sides, tally = Sides(of_requests=of_requests), Tally()
-    with counted_heads() as read:
+    with counted_heads() as read, _counted_finds() as varied:
         for data in islice(Heads(seed, of_requests=of_requests), heads):
             read.clear()
+            varied.clear()
             remembering = sides.with_memory(data)
             tally.known += not read
+            tally.varied += bool(varied) and not read
             forgetful = sides.without_memory(data)
             tally.heads += 1
             tally.accepted += "refused" not in forgetful
@@ -245,6 +302,22 @@ def compare(seed: int, heads: int, *, of_requests: bool) -> Tally:
                 if len(tally.found) == 10:
                     break
     return tally
+
+
+@contextmanager
+def _counted_finds() -> Iterator[list[object]]:
+    """The results for heads of which some lines vary."""
+    found: list[object] = []
+    find = VaryingLines.find
+
+    def count(self: VaryingLines[Any], block: bytes) -> Any:
+        hit = find(self, block)
+        if hit is not None:
+            found.append(hit)
+        return hit
+
+    with patch.object(VaryingLines, "find", count):
+        yield found
 
 
 _PART = 50_000  # heads of one parser; then another one begins
@@ -267,6 +340,7 @@ def main(arguments: list[str]) -> int:
         side = "requests" if of_requests else "responses"
         sums.update({side: tally.heads, f"{side} accepted": tally.accepted})
         sums[f"{side} not read by llhttp"] += tally.known
+        sums[f"{side} with varying lines"] += tally.varied
         figures = ", ".join(f"{name} {figure:,}" for name, figure in sums.items())
         print(f"{time.monotonic() - began:6.0f} s  {figures}", flush=True)
         for data, remembering, forgetful in tally.found:

@@ -104,14 +104,14 @@ def test_a_response_and_what_is_asked_behind_it(
 
 
 @pytest.mark.parametrize(("ending", "is_whole"), [(FIN, True), (RESET, False)])
-def test_how_the_origin_ends_is_told(arena: Arena, ending: str, is_whole: bool) -> None:
+def test_how_the_origin_ends_is_reported(arena: Arena, ending: str, is_whole: bool) -> None:
     outcome = arena.response(request(), [response() + b"hello"], ending)
     assert outcome.ending == ending
     assert outcome.is_kept == is_whole
     assert outcome.received.endswith(MARKER_RESPONSE) == is_whole
 
 
-def test_a_reset_of_the_client_is_told(arena: Arena) -> None:
+def test_a_reset_of_the_client_is_reported(arena: Arena) -> None:
     chunks = response(b"Transfer-Encoding: chunked") + b"5\r\nhello\r\n"
     outcome = arena.response(request(line=b"GET / HTTP/1.0"), [chunks], FIN)
     assert (outcome.closed, outcome.is_kept) == (RESET, False)

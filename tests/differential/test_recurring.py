@@ -17,4 +17,5 @@ def test_memory_changes_no_meaning(seed: int, of_requests: bool) -> None:
     assert tally.found == []
     # Or it has shown nothing.
     assert tally.known > tally.heads / 20
+    assert tally.varied > tally.heads / 100
     assert tally.heads / 4 < tally.accepted < tally.heads

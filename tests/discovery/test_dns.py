@@ -152,14 +152,14 @@ async def resolving(*servers: dict[str, Any], **more: Any) -> AsyncIterator[Name
 FIXED = {"name": "fixed", "address": "10.0.0.9:8000"}
 
 
-async def test_at_the_start_the_servers_are_there_and_nobody_is_told() -> None:
+async def test_at_the_start_the_servers_are_there_without_a_notification() -> None:
     addresses = {"pods.internal": ["10.0.0.2", "10.0.0.1"]}
     async with resolving(FIXED, POD, found=addresses) as found:
         assert found.now() == ["fixed", "pod-10.0.0.1", "pod-10.0.0.2"]
         assert found.changes.empty()
 
 
-async def test_a_new_address_is_told_at_once_and_a_gone_one_later() -> None:
+async def test_a_new_address_is_reported_at_once_and_a_gone_one_later() -> None:
     async with resolving(POD, found={"pods.internal": ["10.0.0.1"]}) as found:
         found.addresses["pods.internal"] = ["10.0.0.2"]
         assert await found.changed() == ("backend0", ["pod-10.0.0.1", "pod-10.0.0.2"])

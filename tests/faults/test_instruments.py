@@ -199,7 +199,7 @@ def test_who_listens_is_known() -> None:
         assert state_of(process.pid) == ""
 
 
-async def test_a_tunnel_says_back_what_it_is_told(tmp_path: Path) -> None:
+async def test_a_tunnel_echoes(tmp_path: Path) -> None:
     async with Arena(tmp_path, Report()) as arena:
         worker = await arena.worker("agent1")
         async with await Caller.connect(worker.address) as caller:

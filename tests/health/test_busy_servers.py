@@ -174,8 +174,8 @@ async def test_a_server_at_a_unix_socket_is_busy_as_long_as_something_comes(
     unix_agent.checks = False
     await is_in_state(lb, "degraded")
     (upstream,) = (u for u in lb._context.live.upstreams if u.sink is not None)
-    looked_at = upstream._seen
-    await eventually(lambda: upstream._seen != looked_at)  # another check has timed out
+    looked_at = upstream._last_progress
+    await eventually(lambda: upstream._last_progress != looked_at)  # another check has timed out
     assert server_of(lb).state == "degraded"
     unix_agent.speaks = False
     await is_in_state(lb, "down")

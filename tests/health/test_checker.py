@@ -139,7 +139,7 @@ async def test_a_bad_answer_takes_it_down(behaviour: Behaviour, because: str) ->
 @pytest.mark.parametrize(
     "garbage", [b"SSH-2.0-OpenSSH_9\r\n", b"\x00\xff\r\n\r\n" * 9], ids=["ssh", "binary"]
 )
-async def test_garbage_takes_it_down_and_is_told_in_one_printable_line(garbage: bytes) -> None:
+async def test_garbage_takes_it_down_and_is_reported_in_one_printable_line(garbage: bytes) -> None:
     server, _ = await first_verdict(says(garbage))
     assert not server.is_up
     assert server.last_check.startswith("no valid HTTP response")

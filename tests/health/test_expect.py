@@ -71,7 +71,7 @@ def test_one_of_several_fields_of_the_name_is_enough() -> None:
     assert expected.fault(200, lambda _: ["no", "yes"], b"") is None
 
 
-def test_all_of_them_must_hold_and_the_status_is_told_first() -> None:
+def test_all_of_them_must_hold_and_the_status_is_reported_first() -> None:
     health = {"expect_status": "2xx", "expect_header": "X-Ready", "expect_body": "ok"}
     assert fault(b"ok", "X-Ready: 1", 204, **health) is None
     assert fault(b"", None, 500, **health) == "500, expected 2xx"

@@ -77,7 +77,7 @@ class Message:
     target: bytes = b""
     status: int = 0
     reason: bytes = b""
-    minor_version: int = 1
+    version: int = 1
 
     @property
     def end_to_end(self) -> list[tuple[bytes, bytes]]:
@@ -191,7 +191,7 @@ def requests(draw: st.DrawFn) -> Message:
         nominated=nominated,
         method=method,
         target=target,
-        minor_version=minor,
+        version=minor,
     )
 
 
@@ -222,7 +222,7 @@ def responses(draw: st.DrawFn) -> Message:
         method=method,
         status=status,
         reason=reason,
-        minor_version=minor,
+        version=minor,
     )
 
 

@@ -222,7 +222,7 @@ def _check_request(message: Message, fields: list[tuple[bytes, bytes]]) -> None:
     host = next(field.value for field in message.fields if field.name == b"Host")
     assert ours[b"host"] == [host]
     assert ours[b"cookie"] == message.cookies
-    is_relayed = message.expects_continue and message.minor_version == 1
+    is_relayed = message.expects_continue and message.version == 1
     assert ours[b"expect"] == ([b"100-continue"] if is_relayed else [])
     assert ours[b"connection"] == ours[b"upgrade"] == []
     assert ours[b"x-forwarded-for"] == ours[b"x-real-ip"] == [b"192.0.2.1"]

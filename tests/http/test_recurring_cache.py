@@ -62,14 +62,14 @@ def test_an_old_key_keeps_its_value() -> None:
     assert cache.recent[b"a"] == 7
 
 
-def test_look_ups_in_vain_become_rare_until_one_has_a_hit() -> None:
+def test_look_ups_become_rare_after_misses_until_one_has_a_hit() -> None:
     cache = _cache()
     _offer(cache, b"a")
     cache.recent.clear()
     cache._old[b"a"] = 1
     for _ in range(PATIENCE + 1):
         assert cache.find(b"b") is None
-    assert cache.in_vain > PATIENCE
+    assert cache.misses > PATIENCE
     assert sum(not cache.is_skipped() for _ in range(80)) == 10
     assert cache.find(b"a") == 1
-    assert cache.in_vain == 0
+    assert cache.misses == 0

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.errors import InvalidResponse
 from hermes_lb.http import CHUNKED, UNTIL_CLOSE, ResponseParser
+from hermes_lb.http.version import HTTP10, HTTP11
 from tests.http.messages import first_head, mutated, responses
 from tests.support.examples import examples
 from tests.support.heads import (
@@ -128,7 +129,7 @@ def _ok(name: str, data: bytes, **expected: object):
 _SOCKET = (b"Connection: Upgrade", b"Upgrade: WebSocket")
 
 VALID = [
-    _ok("plain", response(), status=200, reason=b"OK", minor_version=1, length=UNTIL_CLOSE,
+    _ok("plain", response(), status=200, reason=b"OK", version=HTTP11, length=UNTIL_CLOSE,
         keep_alive=True, upgrade=b"", has_set_cookie=False),
     _ok("length", response(b"Content-Length: 5"), length=5),
     _ok("length-0", response(b"CONTENT-length:\t0"), length=0),
@@ -146,13 +147,13 @@ VALID = [
     _ok("no-reason", _line(b"HTTP/1.1 200 "), status=200, reason=b""),
     _ok("no-reason-no-space", _line(b"HTTP/1.1 200"), status=200, reason=b""),
     _ok("odd-reason", _line(b"HTTP/1.1 404 Not  found\t\xff"), reason=b"Not  found\t\xff"),
-    _ok("http10", _line(b"HTTP/1.0 200 OK"), minor_version=0, keep_alive=False),
+    _ok("http10", _line(b"HTTP/1.0 200 OK"), version=HTTP10, keep_alive=False),
     _ok("http10-keep-alive", response(b"Connection: Keep-Alive", line=b"HTTP/1.0 200 OK"),
         keep_alive=True),
-    _ok("row15-http12", _line(b"HTTP/1.2 200 OK"), minor_version=1, keep_alive=True),
+    _ok("row15-http12", _line(b"HTTP/1.2 200 OK"), version=HTTP11, keep_alive=True),
     *(
         _ok(f"row26-one-empty-line-before-{line!r}", b"\r\n" + response(b"A: b", line=line),
-            status=200, minor_version=minor, forwarded=b"A: b\r\n")
+            status=200, version=minor, forwarded=b"A: b\r\n")
         for line, minor in (
             (b"HTTP/1.1 200 OK", 1), (b"HTTP/1.0 200 OK", 0), (b"HTTP/1.2 200 OK", 1),
         )

@@ -331,8 +331,8 @@ def test_an_event_in_pieces_is_searched_and_copied_once(
         searched += len(data) - start
         return end_of_last_event(data, start)
 
-    end_of_last_event = sse._end_of_last_event
-    monkeypatch.setattr(sse, "_end_of_last_event", search)
+    end_of_last_event = sse.end_of_last_event
+    monkeypatch.setattr(sse, "end_of_last_event", search)
     body = stream(UNTIL_CLOSE)
     event = line * (MOST_IN_EVENT // len(line) // 4)
     body.feed(event[:1])

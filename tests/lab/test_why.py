@@ -154,7 +154,7 @@ def test_looking_changes_nothing(strategy: str, scenario: str, servers: int) -> 
     assert any(why.lines for why in whys)
 
 
-def test_the_turn_among_many_is_told() -> None:
+def test_the_turn_among_many_is_reported() -> None:
     run = make("leastconn", SCENARIOS["turns"], 60)
     whys = explain_all(run)
     run.play()

@@ -323,7 +323,7 @@ async def test_a_limit_that_a_reload_takes_away_or_brings_holds_from_then_on(sta
         assert (await client.ask()).status == status
 
 
-async def test_too_many_requests_are_told_when_to_come_again(stage: Stage) -> None:
+async def test_too_many_requests_get_a_time_to_retry(stage: Stage) -> None:
     lb, client, origin = await stage.served(limits={"request_rate": 0.1, "request_burst": 2})
     for _ in range(2):
         assert (await client.ask()).status == 200

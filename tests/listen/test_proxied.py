@@ -123,7 +123,7 @@ async def test_it_has_a_deadline(stage: Stage) -> None:
     assert (line.termination, line.reason) == ("cR", "the PROXY header took too long")
 
 
-async def test_who_leaves_within_it_is_told_of(stage: Stage) -> None:
+async def test_a_client_that_leaves_within_it_is_reported(stage: Stage) -> None:
     lb = await proxied(stage)
     client = await stage.client(lb)
     await client.send(V1[:20])

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MUTANTS = load()
 AREAS = {
     "affinity", "back-pressure", "checks", "closing", "drain", "framing", "hop-by-hop", "leases",
-    "limits", "passive", "phases", "queue", "retries", "reuse", "routes", "sessions", "streams",
+    "limits", "passive", "phases", "queue", "retries", "reuse", "routes", "session-keys",
+    "sessions", "streams",
 }  # fmt: skip
 
 

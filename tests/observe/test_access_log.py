@@ -93,7 +93,7 @@ async def test_close_leaves_nothing_behind(tmp_path: Path) -> None:
     assert repr(log) == f"<AccessLog {tmp_path / 'log'} closed, 0 dropped>"
 
 
-async def test_a_file_that_was_moved_away_is_begun_anew_at_once(tmp_path: Path) -> None:
+async def test_a_file_that_was_moved_away_is_begun_again_at_once(tmp_path: Path) -> None:
     path = tmp_path / "log"
     async with logging_to(path, flush_every=3600) as log:
         path.rename(tmp_path / "log.1")
@@ -104,7 +104,7 @@ async def test_a_file_that_was_moved_away_is_begun_anew_at_once(tmp_path: Path) 
     assert (tmp_path / "log.1").read_text() == ""
 
 
-async def test_if_it_cannot_be_opened_anew_that_is_said_and_the_old_one_goes_on(
+async def test_if_it_cannot_be_reopened_that_is_reported_and_the_old_one_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "logs"

@@ -50,7 +50,9 @@ async def test_a_request_that_waited_for_a_server_says_how_long(stage: Stage) ->
 
 
 @pytest.mark.parametrize("leaves", [True, False])
-async def test_a_wait_in_vain_counts_where_there_was_no_server(stage: Stage, leaves: bool) -> None:
+async def test_an_unsuccessful_wait_counts_where_there_was_no_server(
+    stage: Stage, leaves: bool
+) -> None:
     origin = await stage.origin()
     timeouts = {"queue": 60 if leaves else 0.05}
     lb = await stage.balancer(origin, server=ONE_AT_A_TIME, timeouts=timeouts)

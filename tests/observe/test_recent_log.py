@@ -54,7 +54,7 @@ def test_one_that_is_handed_on_gets_a_number_of_its_new_place() -> None:
     assert here.since()[0]["number"] == 1
 
 
-def test_whoever_wants_to_know_is_told_of_each() -> None:
+def test_a_listener_is_notified_of_each() -> None:
     told: list[Abort] = []
     recent = Recent(on_add=told.append)
     recent.add(abort(status=7))

@@ -91,7 +91,7 @@ def test_if_the_new_file_cannot_be_opened_the_old_one_goes_on(tmp_path: Path) ->
         ("syslog:", "write .syslog:/dev/log."),
     ],
 )
-def test_a_target_that_cannot_be_opened_is_told_clearly(
+def test_a_target_that_cannot_be_opened_is_reported_clearly(
     target: str, why: str, tmp_path: Path
 ) -> None:
     target = target.format(tmp=tmp_path)
@@ -232,7 +232,7 @@ def test_lines_of_two_processes_never_mix(kind: str, tmp_path: Path) -> None:
         assert [len(line) for line in lines if line[0] == mark] == expected
 
 
-def test_a_file_is_opened_anew_when_asked_to(tmp_path: Path) -> None:
+def test_a_file_is_reopened_when_asked_to(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with opened(str(path)) as sink:
         sink.write(["a"])

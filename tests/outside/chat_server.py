@@ -17,12 +17,16 @@ WORDS = ("one ", "two ", "three")
 
 
 class ChatServer:
-    """Says `WORDS`. In a stream, each one only when the test lets it."""
+    """Says `WORDS`. In a stream, each one only when the test lets it.
+
+    `remarks`: a comment before each word. `breaks`: the connection is lost instead of a word.
+    """
 
     def __init__(self) -> None:
         self.port = 0
         self.requests: list[tuple[Mapping[str, str], Any]] = []  # headers, body
         self.refusals: list[tuple[int, dict[str, str]]] = []  # the next answers: status, headers
+        self.remarks = self.breaks = False
         self.client_left = asyncio.Event()
         self._may_say = asyncio.Semaphore(0)
 
@@ -57,6 +61,12 @@ class ChatServer:
             for word in WORDS:
                 async with asyncio.timeout(PATIENCE):
                     await self._may_say.acquire()
+                if self.breaks:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return response
+                if self.remarks:
+                    await response.write(b": thinking\n\n")
                 await response.write(_event({"content": word}))
             await response.write(_event({}, finish="stop") + b"data: [DONE]\n\n")
         except (asyncio.CancelledError, ConnectionError):

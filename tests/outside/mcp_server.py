@@ -7,11 +7,10 @@ import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
-from tests.support.programs import listen
+from tests.outside.asgi import serving_asgi
 from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -96,20 +95,6 @@ class ToolServer:
 
 @asynccontextmanager
 async def serving_tools(tools: ToolServer) -> AsyncIterator[int]:
-    """Serve with streamable HTTP and sessions, at /mcp -> the port.
-
-    In a thread of its own: what these libraries leave in their event loop ends with it.
-    """
-    app = tools.watched(tools.build().streamable_http_app())
-    config = uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    with listen() as sock:
-        port: int = sock.getsockname()[1]
-        thread = threading.Thread(target=server.run, args=([sock],), name="mcp", daemon=True)
-        thread.start()
-        try:
-            yield port
-        finally:
-            server.should_exit = True
-            await asyncio.to_thread(thread.join, PATIENCE)
-            assert not thread.is_alive()
+    """Serve with streamable HTTP and sessions, at /mcp -> the port."""
+    async with serving_asgi(tools.watched(tools.build().streamable_http_app())) as port:
+        yield port

@@ -7,14 +7,13 @@ Up to 2025-11-25 a client opens a session, which the server names in `Mcp-Sessio
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import documented
 from tests.support.http_peer import Message, request
 from tests.support.needs import needs_package
 from tests.support.waiting import PATIENCE, eventually
@@ -151,7 +150,7 @@ async def test_without_sessions(lb: LoadBalancer, tools: ToolServer) -> None:
     }
 
 
-async def test_changes_are_told_to_a_client_that_listens(
+async def test_changes_are_reported_to_a_client_that_listens(
     lb: LoadBalancer, tools: ToolServer
 ) -> None:
     async with (
@@ -227,9 +226,7 @@ async def test_a_call_that_is_given_up_is_cancelled_at_the_server(
 
 def example(**ports: int) -> dict[str, Any]:
     """The configuration of the page, with these servers; `ports` by backend."""
-    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-    _, _, section = page.partition("### MCP\n")
-    config = tomllib.loads(section.partition("```toml\n")[2].partition("```")[0])
+    config = documented.example("operations.md", "### MCP\n")
     config["frontends"][0]["bind"] = "127.0.0.1:0"
     assert config["backends"].keys() == ports.keys()
     del config["backends"]["sessions"]["health"]  # at the end these servers stop first

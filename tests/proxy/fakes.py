@@ -107,7 +107,7 @@ class FakeClient(Downstream):
     def takes_chunks(self) -> bool:
         return not self.is_http2
 
-    def body_for(self, length: int) -> Body:
+    def body_for(self, head: ResponseHead, length: int) -> Body:
         return make_body(length, to_http11=not self.is_http2)
 
     def send_informational(self, head: ResponseHead) -> int:
@@ -209,7 +209,7 @@ class FakeServerSide(ServerSide):
 class FakePool(ConnectionPool):
     """Dials wait until the scene lets them."""
 
-    tells_client = False
+    sends_client_address = False
 
     def __init__(self, server: Server, scene: Scene) -> None:
         self._server = server

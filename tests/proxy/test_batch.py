@@ -110,6 +110,38 @@ def test_the_stages_have_an_order(loop: Notes) -> None:
     assert seen == ["request", "response", "write", "record"]
 
 
+@TYPED
+def test_what_a_stage_adds_is_for_the_stages_after_it(loop: Notes) -> None:
+    peer = Notes("peer")
+
+    class Answering(Notes):
+        def process(self, data: bytes) -> None:
+            turn.send(peer, data)  # type: ignore[arg-type]
+            turn.exchange_ended(object(), 1.0, "--")  # type: ignore[arg-type]
+
+    turn = IoBatch(loop, lambda *_: peer.happened.append("recorded"))  # type: ignore[arg-type]
+    turn.request_came(Answering(), b"bytes")  # type: ignore[arg-type]
+    end(loop)
+    assert peer.happened == [b"bytes", "recorded"]
+    assert loop.asked == []
+
+
+@TYPED
+def test_what_comes_too_late_for_its_stage_is_for_the_next_iteration(loop: Notes) -> None:
+    peer = Notes("peer")
+
+    class Failing(Notes):
+        def write(self, data: bytes) -> None:
+            turn.response_came(peer, b"refused")  # type: ignore[arg-type]
+
+    turn = IoBatch(loop, record_exchange)  # type: ignore[arg-type]
+    turn.send(Failing(), b"bytes")  # type: ignore[arg-type]
+    end(loop)
+    assert peer.happened == []
+    end(loop)
+    assert peer.happened == [("process", b"refused")]
+
+
 def test_a_connection_keeps_the_order_of_its_bytes(turn: IoBatch, loop: Notes) -> None:
     peer = Notes()
     turn.send(peer, b"head")  # type: ignore[arg-type]

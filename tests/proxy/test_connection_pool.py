@@ -112,6 +112,8 @@ def test_one_that_was_made_in_another_way_serves_nobody_any_more(home: ServerCon
     assert home.idle == 0
 
 
-def test_one_that_was_told_whose_it_is_is_not_kept(home: ServerConnections) -> None:
+def test_a_connection_that_begins_with_its_clients_address_is_not_kept(
+    home: ServerConnections,
+) -> None:
     home.reconfigure(keep=2, idle_timeout=60.0, dialer=dialer(proxy_protocol="v1"))
     assert given_back(home, 1.0).is_closed

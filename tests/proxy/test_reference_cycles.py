@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hermes_lb import LoadBalancer
+    from tests.support.http_peer import AtOrigin, Client
     from tests.support.stage import Stage
 
 
@@ -77,7 +78,35 @@ async def a_websocket(stage: Stage) -> LoadBalancer:
     return lb
 
 
-CASES = [an_upload, a_refused_upload, an_early_answer, a_resumed_stream, a_websocket]
+async def a_response_that_is_read(stage: Stage) -> tuple[LoadBalancer, Client, AtOrigin]:
+    """For its session key; a part of it has come."""
+    rule = {"on": "json:/id", "learn": True, "response": "json:/id"}
+    lb, client, at_origin = await stage.asked(backend={"stick": [rule]})
+    await at_origin.send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    await client.read_until(b"{")
+    return lb, client, at_origin
+
+
+async def one_that_its_server_cuts(stage: Stage) -> LoadBalancer:
+    lb, client, at_origin = await a_response_that_is_read(stage)
+    at_origin.close()
+    assert await client.read_until_cut() == b""
+    return lb
+
+
+async def one_that_its_client_leaves(stage: Stage) -> LoadBalancer:
+    lb, client, at_origin = await a_response_that_is_read(stage)
+    client.close()
+    assert await at_origin.read_until_cut() == b""
+    return lb
+
+
+CASES = [
+    an_upload, a_refused_upload, an_early_answer, a_resumed_stream, a_websocket,
+    one_that_its_server_cuts, one_that_its_client_leaves,
+]  # fmt: skip
 
 
 @on_both_loops

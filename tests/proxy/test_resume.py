@@ -161,7 +161,7 @@ async def test_one_stream_survives_many_deaths(stage: Stage) -> None:
     assert (await stage.log_line(talk.lb)).reason == "resumes=10"
 
 
-async def test_a_handover_is_followed_at_once_and_not_told(stage: Stage) -> None:
+async def test_a_handover_is_followed_at_once_and_not_reported(stage: Stage) -> None:
     talk = await Talk.begin(stage)
     await talk.first.send(chunk(event(2)) + chunk(HANDOVER) + LAST)
     second, asked = await talk.taken_up()

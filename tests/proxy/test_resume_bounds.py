@@ -151,7 +151,7 @@ async def test_early_hints_of_the_next_server_are_not_for_a_client_that_has_its_
     await talk.finish(second)
 
 
-async def test_early_hints_are_counted_anew_for_each_attempt(stage: Stage) -> None:
+async def test_early_hints_are_counted_from_zero_for_each_attempt(stage: Stage) -> None:
     talk = await Talk.begin(stage, 4)
     talk.first.close()
     second, _ = await talk.taken_up(1)

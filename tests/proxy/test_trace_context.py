@@ -47,7 +47,7 @@ async def test_a_request_without_a_trace_gets_one(
     assert request.get("tracestate") is None
 
 
-async def test_it_may_be_told_not_to_make_any(stage: Stage, tmp_path: Path) -> None:
+async def test_it_can_be_configured_not_to_make_any(stage: Stage, tmp_path: Path) -> None:
     request, _ = await forwarded(stage, tmp_path, traceparent="pass")
     assert request.get("traceparent") is None
 

@@ -87,9 +87,9 @@ def outcome(parser: RequestParser | ResponseParser, data: bytes) -> dict[str, ob
 
 def attributes(head: Any) -> Sequence[str]:
     """The names of the public attributes of a head, or of its `rare`."""
-    cls: Any = type(head)
-    names = cls.__mypyc_attrs__ if IS_COMPILED else cls.__slots__
-    return [name for name in names if not name.startswith("_")]
+    kind = "__mypyc_attrs__" if IS_COMPILED else "__slots__"
+    names = [name for cls in type(head).__mro__ for name in getattr(cls, kind, ())]
+    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
 
 
 _PLAIN = (int, bytes, str, list, tuple, type(None))

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import shutil
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+_OUTSIDE = Path(__file__).parents[2] / ".venv-outside"
 
 
 def needs_program(name: str) -> str:
@@ -27,6 +30,14 @@ def needs_program(name: str) -> str:
             allow_module_level=True,
         )
     return path
+
+
+def needs_outside(environment: str, program: str) -> str:
+    """The path of a Python program with an environment of its own, `tests/outside/*.txt`."""
+    path = _OUTSIDE / environment / "bin" / program
+    if not path.exists():
+        pytest.skip(f"{environment} is not installed: make outside", allow_module_level=True)
+    return str(path)
 
 
 def needs_package(name: str, *modules: str) -> ModuleType:

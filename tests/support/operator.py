@@ -11,7 +11,7 @@ import aiohttp
 from hermes_lb.backends import FrontendCounters, Pool
 from hermes_lb.config import Admin, Backend
 from hermes_lb.control.admin import AdminServer
-from hermes_lb.control.operator import Session, find_server
+from hermes_lb.control.operator import NotPossible, Session, find_server
 from hermes_lb.observe.observed import Observed, ProcessView
 from hermes_lb.observe.recent import Recent, abort
 from tests.observe.records import a_head, a_record
@@ -44,10 +44,16 @@ class FakeOperator:
         self.upgrade_error: Exception | None = None
         self.untold: dict[str, int] = {}  # in flight by server, not published yet
         self.settles = True
+        self.store_url = ""
         self.meanwhile: Callable[[], object] = lambda: None  # called by `settle`
 
     def server(self, name: str) -> Server:
         return next(s for pool in self.pools.values() for s in pool.servers if s.name == name)
+
+    def turn_store_url(self) -> str:
+        if not self.store_url:
+            raise NotPossible("no route has turns")
+        return self.store_url
 
     def now(self) -> float:
         return time.monotonic() if self.time is None else self.time

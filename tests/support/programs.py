@@ -9,10 +9,11 @@ import sys
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import web
+from aiohttp import ClientError, ClientSession, web
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
 
 class Ran(NamedTuple):
@@ -70,6 +71,38 @@ async def server_process(module: str, *arguments: str) -> AsyncIterator[ServerPr
 
 
 @asynccontextmanager
+async def program(
+    *command: str, log: Path, folder: Path | None = None, environment: Mapping[str, str]
+) -> AsyncIterator[None]:
+    """Run a server that opens its own port, until the end of the block; `log` gets its output."""
+    with log.open("wb") as output:
+        process = await _start(
+            *command, stdout=output.fileno(), folder=folder, environment=environment
+        )
+        try:
+            yield
+        finally:
+            await _end(process)
+
+
+async def is_ready(session: ClientSession, url: str) -> bool:
+    """True once a server answers there with 200."""
+    try:
+        async with session.get(url) as response:
+            return response.status == 200
+    except ClientError:
+        return False
+
+
+def free_port() -> int:
+    """For a server that takes no socket: free now, and probably when it listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
 async def serving(app: web.Application, bound: socket.socket | None = None) -> AsyncIterator[int]:
     """Serve an application in this loop -> its port. Handlers are cancelled when a client leaves.
 
@@ -87,7 +120,11 @@ async def serving(app: web.Application, bound: socket.socket | None = None) -> A
 
 
 async def _start(
-    *command: str, stdout: int | None = None, inherited: int | None = None
+    *command: str,
+    stdout: int | None = None,
+    inherited: int | None = None,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> asyncio.subprocess.Process:
     # setpriv becomes the program: it ends with us, even if we are killed.
     with_parent = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
@@ -98,6 +135,8 @@ async def _start(
         stdout=stdout,
         stderr=asyncio.subprocess.STDOUT if stdout is not None else None,
         pass_fds=[] if inherited is None else [inherited],
+        cwd=folder,
+        env=environment,
     )
 
 

@@ -33,7 +33,6 @@ from tests.support.waiting import eventually, turns
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from hermes_lb.backends import Pool, Server
     from tests.support.http_peer import Message
@@ -49,7 +48,7 @@ class Stage:
         self.tasks = Tasks()
         self.problems: list[str] = []
         self.unlogged = 0  # requests that shall not be in the access log
-        self._folder = folder
+        self.folder = folder
         self._origins: list[Origin] = []
         self._clients: list[Client] = []
         self._sockets: list[socket.socket] = []
@@ -65,12 +64,7 @@ class Stage:
             logging.getLogger(name).addHandler(self._noise)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         try:
             await self._end()
         finally:
@@ -187,7 +181,7 @@ class Stage:
         )
 
     async def start(self, config: dict[str, Any]) -> LoadBalancer:
-        path = self._folder / f"access-{len(self._balancers)}.log"
+        path = self.folder / f"access-{len(self._balancers)}.log"
         defaults = {"admin": {"enabled": False}, "log": {"access": str(path)}}
         # Tests wait for lines of the log; it need not be a quarter of a second each time.
         with patch("hermes_lb.plane.AccessLog", partial(AccessLog, flush_every=0.01)):

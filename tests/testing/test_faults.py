@@ -16,16 +16,31 @@ from tests.support.aiohttp_client import Client, read_all
 from tests.support.waiting import turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from hermes_lb.testing import WatchedBalancer
     from hermes_lb.testing.messages import Handler
     from tests.support.aiohttp_client import Balanced, Servers
+
+    Start = Callable[..., Awaitable[tuple[WatchedBalancer, list[Server]]]]
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     async with Client() as running:
         yield running
+
+
+@pytest.fixture
+def start(balanced_servers: Servers, load_balancer: Balanced) -> Start:
+    """`start(count, handler=..., **backend)` -> a balancer, and the servers behind it."""
+
+    async def make(count: int, **options: Any) -> tuple[WatchedBalancer, list[Server]]:
+        of_servers = {name: options.pop(name) for name in {"handler", "app"} & options.keys()}
+        behind = await balanced_servers(count, **of_servers)
+        return await load_balancer(*behind, **options), behind
+
+    return make
 
 
 def waiting(may_end: asyncio.Event) -> Handler:
@@ -64,11 +79,8 @@ def is_listening(server: Server) -> bool:
         return client.connect_ex((host, int(port))) == 0
 
 
-async def test_servers_answer_with_their_names(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
-    one, two = await balanced_servers(2)
-    lb = await load_balancer(one, two, balance="round_robin")
+async def test_servers_answer_with_their_names(start: Start, client: Client) -> None:
+    lb, _ = await start(2, balance="round_robin")
     assert [await client.get(lb.url) for _ in range(3)] == [
         (200, "one"),
         (200, "two"),
@@ -81,10 +93,9 @@ async def test_servers_answer_with_their_names(
 
 
 async def test_a_refused_connection_is_tried_at_another_server(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
+    start: Start, client: Client
 ) -> None:
-    one, two = await balanced_servers(2)
-    lb = await load_balancer(one, two, retries=1)
+    lb, [one, _] = await start(2, retries=1)
     one.fault = faults.Refuse()
     assert await client.get(lb.url) == (200, "two")
     record = await lb.record()
@@ -93,10 +104,9 @@ async def test_a_refused_connection_is_tried_at_another_server(
 
 
 async def test_refusal_ends_idle_connections_and_its_end_lets_new_ones_in(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
+    start: Start, client: Client
 ) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, retries=0)
+    lb, [one] = await start(1, retries=0)
     assert await client.get(lb.url) == (200, "one")
     address = one.address
     one.fault = faults.Refuse()
@@ -110,12 +120,11 @@ async def test_refusal_ends_idle_connections_and_its_end_lets_new_ones_in(
 
 @pytest.mark.parametrize("is_application", [False, True])
 async def test_refusal_lets_what_runs_end_and_serves_nothing_behind_it(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client, is_application: bool
+    start: Start, client: Client, is_application: bool
 ) -> None:
     may_end = asyncio.Event()
     made = {"app": waiting_app(may_end)} if is_application else {"handler": waiting(may_end)}
-    [one] = await balanced_servers(1, **made)
-    lb = await load_balancer(one, retries=0)
+    lb, [one] = await start(1, **made, retries=0)
     running = client.start_get(lb.url)
     await one.asked()
     one.fault = faults.Refuse()
@@ -129,11 +138,10 @@ async def test_refusal_lets_what_runs_end_and_serves_nothing_behind_it(
 
 
 async def test_who_waits_for_the_connection_of_a_server_that_refuses_is_not_served(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
+    start: Start, client: Client
 ) -> None:
     may_end = asyncio.Event()
-    [one] = await balanced_servers(1, handler=waiting(may_end))
-    lb = await load_balancer(one, retries=0, server={"max_connections": 1})
+    lb, [one] = await start(1, handler=waiting(may_end), retries=0, server={"max_connections": 1})
     running = client.start_get(lb.url)
     await one.asked()
     queued = client.start_get(lb.url)
@@ -182,25 +190,19 @@ async def test_a_request_that_came_with_the_refusal_is_not_served(
         writer.close()
 
 
-async def test_a_reset_in_the_head_is_a_bad_gateway(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, retries=0)
+async def test_a_reset_in_the_head_is_a_bad_gateway(start: Start, client: Client) -> None:
+    lb, [one] = await start(1, retries=0)
     one.fault = faults.ResetAfter(10)
     assert (await client.get(lb.url))[0] == 502
     record = await lb.record()
     assert (record.server, record.status, record.termination) == ("one", 502, "SH")
 
 
-async def test_a_reset_in_the_body_cuts_the_client(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
+async def test_a_reset_in_the_body_cuts_the_client(start: Start, client: Client) -> None:
     async def long(request: Request) -> Answer:
         return Answer(body=b"x" * 1000)
 
-    [one] = await balanced_servers(1, handler=long)
-    lb = await load_balancer(one)
+    lb, [one] = await start(1, handler=long)
     one.fault = faults.ResetAfter(500)
     with pytest.raises(aiohttp.ClientPayloadError):
         await client.get(lb.url)
@@ -210,20 +212,18 @@ async def test_a_reset_in_the_body_cuts_the_client(
 
 @pytest.mark.parametrize("size", [0, 10])
 async def test_an_end_before_or_in_the_head_is_a_bad_gateway(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client, size: int
+    start: Start, client: Client, size: int
 ) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, retries=0)
+    lb, [one] = await start(1, retries=0)
     one.fault = faults.CloseAfter(size)
     assert (await client.get(lb.url))[0] == 502
     assert (await lb.record()).termination == "SH"
 
 
 async def test_a_stalled_request_is_in_flight_until_it_is_let_go(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
+    start: Start, client: Client
 ) -> None:
-    one, two = await balanced_servers(2)
-    lb = await load_balancer(one, two)
+    lb, [one, two] = await start(2)
     one.fault = faults.Stall()
     stalled = client.start_get(lb.url)
     await one.asked()
@@ -236,19 +236,14 @@ async def test_a_stalled_request_is_in_flight_until_it_is_let_go(
     assert lb.in_flight == {"one": 0, "two": 0}
 
 
-async def test_a_stalled_server_runs_into_the_timeout(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, timeouts={"server": "50ms"}, retries=0)
+async def test_a_stalled_server_runs_into_the_timeout(start: Start, client: Client) -> None:
+    lb, [one] = await start(1, timeouts={"server": "50ms"}, retries=0)
     one.fault = faults.Stall()
     assert (await client.get(lb.url))[0] == 504
     assert (await lb.record()).termination == "sH"
 
 
-async def test_a_stream_that_has_begun_stalls_too_and_goes_on(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
+async def test_a_stream_that_has_begun_stalls_too_and_goes_on(start: Start, client: Client) -> None:
     may_end, has_ended = asyncio.Event(), asyncio.Event()
 
     async def stream(request: Request) -> Answer:
@@ -260,8 +255,7 @@ async def test_a_stream_that_has_begun_stalls_too_and_goes_on(
 
         return Answer(body=tokens())
 
-    [one] = await balanced_servers(1, handler=stream)
-    lb = await load_balancer(one)
+    lb, [one] = await start(1, handler=stream)
     async with client.session.get(lb.url) as response:
         assert await response.content.readexactly(5) == b"first"
         one.fault = faults.Stall()
@@ -277,11 +271,8 @@ async def test_a_stream_that_has_begun_stalls_too_and_goes_on(
     assert (await lb.record()).termination == "--"
 
 
-async def test_a_stall_can_come_after_some_bytes(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, timeouts={"server": "50ms"})
+async def test_a_stall_can_come_after_some_bytes(start: Start, client: Client) -> None:
+    lb, [one] = await start(1, timeouts={"server": "50ms"})
     one.fault = faults.Stall(after=len(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\no"))
     async with client.session.get(lb.url) as response:
         assert await response.content.readexactly(1) == b"o"
@@ -316,21 +307,17 @@ async def test_slow_tokens_pause_before_each_piece(balanced_servers: Servers) ->
 
 @pytest.mark.parametrize("by", [1, 500])
 async def test_a_length_that_is_too_great_cuts_the_client(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client, by: int
+    start: Start, client: Client, by: int
 ) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one)
+    lb, [one] = await start(1)
     one.fault = faults.WrongLength(by)
     with pytest.raises(aiohttp.ClientPayloadError):
         await client.get(lb.url)
     assert (await lb.record()).termination == "SD"
 
 
-async def test_a_length_that_is_too_small_loses_the_rest(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one)
+async def test_a_length_that_is_too_small_loses_the_rest(start: Start, client: Client) -> None:
+    lb, [one] = await start(1)
     one.fault = faults.WrongLength(by=-1)
     assert await client.get(lb.url) == (200, "on")
     one.fault = None
@@ -338,36 +325,31 @@ async def test_a_length_that_is_too_small_loses_the_rest(
 
 
 async def test_a_plain_body_that_looks_like_a_last_chunk_has_the_wrong_length_too(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
+    start: Start, client: Client
 ) -> None:
     async def last_chunk(request: Request) -> Answer:
         return Answer(body="0\r\n\r\n")
 
-    [one] = await balanced_servers(1, handler=last_chunk)
-    lb = await load_balancer(one)
+    lb, [one] = await start(1, handler=last_chunk)
     one.fault = faults.WrongLength(by=-1)
     assert await client.get(lb.url) == (200, "0\r\n\r")
 
 
 async def test_a_stream_of_the_wrong_length_lacks_its_last_chunk(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
+    start: Start, client: Client
 ) -> None:
     async def stream(request: Request) -> Answer:
         return events("a")
 
-    [one] = await balanced_servers(1, handler=stream)
-    lb = await load_balancer(one)
+    lb, [one] = await start(1, handler=stream)
     one.fault = faults.WrongLength()
     with pytest.raises(aiohttp.ClientPayloadError):
         await client.get(lb.url)
     assert (await lb.record()).termination == "SD"
 
 
-async def test_garbage_is_a_bad_gateway(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, retries=0)
+async def test_garbage_is_a_bad_gateway(start: Start, client: Client) -> None:
+    lb, [one] = await start(1, retries=0)
     one.fault = faults.Garbage()
     assert (await client.get(lb.url))[0] == 502
     record = await lb.record()
@@ -375,11 +357,8 @@ async def test_garbage_is_a_bad_gateway(
     assert record.reason
 
 
-async def test_a_rate_of_failures_is_the_same_for_one_seed(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, retries=0)
+async def test_a_rate_of_failures_is_the_same_for_one_seed(start: Start, client: Client) -> None:
+    lb, [one] = await start(1, retries=0)
 
     async def run(seed: int) -> list[int]:
         one.fault = faults.Fail(500, rate=0.5, seed=seed)
@@ -393,10 +372,9 @@ async def test_a_rate_of_failures_is_the_same_for_one_seed(
 
 
 async def test_a_server_that_flaps_refuses_and_serves_by_turns(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
+    start: Start, client: Client
 ) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one, retries=0)
+    lb, [one] = await start(1, retries=0)
     one.fault = faults.Flap(up=0.02, down=0.02)
     seen: list[int] = []
     while seen[-1:] != [200] or 503 not in seen:
@@ -448,12 +426,9 @@ async def test_what_is_no_fault_is_refused_and_changes_nothing(
     assert (await client.get(one.url))[0] == 500
 
 
-async def test_a_fault_may_be_set_from_another_thread(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
+async def test_a_fault_may_be_set_from_another_thread(start: Start, client: Client) -> None:
     """Where a synchronous test runs, for one. It holds as soon as it is set."""
-    one, two = await balanced_servers(2)
-    lb = await load_balancer(one, two, balance="round_robin")
+    lb, [one, two] = await start(2, balance="round_robin")
     await asyncio.to_thread(setattr, one, "fault", faults.Refuse())
     assert await client.get(lb.url) == (200, "two")
     await asyncio.to_thread(setattr, two, "fault", faults.Stall())
@@ -481,24 +456,18 @@ def test_a_fault_may_be_set_while_the_loop_stands_still(
         assert "refuses" in repr(one)
 
 
-async def test_a_fault_of_your_own(
-    balanced_servers: Servers, load_balancer: Balanced, client: Client
-) -> None:
+async def test_a_fault_of_your_own(start: Start, client: Client) -> None:
     class Teapot(faults.Fault):
         def replaces(self, request: Request, server: object) -> Answer:
             return Answer(418, {}, request.target)
 
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one)
+    lb, [one] = await start(1)
     one.fault = Teapot()
     assert await client.get(f"{lb.url}/pot") == (418, "/pot")
 
 
-async def test_the_client_that_leaves_is_noted(
-    balanced_servers: Servers, load_balancer: Balanced
-) -> None:
-    [one] = await balanced_servers(1)
-    lb = await load_balancer(one)
+async def test_the_client_that_leaves_is_noted(start: Start) -> None:
+    lb, [one] = await start(1)
     one.fault = faults.Stall()
     reader, writer = await asyncio.open_connection(*lb.url.removeprefix("http://").split(":"))
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

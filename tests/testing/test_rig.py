@@ -106,14 +106,14 @@ async def test_a_websocket_gets_an_echo(
     assert (record.status, record.termination) == (101, "--")
 
 
-async def test_servers_are_named_in_turn_or_as_told(balanced_servers: Servers) -> None:
+async def test_servers_are_named_in_turn_or_as_configured(balanced_servers: Servers) -> None:
     names = [server.name for server in await balanced_servers(11)]
     assert names[:2] + names[9:] == ["one", "two", "ten", "server11"]
     assert [server.name for server in await balanced_servers(names=["a", "b"])] == ["a", "b"]
     assert [server.name for server in await balanced_servers()] == ["server14"]
 
 
-async def test_what_a_wait_in_vain_says(
+async def test_what_a_wait_that_times_out_says(
     balanced_servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [one] = await balanced_servers(1)
@@ -124,7 +124,7 @@ async def test_what_a_wait_in_vain_says(
         await collected.eventually(lambda: False, "pigs fly")
 
 
-async def test_a_condition_in_vain_is_shown_as_it_is_written(
+async def test_a_condition_that_stays_false_is_shown_as_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def pigs_fly() -> bool:

@@ -124,7 +124,7 @@ def test_who_shares_a_name_with_another_site_keeps_its_own_certificate(
         assert names(certificates, name) == ["a.test", "b.test"]
 
 
-def test_the_first_of_two_for_the_same_names_is_shown_and_the_other_is_told_of(
+def test_the_first_of_two_for_the_same_names_is_shown_and_the_other_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """nginx: `conflicting server name "a.test" on 0.0.0.0:443, ignored`."""
@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_used_is_named(
     assert problem(path) == words.format(path)
 
 
-def test_a_key_of_another_certificate_is_told(tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_is_reported(tmp_path: Path) -> None:
     path = site(tmp_path, "a.test")
     other = site(tmp_path, "b.test")
     assert problem(path, key=other) == (
@@ -233,7 +233,7 @@ def test_one_that_has_expired_is_used_and_warned_of(
     assert "clients will refuse it" in caplog.text
 
 
-def test_of_a_set_that_is_not_taken_no_dates_are_told(
+def test_of_a_set_that_is_not_taken_no_dates_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expired_site(tmp_path, "a.pem")

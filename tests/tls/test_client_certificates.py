@@ -46,7 +46,7 @@ async def asking_for_certificates(
     return await stage.balancer(origin, frontend=frontend), origin
 
 
-async def test_servers_are_told_who_a_certified_client_is(
+async def test_servers_receive_the_name_of_a_certified_client(
     stage: Stage, tmp_path: Path, certificate: str
 ) -> None:
     lb, origin = await asking_for_certificates(stage, tmp_path, certificate)

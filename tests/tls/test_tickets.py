@@ -54,7 +54,7 @@ def test_processes_with_one_secret_have_the_same_keys_on_each_day(calendar: Cale
     assert len(seen) == 3
 
 
-def test_what_is_told_of_a_secret_is_of_today(calendar: Calendar) -> None:
+def test_what_is_logged_of_a_secret_is_of_today(calendar: Calendar) -> None:
     secret = TicketSecret.new()
     before = secret.state
     calendar.day += 1

@@ -55,7 +55,7 @@ async def test_new_files_are_shown_to_those_who_come_after_them(
     assert (await before.ask()).status == 200
 
 
-async def test_new_certificates_are_told_once(
+async def test_new_certificates_are_reported_once(
     stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lb = await serving(stage, site(tmp_path, "a.test"), reload_interval=0)
@@ -80,7 +80,7 @@ async def test_a_file_that_cannot_be_used_leaves_the_old_ones(stage: Stage, tmp_
     assert (await client.ask()).status == 200
 
 
-async def test_files_that_cannot_be_used_are_told_once_for_each_change(
+async def test_files_that_cannot_be_used_are_reported_once_for_each_change(
     stage: Stage, tmp_path: Path
 ) -> None:
     path = site(tmp_path, "a.test")

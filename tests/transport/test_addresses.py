@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from hermes_lb.transport.addresses import plain_address, plain_network, told_address
+from hermes_lb.transport.addresses import forwarded_address, plain_address, plain_network
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_others_get_addresses_that_mean_something_to_them(address: str, plain: s
     ],
 )
 def test_an_address_is_read_in_whichever_way_a_proxy_writes_it(entry: str, address: str) -> None:
-    assert told_address(entry) == address
+    assert forwarded_address(entry) == address
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_an_address_is_read_in_whichever_way_a_proxy_writes_it(entry: str, addre
 )  # fmt: skip
 def test_what_is_no_address_is_not_read_as_one(entry: str) -> None:
     with pytest.raises(ValueError, match="does not appear to be"):
-        told_address(entry)
+        forwarded_address(entry)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.workers.processes import Worker, let_go
+from tests.workers.processes import Site, Worker, let_go
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -38,3 +39,8 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield session
+
+
+@pytest.fixture
+def site(tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession) -> Site:
+    return Site(tmp_path, workers, client)

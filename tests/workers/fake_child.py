@@ -24,6 +24,7 @@ class FakeChild:
         self.is_alone: bool | None = None
         self.listens: dict[Any, Any] = {}
         self.exit_status: int | None = None
+        self.incarnation = ""
         self.started_at = asyncio.get_running_loop().time()
         self.channel = self
         self.is_closed = self.is_amid_message = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from aiohttp import web
 
 from hermes_lb.testing import PATIENCE
@@ -15,7 +16,10 @@ from tests.support.waiting import turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    import aiohttp
 
 
 class Worker:
@@ -58,23 +62,6 @@ def let_go(workers: list[Worker]) -> None:
         worker.go_on.set()
 
 
-def write(folder: Path, workers: list[Worker], **settings: Any) -> Path:
-    """A configuration with two workers; `settings`: `process`, `backend`, `server` as TOML."""
-    servers = "".join(
-        f'[[backends.agents.servers]]\nname = "agent{n}"\naddress = "127.0.0.1:{worker.port}"\n'
-        f"{settings.get('server', '')}\n"
-        for n, worker in enumerate(workers, 1)
-    )
-    file = folder / "lb.toml"
-    file.write_text(
-        f"[process]\nworkers = 2\nmax_connections = 400\n{settings.get('process', '')}\n"
-        '[admin]\nbind = "127.0.0.1:0"\n[log]\naccess = "off"\n'
-        '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
-        f"[backends.agents]\n{settings.get('backend', '')}\n{servers}"
-    )
-    return file
-
-
 @asynccontextmanager
 async def serving(file: Path, before: str = "") -> AsyncIterator[tuple[Running, str]]:
     """A started balancer, and the URL of its admin API."""
@@ -83,15 +70,78 @@ async def serving(file: Path, before: str = "") -> AsyncIterator[tuple[Running, 
         yield running, (await running.says(r"admin on (http://\S+)"))[1] + "/api/v1"
 
 
-async def servers(client: aiohttp.ClientSession, api: str) -> dict[str, dict[str, Any]]:
-    async with client.get(f"{api}/servers") as response:
-        return {server["name"]: server for server in await response.json()}
+@dataclass
+class Site:
+    """What a balancer is in front of, its folder, and a client. `url`: of its frontend."""
+
+    folder: Path
+    workers: list[Worker]
+    client: aiohttp.ClientSession
+
+    def write(
+        self, workers: list[Worker] | None = None, *, count: int = 2, **settings: Any
+    ) -> Path:
+        """A configuration with these workers as servers, for `count` processes.
+
+        `settings`: `process`, `backend`, `server` as TOML.
+        """
+        servers = "".join(
+            f'[[backends.agents.servers]]\nname = "agent{n}"\naddress = "127.0.0.1:{worker.port}"\n'
+            f"{settings.get('server', '')}\n"
+            for n, worker in enumerate(self.workers if workers is None else workers, 1)
+        )
+        file = self.folder / "lb.toml"
+        file.write_text(
+            f"[process]\nworkers = {count}\nmax_connections = 400\n{settings.get('process', '')}\n"
+            '[admin]\nbind = "127.0.0.1:0"\n[log]\naccess = "off"\n'
+            '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+            f"[backends.agents]\n{settings.get('backend', '')}\n{servers}"
+        )
+        return file
+
+    def serving(
+        self, before: str = "", **settings: Any
+    ) -> AbstractAsyncContextManager[tuple[Running, str]]:
+        """Write the configuration, and start the balancer."""
+        return serving(self.write(**settings), before)
+
+    async def get(self, url: str) -> str:
+        async with self.client.get(url) as response:
+            assert response.status == 200, response.status
+            return await response.text()
+
+    async def get_many(self, url: str, count: int) -> list[str]:
+        """Concurrent requests."""
+        return await asyncio.gather(*(self.get(url) for _ in range(count)))
+
+    async def servers(self, api: str) -> dict[str, dict[str, Any]]:
+        async with self.client.get(f"{api}/servers") as response:
+            return {server["name"]: server for server in await response.json()}
+
+    async def processes(self, api: str) -> list[dict[str, Any]]:
+        async with self.client.get(f"{api}/status") as response:
+            found: list[dict[str, Any]] = (await response.json())["processes"]
+            return found
+
+    async def responses(self, api: str) -> int:
+        """The number of 2xx responses, over all processes."""
+        found = (await self.servers(api)).values()
+        return sum(server["counters"]["responses"]["2xx"] for server in found)
+
+    @asynccontextmanager
+    async def stream(self, url: str) -> AsyncIterator[None]:
+        """A stream that has begun, and has to end complete."""
+        async with self.client.get(f"{url}/stream") as response:
+            assert await response.content.read(6) == b"begun "
+            yield
+            let_go(self.workers)
+            assert await response.content.read() == b"ended"
 
 
-async def processes(client: aiohttp.ClientSession, api: str) -> list[dict[str, Any]]:
-    async with client.get(f"{api}/status") as response:
-        found: list[dict[str, Any]] = (await response.json())["processes"]
-        return found
+async def ends_cleanly(running: Running) -> None:
+    """A SIGTERM ends it, with the status 0."""
+    running.signal(signal.SIGTERM)
+    assert await running.ended() == 0
 
 
 async def becomes(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
@@ -99,32 +149,3 @@ async def becomes(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
     async with asyncio.timeout(PATIENCE):
         while await ask() != wanted:
             await turns()
-
-
-async def get(client: aiohttp.ClientSession, url: str) -> str:
-    async with client.get(url) as response:
-        assert response.status == 200, response.status
-        return await response.text()
-
-
-async def get_many(client: aiohttp.ClientSession, url: str, count: int) -> list[str]:
-    """Concurrent requests."""
-    return await asyncio.gather(*(get(client, url) for _ in range(count)))
-
-
-async def responses(client: aiohttp.ClientSession, api: str) -> int:
-    """The number of 2xx responses, over all processes."""
-    found = (await servers(client, api)).values()
-    return sum(server["counters"]["responses"]["2xx"] for server in found)
-
-
-@asynccontextmanager
-async def a_stream(
-    client: aiohttp.ClientSession, url: str, workers: list[Worker]
-) -> AsyncIterator[None]:
-    """A stream that has begun, and has to end complete."""
-    async with client.get(f"{url}/stream") as response:
-        assert await response.content.read(6) == b"begun "
-        yield
-        let_go(workers)
-        assert await response.content.read() == b"ended"

@@ -29,7 +29,7 @@ class FakeFleet:
         self.all_have_answered = True
         self.patience: list[float] = []  # seconds
 
-    def tell(self, message: dict[str, Any], *, but: Any = None) -> None:
+    def broadcast(self, message: dict[str, Any], *, but: Any = None) -> None:
         self.told.append(message)
         self.spared.append(but)
 

@@ -82,7 +82,7 @@ def is_this_interpreter(pid: int) -> bool:
     return os.path.samefile(f"/proc/{pid}/exe", sys.executable)
 
 
-async def test_its_exit_status_is_known_and_told_once(start: Start):
+async def test_its_exit_status_is_known_and_reported_once(start: Start):
     watched = start("exit 3")
     assert await watched.ends() == 3
     assert await watched.ends() == 3  # also for a later caller
@@ -117,7 +117,7 @@ async def test_a_child_that_another_has_waited_for_has_ended_all_the_same(start:
     assert await watched.ends() == -1
 
 
-async def test_two_are_told_apart(start: Start):
+async def test_two_are_distinguished(start: Start):
     one, two = start("exit 1"), start("exit 2", number=2)
     assert [await one.ends(), await two.ends()] == [1, 2]
     assert (one.endings, two.endings) == ([1], [2])
@@ -132,7 +132,7 @@ async def test_what_it_says_is_heard_and_what_it_is_asked_is_answered(start: Sta
     assert watched.heard == [{"do": "failed"}]
 
 
-async def test_its_last_words_are_heard_before_its_end_is_told(start: Start):
+async def test_its_last_words_are_heard_before_its_end_is_reported(start: Start):
     """In whatever order exit and messages are noticed."""
     watched = start("exit 0")
     has_exited(watched.child.pid)
@@ -152,7 +152,7 @@ async def test_a_question_to_one_that_ends_fails(start: Start):
         await watched.child.channel.ask({"do": "sessions"}, timeout=PATIENCE)
 
 
-async def test_who_is_retired_is_told_how_long_it_has(start: Start):
+async def test_who_is_retired_gets_how_long_it_has(start: Start):
     watched = start("sleep 100")
     assert not watched.child.is_retired
     watched.child.retire(12.5)

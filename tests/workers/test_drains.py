@@ -11,31 +11,27 @@ import pytest
 
 from hermes_lb.ctl.client import AdminClient
 from hermes_lb.ctl.drain import wait_until_drained
-from tests.workers.processes import Worker, a_stream, serving, write
+from tests.workers.processes import serving
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import aiohttp
+    from tests.workers.processes import Site
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["alone", "several"])
-async def test_who_drains_a_server_is_told_of_what_has_only_just_begun(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession, count: int
+async def test_who_drains_a_server_is_notified_of_what_has_only_just_begun(
+    site: Site, count: int
 ) -> None:
-    file = write(tmp_path, workers[:1])
-    file.write_text(file.read_text().replace("workers = 2", f"workers = {count}"))
-    async with serving(file) as (running, api):
+    async with serving(site.write(site.workers[:1], count=count)) as (running, api):
         url = f"{api}/servers/agents/agent1/state"
         for _ in range(5):  # processes publish periodically
             async with (
-                a_stream(client, running.url, workers),
-                client.put(url, json={"state": "drain"}) as response,
+                site.stream(running.url),
+                site.client.put(url, json={"state": "drain"}) as response,
             ):
                 assert (await response.json())["in_flight"] == 1
-            async with client.put(url, json={"state": "ready"}) as response:
+            async with site.client.put(url, json={"state": "ready"}) as response:
                 assert (await response.json())["in_flight"] == 0
-            workers[0].go_on.clear()
+            site.workers[0].go_on.clear()
 
 
 def drain(api: str) -> tuple[AdminClient, dict[str, Any]]:
@@ -50,27 +46,23 @@ async def left(client: AdminClient, server: dict[str, Any]) -> int:
 
 
 async def test_a_drain_knows_what_a_server_has_from_before_it_was_removed_and_added_again(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+    site: Site,
 ) -> None:
     async with (
-        serving(write(tmp_path, workers[:1])) as (running, api),
-        a_stream(client, running.url, workers),
+        serving(site.write(site.workers[:1])) as (running, api),
+        site.stream(running.url),
     ):
-        for there in (workers[1:], workers[:1]):
-            write(tmp_path, there)
-            async with client.post(f"{api}/reload", json={}) as response:
+        for there in (site.workers[1:], site.workers[:1]):
+            site.write(there)
+            async with site.client.post(f"{api}/reload", json={}) as response:
                 assert response.status == 200
         assert await left(*await asyncio.to_thread(drain, api)) == 1
 
 
-async def test_a_drain_that_a_process_has_not_heard_of_is_not_done(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    file = write(tmp_path, workers[:1])
-    file.write_text(file.read_text().replace("workers = 2", "workers = 1"))
+async def test_a_drain_that_a_process_has_not_heard_of_is_not_done(site: Site) -> None:
     async with (
-        serving(file) as (running, api),
-        a_stream(client, running.url, workers),  # just begun, not published yet
+        serving(site.write(site.workers[:1], count=1)) as (running, api),
+        site.stream(running.url),  # just begun, not published yet
     ):
         [process] = running.workers
         os.kill(process, signal.SIGSTOP)

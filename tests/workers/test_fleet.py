@@ -134,12 +134,12 @@ class Told:
         self.is_retired = True
 
 
-async def test_a_slot_is_not_left_empty_when_the_new_process_was_told_to_end(
+async def test_a_slot_is_not_left_empty_when_the_new_process_was_asked_to_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The old one serves at that moment, and is drained then."""
     monkeypatch.setattr(fleet_module, "Child", Told)
-    monkeypatch.setattr(fleet_module, "_ALL_ARE_TOLD", 3600.0)  # no periodic check helps
+    monkeypatch.setattr(fleet_module, "_GROUP_SIGNAL_S", 3600.0)  # no periodic check helps
     fleet = an_empty_fleet()
     await fleet.start(0)
     assert await fleet.replace(0, 1.0)
@@ -247,7 +247,7 @@ async def test_a_worker_knows_that_it_is_not_alone_before_the_next_one_starts(
     await fleet.stop()
 
 
-async def test_who_starts_is_told_that_it_is_alone_when_it_has(
+async def test_who_starts_is_notified_that_it_is_alone_when_it_has(
     started: list[FakeChild], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one may end first."""

@@ -28,7 +28,7 @@ def test_who_gives_no_sign_in_twenty_looks_is_stuck_and_named_once() -> None:
     assert named[20] == [CHILD]
 
 
-def test_a_sign_that_comes_just_in_time_begins_it_anew() -> None:
+def test_a_sign_that_comes_just_in_time_begins_it_again() -> None:
     signs, gauges = looking()
     for _ in range(20):
         assert not signs.stuck([CHILD])

@@ -58,7 +58,7 @@ def names(files: KeptFiles, configured: Config) -> set[str]:
     return {name for one in loaded for name in one.certified.names}
 
 
-def test_a_reload_is_told_of_files_that_have_changed(tmp_path: Path) -> None:
+def test_a_reload_reports_files_that_have_changed(tmp_path: Path) -> None:
     configured = config(certificate=site(tmp_path, "a.test"))
     files = kept(configured)
     assert files.take(configured, check_certificates(configured)) == []
@@ -131,7 +131,7 @@ async def test_the_next_generation_has_them_too(tmp_path: Path) -> None:
     assert names(files, configured) == {"a.test"}
 
 
-async def test_what_other_code_has_kept_is_looked_at_anew(tmp_path: Path) -> None:
+async def test_what_other_code_has_kept_is_looked_at_again(tmp_path: Path) -> None:
     configured = config(certificate=site(tmp_path, "a.test"))
     files = KeptFiles()
     files.restore([["public", {"certificate": "x", "unknown": 1}, {}], ["other", {}, {}]])

@@ -7,12 +7,14 @@ import signal
 from typing import TYPE_CHECKING
 
 from tests.support.balancer_process import reserved_port
-from tests.workers.processes import Worker, becomes, serving
+from tests.workers.processes import becomes, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import aiohttp
+
+    from tests.workers.processes import Site
 
 _MANY = 16  # concurrent, so that both processes serve each frontend
 
@@ -53,29 +55,27 @@ async def _requests(client: aiohttp.ClientSession, api: str) -> dict[str, int]:
         return {one["name"]: one["requests"] for one in (await response.json())["frontends"]}
 
 
-async def test_a_frontend_may_be_a_server_of_another_and_loops_end(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
+async def test_a_frontend_may_be_a_server_of_another_and_loops_end(site: Site) -> None:
     """In any process: before, and after a reload and an upgrade."""
     with reserved_port() as outer, reserved_port() as inner:
-        file = _write(tmp_path, outer, inner, workers[0].port)
+        file = _write(site.folder, outer, inner, site.workers[0].port)
         url = f"http://127.0.0.1:{outer}"
         async with serving(file) as (running, api):
             # Requests by frontend until one is answered or found in a loop.
             costs = {"/": (200, 1, 1), "/loop": (508, 2, 0), "/ring": (508, 2, 1)}
             seen = {"outer": 0, "inner": 0}
             for path, (status, at_outer, at_inner) in costs.items():
-                assert await _statuses(client, url + path) == {status}
+                assert await _statuses(site.client, url + path) == {status}
                 seen["outer"] += at_outer * _MANY
                 seen["inner"] += at_inner * _MANY
-                await becomes(lambda: _requests(client, api), seen)
-            via = workers[0].via
+                await becomes(lambda: _requests(site.client, api), seen)
+            via = site.workers[0].via
             first, second = via.split(", ")
             assert first != second
             for number, done in ((signal.SIGHUP, "reloaded"), (signal.SIGUSR2, "upgraded")):
                 running.signal(number)
                 await running.says(done)
                 for path, (status, *_) in costs.items():
-                    assert await _statuses(client, url + path) == {status}
-                assert workers[0].via == via
+                    assert await _statuses(site.client, url + path) == {status}
+                assert site.workers[0].via == via
             assert "Traceback" not in running.said

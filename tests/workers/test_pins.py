@@ -56,7 +56,7 @@ def pins() -> AllPins:
     return pins
 
 
-def test_what_was_told_is_known_until_it_expires(pins: AllPins):
+def test_what_was_reported_is_known_until_it_expires(pins: AllPins):
     assert pins.note(pin("a"), 0.0)
     assert pins.find(find(), 9.0) == "a"
     assert pins.find(find(), 18.0) == "a"  # the last look-up counts as a use
@@ -134,7 +134,9 @@ async def workers(shared: Shared) -> AsyncIterator[list[FakeWorker]]:
 
 
 @pytest.mark.parametrize("asker", [0, 1])
-async def test_no_answer_comes_before_what_was_told_by_then(workers: list[FakeWorker], asker: int):
+async def test_no_answer_comes_before_what_was_reported_by_then(
+    workers: list[FakeWorker], asker: int
+):
     """The asker's socket is read first, as it had data before."""
     for number in range(50):
         key = bytes([number])
@@ -152,7 +154,7 @@ async def test_workers_of_the_next_generation_are_answered_too(shared: Shared):
         worker.close()
 
 
-async def test_nobody_knows_what_nobody_told(workers: list[FakeWorker]):
+async def test_what_was_never_reported_is_unknown(workers: list[FakeWorker]):
     assert await workers[0].pins.look_up(KEY) is None
 
 

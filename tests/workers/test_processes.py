@@ -17,99 +17,75 @@ from hermes_lb.tasks import Tasks
 from tests.support.balancer_process import Running, run, until_it_listens
 from tests.support.waiting import PATIENCE, eventually, turns
 from tests.workers.forced_states import meddling
-from tests.workers.processes import (
-    Worker,
-    a_stream,
-    becomes,
-    get,
-    get_many,
-    let_go,
-    processes,
-    responses,
-    servers,
-    serving,
-    write,
-)
+from tests.workers.processes import Worker, becomes, ends_cleanly, let_go, serving
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
+
+    from tests.workers.processes import Site
 
 
-async def test_all_processes_serve(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, api):
+async def test_all_processes_serve(site: Site) -> None:
+    async with site.serving() as (running, api):
         assert len(running.workers) == 2
-        await get_many(client, running.url, 60)
+        await site.get_many(running.url, 60)
 
-        await becomes(partial(responses, client, api), 60)
-        assert len(await processes(client, api)) == 2
-        running.signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        await becomes(partial(site.responses, api), 60)
+        assert len(await site.processes(api)) == 2
+        await ends_cleanly(running)
     assert "Traceback" not in running.said
 
 
 @pytest.mark.slow
-async def test_leastconn_counts_the_streams_of_all_processes(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers, backend='balance = "leastconn"')) as (running, _):
+async def test_leastconn_counts_the_streams_of_all_processes(site: Site) -> None:
+    async with site.serving(backend='balance = "leastconn"') as (running, _):
         tasks, waiting = Tasks(), []
         for count in range(1, 21):  # one after the other, wherever the kernel puts them
-            waiting.append(tasks.spawn(get(client, f"{running.url}/wait"), name="wait"))
-            await eventually(lambda n=count: workers[0].running + workers[1].running == n)
-        assert [worker.running for worker in workers] == [10, 10]
-        let_go(workers)
+            waiting.append(tasks.spawn(site.get(f"{running.url}/wait"), name="wait"))
+            await eventually(lambda n=count: site.workers[0].running + site.workers[1].running == n)
+        assert [worker.running for worker in site.workers] == [10, 10]
+        let_go(site.workers)
         await asyncio.gather(*waiting)
 
 
-async def test_a_server_never_has_more_than_it_may_from_all_processes(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    file = write(tmp_path, workers, server="max_connections = 1")
+async def test_a_server_never_has_more_than_it_may_from_all_processes(site: Site) -> None:
+    file = site.write(server="max_connections = 1")
     async with serving(file) as (running, _):
-        await get_many(client, running.url, 300)
-    assert [worker.most for worker in workers] == [1, 1]
-    assert workers[0].served + workers[1].served == 300
+        await site.get_many(running.url, 300)
+    assert [worker.most for worker in site.workers] == [1, 1]
+    assert site.workers[0].served + site.workers[1].served == 300
 
 
-async def test_a_session_that_one_process_has_learnt_is_known_to_all(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
+async def test_a_session_that_one_process_has_learnt_is_known_to_all(site: Site) -> None:
     backend = '[[backends.agents.stick]]\non = "header:Mcp-Session-Id"\nlearn = true\n'
-    async with serving(write(tmp_path, workers, backend=backend)) as (running, _):
+    async with site.serving(backend=backend) as (running, _):
         for _ in range(30):
-            async with client.get(f"{running.url}/session") as response:
+            async with site.client.get(f"{running.url}/session") as response:
                 session = response.headers["Mcp-Session-Id"]
             for _ in range(3):
                 fields = {"Mcp-Session-Id": session}
-                async with client.get(running.url, headers=fields) as response:
+                async with site.client.get(running.url, headers=fields) as response:
                     assert await response.text() == session.partition("-")[0]
 
 
-async def test_a_killed_process_is_replaced_and_its_counts_are_kept(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, api):
-        await get_many(client, running.url, 40)
-        await becomes(partial(responses, client, api), 40)
+async def test_a_killed_process_is_replaced_and_its_counts_are_kept(site: Site) -> None:
+    async with site.serving() as (running, api):
+        await site.get_many(running.url, 40)
+        await becomes(partial(site.responses, api), 40)
         before = running.workers
         os.kill(before[0], signal.SIGKILL)
         await running.says("has ended by signal 9; another one starts")
-        await get_many(client, running.url, 40)
-        await becomes(partial(responses, client, api), 80)
+        await site.get_many(running.url, 40)
+        await becomes(partial(site.responses, api), 80)
         assert len(running.workers) == 2
         assert before[0] not in running.workers
 
 
 @pytest.mark.slow
-async def test_an_old_process_that_dies_while_it_finishes_is_told_of(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, _):
+async def test_an_old_process_that_dies_while_it_finishes_is_reported(site: Site) -> None:
+    async with site.serving() as (running, _):
         before, streaming = running.workers, f"{running.url}/stream"
-        async with client.get(streaming) as response:
+        async with site.client.get(streaming) as response:
             assert await response.content.read(6) == b"begun "
             running.signal(signal.SIGUSR2)
             await running.says("upgraded")
@@ -122,10 +98,8 @@ async def test_an_old_process_that_dies_while_it_finishes_is_told_of(
 
 
 @pytest.mark.slow
-async def test_who_waits_in_the_backlog_of_a_dead_process_is_served_by_the_next(
-    tmp_path: Path, workers: list[Worker]
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, _):
+async def test_who_waits_in_the_backlog_of_a_dead_process_is_served_by_the_next(site: Site) -> None:
+    async with site.serving() as (running, _):
         stopped = running.workers
         for pid in stopped:  # no worker accepts
             os.kill(pid, signal.SIGSTOP)
@@ -149,31 +123,27 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.slow
-async def test_streams_outlive_the_supervisor(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
+async def test_streams_outlive_the_supervisor(site: Site) -> None:
     async with (
-        serving(write(tmp_path, workers)) as (running, _),
-        a_stream(client, running.url, workers),
+        site.serving() as (running, _),
+        site.stream(running.url),
     ):
         running.signal(signal.SIGKILL)
         await eventually(lambda: running.process.returncode is not None)
 
 
 @pytest.mark.slow
-async def test_an_upgrade_replaces_all_processes_and_cuts_no_stream(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, _):
+async def test_an_upgrade_replaces_all_processes_and_cuts_no_stream(site: Site) -> None:
+    async with site.serving() as (running, _):
         before = running.workers
-        async with a_stream(client, running.url, workers):
+        async with site.stream(running.url):
             running.signal(signal.SIGUSR2)
             failures, tasks = [], Tasks()
             upgraded = tasks.spawn(running.says("upgraded"), name="upgraded")
             served = 0
             while not upgraded.done():
                 try:
-                    await get(client, running.url)
+                    await site.get(running.url)
                     served += 1
                 except (aiohttp.ClientError, AssertionError) as error:
                     failures.append(error)
@@ -183,8 +153,7 @@ async def test_an_upgrade_replaces_all_processes_and_cuts_no_stream(
             await eventually(lambda: len(set(running.workers) - set(before)) == 2)
             await eventually(lambda: len(set(running.workers) & set(before)) == 1)  # the stream's
         await eventually(lambda: not set(running.workers) & set(before))
-        running.signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        await ends_cleanly(running)
     assert "Traceback" not in running.said
 
 
@@ -202,23 +171,22 @@ socket.send_fds = send_fds
 
 @pytest.mark.slow
 async def test_who_has_just_started_when_an_upgrade_comes_finishes_what_it_serves(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+    site: Site,
 ) -> None:
-    held = tmp_path / "held"
-    before = meddling(tmp_path, HOLDS_ITS_ANSWER.format(held=str(held)))
-    async with serving(write(tmp_path, workers), before) as (running, _):
+    held = site.folder / "held"
+    before = meddling(site.folder, HOLDS_ITS_ANSWER.format(held=str(held)))
+    async with site.serving(before) as (running, _):
         held.touch()
         first = running.workers
         for pid in first:
             os.kill(pid, signal.SIGKILL)
             await running.says(f"{pid} has ended by signal 9")
-        async with a_stream(client, running.url, workers):
+        async with site.stream(running.url):
             running.signal(signal.SIGUSR2)
             await running.says("executing the new code")
             held.unlink()
             await running.says("upgraded")
-        running.signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        await ends_cleanly(running)
     assert "Traceback" not in running.said
 
 
@@ -239,27 +207,24 @@ if "hermes_lb.workers --loop" in argv:
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_told_to_end_while_it_starts_is_replaced(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    asked = tmp_path / "asked"
-    before = meddling(tmp_path, IS_TOLD_WHILE_IT_STARTS.format(asked=str(asked)))
-    async with serving(write(tmp_path, workers), before) as (running, _):
+async def test_a_process_that_is_asked_to_end_while_it_starts_is_replaced(site: Site) -> None:
+    asked = site.folder / "asked"
+    before = meddling(site.folder, IS_TOLD_WHILE_IT_STARTS.format(asked=str(asked)))
+    async with site.serving(before) as (running, _):
         first = running.workers
         asked.touch()
         os.kill(first[0], signal.SIGKILL)
         told = int((await running.says(r"process (\d+) received SIGTERM; another one starts"))[1])
         assert told not in first
         await eventually(lambda: len(running.workers) == 2 and told not in running.workers)
-        await get_many(client, running.url, 20)
-        running.signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        await site.get_many(running.url, 20)
+        await ends_cleanly(running)
     assert "can't start" not in running.said
 
 
 @pytest.mark.slow
-async def test_two_upgrades_at_a_time_are_one(tmp_path: Path, workers: list[Worker]) -> None:
-    async with serving(write(tmp_path, workers)) as (running, _):
+async def test_two_upgrades_at_a_time_are_one(site: Site) -> None:
+    async with site.serving() as (running, _):
         before = running.workers
         running.signal(signal.SIGUSR2)
         await eventually(lambda: len(running.workers) == 3)  # with the configuration check
@@ -273,26 +238,25 @@ async def test_two_upgrades_at_a_time_are_one(tmp_path: Path, workers: list[Work
 
 @pytest.mark.slow
 async def test_an_upgrade_with_a_file_that_is_spoilt_just_after_its_check_is_refused_in_words(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+    site: Site,
 ) -> None:
-    file = tmp_path / "lb.toml"
+    file = site.folder / "lb.toml"
     spoils = f"lambda: open({str(file)!r}, 'w').write('spoilt')"
-    before = meddling(tmp_path, f"import atexit\nif '--check' in argv: atexit.register({spoils})")
-    async with serving(write(tmp_path, workers), before) as (running, api):
-        async with client.post(f"{api}/upgrade", json={}) as response:
+    before = meddling(
+        site.folder, f"import atexit\nif '--check' in argv: atexit.register({spoils})"
+    )
+    async with site.serving(before) as (running, api):
+        async with site.client.post(f"{api}/upgrade", json={}) as response:
             assert response.status == 409
             assert f"{file}:1" in await response.text()
-        assert await get(client, running.url)
-        running.signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        assert await site.get(running.url)
+        await ends_cleanly(running)
     assert "Traceback" not in running.said
 
 
 @pytest.mark.slow
-async def test_an_upgrade_forgets_no_reload_that_failed(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    file = write(tmp_path, workers)
+async def test_an_upgrade_forgets_no_reload_that_failed(site: Site) -> None:
+    file = site.write()
     async with serving(file) as (running, api):
         good = file.read_text()
         file.write_text("nonsense")
@@ -301,7 +265,7 @@ async def test_an_upgrade_forgets_no_reload_that_failed(
         file.write_text(good)
         running.signal(signal.SIGUSR2)
         await running.says("upgraded")
-        async with client.get(f"{api}/status") as response:
+        async with site.client.get(f"{api}/status") as response:
             assert (await response.json())["failed_reloads"] == 1
 
 
@@ -320,69 +284,60 @@ socket.socket.setblocking = lambda sock, flag: settimeout(sock, None if flag els
 
 
 @pytest.mark.slow
-async def test_no_process_makes_a_socket_block_that_others_accept_from(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    file = write(tmp_path, workers)
-    there = f"unix:{tmp_path}/lb.sock"
+async def test_no_process_makes_a_socket_block_that_others_accept_from(site: Site) -> None:
+    file = site.write()
+    there = f"unix:{site.folder}/lb.sock"
     text = file.read_text().replace(
         'bind = "127.0.0.1:0"\nd', f'bind = ["127.0.0.1:0", "{there}"]\nd'
     )
     file.write_text(text)
-    async with serving(file, meddling(tmp_path, SAYS_WHAT_BLOCKS)) as (running, _):
+    async with serving(file, meddling(site.folder, SAYS_WHAT_BLOCKS)) as (running, _):
         os.kill(running.workers[0], signal.SIGKILL)
         await running.says("another one starts")
         await eventually(lambda: len(running.workers) == 2)
-        await get_many(client, running.url, 20)
+        await site.get_many(running.url, 20)
         running.signal(signal.SIGUSR2)
         await running.says("upgraded")
-        await get_many(client, running.url, 20)
-        running.signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        await site.get_many(running.url, 20)
+        await ends_cleanly(running)
     assert "blocks" not in running.said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 6])
-async def test_an_upgrade_takes_up_another_number_of_processes(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession, count: int
-) -> None:
-    file = write(tmp_path, workers)
+async def test_an_upgrade_takes_up_another_number_of_processes(site: Site, count: int) -> None:
+    file = site.write()
     async with serving(file) as (running, _):
         before = running.workers
-        file.write_text(file.read_text().replace("workers = 2", f"workers = {count}"))
+        site.write(count=count)
         running.signal(signal.SIGUSR2)
         await running.says("upgraded")
         await eventually(lambda: len(running.workers) == count)
         assert not set(running.workers) & set(before)
-        await get_many(client, running.url, 60)
+        await site.get_many(running.url, 60)
 
 
 @pytest.mark.slow
-async def test_an_upgrade_to_code_that_refuses_the_configuration_is_none(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    file = write(tmp_path, workers)
+async def test_an_upgrade_to_code_that_refuses_the_configuration_is_none(site: Site) -> None:
+    file = site.write()
     async with serving(file) as (running, _):
         before = running.workers
         file.write_text("nonsense = 1\n" + file.read_text())
         running.signal(signal.SIGUSR2)
         await running.says("no upgrade: the new code refuses.*nonsense")
         assert running.workers == before
-        assert await get(client, running.url)
+        assert await site.get(running.url)
 
 
 @pytest.mark.slow
-async def test_another_balancer_at_the_same_address_is_refused(
-    tmp_path: Path, workers: list[Worker]
-) -> None:
-    file = write(tmp_path, workers)
+async def test_another_balancer_at_the_same_address_is_refused(site: Site) -> None:
+    file = site.write()
     async with run(file) as running:
         await until_it_listens(running)
         text = file.read_text().replace(
             'bind = "127.0.0.1:0"\nd', f'bind = "127.0.0.1:{running.port}"\nd'
         )
-        other = tmp_path / "other.toml"
+        other = site.folder / "other.toml"
         other.write_text(text)
         async with run(other) as second:
             assert await second.ended() == 1
@@ -391,45 +346,41 @@ async def test_another_balancer_at_the_same_address_is_refused(
 
 
 @pytest.mark.slow
-async def test_what_an_operator_sets_holds_in_all_processes(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, api):
+async def test_what_an_operator_sets_holds_in_all_processes(site: Site) -> None:
+    async with site.serving() as (running, api):
         url = f"{api}/servers/agents/agent1/state"
-        async with client.put(url, json={"state": "drain"}) as response:
+        async with site.client.put(url, json={"state": "drain"}) as response:
             assert response.status == 200, await response.text()
-        assert set(await get_many(client, running.url, 40)) == {str(workers[1].port)}
-        async with client.put(url, json={"state": "ready"}) as response:
+        assert set(await site.get_many(running.url, 40)) == {str(site.workers[1].port)}
+        async with site.client.put(url, json={"state": "ready"}) as response:
             assert response.status == 200
-        assert len(set(await get_many(client, running.url, 40))) == 2
+        assert len(set(await site.get_many(running.url, 40))) == 2
 
 
 @pytest.mark.slow
-async def test_a_failure_that_one_process_sees_counts_in_all(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
+async def test_a_failure_that_one_process_sees_counts_in_all(site: Site) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         dead = Worker()
         dead.port = nobody.getsockname()[1]
-        file = write(tmp_path, [dead, *workers], server="max_fails = 1")
+        file = site.write([dead, *site.workers], server="max_fails = 1")
         async with serving(file) as (running, api):
-            await get(client, running.url)
+            await site.get(running.url)
             for _ in range(10):
-                await get(client, running.url)
+                await site.get(running.url)
 
             async def is_available() -> bool:
-                is_so: bool = (await servers(client, api))["agent1"]["available"]
+                is_so: bool = (await site.servers(api))["agent1"]["available"]
                 return is_so
 
             await becomes(is_available, False)
-            counters = (await servers(client, api))["agent1"]["counters"]
+            counters = (await site.servers(api))["agent1"]["counters"]
             assert counters["connect_errors"] <= 2  # one per process, if simultaneous
 
 
 @pytest.mark.slow
-async def test_a_crash_loop_is_damped(tmp_path: Path, workers: list[Worker]) -> None:
-    async with run(write(tmp_path, workers)) as running:
+async def test_a_crash_loop_is_damped(site: Site) -> None:
+    async with run(site.write()) as running:
         await until_it_listens(running)
         for _ in range(3):
             await eventually(lambda: len(running.workers) == 2)
@@ -441,10 +392,8 @@ async def test_a_crash_loop_is_damped(tmp_path: Path, workers: list[Worker]) -> 
 
 
 @pytest.mark.slow
-async def test_an_upgrade_to_an_address_that_is_taken_is_none(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    file = write(tmp_path, workers)
+async def test_an_upgrade_to_an_address_that_is_taken_is_none(site: Site) -> None:
+    file = site.write()
     async with serving(file) as (running, _):
         before = running.workers
         with socket.create_server(("127.0.0.1", 0)) as other:
@@ -454,36 +403,32 @@ async def test_an_upgrade_to_an_address_that_is_taken_is_none(
             running.signal(signal.SIGUSR2)
             await running.says(f"no upgrade: can't listen on 127.0.0.1:{port}")
         assert running.workers == before
-        assert await get(client, running.url)
+        assert await site.get(running.url)
 
 
 @pytest.mark.slow
-async def test_a_reload_to_a_log_that_cannot_be_opened_is_none(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    file = write(tmp_path, workers)
+async def test_a_reload_to_a_log_that_cannot_be_opened_is_none(site: Site) -> None:
+    file = site.write()
     async with serving(file) as (running, _):
         before = running.workers
-        log = f'access = "{tmp_path}/missing/log"'
+        log = f'access = "{site.folder}/missing/log"'
         file.write_text(file.read_text().replace('access = "off"', log))
         running.signal(signal.SIGHUP)
         await running.says("not reloaded.*\n?.*missing/log")
         assert running.workers == before
-        assert await get(client, running.url)
+        assert await site.get(running.url)
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_told_to_end_is_replaced_at_once(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, _):
+async def test_a_process_that_is_asked_to_end_is_replaced_at_once(site: Site) -> None:
+    async with site.serving() as (running, _):
         before = running.workers
-        async with a_stream(client, running.url, workers):
+        async with site.stream(running.url):
             for pid in before:
                 os.kill(pid, signal.SIGTERM)
             await running.says("received SIGTERM; another one starts")
             await eventually(lambda: len(set(running.workers) - set(before)) == 2)
-            await get_many(client, running.url, 40)
+            await site.get_many(running.url, 40)
         await eventually(lambda: not set(running.workers) & set(before))
 
 
@@ -509,41 +454,34 @@ async def starts_workers(running: Running) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [has_been_asked_for, is_checked, is_executed, starts_workers])
 async def test_a_term_that_comes_during_an_upgrade_is_not_lost(
-    tmp_path: Path,
-    workers: list[Worker],
-    moment: Callable[[Running], Awaitable[None]],
+    site: Site, moment: Callable[[Running], Awaitable[None]]
 ) -> None:
-    async with serving(write(tmp_path, workers)) as (running, _):
+    async with site.serving() as (running, _):
         running.signal(signal.SIGUSR2)
         await moment(running)
-        running.signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        await ends_cleanly(running)
     assert "Traceback" not in running.said
 
 
 @pytest.mark.slow
-async def test_who_is_about_to_end_takes_no_orders(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, api):
-        async with a_stream(client, running.url, workers):
+async def test_who_is_about_to_end_takes_no_orders(site: Site) -> None:
+    async with site.serving() as (running, api):
+        async with site.stream(running.url):
             running.signal(signal.SIGTERM)
             await running.says("draining")
             for order in ("reload", "upgrade"):
-                async with client.post(f"{api}/{order}", json={}) as refused:
+                async with site.client.post(f"{api}/{order}", json={}) as refused:
                     assert refused.status == 409
                     assert "draining" in await refused.text()
         assert await running.ended() == 0
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_stuck_is_killed_and_replaced(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with serving(write(tmp_path, workers)) as (running, api):
+async def test_a_process_that_is_stuck_is_killed_and_replaced(site: Site) -> None:
+    async with site.serving() as (running, api):
 
         async def heartbeats() -> list[bool]:
-            return [one["loop_lag_worst"] > 0.0 for one in await processes(client, api)]
+            return [one["loop_lag_worst"] > 0.0 for one in await site.processes(api)]
 
         await becomes(heartbeats, [True, True])  # before the first one it counts as starting
         victim = running.workers[0]
@@ -554,4 +492,4 @@ async def test_a_process_that_is_stuck_is_killed_and_replaced(
             with suppress(ProcessLookupError):  # a stopped process would outlive the test
                 os.kill(victim, signal.SIGKILL)
         await running.says(f"worker process {victim} has ended by signal 9; another one starts")
-        await get_many(client, running.url, 40)
+        await site.get_many(running.url, 40)

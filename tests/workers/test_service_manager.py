@@ -109,7 +109,7 @@ async def test_it_tells_what_systemctl_status_is_to_show(
 
 
 @pytest.mark.slow
-async def test_workers_are_not_told_of_the_service_manager(
+async def test_workers_are_not_notified_of_the_service_manager(
     stage: Stage, tmp_path: Path, manager: Manager
 ) -> None:
     origin = await stage.serving()
@@ -143,9 +143,7 @@ async def test_it_takes_sockets_that_are_open_already(stage: Stage, tmp_path: Pa
             assert (await client.ask()).body == b"ok"
 
 
-async def test_a_log_file_that_was_moved_is_opened_anew_on_usr1(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_a_log_file_that_was_moved_is_reopened_on_usr1(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.serving()
     log = tmp_path / "access.log"
     async with process(tmp_path, origin.port, more=f'[log]\naccess = "{log}"\n') as running:

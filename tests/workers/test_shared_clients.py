@@ -16,7 +16,7 @@ def views(memory: SharedMemory) -> list[SharedClients]:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abc"), st.booleans()), max_size=40))
-def test_everybody_is_told_the_sum_of_all(events: list[tuple[int, str, bool]]):
+def test_each_process_gets_the_sum_of_all(events: list[tuple[int, str, bool]]):
     memory = SharedMemory.create(3, rows=1)
     workers = views(memory)
     counts: dict[tuple[int, str], int] = {}

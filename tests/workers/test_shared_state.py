@@ -55,14 +55,14 @@ def told(server: Server) -> dict[str, Any]:
 # Findings of a worker.
 
 
-def test_a_failure_counts_here_and_is_told_to_all_but_who_saw_it(shared: Shared):
+def test_a_failure_counts_here_and_is_reported_to_all_but_who_saw_it(shared: Shared):
     message = {"do": "failed", "at": 5.0, **A}
     shared.state.hear(A_WORKER, message)
     assert (shared.server("a").fails, shared.server("a").failed_at) == (1, 5.0)
     assert (shared.fleet.told, shared.fleet.spared) == ([message], [A_WORKER])
 
 
-def test_a_recovery_counts_here_and_is_told_to_all_but_who_saw_it(shared: Shared):
+def test_a_recovery_counts_here_and_is_reported_to_all_but_who_saw_it(shared: Shared):
     shared.server("a").failed(5.0)
     message = {"do": "recovered", **A}
     shared.state.hear(A_WORKER, message)
@@ -77,14 +77,14 @@ def test_why_a_server_failed_is_known_here(shared: Shared):
     assert reason(shared.server("a")) == "3 failures: refused"
 
 
-def test_a_good_check_is_told_to_all_with_its_begin(shared: Shared):
+def test_a_good_check_is_reported_to_all_with_its_begin(shared: Shared):
     shared.server("a").failed(5.0)
     for began in (5.0, 6.0, 7.0):
         shared.state.pools["agents"].check_passed(shared.server("a"), began)
     assert shared.fleet.told == [{"do": "recovered", "began": 6.0, **A}]
 
 
-def test_that_a_server_is_marked_down_is_told_to_all(shared: Shared):
+def test_a_server_marked_down_is_reported_to_all(shared: Shared):
     on_marked_down = shared.state.pools["agents"].on_marked_down
     assert on_marked_down is not None
     on_marked_down(shared.server("a"), True)
@@ -118,7 +118,7 @@ async def test_an_ejection_is_a_decision_that_all_hear_of(four: Shared):
     assert (four.fleet.told, four.fleet.spared) == ([told(server)], [None])
 
 
-async def test_an_ejection_that_is_known_is_none_anew(four: Shared):
+async def test_an_ejection_that_is_known_is_not_a_new_one(four: Shared):
     message = ejected("a")
     four.state.hear(A_WORKER, message)
     four.state.hear(SimpleNamespace(number=2), message)
@@ -192,7 +192,7 @@ def test_refusals_and_aborts_of_a_worker_can_be_seen(shared: Shared):
 # Decisions of the supervisor.
 
 
-def test_a_decision_is_told_to_all_workers_and_to_who_listens(shared: Shared):
+def test_a_decision_is_reported_to_all_workers_and_to_who_listens(shared: Shared):
     heard: list[str] = []
     shared.state.on_decision = lambda: heard.append("a decision")
     shared.server("a").set_admin("drain")
@@ -200,20 +200,20 @@ def test_a_decision_is_told_to_all_workers_and_to_who_listens(shared: Shared):
     assert heard == ["a decision"]
 
 
-def test_a_load_that_a_check_was_told_goes_to_all_workers(shared: Shared):
+def test_a_load_that_a_check_received_goes_to_all_workers(shared: Shared):
     shared.state.load_reported(shared.server("b"), 0.5)
     assert shared.fleet.told == [{"do": "load", "load": 0.5, "backend": "agents", "server": "b"}]
 
 
 @pytest.mark.parametrize(
-    ("answers", "has_moved"),
+    ("answers", "saw_progress"),
     [([], False), ([{"moved": False}, {}], False), ([{"moved": False}, {"moved": True}], True)],
 )
 async def test_a_server_has_moved_if_it_has_in_any_worker(
-    shared: Shared, answers: list[dict[str, Any]], has_moved: bool
+    shared: Shared, answers: list[dict[str, Any]], saw_progress: bool
 ):
     shared.fleet.answers = answers
-    assert await shared.state.has_moved(shared.server("b"), 3.0) is has_moved
+    assert await shared.state.saw_progress(shared.server("b"), 3.0) is saw_progress
     assert shared.fleet.asked == [
         {"do": "moved", "seconds": 3.0, "backend": "agents", "server": "b"}
     ]

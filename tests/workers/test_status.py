@@ -24,7 +24,7 @@ def test_servers_of_all_backends_are_counted() -> None:
     ("serving", "slots", "said"),
     [(1, 1, "1 worker"), (2, 2, "2 workers"), (1, 2, "1 of 2 workers"), (0, 1, "0 of 1 worker")],
 )
-def test_missing_workers_are_told(serving: int, slots: int, said: str) -> None:
+def test_missing_workers_are_reported(serving: int, slots: int, said: str) -> None:
     assert in_words([], serving=serving, slots=slots) == f"{said}, 0 of 0 servers up"
 
 

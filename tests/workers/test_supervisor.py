@@ -219,7 +219,7 @@ async def test_an_upgrade_without_a_name_server_keeps_the_addresses(
         assert first(upgraded).name == "pod-10.0.0.7"
 
 
-async def test_a_passed_socket_that_nobody_listens_on_is_told_of(
+async def test_a_passed_socket_that_nobody_listens_on_is_reported(
     tmp_path: Path, started: list[FakeChild], caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write(tmp_path)
@@ -245,7 +245,7 @@ async def test_the_file_of_a_unix_socket_goes_with_the_last_worker_that_listened
         assert not path.exists()
 
 
-async def test_who_asks_a_reload_for_what_an_upgrade_can_do_is_told_so(
+async def test_a_reload_asked_for_what_an_upgrade_can_do_is_refused_with_a_hint(
     tmp_path: Path, started: list[FakeChild]
 ) -> None:
     async with supervising(write(tmp_path)) as supervisor:
@@ -351,7 +351,7 @@ async def test_a_reload_gives_each_worker_the_sockets_that_it_does_not_have(
         assert started[1].what("reconfigure")[-1]["sockets"] == []
 
 
-async def test_an_address_that_is_opened_anew_is_given_anew(
+async def test_an_address_that_is_reopened_is_passed_again(
     tmp_path: Path, started: list[FakeChild]
 ) -> None:
     more = '[[frontends]]\nname = "more"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'

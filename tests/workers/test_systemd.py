@@ -49,7 +49,7 @@ def test_a_reload_says_when_it_began(listener: tuple[str, socket.socket]) -> Non
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}])
-def test_without_systemd_nothing_is_told(
+def test_without_systemd_nothing_is_reported(
     environ: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not systemd.notify(systemd.READY, environ=environ)

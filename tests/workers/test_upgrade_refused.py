@@ -144,7 +144,7 @@ def health(port: int) -> bytes:
         return sock.recv(4096)
 
 
-async def test_a_checker_that_is_killed_is_told(stage: Stage, tmp_path: Path) -> None:
+async def test_a_checker_that_is_killed_is_reported(stage: Stage, tmp_path: Path) -> None:
     """As by the kernel when memory runs out."""
     code = "if '--check' in argv: os.kill(os.getpid(), signal.SIGKILL)"
     before = meddling(tmp_path, code)

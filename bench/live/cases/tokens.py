@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _WARM_UP_STREAMS = 20
 _SETTLE = 1.0  # s, before memory is read and after streams have opened
+# A principal's live turns are limited.
+_STREAMS_OF_A_USER = 50
 _LEAST_DELIVERED = 0.97  # of the tokens that the rate stands for
 
 
@@ -45,6 +47,7 @@ class _Tokens(Case):
 
     streams: int
     rate: int  # tokens per second and stream
+    kind = "stream"  # of `token_server`
     metrics = (
         Metric("cpu_us", "CPU per token", "µs", "lower", 1, is_main=True),
         Metric("memory_kb", "memory per stream", "KB", "lower", 1, is_main=True),
@@ -60,7 +63,7 @@ class _Tokens(Case):
             return uvloop.run(self._measure(proxy, bench))
 
     async def _measure(self, proxy: Running, bench: Bench) -> Sample:
-        async with live_streams(proxy, self.streams, self.rate) as live:
+        async with live_streams(proxy, self.streams, self.rate, self.kind) as live:
             values = await measure_tokens(live, bench, bench.seconds)
         warnings = []
         if values["delivered"] < _LEAST_DELIVERED:
@@ -80,20 +83,22 @@ class LiveStreams:
 
 
 @asynccontextmanager
-async def live_streams(proxy: Running, count: int, rate: float) -> AsyncIterator[LiveStreams]:
+async def live_streams(
+    proxy: Running, count: int, rate: float, kind: str = "stream"
+) -> AsyncIterator[LiveStreams]:
     """Open `count` streams of `rate` tokens/s each, after some to warm up; close them."""
     assert proxy.process is not None
-    request = sdk_request(proxy.port, path=f"/stream/{rate:g}")
+    path = f"/{kind}/{rate:g}"
 
     warm_up = Fleet()
-    await open_fleet(warm_up, _clients(warm_up, request), proxy.port, _WARM_UP_STREAMS)
+    await open_fleet(warm_up, _clients(warm_up, proxy.port, path), proxy.port, _WARM_UP_STREAMS)
     await close_fleet(warm_up)
     await asyncio.sleep(_SETTLE)
     before_kb = proxy.process.resident_kb()
 
     fleet = Fleet()
     began = time.monotonic()
-    await open_fleet(fleet, _clients(fleet, request), proxy.port, count)
+    await open_fleet(fleet, _clients(fleet, proxy.port, path), proxy.port, count)
     opened_per_second = count / (fleet.answered_at - began)
     await asyncio.sleep(_SETTLE)
     yield LiveStreams(proxy, fleet, rate, before_kb, opened_per_second)
@@ -123,8 +128,15 @@ async def measure_tokens(live: LiveStreams, bench: Bench, seconds: float) -> dic
     }
 
 
-def _clients(fleet: Fleet, request: bytes) -> Callable[[], FleetClient]:
-    return partial(FleetClient, fleet, request, b"HTTP/1.1 200", TOKEN_MARK)
+def _clients(fleet: Fleet, port: int, path: str) -> Callable[[], FleetClient]:
+    """Of a user each 50."""
+    numbers = itertools.count()
+
+    def make() -> FleetClient:
+        request = sdk_request(port, path, user=next(numbers) // _STREAMS_OF_A_USER)
+        return FleetClient(fleet, request, b"HTTP/1.1 200", TOKEN_MARK)
+
+    return make
 
 
 class Tokens300(_Tokens):
@@ -139,6 +151,19 @@ class Tokens3000(_Tokens):
     title = "Event streams: 3,000 at 2 tokens/s"
     streams = 3000
     rate = 2
+
+
+class TokensTurns(_Tokens):
+    """The same route plain and with turns; the balancer gives each event its id."""
+
+    name = "tokens-turns"
+    title = "Event streams without ids, as turns and plain: 300 at 40 tokens/s"
+    streams = 300
+    rate = 40
+    kind = "bare"
+
+    def accepts(self, peer: Peer) -> bool:
+        return self.name in peer.cases or peer.name in ("hermes_lb", "hermes_lb-compiled")
 
 
 def check_stream(port: int) -> None:

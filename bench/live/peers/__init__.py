@@ -12,8 +12,10 @@ from bench.live.peers.hermes_lb import (
     HermesLb,
     HermesLbCompiled,
     HermesLbCompiledResume,
+    HermesLbCompiledTurns,
     HermesLbEmbedded,
     HermesLbResume,
+    HermesLbTurns,
     HermesLbTwo,
 )
 from bench.live.peers.nginx import Nginx, NginxCurrent
@@ -29,6 +31,8 @@ PEERS: dict[str, Peer] = {
         HermesLbCompiled(),
         HermesLbResume(),
         HermesLbCompiledResume(),
+        HermesLbTurns(),
+        HermesLbCompiledTurns(),
         HermesLbTwo(),
         HermesLbEmbedded(),
         HAProxy(),

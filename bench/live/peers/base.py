@@ -48,6 +48,7 @@ class Setup:
     upstreams: tuple[int, ...]
     syslog_port: int
     certificate: Certificate | None  # None: plain HTTP. With one: no tickets, see cases.requests
+    store: str  # the URL of a Valkey
 
     def write(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -111,6 +112,7 @@ class Peer(ABC):
                 upstreams=upstreams,
                 syslog_port=bench.syslog_port,
                 certificate=bench.certificate if tls else None,
+                store=bench.upstreams.store,
             )
             command = self.command(setup)
             log = setup.directory / "output.log"

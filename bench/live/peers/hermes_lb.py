@@ -25,7 +25,7 @@ class HermesLb(Peer):
     workers: ClassVar[int] = 1
     #: More lines of the frontend.
     routes: ClassVar[str] = ""
-    #: More sections.
+    #: More sections; `{store}` is its URL.
     sections: ClassVar[str] = ""
 
     def is_installed(self) -> bool:
@@ -67,7 +67,7 @@ bind = "127.0.0.1:{setup.admin_port}"
 access = "{setup.access_log}"
 format = "httplog"
 
-{self.sections}
+{self.sections.format(store=setup.store)}
 [[frontends]]
 name = "bench"
 bind = [{bind}]
@@ -100,6 +100,25 @@ resume = true
 """
 
 
+class HermesLbTurns(HermesLb):
+    """The same, on a route whose requests are turns, in a store on the load's core."""
+
+    name = "hermes_lb-turns"
+    install = "pip install -e '.[demo]'"
+    cases = frozenset({"tokens-turns", "tokens-3000", "first-token"})
+    # Streams end with their clients: what is measured is one fleet, and not the one before.
+    routes = """
+[[frontends.routes]]
+path_prefix = "/"
+backend = "upstreams"
+turns = { linger = "100ms" }
+"""
+    sections = """
+[store]
+url = "{store}"
+"""
+
+
 class HermesLbCompiled(HermesLb):
     """The same source compiled by mypyc, installed in an environment of its own."""
 
@@ -125,6 +144,13 @@ class HermesLbCompiledResume(HermesLbCompiled):
     name = "hermes_lb-compiled-resume"
     cases = HermesLbResume.cases
     routes = HermesLbResume.routes
+
+
+class HermesLbCompiledTurns(HermesLbCompiled):
+    name = "hermes_lb-compiled-turns"
+    cases = HermesLbTurns.cases
+    routes = HermesLbTurns.routes
+    sections = HermesLbTurns.sections
 
 
 class HermesLbTwo(HermesLb):

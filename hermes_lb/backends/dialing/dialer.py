@@ -57,7 +57,7 @@ class Dialer:
         return cls(tls, proxy_protocol, key=f"backends.{name}.tls")
 
     @property
-    def tells_client(self) -> bool:
+    def sends_client_address(self) -> bool:
         """True if a connection begins with its client's address, and so serves only this client."""
         return self._header is not None
 

@@ -13,7 +13,7 @@ from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
-from hermes_lb.http.version import HTTP11
+from hermes_lb.http.version import HTTP2_PREFACE, HTTP11
 from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
@@ -21,6 +21,7 @@ from hermes_lb.proxy.http1.tunnel_end import ClientEnd
 from hermes_lb.proxy.local_replies import refusal
 from hermes_lb.proxy.ports import Connection, Downstream, Source
 from hermes_lb.proxy.record import record_refusal
+from hermes_lb.tls.above import TlsClient
 from hermes_lb.transport.addresses import UNIX, plain_address
 from hermes_lb.transport.endpoint import FULL, SHARE
 from hermes_lb.transport.kernel import has_news, reset_when_closed
@@ -53,7 +54,7 @@ _FRESH = 1.0
 _LEFT = frozenset(("CR", "CQ", "CC", "CH"))
 
 
-class ClientConnection(Intake, Connection, Downstream, Source):
+class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
     """One connection from a client.
 
     `deadline` is for the time between exchanges, which have their own. The sweep looks at both, and
@@ -73,6 +74,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         "_is_batched",
         "_live",
         "_searched",
+        "_successor",
         "_unsent",
         "awaits",
         "context",
@@ -107,6 +109,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self._is_counted = False  # among the connections of its address
         self._is_batched = False  # bytes of a head wait for the end of the loop iteration
         self._searched = 0  # of `_held`: no end of a head starts before
+        self._successor: Connection | None = None  # has the connection by another version of HTTP
         self._unsent = 0
 
     def __repr__(self) -> str:
@@ -244,7 +247,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         here = self.transport.get_extra_info("sockname")
         return (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
 
-    def body_for(self, length: int) -> Body:
+    def body_for(self, head: ResponseHead, length: int) -> Body:
         return make_body(length, to_http11=self._is_http11)
 
     def send_informational(self, head: ResponseHead) -> int:
@@ -282,11 +285,13 @@ class ClientConnection(Intake, Connection, Downstream, Source):
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         self._may_keep = may_keep = may_keep and self._live.keeps_clients
         context = self.context
-        block = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\nConnection: %b\r\n%b\r\n%b" % (
+        # RFC 9110 section 8.6: none in a 204.
+        length = b"Content-Length: %d\r\n" % len(reply.body) if reply.status != 204 else b""
+        block = b"HTTP/1.1 %d %b\r\n%b%bConnection: %b\r\n%b\r\n%b" % (
             reply.status,
             HTTPStatus(reply.status).phrase.encode("ascii"),
             reply.fields,
-            len(reply.body),
+            length,
             b"keep-alive" if may_keep else b"close",
             context.wall_clock.date(context.clock()),
             b"" if reply.is_head else reply.body,
@@ -358,7 +363,8 @@ class ClientConnection(Intake, Connection, Downstream, Source):
                 raise settings.request_parser.too_large(data)
             head = settings.request_parser.parse(data)
         except RequestRefused as error:
-            self.refuse(error)
+            if data != HTTP2_PREFACE or not self._becomes_http2(data, rest):
+                self.refuse(error)
             return
         self._is_http11 = head.version == HTTP11
         if self.peer.frontend.is_stopped:  # whatever the client says, this is the last one
@@ -376,6 +382,23 @@ class ClientConnection(Intake, Connection, Downstream, Source):
             self._begin_with_body(exchange, head.length, rest, now)
         else:
             exchange.begin(b"", True, now)
+
+    def _becomes_http2(self, preface: bytes, rest: bytes | None) -> bool:
+        """Continue by HTTP/2, if this is allowed here: by ALPN, or without TLS."""
+        make = self.peer.frontend.make_http2
+        tls = self.transport.get_extra_info("ssl_object")
+        if make is None or self._has_served:
+            return False
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            return False
+        self._successor = successor = make(self)
+        self._live.clients.remove(self)
+        self._live.clients.add(successor)
+        self.transport.set_protocol(cast("asyncio.Protocol", successor))
+        self.resume_from(FULL)
+        data = self.take_held() if rest is None else rest
+        successor.process(preface + data)
+        return True
 
     # The request's body.
 
@@ -486,6 +509,7 @@ class ClientConnection(Intake, Connection, Downstream, Source):
 
     def refuse(self, error: RequestRefused) -> None:
         """Answer a request that was not understood; its end is unknown, so this is the last."""
+        self.awaits = ""
         self._record(error, self.reply(refusal(error), may_keep=False))
         self.close(lingering=True)
 
@@ -497,6 +521,19 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.awaits = ""
         self._record(RequestRefused(0, reason, termination))
         self.close()
+
+    def tls_begun(self) -> None:
+        self.awaits = "TLS handshake"
+
+    def tls_opened(self, version: str, certificate: bytes) -> None:
+        self.awaits = ""
+        peer = self.peer
+        peer.tls_version = version
+        peer.certificate = certificate
+        peer.identity = certificate + peer.identity
+
+    def tls_failed(self) -> None:
+        self.peer.frontend.counters.tls_failures += 1
 
     def cut(self, reason: str) -> None:
         """End at once, for what the client does to its connection whatever it asks for."""
@@ -547,8 +584,10 @@ class ClientConnection(Intake, Connection, Downstream, Source):
         self.is_closing = True
         self.deadline = _NEVER
         live = self._live
-        if self in live.clients:
-            live.clients.remove(self)
+        registered = self._successor or self
+        self._successor = None
+        if registered in live.clients:
+            live.clients.remove(registered)
             self.peer.frontend.counters.connections -= 1
             if self._is_counted:
                 self.context.client_limits.connections.release(self.peer.address)

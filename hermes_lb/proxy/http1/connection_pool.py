@@ -130,8 +130,8 @@ class ServerConnections(ConnectionPool):
         if present.way != self._dialer.way:
             self._dialer = present
             self.close_idle()
-        self.tells_client = dialer.tells_client
-        self._keep = 0 if dialer.tells_client else keep
+        self.sends_client_address = dialer.sends_client_address
+        self._keep = 0 if dialer.sends_client_address else keep
         self._idle_timeout = idle_timeout
 
     def retire(self) -> None:

@@ -60,7 +60,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         "is_tls",
         "keep_alive",
         "_is_tunnel",
-        "_seen",
+        "_last_progress",
         "server",
         "sink",
         "upload",
@@ -80,7 +80,9 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         self.is_reused = False
         self.upload: RequestBody | None = None  # of the request, if its body is more than one piece
         self.is_early = False  # the response began before all of the request had been sent
-        self._seen: tuple[tuple[float, int], float] | None = None  # progress, and since when
+        self._last_progress: tuple[tuple[float, int], float] | None = (
+            None  # progress, and since when
+        )
         self._is_tunnel = False
         self._is_batched = False  # bytes of a head wait for the end of the loop iteration
         self._more = b""  # later bytes of the same iteration
@@ -219,7 +221,8 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         if sink is None:
             self.home.forget(self)
         elif self.body is not None:
-            sink.response_ended(self.body, error)
+            body, self.body = self.body, None
+            sink.response_ended(body, error)
         elif self._pending not in _NOTHING:
             sink.server_failed(ClosedInHead(f"{name} closed in the middle of a response head"))
         else:
@@ -302,9 +305,9 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.stop)
             return int.from_bytes(info[_LAST_DATA], sys.byteorder) / 1000.0
         progress = sink.progress
-        if self._seen is None or self._seen[0] != progress:
-            self._seen = progress, now
-        return now - self._seen[1]
+        if self._last_progress is None or self._last_progress[0] != progress:
+            self._last_progress = progress, now
+        return now - self._last_progress[1]
 
     def has_news(self) -> bool:
         """True if an idle connection has input that the loop has not reported yet.
@@ -332,9 +335,9 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         a body report an empty part then."""
         self._is_held = True
         self.pause_for(VERDICT)
-        self._context.tasks.spawn(self._tell_again(until), name="hold a response head")
+        self._context.tasks.spawn(self._deliver_again(until), name="hold a response head")
 
-    async def _tell_again(self, until: Awaitable[object]) -> None:
+    async def _deliver_again(self, until: Awaitable[object]) -> None:
         try:
             await until
         except asyncio.CancelledError:  # the balancer ends
@@ -373,7 +376,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
 
     def abort(self) -> None:
         """End the exchange on this side at once: the server sees its client leave."""
-        self.sink = None
+        self.sink = self.body = None  # the body may refer to this connection
         self._upload_over()
         self.transport.abort()
 
@@ -406,8 +409,6 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         if self.body is not None:  # the bytes before were its response head
             sink.response_data(self, self.body, data)
             self._context.run_queue.received(self, len(data))
-            if self._ended_by and not (self._is_held or self.behind):
-                self._ended(self._ended_by[0])
             return
         if self._pending:
             data = self._pending + data

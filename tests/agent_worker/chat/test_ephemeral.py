@@ -15,14 +15,14 @@ from tests.support.sse import all_events, deltas
 if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.conftest import StartWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 PATH = "/api/agent/ephemeral"
 SSE = {"Accept": "text/event-stream"}
 HISTORY = [user("my name is Ada"), assistant("Nice to meet you, Ada.")]
 
 
-async def test_an_answer_to_the_clients_own_history(start_worker: StartWorker) -> None:
-    worker = await start_worker()
+async def test_an_answer_to_the_clients_own_history(worker: RunningWorker) -> None:
     body = {"content": "what is my name?", "history": HISTORY}
     async with worker.http.post(PATH, json=body) as response:
         assert response.status == 200
@@ -35,8 +35,7 @@ async def test_an_answer_to_the_clients_own_history(start_worker: StartWorker) -
         }
 
 
-async def test_its_events_are_those_of_a_session_without_ids(start_worker: StartWorker) -> None:
-    worker = await start_worker()
+async def test_its_events_are_those_of_a_session_without_ids(worker: RunningWorker) -> None:
     body = {"content": "calculate 2 + 3 * 4"}
     async with worker.http.post(PATH, json=body, headers=SSE) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
@@ -166,9 +165,8 @@ async def test_its_own_steps_may_outgrow_the_window_but_the_instructions_stay(
     ],
 )
 async def test_what_is_wrong_has_the_workers_own_form(
-    start_worker: StartWorker, body: Any, status: int, code: str
+    worker: RunningWorker, body: Any, status: int, code: str
 ) -> None:
-    worker = await start_worker()
     async with worker.http.post(PATH, json=body) as response:
         error = (await response.json())["error"]
     assert (response.status, error["code"], set(error)) == (status, code, {"code", "message"})

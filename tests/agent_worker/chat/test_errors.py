@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agent_worker.redis_server import RedisServer
     from tests.agent_worker.chat.conftest import StartSystem
-    from tests.agent_worker.conftest import StartWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 openai = needs_package("openai")
 
@@ -226,9 +226,8 @@ BAD = [
 
 @pytest.mark.parametrize(("body", "param", "code"), BAD)
 async def test_a_body_that_is_wrong_says_where(
-    start_worker: StartWorker, body: Any, param: str | None, code: str
+    worker: RunningWorker, body: Any, param: str | None, code: str
 ) -> None:
-    worker = await start_worker()
     body = {"model": MODEL, "messages": GO, **body}
     async with worker.http.post(COMPLETIONS, json=body) as response:
         assert response.status == 400
@@ -275,7 +274,7 @@ async def test_what_is_too_large_is_a_413(start_system: StartSystem, messages: A
     ],
 )
 async def test_each_error_below_v1_has_openais_form(
-    start_worker: StartWorker,
+    worker: RunningWorker,
     method: str,
     path: str,
     data: bytes,
@@ -283,7 +282,6 @@ async def test_each_error_below_v1_has_openais_form(
     status: int,
     code: str,
 ) -> None:
-    worker = await start_worker()
     headers = {"Content-Type": "application/json", **headers}
     async with worker.http.request(
         method, f"{worker.url}/v1{path}", data=data, headers=headers
@@ -295,10 +293,7 @@ async def test_each_error_below_v1_has_openais_form(
 
 
 @pytest.mark.parametrize("value", ["", "one, two"])
-async def test_a_session_header_that_names_no_session(
-    start_worker: StartWorker, value: str
-) -> None:
-    worker = await start_worker()
+async def test_a_session_header_that_names_no_session(worker: RunningWorker, value: str) -> None:
     headers = [("X-Hermes-Session-Id", each) for each in value.split(", ")]
     async with worker.http.post(
         COMPLETIONS, json={"model": MODEL, "messages": GO}, headers=headers
@@ -391,11 +386,8 @@ def bodies(draw: st.DrawFn) -> Any:
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("session", [None, "new"])
-async def test_no_body_makes_the_worker_fail(
-    start_worker: StartWorker, session: str | None
-) -> None:
+async def test_no_body_makes_the_worker_fail(worker: RunningWorker, session: str | None) -> None:
     """An unusual body that is valid after all may be a 200; then it is answered."""
-    worker = await start_worker()
     loop = asyncio.get_running_loop()
     headers = {"X-Hermes-Session-Id": session} if session else {}
 

@@ -105,8 +105,7 @@ async def test_whoever_has_the_first_chunks_gets_the_others(
             assert await chunks_in(response) == chunks[number:]
 
 
-async def test_a_replayed_stream_goes_on_as_well(start_worker: StartWorker) -> None:
-    worker = await start_worker()
+async def test_a_replayed_stream_goes_on_as_well(worker: RunningWorker) -> None:
     async with ask(worker, NEW) as response:
         sid = response.headers["X-Hermes-Session-Id"]
         await response.read()
@@ -328,9 +327,8 @@ async def test_an_engine_that_fails_is_the_last_chunk_of_a_stream_that_goes_on(
 
 
 async def test_a_stream_whose_beginning_is_trimmed_goes_on_behind_its_last_chunk(
-    start_worker: StartWorker, redis: Redis
+    worker: RunningWorker, redis: Redis
 ) -> None:
-    worker = await start_worker()
     async with ask(worker, ACCEPTS) as response:
         path = response.headers["X-Hermes-Resume"]
         chunks = await chunks_in(response)
@@ -450,7 +448,7 @@ async def test_a_step_that_says_something_else_ends_the_stream(
         await stream.send(events[-1])
 
 
-async def test_an_answer_that_changed_is_told_as_an_error(start_worker: StartWorker) -> None:
+async def test_an_answer_that_changed_is_reported_as_an_error(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := GatedEngine()))
     other = await start_worker(engine=PlannedEngine([TextDelta("something else")]))
     async with ask(worker, ACCEPTS) as response:

@@ -90,7 +90,7 @@ def test_whatever_a_choice_holds_it_is_read_or_refused(choice: Any) -> None:
 # Tool calls, as various servers send them.
 
 
-def test_calls_that_are_all_numbered_0_are_told_apart_by_their_ids() -> None:
+def test_calls_that_are_all_numbered_0_are_distinguished_by_their_ids() -> None:
     calls = called(
         fragment(0, id="a", name="f", arguments="{}"), fragment(0, id="b", name="g", arguments="{}")
     )

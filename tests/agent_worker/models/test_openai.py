@@ -203,7 +203,9 @@ async def test_a_call_at_the_token_limit_is_invalid(
     assert await run(engine, asks("hello")) == ("", [ToolCall("c1", "clock", {"_invalid": '{"zo'})])
 
 
-async def test_the_content_filter_is_told_as_such(server: FakeOpenAI, engine: OpenAIEngine) -> None:
+async def test_the_content_filter_is_reported_as_such(
+    server: FakeOpenAI, engine: OpenAIEngine
+) -> None:
     server.will_say(says("Well, "), finish("content_filter"))
     text, error = await fails(engine, asks("hello"))
     assert (text, str(error)) == ("Well, ", "The model's content filter stopped the answer.")

@@ -219,11 +219,11 @@ def test_a_tool_that_is_not_offered_is_said_to_be_missing() -> None:
         ("recall long", "y" * 500, f"long is {'y' * 400}...."),
     ],
 )
-def test_results_are_told(question: str, result: str, text: str) -> None:
+def test_results_are_reported(question: str, result: str, text: str) -> None:
     assert told(question, result) == text
 
 
-def test_a_result_that_is_kept_elsewhere_is_told_with_its_whole_size() -> None:
+def test_a_result_that_is_kept_elsewhere_is_reported_with_its_whole_size() -> None:
     history = talk("produce 100 KB")
     (call,) = reply(history, TOOLS).calls
     kept = {**result_of(call, "xxx"), "blob": "a/b", "size": 102_400}

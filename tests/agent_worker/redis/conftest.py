@@ -6,6 +6,7 @@ import pytest
 
 from agent_worker.redis_server import RedisServer
 from agent_worker.sessions import RedisBackend, connect
+from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 from tests.agent_worker.redis.topologies import Cluster, Sentinels
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ def sentinels() -> Iterator[Sentinels]:
 def cluster() -> Iterator[Cluster]:
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+async def proxy(calm_server: RedisServer) -> AsyncIterator[DroppingProxy]:
+    """Between a client and the calm server."""
+    async with DroppingProxy(calm_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture

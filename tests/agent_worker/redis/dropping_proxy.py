@@ -16,7 +16,6 @@ from agent_worker.tasks import cancel_and_wait, spawn
 
 if TYPE_CHECKING:
     import ssl
-    from types import TracebackType
 
 HOST = "127.0.0.1"
 _CHUNK = 64 * 1024
@@ -50,12 +49,7 @@ class DroppingProxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self._server.close()
         await cancel_and_wait(*self._tasks)
 

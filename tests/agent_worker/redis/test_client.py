@@ -43,13 +43,12 @@ async def test_a_script_runs_though_the_server_never_saw_it(
 
 
 async def test_a_script_that_refuses_is_heard_once(
-    calm_server: RedisServer, connected: Connected
+    proxy: DroppingProxy, connected: Connected
 ) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        client = connected(proxy.url)
-        with pytest.raises(redis_errors.ResponseError, match="out of luck"):
-            await client.run(FAIL, ["refuses"], [])
-        assert proxy.commands["EVALSHA"] + proxy.commands["EVAL"] <= 2
+    client = connected(proxy.url)
+    with pytest.raises(redis_errors.ResponseError, match="out of luck"):
+        await client.run(FAIL, ["refuses"], [])
+    assert proxy.commands["EVALSHA"] + proxy.commands["EVAL"] <= 2
 
 
 async def test_a_unix_socket(tmp_path: Path, connected: Connected) -> None:
@@ -77,7 +76,7 @@ async def test_tls_is_verified(
                 await connected(proxy.url + doubtful).ping()
 
 
-async def test_a_wrong_password_is_told_at_once(connected: Connected) -> None:
+async def test_a_wrong_password_is_reported_at_once(connected: Connected) -> None:
     with RedisServer.start(options={"requirepass": "right"}) as server:
         client = connected(f"redis://:right@127.0.0.1:{server.port}/0")
         assert await client.run(COUNT, ["guarded"], []) == 1
@@ -87,57 +86,51 @@ async def test_a_wrong_password_is_told_at_once(connected: Connected) -> None:
             assert proxy.accepted == 1
 
 
-async def test_a_lost_reply_is_asked_for_again(
-    calm_server: RedisServer, connected: Connected
-) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        client = connected(proxy.url)
-        await client.run(COUNT, ["lost"], [])
-        proxy.lose_replies("EVALSHA", 2)
-        # The two whose replies were lost had run.
-        assert await client.run(COUNT, ["lost"], []) == 4
+async def test_a_lost_reply_is_asked_for_again(proxy: DroppingProxy, connected: Connected) -> None:
+    client = connected(proxy.url)
+    await client.run(COUNT, ["lost"], [])
+    proxy.lose_replies("EVALSHA", 2)
+    # The two whose replies were lost had run.
+    assert await client.run(COUNT, ["lost"], []) == 4
 
 
 async def test_a_lost_reply_is_asked_for_twice_more_and_then_it_is_an_error(
-    calm_server: RedisServer, connected: Connected
+    proxy: DroppingProxy, connected: Connected
 ) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        client = connected(proxy.url)
+    client = connected(proxy.url)
+    await client.run(COUNT, ["lost-for-good"], [])
+    proxy.lose_replies("EVALSHA", 99)
+    with pytest.raises(redis_errors.ConnectionError):
         await client.run(COUNT, ["lost-for-good"], [])
-        proxy.lose_replies("EVALSHA", 99)
-        with pytest.raises(redis_errors.ConnectionError):
-            await client.run(COUNT, ["lost-for-good"], [])
-        assert await client.raw.get("lost-for-good") == "4"
+    assert await client.raw.get("lost-for-good") == "4"
 
 
 async def test_connections_that_were_cut_while_idle_cost_no_attempt(
-    calm_server: RedisServer, connected: Connected
+    proxy: DroppingProxy, connected: Connected
 ) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        client = connected(proxy.url)
-        await asyncio.gather(*(client.run(COUNT, ["cut"], []) for _ in range(10)))
-        sent = proxy.commands["EVALSHA"]
-        proxy.cut()
-        await until(lambda: not proxy.open_connections)
-        assert await client.run(COUNT, ["cut"], []) == 11
-        assert proxy.commands["EVALSHA"] == sent + 1
+    client = connected(proxy.url)
+    await asyncio.gather(*(client.run(COUNT, ["cut"], []) for _ in range(10)))
+    sent = proxy.commands["EVALSHA"]
+    proxy.cut()
+    await until(lambda: not proxy.open_connections)
+    assert await client.run(COUNT, ["cut"], []) == 11
+    assert proxy.commands["EVALSHA"] == sent + 1
 
 
 async def test_a_mute_server_is_given_up_after_the_socket_timeout(
-    calm_server: RedisServer, connected: Connected
+    proxy: DroppingProxy, connected: Connected
 ) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        client = connected(f"{proxy.url}?socket_timeout=0.1")
+    client = connected(f"{proxy.url}?socket_timeout=0.1")
+    await client.run(COUNT, ["mute"], [])
+    proxy.go_mute()
+    # A new connection, with its greeting, is tested as well.
+    with pytest.raises((redis_errors.TimeoutError, redis_errors.ConnectionError)):
         await client.run(COUNT, ["mute"], [])
-        proxy.go_mute()
-        # A new connection, with its greeting, is tested as well.
-        with pytest.raises((redis_errors.TimeoutError, redis_errors.ConnectionError)):
-            await client.run(COUNT, ["mute"], [])
-        proxy.speak()
-        assert await client.run(READ, ["mute"], []) is not None
+    proxy.speak()
+    assert await client.run(READ, ["mute"], []) is not None
 
 
-async def test_a_server_that_is_away_is_told_soon(connected: Connected) -> None:
+async def test_a_server_that_is_away_is_reported_soon(connected: Connected) -> None:
     with RedisServer.start() as server:
         client = connected(server.url)
         await client.ping()
@@ -171,16 +164,15 @@ async def test_cancelled_operations_leave_no_reply_behind_for_others(connected: 
 
 
 async def test_without_replicas_none_is_waited_for(
-    calm_server: RedisServer, connected: Connected
+    proxy: DroppingProxy, connected: Connected
 ) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        client = connected(proxy.url)
-        assert await client.run_replicated(
-            COUNT, ["alone"], [], await client.replicas_wanted("alone")
-        ) == (1, 0)
-        assert proxy.commands["WAIT"] == 0
-        # The wait ends after its second.
-        assert await client.run_replicated(COUNT, ["alone"], [], 1) == (2, 0)
+    client = connected(proxy.url)
+    assert await client.run_replicated(
+        COUNT, ["alone"], [], await client.replicas_wanted("alone")
+    ) == (1, 0)
+    assert proxy.commands["WAIT"] == 0
+    # The wait ends after its second.
+    assert await client.run_replicated(COUNT, ["alone"], [], 1) == (2, 0)
 
 
 async def test_a_killed_server_comes_back_with_what_it_had_acknowledged(

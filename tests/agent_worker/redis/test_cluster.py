@@ -40,7 +40,7 @@ async def test_one_living_node_is_enough_to_find_the_others(
     assert await asyncio.gather(*(client.run(COUNT, [f"few{n}"], []) for n in range(9))) == [1] * 9
 
 
-async def test_a_plain_url_to_a_cluster_is_told(
+async def test_a_plain_url_to_a_cluster_is_reported(
     calm_cluster: Cluster, connected: Connected
 ) -> None:
     client = connected(f"redis://{HOST}:{calm_cluster.ports[0]}")

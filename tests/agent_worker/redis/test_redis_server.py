@@ -80,7 +80,7 @@ def test_a_port_in_use_is_named() -> None:
     assert "--port" in str(error.value)
 
 
-def test_a_server_that_ends_at_once_is_told_with_its_own_words(
+def test_a_server_that_ends_at_once_is_reported_with_its_own_words(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake = tmp_path / "redis-server"

@@ -90,7 +90,7 @@ async def test_how_many_replicas_a_record_wants(url: str, wanted: int) -> None:
         ("rediss://h?ssl_ca_certs=/nowhere/ca.pem", "no file /nowhere/ca.pem"),
     ],
 )
-async def test_what_is_no_redis_url_is_told_in_a_sentence(url: str, complaint: str) -> None:
+async def test_what_is_no_redis_url_is_reported_in_a_sentence(url: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         connect(url)
 

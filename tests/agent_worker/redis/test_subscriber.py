@@ -3,32 +3,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
 from agent_worker.redis_server import RedisServer
 from agent_worker.tasks import cancel_and_wait, spawn
-from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 from tests.agent_worker.redis.topologies import ask
 from tests.support.agent.redis import Heard, publish
 from tests.support.waiting import turns, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from agent_worker.sessions import RedisBackend
+    from agent_worker.sessions.subscriber import Subscriber
+    from tests.agent_worker.redis.dropping_proxy import DroppingProxy
 
     Connected = Callable[[str], RedisBackend]
 
 
-async def test_messages_of_the_subscribed_channels_arrive_in_order(
-    calm_server: RedisServer, connected: Connected
-) -> None:
-    client = connected(calm_server.url)
-    heard = Heard()
+class Listening(NamedTuple):
+    client: RedisBackend
+    heard: Heard
+    subscriber: Subscriber
+
+
+@pytest.fixture
+async def listening(calm_server: RedisServer, connected: Connected) -> AsyncIterator[Listening]:
+    client, heard = connected(calm_server.url), Heard()
     subscriber = heard.subscribe_with(client)
+    yield Listening(client, heard, subscriber)
+    await subscriber.close()
+
+
+async def test_messages_of_the_subscribed_channels_arrive_in_order(listening: Listening) -> None:
+    client, heard, subscriber = listening
     await subscriber.subscribe("one")
     # Messages that are published now are received.
     for n in range(100):
@@ -37,7 +48,6 @@ async def test_messages_of_the_subscribed_channels_arrive_in_order(
     await until(lambda: len(heard.messages) == 100)
     assert heard.messages == [("one", f"{n}") for n in range(100)]
     assert heard.reconnections == 0
-    await subscriber.close()
 
 
 async def test_all_channels_share_one_connection(connected: Connected) -> None:
@@ -53,12 +63,8 @@ async def test_all_channels_share_one_connection(connected: Connected) -> None:
         await until(lambda: not ask(server.port, "CLIENT", "LIST", "TYPE", "pubsub"))
 
 
-async def test_an_unsubscribed_channel_is_silent_and_can_be_had_again(
-    calm_server: RedisServer, connected: Connected
-) -> None:
-    client = connected(calm_server.url)
-    heard = Heard()
-    subscriber = heard.subscribe_with(client)
+async def test_an_unsubscribed_channel_is_silent_and_can_be_had_again(listening: Listening) -> None:
+    client, heard, subscriber = listening
     await subscriber.subscribe("again")
     await subscriber.subscribe("again")
     await subscriber.unsubscribe("again")
@@ -68,15 +74,12 @@ async def test_an_unsubscribed_channel_is_silent_and_can_be_had_again(
     await publish(client, "again", "heard")
     await until(lambda: heard.messages)
     assert heard.messages == [("again", "heard")]
-    await subscriber.close()
 
 
 async def test_a_channel_given_up_and_taken_again_at_once_misses_nothing(
-    calm_server: RedisServer, connected: Connected
+    listening: Listening,
 ) -> None:
-    client = connected(calm_server.url)
-    heard = Heard()
-    subscriber = heard.subscribe_with(client)
+    client, heard, subscriber = listening
     for n in range(50):
         first = spawn(subscriber.subscribe("flip"), name="first")
         give_up = spawn(subscriber.unsubscribe("flip"), name="give up")
@@ -86,101 +89,95 @@ async def test_a_channel_given_up_and_taken_again_at_once_misses_nothing(
         await until(lambda n=n: ("flip", f"{n}") in heard.messages)
         await asyncio.gather(first, give_up)
         await subscriber.unsubscribe("flip")
-    await subscriber.close()
 
 
 async def test_a_caller_that_gives_up_leaves_the_channel_to_the_others(
-    calm_server: RedisServer, connected: Connected
+    listening: Listening,
 ) -> None:
-    subscriber = Heard().subscribe_with(connected(calm_server.url))
+    _, _, subscriber = listening
     await subscriber.subscribe("any")
     async with subscriber._sending:
         first, other = (spawn(subscriber.subscribe("shared"), name="caller") for _ in range(2))
         await turns()
         await cancel_and_wait(first)
     await other
-    await subscriber.close()
 
 
 async def test_a_cut_connection_is_replaced_and_all_channels_with_it(
-    calm_server: RedisServer, connected: Connected
+    proxy: DroppingProxy, calm_server: RedisServer, connected: Connected
 ) -> None:
     publisher = connected(calm_server.url)
-    async with DroppingProxy(calm_server.port) as proxy:
-        heard = Heard()
-        subscriber = heard.subscribe_with(connected(proxy.url))
-        await asyncio.gather(subscriber.subscribe("a"), subscriber.subscribe("b"))
-        assert subscriber.live_s == math.inf
-        for times in (1, 2, 3):
-            proxy.refuses = True
-            proxy.cut()
-            await until(lambda: subscriber.live_s == 0.0)
-            proxy.refuses = False
-            await until(lambda times=times: heard.reconnections == times)
-            assert 0.0 < subscriber.live_s < math.inf
-            # All are live when it is called.
-            await publish(publisher, "a", f"{times}")
-            await publish(publisher, "b", f"{times}")
-            await until(lambda times=times: len(heard.messages) == 2 * times)
-        await subscriber.close()
+    heard = Heard()
+    subscriber = heard.subscribe_with(connected(proxy.url))
+    await asyncio.gather(subscriber.subscribe("a"), subscriber.subscribe("b"))
+    assert subscriber.live_s == math.inf
+    for times in (1, 2, 3):
+        proxy.refuses = True
+        proxy.cut()
+        await until(lambda: subscriber.live_s == 0.0)
+        proxy.refuses = False
+        await until(lambda times=times: heard.reconnections == times)
+        assert 0.0 < subscriber.live_s < math.inf
+        # All are live when it is called.
+        await publish(publisher, "a", f"{times}")
+        await publish(publisher, "b", f"{times}")
+        await until(lambda times=times: len(heard.messages) == 2 * times)
+    await subscriber.close()
 
 
 async def test_while_the_server_is_away_it_is_not_hammered(
-    calm_server: RedisServer, connected: Connected, caplog: pytest.LogCaptureFixture
+    proxy: DroppingProxy, connected: Connected, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        heard = Heard()
-        subscriber = heard.subscribe_with(connected(proxy.url))
-        await subscriber.subscribe("a")
-        proxy.refuses = True
-        refused = proxy.refused
-        with caplog.at_level(logging.WARNING):
-            proxy.cut()
-            await until(lambda: proxy.refused >= refused + 3)
-            # Wanted meanwhile: it waits, and is live with the others.
-            late = spawn(subscriber.subscribe("late"), name="late")
-            proxy.refuses = False
-            await late
-            await until(lambda: heard.reconnections == 1)
-        told = [record.getMessage() for record in caplog.records]
-        assert len([text for text in told if "subscriptions lost" in text]) == 1
-        assert told[-1] == "subscriptions restored"
-        await subscriber.close()
+    heard = Heard()
+    subscriber = heard.subscribe_with(connected(proxy.url))
+    await subscriber.subscribe("a")
+    proxy.refuses = True
+    refused = proxy.refused
+    with caplog.at_level(logging.WARNING):
+        proxy.cut()
+        await until(lambda: proxy.refused >= refused + 3)
+        # Wanted meanwhile: it waits, and is live with the others.
+        late = spawn(subscriber.subscribe("late"), name="late")
+        proxy.refuses = False
+        await late
+        await until(lambda: heard.reconnections == 1)
+    told = [record.getMessage() for record in caplog.records]
+    assert len([text for text in told if "subscriptions lost" in text]) == 1
+    assert told[-1] == "subscriptions restored"
+    await subscriber.close()
 
 
 async def test_a_subscription_that_is_not_waited_for_any_more_can_be_given_up(
-    calm_server: RedisServer, connected: Connected
+    proxy: DroppingProxy, connected: Connected
 ) -> None:
-    async with DroppingProxy(calm_server.port) as proxy:
-        proxy.refuses = True
-        subscriber = Heard().subscribe_with(connected(proxy.url))
-        waiting = spawn(subscriber.subscribe("a"), name="waiting")
-        impatient = spawn(subscriber.subscribe("a"), name="impatient")
-        await until(lambda: proxy.refused > 1)
-        await cancel_and_wait(impatient)
-        assert not waiting.done()
-        await subscriber.unsubscribe("a")
-        await waiting
-        await subscriber.close()
+    proxy.refuses = True
+    subscriber = Heard().subscribe_with(connected(proxy.url))
+    waiting = spawn(subscriber.subscribe("a"), name="waiting")
+    impatient = spawn(subscriber.subscribe("a"), name="impatient")
+    await until(lambda: proxy.refused > 1)
+    await cancel_and_wait(impatient)
+    assert not waiting.done()
+    await subscriber.unsubscribe("a")
+    await waiting
+    await subscriber.close()
 
 
 async def test_a_server_that_fell_silent_is_left(
-    calm_server: RedisServer, connected: Connected, monkeypatch: pytest.MonkeyPatch
+    proxy: DroppingProxy, connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent_worker.sessions.subscriber._QUIET_S", 0.1)
     monkeypatch.setattr("agent_worker.sessions.subscriber._PONG_S", 0.1)
-    async with DroppingProxy(calm_server.port) as proxy:
-        heard = Heard()
-        subscriber = heard.subscribe_with(connected(proxy.url))
-        await subscriber.subscribe("a")
-        # An idle server answers PINGs.
-        await until(lambda: proxy.commands["PING"] >= 3)
-        assert proxy.accepted == 1
-        proxy.go_mute()
-        await until(lambda: proxy.accepted > 1)
-        proxy.speak()
-        await until(lambda: heard.reconnections == 1)
-        await subscriber.close()
+    heard = Heard()
+    subscriber = heard.subscribe_with(connected(proxy.url))
+    await subscriber.subscribe("a")
+    # An idle server answers PINGs.
+    await until(lambda: proxy.commands["PING"] >= 3)
+    assert proxy.accepted == 1
+    proxy.go_mute()
+    await until(lambda: proxy.accepted > 1)
+    proxy.speak()
+    await until(lambda: heard.reconnections == 1)
+    await subscriber.close()
 
 
 async def test_a_failing_callback_does_not_end_it(
@@ -217,11 +214,9 @@ async def test_closing_twice_or_unused_is_no_matter(
 
 @pytest.mark.parametrize("by", ["reader", "server"])
 async def test_a_connection_that_closes_amid_a_write_is_the_readers_to_notice(
-    calm_server: RedisServer, connected: Connected, monkeypatch: pytest.MonkeyPatch, by: str
+    listening: Listening, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    client = connected(calm_server.url)
-    heard = Heard()
-    subscriber = heard.subscribe_with(client)
+    client, heard, subscriber = listening
     await subscriber.subscribe("a")
     await subscriber.subscribe("b")
     write = AbstractConnection._send_packed_command
@@ -238,4 +233,3 @@ async def test_a_connection_that_closes_amid_a_write_is_the_readers_to_notice(
     await until(lambda: heard.reconnections == 1)
     await publish(client, "a", "again")
     await until(lambda: heard.messages == [("a", "again")])
-    await subscriber.close()

@@ -203,7 +203,7 @@ async def test_without_a_replica_no_once_tool_starts(
     assert [mail["text"] for mail in mails()] == ["hello again"]
 
 
-async def test_while_redis_is_away_a_turn_goes_on_and_is_told_afterwards(
+async def test_while_redis_is_away_a_turn_goes_on_and_is_reported_afterwards(
     start_worker: StartWorker, redis_server: RedisServer
 ) -> None:
     async with DroppingProxy(redis_server.port) as proxy:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from contextlib import ExitStack
@@ -19,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 
 from agent_worker.redis_server import RedisServer
+from tests.support.programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
 HOST = "127.0.0.1"
 SLOTS = 16384
@@ -81,12 +80,7 @@ class Deployment:
             undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -324,7 +318,7 @@ class Cluster(Deployment):
                 "cluster-enabled": "yes",
                 "cluster-node-timeout": str(self._node_timeout_ms),
                 # The default, port + 10000, may be invalid or in use.
-                "cluster-port": str(_free_port()),
+                "cluster-port": str(free_port()),
                 # A replica may be promoted after a long partition.
                 "cluster-replica-validity-factor": "0",
             }
@@ -363,9 +357,3 @@ class Cluster(Deployment):
     def _is_linked(self) -> bool:
         roles = [ask(port, "ROLE") for port in self._alive()]
         return all(role[0] == "master" or role[3] == "connected" for role in roles)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

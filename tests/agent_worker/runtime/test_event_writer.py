@@ -326,7 +326,7 @@ async def test_a_client_that_left_ends_the_writer(desk: Desk) -> None:
     assert desk.log.writes == [["7-1"]]
 
 
-async def test_what_is_told_to_one_client_is_not_in_the_log(desk: Desk) -> None:
+async def test_what_is_reported_to_one_client_is_not_in_the_log(desk: Desk) -> None:
     await desk.writer.send_unlogged("message.delta", {"n": 1}, event_id="6-9")
     await desk.writer.send_unlogged("error", {"n": 2})
     await desk.emit(3)

@@ -291,7 +291,7 @@ async def test_a_follower_without_until_stays_for_the_next_turn(
             assert (await anext(stream)).data["content"] == word
 
 
-async def test_who_follows_is_told_once_that_a_turn_was_given_back(
+async def test_who_follows_is_notified_once_that_a_turn_was_given_back(
     start_worker: StartWorker, quick_looks: None
 ) -> None:
     """By a worker whose client left: the turn is not an orphan, and is not continued."""
@@ -384,8 +384,7 @@ async def test_an_id_that_never_was_gives_a_reset(start_worker: StartWorker) -> 
 # Refusals.
 
 
-async def test_a_foreign_or_unknown_session_is_not_found(start_worker: StartWorker) -> None:
-    worker = await start_worker()
+async def test_a_foreign_or_unknown_session_is_not_found(worker: RunningWorker) -> None:
     sid = await create(worker)
     headers = {"Authorization": "Bearer somebody-else"}
     async with worker.get(sid, "events", headers=headers) as response:
@@ -396,8 +395,7 @@ async def test_a_foreign_or_unknown_session_is_not_found(start_worker: StartWork
 
 
 @pytest.mark.parametrize("bad", ["x", "1", "1-", "-1", "1-2-3", "1-2x", "9" * 16 + "-1", "*"])
-async def test_a_bad_id_is_a_bad_request(start_worker: StartWorker, bad: str) -> None:
-    worker = await start_worker()
+async def test_a_bad_id_is_a_bad_request(worker: RunningWorker, bad: str) -> None:
     sid = await create(worker)
     async with follow(worker, sid, bad) as response:
         assert await error_of(response) == (400, "bad_request")

@@ -57,7 +57,7 @@ async def test_while_redis_stands_still_a_stream_ends_with_an_error_all_the_same
     assert (last.id, last.name, last.data["code"]) == ("", "error", "engine_failed")
 
 
-async def test_while_redis_stands_still_a_socket_is_told_of_the_error_all_the_same(
+async def test_while_redis_stands_still_a_socket_is_notified_of_the_error_all_the_same(
     proxy: DroppingProxy, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.05)
@@ -74,7 +74,7 @@ async def test_while_redis_stands_still_a_socket_is_told_of_the_error_all_the_sa
     assert last["data"]["code"] == "engine_failed"
 
 
-async def test_a_handover_is_told_however_long_redis_takes_for_it(
+async def test_a_handover_is_reported_however_long_redis_takes_for_it(
     start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn, "_LAST_EVENT_S", 0.2)

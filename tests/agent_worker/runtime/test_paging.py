@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from agent_worker.sessions import SessionStore
-    from tests.agent_worker.conftest import StartWorker
+    from tests.support.agent.running_worker import RunningWorker
 
 MIB = 1024 * 1024
 
@@ -107,9 +107,8 @@ async def test_the_store_is_asked_for_few_messages_at_once(
 
 @pytest.mark.parametrize("query", ["", "?count=1001", "?count=999999999"])
 async def test_over_http_a_thousand_messages_are_the_most(
-    start_worker: StartWorker, redis: Redis, query: str
+    worker: RunningWorker, redis: Redis, query: str
 ) -> None:
-    worker = await start_worker()
     sid = await create(worker)
     await fill(redis, sid, [str(n) for n in range(1001)])
     async with worker.get(sid + query) as response:
@@ -120,8 +119,7 @@ async def test_over_http_a_thousand_messages_are_the_most(
         assert texts((await response.json())["messages"]) == ["1000"]
 
 
-async def test_over_http_a_mebibyte_is_the_most(start_worker: StartWorker, redis: Redis) -> None:
-    worker = await start_worker()
+async def test_over_http_a_mebibyte_is_the_most(worker: RunningWorker, redis: Redis) -> None:
     sid = await create(worker)
     await fill(redis, sid, [str(n) * 300_000 for n in range(5)])
     async with worker.get(sid) as response:
@@ -130,8 +128,7 @@ async def test_over_http_a_mebibyte_is_the_most(start_worker: StartWorker, redis
     assert session["total"] == 5
 
 
-async def test_a_reset_has_no_more_than_a_mebibyte(start_worker: StartWorker, redis: Redis) -> None:
-    worker = await start_worker()
+async def test_a_reset_has_no_more_than_a_mebibyte(worker: RunningWorker, redis: Redis) -> None:
     sid = await create(worker)
     async with worker.post(sid, "messages", json={"content": "x"}) as response:
         assert response.status == 200

@@ -59,8 +59,7 @@ async def test_by_default_a_message_is_refused_while_a_turn_runs(
     assert await told(store, sid) == [("user", "first"), ("assistant", "one two")]
 
 
-async def test_an_unknown_policy_is_a_bad_request(start_worker: StartWorker) -> None:
-    worker = await start_worker()
+async def test_an_unknown_policy_is_a_bad_request(worker: RunningWorker) -> None:
     sid = await create(worker)
     reply = await post(worker, sid, "hello", "perhaps")
     assert (reply.status, reply.error) == (400, "bad_request")
@@ -264,7 +263,7 @@ async def test_an_interrupted_turn_keeps_its_finished_steps_and_the_new_one_runs
     ]
 
 
-async def test_the_client_of_an_interrupted_turn_is_told_409(start_worker: StartWorker) -> None:
+async def test_the_client_of_an_interrupted_turn_gets_409(start_worker: StartWorker) -> None:
     worker = await start_worker(engine=(engine := PausedEngine([None], speech("yes"))))
     sid, running = await amid_a_turn(worker, engine.paused)
     assert (await post(worker, sid, "stop", "interrupt")).status == 200

@@ -126,7 +126,7 @@ async def test_who_follows_the_log_sees_each_word_once_when_the_engine_continues
     assert order == sorted(set(order))
 
 
-async def test_who_follows_the_log_is_told_what_is_void_when_the_step_starts_anew(
+async def test_who_follows_the_log_gets_what_is_void_when_the_step_starts_again(
     start_worker: StartWorker, redis: Redis
 ) -> None:
     look = Notebook("look")
@@ -228,7 +228,7 @@ async def test_results_that_were_recorded_are_replayed_and_the_others_run_again(
 
 
 @pytest.mark.parametrize("policy", ["resume", "new turn"])
-async def test_a_once_call_that_was_pending_is_told_as_unknown_and_not_run_again(
+async def test_a_once_call_that_was_pending_is_reported_as_unknown_and_not_run_again(
     start_worker: StartWorker, redis: Redis, store: SessionStore, policy: str
 ) -> None:
     pay = Notebook("pay", Effect.ONCE)
@@ -341,7 +341,7 @@ async def test_the_dead_workers_turn_writes_nothing_when_it_wakes_up(
     assert await told(store, sid) == [("user", "go"), ("assistant", "one two")]
 
 
-async def test_a_finished_turn_whose_answer_was_lost_is_told_again(
+async def test_a_finished_turn_whose_answer_was_lost_is_reported_again(
     start_worker: StartWorker,
 ) -> None:
     first = await start_worker(engine=PlannedEngine(speech("one ", "two")))

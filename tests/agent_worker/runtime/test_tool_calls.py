@@ -310,7 +310,7 @@ async def test_arguments_that_are_no_json_object_do_not_reach_the_tool() -> None
     assert (tool.ran, step.ledger.begun) == ([], [])
 
 
-async def test_what_a_tool_refuses_is_told_and_recorded() -> None:
+async def test_what_a_tool_refuses_is_reported_and_recorded() -> None:
     step = Step({"tool": Recorder(ToolError("no such city"))})
     assert await step.text(call("tool")) == "error: no such city"
     assert step.ledger.ended == {"1.0": result("error: no such city")}
@@ -330,7 +330,7 @@ async def test_each_call_has_a_timeout_of_its_own() -> None:
     assert (step.counted("never", "timeout"), step.counted("echo", "ok")) == (1, 1)
 
 
-async def test_a_timeout_inside_of_a_tool_is_told_like_its_own() -> None:
+async def test_a_timeout_inside_of_a_tool_is_reported_like_its_own() -> None:
     step = Step({"tool": Recorder(TimeoutError())}, timeout_s=9)
     assert await step.text(call("tool")) == "error: no result within 9 s"
 
@@ -373,7 +373,7 @@ async def test_a_call_that_is_done_gives_its_kept_result_and_is_not_run() -> Non
         ("ARGS_MISMATCH", "error: this call was begun with other arguments", "error"),
     ],
 )
-async def test_a_call_that_the_ledger_refuses_is_told_and_not_run(
+async def test_a_call_that_the_ledger_refuses_is_reported_and_not_run(
     verdict: Any, text: str, outcome: str
 ) -> None:
     tool = Recorder()
@@ -460,7 +460,7 @@ async def test_a_once_call_that_refused_has_not_been_done() -> None:
     assert await step.text(call("pay")) == "error: no funds"
 
 
-async def test_the_strict_ledger_is_asked_before_a_once_call_and_told_after_it() -> None:
+async def test_the_strict_ledger_is_asked_before_a_once_call_and_reported_after_it() -> None:
     tool, strict = Recorder("paid"), FakeOnceLedger()
     step = Step({"pay": tool}, Effect.ONCE, once_ledger=strict)
     assert await step.text(call("pay")) == "paid"
@@ -485,7 +485,7 @@ async def test_a_claim_that_somebody_had_before_gives_what_the_call_gave() -> No
     assert step.counted("pay", "replayed") == 1
 
 
-async def test_a_claim_whose_end_nobody_knows_is_told_as_unknown() -> None:
+async def test_a_claim_whose_end_nobody_knows_is_reported_as_unknown() -> None:
     tool, strict = Recorder(), FakeOnceLedger(known={"1.0": None})
     step = Step({"pay": tool}, Effect.ONCE, once_ledger=strict)
     assert await step.text(call("pay")) == f"unknown: {MAYBE}"
@@ -493,7 +493,7 @@ async def test_a_claim_whose_end_nobody_knows_is_told_as_unknown() -> None:
     assert step.counted("pay", "unknown") == 1
 
 
-async def test_a_place_that_another_call_had_before_is_told_as_unknown() -> None:
+async def test_a_place_that_another_call_had_before_is_reported_as_unknown() -> None:
     """Redis has lost its last writes, including its ledger."""
     strict = FakeOnceLedger(known={"1.0": "sent to ada"}, is_another=True)
     step = Step({"mail": (tool := Recorder())}, Effect.ONCE, once_ledger=strict)

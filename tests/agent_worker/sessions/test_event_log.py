@@ -44,8 +44,7 @@ async def logged(redis: Redis, sid: str) -> list[str]:
 # Append.
 
 
-async def test_what_was_appended_is_read_behind_any_of_it(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_what_was_appended_is_read_behind_any_of_it(store: SessionStore, sid: str) -> None:
     grant = await begin(store, sid)
     events = await say(store, grant, 1, 2)
     events += await say(store, grant, 3)
@@ -57,8 +56,7 @@ async def test_what_was_appended_is_read_behind_any_of_it(store: SessionStore) -
         assert (page.after, page.events) == (known.id, events[place + 1 :])
 
 
-async def test_a_commit_logs_its_events(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_commit_logs_its_events(store: SessionStore, sid: str) -> None:
     grant = await begin(store, sid)
     events = await say(store, grant, 1)
     events += [event(grant, 2, "tool.started", tool="clock"), event(grant, 3, "done")]
@@ -85,8 +83,7 @@ async def test_ids_grow_strictly_from_turn_to_turn(store: SessionStore, redis: R
     assert order == sorted(set(order))
 
 
-async def test_a_repeated_append_adds_nothing(store: SessionStore, redis: Redis) -> None:
-    sid = await store.create(ME, {})
+async def test_a_repeated_append_adds_nothing(store: SessionStore, redis: Redis, sid: str) -> None:
     grant = await begin(store, sid)
     await say(store, grant, 1, 2)
     async with unchanged(redis, sid):
@@ -100,16 +97,14 @@ async def test_a_repeated_append_adds_nothing(store: SessionStore, redis: Redis)
 
 
 async def test_an_append_of_no_events_tells_only_whether_to_stop(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     async with unchanged(backend, sid):
         assert not await store.events.append(grant.lease, [])
 
 
-async def test_a_zombies_events_are_refused(store: SessionStore, redis: Redis) -> None:
-    sid = await store.create(ME, {})
+async def test_a_zombies_events_are_refused(store: SessionStore, redis: Redis, sid: str) -> None:
     zombie = await begin(store, sid)
     await say(store, zombie, 1)
     await lose_lease(redis, sid)
@@ -127,9 +122,8 @@ async def test_a_zombies_events_are_refused(store: SessionStore, redis: Redis) -
 
 
 async def test_the_log_refuses_an_old_id_whatever_the_lease_says(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     zombie = await begin(store, sid)
     await lose_lease(redis, sid)
     heir = await begin(store, sid, "go on")
@@ -140,9 +134,8 @@ async def test_the_log_refuses_an_old_id_whatever_the_lease_says(
 
 
 async def test_a_log_that_is_new_expires_with_its_session(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await say(store, grant, 1)
     times = await expiries(redis, sid)
@@ -153,9 +146,8 @@ async def test_a_log_that_is_new_expires_with_its_session(
 
 
 async def test_without_a_place_the_turn_that_runs_is_read_from_its_beginning(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     first = await begin(store, sid)
     await say(store, first, 1)
     await finish(store, first, events=[event(first, 2, "done")])
@@ -172,9 +164,8 @@ async def test_without_a_place_the_turn_that_runs_is_read_from_its_beginning(
 
 
 async def test_a_turn_whose_first_workers_said_nothing_is_read_from_its_beginning_too(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
     beginning = (await store.events.page(sid, ME, None)).after
     for _ in range(2):
@@ -193,9 +184,8 @@ async def test_a_turn_whose_first_workers_said_nothing_is_read_from_its_beginnin
 
 
 async def test_a_turn_begun_by_another_is_read_from_the_end_of_the_last(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     first = await begin(store, sid)
     done = event(first, 1, "done")
     await finish(store, first, events=[done])
@@ -213,8 +203,7 @@ async def test_a_session_without_events_has_nothing_behind_any_place(store: Sess
         assert not page.is_trimmed
 
 
-async def test_a_long_log_is_read_in_pages(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_long_log_is_read_in_pages(store: SessionStore, sid: str) -> None:
     grant = await begin(store, sid)
     events = await say(store, grant, *range(1, 1101))
     pages, after = [], None
@@ -229,9 +218,8 @@ async def test_a_long_log_is_read_in_pages(store: SessionStore) -> None:
 
 
 async def test_behind_an_event_that_was_trimmed_some_may_be_missing(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     events = await say(store, grant, 1, 2, 3)
     await redis.xtrim(key_of(sid, "ev"), maxlen=2, approximate=False)
@@ -251,9 +239,8 @@ async def test_behind_an_event_that_never_was_some_may_be_missing(store: Session
 
 
 async def test_a_log_that_expired_is_missing_but_for_who_had_all_of_it(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     events = await say(store, grant, 1, 2)
     await finish(store, grant)
@@ -264,9 +251,8 @@ async def test_a_log_that_expired_is_missing_but_for_who_had_all_of_it(
 
 
 async def test_after_a_turn_about_two_thousand_events_are_kept(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await say(store, grant, *range(1, 3001))
     assert await redis.xlen(key_of(sid, "ev")) == 3000
@@ -280,9 +266,8 @@ async def test_after_a_turn_about_two_thousand_events_are_kept(
 
 
 async def test_a_bell_rings_when_something_came_and_when_the_turn_ends(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(channel(sid))
@@ -308,9 +293,8 @@ async def test_a_bell_rings_when_something_came_and_when_the_turn_ends(
 
 
 async def test_an_error_that_another_try_of_the_turn_followed_has_not_ended_it(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid, idempotency_key="k")
     turn = str(grant.lease.fence)
     failed = [delta(grant, 1, "so far"), event(grant, 2, "error")]

@@ -39,8 +39,7 @@ async def replayed(store: SessionStore, sid: str, content: str, key: str) -> Rep
     return again
 
 
-async def test_a_finished_key_is_replayed(store: SessionStore, backend: Backend) -> None:
-    sid = await store.create(ME, {})
+async def test_a_finished_key_is_replayed(store: SessionStore, backend: Backend, sid: str) -> None:
     grant = await begin(store, sid, idempotency_key="k")
     version, _, _ = await commit(store, grant, assistant("hi", "clock"))
     done = event(grant, 7, "done")
@@ -71,8 +70,7 @@ async def test_a_finished_key_is_replayed(store: SessionStore, backend: Backend)
         }
 
 
-async def test_a_key_is_replayed_while_another_turn_runs(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_key_is_replayed_while_another_turn_runs(store: SessionStore, sid: str) -> None:
     await finish(store, await begin(store, sid, idempotency_key="k"))
     await begin(store, sid, "another")
     assert (await replayed(store, sid, "hello", "k")).answer.content == "hi"
@@ -80,9 +78,8 @@ async def test_a_key_is_replayed_while_another_turn_runs(store: SessionStore) ->
 
 @pytest.mark.parametrize("state", ["running", "done", "queued"])
 async def test_a_key_with_another_body_is_refused(
-    store: SessionStore, backend: Backend, state: str
+    store: SessionStore, backend: Backend, state: str, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     if state == "queued":
         await begin(store, sid, "first")
         await store.begin(sid, ME, HELLO, nonce=new_nonce(), idempotency_key="k", policy="enqueue")
@@ -97,9 +94,8 @@ async def test_a_key_with_another_body_is_refused(
 
 
 async def test_a_fingerprint_of_the_callers_decides_instead_of_the_content(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, idempotency_key="k", fingerprint="f"))
     options = {"idempotency_key": "k", "nonce": new_nonce()}
     with pytest.raises(IdempotencyMismatch):
@@ -108,8 +104,9 @@ async def test_a_fingerprint_of_the_callers_decides_instead_of_the_content(
     assert isinstance(again, Replay)
 
 
-async def test_a_key_whose_turn_runs_is_told_to_wait(store: SessionStore, backend: Backend) -> None:
-    sid = await store.create(ME, {})
+async def test_a_key_whose_turn_runs_is_asked_to_wait(
+    store: SessionStore, backend: Backend, sid: str
+) -> None:
     await begin(store, sid, idempotency_key="k")
     async with unchanged(backend, sid):
         for policy in ("reject", "enqueue"):
@@ -118,9 +115,8 @@ async def test_a_key_whose_turn_runs_is_told_to_wait(store: SessionStore, backen
 
 
 async def test_an_interrupted_key_goes_on_where_it_stopped(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     dead = await begin(store, sid, idempotency_key="k")
     await commit(store, dead, HI)
     await lose_lease(backend, sid)
@@ -133,8 +129,7 @@ async def test_an_interrupted_key_goes_on_where_it_stopped(
     assert (await replayed(store, sid, "hello", "k")).answer.content == "hihi"
 
 
-async def test_a_released_key_goes_on_too(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_released_key_goes_on_too(store: SessionStore, sid: str) -> None:
     grant = await begin(store, sid, idempotency_key="k")
     await store.release(sid, ME, grant.lease.nonce)
     heir = await begin(store, sid, idempotency_key="k")
@@ -142,9 +137,8 @@ async def test_a_released_key_goes_on_too(store: SessionStore) -> None:
 
 
 async def test_a_key_that_others_overtook_is_not_run_again(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
     await lose_lease(backend, sid)
     other = await begin(store, sid, "other")

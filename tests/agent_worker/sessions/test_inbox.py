@@ -48,8 +48,7 @@ async def enqueue(
 # Enqueue.
 
 
-async def test_a_message_waits_while_a_turn_runs(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_message_waits_while_a_turn_runs(store: SessionStore, sid: str) -> None:
     grant = await begin(store, sid)
     assert await enqueue(store, sid, "one") == Queued(1)
     assert await enqueue(store, sid, "two") == Queued(2)
@@ -60,8 +59,7 @@ async def test_a_message_waits_while_a_turn_runs(store: SessionStore) -> None:
     assert (await finish(store, grant, expected_version=version))[2] == 2
 
 
-async def test_a_message_that_need_not_wait_begins_its_turn(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_message_that_need_not_wait_begins_its_turn(store: SessionStore, sid: str) -> None:
     grant = await enqueue(store, sid, "hello")
     assert isinstance(grant, Grant)
     assert (grant.outcome, grant.history) == ("GRANTED", [HELLO])
@@ -92,9 +90,8 @@ async def test_what_waits_comes_before_the_message_of_who_begins(store: SessionS
 
 
 async def test_without_anything_that_waits_there_is_nothing_to_begin(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await finish(store, await begin(store, sid))
     async with unchanged(backend, sid):
         assert isinstance(await store.begin(sid, ME, None, nonce=new_nonce()), Nothing)
@@ -118,8 +115,7 @@ async def test_the_inbox_has_an_end(backend: Backend) -> None:
 # Keys of queued messages.
 
 
-async def test_a_repeated_key_waits_once(store: SessionStore, backend: Backend) -> None:
-    sid = await store.create(ME, {})
+async def test_a_repeated_key_waits_once(store: SessionStore, backend: Backend, sid: str) -> None:
     await begin(store, sid)
     await enqueue(store, sid, "one", "k")
     async with unchanged(backend, sid):
@@ -152,9 +148,8 @@ async def test_all_keys_of_what_waited_are_done_with_its_turn(store: SessionStor
 
 
 async def test_each_key_of_a_turn_that_was_cut_short_resumes_it(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await finish_with_waiting(store, sid, "k1", "k2")
     await take_waiting(store, sid)
     for key in ("k1", "k2", "k1"):
@@ -167,9 +162,8 @@ async def test_each_key_of_a_turn_that_was_cut_short_resumes_it(
 
 
 async def test_what_waits_stays_while_a_turn_is_resumed(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await begin(store, sid, idempotency_key="k")
     await enqueue(store, sid, "later")
     await lose_lease(backend, sid)
@@ -212,8 +206,7 @@ async def test_a_turn_is_asked_to_stop_with_whatever_it_writes_next(store: Sessi
     await finish(store, grant)
 
 
-async def test_its_worker_is_told_at_once(store: SessionStore, redis: Redis) -> None:
-    sid = await store.create(ME, {})
+async def test_its_worker_is_notified_at_once(store: SessionStore, redis: Redis, sid: str) -> None:
     worker = new_nonce()
     grant = await begin(store, sid, nonce=f"{worker}.{new_nonce()}")
     async with redis.pubsub() as pubsub:
@@ -226,9 +219,8 @@ async def test_its_worker_is_told_at_once(store: SessionStore, redis: Redis) -> 
 
 
 async def test_where_no_turn_runs_there_is_nothing_to_stop(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     assert await store.interrupt(sid, ME) is None
     await begin(store, sid)
     await lose_lease(backend, sid)
@@ -238,9 +230,8 @@ async def test_where_no_turn_runs_there_is_nothing_to_stop(
 
 @pytest.mark.parametrize("how", ["finished", "ran out"])
 async def test_the_next_turn_is_not_asked_to_stop_for_the_last_one(
-    store: SessionStore, backend: Backend, how: str
+    store: SessionStore, backend: Backend, how: str, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid, idempotency_key="k")
     await store.interrupt(sid, ME)
     if how == "finished":
@@ -252,8 +243,7 @@ async def test_the_next_turn_is_not_asked_to_stop_for_the_last_one(
     assert not await store.events.append(following.lease, [delta(following, 1, "one")])
 
 
-async def test_of_many_that_take_what_waits_one_gets_it(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_of_many_that_take_what_waits_one_gets_it(store: SessionStore, sid: str) -> None:
     await finish_with_waiting(store, sid, "k1", "k2")
     taken = await asyncio.gather(
         *(store.begin(sid, ME, None, nonce=new_nonce()) for _ in range(10)),

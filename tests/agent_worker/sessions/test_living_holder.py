@@ -27,9 +27,8 @@ async def test_only_a_silent_holder_loses_its_turn(store: SessionStore, backend:
     assert taken.lease.fence > grant.lease.fence
 
 
-async def test_a_turn_that_was_handed_over_is_free_at_once(store: SessionStore) -> None:
+async def test_a_turn_that_was_handed_over_is_free_at_once(store: SessionStore, sid: str) -> None:
     """Its lease refuses other messages, but not a takeover."""
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await store.hand_over(grant.lease, kept_s=3600)
     turn = str(grant.lease.fence)

@@ -198,9 +198,8 @@ async def test_a_begin_whose_turn_is_over_does_not_begin_another(
 
 
 async def test_a_begin_behind_other_turns_does_not_begin_another(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, nonce="worker.again"))
     for content in ("one", "two"):
         await finish(store, await begin(store, sid, content))
@@ -210,9 +209,8 @@ async def test_a_begin_behind_other_turns_does_not_begin_another(
 
 
 async def test_the_last_commit_again_gives_what_it_gave_though_the_next_turn_runs(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     last = await finish(store, grant, commit_id="again")
     await begin(store, sid, "next")
@@ -222,9 +220,8 @@ async def test_the_last_commit_again_gives_what_it_gave_though_the_next_turn_run
 
 @pytest.mark.parametrize("turns", [1, 10])
 async def test_the_last_commit_again_gives_what_it_gave_though_others_have_committed_since(
-    store: SessionStore, backend: Backend, turns: int
+    store: SessionStore, backend: Backend, turns: int, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     # One id is the beginning of another.
     first = await commit(store, grant, HI, commit_id="again-")
@@ -237,9 +234,8 @@ async def test_the_last_commit_again_gives_what_it_gave_though_others_have_commi
 
 
 async def test_no_more_commits_are_remembered_than_anybody_repeats(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     version = grant.version
     for number in range(40):
@@ -253,9 +249,8 @@ async def test_no_more_commits_are_remembered_than_anybody_repeats(
 
 
 async def test_a_release_again_does_not_free_what_others_hold(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await store.release(sid, ME, grant.lease.nonce)
     heir = await begin(store, sid, "next")
@@ -320,10 +315,9 @@ async def test_delete_again_is_known_as_such(
 
 
 async def test_a_message_that_was_queued_is_known_again_when_its_turn_runs(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
     """The reply was lost, and the turn that ran has ended meanwhile."""
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     enqueue = {"nonce": "w.again", "policy": "enqueue"}
     assert await store.begin(sid, ME, user("too"), **enqueue) == Queued(1)  # type: ignore[arg-type]

@@ -54,8 +54,7 @@ async def archived(store: SessionStore, sid: str, upto: int) -> int:
 # The watermark.
 
 
-async def test_what_is_committed_is_there_for_the_archive(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_what_is_committed_is_there_for_the_archive(store: SessionStore, sid: str) -> None:
     assert await read(store, sid) == Unarchived(sid, ME, 0, [])
     grant = await begin(store, sid)
     assert await read(store, sid) == Unarchived(sid, ME, 0, [HELLO])
@@ -63,8 +62,7 @@ async def test_what_is_committed_is_there_for_the_archive(store: SessionStore) -
     assert await read(store, sid) == Unarchived(sid, ME, 0, [HELLO, HI])
 
 
-async def test_what_is_archived_is_not_given_again(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_what_is_archived_is_not_given_again(store: SessionStore, sid: str) -> None:
     await finish(store, await begin(store, sid))
     assert await archived(store, sid, 1) == 1
     assert await read(store, sid) == Unarchived(sid, ME, 1, [HI])
@@ -74,8 +72,7 @@ async def test_what_is_archived_is_not_given_again(store: SessionStore) -> None:
     assert await read(store, sid) == Unarchived(sid, ME, 2, [HELLO])
 
 
-async def test_the_watermark_never_falls(store: SessionStore, backend: Backend) -> None:
-    sid = await store.create(ME, {})
+async def test_the_watermark_never_falls(store: SessionStore, backend: Backend, sid: str) -> None:
     await finish(store, await begin(store, sid))
     await archived(store, sid, 2)
     async with unchanged(backend, sid):
@@ -83,8 +80,7 @@ async def test_the_watermark_never_falls(store: SessionStore, backend: Backend) 
             assert await archived(store, sid, upto) == 0
 
 
-async def test_a_long_history_is_given_in_batches(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_long_history_is_given_in_batches(store: SessionStore, sid: str) -> None:
     messages = [assistant(str(number)) for number in range(450)]
     await commit(store, await begin(store, sid), *messages)
     sizes, given = [], []
@@ -97,8 +93,7 @@ async def test_a_long_history_is_given_in_batches(store: SessionStore) -> None:
     assert given == [HELLO, *messages]
 
 
-async def test_a_deleted_session_is_given_as_such(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_deleted_session_is_given_as_such(store: SessionStore, sid: str) -> None:
     await finish(store, await begin(store, sid))
     await store.delete(sid, ME)
     assert await read(store, sid) == Unarchived(sid, ME, 0, [], is_deleted=True)
@@ -158,8 +153,7 @@ async def test_one_scan_within_a_while_is_enough(own_store: SessionStore) -> Non
 
 
 async def test_scans_come_more_often_than_a_tombstone_expires(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await store.delete(sid, ME)
     assert await redis.ttl(key_of(sid, "meta")) > 2 * SCAN_EVERY_S

@@ -122,8 +122,7 @@ def test_all_keys_share_one_cluster_slot() -> None:
     assert all("{abc}" in key for key in keys)
 
 
-async def test_a_part_of_the_messages_can_be_read(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_part_of_the_messages_can_be_read(store: SessionStore, sid: str) -> None:
     await finish(store, await begin(store, sid), *(assistant(str(n)) for n in range(4)))
     view = await store.read(sid, ME, first=1, last=2)
     assert view.messages == [assistant("0"), assistant("1")]
@@ -133,9 +132,8 @@ async def test_a_part_of_the_messages_can_be_read(store: SessionStore) -> None:
 
 
 async def test_a_dead_workers_session_reads_as_interrupted(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await begin(store, sid)
     await lose_lease(backend, sid)
     assert (await store.read(sid, ME)).status == "interrupted"
@@ -257,9 +255,8 @@ async def test_a_session_of_a_newer_worker_is_left_alone(
 
 
 async def test_fields_that_a_newer_worker_added_are_left_alone(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await redis.hset(key_of(sid, "meta"), mapping=OTHER_FIELDS)
     grant = await begin(store, sid, idempotency_key="k")
     await store.events.append(grant.lease, [delta(grant, 1, "hi")])
@@ -314,9 +311,8 @@ async def test_use_prolongs_all_keys_alike(redis: Redis, client: RedisBackend) -
 
 
 async def test_the_events_live_an_hour_from_the_end_and_the_rest_stays(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     await store.events.append(grant.lease, [delta(grant, 1, "hi")])
     before = await now_ms(redis)
@@ -440,9 +436,8 @@ async def test_a_redis_that_refuses_to_write_is_unavailable(
 
 
 async def test_scripts_are_loaded_again_after_redis_forgot_them(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await redis.script_flush()
     assert (await store.read(sid, ME)).session_id == sid
 
@@ -450,8 +445,7 @@ async def test_scripts_are_loaded_again_after_redis_forgot_them(
 # Concurrency.
 
 
-async def test_twenty_turns_at_once_lose_no_message(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_twenty_turns_at_once_lose_no_message(store: SessionStore, sid: str) -> None:
     contents = [f"m{n}" for n in range(20)]
 
     async def one_turn(content: str) -> None:
@@ -476,8 +470,7 @@ async def test_twenty_turns_at_once_lose_no_message(store: SessionStore) -> None
     assert (view.step, view.version) == (len(turns) / 2, 1 + len(turns))
 
 
-async def test_of_twenty_at_once_exactly_one_gets_the_lease(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_of_twenty_at_once_exactly_one_gets_the_lease(store: SessionStore, sid: str) -> None:
     results = await asyncio.gather(
         *(store.begin(sid, ME, user(f"m{n}"), nonce=new_nonce()) for n in range(20)),
         return_exceptions=True,

@@ -117,7 +117,9 @@ async def test_the_index_of_a_fleet_that_is_gone_expires(
 # The session that an entry names.
 
 
-async def test_an_orphan_is_told_from_what_is_well(store: SessionStore, backend: Backend) -> None:
+async def test_an_orphan_is_distinguished_from_what_is_well(
+    store: SessionStore, backend: Backend
+) -> None:
     index = store.index
     sid = await store.create(ME, {})
     assert (await index.look(sid)).state == "over"
@@ -134,9 +136,8 @@ async def test_an_orphan_is_told_from_what_is_well(store: SessionStore, backend:
 
 @pytest.mark.parametrize(("is_left", "state"), [(False, "over"), (True, "free")])
 async def test_a_turn_that_was_given_back_is_no_orphan_unless_it_was_left_to_others(
-    store: SessionStore, is_left: bool, state: str
+    store: SessionStore, is_left: bool, state: str, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     for _ in range(2):
         assert await store.release(sid, ME, grant.lease.nonce, is_left=is_left) == 0
@@ -149,9 +150,8 @@ async def test_a_turn_that_was_given_back_is_no_orphan_unless_it_was_left_to_oth
 
 
 async def test_a_turn_with_an_end_or_that_shall_stop_needs_nobody(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await finish(store, await begin(store, sid))
     assert (await store.index.look(sid)).state == "over"
     await commit(store, await begin(store, sid, "next"))

@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
 
 async def test_begin_keeps_the_users_message_and_hands_out_the_history(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     first = await begin(store, sid)
     assert (first.outcome, first.history, first.turn_at) == ("GRANTED", [HELLO], 0)
     assert (first.version, first.step, first.notes, first.emitted) == (2, 0, {}, "")
@@ -52,8 +51,7 @@ async def test_begin_keeps_the_users_message_and_hands_out_the_history(
     assert second.lease.fence > first.lease.fence
 
 
-async def test_a_message_is_kept_with_all_its_fields(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_message_is_kept_with_all_its_fields(store: SessionStore, sid: str) -> None:
     message = user("größer …") | {"blob": "abc", "size": 40_000}
     grant = await store.begin(sid, ME, message, nonce=new_nonce())
     assert isinstance(grant, Grant)
@@ -62,9 +60,8 @@ async def test_a_message_is_kept_with_all_its_fields(store: SessionStore) -> Non
 
 
 async def test_the_fence_follows_the_servers_clock_but_never_falls(
-    store: SessionStore, redis: Redis
+    store: SessionStore, redis: Redis, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     seconds, micros = await redis.time()
     grant = await begin(store, sid)
     assert grant.lease.fence >= int(seconds) * 1000 + int(micros) // 1000
@@ -75,9 +72,8 @@ async def test_the_fence_follows_the_servers_clock_but_never_falls(
 
 
 async def test_a_second_turn_is_refused_while_one_runs(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await begin(store, sid)
     async with unchanged(backend, sid):
         with pytest.raises(TurnBusy) as refused:
@@ -124,8 +120,7 @@ async def test_a_turn_that_filled_the_history_itself_can_be_resumed(backend: Bac
 # Commit.
 
 
-async def test_a_step_is_committed_without_ending_the_turn(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_a_step_is_committed_without_ending_the_turn(store: SessionStore, sid: str) -> None:
     grant = await begin(store, sid)
     version, step, waiting = await commit(store, grant, HI, HI, notes={"colour": "blue"})
     assert (version, step, waiting) == (grant.version + 1, 1, 0)
@@ -136,8 +131,7 @@ async def test_a_step_is_committed_without_ending_the_turn(store: SessionStore) 
     assert (await begin(store, sid)).notes == {"colour": "blue"}
 
 
-async def test_the_results_of_tools_are_no_step(store: SessionStore) -> None:
-    sid = await store.create(ME, {})
+async def test_the_results_of_tools_are_no_step(store: SessionStore, sid: str) -> None:
     grant = await begin(store, sid)
     version, step, _ = await commit(store, grant, assistant("", "clock"))
     assert step == 1
@@ -148,9 +142,8 @@ async def test_the_results_of_tools_are_no_step(store: SessionStore) -> None:
 
 
 async def test_a_commit_on_another_version_is_refused(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     async with unchanged(backend, sid):
         for version in (grant.version - 1, grant.version + 1):
@@ -171,9 +164,8 @@ async def test_a_commit_after_the_end_is_refused(store: SessionStore, backend: B
 
 
 async def test_a_history_is_given_from_the_watermark_of_the_summary_on(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, "one"))
     grant = await begin(store, sid, "two")
     assert grant.summary == Summary("", 0)
@@ -191,9 +183,8 @@ async def test_a_history_is_given_from_the_watermark_of_the_summary_on(
 
 
 async def test_a_resumed_turn_starts_from_the_summary_too(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await finish(store, await begin(store, sid, "one"))
     dead = await begin(store, sid, "two", idempotency_key="k")
     await commit(store, dead, HI, summary=Summary("they greeted", 2))
@@ -230,9 +221,8 @@ async def test_a_lease_that_ran_out_lets_the_next_turn_begin(
 
 
 async def test_a_released_turn_leaves_its_message_and_lets_the_next_begin(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     assert await store.release(sid, ME, grant.lease.nonce) == 0
     view = await store.read(sid, ME)
@@ -246,9 +236,8 @@ async def test_a_released_turn_leaves_its_message_and_lets_the_next_begin(
 
 @pytest.mark.parametrize("how", ["finished", "ran out", "taken over"])
 async def test_a_turn_that_is_not_held_cannot_be_released(
-    store: SessionStore, backend: Backend, how: str
+    store: SessionStore, backend: Backend, how: str, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     grant = await begin(store, sid)
     if how == "finished":
         await finish(store, grant)
@@ -262,9 +251,8 @@ async def test_a_turn_that_is_not_held_cannot_be_released(
 
 
 async def test_a_turn_whose_grant_was_never_seen_is_released_by_its_nonce(
-    store: SessionStore,
+    store: SessionStore, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     await store.begin(sid, ME, HELLO, nonce="worker.nonce")
     await store.begin(sid, ME, user("later"), nonce=new_nonce(), policy="enqueue")
     assert await store.release(sid, ME, "worker.nonce") == 1
@@ -274,9 +262,8 @@ async def test_a_turn_whose_grant_was_never_seen_is_released_by_its_nonce(
 
 
 async def test_an_orphan_keeps_the_finished_steps_and_goes_on_behind_them(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     dead = await begin(store, sid)
     await commit(store, dead, HI)
     await store.events.append(dead.lease, [delta(dead, 1, "half a sen")])
@@ -289,9 +276,8 @@ async def test_an_orphan_keeps_the_finished_steps_and_goes_on_behind_them(
 
 
 async def test_resume_gives_what_the_unfinished_step_had_said(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     dead = await begin(store, sid, idempotency_key="k")
     await store.events.append(dead.lease, [delta(dead, 1, "the first step")])
     await commit(
@@ -312,9 +298,8 @@ async def test_resume_gives_what_the_unfinished_step_had_said(
 
 
 async def test_resume_gives_only_what_came_behind_a_rewind(
-    store: SessionStore, backend: Backend
+    store: SessionStore, backend: Backend, sid: str
 ) -> None:
-    sid = await store.create(ME, {})
     dead = await begin(store, sid, idempotency_key="k")
     await store.events.append(dead.lease, [delta(dead, 1, "void")])
     await lose_lease(backend, sid)

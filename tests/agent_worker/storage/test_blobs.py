@@ -229,6 +229,6 @@ async def test_a_bucket_that_is_not_there_means_unavailable() -> None:
         ("/dev/null/blobs", "cannot create the directory"),
     ],
 )
-def test_a_place_that_cannot_be_used_is_told(where: str, message: str) -> None:
+def test_a_place_that_cannot_be_used_is_reported(where: str, message: str) -> None:
     with pytest.raises(StorageSetupError, match=message):
         open_blobs(where)

@@ -94,7 +94,7 @@ async def test_odd_texts_are_remembered(memory: LongTermMemory) -> None:
     assert await memory.forget("a\0", "k\0")
 
 
-async def test_a_qdrant_that_cannot_be_reached_is_told() -> None:
+async def test_a_qdrant_that_cannot_be_reached_is_reported() -> None:
     with pytest.raises(StorageSetupError, match="cannot use Qdrant at http://"):
         await open_qdrant("http://127.0.0.1:1", HashingEmbedder())
 

@@ -122,14 +122,14 @@ async def test_a_newer_version_of_the_tables_suits_this_worker(database_url: str
     assert await sql(database_url, "SELECT version FROM hermes.part") == 99
 
 
-async def test_nobody_there_is_told_without_the_password() -> None:
+async def test_nobody_there_is_reported_without_the_password() -> None:
     with pytest.raises(StorageSetupError, match="cannot use PostgreSQL at postgresql://") as caught:
         await PostgresStorage.open("postgresql://ann:secret@127.0.0.1:1/agents")
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "postgresql://127.0.0.1:port/"])
-async def test_what_is_no_url_of_postgresql_is_told(url: str) -> None:
+async def test_what_is_no_url_of_postgresql_is_reported(url: str) -> None:
     with pytest.raises(StorageSetupError, match="cannot use PostgreSQL at"):
         await PostgresStorage.open(url)
 
@@ -210,7 +210,7 @@ async def test_what_was_lost_gives_way_to_what_came_in_its_place(storage: Postgr
     assert await archive.read(S1, "ben") == await archive.read(S2, "ann") == [lost]
 
 
-async def test_what_is_told_again_under_a_later_fence_takes_nothing_away(
+async def test_what_is_reported_again_under_a_later_fence_takes_nothing_away(
     storage: PostgresStorage,
 ) -> None:
     messages = [HELLO, ANSWER, HELLO, ANSWER]
@@ -351,7 +351,7 @@ async def test_while_the_server_is_away_everything_says_so() -> None:
         await storage.close()
 
 
-async def test_connections_that_the_server_drops_are_made_anew(
+async def test_connections_that_the_server_drops_are_made_again(
     storage: PostgresStorage, database_url: str
 ) -> None:
     await storage.preferences.set("ann", "colour", "green")

@@ -85,7 +85,7 @@ def test_two_servers_do_not_share_a_folder(open_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_folder_that_cannot_be_made_is_told(open_folder: Path, name: str) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(open_folder: Path, name: str) -> None:
     (open_folder / "file").write_text("in the way")
     with pytest.raises(StorageSetupError, match=r"cannot use .* for PostgreSQL"):
         PostgresServer.start(open_folder / name)

@@ -45,7 +45,7 @@ async def test_the_error_of_a_failed_try_does_not_end_the_next_one(
             assert await all_events(response) == rest
 
 
-async def test_who_follows_is_told_the_error_of_the_last_try(start_worker: StartWorker) -> None:
+async def test_who_follows_gets_the_error_of_the_last_try(start_worker: StartWorker) -> None:
     engine = PausedEngine([RuntimeError("one")], [*speech("so far"), None, RuntimeError("two")])
     first = await start_worker(engine=engine)
     other = await start_worker(engine=PlannedEngine())

@@ -144,7 +144,7 @@ async def test_a_worker_that_was_stopped_and_wakes_up_writes_nothing(
         assert await history(http, two.url, first.sid) == before
 
 
-async def test_a_worker_that_is_told_to_stop_hands_its_turn_over(
+async def test_a_worker_that_is_asked_to_stop_hands_its_turn_over(
     redis_server: RedisServer, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """SIGTERM, between two steps of a turn."""

@@ -180,7 +180,7 @@ async def test_a_living_turn_and_one_that_was_given_back_are_left_alone(
     assert deltas(await all_events(stream)) == "one two"
 
 
-async def test_a_worker_that_is_told_to_end_leaves_its_turns_to_others(
+async def test_a_worker_that_is_asked_to_end_leaves_its_turns_to_others(
     start_worker: StartWorker, store: SessionStore, quick: None
 ) -> None:
     """Also that of a client that cannot resume elsewhere: the drain timeout is over."""

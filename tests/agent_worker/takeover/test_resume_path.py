@@ -115,7 +115,7 @@ async def test_who_follows_a_living_turn_gets_it_live(start_worker: StartWorker)
         assert [event.name for event in rest] == ["message.delta", "done"]
 
 
-async def test_an_error_that_ended_the_turn_is_told_and_the_turn_not_run_again(
+async def test_an_error_that_ended_the_turn_is_reported_and_the_turn_not_run_again(
     start_worker: StartWorker, store: SessionStore
 ) -> None:
     first = await start_worker(engine=PlannedEngine([*speech("one"), RuntimeError("boom")]))
@@ -301,7 +301,7 @@ async def test_a_dead_turn_that_another_one_followed_is_over(
     turn.close()
 
 
-async def test_who_follows_a_session_that_is_deleted_is_told(start_worker: StartWorker) -> None:
+async def test_who_follows_a_session_that_is_deleted_is_notified(start_worker: StartWorker) -> None:
     first = await start_worker(engine=PausedEngine([*speech("one"), None]))
     other = await start_worker(engine=PlannedEngine())
     sid = await create(first)
@@ -353,7 +353,7 @@ async def test_the_key_of_a_turn_that_was_taken_over_gives_its_answer(
     turn.close()
 
 
-async def test_a_follower_that_runs_the_turn_is_told_of_its_failure(
+async def test_a_follower_that_runs_the_turn_gets_its_failure(
     start_worker: StartWorker, redis: Redis
 ) -> None:
     first = await start_worker(engine=PausedEngine([*speech("one "), None]))

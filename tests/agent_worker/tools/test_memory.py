@@ -39,7 +39,7 @@ async def test_what_is_no_text_is_refused(text: object) -> None:
         await MemorySearch(Away()).run({"query": text}, context())
 
 
-async def test_the_model_is_told_when_the_memory_is_away() -> None:
+async def test_the_model_is_notified_when_the_memory_is_away() -> None:
     with pytest.raises(ToolError, match="is unavailable; the text may not"):
         await MemorySave(Away()).run({"text": "a"}, context())
     with pytest.raises(ToolError, match="unavailable"):

@@ -28,7 +28,7 @@ async def test_a_preference_is_the_principals_in_all_sessions(storage: PostgresS
         await get.run({"name": "colour"}, context(principal="ben3"))
 
 
-async def test_without_a_name_all_preferences_are_told(storage: PostgresStorage) -> None:
+async def test_without_a_name_all_preferences_are_reported(storage: PostgresStorage) -> None:
     keep, get = PreferenceSet(storage.preferences), PreferenceGet(storage.preferences)
     ann = context(principal="ann5")
     assert await get.run({}, ann) == "there are no preferences yet"
@@ -65,7 +65,7 @@ async def test_wrong_arguments_are_refused(arguments: dict[str, object]) -> None
         await PreferenceSet(Away()).run(arguments, context())
 
 
-async def test_the_model_is_told_when_the_preferences_are_away() -> None:
+async def test_the_model_is_notified_when_the_preferences_are_away() -> None:
     with pytest.raises(ToolError, match="unavailable; the setting may not"):
         await PreferenceSet(Away()).run({"name": "a", "value": "b"}, context())
     with pytest.raises(ToolError, match="unavailable"):

@@ -62,7 +62,7 @@ async def test_offsets_and_lengths_are_whole_numbers(arguments: dict[str, Any]) 
         await ReadResult(Away()).run({"blob": f"{SESSION}/x", **arguments}, context())
 
 
-async def test_the_model_is_told_when_the_store_is_away() -> None:
+async def test_the_model_is_notified_when_the_store_is_away() -> None:
     with pytest.raises(ToolError, match="unavailable"):
         await ReadResult(Away()).run({"blob": f"{SESSION}/x"}, context())
 

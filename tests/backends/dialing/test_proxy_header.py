@@ -245,7 +245,7 @@ async def test_the_header_comes_before_tls(stage: Stage, tmp_path: Path) -> None
     assert (await over_tls.read_request()).head.target == "/a"
 
 
-async def test_no_client_gets_a_connection_that_was_told_to_be_another_s(stage: Stage) -> None:
+async def test_no_client_gets_a_connection_that_was_announced_as_another_s(stage: Stage) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin, backend={"proxy_protocol": "v1"})
     for _ in range(2):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
+from tests.support.agent.program import Program
 from tests.support.agent.running_worker import SESSIONS
 from tests.support.sse import Event, deltas, event_order, read_events
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
 
     from tests.support.agent.running_worker import RunningWorker
@@ -129,37 +128,16 @@ class Client:
         return answer
 
 
-class Process:
-    """`python -m <module> ...`, which prints its URL first; killed at the end if it still runs."""
+class Process(Program):
+    """A program that prints its URL first."""
 
-    def __init__(self, *arguments: str, module: str = "agent_worker") -> None:
-        self.arguments = (module, *arguments)
-        self.url = ""
+    url = ""
 
     async def __aenter__(self) -> Self:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *self.arguments, stdout=asyncio.subprocess.PIPE
-        )
+        await super().__aenter__()
         line = await self.line()
         self.url = next(word for word in line.split() if word.startswith("http://"))
         return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.communicate()
-
-    async def line(self) -> str:
-        assert self.process.stdout is not None
-        return (await self.process.stdout.readline()).decode().rstrip("\n")
-
-    async def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
-        self.process.kill()
-        await self.process.wait()
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
 
 
 async def new_session(http: aiohttp.ClientSession, url: str, **headers: str) -> str:

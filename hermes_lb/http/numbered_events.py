@@ -1,0 +1,221 @@
+"""An event stream in which each event gets an id, and is kept; a `Body`. No I/O.
+
+The format is HTML Living Standard section 9.2. The ids allow a client to resume the stream behind
+the last event that it has. The stream leaves with four differences:
+
+- An event without an id of its own gets ours, as its first line, with the event's own line end.
+- A block of comments loses the blank line behind it. With an id in effect, a client that takes a
+  blank line for the end of an event would see an empty one (the OpenAI SDK does).
+- Blank lines between events are dropped, for the same reason.
+- The stream is framed for its receiver.
+
+The kept events are the passed ones, without comments, and without an incomplete last event.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from hermes_lb.http.body import LAST_CHUNK, MOST_KNOWN, ChunkedBody, make_body, openings
+from hermes_lb.http.sse import EVENT_END, LONGEST_END, MOST_AT_ONCE, chunk, end_of_last_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# How the events of models begin. Others are passed on by the slower way.
+_OPENINGS: Final = [
+    usual + other for usual, other in zip(openings(b"data:"), openings(b"event:"), strict=True)
+]
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_ID = re.compile(rb"(?:\A|[\r\n])id(?=[:\r\n])")
+_COMMENTS = re.compile(rb"((?::[^\r\n]*+(?>\r\n|\n|\r))+)(?>\r\n|\n|\r)").fullmatch
+
+
+class NumberedEvents:
+    """The events of one turn, from its first one on.
+
+    - `prefix`: of our ids; the event's number follows, which counts all events from 1.
+    - `keep`: called with whole events, each with its id, and their count. `skip`: called for an
+      event of more than `most_in_event` bytes, which is passed on in parts and not kept.
+    - `to_chunks`: they leave in chunks (HTTP/1.1), and not as they are.
+    """
+
+    __slots__ = (
+        "_held",
+        "_id_line",
+        "_is_at_start",
+        "_is_between_chunks",
+        "_is_within_event",
+        "_keep",
+        "_most_in_event",
+        "_number",
+        "_received",
+        "_rest",
+        "_searched",
+        "_skip",
+        "_to_chunks",
+        "excess",
+        "is_done",
+    )
+
+    def __init__(
+        self,
+        length: int,
+        prefix: bytes,
+        keep: Callable[[bytes, int], None],
+        skip: Callable[[], None],
+        *,
+        most_in_event: int,
+        to_chunks: bool = True,
+    ) -> None:
+        self._id_line = b"id: " + prefix
+        self._keep = keep
+        self._skip = skip
+        self._most_in_event = most_in_event
+        self._to_chunks = to_chunks
+        self._received = make_body(length, to_http11=False)
+        self._is_between_chunks = to_chunks and isinstance(self._received, ChunkedBody)
+        self._number = 0  # of the last event
+        self._held = bytearray()  # the beginning of an event; it grows in place
+        self._searched = 0  # of `_held`: no event ends there
+        self._rest = b""  # for later feeds
+        self._is_at_start = True  # no event has come
+        self._is_within_event = False  # the beginning of a long one has been passed on
+        self.excess = b""
+        self.is_done = self._received.is_done
+
+    @property
+    def behind(self) -> int:
+        """As of any `Body`: here also bytes that may hold too many events for one feed."""
+        return 0 if self.is_done else self._received.behind + len(self._rest)
+
+    def feed(self, data: bytes) -> bytes:
+        if self._is_between_chunks:
+            # One whole chunk with one event: what servers send for each token.
+            size = len(data)
+            if (
+                size <= MOST_KNOWN
+                and data.startswith(_OPENINGS[size])
+                and data.find(b"\n\n") == size - 4
+                and data.endswith(b"\r\n")
+            ):
+                event = data[data.find(b"\n") + 1 : -2]
+                if b"\nid" not in event and b"\r" not in event:
+                    self._number = number = self._number + 1
+                    event = b"%b%d\n%b" % (self._id_line, number, event)
+                    self._keep(event, 1)
+                    return b"%x\r\n%b\r\n" % (len(event), event)
+        if len(data) > MOST_AT_ONCE or self.behind:
+            data = self._portion(data)
+        passed = self._framed(self._events(data))
+        if self.is_done and self._rest:
+            self.excess += self._rest
+            self._rest = b""
+        return passed
+
+    def _portion(self, data: bytes) -> bytes:
+        """The part of the received bytes that this feed looks at; the rest waits."""
+        self._rest += data
+        if self._received.behind:
+            return b""
+        data = self._rest
+        self._rest = data[MOST_AT_ONCE:]
+        return data[:MOST_AT_ONCE]
+
+    def end(self) -> bytes:
+        """The server's connection has ended. Raises InvalidBody if it is too early."""
+        self._received.end()
+        self.is_done = True
+        return self._framed(bytes(self._held))
+
+    def _framed(self, events: bytes) -> bytes:
+        if not self._to_chunks:
+            return events
+        return chunk(events) + LAST_CHUNK if self.is_done else chunk(events)
+
+    def _events(self, data: bytes) -> bytes:
+        """Bytes as they came -> the events that are whole by now, as they are passed on."""
+        received, held = self._received, self._held
+        start = max(0, self._searched - LONGEST_END + 1)
+        held += received.feed(data)
+        if received.is_done:
+            self.is_done, self.excess = True, received.excess
+        passed = self._rest_of_long_event(held) if self._is_within_event else b""
+        if not self._is_within_event:
+            cut = end_of_last_event(held, 0 if passed else start)
+            if cut:
+                passed += self._numbered(bytes(held[:cut]))
+                del held[:cut]
+            if len(held) > self._most_in_event:
+                passed += self._begin_long_event(held)
+        if self.is_done:
+            passed += bytes(held)  # an incomplete event
+            held.clear()
+        self._searched = len(held)
+        self._is_between_chunks = (
+            self._to_chunks
+            and not (held or self._rest or self._is_at_start or self._is_within_event)
+            and isinstance(received, ChunkedBody)
+            and received.is_between_chunks
+        )
+        return passed
+
+    def _begin_long_event(self, held: bytearray) -> bytes:
+        self._number += 1
+        self._skip()
+        self._is_within_event = True
+        line_end = _LINE_END.search(held)
+        return (
+            b"%b%d%b" % (self._id_line, self._number, line_end[0] if line_end else b"\n")
+        ) + self._rest_of_long_event(held)
+
+    def _rest_of_long_event(self, held: bytearray) -> bytes:
+        match = EVENT_END.search(held)
+        if match is not None:
+            self._is_within_event = False
+            cut = match.end()
+        else:
+            cut = len(held.rstrip(b"\r\n"))  # two line ends, the event's end, stay together
+        passed = bytes(held[:cut])
+        del held[:cut]
+        return passed
+
+    def _numbered(self, events: bytes) -> bytes:
+        """Whole events, each with its id; they are kept."""
+        passed: list[bytes] = []
+        kept: list[bytes] = []
+        if self._is_at_start:
+            self._is_at_start = False
+            if events.startswith(_BYTE_ORDER_MARK):
+                passed.append(_BYTE_ORDER_MARK)
+                events = events[len(_BYTE_ORDER_MARK) :]
+        start = 0
+        for match in EVENT_END.finditer(events):
+            event = events[start : match.end()].lstrip(b"\r\n")
+            start = match.end()
+            if not event:
+                continue
+            comments = _COMMENTS(event)
+            if comments is not None:
+                passed.append(comments[1])
+                continue
+            self._number += 1
+            if _ID.search(event) is None:
+                line_end = _LINE_END.search(event)
+                assert line_end is not None
+                event = b"%b%d%b%b" % (self._id_line, self._number, line_end[0], event)
+            passed.append(event)
+            if len(event) <= self._most_in_event:
+                kept.append(event)
+            else:
+                self._keep_all(kept)
+                self._skip()
+        self._keep_all(kept)
+        return b"".join(passed)
+
+    def _keep_all(self, events: list[bytes]) -> None:
+        if events:
+            self._keep(b"".join(events), len(events))
+            events.clear()

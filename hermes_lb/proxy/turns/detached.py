@@ -1,0 +1,67 @@
+"""An exchange whose client has left, and whose turn goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from hermes_lb.proxy.ports import Connection
+
+if TYPE_CHECKING:
+    from hermes_lb.proxy.live import LiveConnections
+    from hermes_lb.proxy.ports import Peer, ResponseSink, TurnRequest
+
+
+class Detached(Connection):
+    """It stands where its client's connection stood, for the sweep and the operator.
+
+    `deadline`: when it is cut, in monotonic seconds.
+    """
+
+    __slots__ = ("_exchange", "_live", "deadline", "peer")
+
+    def __init__(
+        self, exchange: TurnRequest, peer: Peer, live: LiveConnections, deadline: float
+    ) -> None:
+        self.peer = peer
+        self.deadline = deadline
+        self._exchange: TurnRequest | None = exchange
+        self._live = live
+        live.detached.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Detached {self._exchange!r}>"
+
+    @property
+    def is_idle(self) -> bool:
+        return False
+
+    def exchanges(self) -> tuple[ResponseSink, ...]:
+        return () if self._exchange is None else (cast("ResponseSink", self._exchange),)
+
+    def sweep(self, now: float) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if now >= self.deadline:
+            exchange.abort_client("CD", "its client has not come back in time")
+        else:
+            exchange.sweep(now)
+
+    def close_gracefully(self, now: float) -> None:
+        """It has no client that could wait for another response."""
+
+    def shut_down(self) -> None:
+        if self._exchange is not None:
+            self._exchange.shut_down()
+
+    def close(self) -> None:
+        self.shut_down()
+
+    def abort(self) -> None:
+        self.shut_down()
+
+    def leave(self) -> None:
+        """Its exchange has ended."""
+        self._exchange = None
+        self._live.detached.discard(self)
+        self._live.connection_gone()

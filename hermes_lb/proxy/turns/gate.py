@@ -1,0 +1,133 @@
+"""What the gates of all requests on routes with turns have in common."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from hermes_lb.backends.counters import TURN_OUTCOMES
+from hermes_lb.proxy.ports import TurnGate
+from hermes_lb.proxy.turns.client import TurnClient
+from hermes_lb.proxy.turns.problems import TurnProblem, session_busy, store_away
+from hermes_lb.turns.ports import StoreAway
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from hermes_lb.backends import Server
+    from hermes_lb.http import ResponseHead
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import ServerSide, TurnRequest
+    from hermes_lb.turns.gateway import TurnGateway
+
+logger = logging.getLogger("hermes_lb")
+
+_OUTCOMES: Final = {outcome: number for number, outcome in enumerate(TURN_OUTCOMES)}
+
+
+class Gate(TurnGate):
+    """What both kinds of gates have. By itself: a request that executes no turn."""
+
+    __slots__ = ("_client", "_exchange", "_following", "context", "gateway", "most_kept")
+
+    def __init__(self, exchange: TurnRequest, context: Context, gateway: TurnGateway) -> None:
+        self._exchange: TurnRequest | None = exchange
+        self.context = context
+        self.gateway = gateway
+        self.most_kept = 0
+        self._following = ""  # the turn that it follows
+        self._client = TurnClient(exchange.client, self.over)
+        exchange.take_turn(self, self._client)
+
+    @property
+    def exchange(self) -> TurnRequest | None:
+        """None once it is over."""
+        exchange = self._exchange
+        if exchange is not None and exchange.is_over:
+            self._exchange = None  # each refers to the other
+            return None
+        return exchange
+
+    @property
+    def client(self) -> TurnClient:
+        return self._client
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`; a TurnProblem or StoreAway that it raises is the answer."""
+        self.context.tasks.spawn(self._answering(work), name="turn")
+
+    async def _answering(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except TurnProblem as problem:
+            self.refuse(problem)
+        except StoreAway:
+            self.count("degraded")
+            self.refuse(store_away())
+        except Exception:  # a bug must cost one request, and not keep its client waiting
+            logger.exception("while serving %r", self._exchange)
+            if (exchange := self.exchange) is not None:
+                exchange.abort_client("P" + exchange.letter)
+
+    def refuse(self, problem: TurnProblem) -> None:
+        """Answer with `problem`, if no byte of another answer has been sent."""
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if exchange.status:
+            exchange.abort_client("P" + exchange.letter, problem.detail)
+            return
+        exchange.note(f"{problem.code}: {problem.detail}")
+        exchange.peer.frontend.counters.refuse(problem.status, problem.code)
+        may_keep = exchange.head.keep_alive and exchange.is_request_read
+        reply = problem.reply(is_head=exchange.head.method == b"HEAD")
+        exchange.reply(reply, "PR" if problem.status < 500 else "RC", may_keep=may_keep)
+
+    def follows(self, turn: str) -> None:
+        """It is answered from this turn."""
+        if not self._following:
+            self._following = turn
+            self.gateway.joined(turn)
+
+    def over(self) -> None:
+        """The exchange has ended: each refers to the other."""
+        self._exchange = None
+        following, self._following = self._following, ""
+        if following:
+            self.gateway.left(following)
+
+    def count(self, outcome: str) -> None:
+        """One more turn with this outcome (`TURN_OUTCOMES`)."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.count_turn(_OUTCOMES[outcome])
+
+    # `ports.TurnGate`.
+
+    def body_received(self, data: bytes) -> None:
+        pass
+
+    def body_ended(self) -> None:
+        pass
+
+    def starts(self, server: Server, now: float) -> bool:
+        return False
+
+    def holds(self, upstream: ServerSide, head: ResponseHead, now: float) -> bool:
+        return False
+
+    def session_timed_out(self) -> None:
+        self.refuse(session_busy(1.0))
+
+    def client_left(self) -> bool:
+        return False
+
+    def client_is_slow(self) -> bool:
+        self._client.is_writing_paused = True
+        return False
+
+    def client_caught_up(self) -> None:
+        self._client.is_slow = self._client.is_writing_paused = False
+
+    def describe(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row

@@ -1,0 +1,311 @@
+"""The turn that a request executes: what is written of it, and when.
+
+The client gets its bytes first. The turn's states are written in order, by one task, so the data
+path never waits for the store after the request has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from hermes_lb.http.kept_body import KeptBody
+from hermes_lb.http.numbered_events import NumberedEvents
+from hermes_lb.http.sse import chunk
+from hermes_lb.proxy.turns import event_ids, heads
+from hermes_lb.turns.ports import Fenced, StoreAway
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hermes_lb.http import Body, ResponseHead
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.local_replies import LocalReply
+    from hermes_lb.proxy.turns.rules import TurnRules
+    from hermes_lb.turns.ports import OwnedTurn
+
+logger = logging.getLogger("hermes_lb")
+
+# What of the response is kept.
+_UNDECIDED: Final = 0
+_EVENTS: Final = 1  # whole events, each with an id
+_CHUNKS: Final = 2  # its bytes as they came
+_ANSWER: Final = 3  # for the joined requests only: the key is free afterwards
+_NOTHING: Final = 4
+
+#: Bytes of an answer that frees its key, for the requests that had joined.
+MOST_IN_ANSWER: Final = 64 * 1024
+#: Bytes of a journal that the store has not acknowledged; more pauses the server.
+MOST_UNACKNOWLEDGED: Final = 256 * 1024
+# Seconds of that pause; then the server goes on, and the journal has a gap.
+_PAUSE: Final = 2.0
+# Seconds between two attempts to write a state while the store is away, and for all of them. The
+# turn has ended; this only decides how its followers and its key hear of it.
+_NEXT_ATTEMPT, _ALL_ATTEMPTS = 0.5, 120.0
+
+
+class Owner:
+    """One per turn that this process executes.
+
+    Of its exchange it needs: `cut(first letter of the termination, reason)`, `pause` and `resume`
+    the server, `slow` (its response is not kept any more, and its client does not read),
+    `may_be_sent`, and `count(outcome)`.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_context",
+        "_count",
+        "_cut",
+        "_ended_by",
+        "_giving_up",
+        "_has_key",
+        "_is_get",
+        "_kept",
+        "_pause",
+        "_reply",
+        "_resume",
+        "_rules",
+        "_slow",
+        "_writer",
+        "_writes",
+        "may_be_sent",
+        "owned",
+        "server",
+    )
+
+    def __init__(
+        self,
+        owned: OwnedTurn,
+        rules: TurnRules,
+        context: Context,
+        *,
+        is_get: bool,
+        has_key: bool,
+        cut: Callable[[str, str], None],
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        slow: Callable[[], None],
+        may_be_sent: Callable[[], bool],
+        count: Callable[[str], None],
+    ) -> None:
+        self.owned = owned
+        self._rules = rules
+        self._context = context
+        self._is_get = is_get
+        self._has_key = has_key
+        self._cut = cut
+        self._pause = pause
+        self._resume = resume
+        self._slow = slow
+        self.may_be_sent = may_be_sent
+        self._count = count
+        self.server = ""  # which may have the request; "": none
+        self._kept = _UNDECIDED
+        self._answer: list[bytes] = []
+        self._reply: LocalReply | None = None
+        self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
+        self._writes: deque[Callable[[], Awaitable[None]]] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self._giving_up: asyncio.TimerHandle | None = None
+        owned.on_cancel(self._cancel_soon)
+        owned.journal.watch(self._refused, self._drained)
+
+    def __repr__(self) -> str:
+        return f"<Owner of {self.owned.id}>"
+
+    # Before the request leaves.
+
+    async def start(self, server: str) -> None:
+        """The server may get the request after this. Raises Fenced or StoreAway."""
+        await self.owned.started(server)
+        self.server = server
+
+    def fingerprinted(self, fingerprint: str) -> None:
+        """All of the request has been received."""
+        self._write(lambda: self.owned.fingerprinted(fingerprint))
+
+    # The response.
+
+    def _decide(self, head: ResponseHead, length: int) -> int:
+        rules = self._rules
+        if head.status in rules.release_on:
+            return _ANSWER
+        if rules.journal and length < 0 and head.status == 200 and head.has_plain_events:
+            return _EVENTS
+        return _CHUNKS if self._has_key else _NOTHING
+
+    def body_for(self, head: ResponseHead, length: int, *, to_chunks: bool) -> Body:
+        """A body of this length, which is kept as it passes."""
+        self._kept = self._decide(head, length)
+        if self._kept == _EVENTS:
+            return NumberedEvents(
+                length,
+                event_ids.prefix(self.owned.id),
+                self._keep_events,
+                self.owned.journal.skip,
+                most_in_event=self._rules.max_event,
+                to_chunks=to_chunks,
+            )
+        return KeptBody(length, self._keep, to_chunks=to_chunks)
+
+    def head(
+        self, head: ResponseHead, fields: bytes, first: bytes, *, to_chunks: bool
+    ) -> tuple[bytes, bytes]:
+        """The head for the client leaves now, and `first` of the body with it -> the same, with
+        the fields of the turn."""
+        if self._kept == _UNDECIDED:  # all of it came at once, and no body was made
+            self._kept = self._decide(head, 0)
+            if first:
+                self._keep(first)
+        stored = heads.stored(head, fields)
+        if self._kept == _ANSWER:
+            self._answer.insert(0, stored)
+            return fields, first
+        is_stream = self._kept == _EVENTS
+        if self._kept == _NOTHING:
+            self.owned.journal.skip()
+        self._write(lambda: self.owned.headed(stored, is_stream=is_stream))
+        fields = heads.for_turn(
+            fields,
+            self.owned.id,
+            is_stream=is_stream,
+            is_get=self._is_get,
+            vary=self._rules.principals.vary,
+        )
+        if is_stream and self._is_get:
+            # EventSource has no id before the first event, and would execute it again.
+            beginning = b"id: %b0\n\n" % event_ids.prefix(self.owned.id)
+            first = (chunk(beginning) if to_chunks else beginning) + first
+        return fields, first
+
+    def _keep_events(self, events: bytes, count: int) -> None:
+        journal = self.owned.journal
+        journal.append(events, count)
+        if journal.unacknowledged > MOST_UNACKNOWLEDGED and self._giving_up is None:
+            self._fall_behind()
+
+    def _keep(self, data: bytes) -> None:
+        if self._kept == _CHUNKS:
+            self._keep_events(data, 1)
+        elif self._kept == _ANSWER and sum(map(len, self._answer)) <= MOST_IN_ANSWER:
+            self._answer.append(data)
+
+    @property
+    def is_kept(self) -> bool:
+        """A follower could get the response from its start: so a slow client need not pause it."""
+        return self._kept in (_EVENTS, _CHUNKS) and not (
+            self._kept == _CHUNKS and self.owned.journal.is_trimmed
+        )
+
+    def client_is_behind(self, unsent: int) -> None:
+        """Its client reads more slowly than the server sends, and is not waited for."""
+        if not self.is_kept:
+            self._slow()
+        elif unsent > self._rules.journal_size:
+            self._cut("c", "the client reads too slowly")
+
+    # The journal.
+
+    def _fall_behind(self) -> None:
+        self._pause()
+        self._giving_up = self._context.loop.call_later(_PAUSE, self._give_up)
+
+    def _give_up(self) -> None:
+        """The journal marks its gap itself; the response goes on."""
+        self._resume()
+
+    def _drained(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+            self._resume()
+
+    def _refused(self) -> None:
+        """Another process has the turn: it must not be written, nor go on here."""
+        if not self._ended_by:
+            self._ended_by = "fenced"
+            self._cut("P", "another process has the turn")
+
+    def _cancel_soon(self) -> None:
+        """Not at once: it may have been asked for before there was an owner."""
+        self._context.loop.call_soon(self._cancelled)
+
+    def _cancelled(self) -> None:
+        if not self._ended_by:
+            self._ended_by = "cancelled"
+            self._cut("C", "a client has cancelled it")
+
+    # The end.
+
+    def replied(self, reply: LocalReply) -> None:
+        """A response of our own ends it."""
+        self._reply = reply
+
+    def ended(self, termination: str) -> None:
+        """The exchange is over: "--", or it was cut."""
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        if self._ended_by == "fenced":
+            self._count("fenced")
+        elif self._ended_by == "cancelled":
+            self._count("cancelled")
+            self._write(self.owned.cancelled)
+        elif not self.may_be_sent():
+            self._release(heads.answer(self._reply) if self._reply is not None else b"")
+        elif self._reply is not None:
+            self._lost("backend")
+        elif termination[0] == "C" and not self._rules.may_detach and termination[1] != "L":
+            self._count("cancelled")
+            self._write(self.owned.cancelled)
+        elif termination == "--" or termination.endswith("L"):
+            self._ended_well()
+        else:
+            self._lost("owner_stopped" if termination[0] == "K" else _side(termination))
+
+    def _ended_well(self) -> None:
+        if self._kept == _ANSWER:
+            answer = b"".join(self._answer)
+            self._release(answer if len(answer) <= MOST_IN_ANSWER else b"")
+        else:
+            self._count("done")
+            self._write(self.owned.done)
+
+    def _release(self, answer: bytes) -> None:
+        self._count("released")
+        self._write(lambda: self.owned.release(answer))
+
+    def _lost(self, reason: str) -> None:
+        self._count("lost")
+        self._write(lambda: self.owned.lost(reason))
+
+    # Writes of the state, in order.
+
+    def _write(self, write: Callable[[], Awaitable[None]]) -> None:
+        self._writes.append(write)
+        if self._writer is None:
+            self._writer = self._context.tasks.spawn(self._write_all(), name="state of a turn")
+
+    async def _write_all(self) -> None:
+        give_up_at = self._context.clock() + _ALL_ATTEMPTS
+        while self._writes:
+            try:
+                await self._writes[0]()
+            except StoreAway:
+                if self._context.clock() < give_up_at:
+                    await asyncio.sleep(_NEXT_ATTEMPT)
+                    continue
+                logger.warning("the state of a turn could not be stored: the store is away")
+            except Fenced:
+                self._writes.clear()
+                self._refused()
+                break
+            self._writes.popleft()
+        self._writer = None
+
+
+def _side(termination: str) -> str:
+    """Whose end it was, for the turn's record."""
+    return "client" if termination[0] in "Cc" else "backend"

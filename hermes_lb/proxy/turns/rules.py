@@ -1,0 +1,79 @@
+"""A route's options for turns, ready to be applied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.proxy.turns.keys import head_session, header_key, json_session, query_key
+from hermes_lb.proxy.turns.principal import PrincipalFinder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb.turns.options import TurnOptions
+
+
+class TurnRules:
+    """Sizes are bytes, times seconds. Requests keep the rules of their begin over a reload.
+
+    - `find_key`: in a request's head; None: `idempotency` is off.
+    - `find_session`: in a head. `find_in_body`: in a JSON body. At most one of them is given.
+    - `may_detach`: a turn goes on without its client, for `linger`.
+    """
+
+    __slots__ = (
+        "body_buffer",
+        "find_in_body",
+        "find_key",
+        "find_session",
+        "joins",
+        "journal",
+        "journal_size",
+        "keep",
+        "keep_events",
+        "key_required",
+        "linger",
+        "max_event",
+        "may_detach",
+        "principals",
+        "release_on",
+        "repeats",
+        "repeats_lost",
+        "session_required",
+        "settle",
+        "waits",
+    )
+
+    def __init__(
+        self, options: TurnOptions, backend: str, *, may_detach: bool, linger: float | None = None
+    ) -> None:
+        """`linger`: another one than that of the options."""
+        self.principals = PrincipalFinder(backend, options.principal)
+        self.find_key: Callable[[bytes], bytes] | None = None
+        if options.idempotency != "off":
+            source, _, name = options.key.partition(":")
+            self.find_key = query_key(name) if source == "query" else header_key
+        self.key_required = options.idempotency == "required"
+        self.find_session: Callable[[bytes], bytes] | None = None
+        self.find_in_body: Callable[[bytes], bytes] | None = None
+        if options.session is not None:
+            kind, _, where = options.session.partition(":")
+            if kind == "json":
+                self.find_in_body = json_session(where)
+            else:
+                self.find_session = head_session(options.session)
+        self.session_required = options.session_required
+        self.waits = options.busy == "wait"
+        self.joins = options.on_duplicate == "join"
+        self.repeats_lost = options.on_unknown == "retry"
+        self.repeats = options.repeat == "before_first_byte"
+        self.journal = options.journal
+        self.journal_size = options.journal_size
+        self.max_event = options.max_event
+        self.linger = options.linger if linger is None else linger
+        self.keep = options.keep
+        self.keep_events = options.keep_events
+        self.settle = options.settle
+        self.body_buffer = options.body_buffer
+        self.release_on = frozenset(options.release_on)
+        self.may_detach = may_detach

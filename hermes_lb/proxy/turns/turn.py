@@ -1,0 +1,566 @@
+"""What becomes of a request on a route with turns: it executes its turn, or follows another's.
+
+key, session or id in the request?
+  our event id, GET       follows that turn, and never executes anything
+  a key or a session      the store is asked: it owns a turn, waits in its session's queue, or
+                          joins another request's turn
+  neither                 it goes to a server; if that answers with an event stream, the turn
+                          begins there
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final
+
+from hermes_lb.errors import InvalidBody, RequestRefused
+from hermes_lb.proxy import phases
+from hermes_lb.proxy.turns import event_ids, heads
+from hermes_lb.proxy.turns.detached import Detached
+from hermes_lb.proxy.turns.fingerprint import Fingerprint, plain_body
+from hermes_lb.proxy.turns.follower import follow
+from hermes_lb.proxy.turns.gate import Gate
+from hermes_lb.proxy.turns.owner import Owner
+from hermes_lb.proxy.turns.principal import digest
+from hermes_lb.proxy.turns.problems import (
+    TurnProblem,
+    key_reused,
+    not_found,
+    outcome_unknown,
+    session_busy,
+    store_away,
+    turn_cancelled,
+)
+from hermes_lb.turns import states
+from hermes_lb.turns.gateway import MOST_BUFFERED
+from hermes_lb.turns.ports import (
+    BUSY,
+    JOINED,
+    MISMATCH,
+    OVER_QUOTA,
+    QUEUED,
+    Claim,
+    Fenced,
+    StoreAway,
+)
+
+if TYPE_CHECKING:
+    from hermes_lb.backends import Server
+    from hermes_lb.http import ResponseHead
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.ports import ServerSide, TurnRequest
+    from hermes_lb.proxy.turns.rules import TurnRules
+    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.turns.ports import Begun, OwnedTurn, Record
+
+# Seconds that the head of a stream waits for its turn to be stored. A store on the same machine
+# takes less than one millisecond.
+_AT_HEAD: Final = 0.05
+
+
+class Turn(Gate):
+    """A request on a route with turns, other than HEAD, OPTIONS, TRACE and upgrades."""
+
+    __slots__ = (
+        "_body",
+        "_buffered",
+        "_detached",
+        "_fingerprint",
+        "_is_body_read",
+        "_is_tried",
+        "_key",
+        "_owned_id",
+        "_plain",
+        "_principal",
+        "_record",
+        "_rules",
+        "_session",
+        "_session_task",
+        "_then",
+    )
+
+    def __init__(
+        self, exchange: TurnRequest, context: Context, gateway: TurnGateway, rules: TurnRules
+    ) -> None:
+        super().__init__(exchange, context, gateway)
+        self._rules = rules
+        head = exchange.head
+        self._principal = ""
+        self._key = ""  # digests
+        self._session = ""
+        self._is_body_read = head.length == 0
+        self._plain = plain_body(head.length)
+        self._body: list[bytes] | None = None  # that is read for its session
+        self._buffered = 0
+        if rules.find_in_body is not None and head.length:
+            self._body = []
+            self.most_kept = rules.body_buffer + 1
+        self._fingerprint: Fingerprint | None = None
+        self._is_tried = False  # an unkeyed stream has been offered to the store
+        self._then = ""  # what follows the end of the request's body: "claim" or "compare"
+        self._record: Record | None = None  # of the turn that it has joined
+        self._owned_id = ""
+        self._detached: Detached | None = None
+        self._session_task: asyncio.Task[None] | None = None
+        if not rules.repeats:
+            head.can_repeat = False  # but for failed dials
+
+    def read_head(self) -> None:
+        """Whose request it is, and which one. Raises TurnProblem."""
+        exchange, rules = self._exchange, self._rules
+        assert exchange is not None
+        secret, request_head = self.gateway.secret, exchange.request_head
+        self._principal = rules.principals.find(
+            secret, request_head, exchange.peer, exchange.client_address
+        )
+        key = rules.find_key(request_head) if rules.find_key is not None else b""
+        if not key and rules.key_required:
+            raise TurnProblem(400, "key_required", "an Idempotency-Key is required here")
+        session = rules.find_session(request_head) if rules.find_session is not None else b""
+        if (key or session) and not self._principal:
+            raise _principal_required()
+        self._key = self._digest(b"key", key)
+        self._session = self._digest(b"session", session)
+        # Of each request that has a key, or may name an event of ours.
+        if key or exchange.head.method == b"GET":
+            self._fingerprint = Fingerprint(secret, exchange.head, request_head)
+        if rules.journal:
+            exchange.rewrite(heads.with_identity_coding(request_head))
+
+    def _digest(self, kind: bytes, value: bytes) -> str:
+        if not value:
+            return ""
+        return digest(self.gateway.secret, kind, self._principal.encode(), value)
+
+    # The request's body.
+
+    def body_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if self._plain is not None:
+            try:
+                data = self._plain.feed(data)
+            except InvalidBody as error:  # it was checked before; for the type
+                exchange.refuse_body(error)
+                return
+        if self._fingerprint is not None:
+            self._fingerprint.add(data)
+        if self._body is not None:
+            self._buffer(self._body, data)
+        if exchange.phase == phases.SEND and exchange.upstream is None:
+            exchange.note_traffic()
+
+    def _buffer(self, body: list[bytes], data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        body.append(data)
+        self._buffered += len(data)
+        self.gateway.buffered += len(data)
+        if self._buffered > self._rules.body_buffer:
+            self._forget_body()
+            exchange.refuse(RequestRefused(413, "the body is too large to find its session"))
+        elif self.gateway.buffered > MOST_BUFFERED:
+            self._forget_body()
+            self.refuse(
+                TurnProblem(503, "body_buffer_full", "too many bodies are read", retry_after=1)
+            )
+
+    def _forget_body(self) -> None:
+        self._body = None
+        self.gateway.buffered -= self._buffered
+        self._buffered = 0
+
+    def body_ended(self) -> None:
+        self._is_body_read = True
+        then, self._then = self._then, ""
+        if then == "claim":
+            self._claim(self.context.clock())
+        elif then == "compare":
+            self._joined_body_ended()
+        elif self._client.owner is not None and self._fingerprint is not None and self._key:
+            self._client.owner.fingerprinted(self._fingerprint.text)
+
+    def _wait_for_body(self, then: str) -> None:
+        """The client sends the rest; no server has asked for it, so we do."""
+        exchange = self._exchange
+        assert exchange is not None
+        self._then = then
+        exchange.ask_for_body()
+        exchange.client.resume_reading()
+        exchange.enter(phases.SEND, self.context.clock())
+
+    # The claim.
+
+    def begin(self, body: bytes, now: float) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if body:
+            self.body_received(body)
+            self._is_body_read = True
+        if self.exchange is None:  # its body was refused
+            return
+        try:
+            resumed = self._resumed_event()
+        except TurnProblem as problem:
+            self.refuse(problem)
+            return
+        if resumed is not None:
+            exchange.enter(phases.CLAIM, now)
+            self.spawn(self._resume(resumed))
+        elif self._body is not None and not self._is_body_read:
+            self._wait_for_body("claim")
+        else:
+            self._claim(now)
+
+    def _resumed_event(self) -> event_ids.EventId | None:
+        """Our event that a GET wants to go on behind; an EventSource repeats its URL so."""
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.head.method != b"GET":
+            return None
+        resumed = event_ids.parse(event_ids.last_event_id(exchange.request_head))
+        if resumed is not None and not self._principal:
+            raise _principal_required()
+        return resumed
+
+    def _claim(self, now: float) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if self._body is not None:
+            body = b"".join(self._body)
+            self._forget_body()
+            assert self._rules.find_in_body is not None
+            try:
+                self._session = self._digest(b"session", self._rules.find_in_body(body))
+                if self._session and not self._principal:
+                    raise _principal_required()
+            except TurnProblem as problem:
+                self.refuse(problem)
+                return
+        if self._rules.session_required and not self._session:
+            self.refuse(_session_required())
+        elif self._key or self._session:
+            exchange.enter(phases.CLAIM, now)
+            self.spawn(self._begin())
+        else:
+            exchange.proceed(now)
+
+    def _make_claim(self) -> Claim:
+        rules = self._rules
+        return Claim(
+            principal=self._principal,
+            nonce=token_hex(16),
+            key=self._key,
+            session=self._session,
+            fingerprint=self._fingerprint.text if self._fingerprint and self._is_body_read else "",
+            waits=rules.waits,
+            keep=rules.keep,
+            keep_events=rules.keep_events,
+            settle=rules.settle,
+            repeats_lost=rules.repeats_lost,
+            journal_size=rules.journal_size,
+        )
+
+    async def _begin(self) -> None:
+        claim = self._make_claim()
+        begun = await self.gateway.store.begin(claim)
+        exchange = self.exchange
+        if exchange is None:
+            await _release(begun.owned)
+            return
+        if begun.outcome in (MISMATCH, BUSY, OVER_QUOTA):
+            raise _refusal(begun)
+        if begun.outcome == JOINED:
+            assert begun.record is not None
+            await self._join(begun.record)
+            return
+        assert begun.owned is not None
+        owner = self._own(begun.owned)
+        if self._key and self._is_body_read and not claim.fingerprint:
+            assert self._fingerprint is not None
+            owner.fingerprinted(self._fingerprint.text)  # the rest has come meanwhile
+        if begun.outcome == QUEUED:
+            await self._wait_for_session(begun.owned)
+        exchange = self.exchange
+        if exchange is not None:
+            if self._session:
+                fence = b"X-Hermes-Fence: %d\r\n" % begun.owned.fence
+                exchange.rewrite(heads.with_field(exchange.request_head, fence))
+            exchange.proceed(self.context.clock())
+
+    async def _wait_for_session(self, owned: OwnedTurn) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        exchange.enter(phases.SESSION, self.context.clock())
+        self._session_task = asyncio.current_task()
+        try:
+            await owned.granted()
+        except Fenced:
+            raise turn_cancelled(owned.id) from None
+        finally:
+            self._session_task = None
+
+    def _own(self, owned: OwnedTurn) -> Owner:
+        exchange = self._exchange
+        assert exchange is not None
+        self._client.owner = owner = Owner(
+            owned,
+            self._rules,
+            self.context,
+            is_get=exchange.head.method == b"GET",
+            has_key=bool(self._key),
+            cut=self._cut,
+            pause=self._pause_server,
+            resume=self._resume_server,
+            slow=self._client_is_too_slow,
+            may_be_sent=self._may_be_sent,
+            count=self.count,
+        )
+        self._owned_id = owned.id
+        return owner
+
+    def _may_be_sent(self) -> bool:
+        """A server may have got the request: of an earlier attempt, if those are repeated."""
+        exchange = self._exchange
+        assert exchange is not None
+        return exchange.connected_at >= 0.0 or (self._rules.repeats and exchange.retries > 0)
+
+    def over(self) -> None:
+        super().over()
+        self._forget_body()
+        if self._detached is not None:
+            self._detached.leave()
+            self._detached = None
+        if self._owned_id:
+            self.gateway.ended(self._owned_id)
+        task, self._session_task = self._session_task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    # Before the request leaves.
+
+    def starts(self, server: Server, now: float) -> bool:
+        owner, exchange = self._client.owner, self._exchange
+        if owner is None or exchange is None:
+            return False
+        if owner.server == server.name:
+            return False
+        exchange.enter(phases.CLAIM, now)
+        self.spawn(self._start(owner, server.name))
+        return True
+
+    async def _start(self, owner: Owner, server: str) -> None:
+        try:
+            await owner.start(server)
+        except Fenced:
+            raise turn_cancelled(owner.owned.id) from None
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.connect(self.context.clock())
+
+    # Joined.
+
+    async def _join(self, record: Record) -> None:
+        """Another request has, or had, the turn of this key."""
+        if record.state == states.LOST:
+            raise outcome_unknown(record.id, record.reason)
+        if record.state == states.CANCELLED:
+            raise turn_cancelled(record.id)
+        if not self._rules.joins and record.state not in states.ENDED:
+            raise TurnProblem(
+                409, "in_progress", "a request with this key runs", turn=record.id, retry_after=1
+            )
+        exchange = self._exchange
+        assert exchange is not None
+        self._record = record
+        self.follows(record.id)
+        if self._is_body_read:
+            await self._follow_joined(record)
+            return
+        exchange.discard_body()
+        self._wait_for_body("compare")
+
+    def _joined_body_ended(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        assert self._record is not None
+        exchange.enter(phases.CLAIM, self.context.clock())
+        self.spawn(self._follow_joined(self._record))
+
+    async def _follow_joined(self, record: Record) -> None:
+        exchange = self.exchange
+        if exchange is None:  # its client has left
+            return
+        assert self._fingerprint is not None
+        position = event_ids.last_event_id(exchange.request_head)
+        fingerprint = self._fingerprint.text
+        if record.fingerprint and record.fingerprint != fingerprint:
+            raise key_reused(record.id)
+        vary = self._rules.principals.vary
+        await follow(self, record, position, vary=vary, fingerprint=fingerprint)
+
+    # Resumed at its own URL.
+
+    async def _resume(self, resumed: event_ids.EventId) -> None:
+        exchange = self.exchange
+        if exchange is None:  # its client has left
+            return
+        assert self._fingerprint is not None
+        record = await self.gateway.store.find(self._principal, resumed.turn)
+        # Another fingerprint: of another method or target, so not the turn of this URL.
+        if record is None or record.fingerprint != self._fingerprint.text:
+            raise not_found()
+        position = event_ids.last_event_id(exchange.request_head)
+        await follow(self, record, position, vary=self._rules.principals.vary)
+
+    # A stream without a key.
+
+    def holds(self, upstream: ServerSide, head: ResponseHead, now: float) -> bool:
+        owner, exchange = self._client.owner, self._exchange
+        if owner is not None or self._is_tried or not self._principal or exchange is None:
+            return False
+        if not (self._rules.journal and head.status == 200 and head.length < 0):
+            return False
+        if not head.has_plain_events:
+            return False
+        self._is_tried = True
+        if exchange.phase != phases.HELD:
+            exchange.enter(phases.HELD, now)
+        upstream.hold(self._begin_at_head(upstream.server.name))
+        return True
+
+    async def _begin_at_head(self, server: str) -> None:
+        """The stream goes on without a turn if the store takes too long."""
+        work = self.context.tasks.spawn(self._begin_late(server), name="turn of a stream")
+        await asyncio.wait({work}, timeout=_AT_HEAD)
+        if not work.done() or self._client.owner is None:
+            self._client.is_degraded = True
+            self.count("degraded")
+
+    async def _begin_late(self, server: str) -> None:
+        owned = None
+        try:
+            begun = await self.gateway.store.begin(self._make_claim())
+            owned = begun.owned
+            if owned is None:
+                return
+            await owned.started(server)
+        except (StoreAway, Fenced):
+            await _release(owned)
+            return
+        if self.exchange is None or self._client.is_degraded:
+            await _release(owned)
+            return
+        self._own(owned).server = server
+
+    # The client.
+
+    def client_left(self) -> bool:
+        """The turn goes on without it, if a server may have its whole request."""
+        owner, exchange, client = self._client.owner, self._exchange, self._client
+        if owner is None or exchange is None or client.real is None:
+            return False
+        if not exchange.is_request_read or exchange.phase >= phases.FLUSH:
+            return False
+        turn = owner.owned.id
+        is_followed = self.gateway.is_followed(turn)
+        if not (is_followed or (owner.server and self._rules.may_detach)):
+            return False
+        self._detach("C" + exchange.letter, "its client left")
+        if not (owner.server and self._rules.may_detach):
+            # It is cancelled, or was not sent yet: the last one that follows it decides.
+            self.gateway.abandon(turn, self._last_follower_left)
+        return True
+
+    def _last_follower_left(self) -> None:
+        exchange, owner = self.exchange, self._client.owner
+        if exchange is None or owner is None:
+            return
+        if not (owner.server and self._rules.may_detach):
+            exchange.abort_client("C" + exchange.letter, "all of its clients left")
+
+    def _detach(self, termination: str, reason: str) -> None:
+        """The exchange goes on without its client, which is cut off."""
+        exchange, client = self._exchange, self._client
+        assert exchange is not None
+        assert client.real is not None
+        real, client.real = client.real, None
+        until = self.context.clock() + self._rules.linger
+        self._detached = Detached(exchange, client.peer, self.context.live, until)
+        exchange.note(reason)
+        real.cut_off(termination)
+        client.is_slow = False
+        if client.is_writing_paused:
+            exchange.client_caught_up()
+
+    def client_is_slow(self) -> bool:
+        client = self._client
+        if client.owner is not None and client.owner.is_kept:
+            client.is_slow = True
+            return True
+        client.is_writing_paused = True
+        return False
+
+    def _client_is_too_slow(self) -> None:
+        """Its response is not kept: the server waits for the client, as for any other."""
+        self._client.is_slow = False
+        self._client.is_writing_paused = True
+        if self._exchange is not None:
+            self._exchange.client_is_slow()
+
+    # What an owner asks for.
+
+    def _cut(self, by: str, reason: str) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            return
+        owner = self._client.owner
+        if by == "c" and self._rules.may_detach and self._client.real is not None:
+            self._detach("cD", reason)  # it can come back for the rest
+        elif exchange.status or owner is None:
+            exchange.abort_client(by + exchange.letter, reason)
+        else:
+            problem = turn_cancelled(owner.owned.id) if by == "C" else store_away()
+            self.refuse(problem)
+
+    def _pause_server(self) -> None:
+        if self._exchange is not None and self._exchange.upstream is not None:
+            self._exchange.upstream.pause_reading()
+
+    def _resume_server(self) -> None:
+        if self._exchange is not None and self._exchange.upstream is not None:
+            self._exchange.upstream.resume_reading()
+
+    def describe(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self._detached is not None:
+            return {**row, "client": None, "kind": "detached"}
+        return row
+
+
+async def _release(owned: OwnedTurn | None) -> None:
+    """A turn that no request executes."""
+    if owned is not None:
+        with suppress(StoreAway, Fenced):  # the store repeats it, or it has ended
+            await owned.release(b"")
+
+
+def _refusal(begun: Begun) -> TurnProblem:
+    turn = begun.record.id if begun.record is not None else ""
+    if begun.outcome == MISMATCH:
+        return key_reused(turn)
+    if begun.outcome == BUSY:
+        return session_busy(begun.retry_after)
+    return TurnProblem(
+        429, "too_many_turns", "too many turns of one principal", retry_after=begun.retry_after or 1
+    )
+
+
+def _principal_required() -> TurnProblem:
+    return TurnProblem(400, "principal_required", "the request has no credential to keep it by")
+
+
+def _session_required() -> TurnProblem:
+    return TurnProblem(400, "session_required", "the request names no session")

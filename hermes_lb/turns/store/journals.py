@@ -1,0 +1,61 @@
+"""What the control half needs of the journals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hermes_lb.turns.ports import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hermes_lb.turns.ports import Claim, End, Reading, Record
+
+
+class Kept(NamedTuple):
+    """Of a finished journal: the numbers of its first and last event (0: none), and its bytes."""
+
+    first: int
+    last: int
+    size: int
+
+
+class OwnedJournal(Journal):
+    """The journal of a turn that this process executes."""
+
+    __slots__ = ("is_stream",)
+
+    #: Set with the response's head: its events live for `keep_events`, else for `keep`.
+    is_stream: bool
+
+    async def finish(self, end: End) -> Kept:
+        """Write what is left, then `end`; TTLs count from here. It may be repeated. Raises Fenced,
+        StoreAway."""
+        raise NotImplementedError
+
+    def refuse(self) -> None:
+        """Another process has the turn, as control has found: call `refused`, write no more."""
+        raise NotImplementedError
+
+
+class Journals:
+    """All journals of this process."""
+
+    __slots__ = ()
+
+    def open(self, turn: str, nonce: str, claim: Claim) -> OwnedJournal:
+        """For a turn that has just begun: `nonce` may append to it."""
+        raise NotImplementedError
+
+    async def fence_off(self, turn: str, nonce: str) -> None:
+        """Let only `nonce` append to it. Raises StoreAway."""
+        raise NotImplementedError
+
+    def follow(
+        self, record: Record, after: int, find: Callable[[], Awaitable[Record | None]]
+    ) -> Reading:
+        """`find`: the turn's present record; a reader calls it every 2 s while it waits."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError

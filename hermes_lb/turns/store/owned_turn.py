@@ -1,0 +1,169 @@
+"""A turn that this process executes, in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from hermes_lb.turns.ports import End, Fenced, OwnedTurn, StoreAway
+from hermes_lb.turns.states import CANCELLED, CANCELLING, DONE, LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from hermes_lb.turns.ports import Claim
+    from hermes_lb.turns.store.control import Control
+    from hermes_lb.turns.store.journals import OwnedJournal
+    from hermes_lb.turns.store.keys import TurnName
+    from hermes_lb.turns.store.session_queue import SessionQueue
+
+
+class StoredOwnedTurn(OwnedTurn):
+    """Made by `StoredTurns.begin`. `left` is called once when it has ended; `again` repeats an
+    operation in the background until it succeeds."""
+
+    __slots__ = (
+        "_again", "_claim", "_control", "_incarnation", "_is_ended", "_left", "_on_cancel",
+        "_queue", "_woken", "fence", "has_started", "id", "is_cancelled", "is_queued", "journal",
+        "kept_size", "name",
+    )  # fmt: skip
+
+    journal: OwnedJournal
+
+    def __init__(
+        self,
+        name: TurnName,
+        claim: Claim,
+        fence: int,
+        journal: OwnedJournal,
+        control: Control,
+        queue: SessionQueue,
+        incarnation: Callable[[], str],
+        left: Callable[[StoredOwnedTurn], None],
+        again: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        self.name = name
+        self.id = name.id
+        self.fence = fence
+        self.journal = journal
+        self.has_started = False
+        self.is_cancelled = False
+        self.is_queued = False
+        self.kept_size = 0  # bytes that its journal keeps, once it has ended
+        self._claim = claim
+        self._control = control
+        self._queue = queue
+        self._incarnation = incarnation
+        self._left = left
+        self._again = again
+        self._on_cancel: Callable[[], None] | None = None
+        self._woken = asyncio.Event()
+        self._is_ended = False
+
+    def __repr__(self) -> str:
+        return f"<StoredOwnedTurn {self.id[16:24]} fence={self.fence}>"
+
+    @property
+    def kept_for(self) -> float:
+        """Seconds for which its journal is kept after its end."""
+        keep = self._claim.keep
+        return min(keep, self._claim.keep_events) if self.journal.is_stream else keep
+
+    async def granted(self) -> None:
+        self.is_queued = True
+        try:
+            self.fence = await self._queue.granted(self.name, self._incarnation, self._woken)
+        except Fenced:
+            await self.look()
+            raise
+        finally:
+            self.is_queued = False
+
+    async def started(self, server: str) -> None:
+        self.has_started = True
+        # A replica has it too, if the turn has a key: after a failover it must not look as if it
+        # was never sent.
+        await self._control.start(self.name, server, is_durable=bool(self.name.key))
+
+    async def fingerprinted(self, fingerprint: str) -> None:
+        await self._control.fingerprint(self.name, fingerprint)
+
+    async def headed(self, head: bytes, *, is_stream: bool, resume_path: str = "") -> None:
+        self.journal.is_stream = is_stream
+        await self._control.head(self.name, head, is_stream=is_stream, resume_path=resume_path)
+
+    async def done(self) -> None:
+        await self._end(DONE, End(True, ""))
+
+    async def lost(self, reason: str) -> None:
+        await self._end(LOST, End(False, reason))
+
+    async def cancelled(self) -> None:
+        await self._end(CANCELLED, End(False, "cancelled"))
+
+    async def release(self, answer: bytes) -> None:
+        async def release() -> None:
+            await self._control.release(self.name, answer)
+
+        await self._finish(release)
+
+    def on_cancel(self, then: Callable[[], None]) -> None:
+        self._on_cancel = then
+        if self.is_cancelled:
+            then()
+
+    # Called by the store.
+
+    def wake(self) -> None:
+        """Its session may be granted to it."""
+        self._woken.set()
+
+    async def look(self) -> None:
+        """Renew it, and see whether it is still this process's, or to be cancelled."""
+        try:
+            state = await self._control.renew(self.name, self._incarnation())
+        except StoreAway:
+            return
+        except Fenced:
+            if not self._is_ended:
+                self._leave()
+                self.journal.refuse()
+                self.wake()
+            return
+        if state in (CANCELLING, CANCELLED) and not self.is_cancelled and not self._is_ended:
+            self.is_cancelled = True
+            if state == CANCELLED:
+                self._leave()
+                self.wake()
+            if self._on_cancel is not None:
+                self._on_cancel()
+
+    async def _end(self, state: int, end: End) -> None:
+        async def finish() -> None:
+            kept = await self.journal.finish(end)
+            self.kept_size = kept.size
+            await self._control.end(
+                self.name,
+                state,
+                end.reason,
+                first=kept.first,
+                last=kept.last,
+                size=kept.size,
+                is_trimmed=self.journal.is_trimmed,
+            )
+
+        await self._finish(finish)
+
+    async def _finish(self, operation: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await operation()
+        except (StoreAway, asyncio.CancelledError):
+            self._again(operation)
+            raise
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._is_ended:
+            self._is_ended = True
+            self._left(self)

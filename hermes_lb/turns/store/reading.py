@@ -1,0 +1,136 @@
+"""A follower's place in a journal."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from hermes_lb.turns.ports import Batch, End, Reading, Trimmed
+from hermes_lb.turns.states import DONE, ENDED, RELEASED
+from hermes_lb.turns.store.keys import journal_keys
+from hermes_lb.turns.store.scripts import script
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from hermes_lb.turns.ports import Record
+    from hermes_lb.turns.store.client import StoreClient
+    from hermes_lb.turns.store.subscriber import Subscriber
+
+_READ: Final = script("read")
+
+# A page ends after this number of bytes or batches. The next one is read when the follower has
+# passed this one on, so a slow client holds one page.
+_PAGE: Final = 64 * 1024
+_ENTRIES: Final = 512
+# Seconds between two looks, since notifications get lost (rule 50), and of the lease that each
+# renews: without one, nothing is published.
+_LOOK: Final = 2.0
+_LEASE: Final = 8
+# Seconds that a subscription's confirmation is waited for; without it the looks are enough.
+_CONFIRMATION: Final = 1.0
+# Seconds between two looks for the head, doubled up to the second: it is not published.
+_HEAD: Final = (0.02, 0.5)
+
+
+class StoredReading(Reading):
+    """`find`: the turn's present record, or None."""
+
+    __slots__ = (
+        "_after", "_client", "_find", "_is_at_end", "_keys", "_listens", "_subscriber", "_woken",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        turn: str,
+        after: int,
+        client: StoreClient,
+        subscriber: Subscriber,
+        find: Callable[[], Awaitable[Record | None]],
+    ) -> None:
+        self._keys = journal_keys(turn)
+        self._after = after
+        self._client = client
+        self._subscriber = subscriber
+        self._find = find
+        self._woken = asyncio.Event()
+        self._listens = False
+        self._is_at_end = False
+
+    def __repr__(self) -> str:
+        return f"<StoredReading {self._keys[1]} behind {self._after}>"
+
+    async def next(self) -> Sequence[Batch] | End:
+        # It had ended before the journal was read, which had nothing.
+        ended: Record | None = None
+        if self._is_at_end:
+            await self._wait()
+        while True:
+            self._woken.clear()
+            found = await self._read()
+            if found:
+                return found
+            if ended is not None:
+                return self._end_of(ended)
+            if not self._listens:
+                self._listens = True
+                if await self._subscriber.listen(self._keys[1], self._wake, _CONFIRMATION):
+                    continue  # what was appended before may not have been notified
+            record = await self._find()
+            if record is None:
+                raise Trimmed
+            if record.state in ENDED:
+                ended = record
+            else:
+                await self._wait()
+
+    async def head(self) -> Record:
+        pause, longest = _HEAD
+        while True:
+            record = await self._find()
+            if record is None:
+                raise Trimmed
+            if record.head or record.state in ENDED:
+                return record
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def close(self) -> None:
+        if self._listens:
+            self._listens = False
+            self._subscriber.leave(self._keys[1], self._wake)
+
+    async def _read(self) -> Sequence[Batch] | End | None:
+        """A page; the end, if there is nothing before it."""
+        reply = await self._client.run(_READ, self._keys, (self._after, _PAGE, _ENTRIES, _LEASE))
+        begins, is_clean, reason, *rest = reply
+        if self._after < begins:
+            raise Trimmed
+        if rest:
+            batches = [
+                Batch(last, events, data)
+                for last, events, data in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+            ]
+            self._after = batches[-1].last
+            size = sum([len(batch.data) for batch in batches])
+            is_full = size >= _PAGE or len(batches) >= _ENTRIES
+            # What is appended from here on is notified.
+            self._is_at_end = self._listens and not (is_full or is_clean)
+            return batches
+        return End(is_clean == b"1", reason.decode("utf-8", "replace")) if is_clean else None
+
+    def _end_of(self, record: Record) -> End:
+        """The journal has no end of its own: its owner has died, or it has expired."""
+        if (record.state != RELEASED and record.last > self._after) or record.state == DONE:
+            raise Trimmed
+        return End(False, record.reason)
+
+    def _wake(self, _: bytes) -> None:
+        self._woken.set()
+
+    async def _wait(self) -> None:
+        """Until it is notified, or it is time for a look."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK):
+                await self._woken.wait()
