@@ -60,6 +60,7 @@ async def test_the_session_of_an_owner_without_beats_goes_to_the_next_turn(
 async def without_replica(valkey_url: str) -> AsyncIterator[ValkeyFleet]:
     """It wants one replica, and there is none."""
     running = ValkeyFleet(f"{valkey_url}?min_replicas=1")
+    running.patience = 10.0  # WAIT alone takes half a second
     yield running
     await running.close()
 
