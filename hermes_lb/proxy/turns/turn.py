@@ -349,7 +349,7 @@ class Turn(Gate):
         return True
 
     async def _start(self, owner: Owner, server: str, number: int) -> None:
-        """`number`: of this attempt. Its server may be marked down meanwhile, and another picked."""
+        """`number`: of this attempt; another one may overtake it."""
         try:
             await owner.start(server)
         except Fenced:
