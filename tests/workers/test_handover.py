@@ -42,7 +42,8 @@ def children(*numbers: int) -> list[Any]:
     return [
         SimpleNamespace(
             pid=4711, number=number, slot=0, is_retired=False, serves=True, is_alone=None,
-            incarnation="", listens={}, channel=SimpleNamespace(fileno=lambda: os.eventfd(0), asked=0),
+            incarnation="", listens={},
+            channel=SimpleNamespace(fileno=lambda: os.eventfd(0), asked=0),
         )
         for number in numbers
     ]  # fmt: skip
