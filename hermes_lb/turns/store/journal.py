@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 APPEND: Final = script("append")
 _FINISH: Final = script("finish")
+_FOLLOWED: Final = script("followed")
 
 #: Bytes that the store may have not acknowledged; the caller pauses the server beyond them.
 HIGH_WATER: Final = 256 * 1024
@@ -39,9 +40,9 @@ class StoredJournal(OwnedJournal):
     """Made by `StoredJournals.open`."""
 
     __slots__ = (
-        "_batch_size", "_drained", "_empty", "_is_refused", "_last", "_life", "_nonce", "_outbox",
-        "_pending", "_pending_events", "_pending_size", "_refused", "_size", "_slow_since",
-        "_writer", "is_dirty", "is_trimmed", "keys", "lane", "renewed_at", "ttl_ms",
+        "_batch_size", "_drained", "_empty", "_given_up", "_is_refused", "_last", "_life", "_nonce",
+        "_outbox", "_pending", "_pending_events", "_pending_size", "_refused", "_size",
+        "_slow_since", "_writer", "is_dirty", "is_trimmed", "keys", "lane", "renewed_at", "ttl_ms",
         "unacknowledged",
     )  # fmt: skip
 
@@ -66,6 +67,7 @@ class StoredJournal(OwnedJournal):
         self._pending_size = 0
         self._outbox = Outbox(writer.client.topology.has_failover)
         self._slow_since = 0.0
+        self._given_up = 0  # up to this event; it does not count as unacknowledged
         self._is_refused = False
         self._empty: asyncio.Event | None = None
         self._refused: Callable[[], None] | None = None
@@ -121,12 +123,11 @@ class StoredJournal(OwnedJournal):
             self._refused()
 
     async def finish(self, end: End) -> Kept:
-        ttl_ms = int(self._life[self.is_stream] * 1000)
         while True:
             await self._all_acknowledged()
             if self._is_refused:
                 raise Fenced
-            args = (self._nonce, self._last, int(end.is_clean), end.reason, ttl_ms)
+            args = (self._nonce, self._last, int(end.is_clean), end.reason, self._life_ms)
             client, publish = self._writer.client, self._writer.publish
             reply = await client.run(_FINISH, self.keys, (*args, publish))
             if isinstance(reply, list):
@@ -137,6 +138,14 @@ class StoredJournal(OwnedJournal):
             else:
                 self._outbox.lose_behind(-2 - reply, self._last)
                 self._writer.add(self)
+
+    async def is_followed(self) -> bool:
+        return bool(await self._writer.client.run(_FOLLOWED, self.keys[:1], ()))
+
+    @property
+    def _life_ms(self) -> int:
+        """Of its events, after the end."""
+        return int(self._life[self.is_stream] * 1000)
 
     async def _all_acknowledged(self) -> None:
         if self._empty is None:
@@ -168,6 +177,7 @@ class StoredJournal(OwnedJournal):
         elif now - self._slow_since >= _GIVE_UP or self.unacknowledged > _MOST:
             self._drop_pending()
             self._outbox.give_up(self._last)
+            self._given_up = self._last
             self.unacknowledged = 0
             self.is_trimmed = True
             self._drain()
@@ -186,11 +196,11 @@ class StoredJournal(OwnedJournal):
     def commands(self) -> list[Command]:
         """Those that append what has not been sent; a reply to each is passed on."""
         self._cut()
-        ttl, publish = self.ttl_ms, self._writer.publish
+        ttl, publish, life = self.ttl_ms, self._writer.publish, self._life_ms
         return [
             (
                 "EVALSHA", APPEND.sha, 2, *self.keys,
-                self._nonce, before, last, data, self._size, ttl, publish,
+                self._nonce, before, last, data, self._size, ttl, publish, life,
             )
             for before, last, data in self._outbox.unsent()
         ]  # fmt: skip
@@ -220,8 +230,8 @@ class StoredJournal(OwnedJournal):
 
     def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
         self.is_trimmed = self.is_trimmed or begins > 0
-        # What was given up does not count any more.
-        self.unacknowledged = max(0, self.unacknowledged - len(batch.data))
+        if batch.last > self._given_up:
+            self.unacknowledged -= len(batch.data)
         if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
             self._drain()
         if not self._outbox:

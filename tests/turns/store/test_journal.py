@@ -104,6 +104,14 @@ async def test_all_keys_expire(
     reading.close()
     await written.fence_off(turn.id, "another")
     assert 86_000_000 < (await lives(turn))[0] <= 86_400_000
+    # The events of a dead owner live as long as those of an end.
+    turn = Turn(written, keep=100.0, keep_events=7.0)
+    turn.append()
+    await until(lambda: not turn.journal.unacknowledged)
+    await written.fence_off(turn.id, "another")
+    own, events = await lives(turn)
+    assert own > 86_000_000
+    assert 5_000 < events <= 7_000
 
 
 async def test_a_silent_journal_is_renewed(
@@ -325,6 +333,30 @@ async def test_a_journal_that_does_not_drain_is_given_up_to_here(
     turn.append()
     await until(lambda: not turn.journal.unacknowledged)
     assert (await turn.journal.finish(CLEAN))[:2] == (behind + 1, behind + 1)
+
+
+async def test_acknowledgements_of_what_was_given_up(
+    link: DroppingProxy,
+    connected: Connected,
+    journals: Journals,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_module, "_GIVE_UP", 0.0)
+    turn = Turn(journals(connected(link.url)))
+    turn.append()
+    await until(lambda: not turn.journal.unacknowledged)
+    link.go_mute()
+    turn.append(size=20_000)
+    seen = link.commands["EVALSHA"]
+    await until(lambda: link.commands["EVALSHA"] > seen)  # it is in flight
+    while not turn.was_drained.is_set():
+        turn.append(size=50_000)
+    turn.append(size=1_000)
+    held = turn.journal.unacknowledged
+    assert 1_000 < held < 1_100
+    link.speak()
+    await until(lambda: not turn.journal.unacknowledged)
+    assert (await turn.journal.finish(CLEAN))[:2] == (turn.last, turn.last)
 
 
 async def test_a_server_that_does_not_pause_costs_a_bounded_memory(
