@@ -101,7 +101,7 @@ class Observer:
     def _note(self, sighting: _Sighting, value: bytes | None, asked: float) -> None:
         # After a longer pause this process was stopped, and has not observed the store.
         has_gap = asked - sighting.sampled_at > self._timing.lease / 2
-        # A key that has expired is no sign of life.
+        # A key that has expired is not a heartbeat.
         has_beaten = value is not None and value != sighting.value
         if sighting.since < 0 or has_beaten or has_gap:
             sighting.since = self._clock()
