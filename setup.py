@@ -16,8 +16,9 @@ COMPILED = {
     "backends": "histogram outliers pool server",
     "balancing": "load_heap response_times weighted_sampler",
     "http": (
-        "body bounded_cache fields forward head https keys limits load_report request response"
-        " recurring_cache rules sse trace_context varying_lines version"
+        "body bounded_cache fields forward head https keys kept_body limits load_report"
+        " numbered_events request response recurring_cache rules sse trace_context varying_lines"
+        " version"
     ),
     "limits": "per_client",
     "observe": "escaping httplog record recorder termination",
@@ -26,6 +27,7 @@ COMPILED = {
         " record response resume select settings tunnel upload wall_clock"
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
+    "proxy/turns": "client detached journal_side owner",
     "tls": "above",
     "transport": "addresses endpoint kernel run_queue",
 }

@@ -301,6 +301,10 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     def rewrite(self, request_head: bytes) -> None:
         self.request_head = request_head
 
+    def discard_body(self) -> None:
+        if self.upload is not None:
+            self.upload.discard()
+
     def note(self, reason: str) -> None:
         self.reason = reason
 

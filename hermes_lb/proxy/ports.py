@@ -302,10 +302,6 @@ class RequestBody:
 
     __slots__ = ()
 
-    def discard(self) -> None:
-        """No server gets the body: it is read, and not kept."""
-        raise NotImplementedError
-
     def is_sent(self, upstream: ServerSide) -> bool:
         """Asked when the response begins: has the whole body been written?"""
         raise NotImplementedError
@@ -568,7 +564,6 @@ class TurnRequest:
     request_head: bytes
     retries: int
     status: int
-    upload: RequestBody | None
     upstream: ServerSide | None
 
     @property
@@ -598,6 +593,10 @@ class TurnRequest:
 
     def ask_for_body(self) -> None:
         """Send a 100, if the client holds its body back for it."""
+        raise NotImplementedError
+
+    def discard_body(self) -> None:
+        """No server gets the body: it is read, and not kept."""
         raise NotImplementedError
 
     def note(self, reason: str) -> None:

@@ -154,6 +154,7 @@ class Upload(RequestBody):
         self._kept = None
 
     def discard(self) -> None:
+        """No server gets it: it is read, and not kept."""
         self._kept, self.is_forgotten = None, True
         self._exchange.client.resume_reading()
 

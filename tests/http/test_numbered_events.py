@@ -15,7 +15,7 @@ from hermes_lb.http.numbered_events import NumberedEvents
 
 
 class Kept:
-    """What is kept of a stream: `events` by number; `None` for one that was skipped."""
+    """The kept events of a stream, their count, and the numbers of those that were skipped."""
 
     def __init__(self) -> None:
         self.data = b""

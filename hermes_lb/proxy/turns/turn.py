@@ -380,8 +380,7 @@ class Turn(Gate):
         if self._is_body_read:
             await self._follow_joined(record)
             return
-        if exchange.upload is not None:
-            exchange.upload.discard()
+        exchange.discard_body()
         self._wait_for_body("compare")
 
     def _joined_body_ended(self) -> None:
