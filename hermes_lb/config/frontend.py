@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -202,6 +203,7 @@ class Frontend(Section):
     https_port: int = Field(443, ge=1, le=65535)
     trusted_proxies: list[Network | Literal["unix:"]] = Field([])
     trace: bool = False
+    http2: bool = False
     default_backend: Name | None = None
     routes: list[Route] = Field([])
 
@@ -211,6 +213,12 @@ class Frontend(Section):
         return frozenset[bytes]().union(
             *(route.match.header_keys for route in self.routes if route.match is not None)
         )
+
+    @model_validator(mode="after")
+    def _has_http2(self) -> Self:
+        if self.http2 and find_spec("ngh2") is None:
+            raise ValueError("http2 needs the package ngh2: pip install 'hermes-lb[http2]'")
+        return self
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:

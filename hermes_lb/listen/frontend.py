@@ -11,8 +11,9 @@ from hermes_lb.http.https import Redirect, hsts_field
 from hermes_lb.http.version import NAMES
 from hermes_lb.listen.listener import Listener
 from hermes_lb.listen.router import Router
+from hermes_lb.proxy.http2.connection import Http2Connection
 from hermes_lb.proxy.ports import Entrance
-from hermes_lb.tls.certificates import Certificates, stamps_of
+from hermes_lb.tls.certificates import PROTOCOLS, WITH_HTTP2, Certificates, stamps_of
 from hermes_lb.tls.ticket_keys import until_tomorrow
 from hermes_lb.transport.addresses import UNIX, forwarded_address, plain_network
 
@@ -77,6 +78,7 @@ class Frontend(Entrance):
         logged, and the present ones, or else those files, stay in use. Without them OSError is
         raised, and nothing changes.
         """
+        self._protocols = WITH_HTTP2 if configured.http2 else PROTOCOLS
         if (tls := configured.tls) is not None:
             has_settings = self.certificates is not None and self.certificates.are_of(tls)
             if self._needs_certificates(tls) if tls_files is None else not has_settings:
@@ -84,6 +86,7 @@ class Frontend(Entrance):
         self._configured = configured
         if tls_files is not None:
             self._try_certificates()
+        self.make_http2 = Http2Connection if configured.http2 else None
         self.router = Router(configured, backends)
         self.allows_trace = configured.trace
         self.redirect = Redirect.of(configured.redirect_to_https, configured.https_port)
@@ -109,11 +112,17 @@ class Frontend(Entrance):
             self._read_certificates(tls)
 
     def _needs_certificates(self, tls: config.Tls) -> bool:
-        return self.certificates is None or self.certificates.are_outdated(tls)
+        return (
+            self.certificates is None
+            or self.certificates.are_outdated(tls)
+            or self.certificates.protocols != self._protocols
+        )
 
     def _read_certificates(self, tls: config.Tls, files: TlsFiles | None = None) -> None:
         before = self.certificates
-        self.certificates = new = Certificates(tls, self.name, self._tickets, files)
+        self.certificates = new = Certificates(
+            tls, self.name, self._tickets, files, self._protocols
+        )
         if before is not None and before.files.stamps != new.files.stamps:
             logger.info("frontend %s has new certificates: %s", self.name, new.in_words())
 

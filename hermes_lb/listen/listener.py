@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.listen.passed_on import PassedOn
 from hermes_lb.listen.proxied import ProxyHeaderReader
 from hermes_lb.listen.sockets import BACKLOG, listening_socket, remove_stale
 from hermes_lb.options.units import Address
@@ -170,6 +171,18 @@ class Listener:
                     return
 
     def _connection(self) -> Any:
+        """The protocol of a socket that was accepted here."""
+        send = self._context.live.gate.taker(self)
+        return self._serving() if send is None else PassedOn(send, self._serving)
+
+    async def adopt(self, sock: socket.socket) -> None:
+        """Serve a client that another process has accepted at the same address."""
+        try:
+            await self._context.loop.connect_accepted_socket(self._serving, sock)
+        except OSError:
+            sock.close()
+
+    def _serving(self) -> Any:
         """The protocol of a client's socket: TLS, a PROXY header or HTTP.
 
         Not all of them are subclasses of `asyncio.Protocol` (`hermes_lb.transport.endpoint`).

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from hermes_lb.proxy.ports import Kept, ResponseSink, Source
+    from hermes_lb.proxy.ports import Framed, Kept, ResponseSink, Source
 
     #: Called with an exchange that has ended, the time and the termination.
     Record: TypeAlias = Callable[[Any, float, str], None]
@@ -48,6 +48,7 @@ class IoBatch:
     __slots__ = (
         "before_requests",
         "_ended",
+        "_framed",
         "_is_open",
         "_last",
         "_loop",
@@ -67,6 +68,7 @@ class IoBatch:
         self.before_requests: Callable[[], None] | None = None
         self._requests: list[tuple[Source, bytes]] = []
         self._responses: list[tuple[Source, bytes]] = []
+        self._framed: list[Framed] = []  # connections whose frames wait
         self.writes: list[tuple[asyncio.Transport, bytes | None]] = []
         self._last: dict[asyncio.Transport, bytes] = {}  # what is written just before a close
         self.reused: dict[int, Kept] = {}
@@ -121,6 +123,13 @@ class IoBatch:
             self._last[transport] = writes.pop()[1] or b""
         writes.append((transport, None))
 
+    def frames_wait(self, connection: Framed) -> None:
+        """Call its `write_frames` before the next write, so that those of many streams leave
+        together."""
+        if not self._is_open:
+            self._open()
+        self._framed.append(connection)
+
     def exchange_ended(self, exchange: ResponseSink, now: float, termination: str) -> None:
         """Record it, once its last bytes have left."""
         if not self._is_open:
@@ -134,6 +143,8 @@ class IoBatch:
 
     def write_all(self) -> None:
         """Write the queued bytes now."""
+        if self._framed:
+            self._write_frames()
         writes = self.writes
         if writes:
             if self.reused:
@@ -147,6 +158,14 @@ class IoBatch:
                         transport.write(data)
                 except Exception:
                     self._give_up(transport, transport)
+
+    def _write_frames(self) -> None:
+        framed, self._framed = self._framed, []
+        for connection in framed:
+            try:
+                connection.write_frames()
+            except Exception:
+                self._give_up(connection, connection.transport)
 
     def _close(self, transport: asyncio.Transport) -> None:
         last = self._last.pop(transport, None)

@@ -59,6 +59,8 @@ class Entrance:
     pseudonym: bytes
     allows_trace: bool
     is_stopped: bool
+    #: Makes a connection by HTTP/2 of one that has begun so; None: HTTP/1 only.
+    make_http2: Callable[[Any], Framed] | None
 
     def trusts(self, address: str) -> bool:
         """True if the peer of this plain address may speak for its own clients."""
@@ -96,6 +98,13 @@ class AcceptLimit:
 
     def reconfigure(self, most: int) -> None:
         """Change the limit; existing connections are kept."""
+
+    def taker(self, listener: object) -> Callable[[int], bool] | None:
+        """Passes the next connection of `listener` to another process, by its descriptor.
+
+        It returns False if it can't. None: this process serves it.
+        """
+        return None
 
 
 @trait
@@ -193,6 +202,17 @@ class Connection:
 
     def abort(self) -> None:
         """End at once."""
+        raise NotImplementedError
+
+
+@trait
+class Framed(Source, Connection):
+    """A connection that many streams share: its frames are written once a loop iteration."""
+
+    __slots__ = ()
+
+    def write_frames(self) -> None:
+        """Add what may leave now to `IoBatch.writes`."""
         raise NotImplementedError
 
 

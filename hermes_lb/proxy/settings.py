@@ -18,6 +18,7 @@ class Settings:
 
     __slots__ = (
         "most_for_retry",
+        "most_fields",
         "most_in_body",
         "most_in_head",
         "phase_limits",
@@ -31,6 +32,7 @@ class Settings:
         self.timeouts = PlainTimeouts(**configured.timeouts.model_dump())
         self.phase_limits = phases.limits(self.timeouts)
         self.most_in_head = limits.head_size
+        self.most_fields = limits.header_count
         self.most_for_retry = limits.retry_buffer
         self.most_in_body = limits.body_size or sys.maxsize
         kept = frozenset[bytes]().union(

@@ -16,7 +16,7 @@ from hermes_lb.tls.ticket_keys import set_ticket_keys
 from hermes_lb.tls.x509 import Certified, read_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from hermes_lb import config
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hermes_lb")
 
 # 1.0 too: the responses to such a client are the same.
-PROTOCOLS = [b"http/1.1", b"http/1.0"]
+#: By ALPN, the preferred one first.
+PROTOCOLS = (b"http/1.1", b"http/1.0")
+WITH_HTTP2 = (b"h2", *PROTOCOLS)
 
 _MIN_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _IN_WORDS = {
@@ -123,12 +125,14 @@ class Certificates:
         frontend: str,
         tickets: TicketSecret | None = None,
         files: TlsFiles | None = None,
+        protocols: Sequence[bytes] = PROTOCOLS,
     ) -> None:
         """Reads all files, or takes those read before.
 
         Raises OSError, whose `strerror` says which one is wrong, and how.
         """
         self.files = files or TlsFiles(configured)
+        self.protocols = protocols
         self._configured = configured
         self._frontend = frontend
         self._tickets = tickets if configured.session_tickets else None
@@ -185,7 +189,9 @@ class Certificates:
 
         Raises OSError if there are no descriptors left.
         """
-        return Certificates(self._configured, self._frontend, self._tickets, self.files)
+        return Certificates(
+            self._configured, self._frontend, self._tickets, self.files, self.protocols
+        )
 
     def _pairs(self) -> Iterator[Files]:
         for given in _given(self._configured):
@@ -269,7 +275,7 @@ class Certificates:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = _MIN_VERSIONS[configured.min_version]
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        context.set_alpn_protocols([name.decode() for name in PROTOCOLS])
+        context.set_alpn_protocols([name.decode() for name in self.protocols])
         try:
             context.set_ciphers(configured.ciphers)
         except ssl.SSLError:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.errors import RequestRefused
-from hermes_lb.tls.certificates import PROTOCOLS
 from hermes_lb.tls.client_certificate import certificate_fields
 from hermes_lb.tls.client_hello import Malformed, NotTls, read_client_hello
 from hermes_lb.tls.records import MOST_BARREN, Records
@@ -190,7 +189,9 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         elif said.is_costly:
             self._raw.write(_HANDSHAKE_FAILURE)
             client.reject("TLS: the client has no elliptic curve of ours")
-        elif said.protocols is not None and not set(said.protocols).intersection(PROTOCOLS):
+        elif said.protocols is not None and not (
+            set(said.protocols).intersection(certificates.protocols)
+        ):
             # A client that offers only other protocols must be refused (RFC 7301).
             self._raw.write(_NO_APPLICATION_PROTOCOL)
             client.reject("TLS: the client speaks no HTTP/1.1")

@@ -17,6 +17,7 @@ sharing         turns sharing on and off in a worker
 peers           the other workers' leases and queues, as its pools see them
 shared_clients  connections and requests by client, over all workers
 published       a worker's counters
+spread          even numbers of connections in all workers; `inbox`: connections on their way
 
 upgrade         checks and executes the new code; `generation`: has this process been upgraded?
 handover        state that survives it, in memory and descriptors; `decisions`: in JSON

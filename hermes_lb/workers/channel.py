@@ -155,7 +155,7 @@ class Channel:
     def _readable(self) -> bool:
         """Read up to `_AT_ONCE` bytes -> whether there were any."""
         try:
-            data, descriptors = _receive(self._socket)
+            data, descriptors = receive(self._socket, _AT_ONCE, _MOST_FDS)
         except BlockingIOError:
             return False
         except OSError:
@@ -200,11 +200,14 @@ class Channel:
             self._when_closed()
 
 
-def _receive(sock: socket.socket) -> tuple[bytes, array[int]]:
-    """`socket.recv_fds` ignores its flags (3.11), so its descriptors would be inheritable."""
+def receive(sock: socket.socket, size: int, descriptors: int) -> tuple[bytes, array[int]]:
+    """Up to `size` bytes, and descriptors.
+
+    `socket.recv_fds` ignores its flags (3.11), so its descriptors would be inheritable.
+    """
     found = array("i")
-    room = socket.CMSG_SPACE(_MOST_FDS * found.itemsize)
-    data, ancillary, _, _ = sock.recvmsg(_AT_ONCE, room, socket.MSG_CMSG_CLOEXEC)
+    room = socket.CMSG_SPACE(descriptors * found.itemsize)
+    data, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, packed in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             found.frombytes(packed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hermes_lb.observe.observed import Upkeep
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.gathered import Gathered
+    from hermes_lb.workers.inbox import Inbox
     from hermes_lb.workers.layout import Layout
     from hermes_lb.workers.listening import Key, Listening
     from hermes_lb.workers.shared_memory import SharedMemory
@@ -66,6 +68,7 @@ class Fleet:
         *,
         about: About,
         upkeep: Upkeep,
+        inboxes: Sequence[Inbox] = (),
     ) -> None:
         self.children: list[Child] = []
         self.on_message: Callable[[Child, Message], None] = lambda child, message: None
@@ -78,6 +81,7 @@ class Fleet:
         self._gathered = gathered
         self._about = about
         self._upkeep = upkeep
+        self._inboxes = inboxes
         self._crash_loops = CrashLoops(listening.slots)
         self._refilling: set[int] = set()  # slots for which a task starts a worker
         self._failed: set[int] = set()  # those of them in which starts have failed
@@ -149,8 +153,18 @@ class Fleet:
             raise StartFailed(answer["error"])
         self._unserved.restore(slot)
         child.serves = True
+        if self._inboxes:
+            await self._give_inboxes(child)
         urls: list[str] = answer["urls"]
         return urls
+
+    async def _give_inboxes(self, child: Child) -> None:
+        """Not with its start, which worker code without inboxes would refuse."""
+        about = [child.slot, self._listening.slots]
+        message = {"do": "servers", "servers": [], "inboxes": about}
+        ends = [fd for inbox in self._inboxes for fd in inbox.descriptors]
+        with suppress(ChannelClosed, TimeoutError):
+            await child.channel.ask(message, ends, timeout=_ANSWER_TAKES)
 
     def _about_it(self, child: Child) -> tuple[Message, list[int]]:
         """The state it needs now, and descriptors of the sockets it does not have yet."""
@@ -206,6 +220,9 @@ class Fleet:
         """Workers or sockets have changed: update the listeners that nothing accepts from."""
         unserved = [] if self._is_ending else self.failed_slots
         self._unserved.update(unserved, others_serve=self.is_serving)
+        for slot in unserved:
+            for inbox in self._inboxes[slot :: self._listening.slots]:
+                inbox.refuse_all()
 
     # Messages.
 

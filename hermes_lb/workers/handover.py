@@ -24,6 +24,7 @@ from hermes_lb.turns.store.embedded import EmbeddedStore
 from hermes_lb.workers.admin_listener import AdminSockets
 from hermes_lb.workers.gathered import Gathered
 from hermes_lb.workers.generation import HANDOVER
+from hermes_lb.workers.inbox import Inbox
 from hermes_lb.workers.layout import Layout
 from hermes_lb.workers.limits import worker_count
 from hermes_lb.workers.listening import Listening
@@ -59,6 +60,7 @@ class Handover:
     children: list[dict[str, Any]] = field(default_factory=list)
     admin: AdminSockets = field(default_factory=AdminSockets)
     store: EmbeddedStore = field(default_factory=EmbeddedStore)
+    inboxes: list[Inbox] = field(default_factory=list)  # of each slot, if there are several
     _is_closed: bool = False
 
     @classmethod
@@ -70,7 +72,7 @@ class Handover:
         wakeups = _add_wakeups([], memory)
         return cls(
             loop, Listening(slots, passed), memory, wakeups, Layout(memory), Gathered(memory),
-            secrets.token_hex(16), TicketSecret.new(),
+            secrets.token_hex(16), TicketSecret.new(), inboxes=_add_inboxes([], slots),
         )  # fmt: skip
 
     @classmethod
@@ -107,6 +109,7 @@ class Handover:
             wakeups, memory = [], SharedMemory.create(regions)
             layout, gathered = Layout(memory), Gathered(memory)
         wakeups = _add_wakeups(wakeups, memory)
+        inboxes = [Inbox.of(_ours(r), _ours(s)) for r, s in state.get("inboxes", ())]
         secret, (bind, fds) = state.get("tickets"), state.get("admin", ("", ()))  # None: older code
         tickets = TicketSecret.restore(secret) if secret else TicketSecret.new()
         store = EmbeddedStore()
@@ -115,6 +118,7 @@ class Handover:
             loop, listening, memory, wakeups, layout, gathered,
             state["key"], tickets, state["inherited"], state["children"],
             AdminSockets(bind, [handed_over(_ours(fd)) for fd in fds]), store,
+            _add_inboxes(inboxes, slots),
         )  # fmt: skip
 
     def prepare(self, new: Config, children: int) -> None:
@@ -181,6 +185,7 @@ class Handover:
             "layout": counters.layout(),
             "block": theirs(self.memory.fd),
             "bells": [theirs(wakeup) for wakeup in self.wakeups],
+            "inboxes": [list(map(theirs, inbox.descriptors)) for inbox in self.inboxes],
             "rows": self.layout.state(),
             "gathered": self.gathered.state(),
             "children": workers,
@@ -199,6 +204,8 @@ class Handover:
         self.listening.close_all()
         self.listening.remove_files()
         self.admin.close()
+        for inbox in self.inboxes:
+            inbox.close()
         for wakeup in self.wakeups:
             os.close(wakeup)
         self.memory.close()
@@ -213,6 +220,12 @@ def _add_wakeups(wakeups: list[int], memory: SharedMemory) -> list[int]:
     """An eventfd for each region; `wakeups` are those that exist."""
     missing = len(memory.regions) - len(wakeups)
     return wakeups + [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(missing)]
+
+
+def _add_inboxes(inboxes: list[Inbox], slots: int) -> list[Inbox]:
+    """One for each slot; `inboxes` are those that exist. A single slot has none."""
+    missing = slots - len(inboxes) if slots > 1 else 0
+    return inboxes + [Inbox.create() for _ in range(missing)]
 
 
 def _ours(fd: int) -> int:

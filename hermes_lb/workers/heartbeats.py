@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.observe.usage import usage_of
+from hermes_lb.workers.shared_memory import HEARTBEAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +36,7 @@ class Heartbeats:
         seen: dict[int, tuple[float | None, int]] = {}
         found = []
         for child in children:
-            sign = self._memory.regions[child.number].gauges[-1] or None
+            sign = self._memory.regions[child.number].gauges[HEARTBEAT] or None
             if sign is None and not child.serves:
                 sign = _cpu_seconds(child.pid)
             last, looks = self._last.get(child.pid, (None, 0))

@@ -12,7 +12,7 @@ multiple of 8, which the processor reads and writes atomically.
       clients   an integer per bucket (`CLIENT_BUCKETS`): open connections of client addresses that
                 hash to it
       requests  the same, of accepted requests
-      gauges    a few floats about the process; the last is the heartbeat
+      gauges    a few floats about the process: `ProcessView.cells`, and from the end `HEARTBEAT`...
 
 A row belongs to a server, a backend or a frontend; the supervisor assigns them (`layout`). The
 region of a worker that has ended is added up and then cleared by the supervisor.
@@ -38,6 +38,15 @@ CLIENT_BUCKETS = 65_536
 """The chance that two addresses share a bucket, and so a limit, is 1 in so many."""
 
 GAUGES = 64
+
+HEARTBEAT = -1
+"""The place of the time when the worker last wrote it."""
+CONNECTIONS = -2
+"""Of the number of its client connections (`workers.spread`)."""
+SERVES = -3
+"""Of a number that stands for the addresses where it accepts; 0.0: it takes no connections."""
+SLOT = -4
+"""Of its slot."""
 
 _CELL = 8
 _WIDTH = RequestCounters.WIDTH

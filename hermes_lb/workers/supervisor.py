@@ -84,7 +84,7 @@ class Supervisor:
         layout, gathered, upkeep = handover.layout, handover.gathered, Upkeep()
         self._fleet = Fleet(
             handover.loop, handover.listening, handover.memory, handover.wakeups, layout, gathered,
-            about=self._about, upkeep=upkeep,
+            about=self._about, upkeep=upkeep, inboxes=handover.inboxes,
         )  # fmt: skip
         self._kept_files = KeptFiles()
         self._shared = shared = SharedState(self._fleet, layout, gathered)

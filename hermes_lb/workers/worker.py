@@ -11,7 +11,8 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages
                  `is_alone`, when it changes; `is_replaced`: the supervisor executes new code and
                  answers later; `publish`: publish the counters now, the answer confirms it;
                  `marked_down`: backend and name of a server that its checks took down, and
-                 whether it hangs.
+                 whether it hangs; `inboxes`: the worker's slot and the number of slots, with the
+                 descriptors of all inboxes (once, after the start).
                  (Workers of older code ignore unknown fields.)
     load         the load that a server reported to a health check
     failed       a passive failure, seen by another worker
@@ -51,10 +52,12 @@ from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import TlsFiles
 from hermes_lb.tls.ticket_keys import TicketSecret
 from hermes_lb.workers.channel import Channel
+from hermes_lb.workers.inbox import Inbox
 from hermes_lb.workers.pins import ChannelPins
 from hermes_lb.workers.published import EVERY
-from hermes_lb.workers.shared_memory import SharedMemory
+from hermes_lb.workers.shared_memory import HEARTBEAT, SharedMemory
 from hermes_lb.workers.sharing import Sharing
+from hermes_lb.workers.spread import ConnectionSpread
 
 if TYPE_CHECKING:
     import socket
@@ -86,7 +89,9 @@ class Worker:
         self._is_draining = False
         self._is_listening_to = True  # False while decisions of the supervisor are applied
         self._plane: DataPlane | None = None
+        self._memory: SharedMemory | None = None
         self._sharing: Sharing | None = None
+        self._spread: ConnectionSpread | None = None
         self._is_supervisor_replaced = False  # it executes new code, and answers later
         self._reported_refused: dict[str, int] = {}
         self._unsaid: list[dict[str, Any]] = []  # recent aborts, not sent yet
@@ -159,7 +164,7 @@ class Worker:
     async def _on_start(self, message: Message, descriptors: list[int]) -> Message | None:
         configured = Config.model_validate(message["config"])
         number, wakeups = message["number"], message["bells"]
-        memory = SharedMemory(descriptors[0])
+        self._memory = memory = SharedMemory(descriptors[0])
         plane = DataPlane(
             configured, process_number=number, tls_files=_tls_files(message.get("tls_files"))
         )
@@ -207,6 +212,8 @@ class Worker:
         sockets = _sockets(message["sockets"], descriptors)
         tls_files = _tls_files(message.get("tls_files"))
         await self.plane.reconfigure(configured, sockets, before_serving, tls_files)
+        if self._spread is not None:
+            self._spread.set_listeners(self.plane.frontends)
 
     def _on_servers(self, message: Message, descriptors: list[int]) -> None:
         self._restore(message["servers"])
@@ -220,6 +227,21 @@ class Worker:
                 self.plane.marked_down(self.plane.backends[backend], server, stands_still)
         if message.get("publish"):
             self._publish()
+        if "inboxes" in message and not self._is_draining:
+            slot, slots = message["inboxes"]
+            self._spread_connections(slot, slots, descriptors)
+
+    def _spread_connections(self, slot: int, slots: int, descriptors: list[int]) -> None:
+        ends = iter(descriptors)
+        inboxes = [
+            Inbox.of(receiving, sending) for receiving, sending in zip(ends, ends, strict=True)
+        ]
+        assert self._memory is not None, "it was not started"
+        number = self.plane.process.number
+        self._spread = ConnectionSpread(
+            self.plane.context, self._memory, number, inboxes, slot, slots
+        )
+        self._spread.set_listeners(self.plane.frontends)
 
     def _on_load(self, message: Message, descriptors: list[int]) -> None:
         if (server := self._find(message)) is not None:
@@ -265,6 +287,8 @@ class Worker:
         asyncio.get_running_loop().call_later(timeout, self._end.set)
         if not self._is_draining:
             self._is_draining = True
+            if self._spread is not None:
+                self._spread.leave()
             self._tasks.spawn(self._finish(self._plane), name="drain")
 
     async def _finish(self, plane: DataPlane) -> None:
@@ -321,7 +345,7 @@ class Worker:
     async def _keep_publishing(self, region: Region) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            region.gauges[-1] = loop.time()  # the heartbeat
+            region.gauges[HEARTBEAT] = loop.time()
             await asyncio.sleep(EVERY)
             try:
                 self._publish()

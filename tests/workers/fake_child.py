@@ -30,6 +30,7 @@ class FakeChild:
         self.is_closed = self.is_amid_message = False
         self.told: list[dict[str, Any]] = []
         self.patience: list[float] = []
+        self.given: list[int] = []  # descriptors, with the last question
         self.answers = asyncio.Event()
         self.answers.set()
         self._heard, self._ended = heard, ended
@@ -54,6 +55,7 @@ class FakeChild:
     ) -> dict[str, Any]:
         self.told.append(message)
         self.patience.append(timeout)
+        self.given = list(descriptors)
         await self.answers.wait()
         return {"urls": []}
 

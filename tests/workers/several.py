@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,14 @@ class FakeLoop:
     def call_soon(self, call: Callable[[], None]) -> None:
         self._soon.append(call)
 
-    def call_later(self, delay: float, call: Callable[[], None]) -> Any:
-        timer = SimpleNamespace(at=self.time() + delay, call=call)
+    def call_later(self, delay: float, call: Callable[..., None], *args: Any) -> Any:
+        timer = SimpleNamespace(at=self.time() + delay, call=partial(call, *args))
         timer.cancel = lambda: self._timers.remove(timer)
         self._timers.append(timer)
         return timer
 
-    def add_reader(self, fd: int, call: Callable[[], None]) -> None:
-        self.readers[fd] = call
+    def add_reader(self, fd: int, call: Callable[..., None], *args: Any) -> None:
+        self.readers[fd] = partial(call, *args)
 
     def remove_reader(self, fd: int) -> None:
         del self.readers[fd]

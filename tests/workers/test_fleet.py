@@ -17,6 +17,7 @@ from hermes_lb.workers import fleet as fleet_module
 from hermes_lb.workers.channel import Channel, ChannelClosed
 from hermes_lb.workers.child import Child
 from hermes_lb.workers.fleet import Fleet
+from hermes_lb.workers.inbox import Inbox
 from hermes_lb.workers.upgrade import wait_until_between_messages
 from tests.support.waiting import eventually
 from tests.workers.fake_child import FakeChild, fake_children
@@ -285,6 +286,32 @@ async def test_of_several_none_is_alone(started: list[FakeChild]) -> None:
     started[0].ends()
     assert told_alone(started[1]) == [False]
     await fleet.stop()
+
+
+async def test_a_worker_gets_the_inboxes_of_all_slots(started: list[FakeChild]) -> None:
+    fleet = a_fleet_of(2)
+    fleet._inboxes = inboxes = [Inbox.create(), Inbox.create()]
+    await fleet.start_all()
+    for slot, child in enumerate(sorted(started, key=lambda child: child.slot)):
+        assert [m["inboxes"] for m in child.told if "inboxes" in m] == [[slot, 2]]
+        assert child.given == [fd for inbox in inboxes for fd in inbox.descriptors]
+    await fleet.stop()
+    for inbox in inboxes:
+        inbox.close()
+
+
+async def test_connections_on_their_way_to_a_slot_that_is_given_up_are_reset(
+    started: list[FakeChild],
+) -> None:
+    fleet = a_fleet_of(2)
+    fleet._inboxes = inboxes = [Inbox.create(), Inbox.create()]
+    for inbox in inboxes:
+        assert inbox.send(b"listener", 0)
+    fleet._failed.add(1)
+    fleet.slots_changed()
+    assert [inbox.waiting() for inbox in inboxes] == [1, 0]
+    for inbox in inboxes:
+        inbox.close()
 
 
 async def test_who_serves_in_a_slot_that_is_no_more_is_not_replaced(

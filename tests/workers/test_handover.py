@@ -68,12 +68,18 @@ def the_next(
     with suppress(Executed, OSError):  # it may have closed inherited descriptors
         execute_new_code(handover, old, {})
     assert following[0] is not None
+    for inbox in handover.inboxes:  # they are the next one's
+        inbox._receiving.detach()
+        inbox._sending.detach()
+    handover.inboxes.clear()
     return following[0]
 
 
-def close_children(handover: Handover) -> None:
+def close_inherited(handover: Handover) -> None:
     for child in handover.children:
         os.close(child["fd"])
+    for inbox in handover.inboxes:
+        inbox.close()
 
 
 @pytest.fixture
@@ -95,7 +101,7 @@ def test_memory_that_is_too_small_for_more_workers_grows(
     assert following.memory.regions[0].loads[5] == 8
     following.memory.regions[-1].loads[5] = 9
     assert [region.loads[5] for region in handover.memory.regions] == [8, 0, 0, 7]
-    close_children(following)
+    close_inherited(following)
     for wakeup in following.wakeups[4:]:
         os.close(wakeup)
 
@@ -107,7 +113,7 @@ def test_memory_that_is_large_enough_stays_as_it_is(
     following = the_next(handover, children(*range(8)), 1, monkeypatch)
     assert len(following.memory.regions) == len(handover.memory.regions)
     assert following.wakeups == handover.wakeups
-    close_children(following)
+    close_inherited(following)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def test_new_memory_has_a_region_for_each_old_worker_and_room_beside_them(
     assert len(following.memory.regions) > 8
     assert len(following.wakeups) == len(following.memory.regions)
     assert following.memory.regions[0].loads[5] == 0
-    close_children(following)
+    close_inherited(following)
     following.close()
 
 
@@ -137,7 +143,24 @@ def test_the_layout_of_code_that_does_not_say_it_is_taken_by_its_size(
     handover.memory.regions[0].loads[5] = 7
     following = the_next(handover, children(0), 1, monkeypatch, counters=counters)
     assert following.memory.regions[0].loads[5] == 7
-    close_children(following)
+    close_inherited(following)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [(1, 1, 0), (1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 2, 4), (2, 1, 2)],
+)
+def test_connections_on_their_way_stay_in_the_inboxes(
+    create: Create, monkeypatch: pytest.MonkeyPatch, before: int, after: int, wanted: int
+) -> None:
+    handover = create(before)
+    for inbox in handover.inboxes:
+        assert inbox.send(b"listener", 0)
+    following = the_next(handover, children(), after, monkeypatch)
+    waiting = [inbox.waiting() for inbox in following.inboxes]
+    assert waiting == [1] * (before if before > 1 else 0) + [0] * (wanted - sum(waiting))
+    assert len(waiting) == wanted
+    close_inherited(following)
 
 
 def test_files_of_closed_sockets_are_known_to_the_next_generation(
@@ -164,7 +187,7 @@ def test_the_format_is_that_of_other_versions(
     with suppress(Executed):
         execute_new_code(handover, children(0), {})
     assert sorted(read[0]) == [
-        "admin", "bells", "block", "children", "closed", "gathered", "inherited", "key",
+        "admin", "bells", "block", "children", "closed", "gathered", "inboxes", "inherited", "key",
         "layout", "listening", "part", "rows", "tickets",
     ]  # fmt: skip
     assert sorted(read[0]["children"][0]) == [

@@ -1,4 +1,4 @@
-"""How evenly the kernel spreads kept-alive connections over two worker processes."""
+"""How evenly kept-alive connections are spread over two worker processes."""
 
 from __future__ import annotations
 

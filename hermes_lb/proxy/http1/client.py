@@ -13,7 +13,7 @@ from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import build_response, identity_fields, make_body
 from hermes_lb.http.body import NEVER_BEHIND
 from hermes_lb.http.rules import refuse_hopeless
-from hermes_lb.http.version import HTTP11
+from hermes_lb.http.version import HTTP2_PREFACE, HTTP11
 from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http1.intake import Intake
@@ -74,6 +74,7 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
         "_is_batched",
         "_live",
         "_searched",
+        "_successor",
         "_unsent",
         "awaits",
         "context",
@@ -108,6 +109,7 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
         self._is_counted = False  # among the connections of its address
         self._is_batched = False  # bytes of a head wait for the end of the loop iteration
         self._searched = 0  # of `_held`: no end of a head starts before
+        self._successor: Connection | None = None  # has the connection by another version of HTTP
         self._unsent = 0
 
     def __repr__(self) -> str:
@@ -361,7 +363,8 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
                 raise settings.request_parser.too_large(data)
             head = settings.request_parser.parse(data)
         except RequestRefused as error:
-            self.refuse(error)
+            if data != HTTP2_PREFACE or not self._becomes_http2(data, rest):
+                self.refuse(error)
             return
         self._is_http11 = head.version == HTTP11
         if self.peer.frontend.is_stopped:  # whatever the client says, this is the last one
@@ -379,6 +382,23 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
             self._begin_with_body(exchange, head.length, rest, now)
         else:
             exchange.begin(b"", True, now)
+
+    def _becomes_http2(self, preface: bytes, rest: bytes | None) -> bool:
+        """Continue by HTTP/2, if this is allowed here: by ALPN, or without TLS."""
+        make = self.peer.frontend.make_http2
+        tls = self.transport.get_extra_info("ssl_object")
+        if make is None or self._has_served:
+            return False
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            return False
+        self._successor = successor = make(self)
+        self._live.clients.remove(self)
+        self._live.clients.add(successor)
+        self.transport.set_protocol(cast("asyncio.Protocol", successor))
+        self.resume_from(FULL)
+        data = self.take_held() if rest is None else rest
+        successor.process(preface + data)
+        return True
 
     # The request's body.
 
@@ -564,8 +584,10 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
         self.is_closing = True
         self.deadline = _NEVER
         live = self._live
-        if self in live.clients:
-            live.clients.remove(self)
+        registered = self._successor or self
+        self._successor = None
+        if registered in live.clients:
+            live.clients.remove(registered)
             self.peer.frontend.counters.connections -= 1
             if self._is_counted:
                 self.context.client_limits.connections.release(self.peer.address)

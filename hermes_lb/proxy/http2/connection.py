@@ -1,0 +1,401 @@
+"""A client's connection by HTTP/2: its frames, and what begins, continues and ends by them."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+from hermes_lb.errors import RequestRefused
+from hermes_lb.http.body import LAST_CHUNK
+from hermes_lb.http.request import CHUNKED
+from hermes_lb.http.sse import chunk
+from hermes_lb.http.version import HTTP2
+from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.exchange import Exchange
+from hermes_lb.proxy.http2 import codec as http2
+from hermes_lb.proxy.http2.codec import (
+    BrokenConnection,
+    Codec,
+    DataReceived,
+    RequestReceived,
+    StreamClosed,
+    StreamReset,
+    TrailersReceived,
+)
+from hermes_lb.proxy.http2.fields import Malformed, as_http1
+from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
+from hermes_lb.proxy.local_replies import refusal
+from hermes_lb.proxy.ports import Framed
+from hermes_lb.proxy.record import record_refusal
+from hermes_lb.transport.addresses import plain_address
+from hermes_lb.transport.endpoint import SHARE, UNREAD, Endpoint
+from hermes_lb.transport.kernel import has_news
+
+if TYPE_CHECKING:
+    from hermes_lb.proxy.http1.client import ClientConnection
+
+_NEVER = float("inf")
+
+# Bytes that are parsed at a time: 1,800 of the smallest frames, a millisecond or two.
+_SLICE = 16 * 1024
+# Requests that begin at a time; the others wait for the next loop iteration.
+_MOST_REQUESTS = 16
+# Seconds between the two GOAWAYs of a graceful end: requests on their way are served.
+_GRACE = 1.0
+# Seconds in which input is discarded behind the last GOAWAY (RFC 9112 section 9.6).
+_LINGER = 5.0
+
+
+class _Arrived:
+    """A request that has not begun, and what has come of its body."""
+
+    __slots__ = ("data", "has_ended", "request")
+
+    def __init__(self, request: RequestReceived) -> None:
+        self.request = request
+        self.data: list[bytes] = []
+        self.has_ended: bool = request.end_stream
+
+
+class Http2Connection(Endpoint, Framed, Carrier):
+    """`deadline`: of the connection while no exchange runs, or until it has closed.
+
+    A read is parsed in slices, and requests begin a few at a time, so one client has its share of
+    a loop iteration (`run_queue`). A request whose reset came with it begins nothing.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_batch",
+        "_full",
+        "_go_away_at",
+        "_is_dirty",
+        "_is_over",
+        "_rest",
+        "_running",
+        "_slow",
+        "_socket",
+        "_to_reset",
+        "codec",
+        "context",
+        "deadline",
+        "is_closing",
+        "peer",
+        "streams",
+    )
+
+    def __init__(self, socket: ClientConnection) -> None:
+        """`socket`: the connection so far; its preface has come."""
+        super().__init__()
+        self._socket = socket
+        self.transport = socket.transport
+        self.is_writing_paused = socket.is_writing_paused
+        self.peer = socket.peer
+        self.context = context = socket.context
+        self._batch = context.batch
+        settings = context.settings
+        self.codec = Codec(most_in_head=settings.most_in_head, most_fields=settings.most_fields)
+        self.streams: dict[int, Http2Stream] = {}
+        self._arrived: dict[int, _Arrived] = {}
+        self._rest = bytearray()
+        self._running = 0  # exchanges
+        self._full: set[Http2Stream] = set()  # have queued more than the high-water mark
+        self._slow: set[Http2Stream] = set()  # and still have after a write
+        self._to_reset: set[Http2Stream] = set()  # answered before their requests ended
+        self._is_dirty = False
+        self._is_over = False  # neither side has anything more to say
+        self._go_away_at = _NEVER
+        self.is_closing = False
+        self.deadline = context.clock() + settings.timeouts.request_head
+
+    def __repr__(self) -> str:
+        return f"<Http2Connection {self.peer.log_name}, {self._running} running>"
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._running or self._arrived or self._rest or self.is_closing)
+
+    def exchanges(self) -> tuple[Exchange, ...]:
+        return tuple(one.exchange for one in self.streams.values() if one.exchange is not None)
+
+    # What the event loop calls.
+
+    def data_received(self, data: bytes) -> None:
+        self._batch.request_came(self, data)
+        self.context.run_queue.received(self, len(data))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._batch.flush()
+        self._all_left()
+        self._socket.forget()
+
+    def pause_writing(self) -> None:
+        """The client does not read: nothing more is written, and nothing read from it."""
+        self.is_writing_paused = True
+        self.pause_for(UNREAD)
+
+    def resume_writing(self) -> None:
+        self.is_writing_paused = False
+        self.resume_from(UNREAD)
+        self.has_frames()
+
+    # Input.
+
+    @property
+    def behind(self) -> int:
+        return len(self._rest) + len(self._arrived)
+
+    def go_on(self) -> None:
+        self._batch.request_came(self, b"")
+
+    def process(self, data: bytes) -> None:
+        """Parse a slice, and begin some of the requests in it."""
+        if self._is_over:
+            return
+        rest = self._rest
+        rest += data
+        if rest:
+            part = bytes(rest[:_SLICE])
+            del rest[:_SLICE]
+            try:
+                self.codec.receive(part)
+            except BrokenConnection as error:
+                self._refuse(RequestRefused(0, f"HTTP/2: {error}"))
+                self.write_frames()
+                self._over()
+                return
+            self._act()
+        for number in list(self._arrived)[:_MOST_REQUESTS]:
+            self._begin(number, self._arrived.pop(number))
+        self.has_frames()
+        if self.behind:
+            self.context.run_queue.put_off(self)
+
+    def _act(self) -> None:
+        """Act on what has happened to streams."""
+        for event in self.codec.events():
+            if isinstance(event, DataReceived):
+                self._data_came(event.stream_id, event.data, ended=event.end_stream)
+            elif isinstance(event, RequestReceived):
+                self._arrived[event.stream_id] = _Arrived(event)
+            elif isinstance(event, StreamClosed):
+                self._closed(event)
+            elif isinstance(event, StreamReset):
+                if self._arrived.pop(event.stream_id, None) is None:
+                    self._left(event.stream_id)
+            elif isinstance(event, TrailersReceived):
+                self._data_came(event.stream_id, b"", ended=True)
+
+    def _data_came(self, number: int, data: bytes, *, ended: bool) -> None:
+        arrived, stream = self._arrived.get(number), self.streams.get(number)
+        if arrived is not None:
+            arrived.data.append(data)
+            arrived.has_ended = ended
+        elif stream is not None:
+            stream.data_came(data, ended=ended)
+        else:
+            self.codec.credit(number, len(data))
+
+    def _closed(self, event: StreamClosed) -> None:
+        number = event.stream_id
+        stream = self.streams.get(number)
+        if stream is not None:
+            if event.error_code or not stream.has_sent_all:
+                stream.left()
+            self.streams.pop(number, None)
+            for some in (self._full, self._slow, self._to_reset):
+                some.discard(stream)
+        elif self._arrived.pop(number, None) is None and event.error_code == http2.PROTOCOL_ERROR:
+            self._refuse(RequestRefused(400, "HTTP/2: a malformed request"))
+        if self.is_closing and not self.streams:
+            self._batch.close(self.transport)
+
+    def _left(self, number: int) -> None:
+        stream = self.streams.get(number)
+        if stream is not None:
+            stream.left()
+
+    def _all_left(self) -> None:
+        self._arrived.clear()
+        for stream in list(self.streams.values()):
+            stream.left()
+        self.streams.clear()
+
+    def _refuse(self, error: RequestRefused) -> None:
+        """Record a request that can't be answered."""
+        now = self.context.clock()
+        record_refusal(Http2Stream(self, 0, now), self.context, now, error)
+
+    # Requests.
+
+    def _begin(self, number: int, arrived: _Arrived) -> None:
+        context = self.context
+        settings, now = context.settings, context.clock()
+        stream = Http2Stream(self, number, now)
+        request, ended, data = arrived.request, arrived.has_ended, b"".join(arrived.data)
+        self.codec.credit(number, len(data))
+        stream.is_request_read = ended
+        self.streams[number] = stream
+        try:
+            asked = as_http1(request.headers, has_body=not request.end_stream)
+            if len(asked.head) > settings.most_in_head:
+                raise settings.request_parser.too_large(asked.head)
+            head = settings.request_parser.parse(asked.head)
+        except Malformed as error:
+            self._refuse(RequestRefused(400, f"HTTP/2: {error}"))
+            self.reset(number, http2.PROTOCOL_ERROR)
+            return
+        except RequestRefused as error:
+            size = stream.reply(refusal(error), may_keep=True)
+            record_refusal(stream, context, now, error, size)
+            self._answered(stream, now)
+            return
+        head.version = HTTP2
+        stream.websocket_key = asked.websocket_key
+        self.peer.frontend.counters.requests += 1
+        stream.exchange = exchange = Exchange(stream, head, context, now)
+        self._running += 1
+        if not admit(exchange, now):
+            return
+        if not head.length:
+            exchange.begin(b"", True, now)
+            return
+        is_chunked = head.length == CHUNKED
+        stream.begin_body(is_chunked=is_chunked)
+        exchange.bytes_in = len(data)
+        if is_chunked:
+            data = chunk(data) + (LAST_CHUNK if ended else b"")
+        exchange.begin(data, ended, now)
+
+    # What the streams call.
+
+    def local_address(self) -> tuple[str, int]:
+        here = self.transport.get_extra_info("sockname")
+        return (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
+
+    def date_field(self) -> bytes:
+        return self.context.wall_clock.date(self.context.clock())
+
+    def has_frames(self) -> None:
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._batch.frames_wait(self)
+
+    def is_full(self, stream: Http2Stream) -> None:
+        self._full.add(stream)
+
+    def reset(self, number: int, code: int) -> None:
+        self.codec.reset(number, code)
+        self.has_frames()
+
+    def stream_done(self, stream: Http2Stream, now: float) -> None:
+        self._running -= 1
+        self._answered(stream, now)
+
+    def _answered(self, stream: Http2Stream, now: float) -> None:
+        timeouts = self.context.settings.timeouts
+        stream.deadline = now + timeouts.client
+        if not stream.is_request_read and stream.number in self.streams:
+            self._to_reset.add(stream)
+        if not self._running:
+            self.deadline = now + timeouts.keep_alive
+        self.has_frames()
+
+    # Output.
+
+    def write_frames(self) -> None:
+        """Called by the batch before it writes."""
+        self._is_dirty = False
+        if self.is_writing_paused:
+            return  # `resume_writing` goes on
+        if data := self.codec.take():
+            self._batch.writes.append((self.transport, data))
+        self._act()
+        for stream in list(self._to_reset):
+            if not self.codec.queued(stream.number):  # its END_STREAM has been taken
+                self._to_reset.discard(stream)
+                self.reset(stream.number, http2.NO_ERROR)
+        full, self._full = self._full, set()
+        for stream in full:
+            if stream.slow_down():
+                self._slow.add(stream)
+        for stream in list(self._slow):
+            if stream.written():
+                self._slow.discard(stream)
+        if self.codec.is_over:
+            self._over()
+
+    # Ends.
+
+    def _over(self) -> None:
+        """Neither side has anything more to say, or the codec has had enough of the client."""
+        if not self._is_over:
+            self._is_over = self.is_closing = True
+            self.deadline = self.context.clock() + _LINGER
+            self._all_left()
+            self._rest.clear()
+            self.context.loop.call_soon(self._half_close)
+
+    def _half_close(self) -> None:
+        """Unread input would make the kernel drop the GOAWAY: it is read and discarded."""
+        self._batch.write_all()
+        try:
+            if not self.transport.is_closing():
+                self.transport.write_eof()
+        except OSError:  # asyncio's own loop, and a client that has gone
+            self.transport.abort()
+
+    def close_gracefully(self, now: float) -> None:
+        if self._go_away_at == _NEVER and not self.is_closing:
+            self._go_away_at = now + _GRACE
+            self.codec.announce_end()
+            self.has_frames()
+
+    def close(self) -> None:
+        """No more streams; the present ones finish."""
+        if self.is_closing:
+            return
+        self.is_closing = True
+        self._go_away_at = _NEVER
+        self.deadline = self.context.clock() + self.context.settings.timeouts.client
+        self.codec.go_away()
+        self.write_frames()
+        if not self.streams:
+            self._batch.close(self.transport)
+
+    def shut_down(self) -> None:
+        for exchange in self.exchanges():
+            exchange.shut_down()
+        self.codec.go_away()
+        self.write_frames()
+        self.abort()
+
+    def abort(self) -> None:
+        self.is_closing = True
+        self._batch.write_all()
+        self.transport.abort()
+
+    # Deadlines.
+
+    def sweep(self, now: float) -> None:
+        for stream in list(self.streams.values()):
+            if stream.exchange is not None:
+                stream.exchange.sweep(now)
+            elif stream.deadline <= now and not stream.moves(now):
+                self.reset(stream.number, http2.INTERNAL_ERROR)
+        if self._go_away_at <= now:
+            self.close()
+        elif self.deadline <= now and not self._running:
+            if self.is_closing:
+                self.transport.abort()
+            else:
+                self.close()
+        if self._paused_by & ~SHARE and self._has_left():
+            self.transport.abort()
+
+    def _has_left(self) -> bool:
+        """Ask the kernel: the loop reports the client's end only while it reads."""
+        return not self.transport.is_closing() and has_news(self.transport, select.POLLRDHUP)

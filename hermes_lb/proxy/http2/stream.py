@@ -1,0 +1,314 @@
+"""One stream: the client's side of one exchange (`Downstream`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mypy_extensions import trait
+
+from hermes_lb.http import make_body
+from hermes_lb.http.body import LAST_CHUNK
+from hermes_lb.http.sse import chunk
+from hermes_lb.proxy.http2 import codec as http2
+from hermes_lb.proxy.http2.fields import accepts, response_fields
+from hermes_lb.proxy.http2.tunnel_end import StreamEnd, TunnelStream
+from hermes_lb.proxy.ports import Downstream
+
+if TYPE_CHECKING:
+    from hermes_lb.http import Body, ResponseHead
+    from hermes_lb.proxy.context import Context
+    from hermes_lb.proxy.exchange import Exchange
+    from hermes_lb.proxy.http2.codec import Codec
+    from hermes_lb.proxy.local_replies import LocalReply
+    from hermes_lb.proxy.ports import Peer, TunnelEnd, TunnelSink
+
+# Bytes of a response that wait for the client's window: above the first the server is paused.
+_HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
+
+# By the first letter of a termination: the proxy's limits; else it is the server's end. Never
+# NO_ERROR or CANCEL: a client could take the response for complete.
+_CODES = {"P": http2.ENHANCE_YOUR_CALM}
+
+
+@trait
+class Carrier:
+    """The connection, as far as its streams need it."""
+
+    __slots__ = ()
+
+    codec: Codec
+    context: Context
+    peer: Peer
+
+    def local_address(self) -> tuple[str, int]:
+        raise NotImplementedError
+
+    def date_field(self) -> bytes:
+        raise NotImplementedError
+
+    def has_frames(self) -> None:
+        """Write the codec's frames at the end of this loop iteration."""
+        raise NotImplementedError
+
+    def is_full(self, stream: Http2Stream) -> None:
+        """It has queued more than it may, unless the next write takes it."""
+        raise NotImplementedError
+
+    def reset(self, number: int, code: int) -> None:
+        raise NotImplementedError
+
+    def stream_done(self, stream: Http2Stream, now: float) -> None:
+        """Its exchange has ended."""
+        raise NotImplementedError
+
+
+class Http2Stream(Downstream, TunnelStream):
+    """Bytes of the request's body that are not passed on keep their part of the stream's window,
+    so a slow server holds back its own stream, and no other.
+
+    - `exchange`: None once it has ended; what is queued may leave later, until `deadline`.
+    - `tunnel`: its end on this side, after a 101.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_has_ended",
+        "_is_chunked",
+        "_is_paused",
+        "_left",
+        "_unread",
+        "_unsent",
+        "deadline",
+        "exchange",
+        "has_sent_all",
+        "is_request_read",
+        "is_writing_paused",
+        "number",
+        "peer",
+        "received_at",
+        "tunnel",
+        "websocket_key",
+    )
+
+    def __init__(self, connection: Carrier, number: int, now: float) -> None:
+        self._connection = connection
+        self.number = number
+        self.peer = connection.peer
+        self.received_at = now
+        self.is_writing_paused = False
+        self.exchange: Exchange | None = None
+        self.tunnel: StreamEnd | None = None
+        self.websocket_key = b""
+        self.is_request_read = False
+        self.deadline = float("inf")
+        self.has_sent_all = False  # END_STREAM is queued
+        self._is_chunked = False  # the request's body, for the server
+        self._is_paused = False  # the server can take no more of it
+        self._unread = 0  # bytes of it that the client gets no credit for yet
+        self._unsent = 1 << 62  # at the last look
+        self._left = -1  # bytes of the response's body, if their number is known
+
+    def __repr__(self) -> str:
+        return f"<Http2Stream {self.number} of {self.peer.log_name}, {self.exchange!r}>"
+
+    # What the connection calls.
+
+    def begin_body(self, *, is_chunked: bool) -> None:
+        self._is_chunked = is_chunked
+
+    def data_came(self, data: bytes, *, ended: bool) -> None:
+        """More of the request's body, or of a tunnel; or bytes that are of no use any more."""
+        exchange = self.exchange
+        if exchange is None or self.has_sent_all:
+            self._connection.codec.credit(self.number, len(data))
+            self.is_request_read = self.is_request_read or ended
+            return
+        if self._is_paused:
+            self._unread += len(data)
+        else:
+            self._connection.codec.credit(self.number, len(data))
+        if self.tunnel is not None:
+            self.tunnel.data_came(data, ended=ended)
+            return
+        exchange.bytes_in += len(data)
+        self.is_request_read = ended
+        passed = chunk(data) if self._is_chunked else data
+        if ended and self._is_chunked:
+            passed += LAST_CHUNK
+        if passed:
+            exchange.receive(passed)
+        if ended and exchange is self.exchange and not exchange.is_over:
+            exchange.request_ended()
+
+    def left(self) -> None:
+        """The client has reset the stream, or its connection has gone."""
+        self._connection.codec.credit(self.number, self._unread)
+        self._unread = 0
+        exchange, tunnel = self.exchange, self.tunnel
+        self.has_sent_all = True
+        if tunnel is not None:
+            tunnel.lost(None)
+        elif exchange is not None:
+            exchange.client_left()
+
+    def slow_down(self) -> bool:
+        """Hold the server back, if a write has left more queued than there may be."""
+        if self.is_writing_paused or self.unsent <= _HIGH_WATER:
+            return self.is_writing_paused
+        self.is_writing_paused = True
+        if self.tunnel is not None:
+            self.tunnel.is_slow()
+        elif self.exchange is not None:
+            self.exchange.client_is_slow()
+        return True
+
+    def written(self) -> bool:
+        """Go on, if what was queued has left."""
+        if self.unsent > _LOW_WATER:
+            return False
+        self.is_writing_paused = False
+        if self.tunnel is not None:
+            self.tunnel.caught_up()
+        elif self.exchange is not None:
+            self.exchange.client_caught_up()
+        return True
+
+    def moves(self, now: float) -> bool:
+        """True if the client has taken something of what was left since the last look."""
+        before, self._unsent = self._unsent, self.unsent
+        if not 0 < self._unsent < before:
+            return False
+        self.deadline = now + self._connection.context.settings.timeouts.client
+        return True
+
+    # What the exchange calls.
+
+    @property
+    def unsent(self) -> int:
+        return self._connection.codec.queued(self.number)
+
+    def local_address(self) -> tuple[str, int]:
+        return self._connection.local_address()
+
+    def body_for(self, head: ResponseHead, length: int) -> Body:
+        return make_body(length, to_http11=False)
+
+    def send_informational(self, head: ResponseHead) -> int:
+        fields = response_fields(head.status, head.forwarded)
+        self._connection.codec.inform(self.number, fields)
+        self._connection.has_frames()
+        return len(head.forwarded)
+
+    @property
+    def can_insert(self) -> bool:
+        return True
+
+    @property
+    def takes_chunks(self) -> bool:
+        return False
+
+    def send_head(
+        self, head: ResponseHead, fields: bytes, length: int, may_keep: bool, first: bytes
+    ) -> int:
+        status = head.status
+        if status == 101:
+            return self._accept(fields)
+        listed = response_fields(status, fields)
+        if head.length >= 0 and status >= 200 and status != 204:
+            listed.append((b"content-length", b"%d" % head.length))
+        self._respond(listed, length, first)
+        return len(fields) + len(first)
+
+    def _respond(self, fields: list[tuple[bytes, bytes]], length: int, first: bytes) -> None:
+        self.has_sent_all = length == 0
+        self._connection.codec.respond(self.number, fields, ends=length == 0)
+        self._left = length
+        if first:
+            self._send(first)
+        self._connection.has_frames()
+
+    def _accept(self, fields: bytes) -> int:
+        """A WebSocket: a 200 by RFC 8441 section 5.1, once the server has proved that it is one."""
+        if not accepts(self.websocket_key, fields):
+            self.has_sent_all = True
+            self._connection.reset(self.number, http2.INTERNAL_ERROR)
+            return 0
+        listed = [f for f in response_fields(200, fields) if f[0] != b"sec-websocket-accept"]
+        self._connection.codec.respond(self.number, listed, ends=False)
+        self._connection.has_frames()
+        return len(fields)
+
+    def send(self, data: bytes) -> None:
+        self._send(data)
+        self._connection.has_frames()
+
+    def send_data(self, data: bytes) -> None:
+        if data:
+            self._send(data)
+            self._connection.has_frames()
+
+    def _send(self, data: bytes) -> None:
+        if self.has_sent_all:
+            return
+        codec = self._connection.codec
+        if self._left >= 0:
+            self._left -= len(data)
+            self.has_sent_all = self._left == 0
+        codec.send(self.number, data, ends=self.has_sent_all)
+        if not self.is_writing_paused and codec.queued(self.number) > _HIGH_WATER:
+            self._connection.is_full(self)
+
+    def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
+        connection = self._connection
+        fields = response_fields(reply.status, reply.fields + connection.date_field())
+        fields.append((b"content-length", b"%d" % len(reply.body)))
+        body = b"" if reply.is_head else reply.body
+        self._respond(fields, len(body), body)
+        return len(reply.fields) + len(body)
+
+    def pause_reading(self) -> None:
+        self._is_paused = True
+
+    def resume_reading(self) -> None:
+        self._is_paused = False
+        if self._unread:
+            self._connection.codec.credit(self.number, self._unread)
+            self._unread = 0
+            self._connection.has_frames()
+
+    def refuse_rest(self) -> None:
+        self.resume_reading()
+
+    def done(self, now: float, is_read: bool) -> None:
+        if not self.has_sent_all:
+            self.has_sent_all = True
+            self._connection.codec.end(self.number)
+        self._ended(now)
+
+    def cut_off(self, termination: str) -> None:
+        if not termination.startswith("C"):  # else it has left
+            code = _CODES.get(termination[:1], http2.INTERNAL_ERROR)
+            self.has_sent_all = True
+            self._connection.reset(self.number, code)
+        self._ended(self._connection.context.clock())
+
+    def _ended(self, now: float) -> None:
+        self.exchange = None
+        self.resume_reading()
+        self._connection.stream_done(self, now)
+
+    def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
+        self.tunnel = StreamEnd(tunnel, self)
+        return self.tunnel
+
+    def end_tunnel(self) -> None:
+        """The server sends no more."""
+        if not self.has_sent_all:
+            self.has_sent_all = True
+            self._connection.codec.end(self.number)
+            self._connection.has_frames()
+
+    def close_tunnel(self) -> None:
+        self.end_tunnel()
+        self.tunnel = None
+        self._ended(self._connection.context.clock())
