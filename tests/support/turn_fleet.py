@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hermes_lb.turns.ports import BUSY, JOINED, OWNED, QUEUED, Claim, End
 from hermes_lb.turns.store.client import StoreClient
@@ -112,11 +112,18 @@ class ValkeyFleet(TurnFleet):
 
     def go_away(self, is_away: bool) -> None:
         for client in self._clients:
+            topology = client.topology
             if is_away:
-                client.went_away("a test")
-                client._away_until = float("inf")
+                topology.node = _refused  # type: ignore[method-assign]
+                for node in topology._nodes.values():
+                    node.abort()
             else:
+                del topology.node  # type: ignore[misc]
                 client.came_back()
+
+
+async def _refused(key: str) -> NoReturn:
+    raise ConnectionRefusedError("a test")
 
 
 def new_principal() -> str:

@@ -56,13 +56,25 @@ class MemoryStore:
     """What several `MemoryTurnStore` share. `is_away`: all of their calls raise StoreAway."""
 
     def __init__(self) -> None:
-        self.is_away = False
+        self._is_away = False
+        self.unfinished: list[Callable[[], None]] = []  # ends that have to succeed
         self.turns: dict[str, MemoryTurn] = {}
         self.most_turns = 100  # of a principal, not ended
         self.most_waiters = 16  # of a session
         self._keys: dict[tuple[str, str], str] = {}
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._changed = asyncio.Event()
+
+    @property
+    def is_away(self) -> bool:
+        return self._is_away
+
+    @is_away.setter
+    def is_away(self, is_away: bool) -> None:
+        self._is_away = is_away
+        while self.unfinished and not is_away:
+            with contextlib.suppress(Fenced):
+                self.unfinished.pop(0)()
 
     def wake(self) -> None:
         self._changed.set()
@@ -339,25 +351,39 @@ class _Owned(OwnedTurn):
         self._balancer.shared.wake()
 
     async def done(self) -> None:
-        self._balancer.check()
-        self._turn.enter(DONE)
+        self._end(lambda turn: turn.enter(DONE))
 
     async def lost(self, reason: str) -> None:
-        self._balancer.check()
-        self._turn.enter(LOST)
-        self._turn.reason = reason
+        def lose(turn: MemoryTurn) -> None:
+            turn.enter(LOST)
+            turn.reason = reason
+
+        self._end(lose)
 
     async def cancelled(self) -> None:
-        self._balancer.check()
-        if self._turn.state == RUNNING:
-            self._turn.enter(CANCELLING)
-        self._turn.enter(CANCELLED)
+        def cancel(turn: MemoryTurn) -> None:
+            if turn.state == RUNNING:
+                turn.enter(CANCELLING)
+            turn.enter(CANCELLED)
+
+        self._end(cancel)
 
     async def release(self, answer: bytes) -> None:
-        self._balancer.check()
-        if self._turn.state != CANCELLED:
-            self._turn.enter(CANCELLED if self._turn.state == CANCELLING else RELEASED)
-            self._turn.head = answer
+        def release(turn: MemoryTurn) -> None:
+            if turn.state != CANCELLED:
+                turn.enter(CANCELLED if turn.state == CANCELLING else RELEASED)
+                turn.head = answer
+
+        self._end(release)
+
+    def _end(self, operation: Callable[[MemoryTurn], None]) -> None:
+        """Now, or once the store is back."""
+        try:
+            self._balancer.check()
+        except StoreAway:
+            self._balancer.shared.unfinished.append(lambda: operation(self._turn))
+            raise
+        operation(self._turn)
 
     def on_cancel(self, then: Callable[[], None]) -> None:
         self._turn.on_cancel = then

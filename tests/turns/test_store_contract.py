@@ -647,6 +647,22 @@ async def test_a_store_that_is_away(fleet: TurnFleet) -> None:
     await turn.done()
 
 
+@pytest.mark.parametrize("end", ["done", "lost", "cancelled", "release"])
+async def test_an_end_is_written_once_the_store_is_back(fleet: TurnFleet, end: str) -> None:
+    store, other = await fleet.at(0), await fleet.at(1)
+    claim = fleet.claim(key="k", session="s")
+    turn = await run(store, claim, b"data: 1\n\n")
+    waiter = await other.begin(fleet.claim(session="s"))
+    assert waiter.owned is not None
+    fleet.go_away(True)
+    with pytest.raises(StoreAway):
+        await _end(turn, end)
+    fleet.go_away(False)
+    await waiter.owned.granted()
+    state = {"done": DONE, "lost": LOST, "cancelled": CANCELLED, "release": RELEASED}[end]
+    assert (await record_of(other, claim, turn.id)).state == state
+
+
 async def _end(turn: OwnedTurn, how: str) -> None:
     if how == "lost":
         await turn.lost("backend")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import secrets
 import time
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.journals import Journals
     from hermes_lb.turns.store.subscriber import Subscriber
+
+logger = logging.getLogger("hermes_lb.turns")
 
 _OUTCOMES: Final = {
     "OWNED": ports.OWNED,
@@ -264,22 +267,31 @@ class StoredTurns(TurnStore):
             self._tasks.spawn(self._look_at_all(), name="look at own turns")
 
     async def _look_after(self) -> None:
-        """Every 2 s: what could not be finished, cancellations, TTLs."""
+        """Every 2 s: what could not be finished, cancellations, TTLs, limits."""
         while True:
             await asyncio.sleep(self._timing.poll)
-            await self._finish_all()
-            await self._look_at_all()
-            self._waiters = sum(turn.is_queued for turn in self._owned.values())
-            with contextlib.suppress(StoreAway):
+            try:
+                await self._finish_all()
+                await self._look_at_all()
+                self._waiters = sum(turn.is_queued for turn in self._owned.values())
                 own = len(self._owned), self._waiters
                 await self._totals.update(self._incarnation.id, *own, self._clock())
+            except StoreAway:
+                pass
+            except Exception:  # of a callback; later rounds must take place
+                logger.exception("looking after the turns of this process failed")
 
     async def _finish_all(self) -> None:
-        with contextlib.suppress(StoreAway):
-            while self._unfinished:
-                with contextlib.suppress(Fenced):
-                    await self._unfinished[0]()
-                self._unfinished.pop(0)
+        for operation in list(self._unfinished):
+            try:
+                await operation()
+            except StoreAway:
+                if not self.is_reachable:
+                    break
+                continue
+            except Fenced:
+                pass
+            self._unfinished.remove(operation)
 
     async def _look_at_all(self) -> None:
         owned = list(self._owned.values())

@@ -132,6 +132,17 @@ async def test_fences_grow_although_the_store_has_lost_the_session(run: ScriptRu
     assert fences == sorted(set(fences))
 
 
+async def test_a_fence_is_remembered_as_long_as_its_turn(run: ScriptRunner) -> None:
+    turn = run.name(session="s")
+    await run.begin(turn, keep=7200.0)
+    await run.control.start(turn, "s1", is_durable=False)
+    await run.end(turn, DONE)
+    keys = control_keys(turn.id, "", "s")
+    kept = await run.client.ask(keys.turn, "PTTL", keys.turn)
+    assert 7_190_000 < kept <= 7_200_000
+    assert await run.client.ask(keys.session, "PTTL", keys.session) >= kept - 1000
+
+
 async def test_many_turns_within_a_millisecond_have_fences_that_grow(run: ScriptRunner) -> None:
     fences = []
     for _ in range(30):
