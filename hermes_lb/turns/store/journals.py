@@ -33,6 +33,11 @@ class OwnedJournal(Journal):
         StoreAway."""
         raise NotImplementedError
 
+    async def is_followed(self) -> bool:
+        """Whether a request at any balancer reads it, or has within the last seconds. Raises
+        StoreAway."""
+        raise NotImplementedError
+
     def refuse(self) -> None:
         """Another process has the turn, as control has found: call `refused`, write no more."""
         raise NotImplementedError

@@ -37,7 +37,7 @@ class Node:
     ) -> None:
         self.address = address
         self._credentials = credentials
-        self._is_store = is_store  # a Sentinel is none
+        self._is_store = is_store  # False: a Sentinel
         self._shared: Link | None = None
         self._opening = asyncio.Lock()
         self._idle: list[Link] = []

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-# What is acknowledged is kept for this time, in seconds, and up to this size.
+# Acknowledged batches are kept for this time, in seconds, and up to this size.
 _KEPT_FOR: Final = 2.0
 _KEPT_SIZE: Final = 256 * 1024
 

@@ -115,7 +115,7 @@ class StoredReading(Reading):
             self._after = batches[-1].last
             size = sum([len(batch.data) for batch in batches])
             is_full = size >= _PAGE or len(batches) >= _ENTRIES
-            # What is appended from here on is notified.
+            # Later batches are notified.
             self._is_at_end = self._listens and not (is_full or is_clean)
             return batches
         return End(is_clean == b"1", reason.decode("utf-8", "replace")) if is_clean else None

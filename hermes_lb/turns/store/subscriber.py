@@ -56,7 +56,7 @@ class Channel:
 
 
 class SubscriberLink(Link):
-    """What is not the reply to a command is passed to `receive`."""
+    """Passes messages, which are not replies to commands, to `receive`."""
 
     def __init__(self, receive: Callable[[SubscriberLink, Reply], None]) -> None:
         super().__init__()

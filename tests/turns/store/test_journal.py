@@ -104,6 +104,14 @@ async def test_all_keys_expire(
     reading.close()
     await written.fence_off(turn.id, "another")
     assert 86_000_000 < (await lives(turn))[0] <= 86_400_000
+    # The events of a dead owner live as long as those of an end.
+    turn = Turn(written, keep=100.0, keep_events=7.0)
+    turn.append()
+    await until(lambda: not turn.journal.unacknowledged)
+    await written.fence_off(turn.id, "another")
+    own, events = await lives(turn)
+    assert own > 86_000_000
+    assert 5_000 < events <= 7_000
 
 
 async def test_a_silent_journal_is_renewed(

@@ -42,7 +42,7 @@ class Store:
 
 
 class Sender:
-    """The journal and the writer: sends, and passes on replies, when it is told to."""
+    """The journal and the writer: sends, and passes on replies, by the steps of a test."""
 
     def __init__(self, *, has_failover: bool = True) -> None:
         self.store = Store()

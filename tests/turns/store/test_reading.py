@@ -13,7 +13,7 @@ from hermes_lb.turns.states import DONE, LOST, RELEASED, RUNNING
 from tests.agent_worker.redis.topologies import ask
 from tests.support.loops import on_both_loops
 from tests.support.waiting import until
-from tests.turns.store.rig import CLEAN, Follower, Turn, contents
+from tests.turns.store.rig import CLEAN, Follower, Turn
 
 if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
@@ -99,16 +99,19 @@ async def test_nothing_is_published_without_a_follower(
     await written.subscriber.listen(turn.keys[1], heard.append, 10.0)
     turn.append()
     await until(lambda: not turn.journal.unacknowledged)
+    assert not await turn.journal.is_followed()
     follower = turn.follow(written)
     read = tasks.spawn(follower.read(), name="follower")
     await until(lambda: follower.after == 1)
     assert heard == []
+    assert await turn.journal.is_followed()
     turn.append()
     await until(lambda: heard)
     assert heard == [b"2"]
     await turn.journal.finish(CLEAN)
     assert await read == CLEAN
-    assert "followed" in await contents(client, turn)
+    await client.ask(turn.keys[0], "HSET", turn.keys[0], "followed", 1)
+    assert not await turn.journal.is_followed()  # it has left
 
 
 async def test_a_follower_wakes_without_a_look(

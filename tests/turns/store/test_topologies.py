@@ -128,8 +128,13 @@ async def test_a_journal_over_a_failover(
 
 
 async def test_journals_on_all_nodes_of_a_cluster(
-    cluster: Cluster, connected: Connected, journals: Journals, tasks: Tasks
+    cluster: Cluster,
+    connected: Connected,
+    journals: Journals,
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)  # notifications only
     written, other = journals(connected(cluster.url)), journals(connected(cluster.url))
     turns = [Turn(written) for _ in range(12)]
     followers = [turn.follow(other) for turn in turns]
