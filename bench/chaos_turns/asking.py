@@ -33,8 +33,8 @@ class Answer(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """A request. `after`: how many events are not sent again; `leaves_after`: so many, the client
-    hangs up; `waits`: seconds, for each piece."""
+    """A request. `after`: how many events are not sent again; `leaves_after`: the number after
+    which the client hangs up; `waits`: seconds, for each piece."""
 
     url: str
     method: str

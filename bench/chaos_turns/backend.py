@@ -25,7 +25,7 @@ from aiohttp import web
 from bench.chaos_turns.executions import BEGUN, CUT, DONE, FENCED, REFUSED, UNFENCED
 from bench.chaos_turns.script import Question, answer, answer_as_json
 
-# One in so many requests is refused (503), before anything is done.
+# One request in this number is refused (503), before anything is done.
 _REFUSES_EACH = 23
 
 

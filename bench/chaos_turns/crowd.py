@@ -170,7 +170,7 @@ class Crowd:
     def _conclude(self, turn: Turn, heard: Heard, asked: Ask, answer: Answer) -> None:
         """Set `heard.end` if this is one."""
         if answer.how == CLEAN and answer.status == 200:
-            # An EventSource comes back once more, and is told that there is no more.
+            # An EventSource comes back once more, and gets a 204.
             if not turn.is_get or not heard.last_id:
                 heard.end = DONE
         elif answer.status == 204 or (answer.status == 500 and heard.bodies):

@@ -1,4 +1,4 @@
-"""What is in the store: whether each key expires, and whether the quotas are given back."""
+"""The keys in the store: whether each expires, and whether the quotas are given back."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Verdict:
         self._judge_principal(turn, heard, uids)
         done = self._executions.of(turn.uid)
         if len(done) > 1:
-            return  # told already
+            return  # reported already
         if turn.question.as_json:
             wanted = {answer_as_json(turn.question, each.id) for each in done}
             what = f"{turn} got {heard.bodies}, not {wanted}; {heard}"

@@ -180,8 +180,8 @@ class Route(Section):
                 'on_disconnect = "abort" would cancel what a retry with the same key asks for: '
                 'leave it out, or give turns.idempotency = "off"'
             )
-        if self.resume or self.sse_keep_alive is not None:
-            raise ValueError("resume and sse_keep_alive are not for a route with turns")
+        if self.resume:
+            raise ValueError("resume is not for a route with turns")
         return self
 
     @property
@@ -225,6 +225,17 @@ class Frontend(Section):
         only_redirects = self.redirect_to_https and not any(bind.tls for bind in self.bind)
         if self.default_backend is None and not (self.routes or only_redirects):
             raise ValueError("give default_backend, or at least one route")
+        return self
+
+    @model_validator(mode="after")
+    def _principals_by_certificate(self) -> Self:
+        asks = self.tls is not None and self.tls.client_headers
+        for route in self.routes:
+            if route.turns is not None and "certificate" in route.turns.principal and not asks:
+                raise ValueError(
+                    'principal = "certificate" needs [frontends.tls] with client_ca and '
+                    "client_headers = true"
+                )
         return self
 
     @model_validator(mode="after")

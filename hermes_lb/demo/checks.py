@@ -57,7 +57,7 @@ def continued_elsewhere(read: Read) -> Check:
 
 
 def was_asked_once(read: Read) -> Check:
-    return _equal("the backend was asked once", 1, read.told)
+    return _equal("the backend was asked once", 1, read.asked)
 
 
 def took_over(killed: str, workers: Sequence[str]) -> Check:

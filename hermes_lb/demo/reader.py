@@ -20,13 +20,13 @@ _RESUME = "X-Hermes-Resume"
 
 @dataclass(slots=True)
 class Read:
-    """`words`: all that came, over both connections; `lost_after`: so many by the first one."""
+    """`words`: all that came, over both connections; `lost_after`: the number by the first one."""
 
     words: list[str] = field(default_factory=list)
     lost_after: int = 0
     #: The backend's own account: its words, and how often it was asked.
     story: list[str] = field(default_factory=list)
-    told: int = 0
+    asked: int = 0
 
 
 async def read_story(places: StoryPlaces, listener: Listener, *, lose_after: int) -> Read:
@@ -59,9 +59,9 @@ async def read_story(places: StoryPlaces, listener: Listener, *, lose_after: int
                 async for _, data, _ in server_sent_events(response.content):
                     _take(data, read, listener)
             listener.ended()
-            async with http.get(f"{places.backend}/told") as response:
+            async with http.get(f"{places.backend}/count") as response:
                 account = await response.json()
-                read.story, read.told = account["story"], account["told"]
+                read.story, read.asked = account["story"], account["asked"]
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise DemoFailed(f"the story: {str(error) or type(error).__name__}") from error
     return read

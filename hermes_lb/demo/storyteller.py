@@ -1,7 +1,7 @@
 """`python -m hermes_lb.demo.storyteller`: a backend that streams, and knows nothing of turns.
 
 POST /story   40 words as server-sent events, one every 40 ms; a lost connection ends it
-GET  /told    how often it was asked for the story, and its words
+GET  /count    how often it was asked for the story, and its words
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _INTERVAL = 0.04  # s
 
 
 def application() -> web.Application:
-    told = 0
+    asked = 0
 
     async def tell(request: web.Request) -> web.StreamResponse:
-        nonlocal told
-        told += 1
+        nonlocal asked
+        asked += 1
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for word in _STORY.split():
@@ -33,11 +33,11 @@ def application() -> web.Application:
         return response
 
     async def count(request: web.Request) -> web.Response:
-        return web.json_response({"told": told, "story": _STORY.split()})
+        return web.json_response({"asked": asked, "story": _STORY.split()})
 
     app = web.Application()
     app.router.add_post("/story", tell)
-    app.router.add_get("/told", count)
+    app.router.add_get("/count", count)
     return app
 
 

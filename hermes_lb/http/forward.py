@@ -104,18 +104,18 @@ def build_response(
     to_http11: bool,
     keep_alive: bool,
     body_length: int,
-    added: bytes = b"",
+    first: bytes = b"",
 ) -> bytes:
     """The response head for the client.
 
-    `forwarded` is the head's own, or less; `added`: more fields, each with its CRLF. `body_length`
-    is what follows (bytes, `CHUNKED`, `UNTIL_CLOSE`, or 0); a length that the head only announces
-    (HEAD, 304) is passed on.
+    `forwarded`: the fields, each with its CRLF. `body_length` is what follows (bytes, `CHUNKED`,
+    `UNTIL_CLOSE`, or 0); a length that the head only announces (HEAD, 304) is passed on. `first`:
+    of the body, in the same piece.
     """
     status, length = head.status, head.length
-    parts = [_status_lines[status, head.reason], forwarded, added]
+    parts = [_status_lines[status, head.reason], forwarded]
     if status == 101:  # then the connection is HTTP's no more, whether it would be kept or not
-        return b"".join((*parts, _UPGRADE, b"\r\n"))
+        return b"".join((*parts, _UPGRADE, b"\r\n", first))
     if length >= 0:
         if status >= 200 and status != 204:
             parts.append(b"Content-Length: %d\r\n" % length)
@@ -125,5 +125,5 @@ def build_response(
         parts.append(b"Connection: close\r\n")
     elif not to_http11:
         parts.append(b"Connection: keep-alive\r\n")
-    parts.append(b"\r\n")
+    parts += (b"\r\n", first)
     return b"".join(parts)

@@ -91,6 +91,11 @@ class NumberedEvents:
         """As of any `Body`: here also bytes that may hold too many events for one feed."""
         return 0 if self.is_done else self._received.behind + len(self._rest)
 
+    @property
+    def is_between_events(self) -> bool:
+        """A comment can be inserted after the bytes that were passed on."""
+        return not (self._is_within_event or self.is_done)
+
     def feed(self, data: bytes) -> bytes:
         if self._is_between_chunks:
             # One whole chunk with one event: what servers send for each token.

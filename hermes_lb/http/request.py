@@ -242,12 +242,11 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
                 blocks.misses = 0
                 return head
         head = self._parse(data, line)
-        if head.length == length and not _method_matters(key):
-            like = RequestHead(method, target, HTTP11, length, head)
-            if blocks.recurs(key):
-                blocks.store(key, like)
-            else:
-                varying.offer(key, partial(_pattern, like))
+        if head.length == length:
+            if not blocks.recurs(key):
+                varying.offer(key, partial(_pattern, head, key))
+            elif not _method_matters(key):
+                blocks.store(key, RequestHead(method, target, HTTP11, length, head))
         return head
 
     def _parse(self, data: bytes, line: re.Match[bytes] | None = None) -> RequestHead:
@@ -338,6 +337,8 @@ class _Pattern:
         head.forwarded = self._forwarded % values
         if self._request_id >= 0:
             head.request_id = values[self._request_id]
+            if not _REQUEST_ID.fullmatch(head.request_id):
+                return None
         if self._traceparent >= 0:
             head.trace_id = trace_id_of((values[self._traceparent],))
             if not head.trace_id:
@@ -345,8 +346,10 @@ class _Pattern:
         return head
 
 
-def _pattern(head: RequestHead, names: Values, values: Values) -> _Pattern | None:
-    """None if a value of `head` does more than to be in its place."""
+def _pattern(head: RequestHead, block: bytes, names: Values, values: Values) -> _Pattern | None:
+    """None if a value of `head` does more than to be in its place, or the method matters."""
+    if _method_matters(block):
+        return None
     lower = [name.lower() for name in names]
     request_id = lower.index(b"x-request-id") if b"x-request-id" in lower else -1
     traceparent = lower.index(b"traceparent") if b"traceparent" in lower else -1
@@ -357,7 +360,8 @@ def _pattern(head: RequestHead, names: Values, values: Values) -> _Pattern | Non
         or (traceparent >= 0 and not head.trace_id)
     ):
         return None
-    return _Pattern(head, forwarded, request_id, traceparent)
+    like = RequestHead(head.method, head.target, HTTP11, head.length, head)
+    return _Pattern(like, forwarded, request_id, traceparent)
 
 
 def _version(data: bytes, method: bytes, target: bytes) -> int:

@@ -22,8 +22,8 @@ Values = tuple[bytes, ...]
 _MOST_LINES: Final = 3  # of a block
 _MOST_SETS: Final = 4  # of names, each another look-up for a block that is not known
 
-# No blanks, which would be dropped around a value, and no longer than an id may be.
-_PLAIN = re.compile(rb"[!-~]{1,128}").fullmatch
+# No blanks at the ends, which would be dropped. Most tokens have less than 256 bytes.
+_PLAIN = re.compile(rb"[!-~](?:[ -~]{0,254}[!-~])?").fullmatch
 
 
 class VaryingLines(Generic[Value]):
@@ -81,9 +81,12 @@ class VaryingLines(Generic[Value]):
         before, self._before = self._before, block.split(b"\r\n")
         if len(before) != len(self._before):
             return
-        pairs = [pair for pair in zip(before, self._before, strict=True) if pair[0] != pair[1]]
-        if not 0 < len(pairs) <= _MOST_LINES:
-            return
+        pairs: list[tuple[bytes, bytes]] = []
+        for old, new in zip(before, self._before, strict=True):
+            if old != new:
+                if len(pairs) == _MOST_LINES:
+                    return
+                pairs.append((old, new))
         openings = []
         for old, new in pairs:
             name, colon, _ = new.partition(b": ")
@@ -91,7 +94,7 @@ class VaryingLines(Generic[Value]):
                 return
             openings.append(b"\r\n" + name + b": ")
         learned = tuple(openings)
-        if all(learned != known for known, _ in self._sets):
+        if learned and all(learned != known for known, _ in self._sets):
             del self._sets[_MOST_SETS - 1 :]
             self._sets.append((learned, RecurringCache(most=128, room=32 * 1024)))
 

@@ -97,8 +97,7 @@ def request_text(method: bytes, target: bytes, version: int) -> str:
 
     The part of `target` beyond `REQUEST_MAX` is not shown: it need not be given, nor remembered.
     """
-    request = b"%b %b" % (method, target)
-    return escape(f"{request.decode('latin-1')} HTTP/{NAMES[version]}")
+    return _escaped(b"%b %b HTTP/%b" % (method, target, NAMES[version].encode()))
 
 
 def escape(text: str) -> str:
@@ -107,7 +106,15 @@ def escape(text: str) -> str:
         raw = text.encode("latin-1")
     except UnicodeEncodeError:
         raw = text.encode("utf-8", "surrogatepass")
-    return _UNSAFE.sub(lambda char: f"#{ord(char[0]):02X}", raw[:REQUEST_MAX].decode("latin-1"))
+    return _escaped(raw)
+
+
+def _escaped(raw: bytes) -> str:
+    return _UNSAFE.sub(_hexadecimal, raw[:REQUEST_MAX].decode("latin-1"))
+
+
+def _hexadecimal(char: re.Match[str]) -> str:
+    return f"#{ord(char[0]):02X}"
 
 
 @lru_cache(maxsize=64)  # under load many requests come in one millisecond

@@ -574,6 +574,7 @@ class TurnRequest:
 
     __slots__ = ()
 
+    bytes_out: int
     client: Downstream
     client_address: str
     connected_at: float
@@ -595,7 +596,7 @@ class TurnRequest:
         """The phase as the log has it."""
         raise NotImplementedError
 
-    def enter(self, phase: int, now: float, until: float = ...) -> None:
+    def enter(self, phase: int, now: float) -> None:
         """The next phase begins."""
         raise NotImplementedError
 
@@ -636,6 +637,10 @@ class TurnRequest:
 
         `server`: the name of the server that has answered.
         """
+        raise NotImplementedError
+
+    def insert(self, comment: bytes) -> None:
+        """Send a comment, framed as the events are."""
         raise NotImplementedError
 
     def count_turn(self, outcome: int) -> None:

@@ -40,8 +40,9 @@ def rewritten(
     """With the affinity cookie, and HSTS; and the cookie's letter, for the log."""
     fields, letter = head.forwarded, "N"
     if affinity is not None and affinity.knows(server):
-        wall_clock = exchange.context.wall_clock
-        seconds = wall_clock.seconds_since_1970(now) if affinity.has_dates else 0
+        seconds = 0
+        if affinity.has_dates:
+            seconds = exchange.context.wall_clock.seconds_since_1970(now)
         fields, letter = with_cookie(
             affinity, server, head, exchange.head.method, exchange.reading, seconds
         )

@@ -93,14 +93,20 @@ def stream_rules(route: config.Route) -> StreamRules | None:
     turns = None
     if route.turns is not None:
         linger = route.disconnect_timeout if leaves == "drain" else None
-        turns = TurnRules(route.turns, route.backend, may_detach=leaves != "abort", linger=linger)
+        turns = TurnRules(
+            route.turns,
+            route.backend,
+            may_detach=leaves != "abort",
+            linger=linger,
+            keep_alive=route.sse_keep_alive,
+        )
     if not (route.resume or route.sse_keep_alive or leaves != "abort" or turns is not None):
         return None
     return StreamRules(
         route.resume,
         route.resume_attempts,
         route.resume_timeout,
-        route.sse_keep_alive,
+        route.sse_keep_alive if turns is None else None,
         leaves,
         route.disconnect_timeout,
         route.resume_ids == "strip",

@@ -254,7 +254,8 @@ class Backend:
         pool = self.pool
         pinned = seeker.pinned_to
         if pinned is None or not pinned.may_serve(now):
-            heir = self._heir(seeker, now)
+            session = seeker.session_key
+            heir = None if session is None else self._heir(seeker, session, now)
             if heir is not pinned:
                 seeker.pin(heir)
                 pinned = heir
@@ -276,8 +277,10 @@ class Backend:
         return would serve it, not the key's owner then. Raises NoServer if no other one may.
         """
         session = seeker.session_key
-        heir = self._heir(seeker, now)
-        if heir is None and session is not None and not session.rule.learns:
+        if session is None:
+            return None
+        heir = self._heir(seeker, session, now)
+        if heir is None and not session.rule.learns:
             return seeker.pinned_to
         return heir
 
@@ -288,16 +291,14 @@ class Backend:
             return error
         return SessionLost(str(error)) if session.rule.ends_with_server else error
 
-    def _heir(self, seeker: Seeker, now: float) -> Server | None:
+    def _heir(self, seeker: Seeker, session: SessionKey, now: float) -> Server | None:
         """The next owner of a hashed key, without the servers tried, as for its next requests.
 
-        None: no such key, or no server is available. Raises NoServer if only the server that it is
-        pinned to may serve it. Passive failures do not take out such a server: no other one can
-        answer instead.
+        None: the key is not hashed, or no server is available. Raises NoServer if only the server
+        that it is pinned to may serve it. Passive failures do not take out such a server: no other
+        one can answer instead.
         """
-        session, pinned = seeker.session_key, seeker.pinned_to
-        if session is None:
-            return None
+        pinned = seeker.pinned_to
         if session.rule.is_strict and pinned is not None:
             if pinned.is_able:
                 return pinned

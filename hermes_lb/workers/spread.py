@@ -39,7 +39,7 @@ _SLACK = 1.0
 # Connections passed in a second by one worker, over time and at once. To pass one takes as much CPU
 # as to accept one. Short connections, whose numbers are even again a moment later, must not pay
 # that thousands of times a second; a fleet of clients that reconnects may.
-_PER_SECOND = 100.0
+_PER_SECOND = 50.0
 _BURST = 1000.0
 
 # Seconds between two looks for workers to pass connections to.
@@ -106,8 +106,8 @@ class ConnectionSpread(AcceptLimit):
         self._now = 0.0
         self._others: list[memoryview[float]] = []
         self._look_after = 0.0
+        self._looked_at = self._clock()
         self._budget = _BURST
-        self._budget_at = self._clock()
         self._mine[SLOT] = slot
         context.live.gate = self
         for inbox in self._own:
@@ -128,7 +128,7 @@ class ConnectionSpread(AcceptLimit):
         }
         self._digests = {listener: digest for digest, listener in self._listeners.items()}
         self._mine[SERVES] = _fingerprint(self._listeners)
-        self._count()
+        self._mine[CONNECTIONS] = len(self._clients) + self._arriving
         self._look_after = 0.0
 
     def leave(self) -> None:
@@ -160,48 +160,38 @@ class ConnectionSpread(AcceptLimit):
 
     def acquire(self) -> None:
         self._limit.acquire()
-        self._arriving = max(0, self._arriving - 1)
-        self._count()
+        if self._arriving:
+            self._arriving -= 1
+        self._mine[CONNECTIONS] = len(self._clients) + self._arriving
 
     def release(self) -> None:
         self._limit.release()
-        self._count()
+        self._mine[CONNECTIONS] = len(self._clients) + self._arriving
 
     def taker(self, listener: object) -> Callable[[int], bool] | None:
-        digest = self._digests.get(listener)
-        if digest is None:  # the worker drains, or a reload is about to announce this listener
-            return None
         now = self._clock()
-        if now != self._now:  # once in an iteration of uvloop
+        if now >= self._look_after:
             self._look(now)
-        counts = [gauges[CONNECTIONS] for gauges in self._others]
-        mine = len(self._clients) + self._arriving + self._waiting
-        place = receiver(mine, counts)
-        if place is not None:
-            place = self._with_waiting(place, mine, counts)
-        if place is None or not self._is_there(place) or not self._may_pass(now):
-            self._arriving += 1
-            self._count()
-            return None
-        return partial(self._inbox(self._others[place]).send, digest)
+        if self._budget >= 1.0 and self._others:
+            # None: the worker drains, or a reload is about to announce this listener.
+            digest = self._digests.get(listener)
+            if digest is not None and (inbox := self._receiver(now)) is not None:
+                self._budget -= 1.0
+                return partial(inbox.send, digest)
+        self._arriving += 1
+        self._mine[CONNECTIONS] = len(self._clients) + self._arriving
+        return None
 
     # Passing on.
 
-    def _count(self) -> None:
-        self._mine[CONNECTIONS] = len(self._clients) + self._arriving
-
     def _look(self, now: float) -> None:
-        if now - self._now > _SETTLED:
-            self._arriving = 0
-        self._now = now
-        if now >= self._look_after:
-            self._look_for_others(now)
-        if self._others:
-            self._waiting = sum([inbox.waiting() for inbox in self._own])
-
-    def _look_for_others(self, now: float) -> None:
-        """Look for the workers that may take connections."""
+        """Look for the workers that may take connections, and renew the budget."""
+        since = now - self._looked_at
+        self._looked_at = now
         self._look_after = now + _LOOK_EVERY
+        self._budget = min(_BURST, self._budget + since * _PER_SECOND)
+        if since > _SETTLED:
+            self._arriving = 0
         self._others = [
             gauges
             for gauges in self._regions
@@ -211,27 +201,22 @@ class ConnectionSpread(AcceptLimit):
             and now - gauges[HEARTBEAT] <= _ALIVE
         ]
 
-    def _with_waiting(self, place: int | None, mine: int, counts: list[float]) -> int | None:
-        """`receiver`, of counts to which those that wait in the inboxes are added."""
+    def _receiver(self, now: float) -> Inbox | None:
+        """The inbox for the next connection; None: this worker serves it."""
+        if now != self._now:  # once in an iteration of uvloop
+            self._now = now
+            self._waiting = sum([inbox.waiting() for inbox in self._own])
+        mine = len(self._clients) + self._arriving + self._waiting
+        counts = [gauges[CONNECTIONS] for gauges in self._others]
+        place = receiver(mine, counts)
         looked: set[int] = set()
         while place is not None and place not in looked:
             looked.add(place)
             counts[place] += self._inbox(self._others[place]).waiting()
             place = receiver(mine, counts)
-        return place
-
-    def _is_there(self, place: int) -> bool:
-        """It has neither ended nor begun to drain since the last look."""
-        return self._others[place][SERVES] == self._mine[SERVES]
-
-    def _may_pass(self, now: float) -> bool:
-        passed = (now - self._budget_at) * _PER_SECOND
-        self._budget = min(_BURST, self._budget + passed)
-        self._budget_at = now
-        if self._budget < 1.0:
-            return False
-        self._budget -= 1.0
-        return True
+        if place is None or self._others[place][SERVES] != self._mine[SERVES]:
+            return None  # or it has ended, or begun to drain, since the last look
+        return self._inbox(self._others[place])
 
     def _inbox(self, gauges: memoryview[float]) -> Inbox:
         return self._inboxes[int(gauges[SLOT])]
@@ -263,7 +248,7 @@ class ConnectionSpread(AcceptLimit):
         else:
             self._arriving += 1
             self._waiting = max(0, self._waiting - 1)
-            self._count()
+            self._mine[CONNECTIONS] = len(self._clients) + self._arriving
             self._tasks.spawn(listener.adopt(sock), name="take a connection over")
         return True
 

@@ -16,6 +16,7 @@ from tests.affinity.test_shared_sessions import TellsLater
 from tests.proxy.fake_line import Line
 from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
+from tests.support.needs import needs_package
 from tests.support.stage import Stage, in_flight, server_of
 from tests.support.turns import Gateway
 from tests.support.turns import get as turn_get
@@ -98,9 +99,11 @@ async def three(stage: Stage, **options: Any) -> list[Responses]:
     return [Responses(f"s{n}", **options) for n in range(3)]
 
 
-async def before(stage: Stage, servers: list[Responses], **backend: Any) -> LoadBalancer:
+async def before(
+    stage: Stage, servers: list[Responses], *, stick: Any = (RESPONSES,), **options: Any
+) -> LoadBalancer:
     origins = [await stage.serving(server.handle) for server in servers]
-    return await stage.balancer(*origins, backend={"stick": [RESPONSES], **backend})
+    return await stage.balancer(*origins, backend={"stick": list(stick)}, **options)
 
 
 async def create(client: Client, body: Any, *fields: str) -> Message:
@@ -242,6 +245,41 @@ async def test_ids_are_learned_and_found_on_a_route_with_turns(
             for _ in range(2):  # executed, and replayed
                 id_of(await gateway.ask(turn(f"{number}-{one}", follow)))
             assert id_of(await gateway.ask(turn_get(f"/v1/responses/{one}"))) == one
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks", "close"])
+@pytest.mark.parametrize("has_length", [False, True])
+async def test_ids_are_learned_and_found_by_http2(
+    stage: Stage, framing: str, has_length: bool
+) -> None:
+    needs_package("ngh2")
+    from tests.support.http2_peer import Http2Client
+
+    servers = await three(stage, framing=framing)
+    lb = await before(stage, servers, frontend={"http2": True})
+    client = Http2Client(await stage.client(lb))
+
+    async def create_by_http2(body: Any) -> str:
+        data = json.dumps(body).encode()
+        fields = [("content-type", "application/json")]
+        fields += [("content-length", str(len(data)))] * has_length
+        number = await client.open("/v1/responses", *fields, method="POST", ends=False)
+        window = client.http2.local_flow_control_window
+        for at in range(0, len(data), 9000):
+            await client.read_until(lambda: window(number) >= 9000)
+            await client.send_body(number, data[at : at + 9000], ends=at + 9000 >= len(data))
+        answer = await client.answer(number)
+        assert answer.status == 200
+        made: str = json.loads(answer.body)["id"]
+        return made
+
+    made = await create_by_http2({"input": "a"})
+    for size in (1, 10_000, 60_000):
+        again = {"input": "x" * size, "previous_response_id": made}
+        made = await create_by_http2(again)
+        assert (await client.ask(f"/v1/responses/{made}")).status == 200
+    # More than is read, and more than a window of HTTP/2.
+    await create_by_http2({"input": "x" * 100_000})
 
 
 # How a request's body comes.

@@ -146,7 +146,7 @@ def test_a_refusal_is_no_execution(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "segments",
     [
-        [Segment(0, EVENTS[:4], True)],  # its end was not told apart from a cut
+        [Segment(0, EVENTS[:4], True)],  # its end looked like a cut
         [Segment(0, [*EVENTS[:2], *EVENTS[3:]], False)],
         [Segment(0, EVENTS[:2], False), Segment(2, EVENTS[3:], False)],
         [Segment(0, EVENTS[:2], False), Segment(2, EVENTS[1:], False)],

@@ -84,5 +84,5 @@ def test_a_story_from_two_balancers_is_whole_and_told_once() -> None:
     assert checks.continued_elsewhere(Read(["a", "b", "c"], 1, story)).held
     for words, lost_after in (("abb", 2), ("ac", 1), ("abc", 0), ("abc", 3), ("abcc", 2)):
         assert not checks.continued_elsewhere(Read(list(words), lost_after, story)).held
-    assert checks.was_asked_once(Read(told=1)).held
-    assert not checks.was_asked_once(Read(told=2)).held
+    assert checks.was_asked_once(Read(asked=1)).held
+    assert not checks.was_asked_once(Read(asked=2)).held

@@ -25,7 +25,7 @@ MUTANTS = load()
 AREAS = {
     "affinity", "back-pressure", "checks", "closing", "drain", "framing", "hop-by-hop", "leases",
     "limits", "passive", "phases", "queue", "retries", "reuse", "routes", "session-keys",
-    "sessions", "streams",
+    "sessions", "streams", "turns",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A Starlette application as anybody writes one: it streams words, and knows nothing of turns.
+"""An ordinary Starlette application: it streams words, and knows nothing of turns.
 
 POST, GET /words   an event stream of `WORDS`, each when the test lets it
 POST      /sum     the sum of a list, as JSON, when the test lets it

@@ -12,6 +12,7 @@ import pytest
 from tests.proxy.test_resume import RESUMABLE, Talk, event
 from tests.proxy.test_tunnel import a_tunnel
 from tests.support.loops import on_both_loops
+from tests.support.turns import LAST_CHUNK, Gateway, begin_stream, events, post, turn_of
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
@@ -103,9 +104,50 @@ async def one_that_its_client_leaves(stage: Stage) -> LoadBalancer:
     return lb
 
 
+async def a_turn(stage: Stage) -> LoadBalancer:
+    """A stream with a key, to its end, and its replay."""
+    origin = await stage.origin()
+    gateway = await Gateway.before(stage, origin)
+    client, at_origin, head = await begin_stream(gateway, origin, post(key="k"))
+    await at_origin.send(events("one") + LAST_CHUNK)
+    await client.read_body(head)
+    await gateway.in_state(turn_of(head), "done")
+    client.close()
+    assert (await gateway.ask(post(key="k"))).status == 200
+    return gateway.lb
+
+
+async def a_turn_that_is_joined_and_lost(stage: Stage) -> LoadBalancer:
+    origin = await stage.origin()
+    gateway = await Gateway.before(stage, origin)
+    client, at_origin, _ = await begin_stream(gateway, origin, post(key="k"))
+    joined = await gateway.client()
+    await joined.send(post(key="k"))
+    await joined.read_head()
+    at_origin.abort()
+    for one in (client, joined):
+        await one.read_until_cut()
+        one.close()
+    assert (await gateway.ask(post(key="k"))).status == 409
+    return gateway.lb
+
+
+async def a_detached_turn(stage: Stage) -> LoadBalancer:
+    origin = await stage.origin()
+    gateway = await Gateway.before(stage, origin)
+    client, at_origin, head = await begin_stream(gateway, origin, post(key="k"))
+    client.abort()
+    live = gateway.lb._context.live
+    await eventually(lambda: live.detached, "the client has left")
+    await at_origin.send(LAST_CHUNK)
+    await gateway.in_state(turn_of(head), "done")
+    return gateway.lb
+
+
 CASES = [
     an_upload, a_refused_upload, an_early_answer, a_resumed_stream, a_websocket,
-    one_that_its_server_cuts, one_that_its_client_leaves,
+    one_that_its_server_cuts, one_that_its_client_leaves, a_turn, a_turn_that_is_joined_and_lost,
+    a_detached_turn,
 ]  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def answer(
     *,
     to_http11: bool = True,
     keep_alive: bool = True,
-    added: bytes = b"",
+    first: bytes = b"",
     without: tuple[int, ...] = (),
 ) -> bytes:
     """The head as a client that sent `method` would get it."""
@@ -111,7 +111,7 @@ def answer(
         to_http11=to_http11,
         keep_alive=keep_alive,
         body_length=head.body_length(method),
-        added=added,
+        first=first,
     )
 
 

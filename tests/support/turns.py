@@ -19,7 +19,7 @@ from hermes_lb.turns.ports import Claim
 from hermes_lb.turns.states import NAMES
 from tests.support.stage import configuration
 from tests.support.turn_store import MemoryStore, MemoryTurnStore
-from tests.support.waiting import eventually
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -94,7 +94,9 @@ def ids(stream: bytes) -> list[str]:
 
 
 class Gateway:
-    """One balancer, whose turns are in `shared`."""
+    """One balancer, whose turns are in `shared`, or in the store at `url`, if that is set."""
+
+    url: str | None = None
 
     def __init__(self, stage: Stage, lb: LoadBalancer, shared: MemoryStore) -> None:
         self._stage = stage
@@ -109,14 +111,14 @@ class Gateway:
         route: dict[str, Any] | None = None,
         turns: dict[str, Any] | None = None,
         shared: MemoryStore | None = None,
-        url: str | None = None,
         **options: Any,
     ) -> Gateway:
-        """`turns`: of `[frontends.routes.turns]`; `route`: of its route. `url`: of a real store."""
-        store = {} if url is None else {"url": url}
+        """`turns`: of `[frontends.routes.turns]`; `route`: of its route."""
         shared = MemoryStore() if shared is None else shared
         secret = stage.folder / "turns.secret"
-        secret.write_bytes(SECRET_TEXT)
+        if not secret.exists():
+            # Tests that share a server have other principals.
+            secret.write_bytes(SECRET_TEXT if cls.url is None else token_hex(16).encode())
 
         async def open_store(*_: object) -> MemoryTurnStore:
             return MemoryTurnStore(shared)
@@ -124,8 +126,8 @@ class Gateway:
         one = {"path_prefix": "/v1/", "backend": "agents", "turns": turns or {}, **(route or {})}
         frontend = {"routes": [one], **options.pop("frontend", {})}
         config = configuration(origins, frontend=frontend, **options)
-        config["store"] = {"secret_file": str(secret), **store}
-        if url is not None:
+        config["store"] = {"secret_file": str(secret), "url": cls.url}
+        if cls.url is not None:
             return cls(stage, await stage.start(config), shared)
         with patch("hermes_lb.plane.open_turn_store", open_store):
             lb = await stage.start(config)
@@ -149,11 +151,16 @@ class Gateway:
         return {outcome: count for outcome, count in counted if count}
 
     async def in_state(self, turn: str, name: str) -> None:
-        def is_so() -> bool:
-            found = self.shared.turn(turn)
+        """Wait for this state of a turn of alice's."""
+        gateway = self.lb._context.turns
+        assert gateway is not None
+        principal = principal_of(gateway.secret)
+
+        async def is_so() -> bool:
+            found = await gateway.store.find(principal, turn)
             return found is not None and NAMES[found.state] == name
 
-        await eventually(is_so, f"the turn is {name}")
+        await until(is_so)
 
 
 async def begin_stream(
@@ -167,6 +174,14 @@ async def begin_stream(
     return client, at_origin, await client.read_head()
 
 
+def principal_of(secret: bytes) -> str:
+    """Alice's."""
+    finder = PrincipalFinder("agents", ["header:Authorization"])
+    head = b"GET / HTTP/1.1\r\nAuthorization: Bearer alice\r\n\r\n"
+    peer: Any = None
+    return finder.find(secret, head, peer, "")
+
+
 class Elsewhere:
     """A turn of alice's that another balancer executes. `owned` is driven by the test."""
 
@@ -174,10 +189,7 @@ class Elsewhere:
         self._shared = shared
         self.balancer = MemoryTurnStore(shared)
         self.secret = blake2b(SECRET_TEXT, digest_size=32, person=b"hermes-turns").digest()
-        finder = PrincipalFinder("agents", ["header:Authorization"])
-        head = b"GET / HTTP/1.1\r\nAuthorization: Bearer alice\r\n\r\n"
-        nobody: Any = None
-        self.principal = finder.find(self.secret, head, nobody, "")
+        self.principal = principal_of(self.secret)
 
     async def begin(self, key: str = "k", **changes: Any) -> OwnedTurn:
         digest_of_key = digest(self.secret, b"key", self.principal.encode(), key.encode())

@@ -42,7 +42,8 @@ def children(*numbers: int) -> list[Any]:
     return [
         SimpleNamespace(
             pid=4711, number=number, slot=0, is_retired=False, serves=True, is_alone=None,
-            listens={}, channel=SimpleNamespace(fileno=lambda: os.eventfd(0), asked=0),
+            incarnation="", listens={},
+            channel=SimpleNamespace(fileno=lambda: os.eventfd(0), asked=0),
         )
         for number in numbers
     ]  # fmt: skip
@@ -188,10 +189,10 @@ def test_the_format_is_that_of_other_versions(
         execute_new_code(handover, children(0), {})
     assert sorted(read[0]) == [
         "admin", "bells", "block", "children", "closed", "gathered", "inboxes", "inherited", "key",
-        "layout", "listening", "part", "rows", "tickets",
+        "layout", "listening", "part", "rows", "store", "tickets",
     ]  # fmt: skip
     assert sorted(read[0]["children"][0]) == [
-        "asked", "fd", "is_retired", "listens", "number", "pid", "seat", "serves",
+        "asked", "fd", "incarnation", "is_retired", "listens", "number", "pid", "seat", "serves",
     ]  # fmt: skip
     assert sorted(read[0]["rows"]) == ["free", "next", "rows"]
     os.close(read[0]["children"][0]["fd"])

@@ -273,10 +273,26 @@ def test_one_that_has_died_is_seen_at_once(several: Several, sock: socket.socket
 
 
 def test_one_that_leaves_passes_none(several: Several, sock: socket.socket) -> None:
-    busy, _ = several.add(slot=0), several.add(slot=1)
+    """Not even to another one that leaves, and publishes the same."""
+    busy, idle = several.add(slot=0), several.add(slot=1)
     busy.has(10)
     busy.spread.leave()
+    idle.spread.leave()
+    several.now += 1.0
+    idle.beats(several.now)
     assert busy.accepts(sock)
+
+
+def test_one_with_another_configuration_does_not_stand_in_the_way(sock: socket.socket) -> None:
+    several = Several(3)
+    busy, idle = several.add(slot=0), several.add(slot=1)
+    several.add(slot=2, binds=("127.0.0.1:81",))
+    idle.has(1)
+    busy.has(10)
+    assert not busy.accepts(sock)
+    assert several.waiting == [0, 1, 0]
+    for inbox in several.inboxes:
+        inbox.close()
 
 
 async def test_a_connection_that_was_passed_before_a_reload_is_served(
@@ -306,9 +322,10 @@ def test_short_connections_are_passed_at_a_bounded_rate(
         return count
 
     assert passed() == BURST
-    several.now += 0.5
-    idle.beats(several.now)
-    assert passed() == 50
+    for seconds, wanted in ((0.5, 25), (3600.0, BURST)):
+        several.now += seconds
+        idle.beats(several.now)
+        assert passed() == wanted
 
 
 def test_a_worker_without_descriptors_tries_again(several: Several, sock: socket.socket) -> None:

@@ -147,7 +147,7 @@ async def test_several_workers_have_their_share(
 
 
 async def test_clients_that_were_passed_to_a_worker_that_dies_are_served_by_its_replacement(
-    tmp_path: Path, workers: list[Worker]
+    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
 ) -> None:
     """One socket: the other worker accepts all of them, and passes half on to one that stands
     still, before its heartbeat is late."""
@@ -157,9 +157,10 @@ async def test_clients_that_were_passed_to_a_worker_that_dies_are_served_by_its_
         tasks = Tasks()
         opened = [await lb.connect() for _ in range(40)]
         answers = [tasks.spawn(one.is_answered(), name="answer") for one in opened]
-        await until(lambda: sum(answer.done() for answer in answers) >= 20)
+        await until(lambda: sum(answer.done() for answer in answers) >= 10)
         os.kill(victim, signal.SIGKILL)
         await asyncio.gather(*answers)
+        assert min(await lb.connections(client)) > 0
         await lb.all_are_served()
 
 
@@ -237,7 +238,12 @@ async def test_a_worker_that_is_replaced_loses_no_client(
         leaving = lb.running.workers[0]
         os.kill(leaving, signal.SIGTERM)
         await lb.open(20)
-        await until(lambda: leaving not in lb.running.workers and len(lb.running.workers) == 2)
-        await lb.close()
-        await lb.open(40)
-        assert max(await lb.connections(client)) <= 1.2 * 20
+        await until(lambda: leaving not in lb.running.workers)
+
+        async def is_even() -> bool:
+            """Once the next worker of the slot serves."""
+            await lb.close()
+            await lb.open(40)
+            return max(await lb.connections(client)) <= 1.2 * 20
+
+        await until(is_even)

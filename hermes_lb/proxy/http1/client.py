@@ -268,7 +268,7 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
         is_http11 = self._is_http11
         may_keep = may_keep and self._live.keeps_clients and (is_http11 or length >= 0)
         self._may_keep = may_keep
-        block = build_response(head, fields, is_http11, may_keep, length) + first
+        block = build_response(head, fields, is_http11, may_keep, length, first)
         self._batch.send(self.transport, block)
         return len(block)
 
@@ -367,14 +367,15 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
                 self.refuse(error)
             return
         self._is_http11 = head.version == HTTP11
-        if self.peer.frontend.is_stopped:  # whatever the client says, this is the last one
+        frontend = self.peer.frontend
+        if frontend.is_stopped:  # whatever the client says, this is the last one
             head.keep_alive = False
         if rest is None:
             rest = self._take_body(head.length) if head.length else b""
         elif rest and 0 <= head.length < len(rest):
             self.unread(rest[head.length :])
             rest = rest[: head.length]
-        self.peer.frontend.counters.requests += 1
+        frontend.counters.requests += 1
         self.exchange = exchange = Exchange(self, head, context, now)
         if not admit(exchange, now):
             return

@@ -15,6 +15,7 @@ detached     an owner's exchange after its client has left, for the sweep and th
 follower     how a request follows a turn: from where, and with which head
 place        its place in a journal
 journal_side the server's side of a follower: a journal instead of a connection
+keep_alive   comments in the silence of a stream
 heads        stored heads, and our fields
 problems     answers as application/problem+json
 

@@ -22,11 +22,12 @@ from hermes_lb.turns import states
 if TYPE_CHECKING:
     from hermes_lb.proxy.ports import ResponseSink
     from hermes_lb.proxy.turns.gate import Gate
+    from hermes_lb.proxy.turns.rules import TurnRules
     from hermes_lb.turns.ports import Record
 
 
 async def follow(
-    gate: Gate, record: Record, last_event_id: bytes, *, vary: bytes, fingerprint: str = ""
+    gate: Gate, record: Record, last_event_id: bytes, rules: TurnRules, *, fingerprint: str = ""
 ) -> None:
     """Answer with the response of a turn, behind an event that the client has.
 
@@ -55,7 +56,7 @@ async def follow(
     except BaseException:
         place.close()
         raise
-    _replay(gate, record, place, is_joined=is_joined, vary=vary)
+    _replay(gate, record, place, rules, is_joined=is_joined)
 
 
 async def _with_head(gate: Gate, record: Record) -> Record:
@@ -115,7 +116,7 @@ def _nothing_more(gate: Gate, record: Record, *, had_some: bool) -> bool:
     return True
 
 
-def _replay(gate: Gate, record: Record, place: Place, *, is_joined: bool, vary: bytes) -> None:
+def _replay(gate: Gate, record: Record, place: Place, rules: TurnRules, *, is_joined: bool) -> None:
     exchange, context = gate.exchange, gate.context
     if exchange is None:
         place.close()
@@ -128,7 +129,7 @@ def _replay(gate: Gate, record: Record, place: Place, *, is_joined: bool, vary: 
         record=record,
         is_get=is_get,
         is_replay=is_finished and is_joined,
-        vary=vary,
+        vary=rules.principals.vary,
     )
     first = b""
     if record.is_stream and is_get and not place.after:
@@ -137,6 +138,8 @@ def _replay(gate: Gate, record: Record, place: Place, *, is_joined: bool, vary: 
     side = JournalSide(context, place, cast("ResponseSink", exchange))
     exchange.replay(side, head, record.server, first)
     if not exchange.is_over:
+        if record.is_stream:
+            gate.keep_alive(rules.keep_alive, lambda: True)  # only whole events are in a journal
         side.start()
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from hermes_lb.backends.counters import TURN_OUTCOMES
 from hermes_lb.proxy.ports import TurnGate
 from hermes_lb.proxy.turns.client import TurnClient
+from hermes_lb.proxy.turns.keep_alive import KeepAlive
 from hermes_lb.proxy.turns.problems import TurnProblem, session_busy, store_away
 from hermes_lb.turns.ports import StoreAway
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
@@ -28,7 +29,15 @@ _OUTCOMES: Final = {outcome: number for number, outcome in enumerate(TURN_OUTCOM
 class Gate(TurnGate):
     """What both kinds of gates have. By itself: a request that executes no turn."""
 
-    __slots__ = ("_client", "_exchange", "_following", "context", "gateway", "most_kept")
+    __slots__ = (
+        "_client",
+        "_exchange",
+        "_following",
+        "_keep_alive",
+        "context",
+        "gateway",
+        "most_kept",
+    )
 
     def __init__(self, exchange: TurnRequest, context: Context, gateway: TurnGateway) -> None:
         self._exchange: TurnRequest | None = exchange
@@ -36,6 +45,7 @@ class Gate(TurnGate):
         self.gateway = gateway
         self.most_kept = 0
         self._following = ""  # the turn that it follows
+        self._keep_alive: KeepAlive | None = None
         self._client = TurnClient(exchange.client, self.over)
         exchange.take_turn(self, self._client)
 
@@ -89,9 +99,18 @@ class Gate(TurnGate):
             self._following = turn
             self.gateway.joined(turn)
 
+    def keep_alive(self, allowed: float | None, is_between_events: Callable[[], bool]) -> None:
+        """Its response is an event stream: comments fill its silence, if the route has them."""
+        exchange = self._exchange
+        if allowed is not None and exchange is not None:
+            self._keep_alive = KeepAlive(exchange, self.context, allowed, is_between_events)
+
     def over(self) -> None:
         """The exchange has ended: each refers to the other."""
         self._exchange = None
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
+            self._keep_alive = None
         following, self._following = self._following, ""
         if following:
             self.gateway.left(following)

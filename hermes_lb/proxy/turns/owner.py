@@ -50,7 +50,7 @@ class Owner:
 
     Of its exchange it needs: `cut(first letter of the termination, reason)`, `pause` and `resume`
     the server, `slow` (its response is not kept any more, and its client does not read),
-    `may_be_sent`, and `count(outcome)`.
+    `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
     """
 
     __slots__ = (
@@ -59,9 +59,11 @@ class Owner:
         "_count",
         "_cut",
         "_ended_by",
+        "_events",
         "_giving_up",
         "_has_key",
         "_is_get",
+        "_keep_alive",
         "_kept",
         "_pause",
         "_reply",
@@ -89,6 +91,7 @@ class Owner:
         slow: Callable[[], None],
         may_be_sent: Callable[[], bool],
         count: Callable[[str], None],
+        keep_alive: Callable[[float | None, Callable[[], bool]], None],
     ) -> None:
         self.owned = owned
         self._rules = rules
@@ -101,8 +104,10 @@ class Owner:
         self._slow = slow
         self.may_be_sent = may_be_sent
         self._count = count
+        self._keep_alive = keep_alive
         self.server = ""  # which may have the request; "": none
         self._kept = _UNDECIDED
+        self._events: NumberedEvents | None = None
         self._answer: list[bytes] = []
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
@@ -140,7 +145,7 @@ class Owner:
         """A body of this length, which is kept as it passes."""
         self._kept = self._decide(head, length)
         if self._kept == _EVENTS:
-            return NumberedEvents(
+            self._events = NumberedEvents(
                 length,
                 event_ids.prefix(self.owned.id),
                 self._keep_events,
@@ -148,6 +153,7 @@ class Owner:
                 most_in_event=self._rules.max_event,
                 to_chunks=to_chunks,
             )
+            return self._events
         return KeptBody(length, self._keep, to_chunks=to_chunks)
 
     def head(
@@ -164,6 +170,9 @@ class Owner:
             self._answer.insert(0, stored)
             return fields, first
         is_stream = self._kept == _EVENTS
+        if self._events is not None:
+            events = self._events
+            self._keep_alive(self._rules.keep_alive, lambda: events.is_between_events)
         if self._kept == _NOTHING:
             self.owned.journal.skip()
         self._write(lambda: self.owned.headed(stored, is_stream=is_stream))

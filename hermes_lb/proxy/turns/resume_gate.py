@@ -96,7 +96,7 @@ class ResumeGate(Gate):
         record = await self.gateway.store.find(principal, turn)
         if record is None or not principal:
             raise not_found()
-        await follow(self, record, last_event_id, vary=rules.principals.vary)
+        await follow(self, record, last_event_id, rules)
 
     async def _cancel(self) -> None:
         exchange = self.exchange

@@ -30,6 +30,7 @@ class TurnRules:
         "journal",
         "journal_size",
         "keep",
+        "keep_alive",
         "keep_events",
         "key_required",
         "linger",
@@ -45,9 +46,15 @@ class TurnRules:
     )
 
     def __init__(
-        self, options: TurnOptions, backend: str, *, may_detach: bool, linger: float | None = None
+        self,
+        options: TurnOptions,
+        backend: str,
+        *,
+        may_detach: bool,
+        linger: float | None = None,
+        keep_alive: float | None = None,
     ) -> None:
-        """`linger`: another one than that of the options."""
+        """`linger`: another one than that of the options. `keep_alive`: the `sse_keep_alive`."""
         self.principals = PrincipalFinder(backend, options.principal)
         self.find_key: Callable[[bytes], bytes] | None = None
         if options.idempotency != "off":
@@ -72,6 +79,7 @@ class TurnRules:
         self.max_event = options.max_event
         self.linger = options.linger if linger is None else linger
         self.keep = options.keep
+        self.keep_alive = keep_alive
         self.keep_events = options.keep_events
         self.settle = options.settle
         self.body_buffer = options.body_buffer

@@ -321,6 +321,7 @@ class Turn(Gate):
             slow=self._client_is_too_slow,
             may_be_sent=self._may_be_sent,
             count=self.count,
+            keep_alive=self.keep_alive,
         )
         self._owned_id = owned.id
         return owner
@@ -402,8 +403,7 @@ class Turn(Gate):
         fingerprint = self._fingerprint.text
         if record.fingerprint and record.fingerprint != fingerprint:
             raise key_reused(record.id)
-        vary = self._rules.principals.vary
-        await follow(self, record, position, vary=vary, fingerprint=fingerprint)
+        await follow(self, record, position, self._rules, fingerprint=fingerprint)
 
     # Resumed at its own URL.
 
@@ -417,7 +417,7 @@ class Turn(Gate):
         if record is None or record.fingerprint != self._fingerprint.text:
             raise not_found()
         position = event_ids.last_event_id(exchange.request_head)
-        await follow(self, record, position, vary=self._rules.principals.vary)
+        await follow(self, record, position, self._rules)
 
     # A stream without a key.
 

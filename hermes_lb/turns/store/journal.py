@@ -40,9 +40,9 @@ class StoredJournal(OwnedJournal):
     """Made by `StoredJournals.open`."""
 
     __slots__ = (
-        "_batch_size", "_drained", "_empty", "_is_refused", "_last", "_life", "_nonce", "_outbox",
-        "_pending", "_pending_events", "_pending_size", "_refused", "_size", "_slow_since",
-        "_writer", "is_dirty", "is_trimmed", "keys", "lane", "renewed_at", "ttl_ms",
+        "_batch_size", "_drained", "_empty", "_given_up", "_is_refused", "_last", "_life", "_nonce",
+        "_outbox", "_pending", "_pending_events", "_pending_size", "_refused", "_size",
+        "_slow_since", "_writer", "is_dirty", "is_trimmed", "keys", "lane", "renewed_at", "ttl_ms",
         "unacknowledged",
     )  # fmt: skip
 
@@ -67,6 +67,7 @@ class StoredJournal(OwnedJournal):
         self._pending_size = 0
         self._outbox = Outbox(writer.client.topology.has_failover)
         self._slow_since = 0.0
+        self._given_up = 0  # up to this event; it does not count as unacknowledged
         self._is_refused = False
         self._empty: asyncio.Event | None = None
         self._refused: Callable[[], None] | None = None
@@ -176,6 +177,7 @@ class StoredJournal(OwnedJournal):
         elif now - self._slow_since >= _GIVE_UP or self.unacknowledged > _MOST:
             self._drop_pending()
             self._outbox.give_up(self._last)
+            self._given_up = self._last
             self.unacknowledged = 0
             self.is_trimmed = True
             self._drain()
@@ -228,8 +230,8 @@ class StoredJournal(OwnedJournal):
 
     def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
         self.is_trimmed = self.is_trimmed or begins > 0
-        # Bytes that were given up do not count any more.
-        self.unacknowledged = max(0, self.unacknowledged - len(batch.data))
+        if batch.last > self._given_up:
+            self.unacknowledged -= len(batch.data)
         if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
             self._drain()
         if not self._outbox:

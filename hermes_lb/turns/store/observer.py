@@ -1,6 +1,6 @@
 """Which other processes are dead, by their beats.
 
-A process is dead if its key had the same value (or was missing) for a whole lease, on the monotonic
+A process is dead if its key had no other value (or was missing) for a whole lease, on the monotonic
 clock of the observer, while the store could be reached all the time. No time that is stored in the
 store decides: after an outage of the store all of them would be over.
 """
@@ -101,7 +101,10 @@ class Observer:
     def _note(self, sighting: _Sighting, value: bytes | None, asked: float) -> None:
         # After a longer pause this process was stopped, and has not observed the store.
         has_gap = asked - sighting.sampled_at > self._timing.lease / 2
-        if sighting.since < 0 or value != sighting.value or has_gap:
+        # A key that has expired is not a heartbeat.
+        has_beaten = value is not None and value != sighting.value
+        if sighting.since < 0 or has_beaten or has_gap:
             sighting.since = self._clock()
-        sighting.value = value
+        if has_beaten:
+            sighting.value = value
         sighting.sampled_at = asked

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent_worker.redis_server import RedisServer
 from tests.support.http_peer import Ended
 from tests.support.turns import (
     LAST_CHUNK,
@@ -23,7 +24,24 @@ from tests.support.turns import (
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.stage import Stage
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    with RedisServer.start() as server:
+        yield server.url
+
+
+@pytest.fixture(autouse=True, params=["memory", "valkey"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All of these tests run with both stores."""
+    kind: str = request.param
+    if kind == "valkey":
+        monkeypatch.setattr(Gateway, "url", request.getfixturevalue("valkey"))
+    return kind
 
 
 async def test_a_keyed_request_is_executed_once_and_replayed(stage: Stage) -> None:
@@ -225,3 +243,76 @@ async def test_nobody_gets_the_turn_of_another_principal(stage: Stage) -> None:
     await origin.accept_request()  # its own turn
     await at_origin.send(LAST_CHUNK)
     assert await first.read_body(head) == b""
+
+
+async def test_a_stream_is_resumed_at_another_balancer(stage: Stage) -> None:
+    origin = await stage.origin()
+    one = await Gateway.before(stage, origin)
+    other = await Gateway.before(stage, origin, shared=one.shared)
+    first, at_origin, head = await begin_stream(one, origin, post(key="k"))
+    turn = turn_of(head)
+    await at_origin.send(events("one", "two"))
+    await first.read_chunk()
+    first.abort()
+    client = await other.client()
+    await client.send(post(key="k", last=f"h1.{turn}.1"))
+    resumed = await client.read_head()
+    assert without_ids(await client.read_chunk()) == b"data: two\n\n"
+    await at_origin.send(events("three") + LAST_CHUNK)
+    assert without_ids(await client.read_body(resumed)) == b"data: three\n\n"
+    await other.in_state(turn, "done")
+    assert await origin.has_no_new_connection()
+
+
+async def test_delete_reaches_the_owner_at_another_balancer(stage: Stage) -> None:
+    origin = await stage.origin()
+    one = await Gateway.before(stage, origin)
+    other = await Gateway.before(stage, origin, shared=one.shared)
+    client, at_origin, head = await begin_stream(one, origin, post(key="k"))
+    turn = turn_of(head)
+    assert (await other.ask(request("DELETE", path_of(turn)))).status == 202
+    with pytest.raises(Ended):
+        await client.read_body(head)
+    await at_origin.read_until_cut()
+    await other.in_state(turn, "cancelled")
+
+
+async def test_a_session_is_one_over_both_balancers(stage: Stage) -> None:
+    origin = await stage.origin()
+    options = {"session": "header:X-Session"}
+    one = await Gateway.before(stage, origin, turns=options)
+    other = await Gateway.before(stage, origin, turns=options, shared=one.shared)
+    first, second = await one.client(), await other.client()
+    await first.send(post(b"1", "X-Session: s"))
+    at_origin, _ = await origin.accept_request()
+    await second.send(post(b"2", "X-Session: s"))
+    await turns(50)
+    assert await origin.has_no_new_connection()
+    await at_origin.respond(b"first")
+    await first.read_response()
+    at_other, asked = await origin.accept_request()
+    assert asked.body == b"2"
+    await at_other.respond(b"second")
+    assert (await second.read_response()).body == b"second"
+
+
+async def test_a_silent_stream_gets_comments_that_no_client_takes_for_an_event(
+    stage: Stage,
+) -> None:
+    origin = await stage.origin()
+    gateway = await Gateway.before(stage, origin, route={"sse_keep_alive": "40ms"})
+    first, at_origin, head = await begin_stream(gateway, origin, post(key="k"))
+    await at_origin.send(events("one"))
+    assert len(ids(await first.read_chunk())) == 1
+    assert await first.read_chunk() == b": keep-alive\n"
+    joined = await gateway.client()
+    await joined.send(post(key="k"))
+    of_joined = await joined.read_head()
+    assert without_ids(await joined.read_chunk()) == b"data: one\n\n"
+    assert await joined.read_chunk() == b": keep-alive\n"
+    await at_origin.send(events("two") + LAST_CHUNK)
+    for client, its_head in ((first, head), (joined, of_joined)):
+        body = without_ids(await client.read_body(its_head)).replace(b": keep-alive\n", b"")
+        assert body == b"data: two\n\n"
+    await gateway.in_state(turn_of(head), "done")
+    assert b"keep-alive" not in (await gateway.ask(post(key="k"))).body

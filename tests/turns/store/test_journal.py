@@ -335,6 +335,30 @@ async def test_a_journal_that_does_not_drain_is_given_up_to_here(
     assert (await turn.journal.finish(CLEAN))[:2] == (behind + 1, behind + 1)
 
 
+async def test_acknowledgements_of_what_was_given_up(
+    link: DroppingProxy,
+    connected: Connected,
+    journals: Journals,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_module, "_GIVE_UP", 0.0)
+    turn = Turn(journals(connected(link.url)))
+    turn.append()
+    await until(lambda: not turn.journal.unacknowledged)
+    link.go_mute()
+    turn.append(size=20_000)
+    seen = link.commands["EVALSHA"]
+    await until(lambda: link.commands["EVALSHA"] > seen)  # it is in flight
+    while not turn.was_drained.is_set():
+        turn.append(size=50_000)
+    turn.append(size=1_000)
+    held = turn.journal.unacknowledged
+    assert 1_000 < held < 1_100
+    link.speak()
+    await until(lambda: not turn.journal.unacknowledged)
+    assert (await turn.journal.finish(CLEAN))[:2] == (turn.last, turn.last)
+
+
 async def test_a_server_that_does_not_pause_costs_a_bounded_memory(
     link: DroppingProxy, connected: Connected, journals: Journals
 ) -> None:

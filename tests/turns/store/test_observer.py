@@ -66,6 +66,19 @@ async def test_the_same_value_for_a_whole_lease_is_a_death(value: bytes | None) 
     assert await _watch(client, observer, 0, lambda second: None)
 
 
+async def test_a_key_that_expires_does_not_prolong_a_life() -> None:
+    client = FakeClient()
+    observer = client.observer()
+    client.values[ALIVE] = b"7"
+    observer.is_dead("o1")
+
+    def expire(second: int) -> None:
+        if second == 10:
+            del client.values[ALIVE]
+
+    assert await _watch(client, observer, 16, expire)
+
+
 async def test_a_beat_within_the_lease_is_a_life() -> None:
     client = FakeClient()
     observer = client.observer()
