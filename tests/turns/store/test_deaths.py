@@ -10,7 +10,7 @@ from hermes_lb.turns.ports import JOINED, OWNED, Fenced, StoreAway
 from hermes_lb.turns.states import LOST
 from hermes_lb.turns.store.stored_turns import StoredTurns
 from tests.support.turn_fleet import ValkeyFleet, own, record_of, run
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -85,7 +85,7 @@ async def test_an_owner_that_was_stopped_finds_out_and_stops(fleet: ValkeyFleet)
 
     await until(is_lost)
     turn.journal.append(b"data: 2\n\n", 1)
-    await until(lambda: refused)
+    await eventually(lambda: bool(refused))
     with pytest.raises(Fenced):
         await turn.done()
     assert (await record_of(other, claim, turn.id)).state == LOST
