@@ -40,8 +40,8 @@ class StoredJournal(OwnedJournal):
     """Made by `StoredJournals.open`."""
 
     __slots__ = (
-        "_batch_size", "_drained", "_empty", "_given_up", "_is_refused", "_last", "_life", "_nonce",
-        "_outbox", "_pending", "_pending_events", "_pending_size", "_refused", "_size",
+        "_batch_size", "_drained", "_empty", "_is_refused", "_last", "_life", "_nonce", "_outbox",
+        "_pending", "_pending_events", "_pending_size", "_refused", "_settled", "_size",
         "_slow_since", "_writer", "is_dirty", "is_trimmed", "keys", "lane", "renewed_at", "ttl_ms",
         "unacknowledged",
     )  # fmt: skip
@@ -67,7 +67,7 @@ class StoredJournal(OwnedJournal):
         self._pending_size = 0
         self._outbox = Outbox(writer.client.topology.has_failover)
         self._slow_since = 0.0
-        self._given_up = 0  # up to this event; it does not count as unacknowledged
+        self._settled = 0  # acknowledged, if only once, or given up, up to this event
         self._is_refused = False
         self._empty: asyncio.Event | None = None
         self._refused: Callable[[], None] | None = None
@@ -177,7 +177,7 @@ class StoredJournal(OwnedJournal):
         elif now - self._slow_since >= _GIVE_UP or self.unacknowledged > _MOST:
             self._drop_pending()
             self._outbox.give_up(self._last)
-            self._given_up = self._last
+            self._settled = self._last
             self.unacknowledged = 0
             self.is_trimmed = True
             self._drain()
@@ -217,7 +217,6 @@ class StoredJournal(OwnedJournal):
             batch = outbox.acknowledged(self._writer.now())
             if batch is not None:
                 self._has_acknowledged(batch, reply)
-                return
         self._repeat()
 
     def failed(self) -> None:
@@ -230,7 +229,8 @@ class StoredJournal(OwnedJournal):
 
     def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
         self.is_trimmed = self.is_trimmed or begins > 0
-        if batch.last > self._given_up:
+        if batch.last > self._settled:
+            self._settled = batch.last
             self.unacknowledged -= len(batch.data)
         if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
             self._drain()

@@ -66,6 +66,7 @@ class StoredReading(Reading):
         ended: Record | None = None
         if self._is_at_end:
             await self._wait()
+            self._is_at_end = False  # also if the read fails
         while True:
             self._woken.clear()
             found = await self._read()

@@ -11,6 +11,7 @@ from hermes_lb.turns.ports import End, Fenced, StoreAway
 from hermes_lb.turns.store import journal as journal_module
 from hermes_lb.turns.store.journal import HIGH_WATER, StoredJournal
 from hermes_lb.turns.store.journals import Kept
+from hermes_lb.turns.store.topology import OneServer
 from tests.agent_worker.redis.topologies import ask
 from tests.support.loops import on_both_loops
 from tests.support.waiting import until
@@ -254,6 +255,27 @@ async def test_a_store_that_has_lost_all_is_a_gap(
     await until(lambda: not turn.journal.unacknowledged)
     await client.ask(turn.keys[0], "DEL", *turn.keys)
     assert await turn.journal.finish(CLEAN) == Kept(0, 2, 0)
+
+
+async def test_what_a_failover_has_lost_is_sent_again(
+    valkey: RedisServer, connected: Connected, journals: Journals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneServer, "has_failover", True)
+    client = connected(valkey.url)
+    turn = Turn(journals(client))
+    turn.append(2)
+    await until(lambda: not turn.journal.unacknowledged)
+    replica = [await client.ask(key, "DUMP", key) for key in turn.keys]
+    for _ in range(2):
+        turn.append(2)
+        await until(lambda: not turn.journal.unacknowledged)
+    for key, content in zip(turn.keys, replica, strict=True):  # it is promoted
+        await client.ask(key, "RESTORE", key, 60_000, content, "REPLACE")
+    turn.append(1)
+    await until(lambda: not turn.journal.unacknowledged)
+    assert await turn.journal.finish(CLEAN) == Kept(1, 7, len(turn.written))
+    found = await client.ask(turn.keys[1], "XRANGE", turn.keys[1], "-", "(2")
+    assert b"".join(fields[3] for _, fields in found) == turn.written
 
 
 async def test_a_store_that_hangs_is_left_and_the_journal_goes_on(

@@ -354,6 +354,8 @@ async def test_a_reader_of_a_store_that_is_away(
     link.cut()
     with pytest.raises(StoreAway):
         await follower.read()
+    with pytest.raises(StoreAway):
+        await follower.reading.next()
     link.refuses = False
 
     async def read() -> bool:
@@ -363,6 +365,30 @@ async def test_a_reader_of_a_store_that_is_away(
             return False
 
     await until(read)
+
+
+async def test_a_read_that_failed_is_repeated_without_a_notification(
+    link: DroppingProxy,
+    valkey: RedisServer,
+    connected: Connected,
+    journals: Journals,
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
+    turn = Turn(journals(connected(valkey.url)))
+    client = connected(link.url)
+    follower = turn.follow(journals(client))
+    read = tasks.spawn(follower.read(), name="follower")
+    await until(lambda: follower.reading._listens)  # type: ignore[attr-defined]
+    turn.append()
+    await until(lambda: follower.after == 1 and follower.reading._is_at_end)  # type: ignore[attr-defined]
+    client._away_until = float("inf")
+    turn.append()
+    with pytest.raises(StoreAway):
+        await read
+    client._away_until = 0.0
+    assert await follower.reading.next()
 
 
 @pytest.mark.parametrize("seed", range(6))
