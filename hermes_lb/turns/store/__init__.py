@@ -6,7 +6,6 @@ node        one server: its shared connection, and others for commands that bloc
 topology    the server that holds a key: one server, Sentinels (`sentinel`), Cluster (`cluster`)
 scripts     the Lua scripts, from `lua/`
 client      runs scripts within a patience; the only place that judges errors
-<<<<<<< HEAD
 keys        the table of all keys, and their slots
 
 Control, by principal:
@@ -23,13 +22,4 @@ stored_journals   Journals (`journals` is what control needs of them); journal, 
 writer, outbox    batches on their way
 reading           a follower's place; subscriber, notifications
 embedded          the Valkey that the balancer starts; opening, all of it put together
-=======
-
-journals    what control needs of the journals; `stored_journals` is all of them
-journal     the journal of a turn of this process; `outbox`: its batches that may be missing
-writer      sends the batches of all journals
-reading     a follower's place in a journal
-subscriber  notifications
-embedded    the Valkey of a balancer without a `[store].url`
->>>>>>> journal
 """

@@ -298,7 +298,7 @@ class StoredTurns(TurnStore):
             self._unfinished.remove(operation)
 
     def _due(self, number: int) -> list[StoredOwnedTurn]:
-        """What is looked at in this round: all that wait, and a share of those that run."""
+        """The turns of this round: all that wait, and a share of those that run."""
         owned = self._owned.values()
         running = [turn for turn in owned if not turn.is_queued]
         return [turn for turn in owned if turn.is_queued] + running[number % _ROUNDS :: _ROUNDS]
