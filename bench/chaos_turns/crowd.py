@@ -34,7 +34,8 @@ _PAUSE = (0.0, 0.4)
 _AGAIN = frozenset((429, 502, 503, 504))
 #: Reasons in the body of a 409 or 410 that are final.
 _REASONS = (
-    "outcome_unknown", "turn_cancelled", "result_not_kept", "ambiguous_event_id", "an older fence",
+    "outcome_unknown", "turn_cancelled", "result_not_kept", "ambiguous_event_id",
+    "unknown_event_id", "key_reused", "no_such_turn", "an older fence",
 )  # fmt: skip
 
 

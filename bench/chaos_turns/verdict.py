@@ -27,6 +27,7 @@ INVARIANTS: Mapping[str, str] = {
     "quotas": "in the end the store's quotas are given back",
 }
 UNKNOWN, CANCELLED = "409 outcome_unknown", "409 turn_cancelled"
+AHEAD = "409 unknown_event_id"  # the client had an event that its dead owner has not journaled
 NOT_KEPT, FENCED = "410 result_not_kept", "409 an older fence"
 NO_WAY_BACK = "nothing to come back to"
 # Seconds that the store's clock, the backend's and ours may be apart in what they see.
@@ -111,6 +112,7 @@ class Verdict:
         allowed = {
             DONE: done is not None,
             UNKNOWN: faults.loses_owners or faults.loses_store,
+            AHEAD: faults.loses_owners or faults.loses_store,
             CANCELLED: turn.is_deleted,
             NOT_KEPT: turn.kind == "big" or faults.loses_store,
             NO_WAY_BACK: not turn.key,

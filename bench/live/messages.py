@@ -70,9 +70,12 @@ def get_request(port: int) -> bytes:
     return _head("GET", "/", {"Host": f"127.0.0.1:{port}"})
 
 
-def sdk_request(port: int, path: str = SDK_PATH, user: int = 0) -> bytes:
-    """A whole SDK POST to `path`, as bytes."""
-    return _head("POST", path, sdk_headers(f"127.0.0.1:{port}", user)) + SDK_BODY
+def sdk_request(port: int, path: str = SDK_PATH, user: int = 0, key: str = "") -> bytes:
+    """A whole SDK POST to `path`, as bytes. `key`: its Idempotency-Key."""
+    headers = sdk_headers(f"127.0.0.1:{port}", user)
+    if key:
+        headers["Idempotency-Key"] = key
+    return _head("POST", path, headers) + SDK_BODY
 
 
 def websocket_request(port: int) -> bytes:

@@ -84,8 +84,8 @@ REQUIREMENTS = (
         Requirement(f"turns: {title}", case, metric, against, "<=", must, aim, None, unit, peer)
         for peer, plain in (("hermes_lb-turns", US), ("hermes_lb-compiled-turns", COMPILED))
         for title, case, metric, against, must, aim, unit in (
-            ("CPU per token", "tokens-turns", "cpu_us", plain, 1.35, 1.2, ""),
-            ("memory per stream", "tokens-3000", "memory_kb", None, 8, None, "KB"),
+            ("CPU per token", "turns-300", "cpu_us", plain, 1.35, 1.2, ""),
+            ("memory per stream", "turns-3000", "memory_kb", None, 8, None, "KB"),
             ("added to the first token, p99", "first-token", "added_p99_ms", None, 2, None, "ms"),
         )
     ),

@@ -14,6 +14,7 @@ from bench.chaos_turns.executions import DONE as WHOLE
 from bench.chaos_turns.heard import DONE, Heard, Segment, Turn
 from bench.chaos_turns.script import Question, Reading, answer, answer_as_json, expected
 from bench.chaos_turns.verdict import (
+    AHEAD,
     CANCELLED,
     FENCED,
     INVARIANTS,
@@ -169,6 +170,8 @@ def test_another_answer_as_json_breaks_bytes(tmp_path: Path) -> None:
     [
         (UNKNOWN, {}, CALM, False),
         (UNKNOWN, {}, STORM, True),
+        (AHEAD, {}, CALM, False),
+        (AHEAD, {}, STORM, True),
         (CANCELLED, {}, STORM, False),
         (CANCELLED, {"is_deleted": True}, CALM, True),
         (NOT_KEPT, {}, CALM, False),

@@ -15,7 +15,7 @@ from bench.live.cases.requests import (
     VariedGet,
 )
 from bench.live.cases.spread import Spread
-from bench.live.cases.tokens import Tokens300, Tokens3000, TokensTurns
+from bench.live.cases.tokens import Tokens300, Tokens3000, Turns300, Turns3000
 from bench.live.cases.websocket import WebSocketEcho
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ CASES: dict[str, Case] = {
         Handshake(),
         Tokens300(),
         Tokens3000(),
-        TokensTurns(),
+        Turns300(),
+        Turns3000(),
         FirstToken(),
         WebSocketEcho(),
         Processes(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import itertools
+import secrets
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,11 +49,13 @@ class _Tokens(Case):
     streams: int
     rate: int  # tokens per second and stream
     kind = "stream"  # of `token_server`
+    is_keyed = False
     metrics = (
         Metric("cpu_us", "CPU per token", "µs", "lower", 1, is_main=True),
         Metric("memory_kb", "memory per stream", "KB", "lower", 1, is_main=True),
         Metric("delivered", "tokens delivered", "of asked", "neither", 3),
         Metric("per_read", "tokens per read", "", "neither", 2),
+        Metric("turns", "are turns", "of all", "neither", 2),
         CPU_SHARE,
         FOREIGN,
     )
@@ -63,11 +66,15 @@ class _Tokens(Case):
             return uvloop.run(self._measure(proxy, bench))
 
     async def _measure(self, proxy: Running, bench: Bench) -> Sample:
-        async with live_streams(proxy, self.streams, self.rate, self.kind) as live:
+        async with live_streams(
+            proxy, self.streams, self.rate, self.kind, is_keyed=self.is_keyed
+        ) as live:
             values = await measure_tokens(live, bench, bench.seconds)
         warnings = []
         if values["delivered"] < _LEAST_DELIVERED:
             warnings.append(f"only {values['delivered']:.0%} of the tokens were delivered")
+        if 0.0 < values["turns"] < _LEAST_DELIVERED:
+            warnings.append(f"only {values['turns']:.0%} of the streams were turns")
         return Sample(values, warnings)
 
 
@@ -84,21 +91,24 @@ class LiveStreams:
 
 @asynccontextmanager
 async def live_streams(
-    proxy: Running, count: int, rate: float, kind: str = "stream"
+    proxy: Running, count: int, rate: float, kind: str = "stream", *, is_keyed: bool = False
 ) -> AsyncIterator[LiveStreams]:
     """Open `count` streams of `rate` tokens/s each, after some to warm up; close them."""
     assert proxy.process is not None
     path = f"/{kind}/{rate:g}"
 
+    def clients(fleet: Fleet) -> Callable[[], FleetClient]:
+        return _clients(fleet, proxy.port, path, is_keyed=is_keyed)
+
     warm_up = Fleet()
-    await open_fleet(warm_up, _clients(warm_up, proxy.port, path), proxy.port, _WARM_UP_STREAMS)
+    await open_fleet(warm_up, clients(warm_up), proxy.port, _WARM_UP_STREAMS)
     await close_fleet(warm_up)
     await asyncio.sleep(_SETTLE)
     before_kb = proxy.process.resident_kb()
 
     fleet = Fleet()
     began = time.monotonic()
-    await open_fleet(fleet, _clients(fleet, proxy.port, path), proxy.port, count)
+    await open_fleet(fleet, clients(fleet), proxy.port, count)
     opened_per_second = count / (fleet.answered_at - began)
     await asyncio.sleep(_SETTLE)
     yield LiveStreams(proxy, fleet, rate, before_kb, opened_per_second)
@@ -125,15 +135,17 @@ async def measure_tokens(live: LiveStreams, bench: Bench, seconds: float) -> dic
         "per_read": messages / reads,
         "cpu_share": window.cpu_share,
         "foreign": window.foreign,
+        "turns": fleet.turns / streams,
     }
 
 
-def _clients(fleet: Fleet, port: int, path: str) -> Callable[[], FleetClient]:
+def _clients(fleet: Fleet, port: int, path: str, *, is_keyed: bool) -> Callable[[], FleetClient]:
     """Of a user each 50."""
     numbers = itertools.count()
 
     def make() -> FleetClient:
-        request = sdk_request(port, path, user=next(numbers) // _STREAMS_OF_A_USER)
+        user = next(numbers) // _STREAMS_OF_A_USER
+        request = sdk_request(port, path, user, key=secrets.token_hex(16) if is_keyed else "")
         return FleetClient(fleet, request, b"HTTP/1.1 200", TOKEN_MARK)
 
     return make
@@ -153,17 +165,30 @@ class Tokens3000(_Tokens):
     rate = 2
 
 
-class TokensTurns(_Tokens):
-    """The same route plain and with turns; the balancer gives each event its id."""
+class _Turns(_Tokens):
+    """The same route plain and with turns. Each request has a key: without one, a stream that is
+    opened together with many others is no turn, rather than late. Events have no ids of their own.
+    """
 
-    name = "tokens-turns"
-    title = "Event streams without ids, as turns and plain: 300 at 40 tokens/s"
-    streams = 300
-    rate = 40
     kind = "bare"
+    is_keyed = True
 
     def accepts(self, peer: Peer) -> bool:
         return self.name in peer.cases or peer.name in ("hermes_lb", "hermes_lb-compiled")
+
+
+class Turns300(_Turns):
+    name = "turns-300"
+    title = "Event streams as turns and plain: 300 at 40 tokens/s"
+    streams = 300
+    rate = 40
+
+
+class Turns3000(_Turns):
+    name = "turns-3000"
+    title = "Event streams as turns and plain: 3,000 at 2 tokens/s"
+    streams = 3000
+    rate = 2
 
 
 def check_stream(port: int) -> None:

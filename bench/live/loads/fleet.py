@@ -15,6 +15,7 @@ from bench.live.errors import BenchError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+TURN = b"X-Hermes-Turn: "
 _BATCH = 250  # connections opened at once, far below any backlog
 
 
@@ -26,6 +27,7 @@ class Fleet:
         self.messages = 0  # tokens or frames received
         self.reads = 0  # reads they arrived in
         self.started = 0  # clients that have received their first
+        self.turns = 0  # clients whose response is one of a turn
         self.answered_at = 0.0  # when the last head came (the monotonic clock)
         self.lost = 0  # clients whose connection ended before we closed it
         self.refusal = b""  # the first answer that was not the one expected
@@ -58,6 +60,7 @@ class FleetClient(asyncio.Protocol):
                 fleet.refusal = fleet.refusal or data[:200]
                 self.transport.abort()
                 return
+            fleet.turns += TURN in data
             self.answered()
         if count := data.count(self._mark):
             fleet.messages += count

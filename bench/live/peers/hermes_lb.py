@@ -105,7 +105,7 @@ class HermesLbTurns(HermesLb):
 
     name = "hermes_lb-turns"
     install = "pip install -e '.[demo]'"
-    cases = frozenset({"tokens-turns", "tokens-3000", "first-token"})
+    cases = frozenset({"turns-300", "turns-3000", "first-token"})
     # Streams end with their clients: what is measured is one fleet, and not the one before.
     routes = """
 [[frontends.routes]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.http.kept_body import KeptBody
@@ -112,7 +111,7 @@ class Owner:
         self._answer: list[bytes] = []
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
-        self._writes: deque[Callable[[], Awaitable[None]]] = deque()
+        self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
         self._writer: asyncio.Task[None] | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         owned.on_cancel(self._cancel_soon)
@@ -311,7 +310,7 @@ class Owner:
                 self._writes.clear()
                 self._refused()
                 break
-            self._writes.popleft()
+            self._writes.pop(0)
         self._writer = None
 
 

@@ -182,6 +182,7 @@ class Turn(Gate):
             self._joined_body_ended()
         elif self._client.owner is not None and self._fingerprint is not None and self._key:
             self._client.owner.fingerprinted(self._fingerprint.text)
+            self._fingerprint = None
 
     def _wait_for_body(self, then: str) -> None:
         """The client sends the rest; no server has asked for it, so we do."""
@@ -279,9 +280,11 @@ class Turn(Gate):
             return
         assert begun.owned is not None
         owner = self._own(begun.owned)
-        if self._key and self._is_body_read and not claim.fingerprint:
-            assert self._fingerprint is not None
-            owner.fingerprinted(self._fingerprint.text)  # the rest has come meanwhile
+        if self._key and self._is_body_read:
+            if not claim.fingerprint:
+                assert self._fingerprint is not None
+                owner.fingerprinted(self._fingerprint.text)  # the rest has come meanwhile
+            self._fingerprint = None
         if begun.outcome == QUEUED:
             await self._wait_for_session(begun.owned)
         exchange = self.exchange

@@ -57,7 +57,7 @@ class StoredOwnedTurn(OwnedTurn):
         self._left = left
         self._again = again
         self._on_cancel: Callable[[], None] | None = None
-        self._woken = asyncio.Event()
+        self._woken: asyncio.Event | None = None  # while it waits for its session
         self._is_ended = False
 
     def __repr__(self) -> str:
@@ -71,6 +71,7 @@ class StoredOwnedTurn(OwnedTurn):
 
     async def granted(self) -> None:
         self.is_queued = True
+        self._woken = asyncio.Event()
         try:
             self.fence = await self._queue.granted(self.name, self._incarnation, self._woken)
         except Fenced:
@@ -78,6 +79,7 @@ class StoredOwnedTurn(OwnedTurn):
             raise
         finally:
             self.is_queued = False
+            self._woken = None
 
     async def started(self, server: str) -> None:
         self.has_started = True
@@ -116,7 +118,8 @@ class StoredOwnedTurn(OwnedTurn):
 
     def wake(self) -> None:
         """Its session may be granted to it."""
-        self._woken.set()
+        if self._woken is not None:
+            self._woken.set()
 
     async def look(self) -> None:
         """Renew it, and see whether it is still this process's, or to be cancelled."""

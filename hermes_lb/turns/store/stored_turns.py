@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import itertools
 import logging
 import secrets
 import time
@@ -51,6 +52,9 @@ _OUTCOMES: Final = {
 }
 # Seconds, for `Begun.retry_after` where nothing better is known.
 _RETRY_AFTER: Final = 1.0
+# Rounds until each running turn has been looked at. A look costs as much as several tokens. Its
+# owner is notified of a cancellation, and looks at all after its subscription was lost.
+_ROUNDS: Final = 5
 # Turns that are looked at together.
 _AT_ONCE: Final = 64
 
@@ -268,11 +272,11 @@ class StoredTurns(TurnStore):
 
     async def _look_after(self) -> None:
         """Every 2 s: what could not be finished, cancellations, TTLs, limits."""
-        while True:
+        for number in itertools.count():
             await asyncio.sleep(self._timing.poll)
             try:
                 await self._finish_all()
-                await self._look_at_all()
+                await self._look_at(self._due(number))
                 self._waiters = sum(turn.is_queued for turn in self._owned.values())
                 own = len(self._owned), self._waiters
                 await self._totals.update(self._incarnation.id, *own, self._clock())
@@ -293,7 +297,15 @@ class StoredTurns(TurnStore):
                 pass
             self._unfinished.remove(operation)
 
+    def _due(self, number: int) -> list[StoredOwnedTurn]:
+        """The turns of this round: all that wait, and a share of those that run."""
+        owned = self._owned.values()
+        running = [turn for turn in owned if not turn.is_queued]
+        return [turn for turn in owned if turn.is_queued] + running[number % _ROUNDS :: _ROUNDS]
+
     async def _look_at_all(self) -> None:
-        owned = list(self._owned.values())
+        await self._look_at(list(self._owned.values()))
+
+    async def _look_at(self, owned: list[StoredOwnedTurn]) -> None:
         for first in range(0, len(owned), _AT_ONCE):
             await asyncio.gather(*(turn.look() for turn in owned[first : first + _AT_ONCE]))
