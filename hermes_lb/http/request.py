@@ -240,6 +240,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             head = pattern.filled(method, target, length, values)
             if head is not None:
                 blocks.misses = 0
+                if blocks.recurs(key) and not _method_matters(key):  # of this client, for example
+                    blocks.store(key, RequestHead(method, target, HTTP11, length, head))
                 return head
         head = self._parse(data, line)
         if head.length == length:

@@ -173,7 +173,10 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
         if found is not None:
             heads.misses = 0
             pattern, values = found
-            return pattern.filled(values)
+            head = pattern.filled(values)
+            if heads.recurs(data):  # of this second, for example
+                heads.store(data, head)
+            return head
         head = self._parse(data)
         if heads.recurs(data):
             heads.store(data, head)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -62,6 +62,30 @@ def test_heads_that_differ_in_an_id_are_not_read_again(
             said = outcome(parser, make_head(i))
         assert read == []
         assert said == outcome(make_parser(), make_head(i))
+
+
+@pytest.mark.parametrize(
+    ("parser", "make_head"),
+    [
+        (request_parser(), lambda i: request(b"X: %d" % i)),
+        (response_parser(), lambda i: response(b"Date: %d" % i)),
+    ],
+    ids=["request", "response"],
+)
+def test_one_that_comes_again_is_known_as_a_whole(
+    parser: Any, make_head: MakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heads of one second, or of one client: their lines are not looked up each time."""
+    for i in range(_LEARNED):
+        parser.parse(make_head(i))
+    for _ in range(2):
+        parser.parse(make_head(99))
+
+    def find(*_: object) -> None:
+        raise AssertionError("its lines are looked up")
+
+    monkeypatch.setattr(VaryingLines, "find", find)
+    parser.parse(make_head(99))
 
 
 _SEVEN = (1, 2, 3, 9, 7, 7)
