@@ -47,11 +47,12 @@ ABSOLUTE: Final = 1
 IDLE: Final = 2
 OWN: Final = 3
 
-_ATTEMPT: Final = (QUEUE, DIAL, AWAIT, SEND, BLOCKED, PAUSE, END)  # one more, or no more
+# One more, or no more. A turn stores its server first.
+_ATTEMPT: Final = (CLAIM, QUEUE, DIAL, AWAIT, SEND, BLOCKED, PAUSE, END)
 _RESPONSE: Final = (HELD, DATA, DATA_SLOW, FLUSH, TUNNEL)
 _REQUEST: Final = (SEND, BLOCKED, AWAIT)
 # Of a turn: its claim, its place in its session's queue; then as without one.
-_TURN: Final = (CLAIM, SESSION, READ, LOOKUP, *_ATTEMPT)
+_TURN: Final = (SESSION, READ, LOOKUP, *_ATTEMPT)
 
 
 class Phase(NamedTuple):
@@ -68,17 +69,17 @@ class Phase(NamedTuple):
 
 
 TABLE: Final = (
-    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (READ, LOOKUP, CLAIM, *_ATTEMPT)),
-    Phase(READ, "READ", "R", "client", IDLE, "client", False, (LOOKUP, CLAIM, *_ATTEMPT)),
-    Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, (CLAIM, *_ATTEMPT)),
-    Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, (CLAIM, *_ATTEMPT)),
+    Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (READ, LOOKUP, *_ATTEMPT)),
+    Phase(READ, "READ", "R", "client", IDLE, "client", False, (LOOKUP, *_ATTEMPT)),
+    Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, _ATTEMPT),
+    Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, _ATTEMPT),
     Phase(CLAIM, "CLAIM", "C", "", OWN, "peer", False, (DATA, DATA_SLOW, *_TURN)),
     Phase(SESSION, "SESSION", "Q", "queue", ABSOLUTE, "us", False, _TURN),
     Phase(DIAL, "DIAL", "C", "connect", ABSOLUTE, "server", False, _ATTEMPT),
     Phase(PAUSE, "PAUSE", "C", "", OWN, "us", False, _ATTEMPT),
     Phase(
         SEND, "SEND", "H", "client", IDLE, "client", False,
-        (CLAIM, *_REQUEST, *_RESPONSE, *_ATTEMPT),
+        (*_REQUEST, *_RESPONSE, *_ATTEMPT),
     ),
     Phase(
         BLOCKED, "BLOCKED", "H", "server", IDLE, "server", True,

@@ -520,7 +520,7 @@ class TurnGate:
     - `most_kept`: bytes of the request's body that are kept until a server is found; 0: as usual.
     """
 
-    __slots__ = ()
+    __slots__ = ("most_kept",)
 
     most_kept: int
 

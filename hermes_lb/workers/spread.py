@@ -39,7 +39,7 @@ _SLACK = 1.0
 # Connections passed in a second by one worker, over time and at once. To pass one takes as much CPU
 # as to accept one. Short connections, whose numbers are even again a moment later, must not pay
 # that thousands of times a second; a fleet of clients that reconnects may.
-_PER_SECOND = 50.0
+_PER_SECOND = 10.0
 _BURST = 1000.0
 
 # Seconds between two looks for workers to pass connections to.

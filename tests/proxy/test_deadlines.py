@@ -48,6 +48,7 @@ class World:
 
     def __init__(self, *clients: Swept) -> None:
         self.clients = clients
+        self.detached: tuple[Swept, ...] = ()
         self.loop = self.batch = self.live = self.settings = self.wall_clock = self
         self.timeouts = PlainTimeouts(*[60.0] * 7)
         self.soon: list[Any] = []

@@ -88,6 +88,7 @@ class ValkeyFleet(TurnFleet):
     """`timing` is short, so that deaths are observed in half a second."""
 
     timing = Timing(lease=0.5, beat=0.1, poll=0.05)
+    patience = 1.0
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class ValkeyFleet(TurnFleet):
         self._clients: list[StoreClient] = []
 
     async def make(self) -> TurnStore:
-        client = StoreClient(self.url)
+        client = StoreClient(self.url, patience=self.patience)
         journals = StoredJournals(client)
         store = StoredTurns(client, journals, journals.subscriber, timing=self.timing)
         self._clients.append(client)

@@ -13,13 +13,13 @@ import pytest
 from hermes_lb.tasks import Tasks
 from tests.support.balancer_process import Running, run
 from tests.support.waiting import until
-from tests.workers.processes import Worker, becomes, processes, write
+from tests.workers.processes import becomes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    import aiohttp
+    from tests.workers.processes import Site
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,8 @@ class Client:
 class Balancer:
     """Running workers, and their clients at one address: a port, or a Unix socket."""
 
-    def __init__(self, running: Running, api: str, bind: str) -> None:
+    def __init__(self, site: Site, running: Running, api: str, bind: str) -> None:
+        self._site = site
         self.running = running
         self.api = api
         self.bind = bind
@@ -79,12 +80,12 @@ class Balancer:
             client.writer.close()
         self.clients.clear()
 
-    async def connections(self, client: aiohttp.ClientSession) -> list[int]:
+    async def connections(self) -> list[int]:
         """Of each worker that accepts clients, once all are counted."""
         while True:
             found = [
                 process["connections"]
-                for process in await processes(client, self.api)
+                for process in await self._site.processes(self.api)
                 if not process["is_draining"]
             ]
             if sum(found) == len(self.clients):
@@ -93,16 +94,14 @@ class Balancer:
 
 @asynccontextmanager
 async def balancer(
-    folder: Path,
-    workers: list[Worker],
+    site: Site,
     *,
     count: int = 2,
     bind: str = "127.0.0.1:0",
     loop: str = "uvloop",
 ) -> AsyncIterator[Balancer]:
-    file = write(folder, workers)
-    text = file.read_text().replace("workers = 2", f"workers = {count}")
-    text = text.replace("max_connections = 400", "max_connections = 3000")
+    file = site.write(count=count)
+    text = file.read_text().replace("max_connections = 400", "max_connections = 3000")
     text = text.replace(
         'name = "public"\nbind = "127.0.0.1:0"', f'name = "public"\nbind = "{bind}"'
     )
@@ -111,7 +110,7 @@ async def balancer(
         running = await stack.enter_async_context(run(file, "--loop", loop))
         running.url = (await running.says(r"listening on (\S+)"))[1]
         api = (await running.says(r"admin on (http://\S+)"))[1] + "/api/v1"
-        made = Balancer(running, api, bind)
+        made = Balancer(site, running, api, bind)
         stack.push_async_callback(made.close)
         yield made
 
@@ -119,39 +118,36 @@ async def balancer(
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("is_shared", [False, True], ids=["reuseport", "one socket"])
 async def test_no_worker_is_a_fifth_above_its_share(
+    site: Site,
     tmp_path: Path,
-    workers: list[Worker],
-    client: aiohttp.ClientSession,
     loop: str,
     is_shared: bool,
 ) -> None:
     bind = f"unix:{tmp_path}/lb.sock" if is_shared else "127.0.0.1:0"
-    async with balancer(tmp_path, workers, bind=bind, loop=loop) as lb:
+    async with balancer(site, bind=bind, loop=loop) as lb:
         for count in (32, 32, 32, 32, 32, 1000):
             await lb.open(count)
-            held = await lb.connections(client)
+            held = await lb.connections()
             assert max(held) <= 1.2 * count / 2, held
             await lb.all_are_served()
             await lb.close()
-            await becomes(lambda: lb.connections(client), [0, 0])
+            await becomes(lb.connections, [0, 0])
 
 
-async def test_several_workers_have_their_share(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with balancer(tmp_path, workers, count=4) as lb:
+async def test_several_workers_have_their_share(site: Site) -> None:
+    async with balancer(site, count=4) as lb:
         await lb.open(100)
-        held = await lb.connections(client)
+        held = await lb.connections()
         assert max(held) <= 1.2 * 25, held
         await lb.all_are_served()
 
 
 async def test_clients_that_were_passed_to_a_worker_that_dies_are_served_by_its_replacement(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
+    site: Site, tmp_path: Path
 ) -> None:
     """One socket: the other worker accepts all of them, and passes half on to one that stands
     still, before its heartbeat is late."""
-    async with balancer(tmp_path, workers, bind=f"unix:{tmp_path}/lb.sock") as lb:
+    async with balancer(site, bind=f"unix:{tmp_path}/lb.sock") as lb:
         victim = lb.running.workers[0]
         os.kill(victim, signal.SIGSTOP)
         tasks = Tasks()
@@ -160,14 +156,12 @@ async def test_clients_that_were_passed_to_a_worker_that_dies_are_served_by_its_
         await until(lambda: sum(answer.done() for answer in answers) >= 10)
         os.kill(victim, signal.SIGKILL)
         await asyncio.gather(*answers)
-        assert min(await lb.connections(client)) > 0
+        assert min(await lb.connections()) > 0
         await lb.all_are_served()
 
 
-async def test_a_worker_that_stands_still_gets_no_more_clients(
-    tmp_path: Path, workers: list[Worker]
-) -> None:
-    async with balancer(tmp_path, workers, bind=f"unix:{tmp_path}/lb.sock") as lb:
+async def test_a_worker_that_stands_still_gets_no_more_clients(site: Site, tmp_path: Path) -> None:
+    async with balancer(site, bind=f"unix:{tmp_path}/lb.sock") as lb:
         await lb.open(10)
         victim = lb.running.workers[0]
         os.kill(victim, signal.SIGSTOP)
@@ -188,11 +182,9 @@ async def test_a_worker_that_stands_still_gets_no_more_clients(
             os.kill(victim, signal.SIGCONT)
 
 
-async def test_a_reload_in_the_middle_loses_no_client(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
+async def test_a_reload_in_the_middle_loses_no_client(site: Site, tmp_path: Path) -> None:
     """Each removes or adds an address, and connections are on their way between the workers."""
-    async with balancer(tmp_path, workers, bind=f"unix:{tmp_path}/lb.sock") as lb:
+    async with balancer(site, bind=f"unix:{tmp_path}/lb.sock") as lb:
         file = tmp_path / "lb.toml"
         text = file.read_text()
         more = text.replace(
@@ -205,19 +197,17 @@ async def test_a_reload_in_the_middle_loses_no_client(
         for wanted in (more, text, more, text):
             file.write_text(wanted)
             opening = tasks.spawn(lb.open(50), name="open")
-            async with client.post(f"{lb.api}/reload", json={}) as response:
+            async with site.client.post(f"{lb.api}/reload", json={}) as response:
                 assert response.status == 200
             await opening
         await lb.all_are_served()
         await lb.open(100)
-        held = await lb.connections(client)
+        held = await lb.connections()
         assert max(held) <= 1.2 * 150, held
 
 
-async def test_an_upgrade_in_the_middle_loses_no_client(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with balancer(tmp_path, workers, bind=f"unix:{tmp_path}/lb.sock") as lb:
+async def test_an_upgrade_in_the_middle_loses_no_client(site: Site, tmp_path: Path) -> None:
+    async with balancer(site, bind=f"unix:{tmp_path}/lb.sock") as lb:
         lb.running.signal(signal.SIGUSR2)
         await lb.running.says("executing the new code")
         upgraded = Tasks().spawn(lb.running.says("upgraded"), name="upgraded")
@@ -225,14 +215,12 @@ async def test_an_upgrade_in_the_middle_loses_no_client(
             await lb.open(5)
             await lb.close()
         await lb.open(100)
-        held = await lb.connections(client)
+        held = await lb.connections()
         assert max(held) <= 1.2 * 50, held
 
 
-async def test_a_worker_that_is_replaced_loses_no_client(
-    tmp_path: Path, workers: list[Worker], client: aiohttp.ClientSession
-) -> None:
-    async with balancer(tmp_path, workers, bind=f"unix:{tmp_path}/lb.sock") as lb:
+async def test_a_worker_that_is_replaced_loses_no_client(site: Site, tmp_path: Path) -> None:
+    async with balancer(site, bind=f"unix:{tmp_path}/lb.sock") as lb:
         await lb.open(20)
         await lb.close()
         leaving = lb.running.workers[0]
@@ -244,6 +232,6 @@ async def test_a_worker_that_is_replaced_loses_no_client(
             """Once the next worker of the slot serves."""
             await lb.close()
             await lb.open(40)
-            return max(await lb.connections(client)) <= 1.2 * 20
+            return max(await lb.connections()) <= 1.2 * 20
 
         await until(is_even)

@@ -36,10 +36,10 @@ async def follow(
     """
     is_joined = bool(fingerprint)
     gate.follows(record.id)
+    _compare(record, fingerprint)
     if not record.head and record.state not in states.ENDED:
         record = await _with_head(gate, record)
-    if is_joined and record.fingerprint and record.fingerprint != fingerprint:
-        raise key_reused(record.id)
+        _compare(record, fingerprint)  # all of the owner's request has come meanwhile
     if record.state == states.RELEASED:
         _released(gate, record, is_joined=is_joined)
         return
@@ -57,6 +57,11 @@ async def follow(
         place.close()
         raise
     _replay(gate, record, place, rules, is_joined=is_joined)
+
+
+def _compare(record: Record, fingerprint: str) -> None:
+    if fingerprint and record.fingerprint and record.fingerprint != fingerprint:
+        raise key_reused(record.id)
 
 
 async def _with_head(gate: Gate, record: Record) -> Record:

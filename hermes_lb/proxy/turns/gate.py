@@ -36,7 +36,6 @@ class Gate(TurnGate):
         "_keep_alive",
         "context",
         "gateway",
-        "most_kept",
     )
 
     def __init__(self, exchange: TurnRequest, context: Context, gateway: TurnGateway) -> None:

@@ -77,7 +77,7 @@ class Turn(Gate):
         "_record",
         "_rules",
         "_session",
-        "_session_task",
+        "_starts",
         "_then",
     )
 
@@ -102,8 +102,8 @@ class Turn(Gate):
         self._then = ""  # what follows the end of the request's body: "claim" or "compare"
         self._record: Record | None = None  # of the turn that it has joined
         self._owned_id = ""
+        self._starts = 0  # attempts that were stored
         self._detached: Detached | None = None
-        self._session_task: asyncio.Task[None] | None = None
         if not rules.repeats:
             head.can_repeat = False  # but for failed dials
 
@@ -298,13 +298,10 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         exchange.enter(phases.SESSION, self.context.clock())
-        self._session_task = asyncio.current_task()
         try:
             await owned.granted()
-        except Fenced:
+        except Fenced:  # or the exchange has ended, and released it
             raise turn_cancelled(owned.id) from None
-        finally:
-            self._session_task = None
 
     def _own(self, owned: OwnedTurn) -> Owner:
         exchange = self._exchange
@@ -340,9 +337,6 @@ class Turn(Gate):
             self._detached = None
         if self._owned_id:
             self.gateway.ended(self._owned_id)
-        task, self._session_task = self._session_task, None
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
 
     # Before the request leaves.
 
@@ -353,16 +347,19 @@ class Turn(Gate):
         if owner.server == server.name:
             return False
         exchange.enter(phases.CLAIM, now)
-        self.spawn(self._start(owner, server.name))
+        self._starts += 1
+        self.spawn(self._start(owner, server.name, self._starts))
         return True
 
-    async def _start(self, owner: Owner, server: str) -> None:
+    async def _start(self, owner: Owner, server: str, number: int) -> None:
+        """`number`: of this attempt; another one may overtake it."""
         try:
             await owner.start(server)
         except Fenced:
             raise turn_cancelled(owner.owned.id) from None
         exchange = self.exchange
-        if exchange is not None:
+        is_present = exchange is not None and exchange.phase == phases.CLAIM
+        if exchange is not None and is_present and number == self._starts:
             exchange.connect(self.context.clock())
 
     # Joined.
@@ -401,8 +398,6 @@ class Turn(Gate):
         assert self._fingerprint is not None
         position = event_ids.last_event_id(exchange.request_head)
         fingerprint = self._fingerprint.text
-        if record.fingerprint and record.fingerprint != fingerprint:
-            raise key_reused(record.id)
         await follow(self, record, position, self._rules, fingerprint=fingerprint)
 
     # Resumed at its own URL.

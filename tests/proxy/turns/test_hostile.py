@@ -194,6 +194,52 @@ async def test_a_server_that_may_have_executed_it_is_not_asked_again(
     assert await origin.has_no_new_connection()
 
 
+@pytest.mark.parametrize("repeat", ["never", "before_first_byte"])
+@pytest.mark.parametrize("data", [post(key="k"), get("/v1/a")], ids=["keyed", "get"])
+async def test_another_server_is_asked_only_if_the_route_says_so(
+    stage: Stage, repeat: str, data: bytes
+) -> None:
+    origins = [await stage.origin(), await stage.serving()]
+    gateway = await Gateway.before(
+        stage, *origins, each=[{}, {"backup": True}], turns={"repeat": repeat}
+    )
+    client = await gateway.client()
+    await client.send(data)
+    at_origin, _ = await origins[0].accept_request()
+    at_origin.close()
+    answer = await client.read_response()
+    assert answer.status == (502 if repeat == "never" else 200)
+    assert len(origins[1].requests) == (0 if repeat == "never" else 1)
+
+
+async def test_a_dial_that_failed_is_repeated(stage: Stage) -> None:
+    origin = await stage.serving()
+    gateway = await Gateway.before(stage, stage.nobody(), origin, each=[{}, {"backup": True}])
+    answer = await gateway.ask(post(key="k"))
+    assert answer.body == b"ok"
+    turn = gateway.shared.turns[turn_of(answer.head)]
+    assert turn.server == "agent2"
+
+
+async def test_a_duplicate_differs_from_an_owner_whose_body_has_not_come(stage: Stage) -> None:
+    origin = await stage.origin()
+    gateway = await Gateway.before(stage, origin)
+    owner, other, same = [await gateway.client() for _ in range(3)]
+    await owner.send(post(b"abcdef", key="k")[:-3])
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    await other.send(post(b"abcxyz", key="k"))
+    await same.send(post(b"abcdef", key="k"))
+    await turns(20)
+    assert await other.gets_nothing()
+    await owner.send(b"def")
+    await at_origin.read_exactly(6)
+    await at_origin.respond(b"ok")
+    assert (await owner.read_response()).body == b"ok"
+    assert (await other.read_response()).status == 422
+    assert (await same.read_response()).body == b"ok"
+
+
 async def test_a_body_that_is_too_large_for_its_session(stage: Stage) -> None:
     origin = await stage.serving()
     gateway = await Gateway.before(stage, origin, turns={**SESSION, "body_buffer": "16KiB"})

@@ -56,9 +56,18 @@ async def test_the_session_of_an_owner_without_beats_goes_to_the_next_turn(
     assert waiter.owned.fence > holder.fence
 
 
-async def test_a_keyed_turn_is_started_once_a_replica_has_it(valkey_url: str) -> None:
-    """Else a failover could make it look as if it was never sent. This server has no replica."""
-    fleet = ValkeyFleet(f"{valkey_url}?min_replicas=1")
+@pytest.fixture
+async def without_replica(valkey_url: str) -> AsyncIterator[ValkeyFleet]:
+    """It wants one replica, and there is none."""
+    running = ValkeyFleet(f"{valkey_url}?min_replicas=1")
+    running.patience = 10.0  # WAIT alone takes half a second
+    yield running
+    await running.close()
+
+
+async def test_a_keyed_turn_is_started_once_a_replica_has_it(without_replica: ValkeyFleet) -> None:
+    """Else a failover could make it look as if it was never sent."""
+    fleet = without_replica
     store = await fleet.at(0)
     turn = await own(store, fleet.claim(key="k"))
     with pytest.raises(StoreAway):
@@ -67,7 +76,6 @@ async def test_a_keyed_turn_is_started_once_a_replica_has_it(valkey_url: str) ->
     assert (await store.begin(fleet.claim(key="k"))).outcome == OWNED
     without_key = await own(store, fleet.claim())
     await without_key.started("s1")
-    await fleet.close()
 
 
 async def test_an_owner_that_was_stopped_finds_out_and_stops(fleet: ValkeyFleet) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from hermes_lb.turns.store.topology import OneServer
 from tests.agent_worker.redis.topologies import ask
 from tests.support.loops import on_both_loops
 from tests.support.waiting import until
-from tests.turns.store.rig import CLEAN, Turn, contents
+from tests.turns.store.rig import CLEAN, Turn, claim, contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,6 +276,40 @@ async def test_what_a_failover_has_lost_is_sent_again(
     assert await turn.journal.finish(CLEAN) == Kept(1, 7, len(turn.written))
     found = await client.ask(turn.keys[1], "XRANGE", turn.keys[1], "-", "(2")
     assert b"".join(fields[3] for _, fields in found) == turn.written
+
+
+class RecordingWriter:
+    """Of a journal whose commands and replies the test passes on."""
+
+    publish = "PUBLISH"
+
+    def __init__(self, client: StoreClient) -> None:
+        self.client = client
+        self.added = 0
+
+    def add(self, journal: StoredJournal) -> None:
+        self.added += 1
+
+    def now(self) -> float:
+        return 0.0
+
+
+async def test_all_is_sent_again_after_the_last_reply_behind_a_failure(
+    valkey: RedisServer, connected: Connected
+) -> None:
+    writer = RecordingWriter(connected(valkey.url))
+    journal = StoredJournal("turn", "nonce", claim(journal_size=80), cast("Any", writer))
+    for number in range(3):
+        journal.append(b"<%d>67890" % number, 1)
+    assert len(journal.commands()) == 3
+    writer.added = 0
+    journal.failed()
+    journal.acknowledged(0)
+    assert writer.added == 0
+    assert journal.commands() == []  # a reply is due
+    journal.acknowledged(0)
+    assert writer.added == 1
+    assert [command[7] for command in journal.commands()] == [3]
 
 
 async def test_a_store_that_hangs_is_left_and_the_journal_goes_on(
