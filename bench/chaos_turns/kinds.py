@@ -62,12 +62,12 @@ async def twins(crowd: Crowd, number: int) -> None:
 
 
 async def ignoring(crowd: Crowd, number: int) -> None:
-    """One of a session's, at a backend that ignores the fence."""
+    """Two of a session, at a backend that ignores the fence."""
     await _of_a_session(crowd, number, "ignoring", IGNORING)
 
 
 async def checking(crowd: Crowd, number: int) -> None:
-    """One of a session's, at a backend that checks the fence."""
+    """Two of a session, at a backend that checks the fence."""
     await _of_a_session(crowd, number, "checking", CHECKING)
 
 
@@ -143,11 +143,14 @@ def _keyed(
 
 
 async def _of_a_session(crowd: Crowd, number: int, kind: str, path: str) -> None:
-    uid = crowd.next_uid()
+    """Two turns at the same time."""
     name = _session(number)
-    question = _question(crowd, uid, words=crowd.rng.randint(2, 8))
-    key, session = f"k-{uid}", f"{kind}-{name}"
-    await crowd.follow(crowd.turn(Turn(kind, question, _of(name), path, key, session)))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            uid = crowd.next_uid()
+            question = _question(crowd, uid, words=crowd.rng.randint(2, 8))
+            turn = Turn(kind, question, _of(name), path, f"k-{uid}", f"{kind}-{name}")
+            group.create_task(crowd.follow(crowd.turn(turn)))
 
 
 def _question(crowd: Crowd, uid: str, **options: int) -> Question:
