@@ -173,9 +173,16 @@ class Backend:
                 self.ended[other] = name, "repeated"
 
     def end(self, turn: OwnedTurn, how: str) -> None:
+        """Until the store has it (`stored`), a turn that is done may yet count as lost there."""
         request = self.open.pop(turn.id)
-        self.ended[turn.id] = request.claim.key, how
+        self.ended[turn.id] = request.claim.key, "lost" if how == "done" else how
         self.counts[how] += 1
+
+    def stored(self, turn: OwnedTurn) -> None:
+        key, how = self.ended[turn.id]
+        self.ended[turn.id] = key, "done"
+        if how == "repeated":
+            self.violations.append(AssertionError(f"{key} was repeated, and is done"))
 
 
 async def _request(balancer: Balancer, backend: Backend, claim: Claim, rng: random.Random) -> None:
@@ -227,8 +234,11 @@ async def _request(balancer: Balancer, backend: Backend, claim: Claim, rng: rand
             await turn.lost("backend")
         elif how == "released":
             await turn.release(b"answer")
+        elif how == "cancelled":
+            await turn.cancelled()
         else:
-            await getattr(turn, how)()
+            await turn.done()
+            backend.stored(turn)
 
 
 async def _run(seed: int, url: str) -> Counter[str]:
