@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def create() -> Iterator[Create]:
     """Make a handover for a number of slots."""
+    gc.collect()  # so that sockets of other tests are not closed during this one
     made: list[Handover] = []
 
     def make(slots: int) -> Handover:
@@ -203,7 +204,7 @@ def test_a_generation_that_cannot_be_executed_leaves_nothing_behind(
 ) -> None:
     """Programs started later inherit no descriptor and are not taken for a generation."""
     old = children()
-    gc.collect()  # so that sockets of other tests are not closed during this one
+    gc.collect()
     before = os.listdir("/proc/self/fd")
     seen: list[bool] = []
 
