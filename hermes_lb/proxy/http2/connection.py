@@ -244,13 +244,13 @@ class Http2Connection(Endpoint, Framed, Carrier):
             if len(asked.head) > settings.most_in_head:
                 raise settings.request_parser.too_large(asked.head)
             head = settings.request_parser.parse(asked.head)
-        except Malformed as error:
-            self._refuse(RequestRefused(400, f"HTTP/2: {error}"))
+        except Malformed as malformed:
+            self._refuse(RequestRefused(400, f"HTTP/2: {malformed}"))
             self.reset(number, http2.PROTOCOL_ERROR)
             return
-        except RequestRefused as error:
-            size = stream.reply(refusal(error), may_keep=True)
-            record_refusal(stream, context, now, error, size)
+        except RequestRefused as refused:
+            size = stream.reply(refusal(refused), may_keep=True)
+            record_refusal(stream, context, now, refused, size)
             self._answered(stream, now)
             return
         head.version = HTTP2
