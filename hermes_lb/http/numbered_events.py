@@ -133,7 +133,7 @@ class NumberedEvents:
         """The server's connection has ended. Raises InvalidBody if it is too early."""
         self._received.end()
         self.is_done = True
-        return self._framed(bytes(self._held))
+        return self._framed(self._incomplete())
 
     def _framed(self, events: bytes) -> bytes:
         if not self._to_chunks:
@@ -149,14 +149,15 @@ class NumberedEvents:
             self.is_done, self.excess = True, received.excess
         passed = self._rest_of_long_event(held) if self._is_within_event else b""
         if not self._is_within_event:
-            cut = end_of_last_event(held, 0 if passed else start)
+            came = held[:-1] if self._ends_in_half_a_line_end(held) else held
+            cut = end_of_last_event(came, 0 if passed else start)
             if cut:
                 passed += self._numbered(bytes(held[:cut]))
                 del held[:cut]
             if len(held) > self._most_in_event:
                 passed += self._begin_long_event(held)
         if self.is_done:
-            passed += bytes(held)  # an incomplete event
+            passed += self._incomplete()
             held.clear()
         self._searched = len(held)
         self._is_between_chunks = (
@@ -166,6 +167,15 @@ class NumberedEvents:
             and received.is_between_chunks
         )
         return passed
+
+    def _ends_in_half_a_line_end(self, held: bytearray) -> bool:
+        """True behind CR LF CR: the LF is on its way, and belongs to the same event."""
+        return not self.is_done and held.endswith(b"\r\n\r")
+
+    def _incomplete(self) -> bytes:
+        """The event that the stream ends in; blank lines before it are dropped as all others."""
+        held = bytes(self._held)
+        return held if self._is_within_event else held.lstrip(b"\r\n")
 
     def _begin_long_event(self, held: bytearray) -> bytes:
         self._number += 1
@@ -178,7 +188,9 @@ class NumberedEvents:
 
     def _rest_of_long_event(self, held: bytearray) -> bytes:
         match = EVENT_END.search(held)
-        if match is not None:
+        if match is not None and not (
+            match.end() == len(held) and self._ends_in_half_a_line_end(held)
+        ):
             self._is_within_event = False
             cut = match.end()
         else:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hermes_lb.errors import InvalidBody
@@ -151,6 +151,8 @@ ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 @given(
     st.lists(st.tuples(LINES, ENDS), max_size=30), st.lists(st.integers(0, 60), max_size=5), ENDS
 )
+@example([(b"data: a", b""), (b"", b"")] * 2, [14], b"\r\n")
+@example([(line, b"") for line in (b"data: a", b"data", b"data", b"", b"")], [23], b"\n")
 def test_the_cuts_of_a_stream_do_not_matter(
     lines: list[tuple[bytes, bytes]], cuts: list[int], end: bytes
 ) -> None:
