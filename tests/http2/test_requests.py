@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.proxy import phases
 from tests.support.http2_peer import Http2Client, StreamWasReset
 from tests.support.loops import on_both_loops
-from tests.support.stage import in_flight
+from tests.support.stage import in_flight, unsent
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ async def by_hand(stage: Stage, **options: Any) -> tuple[LoadBalancer, Http2Clie
     origin = await stage.origin()
     lb = await stage.balancer(origin, **HTTP2, **options)
     return lb, Http2Client(await stage.client(lb)), origin
+
+
+def running(lb: LoadBalancer) -> list[Any]:
+    """The exchanges."""
+    return [each for client in lb._plane.context.live.clients for each in client.exchanges()]
 
 
 @on_both_loops
@@ -80,14 +85,16 @@ async def test_a_body_reaches_the_server(stage: Stage, size: int, has_length: bo
 
 
 async def test_a_long_upload_waits_for_the_server_and_not_in_memory(stage: Stage) -> None:
-    _, client, origin = await by_hand(stage)
+    origin = await stage.origin(receive_buffer=4096)
+    lb = await stage.balancer(origin, **HTTP2)
+    client = Http2Client(await stage.client(lb))
     number = await client.open("/", method="POST", ends=False)
-    sent = 0
     at_origin = await origin.accept()
+    sent = 0
 
     async def send_all() -> None:
         nonlocal sent
-        while sent < 4_000_000:
+        while sent < 20_000_000:
             room = min(client.http2.local_flow_control_window(number), 16_000)
             if room:
                 await client.send_body(number, b"x" * room)
@@ -96,7 +103,11 @@ async def test_a_long_upload_waits_for_the_server_and_not_in_memory(stage: Stage
                 client.take(await client.client.read_some())
         await client.send_body(number, b"", ends=True)
 
-    sending = asyncio.ensure_future(send_all())  # noqa: TID251
+    sending = stage.tasks.spawn(send_all(), name="upload")
+    [exchange] = running(lb)
+    await eventually(lambda: exchange.phase == phases.BLOCKED, "the server reads nothing")
+    await eventually(lambda: not client.http2.local_flow_control_window(number))
+    assert unsent(lb) <= 3 * 64 * 1024
     request = await at_origin.read_request()
     await sending
     assert len(request.body) == sent
@@ -237,6 +248,24 @@ async def test_a_slow_stream_goes_on_when_it_is_read(stage: Stage) -> None:
     await client.flush()
     assert (await client.answer(number)).body == body
     await sending
+
+
+async def test_a_response_whose_server_is_done_ends_when_it_is_read(stage: Stage) -> None:
+    """The last write takes all that was queued, and closes the stream."""
+    lb, client, origin = await by_hand(stage)
+    number = await client.open()
+    client.stuck.add(number)
+    at_origin, _ = await origin.accept_request()
+    # Parsed a thousand chunks at a time: the others are behind when the server is paused.
+    await at_origin.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    [exchange] = running(lb)
+    await at_origin.send(b"8\r\nxxxxxxxx\r\n" * 19_000 + b"0\r\n\r\n")
+    await eventually(lambda: exchange.phase == phases.FLUSH, "the server is done")
+    client.http2.increment_flow_control_window(1_000_000, number)
+    await client.flush()
+    assert len((await client.answer(number)).body) == 152_000
+    await eventually(lambda: in_flight(lb) == [0])
+    assert (await stage.log_line(lb)).termination[:2] == "--"
 
 
 async def test_local_replies(stage: Stage) -> None:

@@ -88,7 +88,7 @@ class Codec:
         # One stream that is not read must not use up the connection's window.
         http2.set_local_window_size(MOST_STREAMS * STREAM_WINDOW)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         """Raises BrokenConnection."""
         try:
             self._http2.receive_data(data)
@@ -124,9 +124,9 @@ class Codec:
         with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
             self._http2.send_informational_response(stream, fields)
 
-    def send(self, stream: int, data: bytes, *, ends: bool = False) -> None:
+    def send(self, stream: int, data: bytes) -> None:
         with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
-            self._http2.send_data(stream, data, end_stream=ends)
+            self._http2.send_data(stream, data)
 
     def end(self, stream: int) -> None:
         """The response is complete."""

@@ -98,7 +98,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         self.streams: dict[int, Http2Stream] = {}
         self._arrived: dict[int, _Arrived] = {}
         self._rest = bytearray()
-        self._running = 0  # exchanges
+        self._running = 0  # requests that are not answered yet
         self._full: set[Http2Stream] = set()  # have queued more than the high-water mark
         self._slow: set[Http2Stream] = set()  # and still have after a write
         self._to_reset: set[Http2Stream] = set()  # answered before their requests ended
@@ -158,7 +158,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         rest = self._rest
         rest += data
         if rest:
-            part = bytes(rest[:_SLICE])
+            part = rest[:_SLICE]
             del rest[:_SLICE]
             try:
                 self.codec.receive(part)
@@ -184,8 +184,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
             elif isinstance(event, StreamClosed):
                 self._closed(event)
             elif isinstance(event, StreamReset):
-                if self._arrived.pop(event.stream_id, None) is None:
-                    self._left(event.stream_id)
+                self._left(event.stream_id)
             elif isinstance(event, TrailersReceived):
                 self._data_came(event.stream_id, b"", ended=True)
 
@@ -239,6 +238,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         self.codec.credit(number, len(data))
         stream.is_request_read = ended
         self.streams[number] = stream
+        self._running += 1
         try:
             asked = as_http1(request.headers, has_body=not request.end_stream)
             if len(asked.head) > settings.most_in_head:
@@ -247,17 +247,17 @@ class Http2Connection(Endpoint, Framed, Carrier):
         except Malformed as malformed:
             self._refuse(RequestRefused(400, f"HTTP/2: {malformed}"))
             self.reset(number, http2.PROTOCOL_ERROR)
+            self.stream_done(stream, now)
             return
         except RequestRefused as refused:
             size = stream.reply(refusal(refused), may_keep=True)
             record_refusal(stream, context, now, refused, size)
-            self._answered(stream, now)
+            stream.done(now, ended)
             return
         head.version = HTTP2
         stream.websocket_key = asked.websocket_key
         self.peer.frontend.counters.requests += 1
         stream.exchange = exchange = Exchange(stream, head, context, now)
-        self._running += 1
         if not admit(exchange, now):
             return
         if not head.length:
@@ -293,9 +293,6 @@ class Http2Connection(Endpoint, Framed, Carrier):
 
     def stream_done(self, stream: Http2Stream, now: float) -> None:
         self._running -= 1
-        self._answered(stream, now)
-
-    def _answered(self, stream: Http2Stream, now: float) -> None:
         timeouts = self.context.settings.timeouts
         stream.deadline = now + timeouts.client
         if not stream.is_request_read and stream.number in self.streams:

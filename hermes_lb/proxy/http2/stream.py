@@ -72,10 +72,8 @@ class Http2Stream(Downstream, TunnelStream):
 
     __slots__ = (
         "_connection",
-        "_has_ended",
         "_is_chunked",
         "_is_paused",
-        "_left",
         "_unread",
         "_unsent",
         "deadline",
@@ -106,7 +104,6 @@ class Http2Stream(Downstream, TunnelStream):
         self._is_paused = False  # the server can take no more of it
         self._unread = 0  # bytes of it that the client gets no credit for yet
         self._unsent = 1 << 62  # at the last look
-        self._left = -1  # bytes of the response's body, if their number is known
 
     def __repr__(self) -> str:
         return f"<Http2Stream {self.number} of {self.peer.log_name}, {self.exchange!r}>"
@@ -222,7 +219,6 @@ class Http2Stream(Downstream, TunnelStream):
     def _respond(self, fields: list[tuple[bytes, bytes]], length: int, first: bytes) -> None:
         self.has_sent_all = length == 0
         self._connection.codec.respond(self.number, fields, ends=length == 0)
-        self._left = length
         if first:
             self._send(first)
         self._connection.has_frames()
@@ -251,10 +247,7 @@ class Http2Stream(Downstream, TunnelStream):
         if self.has_sent_all:
             return
         codec = self._connection.codec
-        if self._left >= 0:
-            self._left -= len(data)
-            self.has_sent_all = self._left == 0
-        codec.send(self.number, data, ends=self.has_sent_all)
+        codec.send(self.number, data)
         if not self.is_writing_paused and codec.queued(self.number) > _HIGH_WATER:
             self._connection.is_full(self)
 
