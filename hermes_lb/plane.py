@@ -448,7 +448,7 @@ class DataPlane:
         context.batch.flush()
         # Queued exchanges first: leases that the others release must not go to them.
         for client in sorted(
-            (*context.live.clients, *context.live.detached),
+            context.live.all_held(),
             key=lambda one: not any(each.is_queued for each in one.exchanges()),
         ):
             client.shut_down()

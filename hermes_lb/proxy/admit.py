@@ -84,7 +84,8 @@ def _read_cookie(
 ) -> None:
     cookie, exchange.head.cookies = affinity.extract(cookies)
     if cookie is not None:
-        seconds = exchange.context.wall_clock.seconds_since_1970(now)
+        wall_clock = exchange.context.wall_clock
+        seconds = wall_clock.seconds_since_1970(now) if affinity.has_dates else 0
         exchange.reading = affinity.read(cookie, seconds)
         exchange.pinned_to = exchange.reading.server
 

@@ -50,8 +50,7 @@ class Sweep:
         self.start()
         now = self._context.clock()
         self._context.wall_clock.set(now)
-        live = self._context.live
-        self._sweep_clients([*live.clients, *live.detached], now)
+        self._sweep_clients(self._context.live.all_held(), now)
         for backend in self._backends():
             try:
                 backend.pool.tick(now)

@@ -36,7 +36,7 @@ def end_sessions(live: LiveConnections, now: float, backend: str, server: str) -
 
 def _all(live: LiveConnections) -> Iterator[ResponseSink]:
     """Exchanges, and then what servers finish for clients that have left."""
-    for client in (*live.clients, *live.detached):
+    for client in live.all_held():
         yield from client.exchanges()
     for upstream in live.upstreams:
         if isinstance(upstream.sink, Abandoned):

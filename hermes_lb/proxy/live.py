@@ -43,6 +43,10 @@ class LiveConnections:
         self.is_draining = True
         self.keeps_clients = False
 
+    def all_held(self) -> list[Connection]:
+        """The connections of clients, and what stands for those that have left."""
+        return [*self.clients, *self.detached]
+
     def connection_gone(self) -> None:
         """A connection has left its register."""
         if not (self.clients or self.detached or self.upstreams):

@@ -71,7 +71,7 @@ async def leave_server(
 def _running_on(context: Context, server: Server) -> list[Running]:
     running: list[Running] = [
         exchange
-        for client in (*context.live.clients, *context.live.detached)
+        for client in context.live.all_held()
         for exchange in client.exchanges()
         if isinstance(exchange, Exchange) and exchange.server is server
     ]

@@ -596,6 +596,11 @@ class TurnRequest:
         """The phase as the log has it."""
         raise NotImplementedError
 
+    @property
+    def may_keep_client(self) -> bool:
+        """True if the client's connection can be kept after a local reply."""
+        raise NotImplementedError
+
     def enter(self, phase: int, now: float) -> None:
         """The next phase begins."""
         raise NotImplementedError

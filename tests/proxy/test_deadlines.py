@@ -48,11 +48,13 @@ class World:
 
     def __init__(self, *clients: Swept) -> None:
         self.clients = clients
-        self.detached: tuple[Swept, ...] = ()
         self.loop = self.batch = self.live = self.settings = self.wall_clock = self
         self.timeouts = PlainTimeouts(*[60.0] * 7)
         self.soon: list[Any] = []
         self.later: list[Any] = []
+
+    def all_held(self) -> list[Swept]:
+        return list(self.clients)
 
     def clock(self) -> float:
         return 1.0

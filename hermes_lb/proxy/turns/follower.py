@@ -100,7 +100,7 @@ def _released(gate: Gate, record: Record, *, is_joined: bool) -> None:
     if b"retry-after:" not in reply.fields.lower():
         reply = reply._replace(fields=reply.fields + b"Retry-After: 1\r\n")
     gate.count("joined")
-    exchange.reply(reply, "LR", may_keep=exchange.head.keep_alive and exchange.is_request_read)
+    exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
 
 
 def _nothing_more(gate: Gate, record: Record, *, had_some: bool) -> bool:
@@ -116,7 +116,7 @@ def _nothing_more(gate: Gate, record: Record, *, had_some: bool) -> bool:
     exchange.reply(
         LocalReply(204, fields),
         "LR",
-        may_keep=exchange.head.keep_alive and exchange.is_request_read,
+        may_keep=exchange.may_keep_client,
     )
     return True
 

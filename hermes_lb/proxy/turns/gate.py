@@ -88,9 +88,9 @@ class Gate(TurnGate):
             return
         exchange.note(f"{problem.code}: {problem.detail}")
         exchange.peer.frontend.counters.refuse(problem.status, problem.code)
-        may_keep = exchange.head.keep_alive and exchange.is_request_read
         reply = problem.reply(is_head=exchange.head.method == b"HEAD")
-        exchange.reply(reply, "PR" if problem.status < 500 else "RC", may_keep=may_keep)
+        termination = "PR" if problem.status < 500 else "RC"
+        exchange.reply(reply, termination, may_keep=exchange.may_keep_client)
 
     def follows(self, turn: str) -> None:
         """It is answered from this turn."""

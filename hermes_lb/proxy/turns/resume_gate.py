@@ -109,8 +109,7 @@ class ResumeGate(Gate):
         exchange = self.exchange
         if exchange is not None:
             reply = _state_of(record)
-            may_keep = exchange.head.keep_alive and exchange.is_request_read
-            exchange.reply(reply, "LR", may_keep=may_keep)
+            exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
 
 
 def _state_of(record: Record) -> LocalReply:

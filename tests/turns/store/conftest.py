@@ -82,6 +82,16 @@ async def journals() -> AsyncIterator[Callable[[StoreClient], StoredJournals]]:
 
 
 @pytest.fixture
+async def written(
+    valkey: RedisServer,
+    connected: Connected,
+    journals: Callable[[StoreClient], StoredJournals],
+) -> StoredJournals:
+    """The journals of one process, on that server."""
+    return journals(connected(valkey.url))
+
+
+@pytest.fixture
 async def tasks() -> AsyncIterator[Tasks]:
     group = Tasks()
     yield group

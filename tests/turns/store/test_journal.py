@@ -152,10 +152,7 @@ async def test_a_fenced_owner_is_refused(
     assert not written._writer._open
 
 
-async def test_an_end_is_refused_too(
-    valkey: RedisServer, connected: Connected, journals: Journals
-) -> None:
-    written = journals(connected(valkey.url))
+async def test_an_end_is_refused_too(written: StoredJournals) -> None:
     turn = Turn(written)
     await written.fence_off(turn.id, "another")
     with pytest.raises(Fenced):
@@ -192,19 +189,15 @@ async def test_the_window_has_the_last_events(
     assert sum(len(fields[3]) for _, fields in entries[:-1]) == kept.size
 
 
-async def test_a_window_smaller_than_an_event(
-    valkey: RedisServer, connected: Connected, journals: Journals
-) -> None:
-    turn = Turn(journals(connected(valkey.url)), journal_size=50)
+async def test_a_window_smaller_than_an_event(written: StoredJournals) -> None:
+    turn = Turn(written, journal_size=50)
     turn.append(size=10)
     turn.append(size=90)
     assert await turn.journal.finish(CLEAN) == Kept(0, 2, 0)
 
 
-async def test_the_window_begins_behind_an_event_that_is_skipped(
-    valkey: RedisServer, connected: Connected, journals: Journals
-) -> None:
-    turn = Turn(journals(connected(valkey.url)))
+async def test_the_window_begins_behind_an_event_that_is_skipped(written: StoredJournals) -> None:
+    turn = Turn(written)
     turn.append(2)
     turn.journal.skip()
     assert turn.journal.is_trimmed

@@ -18,6 +18,7 @@ from tests.turns.store.rig import CLEAN, Follower, Turn
 if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
     from hermes_lb.tasks import Tasks
+    from hermes_lb.turns.store.stored_journals import StoredJournals
     from tests.agent_worker.redis.dropping_proxy import DroppingProxy
     from tests.turns.store.conftest import Connected
     from tests.turns.store.test_journal import Journals
@@ -43,10 +44,7 @@ async def test_followers_get_the_owners_bytes_from_their_place_on(
     assert followers[0].data == turn.written
 
 
-async def test_a_place_inside_a_batch(
-    valkey: RedisServer, connected: Connected, journals: Journals
-) -> None:
-    written = journals(connected(valkey.url))
+async def test_a_place_inside_a_batch(written: StoredJournals) -> None:
     turn = Turn(written)
     turn.append(10)
     await turn.journal.finish(CLEAN)
@@ -58,10 +56,7 @@ async def test_a_place_inside_a_batch(
         )
 
 
-async def test_a_long_journal_is_read_in_pages(
-    valkey: RedisServer, connected: Connected, journals: Journals
-) -> None:
-    written = journals(connected(valkey.url))
+async def test_a_long_journal_is_read_in_pages(written: StoredJournals) -> None:
     turn = Turn(written)
     for _ in range(60):
         turn.append(size=15_000)
@@ -74,10 +69,7 @@ async def test_a_long_journal_is_read_in_pages(
     assert max(sizes) < 2 * 64 * 1024 + 15_100
 
 
-async def test_many_small_batches_are_read_in_pages(
-    valkey: RedisServer, connected: Connected, journals: Journals
-) -> None:
-    written = journals(connected(valkey.url))
+async def test_many_small_batches_are_read_in_pages(written: StoredJournals) -> None:
     turn = Turn(written, journal_size=100_000)
     turn.journal._batch_size = 1  # type: ignore[attr-defined]
     for _ in range(1300):
@@ -139,14 +131,9 @@ async def test_a_follower_wakes_without_a_look(
 
 
 async def test_what_comes_before_the_subscription_is_read(
-    valkey: RedisServer,
-    connected: Connected,
-    journals: Journals,
-    tasks: Tasks,
-    monkeypatch: pytest.MonkeyPatch,
+    written: StoredJournals, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
-    written = journals(connected(valkey.url))
     turn = Turn(written)
     listen = written.subscriber.listen
 
@@ -255,10 +242,7 @@ async def test_one_connection_for_all_channels_and_none_is_left(
     await until(lambda: not any(ask(link.target, "PUBSUB", "NUMSUB", *names)[1::2]))
 
 
-async def test_a_follower_behind_the_window_is_cut(
-    valkey: RedisServer, connected: Connected, journals: Journals, tasks: Tasks
-) -> None:
-    written = journals(connected(valkey.url))
+async def test_a_follower_behind_the_window_is_cut(written: StoredJournals, tasks: Tasks) -> None:
     turn = Turn(written, journal_size=1000)
     slow = turn.follow(written)
     turn.append()
@@ -279,10 +263,7 @@ async def test_a_follower_behind_the_window_is_cut(
         await turn.follow(written, kept.first - 2).reading.next()
 
 
-async def test_a_follower_that_is_ahead_waits(
-    valkey: RedisServer, connected: Connected, journals: Journals, tasks: Tasks
-) -> None:
-    written = journals(connected(valkey.url))
+async def test_a_follower_that_is_ahead_waits(written: StoredJournals, tasks: Tasks) -> None:
     turn = Turn(written)
     turn.append(2)
     await until(lambda: not turn.journal.unacknowledged)
@@ -300,15 +281,9 @@ async def test_a_follower_that_is_ahead_waits(
     ("state", "end"), [(LOST, End(False, "")), (RELEASED, End(False, "")), (DONE, None)]
 )
 async def test_a_journal_without_an_end(
-    valkey: RedisServer,
-    connected: Connected,
-    journals: Journals,
-    tasks: Tasks,
-    state: int,
-    end: End | None,
+    written: StoredJournals, tasks: Tasks, state: int, end: End | None
 ) -> None:
     """Its owner has died, its turn was never sent, or its events have expired."""
-    written = journals(connected(valkey.url))
     turn = Turn(written)
     follower = turn.follow(written)
     if state == LOST:
@@ -324,14 +299,9 @@ async def test_a_journal_without_an_end(
 
 
 async def test_a_fence_wakes_followers(
-    valkey: RedisServer,
-    connected: Connected,
-    journals: Journals,
-    tasks: Tasks,
-    monkeypatch: pytest.MonkeyPatch,
+    written: StoredJournals, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
-    written = journals(connected(valkey.url))
     turn = Turn(written)
     turn.append()
     follower = turn.follow(written)
