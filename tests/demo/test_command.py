@@ -253,7 +253,7 @@ def test_a_check_that_fails_is_said_and_is_the_status(
     assert demo.process.wait(60) == 1
     failure = "✗ the answer contains \"Ada\": expected Ada, got 'I forgot.'"
     assert demo.output.count(failure) == 2, "where it happened, and at the end"
-    assert "✗ 1 of 22 checks failed" in demo.output
+    assert "✗ 1 of 24 checks failed" in demo.output
     assert re.search(r"kill -9: agent\d, which served last, is gone", demo.output)
 
 
