@@ -128,6 +128,11 @@ class Codec:
         with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
             self._http2.send_data(stream, data)
 
+    def trailers(self, stream: int, fields: Fields) -> None:
+        """The response is complete, with these behind it."""
+        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+            self._http2.send_trailers(stream, fields)
+
     def end(self, stream: int) -> None:
         """The response is complete."""
         with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
