@@ -6,22 +6,22 @@ import select
 from typing import TYPE_CHECKING
 
 from hermes_lb.errors import InvalidBody, RequestRefused
-from hermes_lb.http.request import CHUNKED
-from hermes_lb.http.sse import chunk
-from hermes_lb.http.trailers import last_chunk, safe_lines
-from hermes_lb.http.version import HTTP2
-from hermes_lb.proxy.admit import admit
-from hermes_lb.proxy.exchange import Exchange
-from hermes_lb.proxy.http2 import codec as http2
-from hermes_lb.proxy.http2.codec import (
+from hermes_lb.http import frames as http2
+from hermes_lb.http.frames import (
     BrokenConnection,
-    Codec,
     DataReceived,
     RequestReceived,
     StreamClosed,
     StreamReset,
     TrailersReceived,
 )
+from hermes_lb.http.request import CHUNKED
+from hermes_lb.http.sse import chunk
+from hermes_lb.http.trailers import last_chunk, safe_lines
+from hermes_lb.http.version import HTTP2
+from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.exchange import Exchange
+from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
@@ -32,8 +32,8 @@ from hermes_lb.transport.endpoint import SHARE, UNREAD, Endpoint
 from hermes_lb.transport.kernel import has_news
 
 if TYPE_CHECKING:
+    from hermes_lb.http.frames import Fields
     from hermes_lb.proxy.http1.client import ClientConnection
-    from hermes_lb.proxy.http2.codec import Fields
 
 _NEVER = float("inf")
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from mypy_extensions import trait
 
+from hermes_lb.http import frames as http2
 from hermes_lb.http import make_body
 from hermes_lb.http.body import ChunkedBody
 from hermes_lb.http.sse import chunk
 from hermes_lb.http.trailers import as_fields, last_chunk
-from hermes_lb.proxy.http2 import codec as http2
 from hermes_lb.proxy.http2.fields import accepts, response_fields
 from hermes_lb.proxy.http2.tunnel_end import StreamEnd, TunnelStream
 from hermes_lb.proxy.ports import Downstream
