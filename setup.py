@@ -18,8 +18,8 @@ COMPILED = {
     "balancing": "load_heap response_times weighted_sampler",
     "http": (
         "body bounded_cache fields forward head https keys kept_body limits load_report"
-        " numbered_events request response recurring_cache rules sse trace_context varying_lines"
-        " version"
+        " numbered_events request response recurring_cache rules sse trace_context trailers"
+        " varying_lines version"
     ),
     "limits": "per_client",
     "observe": "escaping httplog record recorder termination",

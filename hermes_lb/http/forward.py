@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hermes_lb.http.request import RequestHead
     from hermes_lb.http.response import ResponseHead
 
+# RFC 9110 section 10.1.4: the connection option has to come with it.
+_TAKES_TRAILERS = b"TE: trailers\r\nConnection: TE\r\n"
 _UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
@@ -69,6 +71,8 @@ def build_request(
             parts.append(b"Expect: 100-continue\r\n")
         if rare.hops_left:
             parts.append(b"Max-Forwards: %d\r\n" % (rare.hops_left - 1))
+        if rare.takes_trailers and not head.upgrade:
+            parts.append(_TAKES_TRAILERS)
         via = b", ".join([*rare.via, via])
     parts += (
         identity, forwarded_host, b"\r\nVia: ", via,

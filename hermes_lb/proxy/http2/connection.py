@@ -5,23 +5,23 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING
 
-from hermes_lb.errors import RequestRefused
-from hermes_lb.http.body import LAST_CHUNK
-from hermes_lb.http.request import CHUNKED
-from hermes_lb.http.sse import chunk
-from hermes_lb.http.version import HTTP2
-from hermes_lb.proxy.admit import admit
-from hermes_lb.proxy.exchange import Exchange
-from hermes_lb.proxy.http2 import codec as http2
-from hermes_lb.proxy.http2.codec import (
+from hermes_lb.errors import InvalidBody, RequestRefused
+from hermes_lb.http import frames as http2
+from hermes_lb.http.frames import (
     BrokenConnection,
-    Codec,
     DataReceived,
     RequestReceived,
     StreamClosed,
     StreamReset,
     TrailersReceived,
 )
+from hermes_lb.http.request import CHUNKED
+from hermes_lb.http.sse import chunk
+from hermes_lb.http.trailers import last_chunk, safe_lines
+from hermes_lb.http.version import HTTP2
+from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.exchange import Exchange
+from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
@@ -32,6 +32,7 @@ from hermes_lb.transport.endpoint import SHARE, UNREAD, Endpoint
 from hermes_lb.transport.kernel import has_news
 
 if TYPE_CHECKING:
+    from hermes_lb.http.frames import Fields
     from hermes_lb.proxy.http1.client import ClientConnection
 
 _NEVER = float("inf")
@@ -49,12 +50,13 @@ _LINGER = 5.0
 class _Arrived:
     """A request that has not begun, and what has come of its body."""
 
-    __slots__ = ("data", "has_ended", "request")
+    __slots__ = ("data", "has_ended", "request", "trailers")
 
     def __init__(self, request: RequestReceived) -> None:
         self.request = request
         self.data: list[bytes] = []
         self.has_ended: bool = request.end_stream
+        self.trailers = b""
 
 
 class Http2Connection(Endpoint, Framed, Carrier):
@@ -186,15 +188,28 @@ class Http2Connection(Endpoint, Framed, Carrier):
             elif isinstance(event, StreamReset):
                 self._left(event.stream_id)
             elif isinstance(event, TrailersReceived):
-                self._data_came(event.stream_id, b"", ended=True)
+                self._trailers_came(event.stream_id, event.headers)
 
-    def _data_came(self, number: int, data: bytes, *, ended: bool) -> None:
+    def _trailers_came(self, number: int, fields: Fields) -> None:
+        try:
+            lines = safe_lines(fields)
+        except InvalidBody as error:
+            self._arrived.pop(number, None)
+            stream = self.streams.get(number)
+            if stream is not None and stream.exchange is not None:
+                stream.exchange.refuse_body(error)
+            else:
+                self.reset(number, http2.PROTOCOL_ERROR)
+            return
+        self._data_came(number, b"", ended=True, trailers=lines)
+
+    def _data_came(self, number: int, data: bytes, *, ended: bool, trailers: bytes = b"") -> None:
         arrived, stream = self._arrived.get(number), self.streams.get(number)
         if arrived is not None:
             arrived.data.append(data)
-            arrived.has_ended = ended
+            arrived.has_ended, arrived.trailers = ended, trailers
         elif stream is not None:
-            stream.data_came(data, ended=ended)
+            stream.data_came(data, ended=ended, trailers=trailers)
         else:
             self.codec.credit(number, len(data))
 
@@ -267,7 +282,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         stream.begin_body(is_chunked=is_chunked)
         exchange.bytes_in = len(data)
         if is_chunked:
-            data = chunk(data) + (LAST_CHUNK if ended else b"")
+            data = chunk(data) + (last_chunk(arrived.trailers) if ended else b"")
         exchange.begin(data, ended, now)
 
     # What the streams call.
