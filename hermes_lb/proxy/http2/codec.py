@@ -52,6 +52,8 @@ if ngh2 is not None:
     TrailersReceived = ngh2.TrailersReceived
     StreamReset = ngh2.StreamReset
     StreamClosed = ngh2.StreamClosed
+    # Nothing more leaves on the stream, or on the connection.
+    _GONE = ngh2.StreamUnavailableError, ngh2.ConnectionClosingError, ngh2.ConnectionStateError
 else:
     RequestReceived = DataReceived = TrailersReceived = StreamReset = StreamClosed = None
 
@@ -113,34 +115,35 @@ class Codec:
         """Nothing will be read or written any more."""
         return self._is_broken or not (self._http2.want_read or self._http2.want_write)
 
-    # A stream that the client has reset is unknown by now: nothing happens.
+    # A stream that the client has reset is unknown by now, and a connection may be over: nothing
+    # happens.
 
     def respond(self, stream: int, fields: Fields, *, ends: bool) -> None:
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with suppress(*_GONE):
             self._http2.send_response(stream, fields, end_stream=ends)
 
     def inform(self, stream: int, fields: Fields) -> None:
         """A 1xx."""
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with suppress(*_GONE):
             self._http2.send_informational_response(stream, fields)
 
     def send(self, stream: int, data: bytes) -> None:
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with suppress(*_GONE):
             self._http2.send_data(stream, data)
 
     def end(self, stream: int) -> None:
         """The response is complete."""
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with suppress(*_GONE):
             self._http2.end_stream(stream)
 
     def reset(self, stream: int, code: int) -> None:
         """The queued bytes of the stream are dropped."""
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with suppress(*_GONE):
             self._http2.reset_stream(stream, code)
 
     def queued(self, stream: int) -> int:
         """Bytes of the response that wait for the client's window, or for `take`."""
-        with suppress(ngh2.StreamUnavailableError):
+        with suppress(*_GONE):
             return self._http2.queued_body_size(stream)
         return 0
 

@@ -255,7 +255,8 @@ class Http2Connection(Endpoint, Framed, Carrier):
             stream.done(now, ended)
             return
         head.version = HTTP2
-        stream.websocket_key = asked.websocket_key
+        if asked.websocket_key:
+            stream.begin_tunnel(asked.websocket_key, data, ended=ended)
         self.peer.frontend.counters.requests += 1
         stream.exchange = exchange = Exchange(stream, head, context, now)
         if not admit(exchange, now):
