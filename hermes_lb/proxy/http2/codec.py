@@ -30,7 +30,8 @@ class Codec(Frames):
             max_inbound_header_count=most_fields,
         )
 
-    # A stream that the client has reset is unknown by now: nothing happens.
+    # A stream that the client has reset is unknown by now, and a connection may be over: nothing
+    # happens.
 
     def respond(self, stream: int, fields: Fields, *, ends: bool) -> None:
         with suppress(FramesError):

@@ -270,7 +270,8 @@ class Http2Connection(Endpoint, Framed, Carrier):
             stream.done(now, ended)
             return
         head.version = HTTP2
-        stream.websocket_key = asked.websocket_key
+        if asked.websocket_key:
+            stream.begin_tunnel(asked.websocket_key, data, ended=ended)
         self.peer.frontend.counters.requests += 1
         stream.exchange = exchange = Exchange(stream, head, context, now)
         if not admit(exchange, now):
@@ -321,11 +322,10 @@ class Http2Connection(Endpoint, Framed, Carrier):
     def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
-        if self.is_writing_paused:
-            return  # `resume_writing` goes on
-        if data := self.codec.take():
-            self._batch.writes.append((self.transport, data))
-        self._act()
+        if not self.is_writing_paused:  # else `resume_writing` goes on
+            if data := self.codec.take():
+                self._batch.writes.append((self.transport, data))
+            self._act()
         for stream in list(self._to_reset):
             if not self.codec.queued(stream.number):  # its END_STREAM has been taken
                 self._to_reset.discard(stream)

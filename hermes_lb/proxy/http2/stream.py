@@ -73,6 +73,7 @@ class Http2Stream(Downstream, TunnelStream):
 
     __slots__ = (
         "_connection",
+        "_early",
         "_is_chunked",
         "_is_paused",
         "_unread",
@@ -99,6 +100,7 @@ class Http2Stream(Downstream, TunnelStream):
         self.exchange: Exchange | None = None
         self.tunnel: StreamEnd | None = None
         self.websocket_key = b""
+        self._early: list[tuple[bytes, bool]] = []  # of a tunnel, before its 101
         self.is_request_read = False
         self.deadline = float("inf")
         self.has_sent_all = False  # END_STREAM is queued
@@ -116,6 +118,11 @@ class Http2Stream(Downstream, TunnelStream):
     def begin_body(self, *, is_chunked: bool) -> None:
         self._is_chunked = is_chunked
 
+    def begin_tunnel(self, websocket_key: bytes, data: bytes, *, ended: bool) -> None:
+        """`data`: what has come for the server, behind its 101."""
+        self.websocket_key = websocket_key
+        self._early.append((data, ended))
+
     def data_came(self, data: bytes, *, ended: bool, trailers: bytes = b"") -> None:
         """More of the request's body, or of a tunnel; or bytes that are of no use any more.
 
@@ -125,6 +132,10 @@ class Http2Stream(Downstream, TunnelStream):
         if exchange is None or self.has_sent_all:
             self._connection.codec.credit(self.number, len(data))
             self.is_request_read = self.is_request_read or ended
+            return
+        if self.websocket_key and self.tunnel is None:
+            self._early.append((data, ended))  # a stream's window at most
+            self._unread += len(data)
             return
         if self._is_paused:
             self._unread += len(data)
@@ -140,7 +151,8 @@ class Http2Stream(Downstream, TunnelStream):
             passed += last_chunk(trailers)
         if passed:
             exchange.receive(passed)
-        if ended and exchange is self.exchange and not exchange.is_over:
+        # Without an upload its length had come, and so all of it, before END_STREAM or trailers.
+        if ended and exchange is self.exchange and not exchange.is_over and exchange.upload:
             exchange.request_ended()
 
     def left(self) -> None:
@@ -299,11 +311,13 @@ class Http2Stream(Downstream, TunnelStream):
 
     def _ended(self, now: float) -> None:
         self.exchange = None
+        self._early = []
         self.resume_reading()
         self._connection.stream_done(self, now)
 
     def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
-        self.tunnel = StreamEnd(tunnel, self)
+        early, self._early = self._early, []
+        self.tunnel = StreamEnd(tunnel, self, early)
         return self.tunnel
 
     def end_tunnel(self) -> None:
