@@ -52,6 +52,10 @@ if ngh2 is not None:
     TrailersReceived = ngh2.TrailersReceived
     StreamReset = ngh2.StreamReset
     StreamClosed = ngh2.StreamClosed
+    # A stream that the client has reset, or that has ended with its connection: nothing happens.
+    _OVER = suppress(
+        ngh2.StreamUnavailableError, ngh2.ConnectionClosingError, ngh2.ConnectionStateError
+    )
 else:
     RequestReceived = DataReceived = TrailersReceived = StreamReset = StreamClosed = None
 
@@ -98,13 +102,13 @@ class Codec:
 
     def events(self) -> list[ngh2.Event]:
         """The events since the last call, in order."""
-        with suppress(ngh2.NGH2Error):
+        with _OVER:
             return self._http2.events()
         return []
 
     def take(self) -> bytes:
         """The bytes to send now, as far as the client's windows allow it."""
-        with suppress(ngh2.NGH2Error):
+        with _OVER:
             return self._http2.data_to_send()
         return b""
 
@@ -113,49 +117,47 @@ class Codec:
         """Nothing will be read or written any more."""
         return self._is_broken or not (self._http2.want_read or self._http2.want_write)
 
-    # A stream that the client has reset is unknown by now: nothing happens.
-
     def respond(self, stream: int, fields: Fields, *, ends: bool) -> None:
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with _OVER:
             self._http2.send_response(stream, fields, end_stream=ends)
 
     def inform(self, stream: int, fields: Fields) -> None:
         """A 1xx."""
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with _OVER:
             self._http2.send_informational_response(stream, fields)
 
     def send(self, stream: int, data: bytes) -> None:
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with _OVER:
             self._http2.send_data(stream, data)
 
     def end(self, stream: int) -> None:
         """The response is complete."""
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with _OVER:
             self._http2.end_stream(stream)
 
     def reset(self, stream: int, code: int) -> None:
         """The queued bytes of the stream are dropped."""
-        with suppress(ngh2.StreamUnavailableError, ngh2.ConnectionClosingError):
+        with _OVER:
             self._http2.reset_stream(stream, code)
 
     def queued(self, stream: int) -> int:
         """Bytes of the response that wait for the client's window, or for `take`."""
-        with suppress(ngh2.StreamUnavailableError):
+        with _OVER:
             return self._http2.queued_body_size(stream)
         return 0
 
     def credit(self, stream: int, size: int) -> None:
         """The balancer has passed on `size` bytes of a body: the client may send as many."""
         if size:
-            with suppress(ngh2.NGH2Error):
+            with _OVER:
                 self._http2.acknowledge_received_data(size, stream)
 
     def announce_end(self) -> None:
         """The first GOAWAY of two: streams on their way are still served (RFC 9113 section 6.8)."""
-        with suppress(ngh2.NGH2Error):
+        with _OVER:
             self._http2.send_shutdown_notice()
 
     def go_away(self, code: int = NO_ERROR) -> None:
         """The second: later streams are refused, and the client knows that they were not served."""
-        with suppress(ngh2.NGH2Error):
+        with _OVER:
             self._http2.send_goaway(code)
