@@ -101,10 +101,11 @@ _NO_FIELDS: Final = RequestFields()
 class RequestHead(RequestFields):
     """A request as it will be understood, routed and forwarded.
 
-    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
+    `length` is the body's length in bytes, `CHUNKED`, or 0 for none; `stream` the number of its
+    stream of HTTP/2, or 0.
     """
 
-    __slots__ = ("can_repeat", "length", "method", "target", "version")
+    __slots__ = ("can_repeat", "length", "method", "stream", "target", "version")
 
     def __init__(
         self,
@@ -118,6 +119,7 @@ class RequestHead(RequestFields):
         self.method = method
         self.target = target
         self.version = version
+        self.stream = 0
         self.length = length
         # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
         self.can_repeat = method in _IDEMPOTENT

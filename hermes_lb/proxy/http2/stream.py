@@ -171,6 +171,7 @@ class Http2Stream(Downstream, TunnelStream):
         if self.is_writing_paused or self.unsent <= _HIGH_WATER:
             return self.is_writing_paused
         self.is_writing_paused = True
+        self.peer.frontend.counters.http2_stalls += 1
         if self.tunnel is not None:
             self.tunnel.is_slow()
         elif self.exchange is not None:
@@ -233,15 +234,21 @@ class Http2Stream(Downstream, TunnelStream):
         listed = response_fields(status, fields)
         if head.length >= 0 and status >= 200 and status != 204:
             listed.append((b"content-length", b"%d" % head.length))
-        self._respond(listed, length, first)
+        self._respond(status, listed, length, first)
         return len(fields) + len(first)
 
-    def _respond(self, fields: list[tuple[bytes, bytes]], length: int, first: bytes) -> None:
+    def _respond(
+        self, status: int, fields: list[tuple[bytes, bytes]], length: int, first: bytes
+    ) -> None:
+        self._count(status)
         self.has_sent_all = length == 0
         self._connection.codec.respond(self.number, fields, ends=length == 0)
         if first:
             self._send(first)
         self._connection.has_frames()
+
+    def _count(self, status: int) -> None:
+        self.peer.frontend.counters.http2_responses[status // 100 - 2] += 1
 
     def _accept(self, fields: bytes) -> int:
         """A WebSocket: a 200 by RFC 8441 section 5.1, once the server has proved that it is one."""
@@ -249,6 +256,7 @@ class Http2Stream(Downstream, TunnelStream):
             self.has_sent_all = True
             self._connection.reset(self.number, http2.INTERNAL_ERROR)
             return 0
+        self._count(200)
         listed = [f for f in response_fields(200, fields) if f[0] != b"sec-websocket-accept"]
         self._connection.codec.respond(self.number, listed, ends=False)
         self._connection.has_frames()
@@ -276,7 +284,7 @@ class Http2Stream(Downstream, TunnelStream):
         fields = response_fields(reply.status, reply.fields + connection.date_field())
         fields.append((b"content-length", b"%d" % len(reply.body)))
         body = b"" if reply.is_head else reply.body
-        self._respond(fields, len(body), body)
+        self._respond(reply.status, fields, len(body), body)
         return len(reply.fields) + len(body)
 
     def pause_reading(self) -> None:
