@@ -134,7 +134,8 @@ class Http2Stream(Downstream, TunnelStream):
             passed += LAST_CHUNK
         if passed:
             exchange.receive(passed)
-        if ended and exchange is self.exchange and not exchange.is_over:
+        # Without an upload its length had come, and so all of it, before END_STREAM or trailers.
+        if ended and exchange is self.exchange and not exchange.is_over and exchange.upload:
             exchange.request_ended()
 
     def left(self) -> None:
