@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,15 +18,17 @@ MOST_BUFFERED: Final = 64 * 1024 * 1024
 class TurnGateway:
     """`secret`: the key of all digests; equal on all balancers that share the store.
 
-    `buffered`: bytes of bodies that are being read for their session.
+    `buffered`: bytes of bodies that are being read for their session. `reads_body`: held while a
+    part of one is parsed.
     """
 
-    __slots__ = ("_abandoned", "_followers", "buffered", "secret", "store")
+    __slots__ = ("_abandoned", "_followers", "buffered", "reads_body", "secret", "store")
 
     def __init__(self, store: TurnStore, secret: bytes) -> None:
         self.store = store
         self.secret = secret
         self.buffered = 0
+        self.reads_body = asyncio.Lock()
         self._followers: dict[str, int] = {}
         self._abandoned: dict[str, Callable[[], None]] = {}
 

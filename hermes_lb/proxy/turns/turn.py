@@ -231,23 +231,40 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         if self._body is not None:
-            body = b"".join(self._body)
-            self._forget_body()
-            assert self._rules.find_in_body is not None
-            try:
-                self._session = self._digest(b"session", self._rules.find_in_body(body))
-                if self._session and not self._principal:
-                    raise _principal_required()
-            except TurnProblem as problem:
-                self.refuse(problem)
-                return
-        if self._rules.session_required and not self._session:
+            exchange.enter(phases.CLAIM, now)
+            self.spawn(self._claim_by_body())
+        elif self._rules.session_required and not self._session:
             self.refuse(_session_required())
         elif self._key or self._session:
             exchange.enter(phases.CLAIM, now)
             self.spawn(self._begin())
         else:
             exchange.proceed(now)
+
+    async def _claim_by_body(self) -> None:
+        assert self._body is not None
+        assert self._rules.find_in_body is not None
+        session = self._rules.find_in_body(b"".join(self._body))
+        is_read = False
+        while not is_read:
+            if self.exchange is None:
+                return
+            # All bodies take turns, one part of one in a loop iteration: other work goes on.
+            async with self.gateway.reads_body:
+                is_read = session.advance()
+                if not is_read:
+                    await asyncio.sleep(0)
+        self._forget_body()
+        self._session = self._digest(b"session", session.name)
+        if self._session and not self._principal:
+            raise _principal_required()
+        if self._rules.session_required and not self._session:
+            raise _session_required()
+        exchange = self.exchange
+        if self._key or self._session:
+            await self._begin()
+        elif exchange is not None:
+            exchange.proceed(self.context.clock())
 
     def _make_claim(self) -> Claim:
         rules = self._rules
