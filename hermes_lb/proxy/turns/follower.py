@@ -35,6 +35,8 @@ async def follow(
     Raises TurnProblem and StoreAway.
     """
     is_joined = bool(fingerprint)
+    if gate.exchange is None:  # its client has left
+        return
     gate.follows(record.id)
     _compare(record, fingerprint)
     if not record.head and record.state not in states.ENDED:

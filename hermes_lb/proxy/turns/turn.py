@@ -254,16 +254,18 @@ class Turn(Gate):
                 is_read = session.advance()
                 if not is_read:
                     await asyncio.sleep(0)
+        exchange = self.exchange
+        if exchange is None:
+            return
         self._forget_body()
         self._session = self._digest(b"session", session.name)
         if self._session and not self._principal:
             raise _principal_required()
         if self._rules.session_required and not self._session:
             raise _session_required()
-        exchange = self.exchange
         if self._key or self._session:
             await self._begin()
-        elif exchange is not None:
+        else:
             exchange.proceed(self.context.clock())
 
     def _make_claim(self) -> Claim:
