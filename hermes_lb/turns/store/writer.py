@@ -31,8 +31,8 @@ logger = logging.getLogger("hermes_lb.turns")
 _DELAY: Final = 0.005
 # Seconds between two looks at the lanes. One that has answered nothing in two of them is lost.
 _LOOK: Final = 0.5
-# Seconds between two attempts to get a lane, doubled up to the second until a batch is acknowledged:
-# a server that is full or read-only accepts connections all the same.
+# Seconds between two attempts to get a lane, doubled up to the second until a batch is
+# acknowledged: a server that is full or read-only accepts connections all the same.
 _PAUSE: Final = (0.02, 0.5)
 # Seconds after which a journal's TTL is renewed, and journals that are looked after at once.
 _RENEWED: Final = 120.0

@@ -21,6 +21,7 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
+    from hermes_lb.turns.gateway import TurnGateway
     from tests.support.stage import Stage
 
 
@@ -29,8 +30,14 @@ def work(lb: LoadBalancer) -> list[str]:
     return [task.get_name() for task in lb._context.tasks._running]
 
 
+def shared(lb: LoadBalancer) -> TurnGateway:
+    gateway = lb._context.turns
+    assert gateway is not None
+    return gateway
+
+
 def followers(lb: LoadBalancer) -> dict[str, int]:
-    return lb._context.turns._followers
+    return shared(lb)._followers
 
 
 @pytest.mark.parametrize("how", ["joins", "names it"])
@@ -59,7 +66,7 @@ async def test_while_the_turn_is_looked_up(stage: Stage, at: str) -> None:
     await at_origin.send(events("1"))
     await owner.read_chunk()
     turn = turn_of(head)
-    store: Any = gateway.lb._context.turns.store
+    store: Any = shared(gateway.lb).store
     find, asked, may_go_on = store.find, asyncio.Event(), asyncio.Event()
 
     async def find_slowly(*args: str) -> Any:

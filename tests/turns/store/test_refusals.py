@@ -1,4 +1,4 @@
-"""A server that accepts connections and refuses commands: it is asked now and then, not in a loop."""
+"""A server that accepts connections and refuses commands: the pauses between attempts grow."""
 
 from __future__ import annotations
 
