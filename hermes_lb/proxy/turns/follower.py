@@ -141,7 +141,7 @@ def _replay(gate: Gate, record: Record, place: Place, rules: TurnRules, *, is_jo
     first = b""
     if record.is_stream and is_get and not place.after:
         first = b"id: %b0\n\n" % event_ids.prefix(record.id)
-    head = context.settings.response_parser.parse(record.head)
+    head = heads.parse_stored(record.head)
     side = JournalSide(context, place, cast("ResponseSink", exchange))
     exchange.replay(side, head, record.server, first)
     if not exchange.is_over:
