@@ -5,32 +5,38 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from hermes_lb.limits.per_client import FairShare
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.turns.ports import TurnStore
 
-#: Bytes of request bodies that wait for the end of their JSON, in one process. Eight of the
-#: largest (`body_buffer`).
+#: Bytes of request bodies that are kept in one process, from the first one until they are sent to a
+#: server: they are read for their session, and may wait for it. Eight of the largest
+#: (`body_buffer`), of which one client gets four.
 MOST_BUFFERED: Final = 64 * 1024 * 1024
 
 
 class TurnGateway:
     """`secret`: the key of all digests; equal on all balancers that share the store.
 
-    `buffered`: bytes of bodies that are being read for their session. `reads_body`: held while a
-    part of one is parsed.
+    `bodies`: bytes of bodies that are kept. `reads_body`: held while a part of one is parsed.
     """
 
-    __slots__ = ("_abandoned", "_followers", "buffered", "reads_body", "secret", "store")
+    __slots__ = ("_abandoned", "_followers", "bodies", "reads_body", "secret", "store")
 
     def __init__(self, store: TurnStore, secret: bytes) -> None:
         self.store = store
         self.secret = secret
-        self.buffered = 0
+        self.bodies = FairShare(MOST_BUFFERED)
         self.reads_body = asyncio.Lock()
         self._followers: dict[str, int] = {}
         self._abandoned: dict[str, Callable[[], None]] = {}
+
+    @property
+    def buffered(self) -> int:
+        return self.bodies.total
 
     # Followers of a turn in this process: where leaving is cancelling, the last one ends it.
 

@@ -135,6 +135,9 @@ class Gate(TurnGate):
     def body_ended(self) -> None:
         pass
 
+    def body_sent(self) -> None:
+        pass
+
     def starts(self, server: Server, now: float) -> bool:
         return False
 

@@ -34,7 +34,6 @@ from hermes_lb.proxy.turns.problems import (
     turn_cancelled,
 )
 from hermes_lb.turns import states
-from hermes_lb.turns.gateway import MOST_BUFFERED
 from hermes_lb.turns.ports import (
     BUSY,
     JOINED,
@@ -64,11 +63,13 @@ class Turn(Gate):
     """A request on a route with turns, other than HEAD, OPTIONS, TRACE and upgrades."""
 
     __slots__ = (
+        "_address",
         "_body",
         "_buffered",
         "_detached",
         "_fingerprint",
         "_is_body_read",
+        "_is_in_parts",
         "_is_tried",
         "_key",
         "_owned_id",
@@ -91,9 +92,11 @@ class Turn(Gate):
         self._key = ""  # digests
         self._session = ""
         self._is_body_read = head.length == 0
+        self._address = exchange.client_address
         self._plain = plain_body(head.length)
         self._body: list[bytes] | None = None  # that is read for its session
-        self._buffered = 0
+        self._buffered = 0  # bytes of it that are kept, here or to be sent
+        self._is_in_parts = False  # the exchange keeps it, too
         if rules.find_in_body is not None and head.length:
             self._body = []
             self.most_kept = rules.body_buffer + 1
@@ -156,22 +159,27 @@ class Turn(Gate):
     def _buffer(self, body: list[bytes], data: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
-        body.append(data)
-        self._buffered += len(data)
-        self.gateway.buffered += len(data)
-        if self._buffered > self._rules.body_buffer:
-            self._forget_body()
+        size = len(data)
+        if self._buffered + size > self._rules.body_buffer:
             exchange.refuse(RequestRefused(413, "the body is too large to find its session"))
-        elif self.gateway.buffered > MOST_BUFFERED:
-            self._forget_body()
+        elif not self.gateway.bodies.has_room(self._address, size):
             self.refuse(
                 TurnProblem(503, "body_buffer_full", "too many bodies are read", retry_after=1)
             )
+        else:
+            body.append(data)
+            self._buffered += size
+            self.gateway.bodies.add(self._address, size)
 
     def _forget_body(self) -> None:
+        """Nothing of it is kept any more."""
         self._body = None
-        self.gateway.buffered -= self._buffered
-        self._buffered = 0
+        if self._buffered:
+            self.gateway.bodies.add(self._address, -self._buffered)
+            self._buffered = 0
+
+    def body_sent(self) -> None:
+        self._forget_body()
 
     def body_ended(self) -> None:
         self._is_body_read = True
@@ -201,6 +209,8 @@ class Turn(Gate):
         if body:
             self.body_received(body)
             self._is_body_read = True
+        else:
+            self._is_in_parts = True
         if self.exchange is None:  # its body was refused
             return
         try:
@@ -257,7 +267,9 @@ class Turn(Gate):
         exchange = self.exchange
         if exchange is None:
             return
-        self._forget_body()
+        self._body = None
+        if not self._is_in_parts:  # it is small, and a part of the request
+            self._forget_body()
         self._session = self._digest(b"session", session.name)
         if self._session and not self._principal:
             raise _principal_required()
@@ -397,10 +409,11 @@ class Turn(Gate):
         assert exchange is not None
         self._record = record
         self.follows(record.id)
+        exchange.discard_body()
+        self._forget_body()
         if self._is_body_read:
             await self._follow_joined(record)
             return
-        exchange.discard_body()
         self._wait_for_body("compare")
 
     def _joined_body_ended(self) -> None:
