@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.limits.per_client import FairShare
+from hermes_lb.limits.per_client import ClientAmounts, FairShare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,15 +21,20 @@ MOST_BUFFERED: Final = 64 * 1024 * 1024
 class TurnGateway:
     """`secret`: the key of all digests; equal on all balancers that share the store.
 
-    `bodies`: bytes of bodies that are kept. `reads_body`: held while a part of one is parsed.
+    By client address: `bodies`, bytes that are kept; `turns`, claimed or executed; `waiters`, of
+    them, for their sessions. `reads_body`: held while a part of a body is parsed.
     """
 
-    __slots__ = ("_abandoned", "_followers", "bodies", "reads_body", "secret", "store")
+    __slots__ = (
+        "_abandoned", "_followers", "bodies", "reads_body", "secret", "store", "turns", "waiters",
+    )  # fmt: skip
 
     def __init__(self, store: TurnStore, secret: bytes) -> None:
         self.store = store
         self.secret = secret
         self.bodies = FairShare(MOST_BUFFERED)
+        self.turns = ClientAmounts()
+        self.waiters = ClientAmounts()
         self.reads_body = asyncio.Lock()
         self._followers: dict[str, int] = {}
         self._abandoned: dict[str, Callable[[], None]] = {}

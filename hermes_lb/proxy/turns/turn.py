@@ -80,6 +80,7 @@ class Turn(Gate):
         "_session",
         "_starts",
         "_then",
+        "_turns",
     )
 
     def __init__(
@@ -106,6 +107,7 @@ class Turn(Gate):
         self._record: Record | None = None  # of the turn that it has joined
         self._owned_id = ""
         self._starts = 0  # attempts that were stored
+        self._turns = 0  # that it has claimed, and not joined
         self._detached: Detached | None = None
         if not rules.repeats:
             head.can_repeat = False  # but for failed dials
@@ -294,10 +296,20 @@ class Turn(Gate):
             settle=rules.settle,
             repeats_lost=rules.repeats_lost,
             journal_size=rules.journal_size,
+            client_turns=self.gateway.turns.of(self._address),
+            client_waiters=self.gateway.waiters.of(self._address),
         )
+
+    def _count(self, turns: int) -> None:
+        """It has this many turns, 0 or 1, of those of its client's address."""
+        if turns and self.exchange is None:  # over before it began
+            return
+        self.gateway.turns.add(self._address, turns - self._turns)
+        self._turns = turns
 
     async def _begin(self) -> None:
         claim = self._make_claim()
+        self._count(1)
         begun = await self.gateway.store.begin(claim)
         exchange = self.exchange
         if exchange is None:
@@ -329,10 +341,13 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         exchange.enter(phases.SESSION, self.context.clock())
+        self.gateway.waiters.add(self._address, 1)
         try:
             await owned.granted()
         except Fenced:  # or the exchange has ended, and released it
             raise turn_cancelled(owned.id) from None
+        finally:
+            self.gateway.waiters.add(self._address, -1)
 
     def _own(self, owned: OwnedTurn) -> Owner:
         exchange = self._exchange
@@ -363,6 +378,7 @@ class Turn(Gate):
     def over(self) -> None:
         super().over()
         self._forget_body()
+        self._count(0)
         if self._detached is not None:
             self._detached.leave()
             self._detached = None
@@ -411,6 +427,7 @@ class Turn(Gate):
         self.follows(record.id)
         exchange.discard_body()
         self._forget_body()
+        self._count(0)
         if self._is_body_read:
             await self._follow_joined(record)
             return
@@ -468,12 +485,15 @@ class Turn(Gate):
         await asyncio.wait({work}, timeout=_AT_HEAD)
         if not work.done() or self._client.owner is None:
             self._client.is_degraded = True
+            self._count(0)
             self.count("degraded")
 
     async def _begin_late(self, server: str) -> None:
         owned = None
         try:
-            begun = await self.gateway.store.begin(self._make_claim())
+            claim = self._make_claim()
+            self._count(1)
+            begun = await self.gateway.store.begin(claim)
             owned = begun.owned
             if owned is None:
                 return

@@ -129,7 +129,9 @@ class StoredTurns(TurnStore):
     async def _begin(self, name: TurnName, claim: Claim) -> Begun:
         while True:
             incarnation = await self._incarnation.known()
-            quotas = self._totals.quotas(len(self._owned), self._waiters)
+            quotas = self._totals.quotas(
+                len(self._owned), self._waiters, claim.client_turns, claim.client_waiters
+            )
             outcome, turn, rest = await self._control.begin(name, claim, incarnation, quotas)
             if outcome == "GONE":
                 raise StoreAway("its begin was given up")
