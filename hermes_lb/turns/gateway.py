@@ -17,22 +17,29 @@ if TYPE_CHECKING:
 #: (`body_buffer`), of which one client gets four.
 MOST_BUFFERED: Final = 64 * 1024 * 1024
 
+#: Bytes of journaled responses, in one process, that clients which read too slowly have not read. A
+#: client by itself gets a half, for 32 responses that are `journal_size` behind.
+MOST_UNREAD: Final = 64 * 1024 * 1024
+
 
 class TurnGateway:
     """`secret`: the key of all digests; equal on all balancers that share the store.
 
-    By client address: `bodies`, bytes that are kept; `turns`, claimed or executed; `waiters`, of
-    them, for their sessions. `reads_body`: held while a part of a body is parsed.
+    By client address: `bodies` and `unread`, bytes that are kept of requests and responses;
+    `turns`, claimed or executed; `waiters`, of them, for their sessions. `reads_body`: held while a
+    part of a body is parsed.
     """
 
     __slots__ = (
-        "_abandoned", "_followers", "bodies", "reads_body", "secret", "store", "turns", "waiters",
+        "_abandoned", "_followers", "bodies", "reads_body", "secret", "store", "turns", "unread",
+        "waiters",
     )  # fmt: skip
 
     def __init__(self, store: TurnStore, secret: bytes) -> None:
         self.store = store
         self.secret = secret
         self.bodies = FairShare(MOST_BUFFERED)
+        self.unread = FairShare(MOST_UNREAD)
         self.turns = ClientAmounts()
         self.waiters = ClientAmounts()
         self.reads_body = asyncio.Lock()

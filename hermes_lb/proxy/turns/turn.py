@@ -81,6 +81,7 @@ class Turn(Gate):
         "_starts",
         "_then",
         "_turns",
+        "_unread",
     )
 
     def __init__(
@@ -108,6 +109,7 @@ class Turn(Gate):
         self._owned_id = ""
         self._starts = 0  # attempts that were stored
         self._turns = 0  # that it has claimed, and not joined
+        self._unread = 0  # bytes of its response, while its client is slow
         self._detached: Detached | None = None
         if not rules.repeats:
             head.can_repeat = False  # but for failed dials
@@ -362,6 +364,7 @@ class Turn(Gate):
             pause=self._pause_server,
             resume=self._resume_server,
             slow=self._client_is_too_slow,
+            may_be_behind=self._may_be_behind,
             may_be_sent=self._may_be_sent,
             count=self.count,
             keep_alive=self.keep_alive,
@@ -379,6 +382,7 @@ class Turn(Gate):
         super().over()
         self._forget_body()
         self._count(0)
+        self._has_unread(0)
         if self._detached is not None:
             self._detached.leave()
             self._detached = None
@@ -542,6 +546,7 @@ class Turn(Gate):
         self._detached = Detached(exchange, client.peer, self.context.live, until)
         exchange.note(reason)
         real.cut_off(termination)
+        self._has_unread(0)
         client.is_slow = False
         if client.is_writing_paused:
             exchange.client_caught_up()
@@ -553,6 +558,21 @@ class Turn(Gate):
             return True
         client.is_writing_paused = True
         return False
+
+    def client_caught_up(self) -> None:
+        super().client_caught_up()
+        self._has_unread(0)
+
+    def _has_unread(self, size: int) -> None:
+        self.gateway.unread.add(self._address, size - self._unread)
+        self._unread = size
+
+    def _may_be_behind(self, size: int) -> bool:
+        """Its client has not read `size` bytes: others need room for theirs."""
+        if not self.gateway.unread.has_room(self._address, size - self._unread):
+            return False
+        self._has_unread(size)
+        return True
 
     def _client_is_too_slow(self) -> None:
         """Its response is not kept: the server waits for the client, as for any other."""
