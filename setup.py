@@ -17,7 +17,7 @@ COMPILED = {
     "backends": "histogram outliers pool server",
     "balancing": "load_heap response_times weighted_sampler",
     "http": (
-        "body bounded_cache fields forward head https keys kept_body limits load_report"
+        "body bounded_cache fields forward head https json_search keys kept_body limits load_report"
         " numbered_events request response recurring_cache rules sse trace_context trailers"
         " varying_lines version"
     ),

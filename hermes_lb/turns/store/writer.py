@@ -31,7 +31,8 @@ logger = logging.getLogger("hermes_lb.turns")
 _DELAY: Final = 0.005
 # Seconds between two looks at the lanes. One that has answered nothing in two of them is lost.
 _LOOK: Final = 0.5
-# Seconds between two attempts to get a lane, doubled up to the second.
+# Seconds between two attempts to get a lane, doubled up to the second until a batch is
+# acknowledged: a server that is full or read-only accepts connections all the same.
 _PAUSE: Final = (0.02, 0.5)
 # Seconds after which a journal's TTL is renewed, and journals that are looked after at once.
 _RENEWED: Final = 120.0
@@ -41,7 +42,7 @@ _MOVING: Final = frozenset(("MOVED", "ASK", "TRYAGAIN"))
 
 
 class Lane:
-    """A connection to `node`."""
+    """A connection to `node`. `replies`: those that are no errors."""
 
     def __init__(self, writer: Writer, node: Node, link: Link) -> None:
         self.node = node
@@ -85,9 +86,11 @@ class Lane:
         pass
 
     def _take(self, reply: Reply) -> None:
-        self.replies += 1
         journal = self._due.popleft()
         if isinstance(reply, int):
+            if not self.replies:
+                self._writer.is_back()
+            self.replies += 1
             journal.acknowledged(reply)
             return
         if isinstance(reply, hiredis.ReplyError):
@@ -114,6 +117,7 @@ class Writer:
         self._homeless: dict[StoredJournal, None] = {}
         self._moving: set[StoredJournal] = set()
         self._placing: asyncio.Task[None] | None = None
+        self._pause = 0.0  # before the next attempt to get a lane
         self._watching: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -143,6 +147,11 @@ class Writer:
         for lane in self._lanes.values():
             lane.abort()
 
+    def is_back(self) -> None:
+        """A lane's first batch is acknowledged."""
+        self._pause = 0.0
+        self.client.came_back()
+
     def refused(self, lane: Lane, journal: StoredJournal, why: str) -> None:
         """The lane's server has answered with an error."""
         if journal.lane is lane:
@@ -168,6 +177,7 @@ class Writer:
     def _lose(self, lane: Lane, why: str) -> None:
         if self._lanes.get(lane.node) is lane:
             del self._lanes[lane.node]
+            self._lengthen_pause()
             self.client.went_away(f"{lane.node.name}: {why}")
             self.client.topology.distrust(lane.node)
         lane.abort()
@@ -184,17 +194,20 @@ class Writer:
         if self._placing is None or self._placing.done():
             self._placing = self._tasks.spawn(self._place_all(), name="lanes for journals")
 
+    def _lengthen_pause(self) -> None:
+        first, longest = _PAUSE
+        self._pause = min(max(first, 2 * self._pause), longest)
+
     async def _place_all(self) -> None:
-        pause, longest = _PAUSE
         while self._homeless:
+            if self._pause:
+                await asyncio.sleep(self._pause)
             try:
                 async with asyncio.timeout(self.client.patience):
                     await self._place_some()
-                pause = _PAUSE[0]
             except OSError as error:  # TimeoutError is one
                 self.client.went_away(str(error) or "it does not answer in time")
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                self._lengthen_pause()
 
     async def _place_some(self) -> None:
         try:
@@ -224,7 +237,6 @@ class Writer:
         except BaseException:
             topology.distrust(node)
             raise
-        self.client.came_back()
         lane = self._lanes[node] = Lane(self, node, link)
         return lane
 
