@@ -30,7 +30,7 @@ FIELDS = (
     "errors",  # responses of 500 or above, or streams cut by the server, per second
     "in_flight",
     "queued",
-    "state",  # index into STATES; of a backend: the number of available servers
+    "state",  # index into SHOWN_STATES; of a backend: the number of available servers
     "latency_p50", "latency_p95", "latency_p99",  # seconds; NaN if no request ended
     "first_byte_p50", "first_byte_p95", "first_byte_p99",
 )  # fmt: skip
@@ -38,6 +38,12 @@ FIELDS = (
 
 # By name: seconds between samples, and the number kept.
 SPANS = {"5m": (1.0, 300), "1h": (10.0, 360)}
+
+# A server that is up by default only, as no active check has had a result, is "unchecked".
+SHOWN_STATES = (*STATES, "unchecked")
+
+# Why a server without checks is up again, by the state that it leaves.
+_RETURNS = {"failing": "it has answered a request", "ejected": "its time is over"}
 
 _MOST_CHANGES = 200
 
@@ -259,7 +265,7 @@ class History:
             for server in list(pool.servers):
                 totals = Totals.of(server.counters)
                 total += totals
-                gauges = (server.in_flight, server.queued, STATES.index(server.state))
+                gauges = (server.in_flight, server.queued, SHOWN_STATES.index(shown_state(server)))
                 for span, seconds in zip(due, since, strict=True):
                     span.add((pool.name, server.name), seconds, totals, gauges)
                 yield
@@ -285,6 +291,8 @@ class History:
         before, admin = self._states.get((backend, server.name), (server.state, server.admin))
         if before != server.state:
             because = reason(server) if server.admin == admin else f"set to {server.admin}"
+            if server.state == "up" and not server.is_checked:
+                because = _RETURNS.get(before, because)
             number = self.changes[-1].number + 1 if self.changes else 1
             self.changes.append(Change(number, wall, backend, server.name, server.state, because))
 
@@ -301,23 +309,31 @@ def available(pool: Pool, now: float) -> int:
     return sum(server.is_in_rotation and server.may_serve(now) for server in pool.servers)
 
 
+def shown_state(server: Server) -> str:
+    """One of `SHOWN_STATES`."""
+    return "unchecked" if server.state == "up" and not server.is_checked else server.state
+
+
 def reason(server: Server) -> str:
     """The reason of a server's state."""
     if server.state == "ejected":
         return server.ejected_because
     if server.state == "failing":
         failures = "1 failure" if server.fails == 1 else f"{server.fails} failures"
-        others = ", but no other server is left" if server.in_panic else ""
+        is_needed = server.in_panic or server.is_only_server
+        others = ", but no other server is left" if is_needed else ""
         return f"{failures}{others}: {server.failed_because}"
     if server.state == server.admin:
         return f"set to {server.admin}"
-    return "announced by itself" if server.state == "drain" else server.last_check
+    if server.state == "drain":
+        return "announced by itself"
+    return server.last_check or "not checked"
 
 
 def _layout() -> list[Any]:
     """Identifies the layout of `state`, as it comes back from JSON."""
     spans = [[name, *span] for name, span in SPANS.items()]
-    return [spans, list(FIELDS), list(STATES), list(Change._fields), list(Drain._fields)]
+    return [spans, list(FIELDS), list(SHOWN_STATES), list(Change._fields), list(Drain._fields)]
 
 
 def _packed(column: array[float]) -> str:

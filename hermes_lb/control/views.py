@@ -118,6 +118,7 @@ def describe_server(
         "in_flight": server.in_flight,
         "queued": server.queued,
         "fails": server.fails,
+        "checked": server.is_checked,
         "last_check": server.last_check,
         "ejections": server.ejections,
         "counters": server.counters.shown(),

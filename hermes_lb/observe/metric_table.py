@@ -25,7 +25,7 @@ from hermes_lb.backends.counters import (
     FrontendCounters,
     RequestCounters,
 )
-from hermes_lb.backends.server import STATES
+from hermes_lb.backends.server import IN_SERVICE, STATES
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.observe.usage import usage_of
 
@@ -119,7 +119,8 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
     )
     yield MetricRow(
         "gauge", "hermes_lb_server_up", _SERVER,
-        "1 up, 0 down, by the active checks", _servers(seen, lambda s: s.is_up),
+        "1 in the states up, degraded and drain, 0 in the others",
+        _servers(seen, lambda s: s.state in IN_SERVICE),
     )
     yield MetricRow(
         "gauge", "hermes_lb_server_state", (*_SERVER, "state"),

@@ -12,7 +12,7 @@ from hermes_lb.backends import Histogram, Pool
 from hermes_lb.backends.counters import LATENCY_BOUNDS
 from hermes_lb.backends.server import STATES
 from hermes_lb.config import Backend
-from hermes_lb.control.history import FIELDS, SPANS, History, percentiles, reason
+from hermes_lb.control.history import FIELDS, SHOWN_STATES, SPANS, History, percentiles, reason
 from tests.support.operator import agents
 
 WALL = 1_000_000.0  # Unix time at 0 on the clock
@@ -249,6 +249,38 @@ def test_a_drain_goes_on_while_another_state_ranks_above_it(
     history.look(WALL + 9)
     assert agent1.state == above
     assert history.drains[AGENT1] == (WALL, 5)
+
+
+def test_without_a_check_up_is_only_assumed(pool: Pool, history: History) -> None:
+    agent1 = pool.servers[0]
+    sample(history, 0.0)
+    agent1.set_up(True, "200 in 3 ms")
+    sample(history, 1.0)
+    agent1.set_up(False, "connection refused")
+    sample(history, 2.0)
+    states = history.spans["5m"].read(AGENT1, ["state"])["state"]
+    assert [SHOWN_STATES[int(state or 0)] for state in states] == ["unchecked", "up", "down"]
+
+
+def test_why_a_server_without_checks_is_up_again(pool: Pool, history: History) -> None:
+    agent1 = pool.servers[0]
+    history.look(WALL)
+    assert reason(agent1) == "not checked"
+    for _ in range(3):
+        agent1.failed(0.0, "connection refused")
+    history.look(WALL)
+    agent1.recovered()
+    history.look(WALL)
+    agent1.eject(30.0, "5 failures in a row")
+    history.look(WALL)
+    agent1.readmit()
+    history.look(WALL)
+    assert [(change.state, change.because) for change in history.changes] == [
+        ("failing", "3 failures: connection refused"),
+        ("up", "it has answered a request"),
+        ("ejected", "5 failures in a row"),
+        ("up", "its time is over"),
+    ]
 
 
 def test_an_announced_drain_says_so(pool: Pool, history: History) -> None:

@@ -161,8 +161,24 @@ def test_the_state_of_a_server_and_its_ejections(observed: Observed) -> None:
     agent2 = {"backend": "agents", "server": "agent2"}
     assert [s for s in STATES if scrape("server_state", state=s, **AGENT1)] == ["ejected"]
     assert [s for s in STATES if scrape("server_state", state=s, **agent2)] == ["degraded"]
-    assert [scrape("server_up", **AGENT1), scrape("server_up", **agent2)] == [1, 1]
+    assert [scrape("server_up", **AGENT1), scrape("server_up", **agent2)] == [0, 1]
     assert [scrape("ejections_total", **AGENT1), scrape("ejections_total", **agent2)] == [1, 0]
+
+
+def test_a_server_whose_requests_fail_is_not_up(observed: Observed) -> None:
+    first, second = observed.pools["agents"].servers
+    for _ in range(3):
+        first.failed(0.0, "connection refused")
+    second.set_admin("drain")
+    only = observed.pools["web"].servers[0]
+    for _ in range(3):
+        only.failed(0.0, "connection refused")
+    scrape = Scrape(observed)
+    failing = {"backend": "web", "server": "web1"}
+    assert scrape("server_up", **AGENT1) == scrape("server_up", **failing) == 0
+    assert scrape("server_up", backend="agents", server="agent2") == 1
+    assert scrape("server_state", state="failing", **AGENT1) == 1
+    assert scrape("server_state", state="failing", **failing) == 1
 
 
 def test_frontends(observed: Observed) -> None:
