@@ -1,7 +1,7 @@
 """Samples of the last minutes: rates, queues and percentiles; and state changes with reasons.
 
 Taken from the counters, at no cost for the data path. Memory is bounded: 44 bytes per sample of a
-server, 29 kB for all of its samples.
+server, 29 kB for all of its samples, and 7 kB for the counters of the last ones.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 from array import array
 from base64 import b64decode, b64encode
 from collections import deque
-from itertools import accumulate
 from operator import add, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hermes_lb.backends.counters import LATENCY_BOUNDS
+from hermes_lb.backends.counters import FINE_BOUNDS
+from hermes_lb.backends.histogram import quantiles
 from hermes_lb.backends.server import STATES
 
 if TYPE_CHECKING:
@@ -78,26 +78,6 @@ class Totals(NamedTuple):
         )
 
 
-def percentiles(bounds: Sequence[float], counts: Sequence[int]) -> list[float]:
-    """QUANTILES of a histogram, interpolated linearly within buckets.
-
-    Above the last bound it is that bound, as in Prometheus' `histogram_quantile`.
-    """
-    cumulated = list(accumulate(counts))
-    found = []
-    for quantile in QUANTILES:
-        rank = quantile * cumulated[-1]
-        bucket = next(i for i, upto in enumerate(cumulated) if upto >= rank)
-        if bucket == len(bounds):
-            found.append(bounds[-1])
-            continue
-        lower = bounds[bucket - 1] if bucket else 0.0
-        below = cumulated[bucket] - counts[bucket]
-        value = lower + (bounds[bucket] - lower) * (rank - below) / counts[bucket]
-        found.append(min(value, bounds[bucket]))  # may round above it
-    return found
-
-
 class Span:
     """A ring buffer of samples at equal distances."""
 
@@ -142,7 +122,7 @@ class Span:
                 for n, (old, new) in enumerate(zip(before[2:], totals[2:], strict=True)):
                     counts = list(map(sub, new, old))
                     if sum(counts):
-                        times[3 * n : 3 * n + 3] = percentiles(LATENCY_BOUNDS, counts)
+                        times[3 * n : 3 * n + 3] = quantiles(FINE_BOUNDS, counts, QUANTILES)
         columns = self._samples.get(key)
         if columns is None:
             columns = [array("f", [math.nan]) * self._size for _ in FIELDS]
@@ -230,6 +210,8 @@ class History:
         self.changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self.drains: dict[Key, Drain] = {}
         self._states: dict[Key, tuple[str, str]] = {}  # actual and administrative
+        self._totals: dict[Key, Totals] = {}  # of servers; of requests without one: ""
+        self._sums: dict[str, tuple[Sequence[Totals], Totals]] = {}  # of backends, and their parts
 
     def state(self) -> dict[str, Any]:
         """JSON for the next generation's `restore`, 39 kB a server."""
@@ -261,19 +243,38 @@ class History:
         due = [span for span in self.spans.values() if span.is_due(now)]
         since = [span.begin(now, wall, keys) for span in due]
         for pool in list(self._pools.values()):
-            total = Totals.of(pool.unserved)
-            for server in list(pool.servers):
-                totals = Totals.of(server.counters)
-                total += totals
+            name, servers = pool.name, list(pool.servers)
+            parts = [self._totals_of((name, ""), pool.unserved)]
+            for server in servers:
+                totals = self._totals_of((name, server.name), server.counters)
+                parts.append(totals)
                 gauges = (server.in_flight, server.queued, SHOWN_STATES.index(shown_state(server)))
                 for span, seconds in zip(due, since, strict=True):
                     span.add((pool.name, server.name), seconds, totals, gauges)
                 yield
+            known, total = self._sums.get(name, ((), parts[0]))
+            if parts != known:
+                total = parts[0]
+                for part in parts[1:]:
+                    total += part
+                    yield
+                self._sums[name] = parts, total
             gauges = (pool.in_flight, pool.queue_length, available(pool, now))
             for span, seconds in zip(due, since, strict=True):
-                span.add((pool.name, None), seconds, total, gauges)
+                span.add((name, None), seconds, total, gauges)
         for span in due:
             span.finish()
+        self._totals = {
+            key: one for key, one in self._totals.items() if (key[0], key[1] or None) in keys
+        }
+        self._sums = {name: one for name, one in self._sums.items() if (name, None) in keys}
+
+    def _totals_of(self, key: Key, counters: RequestCounters) -> Totals:
+        """Of the last sample, if no request has ended since."""
+        known = self._totals.get(key)
+        if known is None or known.requests != sum(counters.responses):
+            known = self._totals[key] = Totals.of(counters)
+        return known
 
     def look(self, wall: float) -> None:
         """Record state changes since the last look, and drains that have begun."""

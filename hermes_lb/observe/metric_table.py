@@ -20,6 +20,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hermes_lb.backends.counters import (
+    LATENCY_BOUNDS,
     RESUME_OUTCOMES,
     TURN_OUTCOMES,
     FrontendCounters,
@@ -89,12 +90,12 @@ def _of_phases(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "histogram", "hermes_lb_request_duration_seconds", _SERVER,
         "From the first byte of the request to the last of the response",
-        _made_up(seen, lambda c: c.duration),
+        _made_up(seen, lambda c: c.duration.coarse(LATENCY_BOUNDS)),
     )
     yield MetricRow(
         "histogram", "hermes_lb_time_to_first_byte_seconds", _SERVER,
         "From the first byte of the request to the first of the response",
-        _made_up(seen, lambda c: c.first_byte),
+        _made_up(seen, lambda c: c.first_byte.coarse(LATENCY_BOUNDS)),
     )
     yield MetricRow(
         "histogram", "hermes_lb_queue_duration_seconds", _SERVER,
