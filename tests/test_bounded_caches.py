@@ -105,7 +105,7 @@ def _address(i: int) -> str:
 
 # The cache, what fills it, and how many entries are more than enough.
 FILLED = [
-    ("forward._status_lines", _status_lines, 300),
+    ("response._status_lines", _status_lines, 300),
     ("RequestParser: many fields", _request_heads, 1100),
     ("RequestParser: long fields", _long_request_heads, 1100),
     ("RequestParser: with a length", _heads_with_length, 1100),

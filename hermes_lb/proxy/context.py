@@ -10,6 +10,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from hermes_lb.http.trace_context import NewTraces
 from hermes_lb.limits.clients import ClientLimits
 from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy.batch import IoBatch
@@ -46,6 +47,7 @@ class Context:
         "send",
         "settings",
         "tasks",
+        "traces",
         "turns",
         "wall_clock",
     )
@@ -64,6 +66,7 @@ class Context:
         self.wall_clock = WallClock(self.clock())
         self.tasks = tasks
         self.rng = Random()
+        self.traces = NewTraces(self.rng)
         self.settings = Settings(configured)
         self.identity = Identity()
         self.live = LiveConnections()
