@@ -105,8 +105,6 @@ def build_response(
     if head.status == 101:  # then the connection is HTTP's no more, whether it is kept or not
         return b"".join((head.status_line, forwarded, _UPGRADE, b"\r\n", first))
     framing = head.length_line
-    if framing is None:
-        framing = head.length_line = _length_line(head)
     if to_http11:
         if head.length < 0 and body_length in (CHUNKED, UNTIL_CLOSE):
             framing = b"Transfer-Encoding: chunked\r\n"
@@ -114,8 +112,3 @@ def build_response(
     else:
         end = b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n"
     return b"".join((head.status_line, forwarded, framing, end, first))
-
-
-def _length_line(head: ResponseHead) -> bytes:
-    has_length = head.length >= 0 and head.status >= 200 and head.status != 204
-    return b"Content-Length: %d\r\n" % head.length if has_length else b""

@@ -68,9 +68,9 @@ class ResponseHead:
     `length` is what the head says of the body: bytes, `CHUNKED` or `UNTIL_CLOSE`. Whether there is
     a body at all, the method and the status decide: `body_length`.
 
-    What is derived from it once, as a head that is cached serves many requests: `status_line` and
-    `length_line`, as we send them (`forward`); `storable`, by whether the method is one whose
-    responses a cache may store (`affinity.cookie`).
+    Three are derived once, as a cached head serves many requests: `status_line` and `length_line`,
+    as we send them (`forward`); `storable`: may a cache store it, by whether the request's method
+    is one of those in question (`affinity.cookie`).
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class ResponseHead:
         self.plan = plan
         self.keep_alive = version == HTTP11
         self.length = UNTIL_CLOSE
-        self.length_line: bytes | None = None  # not derived yet
+        self.length_line = b""
         self.upgrade = b""
         self.has_set_cookie = False
         self.has_date = plan.has_date
@@ -229,6 +229,8 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
             if length is None:
                 raise InvalidResponse("malformed Content-Length")
             head.length = length
+            if status >= 200 and status != 204:
+                head.length_line = b"Content-Length: %d\r\n" % length
         if plan.others:
             _interpret_others(head, plan, values)
         if plan.connection >= 0:

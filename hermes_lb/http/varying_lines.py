@@ -23,6 +23,7 @@ _MOST_LINES: Final = 3  # of a block
 _MOST_SETS: Final = 4  # of names, each another look-up for a block that is not known
 
 # No blanks at the ends, which would be dropped. Most tokens have less than 256 bytes.
+_MOST_BYTES: Final = 256
 _PLAIN = re.compile(rb"[!-~](?:[ -~]{0,254}[!-~])?").fullmatch
 
 
@@ -115,7 +116,7 @@ def _cut(block: bytes, openings: Values) -> tuple[bytes, Values] | None:
         at += len(opening)
         end = block.find(b"\r\n", at)
         value = block[at:end]
-        if not (value.isalnum() or _PLAIN(value)):
+        if not ((value.isalnum() and len(value) <= _MOST_BYTES) or _PLAIN(value)):
             return None
         rest += block[start:at]
         values.append(value)
