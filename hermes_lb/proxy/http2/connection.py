@@ -242,7 +242,8 @@ class Http2Connection(Endpoint, Framed, Carrier):
         if stream is not None:
             if event.error_code or not stream.has_sent_all:
                 stream.left()
-            self.streams.pop(number, None)
+            del self.streams[number]
+            self._uncount(stream)
             for some in (self._full, self._slow, self._to_reset):
                 some.discard(stream)
         elif self._arrived.pop(number, None) is None and event.error_code == http2.PROTOCOL_ERROR:
@@ -257,9 +258,24 @@ class Http2Connection(Endpoint, Framed, Carrier):
 
     def _all_left(self) -> None:
         self._arrived.clear()
-        for stream in list(self.streams.values()):
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
             stream.left()
-        self.streams.clear()
+            self._uncount(stream)
+
+    def _count(self, stream: Http2Stream) -> None:
+        """A stream costs what a connection does, and counts as one until it is closed. Raises
+        RequestRefused."""
+        peer = self.peer
+        if not peer.is_trusted:
+            if not self.context.client_limits.connections.acquire(peer.address):
+                raise RequestRefused(429, "too many requests at once from this address")
+            stream.is_counted = True
+
+    def _uncount(self, stream: Http2Stream) -> None:
+        if stream.is_counted:
+            stream.is_counted = False
+            self.context.client_limits.connections.release(self.peer.address)
 
     def _refuse(self, error: RequestRefused) -> None:
         """Record a request that can't be answered."""
@@ -279,6 +295,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         self._running += 1
         self._counters.http2_streams += 1
         try:
+            self._count(stream)
             asked = as_http1(request.headers, has_body=not request.end_stream)
             if len(asked.head) > settings.most_in_head:
                 raise settings.request_parser.too_large(asked.head)

@@ -82,6 +82,7 @@ class Http2Stream(Downstream, TunnelStream):
         "deadline",
         "exchange",
         "has_sent_all",
+        "is_counted",
         "is_request_read",
         "is_writing_paused",
         "number",
@@ -104,6 +105,7 @@ class Http2Stream(Downstream, TunnelStream):
         self.is_request_read = False
         self.deadline = float("inf")
         self.has_sent_all = False  # END_STREAM is queued
+        self.is_counted = False  # among the connections of its client
         self._is_chunked = False  # the request's body, for the server
         self._is_paused = False  # the server can take no more of it
         self._unread = 0  # bytes of it that the client gets no credit for yet
