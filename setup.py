@@ -28,7 +28,10 @@ COMPILED = {
         " record response resume select settings tunnel upload wall_clock"
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
-    "proxy/http2": "connection fields stream tunnel_end verdicts",
+    "proxy/http2": (
+        "connection connection_pool fields frame_io stream tunnel_end upstream upstream_fields"
+        " upstream_stream verdicts"
+    ),
     "proxy/turns": "client detached journal_side owner",
     "tls": "above",
     "transport": "addresses endpoint kernel run_queue",

@@ -137,6 +137,16 @@ class ClosedInHead(ServerFailed):
     retry = Retry.REPEATABLE_ONLY
 
 
+class NotProcessed(ServerFailed):
+    """HTTP/2: the server has refused the stream, or has gone away before it.
+
+    It has done nothing for the request, and that is no failure (RFC 9113 section 8.7).
+    """
+
+    termination = "SH"
+    retry = Retry.SAFE
+
+
 class MarkedDown(ServerFailed):
     """Its checks have marked it down before the response's head, and nothing waits for it any more.
 
