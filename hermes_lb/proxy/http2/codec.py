@@ -38,6 +38,9 @@ MOST_STREAMS: Final = 100
 # Stream resets by the client: as many at once, and as many a second. An agent's client cancels a
 # request now and then, a browser all of a page.
 _RESETS = 200, 20
+# Frames that are odd, the same: requests that the codec resets as malformed (CVE-2025-8671), empty
+# DATA, priorities, frames of unknown types. An old Firefox sends a PRIORITY for each request.
+_ODDITIES = 1000, 100
 
 _ENABLE_CONNECT_PROTOCOL: Final = 0x8  # RFC 8441 section 3
 _MAX_CONCURRENT_STREAMS: Final = 0x3
@@ -75,6 +78,7 @@ class Codec:
         configured = ngh2.Configuration(
             auto_window_update=False,
             stream_reset_rate_limit=_RESETS,
+            glitch_rate_limit=_ODDITIES,
             # HTTP/1.1's parser counts; these bound what is unpacked until then (RFC 9113 section
             # 6.5.2: 32 bytes for each field). Crumbs of a cookie are several, as is a request line.
             max_inbound_header_list_size=most_unpacked,
