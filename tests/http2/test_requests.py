@@ -223,7 +223,7 @@ async def test_an_early_answer_ends_the_upload(stage: Stage) -> None:
 
 
 async def test_an_upload_stops_with_the_head_of_an_early_refusal(stage: Stage) -> None:
-    """... and its bytes are discarded while the rest of the response is on its way."""
+    """... and what comes then is discarded, a window at most."""
     _, client, origin = await by_hand(stage)
     number = await client.open("/", ("content-length", "500000"), method="POST", ends=False)
     at_origin = await origin.accept()
@@ -231,9 +231,8 @@ async def test_an_upload_stops_with_the_head_of_an_early_refusal(stage: Stage) -
     await at_origin.send(b"HTTP/1.1 507 No\r\nContent-Length: 7\r\n\r\nno ")
     assert await client.body(number, 3) == b"no "
     passed = len(at_origin.received)
-    for _ in range(20):
-        await client.read_until(lambda: client.http2.local_flow_control_window(number) > 10_000)
-        await client.send_body(number, b"x" * 10_000)
+    while room := min(client.http2.local_flow_control_window(number), 16_384):
+        await client.send_body(number, b"x" * room)
     await at_origin.send(b"room")
     assert (await client.answer(number)).body == b"no room"
     await at_origin.read_until_cut()

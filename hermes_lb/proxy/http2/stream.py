@@ -125,7 +125,11 @@ class Http2Stream(Downstream, TunnelStream):
     def data_came(self, data: bytes, *, ended: bool) -> None:
         """More of the request's body, or of a tunnel; or bytes that are of no use any more."""
         exchange = self.exchange
-        if exchange is None or self._refuses or (self.has_sent_all and self.tunnel is None):
+        if self._refuses and exchange is not None:
+            self._unread += len(data)  # of no use, and it gets no credit until the response is out
+            self.is_request_read = ended
+            return
+        if exchange is None or (self.has_sent_all and self.tunnel is None):
             self._connection.codec.credit(self.number, len(data))
             self.is_request_read = self.is_request_read or ended
             return
