@@ -7,19 +7,28 @@ line here, the place that counts it, and its line in docs/metrics.md.
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Final
 
-from hermes_lb.backends.histogram import Histogram
+from hermes_lb.backends.histogram import Histogram, refined
 from hermes_lb.backends.statistics import Counters, number, numbers, seconds, statistics
 
-# Seconds. From a cached answer on loopback to a long agent turn.
+# Seconds. The least that uvloop's clock measures.
+SHORTEST: Final = 0.001
+# Seconds. From a cached answer on loopback to an agent's turn of 2 h: the buckets of the metrics.
 LATENCY_BOUNDS = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+    SHORTEST, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
+    60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0,
 )  # fmt: skip
+# What is counted, for percentiles: 180 bounds, each bound of the metrics among them.
+FINE_BOUNDS = refined(LATENCY_BOUNDS)
 # Seconds. A stream lives as long as an agent's turn, a tunnel as long as a session.
-STREAM_BOUNDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+STREAM_BOUNDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
 # Seconds. A dial takes a round trip, or as many as TLS needs; 1 and 3 s are the kernel's first
 # retries of a lost SYN. A wait in the queue may take as long as what it waits for.
-WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0, 60.0)
+WAIT_BOUNDS = (
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+    7200.0,
+)  # fmt: skip
 
 _ABORTED = "Requests cut off before their end, by who did it: client or server"
 _RESET = "Streams that were reset, by who did it: client or balancer"
@@ -98,9 +107,6 @@ class RequestCounters(Counters):
         label="code",
         values=STATUS_CLASSES,
     )
-    at_once: Histogram = seconds(LATENCY_BOUNDS)
-    latency: Histogram = seconds(LATENCY_BOUNDS)
-    time_to_first_byte: Histogram = seconds(LATENCY_BOUNDS)
     response_shift: Histogram = seconds(LATENCY_BOUNDS)  # its counts may be below 0
     stream_length: Histogram = seconds(
         STREAM_BOUNDS,
@@ -115,6 +121,10 @@ class RequestCounters(Counters):
     )
     turn_outcomes: list[int] = numbers(values=TURN_OUTCOMES)  # a metric of each backend
     resume_outcomes: list[int] = numbers(values=RESUME_OUTCOMES)  # a metric of each backend
+    # Added to together with `responses` only.
+    at_once: Histogram = seconds(FINE_BOUNDS, is_bulk=True)
+    latency: Histogram = seconds(FINE_BOUNDS, is_bulk=True)
+    time_to_first_byte: Histogram = seconds(FINE_BOUNDS, is_bulk=True)
 
     # Of all requests.
 
@@ -131,7 +141,7 @@ class RequestCounters(Counters):
     @property
     def response_head(self) -> Histogram:
         """From a connection to the first byte of the response: the server's own part of it."""
-        return self.first_byte + self.response_shift
+        return self.first_byte.coarse(LATENCY_BOUNDS) + self.response_shift
 
     @property
     def queue_wait(self) -> Histogram:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.counters import RESUME_OUTCOMES, FrontendCounters, RequestCounters
 from hermes_lb.backends.server import ADMINS, STATES
-from hermes_lb.control.history import FIELDS
+from hermes_lb.control.history import FIELDS, SHOWN_STATES
 from hermes_lb.control.operator import MAX_WEIGHT
 from hermes_lb.http.version import NAMES
 from hermes_lb.observe.termination import PHASE
@@ -87,6 +87,7 @@ _SERVER = {
     "in_flight": COUNT,
     "queued": said(COUNT, "requests waiting for this server only"),
     "fails": said(COUNT, "passive failures counted towards max_fails"),
+    "checked": said(FLAG, "an active check has had a result; without one, up is assumed"),
     "last_check": TEXT,
     "ejections": COUNT,
 }
@@ -150,7 +151,7 @@ _ABORT = table(
 
 _HISTORY = table(
     step=said(SECONDS, "seconds from one sample to the next"),
-    states=said(array(one_of(STATES)), "meaning of the numbers in a server's `state`"),
+    states=said(array(one_of(SHOWN_STATES)), "meaning of the numbers in a server's `state`"),
     times=array(TIME),
     backends=by_name(ref("Columns"), "by backend"),
     servers=by_name(ref("Columns"), "by server of the requested backend"),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_GREY = "bright_black"
+
 # Of each state.
 STYLES = {
     "up": "green",
@@ -26,7 +28,7 @@ STYLES = {
     "ejected": "magenta",
     "failing": "magenta",
     "down": "red bold",
-    "maint": "bright_black",
+    "maint": _GREY,
 }
 
 # Spaces between two columns.
@@ -189,7 +191,9 @@ def turns(answer: Row) -> Iterable[Table | Text]:
 
 
 def state(server: Row) -> Text:
-    return Text(server["state"], STYLES.get(server["state"], ""))
+    """Green only if a check has said so. Older balancers do not have `checked`."""
+    is_assumed = server["state"] == "up" and not server.get("checked", True)
+    return Text(server["state"], _GREY if is_assumed else STYLES.get(server["state"], ""))
 
 
 def version(session: Row) -> str:

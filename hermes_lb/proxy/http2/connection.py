@@ -6,24 +6,24 @@ import select
 from typing import TYPE_CHECKING
 
 from hermes_lb.backends.counters import DRAIN, IDLE
-from hermes_lb.errors import RequestRefused
-from hermes_lb.http.body import LAST_CHUNK
-from hermes_lb.http.request import CHUNKED
-from hermes_lb.http.sse import chunk
-from hermes_lb.http.version import HTTP2
-from hermes_lb.proxy.admit import admit
-from hermes_lb.proxy.exchange import Exchange
-from hermes_lb.proxy.http2 import codec as http2
-from hermes_lb.proxy.http2 import verdicts
-from hermes_lb.proxy.http2.codec import (
+from hermes_lb.errors import InvalidBody, RequestRefused
+from hermes_lb.http import frames as http2
+from hermes_lb.http.frames import (
     BrokenConnection,
-    Codec,
     DataReceived,
     RequestReceived,
     StreamClosed,
     StreamReset,
     TrailersReceived,
 )
+from hermes_lb.http.request import CHUNKED
+from hermes_lb.http.sse import chunk
+from hermes_lb.http.trailers import last_chunk, safe_lines
+from hermes_lb.http.version import HTTP2
+from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.exchange import Exchange
+from hermes_lb.proxy.http2 import verdicts
+from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
@@ -35,6 +35,7 @@ from hermes_lb.transport.kernel import has_news
 
 if TYPE_CHECKING:
     from hermes_lb.backends import FrontendCounters
+    from hermes_lb.http.frames import Fields
     from hermes_lb.proxy.http1.client import ClientConnection
     from hermes_lb.proxy.http2.verdicts import Verdict
 
@@ -53,12 +54,13 @@ _LINGER = 5.0
 class _Arrived:
     """A request that has not begun, and what has come of its body."""
 
-    __slots__ = ("data", "has_ended", "request")
+    __slots__ = ("data", "has_ended", "request", "trailers")
 
     def __init__(self, request: RequestReceived) -> None:
         self.request = request
         self.data: list[bytes] = []
         self.has_ended: bool = request.end_stream
+        self.trailers = b""
 
 
 class Http2Connection(Endpoint, Framed, Carrier):
@@ -202,7 +204,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
                 self._counters.http2_resets_by_client += 1
                 self._left(reset)
             elif isinstance(event, TrailersReceived):
-                self._data_came(event.stream_id, b"", ended=True)
+                self._trailers_came(event.stream_id, event.headers)
 
     def _opened(self, event: RequestReceived) -> None:
         self._counters.http2_streams_total += 1
@@ -211,13 +213,26 @@ class Http2Connection(Endpoint, Framed, Carrier):
         if len(self._arrived) + len(self.streams) >= http2.MOST_STREAMS:
             self._may_refuse = True
 
-    def _data_came(self, number: int, data: bytes, *, ended: bool) -> None:
+    def _trailers_came(self, number: int, fields: Fields) -> None:
+        try:
+            lines = safe_lines(fields)
+        except InvalidBody as error:
+            self._arrived.pop(number, None)
+            stream = self.streams.get(number)
+            if stream is not None and stream.exchange is not None:
+                stream.exchange.refuse_body(error)
+            else:
+                self.reset(number, http2.PROTOCOL_ERROR)
+            return
+        self._data_came(number, b"", ended=True, trailers=lines)
+
+    def _data_came(self, number: int, data: bytes, *, ended: bool, trailers: bytes = b"") -> None:
         arrived, stream = self._arrived.get(number), self.streams.get(number)
         if arrived is not None:
             arrived.data.append(data)
-            arrived.has_ended = ended
+            arrived.has_ended, arrived.trailers = ended, trailers
         elif stream is not None:
-            stream.data_came(data, ended=ended)
+            stream.data_came(data, ended=ended, trailers=trailers)
         else:
             self.codec.credit(number, len(data))
 
@@ -227,7 +242,8 @@ class Http2Connection(Endpoint, Framed, Carrier):
         if stream is not None:
             if event.error_code or not stream.has_sent_all:
                 stream.left()
-            self.streams.pop(number, None)
+            del self.streams[number]
+            self._uncount(stream)
             for some in (self._full, self._slow, self._to_reset):
                 some.discard(stream)
         elif self._arrived.pop(number, None) is None and event.error_code == http2.PROTOCOL_ERROR:
@@ -242,9 +258,24 @@ class Http2Connection(Endpoint, Framed, Carrier):
 
     def _all_left(self) -> None:
         self._arrived.clear()
-        for stream in list(self.streams.values()):
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
             stream.left()
-        self.streams.clear()
+            self._uncount(stream)
+
+    def _count(self, stream: Http2Stream) -> None:
+        """A stream costs what a connection does, and counts as one until it is closed. Raises
+        RequestRefused."""
+        peer = self.peer
+        if not peer.is_trusted:
+            if not self.context.client_limits.connections.acquire(peer.address):
+                raise RequestRefused(429, "too many requests at once from this address")
+            stream.is_counted = True
+
+    def _uncount(self, stream: Http2Stream) -> None:
+        if stream.is_counted:
+            stream.is_counted = False
+            self.context.client_limits.connections.release(self.peer.address)
 
     def _refuse(self, error: RequestRefused) -> None:
         """Record a request that can't be answered."""
@@ -264,6 +295,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         self._running += 1
         self._counters.http2_streams += 1
         try:
+            self._count(stream)
             asked = as_http1(request.headers, has_body=not request.end_stream)
             if len(asked.head) > settings.most_in_head:
                 raise settings.request_parser.too_large(asked.head)
@@ -280,7 +312,8 @@ class Http2Connection(Endpoint, Framed, Carrier):
             return
         head.version = HTTP2
         head.stream = number
-        stream.websocket_key = asked.websocket_key
+        if asked.websocket_key:
+            stream.begin_tunnel(asked.websocket_key, data, ended=ended)
         self._counters.requests += 1
         self._counters.http2_requests += 1
         stream.exchange = exchange = Exchange(stream, head, context, now)
@@ -293,7 +326,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         stream.begin_body(is_chunked=is_chunked)
         exchange.bytes_in = len(data)
         if is_chunked:
-            data = chunk(data) + (LAST_CHUNK if ended else b"")
+            data = chunk(data) + (last_chunk(arrived.trailers) if ended else b"")
         exchange.begin(data, ended, now)
 
     # What the streams call.
@@ -333,8 +366,16 @@ class Http2Connection(Endpoint, Framed, Carrier):
     def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
+        data = b""
         if not self.is_writing_paused:  # else `resume_writing` goes on
-            self._write()
+            data = self.codec.take()
+            if data:
+                self._wrote(data)
+            self._act()
+        for stream in list(self._to_reset):
+            if not self.codec.queued(stream.number):  # its END_STREAM has been taken
+                self._to_reset.discard(stream)
+                self.reset(stream.number, http2.NO_ERROR)
         full, self._full = self._full, set()
         for stream in full:
             if stream.slow_down():
@@ -342,22 +383,16 @@ class Http2Connection(Endpoint, Framed, Carrier):
         for stream in list(self._slow):
             if stream.written():
                 self._slow.discard(stream)
-
-    def _write(self) -> None:
-        if data := self.codec.take():
-            self._batch.writes.append((self.transport, data))
-            if self._may_refuse:
-                self._may_refuse = False
-                self._counters.http2_refused_streams += verdicts.refused_in(data)
-        self._act()
-        for stream in list(self._to_reset):
-            if not self.codec.queued(stream.number):  # its END_STREAM has been taken
-                self._to_reset.discard(stream)
-                self.reset(stream.number, http2.NO_ERROR)
         if self.codec.is_over and not self._is_over:
             if verdict := verdicts.in_frames(data):
                 self._condemned(verdict)
             self._over()
+
+    def _wrote(self, frames: bytes) -> None:
+        self._batch.writes.append((self.transport, frames))
+        if self._may_refuse:
+            self._may_refuse = False
+            self._counters.http2_refused_streams += verdicts.refused_in(frames)
 
     # Ends.
 

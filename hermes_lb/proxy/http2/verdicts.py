@@ -16,7 +16,7 @@ from hermes_lb.backends.counters import (
     PROTOCOL,
     RAPID_RESET,
 )
-from hermes_lb.proxy.http2.codec import (
+from hermes_lb.http.frames import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
     NO_ERROR,
