@@ -237,11 +237,15 @@ class _Attempts:
 
     def _redirect(self, node: Node, word: str, rest: list[str]) -> Node | None:
         """The node for the next attempt, after ASK; None: look it up again."""
-        host, _, port = rest[1].rpartition(":")
-        address = (host or node.address[0], int(port))
+        try:
+            slot, where, *_ = rest
+            host, _, port = where.rpartition(":")
+            address, number = (host or node.address[0], int(port)), int(slot)
+        except ValueError:  # it is malformed
+            return None
         if word == "ASK":
             return self._topology.at(address)
-        self._topology.moved(int(rest[0]), address)
+        self._topology.moved(number, address)
         return None
 
 

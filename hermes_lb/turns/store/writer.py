@@ -132,7 +132,7 @@ class Writer:
         self._dirty.append(journal)
         if self._timer is None:
             self._timer = self._loop.call_later(_DELAY, self._flush)
-        if self._watching is None:
+        if self._watching is None or self._watching.done():
             self._watching = self._tasks.spawn(self._watch(), name="lanes of the journals")
 
     def forget(self, journal: StoredJournal) -> None:
