@@ -55,6 +55,7 @@ class Owner:
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_context",
         "_count",
         "_cut",
@@ -112,6 +113,7 @@ class Owner:
         self._kept = _UNDECIDED
         self._events: NumberedEvents | None = None
         self._answer: list[bytes] = []
+        self._answered = 0  # bytes of its body
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
         self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
@@ -201,8 +203,9 @@ class Owner:
     def _keep(self, data: bytes) -> None:
         if self._kept == _CHUNKS:
             self._keep_events(data, 1)
-        elif self._kept == _ANSWER and sum(map(len, self._answer)) <= MOST_IN_ANSWER:
+        elif self._kept == _ANSWER and self._answered <= MOST_IN_ANSWER:
             self._answer.append(data)
+            self._answered += len(data)
 
     @property
     def is_kept(self) -> bool:
