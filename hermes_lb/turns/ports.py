@@ -122,6 +122,10 @@ class End(NamedTuple):
     reason: str
 
 
+#: Bytes that the store may have not acknowledged of a journal; more pauses the server.
+HIGH_WATER: Final = 256 * 1024
+
+
 class Journal:
     """The response of one turn. None of its methods waits."""
 
@@ -140,9 +144,14 @@ class Journal:
         """Count one more event that is too long to be kept: the window begins behind it."""
         raise NotImplementedError
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
-        """`refused`: another process has the turn, the caller must stop. `drained`: a journal that
-        had more than the high-water mark unacknowledged has less again."""
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        """`refused`: another process has the turn, the caller must stop. `behind`: it has more than
+        the high-water mark unacknowledged. `drained`: a journal that was has less again."""
         raise NotImplementedError
 
 

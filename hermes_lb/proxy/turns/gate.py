@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.turn_gateway import TurnGateway
 
 logger = logging.getLogger("hermes_lb")
 

@@ -36,9 +36,8 @@ _NOTHING: Final = 4
 
 #: Bytes of an answer that frees its key, for the requests that had joined.
 MOST_IN_ANSWER: Final = 64 * 1024
-#: Bytes of a journal that the store has not acknowledged; more pauses the server.
-MOST_UNACKNOWLEDGED: Final = 256 * 1024
-# Seconds of that pause; then the server goes on, and the journal has a gap.
+# Seconds that a server is paused for a journal that is behind; then it goes on, and the journal has
+# a gap.
 _PAUSE: Final = 2.0
 # Seconds between two attempts to write a state while the store is away, and for all of them. The
 # turn has ended; this only decides how its followers and its key hear of it.
@@ -120,7 +119,7 @@ class Owner:
         self._writer: asyncio.Task[None] | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         owned.on_cancel(self._cancel_soon)
-        owned.journal.watch(self._refused, self._drained)
+        owned.journal.watch(self._refused, self._fall_behind, self._drained)
 
     def __repr__(self) -> str:
         return f"<Owner of {self.owned.id}>"
@@ -153,7 +152,7 @@ class Owner:
             self._events = NumberedEvents(
                 length,
                 event_ids.prefix(self.owned.id),
-                self._keep_events,
+                self.owned.journal.append,
                 self.owned.journal.skip,
                 most_in_event=self._rules.max_event,
                 to_chunks=to_chunks,
@@ -194,15 +193,9 @@ class Owner:
             first = (chunk(beginning) if to_chunks else beginning) + first
         return fields, first
 
-    def _keep_events(self, events: bytes, count: int) -> None:
-        journal = self.owned.journal
-        journal.append(events, count)
-        if journal.unacknowledged > MOST_UNACKNOWLEDGED and self._giving_up is None:
-            self._fall_behind()
-
     def _keep(self, data: bytes) -> None:
         if self._kept == _CHUNKS:
-            self._keep_events(data, 1)
+            self.owned.journal.append(data, 1)
         elif self._kept == _ANSWER and self._answered <= MOST_IN_ANSWER:
             self._answer.append(data)
             self._answered += len(data)
@@ -224,6 +217,7 @@ class Owner:
     # The journal.
 
     def _fall_behind(self) -> None:
+        """The store is slow: the server waits for it."""
         self._pause()
         self._giving_up = self._context.loop.call_later(_PAUSE, self._give_up)
 

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.proxy.turns.rules import TurnRules
-    from hermes_lb.turns.gateway import TurnGateway
     from hermes_lb.turns.ports import Begun, OwnedTurn, Record
 
 # Seconds that the head of a stream waits for its turn to be stored. A store on the same machine

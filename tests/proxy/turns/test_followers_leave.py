@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from tests.support.stage import Stage
 
 

@@ -42,7 +42,7 @@ async def test_others_are_served_meanwhile(stage: Stage, body: bytes, status: in
 async def test_one_client_does_not_use_up_the_room_of_others(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hermes_lb.turns.gateway.MOST_BUFFERED", 100_000)
+    monkeypatch.setattr("hermes_lb.proxy.turn_gateway.MOST_BUFFERED", 100_000)
     proxied = {"frontend": {"trusted_proxies": ["127.0.0.0/8"]}}
     gateway = await Gateway.before(stage, await stage.serving(), turns=SESSION, **proxied)
     shared = gateway.lb._context.turns

@@ -10,7 +10,7 @@ from tests.support.turns import Gateway, begin_stream, get, post
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from tests.support.stage import Stage
 
 HERE = "127.0.0.1"

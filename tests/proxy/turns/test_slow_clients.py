@@ -37,7 +37,7 @@ async def test_it_is_cut_and_may_come_back(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, room: str
 ) -> None:
     if room == "MOST_UNREAD":
-        monkeypatch.setattr("hermes_lb.turns.gateway.MOST_UNREAD", 2_000_000)
+        monkeypatch.setattr("hermes_lb.proxy.turn_gateway.MOST_UNREAD", 2_000_000)
     origin = await stage.origin()
     size = "1MiB" if room == "journal_size" else "64MiB"
     gateway = await Gateway.before(stage, origin, turns={"journal_size": size})

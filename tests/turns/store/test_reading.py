@@ -69,9 +69,11 @@ async def test_a_long_journal_is_read_in_pages(written: StoredJournals) -> None:
     assert max(sizes) < 2 * 64 * 1024 + 15_100
 
 
-async def test_many_small_batches_are_read_in_pages(written: StoredJournals) -> None:
-    turn = Turn(written, journal_size=100_000)
-    turn.journal._batch_size = 1  # type: ignore[attr-defined]
+async def test_many_small_batches_are_read_in_pages(
+    written: StoredJournals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermes_lb.turns.store.append_command._BATCH", 1)
+    turn = Turn(written, journal_size=100_001)  # no other test has these terms
     for _ in range(1300):
         turn.append()
     await turn.journal.finish(CLEAN)
