@@ -16,6 +16,7 @@ from hermes_lb.turns.store.observer import Observer
 from hermes_lb.turns.store.stored_journals import StoredJournals
 from hermes_lb.turns.store.timing import Timing
 from tests.support.waiting import until
+from tests.turns.store.rig import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 POLICY = b"*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n"
 GARBAGE = [
-    b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*0\r\n", b"*-1\r\n", b"*1\r\n:1\r\n", b"-ERR x\r\n",
+    b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*0\r\n", b"*-1\r\n", b"-ERR x\r\n",
     b"-\r\n", b"-MOVED\r\n", b"-MOVED 1 x\r\n", b"-MOVED x y:z\r\n", b"-ASK 5\r\n", b"_\r\n",
     b"\xff\r\n", b"*3\r\n:1\r\n:2\r\n:3\r\n", b"*2\r\n$12\r\nsunsubscribe\r\n$1\r\nx\r\n",
 ]  # fmt: skip
@@ -100,4 +101,25 @@ async def test_work_in_the_background_goes_on(
     before = odd.asked
     await until(lambda: odd.asked > before + 30)
     assert not work.done()
+    await journals.close()
+
+
+async def test_a_journal_keeps_what_is_not_acknowledged(
+    odd: OddServer, connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lanes are replaced; no such reply acknowledges anything, or raises."""
+    monkeypatch.setattr("hermes_lb.turns.store.writer._PAUSE", (0.001, 0.001))
+    problems: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    client = connected(odd.url, patience=0.02)
+    journals = StoredJournals(client)
+    turn, other = Turn(journals), Turn(journals)
+    before = odd.asked
+    while odd.asked < before + 60:
+        turn.append()
+        other.append()
+        await asyncio.sleep(0.001)
+    assert turn.journal.unacknowledged == len(turn.written)
+    assert other.journal.unacknowledged == len(other.written)
+    assert problems == []
     await journals.close()
