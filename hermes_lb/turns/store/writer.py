@@ -122,7 +122,7 @@ class Writer:
         if journal not in self._open:
             self._open.add(journal)
             journal.renewed_at = self.now()
-        if self._watching is None:
+        if self._watching is None or self._watching.done():
             self._watching = self._tasks.spawn(self._watch(), name="lanes of the journals")
         if journal in self._moving:
             self._moving.discard(journal)
