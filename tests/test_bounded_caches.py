@@ -150,7 +150,8 @@ def test_strangers_fill_it(start: Callable[[], Fill], number: int) -> None:
 # Caches that no client can fill: their keys are seconds, configured, or there are none.
 _OURS = {
     "allowed.json_schema", "combined.date", "histogram._places", "httplog._moment", "httplog.date",
-    "json_log._second", "maglev.table", "metric_table.version", "openapi.document", "usage._booted_at",
+    "json_log._second", "maglev.table", "metric_table.version", "openapi.document",
+    "usage._booted_at",
 }  # fmt: skip
 
 
