@@ -41,6 +41,7 @@ class Claim(NamedTuple):
     - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`), and
       is QUEUED until `settle` is over; not while this fingerprint is empty and the lost one is not.
     - `journal_size`: bytes; beyond it the journal is a window (`Journal.is_trimmed`).
+    - `client_turns`, `client_waiters`: what other requests of its client's address have here.
     Times are seconds.
     """
 
@@ -55,6 +56,8 @@ class Claim(NamedTuple):
     settle: float
     repeats_lost: bool
     journal_size: int
+    client_turns: int = 0
+    client_waiters: int = 0
 
 
 class Record(NamedTuple):

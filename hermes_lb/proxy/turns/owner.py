@@ -49,7 +49,7 @@ class Owner:
 
     Of its exchange it needs: `cut(first letter of the termination, reason)`, `pause` and `resume`
     the server, `slow` (its response is not kept any more, and its client does not read),
-    `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
+    `may_be_behind(bytes)`, `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
     """
 
     __slots__ = (
@@ -64,6 +64,7 @@ class Owner:
         "_is_get",
         "_keep_alive",
         "_kept",
+        "_may_be_behind",
         "_pause",
         "_reply",
         "_resume",
@@ -88,6 +89,7 @@ class Owner:
         pause: Callable[[], None],
         resume: Callable[[], None],
         slow: Callable[[], None],
+        may_be_behind: Callable[[int], bool],
         may_be_sent: Callable[[], bool],
         count: Callable[[str], None],
         keep_alive: Callable[[float | None, Callable[[], bool]], None],
@@ -101,6 +103,7 @@ class Owner:
         self._pause = pause
         self._resume = resume
         self._slow = slow
+        self._may_be_behind = may_be_behind
         self.may_be_sent = may_be_sent
         self._count = count
         self._keep_alive = keep_alive
@@ -205,7 +208,7 @@ class Owner:
         """Its client reads more slowly than the server sends, and is not waited for."""
         if not self.is_kept:
             self._slow()
-        elif unsent > self._rules.journal_size:
+        elif unsent > self._rules.journal_size or not self._may_be_behind(unsent):
             self._cut("c", "the client reads too slowly")
 
     # The journal.

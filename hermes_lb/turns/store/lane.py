@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """To `node`. `is_shared`: all journals lie in one slot, so that they can share commands."""
+    """To `node`. `is_shared`: all journals lie in one slot, so that they can share commands.
+
+    `replies`: those that are no errors.
+    """
 
     def __init__(self, writer: Writer, node: Node, link: Link, *, is_shared: bool) -> None:
         self.node = node
@@ -68,9 +71,11 @@ class Lane:
         pass
 
     def _take(self, reply: Reply) -> None:
-        self.replies += 1
         journals = self._due.popleft()
         if isinstance(reply, list):
+            if not self.replies:
+                self._writer.is_back()
+            self.replies += 1
             now = self._writer.now()
             for journal, each in zip(journals, reply, strict=True):
                 journal.acknowledged(each, now)

@@ -30,7 +30,8 @@ logger = logging.getLogger("hermes_lb.turns")
 _DELAY: Final = 0.008
 # Seconds between two looks at the lanes. One that has answered nothing in two of them is lost.
 _LOOK: Final = 0.5
-# Seconds between two attempts to get a lane, doubled up to the second.
+# Seconds between two attempts to get a lane, doubled up to the second until a batch is
+# acknowledged: a server that is full or read-only accepts connections all the same.
 _PAUSE: Final = (0.02, 0.5)
 # Seconds after which a journal's TTL is renewed, and journals that are looked after at once.
 _RENEWED: Final = 120.0
@@ -56,6 +57,7 @@ class Writer:
         self._homeless: dict[StoredJournal, None] = {}
         self._moving: set[StoredJournal] = set()
         self._placing: asyncio.Task[None] | None = None
+        self._pause = 0.0  # before the next attempt to get a lane
         self._watching: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -80,6 +82,11 @@ class Writer:
         for lane in self._lanes.values():
             lane.abort()
 
+    def is_back(self) -> None:
+        """A lane's first batch is acknowledged."""
+        self._pause = 0.0
+        self.client.came_back()
+
     def refused(self, lane: Lane, journals: Sequence[StoredJournal], why: str) -> None:
         """The lane's server has answered with an error."""
         if why.partition(" ")[0] in _MOVING:
@@ -103,6 +110,7 @@ class Writer:
     def _lose(self, lane: Lane, why: str) -> None:
         if self._lanes.get(lane.node) is lane:
             del self._lanes[lane.node]
+            self._lengthen_pause()
             self.client.went_away(f"{lane.node.name}: {why}")
             self.client.topology.distrust(lane.node)
         lane.abort()
@@ -124,17 +132,20 @@ class Writer:
         if self._placing is None or self._placing.done():
             self._placing = self._tasks.spawn(self._place_all(), name="lanes for journals")
 
+    def _lengthen_pause(self) -> None:
+        first, longest = _PAUSE
+        self._pause = min(max(first, 2 * self._pause), longest)
+
     async def _place_all(self) -> None:
-        pause, longest = _PAUSE
         while self._homeless:
+            if self._pause:
+                await asyncio.sleep(self._pause)
             try:
                 async with asyncio.timeout(self.client.patience):
                     await self._place_some()
-                pause = _PAUSE[0]
             except OSError as error:  # TimeoutError is one
                 self.client.went_away(str(error) or "it does not answer in time")
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                self._lengthen_pause()
 
     async def _place_some(self) -> None:
         try:
@@ -164,7 +175,6 @@ class Writer:
         except BaseException:
             topology.distrust(node)
             raise
-        self.client.came_back()
         lane = Lane(self, node, link, is_shared=not topology.is_sharded)
         self._lanes[node] = lane
         return lane
