@@ -45,7 +45,6 @@ MOST_STREAMS: Final = 100
 IS_AVAILABLE: Final = ngh2 is not None
 FramesError: type[Exception] = Exception if ngh2 is None else ngh2.NGH2Error
 
-FramesError: type[Exception] = Exception
 if ngh2 is not None:
     RequestReceived = ngh2.RequestReceived
     ResponseReceived = ngh2.ResponseReceived
