@@ -31,6 +31,7 @@ WAIT_BOUNDS = (
 )  # fmt: skip
 
 _ABORTED = "Requests cut off before their end, by who did it: client or server"
+_RESET = "Streams that were reset, by who did it: client or balancer"
 
 # Of refusals, each a time series of every frontend. There are some 40; limits that are part of the
 # text change with the configuration.
@@ -59,6 +60,21 @@ TURN_OUTCOMES = (
     "replayed",  # a request got the stored response of a finished turn
     "resumed",  # a request went on behind an event
     "degraded",  # there was no store: refused, or passed without its turn
+)
+
+# Why a connection of HTTP/2 was ended with a GOAWAY. The last five are floods.
+GOAWAY_CAUSES = (
+    "idle",  # no request within `timeouts.keep_alive`, or none at all
+    "drain",  # the frontend, the process or the balancer ends, or there are too many connections
+    "protocol",  # the client has broken the protocol
+    "rapid_reset",  # it reset too many streams
+    "continuations",  # a head of too many frames
+    "acknowledgements",  # too many acknowledgements of PING and SETTINGS wait for it to read
+    "header_list",  # a head of too many fields or bytes, once unpacked
+    "glitches",  # too many frames that are legal and of no use
+)
+IDLE, DRAIN, PROTOCOL, RAPID_RESET, CONTINUATIONS, ACKNOWLEDGEMENTS, HEADER_LIST, GLITCHES = range(
+    8
 )
 
 # By index of `RequestCounters.responses`; "none": ended without a status.
@@ -148,6 +164,42 @@ class FrontendCounters(Counters):
         "hermes_lb_tls_handshake_failures_total",
         "TLS handshakes that came to nothing",
         in_api=False,
+    )
+    http2_connections: int = number(
+        "hermes_lb_http2_connections", "Open client connections of HTTP/2", kind="gauge"
+    )
+    http2_connections_total: int = number(
+        "hermes_lb_http2_connections_accepted_total", "Client connections that began by HTTP/2"
+    )
+    http2_streams: int = number(
+        "hermes_lb_http2_streams", "Requests by HTTP/2 that are being served", kind="gauge"
+    )
+    http2_streams_total: int = number(
+        "hermes_lb_http2_streams_opened_total", "Streams that clients have opened"
+    )
+    http2_requests: int = number(
+        "hermes_lb_http2_requests_total", "Requests received by HTTP/2, also counted in all"
+    )
+    http2_responses: list[int] = numbers(
+        "hermes_lb_http2_responses_total",
+        "Responses to requests by HTTP/2 that began, by class of their status",
+        label="code",
+        values=STATUS_CLASSES[2:],
+    )
+    http2_resets_by_client: int = number("hermes_lb_http2_resets_total", _RESET, by="client")
+    http2_resets_by_balancer: int = number("hermes_lb_http2_resets_total", _RESET, by="balancer")
+    http2_refused_streams: int = number(
+        "hermes_lb_http2_refused_streams_total", "Streams above the number that may be open"
+    )
+    http2_stalls: int = number(
+        "hermes_lb_http2_stalls_total",
+        "Times that a response was held back since its client took no more of it",
+    )
+    http2_goaways: list[int] = numbers(
+        "hermes_lb_http2_goaways_total",
+        "Connections of HTTP/2 that the balancer has ended with a GOAWAY, by cause",
+        label="cause",
+        values=GOAWAY_CAUSES,
     )
     # By status and reason. Not a row: it grows with the reasons that occur.
     refused: dict[tuple[int, str], int] = field(default_factory=dict)

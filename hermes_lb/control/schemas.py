@@ -8,6 +8,7 @@ from hermes_lb.backends.counters import RESUME_OUTCOMES, FrontendCounters, Reque
 from hermes_lb.backends.server import ADMINS, STATES
 from hermes_lb.control.history import FIELDS, SHOWN_STATES
 from hermes_lb.control.operator import MAX_WEIGHT
+from hermes_lb.http.version import NAMES
 from hermes_lb.observe.termination import PHASE
 from hermes_lb.turns.states import NAMES as TURN_STATES
 
@@ -126,6 +127,8 @@ _SESSION = table(
     seconds=said(NUMBER, "since its head arrived"),
     method=TEXT,
     target=said(TEXT, "without the query"),
+    version=said(one_of(NAMES), "of HTTP"),
+    stream=said(or_null(COUNT), "of its connection of HTTP/2"),
     bytes_in=COUNT,
     bytes_out=COUNT,
     pinned_by={"enum": ["cookie", "stick", None]},

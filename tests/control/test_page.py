@@ -100,7 +100,10 @@ async def test_it_shows_what_there_is(chromium: Any) -> None:
     operator = FakeOperator()
     operator.server("agent1").last_check = "200 in 3 ms"
     operator.server("agent1").in_flight = 7
+    frontend = operator.frontend
+    frontend.connections, frontend.http2_connections, frontend.http2_streams = 12, 3, 40
     async with showing(chromium, operator) as tab:
+        await tab.page.get_by_text("3 of HTTP/2, 40 streams").wait_for()
         for text in ("127.0.0.1:8001", "200 in 3 ms", "7", "/ 9"):
             await tab.shows("agent1", text)
         await tab.shows("agent2", "backup")
