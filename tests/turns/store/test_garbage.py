@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hermes_lb.tasks import Tasks
+    from hermes_lb.turns.store.client import StoreClient
     from tests.turns.store.conftest import Connected
 
 POLICY = b"*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n"
@@ -58,6 +60,12 @@ class OddServer:
         return f"redis://127.0.0.1:{self.port}"
 
 
+def never_leave_alone(client: StoreClient) -> None:
+    """A second passes with each look at its clock."""
+    seconds = count()
+    client._clock = lambda: float(next(seconds))
+
+
 @pytest.fixture
 async def odd() -> AsyncIterator[OddServer]:
     server = OddServer()
@@ -70,7 +78,7 @@ async def odd() -> AsyncIterator[OddServer]:
 async def test_operations_end_within_their_patience(odd: OddServer, connected: Connected) -> None:
     client = connected(odd.url, patience=0.02)
     control = Control(client, lambda *woken: None)
-    client._clock = lambda: 1e9 + odd.asked  # it is never left alone
+    never_leave_alone(client)
     for _ in range(60):
         with pytest.raises(StoreAway):
             await control.release(TURN, b"")
@@ -87,7 +95,7 @@ async def test_work_in_the_background_goes_on(
     monkeypatch.setattr("hermes_lb.turns.store.subscriber._PAUSE", (0.001, 0.001))
     monkeypatch.setattr("hermes_lb.turns.store.subscriber._PING", 0.01)
     client = connected(odd.url, patience=0.02)
-    client._clock = lambda: 1e9 + odd.asked
+    never_leave_alone(client)
     journals = StoredJournals(client)
     if what == "beats":
         beats = Incarnation(client, TIMING, lambda: None)
@@ -112,6 +120,7 @@ async def test_a_journal_keeps_what_is_not_acknowledged(
     problems: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     client = connected(odd.url, patience=0.02)
+    never_leave_alone(client)
     journals = StoredJournals(client)
     turn, other = Turn(journals), Turn(journals)
     before = odd.asked
