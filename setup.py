@@ -16,9 +16,9 @@ COMPILED = {
     "backends": "histogram outliers pool server",
     "balancing": "load_heap response_times weighted_sampler",
     "http": (
-        "body bounded_cache fields forward head https keys kept_body limits load_report"
-        " numbered_events request response recurring_cache rules sse trace_context varying_lines"
-        " version"
+        "body bounded_cache continued_events fields forward head https keys kept_body limits"
+        " load_report numbered_events request response recurring_cache rules sse trace_context"
+        " varying_lines version"
     ),
     "limits": "per_client",
     "observe": "escaping httplog record recorder termination",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from hermes_lb.proxy.turns.keys import head_session, header_key, json_session, query_key
 from hermes_lb.proxy.turns.principal import PrincipalFinder
+from hermes_lb.turns.ports import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,7 @@ class TurnRules:
         "find_in_body",
         "find_key",
         "find_session",
+        "has_sessions",
         "joins",
         "journal",
         "journal_size",
@@ -69,6 +72,7 @@ class TurnRules:
                 self.find_in_body = json_session(where)
             else:
                 self.find_session = head_session(options.session)
+        self.has_sessions = options.session is not None
         self.session_required = options.session_required
         self.waits = options.busy == "wait"
         self.joins = options.on_duplicate == "join"
@@ -85,3 +89,22 @@ class TurnRules:
         self.body_buffer = options.body_buffer
         self.release_on = frozenset(options.release_on)
         self.may_detach = may_detach
+
+    def claim(
+        self, principal: str, *, key: str = "", session: str = "", fingerprint: str = ""
+    ) -> Claim:
+        """Of a request with these digests."""
+        return Claim(
+            principal=principal,
+            nonce=token_hex(16),
+            key=key,
+            session=session,
+            fingerprint=fingerprint,
+            waits=self.waits,
+            keep=self.keep,
+            keep_events=self.keep_events,
+            settle=self.settle,
+            repeats_lost=self.repeats_lost,
+            journal_size=self.journal_size,
+            linger=self.linger,
+        )
