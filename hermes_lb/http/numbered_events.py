@@ -43,7 +43,6 @@ class NumberedEvents:
       event of more than `most_in_event` bytes, which is passed on in parts and not kept.
     - `to_chunks`: they leave in chunks (HTTP/1.1), and not as they are.
     - `retried`: called with the value of a `retry` field.
-    - `after`: the number of the last event that has come before, of another server.
     - `adds_ids`: False for a server that can continue the stream. Only events of one connection
       have no id there, and ours would stand for other events at the next server.
     """
@@ -78,7 +77,6 @@ class NumberedEvents:
         most_in_event: int,
         to_chunks: bool = True,
         retried: Callable[[bytes], None] | None = None,
-        after: int = 0,
         adds_ids: bool = True,
     ) -> None:
         self._id_line = b"id: " + prefix
@@ -88,13 +86,13 @@ class NumberedEvents:
         self._to_chunks = to_chunks
         self._received = make_body(length, to_http11=False)
         self._is_between_chunks = to_chunks and isinstance(self._received, ChunkedBody)
-        self._number = after  # of the last event
+        self._number = 0  # of the last event
         self._retried = retried
         self._adds_ids = adds_ids
         self._held = bytearray()  # the beginning of an event; it grows in place
         self._searched = 0  # of `_held`: no event ends there
         self._rest = b""  # for later feeds
-        self._is_at_start = not after  # no event has come
+        self._is_at_start = True  # no event has come
         self._is_within_event = False  # the beginning of a long one has been passed on
         self.excess = b""
         self.is_done = self._received.is_done

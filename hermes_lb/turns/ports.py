@@ -239,6 +239,10 @@ class Reading:
         """Return when the turn has a head, or has ended without one."""
         raise NotImplementedError
 
+    async def stay(self) -> None:
+        """The follower is there, and does not read now: it counts as one for some seconds."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """The follower has left."""
         raise NotImplementedError

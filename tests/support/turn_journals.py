@@ -155,5 +155,8 @@ class _Reading(Reading):
                 return record
             await asyncio.sleep(0.005)
 
+    async def stay(self) -> None:
+        pass
+
     def close(self) -> None:
         pass

@@ -557,6 +557,9 @@ class _Reading(Reading):
                 return turn.record()
             await self._balancer.shared.change()
 
+    async def stay(self) -> None:
+        self._found()
+
     def close(self) -> None:
         pass
 

@@ -67,7 +67,6 @@ class Owner:
         "_is_get",
         "_keep_alive",
         "_kept",
-        "_last",
         "_pause",
         "_origin",
         "_reply",
@@ -114,7 +113,6 @@ class Owner:
         self._keep_alive = keep_alive
         self.server = ""  # which may have the request; "": none
         self._kept = _UNDECIDED
-        self._last = 0  # event of another process, whose turn this was
         self._resume_path = b""  # at which its backend continues the stream
         self._events: NumberedEvents | None = None
         self._answer: list[bytes] = []
@@ -145,10 +143,6 @@ class Owner:
         self.server = server
         self._write(lambda: self.owned.started(server))
 
-    def go_on(self, last: int) -> None:
-        """Behind event `last`, of a turn that another process has begun."""
-        self._last = last
-
     # The response.
 
     def events(
@@ -171,7 +165,6 @@ class Owner:
             most_in_event=self._rules.max_event,
             to_chunks=to_chunks,
             retried=self._retried,
-            after=self._last,
             adds_ids=adds_ids,
         )
 

@@ -85,7 +85,6 @@ class Successor(Executing):
         exchange = self._exchange
         assert exchange is not None
         owner = self.own(taken.owned, has_key=False)
-        owner.go_on(taken.last)
         self._client.stand_alone()
         self.stand_alone()
         self.count("taken_over")

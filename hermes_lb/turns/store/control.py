@@ -99,7 +99,13 @@ class Control:
         await self._run("start", turn, server, is_durable=is_durable)
 
     async def head(
-        self, turn: TurnName, head: bytes, *, is_stream: bool, resume_path: str, origin: str
+        self,
+        turn: TurnName,
+        head: bytes,
+        *,
+        is_stream: bool,
+        resume_path: str = "",
+        origin: str = "",
     ) -> None:
         await self._run("head", turn, head, int(is_stream), resume_path, origin)
 

@@ -289,3 +289,24 @@ async def test_without_a_turn_the_backends_path_is_the_clients(stage: Stage) -> 
     await at_origin.send(chunk(numbered(1)) + LAST_CHUNK)
     assert await client.read_body(head) == numbered(1)
     gateway.shared.is_away = False
+
+
+async def test_ids_of_ours_count_on_after_a_takeover(stage: Stage) -> None:
+    """An event too long to be kept makes the window begin behind its number."""
+    origin = await stage.origin()
+    one, other = await two(stage, origin, turns={"max_event": "1KiB", "journal_size": "8KiB"})
+    client, at_origin, head, _ = await begin(one, origin, post(key="k"))
+    await at_origin.send(chunk(numbered(1)))
+    await reads(client, 1)
+    await stop(one, turn_of(head))
+    back = await other.client()
+    await back.send(post(key="k", last="b-1"))
+    at_other, _ = await answer_resume(origin, "b-1")
+    await at_other.send(chunk(b"id: b-2\ndata: %b\n\n" % (b"x" * 2000) + numbered(3)) + LAST_CHUNK)
+    await other.in_state(turn_of(head), "done")
+    back.abort()
+    record = other.lb._context.turns
+    assert record is not None
+    found = await record.store.find_of_any(turn_of(head))
+    assert found is not None
+    assert (found.first, found.last) == (3, 3)
