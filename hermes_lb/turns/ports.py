@@ -42,6 +42,7 @@ class Claim(NamedTuple):
       is QUEUED until `settle` is over; not while this fingerprint is empty and the lost one is not.
     - `journal_size`: bytes; beyond it the journal is a window (`Journal.is_trimmed`).
     - `linger`: seconds for which a turn whose owner has died waits for another one (`take_over`).
+    - `client_turns`, `client_waiters`: what other requests of its client's address have here.
     Times are seconds.
     """
 
@@ -57,6 +58,8 @@ class Claim(NamedTuple):
     repeats_lost: bool
     journal_size: int
     linger: float = 600.0
+    client_turns: int = 0
+    client_waiters: int = 0
 
 
 class Record(NamedTuple):
@@ -135,6 +138,10 @@ class End(NamedTuple):
     reason: str
 
 
+#: Bytes that the store may have not acknowledged of a journal; more pauses the server.
+HIGH_WATER: Final = 256 * 1024
+
+
 class Journal:
     """The response of one turn. None of its methods waits."""
 
@@ -153,9 +160,14 @@ class Journal:
         """Count one more event that is too long to be kept: the window begins behind it."""
         raise NotImplementedError
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
-        """`refused`: another process has the turn, the caller must stop. `drained`: a journal that
-        had more than the high-water mark unacknowledged has less again."""
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        """`refused`: another process has the turn, the caller must stop. `behind`: it has more than
+        the high-water mark unacknowledged. `drained`: a journal that was has less again."""
         raise NotImplementedError
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import TurnRequest
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.proxy.turns.rules import TurnRules
-    from hermes_lb.turns.gateway import TurnGateway
     from hermes_lb.turns.ports import OwnedTurn
 
 # Seconds between two looks for followers at other balancers, whose lease is a few times as long.
@@ -30,13 +30,17 @@ _NEXT_LOOK: Final = 1.0
 class Executing(Gate):
     """`own` the turn first. By itself: it has no client, and its server is being looked for."""
 
-    __slots__ = ("_detached", "_left_alone", "_owned_id", "_rules", "_starts")
+    __slots__ = (
+        "_address", "_detached", "_left_alone", "_owned_id", "_rules", "_starts", "_unread",
+    )  # fmt: skip
 
     def __init__(
         self, exchange: TurnRequest, context: Context, gateway: TurnGateway, rules: TurnRules
     ) -> None:
         super().__init__(exchange, context, gateway)
         self._rules = rules
+        self._address = exchange.client_address
+        self._unread = 0  # bytes of its response, while its client is slow
         self._owned_id = ""
         self._starts = 0  # attempts that were stored
         self._detached: Detached | None = None
@@ -56,6 +60,7 @@ class Executing(Gate):
             pause=self._pause_server,
             resume=self._resume_server,
             slow=self._client_is_too_slow,
+            may_be_behind=self._may_be_behind,
             may_be_sent=self._may_be_sent,
             count=self.count,
             keep_alive=self.keep_alive,
@@ -71,6 +76,7 @@ class Executing(Gate):
 
     def over(self) -> None:
         super().over()
+        self._has_unread(0)
         if self._detached is not None:
             self._detached.leave()
             self._detached = None
@@ -162,6 +168,7 @@ class Executing(Gate):
         self.stand_alone()
         exchange.note(reason)
         real.cut_off(termination)
+        self._has_unread(0)
         client.is_slow = False
         if client.is_writing_paused:
             exchange.client_caught_up()
@@ -196,6 +203,21 @@ class Executing(Gate):
             return True
         client.is_writing_paused = True
         return False
+
+    def client_caught_up(self) -> None:
+        super().client_caught_up()
+        self._has_unread(0)
+
+    def _has_unread(self, size: int) -> None:
+        self.gateway.unread.add(self._address, size - self._unread)
+        self._unread = size
+
+    def _may_be_behind(self, size: int) -> bool:
+        """Its client has not read `size` bytes: others need room for theirs."""
+        if not self.gateway.unread.has_room(self._address, size - self._unread):
+            return False
+        self._has_unread(size)
+        return True
 
     def _client_is_too_slow(self) -> None:
         """Its response is not kept: the server waits for the client, as for any other."""

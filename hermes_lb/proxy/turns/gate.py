@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.turns.ports import Record
 
 logger = logging.getLogger("hermes_lb")
@@ -38,6 +39,7 @@ class Gate(TurnGate):
         "_exchange",
         "_following",
         "_keep_alive",
+        "_work",
         "context",
         "cors",
         "gateway",
@@ -51,6 +53,7 @@ class Gate(TurnGate):
         self.cors = b""  # fields with which the turn's page can read our answers
         self._following = ""  # the turn that it follows
         self._attends: tuple[str, Callable[[str], None]] | None = None
+        self._work: asyncio.Task[Any] | None = None  # which waits for that turn
         self._keep_alive: KeepAlive | None = None
         self._client = TurnClient(exchange.client, self.over)
         exchange.take_turn(self, self._client)
@@ -101,8 +104,9 @@ class Gate(TurnGate):
         exchange.reply(reply, termination, may_keep=exchange.may_keep_client)
 
     def follows(self, record: Record) -> None:
-        """It is answered from this turn."""
+        """It is answered from this turn, for which the present task may wait: until it is over."""
         self.cors = heads.cors(record.head)
+        self._work = asyncio.current_task()
         if not self._following:
             self._following = record.id
             self.gateway.joined(record.id)
@@ -130,6 +134,9 @@ class Gate(TurnGate):
         following, self._following = self._following, ""
         if following:
             self.gateway.left(following)
+        work, self._work = self._work, None
+        if work is not None and work is not asyncio.current_task():
+            work.cancel()
 
     def count(self, outcome: str) -> None:
         """One more turn with this outcome (`TURN_OUTCOMES`)."""
@@ -143,6 +150,9 @@ class Gate(TurnGate):
         pass
 
     def body_ended(self) -> None:
+        pass
+
+    def body_sent(self) -> None:
         pass
 
     def starts(self, server: Server, now: float) -> bool:

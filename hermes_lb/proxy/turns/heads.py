@@ -6,6 +6,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from hermes_lb.http import ResponseParser
 from hermes_lb.proxy.local_replies import LocalReply
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ _ASKED_FIELDS = re.compile(
     rb"\r\n(?i:access-control-request-headers):[ \t]*([\t -~]{0,1024})(?=\r\n)"
 )
 _ACCEPTED_CODINGS = re.compile(rb"\r\naccept-encoding:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+
+# Stored heads have a Date more than came, and a reload may have lowered the limit of their fields.
+_STORED: Final = ResponseParser(1 << 16)
 
 _EXPOSED: Final = (
     b"Access-Control-Expose-Headers: X-Hermes-Turn, X-Hermes-Resume, Idempotency-Replayed\r\n"
@@ -90,6 +94,11 @@ def stored(head: ResponseHead, fields: bytes) -> bytes:
     """A response's head, as another request may get it. `fields`: as the client gets them."""
     kept = _NOT_STORED.sub(b"", fields)
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, kept)
+
+
+def parse_stored(data: bytes) -> ResponseHead:
+    """What `stored` has made; raises InvalidResponse for anything else."""
+    return _STORED.parse(data)
 
 
 def for_turn(fields: bytes, turn: str, *, is_stream: bool, is_get: bool, vary: bytes) -> bytes:

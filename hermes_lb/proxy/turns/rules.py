@@ -5,13 +5,14 @@ from __future__ import annotations
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.turns.keys import head_session, header_key, json_session, query_key
+from hermes_lb.proxy.turns.keys import body_session, head_session, header_key, query_key
 from hermes_lb.proxy.turns.principal import PrincipalFinder
 from hermes_lb.turns.ports import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.proxy.turns.keys import BodySession
     from hermes_lb.turns.options import TurnOptions
 
 
@@ -65,11 +66,11 @@ class TurnRules:
             self.find_key = query_key(name) if source == "query" else header_key
         self.key_required = options.idempotency == "required"
         self.find_session: Callable[[bytes], bytes] | None = None
-        self.find_in_body: Callable[[bytes], bytes] | None = None
+        self.find_in_body: Callable[[bytes], BodySession] | None = None
         if options.session is not None:
             kind, _, where = options.session.partition(":")
             if kind == "json":
-                self.find_in_body = json_session(where)
+                self.find_in_body = body_session(where)
             else:
                 self.find_session = head_session(options.session)
         self.has_sessions = options.session is not None
@@ -91,9 +92,16 @@ class TurnRules:
         self.may_detach = may_detach
 
     def claim(
-        self, principal: str, *, key: str = "", session: str = "", fingerprint: str = ""
+        self,
+        principal: str,
+        *,
+        key: str = "",
+        session: str = "",
+        fingerprint: str = "",
+        client_turns: int = 0,
+        client_waiters: int = 0,
     ) -> Claim:
-        """Of a request with these digests."""
+        """Of a request with these digests; what else its client's address has here."""
         return Claim(
             principal=principal,
             nonce=token_hex(16),
@@ -107,4 +115,6 @@ class TurnRules:
             repeats_lost=self.repeats_lost,
             journal_size=self.journal_size,
             linger=self.linger,
+            client_turns=client_turns,
+            client_waiters=client_waiters,
         )

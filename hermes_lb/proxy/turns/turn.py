@@ -31,7 +31,6 @@ from hermes_lb.proxy.turns.problems import (
 )
 from hermes_lb.proxy.turns.takeover import attend
 from hermes_lb.turns import states
-from hermes_lb.turns.gateway import MOST_BUFFERED
 from hermes_lb.turns.ports import (
     BUSY,
     JOINED,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
     from hermes_lb.proxy.resume import StreamRules
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.turns.ports import Begun, OwnedTurn, Record
 
 # Seconds that the head of a stream waits for its turn to be stored. A store on the same machine
@@ -64,6 +63,7 @@ class Turn(Executing):
         "_buffered",
         "_fingerprint",
         "_is_body_read",
+        "_is_in_parts",
         "_is_tried",
         "_key",
         "_plain",
@@ -72,6 +72,7 @@ class Turn(Executing):
         "_session",
         "_stream",
         "_then",
+        "_turns",
     )
 
     def __init__(
@@ -89,7 +90,8 @@ class Turn(Executing):
         self._is_body_read = head.length == 0
         self._plain = plain_body(head.length)
         self._body: list[bytes] | None = None  # that is read for its session
-        self._buffered = 0
+        self._buffered = 0  # bytes of it that are kept, here or to be sent
+        self._is_in_parts = False  # the exchange keeps it, too
         if rules.find_in_body is not None and head.length:
             self._body = []
             self.most_kept = rules.body_buffer + 1
@@ -97,6 +99,7 @@ class Turn(Executing):
         self._is_tried = False  # an unkeyed stream has been offered to the store
         self._then = ""  # what follows the end of the request's body: "claim" or "compare"
         self._record: Record | None = None  # of the turn that it has joined
+        self._turns = 0  # that it has claimed, and not joined
         if not rules.repeats:
             head.can_repeat = False  # but for failed dials
 
@@ -149,22 +152,27 @@ class Turn(Executing):
     def _buffer(self, body: list[bytes], data: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
-        body.append(data)
-        self._buffered += len(data)
-        self.gateway.buffered += len(data)
-        if self._buffered > self._rules.body_buffer:
-            self._forget_body()
+        size = len(data)
+        if self._buffered + size > self._rules.body_buffer:
             exchange.refuse(RequestRefused(413, "the body is too large to find its session"))
-        elif self.gateway.buffered > MOST_BUFFERED:
-            self._forget_body()
+        elif not self.gateway.bodies.has_room(self._address, size):
             self.refuse(
                 TurnProblem(503, "body_buffer_full", "too many bodies are read", retry_after=1)
             )
+        else:
+            body.append(data)
+            self._buffered += size
+            self.gateway.bodies.add(self._address, size)
 
     def _forget_body(self) -> None:
+        """Nothing of it is kept any more."""
         self._body = None
-        self.gateway.buffered -= self._buffered
-        self._buffered = 0
+        if self._buffered:
+            self.gateway.bodies.add(self._address, -self._buffered)
+            self._buffered = 0
+
+    def body_sent(self) -> None:
+        self._forget_body()
 
     def body_ended(self) -> None:
         self._is_body_read = True
@@ -194,6 +202,8 @@ class Turn(Executing):
         if body:
             self.body_received(body)
             self._is_body_read = True
+        else:
+            self._is_in_parts = True
         if self.exchange is None:  # its body was refused
             return
         attend(self, self._principal, self._stream)
@@ -225,23 +235,44 @@ class Turn(Executing):
         exchange = self._exchange
         assert exchange is not None
         if self._body is not None:
-            body = b"".join(self._body)
-            self._forget_body()
-            assert self._rules.find_in_body is not None
-            try:
-                self._session = self._digest(b"session", self._rules.find_in_body(body))
-                if self._session and not self._principal:
-                    raise _principal_required()
-            except TurnProblem as problem:
-                self.refuse(problem)
-                return
-        if self._rules.session_required and not self._session:
+            exchange.enter(phases.CLAIM, now)
+            self.spawn(self._claim_by_body())
+        elif self._rules.session_required and not self._session:
             self.refuse(_session_required())
         elif self._key or self._session:
             exchange.enter(phases.CLAIM, now)
             self.spawn(self._begin())
         else:
             exchange.proceed(now)
+
+    async def _claim_by_body(self) -> None:
+        assert self._body is not None
+        assert self._rules.find_in_body is not None
+        session = self._rules.find_in_body(b"".join(self._body))
+        is_read = False
+        while not is_read:
+            if self.exchange is None:
+                return
+            # All bodies take turns, one part of one in a loop iteration: other work goes on.
+            async with self.gateway.reads_body:
+                is_read = session.advance()
+                if not is_read:
+                    await asyncio.sleep(0)
+        exchange = self.exchange
+        if exchange is None:
+            return
+        self._body = None
+        if not self._is_in_parts:  # it is small, and a part of the request
+            self._forget_body()
+        self._session = self._digest(b"session", session.name)
+        if self._session and not self._principal:
+            raise _principal_required()
+        if self._rules.session_required and not self._session:
+            raise _session_required()
+        if self._key or self._session:
+            await self._begin()
+        else:
+            exchange.proceed(self.context.clock())
 
     def _make_claim(self) -> Claim:
         is_known = self._fingerprint is not None and self._is_body_read
@@ -250,10 +281,20 @@ class Turn(Executing):
             key=self._key,
             session=self._session,
             fingerprint=self._fingerprint.text if self._fingerprint and is_known else "",
+            client_turns=self.gateway.turns.of(self._address),
+            client_waiters=self.gateway.waiters.of(self._address),
         )
+
+    def _count(self, turns: int) -> None:
+        """It has this many turns, 0 or 1, of those of its client's address."""
+        if turns and self.exchange is None:  # over before it began
+            return
+        self.gateway.turns.add(self._address, turns - self._turns)
+        self._turns = turns
 
     async def _begin(self) -> None:
         claim = self._make_claim()
+        self._count(1)
         begun = await self.gateway.store.begin(claim)
         exchange = self.exchange
         if exchange is None:
@@ -285,14 +326,18 @@ class Turn(Executing):
         exchange = self._exchange
         assert exchange is not None
         exchange.enter(phases.SESSION, self.context.clock())
+        self.gateway.waiters.add(self._address, 1)
         try:
             await owned.granted()
         except Fenced:  # or the exchange has ended, and released it
             raise turn_cancelled(owned.id) from None
+        finally:
+            self.gateway.waiters.add(self._address, -1)
 
     def over(self) -> None:
         super().over()
         self._forget_body()
+        self._count(0)
 
     # Joined.
 
@@ -310,10 +355,12 @@ class Turn(Executing):
         exchange = self._exchange
         assert exchange is not None
         self._record = record
+        exchange.discard_body()
+        self._forget_body()
+        self._count(0)
         if self._is_body_read:
             await self._follow_joined(record)
             return
-        exchange.discard_body()
         self._wait_for_body("compare")
 
     def _joined_body_ended(self) -> None:
@@ -368,12 +415,15 @@ class Turn(Executing):
         await asyncio.wait({work}, timeout=_AT_HEAD)
         if not work.done() or self._client.owner is None:
             self._client.is_degraded = True
+            self._count(0)
             self.count("degraded")
 
     async def _begin_late(self, server: str) -> None:
         owned = None
         try:
-            begun = await self.gateway.store.begin(self._make_claim())
+            claim = self._make_claim()
+            self._count(1)
+            begun = await self.gateway.store.begin(claim)
             owned = begun.owned
             if owned is None:
                 return
