@@ -24,7 +24,8 @@ class StoredOwnedTurn(OwnedTurn):
 
     __slots__ = (
         "_again", "_claim", "_control", "_incarnation", "_is_ended", "_left", "_on_cancel",
-        "_queue", "_woken", "fence", "has_started", "id", "is_cancelled", "is_queued", "journal",
+        "_queue", "_woken", "can_be_taken_over", "fence", "has_started", "id", "is_cancelled",
+        "is_queued", "journal",
         "kept_size", "name",
     )  # fmt: skip
 
@@ -47,6 +48,7 @@ class StoredOwnedTurn(OwnedTurn):
         self.fence = fence
         self.journal = journal
         self.has_started = False
+        self.can_be_taken_over = False
         self.is_cancelled = False
         self.is_queued = False
         self.kept_size = 0  # bytes that its journal keeps, once it has ended
@@ -90,15 +92,35 @@ class StoredOwnedTurn(OwnedTurn):
     async def fingerprinted(self, fingerprint: str) -> None:
         await self._control.fingerprint(self.name, fingerprint)
 
-    async def headed(self, head: bytes, *, is_stream: bool, resume_path: str = "") -> None:
+    async def headed(
+        self, head: bytes, *, is_stream: bool, resume_path: str = "", origin: str = ""
+    ) -> None:
         self.journal.is_stream = is_stream
-        await self._control.head(self.name, head, is_stream=is_stream, resume_path=resume_path)
+        self.can_be_taken_over = is_stream and bool(resume_path)
+        await self._control.head(
+            self.name, head, is_stream=is_stream, resume_path=resume_path, origin=origin
+        )
+        await self.journal.notify()
+
+    async def retried(self, retry: str) -> None:
+        await self._control.retry(self.name, retry)
 
     async def done(self) -> None:
         await self._end(DONE, End(True, ""))
 
     async def lost(self, reason: str) -> None:
         await self._end(LOST, End(False, reason))
+
+    async def orphan(self) -> None:
+        async def orphan() -> None:
+            await self.journal.settle()
+            await self._control.orphan(self.name, self._incarnation(), self.name.nonce)
+            await self.journal.notify()
+
+        await self._finish(orphan)
+
+    async def is_followed(self) -> bool:
+        return await self.journal.is_followed()
 
     async def cancelled(self) -> None:
         await self._end(CANCELLED, End(False, "cancelled"))
