@@ -13,6 +13,7 @@ import httptools
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http.fields import (
+    BLANKS,
     CONNECTION,
     CONTENT_LENGTH,
     COOKIE,
@@ -26,6 +27,7 @@ from hermes_lb.http.fields import (
     MAX_FORWARDS,
     REQUEST_FIELDS,
     REQUEST_ID,
+    TE,
     TRACEPARENT,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -99,10 +101,11 @@ _NO_FIELDS: Final = RequestFields()
 class RequestHead(RequestFields):
     """A request as it will be understood, routed and forwarded.
 
-    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
+    `length` is the body's length in bytes, `CHUNKED`, or 0 for none; `stream` the number of its
+    stream of HTTP/2, or 0.
     """
 
-    __slots__ = ("can_repeat", "length", "method", "target", "version")
+    __slots__ = ("can_repeat", "length", "method", "stream", "target", "version")
 
     def __init__(
         self,
@@ -116,6 +119,7 @@ class RequestHead(RequestFields):
         self.method = method
         self.target = target
         self.version = version
+        self.stream = 0
         self.length = length
         # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
         self.can_repeat = method in _IDEMPOTENT
@@ -134,9 +138,14 @@ class RequestHead(RequestFields):
         """True if the client holds its body back until it receives a 100."""
         return self.rare is not None and self.rare.expects_continue
 
+    @property
+    def takes_trailers(self) -> bool:
+        """True if the client has said so (RFC 9110 section 10.1.4)."""
+        return self.rare is not None and self.rare.takes_trailers
+
 
 class RareFields:
-    """What few requests say: by way of other proxies, or with an expectation.
+    """What few requests say: by way of other proxies, with an expectation, or of trailers.
 
     `forwarded_more`: field lines of other X-Forwarded-* fields. `hops_left`: of Max-Forwards in
     OPTIONS and TRACE, where 0 is for us to answer (RFC 9110 section 7.6.2).
@@ -150,6 +159,7 @@ class RareFields:
         "forwarded_more",
         "forwarded_proto",
         "hops_left",
+        "takes_trailers",
         "via",
     )
 
@@ -161,6 +171,7 @@ class RareFields:
         self.forwarded: list[bytes] = []
         self.forwarded_more: list[bytes] = []
         self.hops_left: int | None = None
+        self.takes_trailers = False
         self.via: list[bytes] = []
 
 
@@ -173,7 +184,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     A client repeats its fields from request to request (HTTP/2 has HPACK for that), but for the
     length of a body, and for ids. Blocks of fields that recur, as a whole or but for a few lines,
     are cached by their bytes, with their meaning, so that only the first line, the length and the
-    varying values have to be read. All others are read by llhttp.
+    varying values have to be read; of whole heads that recur, nothing. All others are read by
+    llhttp.
     """
 
     __slots__ = (
@@ -181,6 +193,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         "_longest_target",
         "_most_fields",
         "_plans",
+        "_same",
         "_varying_with_length",
         "_varying_without_body",
         "_with_length",
@@ -195,6 +208,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         self._plans = HeaderPlans(selecting(REQUEST_FIELDS, kept)) if kept else None
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
+        # Whole heads, of those whose block is cached. They are never handed out, only copied.
+        self._same: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        # Blocks begin with the end of the line before them: each line has its opening then.
         self._without_body: RecurringCache[RequestFields] = RecurringCache(
             most=512, room=256 * 1024
         )
@@ -206,8 +222,20 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
 
     def parse(self, data: bytes) -> RequestHead:
         """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""
+        if len(data) > _LONGEST:
+            return self._parse(data)
+        same = self._same
+        is_looked_up = same.misses <= PATIENCE or not same.is_skipped()
+        if is_looked_up:
+            whole = same.recent.get(data)
+            if whole is not None:
+                same.misses = 0
+            else:
+                whole = same.find(data)
+            if whole is not None:
+                return RequestHead(whole.method, whole.target, HTTP11, whole.length, whole)
         line = _PLAIN_LINE(data)
-        if line is None or len(data) > _LONGEST:
+        if line is None:
             return self._parse(data)
         method, target = line.groups()
         has_body = method != b"GET" and method != b"HEAD"
@@ -223,15 +251,17 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             length = parse_content_length(data[start:end])
             if length is None or start < len(_LENGTH):
                 return self._parse(data, line)
-            key = data[line.end() : start] + data[end:]
+            key = data[line.end() - 2 : start] + data[end:]
         else:
-            key, length = data[line.end() :], 0
+            key, length = data[line.end() - 2 :], 0
         like = blocks.recent.get(key)
         if like is not None:
             blocks.misses = 0
         else:
             like = blocks.find(key)
         if like is not None:
+            if is_looked_up and same.recurs(data):
+                same.store(data, RequestHead(method, target, HTTP11, length, like))
             return RequestHead(method, target, HTTP11, length, like)
         varying = self._varying_with_length if has_body else self._varying_without_body
         found = varying.find(key)
@@ -452,6 +482,10 @@ def _interpret_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> 
         if value.lower() != b"100-continue":
             raise RequestRefused(417, "the only expectation understood is 100-continue")
         rare.expects_continue = head.version == HTTP11
+    elif kind == TE:
+        options = [option.strip(BLANKS) for option in value.lower().split(b",")]
+        if b"trailers" in options:
+            rare.takes_trailers = head.version == HTTP11
     elif kind == VIA:
         rare.via.append(value)
     elif kind == FORWARDED_FOR:

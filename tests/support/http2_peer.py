@@ -65,6 +65,7 @@ class Http2Client:
         self.informational: list[list[tuple[str, str]]] = []
         self.bodies: dict[int, bytearray] = {}
         self.ended: set[int] = set()
+        self.trailers: dict[int, list[tuple[str, str]]] = {}
         self.resets: dict[int, int] = {}
         self.goaways: list[h2.events.ConnectionTerminated] = []
 
@@ -94,6 +95,10 @@ class Http2Client:
 
     async def send_body(self, number: int, data: bytes, *, ends: bool = False) -> None:
         self.http2.send_data(number, data, end_stream=ends)
+        await self.flush()
+
+    async def send_trailers(self, number: int, *fields: tuple[str, str]) -> None:
+        self.http2.send_headers(number, fields, end_stream=True)
         await self.flush()
 
     async def reset(self, number: int, code: int = 8) -> None:
@@ -152,6 +157,8 @@ class Http2Client:
                         self.http2.acknowledge_received_data(
                             event.flow_controlled_length, event.stream_id
                         )
+                case h2.events.TrailersReceived():
+                    self.trailers[event.stream_id] = event.headers
                 case h2.events.StreamEnded():
                     self.ended.add(event.stream_id)
                 case h2.events.StreamReset():

@@ -31,7 +31,7 @@ _OF_ONE_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
 # Written by us, or about the connection.
-_DROPPED = frozenset((b"host", b"te", b"cookie", b"sec-websocket-key"))
+_DROPPED = frozenset((b"host", b"cookie", b"sec-websocket-key"))
 
 
 class Malformed(Exception):
