@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.chaos.scenarios.cancelled import Cancelled
-from bench.chaos.scenarios.floods import Pipelining, UnreadResponses
+from bench.chaos.scenarios.floods import Http2Floods, Http2Resets, Pipelining, UnreadResponses
 from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
 from bench.chaos.scenarios.stuck_readers import StuckReaders
 from tests.support.chaos import holds
@@ -55,6 +55,8 @@ _ANY = float("inf")
     [
         UnreadResponses(readers=60, seconds=1.0, most_p50=_ANY),
         Pipelining(clients=1, seconds=2.0, most_p50=_ANY, least_answers=100),
+        Http2Resets(clients=3, seconds=2.0, most_p50=_ANY),
+        Http2Floods(clients=12, seconds=2.0, most_p50=_ANY),
     ],
     ids=lambda scenario: scenario.name,
 )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from bench.chaos.scenarios.cancelled import Cancelled
 from bench.chaos.scenarios.descriptors import Descriptors
 from bench.chaos.scenarios.floods import (
+    Http2Floods,
+    Http2Resets,
     Pipelining,
     TinyResponses,
     TinyUploads,
@@ -42,6 +44,8 @@ SCENARIOS: dict[str, type[Scenario]] = {
         Pipelining,
         TinyUploads,
         TinyResponses,
+        Http2Resets,
+        Http2Floods,
         SlowHeads,
         SlowBodies,
         WallClock,
