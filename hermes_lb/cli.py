@@ -1,4 +1,4 @@
-"""The command line: run or check a configuration, print its schema, control, demo, lab.
+"""The command line: run or check a configuration, proxy without one, schema, control, demo, lab.
 
 Exit status: 0 success; 1 the configuration or the start failed, with the reasons on stderr; 2 usage
 error. Imports that only one command needs are inside it: `check` is run by editors and deploy
@@ -19,13 +19,15 @@ import typer
 from hermes_lb import signals
 from hermes_lb.ctl.commands import app as ctl
 from hermes_lb.errors import reason
+from hermes_lb.shipped import CONFIGURATIONS, FILES, listed, path_of, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hermes_lb.config import Bind, Config, ConfigError
 
-_DEMO_CONFIG = Path("configs/lb.toml")
+# Commands that release signals when they can end in order.
+_HANDLE_SIGNALS = {"lab", "proxy"}
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -33,7 +35,6 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Boxes and colours on a terminal only.
     rich_markup_mode="rich" if _is_terminal(sys.stdout) and _is_terminal(sys.stderr) else None,
@@ -82,7 +83,7 @@ def run(
     To run it: --config lb.toml. Everything else is a command.
     """
     if context.invoked_subcommand is not None:
-        if context.invoked_subcommand != "lab":  # releases them when it can end in order
+        if context.invoked_subcommand not in _HANDLE_SIGNALS:
             signals.release()
         context.obj = config
         return
@@ -93,10 +94,14 @@ def run(
     may_wait = path.is_fifo() and not is_successor()
     with signals.EndingAtOnce() if may_wait else nullcontext():
         checked = _load_to_run(path)
+    _serve(checked, path, loop)
+
+
+def _serve(config: Config, path: Path, loop: str) -> NoReturn:
     from hermes_lb.workers.run import serve
 
     try:
-        serve(checked, path, loop=loop)
+        serve(config, path, loop=loop)
     except (OSError, ValueError) as error:
         in_use = "; stop what uses it, or change the address" if _is_in_use(error) else ""
         _fail(f"cannot start: {reason(error)}{in_use}")
@@ -104,6 +109,61 @@ def run(
 
 def _is_in_use(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+
+
+@app.command()
+def proxy(
+    servers: Annotated[
+        list[str],
+        typer.Argument(metavar="ADDRESS", help="host:port, a port, unix:/path or a URL."),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for all interfaces.")
+    ] = "127.0.0.1",
+    balance: Annotated[str, typer.Option(metavar="STRATEGY", help="How a server is picked.")] = (
+        "leastconn"
+    ),
+    cookie: Annotated[
+        str, typer.Option(metavar="NAME", help="The cookie of affinity; empty: none.")
+    ] = "SERVERID",
+    health: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A health page; default: a TCP connection.")
+    ] = None,
+    admin_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The dashboard's port; 0: none.")
+    ] = 9900,
+    turns: Annotated[
+        bool, typer.Option("--turns", help="Durable turns, with an embedded store.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the configuration, and exit.")
+    ] = False,
+) -> None:
+    """Balance servers that run already, without a configuration file."""
+    from tomllib import loads
+
+    from hermes_lb.balancing import STRATEGIES
+    from hermes_lb.config import ConfigError, load_config
+    from hermes_lb.quickstart import Wanted, anonymous_file, configuration, introduction
+    from hermes_lb.workers.generation import is_successor
+
+    _known("strategy", [balance], STRATEGIES)
+    wanted = Wanted(servers, host, port, balance, cookie or None, health, admin_port or None, turns)
+    try:
+        text = configuration(wanted)
+        checked = load_config(loads(text))
+    except ConfigError as error:
+        _print_problems(error)
+        raise typer.Exit(2) from None
+    except ValueError as error:
+        _fail(str(error), status=2)
+    if print_config:
+        print(text, end="")
+        return
+    if not is_successor():
+        print(*introduction(wanted), sep="\n", file=sys.stderr)
+    _serve(checked, anonymous_file(text), "uvloop")
 
 
 @app.command()
@@ -125,6 +185,43 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
+_NAME = typer.Argument(metavar="NAME", help="Which one; without it: a list of them.")
+
+
+@app.command()
+def config(name: Annotated[str | None, _NAME] = None) -> None:
+    """Print an example configuration.
+
+    To start with: hermes-lb config minimal > lb.toml
+    """
+    _show(CONFIGURATIONS, "configuration", name)
+
+
+@app.command()
+def files(
+    name: Annotated[str | None, _NAME] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write all of them to a directory.")
+    ] = None,
+) -> None:
+    """Print systemd units, alerts, a dashboard, or the manual."""
+    if output is None:
+        _show(FILES, "file", name)
+        return
+    try:
+        print(*write_all(output), sep="\n")
+    except OSError as error:
+        _fail(f"the files can't be written: {reason(error)}")
+
+
+def _show(shipped: dict[str, tuple[str, str]], kind: str, name: str | None) -> None:
+    if name is None:
+        print(*listed(shipped), sep="\n")
+        return
+    _known(kind, [name], shipped)
+    print(path_of(shipped[name][0]).read_text(), end="")
+
+
 @app.command()
 def demo(
     context: typer.Context,
@@ -132,7 +229,7 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Show each scene once and exit.")] = False,
 ) -> None:
     """Run the whole system on this machine: balancer, workers, and sessions that survive."""
-    path = config or context.obj or _DEMO_CONFIG
+    path = config or context.obj or path_of("lb.toml")
     _load(path)
     try:
         from hermes_lb.demo import run as run_demo

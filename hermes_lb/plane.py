@@ -24,10 +24,10 @@ from hermes_lb.proxy.http2.connection_pool import SharedConnections
 from hermes_lb.proxy.moving import leave_server
 from hermes_lb.proxy.record import record_exchange
 from hermes_lb.proxy.select import Backend
+from hermes_lb.proxy.turn_gateway import TurnGateway
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import check_certificates
 from hermes_lb.tls.ticket_keys import TicketSecret
-from hermes_lb.turns.gateway import TurnGateway
 from hermes_lb.turns.secret import turn_secret
 
 if TYPE_CHECKING:

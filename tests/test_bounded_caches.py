@@ -105,7 +105,7 @@ def _address(i: int) -> str:
 
 # The cache, what fills it, and how many entries are more than enough.
 FILLED = [
-    ("forward._status_lines", _status_lines, 300),
+    ("response._status_lines", _status_lines, 300),
     ("RequestParser: many fields", _request_heads, 1100),
     ("RequestParser: long fields", _long_request_heads, 1100),
     ("RequestParser: with a length", _heads_with_length, 1100),
@@ -149,8 +149,9 @@ def test_strangers_fill_it(start: Callable[[], Fill], number: int) -> None:
 
 # Caches that no client can fill: their keys are seconds, configured, or there are none.
 _OURS = {
-    "allowed.json_schema", "combined.date", "httplog._moment", "httplog.date", "json_log._second",
-    "maglev.table", "metric_table.version", "openapi.document", "usage._booted_at",
+    "allowed.json_schema", "append_command.terms_of", "combined.date", "histogram._places",
+    "httplog._moment", "httplog.date", "json_log._second", "maglev.table", "metric_table.version",
+    "openapi.document", "usage._booted_at",
 }  # fmt: skip
 
 

@@ -319,7 +319,12 @@ class CookieAffinity:
         if not self._nocache:
             is_private = False
         elif plan.cache_fields:
-            is_private = self.makes_private(method, status, head.cache_fields())
+            is_safe = method in _CACHEABLE_METHODS  # of a method nothing else matters
+            known = head.storable.get(is_safe)
+            if known is None:
+                known = self.makes_private(method, status, head.cache_fields())
+                head.storable[is_safe] = known
+            is_private = known
         else:  # the same, if there are no such fields
             is_private = (
                 plan.has_validator

@@ -8,6 +8,7 @@ never round to the same float.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing.in_turn import InTurn
@@ -39,15 +40,13 @@ class LeastConn(InTurn):
         candidates = pool.candidates(request.tried, now)
         if not candidates:
             return None
-        if pool.weights_are_equal:
-            loads: list[float] = [server.in_flight + server.queued for server in candidates]
-        else:
-            loads = [(server.in_flight + server.queued) / server.weight for server in candidates]
-        least = min(loads)
-        ties = loads.count(least)
-        if ties == 1:
-            return candidates[loads.index(least)]
-        if ties == len(loads):
-            return next_by_wrr(candidates)
-        tied = zip(candidates, loads, strict=True)
-        return next_by_wrr([server for server, load in tied if load == least])
+        least = inf
+        tied: list[Server] = []
+        for server in candidates:
+            load = (server.in_flight + server.queued) / server.weight
+            if load < least:
+                least = load
+                tied = [server]
+            elif load == least:
+                tied.append(server)
+        return tied[0] if len(tied) == 1 else next_by_wrr(tied)

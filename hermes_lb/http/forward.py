@@ -5,7 +5,6 @@ from __future__ import annotations
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.request import CHUNKED, RareFields
 from hermes_lb.http.response import UNTIL_CLOSE
 
@@ -50,35 +49,32 @@ def build_request(
     head: RequestHead, host: bytes, identity: bytes, forwarded_host: bytes, via: bytes
 ) -> bytes:
     """The request head for the server. `via`: our own entry, such as b"1.1 hermes-lb-1f00"."""
-    parts = [
-        head.method, b" ", head.target, b" HTTP/1.1\r\nHost: ", host, b"\r\n",
-        head.forwarded,
-    ]  # fmt: skip
-    if head.length:
-        if head.length == CHUNKED:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        else:
-            parts.append(b"Content-Length: %d\r\n" % head.length)
+    rare = head.rare
+    more = b""
+    if head.length > 0:
+        more = b"Content-Length: %d\r\n" % head.length
+    elif head.length == CHUNKED:
+        more = b"Transfer-Encoding: chunked\r\n"
     elif head.method in _METHODS_WITH_BODY:
-        parts.append(b"Content-Length: 0\r\n")  # RFC 9110 section 8.6
+        more = b"Content-Length: 0\r\n"  # RFC 9110 section 8.6
     if head.cookies:
-        for cookie in head.cookies:
-            parts += (b"Cookie: ", cookie, b"\r\n")
+        more += b"".join([b"Cookie: %b\r\n" % cookie for cookie in head.cookies])
     if head.upgrade:
-        parts.append(_UPGRADE)
-    if (rare := head.rare) is not None:
+        more += _UPGRADE
+    if rare is not None:
         if rare.expects_continue:
-            parts.append(b"Expect: 100-continue\r\n")
+            more += b"Expect: 100-continue\r\n"
         if rare.hops_left:
-            parts.append(b"Max-Forwards: %d\r\n" % (rare.hops_left - 1))
+            more += b"Max-Forwards: %d\r\n" % (rare.hops_left - 1)
         if rare.takes_trailers and not head.upgrade:
-            parts.append(_TAKES_TRAILERS)
+            more += _TAKES_TRAILERS
         via = b", ".join([*rare.via, via])
-    parts += (
+    return b"".join((
+        head.method, b" ", head.target, b" HTTP/1.1\r\nHost: ", host, b"\r\n",
+        head.forwarded, more,
         identity, forwarded_host, b"\r\nVia: ", via,
         b"\r\nX-Request-ID: ", head.request_id, b"\r\n\r\n",
-    )  # fmt: skip
-    return b"".join(parts)
+    ))  # fmt: skip
 
 
 _METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
@@ -90,16 +86,6 @@ def date_field(second: int) -> bytes:
     `second`: since 1970.
     """
     return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
-
-
-class _StatusLines(BoundedCache[tuple[int, bytes], bytes]):
-    """Status and reason phrase -> the status line. Servers choose the phrase, of any length."""
-
-    def __missing__(self, key: tuple[int, bytes]) -> bytes:
-        return self.remember(key, len(key[1]), b"HTTP/1.1 %d %b\r\n" % key)
-
-
-_status_lines = _StatusLines(most=1024, longest=64)
 
 
 def build_response(
@@ -116,18 +102,13 @@ def build_response(
     `UNTIL_CLOSE`, or 0); a length that the head only announces (HEAD, 304) is passed on. `first`:
     of the body, in the same piece.
     """
-    status, length = head.status, head.length
-    parts = [_status_lines[status, head.reason], forwarded]
-    if status == 101:  # then the connection is HTTP's no more, whether it would be kept or not
-        return b"".join((*parts, _UPGRADE, b"\r\n", first))
-    if length >= 0:
-        if status >= 200 and status != 204:
-            parts.append(b"Content-Length: %d\r\n" % length)
-    elif to_http11 and body_length in (CHUNKED, UNTIL_CLOSE):
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    if not keep_alive:
-        parts.append(b"Connection: close\r\n")
-    elif not to_http11:
-        parts.append(b"Connection: keep-alive\r\n")
-    parts += (b"\r\n", first)
-    return b"".join(parts)
+    if head.status == 101:  # then the connection is HTTP's no more, whether it is kept or not
+        return b"".join((head.status_line, forwarded, _UPGRADE, b"\r\n", first))
+    framing = head.length_line
+    if to_http11:
+        if head.length < 0 and body_length in (CHUNKED, UNTIL_CLOSE):
+            framing = b"Transfer-Encoding: chunked\r\n"
+        end = b"\r\n" if keep_alive else b"Connection: close\r\n\r\n"
+    else:
+        end = b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n"
+    return b"".join((head.status_line, forwarded, framing, end, first))

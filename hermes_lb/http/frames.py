@@ -60,6 +60,10 @@ else:
     TrailersReceived = StreamReset = StreamClosed = GoAwayReceived = SettingsReceived = None
 
 
+# A stream that the peer has reset, or a connection that is over: nothing happens.
+UNLESS_OVER: Final = suppress(FramesError)
+
+
 class BrokenConnection(Exception):
     """The peer has broken the protocol: what is left to send says so, and then it ends."""
 
@@ -92,13 +96,13 @@ class Frames:
 
     def events(self) -> list[ngh2.Event]:
         """The events since the last call, in order."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             return self._http2.events()
         return []
 
     def take(self) -> bytes:
         """The bytes to send now, as far as the peer's windows allow it."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             return self._http2.data_to_send()
         return b""
 
@@ -110,37 +114,37 @@ class Frames:
     # A stream that the peer has reset is unknown by now: nothing happens.
 
     def send(self, stream: int, data: bytes) -> None:
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.send_data(stream, data)
 
     def trailers(self, stream: int, fields: Fields) -> None:
         """The message is complete, with these behind it."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.send_trailers(stream, fields)
 
     def end(self, stream: int) -> None:
         """The message is complete."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.end_stream(stream)
 
     def reset(self, stream: int, code: int) -> None:
         """The queued bytes of the stream are dropped."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.reset_stream(stream, code)
 
     def queued(self, stream: int) -> int:
         """Bytes of the message that wait for the peer's window, or for `take`."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             return self._http2.queued_body_size(stream)
         return 0
 
     def credit(self, stream: int, size: int) -> None:
         """The balancer has passed on `size` bytes of a body: the peer may send as many."""
         if size:
-            with suppress(FramesError):
+            with UNLESS_OVER:
                 self._http2.acknowledge_received_data(size, stream)
 
     def go_away(self, code: int = NO_ERROR) -> None:
         """Later streams of the peer are refused, and it knows that they were not served."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.send_goaway(code)

@@ -101,10 +101,11 @@ _NO_FIELDS: Final = RequestFields()
 class RequestHead(RequestFields):
     """A request as it will be understood, routed and forwarded.
 
-    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
+    `length` is the body's length in bytes, `CHUNKED`, or 0 for none; `stream` the number of its
+    stream of HTTP/2, or 0.
     """
 
-    __slots__ = ("can_repeat", "length", "method", "target", "version")
+    __slots__ = ("can_repeat", "length", "method", "stream", "target", "version")
 
     def __init__(
         self,
@@ -118,6 +119,7 @@ class RequestHead(RequestFields):
         self.method = method
         self.target = target
         self.version = version
+        self.stream = 0
         self.length = length
         # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
         self.can_repeat = method in _IDEMPOTENT
@@ -182,7 +184,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
     A client repeats its fields from request to request (HTTP/2 has HPACK for that), but for the
     length of a body, and for ids. Blocks of fields that recur, as a whole or but for a few lines,
     are cached by their bytes, with their meaning, so that only the first line, the length and the
-    varying values have to be read. All others are read by llhttp.
+    varying values have to be read; of whole heads that recur, nothing. All others are read by
+    llhttp.
     """
 
     __slots__ = (
@@ -190,6 +193,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         "_longest_target",
         "_most_fields",
         "_plans",
+        "_same",
         "_varying_with_length",
         "_varying_without_body",
         "_with_length",
@@ -204,6 +208,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         self._plans = HeaderPlans(selecting(REQUEST_FIELDS, kept)) if kept else None
         self._most_fields = limits.header_count
         self._longest_target = limits.target_size
+        # Whole heads, of those whose block is cached. They are never handed out, only copied.
+        self._same: RecurringCache[RequestHead] = RecurringCache(most=512, room=256 * 1024)
+        # Blocks begin with the end of the line before them: each line has its opening then.
         self._without_body: RecurringCache[RequestFields] = RecurringCache(
             most=512, room=256 * 1024
         )
@@ -215,8 +222,20 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
 
     def parse(self, data: bytes) -> RequestHead:
         """`data`: one whole head, CRLF CRLF included. Raises RequestRefused."""
+        if len(data) > _LONGEST:
+            return self._parse(data)
+        same = self._same
+        is_looked_up = same.misses <= PATIENCE or not same.is_skipped()
+        if is_looked_up:
+            whole = same.recent.get(data)
+            if whole is not None:
+                same.misses = 0
+            else:
+                whole = same.find(data)
+            if whole is not None:
+                return RequestHead(whole.method, whole.target, HTTP11, whole.length, whole)
         line = _PLAIN_LINE(data)
-        if line is None or len(data) > _LONGEST:
+        if line is None:
             return self._parse(data)
         method, target = line.groups()
         has_body = method != b"GET" and method != b"HEAD"
@@ -232,15 +251,17 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             length = parse_content_length(data[start:end])
             if length is None or start < len(_LENGTH):
                 return self._parse(data, line)
-            key = data[line.end() : start] + data[end:]
+            key = data[line.end() - 2 : start] + data[end:]
         else:
-            key, length = data[line.end() :], 0
+            key, length = data[line.end() - 2 :], 0
         like = blocks.recent.get(key)
         if like is not None:
             blocks.misses = 0
         else:
             like = blocks.find(key)
         if like is not None:
+            if is_looked_up and same.recurs(data):
+                same.store(data, RequestHead(method, target, HTTP11, length, like))
             return RequestHead(method, target, HTTP11, length, like)
         varying = self._varying_with_length if has_body else self._varying_without_body
         found = varying.find(key)

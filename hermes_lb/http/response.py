@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import httptools
 
 from hermes_lb.errors import InvalidResponse
+from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.fields import (
     CONTENT_LENGTH,
     RESPONSE_FIELDS,
@@ -34,7 +36,9 @@ from hermes_lb.http.varying_lines import Values, VaryingLines, template
 from hermes_lb.http.version import HTTP10, HTTP11
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
+
+    _Pick = Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
 
 _LATER_MINOR = re.compile(rb"(?:\r\n)?HTTP/1\.[2-9] ").match
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9112 section 4
@@ -46,6 +50,16 @@ _LONGEST = 1024  # bytes of a head that may be cached
 UNTIL_CLOSE = -2  # a body's length where only the end of the connection ends it
 
 
+class _StatusLines(BoundedCache[tuple[int, bytes], bytes]):
+    """Status and reason phrase -> the status line. Servers choose the phrase, of any length."""
+
+    def __missing__(self, key: tuple[int, bytes]) -> bytes:
+        return self.remember(key, len(key[1]), b"HTTP/1.1 %d %b\r\n" % key)
+
+
+_status_lines = _StatusLines(most=1024, longest=64)
+
+
 class ResponseHead:
     """A parsed response head, with its forwarded form. Immutable.
 
@@ -53,20 +67,26 @@ class ResponseHead:
     CRLF, and `forwarded_without` leaves out some more. `has_date`: a Date is among them.
     `length` is what the head says of the body: bytes, `CHUNKED` or `UNTIL_CLOSE`. Whether there is
     a body at all, the method and the status decide: `body_length`.
+
+    Three are derived once, as a cached head serves many requests: `status_line` and `length_line`,
+    as we send them (`forward`); `storable`: may a cache store it, by whether the request's method
+    is one of those in question (`affinity.cookie`).
     """
 
     __slots__ = (
-        "_cache_fields",
         "forwarded",
         "has_date",
         "has_set_cookie",
         "keep_alive",
         "length",
+        "length_line",
         "names",
         "nominated",
         "plan",
         "reason",
         "status",
+        "status_line",
+        "storable",
         "upgrade",
         "values",
         "version",
@@ -83,18 +103,20 @@ class ResponseHead:
     ) -> None:
         self.status = status
         self.reason = reason
+        self.status_line = _status_lines[status, reason]
         self.version = version
         self.names = names
         self.values = values
         self.plan = plan
         self.keep_alive = version == HTTP11
         self.length = UNTIL_CLOSE
+        self.length_line = b""
         self.upgrade = b""
         self.has_set_cookie = False
         self.has_date = plan.has_date
         self.forwarded = b""
         self.nominated: Collection[bytes] = ()
-        self._cache_fields: tuple[tuple[bytes, bytes], ...] | None = None
+        self.storable: dict[bool, bool] = {}
 
     def body_length(self, method: bytes) -> int:
         """The length of the body that follows: RFC 9112 section 6.3, rules 1 and 4 to 8."""
@@ -109,13 +131,9 @@ class ResponseHead:
 
     def cache_fields(self) -> tuple[tuple[bytes, bytes], ...]:
         """(name in lower case, value) of what a shared cache goes by; of validators, one name."""
-        fields = self._cache_fields
-        if fields is None:
-            plan = self.plan
-            validators = ((b"etag", b""),) if plan.has_validator else ()
-            fields = (*((name, self.values[i]) for name, i in plan.cache_fields), *validators)
-            self._cache_fields = fields
-        return fields
+        plan = self.plan
+        validators = ((b"etag", b""),) if plan.has_validator else ()
+        return (*((name, self.values[i]) for name, i in plan.cache_fields), *validators)
 
     @property
     def is_event_stream(self) -> bool:
@@ -211,6 +229,8 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
             if length is None:
                 raise InvalidResponse("malformed Content-Length")
             head.length = length
+            if status >= 200 and status != 204:
+                head.length_line = b"Content-Length: %d\r\n" % length
         if plan.others:
             _interpret_others(head, plan, values)
         if plan.connection >= 0:
@@ -226,26 +246,25 @@ def _may_vary(name: bytes) -> bool:
 
 
 class _Pattern:
-    """A head of which some lines vary: at these `positions`, and in the template `forwarded`."""
+    """A head of which some lines vary: `pick` puts their values among those of the others, and
+    `forwarded` is a template of them."""
 
-    __slots__ = ("_forwarded", "_like", "_positions")
+    __slots__ = ("_forwarded", "_like", "_pick")
 
-    def __init__(self, like: ResponseHead, forwarded: bytes, positions: list[int]) -> None:
+    def __init__(self, like: ResponseHead, forwarded: bytes, pick: _Pick) -> None:
         self._like = like
         self._forwarded = forwarded
-        self._positions = positions
+        self._pick = pick
 
     def filled(self, values: Values) -> ResponseHead:
         """The head with these values."""
         like = self._like
-        fields = list(like.values)
-        for position, value in zip(self._positions, values, strict=True):
-            fields[position] = value
-        head = ResponseHead(
-            like.status, like.reason, like.version, like.names, tuple(fields), like.plan
-        )
+        fields = self._pick(like.values + values)
+        head = ResponseHead(like.status, like.reason, like.version, like.names, fields, like.plan)
         head.keep_alive = like.keep_alive
         head.length = like.length
+        head.length_line = like.length_line
+        head.storable = like.storable
         head.upgrade = like.upgrade
         head.has_set_cookie = like.has_set_cookie
         head.has_date = like.has_date
@@ -259,7 +278,13 @@ def _pattern(head: ResponseHead, names: Values, values: Values) -> _Pattern | No
     forwarded = template(head.forwarded, names, values)
     if forwarded is None:
         return None
-    return _Pattern(head, forwarded, [head.names.index(name) for name in names])
+    size = len(head.names)
+    places = list(range(size))
+    for number, name in enumerate(names, size):
+        places[head.names.index(name)] = number
+    # Of one place it would make no tuple.
+    pick = itemgetter(*places) if size > 1 else itemgetter(slice(1, 2))
+    return _Pattern(head, forwarded, pick)
 
 
 def _version(data: bytes) -> int:

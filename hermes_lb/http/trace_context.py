@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from binascii import hexlify
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _IDS = rb"(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 # Version 00 ends there, a later one may say more (section 4.3), and there is no version ff.
 _TRACEPARENT = re.compile(rb"00-%b|(?!00|ff)[0-9a-f]{2}-%b(?:-[!-~]*)?" % (_IDS, _IDS)).fullmatch
+
+_TRACE_ID: Final = 32  # digits
+_PAIR: Final = 48  # with a parent-id
+_PAIRS: Final = 64  # that are made at once
 
 # Passed on together, or not at all.
 TRACE_FIELDS = frozenset((b"traceparent", b"tracestate"))
@@ -33,11 +37,25 @@ def trace_id_of(traceparents: Sequence[bytes]) -> bytes:
     return (match[1] or match[2]) if match else b""
 
 
-def start_trace(head: RequestHead, rng: Random) -> None:
-    """Give a request without a trace a new one: sampled, so that the next hop records it.
+class NewTraces:
+    """Gives requests without a trace a new one: sampled, so that the next hop records it.
 
-    0.5 us. An id of zeros, which would be invalid, has a probability of 1 in 2^64.
+    An id of zeros, which would be invalid, has a probability of 1 in 2^64.
     """
-    ids = hexlify(rng.getrandbits(192).to_bytes(24, "big"), b"-", -16)  # 16 bytes, "-", 8 bytes
-    head.trace_id = ids[:32]
-    head.forwarded += b"traceparent: 00-" + ids + b"-01\r\n"
+
+    __slots__ = ("_at", "_digits", "_rng")
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._digits = b""  # of the next ids: a trace's and a parent's, one pair after the other
+        self._at = 0
+
+    def start(self, head: RequestHead) -> None:
+        at = self._at
+        if at == len(self._digits):  # for many at once: a third of the time
+            self._digits = hexlify(self._rng.randbytes(_PAIRS * _PAIR // 2))
+            at = 0
+        self._at = at + _PAIR
+        head.trace_id = trace_id = self._digits[at : at + _TRACE_ID]
+        parent_id = self._digits[at + _TRACE_ID : at + _PAIR]
+        head.forwarded += b"traceparent: 00-%b-%b-01\r\n" % (trace_id, parent_id)

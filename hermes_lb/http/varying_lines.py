@@ -23,6 +23,7 @@ _MOST_LINES: Final = 3  # of a block
 _MOST_SETS: Final = 4  # of names, each another look-up for a block that is not known
 
 # No blanks at the ends, which would be dropped. Most tokens have less than 256 bytes.
+_MOST_BYTES: Final = 256
 _PLAIN = re.compile(rb"[!-~](?:[ -~]{0,254}[!-~])?").fullmatch
 
 
@@ -105,7 +106,8 @@ def _cut(block: bytes, openings: Values) -> tuple[bytes, Values] | None:
     None if one is missing, or not plain. Each rest belongs to one block only, for these values: it
     was cut where it has the openings first.
     """
-    rest, values = [], []
+    rest = b""
+    values = []
     start = 0
     for opening in openings:
         at = block.find(opening, start)
@@ -114,13 +116,12 @@ def _cut(block: bytes, openings: Values) -> tuple[bytes, Values] | None:
         at += len(opening)
         end = block.find(b"\r\n", at)
         value = block[at:end]
-        if not _PLAIN(value):
+        if not ((value.isalnum() and len(value) <= _MOST_BYTES) or _PLAIN(value)):
             return None
-        rest.append(block[start:at])
+        rest += block[start:at]
         values.append(value)
         start = end
-    rest.append(block[start:])
-    return b"".join(rest), tuple(values)
+    return rest + block[start:], tuple(values)
 
 
 def _are_single(block: bytes, names: Values) -> bool:

@@ -34,6 +34,7 @@ _LINE = (
     '%d/%d/%d/%d/%s "%s"'  # connections, attempts, request
 )
 
+_VERSIONS = tuple(b" HTTP/" + name.encode() for name in NAMES)
 _UNSAFE = re.compile(r"[^ !$-~]")  # all but 32 to 126, and of those '"' and '#'
 
 
@@ -97,7 +98,7 @@ def request_text(method: bytes, target: bytes, version: int) -> str:
 
     The part of `target` beyond `REQUEST_MAX` is not shown: it need not be given, nor remembered.
     """
-    return _escaped(b"%b %b HTTP/%b" % (method, target, NAMES[version].encode()))
+    return _escaped(method + b" " + target + _VERSIONS[version])
 
 
 def escape(text: str) -> str:
@@ -110,7 +111,11 @@ def escape(text: str) -> str:
 
 
 def _escaped(raw: bytes) -> str:
-    return _UNSAFE.sub(_hexadecimal, raw[:REQUEST_MAX].decode("latin-1"))
+    text = raw[:REQUEST_MAX].decode("latin-1")
+    # Most are plain, which these find in half of the time of the pattern.
+    if text.isascii() and text.isprintable() and '"' not in text and "#" not in text:
+        return text
+    return _UNSAFE.sub(_hexadecimal, text)
 
 
 def _hexadecimal(char: re.Match[str]) -> str:

@@ -20,12 +20,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hermes_lb.backends.counters import (
+    LATENCY_BOUNDS,
     RESUME_OUTCOMES,
     TURN_OUTCOMES,
     FrontendCounters,
     RequestCounters,
 )
-from hermes_lb.backends.server import STATES
+from hermes_lb.backends.server import IN_SERVICE, STATES
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.observe.usage import usage_of
 
@@ -89,12 +90,12 @@ def _of_phases(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "histogram", "hermes_lb_request_duration_seconds", _SERVER,
         "From the first byte of the request to the last of the response",
-        _made_up(seen, lambda c: c.duration),
+        _made_up(seen, lambda c: c.duration.coarse(LATENCY_BOUNDS)),
     )
     yield MetricRow(
         "histogram", "hermes_lb_time_to_first_byte_seconds", _SERVER,
         "From the first byte of the request to the first of the response",
-        _made_up(seen, lambda c: c.first_byte),
+        _made_up(seen, lambda c: c.first_byte.coarse(LATENCY_BOUNDS)),
     )
     yield MetricRow(
         "histogram", "hermes_lb_queue_duration_seconds", _SERVER,
@@ -119,7 +120,8 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
     )
     yield MetricRow(
         "gauge", "hermes_lb_server_up", _SERVER,
-        "1 up, 0 down, by the active checks", _servers(seen, lambda s: s.is_up),
+        "1 in the states up, degraded and drain, 0 in the others",
+        _servers(seen, lambda s: s.state in IN_SERVICE),
     )
     yield MetricRow(
         "gauge", "hermes_lb_server_state", (*_SERVER, "state"),

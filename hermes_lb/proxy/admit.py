@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http import build_request, trusted_identity_fields
-from hermes_lb.http.trace_context import start_trace
 from hermes_lb.observe.escaping import capture
 from hermes_lb.proxy.local_replies import as_final_recipient, redirect
 from hermes_lb.proxy.resume import ACCEPTS_HANDOVER, can_insert
@@ -53,7 +52,7 @@ def admit(exchange: Exchange, now: float) -> bool:
         if not head.request_id:
             head.request_id = context.identity.new_request_id()
         if not head.trace_id and recorder.makes_traces:
-            start_trace(head, context.rng)
+            context.traces.start(head)
         host, via = head.host or backend.host, frontend.via[head.version]
         exchange.request_head = build_request(head, host, identity, forwarded_host, via)
         rules = exchange.rules

@@ -10,6 +10,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from hermes_lb.http.trace_context import NewTraces
 from hermes_lb.limits.clients import ClientLimits
 from hermes_lb.observe.recent import Recent
 from hermes_lb.proxy.batch import IoBatch
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from hermes_lb import config
     from hermes_lb.observe.request_log import RequestLog
     from hermes_lb.proxy.batch import Record
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.tasks import Tasks
-    from hermes_lb.turns.gateway import TurnGateway
 
 
 class Context:
@@ -46,6 +47,7 @@ class Context:
         "send",
         "settings",
         "tasks",
+        "traces",
         "turns",
         "wall_clock",
     )
@@ -64,6 +66,7 @@ class Context:
         self.wall_clock = WallClock(self.clock())
         self.tasks = tasks
         self.rng = Random()
+        self.traces = NewTraces(self.rng)
         self.settings = Settings(configured)
         self.identity = Identity()
         self.live = LiveConnections()

@@ -33,6 +33,7 @@ from hermes_lb.errors import (
 from hermes_lb.http import UNTIL_CLOSE, ResponseParser
 from hermes_lb.http.json_keys import MOST_READ
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.http.version import NAMES as VERSIONS
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
@@ -1001,6 +1002,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             "seconds": round(now - self.head_at, 3),
             "method": head.method.decode("latin-1"),
             "target": head.target.partition(b"?")[0].decode("latin-1"),
+            "version": VERSIONS[head.version],
+            "stream": head.stream or None,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "pinned_by": by,

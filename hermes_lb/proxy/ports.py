@@ -547,6 +547,10 @@ class TurnGate:
         """All of the request's body has been received."""
         raise NotImplementedError
 
+    def body_sent(self) -> None:
+        """The received part of the request's body has been sent to a server."""
+        raise NotImplementedError
+
     def begin(self, body: bytes, now: float) -> None:
         """Claim the turn; `TurnRequest.proceed` follows, if this request executes it.
 

@@ -41,6 +41,7 @@ class Claim(NamedTuple):
     - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`), and
       is QUEUED until `settle` is over; not while this fingerprint is empty and the lost one is not.
     - `journal_size`: bytes; beyond it the journal is a window (`Journal.is_trimmed`).
+    - `client_turns`, `client_waiters`: what other requests of its client's address have here.
     Times are seconds.
     """
 
@@ -55,6 +56,8 @@ class Claim(NamedTuple):
     settle: float
     repeats_lost: bool
     journal_size: int
+    client_turns: int = 0
+    client_waiters: int = 0
 
 
 class Record(NamedTuple):
@@ -119,6 +122,10 @@ class End(NamedTuple):
     reason: str
 
 
+#: Bytes that the store may have not acknowledged of a journal; more pauses the server.
+HIGH_WATER: Final = 256 * 1024
+
+
 class Journal:
     """The response of one turn. None of its methods waits."""
 
@@ -137,9 +144,14 @@ class Journal:
         """Count one more event that is too long to be kept: the window begins behind it."""
         raise NotImplementedError
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
-        """`refused`: another process has the turn, the caller must stop. `drained`: a journal that
-        had more than the high-water mark unacknowledged has less again."""
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        """`refused`: another process has the turn, the caller must stop. `behind`: it has more than
+        the high-water mark unacknowledged. `drained`: a journal that was has less again."""
         raise NotImplementedError
 
 

@@ -19,6 +19,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from hermes_lb.affinity import CookieAffinity
+from hermes_lb.affinity.cookie import CookieOptions
 from hermes_lb.errors import InvalidResponse, RequestRefused
 from hermes_lb.http import RequestHead, request, response, rules
 from hermes_lb.http.fields import REQUEST_FIELDS, RESPONSE_FIELDS, HeaderPlans, _Connections
@@ -32,6 +34,7 @@ from tests.support.heads import (
     request_parser,
     response_parser,
 )
+from tests.support.pools import make_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,19 +257,26 @@ class Sides:
             module.update(kept)
 
 
+#: Of a head: made from its names, and from earlier answers about it, which are compared.
+_DERIVED = ("plan", "storable")
+(_SERVER,) = make_pool({"name": "a"}).servers
+_AFFINITY = CookieAffinity(CookieOptions(cookie="SERVERID"), [_SERVER])
+
+
 def _outcome(parse: Callable[[bytes], Any], data: bytes) -> dict[str, object]:
     """All that is said of a head, and what is sent for it."""
     try:
         head = parse(data)
     except (RequestRefused, InvalidResponse) as refusal:
         return {"refused": str(refusal), "status": getattr(refusal, "status", 502)}
-    said = {name: getattr(head, name) for name in attributes(head) if name != "plan"}
+    said = {name: getattr(head, name) for name in attributes(head) if name not in _DERIVED}
     rare = said.pop("rare", None)
     if rare is not None:
         said |= {f"rare.{name}": getattr(rare, name) for name in attributes(rare)}
     if isinstance(head, RequestHead):
         return said | {"sent": forward(head)}
-    return said | {"sent": answer(head), "cache": head.cache_fields()}
+    cookies = [_AFFINITY.inserted(_SERVER, method, head) for method in _METHODS]
+    return said | {"sent": answer(head), "cache": head.cache_fields(), "cookies": cookies}
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hermes_lb.config import Limits
 from hermes_lb.http import RequestParser
-from hermes_lb.http.trace_context import start_trace, trace_id_of
+from hermes_lb.http.trace_context import NewTraces, trace_id_of
 
 if TYPE_CHECKING:
     from hermes_lb.http import RequestHead
@@ -125,9 +125,10 @@ def test_a_head_that_comes_again_has_its_trace_again() -> None:
 
 def test_one_that_is_made_is_valid_and_another_each_time() -> None:
     made = set()
-    for seed in range(200):
+    traces = NewTraces(Random(1))
+    for _ in range(200):
         head = parse("X: y")
-        start_trace(head, Random(seed))
+        traces.start(head)
         before, line, after = re.split(rb"(traceparent: [^\r]*)", head.forwarded)
         assert (before, after) == (b"X: y\r\n", b"\r\n")
         value = line.removeprefix(b"traceparent: ")
@@ -142,6 +143,6 @@ def test_a_trace_that_is_made_for_one_head_is_not_the_next_ones() -> None:
     """Although both are the same to the byte."""
     parser = RequestParser(Limits())
     data = b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n"
-    start_trace(parser.parse(data), Random(1))
+    NewTraces(Random(1)).start(parser.parse(data))
     again = parser.parse(data)
     assert (again.trace_id, again.forwarded) == (b"", b"X: y\r\n")

@@ -84,6 +84,35 @@ async def test_a_body_reaches_the_server(stage: Stage, size: int, has_length: bo
     assert (b"Transfer-Encoding: chunked" in head) is (not has_length)
 
 
+@pytest.mark.parametrize("size", [0, 5])
+@pytest.mark.parametrize("trailers", [True, False])
+async def test_a_body_is_whole_before_its_stream_ends(
+    stage: Stage, size: int, trailers: bool
+) -> None:
+    """By its length; trailers, or an empty DATA with END_STREAM, come in a later read."""
+    lb, client, origin = await by_hand(stage)
+    fields = [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
+    number = client.http2.get_next_available_stream_id()
+    client.http2.send_headers(number, [*fields, ("content-length", str(size))])
+    if size:
+        client.http2.send_data(number, b"x" * size)
+    await client.flush()
+    at_origin, request = await origin.accept_request()
+    assert request.body == b"x" * size
+    if trailers:
+        client.http2.send_headers(number, [("x-t", "v")], end_stream=True)
+    else:
+        client.http2.end_stream(number)
+    await client.flush()
+    other = await client.open("/next")
+    other_at_origin, _ = await origin.accept_request()
+    await other_at_origin.respond(b"fine")
+    assert (await client.answer(other)).body == b"fine"
+    await at_origin.respond(b"got it")
+    assert (await client.answer(number)).body == b"got it"
+    assert [line.termination[:2] for line in await stage.logged(lb, 2)] == ["--", "--"]
+
+
 async def test_a_long_upload_waits_for_the_server_and_not_in_memory(stage: Stage) -> None:
     origin = await stage.origin(receive_buffer=4096)
     lb = await stage.balancer(origin, **HTTP2)

@@ -66,7 +66,7 @@ async def queued(stage: Stage, **options: Any) -> tuple[Talk, Client, AtOrigin]:
 @on_both_loops
 async def test_a_stream_that_waits_too_long_in_the_queue_is_cut_visibly(stage: Stage) -> None:
     talk, other, at_second = await queued(
-        stage, route={"resume_attempts": 1}, timeouts={"queue": "50ms"}
+        stage, route={"resume_attempts": 1}, timeouts={"queue": "500ms"}
     )
     assert LAST not in await talk.client.read_until_cut()
     assert (await stage.log_line(talk.lb)).termination.startswith("SD")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractAsyncContextManager
 
 START_TAKES = 30.0  # seconds, on a busy machine
 
@@ -55,12 +56,19 @@ class Running:
         return int(self.url.rsplit(":", 1)[1])
 
 
-@asynccontextmanager
-async def run(
+def run(
     file: Path, *options: str, before: str = "", pass_fds: tuple[int, ...] = ()
-) -> AsyncIterator[Running]:
+) -> AbstractAsyncContextManager[Running]:
     """Run a balancer with a configuration file; `before` is shell code that runs first."""
-    command = [sys.executable, "-m", "hermes_lb", "--config", str(file), *options]
+    return hermes_lb("--config", str(file), *options, before=before, pass_fds=pass_fds)
+
+
+@asynccontextmanager
+async def hermes_lb(
+    *words: str, before: str = "", pass_fds: tuple[int, ...] = (), python: str = sys.executable
+) -> AsyncIterator[Running]:
+    """Run the command; `before` is shell code that runs first."""
+    command = [python, "-m", "hermes_lb", *words]
     if before:
         command = ["bash", "-c", f'{before} && exec "$@"', "bash", *command]
     started = await asyncio.create_subprocess_exec(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import h2.config
-import h2.connection
 import h2.events
-import h2.settings
 
+from tests.support.http2_frames import ClientFrames
 from tests.support.http_peer import Ended
 
 if TYPE_CHECKING:
@@ -49,16 +47,8 @@ class Http2Client:
     def __init__(self, client: Client, *, window: int = 65_535, checks: bool = True) -> None:
         """`checks` False: h2 sends fields that no client may send."""
         self.client = client
-        configured = h2.config.H2Configuration(
-            header_encoding="latin-1",
-            validate_outbound_headers=checks,
-            normalize_outbound_headers=checks,
-        )
-        self.http2 = h2.connection.H2Connection(configured)
-        self.http2.local_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE] = window
-        self.http2.initiate_connection()
-        self.http2.increment_flow_control_window(2**24)
-        self._partial = bytearray()
+        self._frames = ClientFrames(window=window, checks=checks, encoding="latin-1")
+        self.http2 = self._frames.http2
         self.stuck: set[int] = set()
         self.fields: dict[int, list[tuple[str, str]]] = {}
         self.informational: list[list[tuple[str, str]]] = []
@@ -144,23 +134,7 @@ class Http2Client:
             return
 
     def take(self, data: bytes) -> None:
-        for frame in self._frames(data):
-            self._take(frame)
-
-    def _frames(self, data: bytes) -> list[bytes]:
-        """Frame by frame, since h2 drops those behind a GOAWAY."""
-        self._partial += data
-        frames = []
-        while len(self._partial) >= 9:
-            size = 9 + int.from_bytes(self._partial[:3])
-            if len(self._partial) < size:
-                break
-            frames.append(bytes(self._partial[:size]))
-            del self._partial[:size]
-        return frames
-
-    def _take(self, frame: bytes) -> None:
-        for event in self.http2.receive_data(frame):
+        for event in self._frames.receive(data):
             match event:
                 case h2.events.ResponseReceived():
                     self.fields[event.stream_id] = event.headers
@@ -180,5 +154,3 @@ class Http2Client:
                     self.resets[event.stream_id] = event.error_code
                 case h2.events.ConnectionTerminated():
                     self.goaways.append(event)
-                    # h2 drops what follows; open streams go on (RFC 9113 section 6.8).
-                    self.http2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN

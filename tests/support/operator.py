@@ -123,7 +123,8 @@ def session(**given: Any) -> Session:
     row: Any = {
         "process": 0, "client": "192.0.2.7:40312", "frontend": "public", "backend": "agents",
         "server": "agent1", "kind": "stream", "phase": "D", "seconds": 12.5, "method": "POST",
-        "target": "/chat", "bytes_in": 100, "bytes_out": 2000, "pinned_by": None, **given,
+        "target": "/chat", "bytes_in": 100, "bytes_out": 2000, "pinned_by": None, "version": "1.1",
+        "stream": None, **given,
     }  # fmt: skip
     return row
 

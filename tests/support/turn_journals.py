@@ -79,7 +79,12 @@ class _Owned(OwnedJournal):
         self._entry.batches.clear()
         self._entry.is_trimmed = True
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
         self._refused = refused
 
     def refuse(self) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.turns.ports import (
     BUSY,
+    HIGH_WATER,
     JOINED,
     MISMATCH,
     OVER_QUOTA,
@@ -403,7 +404,9 @@ class _Journal(Journal):
     def __init__(self, turn: MemoryTurn) -> None:
         self._turn = turn
         self._held: list[tuple[bytes, int]] = []
+        self._behind: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
+        self._is_behind = False
         self.holds_back = False
 
     @property
@@ -418,6 +421,9 @@ class _Journal(Journal):
         self._held.append((data, events))
         if not self.holds_back:
             self.flush()
+        elif self.unacknowledged > HIGH_WATER and not self._is_behind and self._behind is not None:
+            self._is_behind = True
+            self._behind()
 
     def skip(self) -> None:
         turn = self._turn
@@ -426,7 +432,7 @@ class _Journal(Journal):
         turn.is_trimmed = True
 
     def flush(self) -> None:
-        turn, self.holds_back = self._turn, False
+        turn, self.holds_back, self._is_behind = self._turn, False, False
         held, self._held = self._held, []
         for data, events in held:
             if _is_over(turn):
@@ -442,8 +448,13 @@ class _Journal(Journal):
         if held and self._drained is not None:
             self._drained()
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
-        self._turn.refused, self._drained = refused, drained
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        self._turn.refused, self._behind, self._drained = refused, behind, drained
 
 
 class _Reading(Reading):

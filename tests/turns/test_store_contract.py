@@ -529,7 +529,7 @@ async def test_a_balancer_that_stops_says_so_at_once(fleet: TurnFleet) -> None:
     ran, waited = fleet.claim(key="ran", session="s"), fleet.claim(key="waited")
     running = await run(store, ran)
     refused = asyncio.Event()
-    running.journal.watch(refused.set, lambda: None)
+    running.journal.watch(refused.set, lambda: None, lambda: None)
     await own(store, waited)
     await store.close()
     record = await record_of(other, ran, running.id)

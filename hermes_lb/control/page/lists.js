@@ -22,7 +22,9 @@ export class Tiles {
     this.tile("Errors/s", count(errors), errors > 0);
     this.tile("In flight", count(sum(backends, (b) => b.in_flight)));
     this.tile("Queued", count(queued), queued > 0);
+    const http2 = sum(frontends, (f) => f.http2_connections);
     this.tile("Connections", count(sum(frontends, (f) => f.connections)));
+    this.note("Connections", http2 ? `${count(http2)} of HTTP/2, ${count(sum(frontends, (f) => f.http2_streams))} streams` : "");
     const isBroken = backends.some((b) => !b.available);
     this.tile("Servers available", `${available} of ${servers}`, isBroken, available < servers);
   }
@@ -35,6 +37,13 @@ export class Tiles {
     }
     setText(this.values.get(name), text);
     setAttribute(this.values.get(name), "class", isAlarming ? "alarm" : isNotable ? "notable" : null);
+  }
+
+  /** A line below a number. */
+  note(name, text) {
+    const card = this.values.get(name).parentElement;
+    if (!card.querySelector(".note")) card.append(make("dd", { class: "note quiet" }));
+    setText(card.querySelector(".note"), text);
   }
 }
 

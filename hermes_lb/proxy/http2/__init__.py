@@ -9,6 +9,7 @@ fields      a request's fields as a head of HTTP/1.1, which one parser judges fo
 connection  the frames of a loop iteration: requests begin, data passes, everything written at once
 stream      one request and its response: a `Downstream`
 tunnel_end  a WebSocket (RFC 8441)
+verdicts    why the codec has refused streams, or ended a connection
 
 To servers:
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.http import frames as http2
-from hermes_lb.http.frames import Frames, FramesError
+from hermes_lb.http.frames import UNLESS_OVER, Frames
 
 if TYPE_CHECKING:
     from hermes_lb.http.frames import Fields
@@ -30,18 +29,16 @@ class Codec(Frames):
             max_inbound_header_count=most_fields,
         )
 
-    # A stream that the client has reset is unknown by now: nothing happens.
-
     def respond(self, stream: int, fields: Fields, *, ends: bool) -> None:
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.send_response(stream, fields, end_stream=ends)
 
     def inform(self, stream: int, fields: Fields) -> None:
         """A 1xx."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.send_informational_response(stream, fields)
 
     def announce_end(self) -> None:
         """The first GOAWAY of two: streams on their way are still served (RFC 9113 section 6.8)."""
-        with suppress(FramesError):
+        with UNLESS_OVER:
             self._http2.send_shutdown_notice()

@@ -80,6 +80,8 @@ def as_http1(fields: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> Reques
     protocol = pseudo.pop(b":protocol", b"")
     if pseudo or not _METHOD(method):
         raise Malformed("pseudo-header fields")
+    # Not an absolute one, which would name another host than `:authority` (section 8.3.1).
+    is_target = target[:1] == b"/" or (target, method) == (b"*", b"OPTIONS")
     upgrade = websocket_key = b""
     if method == b"CONNECT" and protocol:
         if protocol != b"websocket":
@@ -91,9 +93,10 @@ def as_http1(fields: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> Reques
         method, has_body = b"GET", False
     elif method == b"CONNECT":
         target, scheme = authority, scheme or b"https"
+        is_target = target != b""
     elif protocol:
         raise Malformed("pseudo-header fields")
-    if not (target and scheme) or b"#" in target:
+    if not (is_target and scheme) or b"#" in target:
         raise Malformed("pseudo-header fields")
     if hosts and authority and (len(hosts) > 1 or hosts[0] != authority):
         raise RequestRefused(400, "Host differs from :authority")

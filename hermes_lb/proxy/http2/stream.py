@@ -73,6 +73,7 @@ class Http2Stream(Downstream, TunnelStream):
 
     __slots__ = (
         "_connection",
+        "_early",
         "_is_chunked",
         "_is_paused",
         "_unread",
@@ -81,6 +82,7 @@ class Http2Stream(Downstream, TunnelStream):
         "deadline",
         "exchange",
         "has_sent_all",
+        "is_counted",
         "is_request_read",
         "is_writing_paused",
         "number",
@@ -99,9 +101,11 @@ class Http2Stream(Downstream, TunnelStream):
         self.exchange: Exchange | None = None
         self.tunnel: StreamEnd | None = None
         self.websocket_key = b""
+        self._early: list[tuple[bytes, bool]] = []  # of a tunnel, before its 101
         self.is_request_read = False
         self.deadline = float("inf")
         self.has_sent_all = False  # END_STREAM is queued
+        self.is_counted = False  # among the connections of its client
         self._is_chunked = False  # the request's body, for the server
         self._is_paused = False  # the server can take no more of it
         self._unread = 0  # bytes of it that the client gets no credit for yet
@@ -116,6 +120,11 @@ class Http2Stream(Downstream, TunnelStream):
     def begin_body(self, *, is_chunked: bool) -> None:
         self._is_chunked = is_chunked
 
+    def begin_tunnel(self, websocket_key: bytes, data: bytes, *, ended: bool) -> None:
+        """`data`: what has come for the server, behind its 101."""
+        self.websocket_key = websocket_key
+        self._early.append((data, ended))
+
     def data_came(self, data: bytes, *, ended: bool, trailers: bytes = b"") -> None:
         """More of the request's body, or of a tunnel; or bytes that are of no use any more.
 
@@ -125,6 +134,10 @@ class Http2Stream(Downstream, TunnelStream):
         if exchange is None or self.has_sent_all:
             self._connection.codec.credit(self.number, len(data))
             self.is_request_read = self.is_request_read or ended
+            return
+        if self.websocket_key and self.tunnel is None:
+            self._early.append((data, ended))  # a stream's window at most
+            self._unread += len(data)
             return
         if self._is_paused:
             self._unread += len(data)
@@ -140,7 +153,8 @@ class Http2Stream(Downstream, TunnelStream):
             passed += last_chunk(trailers)
         if passed:
             exchange.receive(passed)
-        if ended and exchange is self.exchange and not exchange.is_over:
+        # Without an upload its length had come, and so all of it, before END_STREAM or trailers.
+        if ended and exchange is self.exchange and not exchange.is_over and exchange.upload:
             exchange.request_ended()
 
     def left(self) -> None:
@@ -159,6 +173,7 @@ class Http2Stream(Downstream, TunnelStream):
         if self.is_writing_paused or self.unsent <= _HIGH_WATER:
             return self.is_writing_paused
         self.is_writing_paused = True
+        self.peer.frontend.counters.http2_stalls += 1
         if self.tunnel is not None:
             self.tunnel.is_slow()
         elif self.exchange is not None:
@@ -221,15 +236,21 @@ class Http2Stream(Downstream, TunnelStream):
         listed = response_fields(status, fields)
         if head.length >= 0 and status >= 200 and status != 204:
             listed.append((b"content-length", b"%d" % head.length))
-        self._respond(listed, length, first)
+        self._respond(status, listed, length, first)
         return len(fields) + len(first)
 
-    def _respond(self, fields: list[tuple[bytes, bytes]], length: int, first: bytes) -> None:
+    def _respond(
+        self, status: int, fields: list[tuple[bytes, bytes]], length: int, first: bytes
+    ) -> None:
+        self._count(status)
         self.has_sent_all = length == 0
         self._connection.codec.respond(self.number, fields, ends=length == 0)
         if first:
             self._send(first)
         self._connection.has_frames()
+
+    def _count(self, status: int) -> None:
+        self.peer.frontend.counters.http2_responses[status // 100 - 2] += 1
 
     def _accept(self, fields: bytes) -> int:
         """A WebSocket: a 200 by RFC 8441 section 5.1, once the server has proved that it is one."""
@@ -237,6 +258,7 @@ class Http2Stream(Downstream, TunnelStream):
             self.has_sent_all = True
             self._connection.reset(self.number, http2.INTERNAL_ERROR)
             return 0
+        self._count(200)
         listed = [f for f in response_fields(200, fields) if f[0] != b"sec-websocket-accept"]
         self._connection.codec.respond(self.number, listed, ends=False)
         self._connection.has_frames()
@@ -264,7 +286,7 @@ class Http2Stream(Downstream, TunnelStream):
         fields = response_fields(reply.status, reply.fields + connection.date_field())
         fields.append((b"content-length", b"%d" % len(reply.body)))
         body = b"" if reply.is_head else reply.body
-        self._respond(fields, len(body), body)
+        self._respond(reply.status, fields, len(body), body)
         return len(reply.fields) + len(body)
 
     def pause_reading(self) -> None:
@@ -299,11 +321,13 @@ class Http2Stream(Downstream, TunnelStream):
 
     def _ended(self, now: float) -> None:
         self.exchange = None
+        self._early = []
         self.resume_reading()
         self._connection.stream_done(self, now)
 
     def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
-        self.tunnel = StreamEnd(tunnel, self)
+        early, self._early = self._early, []
+        self.tunnel = StreamEnd(tunnel, self, early)
         return self.tunnel
 
     def end_tunnel(self) -> None:

@@ -35,6 +35,8 @@ async def follow(
     Raises TurnProblem and StoreAway.
     """
     is_joined = bool(fingerprint)
+    if gate.exchange is None:  # its client has left
+        return
     gate.follows(record.id)
     _compare(record, fingerprint)
     if not record.head and record.state not in states.ENDED:
@@ -139,7 +141,7 @@ def _replay(gate: Gate, record: Record, place: Place, rules: TurnRules, *, is_jo
     first = b""
     if record.is_stream and is_get and not place.after:
         first = b"id: %b0\n\n" % event_ids.prefix(record.id)
-    head = context.settings.response_parser.parse(record.head)
+    head = heads.parse_stored(record.head)
     side = JournalSide(context, place, cast("ResponseSink", exchange))
     exchange.replay(side, head, record.server, first)
     if not exchange.is_over:

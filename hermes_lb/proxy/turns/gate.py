@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.turn_gateway import TurnGateway
 
 logger = logging.getLogger("hermes_lb")
 
@@ -34,6 +35,7 @@ class Gate(TurnGate):
         "_exchange",
         "_following",
         "_keep_alive",
+        "_work",
         "context",
         "gateway",
     )
@@ -44,6 +46,7 @@ class Gate(TurnGate):
         self.gateway = gateway
         self.most_kept = 0
         self._following = ""  # the turn that it follows
+        self._work: asyncio.Task[Any] | None = None  # which waits for that turn
         self._keep_alive: KeepAlive | None = None
         self._client = TurnClient(exchange.client, self.over)
         exchange.take_turn(self, self._client)
@@ -93,7 +96,8 @@ class Gate(TurnGate):
         exchange.reply(reply, termination, may_keep=exchange.may_keep_client)
 
     def follows(self, turn: str) -> None:
-        """It is answered from this turn."""
+        """It is answered from this turn, for which the present task may wait: until it is over."""
+        self._work = asyncio.current_task()
         if not self._following:
             self._following = turn
             self.gateway.joined(turn)
@@ -113,6 +117,9 @@ class Gate(TurnGate):
         following, self._following = self._following, ""
         if following:
             self.gateway.left(following)
+        work, self._work = self._work, None
+        if work is not None and work is not asyncio.current_task():
+            work.cancel()
 
     def count(self, outcome: str) -> None:
         """One more turn with this outcome (`TURN_OUTCOMES`)."""
@@ -126,6 +133,9 @@ class Gate(TurnGate):
         pass
 
     def body_ended(self) -> None:
+        pass
+
+    def body_sent(self) -> None:
         pass
 
     def starts(self, server: Server, now: float) -> bool:

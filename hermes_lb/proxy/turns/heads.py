@@ -6,6 +6,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from hermes_lb.http import ResponseParser
 from hermes_lb.proxy.local_replies import LocalReply
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ _ALLOWED_ORIGIN = re.compile(
     rb"^access-control-allow-origin:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.I | re.M
 )
 _ACCEPTED_CODINGS = re.compile(rb"\r\naccept-encoding:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+
+# Stored heads have a Date more than came, and a reload may have lowered the limit of their fields.
+_STORED: Final = ResponseParser(1 << 16)
 
 _EXPOSED: Final = (
     b"Access-Control-Expose-Headers: X-Hermes-Turn, X-Hermes-Resume, Idempotency-Replayed\r\n"
@@ -73,6 +77,11 @@ def stored(head: ResponseHead, fields: bytes) -> bytes:
     """A response's head, as another request may get it. `fields`: as the client gets them."""
     kept = _NOT_STORED.sub(b"", fields)
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, kept)
+
+
+def parse_stored(data: bytes) -> ResponseHead:
+    """What `stored` has made; raises InvalidResponse for anything else."""
+    return _STORED.parse(data)
 
 
 def for_turn(fields: bytes, turn: str, *, is_stream: bool, is_get: bool, vary: bytes) -> bytes:

@@ -36,9 +36,8 @@ _NOTHING: Final = 4
 
 #: Bytes of an answer that frees its key, for the requests that had joined.
 MOST_IN_ANSWER: Final = 64 * 1024
-#: Bytes of a journal that the store has not acknowledged; more pauses the server.
-MOST_UNACKNOWLEDGED: Final = 256 * 1024
-# Seconds of that pause; then the server goes on, and the journal has a gap.
+# Seconds that a server is paused for a journal that is behind; then it goes on, and the journal has
+# a gap.
 _PAUSE: Final = 2.0
 # Seconds between two attempts to write a state while the store is away, and for all of them. The
 # turn has ended; this only decides how its followers and its key hear of it.
@@ -50,7 +49,7 @@ class Owner:
 
     Of its exchange it needs: `cut(first letter of the termination, reason)`, `pause` and `resume`
     the server, `slow` (its response is not kept any more, and its client does not read),
-    `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
+    `may_be_behind(bytes)`, `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
     """
 
     __slots__ = (
@@ -65,6 +64,7 @@ class Owner:
         "_is_get",
         "_keep_alive",
         "_kept",
+        "_may_be_behind",
         "_pause",
         "_reply",
         "_resume",
@@ -89,6 +89,7 @@ class Owner:
         pause: Callable[[], None],
         resume: Callable[[], None],
         slow: Callable[[], None],
+        may_be_behind: Callable[[int], bool],
         may_be_sent: Callable[[], bool],
         count: Callable[[str], None],
         keep_alive: Callable[[float | None, Callable[[], bool]], None],
@@ -102,6 +103,7 @@ class Owner:
         self._pause = pause
         self._resume = resume
         self._slow = slow
+        self._may_be_behind = may_be_behind
         self.may_be_sent = may_be_sent
         self._count = count
         self._keep_alive = keep_alive
@@ -115,7 +117,7 @@ class Owner:
         self._writer: asyncio.Task[None] | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         owned.on_cancel(self._cancel_soon)
-        owned.journal.watch(self._refused, self._drained)
+        owned.journal.watch(self._refused, self._fall_behind, self._drained)
 
     def __repr__(self) -> str:
         return f"<Owner of {self.owned.id}>"
@@ -148,7 +150,7 @@ class Owner:
             self._events = NumberedEvents(
                 length,
                 event_ids.prefix(self.owned.id),
-                self._keep_events,
+                self.owned.journal.append,
                 self.owned.journal.skip,
                 most_in_event=self._rules.max_event,
                 to_chunks=to_chunks,
@@ -189,15 +191,9 @@ class Owner:
             first = (chunk(beginning) if to_chunks else beginning) + first
         return fields, first
 
-    def _keep_events(self, events: bytes, count: int) -> None:
-        journal = self.owned.journal
-        journal.append(events, count)
-        if journal.unacknowledged > MOST_UNACKNOWLEDGED and self._giving_up is None:
-            self._fall_behind()
-
     def _keep(self, data: bytes) -> None:
         if self._kept == _CHUNKS:
-            self._keep_events(data, 1)
+            self.owned.journal.append(data, 1)
         elif self._kept == _ANSWER and sum(map(len, self._answer)) <= MOST_IN_ANSWER:
             self._answer.append(data)
 
@@ -212,12 +208,13 @@ class Owner:
         """Its client reads more slowly than the server sends, and is not waited for."""
         if not self.is_kept:
             self._slow()
-        elif unsent > self._rules.journal_size:
+        elif unsent > self._rules.journal_size or not self._may_be_behind(unsent):
             self._cut("c", "the client reads too slowly")
 
     # The journal.
 
     def _fall_behind(self) -> None:
+        """The store is slow: the server waits for it."""
         self._pause()
         self._giving_up = self._context.loop.call_later(_PAUSE, self._give_up)
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import TurnRequest
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.proxy.turns.rules import TurnRules
-    from hermes_lb.turns.gateway import TurnGateway
     from hermes_lb.turns.ports import Record
 
 _TURN = re.compile(re.escape(RESUME_PATH) + rb"([0-9A-Za-z_-]{20,64})(?:\?.*)?").fullmatch

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.turns.keys import head_session, header_key, json_session, query_key
+from hermes_lb.proxy.turns.keys import body_session, head_session, header_key, query_key
 from hermes_lb.proxy.turns.principal import PrincipalFinder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.proxy.turns.keys import BodySession
     from hermes_lb.turns.options import TurnOptions
 
 
@@ -62,11 +63,11 @@ class TurnRules:
             self.find_key = query_key(name) if source == "query" else header_key
         self.key_required = options.idempotency == "required"
         self.find_session: Callable[[bytes], bytes] | None = None
-        self.find_in_body: Callable[[bytes], bytes] | None = None
+        self.find_in_body: Callable[[bytes], BodySession] | None = None
         if options.session is not None:
             kind, _, where = options.session.partition(":")
             if kind == "json":
-                self.find_in_body = json_session(where)
+                self.find_in_body = body_session(where)
             else:
                 self.find_session = head_session(options.session)
         self.session_required = options.session_required

@@ -34,7 +34,6 @@ from hermes_lb.proxy.turns.problems import (
     turn_cancelled,
 )
 from hermes_lb.turns import states
-from hermes_lb.turns.gateway import MOST_BUFFERED
 from hermes_lb.turns.ports import (
     BUSY,
     JOINED,
@@ -51,8 +50,8 @@ if TYPE_CHECKING:
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.proxy.turns.rules import TurnRules
-    from hermes_lb.turns.gateway import TurnGateway
     from hermes_lb.turns.ports import Begun, OwnedTurn, Record
 
 # Seconds that the head of a stream waits for its turn to be stored. A store on the same machine
@@ -64,11 +63,13 @@ class Turn(Gate):
     """A request on a route with turns, other than HEAD, OPTIONS, TRACE and upgrades."""
 
     __slots__ = (
+        "_address",
         "_body",
         "_buffered",
         "_detached",
         "_fingerprint",
         "_is_body_read",
+        "_is_in_parts",
         "_is_tried",
         "_key",
         "_owned_id",
@@ -79,6 +80,8 @@ class Turn(Gate):
         "_session",
         "_starts",
         "_then",
+        "_turns",
+        "_unread",
     )
 
     def __init__(
@@ -91,9 +94,11 @@ class Turn(Gate):
         self._key = ""  # digests
         self._session = ""
         self._is_body_read = head.length == 0
+        self._address = exchange.client_address
         self._plain = plain_body(head.length)
         self._body: list[bytes] | None = None  # that is read for its session
-        self._buffered = 0
+        self._buffered = 0  # bytes of it that are kept, here or to be sent
+        self._is_in_parts = False  # the exchange keeps it, too
         if rules.find_in_body is not None and head.length:
             self._body = []
             self.most_kept = rules.body_buffer + 1
@@ -103,6 +108,8 @@ class Turn(Gate):
         self._record: Record | None = None  # of the turn that it has joined
         self._owned_id = ""
         self._starts = 0  # attempts that were stored
+        self._turns = 0  # that it has claimed, and not joined
+        self._unread = 0  # bytes of its response, while its client is slow
         self._detached: Detached | None = None
         if not rules.repeats:
             head.can_repeat = False  # but for failed dials
@@ -156,22 +163,27 @@ class Turn(Gate):
     def _buffer(self, body: list[bytes], data: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
-        body.append(data)
-        self._buffered += len(data)
-        self.gateway.buffered += len(data)
-        if self._buffered > self._rules.body_buffer:
-            self._forget_body()
+        size = len(data)
+        if self._buffered + size > self._rules.body_buffer:
             exchange.refuse(RequestRefused(413, "the body is too large to find its session"))
-        elif self.gateway.buffered > MOST_BUFFERED:
-            self._forget_body()
+        elif not self.gateway.bodies.has_room(self._address, size):
             self.refuse(
                 TurnProblem(503, "body_buffer_full", "too many bodies are read", retry_after=1)
             )
+        else:
+            body.append(data)
+            self._buffered += size
+            self.gateway.bodies.add(self._address, size)
 
     def _forget_body(self) -> None:
+        """Nothing of it is kept any more."""
         self._body = None
-        self.gateway.buffered -= self._buffered
-        self._buffered = 0
+        if self._buffered:
+            self.gateway.bodies.add(self._address, -self._buffered)
+            self._buffered = 0
+
+    def body_sent(self) -> None:
+        self._forget_body()
 
     def body_ended(self) -> None:
         self._is_body_read = True
@@ -201,6 +213,8 @@ class Turn(Gate):
         if body:
             self.body_received(body)
             self._is_body_read = True
+        else:
+            self._is_in_parts = True
         if self.exchange is None:  # its body was refused
             return
         try:
@@ -231,23 +245,44 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         if self._body is not None:
-            body = b"".join(self._body)
-            self._forget_body()
-            assert self._rules.find_in_body is not None
-            try:
-                self._session = self._digest(b"session", self._rules.find_in_body(body))
-                if self._session and not self._principal:
-                    raise _principal_required()
-            except TurnProblem as problem:
-                self.refuse(problem)
-                return
-        if self._rules.session_required and not self._session:
+            exchange.enter(phases.CLAIM, now)
+            self.spawn(self._claim_by_body())
+        elif self._rules.session_required and not self._session:
             self.refuse(_session_required())
         elif self._key or self._session:
             exchange.enter(phases.CLAIM, now)
             self.spawn(self._begin())
         else:
             exchange.proceed(now)
+
+    async def _claim_by_body(self) -> None:
+        assert self._body is not None
+        assert self._rules.find_in_body is not None
+        session = self._rules.find_in_body(b"".join(self._body))
+        is_read = False
+        while not is_read:
+            if self.exchange is None:
+                return
+            # All bodies take turns, one part of one in a loop iteration: other work goes on.
+            async with self.gateway.reads_body:
+                is_read = session.advance()
+                if not is_read:
+                    await asyncio.sleep(0)
+        exchange = self.exchange
+        if exchange is None:
+            return
+        self._body = None
+        if not self._is_in_parts:  # it is small, and a part of the request
+            self._forget_body()
+        self._session = self._digest(b"session", session.name)
+        if self._session and not self._principal:
+            raise _principal_required()
+        if self._rules.session_required and not self._session:
+            raise _session_required()
+        if self._key or self._session:
+            await self._begin()
+        else:
+            exchange.proceed(self.context.clock())
 
     def _make_claim(self) -> Claim:
         rules = self._rules
@@ -263,10 +298,20 @@ class Turn(Gate):
             settle=rules.settle,
             repeats_lost=rules.repeats_lost,
             journal_size=rules.journal_size,
+            client_turns=self.gateway.turns.of(self._address),
+            client_waiters=self.gateway.waiters.of(self._address),
         )
+
+    def _count(self, turns: int) -> None:
+        """It has this many turns, 0 or 1, of those of its client's address."""
+        if turns and self.exchange is None:  # over before it began
+            return
+        self.gateway.turns.add(self._address, turns - self._turns)
+        self._turns = turns
 
     async def _begin(self) -> None:
         claim = self._make_claim()
+        self._count(1)
         begun = await self.gateway.store.begin(claim)
         exchange = self.exchange
         if exchange is None:
@@ -298,10 +343,13 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         exchange.enter(phases.SESSION, self.context.clock())
+        self.gateway.waiters.add(self._address, 1)
         try:
             await owned.granted()
         except Fenced:  # or the exchange has ended, and released it
             raise turn_cancelled(owned.id) from None
+        finally:
+            self.gateway.waiters.add(self._address, -1)
 
     def _own(self, owned: OwnedTurn) -> Owner:
         exchange = self._exchange
@@ -316,6 +364,7 @@ class Turn(Gate):
             pause=self._pause_server,
             resume=self._resume_server,
             slow=self._client_is_too_slow,
+            may_be_behind=self._may_be_behind,
             may_be_sent=self._may_be_sent,
             count=self.count,
             keep_alive=self.keep_alive,
@@ -332,6 +381,8 @@ class Turn(Gate):
     def over(self) -> None:
         super().over()
         self._forget_body()
+        self._count(0)
+        self._has_unread(0)
         if self._detached is not None:
             self._detached.leave()
             self._detached = None
@@ -378,10 +429,12 @@ class Turn(Gate):
         assert exchange is not None
         self._record = record
         self.follows(record.id)
+        exchange.discard_body()
+        self._forget_body()
+        self._count(0)
         if self._is_body_read:
             await self._follow_joined(record)
             return
-        exchange.discard_body()
         self._wait_for_body("compare")
 
     def _joined_body_ended(self) -> None:
@@ -436,12 +489,15 @@ class Turn(Gate):
         await asyncio.wait({work}, timeout=_AT_HEAD)
         if not work.done() or self._client.owner is None:
             self._client.is_degraded = True
+            self._count(0)
             self.count("degraded")
 
     async def _begin_late(self, server: str) -> None:
         owned = None
         try:
-            begun = await self.gateway.store.begin(self._make_claim())
+            claim = self._make_claim()
+            self._count(1)
+            begun = await self.gateway.store.begin(claim)
             owned = begun.owned
             if owned is None:
                 return
@@ -490,6 +546,7 @@ class Turn(Gate):
         self._detached = Detached(exchange, client.peer, self.context.live, until)
         exchange.note(reason)
         real.cut_off(termination)
+        self._has_unread(0)
         client.is_slow = False
         if client.is_writing_paused:
             exchange.client_caught_up()
@@ -501,6 +558,21 @@ class Turn(Gate):
             return True
         client.is_writing_paused = True
         return False
+
+    def client_caught_up(self) -> None:
+        super().client_caught_up()
+        self._has_unread(0)
+
+    def _has_unread(self, size: int) -> None:
+        self.gateway.unread.add(self._address, size - self._unread)
+        self._unread = size
+
+    def _may_be_behind(self, size: int) -> bool:
+        """Its client has not read `size` bytes: others need room for theirs."""
+        if not self.gateway.unread.has_room(self._address, size - self._unread):
+            return False
+        self._has_unread(size)
+        return True
 
     def _client_is_too_slow(self) -> None:
         """Its response is not kept: the server waits for the client, as for any other."""

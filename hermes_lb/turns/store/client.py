@@ -46,6 +46,8 @@ _PAUSE: Final = (0.01, 0.2)
 # Attempts while no other server can replace the one that is lost: it may have closed an idle
 # connection, or have been restarted.
 _ATTEMPTS: Final = 3
+# Seconds between two reports that it is away: one that is read-only answers some commands.
+_REPORTED: Final = 10.0
 # Milliseconds for WAIT. Replicas that work answer in a few; more looks like a lost server.
 _REPLICA_MS: Final = 500
 
@@ -71,6 +73,8 @@ class StoreClient:
         self._away_until = 0.0
         self._left_alone = 0.0
         self._why = ""
+        self._is_reported = False
+        self._report_after = -_REPORTED
 
     @property
     def is_reachable(self) -> bool:
@@ -118,19 +122,23 @@ class StoreClient:
 
     def went_away(self, why: str) -> StoreAway:
         """Leave the store alone for a while. It is logged once, until `came_back`."""
-        if not self._why:
+        now = self._clock()
+        if not self._why and now >= self._report_after:
+            self._is_reported, self._report_after = True, now + _REPORTED
             logger.warning("the store of turns can't be reached: %s", why)
         self._why = why
         first, longest = _LEFT_ALONE
         self._left_alone = min(max(first, 2 * self._left_alone), longest)
-        self._away_until = self._clock() + self._left_alone
+        self._away_until = now + self._left_alone
         return StoreAway(why)
 
     def came_back(self) -> None:
         if self._why:
             self._why = ""
             self._left_alone = self._away_until = 0.0
-            logger.warning("the store of turns is back")
+            if self._is_reported:
+                self._is_reported = False
+                logger.warning("the store of turns is back")
 
     async def _operate(
         self, key: str, commands: Callable[[bool], list[Command]], *, blocks: bool = False

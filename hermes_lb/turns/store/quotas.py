@@ -47,13 +47,20 @@ class Totals:
         bucket = int((now + life) // _BUCKET) + 1
         self._stored[bucket] = self._stored.get(bucket, 0) + size
 
-    def quotas(self, turns: int, waiters: int) -> Quotas:
-        """For a claim, while this process has these. Without room a turn can be joined only."""
+    def quotas(
+        self, turns: int, waiters: int, client_turns: int = 0, client_waiters: int = 0
+    ) -> Quotas:
+        """For a claim, while this process has these, and its client these of them. Without room a
+        turn can be joined only.
+
+        A client may have as many as are free (`limits.FairShare`).
+        """
         quotas, others, limits = self._quotas, self._others, self._limits
         stored = others.stored + sum(self._stored.values())
-        if others.turns + turns >= limits.turns or stored >= limits.stored:
+        free = limits.turns - others.turns - turns
+        if client_turns >= free or stored >= limits.stored:
             quotas = quotas._replace(turns=0)
-        if others.waiters + waiters >= limits.waiters:
+        if client_waiters >= limits.waiters - others.waiters - waiters:
             quotas = quotas._replace(waiters=0)
         return quotas
 

@@ -28,6 +28,7 @@ from hermes_lb.turns.store.observer import Observer
 from hermes_lb.turns.store.owned_turn import StoredOwnedTurn
 from hermes_lb.turns.store.quotas import QUOTAS, TOTAL_QUOTAS, Quotas, Totals
 from hermes_lb.turns.store.session_queue import SessionQueue
+from hermes_lb.turns.store.shared_work import SharedWork
 from hermes_lb.turns.store.stored import StoredTurn, read_stored
 from hermes_lb.turns.store.timing import TIMING, Timing
 
@@ -82,6 +83,7 @@ class StoredTurns(TurnStore):
         self._clock = clock
         self._totals = Totals(client, quotas, total_quotas)
         self._tasks = Tasks()
+        self._look_ups: SharedWork[StoredTurn | None] = SharedWork(self._tasks)
         self._channel = ""
         self._owned: dict[str, StoredOwnedTurn] = {}
         self._waiters = 0  # of them, at the last look
@@ -127,7 +129,9 @@ class StoredTurns(TurnStore):
     async def _begin(self, name: TurnName, claim: Claim) -> Begun:
         while True:
             incarnation = await self._incarnation.known()
-            quotas = self._totals.quotas(len(self._owned), self._waiters)
+            quotas = self._totals.quotas(
+                len(self._owned), self._waiters, claim.client_turns, claim.client_waiters
+            )
             outcome, turn, rest = await self._control.begin(name, claim, incarnation, quotas)
             if outcome == "GONE":
                 raise StoreAway("its begin was given up")
@@ -160,7 +164,7 @@ class StoredTurns(TurnStore):
 
     def follow(self, record: Record, after: int) -> Reading:
         async def find() -> Record | None:
-            stored = await self._look_up(record.id)
+            stored = await self._look_ups.do(record.id, lambda: self._look_up(record.id))
             return None if stored is None else stored.record
 
         return self._journals.follow(record, after, find)

@@ -85,7 +85,7 @@ async def test_an_owner_that_was_stopped_finds_out_and_stops(fleet: ValkeyFleet)
     claim = fleet.claim(key="k")
     turn = await run(store, claim, b"data: 1\n\n")
     refused = []
-    turn.journal.watch(lambda: refused.append(True), lambda: None)
+    turn.journal.watch(lambda: refused.append(True), lambda: None, lambda: None)
     await store._tasks.cancel_all()  # beats, and the care for its turns
 
     async def is_lost() -> bool:

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
+
+from hermes_lb.limits.per_client import ClientAmounts, FairShare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.turns.ports import TurnStore
 
-#: Bytes of request bodies that wait for the end of their JSON, in one process. Eight of the
-#: largest (`body_buffer`).
+#: Bytes of request bodies that are kept in one process, from the first one until they are sent to a
+#: server: they are read for their session, and may wait for it. Eight of the largest
+#: (`body_buffer`), of which one client gets four.
 MOST_BUFFERED: Final = 64 * 1024 * 1024
+
+#: Bytes of journaled responses, in one process, that clients which read too slowly have not read. A
+#: client by itself gets a half, for 32 responses that are `journal_size` behind.
+MOST_UNREAD: Final = 64 * 1024 * 1024
 
 
 class TurnGateway:
     """`secret`: the key of all digests; equal on all balancers that share the store.
 
-    `buffered`: bytes of bodies that are being read for their session.
+    By client address: `bodies` and `unread`, bytes that are kept of requests and responses;
+    `turns`, claimed or executed; `waiters`, of them, for their sessions. `reads_body`: held while a
+    part of a body is parsed.
     """
 
-    __slots__ = ("_abandoned", "_followers", "buffered", "secret", "store")
+    __slots__ = (
+        "_abandoned", "_followers", "bodies", "reads_body", "secret", "store", "turns", "unread",
+        "waiters",
+    )  # fmt: skip
 
     def __init__(self, store: TurnStore, secret: bytes) -> None:
         self.store = store
         self.secret = secret
-        self.buffered = 0
+        self.bodies = FairShare(MOST_BUFFERED)
+        self.unread = FairShare(MOST_UNREAD)
+        self.turns = ClientAmounts()
+        self.waiters = ClientAmounts()
+        self.reads_body = asyncio.Lock()
         self._followers: dict[str, int] = {}
         self._abandoned: dict[str, Callable[[], None]] = {}
+
+    @property
+    def buffered(self) -> int:
+        return self.bodies.total
 
     # Followers of a turn in this process: where leaving is cancelling, the last one ends it.
 
