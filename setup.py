@@ -31,7 +31,7 @@ COMPILED = {
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
     "proxy/http2": (
-        "connection connection_pool fields frame_io stream tunnel_end upstream upstream_fields"
+        "connection connection_pool fields frame_io grpc stream tunnel_end upstream upstream_fields"
         " upstream_stream verdicts"
     ),
     "proxy/turns": "client detached journal_side owner",

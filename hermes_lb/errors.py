@@ -126,7 +126,8 @@ class ClosedBeforeResponse(ServerFailed):
 
 
 class ClosedInHead(ServerFailed):
-    """The connection closed within the response head, of which the client has seen nothing.
+    """The connection closed within the response head, of which the client has seen nothing; or a
+    server by HTTP/2 has not answered a PING.
 
     nginx retries it as any `error`; HAProxy's letters are the same ("before sending its full HTTP
     response headers").

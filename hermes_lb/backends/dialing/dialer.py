@@ -80,7 +80,8 @@ class Dialer:
         """The dialer for one of the servers. `protocol`: that of the backend, or HTTP/1.1."""
         tls = Resuming(self._contexts[protocol]) if self._contexts else None
         name = server.server_name or (self._tls.server_name if self._tls is not None else None)
-        return ServerDialer(server.address, tls, name, self._header, (protocol, self._made_of))
+        made_of = (protocol, self._made_of)
+        return ServerDialer(server.address, tls, name, self._header, made_of, protocol != HTTP1)
 
 
 class ServerDialer:
@@ -98,7 +99,9 @@ class ServerDialer:
         server_name: str | None,
         header: Callable[[Peers | None], bytes] | None,
         made_of: object,
+        speaks_http2: bool,
     ) -> None:
+        self.speaks_http2 = speaks_http2
         self.way = (address, server_name, made_of)
         self.scheme = b"http" if tls is None else b"https"
         self._address = address

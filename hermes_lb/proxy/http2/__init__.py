@@ -8,6 +8,7 @@ codec       the server's side of `http.frames`
 fields      a request's fields as a head of HTTP/1.1, which one parser judges for both versions
 connection  the frames of a loop iteration: requests begin, data passes, everything written at once
 stream      one request and its response: a `Downstream`
+grpc        the balancer's errors for requests of gRPC
 tunnel_end  a WebSocket (RFC 8441)
 verdicts    why the codec has refused streams, or ended a connection
 

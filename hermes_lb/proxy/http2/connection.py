@@ -25,6 +25,7 @@ from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http2 import verdicts
 from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
+from hermes_lb.proxy.http2.grpc import is_grpc
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
 from hermes_lb.proxy.ports import FramedConnection
@@ -310,6 +311,7 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
             record_refusal(stream, context, now, refused, size)
             stream.done(now, ended)
             return
+        stream.is_grpc = is_grpc(asked.head) is not None
         head.version = HTTP2
         head.stream = number
         if asked.websocket_key:

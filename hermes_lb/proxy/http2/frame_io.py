@@ -110,9 +110,6 @@ class FrameIo(Endpoint, Framed):
         """Neither side has anything more to say."""
         raise NotImplementedError
 
-    def _taken(self) -> None:
-        """The frames that could leave have been taken."""
-
     def pause_writing(self) -> None:
         """The peer does not read: nothing more is written, and nothing read from it."""
         self.is_writing_paused = True
@@ -140,12 +137,10 @@ class FrameIo(Endpoint, Framed):
     def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
-        if self.is_writing_paused:
-            return  # `resume_writing` goes on
-        if data := self._frames.take():
-            self._batch.writes.append((self.transport, data))
-        self._act()
-        self._taken()
+        if not self.is_writing_paused:  # else `resume_writing` goes on
+            if data := self._frames.take():
+                self._batch.writes.append((self.transport, data))
+            self._act()
         full, self._full = self._full, set()
         for stream in full:
             if stream.slow_down():

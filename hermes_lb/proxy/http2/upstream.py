@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mypy_extensions import trait
 
-from hermes_lb.errors import ConnectFailed
+from hermes_lb.backends.dialing import in_words
+from hermes_lb.errors import BadResponse, ClosedBeforeResponse, ClosedInHead, ConnectFailed
 from hermes_lb.http import frames as http2
 from hermes_lb.http.client_frames import ClientFrames
 from hermes_lb.http.frames import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
     from hermes_lb.backends.dialing import ServerDialer
+    from hermes_lb.errors import ServerFailed
     from hermes_lb.http.frames import Fields
     from hermes_lb.proxy.context import Context
 
@@ -153,7 +155,7 @@ class Http2Upstream(FrameIo, ServerCarrier):
             self.codec.ping()
             self.has_frames()
         elif now - self._pinged_at >= PING_TIMEOUT:
-            self._all_lost("no answer to a PING", is_broken=False)
+            self._all_lost(ClosedInHead, "no answer to a PING")
             self.abort()
 
     def abort(self) -> None:
@@ -194,7 +196,8 @@ class Http2Upstream(FrameIo, ServerCarrier):
         self.is_lost = self.is_going = self._is_over = True
         self._not_ready("it closed without a word of HTTP/2")
         self.home.forget(self)
-        self._all_lost(f"closed without a response{f': {error}' if error else ''}", is_broken=False)
+        why = f": {in_words(error)}" if isinstance(error, OSError) else ""
+        self._all_lost(ClosedBeforeResponse, f"closed without a response{why}")
         self.context.live.shared.discard(self)
         self.context.live.connection_gone()
 
@@ -258,15 +261,15 @@ class Http2Upstream(FrameIo, ServerCarrier):
 
     def _broken(self, problem: str) -> None:
         self._not_ready(f"it does not speak HTTP/2: {problem}")
-        self._all_lost(problem, is_broken=True)
+        self._all_lost(BadResponse, problem)
         self.write_frames()  # says why, and ends
 
-    def _all_lost(self, reason: str, *, is_broken: bool) -> None:
+    def _all_lost(self, error: type[ServerFailed], reason: str) -> None:
         self.is_going = True
         self.home.forget(self)
         streams, self.streams = self.streams, {}
         for stream in streams.values():
-            stream.lost(reason, is_broken=is_broken)
+            stream.lost(error, reason)
         while self._behind:
             self._proceed()
 

@@ -246,8 +246,8 @@ class UpstreamStream(ServerSide, Queue):
         else:
             self._fail(ClosedBeforeResponse(f"{name} reset the stream with error {code}"))
 
-    def lost(self, reason: str, *, is_broken: bool) -> None:
-        """Its connection has gone. `is_broken`: the server has broken the protocol."""
+    def lost(self, error: type[ServerFailed], reason: str) -> None:
+        """Its connection has gone. `error`: for a request without a response."""
         self._is_closed = True
         self.pass_on()
         if self.sink is None or self._has_ended:
@@ -255,12 +255,10 @@ class UpstreamStream(ServerSide, Queue):
         reason = f"{self.server.name}: {reason}"
         if self.body is not None or self._head is not None:
             self._cut(ConnectionResetError(reason))
-        elif is_broken:
-            self._fail(BadResponse(reason))
         else:
             # Nothing has come since: it may have ended before the request, as a kept one may.
             self.is_reused = self.was_idle and self._reads == self._connection.reads
-            self._fail(ClosedBeforeResponse(reason))
+            self._fail(error(reason))
 
     def refused(self) -> None:
         """The connection takes no more requests, by an event of this loop iteration."""
