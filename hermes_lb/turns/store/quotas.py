@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TOTALS: Final = script("totals")
 #: Bytes of a record beside its head, with its keys, as in lua/turn.lua.
-RECORD_SIZE: Final = 1024
+RECORD_SIZE: Final = 6144
 # Seconds, the precision of the expiry of stored bytes.
 _BUCKET: Final = 60
 

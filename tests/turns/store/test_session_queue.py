@@ -194,14 +194,14 @@ async def test_stored_bytes_count_until_they_expire(run: ScriptRunner) -> None:
     assert await run.begin(run.name(), quotas=quotas) == "OVER_QUOTA"
     use = control_keys(turn.id).use
     [bucket, size] = await run.client.ask(use, "HGETALL", use)
-    assert int(size) == 1000 + 256  # of its record
+    assert int(size) == 1000 + 384  # of its record
     await run.client.ask(use, "HDEL", use, bucket)
     await run.client.ask(use, "HSET", use, "b1", 1000)
     assert await run.begin(run.name(), quotas=quotas) == "OWNED"
 
 
 async def test_records_count_too(run: ScriptRunner) -> None:
-    """Each new key leaves one, though its response is empty. A quarter of it counts."""
+    """Each new key leaves one, though its response is empty. A sixteenth of it counts."""
     quotas = Quotas(turns=10, stored=1000)
 
     async def execute(head: bytes = b"", *, is_released: bool = False) -> None:
