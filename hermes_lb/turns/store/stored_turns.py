@@ -320,8 +320,11 @@ class StoredTurns(TurnStore):
 
     def _left(self, turn: StoredOwnedTurn) -> None:
         self._owned.pop(turn.id, None)
+        now = self._clock()
         if turn.kept_size:
-            self._totals.store(turn.kept_size, turn.kept_for, self._clock())
+            self._totals.store(turn.kept_size, turn.kept_for, now)
+        if turn.record_size:
+            self._totals.store(turn.record_size, turn.record_kept_for, now)
 
     def _again(self, operation: Callable[[], Awaitable[None]]) -> None:
         self._unfinished.append(operation)
