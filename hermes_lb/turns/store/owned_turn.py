@@ -23,9 +23,9 @@ class StoredOwnedTurn(OwnedTurn):
     operation in the background until it succeeds."""
 
     __slots__ = (
-        "_again", "_claim", "_control", "_incarnation", "_is_ended", "_left", "_on_cancel",
-        "_queue", "_woken", "fence", "has_started", "id", "is_cancelled", "is_queued", "journal",
-        "kept_size", "name",
+        "_again", "_control", "_incarnation", "_is_ended", "_keep", "_keep_events", "_left",
+        "_on_cancel", "_queue", "_woken", "fence", "has_started", "id", "is_cancelled", "is_queued",
+        "journal", "kept_size", "name",
     )  # fmt: skip
 
     journal: OwnedJournal
@@ -50,7 +50,8 @@ class StoredOwnedTurn(OwnedTurn):
         self.is_cancelled = False
         self.is_queued = False
         self.kept_size = 0  # bytes that its journal keeps, once it has ended
-        self._claim = claim
+        # Not the claim, which takes 0.2 KB.
+        self._keep, self._keep_events = claim.keep, claim.keep_events
         self._control = control
         self._queue = queue
         self._incarnation = incarnation
@@ -66,8 +67,8 @@ class StoredOwnedTurn(OwnedTurn):
     @property
     def kept_for(self) -> float:
         """Seconds for which its journal is kept after its end."""
-        keep = self._claim.keep
-        return min(keep, self._claim.keep_events) if self.journal.is_stream else keep
+        keep = self._keep
+        return min(keep, self._keep_events) if self.journal.is_stream else keep
 
     async def granted(self) -> None:
         self.is_queued = True
