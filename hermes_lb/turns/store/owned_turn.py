@@ -24,8 +24,8 @@ class StoredOwnedTurn(OwnedTurn):
     operation in the background until it succeeds."""
 
     __slots__ = (
-        "_again", "_claim", "_control", "_head_size", "_incarnation", "_is_ended", "_left",
-        "_on_cancel", "_queue", "_woken", "can_be_taken_over", "fence", "has_started", "id",
+        "_again", "_control", "_head_size", "_incarnation", "_is_ended", "_keep", "_keep_events",
+        "_left", "_on_cancel", "_queue", "_woken", "can_be_taken_over", "fence", "has_started", "id",
         "is_cancelled", "is_queued", "journal", "kept_size", "name", "record_size",
     )  # fmt: skip
 
@@ -54,7 +54,8 @@ class StoredOwnedTurn(OwnedTurn):
         # Bytes that are kept once it has ended: of its journal, and of its record.
         self.kept_size = self.record_size = 0
         self._head_size = 0
-        self._claim = claim
+        # Not the claim, which takes 0.2 KB.
+        self._keep, self._keep_events = claim.keep, claim.keep_events
         self._control = control
         self._queue = queue
         self._incarnation = incarnation
@@ -70,12 +71,12 @@ class StoredOwnedTurn(OwnedTurn):
     @property
     def kept_for(self) -> float:
         """Seconds for which its journal is kept after its end."""
-        keep = self._claim.keep
-        return min(keep, self._claim.keep_events) if self.journal.is_stream else keep
+        keep = self._keep
+        return min(keep, self._keep_events) if self.journal.is_stream else keep
 
     @property
     def record_kept_for(self) -> float:
-        return self._claim.keep
+        return self._keep
 
     async def granted(self) -> None:
         self.is_queued = True
