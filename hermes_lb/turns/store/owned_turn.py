@@ -25,8 +25,8 @@ class StoredOwnedTurn(OwnedTurn):
 
     __slots__ = (
         "_again", "_control", "_head_size", "_incarnation", "_is_ended", "_keep", "_keep_events",
-        "_left", "_on_cancel", "_queue", "_woken", "can_be_taken_over", "fence", "has_started", "id",
-        "is_cancelled", "is_queued", "journal", "kept_size", "name", "record_size",
+        "_left", "_on_cancel", "_queue", "_woken", "can_be_taken_over", "fence", "has_started",
+        "id", "is_cancelled", "is_queued", "journal", "kept_size", "name", "record_size",
     )  # fmt: skip
 
     journal: OwnedJournal
