@@ -1,6 +1,6 @@
 """Clients of HTTP/2 that cost as much as they can, connection after connection.
 
-Frames are written by hand: no library says them. What comes is read and discarded; a connection
+Frames are written by hand: no library says them. Responses are read and discarded; a connection
 that the balancer ends is followed by another.
 """
 
