@@ -41,7 +41,7 @@ end
 
 local RECORD = { 'principal', 'state', 'fence', 'fingerprint', 'key', 'head', 'is_stream', 'reason',
   'server', 'resume_path', 'first', 'last', 'attempt', 'begun', 'ended', 'kept_until', 'nonce',
-  'incarnation', 'session' }
+  'incarnation', 'session', 'orphaned', 'linger', 'origin', 'retry' }
 
 -- The record of the turn at `key`, and the time, for records.py.
 local function record_of(key)
@@ -194,6 +194,17 @@ local function has_ended(turn, state, has_run)
     count_bytes(math.ceil((RECORD_SIZE + redis.call('HSTRLEN', TURN, 'head')) / 16), ttl)
   end
   return leave_session(turn, has_run and (state == LOST or state == CANCELLED))
+end
+
+-- Another nonce and incarnation have the turn, and with it its session.
+local function pass_session_to(nonce, incarnation)
+  if HAS_SESSION then
+    local session = read_session()
+    if session.holder == ID and session.nonce == NONCE then
+      redis.call('HSET', SESSION, 'nonce', nonce, 'incarnation', incarnation)
+      redis.call('HDEL', SESSION, 'granted_until')
+    end
+  end
 end
 
 -- The states table, as a compare-and-set: whether `turn` may enter `state`.
