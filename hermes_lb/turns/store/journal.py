@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import HIGH_WATER, Fenced, StoreAway
@@ -72,6 +73,11 @@ class StoredJournal(OwnedJournal):
     @property
     def keys(self) -> tuple[str, str]:
         return journal_keys(self._turn)
+
+    def go_on(self, last: int, *, is_trimmed: bool) -> None:
+        """Behind the events of another process, whose turn was taken over."""
+        self._last = self._cut_at = self._settled = last
+        self.is_stream, self.is_trimmed = True, is_trimmed
 
     @property
     def is_slow(self) -> bool:
@@ -149,6 +155,16 @@ class StoredJournal(OwnedJournal):
             else:
                 self._outbox.lose_behind(-2 - reply, self._last)
                 self._writer.add(self)
+
+    async def settle(self) -> None:
+        await self._all_acknowledged()
+        if self.is_refused:
+            raise Fenced
+        self._writer.forget(self)
+
+    async def notify(self) -> None:
+        with suppress(StoreAway):  # they look by themselves
+            await self._writer.client.publish(self.keys[1], "")
 
     async def is_followed(self) -> bool:
         return bool(await self._writer.client.run(_FOLLOWED, self.keys[:1], ()))
