@@ -134,7 +134,8 @@ class StoredJournal(OwnedJournal):
         self._outbox.clear()
         self.unacknowledged = 0
         self._writer.forget(self)
-        self._wake()
+        if self._empty is not None:
+            self._empty.set()
         if self._refused is not None:
             self._refused()
 
@@ -185,7 +186,8 @@ class StoredJournal(OwnedJournal):
         if pending:
             data = pending if isinstance(pending, bytes) else b"".join(pending)
             self._outbox.put(self._cut_at, self._last, data)
-            self._drop_pending()
+            self._cut_at = self._last
+            self._pending = b""
 
     def _drop_pending(self) -> None:
         self._cut_at = self._last
@@ -210,15 +212,7 @@ class StoredJournal(OwnedJournal):
         if self._drained is not None:
             self._drained()
 
-    def _wake(self) -> None:
-        if self._empty is not None:
-            self._empty.set()
-
     # Called by the writer.
-
-    @property
-    def packed_terms(self) -> bytes:
-        return self.terms.packed[self.is_stream]
 
     def unsent(self) -> list[OutBatch]:
         """The batches to send now; for each of them, one of the next two is called."""
@@ -235,7 +229,16 @@ class StoredJournal(OwnedJournal):
         if reply >= 0:
             batch = outbox.acknowledged(now)
             if batch is not None:
-                self._has_acknowledged(batch, reply)
+                _, last, data = batch
+                if last > self._settled:
+                    self._settled = last
+                    self.unacknowledged -= len(data)
+                if reply:
+                    self.is_trimmed = True
+                if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
+                    self._drain()
+                if self._empty is not None and not outbox:
+                    self._empty.set()
         elif reply == -1:
             self.refuse()
             outbox.failed()
@@ -251,18 +254,6 @@ class StoredJournal(OwnedJournal):
 
     def tidy(self, now: float) -> None:
         self._outbox.tidy(now)
-
-    def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
-        if begins:
-            self.is_trimmed = True
-        _, last, data = batch
-        if last > self._settled:
-            self._settled = last
-            self.unacknowledged -= len(data)
-        if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
-            self._drain()
-        if not self._outbox:
-            self._wake()
 
     def _repeat(self) -> None:
         if self._outbox.is_to_repeat and not self.is_refused:
