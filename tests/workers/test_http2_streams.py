@@ -49,7 +49,7 @@ async def begun(client: Http2Client) -> list[int]:
 
 
 async def goes_away(client: Http2Client, count: int) -> None:
-    """Wait for so many GOAWAYs; the start of other processes may take longer than a read."""
+    """Wait for this number of GOAWAYs; the start of other processes may take longer than a read."""
     while len(client.goaways) < count:
         with suppress(AssertionError):
             await client.read_until(lambda: len(client.goaways) >= count)
