@@ -1,7 +1,7 @@
 """Clients of HTTP/2 that cost as much as they can, connection after connection.
 
-Frames are written by hand: no library says them. All input is read and discarded; a connection that
-the balancer ends is followed by another.
+Frames are written by hand: no library says them. Responses are read and discarded; a connection
+that the balancer ends is followed by another.
 """
 
 from __future__ import annotations

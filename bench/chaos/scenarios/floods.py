@@ -6,9 +6,10 @@ import asyncio
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.chaos.flood import LARGE
+from bench.chaos.balancer import BACKEND
+from bench.chaos.flood import JSON, LARGE
 from bench.chaos.http2_caller import Http2Caller
 from bench.chaos.report import percentile
 from bench.chaos.scenario import Scenario
@@ -92,7 +93,8 @@ class Flood(Scenario):
     """One kind of it, beside a client that behaves. Subclasses say what is special."""
 
     kind: ClassVar[str]
-    frontend: ClassVar[dict[str, bool]] = {}
+    held: ClassVar[float] = 2 * _BOUND  # bytes for each client: both sides of an exchange
+    frontend: ClassVar[dict[str, Any]] = {}
     others: ClassVar[dict[str, _WellBehaved]] = {"small requests": _well_behaved}
 
     clients: int = 4
@@ -129,7 +131,7 @@ class Flood(Scenario):
             p50 = percentile(took, 0.5)
             most_ms = self.most_p50 * 1000
             must(p50 <= self.most_p50, f"others' p50 is below {most_ms:g} ms: {who}", p50)
-        most = _SLACK + self.clients * 2 * _BOUND / _MB  # both sides of an exchange
+        most = _SLACK + self.clients * self.held / _MB
         must(growth.most <= most, f"memory grows by at most {most:.0f} MB", growth.most)
         self.judge(arena, answers)
 
@@ -171,6 +173,29 @@ class TinyUploads(Flood):
 
 
 @dataclass
+class LongBodies(Flood):
+    """JSON that takes long to parse, in which the balancer looks for the session of a turn."""
+
+    name: ClassVar[str] = "long-bodies"
+    title: ClassVar[str] = "m. JSON of a million bytes, in which a session is looked for"
+    kind: ClassVar[str] = "bodies"
+    held: ClassVar[float] = 6 * JSON  # it is kept, joined, and on its way
+    frontend: ClassVar[dict[str, Any]] = {
+        "routes": [
+            {
+                "path_prefix": "/turns/",
+                "backend": BACKEND,
+                "turns": {"principal": "none", "session": "json:/s"},
+            }
+        ]
+    }
+
+    def judge(self, arena: Arena, answers: int) -> None:
+        arena.report.figure("answers that they got", answers)
+        arena.report.must(answers >= self.clients, "they are answered", answers)
+
+
+@dataclass
 class TinyResponses(Flood):
     """Responses in chunks of one byte, without end."""
 
@@ -189,7 +214,7 @@ class Http2Resets(Flood):
     name: ClassVar[str] = "http2-resets"
     title: ClassVar[str] = "m. Rapid resets of HTTP/2"
     kind: ClassVar[str] = "http2-resets"
-    frontend: ClassVar[dict[str, bool]] = {"http2": True}
+    frontend: ClassVar[dict[str, Any]] = {"http2": True}
     others: ClassVar[dict[str, _WellBehaved]] = {
         "small requests": _well_behaved,
         "streams": _well_behaved_by_http2,
@@ -222,6 +247,8 @@ class UnreadResponses(Scenario):
 
     name: ClassVar[str] = "unread-responses"
     title: ClassVar[str] = "m. Responses of 2 MB that nobody reads"
+    at_once: ClassVar[int] = 1  # readers, on one connection
+    frontend: ClassVar[dict[str, Any]] = {}
 
     readers: int = 200
     seconds: float = 3.0
@@ -230,15 +257,17 @@ class UnreadResponses(Scenario):
     async def run(self, arena: Arena) -> None:
         async with (
             arena.flood_server() as server,
-            arena.balancer({"agent1": server}, backend={"keep_alive": 1000}) as balancer,
+            arena.balancer(
+                {"agent1": server}, backend={"keep_alive": 1000}, frontend=self.frontend
+            ) as balancer,
         ):
             await self._widen(balancer)
             quiet = await _well_behaved(balancer, self.seconds / 3)
             async with _Growth(balancer) as growth:
-                for _ in range(self.readers):
+                for _ in range(self.readers // self.at_once):
                     caller = await balancer.connect(receive_buffer=4096)
                     caller.stop_reading()
-                    await caller.send(_GET_LARGE)
+                    await caller.send(self.asks())
                 beside = await _well_behaved(balancer, self.seconds)
             balancer.hang_up()
             await balancer.until_quiet()
@@ -255,6 +284,10 @@ class UnreadResponses(Scenario):
         p50 = percentile(beside, 0.5)
         must(p50 <= self.most_p50, f"others' p50 is below {self.most_p50 * 1000:g} ms", p50)
 
+    def asks(self) -> bytes:
+        """The request of each connection."""
+        return _GET_LARGE
+
     async def _widen(self, balancer: Balancer) -> None:
         async def read(caller: Caller) -> None:
             for _ in range(3):
@@ -264,6 +297,30 @@ class UnreadResponses(Scenario):
         callers = [await balancer.connect() for _ in range(self.readers)]
         await asyncio.gather(*map(read, callers))
         balancer.hang_up()
+
+
+@dataclass
+class UnreadStreams(UnreadResponses):
+    """The same by HTTP/2: the windows of all streams are as wide as they may be."""
+
+    name: ClassVar[str] = "unread-streams"
+    title: ClassVar[str] = "m. Responses of 2 MB that nobody reads, by HTTP/2"
+    at_once: ClassVar[int] = 50
+    frontend: ClassVar[dict[str, Any]] = {"http2": True}
+
+    def asks(self) -> bytes:
+        widest = 2**31 - 1
+        settings = _frame(4, 0, 0, b"\0\4" + widest.to_bytes(4))  # INITIAL_WINDOW_SIZE
+        window = _frame(8, 0, 0, (widest - 65_535).to_bytes(4))
+        # GET, http, and literals for :path and :authority (RFC 7541 appendix A).
+        get_large = b"\x82\x86\x04\x06/large\x01\x0achaos.test"
+        streams = [_frame(1, 5, 2 * number + 1, get_large) for number in range(self.at_once)]
+        return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + window + b"".join(streams)
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """RFC 9113 section 4.1."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
 
 async def _result(flood: Process) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from hermes_lb.http.body import ChunkedBody
 from hermes_lb.http.sse import chunk
 from hermes_lb.http.trailers import as_fields, last_chunk
 from hermes_lb.proxy.http2.fields import accepts, response_fields
+from hermes_lb.proxy.http2.grpc import error_fields
 from hermes_lb.proxy.http2.tunnel_end import StreamEnd, TunnelStream
 from hermes_lb.proxy.ports import Downstream
 
@@ -84,6 +85,7 @@ class Http2Stream(Downstream, TunnelStream):
         "exchange",
         "has_sent_all",
         "is_counted",
+        "is_grpc",
         "is_request_read",
         "is_writing_paused",
         "number",
@@ -106,6 +108,7 @@ class Http2Stream(Downstream, TunnelStream):
         self.is_request_read = False
         self.deadline = float("inf")
         self.has_sent_all = False  # END_STREAM is queued
+        self.is_grpc = False  # and so are the balancer's errors for it
         self.is_counted = False  # among the connections of its client
         self._is_chunked = False  # the request's body, for the server
         self._is_paused = False  # the server can take no more of it
@@ -289,6 +292,9 @@ class Http2Stream(Downstream, TunnelStream):
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         connection = self._connection
+        if self.is_grpc and reply.status >= 400:
+            self._respond(200, error_fields(reply.status, reply.body), 0, b"")
+            return len(reply.body)
         fields = response_fields(reply.status, reply.fields + connection.date_field())
         fields.append((b"content-length", b"%d" % len(reply.body)))
         body = b"" if reply.is_head else reply.body
