@@ -137,7 +137,7 @@ class FrameIo(Endpoint, Framed):
     def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
-        if not self.is_writing_paused:  # else `resume_writing` goes on
+        if not (self.is_writing_paused or self._is_over):  # else `resume_writing` goes on
             if data := self._frames.take():
                 self._batch.writes.append((self.transport, data))
             self._act()

@@ -159,8 +159,12 @@ class Http2Upstream(FrameIo, ServerCarrier):
             self.abort()
 
     def abort(self) -> None:
-        self.is_going = self._is_over = True
+        self.give_up()
         self.transport.abort()
+
+    def give_up(self) -> None:
+        """Nothing is read or written any more. A dial that was cancelled has closed it already."""
+        self.is_going = self._is_over = True
 
     # What the event loop calls.
 
@@ -230,7 +234,9 @@ class Http2Upstream(FrameIo, ServerCarrier):
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.informational(event.headers)
             elif isinstance(event, SettingsReceived):
-                self._most = min(self.codec.most_streams, http2.MOST_STREAMS)
+                before = self._most if self.ready.done() else http2.MOST_STREAMS
+                said = event.settings.get(http2.MAX_CONCURRENT_STREAMS, before)
+                self._most = min(said, http2.MOST_STREAMS)
                 if not self.ready.done():
                     self.ready.set_result(None)
             elif isinstance(event, GoAwayReceived):
@@ -276,9 +282,9 @@ class Http2Upstream(FrameIo, ServerCarrier):
     # What the streams call.
 
     def begin(self, stream: UpstreamStream, fields: Fields, *, ends: bool) -> int:
-        if not self.codec.can_ask:
-            return 0
         number = self.codec.request(fields, ends=ends)
+        if not number:
+            return 0
         self.streams[number] = stream
         self._has_served = True
         self.has_frames()
@@ -297,7 +303,10 @@ class Http2Upstream(FrameIo, ServerCarrier):
         self.has_frames()
 
     def _end(self) -> None:
-        """The server has gone away, and nothing runs."""
+        """The server has gone away, and nothing runs; or it has broken the protocol."""
         if not self._is_over:
-            self._is_over = self.is_going = True
+            self._is_over = True
+            if not self.ready.done():
+                self._not_ready("it does not speak HTTP/2")
+            self._all_lost(BadResponse, "it has broken the protocol of HTTP/2")
             self._batch.close(self.transport)
