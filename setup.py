@@ -14,8 +14,9 @@ from setuptools import setup
 # wrong (models of pydantic, whose annotations lose their constraints; named tuples with fields of
 # types that are imported for annotations only), and what runs rarely.
 COMPILED = {
+    "affinity": "response_cookies",
     "backends": "histogram outliers pool server",
-    "balancing": "load_heap response_times weighted_sampler",
+    "balancing": "load_heap loops response_times weighted_sampler",
     "http": (
         "body bounded_cache fields forward head https json_search keys kept_body limits load_report"
         " numbered_events request response recurring_cache rules sse trace_context trailers"

@@ -12,6 +12,7 @@ from hermes_lb.backends.dialing import Dialer
 from hermes_lb.listen.connection_limit import ConnectionLimit
 from hermes_lb.listen.frontend import Frontend
 from hermes_lb.listen.sockets import listening_socket
+from hermes_lb.observe import certificates
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.observe.recorder import Recorder
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import FrontendCounters, Pool, Server
     from hermes_lb.config import Bind, Config
+    from hermes_lb.observe.certificates import CertificateView
     from hermes_lb.observe.recent import Recent
     from hermes_lb.proxy.ports import Connection, ConnectionPool
     from hermes_lb.tls.certificates import TlsFiles
@@ -236,6 +238,14 @@ class DataPlane:
             process.is_draining = context.live.is_draining
             process.clients = len(context.live.clients)
             process.access_log_dropped = context.log.access_log.dropped
+
+    def certificates(self) -> list[CertificateView]:
+        """Those that new handshakes get."""
+        return [
+            view
+            for frontend in self.frontends
+            for view in certificates.of_frontend(frontend.name, frontend.certificates)
+        ]
 
     # Another configuration, in place.
 

@@ -6,8 +6,8 @@
 The server answers a GET with two bytes, a GET of /chunks with chunks of one byte for as long as
 they are taken, a GET of /large with 2 MB, and takes any upload without an answer. The clients send
 `requests` one behind the other and read the answers, an upload in `chunks` of one byte with
-extensions, or ask for /chunks (`responses`). At the end they say how many bytes went out, and how
-many answers came.
+extensions, `bodies` of JSON that take long to parse, or ask for /chunks (`responses`). At the end
+they say how many bytes went out, and how many answers came.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ def _block(unit: bytes) -> bytes:
 
 _TINY = _block(b"1\r\na\r\n")
 
+#: Bytes of JSON in one body of `bodies`.
+JSON = 1_000_000
+_JSON = b'{"s":"one","x":[%b0]}' % (b"{}," * (JSON // 3))
+
 _GET = b"GET / HTTP/1.1\r\nHost: chaos.test\r\n\r\n"
 # What each client begins with, and what it goes on with.
 KINDS = {
@@ -43,6 +47,11 @@ KINDS = {
     "chunks": (
         b"POST / HTTP/1.1\r\nHost: chaos.test\r\nTransfer-Encoding: chunked\r\n\r\n",
         _block(b"1;x\r\na\r\n"),
+    ),
+    "bodies": (
+        b"",
+        b"POST /turns/ HTTP/1.1\r\nHost: chaos.test\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(_JSON), _JSON),
     ),
     "responses": (b"GET /chunks HTTP/1.1\r\nHost: chaos.test\r\n\r\n", b""),
 }
@@ -110,7 +119,7 @@ class _Client:
         data = self.sock.recv(256 * 1024)
         if not data:
             raise ConnectionResetError("the balancer has closed")
-        self.answers += data.count(b"HTTP/1.1 200")
+        self.answers += data.count(b"HTTP/1.1 ")
 
 
 def attack(kind: str, address: tuple[str, int], count: int, seconds: float) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.chaos.flood import LARGE
+from bench.chaos.balancer import BACKEND
+from bench.chaos.flood import JSON, LARGE
 from bench.chaos.report import percentile
 from bench.chaos.scenario import Scenario
 from bench.chaos.waiting import PATIENCE, NeverCame, until
@@ -72,6 +73,8 @@ class Flood(Scenario):
     """One kind of it, beside a client that behaves. Subclasses say what is special."""
 
     kind: ClassVar[str]
+    held: ClassVar[float] = 2 * _BOUND  # bytes for each client: both sides of an exchange
+    options: ClassVar[dict[str, Any]] = {}  # of the balancer
 
     clients: int = 4
     seconds: float = 3.0
@@ -80,7 +83,7 @@ class Flood(Scenario):
     async def run(self, arena: Arena) -> None:
         async with (
             arena.flood_server() as server,
-            arena.balancer({"agent1": server}) as balancer,
+            arena.balancer({"agent1": server}, **self.options) as balancer,
         ):
             quiet = await _well_behaved(balancer, self.seconds / 3)
             host, port = balancer.address
@@ -102,7 +105,7 @@ class Flood(Scenario):
         figure("the balancer's memory, growth in MB", growth.most)
         p50 = percentile(beside, 0.5)
         must(p50 <= self.most_p50, f"others' p50 is below {self.most_p50 * 1000:g} ms", p50)
-        most = _SLACK + self.clients * 2 * _BOUND / _MB  # both sides of an exchange
+        most = _SLACK + self.clients * self.held / _MB
         must(growth.most <= most, f"memory grows by at most {most:.0f} MB", growth.most)
         self.judge(arena, answers)
 
@@ -140,6 +143,31 @@ class TinyUploads(Flood):
 
 
 @dataclass
+class LongBodies(Flood):
+    """JSON that takes long to parse, in which the balancer looks for the session of a turn."""
+
+    name: ClassVar[str] = "long-bodies"
+    title: ClassVar[str] = "m. JSON of a million bytes, in which a session is looked for"
+    kind: ClassVar[str] = "bodies"
+    held: ClassVar[float] = 6 * JSON  # it is kept, joined, and on its way
+    options: ClassVar[dict[str, Any]] = {
+        "frontend": {
+            "routes": [
+                {
+                    "path_prefix": "/turns/",
+                    "backend": BACKEND,
+                    "turns": {"principal": "none", "session": "json:/s"},
+                }
+            ]
+        }
+    }
+
+    def judge(self, arena: Arena, answers: int) -> None:
+        arena.report.figure("answers that they got", answers)
+        arena.report.must(answers >= self.clients, "they are answered", answers)
+
+
+@dataclass
 class TinyResponses(Flood):
     """Responses in chunks of one byte, without end."""
 
@@ -160,6 +188,8 @@ class UnreadResponses(Scenario):
 
     name: ClassVar[str] = "unread-responses"
     title: ClassVar[str] = "m. Responses of 2 MB that nobody reads"
+    at_once: ClassVar[int] = 1  # readers, on one connection
+    frontend: ClassVar[dict[str, Any]] = {}
 
     readers: int = 200
     seconds: float = 3.0
@@ -168,15 +198,17 @@ class UnreadResponses(Scenario):
     async def run(self, arena: Arena) -> None:
         async with (
             arena.flood_server() as server,
-            arena.balancer({"agent1": server}, backend={"keep_alive": 1000}) as balancer,
+            arena.balancer(
+                {"agent1": server}, backend={"keep_alive": 1000}, frontend=self.frontend
+            ) as balancer,
         ):
             await self._widen(balancer)
             quiet = await _well_behaved(balancer, self.seconds / 3)
             async with _Growth(balancer) as growth:
-                for _ in range(self.readers):
+                for _ in range(self.readers // self.at_once):
                     caller = await balancer.connect(receive_buffer=4096)
                     caller.stop_reading()
-                    await caller.send(_GET_LARGE)
+                    await caller.send(self.asks())
                 beside = await _well_behaved(balancer, self.seconds)
             balancer.hang_up()
             await balancer.until_quiet()
@@ -193,6 +225,10 @@ class UnreadResponses(Scenario):
         p50 = percentile(beside, 0.5)
         must(p50 <= self.most_p50, f"others' p50 is below {self.most_p50 * 1000:g} ms", p50)
 
+    def asks(self) -> bytes:
+        """The request of each connection."""
+        return _GET_LARGE
+
     async def _widen(self, balancer: Balancer) -> None:
         async def read(caller: Caller) -> None:
             for _ in range(3):
@@ -202,6 +238,30 @@ class UnreadResponses(Scenario):
         callers = [await balancer.connect() for _ in range(self.readers)]
         await asyncio.gather(*map(read, callers))
         balancer.hang_up()
+
+
+@dataclass
+class UnreadStreams(UnreadResponses):
+    """The same by HTTP/2: the windows of all streams are as wide as they may be."""
+
+    name: ClassVar[str] = "unread-streams"
+    title: ClassVar[str] = "m. Responses of 2 MB that nobody reads, by HTTP/2"
+    at_once: ClassVar[int] = 50
+    frontend: ClassVar[dict[str, Any]] = {"http2": True}
+
+    def asks(self) -> bytes:
+        widest = 2**31 - 1
+        settings = _frame(4, 0, 0, b"\0\4" + widest.to_bytes(4))  # INITIAL_WINDOW_SIZE
+        window = _frame(8, 0, 0, (widest - 65_535).to_bytes(4))
+        # GET, http, and literals for :path and :authority (RFC 7541 appendix A).
+        get_large = b"\x82\x86\x04\x06/large\x01\x0achaos.test"
+        streams = [_frame(1, 5, 2 * number + 1, get_large) for number in range(self.at_once)]
+        return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + window + b"".join(streams)
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """RFC 9113 section 4.1."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
 
 async def _result(flood: Process) -> tuple[int, int]:

@@ -77,6 +77,7 @@ class Http2Stream(Downstream, TunnelStream):
         "_early",
         "_is_chunked",
         "_is_paused",
+        "_refuses",
         "_unread",
         "_unsent",
         "_with_trailers",
@@ -111,6 +112,7 @@ class Http2Stream(Downstream, TunnelStream):
         self.is_counted = False  # among the connections of its client
         self._is_chunked = False  # the request's body, for the server
         self._is_paused = False  # the server can take no more of it
+        self._refuses = False  # nothing more of it is passed on
         self._unread = 0  # bytes of it that the client gets no credit for yet
         self._unsent = 1 << 62  # at the last look
         self._with_trailers: ChunkedBody | None = None  # the response's, if it may have some
@@ -134,7 +136,11 @@ class Http2Stream(Downstream, TunnelStream):
         `trailers`: lines, behind a body that has ended.
         """
         exchange = self.exchange
-        if exchange is None or self.has_sent_all:
+        if self._refuses and exchange is not None:
+            self._unread += len(data)  # of no use, and it gets no credit until the response is out
+            self.is_request_read = ended
+            return
+        if exchange is None or (self.has_sent_all and self.tunnel is None):
             self._connection.codec.credit(self.number, len(data))
             self.is_request_read = self.is_request_read or ended
             return
@@ -306,6 +312,7 @@ class Http2Stream(Downstream, TunnelStream):
             self._connection.has_frames()
 
     def refuse_rest(self) -> None:
+        self._refuses = True
         self.resume_reading()
 
     def done(self, now: float, is_read: bool) -> None:
@@ -319,10 +326,9 @@ class Http2Stream(Downstream, TunnelStream):
         self._ended(now)
 
     def cut_off(self, termination: str) -> None:
-        if not termination.startswith("C"):  # else it has left
-            code = _CODES.get(termination[:1], http2.INTERNAL_ERROR)
-            self.has_sent_all = True
-            self._connection.reset(self.number, code)
+        # Also for a client's own end: another of its requests may have cancelled this one.
+        self.has_sent_all = True
+        self._connection.reset(self.number, _CODES.get(termination[:1], http2.INTERNAL_ERROR))
         self._ended(self._connection.context.clock())
 
     def _ended(self, now: float) -> None:

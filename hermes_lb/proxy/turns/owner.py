@@ -54,6 +54,7 @@ class Owner:
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_context",
         "_count",
         "_cut",
@@ -111,6 +112,7 @@ class Owner:
         self._kept = _UNDECIDED
         self._events: NumberedEvents | None = None
         self._answer: list[bytes] = []
+        self._answered = 0  # bytes of its body
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
         self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
@@ -194,8 +196,9 @@ class Owner:
     def _keep(self, data: bytes) -> None:
         if self._kept == _CHUNKS:
             self.owned.journal.append(data, 1)
-        elif self._kept == _ANSWER and sum(map(len, self._answer)) <= MOST_IN_ANSWER:
+        elif self._kept == _ANSWER and self._answered <= MOST_IN_ANSWER:
             self._answer.append(data)
+            self._answered += len(data)
 
     @property
     def is_kept(self) -> bool:

@@ -122,7 +122,7 @@ class Writer:
         if journal not in self._open:
             self._open.add(journal)
             journal.renewed_at = self.now()
-        if self._watching is None:
+        if self._watching is None or self._watching.done():
             self._watching = self._tasks.spawn(self._watch(), name="lanes of the journals")
         if journal in self._moving:
             self._moving.discard(journal)
@@ -183,11 +183,13 @@ class Writer:
         """Send what it has by the client, and give it a lane after that."""
         for batch in journal.unsent():
             try:
-                [reply] = await self.client.run(APPEND, journal.keys, journal.arguments(batch))
+                reply = await self.client.run(APPEND, journal.keys, journal.arguments(batch))
             except StoreAway:
-                journal.failed()
+                reply = None
+            if isinstance(reply, list) and len(reply) == 1:
+                journal.acknowledged(reply[0], self.now())
             else:
-                journal.acknowledged(reply, self.now())
+                journal.failed()
 
     # Looking after them.
 
