@@ -75,7 +75,7 @@ async def test_a_server_that_does_not_choose_it(
     assert (await client.read_response()).status == 503
     logged = await stage.log_line(lb)
     assert logged.termination[:2] == "SC"
-    assert 'it does not speak HTTP/2: by ALPN it chose nothing, not "h2"' in logged.reason
+    assert "it does not speak HTTP/2: it did not choose h2 by ALPN" in logged.reason
 
 
 # The exchange between fakes: it knows no version.

@@ -172,8 +172,7 @@ class Http2Upstream(FrameIo, ServerCarrier):
         self.transport = cast("asyncio.Transport", transport)
         tls: Any = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            chosen = tls.selected_alpn_protocol() or "nothing"
-            self._not_ready(f'it does not speak HTTP/2: by ALPN it chose {chosen}, not "h2"')
+            self._not_ready("it does not speak HTTP/2: it did not choose h2 by ALPN")
             return
         self.transport.write(self.codec.take())
 
