@@ -18,8 +18,9 @@ COMPILED = {
     "backends": "histogram outliers pool server",
     "balancing": "load_heap loops response_times weighted_sampler",
     "http": (
-        "body bounded_cache fields forward head https json_search keys kept_body limits load_report"
-        " numbered_events request response recurring_cache rules sse trace_context trailers"
+        "body bounded_cache continued_events fields forward head https json_search keys kept_body"
+        " limits load_report numbered_events request response recurring_cache rules sse"
+        " trace_context trailers"
         " varying_lines version"
     ),
     "limits": "per_client",

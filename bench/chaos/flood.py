@@ -6,8 +6,9 @@
 The server answers a GET with two bytes, a GET of /chunks with chunks of one byte for as long as
 they are taken, a GET of /large with 2 MB, and takes any upload without an answer. The clients send
 `requests` one behind the other and read the answers, an upload in `chunks` of one byte with
-extensions, `bodies` of JSON that take long to parse, or ask for /chunks (`responses`). At the end
-they say how many bytes went out, and how many answers came.
+extensions, `bodies` of JSON that take long to parse, or ask for /chunks (`responses`); those of
+HTTP/2 are in `http2_flood`. At the end they say how many bytes went out, and how many answers came,
+or connections were ended.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import time
 from typing import cast
 
 import uvloop
+
+from bench.chaos import http2_flood
 
 READY = "ready"
 LARGE = 2_000_000
@@ -146,4 +149,9 @@ if __name__ == "__main__":
         uvloop.run(serve(_host, int(_port)))
     else:
         _, _kind, _host, _port, _count, _seconds = sys.argv
-        attack(_kind, (_host, int(_port)), int(_count), float(_seconds))
+        _sizes = (_host, int(_port)), int(_count), float(_seconds)
+        if _kind in http2_flood.MIXES:
+            print(READY, flush=True)
+            print(*uvloop.run(http2_flood.attack(_kind, *_sizes)), flush=True)
+        else:
+            attack(_kind, *_sizes)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import InvalidBody, RequestRefused, ServerFailed
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.http.https import Redirect
+    from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.local_replies import LocalReply
 
 
@@ -567,6 +568,11 @@ class TurnGate:
         """A response head has come. True: `upstream` holds it, and passes it again."""
         raise NotImplementedError
 
+    def events(self, length: int, after: bytes, resume_path: bytes) -> EventsBody | None:
+        """The body of an event stream that other servers can continue, behind the event `after`,
+        at `resume_path`; None: it is no turn."""
+        raise NotImplementedError
+
     def session_timed_out(self) -> None:
         """The other turn of its session has taken too long."""
         raise NotImplementedError
@@ -661,6 +667,22 @@ class TurnRequest:
 
         `server`: the name of the server that has answered.
         """
+        raise NotImplementedError
+
+    def another(self, head: RequestHead, rules: Any) -> TurnRequest:
+        """A request by the same client to the same backend, with this head; it is not sent.
+
+        It is counted and logged as one of its own.
+        `rules`: for its stream (`proxy.resume.StreamRules`).
+        """
+        raise NotImplementedError
+
+    def continue_stream(self, path: bytes, after: bytes) -> None:
+        """Get the rest of an event stream from any server: GET `path`, behind the event `after`."""
+        raise NotImplementedError
+
+    def lead_to(self, backend: Any) -> None:
+        """It is this backend's (`proxy.select.Backend`)."""
         raise NotImplementedError
 
     def insert(self, comment: bytes) -> None:

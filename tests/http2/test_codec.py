@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.proxy.http2.codec import (
+from hermes_lb.http.frames import (
     STREAM_WINDOW,
     BrokenConnection,
-    Codec,
     DataReceived,
     RequestReceived,
 )
+from hermes_lb.proxy.http2.codec import Codec
 from tests.support.http2_peer import PREFACE, SETTINGS, frame, head_frame
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from bench.chaos.scenarios.cancelled import Cancelled
 from bench.chaos.scenarios.descriptors import Descriptors
 from bench.chaos.scenarios.floods import (
+    Http2Floods,
+    Http2Resets,
     LongBodies,
     Pipelining,
     TinyResponses,
@@ -46,6 +48,8 @@ SCENARIOS: dict[str, type[Scenario]] = {
         TinyUploads,
         TinyResponses,
         LongBodies,
+        Http2Resets,
+        Http2Floods,
         SlowHeads,
         SlowBodies,
         WallClock,

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.chaos.balancer import BACKEND
 from bench.chaos.flood import JSON, LARGE
+from bench.chaos.http2_caller import Http2Caller
 from bench.chaos.report import percentile
 from bench.chaos.scenario import Scenario
 from bench.chaos.waiting import PATIENCE, NeverCame, until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from bench.chaos.arena import Arena
     from bench.chaos.balancer import Balancer
     from bench.chaos.caller import Caller
     from bench.live.processes import Process
+
+    _WellBehaved = Callable[[Balancer, float], Awaitable[list[float]]]
 
 _MB = 1_000_000
 # The balancer answers it by itself: no server's slowness is in the measurement.
@@ -42,6 +47,21 @@ async def _well_behaved(balancer: Balancer, seconds: float) -> list[float]:
             took.append(time.perf_counter() - began)
             if response.status != 200:
                 raise AssertionError(f"a small request: {response}")
+            await asyncio.sleep(0.002)
+    return took
+
+
+async def _well_behaved_by_http2(balancer: Balancer, seconds: float) -> list[float]:
+    """The same, on streams of one connection."""
+    took: list[float] = []
+    end = time.monotonic() + seconds
+    async with await Http2Caller.connect(balancer.address) as caller:
+        while time.monotonic() < end:
+            began = time.perf_counter()
+            status = await caller.ask("OPTIONS", "*", ("max-forwards", "0"))
+            took.append(time.perf_counter() - began)
+            if status != 200:
+                raise AssertionError(f"a small request: {status}")
             await asyncio.sleep(0.002)
     return took
 
@@ -74,7 +94,8 @@ class Flood(Scenario):
 
     kind: ClassVar[str]
     held: ClassVar[float] = 2 * _BOUND  # bytes for each client: both sides of an exchange
-    options: ClassVar[dict[str, Any]] = {}  # of the balancer
+    frontend: ClassVar[dict[str, Any]] = {}
+    others: ClassVar[dict[str, _WellBehaved]] = {"small requests": _well_behaved}
 
     clients: int = 4
     seconds: float = 3.0
@@ -83,31 +104,40 @@ class Flood(Scenario):
     async def run(self, arena: Arena) -> None:
         async with (
             arena.flood_server() as server,
-            arena.balancer({"agent1": server}, **self.options) as balancer,
+            arena.balancer({"agent1": server}, frontend=self.frontend) as balancer,
         ):
-            quiet = await _well_behaved(balancer, self.seconds / 3)
+            quiet = await self._beside(balancer, self.seconds / 3)
             host, port = balancer.address
             sizes = str(self.clients), str(self.seconds)
             async with (
                 _Growth(balancer) as growth,
                 arena.flood(self.kind, host, str(port), *sizes) as flood,
             ):
-                beside = await _well_behaved(balancer, self.seconds * 0.8)
+                beside = await self._beside(balancer, self.seconds * 0.8)
                 sent, answers = await _result(flood)
             balancer.hang_up()
+            await balancer.until_quiet()
+            after = await self._beside(balancer, self.seconds / 3)
         figure, must = arena.report.figure, arena.report.must
         figure("clients", self.clients)
         figure("MB that they sent", sent / _MB)
-        for name, took in (("without them", quiet), ("beside them", beside)):
-            figure(f"small requests {name}", len(took))
-            figure(f"... p50 ms, {name}", percentile(took, 0.5) * 1000)
-            figure(f"... p99 ms, {name}", percentile(took, 0.99) * 1000)
+        for name, all_took in (("without", quiet), ("beside", beside), ("after", after)):
+            for who, took in all_took.items():
+                figure(f"{who} {name} them", len(took))
+                figure(f"{who} {name} them: p50 ms", percentile(took, 0.5) * 1000)
+                figure(f"{who} {name} them: p99 ms", percentile(took, 0.99) * 1000)
         figure("the balancer's memory, growth in MB", growth.most)
-        p50 = percentile(beside, 0.5)
-        must(p50 <= self.most_p50, f"others' p50 is below {self.most_p50 * 1000:g} ms", p50)
+        for who, took in beside.items():
+            p50 = percentile(took, 0.5)
+            most_ms = self.most_p50 * 1000
+            must(p50 <= self.most_p50, f"others' p50 is below {most_ms:g} ms: {who}", p50)
         most = _SLACK + self.clients * self.held / _MB
         must(growth.most <= most, f"memory grows by at most {most:.0f} MB", growth.most)
         self.judge(arena, answers)
+
+    async def _beside(self, balancer: Balancer, seconds: float) -> dict[str, list[float]]:
+        took = await asyncio.gather(*(ask(balancer, seconds) for ask in self.others.values()))
+        return dict(zip(self.others, took, strict=True))
 
     @abstractmethod
     def judge(self, arena: Arena, answers: int) -> None: ...
@@ -150,16 +180,14 @@ class LongBodies(Flood):
     title: ClassVar[str] = "m. JSON of a million bytes, in which a session is looked for"
     kind: ClassVar[str] = "bodies"
     held: ClassVar[float] = 6 * JSON  # it is kept, joined, and on its way
-    options: ClassVar[dict[str, Any]] = {
-        "frontend": {
-            "routes": [
-                {
-                    "path_prefix": "/turns/",
-                    "backend": BACKEND,
-                    "turns": {"principal": "none", "session": "json:/s"},
-                }
-            ]
-        }
+    frontend: ClassVar[dict[str, Any]] = {
+        "routes": [
+            {
+                "path_prefix": "/turns/",
+                "backend": BACKEND,
+                "turns": {"principal": "none", "session": "json:/s"},
+            }
+        ]
     }
 
     def judge(self, arena: Arena, answers: int) -> None:
@@ -177,6 +205,37 @@ class TinyResponses(Flood):
 
     def judge(self, arena: Arena, answers: int) -> None:
         arena.report.must(answers == self.clients, "each has begun", answers)
+
+
+@dataclass
+class Http2Resets(Flood):
+    """Streams are reset, by the client (CVE-2023-44487) or so that we have to (CVE-2025-8671)."""
+
+    name: ClassVar[str] = "http2-resets"
+    title: ClassVar[str] = "m. Rapid resets of HTTP/2"
+    kind: ClassVar[str] = "http2-resets"
+    frontend: ClassVar[dict[str, Any]] = {"http2": True}
+    others: ClassVar[dict[str, _WellBehaved]] = {
+        "small requests": _well_behaved,
+        "streams": _well_behaved_by_http2,
+    }
+
+    clients: int = 6
+
+    def judge(self, arena: Arena, answers: int) -> None:
+        arena.report.figure("connections that were ended", answers)
+        arena.report.must(answers >= self.clients, "each is ended at its bound", answers)
+
+
+@dataclass
+class Http2Floods(Http2Resets):
+    """All that a client of HTTP/2 can send without end, of each kind one connection at a time."""
+
+    name: ClassVar[str] = "http2-floods"
+    title: ClassVar[str] = "m. Floods of HTTP/2, a mix"
+    kind: ClassVar[str] = "http2-floods"
+
+    clients: int = 12
 
 
 @dataclass

@@ -24,16 +24,17 @@ class Codec(Frames):
     __slots__ = ()
 
     def __init__(self, *, most_in_head: int, most_fields: int) -> None:
-        most_unpacked = most_in_head + 2 * most_fields * 32
+        # HTTP/1.1's parser counts; these bound what is unpacked until then (RFC 9113 section 6.5.2:
+        # 32 bytes for each field). Crumbs of a cookie are several fields, as is a request line.
+        most_fields *= 2
+        most_in_head += 32 * most_fields
         super().__init__(
             is_client=False,
-            settings={http2.MAX_HEADER_LIST_SIZE: most_unpacked, http2.ENABLE_CONNECT_PROTOCOL: 1},
+            settings={http2.MAX_HEADER_LIST_SIZE: most_in_head, http2.ENABLE_CONNECT_PROTOCOL: 1},
             stream_reset_rate_limit=_RESETS,
             glitch_rate_limit=_ODDITIES,
-            # HTTP/1.1's parser counts; these bound what is unpacked until then (RFC 9113 section
-            # 6.5.2: 32 bytes for each field). Crumbs of a cookie are several, as is a request line.
-            max_inbound_header_list_size=most_unpacked,
-            max_inbound_header_count=2 * most_fields,
+            max_inbound_header_list_size=most_in_head,
+            max_inbound_header_count=most_fields,
         )
 
     def respond(self, stream: int, fields: Fields, *, ends: bool) -> None:

@@ -77,6 +77,11 @@ class Place:
         assert self._reading is not None
         return await self._reading.next()
 
+    async def stay(self) -> None:
+        """As of a `Reading`."""
+        if self._reading is not None:
+            await self._reading.stay()
+
     async def _receive(self, reading: Reading) -> None:
         try:
             self._got = await reading.next()

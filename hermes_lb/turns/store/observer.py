@@ -49,7 +49,12 @@ class Observer:
         self._has_new = asyncio.Event()
 
     def is_dead(self, incarnation: str) -> bool:
-        """As far as is known; the first question starts the observation. Repeat it."""
+        """As far as is known; the first question starts the observation. Repeat it.
+
+        "" stands for no process: its turns have been left.
+        """
+        if not incarnation:
+            return True
         now = self._clock()
         sighting = self._sightings.get(incarnation)
         if sighting is None:
@@ -66,7 +71,7 @@ class Observer:
 
     async def has_died(self, incarnation: str) -> bool:
         """The same, but one that is retired is seen by the first question. Raises StoreAway."""
-        if incarnation not in self._sightings:
+        if incarnation and incarnation not in self._sightings:
             self.is_dead(incarnation)
             await self._sample(incarnation)
         return self.is_dead(incarnation)

@@ -59,6 +59,7 @@ class Writer:
         self._placing: asyncio.Task[None] | None = None
         self._pause = 0.0  # before the next attempt to get a lane
         self._watching: asyncio.Task[None] | None = None
+        self._looked_at = self.now()
         self._is_closed = False
 
     def add(self, journal: StoredJournal) -> None:
@@ -121,7 +122,7 @@ class Writer:
         journal.lane = None
         if journal not in self._open:
             self._open.add(journal)
-            journal.renewed_at = self.now()
+            journal.renewed_at = self._looked_at
         if self._watching is None or self._watching.done():
             self._watching = self._tasks.spawn(self._watch(), name="lanes of the journals")
         if journal in self._moving:
@@ -203,6 +204,7 @@ class Writer:
             await self._look_after()
 
     async def _look_after(self) -> None:
+        self._looked_at = self.now()
         journals = list(self._open)
         for first in range(0, len(journals), _AT_ONCE):
             now = self.now()
