@@ -265,8 +265,9 @@ class Http2Upstream(FrameIo, ServerCarrier):
             stream.go_on()
 
     def _broken(self, problem: str) -> None:
-        self._not_ready(f"it does not speak HTTP/2: {problem}")
-        self._all_lost(BadResponse, problem)
+        if not self.ready.done():
+            self._not_ready(f"it does not speak HTTP/2: {problem}")
+        self._all_lost(BadResponse, f"HTTP/2: {problem}")
         self.write_frames()  # says why, and ends
 
     def _all_lost(self, error: type[ServerFailed], reason: str) -> None:
@@ -301,11 +302,10 @@ class Http2Upstream(FrameIo, ServerCarrier):
         self.context.live.connection_gone()
         self.has_frames()
 
-    def _end(self) -> None:
+    def _frames_are_over(self, last: bytes) -> None:
         """The server has gone away, and nothing runs; or it has broken the protocol."""
-        if not self._is_over:
-            self._is_over = True
-            if not self.ready.done():
-                self._not_ready("it does not speak HTTP/2")
-            self._all_lost(BadResponse, "it has broken the protocol of HTTP/2")
-            self._batch.close(self.transport)
+        self._is_over = True
+        if not self.ready.done():
+            self._not_ready("it does not speak HTTP/2")
+        self._all_lost(BadResponse, "it has broken the protocol of HTTP/2")
+        self._batch.close(self.transport)
