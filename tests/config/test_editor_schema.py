@@ -6,15 +6,17 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import pytest
 
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.config import ConfigError, load_config
 from hermes_lb.config.editor_schema import DIALECT, editor_schema
+from tests.support.needs import needs_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+jsonschema = needs_package("jsonschema")
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMA = editor_schema((CONFIGS / "reference.toml").read_text())
