@@ -63,6 +63,7 @@ async function fetchNews() {
 
 async function take(moment) {
   newest = moment;
+  setAttribute(by("main"), "data-known", "");
   store.add(moment);
   showSoon();
   if (store.span !== "5m" && moment.time - store.loadedAt >= HOUR_EVERY) await loadPast();
@@ -109,6 +110,7 @@ async function follow() {
       if (!(error instanceof Refused)) throw error;
       if (error.status === 401) {
         connection("lost", "signed out");
+        setAttribute(by("main"), "data-known", null); // nothing is claimed to strangers
         await signIn(() => get("status"));
         continue;
       }

@@ -77,7 +77,7 @@ export function showCertificates(card, parent, certificates, now) {
     const left = one.not_after - now;
     setText(name, one.names.join(", ") || one.file);
     setText(expiry, left <= 0 ? "has expired" : `expires in ${duration(left)}`);
-    setAttribute(expiry, "class", left < EXPIRES_NOW ? "alarm" : left < EXPIRES_SOON ? "notable" : "quiet");
+    setAttribute(expiry, "class", left < EXPIRES_NOW ? "alarm" : left < EXPIRES_SOON ? "notable" : null);
     setText(details, `${one.frontend} · ${new Date(1000 * one.not_after).toISOString().slice(0, 10)} · ${one.file}`);
   });
 }
