@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import HIGH_WATER, Fenced, StoreAway
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.writer import Writer
 
 _FINISH: Final = script("finish")
+_FENCE_OFF: Final = script("fence_off")
 _FOLLOWED: Final = script("followed")
 
 # Seconds for which it may have more, before the journal is given up to here (rule 47); bytes at
@@ -156,11 +158,14 @@ class StoredJournal(OwnedJournal):
                 self._outbox.lose_behind(-2 - reply, self._last)
                 self._writer.add(self)
 
-    async def settle(self) -> None:
+    async def leave(self) -> str:
         await self._all_acknowledged()
         if self.is_refused:
             raise Fenced
         self._writer.forget(self)
+        args = (token_hex(16), self._writer.publish, self._nonce)
+        nonce, _ = await self._writer.client.run(_FENCE_OFF, self.keys, args)
+        return str(nonce.decode())
 
     async def notify(self) -> None:
         with suppress(StoreAway):  # they look by themselves
