@@ -55,7 +55,8 @@ TURN_OUTCOMES = (
     "lost",  # executed, perhaps to its end: the outcome is unknown
     "cancelled",  # a client wanted it to end
     "released",  # not executed, or answered in a way that is not kept: the key is free
-    "fenced",  # this process has lost it to another one
+    "fenced",  # this process has lost it to another one, or left it to one
+    "taken_over",  # this process goes on with that of another one
     "joined",  # a request followed a turn that still ran
     "replayed",  # a request got the stored response of a finished turn
     "resumed",  # a request went on behind an event

@@ -168,6 +168,7 @@ _STATUS = {
     "process_restarts": said(COUNT, "worker processes that ended unexpectedly"),
     "processes": array(ref("Process")),
     "frontends": array(ref("Frontend")),
+    "certificates": array(ref("Certificate")),
 }
 
 SCHEMAS: dict[str, Schema] = {
@@ -178,6 +179,10 @@ SCHEMAS: dict[str, Schema] = {
         loop_lag_p99=SECONDS, loop_lag_worst=SECONDS,
     ),
     "Frontend": table(name=TEXT, **_shown(FrontendCounters), refused=COUNT),
+    "Certificate": table(
+        frontend=said(TEXT, "<ADMIN>: the admin listener"), file=TEXT,
+        names=said(array(TEXT), "DNS names in it; may be none"), not_after=TIME,
+    ),
     "Backend": table(
         **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")
     ),

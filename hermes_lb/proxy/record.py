@@ -164,7 +164,7 @@ def _of_exchange(exchange: Exchange, now: float, termination: str) -> LogRecord:
         record.server_load = server.in_flight
     record.began = began + context.wall_clock.offset
     record.to_server = AT_ONCE if connected == began else _to_server(exchange)
-    record.response = response_at - connected if response_at >= 0.0 else None
+    record.response = response_at - connected if response_at >= connected >= 0.0 else None
     record.total = now - began
     record.status = exchange.status
     record.bytes_received = exchange.bytes_in

@@ -31,8 +31,8 @@ class TurnGateway:
     """
 
     __slots__ = (
-        "_abandoned", "_followers", "bodies", "reads_body", "secret", "store", "turns", "unread",
-        "waiters",
+        "_abandoned", "_followers", "_present", "bodies", "reads_body", "secret", "store", "turns",
+        "unread", "waiters",
     )  # fmt: skip
 
     def __init__(self, store: TurnStore, secret: bytes) -> None:
@@ -45,6 +45,25 @@ class TurnGateway:
         self.reads_body = asyncio.Lock()
         self._followers: dict[str, int] = {}
         self._abandoned: dict[str, Callable[[], None]] = {}
+        self._present: dict[str, list[Callable[[str], None]]] = {}
+        store.on_orphan(self._orphaned)
+
+    # Takeovers, by requests of the turn's principal that are there.
+
+    def attend(self, principal: str, take_over: Callable[[str], None]) -> None:
+        """A request is there, which can take over the turn that `take_over` is called with."""
+        self._present.setdefault(principal, []).append(take_over)
+
+    def leave(self, principal: str, take_over: Callable[[str], None]) -> None:
+        present = self._present[principal]
+        present.remove(take_over)
+        if not present:
+            del self._present[principal]
+
+    def _orphaned(self, principal: str, turn: str) -> None:
+        present = self._present.get(principal)
+        if present:
+            present[-1](turn)
 
     @property
     def buffered(self) -> int:

@@ -25,9 +25,10 @@ from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http2 import verdicts
 from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
+from hermes_lb.proxy.http2.grpc import is_grpc
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
-from hermes_lb.proxy.ports import Framed
+from hermes_lb.proxy.ports import FramedConnection
 from hermes_lb.proxy.record import record_refusal
 from hermes_lb.transport.addresses import plain_address
 from hermes_lb.transport.endpoint import SHARE, UNREAD, Endpoint
@@ -63,7 +64,7 @@ class _Arrived:
         self.trailers = b""
 
 
-class Http2Connection(Endpoint, Framed, Carrier):
+class Http2Connection(Endpoint, FramedConnection, Carrier):
     """`deadline`: of the connection while no exchange runs, or until it has closed.
 
     A read is parsed in slices, and requests begin a few at a time, so one client has its share of
@@ -310,6 +311,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
             record_refusal(stream, context, now, refused, size)
             stream.done(now, ended)
             return
+        stream.is_grpc = is_grpc(asked.head) is not None
         head.version = HTTP2
         head.stream = number
         if asked.websocket_key:

@@ -37,10 +37,11 @@ async def follow(
     is_joined = bool(fingerprint)
     if gate.exchange is None:  # its client has left
         return
-    gate.follows(record.id)
+    gate.follows(record)
     _compare(record, fingerprint)
     if not record.head and record.state not in states.ENDED:
         record = await _with_head(gate, record)
+        gate.follows(record)
         _compare(record, fingerprint)  # all of the owner's request has come meanwhile
     if record.state == states.RELEASED:
         _released(gate, record, is_joined=is_joined)
@@ -116,7 +117,7 @@ def _nothing_more(gate: Gate, record: Record, *, had_some: bool) -> bool:
     gate.count("resumed")
     fields = b"X-Hermes-Turn: %b\r\nCache-Control: no-store\r\n" % record.id.encode()
     exchange.reply(
-        LocalReply(204, fields),
+        LocalReply(204, fields + gate.cors),
         "LR",
         may_keep=exchange.may_keep_client,
     )
@@ -139,7 +140,11 @@ def _replay(gate: Gate, record: Record, place: Place, rules: TurnRules, *, is_jo
         vary=rules.principals.vary,
     )
     first = b""
-    if record.is_stream and is_get and not place.after:
+    if record.is_stream and place.after:
+        # The last one may be in an event that the client does not get again. One line end: it is
+        # no event of its own.
+        first = b"retry: %b\n" % record.retry.encode() if record.retry else b""
+    elif record.is_stream and is_get:
         first = b"id: %b0\n\n" % event_ids.prefix(record.id)
     head = heads.parse_stored(record.head)
     side = JournalSide(context, place, cast("ResponseSink", exchange))

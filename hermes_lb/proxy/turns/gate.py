@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hermes_lb.backends.counters import TURN_OUTCOMES
 from hermes_lb.proxy.ports import TurnGate
+from hermes_lb.proxy.turns import heads
 from hermes_lb.proxy.turns.client import TurnClient
 from hermes_lb.proxy.turns.keep_alive import KeepAlive
 from hermes_lb.proxy.turns.problems import TurnProblem, session_busy, store_away
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
+    from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
     from hermes_lb.proxy.turn_gateway import TurnGateway
+    from hermes_lb.turns.ports import Record
 
 logger = logging.getLogger("hermes_lb")
 
@@ -31,12 +34,14 @@ class Gate(TurnGate):
     """What both kinds of gates have. By itself: a request that executes no turn."""
 
     __slots__ = (
+        "_attends",
         "_client",
         "_exchange",
         "_following",
         "_keep_alive",
         "_work",
         "context",
+        "cors",
         "gateway",
     )
 
@@ -45,7 +50,9 @@ class Gate(TurnGate):
         self.context = context
         self.gateway = gateway
         self.most_kept = 0
+        self.cors = b""  # fields with which the turn's page can read our answers
         self._following = ""  # the turn that it follows
+        self._attends: tuple[str, Callable[[str], None]] | None = None
         self._work: asyncio.Task[Any] | None = None  # which waits for that turn
         self._keep_alive: KeepAlive | None = None
         self._client = TurnClient(exchange.client, self.over)
@@ -91,16 +98,23 @@ class Gate(TurnGate):
             return
         exchange.note(f"{problem.code}: {problem.detail}")
         exchange.peer.frontend.counters.refuse(problem.status, problem.code)
+        problem.fields = self.cors
         reply = problem.reply(is_head=exchange.head.method == b"HEAD")
         termination = "PR" if problem.status < 500 else "RC"
         exchange.reply(reply, termination, may_keep=exchange.may_keep_client)
 
-    def follows(self, turn: str) -> None:
+    def follows(self, record: Record) -> None:
         """It is answered from this turn, for which the present task may wait: until it is over."""
+        self.cors = heads.cors(record.head)
         self._work = asyncio.current_task()
         if not self._following:
-            self._following = turn
-            self.gateway.joined(turn)
+            self._following = record.id
+            self.gateway.joined(record.id)
+
+    def attend(self, principal: str, take_over: Callable[[str], None]) -> None:
+        """Until its end, turns of its principal can be taken over by it."""
+        self._attends = principal, take_over
+        self.gateway.attend(principal, take_over)
 
     def keep_alive(self, allowed: float | None, is_between_events: Callable[[], bool]) -> None:
         """Its response is an event stream: comments fill its silence, if the route has them."""
@@ -114,6 +128,9 @@ class Gate(TurnGate):
         if self._keep_alive is not None:
             self._keep_alive.stop()
             self._keep_alive = None
+        attends, self._attends = self._attends, None
+        if attends is not None:
+            self.gateway.leave(*attends)
         following, self._following = self._following, ""
         if following:
             self.gateway.left(following)
@@ -143,6 +160,9 @@ class Gate(TurnGate):
 
     def holds(self, upstream: ServerSide, head: ResponseHead, now: float) -> bool:
         return False
+
+    def events(self, length: int, after: bytes, resume_path: bytes) -> EventsBody | None:
+        return None
 
     def session_timed_out(self) -> None:
         self.refuse(session_busy(1.0))

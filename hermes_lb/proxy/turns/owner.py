@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from hermes_lb.http import UNTIL_CLOSE
+from hermes_lb.http.continued_events import ContinuedEvents
 from hermes_lb.http.kept_body import KeptBody
 from hermes_lb.http.numbered_events import NumberedEvents
 from hermes_lb.http.sse import chunk
@@ -54,6 +56,7 @@ class Owner:
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_context",
         "_count",
         "_cut",
@@ -66,8 +69,10 @@ class Owner:
         "_kept",
         "_may_be_behind",
         "_pause",
+        "_origin",
         "_reply",
         "_resume",
+        "_resume_path",
         "_rules",
         "_slow",
         "_writer",
@@ -85,6 +90,7 @@ class Owner:
         *,
         is_get: bool,
         has_key: bool,
+        origin: bytes,
         cut: Callable[[str, str], None],
         pause: Callable[[], None],
         resume: Callable[[], None],
@@ -99,6 +105,7 @@ class Owner:
         self._context = context
         self._is_get = is_get
         self._has_key = has_key
+        self._origin = origin
         self._cut = cut
         self._pause = pause
         self._resume = resume
@@ -109,8 +116,10 @@ class Owner:
         self._keep_alive = keep_alive
         self.server = ""  # which may have the request; "": none
         self._kept = _UNDECIDED
+        self._resume_path = b""  # at which its backend continues the stream
         self._events: NumberedEvents | None = None
         self._answer: list[bytes] = []
+        self._answered = 0  # bytes of its body
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
         self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
@@ -133,7 +142,35 @@ class Owner:
         """All of the request has been received."""
         self._write(lambda: self.owned.fingerprinted(fingerprint))
 
+    def moved(self, server: str) -> None:
+        """Another one continues the response."""
+        self.server = server
+        self._write(lambda: self.owned.started(server))
+
     # The response.
+
+    def events(
+        self, length: int, after: bytes, resume_path: bytes, *, to_chunks: bool
+    ) -> ContinuedEvents | None:
+        """The body of an event stream that its backend can continue, behind the event `after`."""
+        if 200 in self._rules.release_on:
+            return None
+        self._kept = _EVENTS
+        self._resume_path = resume_path
+        self._events = self._numbered(UNTIL_CLOSE, to_chunks=to_chunks, adds_ids=False)
+        return ContinuedEvents(length, self._events, after=after, to_chunks=to_chunks)
+
+    def _numbered(self, length: int, *, to_chunks: bool, adds_ids: bool = True) -> NumberedEvents:
+        return NumberedEvents(
+            length,
+            event_ids.prefix(self.owned.id),
+            self.owned.journal.append,
+            self.owned.journal.skip,
+            most_in_event=self._rules.max_event,
+            to_chunks=to_chunks,
+            retried=self._retried,
+            adds_ids=adds_ids,
+        )
 
     def _decide(self, head: ResponseHead, length: int) -> int:
         rules = self._rules
@@ -147,14 +184,7 @@ class Owner:
         """A body of this length, which is kept as it passes."""
         self._kept = self._decide(head, length)
         if self._kept == _EVENTS:
-            self._events = NumberedEvents(
-                length,
-                event_ids.prefix(self.owned.id),
-                self.owned.journal.append,
-                self.owned.journal.skip,
-                most_in_event=self._rules.max_event,
-                to_chunks=to_chunks,
-            )
+            self._events = self._numbered(length, to_chunks=to_chunks)
             return self._events
         return KeptBody(length, self._keep, to_chunks=to_chunks)
 
@@ -177,7 +207,11 @@ class Owner:
             self._keep_alive(self._rules.keep_alive, lambda: events.is_between_events)
         if self._kept == _NOTHING:
             self.owned.journal.skip()
-        self._write(lambda: self.owned.headed(stored, is_stream=is_stream))
+        path = self._resume_path.decode()
+        origin = heads.allowed_origin(fields, self._origin).decode()
+        self._write(
+            lambda: self.owned.headed(stored, is_stream=is_stream, resume_path=path, origin=origin)
+        )
         fields = heads.for_turn(
             fields,
             self.owned.id,
@@ -194,8 +228,12 @@ class Owner:
     def _keep(self, data: bytes) -> None:
         if self._kept == _CHUNKS:
             self.owned.journal.append(data, 1)
-        elif self._kept == _ANSWER and sum(map(len, self._answer)) <= MOST_IN_ANSWER:
+        elif self._kept == _ANSWER and self._answered <= MOST_IN_ANSWER:
             self._answer.append(data)
+            self._answered += len(data)
+
+    def _retried(self, retry: bytes) -> None:
+        self._write(lambda: self.owned.retried(retry.decode()))
 
     @property
     def is_kept(self) -> bool:
@@ -267,6 +305,9 @@ class Owner:
             self._write(self.owned.cancelled)
         elif termination == "--" or termination.endswith("L"):
             self._ended_well()
+        elif termination[0] == "K" and self._resume_path:
+            self._count("fenced")
+            self._write(self.owned.orphan)
         else:
             self._lost("owner_stopped" if termination[0] == "K" else _side(termination))
 

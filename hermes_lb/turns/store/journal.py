@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import HIGH_WATER, Fenced, StoreAway
@@ -49,14 +50,14 @@ class StoredJournal(OwnedJournal):
         self.renewed_at = 0.0
         self.is_refused = False
         self.terms = terms_of(claim.journal_size, claim.keep, claim.keep_events, writer.publish)
-        self.packed_keys = b"".join(map(packed, journal_keys(turn)))
+        self.packed_keys = b"".join([packed(key) for key in journal_keys(turn)])
         self.packed_nonce = packed(nonce)
         self._writer = writer
         self._turn = turn
         self._nonce = nonce
         self._last = 0  # event that was appended
         self._cut_at = 0  # the last one that is in a batch
-        self._pending: list[bytes] = []  # behind it
+        self._pending: bytes | list[bytes] = b""  # behind it; nearly always one event
         self._pending_size = 0
         self._outbox = Outbox(writer.client.topology.has_failover)
         self._slow_since = 0.0
@@ -73,6 +74,11 @@ class StoredJournal(OwnedJournal):
     def keys(self) -> tuple[str, str]:
         return journal_keys(self._turn)
 
+    def go_on(self, last: int, *, is_trimmed: bool) -> None:
+        """Behind the events of another process, whose turn was taken over."""
+        self._last = self._cut_at = self._settled = last
+        self.is_stream, self.is_trimmed = True, is_trimmed
+
     @property
     def is_slow(self) -> bool:
         """It had more than the high-water mark unacknowledged, and has not drained since."""
@@ -81,13 +87,21 @@ class StoredJournal(OwnedJournal):
     def append(self, data: bytes, events: int) -> None:
         if self.is_refused or not data:
             return
-        self._pending_size += len(data)
-        if self._pending_size > self.terms.batch_size and self._pending:
+        size = len(data)
+        pending = self._pending
+        if not pending:
+            self._pending, self._pending_size = data, size
+        elif self._pending_size + size > self.terms.batch_size:
             self._cut()
-            self._pending_size = len(data)
-        self._pending.append(data)
+            self._pending, self._pending_size = data, size
+        else:
+            self._pending_size += size
+            if isinstance(pending, list):
+                pending.append(data)
+            else:
+                self._pending = [pending, data]
         self._last += events
-        self.unacknowledged += len(data)
+        self.unacknowledged += size
         if not self.is_dirty:
             self._writer.add(self)
         if self.unacknowledged > HIGH_WATER:
@@ -141,6 +155,16 @@ class StoredJournal(OwnedJournal):
                 self._outbox.lose_behind(-2 - reply, self._last)
                 self._writer.add(self)
 
+    async def settle(self) -> None:
+        await self._all_acknowledged()
+        if self.is_refused:
+            raise Fenced
+        self._writer.forget(self)
+
+    async def notify(self) -> None:
+        with suppress(StoreAway):  # they look by themselves
+            await self._writer.client.publish(self.keys[1], "")
+
     async def is_followed(self) -> bool:
         return bool(await self._writer.client.run(_FOLLOWED, self.keys[:1], ()))
 
@@ -157,14 +181,15 @@ class StoredJournal(OwnedJournal):
 
     def _cut(self) -> None:
         """Make a batch of what is pending."""
-        if self._pending:
-            self._outbox.put(self._cut_at, self._last, b"".join(self._pending))
+        pending = self._pending
+        if pending:
+            data = pending if isinstance(pending, bytes) else b"".join(pending)
+            self._outbox.put(self._cut_at, self._last, data)
             self._drop_pending()
 
     def _drop_pending(self) -> None:
         self._cut_at = self._last
-        self._pending.clear()
-        self._pending_size = 0
+        self._pending = b""
 
     def _is_behind(self) -> None:
         now = self._writer.now()

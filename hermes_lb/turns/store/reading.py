@@ -32,8 +32,6 @@ _LOOK: Final = 2.0
 _LEASE: Final = 8
 # Seconds that a subscription's confirmation is waited for; without it the looks are enough.
 _CONFIRMATION: Final = 1.0
-# Seconds between two looks for the head, doubled up to the second: it is not published.
-_HEAD: Final = (0.02, 0.5)
 
 
 class Page(NamedTuple):
@@ -101,15 +99,22 @@ class StoredReading(Reading):
                 await self._wait()
 
     async def head(self) -> Record:
-        pause, longest = _HEAD
         while True:
+            self._woken.clear()
             record = await self._find()
             if record is None:
                 raise Trimmed
             if record.head or record.state in ENDED:
                 return record
-            await asyncio.sleep(min(pause, self._until_next(longest)))
-            pause = min(2 * pause, longest)
+            await self.stay()
+            if not self._listens:
+                self._listens = True
+                if await self._subscriber.listen(self._keys[1], self._wake, _CONFIRMATION):
+                    continue  # a head that was stored before may not have been notified
+            await self._wait()
+
+    async def stay(self) -> None:
+        await self._client.run(_READ, self._keys, (self._after, 0, 0, _LEASE))
 
     def close(self) -> None:
         if self._listens:

@@ -132,7 +132,7 @@ class Subscriber:
         self._homeless[name] = None
         if self._placing is None or self._placing.done():
             self._placing = self._tasks.spawn(self._place_all(), name="subscriptions")
-        if self._pinging is None:
+        if self._pinging is None or self._pinging.done():
             self._pinging = self._tasks.spawn(self._ping(), name="PING of subscriptions")
 
     def _lengthen_pause(self) -> None:
@@ -170,12 +170,12 @@ class Subscriber:
         return link
 
     def _receive(self, link: SubscriberLink, reply: Reply) -> None:
-        """A message, a confirmation, an error; None: the connection is lost."""
-        if isinstance(reply, list) and reply and reply[0] in _MESSAGES:
+        """A message, a confirmation, an error; None: the connection is lost. No other counts."""
+        if isinstance(reply, list) and len(reply) == 3 and reply[0] in _MESSAGES:
             channel = self._channels.get(reply[1].decode())
             if channel is not None:  # else the message was on its way when it was left
                 channel.call(reply[2])
-        elif isinstance(reply, list) and reply and reply[0] in _CONFIRMED:
+        elif isinstance(reply, list) and len(reply) == 3 and reply[0] in _CONFIRMED:
             channel = self._channels.get(reply[1].decode())
             if channel is not None and channel.link is link:
                 self._pause = 0.0
@@ -197,7 +197,8 @@ class Subscriber:
 
     def _is_dropped(self, reply: Reply) -> bool:
         """The server has ended a subscription by itself: the slot has moved."""
-        return reply[0] == _DROPPED and reply[1].decode() in self._channels
+        is_one = isinstance(reply, list) and len(reply) > 1 and reply[0] == _DROPPED
+        return is_one and reply[1].decode() in self._channels
 
     def _distrust(self, link: SubscriberLink) -> None:
         for node, each in self._links.items():
